@@ -1,0 +1,1 @@
+"""From files, the hub or the micro-world to token streams and question-answer examples."""
