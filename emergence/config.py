@@ -1,0 +1,348 @@
+"""TOML to validated, frozen configuration, with the standard library alone.
+
+Every field documents itself (``help``) and its limits, so ``emergence config`` can teach and an
+impossible value can be refused by file, key and what is allowed. A *recipe* (``modern`` or ``gpt2``)
+supplies the architecture and optimiser defaults that belong together; the file, then ``--set``,
+override single values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from emergence.errors import ConfigError
+
+CONFIG_NAMES = ("debug", "tiny", "small", "base", "medium")
+ConfigName = Literal["debug", "tiny", "small", "base", "medium"]
+
+
+def _setting(help: str, default: Any = ..., *, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field with its documentation and its inclusive limits."""
+    metadata = {"help": help, "low": low, "high": high}
+    return field(metadata=metadata) if default is ... else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The trunk: a causal, pre-norm decoder with tied embeddings."""
+
+    n_layers: int = _setting("transformer blocks", low=1, high=200)
+    hidden_size: int = _setting("width of the residual stream", low=8, high=16384)
+    n_heads: int = _setting("attention heads; divides hidden_size into even head sizes", low=1, high=256)
+    mlp_ratio: int = _setting("hidden size of the MLP over hidden_size", 4, low=1, high=16)
+    vocab_size: int = _setting("most tokens the byte-level BPE may have (token ids fit uint16)", 16384, low=300, high=65535)
+    sequence_length: int = _setting("tokens per packed pretraining sequence", 512, low=16, high=32768)
+    positions: Literal["rotary", "learned"] = _setting("position information", "rotary")
+    norm: Literal["rmsnorm", "layernorm"] = _setting("normalisation before each sublayer", "rmsnorm")
+    activation: Literal["relu2", "gelu"] = _setting("MLP activation", "relu2")
+    qk_norm: bool = _setting("normalise queries and keys per head", True)
+    init: Literal["zero_residual", "normal"] = _setting(
+        "residual outputs start at zero, or ordinary scaled normal (random baselines always use normal)", "zero_residual"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Next-token pretraining on packed text."""
+
+    samples_per_epoch: int = _setting("packed sequences per epoch (the 200k of TinyQA_spe200k)", low=1)
+    epochs: int = _setting("epochs", 1, low=1, high=10000)
+    max_passes: float = _setting("most passes over the text there is; caps epochs x samples_per_epoch", 1.0, low=0.001)
+    batch_size: int = _setting("sequences per optimiser step, over all devices", low=1)
+    micro_batch_size: int = _setting("sequences per forward pass (0: the largest that fits, on a GPU; batch_size on CPU)", 0, low=0)
+    optimizer: Literal["muon", "adamw"] = _setting("Muon on the trunk's matrices with AdamW on the rest, or AdamW alone", "muon")
+    muon_lr: float = _setting("Muon's peak learning rate", 0.02, low=0.0)
+    muon_momentum: float = _setting("Muon's momentum", 0.95, low=0.0, high=1.0)
+    adamw_lr: float = _setting("AdamW's peak learning rate", 6e-3, low=0.0)
+    weight_decay: float = _setting("decoupled weight decay on matrices", 0.0, low=0.0)
+    grad_clip: float = _setting("global gradient norm limit (0: none)", 1.0, low=0.0)
+    schedule: Literal["wsd", "cosine"] = _setting("warm-up, stable, linear decay; or warm-up and cosine", "wsd")
+    warmup_fraction: float = _setting("share of the steps that warm up", 0.02, low=0.0, high=1.0)
+    decay_fraction: float = _setting("share of the steps that decay (wsd)", 0.4, low=0.0, high=1.0)
+    evaluations_per_epoch: int = _setting("validation losses per epoch", 20, low=1)
+    validation_tokens: int = _setting("most validation tokens scored at each evaluation during training", 262_144, low=64)
+    patience: int = _setting("stop after this many evaluations without a better validation loss (0: never)", 0, low=0)
+    step_snapshots: int = _setting("log-spaced weight snapshots within pretraining (0: none)", 10, low=0, high=200)
+    log_every_steps: int = _setting("steps between history lines", 10, low=1)
+    checkpoint_every_steps: int = _setting("steps between resumable checkpoints", 200, low=1)
+    loss_chunk_rows: int = _setting("rows of the vocabulary head computed at a time", 512, low=16)
+    precision: Literal["auto", "fp32", "bf16"] = _setting("auto: bf16 autocast where the hardware has bf16 matrix units", "auto")
+    compile: Literal["auto", "on", "off"] = _setting("torch.compile the trunk; auto: on a GPU, and on CPU for long runs", "auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Training trunk and span head together on QA-SRL questions."""
+
+    epochs: int = _setting("most epochs", 15, low=1, high=10000)
+    batch_size: int = _setting("questions per optimiser step", 32, low=1)
+    lr: float = _setting("AdamW's peak learning rate", 1e-3, low=0.0)
+    head_lr: float = _setting("the span head's peak learning rate", 1e-3, low=0.0)
+    weight_decay: float = _setting("decoupled weight decay on matrices", 0.01, low=0.0)
+    grad_clip: float = _setting("global gradient norm limit (0: none)", 1.0, low=0.0)
+    warmup_fraction: float = _setting("share of the steps that warm up; the rest decays linearly to zero", 0.06, low=0.0, high=1.0)
+    patience: int = _setting("stop after this many epochs without a better validation loss (0: never)", 3, low=0)
+    train_gold: Literal["first", "marginal"] = _setting("train on the first gold span, or on the sum over all golds", "first")
+    max_answer_words: int = _setting("longest span decoded (0: the 99.5th percentile of the training answers)", 0, low=0)
+    checkpoint_every_steps: int = _setting("steps between resumable checkpoints within an epoch", 500, low=1)
+    log_every_steps: int = _setting("steps between history lines", 10, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Probes on the cached features of a frozen trunk (METHODS B4)."""
+
+    ridges: tuple[float, ...] = _setting(
+        "ridge penalties of the linear head, chosen on validation", (1e-5, 1e-4, 1e-3, 1e-2, 1e-1), low=0.0
+    )
+    max_iterations: int = _setting("most L-BFGS iterations of the linear head", 150, low=1)
+    bilinear_rank: int = _setting("rank of the question-to-token probe", 32, low=1)
+    epochs: int = _setting("most epochs of the bilinear probe", 30, low=1)
+    batch_size: int = _setting("questions per step of the bilinear probe", 128, low=1)
+    lr: float = _setting("AdamW's peak learning rate of the bilinear probe", 3e-3, low=0.0)
+    weight_decay: float = _setting("decoupled weight decay of the bilinear probe", 0.01, low=0.0)
+    patience: int = _setting("stop after this many epochs without a better validation loss", 5, low=1)
+    cache_gigabytes: float = _setting("memory for cached features; more layers than fit take another pass", 4.0, low=0.001)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How scores get their intervals."""
+
+    bootstrap_draws: int = _setting("resamples of sentence clusters", 10_000, low=100)
+    alpha: float = _setting("1 - confidence level of every interval", 0.05, low=0.0001, high=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroworldSettings:
+    """Size and difficulty of the built-in, offline data (``--data microworld``)."""
+
+    text_documents: int = _setting("documents of pretraining text", 20_000, low=10)
+    train_documents: int = _setting("documents with training questions", 600, low=1)
+    validation_documents: int = _setting("documents with validation questions", 120, low=1)
+    test_documents: int = _setting("documents with test questions", 120, low=1)
+    difficulty: float = _setting("0: simple clauses only; 1: every construction", 1.0, low=0.0, high=1.0)
+    seed: int = _setting("seed of the world, apart from the experiment's seed", 0, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """What the run asks of Modal."""
+
+    gpu: str = _setting("Modal GPU type, optionally with a count (A10G, L40S, A100-80GB, H100:2)", "A10G")
+    cpu: float = _setting("CPU cores of the container", 4.0, low=0.125)
+    memory_gigabytes: float = _setting("memory of the container", 24.0, low=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """One resolved configuration file."""
+
+    name: str
+    run_prefix: str
+    recipe: Literal["modern", "gpt2"]
+    model: ModelConfig
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+    probe: ProbeConfig
+    evaluate: EvaluateConfig
+    microworld: MicroworldSettings
+    compute: ComputeConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, the inverse of :func:`config_from_dict`."""
+        out: dict[str, Any] = {"name": self.name, "run_prefix": self.run_prefix, "recipe": self.recipe}
+        for section in SECTIONS:
+            values = getattr(self, section)
+            out[section] = {f.name: _plain(getattr(values, f.name)) for f in fields(values)}
+        return out
+
+
+SECTIONS: dict[str, type] = {
+    "model": ModelConfig,
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "probe": ProbeConfig,
+    "evaluate": EvaluateConfig,
+    "microworld": MicroworldSettings,
+    "compute": ComputeConfig,
+}
+
+#: What a recipe changes against the field defaults (which are the modern recipe).
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "modern": {},
+    "gpt2": {
+        "model": {"positions": "learned", "norm": "layernorm", "activation": "gelu", "qk_norm": False, "init": "normal"},
+        "pretrain": {"optimizer": "adamw", "adamw_lr": 1e-3, "weight_decay": 0.1, "schedule": "cosine"},
+    },
+}
+
+
+def config_path(name: str) -> Path:
+    """Where the file of a named configuration lies: beside the package in a checkout, inside it when installed.
+
+    Raises:
+        ConfigError: No such configuration.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "configs", package / "configs"):
+        path = folder / f"{name}.toml"
+        if path.is_file():
+            return path
+    near = difflib.get_close_matches(name, CONFIG_NAMES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"no configuration {name!r}: choose from {', '.join(CONFIG_NAMES)}{hint}")
+
+
+def load_config(name: str, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Read ``configs/<name>.toml``, apply ``section.key=value`` overrides, validate.
+
+    Raises:
+        ConfigError: Naming the file (or ``--set``), the key, and what is allowed.
+    """
+    return load_config_file(config_path(name), overrides)
+
+
+def load_config_file(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Like :func:`load_config` for any TOML file."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+    origin = {}
+    for text in overrides:
+        section, key, value = _parse_override(text)
+        if section:
+            table = raw.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{path}: {section} must be a table of settings, [{section}]")
+            table[key] = value
+        else:
+            raw[key] = value
+        origin[(section, key)] = f"--set {text}"
+    return config_from_dict(raw, str(path), origin)
+
+
+def config_from_dict(
+    raw: Mapping[str, Any], source: str = "config", origin: Mapping[tuple[str, str], str] | None = None
+) -> ExperimentConfig:
+    """Validate a plain dictionary (a parsed TOML file, or ``to_dict`` of a stored run).
+
+    Args:
+        raw: Tables by section plus ``name``, ``run_prefix``, ``recipe``.
+        source: What error messages call the place the values come from.
+        origin: More exact places for single ``(section, key)`` pairs.
+    """
+    origin = origin or {}
+    top = {"name", "run_prefix", "recipe"}
+    for key in raw:
+        if key not in top and key not in SECTIONS:
+            raise ConfigError(f"{origin.get(('', key), source)}: unknown key {key!r}{_did_you_mean(key, [*top, *SECTIONS])}")
+    for key in ("name", "run_prefix"):
+        if not isinstance(raw.get(key), str) or not str(raw[key]).replace("_", "").replace("-", "").isalnum():
+            raise ConfigError(f"{source}: {key} must be a word of letters, digits, '_' and '-'")
+    recipe = raw.get("recipe", "modern")
+    if recipe not in RECIPES:
+        where = origin.get(("", "recipe"), source)
+        raise ConfigError(f"{where}: recipe must be one of {', '.join(RECIPES)}, not {recipe!r}")
+    sections = {}
+    for section, kind in SECTIONS.items():
+        given = raw.get(section, {})
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{source}: {section} must be a table of settings, [{section}]")
+        defaults = RECIPES[recipe].get(section, {})
+        where = {key: origin.get((section, key), source) for key in given}
+        sections[section] = _build(kind, section, {**defaults, **given}, where, source)
+    config = ExperimentConfig(name=raw["name"], run_prefix=raw["run_prefix"], recipe=recipe, **sections)
+    _check_together(config, source)
+    return config
+
+
+def _build(kind: type, section: str, values: Mapping[str, Any], where: Mapping[str, str], source: str) -> Any:
+    hints = get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where.get(key, source)}: unknown key {section}.{key}{_did_you_mean(key, known)}")
+    checked = {}
+    for key, value in values.items():
+        setting = known[key].metadata
+        place = f"{where.get(key, source)}: {section}.{key}"
+        checked[key] = _check_value(value, hints[key], place, setting["low"], setting["high"])
+    try:
+        return kind(**checked)
+    except TypeError:
+        missing = [f.name for f in fields(kind) if f.name not in checked and f.default is f.default_factory]
+        raise ConfigError(f"{source}: [{section}] lacks {', '.join(missing)}") from None
+
+
+def _check_value(value: Any, hint: Any, place: str, low: float | None, high: float | None) -> Any:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint) or isinstance(value, bool):
+            raise ConfigError(f"{place} must be one of {', '.join(map(str, get_args(hint)))}, not {value!r}")
+        return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)) or not value:
+            raise ConfigError(f"{place} must be a list of numbers, not {value!r}")
+        return tuple(_check_value(item, get_args(hint)[0], place, low, high) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not hint:
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+        raise ConfigError(f"{place} must be {names[hint]}, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{place} must be a finite number, not {value!r}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        limits = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}" if low is not None else f"at most {high:g}"
+        raise ConfigError(f"{place} must be {limits}, not {value!r}")
+    return value
+
+
+def _check_together(config: ExperimentConfig, source: str) -> None:
+    """Values that are fine alone but impossible together."""
+    model, pretrain = config.model, config.pretrain
+    if model.hidden_size % model.n_heads or (model.hidden_size // model.n_heads) % 2:
+        raise ConfigError(
+            f"{source}: model.n_heads = {model.n_heads} must divide model.hidden_size = {model.hidden_size} "
+            "into heads of even size"
+        )
+    if pretrain.micro_batch_size and pretrain.batch_size % pretrain.micro_batch_size:
+        raise ConfigError(
+            f"{source}: pretrain.micro_batch_size = {pretrain.micro_batch_size} must divide "
+            f"pretrain.batch_size = {pretrain.batch_size}"
+        )
+    if pretrain.warmup_fraction + (pretrain.decay_fraction if pretrain.schedule == "wsd" else 0) > 1:
+        raise ConfigError(f"{source}: pretrain.warmup_fraction + pretrain.decay_fraction must be at most 1")
+
+
+def _parse_override(text: str) -> tuple[str, str, Any]:
+    """``section.key=value`` with ``value`` in TOML syntax (a bare word is a string)."""
+    name, equals, value = text.partition("=")
+    section, _, key = name.strip().rpartition(".")
+    if not equals or not key:
+        raise ConfigError(f"--set {text}: write it as SECTION.KEY=VALUE, for example --set pretrain.epochs=2")
+    try:
+        return section, key, tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return section, key, value.strip()
+
+
+def _did_you_mean(key: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = difflib.get_close_matches(key, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(sorted(names))}"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def describe_settings() -> dict[str, dict[str, str]]:
+    """Help text of every setting by section, for ``emergence config`` and the documentation."""
+    return {section: {f.name: f.metadata["help"] for f in fields(kind)} for section, kind in SECTIONS.items()}

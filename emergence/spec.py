@@ -1,0 +1,237 @@
+"""One frozen description of an experiment, built the same way from Modal's flags and from the local CLI.
+
+The spec holds the *resolved* configuration, so it travels alone: into the container, into
+``spec.json``, into the result file. Its content, not its name, says whether two runs are the same
+experiment (:attr:`ExperimentSpec.experiment_id`) or share a pretraining (:attr:`ExperimentSpec.pretrain_id`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, get_args, get_type_hints
+
+from emergence.config import ExperimentConfig, config_from_dict, load_config
+from emergence.errors import ConfigError, UsageError
+
+SPEC_VERSION = 1
+
+PretrainData = Literal["wiki", "wiki+nq"]
+FinetuneData = Literal["qasrl", "qasrl-bank", "squad", "qasrl+squad"]
+DataRoute = Literal["hub", "microworld"]
+Layout = Literal["question-first", "echo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSpec:
+    """Everything that decides an experiment's result, and nothing else.
+
+    Attributes:
+        config: The resolved configuration.
+        pretrain_data: ``wiki`` or ``wiki+nq`` (the same token budget for both).
+        freeze_llm: Train the probes on a frozen trunk instead of the whole model.
+        random_baseline: A randomly initialised trunk, never pretrained.
+        finetune_samples: Few-shot limit on training questions; None for all.
+        skip_pretrain: Use existing weights (``pretrained_model_path``, or the newest matching run).
+        pretrained_model_path: Weights of another run, relative to the runs folder or absolute.
+        skip_finetune: Pretrain only.
+        seed: Seeds initialisation, data order, splits and subsets.
+        layout: ``question-first`` or ``echo`` (sentence, question, sentence; read at the second copy).
+        finetune_data: What the hub route loads for finetuning.
+        data: ``hub`` or ``microworld``.
+        pretrain_text: Local text that replaces the route's pretraining text.
+        nq_data: Local NQ-open file for ``wiki+nq``.
+        qa_data: Local question-answer data that replaces the route's.
+    """
+
+    config: ExperimentConfig
+    pretrain_data: PretrainData = "wiki"
+    freeze_llm: bool = False
+    random_baseline: bool = False
+    finetune_samples: int | None = None
+    skip_pretrain: bool = False
+    pretrained_model_path: str | None = None
+    skip_finetune: bool = False
+    seed: int = 0
+    layout: Layout = "question-first"
+    finetune_data: FinetuneData = "qasrl"
+    data: DataRoute = "hub"
+    pretrain_text: str | None = None
+    nq_data: str | None = None
+    qa_data: str | None = None
+
+    @classmethod
+    def from_flags(cls, *, config_name: str = "tiny", set_values: Sequence[str] = (), **flags: Any) -> ExperimentSpec:
+        """Build and check a spec from command-line flags.
+
+        Args:
+            config_name: A configuration in ``configs/``.
+            set_values: ``section.key=value`` overrides.
+            **flags: The remaining fields of :class:`ExperimentSpec`; empty strings count as not given.
+
+        Raises:
+            UsageError: Naming the flag that cures a contradiction.
+            ConfigError: Naming the config key.
+        """
+        flags = {name: None if value == "" else value for name, value in flags.items()}
+        spec = cls(config=load_config(config_name, set_values), **flags)
+        return spec.checked()
+
+    def checked(self) -> ExperimentSpec:
+        """Normalise what flags imply and refuse what they contradict; returns the spec to use."""
+        for name, hint in get_type_hints(type(self)).items():
+            value, choices = getattr(self, name), get_args(hint)
+            if choices and all(isinstance(c, str) for c in choices) and value not in choices:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag} must be one of {', '.join(choices)}, not {value!r}")
+        _refuse_contradictions(self)
+        # A random trunk is never pretrained: --random-baseline alone means --skip-pretrain too.
+        return dataclasses.replace(self, skip_pretrain=True) if self.random_baseline else self
+
+    # What the flags amount to -------------------------------------------------------------------
+
+    @property
+    def initialisation(self) -> Literal["pretrained", "random"]:
+        """The row of the 2x2 this run belongs to."""
+        return "random" if self.random_baseline else "pretrained"
+
+    @property
+    def trained(self) -> Literal["frozen", "full"]:
+        """The column of the 2x2: probes on a frozen trunk, or all weights trained."""
+        return "frozen" if self.freeze_llm else "full"
+
+    @property
+    def condition(self) -> str:
+        """``full``, ``frozen``, ``random``, ``random-frozen`` or ``pretrain-only``."""
+        if self.skip_finetune:
+            return "pretrain-only"
+        if self.random_baseline:
+            return "random-frozen" if self.freeze_llm else "random"
+        return self.trained
+
+    @property
+    def pretrains(self) -> bool:
+        return not self.skip_pretrain
+
+    # Identity -----------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; :meth:`from_dict` is the inverse."""
+        out: dict[str, Any] = {"spec_version": SPEC_VERSION}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            out[f.name] = value.to_dict() if isinstance(value, ExperimentConfig) else value
+        return out
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], source: str = "spec") -> ExperimentSpec:
+        """Rebuild a stored spec.
+
+        Raises:
+            ConfigError: A field is unknown or malformed, or the version is a later one.
+        """
+        if not isinstance(raw, Mapping):
+            raise ConfigError(f"{source}: not a spec")
+        values = dict(raw)
+        version = values.pop("spec_version", None)
+        if version != SPEC_VERSION:
+            raise ConfigError(f"{source}: spec version {version!r}, but this program reads version {SPEC_VERSION}")
+        known = {f.name for f in dataclasses.fields(cls)}
+        if set(values) - known or "config" not in values:
+            raise ConfigError(f"{source}: not a spec of this program (keys {sorted(set(values) ^ known)} differ)")
+        _check_types(values, source)
+        values["config"] = config_from_dict(values["config"], f"{source}: config")
+        try:
+            return cls(**values).checked()
+        except UsageError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+    @property
+    def experiment_id(self) -> str:
+        """Twelve hexadecimal digits of the content: equal specs are the same experiment."""
+        content = self.to_dict()
+        content["config"] = _without_cosmetics(content["config"])
+        return _digest(content)
+
+    @property
+    def pretrain_id(self) -> str:
+        """Identity of the pretraining alone: specs that share it can share one trunk."""
+        config = _without_cosmetics(self.config.to_dict())
+        content = {key: config[key] for key in ("model", "pretrain")}
+        content["world"] = config["microworld"] if self.data == "microworld" and not self.pretrain_text else None
+        content["data"] = [self.data, self.pretrain_data, self.pretrain_text, self.nq_data]
+        content["seed"] = self.seed
+        return _digest(content)
+
+    def run_name(self, now: datetime) -> str:
+        """``TinyQA_spe200k_frozen_20251231-005835``: only what differs from the defaults adds a suffix."""
+        parts = [self.config.run_prefix]
+        if self.pretrain_data == "wiki+nq":
+            parts.append("wikinq")
+        if self.finetune_samples is not None:
+            parts.append(f"n{self.finetune_samples}")
+        if self.freeze_llm:
+            parts.append("frozen")
+        if self.random_baseline:
+            parts.append("random")
+        if self.layout == "echo":
+            parts.append("echo")
+        if self.seed:
+            parts.append(f"seed{self.seed}")
+        return "_".join([*parts, now.strftime("%Y%m%d-%H%M%S")])
+
+
+def _refuse_contradictions(spec: ExperimentSpec) -> None:
+    if spec.random_baseline and spec.pretrained_model_path:
+        raise UsageError(
+            "--random-baseline uses random weights but --pretrained-model-path gives pretrained ones: drop one of the two"
+        )
+    if spec.skip_pretrain and spec.skip_finetune:
+        raise UsageError("--skip-pretrain and --skip-finetune together leave nothing to do: drop one of the two")
+    if spec.random_baseline and spec.skip_finetune:
+        raise UsageError("--random-baseline never pretrains, so --skip-finetune leaves nothing to do: drop one of the two")
+    if spec.pretrained_model_path and not spec.skip_pretrain:
+        raise UsageError("--pretrained-model-path is used instead of pretraining: add --skip-pretrain")
+    if spec.freeze_llm and spec.skip_finetune:
+        raise UsageError("--freeze-llm trains a probe but --skip-finetune trains nothing: drop one of the two")
+    if spec.freeze_llm and spec.skip_pretrain and not spec.pretrained_model_path and not spec.random_baseline:
+        raise UsageError(
+            "--freeze-llm --skip-pretrain needs weights to probe: add --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
+            " (or --random-baseline for the floor)"
+        )
+    if spec.finetune_samples is not None and spec.finetune_samples <= 0:
+        raise UsageError(f"--finetune-samples must be at least 1, not {spec.finetune_samples}: drop the flag to use all questions")
+    if spec.seed < 0:
+        raise UsageError(f"--seed must be 0 or more, not {spec.seed}")
+    if spec.nq_data and spec.pretrain_data != "wiki+nq":
+        raise UsageError("--nq-data is only used with --pretrain-data wiki+nq: add that, or drop --nq-data")
+
+
+def _check_types(values: Mapping[str, Any], source: str) -> None:
+    """Types of a stored spec's own fields (the config checks itself)."""
+    for f in dataclasses.fields(ExperimentSpec):
+        if f.name == "config" or f.name not in values:
+            continue
+        value = values[f.name]
+        kinds: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "int | None": (int, type(None))}
+        allowed = kinds.get(str(f.type), (str, type(None)))
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise ConfigError(f"{source}: {f.name} has the impossible value {value!r}")
+
+
+def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config dictionary without what cannot change a result (names, logging and checkpoint cadence, hardware)."""
+    out = {key: value for key, value in config.items() if key not in ("name", "run_prefix", "compute")}
+    for section in ("pretrain", "finetune"):
+        cosmetic = ("log_every_steps", "checkpoint_every_steps")
+        out[section] = {key: value for key, value in config[section].items() if key not in cosmetic}
+    return out
+
+
+def _digest(content: object) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
