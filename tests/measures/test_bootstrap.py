@@ -1,0 +1,140 @@
+"""The cluster bootstrap: against scipy, against planted truth, and where it must refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import norm
+
+from emergence.measures.bootstrap import (
+    ClusterTable,
+    Estimate,
+    bootstrap_draws,
+    bootstrap_means,
+    bootstrap_statistic,
+    cluster_jackknife,
+    cluster_replicates,
+    seed_t_interval,
+)
+
+
+def _clustered(rng, n_clusters, *, mean=0.4, sd_cluster=0.2, sd=0.3, seeds=1, sd_seed=0.0):
+    """Scores (S, N) with a random effect of each sentence and of each seed."""
+    clusters = np.repeat(np.arange(n_clusters), rng.integers(1, 9, n_clusters))
+    effect = sd_cluster * rng.normal(size=n_clusters)[clusters]
+    seed_effect = sd_seed * rng.normal(size=(seeds, 1))
+    return mean + effect + seed_effect + sd * rng.normal(size=(seeds, len(clusters))), clusters
+
+
+def test_agrees_with_scipy_bca_over_cluster_sums():
+    rng = np.random.default_rng(3)
+    clusters = np.repeat(np.arange(80), rng.integers(1, 9, 80))
+    values = rng.beta(0.3, 1.5, 80)[clusters] * rng.random(len(clusters))  # skewed, so that BCa differs
+    table = ClusterTable.from_questions({"f1": values}, clusters)
+    ours = bootstrap_means(table, n_boot=20_000, seed=1)["f1"]
+    theirs = scipy_bootstrap(
+        (table.sums[0], table.counts),
+        lambda s, c, axis=-1: s.sum(axis=axis) / c.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=20_000,
+        method="BCa",
+        rng=np.random.default_rng(2),
+    )
+    assert ours.method == "bca" and ours.flags == ()
+    assert ours.point == pytest.approx(values.mean())
+    assert ours.lo == pytest.approx(theirs.confidence_interval.low, abs=0.05 * (ours.hi - ours.lo))
+    assert ours.hi == pytest.approx(theirs.confidence_interval.high, abs=0.05 * (ours.hi - ours.lo))
+    assert ours.se == pytest.approx(theirs.standard_error, rel=0.03)
+
+
+def test_jackknife_is_deletion():
+    values, clusters = _clustered(np.random.default_rng(0), 6)
+    table = ClusterTable.from_questions({"x": values}, clusters)
+    naive = [values[0, clusters != c].mean() for c in range(6)]
+    np.testing.assert_allclose(cluster_jackknife(table)[:, 0], naive)
+
+
+def test_interval_covers_the_planted_mean():
+    rng = np.random.default_rng(5)
+    hits = 0
+    for trial in range(200):
+        values, clusters = _clustered(rng, 60)
+        estimate = bootstrap_means(ClusterTable.from_questions({"x": values}, clusters), n_boot=500, seed=trial)["x"]
+        hits += estimate.lo <= 0.4 <= estimate.hi
+    assert 0.90 <= hits / 200 <= 0.985
+
+
+def test_seeds_and_clusters_add_their_variances():
+    rng = np.random.default_rng(11)
+    ratios = []
+    for trial in range(150):
+        values, clusters = _clustered(rng, 150, seeds=4, sd_seed=0.05)
+        table = ClusterTable.from_questions({"x": values}, clusters)
+        ratios.append(bootstrap_means(table, n_boot=300, seed=trial)["x"].se ** 2)
+    sizes = np.arange(1, 9)
+    n = 150 * sizes.mean()
+    expected = 0.05**2 / 4 + 0.2**2 * 150 * (sizes**2).mean() / n**2 + 0.3**2 / (4 * n)
+    assert np.mean(ratios) == pytest.approx(expected, rel=0.12)
+
+
+def test_columns_share_resamples_and_seeds():
+    rng = np.random.default_rng(2)
+    values, clusters = _clustered(rng, 40, seeds=3, sd_seed=0.1)
+    table = ClusterTable.from_questions({"a": values, "b": values + 0.1}, clusters)
+    difference = bootstrap_statistic(table, lambda m: m["b"] - m["a"], n_boot=500)
+    assert difference.point == pytest.approx(0.1)
+    assert difference.lo == pytest.approx(0.1) and difference.hi == pytest.approx(0.1)
+    apart = ClusterTable.from_questions({"a": values, "b": values}, clusters, {"b": ["x", "y", "z"]})
+    draws = bootstrap_draws(apart, 500, 0)
+    assert np.std(draws["a"] - draws["b"]) > 0.03
+
+
+def test_order_of_questions_and_names_of_clusters_do_not_matter():
+    rng = np.random.default_rng(4)
+    values, clusters = _clustered(rng, 50)
+    order = rng.permutation(values.shape[1])
+    plain = ClusterTable.from_questions({"x": values}, clusters)
+    shuffled = ClusterTable.from_questions({"x": values[:, order]}, [f"s{c:03d}" for c in clusters[order]])
+    a, b = (bootstrap_means(t, n_boot=500, seed=9)["x"] for t in (plain, shuffled))
+    assert (a.lo, a.hi) == pytest.approx((b.lo, b.hi), rel=1e-12)
+
+
+def test_same_seed_same_interval_whatever_the_block_size(monkeypatch):
+    values, clusters = _clustered(np.random.default_rng(4), 50)
+    table = ClusterTable.from_questions({"x": values}, clusters)
+    whole = cluster_replicates(table, 100, np.random.default_rng(1))
+    monkeypatch.setattr("emergence.measures.bootstrap._BLOCK_ELEMENTS", 50 * 7)
+    np.testing.assert_allclose(cluster_replicates(table, 100, np.random.default_rng(1)), whole, rtol=1e-12)
+
+
+def test_degenerate_cases_say_so():
+    constant = bootstrap_means(ClusterTable.from_questions({"x": np.ones(20)}, np.arange(20)), n_boot=200)["x"]
+    assert (constant.lo, constant.hi, constant.method) == (1.0, 1.0, "percentile")
+    assert set(constant.flags) == {"few_clusters", "degenerate"}
+    single = bootstrap_means(ClusterTable.from_questions({"x": [0.0, 1.0]}, ["s", "s"]), n_boot=200)["x"]
+    assert single.point == 0.5 and math.isnan(single.lo) and "too_few_clusters" in single.flags
+    with pytest.raises(ValueError, match="not finite"):
+        ClusterTable.from_questions({"x": [0.0, np.nan]}, [0, 1])
+    with pytest.raises(ValueError, match="for 2 questions"):
+        ClusterTable.from_questions({"x": [0.0]}, [0, 1])
+    with pytest.raises(ValueError, match="different labels"):
+        ClusterTable.from_questions({"x": np.zeros((2, 2))}, [0, 1], {"x": ["a", "a"]})
+
+
+def test_estimate_survives_json():
+    estimate = Estimate(0.5, float("nan"), float("inf"), "none", 3, 2, 1, ("undefined",))
+    back = Estimate.from_dict(json.loads(json.dumps(estimate.to_dict(), allow_nan=False)))
+    assert back.point == 0.5 and back.flags == ("undefined",) and math.isnan(back.lo) and math.isnan(back.hi)
+
+
+def test_t_interval_over_seeds():
+    interval = seed_t_interval([0.4, 0.5, 0.6])
+    assert interval.point == pytest.approx(0.5)
+    assert interval.hi - interval.point == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
+    assert seed_t_interval([0.4]).flags == ("single_seed",)
+    assert interval.hi - interval.point > norm.ppf(0.975) * interval.se
