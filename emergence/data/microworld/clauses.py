@@ -217,8 +217,7 @@ class ClauseWriter:
 
     def _datives(self, frame: Frame, event: Event, gap: Spans) -> None:
         """``gave the boy the ring`` or ``gave the ring to the boy``."""
-        must = (event.verb.base, "to_dative") in self._held_out
-        if not gap and (must or self._may("double_object", 0.5, event)):
+        if not gap and self._may("double_object", 0.5, event):
             self.constructions.add("double_object")
             frame.roles["recipient"] = self.noun_phrase(event.recipient)
             frame.roles["patient"] = self.noun_phrase(event.patient)

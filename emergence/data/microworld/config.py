@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from emergence.data.microworld.clauses import COMPLEX_CONSTRUCTIONS
 from emergence.data.microworld.lexicon import VERBS
 from emergence.errors import ConfigError
 
 #: Constructions that depend on the verb, so that a pair with a verb can be held out.
-HOLDABLE = ("to_dative", *(name for name in COMPLEX_CONSTRUCTIONS if name not in ("modified_noun_phrase", "short_passive")))
+HOLDABLE = (
+    "passive",
+    "double_object",
+    "recipient_passive",
+    "subject_relative",
+    "object_relative",
+    "passive_relative",
+    "coordinated_noun_phrase",
+    "cleft",
+    "pseudo_cleft",
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,8 @@ class MicroWorldConfig:
         if not isinstance(self.held_out, tuple):
             raise ConfigError(f"microworld held_out must be a tuple of (verb, construction), not {self.held_out!r}")
         for pair in self.held_out:
-            if not isinstance(pair, tuple) or len(pair) != 2 or pair[0] not in verbs or pair[1] not in HOLDABLE:
+            valid = isinstance(pair, tuple) and len(pair) == 2 and pair[0] in verbs and pair[1] in HOLDABLE
+            if not valid:
                 raise ConfigError(
                     f"microworld held_out has {pair!r}; allowed are pairs of a verb's base form and one of "
                     f"{', '.join(HOLDABLE)}"

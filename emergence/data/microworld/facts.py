@@ -35,7 +35,7 @@ _Fact = list[tuple[str, tuple[str, ...]]]
 def generate_nq_like(config: MicroWorldConfig) -> dict[str, list[QAPair]]:
     """Passage-free questions by split: lower case, no question mark, as in NQ-open.
 
-    All wordings of one fact belong to one split. There are about 22,000 questions; a larger
+    All wordings of one fact belong to one split. There are about 14,500 questions; a larger
     ``config.n_nq_questions`` gives all there are.
     """
     sequence = np.random.SeedSequence(config.seed, spawn_key=(_STREAM,))

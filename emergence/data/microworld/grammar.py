@@ -137,4 +137,6 @@ class SentenceBuilder(ClauseWriter):
         """The role that becomes the subject of a passive; empty for an active sentence."""
         if not event.patient or not self._may("passive", 0.35, event):
             return ""
-        return "recipient" if event.recipient and self._draws.chance(0.5) else "patient"
+        if not event.recipient or (event.verb.base, "recipient_passive") in self._held_out:
+            return "patient"
+        return self._draws.pick(("patient", "recipient"))

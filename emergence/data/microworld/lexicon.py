@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import NamedTuple
 
-NAMES = tuple("Anna Ben Carla David Emma Frank Grace Henry Ida Jack Kate Leo Mary Nora Oscar Paul".split())
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NAMES = _words("Anna Ben Carla David Emma Frank Grace Henry Ida Jack Kate Leo Mary Nora Oscar Paul")
 
 #: Occupation -> where that person is usually found.
 WORKPLACE = {
@@ -61,15 +66,15 @@ FAVOURITE_FOOD = {
 }
 ANIMALS = tuple(FAVOURITE_FOOD)
 
-FOOD = tuple("bread apple cake cheese carrot fish sausage egg cabbage pumpkin".split())
-OPENABLE = tuple("box crate jar chest door gate window drawer".split())
-CUTTABLE = tuple("rope log cloth branch bread cake cheese pumpkin".split())
-BREAKABLE = tuple("window vase cup mirror plate jar lamp".split())
-FIXABLE = tuple("wheel clock roof fence chair table cart gate".split())
-CLEANABLE = tuple("table window plate cup cart door floor mirror".split())
-PAINTABLE = tuple("fence door wall chair roof gate table".split())
-PORTABLE = tuple("letter book ring coin map hat toy basket lamp flower box cup".split())
-TOOLS = tuple("key hammer knife saw brush wrench axe stick stone crowbar mop sponge".split())
+FOOD = _words("bread apple cake cheese carrot fish sausage egg cabbage pumpkin")
+OPENABLE = _words("box crate jar chest door gate window drawer")
+CUTTABLE = _words("rope log cloth branch bread cake cheese pumpkin")
+BREAKABLE = _words("window vase cup mirror plate jar lamp")
+FIXABLE = _words("wheel clock roof fence chair table cart gate")
+CLEANABLE = _words("table window plate cup cart door floor mirror")
+PAINTABLE = _words("fence door wall chair roof gate table")
+PORTABLE = _words("letter book ring coin map hat toy basket lamp flower box cup")
+TOOLS = _words("key hammer knife saw brush wrench axe stick stone crowbar mop sponge")
 THING_CLASSES = {
     "food": FOOD,
     "openable": OPENABLE,
@@ -82,9 +87,9 @@ THING_CLASSES = {
 }
 THINGS = tuple(dict.fromkeys(noun for nouns in THING_CLASSES.values() for noun in nouns))
 
-ANIMATE_ADJECTIVES = tuple("old young tall brave tired clever lazy hungry".split())
-THING_ADJECTIVES = tuple("red blue small heavy old new big pretty".split())
-ORIGINS = tuple("village city north coast mountains island".split())
+ANIMATE_ADJECTIVES = _words("old young tall brave tired clever lazy hungry")
+THING_ADJECTIVES = _words("red blue small heavy old new big pretty")
+ORIGINS = _words("village city north coast mountains island")
 
 #: Place -> its preposition.
 PLACE_PREPOSITION = {
@@ -114,7 +119,9 @@ def _phrases(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(phrase.split()) for phrase in text.split(","))
 
 
-ANY_TIMES = _phrases("on Monday,on Friday,on Sunday,in the morning,in the evening,at noon,at midnight,in April,after lunch")
+ANY_TIMES = _phrases(
+    "on Monday,on Friday,on Sunday,in the morning,in the evening,at noon,at midnight,in April,after lunch"
+)
 PAST_TIMES = _phrases("yesterday,last week,last night,during the storm")
 FUTURE_TIMES = _phrases("tomorrow,next week,next year")
 #: Tense -> the times it goes with.

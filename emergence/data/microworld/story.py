@@ -157,7 +157,9 @@ class Story:
         patient = event.agent if event.verb.frame == "reversible" else event.patient
         if not agent:
             return self._vague(event)
-        return event._replace(agent=agent, patient=patient, instrument=(), place=(), time=(), tense="past", negated=True)
+        return event._replace(
+            agent=agent, patient=patient, instrument=(), place=(), time=(), tense="past", negated=True
+        )
 
     # -- new events ---------------------------------------------------------------------------------
 
@@ -250,7 +252,8 @@ class Story:
             known = [
                 event
                 for event in self._history
-                if event.verb.base not in taken and (event.agent == group or (event.patient == group and not event.recipient))
+                if event.verb.base not in taken
+                and (event.agent == group or (event.patient == group and not event.recipient))
             ]
             if known:
                 return self._draws.pick(known)
