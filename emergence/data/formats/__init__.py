@@ -1,0 +1,1 @@
+"""One reader per question-answering file format; each yields ``RawQuestion`` rows."""

@@ -1,0 +1,153 @@
+"""QA-SRL Bank 2.0 (FitzGerald et al. 2018), QA-SRL Gold Standard and QANom in the Bank's JSON lines.
+
+One sentence a line: ``sentenceId``, ``sentenceTokens``, ``verbEntries`` -> ``questionLabels`` with the
+judgements of several annotators, each with spans of tokens, end-exclusive. A question counts as
+answerable if any annotator found it so; an answer's votes are the annotators who gave its span.
+Also the rows of the Bank's hub copy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from emergence.data.align import normalise, split_tokens
+from emergence.data.formats.raw import INVALID, DocumentCounts, RawAnswer, RawQuestion, examples_from_raw
+from emergence.data.formats.slots import clean_slots, finish_question, is_passive, question_text
+from emergence.data.formats.textfile import text_lines
+from emergence.data.records import SLOT_NAMES, QAExample
+from emergence.errors import DataError
+
+SOURCE = "qasrl-bank"
+#: Other data sets in the same format, told apart by who wrote their questions.
+_SOURCE_BY_WRITER = {"turk-qasrlgs-": "qasrl-gs", "turk-qanom-": "qanom"}
+
+
+def read_bank(path: Path) -> Iterator[RawQuestion]:
+    """Every question of one ``.jsonl`` or ``.jsonl.gz`` file.
+
+    Raises:
+        DataError: A line is no JSON, lacks a field, or points outside its sentence; with the line.
+    """
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
+        try:
+            yield from _sentence(json.loads(line))
+        except json.JSONDecodeError as exc:
+            raise DataError(f"is not JSON ({exc.msg} at column {exc.colno})", path, number) from exc
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            detail = f"no field {exc}" if isinstance(exc, KeyError) else str(exc)
+            raise DataError(f"is no sentence of the QA-SRL Bank 2.0: {detail}", path, number) from exc
+
+
+def _sentence(row: Mapping[str, Any]) -> list[RawQuestion]:
+    tokens = row["sentenceTokens"]
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
+        raise ValueError("sentenceTokens is no list of words")
+    questions = []
+    for key, verb in row["verbEntries"].items():
+        index = int(verb.get("verbIndex", key))
+        if not 0 <= index < len(tokens):
+            raise ValueError(f"verb index {index} is outside the sentence of {len(tokens)} tokens")
+        forms = verb.get("verbInflectedForms") or {}
+        for label in verb["questionLabels"].values():
+            questions.append(_question(str(row["sentenceId"]), tuple(tokens), index, forms, label))
+    return questions
+
+
+def _question(
+    sentence_id: str, tokens: tuple[str, ...], index: int, forms: Mapping[str, str], label: Mapping[str, Any]
+) -> RawQuestion:
+    judgements = label["answerJudgments"]
+    answers = _answers(judgements)
+    slots = clean_slots([str(label["questionSlots"][name]) for name in SLOT_NAMES])
+    slots = slots[:3] + (inflect(slots[3], forms),) + slots[4:]
+    passive = label.get("isPassive")
+    return RawQuestion(
+        source=_source(label.get("questionSources") or ()),
+        sentence_id=sentence_id,
+        tokens=tokens,
+        question=finish_question(label["questionString"]),
+        answers=answers,
+        predicate_index=index,
+        slots=slots,
+        is_passive=is_passive(slots) if passive is None else bool(passive),
+        problem=INVALID if judgements and not any(judgement["isValid"] for judgement in judgements) else None,
+    )
+
+
+def _answers(judgements: Iterable[Mapping[str, Any]]) -> tuple[RawAnswer, ...]:
+    """Distinct spans of the valid judgements in their order; votes count annotators, not judgements."""
+    voters: dict[tuple[int, int], set[str]] = {}
+    for number, judgement in enumerate(judgements):
+        if not judgement["isValid"]:
+            continue
+        for start, end in judgement.get("spans") or ():
+            voters.setdefault((int(start), int(end)), set()).add(str(judgement.get("sourceId", number)))
+    return tuple(RawAnswer(span=span, given=True, votes=len(names)) for span, names in voters.items())
+
+
+def _source(writers: Iterable[str]) -> str:
+    for writer in writers:
+        for prefix, source in _SOURCE_BY_WRITER.items():
+            if writer.startswith(prefix):
+                return source
+    return SOURCE
+
+
+def inflect(verb_slot: str, forms: Mapping[str, str]) -> str:
+    """``been pastParticiple`` with the verb's own form in place of the label: ``been served``."""
+    *auxiliaries, label = verb_slot.split() or [""]
+    return " ".join([*auxiliaries, forms.get(label, label)])
+
+
+def raw_from_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[RawQuestion]:
+    """Rows of the hub copies: sentence, sent_id, predicate_idx, question (7 or 8 cells), answers, answer_ranges.
+
+    An answer whose range spells it is taken as given; otherwise it is looked for in the sentence.
+
+    Raises:
+        DataError: A column is missing or holds something else.
+    """
+    for number, row in enumerate(rows, start=1):
+        try:
+            tokens, index = split_tokens(row["sentence"]), int(row["predicate_idx"])
+            cells = row["question"]
+            slots = None if isinstance(cells, str) else clean_slots([str(cell) for cell in cells][:7])
+            answers = _row_answers(row, tokens)
+            sentence_id = str(row["sent_id"])
+        except (KeyError, TypeError, ValueError) as exc:
+            raise DataError(f"row {number} is no QA-SRL Bank row: {type(exc).__name__} {exc}") from exc
+        if slots is not None and len(slots) != 7:
+            raise DataError(f"row {number}: a question has seven slots; here are {len(slots)}")
+        yield RawQuestion(
+            source=SOURCE,
+            sentence_id=sentence_id,
+            tokens=tokens,
+            question=finish_question(cells) if slots is None else question_text(slots),
+            answers=answers,
+            predicate_index=index,
+            slots=slots,
+            is_passive=row.get("is_passive") if slots is None else is_passive(slots),
+        )
+
+
+def _row_answers(row: Mapping[str, Any], tokens: tuple[str, ...]) -> tuple[RawAnswer, ...]:
+    texts = [str(text) for text in row["answers"]]
+    ranges = row.get("answer_ranges")
+    ranges = [] if ranges is None else [(int(start), int(end)) for start, end in ranges]
+    if len(ranges) != len(texts):
+        return tuple(RawAnswer(text=text) for text in texts if text.strip())
+    return tuple(
+        RawAnswer(text=text, span=(start, end), given=normalise(" ".join(tokens[start:end])) == normalise(text))
+        for text, (start, end) in zip(texts, ranges, strict=True)
+        if text.strip()
+    )
+
+
+def examples_from_bank_rows(rows: Iterable[Mapping[str, Any]], split: str) -> tuple[list[QAExample], DocumentCounts]:
+    """Hub rows of QA-SRL Bank 2.0 to examples and filter counts (see ``raw_from_rows`` for the columns)."""
+    return examples_from_raw(raw_from_rows(rows), split)

@@ -1,0 +1,130 @@
+"""QA-SRL Gold Standard (Roit et al. 2020): CSV of questions, with its sentences in a CSV of their own.
+
+A row is one question; ``answer_range`` holds ``start:end`` pairs (end-exclusive) and ``answer`` their
+texts, both joined by ``~!~``. The sentences are looked for beside the questions and in the folders
+next to them, as in the release (``gold/*.csv``, ``sentences/*.csv``).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from emergence.data.align import normalise, split_tokens
+from emergence.data.formats.raw import RawAnswer, RawQuestion
+from emergence.data.formats.slots import clean_slots, finish_question
+from emergence.data.formats.textfile import head, text_lines
+from emergence.errors import DataError
+
+SOURCE = "qasrl-gs"
+_JOIN = "~!~"
+_COLUMNS = ("qasrl_id", "verb_idx", "question", "answer_range", "answer")
+_SLOT_COLUMNS = ("wh", "aux", "subj", "verb_prefix", "obj", "prep", "obj2")
+_RANGE = re.compile(r"(\d+):(\d+)")
+
+
+def is_gold_header(line: str) -> bool:
+    """Whether a CSV's first line is that of Gold Standard questions."""
+    columns = set(line.strip().split(","))
+    return "qasrl_id" in columns and not columns.isdisjoint(_COLUMNS[1:])
+
+
+def is_sentences_header(line: str) -> bool:
+    """Whether a CSV's first line is that of Gold Standard sentences."""
+    columns = set(line.strip().split(","))
+    return {"qasrl_id", "tokens"} <= columns and columns.isdisjoint(_COLUMNS[1:])
+
+
+def read_gold_csv(path: Path) -> Iterator[RawQuestion]:
+    """Every question of one Gold Standard CSV.
+
+    Raises:
+        DataError: A column is missing, the sentences are not beside the file, an index or a range is
+            no number or lies outside its sentence; with the line.
+    """
+    sentences = _sentences_beside(path)
+    for number, row in _rows(path, _COLUMNS):
+        tokens = sentences.get(row["qasrl_id"])
+        if tokens is None:
+            raise DataError(f"sentence {row['qasrl_id']} is in none of the sentences CSV files beside it", path, number)
+        if not row["verb_idx"].isdecimal() or int(row["verb_idx"]) >= len(tokens):
+            raise DataError(f"verb_idx {row['verb_idx']!r} is no index into {len(tokens)} tokens", path, number)
+        passive = row.get("is_passive", "").strip().lower()
+        yield RawQuestion(
+            source=SOURCE,
+            sentence_id=row["qasrl_id"],
+            tokens=tokens,
+            question=finish_question(row["question"]),
+            answers=tuple(_answers(row, tokens, path, number)),
+            predicate_index=int(row["verb_idx"]),
+            predicate=row.get("verb"),
+            slots=_slots(row),
+            is_passive=passive == "true" if passive in ("true", "false") else None,
+            problem="redundant_question" if row.get("is_redundant", "").strip().lower() == "true" else None,
+        )
+
+
+def _answers(row: dict[str, str], tokens: tuple[str, ...], path: Path, number: int) -> Iterator[RawAnswer]:
+    ranges, texts = row["answer_range"].strip(), row["answer"].split(_JOIN)
+    if not ranges:
+        return
+    for place, text in enumerate(ranges.split(_JOIN)):
+        match = _RANGE.fullmatch(text.strip())
+        if match is None:
+            raise DataError(f"answer_range {text!r} is no start:end", path, number)
+        start, end = int(match[1]), int(match[2])
+        spelled = " ".join(tokens[start:end])
+        agrees = place < len(texts) and _ascii(texts[place]) == _ascii(spelled)
+        yield RawAnswer(span=(start, end) if agrees else None, given=True)
+
+
+def _ascii(text: str) -> str:
+    """The release's answer column has ``?`` for every letter outside ASCII; its sentences are intact."""
+    return re.sub(r"[^\x00-\x7f]", "?", normalise(" ".join(text.split())))
+
+
+def _slots(row: dict[str, str]) -> tuple[str, ...] | None:
+    """Seven slots; the inflected verb, which has no column, is the word before obj, prep and obj2."""
+    if any(name not in row for name in _SLOT_COLUMNS):
+        return None
+    wh, aux, subj, prefix, obj, prep, obj2 = clean_slots([row[name].replace(_JOIN, " ") for name in _SLOT_COLUMNS])
+    after = f"{obj} {prep} {obj2}".lower().split()
+    words = row["question"].rstrip("? ").lower().split()
+    if len(words) <= len(after) or words[len(words) - len(after) :] != after:
+        return None
+    return wh, aux, subj, f"{prefix} {words[len(words) - len(after) - 1]}".strip(), obj, prep, obj2
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.DictReader(line + "\n" for _, line in text_lines(path))
+    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(f"lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}", path, 1)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise DataError(
+                    f"has not the {len(reader.fieldnames or ())} columns of the header", path, reader.line_num
+                )
+            yield reader.line_num, row
+    except csv.Error as exc:
+        raise DataError(f"is no CSV ({exc})", path, reader.line_num) from exc
+
+
+def _sentences_beside(path: Path) -> dict[str, tuple[str, ...]]:
+    folder = path.resolve().parent
+    files = [
+        *sorted(folder.glob("*.csv")),
+        *sorted(folder.parent.glob("*.csv")),
+        *sorted(folder.parent.glob("*/*.csv")),
+    ]
+    sentences: dict[str, tuple[str, ...]] = {}
+    for file in dict.fromkeys(files):
+        if file.is_file() and is_sentences_header(head(file).partition(b"\n")[0].decode("utf-8", "replace")):
+            for _, row in _rows(file, ("qasrl_id", "tokens")):
+                sentences.setdefault(row["qasrl_id"], split_tokens(row["tokens"]))
+    if not sentences:
+        raise DataError("needs its sentences: put the CSV with the columns qasrl_id,tokens beside it", path)
+    return sentences

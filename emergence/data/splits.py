@@ -1,0 +1,184 @@
+"""Train, validation and test: named by files, completed by document, kept apart.
+
+Questions of one document never stand in two splits. What the files do not name is split off by
+document, in an order that a hash of seed and document id gives: the same whatever the order of files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import PurePath
+
+from emergence.data.formats.raw import DocumentCounts
+from emergence.data.records import SPLITS, FilterCounts, QADataset, QAExample
+from emergence.errors import DataError
+
+log = logging.getLogger(__name__)
+
+#: The examples and the filter counts of one split.
+SplitPart = tuple[list[QAExample], FilterCounts]
+
+OTHER_SPLIT = "document_in_other_split"
+
+_SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "dev": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+#: Shares of the questions where a split is missing, before they are scaled to the splits concerned.
+_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+def split_of_path(relative: PurePath) -> str | None:
+    """The split that a file's name, or else the nearest folder in ``relative``, names; None for none.
+
+    ``wiki1.dev.qa`` and ``plain_text/validation/0000.parquet`` are validation. A name with words of
+    two splits names none.
+    """
+    for part in (relative.name, *(parent.name for parent in relative.parents)):
+        words = re.split(r"[^a-z]+", part.lower())
+        named = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+        if len(named) == 1:
+            return named.pop()
+    return None
+
+
+def complete_splits(parts: Mapping[str, SplitPart], seed: int) -> tuple[dict[str, SplitPart], dict[str, object]]:
+    """All of ``SPLITS``, the missing ones split off the first present one by document, with a report.
+
+    Shares are 80/10/10 of the questions, scaled to the splits concerned. With fewer documents than
+    splits the later splits stay empty. The report is ``{}`` when nothing was missing.
+    """
+    missing = [split for split in SPLITS if split not in parts]
+    present = [split for split in SPLITS if split in parts]
+    if not missing or not present:
+        return {split: parts.get(split, ([], DocumentCounts())) for split in SPLITS}, {}
+    donor = present[0]
+    examples, counts = parts[donor]
+    concerned = [split for split in SPLITS if split in missing or split == donor]
+    homes = _assign_documents(examples, concerned, seed)
+    completed = dict(parts)
+    for split in concerned:
+        members = {document for document, home in homes.items() if home == split}
+        completed[split] = _taken(examples, counts, members, split, keeps_rest=split == donor, homes=homes)
+    report: dict[str, object] = {"from": donor, "by": "document", "seed": seed}
+    for split in concerned:
+        kept = completed[split][0]
+        documents = {example.document_id for example in kept}
+        report[split] = {"documents": len(documents), "questions": len(kept)}
+    log.info("split off by document with seed %d: %s", seed, report)
+    return completed, report
+
+
+def _assign_documents(examples: list[QAExample], splits: list[str], seed: int) -> dict[str, str]:
+    """Each document's split: the small splits are filled to their share first, the first gets the rest."""
+    sizes: dict[str, int] = {}
+    for example in examples:
+        sizes[example.document_id] = sizes.get(example.document_id, 0) + 1
+    queue = sorted(sizes, key=lambda document: hashlib.sha256(f"{seed}\x1f{document}".encode()).hexdigest())
+    total, scale = len(examples), sum(_SHARES[split] for split in splits)
+    homes: dict[str, str] = {}
+    for split in splits[1:]:
+        target, taken = total * _SHARES[split] / scale, 0
+        while len(queue) > 1 and (taken == 0 or taken + sizes[queue[-1]] / 2 <= target):
+            document = queue.pop()
+            homes[document] = split
+            taken += sizes[document]
+    homes.update(dict.fromkeys(queue, splits[0]))
+    return homes
+
+
+def _taken(
+    examples: list[QAExample],
+    counts: FilterCounts,
+    members: set[str],
+    split: str,
+    *,
+    keeps_rest: bool,
+    homes: Mapping[str, str],
+) -> SplitPart:
+    """The examples of ``members`` under the name ``split``, with the drops of their documents.
+
+    Drops of a document without a kept question, and of counts that know no documents, stay with the donor.
+    """
+    kept = [replace(example, split=split) for example in examples if example.document_id in members]
+    own = DocumentCounts(total=len(kept), kept=len(kept))
+    known = counts if isinstance(counts, DocumentCounts) else DocumentCounts()
+    for document, reasons in known.by_document.items():
+        if document in members or (keeps_rest and document not in homes):
+            for reason, number in reasons.items():
+                for _ in range(number):
+                    own.skip_in(document, reason)
+    own.answers_dropped = {document: n for document, n in known.answers_dropped.items() if document in members}
+    if keeps_rest and not isinstance(counts, DocumentCounts):
+        own.skipped = dict(counts.skipped)
+        own.total += sum(counts.skipped.values())
+    own.check()
+    return kept, own
+
+
+def separate_documents(parts: Mapping[str, SplitPart]) -> dict[str, SplitPart]:
+    """Drop from train what is about a document of validation or test, and from validation one of test.
+
+    Counted as ``document_in_other_split``.
+
+    Raises:
+        DataError: Nothing would remain of a split, as when ids start anew in each file.
+    """
+    separated: dict[str, SplitPart] = {}
+    taken: set[str] = set()
+    for split in reversed(SPLITS):
+        examples, counts = parts[split]
+        kept = [example for example in examples if example.document_id not in taken]
+        if examples and not kept:
+            raise DataError(
+                f"every document of the {split} split also stands in a later split: give each file its own"
+                " documents, with sentence ids that are unique over all files"
+            )
+        if len(kept) < len(examples):
+            counts = FilterCounts.merge([counts]) if not isinstance(counts, DocumentCounts) else replace(counts)
+            counts.skipped = dict(counts.skipped)
+            counts.drop_kept(OTHER_SPLIT, len(examples) - len(kept))
+            log.warning(
+                "%d %s questions dropped: their documents are in a later split", len(examples) - len(kept), split
+            )
+        separated[split] = (kept, counts)
+        taken |= {example.document_id for example in kept}
+    return {split: separated[split] for split in SPLITS}
+
+
+def sentence_overlap(a: QADataset, b: QADataset) -> dict[tuple[str, str], frozenset[str]]:
+    """Sentences that two data sets share: ``{(split of a, split of b): sentence ids in a}``, none empty.
+
+    A sentence is shared if its id or its tokens are the same. The Gold Standard, the Bank's dense
+    set and QANom reuse sentences of the Bank's dev and test sets.
+    """
+    overlap: dict[tuple[str, str], frozenset[str]] = {}
+    for split_b, examples_b in b.splits.items():
+        ids = {example.sentence_id for example in examples_b}
+        texts = {example.tokens for example in examples_b}
+        for split_a, examples_a in a.splits.items():
+            shared = frozenset(
+                example.sentence_id for example in examples_a if example.sentence_id in ids or example.tokens in texts
+            )
+            if shared:
+                overlap[split_a, split_b] = shared
+    return overlap
+
+
+def require_splits(dataset: QADataset, *splits: str) -> None:
+    """Raise ``DataError`` if one of ``splits`` holds no question, as when there were too few documents."""
+    empty = [split for split in splits or SPLITS if not dataset.splits.get(split)]
+    if empty:
+        raise DataError(
+            f"{dataset.name} has no question in its {' and '.join(empty)} split: give more documents,"
+            " or a file for each split (train, dev, test in its name)"
+        )
