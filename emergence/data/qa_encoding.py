@@ -1,0 +1,363 @@
+"""Questions over sentences as token sequences, and where each word of the sentence is read.
+
+Every answer is a span of words, so a word has ONE scored state, that of its last token (the first
+that has seen the whole word), and all span arithmetic runs over word indices. Words are encoded one
+by one, as they would stand in running text: with a leading space unless they attach to the word
+before, and with Penn Treebank brackets and quotes undone, because that is how the trunk met them in
+pretraining. Unique words and unique questions are encoded once.
+
+A causal state has seen its left context only, so the question comes first (METHODS A3):
+
+- ``question-first``: ``question <|sep|> sentence``
+- ``echo``: ``sentence <|sep|> question <|sep|> sentence``, read at the second copy
+
+``<|pred|>`` stands before the asked predicate in every copy of the sentence (SQuAD asks about none).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from emergence.data.records import QAExample
+
+Layout = Literal["question-first", "echo"]
+IntArray = npt.NDArray[np.int64]
+
+#: Penn Treebank escapes and what they stand for.
+_PTB_SURFACE = {
+    "-LRB-": "(",
+    "-RRB-": ")",
+    "-LSB-": "[",
+    "-RSB-": "]",
+    "-LCB-": "{",
+    "-RCB-": "}",
+    "``": '"',
+    "''": '"',
+}
+_NO_SPACE_BEFORE = frozenset(
+    [",", ".", ";", ":", "?", "!", "%", ")", "]", "}", "''", "'", "...", "”", "’", "-RRB-", "-RSB-", "-RCB-"]
+)
+_NO_SPACE_AFTER = frozenset(["(", "[", "{", "``", "`", "$", "£", "€", "“", "‘", "-LRB-", "-LSB-", "-LCB-"])
+_CLITIC = re.compile(r"(n['’]t|['’](s|re|ve|m|d|ll))", re.IGNORECASE)
+
+#: Batches per shuffled pool that is sorted by length: long enough to hardly pad, short enough to mix.
+_BATCHES_PER_POOL = 50
+
+
+class QATokenizer(Protocol):
+    """What encoding needs of :class:`emergence.data.tokenizer.TextTokenizer`."""
+
+    @property
+    def sep(self) -> int: ...
+    @property
+    def pred(self) -> int: ...
+    @property
+    def pad(self) -> int: ...
+    def encode_batch(self, texts: Sequence[str]) -> Sequence[Any]: ...
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """B examples, right-padded (a causal trunk needs no padding mask: nothing real sees the padding).
+
+    Attributes:
+        ids: Token ids, (B, T) int64, padded with the tokenizer's pad id.
+        word_positions: Position of each word's last token in ``ids``, (B, W) int64, 0 where padded.
+        word_mask: Which word slots are words, (B, W) bool.
+        question_start: First position of the question, (B,).
+        question_end: One past its last position, (B,).
+        gold_starts: First word of each gold span, (B, G); slot 0 is the one to train on.
+        gold_ends: Last word (inclusive) of each gold span, (B, G).
+        gold_mask: Which gold slots are golds, (B, G) bool.
+    """
+
+    ids: IntArray
+    word_positions: IntArray
+    word_mask: npt.NDArray[np.bool_]
+    question_start: IntArray
+    question_end: IntArray
+    gold_starts: IntArray
+    gold_ends: IntArray
+    gold_mask: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class EncodedQA:
+    """N encoded examples as flat arrays with offsets (example i owns ``flat[offsets[i]:offsets[i + 1]]``).
+
+    Attributes:
+        examples: The examples, in order.
+        ids: Token ids, int32; ``id_offsets`` (N+1,).
+        word_positions: Position within its sequence of each word's last token; ``word_offsets`` (N+1,).
+        question_ranges: ``[start, end)`` of the question within its sequence, (N, 2).
+        gold_starts: First word of each gold; ``gold_ends`` the last, inclusive; ``gold_offsets`` (N+1,).
+        pad_id: Fills batches.
+    """
+
+    examples: tuple[QAExample, ...]
+    ids: npt.NDArray[np.int32]
+    id_offsets: IntArray
+    word_positions: npt.NDArray[np.int32]
+    word_offsets: IntArray
+    question_ranges: IntArray
+    gold_starts: npt.NDArray[np.int32]
+    gold_ends: npt.NDArray[np.int32]
+    gold_offsets: IntArray
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @cached_property
+    def lengths(self) -> IntArray:
+        """Tokens per example, (N,)."""
+        return np.diff(self.id_offsets)
+
+    @cached_property
+    def n_words(self) -> IntArray:
+        """Sentence words per example, (N,)."""
+        return np.diff(self.word_offsets)
+
+    @cached_property
+    def clusters(self) -> IntArray:
+        """Sentence clusters for the bootstrap, (N,): 0, 1, ... in order of first appearance."""
+        seen: dict[tuple[str, str], int] = {}
+        return np.array([seen.setdefault((e.source, e.sentence_id), len(seen)) for e in self.examples], dtype=np.int64)
+
+    @cached_property
+    def first_golds(self) -> IntArray:
+        """The gold to train on: first and last word (inclusive), (N, 2)."""
+        first = self.gold_offsets[:-1]
+        return np.stack([self.gold_starts[first], self.gold_ends[first]], axis=1).astype(np.int64)
+
+    def subset(self, indices: npt.ArrayLike) -> EncodedQA:
+        """The examples at ``indices``, in that order."""
+        index = np.asarray(indices, dtype=np.int64)
+        ids, id_offsets = _take(self.ids, self.id_offsets, index)
+        positions, word_offsets = _take(self.word_positions, self.word_offsets, index)
+        starts, gold_offsets = _take(self.gold_starts, self.gold_offsets, index)
+        ends, _ = _take(self.gold_ends, self.gold_offsets, index)
+        return EncodedQA(
+            examples=tuple(self.examples[i] for i in index),
+            ids=ids,
+            id_offsets=id_offsets,
+            word_positions=positions,
+            word_offsets=word_offsets,
+            question_ranges=self.question_ranges[index],
+            gold_starts=starts,
+            gold_ends=ends,
+            gold_offsets=gold_offsets,
+            pad_id=self.pad_id,
+        )
+
+    def padded_batch(self, indices: npt.ArrayLike) -> PaddedBatch:
+        """The examples at ``indices`` as one right-padded batch."""
+        index = np.asarray(indices, dtype=np.int64)
+        ids, _ = _pad(self.ids, self.id_offsets, index, self.pad_id)
+        positions, word_mask = _pad(self.word_positions, self.word_offsets, index, 0)
+        starts, gold_mask = _pad(self.gold_starts, self.gold_offsets, index, 0)
+        ends, _ = _pad(self.gold_ends, self.gold_offsets, index, 0)
+        question = self.question_ranges[index]
+        return PaddedBatch(
+            ids=ids,
+            word_positions=positions,
+            word_mask=word_mask,
+            question_start=question[:, 0],
+            question_end=question[:, 1],
+            gold_starts=starts,
+            gold_ends=ends,
+            gold_mask=gold_mask,
+        )
+
+
+def encode_qa(
+    examples: Iterable[QAExample], tokenizer: QATokenizer, layout: Layout, max_tokens: int
+) -> tuple[EncodedQA, dict[str, int]]:
+    """Encode examples in ``layout``.
+
+    Args:
+        examples: With answers as spans of ``tokens``.
+        tokenizer: The trunk's.
+        layout: See the module's description.
+        max_tokens: Longest sequence the trunk takes; longer examples are dropped, never cut, because a
+            cut could remove the answer.
+
+    Returns:
+        The kept examples in order, and how many were dropped by reason: ``too_long``, or
+        ``answer_outside`` (a gold span beyond the sentence).
+    """
+    given = list(examples)
+    encode = _cached_encoder(tokenizer)
+    sentences: dict[tuple[tuple[str, ...], int | None], tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]] = {}
+    questions = dict(zip(unique := list(dict.fromkeys(e.question for e in given)), encode(unique), strict=True))
+    for key in dict.fromkeys((e.tokens, e.predicate_index) for e in given):
+        sentences[key] = _encode_sentence(key[0], key[1], encode, tokenizer.pred)
+    kept: list[QAExample] = []
+    dropped: dict[str, int] = {}
+    rows: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, int]] = []
+    for example in given:
+        sentence, last = sentences[example.tokens, example.predicate_index]
+        row = _assemble(questions[example.question], sentence, last, layout, tokenizer.sep)
+        reason = _refuse(example, len(row[0]), max_tokens)
+        if reason:
+            dropped[reason] = dropped.get(reason, 0) + 1
+        else:
+            kept.append(example)
+            rows.append(row)
+    return _flatten(kept, rows, tokenizer.pad), dropped
+
+
+def word_pieces(tokens: Sequence[str]) -> list[str]:
+    """Each word as it stands in running text, leading space included; joined they are the sentence.
+
+    >>> "".join(word_pieces(["He", "did", "n't", "-LRB-", "yet", "-RRB-", "."]))
+    " He didn't (yet)."
+
+    Words and what attaches to them keep their own pieces: one word, one piece.
+    """
+    pieces, glue, in_quotes = [], False, False
+    for word in tokens:
+        opens = closes = False
+        if word == '"':  # plain quotes alternate; the Treebank's `` and '' say which they are
+            opens, closes = not in_quotes, in_quotes
+            in_quotes = not in_quotes
+        attached = glue or closes or word in _NO_SPACE_BEFORE or _CLITIC.fullmatch(word) is not None
+        surface = _PTB_SURFACE.get(word, word)
+        pieces.append((surface if attached else " " + surface) or " ")
+        glue = opens or word in _NO_SPACE_AFTER
+    return pieces
+
+
+def batches_by_length(lengths: npt.ArrayLike, batch_size: int, *, seed: int, epoch: int) -> list[IntArray]:
+    """Shuffled training batches of similar length: ceil(N / batch_size) arrays of indices.
+
+    All examples are shuffled, pools of 50 batches sorted by length, and the batches shuffled again.
+    Equal arguments give equal batches.
+    """
+    size = np.asarray(lengths)
+    rng = np.random.default_rng([seed, epoch, 0x51A])
+    order = rng.permutation(len(size))
+    pool = batch_size * _BATCHES_PER_POOL
+    for first in range(0, len(order), pool):
+        part = order[first : first + pool]
+        order[first : first + pool] = part[np.argsort(size[part], kind="stable")]
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def batches_for_scoring(lengths: npt.ArrayLike, max_tokens: int, max_examples: int = 512) -> list[IntArray]:
+    """All examples by length, longest first, in batches of at most ``max_tokens`` padded tokens (or one example)."""
+    size = np.asarray(lengths)
+    order = np.argsort(-size, kind="stable")
+    batches, first = [], 0
+    while first < len(order):
+        count = max(1, min(max_examples, max_tokens // max(1, int(size[order[first]]))))
+        batches.append(order[first : first + count])
+        first += count
+    return batches
+
+
+def _refuse(example: QAExample, n_tokens: int, max_tokens: int) -> str | None:
+    if n_tokens > max_tokens:
+        return "too_long"
+    if any(not 0 <= a.start < a.end <= len(example.tokens) for a in example.answers) or not example.answers:
+        return "answer_outside"
+    return None
+
+
+def _cached_encoder(tokenizer: QATokenizer) -> Callable[[Sequence[str]], list[npt.NDArray[np.int32]]]:
+    """Encode texts, each distinct one once."""
+    known: dict[str, npt.NDArray[np.int32]] = {}
+
+    def encode(texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            known.update(zip(new, (np.asarray(x, dtype=np.int32) for x in tokenizer.encode_batch(new)), strict=True))
+        return [known[text] for text in texts]
+
+    return encode
+
+
+def _encode_sentence(
+    tokens: tuple[str, ...],
+    predicate: int | None,
+    encode: Callable[[Sequence[str]], list[npt.NDArray[np.int32]]],
+    pred_id: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Token ids of the sentence with the marker, and the position of each word's last token."""
+    words = encode(word_pieces(tokens))
+    last = np.cumsum([len(word) for word in words], dtype=np.int32) - np.int32(1)
+    if predicate is not None:
+        last[predicate:] += 1
+        words = [*words[:predicate], np.array([pred_id], dtype=np.int32), *words[predicate:]]
+    return np.concatenate(words), last
+
+
+def _assemble(
+    question: npt.NDArray[np.int32],
+    sentence: npt.NDArray[np.int32],
+    last: npt.NDArray[np.int32],
+    layout: Layout,
+    sep_id: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, int]:
+    """Ids, last positions of the scored words, and the question's range."""
+    sep = np.array([sep_id], dtype=np.int32)
+    before = [sentence, sep] if layout == "echo" else []
+    q_start = len(sentence) + 1 if layout == "echo" else 0
+    q_end = q_start + len(question)
+    return np.concatenate([*before, question, sep, sentence]), last + np.int32(q_end + 1), q_start, q_end
+
+
+def _flatten(
+    kept: list[QAExample], rows: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, int]], pad_id: int
+) -> EncodedQA:
+    ids, id_offsets = _join([row[0] for row in rows])
+    positions, word_offsets = _join([row[1] for row in rows])
+    golds = [np.array([(a.start, a.end - 1) for a in e.answers], dtype=np.int32) for e in kept]
+    starts, gold_offsets = _join([g[:, 0] for g in golds])
+    ends, _ = _join([g[:, 1] for g in golds])
+    return EncodedQA(
+        examples=tuple(kept),
+        ids=ids,
+        id_offsets=id_offsets,
+        word_positions=positions,
+        word_offsets=word_offsets,
+        question_ranges=np.array([row[2:] for row in rows], dtype=np.int64).reshape(-1, 2),
+        gold_starts=starts,
+        gold_ends=ends,
+        gold_offsets=gold_offsets,
+        pad_id=pad_id,
+    )
+
+
+def _join(parts: Sequence[npt.NDArray[np.int32]]) -> tuple[npt.NDArray[np.int32], IntArray]:
+    """Concatenate, with offsets (len(parts) + 1,)."""
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+    return (np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)), offsets
+
+
+def _take(flat: npt.NDArray[np.int32], offsets: IntArray, index: IntArray) -> tuple[npt.NDArray[np.int32], IntArray]:
+    """The ragged rows at ``index``, concatenated, with their offsets."""
+    counts = (offsets[1:] - offsets[:-1])[index]
+    new = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    shift = np.repeat(offsets[:-1][index] - new[:-1], counts)
+    return flat[np.arange(new[-1]) + shift], new
+
+
+def _pad(
+    flat: npt.NDArray[np.int32], offsets: IntArray, index: IntArray, fill: int
+) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    """The ragged rows at ``index`` as a padded matrix, (B, longest) int64, and its mask."""
+    counts = (offsets[1:] - offsets[:-1])[index]
+    column = np.arange(int(counts.max(initial=0)))[None, :]
+    mask = column < counts[:, None]
+    padded = np.full(mask.shape, fill, dtype=np.int64)
+    padded[mask], _ = _take(flat, offsets, index)
+    return padded, mask
