@@ -1,0 +1,202 @@
+"""The trunk: a causal, pre-norm decoder with tied embeddings.
+
+Recipe ``modern``: rotary positions (Su et al. 2021), RMSNorm (Zhang & Sennrich 2019), squared ReLU (So et
+al. 2021), query-key normalisation (Henry et al. 2020), residual outputs that start at zero, embeddings
+normalised on entry. Recipe ``gpt2``: learned positions, LayerNorm, GELU (Radford et al. 2019). Neither
+has biases in its linear layers, dropout or label smoothing.
+
+Axes: B batch, T tokens, D hidden size, H heads, K head size, V vocabulary rows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emergence.config import ModelConfig
+from emergence.errors import UsageError
+
+ROTARY_BASE = 10_000.0
+EMBEDDING_STD = 0.02
+NORM_EPSILON = 1e-6
+
+
+def build_trunk(config: ModelConfig, vocab_rows: int, *, seed: int, init: str | None = None) -> Trunk:
+    """A trunk with freshly drawn weights; the global random state is neither read nor changed.
+
+    Args:
+        config: Architecture.
+        vocab_rows: Rows V of the embedding matrix (the tokenizer's size, padded).
+        seed: Seeds the initialisation.
+        init: Overrides ``config.init``: ``normal`` for random baselines, whose blocks must not start as the identity.
+    """
+    with torch.device("meta"):
+        trunk = Trunk(config, vocab_rows)
+    trunk.to_empty(device="cpu")
+    trunk.initialise(init or config.init, torch.Generator().manual_seed(seed))
+    return trunk
+
+
+class Trunk(nn.Module):
+    """Token ids to states. The output head is the embedding matrix itself (:attr:`unembedding`).
+
+    Attributes:
+        config: Architecture.
+        vocab_rows: V.
+        hidden_size: D.
+        n_layers: L, the number of blocks.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_rows: int) -> None:
+        super().__init__()
+        self.config, self.vocab_rows = config, vocab_rows
+        self.hidden_size, self.n_layers = config.hidden_size, config.n_layers
+        self.embedding = nn.Embedding(vocab_rows, config.hidden_size)
+        learned = config.positions == "learned"
+        self.position = nn.Embedding(config.sequence_length, config.hidden_size) if learned else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.final_norm = _norm(config.norm, config.hidden_size)
+
+    @property
+    def unembedding(self) -> Tensor:
+        """Output head (V, D): logits are ``states @ unembedding.T``."""
+        return self.embedding.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Final normed states (B, T, D) of token ids (B, T) int64."""
+        states, rotation = self._embed(ids)  # (B, T, D)
+        for block in self.blocks:
+            states = block(states, rotation)  # (B, T, D)
+        return self.final_norm(states)  # (B, T, D)
+
+    def hidden_states(self, ids: Tensor) -> list[Tensor]:
+        """L + 1 tensors (B, T, D): [0] embeddings, [i] after block i, the last also final-normed."""
+        states, rotation = self._embed(ids)  # (B, T, D)
+        levels = [states]
+        for block in self.blocks:
+            levels.append(block(levels[-1], rotation))  # (B, T, D)
+        levels[-1] = self.final_norm(levels[-1])  # (B, T, D)
+        return levels
+
+    def _embed(self, ids: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Entry of the residual stream (B, T, D), and the rotary angles' (cos, sin) each (T, K/2)."""
+        n_tokens = ids.shape[1]
+        states = self.embedding(ids)  # (B, T, D)
+        if self.position is not None:
+            if n_tokens > self.config.sequence_length:
+                raise UsageError(
+                    f"{n_tokens} tokens, but learned positions end at {self.config.sequence_length}: "
+                    "set model.sequence_length higher, or model.positions to rotary"
+                )
+            return states + self.position.weight[:n_tokens], None
+        # Entering at unit scale makes embeddings and block outputs commensurate at every width, while the
+        # tied matrix can stay small enough for logits near zero (loss near ln V) at the start.
+        states = F.rms_norm(states, (self.hidden_size,), eps=NORM_EPSILON)  # (B, T, D)
+        return states, rotary_angles(n_tokens, self.hidden_size // self.config.n_heads, ids.device)
+
+    @torch.no_grad()
+    def initialise(self, init: str, generator: torch.Generator) -> None:
+        """Draw all weights. Norm gains are 1; embeddings N(0, 0.02^2).
+
+        Matrices are N(0, 1 / fan-in), which keeps unit scale; with learned positions they are GPT-2's
+        N(0, 0.02^2), whose small block outputs match its small, un-normalised embeddings. Residual outputs
+        are zero (``zero_residual``), or drawn and divided by sqrt(2 L) (``normal``; Radford et al. 2019).
+        """
+        for name, weight in self.named_parameters():
+            if weight.ndim == 1:
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            elif name.startswith(("embedding", "position")):
+                weight.normal_(0.0, EMBEDDING_STD, generator=generator)
+            else:
+                std = EMBEDDING_STD if self.position is not None else 1 / math.sqrt(weight.shape[1])
+                residual = name.endswith(("attention.output.weight", "mlp.output.weight"))
+                scale = 0.0 if init == "zero_residual" else 1 / math.sqrt(2 * self.n_layers)
+                weight.normal_(0.0, std, generator=generator).mul_(scale if residual else 1.0)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = _norm(config.norm, config.hidden_size)
+        self.attention = Attention(config)
+        self.mlp_norm = _norm(config.norm, config.hidden_size)
+        self.mlp = MLP(config)
+
+    def forward(self, states: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        states = states + self.attention(self.attention_norm(states), rotation)  # (B, T, D)
+        return states + self.mlp(self.mlp_norm(states))  # (B, T, D)
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention; token t attends to tokens 0..t.
+
+    Queries, keys and values are three matrices, not one, because Muon orthogonalises each matrix it is given.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        head_size = config.hidden_size // config.n_heads
+        self.query_norm = _norm("rmsnorm", head_size) if config.qk_norm else nn.Identity()
+        self.key_norm = _norm("rmsnorm", head_size) if config.qk_norm else nn.Identity()
+
+    def forward(self, states: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        query = self.query_norm(self._heads(self.query(states)))  # (B, H, T, K)
+        key = self.key_norm(self._heads(self.key(states)))  # (B, H, T, K)
+        value = self._heads(self.value(states))  # (B, H, T, K)
+        if rotation is not None:
+            query, key = rotate(query, *rotation), rotate(key, *rotation)  # (B, H, T, K)
+        # Under autocast the norms return float32; the fused kernels want one type.
+        mixed = F.scaled_dot_product_attention(query.to(value), key.to(value), value, is_causal=True)  # (B, H, T, K)
+        return self.output(mixed.transpose(1, 2).flatten(2))  # (B, T, D)
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        """(B, T, D) -> (B, H, T, K)."""
+        return projected.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.squared = config.activation == "relu2"
+        self.input = nn.Linear(config.hidden_size, config.mlp_ratio * config.hidden_size, bias=False)
+        self.output = nn.Linear(config.mlp_ratio * config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        inner = self.input(states)  # (B, T, mlp_ratio * D)
+        return self.output(F.relu(inner).square() if self.squared else F.gelu(inner))  # (B, T, D)
+
+
+def rotary_angles(n_tokens: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine, each (T, K/2), of position times frequency base^(-2i/K)."""
+    exponent = torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size  # (K/2,)
+    frequency = ROTARY_BASE**-exponent  # (K/2,)
+    angle = torch.outer(torch.arange(n_tokens, device=device, dtype=torch.float32), frequency)  # (T, K/2)
+    return angle.cos(), angle.sin()
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the plane (i, i + K/2) of queries or keys (B, H, T, K) by the position's angle.
+
+    The product of a rotated query and key then depends on their distance alone.
+    """
+    first, second = heads.chunk(2, dim=-1)  # (B, H, T, K/2)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)  # (B, H, T, K)
+
+
+def _norm(kind: str, size: int) -> nn.Module:
+    return nn.RMSNorm(size, eps=NORM_EPSILON) if kind == "rmsnorm" else nn.LayerNorm(size)

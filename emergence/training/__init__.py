@@ -1,0 +1,1 @@
+"""Training: pretraining, probing, finetuning, and what makes them resumable."""

@@ -1,0 +1,160 @@
+"""What a training loop reports, and how it is asked to stop.
+
+History and timings are kept apart on purpose. A history line holds only what the seed decides, so a
+run that was killed and resumed writes the same history, byte for byte, as one that was not; wall-clock
+facts go to the timings, where nobody compares them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+from emergence.errors import EmergenceError
+
+
+class StopRequested(EmergenceError):
+    """Training saved a checkpoint and stopped because it was asked to; the same command resumes. Exit code 130."""
+
+    exit_code = 130
+
+
+class Recorder(Protocol):
+    """Where the lines of a run go."""
+
+    def log(self, kind: str, /, **values: Any) -> None:
+        """Append one deterministic history line (plain JSON values)."""
+
+    def time(self, kind: str, /, **values: Any) -> None:
+        """Append one line of wall-clock facts."""
+
+    def position(self) -> int:
+        """How much history there is; a checkpoint stores it."""
+
+    def rewind(self, position: int) -> None:
+        """Drop the history after ``position``: what was logged after the checkpoint now resumed from."""
+
+
+class NullRecorder:
+    """Records nothing (ranks other than 0)."""
+
+    def log(self, kind: str, /, **values: Any) -> None:
+        pass
+
+    def time(self, kind: str, /, **values: Any) -> None:
+        pass
+
+    def position(self) -> int:
+        return 0
+
+    def rewind(self, position: int) -> None:
+        pass
+
+
+class MemoryRecorder:
+    """Keeps history and timings as lists of dictionaries."""
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        self.timings: list[dict[str, Any]] = []
+
+    def log(self, kind: str, /, **values: Any) -> None:
+        self.history.append({"kind": kind, **values})
+
+    def time(self, kind: str, /, **values: Any) -> None:
+        self.timings.append({"kind": kind, **values})
+
+    def position(self) -> int:
+        return len(self.history)
+
+    def rewind(self, position: int) -> None:
+        del self.history[position:]
+
+
+class Progress(Protocol):
+    """Shows a person how far a loop has come."""
+
+    def start(self, total: int, unit: str, initial: int = 0, description: str = "") -> None:
+        """Begin; ``initial`` units were done before (a resumed run)."""
+
+    def update(self, n: int, /, **values: float) -> None:
+        """``n`` more units are done; ``values`` are shown beside the bar."""
+
+    def close(self) -> None:
+        """End."""
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def start(self, total: int, unit: str, initial: int = 0, description: str = "") -> None:
+        pass
+
+    def update(self, n: int, /, **values: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class TerminalProgress:
+    """A tqdm bar on a terminal; elsewhere (a log file, Modal's logs) a plain line every ``interval`` seconds.
+
+    Both show the rate in units per second and the time left.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, interval: float = 15.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._interval, self._clock = interval, clock
+        self._bar: tqdm[Any] | None = None
+        self._total = self._done = self._initial = 0
+        self._unit = self._description = ""
+        self._started = self._spoke = 0.0
+
+    def start(self, total: int, unit: str, initial: int = 0, description: str = "") -> None:
+        self.close()
+        self._total, self._done, self._initial = total, initial, initial
+        self._unit, self._description = unit, description
+        self._started = self._spoke = self._clock()
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=total, initial=initial, unit=unit, desc=description, unit_scale=True, dynamic_ncols=True,
+                file=self._stream,
+            )  # fmt: skip
+
+    def update(self, n: int, /, **values: float) -> None:
+        self._done += n
+        if self._bar is not None:
+            self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
+            self._bar.update(n)
+        elif self._clock() - self._spoke >= self._interval:
+            self._spoke = self._clock()
+            self._stream.write(self._line(values) + "\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _line(self, values: dict[str, float]) -> str:
+        elapsed = self._clock() - self._started
+        rate = (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
+        left = f", {_duration((self._total - self._done) / rate)} left" if rate > 0 else ""
+        shown = "".join(f", {name} {value:.4g}" for name, value in values.items())
+        share = f" ({self._done / self._total:.0%})" if self._total else ""
+        done = f"{self._done:,} of {self._total:,} {self._unit}{share}"
+        return f"{self._description}: {done}, {rate:,.0f} {self._unit}/s{left}{shown}"
+
+
+def _duration(seconds: float) -> str:
+    """``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
