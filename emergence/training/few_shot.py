@@ -1,0 +1,32 @@
+"""Few-shot training sets: seeded and nested, so that a learning curve over sizes differs by size alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from emergence.errors import UsageError
+
+
+def few_shot_indices(n_questions: int, limit: int | None, seed: int) -> npt.NDArray[np.int64]:
+    """Indices of the training questions to use, in their original order.
+
+    The first ``limit`` of one seeded permutation of the *questions* (the unit of METHODS D4), so the
+    questions of a smaller limit are among those of every larger one with the same seed.
+
+    Args:
+        n_questions: Training questions there are.
+        limit: How many to use; None for all.
+        seed: Of the permutation.
+
+    Raises:
+        UsageError: More questions were asked for than there are.
+    """
+    if limit is None:
+        return np.arange(n_questions, dtype=np.int64)
+    if not 1 <= limit <= n_questions:
+        raise UsageError(
+            f"--finetune-samples must be between 1 and the {n_questions} training questions there are, not {limit}"
+        )
+    order = np.random.default_rng([seed, 0xFE3]).permutation(n_questions)
+    return np.sort(order[:limit]).astype(np.int64)
