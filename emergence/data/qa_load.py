@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path, PurePath
 
 from emergence.data.formats.bank import examples_from_bank_rows
 from emergence.data.formats.qasrl1 import examples_from_qasrl1_rows
-from emergence.data.formats.raw import DocumentCounts, examples_from_raw
+from emergence.data.formats.raw import examples_from_raw
 from emergence.data.formats.recognise import (
     FORMATS,
     QAFormat,
@@ -26,7 +27,7 @@ from emergence.data.formats.recognise import (
     recognised_formats,
 )
 from emergence.data.formats.squad import examples_from_squad_rows
-from emergence.data.records import SPLITS, FilterCounts, QADataset, QAExample
+from emergence.data.records import SPLITS, Answer, FilterCounts, QADataset, QAExample
 from emergence.data.splits import SplitPart, complete_splits, separate_documents, split_of_path
 from emergence.errors import DataError
 
@@ -36,6 +37,7 @@ __all__ = [
     "examples_from_qasrl1_rows",
     "examples_from_squad_rows",
     "fingerprint",
+    "load_every_format",
     "load_qa_path",
     "merge_datasets",
 ]
@@ -57,35 +59,72 @@ def load_qa_path(path: str | Path, *, seed: int = 0, families: Sequence[str] | N
     Raises:
         DataError: Nothing there, nothing recognised, or a malformed file (with the line).
     """
-    root = Path(path)
-    if not root.exists():
-        raise DataError("no such file or folder: check --qa-data", root)
-    recognised, ignored = _recognise_all(root)
-    chosen = _chosen_formats({entry for entry, _ in recognised}, families)
+    found = _find(Path(path))
+    chosen: dict[str, QAFormat] = {}
+    for entry in found.formats():
+        if families is None or entry.family in families:
+            chosen.setdefault(entry.family, entry)
     if not chosen:
-        raise DataError(f"holds no question-answering data; recognised are: {recognised_formats()}", root)
-    used = [(entry, file) for entry, file in recognised if entry in chosen]
-    aside = [file for entry, file in recognised if entry not in chosen]
-    if aside:
-        log.warning("%s: read as %s; %d files in other formats left aside", root, _names(chosen), len(aside))
+        raise DataError(f"holds no {' or '.join(families or ())} data, only other formats", path)
+    return _load(found, list(chosen.values())[: 1 if families is None else None], seed)
+
+
+def load_every_format(path: str | Path, *, seed: int = 0) -> list[QADataset]:
+    """What ``load_qa_path`` reads, and beside it every other format found there as a data set of its own.
+
+    For checking files, not for training: the data sets may hold the same questions.
+    """
+    found = _find(Path(path))
+    return [_load(found, [entry], seed) for entry in found.formats()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The files at a path: those of a recognised format, and the others, in the order of their names."""
+
+    root: Path
+    recognised: list[tuple[QAFormat, Path]]
+    ignored: list[Path]
+
+    def formats(self) -> list[QAFormat]:
+        present = {entry for entry, _ in self.recognised}
+        return [entry for entry in FORMATS if entry in present]
+
+    def relative(self, file: Path) -> PurePath:
+        return PurePath(file.name) if file == self.root else file.relative_to(self.root)
+
+    def names(self, files: Iterable[Path]) -> list[str]:
+        return [str(self.relative(file)) for file in files]
+
+
+def _load(found: _Found, chosen: Sequence[QAFormat], seed: int) -> QADataset:
     by_split: dict[str, list[tuple[QAFormat, Path]]] = {}
-    unnamed = [file for _, file in used if split_of_path(_relative(file, root)) is None]
-    for entry, file in used:
-        by_split.setdefault(split_of_path(_relative(file, root)) or "train", []).append((entry, file))
+    unnamed = []
+    for entry, file in found.recognised:
+        if entry in chosen:
+            split = split_of_path(found.relative(file))
+            by_split.setdefault(split or "train", []).append((entry, file))
+            unnamed += [file] if split is None else []
+    aside = [file for entry, file in found.recognised if entry not in chosen]
+    if aside:
+        log.info("%s: read as %s, %d files aside", found.root, " and ".join(entry.name for entry in chosen), len(aside))
     parts: dict[str, SplitPart] = {
         split: examples_from_raw(chain.from_iterable(entry.read(file) for entry, file in files), split)
         for split, files in sorted(by_split.items())
     }
     provenance: dict[str, object] = {
         "route": "local",
-        "path": str(root),
+        "path": str(found.root),
         "formats": [entry.name for entry in chosen],
-        "files": {split: [str(_relative(file, root)) for _, file in files] for split, files in by_split.items()},
-        "files_without_split_name": [str(_relative(file, root)) for file in unnamed],
-        "left_aside_other_formats": [str(_relative(file, root)) for file in aside],
-        "ignored_files": [str(_relative(file, root)) for file in ignored],
+        "files": {split: found.names(file for _, file in files) for split, files in by_split.items()},
+        "files_without_split_name": found.names(unnamed),
+        "left_aside_other_formats": found.names(aside),
+        "ignored_files": found.names(found.ignored),
     }
-    return build_dataset(None, parts, seed=seed, provenance=provenance)
+    try:
+        return build_dataset(None, parts, seed=seed, provenance=provenance)
+    except DataError as exc:
+        raise DataError(str(exc), found.root) from exc
 
 
 def build_dataset(
@@ -110,19 +149,15 @@ def build_dataset(
     if not any(examples for examples, _ in raw_by_split.values()):
         reasons = FilterCounts.merge(counts for _, counts in raw_by_split.values()).skipped
         raise DataError(f"no usable question (dropped: {reasons or 'none, there was no question at all'})")
-    completed, carved = complete_splits(raw_by_split, seed)
-    separated = separate_documents(completed)
-    splits = {split: separated[split][0] for split in SPLITS}
-    filtering = {split: separated[split][1] for split in SPLITS}
+    completed, carved = complete_splits(separate_documents(raw_by_split), seed)
+    splits = {split: completed[split][0] for split in SPLITS}
+    filtering: dict[str, FilterCounts] = {split: completed[split][1] for split in SPLITS}
     for counts in filtering.values():
         counts.check()
     notes = dict(provenance or {})
     notes["carved"] = carved
     notes["questions"] = {split: len(examples) for split, examples in splits.items()}
-    notes["answers_dropped"] = {
-        split: sum(counts.answers_dropped.values()) if isinstance(counts, DocumentCounts) else 0
-        for split, counts in filtering.items()
-    }
+    notes["answers_dropped"] = {split: sum(counts.answers_dropped.values()) for split, (_, counts) in completed.items()}
     sources = sorted({example.source for examples in splits.values() for example in examples})
     return QADataset(name or "+".join(sources), splits, filtering, fingerprint(splits), notes)
 
@@ -135,10 +170,14 @@ def merge_datasets(parts: Sequence[QADataset]) -> QADataset:
     return QADataset("+".join(part.name for part in parts), splits, filtering, fingerprint(splits), provenance)
 
 
+_ANSWER_FIELDS = attrgetter(*(field.name for field in fields(Answer)))
+_OTHER_FIELDS = attrgetter(*(field.name for field in fields(QAExample) if field.name not in ("split", "answers")))
+
+
 def fingerprint(splits: Mapping[str, Sequence[QAExample]]) -> str:
     """sha256 over the content of all examples; the order of files, rows and splits does not matter."""
     lines = sorted(
-        json.dumps(astuple(replace(example, split=split)), ensure_ascii=True)
+        json.dumps([split, _OTHER_FIELDS(example), [_ANSWER_FIELDS(answer) for answer in example.answers]])
         for split, examples in splits.items()
         for example in examples
     )
@@ -148,19 +187,21 @@ def fingerprint(splits: Mapping[str, Sequence[QAExample]]) -> str:
     return digest.hexdigest()
 
 
-def _recognise_all(root: Path) -> tuple[list[tuple[QAFormat, Path]], list[Path]]:
-    """The recognised files with their formats, and the others, both in the order of their names."""
-    recognised: list[tuple[QAFormat, Path]] = []
-    ignored: list[Path] = []
+def _find(root: Path) -> _Found:
+    if not root.exists():
+        raise DataError("no such file or folder: check --qa-data", root)
+    found = _Found(root, [], [])
     for file in _files(root):
         if file.stat().st_size == 0 and (file == root or looks_like_data(file)):
             raise DataError("the file is empty", file)
         entry = recognise(file)
         if entry is not None:
-            recognised.append((entry, file))
+            found.recognised.append((entry, file))
         elif not is_sentences_file(file):
-            ignored.append(file)
-    return recognised, ignored
+            found.ignored.append(file)
+    if not found.recognised:
+        raise DataError(f"holds no question-answering data; recognised are: {recognised_formats()}", root)
+    return found
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -171,20 +212,3 @@ def _files(root: Path) -> Iterator[Path]:
         hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
         if file.is_file() and not hidden:
             yield file
-
-
-def _chosen_formats(present: set[QAFormat], families: Sequence[str] | None) -> list[QAFormat]:
-    """The preferred format of each wanted family that is present."""
-    chosen: dict[str, QAFormat] = {}
-    for entry in FORMATS:
-        if entry in present and (families is None or entry.family in families):
-            chosen.setdefault(entry.family, entry)
-    return list(chosen.values())[: 1 if families is None else None]
-
-
-def _relative(file: Path, root: Path) -> PurePath:
-    return PurePath(file.name) if file == root else file.relative_to(root)
-
-
-def _names(formats: Sequence[QAFormat]) -> str:
-    return " and ".join(entry.name for entry in formats)

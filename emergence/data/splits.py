@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import PurePath
 
 from emergence.data.formats.raw import DocumentCounts
-from emergence.data.records import SPLITS, FilterCounts, QADataset, QAExample
+from emergence.data.records import SPLITS, QADataset, QAExample
 from emergence.errors import DataError
 
 log = logging.getLogger(__name__)
 
 #: The examples and the filter counts of one split.
-SplitPart = tuple[list[QAExample], FilterCounts]
+SplitPart = tuple[list[QAExample], DocumentCounts]
 
 OTHER_SPLIT = "document_in_other_split"
 
@@ -62,13 +62,11 @@ def complete_splits(parts: Mapping[str, SplitPart], seed: int) -> tuple[dict[str
     if not missing or not present:
         return {split: parts.get(split, ([], DocumentCounts())) for split in SPLITS}, {}
     donor = present[0]
-    examples, counts = parts[donor]
     concerned = [split for split in SPLITS if split in missing or split == donor]
-    homes = _assign_documents(examples, concerned, seed)
+    homes = _assign_documents(parts[donor][0], concerned, seed)
     completed = dict(parts)
     for split in concerned:
-        members = {document for document, home in homes.items() if home == split}
-        completed[split] = _taken(examples, counts, members, split, keeps_rest=split == donor, homes=homes)
+        completed[split] = _taken(parts[donor], homes, split, donor)
     report: dict[str, object] = {"from": donor, "by": "document", "seed": seed}
     for split in concerned:
         kept = completed[split][0]
@@ -96,31 +94,20 @@ def _assign_documents(examples: list[QAExample], splits: list[str], seed: int) -
     return homes
 
 
-def _taken(
-    examples: list[QAExample],
-    counts: FilterCounts,
-    members: set[str],
-    split: str,
-    *,
-    keeps_rest: bool,
-    homes: Mapping[str, str],
-) -> SplitPart:
-    """The examples of ``members`` under the name ``split``, with the drops of their documents.
+def _taken(part: SplitPart, homes: Mapping[str, str], split: str, donor: str) -> SplitPart:
+    """The examples of the documents whose home is ``split``, renamed, with the drops of these documents.
 
-    Drops of a document without a kept question, and of counts that know no documents, stay with the donor.
+    Drops of a document without any kept question stay with the donor.
     """
-    kept = [replace(example, split=split) for example in examples if example.document_id in members]
+    examples, counts = part
+    kept = [replace(example, split=split) for example in examples if homes[example.document_id] == split]
     own = DocumentCounts(total=len(kept), kept=len(kept))
-    known = counts if isinstance(counts, DocumentCounts) else DocumentCounts()
-    for document, reasons in known.by_document.items():
-        if document in members or (keeps_rest and document not in homes):
+    for document, reasons in counts.by_document.items():
+        if homes.get(document, donor) == split:
             for reason, number in reasons.items():
                 for _ in range(number):
                     own.skip_in(document, reason)
-    own.answers_dropped = {document: n for document, n in known.answers_dropped.items() if document in members}
-    if keeps_rest and not isinstance(counts, DocumentCounts):
-        own.skipped = dict(counts.skipped)
-        own.total += sum(counts.skipped.values())
+    own.answers_dropped = {document: n for document, n in counts.answers_dropped.items() if homes[document] == split}
     own.check()
     return kept, own
 
@@ -128,31 +115,35 @@ def _taken(
 def separate_documents(parts: Mapping[str, SplitPart]) -> dict[str, SplitPart]:
     """Drop from train what is about a document of validation or test, and from validation one of test.
 
-    Counted as ``document_in_other_split``.
+    Counted as ``document_in_other_split``. Where every sentence is its own document, equal ids over
+    different words are no overlap: some files number their sentences from one.
 
     Raises:
-        DataError: Nothing would remain of a split, as when ids start anew in each file.
+        DataError: Nothing would remain of a split.
     """
     separated: dict[str, SplitPart] = {}
-    taken: set[str] = set()
-    for split in reversed(SPLITS):
+    taken: set[tuple[str, tuple[str, ...]]] = set()
+    for split in reversed([split for split in SPLITS if split in parts]):
         examples, counts = parts[split]
-        kept = [example for example in examples if example.document_id not in taken]
+        kept = [example for example in examples if _document_key(example) not in taken]
+        for example in examples:
+            if _document_key(example) in taken:
+                counts.drop_kept_in(example.document_id, OTHER_SPLIT)
         if examples and not kept:
             raise DataError(
-                f"every document of the {split} split also stands in a later split: give each file its own"
-                " documents, with sentence ids that are unique over all files"
+                f"every document of the {split} split also stands in a later split: give each split its own"
             )
         if len(kept) < len(examples):
-            counts = FilterCounts.merge([counts]) if not isinstance(counts, DocumentCounts) else replace(counts)
-            counts.skipped = dict(counts.skipped)
-            counts.drop_kept(OTHER_SPLIT, len(examples) - len(kept))
             log.warning(
                 "%d %s questions dropped: their documents are in a later split", len(examples) - len(kept), split
             )
         separated[split] = (kept, counts)
-        taken |= {example.document_id for example in kept}
-    return {split: separated[split] for split in SPLITS}
+        taken |= {_document_key(example) for example in kept}
+    return {split: separated[split] for split in SPLITS if split in separated}
+
+
+def _document_key(example: QAExample) -> tuple[str, tuple[str, ...]]:
+    return example.document_id, example.tokens if example.document_id == example.sentence_id else ()
 
 
 def sentence_overlap(a: QADataset, b: QADataset) -> dict[tuple[str, str], frozenset[str]]:

@@ -44,9 +44,10 @@ def read_bank(path: Path) -> Iterator[RawQuestion]:
 
 
 def _sentence(row: Mapping[str, Any]) -> list[RawQuestion]:
-    tokens = row["sentenceTokens"]
-    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
+    words = row["sentenceTokens"]
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise ValueError("sentenceTokens is no list of words")
+    tokens = tuple(words)
     questions = []
     for key, verb in row["verbEntries"].items():
         index = int(verb.get("verbIndex", key))
@@ -54,7 +55,7 @@ def _sentence(row: Mapping[str, Any]) -> list[RawQuestion]:
             raise ValueError(f"verb index {index} is outside the sentence of {len(tokens)} tokens")
         forms = verb.get("verbInflectedForms") or {}
         for label in verb["questionLabels"].values():
-            questions.append(_question(str(row["sentenceId"]), tuple(tokens), index, forms, label))
+            questions.append(_question(str(row["sentenceId"]), tokens, index, forms, label))
     return questions
 
 
@@ -64,7 +65,7 @@ def _question(
     judgements = label["answerJudgments"]
     answers = _answers(judgements)
     slots = clean_slots([str(label["questionSlots"][name]) for name in SLOT_NAMES])
-    slots = slots[:3] + (inflect(slots[3], forms),) + slots[4:]
+    slots = (*slots[:3], inflect(slots[3], forms), *slots[4:])
     passive = label.get("isPassive")
     return RawQuestion(
         source=_source(label.get("questionSources") or ()),

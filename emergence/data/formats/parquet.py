@@ -18,9 +18,9 @@ _SQUAD_COLUMNS = {"id", "context", "question", "answers"}
 def parquet_shape(path: Path) -> str | None:
     """``qasrl1``, ``bank`` or ``squad`` by the columns; None for any other table."""
     columns = set(_open(path).schema_arrow.names)
-    if _QASRL_COLUMNS <= columns:
+    if columns >= _QASRL_COLUMNS:
         return "bank" if "answer_ranges" in columns else "qasrl1"
-    return "squad" if _SQUAD_COLUMNS <= columns else None
+    return "squad" if columns >= _SQUAD_COLUMNS else None
 
 
 def read_parquet(path: Path) -> Iterator[RawQuestion]:

@@ -23,11 +23,17 @@ from emergence.data.records import QAExample
 from emergence.errors import DataError
 
 SOURCE = "qasrl"
-HEADER = re.compile(r"([^\t]*[^\t\s])\t(\d+)\s*")
+_HEADER = re.compile(r"([^\t]*[^\t\s])\t(\d+)\s*")
 _PREDICATE = re.compile(r"(\d+)\t([^\t]+)\t(\d+)\s*")
 _ANSWER_SEPARATOR = "###"
 
 _Lines = Iterator[tuple[int, str]]
+
+
+def starts_like_qasrl1(text: str) -> bool:
+    """Whether a file's first characters are the first lines of a ``.qa`` file: a header, then a predicate."""
+    lines = [line.rstrip("\r") for line in text.split("\n")[:40]]
+    return bool(_HEADER.fullmatch(lines[0])) and any(_PREDICATE.fullmatch(line) for line in lines[2:])
 
 
 def read_qasrl1(path: Path) -> Iterator[RawQuestion]:
@@ -40,7 +46,7 @@ def read_qasrl1(path: Path) -> Iterator[RawQuestion]:
     for number, line in lines:
         if not line.strip():
             continue
-        header = HEADER.fullmatch(line)
+        header = _HEADER.fullmatch(line)
         if header is None:
             raise DataError("expected 'sentence id<TAB>number of predicates' (do the counts above fit?)", path, number)
         sentence_id = header[1].strip()

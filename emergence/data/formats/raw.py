@@ -67,6 +67,14 @@ class DocumentCounts(FilterCounts):
     def skip_in(self, document_id: str, reason: str) -> None:
         """Count one question of ``document_id`` as dropped for ``reason``."""
         self.skip(reason)
+        self._note(document_id, reason)
+
+    def drop_kept_in(self, document_id: str, reason: str) -> None:
+        """Move one question of ``document_id`` that an earlier step kept to the drops for ``reason``."""
+        self.drop_kept(reason)
+        self._note(document_id, reason)
+
+    def _note(self, document_id: str, reason: str) -> None:
         reasons = self.by_document.setdefault(document_id, {})
         reasons[reason] = reasons.get(reason, 0) + 1
 

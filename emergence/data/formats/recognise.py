@@ -9,7 +9,7 @@ from pathlib import Path
 from emergence.data.formats.bank import read_bank
 from emergence.data.formats.gold_csv import is_gold_header, is_sentences_header, read_gold_csv
 from emergence.data.formats.parquet import MAGIC, parquet_shape, read_parquet
-from emergence.data.formats.qasrl1 import HEADER, read_qasrl1
+from emergence.data.formats.qasrl1 import read_qasrl1, starts_like_qasrl1
 from emergence.data.formats.raw import RawQuestion
 from emergence.data.formats.squad import read_squad
 from emergence.data.formats.textfile import head
@@ -67,7 +67,7 @@ def recognise(path: Path) -> QAFormat | None:
         return _BY_NAME["squad-json"] if '"data"' in text and '"paragraphs"' in text else None
     if is_gold_header(first_line):
         return _BY_NAME["qasrl-gold-csv"]
-    return _BY_NAME["qasrl1-text"] if HEADER.fullmatch(first_line) or path.suffix == ".qa" else None
+    return _BY_NAME["qasrl1-text"] if starts_like_qasrl1(text) or path.suffix == ".qa" else None
 
 
 def is_sentences_file(path: Path) -> bool:

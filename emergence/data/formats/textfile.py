@@ -23,7 +23,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         DataError: The file cannot be read, or its gzip data is damaged or cut short.
     """
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             packed = file.read(2) == _GZIP_MAGIC
             file.seek(0)
             if packed:
