@@ -1,0 +1,229 @@
+"""Pretraining text as one packed stream of uint16 tokens on disk, read through a memory map.
+
+Documents stand one after another, each closed by ``<|endoftext|>``; sequences are cut from the stream
+without padding. Beside the tokens lie the documents' ends and sizes in bytes, so that a loss can be
+given per byte and bootstrapped over documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from emergence.data.cache import building
+from emergence.data.records import SPLITS, TextDoc
+from emergence.data.tokenizer import TextTokenizer
+from emergence.errors import DataError
+
+log = logging.getLogger(__name__)
+
+#: Change it when the layout of the files or the meaning of their content changes.
+STREAM_VERSION = 1
+_TOKEN = np.dtype("<u2")
+_ORDER_STREAM = 0x0DE4  # keeps the order's random numbers apart from others drawn from the same seed
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStream:
+    """Packed tokens of one split.
+
+    Attributes:
+        tokens: (n_tokens,) uint16, usually a read-only memory map.
+        document_ends: (n_documents,) int64, index just after each document's ``<|endoftext|>``.
+        document_bytes: (n_documents,) int64, UTF-8 bytes of each document's text.
+        n_words: White-space separated words.
+        fingerprint: sha256 (hexadecimal) of the tokens' bytes.
+    """
+
+    tokens: NDArray[np.uint16]
+    document_ends: NDArray[np.int64]
+    document_bytes: NDArray[np.int64]
+    n_words: int
+    fingerprint: str
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def n_bytes(self) -> int:
+        """UTF-8 bytes of all documents' text (``<|endoftext|>`` counts none)."""
+        return int(self.document_bytes.sum())
+
+    @property
+    def n_documents(self) -> int:
+        return len(self.document_ends)
+
+    @classmethod
+    def from_tokens(cls, tokens: ArrayLike, n_bytes: int | None = None, n_words: int = 0) -> TokenStream:
+        """A stream in memory; documents end at ``<|endoftext|>`` and share the bytes by their length.
+
+        Args:
+            tokens: (n_tokens,) token ids.
+            n_bytes: Bytes of the text; one per token unless given.
+        """
+        array = np.asarray(tokens).astype(_TOKEN)
+        ends = np.flatnonzero(array == TextTokenizer.eot) + 1
+        if len(array) and (not len(ends) or ends[-1] != len(array)):
+            ends = np.append(ends, len(array))
+        total = len(array) if n_bytes is None else n_bytes
+        # Rounding the running total keeps the sum exact.
+        cumulative = np.round(ends * (total / max(len(array), 1))).astype(np.int64)
+        fingerprint = hashlib.sha256(array.tobytes()).hexdigest()
+        return cls(array, ends.astype(np.int64), np.diff(cumulative, prepend=0), n_words, fingerprint)
+
+    def n_sequences(self, length: int) -> int:
+        """Sequences of ``length`` inputs with their targets that the stream holds without overlap."""
+        return max(0, (self.n_tokens - 1) // length)
+
+    def get(self, indices: ArrayLike, length: int) -> NDArray[np.int64]:
+        """Sequences by number: tokens ``i * length`` to ``i * length + length`` inclusive.
+
+        Args:
+            indices: (B,) sequence numbers below ``n_sequences(length)``.
+            length: Inputs per sequence.
+
+        Returns:
+            (B, length + 1) ids: columns ``:-1`` are inputs, ``1:`` the targets.
+        """
+        starts = np.asarray(indices, dtype=np.int64) * length  # (B,)
+        return self.tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)  # (B, length + 1)
+
+
+def epoch_order(n_sequences: int, seed: int, pass_index: int) -> NDArray[np.int64]:
+    """Order of the sequences in one pass over the stream: a permutation, the same for the same arguments."""
+    return np.random.default_rng([_ORDER_STREAM, seed, pass_index]).permutation(n_sequences)
+
+
+class SequenceOrder:
+    """Sequence numbers for any stretch of training, pass after pass, each in an order of its own.
+
+    ``order.take(position, count)`` depends on its arguments alone, so training resumes anywhere.
+    """
+
+    def __init__(self, n_sequences: int, seed: int) -> None:
+        if n_sequences < 1:
+            raise DataError(
+                "the pretraining text is shorter than one sequence: give more text or a smaller model.sequence_length"
+            )
+        self.n_sequences, self.seed = n_sequences, seed
+        self._pass: tuple[int, NDArray[np.int64]] | None = None
+
+    def take(self, position: int, count: int) -> NDArray[np.int64]:
+        """(count,) sequence numbers from the ``position``-th sequence of training on."""
+        out = np.empty(count, dtype=np.int64)
+        filled = 0
+        while filled < count:
+            pass_index, offset = divmod(position + filled, self.n_sequences)
+            if self._pass is None or self._pass[0] != pass_index:
+                self._pass = (pass_index, epoch_order(self.n_sequences, self.seed, pass_index))
+            part = self._pass[1][offset : offset + count - filled]
+            out[filled : filled + len(part)] = part
+            filled += len(part)
+        return out
+
+
+# On disk ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EncodedDocument:
+    """One document as it goes into a stream: ids (with the closing ``<|endoftext|>``), bytes, words."""
+
+    ids: NDArray[np.uint16]
+    n_bytes: int
+    n_words: int
+
+
+def encode_documents(documents: Iterable[TextDoc], tokenizer: TextTokenizer) -> Iterator[EncodedDocument]:
+    """Encode a stream of documents one at a time, each closed by ``<|endoftext|>``."""
+    for document in documents:
+        ids = np.append(tokenizer.encode_batch([document.text])[0], _TOKEN.type(tokenizer.eot))
+        yield EncodedDocument(ids, len(document.text.encode()), len(document.text.split()))
+
+
+def write_streams(
+    folder: Path, splits: Mapping[str, Iterable[EncodedDocument]], describe: Callable[[], Mapping[str, Any]]
+) -> None:
+    """Write one stream per split into ``folder``, which appears complete or not at all.
+
+    Args:
+        folder: Its place in the cache; nothing happens when it is already there.
+        splits: Encoded documents by split name, consumed as streams.
+        describe: Called at the end for what to store as the streams' provenance (plain JSON types).
+
+    Raises:
+        DataError: A split has no documents.
+    """
+    with building(folder) as temporary:
+        meta: dict[str, Any] = {"version": STREAM_VERSION, "splits": {}}
+        for split, documents in splits.items():
+            meta["splits"][split] = _write_split(temporary, split, documents)
+        meta["provenance"] = dict(describe())
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def _write_split(folder: Path, split: str, documents: Iterable[EncodedDocument]) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    n_tokens = n_words = 0
+    table: list[tuple[int, int]] = []
+    with (folder / f"{split}.bin").open("wb") as file:
+        for document in documents:
+            data = document.ids.astype(_TOKEN, copy=False).tobytes()
+            file.write(data)
+            digest.update(data)
+            n_tokens += len(document.ids)
+            n_words += document.n_words
+            table.append((n_tokens, document.n_bytes))
+    if not table:
+        raise DataError(f"the {split} split of the pretraining text has no documents")
+    array = np.array(table, dtype="<i8").reshape(-1, 2)  # (n_documents, 2): end, bytes
+    np.save(folder / f"{split}.documents.npy", array, allow_pickle=False)
+    return {
+        "sha256": digest.hexdigest(),
+        "n_tokens": n_tokens,
+        "n_bytes": int(array[:, 1].sum()),
+        "n_words": n_words,
+        "n_documents": len(table),
+    }
+
+
+def load_streams(folder: Path) -> tuple[dict[str, TokenStream], dict[str, Any]] | None:
+    """Streams by split and their provenance, or None when they are absent.
+
+    A folder whose files are not of the recorded sizes (a full disk, a copy cut short) is removed with
+    a warning, so that the caller builds it again.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta["version"] != STREAM_VERSION:
+            raise ValueError(f"version {meta['version']}")
+        present = [split for split in SPLITS if split in meta["splits"]]
+        return {split: _load_split(folder, split, meta["splits"][split]) for split in present}, meta["provenance"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s: damaged token streams (%s), building them again", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _load_split(folder: Path, split: str, facts: Mapping[str, Any]) -> TokenStream:
+    file = folder / f"{split}.bin"
+    size = file.stat().st_size
+    if size != facts["n_tokens"] * _TOKEN.itemsize:
+        raise ValueError(f"{file.name} has {size} bytes for {facts['n_tokens']} tokens")
+    table = np.load(folder / f"{split}.documents.npy", allow_pickle=False)
+    if table.shape != (facts["n_documents"], 2) or int(table[:, 1].sum()) != facts["n_bytes"]:
+        raise ValueError(f"{split}.documents.npy does not fit meta.json")
+    tokens = np.memmap(file, dtype=_TOKEN, mode="r")
+    return TokenStream(tokens, table[:, 0].copy(), table[:, 1].copy(), int(facts["n_words"]), str(facts["sha256"]))

@@ -1,0 +1,164 @@
+"""One byte-level BPE for all model sizes, trained once on the pretraining text and stored with every run.
+
+Byte-level (GPT-2's scheme), so that every text has an encoding and decodes to itself. Training is a
+function of the text alone, whatever the number of threads; the fingerprint identifies the result.
+Four special tokens come first and can only be placed by this program: the literal text
+``<|endoftext|>`` in a document is encoded as ordinary characters.
+
+Text is first cut into pieces (a word with its leading space, a number, a run of marks, white space);
+merges never cross a piece. So a text is encoded by looking its pieces up in a table of those already
+seen: ten times faster than encoding running text, with the same result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from emergence.errors import WeightsError
+
+#: End of document, question/sentence separator, predicate marker, padding: ids 0 to 3.
+SPECIAL_TOKENS = ("<|endoftext|>", "<|sep|>", "<|pred|>", "<|pad|>")
+#: Specials and the 256 byte symbols, below which no byte-level vocabulary can go.
+MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
+_MAX_VOCAB_SIZE = 65_535
+
+# Letters and white space are spelled out as ranges (every alphabetic block, without the punctuation
+# and symbol blocks between them) because `\w` and `\s` differ between Python's `re` and the library's engine.
+_LETTERS = (
+    "A-Za-z\u00aa\u00b5\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff"
+    "\u2c00-\u2dff\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0010ffff"
+)
+_SPACES = " \t\n\r\f\v"
+#: Contractions, words, numbers and marks with one leading space, white space (leaving one space to the next word).
+PIECE_PATTERN = (
+    f"['\u2019](?:s|t|re|ve|m|ll|d)(?![{_LETTERS}])| ?[{_LETTERS}]+| ?[0-9]+"
+    f"| ?[^{_LETTERS}0-9{_SPACES}]+|[{_SPACES}]+(?![^{_SPACES}])|[{_SPACES}]+"
+)
+_PIECES = re.compile(PIECE_PATTERN)
+#: Most pieces remembered; beyond it the table starts afresh, so memory stays bounded.
+_MOST_PIECES = 500_000
+_ID_BYTES = np.dtype("<u2")
+
+
+class TextTokenizer:
+    """A trained byte-level BPE.
+
+    Attributes:
+        vocab_size: Number of tokens; a small text may yield fewer than were asked for.
+        vocab_rows: ``vocab_size`` rounded up to a multiple of 64: rows of the embedding matrix.
+        fingerprint: sha256 (hexadecimal) of the canonical JSON.
+    """
+
+    eot, sep, pred, pad = range(len(SPECIAL_TOKENS))
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]
+        if ids != list(range(len(SPECIAL_TOKENS))):
+            raise WeightsError(f"not a tokenizer of this program: {SPECIAL_TOKENS} have ids {ids}, not 0 to 3")
+        self._tokenizer = tokenizer
+        # Special tokens are placed by id, never by their spelling in some document.
+        self._tokenizer.encode_special_tokens = True
+        self.vocab_size: int = tokenizer.get_vocab_size()
+        if self.vocab_size > _MAX_VOCAB_SIZE:
+            raise WeightsError(f"tokenizer: {self.vocab_size} tokens do not fit uint16 ids")
+        self.vocab_rows: int = -(-self.vocab_size // 64) * 64
+        self._table = _PieceTable(tokenizer)
+        canonical = json.dumps(json.loads(self.to_json()), sort_keys=True, separators=(",", ":"))
+        self.fingerprint: str = hashlib.sha256(canonical.encode()).hexdigest()
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> TextTokenizer:
+        """Train on documents; the same texts give the same tokenizer.
+
+        Args:
+            texts: Documents, consumed once as a stream.
+            vocab_size: Most tokens, at least ``MIN_VOCAB_SIZE``; fewer come out when the text has
+                no more pairs that occur twice.
+        """
+        if not MIN_VOCAB_SIZE <= vocab_size <= _MAX_VOCAB_SIZE:
+            raise ValueError(f"vocab_size must be between {MIN_VOCAB_SIZE} and {_MAX_VOCAB_SIZE}, not {vocab_size}")
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(PIECE_PATTERN), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(_batched(texts), trainer=trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "tokenizer") -> TextTokenizer:
+        """Rebuild from :meth:`to_json`.
+
+        Raises:
+            WeightsError: Not a tokenizer of this program; ``source`` says where it came from.
+        """
+        try:
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the Rust library raises bare Exception
+            raise WeightsError(f"{source}: not a tokenizer file: {error}") from None
+        return cls(tokenizer)
+
+    def to_json(self) -> str:
+        """The ``tokenizers`` library's JSON, readable by that library alone."""
+        return str(self._tokenizer.to_str())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one text; no special token is added or recognised."""
+        return self._encode(text).tolist()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint16]]:
+        """Like :meth:`encode` for many texts at once."""
+        return [self._encode(text) for text in texts]
+
+    def _encode(self, text: str) -> NDArray[np.uint16]:
+        if len(self._table) > _MOST_PIECES:
+            self._table.clear()
+        return np.frombuffer(b"".join(map(self._table.__getitem__, _PIECES.findall(text))), dtype=_ID_BYTES)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token ids, special tokens spelled out; the inverse of :meth:`encode`."""
+        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False))
+
+
+class _PieceTable(dict[str, bytes]):
+    """Token ids of every piece met so far, as the bytes of a uint16 array."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, piece: str) -> bytes:
+        ids = np.array(self._tokenizer.encode(piece, add_special_tokens=False).ids, dtype=_ID_BYTES).tobytes()
+        self[piece] = ids
+        return ids
+
+
+def _batched(texts: Iterable[str], characters: int = 1_000_000) -> Iterator[list[str]]:
+    """Lists of texts of about ``characters`` in all: the library trains on lists with its threads."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
