@@ -157,7 +157,7 @@ def build_dataset(
     notes = dict(provenance or {})
     notes["carved"] = carved
     notes["questions"] = {split: len(examples) for split, examples in splits.items()}
-    notes["answers_dropped"] = {split: sum(counts.answers_dropped.values()) for split, (_, counts) in completed.items()}
+    notes["answers_dropped"] = {split: sum(completed[split][1].answers_dropped.values()) for split in SPLITS}
     sources = sorted({example.source for examples in splits.values() for example in examples})
     return QADataset(name or "+".join(sources), splits, filtering, fingerprint(splits), notes)
 
