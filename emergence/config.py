@@ -36,14 +36,17 @@ class ModelConfig:
     hidden_size: int = _setting("width of the residual stream", low=8, high=16384)
     n_heads: int = _setting("attention heads; divides hidden_size into even head sizes", low=1, high=256)
     mlp_ratio: int = _setting("hidden size of the MLP over hidden_size", 4, low=1, high=16)
-    vocab_size: int = _setting("most tokens the byte-level BPE may have (token ids fit uint16)", 16384, low=300, high=65535)
+    vocab_size: int = _setting(
+        "most tokens the byte-level BPE may have (token ids fit uint16)", 16384, low=300, high=65535
+    )
     sequence_length: int = _setting("tokens per packed pretraining sequence", 512, low=16, high=32768)
     positions: Literal["rotary", "learned"] = _setting("position information", "rotary")
     norm: Literal["rmsnorm", "layernorm"] = _setting("normalisation before each sublayer", "rmsnorm")
     activation: Literal["relu2", "gelu"] = _setting("MLP activation", "relu2")
     qk_norm: bool = _setting("normalise queries and keys per head", True)
     init: Literal["zero_residual", "normal"] = _setting(
-        "residual outputs start at zero, or ordinary scaled normal (random baselines always use normal)", "zero_residual"
+        "residual outputs start at zero, or ordinary scaled normal (random baselines always use normal)",
+        "zero_residual",
     )
 
 
@@ -55,8 +58,12 @@ class PretrainConfig:
     epochs: int = _setting("epochs", 1, low=1, high=10000)
     max_passes: float = _setting("most passes over the text there is; caps epochs x samples_per_epoch", 1.0, low=0.001)
     batch_size: int = _setting("sequences per optimiser step, over all devices", low=1)
-    micro_batch_size: int = _setting("sequences per forward pass (0: the largest that fits, on a GPU; batch_size on CPU)", 0, low=0)
-    optimizer: Literal["muon", "adamw"] = _setting("Muon on the trunk's matrices with AdamW on the rest, or AdamW alone", "muon")
+    micro_batch_size: int = _setting(
+        "sequences per forward pass (0: the largest that fits, on a GPU; batch_size on CPU)", 0, low=0
+    )
+    optimizer: Literal["muon", "adamw"] = _setting(
+        "Muon on the trunk's matrices with AdamW on the rest, or AdamW alone", "muon"
+    )
     muon_lr: float = _setting("Muon's peak learning rate", 0.02, low=0.0)
     muon_momentum: float = _setting("Muon's momentum", 0.95, low=0.0, high=1.0)
     adamw_lr: float = _setting("AdamW's peak learning rate", 6e-3, low=0.0)
@@ -66,14 +73,20 @@ class PretrainConfig:
     warmup_fraction: float = _setting("share of the steps that warm up", 0.02, low=0.0, high=1.0)
     decay_fraction: float = _setting("share of the steps that decay (wsd)", 0.4, low=0.0, high=1.0)
     evaluations_per_epoch: int = _setting("validation losses per epoch", 20, low=1)
-    validation_tokens: int = _setting("most validation tokens scored at each evaluation during training", 262_144, low=64)
+    validation_tokens: int = _setting(
+        "most validation tokens scored at each evaluation during training", 262_144, low=64
+    )
     patience: int = _setting("stop after this many evaluations without a better validation loss (0: never)", 0, low=0)
     step_snapshots: int = _setting("log-spaced weight snapshots within pretraining (0: none)", 10, low=0, high=200)
     log_every_steps: int = _setting("steps between history lines", 10, low=1)
     checkpoint_every_steps: int = _setting("steps between resumable checkpoints", 200, low=1)
     loss_chunk_rows: int = _setting("rows of the vocabulary head computed at a time", 512, low=16)
-    precision: Literal["auto", "fp32", "bf16"] = _setting("auto: bf16 autocast where the hardware has bf16 matrix units", "auto")
-    compile: Literal["auto", "on", "off"] = _setting("torch.compile the trunk; auto: on a GPU, and on CPU for long runs", "auto")
+    precision: Literal["auto", "fp32", "bf16"] = _setting(
+        "auto: bf16 autocast where the hardware has bf16 matrix units", "auto"
+    )
+    compile: Literal["auto", "on", "off"] = _setting(
+        "torch.compile the trunk; auto: on a GPU, and on CPU for long runs", "auto"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +99,16 @@ class FinetuneConfig:
     head_lr: float = _setting("the span head's peak learning rate", 1e-3, low=0.0)
     weight_decay: float = _setting("decoupled weight decay on matrices", 0.01, low=0.0)
     grad_clip: float = _setting("global gradient norm limit (0: none)", 1.0, low=0.0)
-    warmup_fraction: float = _setting("share of the steps that warm up; the rest decays linearly to zero", 0.06, low=0.0, high=1.0)
+    warmup_fraction: float = _setting(
+        "share of the steps that warm up; the rest decays linearly to zero", 0.06, low=0.0, high=1.0
+    )
     patience: int = _setting("stop after this many epochs without a better validation loss (0: never)", 3, low=0)
-    train_gold: Literal["first", "marginal"] = _setting("train on the first gold span, or on the sum over all golds", "first")
-    max_answer_words: int = _setting("longest span decoded (0: the 99.5th percentile of the training answers)", 0, low=0)
+    train_gold: Literal["first", "marginal"] = _setting(
+        "train on the first gold span, or on the sum over all golds", "first"
+    )
+    max_answer_words: int = _setting(
+        "longest span decoded (0: the 99.5th percentile of the training answers)", 0, low=0
+    )
     checkpoint_every_steps: int = _setting("steps between resumable checkpoints within an epoch", 500, low=1)
     log_every_steps: int = _setting("steps between history lines", 10, low=1)
 
@@ -108,7 +127,9 @@ class ProbeConfig:
     lr: float = _setting("AdamW's peak learning rate of the bilinear probe", 3e-3, low=0.0)
     weight_decay: float = _setting("decoupled weight decay of the bilinear probe", 0.01, low=0.0)
     patience: int = _setting("stop after this many epochs without a better validation loss", 5, low=1)
-    cache_gigabytes: float = _setting("memory for cached features; more layers than fit take another pass", 4.0, low=0.001)
+    cache_gigabytes: float = _setting(
+        "memory for cached features; more layers than fit take another pass", 4.0, low=0.001
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +199,13 @@ SECTIONS: dict[str, type] = {
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "modern": {},
     "gpt2": {
-        "model": {"positions": "learned", "norm": "layernorm", "activation": "gelu", "qk_norm": False, "init": "normal"},
+        "model": {
+            "positions": "learned",
+            "norm": "layernorm",
+            "activation": "gelu",
+            "qk_norm": False,
+            "init": "normal",
+        },
         "pretrain": {"optimizer": "adamw", "adamw_lr": 1e-3, "weight_decay": 0.1, "schedule": "cosine"},
     },
 }
@@ -239,11 +266,15 @@ def config_from_dict(
         source: What error messages call the place the values come from.
         origin: More exact places for single ``(section, key)`` pairs.
     """
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{source}: not a table of settings")
     origin = origin or {}
     top = {"name", "run_prefix", "recipe"}
     for key in raw:
         if key not in top and key not in SECTIONS:
-            raise ConfigError(f"{origin.get(('', key), source)}: unknown key {key!r}{_did_you_mean(key, [*top, *SECTIONS])}")
+            raise ConfigError(
+                f"{origin.get(('', key), source)}: unknown key {key!r}{_did_you_mean(key, [*top, *SECTIONS])}"
+            )
     for key in ("name", "run_prefix"):
         if not isinstance(raw.get(key), str) or not str(raw[key]).replace("_", "").replace("-", "").isalnum():
             raise ConfigError(f"{source}: {key} must be a word of letters, digits, '_' and '-'")
@@ -299,7 +330,13 @@ def _check_value(value: Any, hint: Any, place: str, low: float | None, high: flo
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{place} must be a finite number, not {value!r}")
     if (low is not None and value < low) or (high is not None and value > high):
-        limits = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}" if low is not None else f"at most {high:g}"
+        limits = (
+            f"at least {low:g}"
+            if high is None
+            else f"between {low:g} and {high:g}"
+            if low is not None
+            else f"at most {high:g}"
+        )
         raise ConfigError(f"{place} must be {limits}, not {value!r}")
     return value
 

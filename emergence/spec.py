@@ -193,7 +193,9 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
     if spec.skip_pretrain and spec.skip_finetune:
         raise UsageError("--skip-pretrain and --skip-finetune together leave nothing to do: drop one of the two")
     if spec.random_baseline and spec.skip_finetune:
-        raise UsageError("--random-baseline never pretrains, so --skip-finetune leaves nothing to do: drop one of the two")
+        raise UsageError(
+            "--random-baseline never pretrains, so --skip-finetune leaves nothing to do: drop one of the two"
+        )
     if spec.pretrained_model_path and not spec.skip_pretrain:
         raise UsageError("--pretrained-model-path is used instead of pretraining: add --skip-pretrain")
     if spec.freeze_llm and spec.skip_finetune:
@@ -204,7 +206,9 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
             " (or --random-baseline for the floor)"
         )
     if spec.finetune_samples is not None and spec.finetune_samples <= 0:
-        raise UsageError(f"--finetune-samples must be at least 1, not {spec.finetune_samples}: drop the flag to use all questions")
+        raise UsageError(
+            f"--finetune-samples must be at least 1, not {spec.finetune_samples}: drop the flag to use all questions"
+        )
     if spec.seed < 0:
         raise UsageError(f"--seed must be 0 or more, not {spec.seed}")
     if spec.nq_data and spec.pretrain_data != "wiki+nq":
