@@ -295,6 +295,14 @@ def config_from_dict(
     return config
 
 
+def model_config_from_dict(raw: object, source: str) -> ModelConfig:
+    """Validate the architecture stored beside weights (``dataclasses.asdict`` of a :class:`ModelConfig`)."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{source}: model must be a table of settings")
+    config: ModelConfig = _build(ModelConfig, "model", raw, {}, source)
+    return config
+
+
 def _build(kind: type, section: str, values: Mapping[str, Any], where: Mapping[str, str], source: str) -> Any:
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}

@@ -1,0 +1,344 @@
+"""The one way anything that matters is written, and the one way it is read back.
+
+A file is either the old one or the new one, never half of either: temporary name in the same folder,
+flush, fsync, rename, fsync of the folder. JSON is strict (no NaN), and what must not rot unnoticed
+carries a sha256 of its own content (:func:`seal`). Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from emergence.errors import EmergenceError, RunDirectoryError
+
+#: Ends the name of every file still being written; whatever has it is rubbish after a crash.
+TEMPORARY_SUFFIX = ".tmp"
+
+#: The key under which sealed JSON keeps the sha256 of everything else in it.
+SEAL_KEY = "sha256"
+
+_CHUNK = 1 << 20
+
+#: Builds the error of a reader from one line of text: an exception class, or a function.
+ErrorType = Callable[[str], EmergenceError]
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path, bytes_needed: int | None = None) -> Iterator[BinaryIO]:
+    """A binary file that appears under ``path``, complete and on disk, only if the block succeeds.
+
+    Args:
+        path: Destination; its folder must exist. An earlier file there survives any failure.
+        bytes_needed: Size of the content where it is known beforehand, for the disk-full message.
+
+    Raises:
+        RunDirectoryError: The system refused the write (disk full, no permission...); names the file
+            and the bytes needed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    try:
+        with open(temporary, "xb") as handle:
+            yield handle
+            handle.flush()
+            bytes_needed = max(handle.tell(), bytes_needed or 0)
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise write_error(path, error, bytes_needed) from error
+        raise
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace ``path`` by ``data`` (text as UTF-8), all or nothing; see :func:`atomic_writer`."""
+    content = data.encode() if isinstance(data, str) else data
+    with atomic_writer(path, len(content)) as handle:
+        handle.write(content)
+
+
+def write_json_atomic(path: Path, obj: Any) -> None:
+    """Replace ``path`` by ``obj`` as indented strict JSON (:func:`to_json`)."""
+    write_atomic(path, to_json(obj, indent=2) + "\n")
+
+
+def write_json_lines_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Replace ``path`` by one strict JSON object per line; returns the number of lines."""
+    count = 0
+    with atomic_writer(path) as handle:
+        for row in rows:
+            handle.write(to_json(row).encode() + b"\n")
+            count += 1
+    return count
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append ``line`` and a newline; the file is opened and closed again, so none stays open.
+
+    A write that fails half-way is taken back, so a full disk leaves the earlier lines as they were.
+
+    Raises:
+        RunDirectoryError: The system refused the write.
+    """
+    data = line.encode() + b"\n"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            before = os.fstat(descriptor).st_size
+            try:
+                written = 0
+                while written < len(data):
+                    written += os.write(descriptor, data[written:])
+            except OSError:
+                os.ftruncate(descriptor, before)
+                raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise write_error(path, error, len(data)) from error
+
+
+def truncate_file(path: Path, size: int) -> None:
+    """Cut ``path`` to ``size`` bytes and put that on disk."""
+    try:
+        with open(path, "r+b") as handle:
+            handle.truncate(size)
+            os.fsync(handle.fileno())
+    except OSError as error:
+        raise write_error(path, error, None) from error
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off a last line without its newline: what a crash in :func:`append_line` leaves."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        truncate_file(path, content.rfind(b"\n") + 1)
+
+
+def sync_file(path: Path) -> None:
+    """Put what was appended to ``path`` on disk."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise write_error(path, error, None) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a rename within ``folder`` on disk, where the system can (not on Windows, nor on every network disk)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_error(path: Path, error: OSError, bytes_needed: int | None) -> RunDirectoryError:
+    """The one-line error for a write the system refused."""
+    reason = error.strerror or str(error)
+    needs = "" if bytes_needed is None else f"; it needs {bytes_needed:,} bytes"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with contextlib.suppress(OSError):
+            needs += f", {shutil.disk_usage(path.parent).free:,} are free"
+        needs += ": make room and run the same command again"
+    return RunDirectoryError(f"cannot write {path}: {reason}{needs}")
+
+
+# JSON -------------------------------------------------------------------------------------------
+
+
+def to_json(obj: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """Strict JSON text: what is not finite becomes null, array scalars become numbers.
+
+    Raises:
+        TypeError: For anything JSON has no form for.
+    """
+    separators = None if indent else (",", ":")
+    return json.dumps(plain(obj), indent=indent, separators=separators, sort_keys=sort_keys, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """``value`` in JSON's own types (arrays and scalars of numpy or torch through their ``tolist``)."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_key(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if callable(getattr(value, "tolist", None)):
+        return plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    if isinstance(key, int) and not isinstance(key, bool):
+        return str(key)
+    raise TypeError(f"a JSON key must be a string or a whole number, not {key!r}")
+
+
+def read_json(path: Path, error: ErrorType = RunDirectoryError) -> Any:
+    """Parse a strict JSON file.
+
+    Raises:
+        error: One line naming ``path``: missing, unreadable, not JSON, NaN or Infinity in it, a key twice.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except OSError as reason:
+        raise error(f"{path}: cannot be read: {reason.strerror or reason}") from reason
+    except UnicodeDecodeError:
+        raise error(f"{path}: damaged: not UTF-8 text") from None
+    return parse_json(text, str(path), error)
+
+
+def parse_json(text: str, source: str, error: ErrorType = RunDirectoryError) -> Any:
+    """Parse strict JSON text; ``source`` names it in errors. See :func:`read_json`."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except json.JSONDecodeError as reason:
+        if not text.strip():
+            raise error(f"{source}: empty") from None
+        raise error(f"{source}: not JSON, or cut short (line {reason.lineno}: {reason.msg})") from None
+    except (ValueError, RecursionError) as reason:
+        raise error(f"{source}: not strict JSON: {reason}") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in out:
+            raise ValueError(f"the key {key!r} comes twice")
+        out[key] = value
+    return out
+
+
+def read_json_lines(path: Path, error: ErrorType = RunDirectoryError) -> list[dict[str, Any]]:
+    """All objects of a JSON-lines file; a last line without its newline (a crash, a writer at work) is left out.
+
+    Raises:
+        error: Naming file and line.
+    """
+    if not path.exists():
+        raise error(f"{path}: no such file")
+    return parse_json_lines(path.read_bytes(), str(path), error)
+
+
+def parse_json_lines(content: bytes, source: str, error: ErrorType = RunDirectoryError) -> list[dict[str, Any]]:
+    """Objects of JSON-lines ``content``; see :func:`read_json_lines`."""
+    rows = []
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise error(f"{source}:{number}: damaged: not UTF-8 text") from None
+        row = parse_json(text, f"{source}:{number}", error)
+        if not isinstance(row, dict):
+            raise error(f"{source}:{number}: not a JSON object")
+        rows.append(row)
+    return rows
+
+
+# Seals ------------------------------------------------------------------------------------------
+
+
+def seal(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """``obj`` with the sha256 of its canonical JSON under ``"sha256"``: bit-rot shows wherever the file goes."""
+    content = plain({key: value for key, value in obj.items() if key != SEAL_KEY})
+    return {**content, SEAL_KEY: content_digest(content)}
+
+
+def unseal(obj: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[str, Any]:
+    """The content of a sealed object without its seal.
+
+    Raises:
+        error: No seal, or the content is not what was sealed.
+    """
+    if not isinstance(obj, dict) or SEAL_KEY not in obj:
+        raise error(f"{source}: damaged, or not written by this program (it has no {SEAL_KEY!r})")
+    content = {key: value for key, value in obj.items() if key != SEAL_KEY}
+    if content_digest(content) != obj[SEAL_KEY]:
+        raise error(f"{source}: damaged or edited: its content does not match its {SEAL_KEY!r}")
+    return content
+
+
+def content_digest(obj: Any) -> str:
+    """sha256 (hexadecimal) of the canonical JSON of ``obj``."""
+    return hashlib.sha256(to_json(obj, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 (hexadecimal) of a file's bytes, streamed."""
+    with open(path, "rb") as handle:
+        return sha256_stream(handle)
+
+
+def sha256_stream(handle: BinaryIO, limit: int | None = None) -> str:
+    """sha256 of the next ``limit`` bytes of ``handle`` (None: of all)."""
+    digest = hashlib.sha256()
+    left = limit
+    while left is None or left > 0:
+        block = handle.read(_CHUNK if left is None else min(_CHUNK, left))
+        if not block:
+            break
+        digest.update(block)
+        left = None if left is None else left - len(block)
+    return digest.hexdigest()
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """Every regular file under ``folder``, sorted, without temporary ones; links are not followed."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(parent, name)
+            if not name.endswith(TEMPORARY_SUFFIX) and path.is_file() and not path.is_symlink():
+                found.append(path)
+    return found
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Delete what interrupted writes left under ``folder`` (only its single writer may call this)."""
+    for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,0 +1,344 @@
+"""Weights and resumable state on disk: the only ``torch.save`` and ``torch.load`` of the project.
+
+Both kinds of file are ordinary PyTorch zip files of tensors and plain values, opened with
+``weights_only=True``, so nothing in them can run, and sealed (:mod:`emergence.training.sealing`). A file
+without a matching seal is never opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from emergence.config import ModelConfig, model_config_from_dict
+from emergence.errors import ConfigError, WeightsError
+from emergence.files import atomic_writer, to_json
+from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
+from emergence.training.sealing import SealingStream, check_seal
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FORMAT = "emergence-weights"
+CHECKPOINT_FORMAT = "emergence-checkpoint"
+FORMAT_VERSION = 1
+
+#: What fixes the shape of a trunk and the meaning of its weights (not how they were initialised).
+_ARCHITECTURE = tuple(f.name for f in dataclasses.fields(ModelConfig) if f.name != "init")
+
+
+# Weights ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class WeightsFile:
+    """A trunk (and, after finetuning, its heads) with all it takes to use it.
+
+    Attributes:
+        state_dict: Tensors by parameter name, on the CPU.
+        model: The architecture.
+        vocab_rows: Rows of the embedding matrix.
+        tokenizer_json: The tokenizer the weights were trained with.
+        metadata: Plain JSON values: run id, spec, stage, step, loss, data fingerprints, versions.
+    """
+
+    state_dict: dict[str, Tensor]
+    model: ModelConfig
+    vocab_rows: int
+    tokenizer_json: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def save_weights(path: Path, weights: WeightsFile) -> None:
+    """Write ``weights`` to ``path``, atomically and sealed; equal weights give equal bytes.
+
+    Raises:
+        RunDirectoryError: The system refused the write.
+        TypeError: A value that is neither tensor nor plain.
+    """
+    described = {"model": dataclasses.asdict(weights.model), "metadata": weights.metadata}
+    content = {
+        "format": WEIGHTS_FORMAT,
+        "version": FORMAT_VERSION,
+        "state_dict": portable(dict(weights.state_dict), "state_dict"),
+        # Through JSON: plain types, and the same bytes however the caller's strings are shared.
+        **json.loads(to_json(described)),
+        "vocab_rows": int(weights.vocab_rows),
+        "tokenizer_json": str(weights.tokenizer_json),
+    }
+    _write_sealed(path, content)
+
+
+def load_weights(path: Path) -> WeightsFile:
+    """Read weights that :func:`save_weights` wrote.
+
+    Raises:
+        WeightsError: One line: missing, damaged, cut short, of another program, or of another format.
+    """
+    content = _read_sealed(path)
+    _check_format(path, content, WEIGHTS_FORMAT)
+    state, rows = content.get("state_dict"), content.get("vocab_rows")
+    tokenizer, metadata = content.get("tokenizer_json"), content.get("metadata")
+    if not isinstance(state, dict) or not all(type(k) is str and type(v) is Tensor for k, v in state.items()):
+        raise WeightsError(f"{path}: its state_dict is not a dictionary of tensors")
+    if not isinstance(rows, int) or not isinstance(tokenizer, str) or not isinstance(metadata, dict):
+        raise WeightsError(f"{path}: vocab_rows, tokenizer_json or metadata is missing or of the wrong type")
+    try:
+        model = model_config_from_dict(content.get("model"), str(path))
+    except ConfigError as error:
+        raise WeightsError(str(error)) from None
+    return WeightsFile(state, model, rows, tokenizer, metadata)
+
+
+def check_matches(
+    weights: WeightsFile, model: ModelConfig, source: str | Path, *, tokenizer_json: str | None = None
+) -> None:
+    """Refuse weights of another architecture or, where one is given, of another tokenizer.
+
+    Raises:
+        WeightsError: Naming both sizes, what differs, and the flag that cures it.
+    """
+    ours, theirs = dataclasses.asdict(model), dataclasses.asdict(weights.model)
+    different = [key for key in _ARCHITECTURE if ours[key] != theirs[key]]
+    if different:
+        detail = ", ".join(f"{key} {theirs[key]} against {ours[key]}" for key in different)
+        name = _config_name(weights)
+        cure = f"--config-name {name}" if name else "the configuration they were trained with"
+        raise WeightsError(
+            f"{source} holds weights of another model: {_size(weights.model)}{f' ({name})' if name else ''}, but this "
+            f"run is {_size(model)} ({detail}): use {cure}, or other weights"
+        )
+    if tokenizer_json is not None and tokenizer_json != weights.tokenizer_json:
+        found, wanted = _fingerprint(weights.tokenizer_json), _fingerprint(tokenizer_json)
+        raise WeightsError(f"{source} was trained with another tokenizer ({found}; this run: {wanted}): use other weights")
+
+
+def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy ``state_dict`` into ``module``, every tensor of it and nothing else.
+
+    Raises:
+        WeightsError: Naming the first tensors that are missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state_dict]
+    problems += [f"{name} is unknown" for name in state_dict if name not in own]
+    problems += [
+        f"{name} is {tuple(state_dict[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state_dict and state_dict[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise WeightsError(f"{source} does not fit this model: {'; '.join(problems[:3])}{more}")
+    module.load_state_dict(dict(state_dict))
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _size(model: ModelConfig) -> str:
+    return f"{model.n_layers} layers x {model.hidden_size}"
+
+
+def _config_name(weights: WeightsFile) -> str | None:
+    try:
+        return str(weights.metadata["spec"]["config"]["name"])
+    except (KeyError, TypeError):
+        return None
+
+
+# Resumable checkpoints --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that resuming needs: where training was, and its state as it was saved."""
+
+    phase: str
+    step: int
+    state: dict[str, Any]
+
+
+class Checkpointer:
+    """The resumable state of one run: the newest ``keep`` checkpoints of one folder.
+
+    A checkpoint is one sealed file that appears by a rename, so it is complete or absent.
+
+    Args:
+        folder: Made when the first checkpoint is saved.
+        keep: How many to keep; two, so that a damaged one costs one interval, not the run.
+        on_commit: Called after each save (on Modal: the volume's commit).
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, on_commit: Callable[[], None] | None = None) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, not {keep}")
+        self._folder, self._keep, self._on_commit = folder, keep, on_commit
+        self._damaged: set[CheckpointName] = set()
+
+    def save(self, phase: str, step: int, state: dict[str, Any]) -> Path:
+        """Save ``state`` (nested dictionaries, lists and tuples of tensors and plain values).
+
+        Raises:
+            RunDirectoryError: The system refused the write; the earlier checkpoints are still there.
+            TypeError: A value that is neither tensor nor plain, named by its path in ``state``.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        names = self._names()
+        name = CheckpointName(max((n.sequence for n in names), default=0) + 1, phase, step)
+        content = {
+            "format": CHECKPOINT_FORMAT,
+            "version": FORMAT_VERSION,
+            "phase": phase,
+            "step": step,
+            "state": portable(state, "state"),
+        }
+        path = self._folder / str(name)
+        _write_sealed(path, content)
+        self._prune([*names, name])
+        if self._on_commit is not None:
+            self._on_commit()
+        return path
+
+    def load(self, phase: str | None = None) -> Checkpoint | None:
+        """The newest complete checkpoint (of ``phase``), or None; says in one warning what it had to pass over."""
+        damaged, found = [], None
+        for name in sorted(self._names(), reverse=True):
+            if phase is not None and name.phase != phase:
+                continue
+            try:
+                found = self._read(name)
+                break
+            except WeightsError as error:
+                self._damaged.add(name)
+                damaged.append(str(error))
+        if damaged:
+            where = f"step {found.step} of {found.phase}" if found else "the start: no complete checkpoint is left"
+            logger.warning("passed over a damaged checkpoint, going on from %s: %s", where, "; ".join(damaged))
+        return found
+
+    def clear(self) -> None:
+        """Delete every checkpoint (a finished run needs none)."""
+        for name in self._names():
+            (self._folder / str(name)).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+    def _read(self, name: CheckpointName) -> Checkpoint:
+        path = self._folder / str(name)
+        content = _read_sealed(path)
+        _check_format(path, content, CHECKPOINT_FORMAT)
+        state = content.get("state")
+        if content.get("phase") != name.phase or content.get("step") != name.step or not isinstance(state, dict):
+            raise WeightsError(f"{path}: its content is not what its name says")
+        return Checkpoint(name.phase, name.step, state)
+
+    def _names(self) -> list[CheckpointName]:
+        try:
+            found = os.listdir(self._folder)
+        except FileNotFoundError:
+            return []
+        return [name for name in map(parse_checkpoint_name, found) if name is not None]
+
+    def _prune(self, names: list[CheckpointName]) -> None:
+        """Keep the newest ones not known to be damaged."""
+        good = sorted((name for name in names if name not in self._damaged), reverse=True)
+        for name in {*names} - {*good[: self._keep]}:
+            (self._folder / str(name)).unlink(missing_ok=True)
+        self._damaged.clear()
+
+
+# Sealed PyTorch files ---------------------------------------------------------------------------
+
+
+def portable(value: Any, place: str) -> Any:
+    """``value`` with plain types only and its tensors on the CPU, free of views into larger storage.
+
+    Raises:
+        TypeError: For anything else (a NumPy array, an object), naming its ``place``.
+    """
+    if isinstance(value, Tensor):
+        tensor = value.detach().cpu().contiguous()
+        # A view would drag its whole storage into the file.
+        return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping):
+        return {portable(key, f"a key of {place}"): portable(item, f"{place}[{key!r}]") for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(portable(item, f"{place}[{i}]") for i, item in enumerate(value))
+    raise TypeError(f"{place} is {type(value).__name__}: only tensors and plain values can be saved")
+
+
+def _write_sealed(path: Path, content: dict[str, Any]) -> None:
+    with atomic_writer(path, _tensor_bytes(content)) as handle:
+        stream = SealingStream(handle)
+        try:
+            torch.save(content, cast(IO[bytes], stream))
+        except BaseException:
+            if stream.error is not None:
+                raise stream.error from None
+            raise
+        stream.seal()
+
+
+def _tensor_bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return 0
+    return sum(map(_tensor_bytes, value))
+
+
+def _read_sealed(path: Path) -> dict[str, Any]:
+    """The content of a sealed file.
+
+    Raises:
+        WeightsError: One line saying what the file is instead.
+    """
+    try:
+        with open(path, "rb") as handle:
+            check_seal(path, handle)
+            handle.seek(0)
+            content = torch.load(handle, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file; --list-saved shows the runs there are") from None
+    except IsADirectoryError:
+        raise WeightsError(f"{path} is a folder: give the .pth file in it") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except WeightsError:
+        raise
+    except Exception as error:
+        # A valid seal around something torch refuses: forged, or written by another version of torch.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise WeightsError(f"{path}: refused by the safe loader ({reason[0][:200]})") from error
+    if type(content) is not dict:
+        raise WeightsError(f"{path}: not a weights file of this program")
+    return content
+
+
+def _check_format(path: Path, content: Mapping[str, Any], wanted: str) -> None:
+    found, version = content.get("format"), content.get("version")
+    if found != wanted:
+        kinds = {WEIGHTS_FORMAT: "a weights file", CHECKPOINT_FORMAT: "a resumable checkpoint"}
+        what = kinds.get(str(found), "a file of another format")
+        raise WeightsError(f"{path} is {what}, not {kinds[wanted]}")
+    if version != FORMAT_VERSION:
+        raise WeightsError(f"{path}: format version {version!r}, but this program reads version {FORMAT_VERSION}")
