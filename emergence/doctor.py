@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +73,6 @@ def format_checks(checks: list[Check], *, as_json: bool) -> str:
 
 def _python() -> Check:
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info < (3, 11):
-        return Check("Python", "missing", found, "install Python 3.11 or newer")
     return Check("Python", "ok", found)
 
 

@@ -188,7 +188,7 @@ class ExperimentSpec:
 def _refuse_contradictions(spec: ExperimentSpec) -> None:
     if spec.random_baseline and spec.pretrained_model_path:
         raise UsageError(
-            "--random-baseline uses random weights but --pretrained-model-path gives pretrained ones: drop one of the two"
+            "--random-baseline uses random weights, --pretrained-model-path pretrained ones: drop one of the two"
         )
     if spec.skip_pretrain and spec.skip_finetune:
         raise UsageError("--skip-pretrain and --skip-finetune together leave nothing to do: drop one of the two")
@@ -202,8 +202,8 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         raise UsageError("--freeze-llm trains a probe but --skip-finetune trains nothing: drop one of the two")
     if spec.freeze_llm and spec.skip_pretrain and not spec.pretrained_model_path and not spec.random_baseline:
         raise UsageError(
-            "--freeze-llm --skip-pretrain needs weights to probe: add --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
-            " (or --random-baseline for the floor)"
+            "--freeze-llm --skip-pretrain needs weights to probe: add "
+            "--pretrained-model-path RUN/toy_llm_unified_pretrained.pth (or --random-baseline for the floor)"
         )
     if spec.finetune_samples is not None and spec.finetune_samples <= 0:
         raise UsageError(
