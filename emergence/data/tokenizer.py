@@ -35,11 +35,11 @@ _LETTERS = (
     "A-Za-z\u00aa\u00b5\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff"
     "\u2c00-\u2dff\u3040-\ud7ff\uf900-\ufdff\U00010000-\U0010ffff"
 )
-_SPACES = " \t\n\r\f\v"
-#: Contractions, words, numbers and marks with one leading space, white space (leaving one space to the next word).
+_BREAKS = "\t\n\r\f\v"
+#: Contractions; words, numbers and marks with one leading space; line breaks; spaces (one stays with the next word).
 PIECE_PATTERN = (
     f"['\u2019](?:s|t|re|ve|m|ll|d)(?![{_LETTERS}])| ?[{_LETTERS}]+| ?[0-9]+"
-    f"| ?[^{_LETTERS}0-9{_SPACES}]+|[{_SPACES}]+(?![^{_SPACES}])|[{_SPACES}]+"
+    f"| ?[^{_LETTERS}0-9 {_BREAKS}]+|[{_BREAKS}]+| +(?![^ {_BREAKS}])| +"
 )
 _PIECES = re.compile(PIECE_PATTERN)
 #: Most pieces remembered; beyond it the table starts afresh, so memory stays bounded.
@@ -111,8 +111,13 @@ class TextTokenizer:
         """
         try:
             tokenizer = Tokenizer.from_str(text)
+            pattern = json.loads(text)["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+        except (KeyError, TypeError, IndexError):
+            pattern = None
         except Exception as error:  # the Rust library raises bare Exception
             raise WeightsError(f"{source}: not a tokenizer file: {error}") from None
+        if pattern != PIECE_PATTERN:
+            raise WeightsError(f"{source}: a tokenizer that cuts words in another way than this program's")
         return cls(tokenizer)
 
     def to_json(self) -> str:
