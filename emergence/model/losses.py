@@ -86,8 +86,8 @@ def _loss_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean loss, its gradient (R, D) by ``hidden`` and (V, D) by ``weight``.
 
-    With p the softmax of a row h, the gradients are p W - W[target] and p^T h - onehot(target)^T h. The
-    softmax's denominator is divided out after the products, on D columns instead of V.
+    With e = softmax - onehot(target) of the rows h, the gradients are e W and e^T h. The softmax's
+    denominator is divided out after the products, on D columns instead of V.
     """
     n_rows = hidden.shape[0]
     matrix = weight.to(dtype)  # (V, D)
@@ -103,10 +103,10 @@ def _loss_and_gradients(
         powers = logits.sub_(peak[:, None]).exp_()  # (r, V)
         scale = powers.sum(1)  # (r,)
         total += (scale.log() + peak - of_target).sum()
-        powers = powers.to(dtype)  # (r, V)
-        grad_hidden[rows] = (powers @ matrix).float() / scale[:, None] - matrix[target].float()  # (r, D)
-        grad_weight += powers.T @ (states.float() / scale[:, None]).to(dtype)  # (V, D)
-        grad_weight.index_add_(0, target, states.float(), alpha=-1)
+        powers[torch.arange(len(target), device=target.device), target] -= scale
+        errors = powers.to(dtype)  # (r, V), scale times (softmax - onehot)
+        grad_hidden[rows] = (errors @ matrix).float() / scale[:, None]  # (r, D)
+        grad_weight += errors.T @ (states.float() / scale[:, None]).to(dtype)  # (V, D)
     return total / n_rows, grad_hidden.div_(n_rows).to(hidden.dtype), grad_weight.div_(n_rows).to(weight.dtype)
 
 
