@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom
 
-from emergence.measures.bootstrap import N_BOOT, ClusterTable, Estimate, FloatArray, bootstrap_statistic
+from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_statistic
+from emergence.measures.resampling import ClusterTable, FloatArray
 
 N_PERMUTATIONS = 9_999
 

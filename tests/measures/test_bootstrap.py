@@ -11,15 +11,16 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import norm
 
 from emergence.measures.bootstrap import (
-    ClusterTable,
     Estimate,
-    bootstrap_draws,
+    Resamples,
     bootstrap_means,
     bootstrap_statistic,
-    cluster_jackknife,
-    cluster_replicates,
+    column,
     seed_t_interval,
+    statistic_draws,
+    t_widening,
 )
+from emergence.measures.resampling import ClusterTable, cluster_jackknife, cluster_replicates
 
 
 def _clustered(rng, n_clusters, *, mean=0.4, sd_cluster=0.2, sd=0.3, seeds=1, sd_seed=0.0):
@@ -82,6 +83,39 @@ def test_seeds_and_clusters_add_their_variances():
     assert np.mean(ratios) == pytest.approx(expected, rel=0.12)
 
 
+def test_noise_of_questions_is_not_counted_again_as_seeds():
+    """Without any seed effect the crossed interval must be about as wide as the clusters make it."""
+    rng = np.random.default_rng(12)
+    excess = []
+    for trial in range(100):
+        values, clusters = _clustered(rng, 100, sd_cluster=0.02, seeds=5)
+        table = ClusterTable.from_questions({"x": values}, clusters)
+        drawn = statistic_draws(Resamples.draw(table, 300, trial), column("x"))
+        excess.append(drawn.variance / drawn.var_clusters)
+    assert np.median(excess) == pytest.approx(1.0, abs=0.15) and np.mean(excess) < 1.4
+
+
+@pytest.mark.parametrize(("seeds", "sd_seed"), [(3, 0.0), (3, 0.03), (5, 0.1)])
+def test_crossed_interval_covers_the_planted_mean(seeds, sd_seed):
+    rng = np.random.default_rng(13)
+    hits = 0
+    for trial in range(200):
+        values, clusters = _clustered(rng, 80, seeds=seeds, sd_seed=sd_seed)
+        estimate = bootstrap_means(ClusterTable.from_questions({"x": values}, clusters), n_boot=300, seed=trial)["x"]
+        hits += estimate.lo <= 0.4 <= estimate.hi
+    assert 0.89 <= hits / 200 <= 0.99
+
+
+def test_few_seeds_widen_to_students_t():
+    assert t_widening(math.inf, 0.95) == 1.0
+    assert t_widening(2, 0.95) == pytest.approx(4.302653 / 1.959964, rel=1e-5)
+    values, clusters = _clustered(np.random.default_rng(0), 400, sd_cluster=0.0, sd=0.01, seeds=3, sd_seed=0.2)
+    table = ClusterTable.from_questions({"x": values}, clusters)
+    both, seeds_only = bootstrap_means(table, n_boot=4000)["x"], seed_t_interval(table.seed_means("x"))
+    assert both.df == pytest.approx(2, abs=0.1)
+    assert both.hi - both.lo == pytest.approx(seeds_only.hi - seeds_only.lo, rel=0.1)
+
+
 def test_columns_share_resamples_and_seeds():
     rng = np.random.default_rng(2)
     values, clusters = _clustered(rng, 40, seeds=3, sd_seed=0.1)
@@ -90,8 +124,8 @@ def test_columns_share_resamples_and_seeds():
     assert difference.point == pytest.approx(0.1)
     assert difference.lo == pytest.approx(0.1) and difference.hi == pytest.approx(0.1)
     apart = ClusterTable.from_questions({"a": values, "b": values}, clusters, {"b": ["x", "y", "z"]})
-    draws = bootstrap_draws(apart, 500, 0)
-    assert np.std(draws["a"] - draws["b"]) > 0.03
+    draws = Resamples.draw(apart, 500)
+    assert np.std(statistic_draws(draws, column("a")).draws - statistic_draws(draws, column("b")).draws) > 0.03
 
 
 def test_order_of_questions_and_names_of_clusters_do_not_matter():
@@ -108,7 +142,7 @@ def test_same_seed_same_interval_whatever_the_block_size(monkeypatch):
     values, clusters = _clustered(np.random.default_rng(4), 50)
     table = ClusterTable.from_questions({"x": values}, clusters)
     whole = cluster_replicates(table, 100, np.random.default_rng(1))
-    monkeypatch.setattr("emergence.measures.bootstrap._BLOCK_ELEMENTS", 50 * 7)
+    monkeypatch.setattr("emergence.measures.resampling._BLOCK_ELEMENTS", 50 * 7)
     np.testing.assert_allclose(cluster_replicates(table, 100, np.random.default_rng(1)), whole, rtol=1e-12)
 
 

@@ -1,0 +1,179 @@
+"""Reducing questions to clusters, and resampling clusters and seeds.
+
+Questions about one sentence are not independent, so whole sentences (clusters) are resampled: each is
+reduced to a sum and a count, and a mean is a ratio of sums (METHODS A6). Several training seeds on the
+same questions are crossed with the clusters and bring a variance of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray: TypeAlias = NDArray[np.float64]
+#: From column means (each of any common shape) to the statistic of that shape.
+Statistic: TypeAlias = Callable[[Mapping[str, FloatArray]], FloatArray]
+
+_BLOCK_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterTable:
+    """Scores of N questions reduced to sums per cluster, for several named columns, each over its seeds.
+
+    Attributes:
+        sums: (R, C) sums of score; one row for each seed of each column.
+        counts: (C,) questions of each cluster, the same for all rows.
+        rows: Name to the rows of its seeds.
+        seed_labels: Name to the labels of its seeds; columns with the same labels share them (the same
+            pretrained weights, say), so that their seed effects go together.
+    """
+
+    sums: FloatArray
+    counts: FloatArray
+    rows: Mapping[str, slice]
+    seed_labels: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def from_questions(
+        cls,
+        values: Mapping[str, ArrayLike],
+        clusters: Sequence[Hashable] | NDArray[Any],
+        seed_labels: Mapping[str, Sequence[str]] | None = None,
+    ) -> ClusterTable:
+        """From per-question scores.
+
+        Args:
+            values: Name to scores, (N,) for one seed or (S, N) for S seeds on the same questions.
+            clusters: (N,) the cluster (sentence) of each question.
+            seed_labels: Name to S labels; by default "0".."S-1", so equal numbers of seeds count as shared.
+
+        Raises:
+            ValueError: shapes that disagree, no questions, or a score that is not finite.
+        """
+        _, index = np.unique(np.asarray(clusters), return_inverse=True)
+        counts = np.bincount(index).astype(np.float64)
+        sums: list[FloatArray] = []
+        rows: dict[str, slice] = {}
+        labels: dict[str, tuple[str, ...]] = {}
+        for name, column in values.items():
+            scores = np.atleast_2d(np.asarray(column, dtype=np.float64))  # (S, N)
+            if scores.ndim != 2 or scores.shape[1] != len(index) or scores.size == 0:
+                raise ValueError(f"{name}: scores {np.shape(column)} for {len(index)} questions")
+            if not np.isfinite(scores).all():
+                raise ValueError(f"{name}: a score is not finite; drop and count such questions first")
+            rows[name] = slice(len(sums), len(sums) + len(scores))
+            sums += [np.bincount(index, weights=row).astype(np.float64) for row in scores]
+            labels[name] = tuple((seed_labels or {}).get(name, [str(s) for s in range(len(scores))]))
+            if len(labels[name]) != len(scores) or len(set(labels[name])) != len(scores):
+                raise ValueError(f"{name}: {len(scores)} seeds need as many different labels, got {labels[name]}")
+        return cls(np.array(sums), counts, rows, labels)
+
+    @property
+    def n(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def n_clusters(self) -> int:
+        return len(self.counts)
+
+    @property
+    def n_seeds(self) -> int:
+        return min(len(labels) for labels in self.seed_labels.values())
+
+    def row_means(self) -> FloatArray:
+        """(R,) mean score of each seed of each column."""
+        return np.asarray(self.sums.sum(axis=1) / self.counts.sum())
+
+    def seed_means(self, name: str) -> FloatArray:
+        """(S,) mean score of each seed of one column."""
+        return self.row_means()[self.rows[name]]
+
+    def column_means(self, row_means: FloatArray) -> dict[str, FloatArray]:
+        """Row means (..., R) to column means (...), averaged over seeds."""
+        return {name: np.asarray(row_means[..., rows].mean(axis=-1)) for name, rows in self.rows.items()}
+
+
+def cluster_replicates(table: ClusterTable, n_boot: int, rng: np.random.Generator) -> FloatArray:
+    """(B, R) row means on B resamples of the clusters, the same resample for all rows."""
+    n_clusters = table.n_clusters
+    totals = np.vstack([table.sums, table.counts]).T  # (C, R + 1)
+    out = np.empty((n_boot, len(table.sums)))
+    block = max(1, _BLOCK_ELEMENTS // n_clusters)
+    for begin in range(0, n_boot, block):
+        size = min(block, n_boot - begin)
+        drawn = rng.integers(0, n_clusters, size=(size, n_clusters)) + np.arange(size)[:, None] * n_clusters
+        times = np.bincount(drawn.ravel(), minlength=size * n_clusters).reshape(size, n_clusters)
+        sums = times.astype(np.float64) @ totals  # (b, R + 1)
+        out[begin : begin + size] = sums[:, :-1] / sums[:, -1:]
+    return out
+
+
+def cluster_jackknife(table: ClusterTable) -> FloatArray:
+    """(C, R) row means with one cluster left out (nan where nothing is left)."""
+    left = table.counts.sum() - table.counts
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(((table.sums.sum(axis=1)[:, None] - table.sums) / left).T)
+
+
+@dataclass(frozen=True, eq=False)
+class SeedGroup:
+    """Seeds that some columns share, with the normal weights that stand for training again.
+
+    Attributes:
+        columns: Names of the columns with these seeds.
+        weights: (B, S) such that ``weights @ deviations`` has the variance of a mean over S seeds,
+            unbiased for any S ≥ 2 (resampling three seeds with replacement would fall short by a third).
+    """
+
+    columns: tuple[str, ...]
+    weights: FloatArray
+
+    @property
+    def n_seeds(self) -> int:
+        return self.weights.shape[1]
+
+
+def seed_groups(table: ClusterTable, n_boot: int, rng: np.random.Generator) -> tuple[SeedGroup, ...]:
+    """The groups of columns with two seeds or more, by shared labels."""
+    groups = []
+    for labels in dict.fromkeys(table.seed_labels.values()):
+        n = len(labels)
+        weights = rng.standard_normal((n_boot, n)) / np.sqrt(n * max(n - 1, 1))
+        columns = tuple(name for name in table.rows if table.seed_labels[name] == labels)
+        if n > 1:
+            groups.append(SeedGroup(columns, weights))
+    return tuple(groups)
+
+
+def seed_deviations(
+    table: ClusterTable, group: SeedGroup, gradient: Mapping[str, float], replicates: FloatArray
+) -> FloatArray:
+    """(S,) how far a statistic moves with each seed of a group, without the noise of the questions.
+
+    The spread of seed means over a finite test set has two parts: the seeds' own, and seed-by-question
+    noise, which resampling the clusters has already put into the interval. Counting the second twice is
+    the pigeonhole bootstrap's excess (Owen 2007); it is estimated from the cluster replicates and taken
+    out by shrinking the deviations.
+
+    Args:
+        table: The scores.
+        group: The seeds.
+        gradient: Name to derivative of the statistic in that column's mean.
+        replicates: (B, R) from :func:`cluster_replicates`.
+    """
+    means = table.row_means()
+    observed = np.zeros(group.n_seeds)
+    resampled = np.zeros((len(replicates), group.n_seeds))
+    for name in group.columns:
+        observed += gradient[name] * means[table.rows[name]]
+        resampled += gradient[name] * replicates[:, table.rows[name]]
+    observed -= observed.mean()
+    resampled -= resampled.mean(axis=1, keepdims=True)
+    between = float((observed**2).sum())
+    from_questions = float(resampled.var(axis=0).sum())
+    return observed * np.sqrt(max(0.0, 1.0 - from_questions / between)) if between > 0 else observed
