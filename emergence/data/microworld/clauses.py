@@ -71,8 +71,8 @@ class EventSource(Protocol):
     def event_about(self, entity: Entity, taken: set[str]) -> Event | None:
         """An event, old or new, whose only agent or only patient is ``entity``; its verb is not in ``taken``."""
 
-    def event_by(self, agent: Group, taken: set[str]) -> Event | None:
-        """A new event with this agent."""
+    def event_by(self, agent: Group, first: Event, taken: set[str]) -> Event | None:
+        """A new event with this agent, to be told after ``first`` in the same sentence."""
 
     def event_beside(self, event: Event, taken: set[str]) -> Event | None:
         """A new intransitive event of someone who has no part in ``event``."""

@@ -95,7 +95,7 @@ class SentenceBuilder(ClauseWriter):
         subject: Group = getattr(event, promoted or "agent")
         second = None
         if closes and self._may("coordinated_verb_phrase", 0.15, event):
-            second = self._source.event_by(subject, self._verbs)
+            second = self._source.event_by(subject, event, self._verbs)
         if second is not None:
             self._verbs.add(second.verb.base)
             event = event._replace(place=(), time=())

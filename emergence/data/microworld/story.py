@@ -175,12 +175,7 @@ class Story:
     def _new_event(self, agent: Group = (), verb: Verb | None = None, patient: Group = ()) -> Event:
         """An event with these parts given and the others drawn to suit."""
         draws = self._draws
-        if verb is None:
-            frame = draws.pick(_FRAMES)
-            verbs = _VERBS[frame]
-            if agent and not agent[0].is_person and frame != "reversible":
-                verbs = _ANIMAL_OBJECT_VERBS if frame == "object" else _VERBS["intransitive"]
-            verb = draws.pick(verbs)
+        verb = verb or draws.pick(_VERBS[draws.pick(_FRAMES)])
         if verb.frame == "reversible":
             agent, patient = self._reversible(verb, agent, patient)
         agent = agent or self._coordinated(verb, (draws.pick(self._cast if verb.by_animals else self._people),), ())
@@ -267,15 +262,21 @@ class Story:
             return None
         return event if event.verb.base not in taken else None
 
-    def event_by(self, agent: Group, taken: set[str]) -> Event | None:
+    def event_by(self, agent: Group, first: Event, taken: set[str]) -> Event | None:
         if not all(entity in self._cast for entity in agent):
             return None
-        if len(agent) > 1 or not agent[0].is_person:
-            verb = self._draws.pick(_VERBS["reversible"] if len(agent) == 1 else _VERBS["intransitive"])
-            event = self._new_event(agent, verb)
+        # Agents of other verbs are mostly people: letting them chase someone too would tell roles by noun.
+        if first.verb.frame == "reversible" and self._draws.chance(0.6):
+            frame = "reversible"
         else:
-            event = self._new_event(agent)
-        return event if event.verb.base not in taken else None
+            frame = self._draws.pick(("intransitive", "object", "instrument") if len(agent) == 1 else ("intransitive",))
+        verbs = _VERBS[frame]
+        if frame not in ("reversible", "intransitive") and not agent[0].is_person:
+            verbs = _ANIMAL_OBJECT_VERBS
+        verb = self._draws.pick(verbs)
+        if verb.base in taken or (len(agent) > 1 and (verb.base, "coordinated_noun_phrase") in self._held_out):
+            return None
+        return self._new_event(agent, verb)
 
     def event_beside(self, event: Event, taken: set[str]) -> Event | None:
         others = self._others(event)
