@@ -1,0 +1,167 @@
+"""What happens inside a Modal container, told without Modal: folders, stopping, one process or several.
+
+The working copy of a run and all caches lie on the container's own disk; the volumes are only copied
+from and to (a volume may not have open or memory-mapped files while it commits).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from emergence.errors import DataError, EmergenceError
+from emergence.mirror import copy_file, copy_new_folders, copy_tree
+from emergence.spec import ExperimentSpec
+
+#: A container's root; another folder only where a test runs containers on its own machine.
+ROOT = Path(os.environ.get("EMERGENCE_CONTAINER_ROOT", "/"))
+#: Where the volumes are mounted, and the container's own disk.
+MODELS, DATA, WORK = ROOT / "models", ROOT / "data", ROOT / "work"
+RUNS, CACHE, FILES = WORK / "runs", WORK / "cache", WORK / "files"
+
+#: Modal's limit for one attempt, and how long before it an attempt stops by itself, saved.
+ATTEMPT_SECONDS, SPARE_SECONDS = 24 * 3600, 15 * 60
+#: Exit code of a worker that saved and stopped because it was asked to (as after SIGINT).
+STOPPED = 130
+
+
+class StopSwitch:
+    """``should_stop`` of a run: true after SIGINT (Modal's notice of preemption) and near the time limit.
+
+    The first SIGINT only sets the switch, so that the loop can save where it is; a second one raises
+    KeyboardInterrupt as usual. To be entered in the main thread.
+    """
+
+    def __init__(self, on_interrupt: Callable[[], None]) -> None:
+        limit = float(os.environ.get("EMERGENCE_ATTEMPT_SECONDS", ATTEMPT_SECONDS - SPARE_SECONDS))
+        self.deadline = time.monotonic() + limit
+        self.interrupted = False
+        self._on_interrupt = on_interrupt
+
+    def __call__(self) -> bool:
+        return self.interrupted or time.monotonic() > self.deadline
+
+    def __enter__(self) -> StopSwitch:
+        self._previous = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        self._on_interrupt()
+
+
+def working_copy(run_id: str) -> Path:
+    """The run's folder on local disk, as last published, beside links to all other runs on the volume."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for other in MODELS.iterdir():
+        if other.name != run_id and not (RUNS / other.name).exists():
+            (RUNS / other.name).symlink_to(other)
+    if (MODELS / run_id).exists():
+        copy_tree(MODELS / run_id, RUNS / run_id)
+    return RUNS / run_id
+
+
+def bring_data(spec: ExperimentSpec) -> None:
+    """Copy caches and the files the flags name from the data volume; relative paths then resolve.
+
+    Raises:
+        DataError: A named file is not on the volume.
+    """
+    os.environ["HF_HOME"] = str(WORK / "huggingface")
+    for folder in (CACHE, FILES):
+        folder.mkdir(parents=True, exist_ok=True)
+    if (DATA / "cache").exists():
+        copy_new_folders(DATA / "cache", CACHE)
+    for name in (spec.pretrain_text, spec.nq_data, spec.qa_data):
+        if name is None or Path(name).is_absolute():
+            continue
+        source = DATA / name
+        if source.is_dir():
+            copy_tree(source, FILES / name)
+        elif source.is_file():
+            copy_file(source, FILES / name)
+        else:
+            raise DataError(f"{name} is not on the volume: modal volume put llm-training-data {name} {name}")
+    os.chdir(FILES)
+
+
+def run_in_process(spec: ExperimentSpec, run_id: str, stop: Callable[[], bool], on_commit: Callable[[], None]) -> None:
+    """One experiment on at most one device."""
+    from emergence.experiment.run import run_experiment
+    from emergence.experiment.store import RunStore
+
+    run_experiment(spec, RunStore(RUNS), run_id=run_id, should_stop=stop, on_commit=on_commit, cache_dir=CACHE)
+
+
+def run_on_devices(spec: ExperimentSpec, run_id: str, devices: int, stop: StopSwitch, on_commit: Callable[[], None]) -> None:
+    """One experiment on several devices of this container: a worker a device, started by torchrun.
+
+    The workers are told to stop through a file and tell of checkpoints through another; user errors
+    come back through a third.
+
+    Raises:
+        EmergenceError: A worker met a user error, or saved and stopped on request (exit code 130).
+        RuntimeError: A worker failed.
+    """
+    job = WORK / "job.json"
+    stop_file, checkpoint_file, error_file = (WORK / name for name in ("stop", "checkpoint", "error.json"))
+    job.write_text(json.dumps({"spec": spec.to_dict(), "run_id": run_id}), encoding="utf-8")
+    for file in (stop_file, checkpoint_file, error_file):
+        file.unlink(missing_ok=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+    # Its own session: SIGINT reaches the workers through the stop file, when all of them are between two steps.
+    process = subprocess.Popen([*launcher, "-m", "emergence.container", str(job)], start_new_session=True)
+    seen = 0
+    while process.poll() is None:
+        if stop():
+            stop_file.touch()
+        if checkpoint_file.exists() and (now := checkpoint_file.stat().st_mtime_ns) != seen:
+            seen = now
+            on_commit()
+        time.sleep(0.2)
+    if error_file.exists():
+        told = json.loads(error_file.read_text(encoding="utf-8"))
+        error = EmergenceError(told["message"])
+        error.exit_code = told["exit_code"]
+        raise error
+    if process.returncode != 0:
+        raise RuntimeError(f"a worker of {run_id} failed with exit code {process.returncode}; its output is above")
+
+
+def work(job_file: Path) -> int:
+    """One worker of :func:`run_on_devices`; returns its exit code."""
+    job = json.loads(job_file.read_text(encoding="utf-8"))
+    try:
+        run_in_process(
+            ExperimentSpec.from_dict(job["spec"]),
+            job["run_id"],
+            (WORK / "stop").exists,
+            (WORK / "checkpoint").touch,
+        )
+    except EmergenceError as error:
+        told = json.dumps({"message": str(error), "exit_code": error.exit_code})
+        (WORK / "error.json").write_text(told, encoding="utf-8")
+        return error.exit_code
+    return 0
+
+
+def headline(folder: Path) -> dict[str, Any]:
+    """What the launching terminal is told of a finished run: the small values of ``finetune_stats.json``."""
+    stats = json.loads((folder / "finetune_stats.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in stats.items() if value is None or isinstance(value, (bool, int, float, str))}
+
+
+if __name__ == "__main__":
+    sys.exit(work(Path(sys.argv[1])))

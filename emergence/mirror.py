@@ -1,0 +1,185 @@
+"""A run directory on fast local disk, published to a slow shared volume off the training path.
+
+On Modal a run works on the container's own disk, because a volume may not have open files while it
+commits. :class:`VolumeMirror` copies what changed to the volume and commits, in a background thread,
+after a checkpoint and at most once every ``min_seconds``; training never waits for it. The order of
+copying makes every published state one that a run can resume from: checkpoints first, then everything
+else (a history that runs ahead of its checkpoint is cut back on resuming), the result last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from emergence.files import TEMPORARY_SUFFIX
+
+logger = logging.getLogger(__name__)
+
+#: Written when a run is complete, so published after everything they vouch for.
+LAST = ("MANIFEST.json", "finetune_stats.json")
+
+
+def _state(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _publishing_order(name: str) -> tuple[int, str]:
+    first = name.startswith("checkpoint/")
+    return (0 if first else 2 + LAST.index(name) if name in LAST else 1), name
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy so that a reader of ``target`` sees the old file or the new one, and nothing stays open."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}{TEMPORARY_SUFFIX}")
+    shutil.copyfile(source, beside)
+    shutil.copystat(source, beside)
+    os.replace(beside, target)
+
+
+def copy_tree(source: Path, target: Path) -> int:
+    """Copy the files of ``source`` that ``target`` lacks or holds in another state; returns bytes copied."""
+    copied = 0
+    for name in sorted(_names(source)):
+        if not (target / name).exists() or _state(target / name) != _state(source / name):
+            copy_file(source / name, target / name)
+            copied += (target / name).stat().st_size
+    return copied
+
+
+def copy_new_folders(source: Path, target: Path) -> int:
+    """Copy the folders of files that ``target`` lacks, each whole or not at all; returns bytes copied.
+
+    For caches, whose folders never change once they exist. A folder is one that holds files itself;
+    hidden ones (still being built) are left out.
+    """
+    copied = 0
+    for name in sorted({Path(file).parent.as_posix() for file in _names(source)}):
+        hidden = any(part.startswith(".") and part != "." for part in Path(name).parts)
+        if hidden or (name != "." and (target / name).exists()):
+            continue
+        destination = target / name
+        beside = destination.with_name(f".{destination.name}{TEMPORARY_SUFFIX}") if name != "." else destination
+        if name != ".":
+            shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True, exist_ok=True)
+        for file in (source / name).iterdir():
+            if file.is_file() and not (beside / file.name).exists():
+                copy_file(file, beside / file.name)
+                copied += file.stat().st_size
+        if name != ".":
+            os.replace(beside, destination)
+    return copied
+
+
+class VolumeMirror:
+    """Publishes one local folder to one folder of a volume.
+
+    Args:
+        local: The folder that is written to; it may not exist yet.
+        remote: Its copy on the volume.
+        commit: Makes the volume's content visible and durable (``modal.Volume.commit``).
+        min_seconds: Least time between the starts of two background publications.
+    """
+
+    def __init__(self, local: Path, remote: Path, commit: Callable[[], None], min_seconds: float = 60.0) -> None:
+        self.local, self.remote, self._commit, self.min_seconds = local, remote, commit, min_seconds
+        self.publications = 0
+        self._published: dict[str, tuple[int, int]] = {}
+        self._busy = threading.Lock()
+        self._wanted = threading.Event()
+        self._urgent = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._loop, name="volume-mirror", daemon=True)
+        self._thread.start()
+
+    def request(self) -> None:
+        """Publish soon; returns at once. What a checkpointer's ``on_commit`` is."""
+        self._wanted.set()
+
+    def hurry(self) -> None:
+        """Publish now, without waiting for the interval (safe in a signal handler); returns at once."""
+        self._urgent.set()
+        self._wanted.set()
+
+    def publish(self) -> int:
+        """Copy what changed and commit, in this thread; returns the number of files published.
+
+        Raises:
+            OSError, RuntimeError: The copy or the commit failed; the next call tries again.
+        """
+        with self._busy:
+            changed = self._copy_changes()
+            if changed:
+                self._commit()
+                self._published.update(changed)
+                self.publications += 1
+            return len(changed)
+
+    def close(self) -> None:
+        """Stop the thread and publish the final state, trying a failing commit three times."""
+        self._closing = True
+        self._wanted.set()
+        self._urgent.set()
+        self._thread.join()
+        for attempt in range(3):
+            try:
+                self.publish()
+                return
+            except (OSError, RuntimeError):
+                if attempt == 2:
+                    raise
+                logger.warning("could not publish %s; trying again", self.local.name, exc_info=True)
+                time.sleep(1.0)
+
+    def _loop(self) -> None:
+        while True:
+            self._wanted.wait()
+            if self._closing:
+                return
+            self._wanted.clear()
+            self._urgent.clear()
+            started = time.monotonic()
+            try:
+                self.publish()
+            except Exception:  # the thread must outlive a volume's bad minute; close() reports what lasts
+                logger.warning("could not publish %s; the next checkpoint tries again", self.local.name, exc_info=True)
+            self._urgent.wait(max(0.0, self.min_seconds - (time.monotonic() - started)))
+
+    def _copy_changes(self) -> dict[str, tuple[int, int]]:
+        names = sorted((name for name in _names(self.local)), key=_publishing_order)
+        changed = {}
+        for name in names:
+            source = self.local / name
+            with suppress(FileNotFoundError):  # an old checkpoint, deleted while we copied
+                state = _state(source)
+                if self._published.get(name) != state:
+                    copy_file(source, self.remote / name)
+                    changed[name] = state
+        for name in _names(self.remote) - set(names):
+            if not (self.local / name).exists():
+                (self.remote / name).unlink(missing_ok=True)
+        return changed
+
+    def adopt(self) -> None:
+        """Take what both sides already have in the same state as published (after restoring from the volume)."""
+        for name in _names(self.local) & _names(self.remote):
+            if (state := _state(self.local / name)) == _state(self.remote / name):
+                self._published[name] = state
+
+
+def _names(folder: Path) -> set[str]:
+    """Relative names of the files below ``folder``, without those still being written."""
+    names = set()
+    for path in folder.rglob("*"):
+        if not path.name.endswith(TEMPORARY_SUFFIX) and path.is_file():
+            names.add(path.relative_to(folder).as_posix())
+    return names
