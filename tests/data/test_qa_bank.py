@@ -29,7 +29,8 @@ def judgement(name: str, *spans: tuple[int, int]) -> dict[str, Any]:
     return {"sourceId": name, "isValid": True, "spans": [list(span) for span in spans]}
 
 
-INVALID_JUDGEMENT = {"sourceId": "z", "isValid": False}
+#: Its spans must not count (the release leaves them out).
+INVALID_JUDGEMENT = {"sourceId": "z", "isValid": False, "spans": [[3, 4]]}
 
 
 def bank_sentence(*judgements: dict[str, Any], writer: str = "turk-qasrl2.0-1", index: int = 2) -> dict[str, Any]:
