@@ -67,10 +67,9 @@ def sentences_in(text: str) -> list[str]:
 
 
 def test_same_seed_same_world_other_seed_other_world(dataset: QADataset) -> None:
-    again = generate_qa(SMALL)
-    assert again == dataset
+    assert generate_qa(SMALL) == dataset
     other = dataclasses.replace(SMALL, seed=1)
-    assert generate_qa(other).fingerprint != dataset.fingerprint
+    assert generate_qa(dataclasses.replace(other, n_qa_test_documents=1)).fingerprint != dataset.fingerprint
     small_text = dataclasses.replace(SMALL, n_documents=20)
     assert generate_text(small_text) == generate_text(small_text)
     assert generate_text(small_text)["train"] != generate_text(dataclasses.replace(other, n_documents=20))["train"]
@@ -86,6 +85,14 @@ def test_known_first_sentences() -> None:
         "While the cow sang, the tired woman dropped the basket.",
         "It was Grace that greeted the bear.",
     ]
+
+
+def test_other_sizes_same_fingerprint_only_for_same_content() -> None:
+    """The fingerprint is of the questions: the sizes of the text do not enter, the number of questions does."""
+    tiny = dataclasses.replace(SMALL, n_qa_train_documents=2, n_qa_validation_documents=1, n_qa_test_documents=1)
+    fingerprint = generate_qa(tiny).fingerprint
+    assert generate_qa(dataclasses.replace(tiny, n_documents=1)).fingerprint == fingerprint
+    assert generate_qa(dataclasses.replace(tiny, n_qa_train_documents=3)).fingerprint != fingerprint
 
 
 def test_growing_one_split_keeps_its_beginning_and_leaves_the_others(dataset: QADataset) -> None:
@@ -368,7 +375,8 @@ def test_text_bears_out_the_facts_of_the_lexicon() -> None:
 @pytest.mark.parametrize("construction", HOLDABLE)
 def test_held_out_pairs_occur_in_the_test_split_alone(construction: str) -> None:
     held_out = tuple((verb.base, construction) for verb in VERBS)
-    config = dataclasses.replace(SMALL, n_qa_train_documents=60, held_out=held_out)
+    sizes = {"n_qa_train_documents": 40, "n_qa_validation_documents": 4, "n_qa_test_documents": 20}
+    config = dataclasses.replace(SMALL, **sizes, held_out=held_out)
     found = generate_qa(config).provenance["sentences_by_construction"]
     assert isinstance(found, dict)
     assert construction not in found["train"] and construction not in found["validation"]
