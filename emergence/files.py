@@ -50,12 +50,12 @@ def atomic_writer(path: Path, bytes_needed: int | None = None) -> Iterator[Binar
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
-        with open(temporary, "xb") as handle:
+        with temporary.open("xb") as handle:
             yield handle
             handle.flush()
             bytes_needed = max(handle.tell(), bytes_needed or 0)
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -116,7 +116,7 @@ def append_line(path: Path, line: str) -> None:
 def truncate_file(path: Path, size: int) -> None:
     """Cut ``path`` to ``size`` bytes and put that on disk."""
     try:
-        with open(path, "r+b") as handle:
+        with path.open("r+b") as handle:
             handle.truncate(size)
             os.fsync(handle.fileno())
     except OSError as error:
@@ -303,12 +303,17 @@ def unseal(obj: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[
 
 def content_digest(obj: Any) -> str:
     """sha256 (hexadecimal) of the canonical JSON of ``obj``."""
-    return hashlib.sha256(to_json(obj, sort_keys=True).encode()).hexdigest()
+    return sha256_text(to_json(obj, sort_keys=True))
+
+
+def sha256_text(text: str) -> str:
+    """sha256 (hexadecimal) of ``text`` in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
     """sha256 (hexadecimal) of a file's bytes, streamed."""
-    with open(path, "rb") as handle:
+    with path.open("rb") as handle:
         return sha256_stream(handle)
 
 

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,7 +119,7 @@ def check_matches(
         )
     if tokenizer_json is not None and tokenizer_json != weights.tokenizer_json:
         found, wanted = _fingerprint(weights.tokenizer_json), _fingerprint(tokenizer_json)
-        raise WeightsError(f"{source} was trained with another tokenizer ({found}; this run: {wanted}): use other weights")
+        raise WeightsError(f"{source} was trained with another tokenizer ({found}; this run: {wanted})")
 
 
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
@@ -246,7 +245,7 @@ class Checkpointer:
 
     def _names(self) -> list[CheckpointName]:
         try:
-            found = os.listdir(self._folder)
+            found = [path.name for path in self._folder.iterdir()]
         except FileNotFoundError:
             return []
         return [name for name in map(parse_checkpoint_name, found) if name is not None]
@@ -313,7 +312,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
         WeightsError: One line saying what the file is instead.
     """
     try:
-        with open(path, "rb") as handle:
+        with path.open("rb") as handle:
             check_seal(path, handle)
             handle.seek(0)
             content = torch.load(handle, map_location="cpu", weights_only=True)

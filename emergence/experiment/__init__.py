@@ -1,0 +1,1 @@
+"""Experiments on disk: run directories, results, listings, and the order in which a run does things."""

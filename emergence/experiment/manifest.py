@@ -1,0 +1,85 @@
+"""``MANIFEST.json``: size and sha256 of every file of a run, itself sealed.
+
+Whoever copies a run directory (or pulls it from Modal) checks it against this; bit-rot, a cut-off
+download and an edited file all show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from emergence.errors import RunDirectoryError
+from emergence.files import ErrorType, folder_files, read_json, seal, sha256_file, to_json, unseal
+
+MANIFEST_FILE = "MANIFEST.json"
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    """What one file must be."""
+
+    bytes: int
+    sha256: str
+
+
+def describe_folder(folder: Path) -> dict[str, ManifestEntry]:
+    """The entry of every file under ``folder`` by its relative name, except the manifest's own."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder_files(folder)}
+    files.pop(MANIFEST_FILE, None)
+    return {name: ManifestEntry(path.stat().st_size, sha256_file(path)) for name, path in files.items()}
+
+
+def manifest_text(run_id: str, entries: Mapping[str, ManifestEntry]) -> str:
+    """The content of ``MANIFEST.json``."""
+    files = {name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in sorted(entries.items())}
+    return to_json(seal({"run_id": run_id, "files": files}), indent=2) + "\n"
+
+
+def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
+    """The entries of a run's manifest.
+
+    Raises:
+        RunDirectoryError: Missing, damaged, or naming a file outside ``folder``.
+    """
+    path = folder / MANIFEST_FILE
+    return parse_manifest(read_json(path), str(path))
+
+
+def parse_manifest(raw: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[str, ManifestEntry]:
+    """The entries of a parsed manifest, wherever it came from (Modal's client reads it from the volume).
+
+    Raises:
+        error: Damaged, or with a name that leaves the run directory.
+    """
+    files = unseal(raw, source, error).get("files")
+    if not isinstance(files, dict):
+        raise error(f"{source}: not a manifest of this program")
+    entries = {}
+    for name, entry in files.items():
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
+            raise error(f"{source}: it names {name!r}, which is not inside the run directory")
+        try:
+            entries[name] = ManifestEntry(int(entry["bytes"]), str(entry["sha256"]))
+        except (TypeError, KeyError, ValueError):
+            raise error(f"{source}: its entry for {name!r} is malformed") from None
+    return entries
+
+
+def check_file(folder: Path, name: str, entry: ManifestEntry) -> str | None:
+    """What is wrong with one file of a run, in a line; None when it is as the manifest says."""
+    path = folder / name
+    root = folder.resolve()
+    if path.is_symlink() or not path.resolve().is_relative_to(root):
+        return f"{name}: a link, which a run directory never holds"
+    if not path.is_file():
+        return f"{name}: missing"
+    size = path.stat().st_size
+    if size != entry.bytes:
+        return f"{name}: {size:,} bytes instead of {entry.bytes:,}"
+    if sha256_file(path) != entry.sha256:
+        return f"{name}: damaged (its sha256 differs)"
+    return None

@@ -1,0 +1,250 @@
+"""One run on disk: every file name of DESIGN's "On disk", what is written when, and who may write.
+
+Imports without torch, so that listing and pulling need none: what touches weights imports the
+checkpoint module when called.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emergence.errors import ConfigError, RunDirectoryError
+from emergence.experiment.history import FileRecorder
+from emergence.experiment.locks import RunLock
+from emergence.experiment.manifest import (
+    MANIFEST_FILE,
+    ManifestEntry,
+    check_file,
+    describe_folder,
+    manifest_text,
+    read_manifest,
+)
+from emergence.files import (
+    ErrorType,
+    plain,
+    read_json,
+    read_json_lines,
+    seal,
+    sha256_text,
+    to_json,
+    unseal,
+    write_atomic,
+    write_json_atomic,
+    write_json_lines_atomic,
+)
+from emergence.spec import ExperimentSpec
+
+if TYPE_CHECKING:
+    from emergence.training.checkpoint import Checkpointer, WeightsFile
+
+SPEC_FILE = "spec.json"
+DATA_FILE = "data.json"
+HISTORY_FILE = "history.jsonl"
+TIMINGS_FILE = "timings.jsonl"
+TRUNK_FILE = "toy_llm_unified_pretrained.pth"
+FINETUNED_FILE = "toy_llm_qasrl_finetuned.pth"
+CHECKPOINT_FOLDER = "checkpoint"
+PREDICTIONS_FILE = "predictions.jsonl"
+TOKENIZER_FILE = "tokenizer.json"
+STATS_FILE = "finetune_stats.json"
+
+_SNAPSHOT = re.compile(r"(?P<phase>pretrain|finetune)_(?P<unit>epoch|step)_(?P<number>\d+)")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights kept along the way: ``pretrain_step_512.pth`` is (pretrain, step, 512)."""
+
+    phase: str
+    unit: str
+    number: int
+    path: Path
+
+
+class RunDirectory:
+    """One run on disk. Whoever writes to it holds :meth:`lock`."""
+
+    def __init__(self, path: Path, spec: ExperimentSpec, created: str) -> None:
+        self.path, self.spec, self.created = path, spec, created
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """The run in folder ``path``, wherever it lies and whatever it is called (a downloaded copy, say).
+
+        Raises:
+            RunDirectoryError: Not a run directory, or its ``spec.json`` is damaged.
+        """
+        file = path / SPEC_FILE
+        if not file.is_file():
+            raise RunDirectoryError(f"{path} is not a run directory: it has no {SPEC_FILE}")
+        spec, created = parse_spec_file(read_json(file), str(file))
+        return cls(path, spec, created)
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def trunk_path(self) -> Path:
+        """The trunk that finetuning starts from; present means pretraining is done."""
+        return self.path / TRUNK_FILE
+
+    @property
+    def finetuned_path(self) -> Path:
+        """The best model on validation."""
+        return self.path / FINETUNED_FILE
+
+    @property
+    def stats_path(self) -> Path:
+        return self.path / STATS_FILE
+
+    @property
+    def is_finished(self) -> bool:
+        return self.stats_path.is_file()
+
+    def lock(self) -> RunLock:
+        """Context manager: the only writer of this directory (:class:`RunLock`)."""
+        return RunLock(self.path)
+
+    # Training ------------------------------------------------------------------------------------
+
+    def recorder(self) -> FileRecorder:
+        return FileRecorder(self.path / HISTORY_FILE, self.path / TIMINGS_FILE)
+
+    def checkpointer(self, on_commit: Callable[[], None] | None = None) -> Checkpointer:
+        from emergence.training.checkpoint import Checkpointer
+
+        return Checkpointer(self.path / CHECKPOINT_FOLDER, on_commit=on_commit)
+
+    def save_trunk(self, weights: WeightsFile) -> None:
+        self._save(self.trunk_path, weights)
+
+    def save_finetuned(self, weights: WeightsFile) -> None:
+        self._save(self.finetuned_path, weights)
+
+    def save_snapshot(self, name: str, weights: WeightsFile) -> None:
+        """``name`` is ``pretrain_epoch_<n>``, ``finetune_epoch_<n>`` or ``pretrain_step_<n>``."""
+        if not _SNAPSHOT.fullmatch(name):
+            raise ValueError(f"not a snapshot name: {name!r}")
+        self._save(self.path / f"{name}.pth", weights)
+
+    def snapshots(self) -> list[Snapshot]:
+        """All snapshots there are: pretraining before finetuning, epochs before steps, each in order."""
+        found = []
+        for path in self.path.glob("*.pth"):
+            if match := _SNAPSHOT.fullmatch(path.stem):
+                found.append(Snapshot(match["phase"], match["unit"], int(match["number"]), path))
+        return sorted(found, key=lambda s: (s.phase != "pretrain", s.unit, s.number))
+
+    # Records -------------------------------------------------------------------------------------
+
+    def record_data(self, fingerprints: Mapping[str, str | None], **facts: Any) -> None:
+        """Write ``data.json``, or compare with it: a resumed run must see the data it began with.
+
+        Args:
+            fingerprints: Identity of each part of the data; None where the run has no such part.
+            **facts: Filter counts, provenance: stored, not compared.
+
+        Raises:
+            RunDirectoryError: Naming what changed since the run began.
+        """
+        path = self.path / DATA_FILE
+        before = unseal(read_json(path), str(path)) if path.exists() else {"fingerprints": {}}
+        known = before["fingerprints"]
+        changed = [
+            f"{name} ({_short(known[name])} when it began, {_short(value)} now)"
+            for name, value in fingerprints.items()
+            if name in known and known[name] != value
+        ]
+        if changed:
+            raise RunDirectoryError(
+                f"{self.run_id}: the data changed since this run began: {', '.join(changed)}; "
+                "restore it, or start a new run with --fresh"
+            )
+        now = plain({**before, **facts, "fingerprints": {**known, **fingerprints}})
+        if now != before or not path.exists():
+            write_json_atomic(path, seal(now))
+
+    def read_data(self) -> dict[str, Any]:
+        """What :meth:`record_data` wrote."""
+        return unseal(read_json(self.path / DATA_FILE), str(self.path / DATA_FILE))
+
+    def write_tokenizer(self, tokenizer_json: str) -> None:
+        write_atomic(self.path / TOKENIZER_FILE, tokenizer_json)
+
+    def write_predictions(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Write ``predictions.jsonl``, one object per test question; returns their number."""
+        return write_json_lines_atomic(self.path / PREDICTIONS_FILE, rows)
+
+    def read_predictions(self) -> list[dict[str, Any]]:
+        return read_json_lines(self.checked(PREDICTIONS_FILE))
+
+    def read_history(self) -> list[dict[str, Any]]:
+        return self._lines(HISTORY_FILE)
+
+    def read_timings(self) -> list[dict[str, Any]]:
+        return self._lines(TIMINGS_FILE)
+
+    # The end -------------------------------------------------------------------------------------
+
+    def write_stats(self, stats: Mapping[str, Any]) -> None:
+        """Finish the run: the manifest of all files, this one included, then ``finetune_stats.json``, last."""
+        text = to_json(seal(stats), indent=2) + "\n"
+        entries = describe_folder(self.path)
+        entries[STATS_FILE] = ManifestEntry(len(text.encode()), sha256_text(text))
+        write_atomic(self.path / MANIFEST_FILE, manifest_text(self.run_id, entries))
+        write_atomic(self.stats_path, text)
+
+    def verify_manifest(self) -> list[str]:
+        """What is wrong with the files of a finished run, a line each; empty when all are as they were written."""
+        try:
+            entries = read_manifest(self.path)
+        except RunDirectoryError as error:
+            return [str(error)]
+        checked = (check_file(self.path, name, entry) for name, entry in entries.items())
+        return [problem for problem in checked if problem]
+
+    def checked(self, name: str) -> Path:
+        """The path of file ``name``, compared with the manifest where the run has one that lists it.
+
+        Raises:
+            RunDirectoryError: The file is missing or not what the manifest says.
+        """
+        path = self.path / name
+        entry = read_manifest(self.path).get(name) if (self.path / MANIFEST_FILE).exists() else None
+        problem = check_file(self.path, name, entry) if entry else None if path.is_file() else f"{name}: missing"
+        if problem:
+            raise RunDirectoryError(f"{self.path}: {problem}")
+        return path
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        return read_json_lines(self.checked(name)) if (self.path / name).exists() else []
+
+    @staticmethod
+    def _save(path: Path, weights: WeightsFile) -> None:
+        from emergence.training.checkpoint import save_weights
+
+        save_weights(path, weights)
+
+
+def parse_spec_file(raw: Any, source: str, error: ErrorType = RunDirectoryError) -> tuple[ExperimentSpec, str]:
+    """Spec and creation time from the content of a ``spec.json``.
+
+    Raises:
+        error: Damaged, or of another version.
+    """
+    content = unseal(raw, source, error)
+    try:
+        return ExperimentSpec.from_dict(content["spec"], source), str(content["created"])
+    except KeyError as missing:
+        raise error(f"{source}: not a spec of this program: it lacks {missing}") from None
+    except ConfigError as reason:
+        raise error(str(reason)) from None
+
+
+def _short(fingerprint: str | None) -> str:
+    return fingerprint[:12] if fingerprint else "none"

@@ -1,0 +1,170 @@
+"""All runs under one folder: how they are made, opened, and found again.
+
+Names are for people; a run is found by the content of its ``spec.json``. Imports without torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from emergence.errors import RunDirectoryError
+from emergence.experiment.run_directory import SPEC_FILE, RunDirectory
+from emergence.experiment.weights_path import resolve_weights
+from emergence.files import TEMPORARY_SUFFIX, read_json, seal, unseal, write_error, write_json_atomic
+from emergence.spec import ExperimentSpec
+
+__all__ = ["RunDirectory", "RunStore"]
+
+logger = logging.getLogger(__name__)
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_TIMESTAMP = re.compile(r"_(\d{8}-\d{6})(?:-(\d+))?$")
+
+
+class RunStore:
+    """All runs under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create(self, spec: ExperimentSpec, now: datetime | None = None, run_id: str | None = None) -> RunDirectory:
+        """Make a new run directory with its ``spec.json``; never one that is there already.
+
+        Args:
+            now: Goes into the name (default: the local time).
+            run_id: The name, where a client chose it beforehand; else a taken name gets ``-2``, ``-3``...
+
+        Raises:
+            RunDirectoryError: ``run_id`` is taken or malformed, or the system refused.
+        """
+        now = now or datetime.now()
+        path = self._new_folder(run_id) if run_id else self._unique_folder(spec.run_name(now))
+        created = now.isoformat(timespec="seconds")
+        identity = {"experiment_id": spec.experiment_id, "pretrain_id": spec.pretrain_id}
+        content = {"run_id": path.name, "created": created, **identity, "spec": spec.to_dict()}
+        write_json_atomic(path / SPEC_FILE, seal(content))
+        return RunDirectory(path, spec, created)
+
+    def open(self, run_id: str) -> RunDirectory:
+        """An existing run, by its name.
+
+        Raises:
+            RunDirectoryError: No such run, outside this folder, or its ``spec.json`` is damaged.
+        """
+        path = self._inside(run_id.rstrip("/"))
+        if not path.is_dir():
+            near = difflib.get_close_matches(run_id, self.run_ids(), n=1)
+            hint = f"did you mean {near[0]}?" if near else "--list-saved shows what there is"
+            raise RunDirectoryError(f"{self.root} holds no run {run_id!r}: {hint}")
+        return RunDirectory.open(path)
+
+    def exists(self, run_id: str) -> bool:
+        """Whether there is a run of that name with a ``spec.json``."""
+        return (self._inside(run_id) / SPEC_FILE).is_file()
+
+    def runs(self) -> Iterator[RunDirectory]:
+        """Every readable run, newest first."""
+        runs = []
+        for run_id in self.run_ids():
+            try:
+                runs.append(self.open(run_id))
+            except RunDirectoryError as error:
+                logger.debug("not a readable run: %s", error)
+        yield from sorted(runs, key=_age_key, reverse=True)
+
+    def run_ids(self) -> list[str]:
+        """Names of all folders that may be runs."""
+        if not self.root.is_dir():
+            return []
+        folders = (path for path in self.root.iterdir() if path.is_dir() and not path.is_symlink())
+        return sorted(path.name for path in folders if _RUN_ID.fullmatch(path.name))
+
+    # Finding by content --------------------------------------------------------------------------
+
+    def find_unfinished(self, spec: ExperimentSpec) -> RunDirectory | None:
+        """The newest run of the same experiment that has no result yet: the one to go on with."""
+        return next((run for run in self._same(spec) if not run.is_finished), None)
+
+    def find_finished(self, spec: ExperimentSpec) -> RunDirectory | None:
+        """The newest run of the same experiment that has its result."""
+        return next((run for run in self._same(spec) if run.is_finished), None)
+
+    def find_pretrained(self, pretrain_id: str) -> RunDirectory | None:
+        """The newest run whose trunk comes from this pretraining: its own, or one it was given."""
+        return next((run for run in self.runs() if run.trunk_path.is_file() and _trunk_id(run) == pretrain_id), None)
+
+    def resolve_weights(self, path: str, *, confined: bool = False) -> Path:
+        """The weights file that ``--pretrained-model-path`` means.
+
+        Args:
+            path: Relative to this folder or to the working directory, or absolute.
+            confined: Allow only what lies in this folder (where the path comes from somebody else).
+
+        Raises:
+            WeightsError: Not there, a folder, or outside; lists what could be meant.
+        """
+        return resolve_weights(self.root, path, confined=confined)
+
+    def _same(self, spec: ExperimentSpec) -> Iterator[RunDirectory]:
+        return (run for run in self.runs() if run.spec.experiment_id == spec.experiment_id)
+
+    # Folders -------------------------------------------------------------------------------------
+
+    def _inside(self, run_id: str) -> Path:
+        path = self.root / run_id
+        if not _RUN_ID.fullmatch(run_id) or path.resolve() != self.root.resolve() / run_id:
+            raise RunDirectoryError(f"{run_id!r} cannot be the name of a run in {self.root}: give one of --list-saved")
+        return path
+
+    def _new_folder(self, run_id: str) -> Path:
+        path = self._inside(run_id)
+        if not self._make(path):
+            left = [p.name for p in path.iterdir() if not p.name.endswith(TEMPORARY_SUFFIX)]
+            if left:  # else: a creation that was killed before its spec.json; take it over
+                raise RunDirectoryError(f"{path} exists already: resume it with --resume {run_id}, or use another name")
+        return path
+
+    def _unique_folder(self, name: str) -> Path:
+        number = 1
+        while not self._make(path := self._inside(name if number == 1 else f"{name}-{number}")):
+            number += 1
+        return path
+
+    @staticmethod
+    def _make(path: Path) -> bool:
+        """Whether this call made the folder (only one of several concurrent ones does)."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError:
+            if not path.is_dir():
+                raise RunDirectoryError(f"{path} exists and is not a folder") from None
+            return False
+        except OSError as error:
+            raise write_error(path, error, None) from error
+        return True
+
+
+def _age_key(run: RunDirectory) -> tuple[str, int, str]:
+    """Sorts runs by age: the time in the name (which survives copying), else the time of creation."""
+    if match := _TIMESTAMP.search(run.run_id):
+        return match[1], int(match[2] or 1), run.run_id
+    return re.sub(r"[-:]", "", run.created).replace("T", "-"), 1, run.run_id
+
+
+def _trunk_id(run: RunDirectory) -> str | None:
+    """The pretraining that the trunk of ``run`` comes from; None for a random one, or where nothing says."""
+    if run.spec.random_baseline:
+        return None
+    if run.spec.pretrains:
+        return run.spec.pretrain_id
+    try:
+        lineage = unseal(read_json(run.stats_path), str(run.stats_path)).get("lineage")
+    except RunDirectoryError:
+        return None
+    return lineage.get("pretrain_id") if isinstance(lineage, dict) else None

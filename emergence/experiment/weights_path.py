@@ -1,0 +1,59 @@
+"""Which file ``--pretrained-model-path`` means, and a helpful answer when it means none."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from emergence.errors import WeightsError
+
+
+def resolve_weights(root: Path, given: str, *, confined: bool) -> Path:
+    """See :meth:`emergence.experiment.store.RunStore.resolve_weights`."""
+    here = Path(os.path.expanduser(given))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+    inside = _written_under(root, root / given)
+    if confined and not inside:
+        raise WeightsError(f"--pretrained-model-path {given} leads out of {root}: give a path inside it")
+    candidates = ([root / given] if inside else []) + ([] if confined else [here])
+    try:
+        for path in candidates:
+            # What is written as a path into the runs folder must not lead out of it by a link.
+            if _written_under(root, path) and path.exists() and not path.resolve().is_relative_to(root.resolve()):
+                raise WeightsError(f"--pretrained-model-path {given} is a link out of {root}: copy the file there")
+            if path.is_file():
+                return path.resolve()
+        raise WeightsError(_explain(root, given, candidates))
+    except OSError as error:
+        raise WeightsError(f"--pretrained-model-path {given[:200]}: {error.strerror or error}") from None
+
+
+def _written_under(root: Path, path: Path) -> bool:
+    """Whether ``path`` lies in ``root`` going by its text, with ``..`` taken away."""
+    return Path(os.path.normpath(path.absolute())).is_relative_to(os.path.normpath(root.absolute()))
+
+
+def _explain(root: Path, given: str, candidates: list[Path]) -> str:
+    for path in candidates:
+        if path.is_dir():
+            return f"--pretrained-model-path {given} is a folder: {_choices(path, Path(given))}"
+        if path.parent != root and _weights_in(path.parent):
+            return f"--pretrained-model-path {given}: no such file: {_choices(path.parent, Path(given).parent)}"
+    known = [str(path.relative_to(root)) for path in sorted(root.glob("*/*.pth"))]
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.7)
+    hint = f"did you mean {near[0]}?" if near else "--list-saved shows the runs there are"
+    return f"--pretrained-model-path {given}: no such file in {root} or here; {hint}"
+
+
+def _weights_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.pth"))
+
+
+def _choices(folder: Path, prefix: Path) -> str:
+    names = _weights_in(folder)
+    # The trunk is what one nearly always wants.
+    names.sort(key=lambda name: not name.endswith("_pretrained.pth"))
+    if not names:
+        return "it holds no .pth file; --list-saved shows the runs there are"
+    shown = ", ".join(str(prefix / name) for name in names[:3])
+    return f"give {shown}" + (f" or one of {len(names) - 3} more" if len(names) > 3 else "")
