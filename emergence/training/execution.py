@@ -1,0 +1,133 @@
+"""How a forward and backward pass is executed: compiled or not, and in how large pieces."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from emergence.config import PretrainConfig
+from emergence.errors import EmergenceError
+from emergence.model import Trunk, linear_cross_entropy
+from emergence.model_size import activation_bytes_per_token, training_flops_per_token
+from emergence.training.precision import autocast
+
+logger = logging.getLogger(__name__)
+
+#: Activations of one micro-batch on a CPU stay below this; fixed, so that results do not depend on the machine.
+CPU_ACTIVATION_BYTES = 4 << 30
+#: ``compile = auto`` compiles on a CPU when the run would take longer than this (compiling costs most of a minute).
+COMPILE_ABOVE_SECONDS = 1200.0
+#: What one CPU thread sustains, for that estimate only.
+CPU_FLOPS_PER_THREAD = 5e10
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def step_loss(forward: Forward, trunk: Trunk, ids: Tensor, chunk_rows: int, precision: str) -> Tensor:
+    """Mean next-token loss (nats) of packed sequences (B, T+1)."""
+    with autocast(ids.device, precision):
+        states = forward(ids[:, :-1])  # (B, T, D)
+        return linear_cross_entropy(states.flatten(0, 1), trunk.unembedding, ids[:, 1:].flatten(), chunk_rows)
+
+
+def choose_micro_batch(
+    trunk: Trunk, config: PretrainConfig, batch_size: int, device: torch.device, precision: str
+) -> int:
+    """Sequences per forward pass, of this worker's ``batch_size`` per update.
+
+    The configured number; else on a GPU the largest that fits, found by trying, and on a CPU the whole batch
+    unless its activations would exceed :data:`CPU_ACTIVATION_BYTES`.
+
+    Raises:
+        EmergenceError: Not even one sequence fits the GPU.
+    """
+    if config.micro_batch_size:
+        return min(config.micro_batch_size, batch_size)
+    if device.type == "cpu":
+        sequence = trunk.config.sequence_length * activation_bytes_per_token(trunk.config, precision)
+        return _halve_until(batch_size, lambda size: size * sequence <= CPU_ACTIVATION_BYTES)
+    # The optimisers allocate their state at the first update only; keep its place free meanwhile.
+    reserved = [torch.empty_like(weight) for weight in trunk.parameters() for _ in range(2)]
+
+    def fits(size: int) -> bool:
+        try:
+            run_once(trunk, trunk, size, config.loss_chunk_rows, device, precision)
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            trunk.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+        return True
+
+    size = _halve_until(batch_size, fits)
+    if size == 1 and not fits(1):
+        raise EmergenceError(
+            f"one sequence of {trunk.config.sequence_length} tokens does not fit the GPU: "
+            "take a larger GPU, or lower model.sequence_length or pretrain.loss_chunk_rows"
+        )
+    del reserved
+    return size
+
+
+def _halve_until(size: int, fits: Callable[[int], bool]) -> int:
+    """The first of ``size``, ``size / 2``, ... (rounded up) that fits; 1 is not tried."""
+    while size > 1 and not fits(size):
+        size = -(-size // 2)
+    return size
+
+
+def run_once(
+    forward: Forward, trunk: Trunk, batch_size: int, chunk_rows: int, device: torch.device, precision: str
+) -> None:
+    """One forward and backward pass on arbitrary ids, as training will run it."""
+    ids = torch.arange(trunk.config.sequence_length + 1, device=device) % trunk.vocab_rows  # (T+1,)
+    step_loss(forward, trunk, ids.expand(batch_size, -1), chunk_rows, precision).backward()
+
+
+def choose_forward(
+    trunk: Trunk, config: PretrainConfig, tokens: int, micro_batch: int, device: torch.device, precision: str
+) -> tuple[Forward, bool]:
+    """The trunk's forward pass, compiled where that pays, and whether it is.
+
+    Compilation is tried on a real pass; where it fails, training goes on uncompiled with a warning. The
+    trunk itself is left as it is: same parameters, same names.
+
+    Args:
+        trunk: On ``device``.
+        config: Its ``compile`` setting.
+        tokens: How many this worker will train on.
+        micro_batch: Sequences per pass.
+        device: Where to run.
+        precision: ``fp32`` or ``bf16``.
+    """
+    if not wants_compilation(config.compile, device, tokens * training_flops_per_token(trunk.config, trunk.vocab_rows)):
+        return trunk, False
+    compiled: Forward = torch.compile(trunk, dynamic=False)
+    try:
+        run_once(compiled, trunk, micro_batch, config.loss_chunk_rows, device, precision)
+    except Exception as error:  # the compiler's failures have no common class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        logger.warning("torch.compile failed, training uncompiled: %s", reason)
+        return trunk, False
+    finally:
+        trunk.zero_grad(set_to_none=True)
+    return compiled, True
+
+
+def wants_compilation(setting: str, device: torch.device, flops: float) -> bool:
+    """Whether to try ``torch.compile`` for a run of so many floating-point operations."""
+    if setting != "auto":
+        return setting == "on"
+    if device.type != "cpu":
+        return True
+    seconds = flops / (CPU_FLOPS_PER_THREAD * torch.get_num_threads())
+    return seconds > COMPILE_ABOVE_SECONDS and _has_cpp_compiler()
+
+
+def _has_cpp_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)

@@ -1,0 +1,371 @@
+"""Next-token pretraining on packed text, resumable at any step to the bit.
+
+The loop is a sequence of updates with stops between them: at each stop it evaluates, keeps snapshots and
+checkpoints as the plan says. What was computed is a function of the seed and the data; a checkpoint holds
+everything else that counts, so a run killed anywhere and resumed ends with the same weights and history.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emergence.config import PretrainConfig
+from emergence.data.stream import SequenceOrder, TokenStream
+from emergence.errors import EmergenceError
+from emergence.model import Trunk
+from emergence.training.checkpoint import Checkpointer
+from emergence.training.distributed import Workers
+from emergence.training.execution import choose_forward, choose_micro_batch, step_loss
+from emergence.training.language_model_eval import evaluate_language_model
+from emergence.training.optim import build_optimizers
+from emergence.training.precision import resolve_precision
+from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
+from emergence.training.schedule import learning_rate_factor, plan_pretraining
+
+logger = logging.getLogger(__name__)
+
+PHASE = "pretrain"
+
+#: Called with a name (``pretrain_epoch_<n>``, ``pretrain_step_<n>``), the trunk and plain facts about it.
+SaveSnapshot = Callable[[str, Trunk, dict[str, Any]], None]
+
+
+class NonFiniteLossError(EmergenceError):
+    """The loss or its gradient became NaN or infinite; the weights of the step before are in the checkpoint."""
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What pretraining came to.
+
+    Attributes:
+        steps: Updates made. tokens_seen: Targets predicted in them.
+        epochs: In units of ``samples_per_epoch``. passes: In units of the text.
+        validation_loss: Of the weights the trunk is left with, in nats per token, as measured during training.
+        best_validation_loss: The least measured. best_step: Where.
+        stopped_early: Whether patience ran out.
+        seconds: Wall-clock time in training, over all resumptions. tokens_per_second: Tokens seen over it.
+        micro_batch_size: Sequences per forward pass. precision: ``fp32`` or ``bf16``. compiled: torch.compile ran.
+    """
+
+    steps: int
+    tokens_seen: int
+    epochs: float
+    passes: float
+    validation_loss: float
+    best_validation_loss: float
+    best_step: int
+    stopped_early: bool
+    seconds: float
+    tokens_per_second: float
+    micro_batch_size: int
+    precision: str
+    compiled: bool
+
+
+def pretrain(
+    trunk: Trunk,
+    train: TokenStream,
+    validation: TokenStream,
+    config: PretrainConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    recorder: Recorder,
+    checkpointer: Checkpointer,
+    save_snapshot: SaveSnapshot,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+) -> PretrainResult:
+    """Train ``trunk`` in place, going on from the newest checkpoint if there is one.
+
+    With ``patience``, the trunk ends with the weights of its best evaluation; without, with the last ones.
+
+    Args:
+        trunk: Freshly initialised; moved to ``device``.
+        train: Text to learn. validation: Held-out text.
+        config: How.
+        seed: Of the order of the sequences.
+        device: Where to run.
+        recorder: Takes ``pretrain_step`` and ``pretrain_evaluation`` lines, and ``pretrain`` timings.
+        checkpointer: Where the resumable state is.
+        save_snapshot: Keeps the weights at a named point; may be called again for the same point after a resume.
+        should_stop: Asked after every update.
+        progress: Shown to a person.
+        workers: This process among others; only the first records, saves and shows.
+
+    Raises:
+        DataError: The text is shorter than one sequence.
+        NonFiniteLossError: Naming the step and its sequences.
+        StopRequested: After saving a checkpoint, because ``should_stop`` said so.
+    """
+    workers = workers or Workers()
+    if not workers.is_first:
+        recorder, progress = NullRecorder(), None
+    run = _Run(trunk, train, validation, config, seed, device, recorder, checkpointer, save_snapshot, workers)
+    progress = progress or NoProgress()
+    tokens_per_step = run.plan.batch_size * run.length
+    run.resume()
+    progress.start(run.plan.total_steps * tokens_per_step, "tokens", run.state.tokens_seen, "pretraining")
+    try:
+        while not run.finished:
+            if workers.sum([float(should_stop())], device)[0]:
+                run.save()
+                raise StopRequested(f"stopped at step {run.state.step} of pretraining; the same command resumes")
+            loss = run.update()
+            run.arrive()
+            progress.update(tokens_per_step, loss=loss, validation=run.state.validation_loss)
+    finally:
+        progress.close()
+    return run.result()
+
+
+@dataclass
+class _State:
+    """Where a run is: what a checkpoint holds beside weights and optimisers."""
+
+    step: int = 0
+    tokens_seen: int = 0
+    loss_sum: float = 0.0  # of the updates since the last history line
+    loss_count: int = 0
+    validation_loss: float = math.inf
+    best_loss: float = math.inf
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+    seconds: float = 0.0
+    micro_batch: int = 0
+
+
+class _Run:
+    """The parts of one pretraining and the acts its loop consists of."""
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        train: TokenStream,
+        validation: TokenStream,
+        config: PretrainConfig,
+        seed: int,
+        device: torch.device,
+        recorder: Recorder,
+        checkpointer: Checkpointer,
+        save_snapshot: SaveSnapshot,
+        workers: Workers,
+    ) -> None:
+        self.trunk, self.train, self.validation = trunk.to(device), train, validation
+        self.config, self.device, self.workers = config, device, workers
+        self.recorder, self.checkpointer, self.save_snapshot = recorder, checkpointer, save_snapshot
+        self.length = trunk.config.sequence_length
+        self.order = SequenceOrder(train.n_sequences(self.length), seed)
+        self.plan = plan_pretraining(config, self.order.n_sequences)
+        self.precision = resolve_precision(config.precision, device)
+        self.optimizers = build_optimizers(trunk, config)
+        self.state = _State()
+        self.best_weights: dict[str, Tensor] | None = None
+        self._saved_step = -1
+        self._clock = time.perf_counter()
+
+    @property
+    def finished(self) -> bool:
+        return self.state.step >= self.plan.total_steps or self.state.stopped_early
+
+    # Checkpoints --------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Restore the newest checkpoint, or make the first one, and decide how to execute."""
+        found = self.checkpointer.load(PHASE)
+        if found:
+            self._restore(found.state)
+            logger.info("pretraining resumes at step %d of %d", self.state.step, self.plan.total_steps)
+        per_worker = math.ceil(self.plan.batch_size / self.workers.size)
+        micro = self.state.micro_batch or choose_micro_batch(
+            self.trunk, self.config, per_worker, self.device, self.precision
+        )
+        self.state.micro_batch = micro
+        # By the whole run, not by what is left of it: compiled and uncompiled results differ in the last digits.
+        tokens = self.plan.total_steps * per_worker * self.length
+        self.forward, self.compiled = choose_forward(
+            self.trunk, self.config, tokens, micro, self.device, self.precision
+        )
+        if not found:
+            self._log_plan()
+            # Before the first history line: a run killed early starts over with the history it found.
+            self.save()
+        if self.state.step == 0:
+            self.arrive()
+
+    def save(self) -> None:
+        """Save a checkpoint of this step, unless there is one."""
+        if not self.workers.is_first or self._saved_step == self.state.step:
+            return
+        self._count_seconds()
+        content = {
+            "state": asdict(self.state),
+            "trunk": self.trunk.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "best_weights": self.best_weights,
+            "history": self.recorder.position(),
+        }
+        self.checkpointer.save(PHASE, self.state.step, content)
+        self._saved_step = self.state.step
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        self.state = _State(**content["state"])
+        self.trunk.load_state_dict(content["trunk"])
+        self.optimizers.load_state_dict(content["optimizers"])
+        self.best_weights = content["best_weights"]
+        self.recorder.rewind(content["history"])
+        self._saved_step = self.state.step
+
+    def _count_seconds(self) -> None:
+        now = time.perf_counter()
+        self.state.seconds += now - self._clock
+        self._clock = now
+
+    def _log_plan(self) -> None:
+        passes = self.plan.total_steps * self.plan.batch_size / self.order.n_sequences
+        logger.info(
+            "pretraining: %d updates of %d sequences, %.2f passes over %d sequences of %d tokens",
+            self.plan.total_steps, self.plan.batch_size, passes, self.order.n_sequences, self.length,
+        )  # fmt: skip
+
+    # One update ---------------------------------------------------------------------------------
+
+    def update(self) -> float:
+        """Take the next batch and move the weights; returns its loss in nats per token."""
+        state = self.state
+        batch = self.order.take(state.step * self.plan.batch_size, self.plan.batch_size)
+        local_loss = self._backward(batch)
+        self.workers.sum_gradients(self.trunk.parameters())
+        local, norm = torch.stack([local_loss, self._clip_gradients()]).tolist()  # the update's one wait for the GPU
+        loss = self.workers.sum([local], self.device)[0]
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            self.optimizers.zero_grad()
+            self.save()
+            raise NonFiniteLossError(
+                f"pretraining step {state.step + 1}: the loss is {loss} and its gradient's norm {norm} on sequences "
+                f"{batch.tolist()}: lower pretrain.muon_lr and pretrain.adamw_lr, or use pretrain.precision=fp32"
+            )
+        self.optimizers.set_factor(learning_rate_factor(state.step, self.config, self.plan.total_steps))
+        self.optimizers.step()
+        self.optimizers.zero_grad()
+        state.step += 1
+        state.tokens_seen += len(batch) * self.length
+        state.loss_sum, state.loss_count = state.loss_sum + loss, state.loss_count + 1
+        if state.step % self.config.log_every_steps == 0 or state.step == self.plan.total_steps:
+            self._log_step(norm)
+        return loss
+
+    def _backward(self, batch: NDArray[np.int64]) -> Tensor:
+        """Accumulate the gradients of this worker's part of the batch; returns that part of the mean loss."""
+        mine = self.workers.shard(batch)
+        total = torch.zeros((), device=self.device)
+        for at in range(0, len(mine), self.state.micro_batch):
+            sequences = mine[at : at + self.state.micro_batch]
+            ids = torch.from_numpy(self.train.get(sequences, self.length)).to(self.device)  # (b, T+1)
+            loss = step_loss(self.forward, self.trunk, ids, self.config.loss_chunk_rows, self.precision)
+            loss = loss * (len(sequences) / len(batch))
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale all gradients down to a global norm of ``grad_clip``; returns the norm before."""
+        weights = [weight for weight in self.trunk.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if self.config.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(weights, self.config.grad_clip, norm)
+        return norm
+
+    def _log_step(self, grad_norm: float) -> None:
+        state = self.state
+        factor = learning_rate_factor(state.step - 1, self.config, self.plan.total_steps)
+        self.recorder.log(
+            "pretrain_step",
+            step=state.step,
+            tokens=state.tokens_seen,
+            loss=state.loss_sum / state.loss_count,
+            lr=factor * self.config.adamw_lr,
+            **({"muon_lr": factor * self.config.muon_lr} if self.config.optimizer == "muon" else {}),
+            grad_norm=grad_norm,
+        )
+        state.loss_sum, state.loss_count = 0.0, 0
+        self._count_seconds()
+        self.recorder.time("pretrain", step=state.step, tokens=state.tokens_seen, seconds=state.seconds)
+
+    # Between updates ----------------------------------------------------------------------------
+
+    def arrive(self) -> None:
+        """Do what the plan says for the step just reached: evaluate, keep snapshots, save a checkpoint."""
+        step = self.state.step
+        if step in self.plan.evaluation_steps:
+            self._evaluate()
+        if step in self.plan.snapshot_steps:
+            self._snapshot(f"pretrain_step_{step}")
+        if step in self.plan.epoch_steps:
+            self._snapshot(f"pretrain_epoch_{self.plan.epoch_steps.index(step) + 1}")
+        if self.finished and self.best_weights is not None:
+            self.trunk.load_state_dict(self.best_weights)
+            self.state.validation_loss = self.state.best_loss
+        if self.finished or (step and step % self.config.checkpoint_every_steps == 0):
+            self.save()
+
+    def _evaluate(self) -> None:
+        measured = evaluate_language_model(
+            self.trunk, self.validation, self.length, self.device, self.precision, self.config.loss_chunk_rows,
+            self.config.validation_tokens, strided=False, workers=self.workers,
+        )  # fmt: skip
+        state, loss = self.state, measured.nats_per_token
+        state.validation_loss = loss
+        if loss < state.best_loss:
+            state.best_loss, state.best_step, state.evaluations_since_best = loss, state.step, 0
+            if self.config.patience:
+                self.best_weights = {name: value.clone() for name, value in self.trunk.state_dict().items()}
+        else:
+            state.evaluations_since_best += 1
+            state.stopped_early = 0 < self.config.patience <= state.evaluations_since_best
+        self.recorder.log(
+            "pretrain_evaluation",
+            step=state.step,
+            tokens=state.tokens_seen,
+            validation_loss=loss,
+            perplexity=measured.perplexity,
+            bits_per_byte=measured.bits_per_byte,
+            scored_tokens=measured.n_tokens,
+        )
+
+    def _snapshot(self, name: str) -> None:
+        if self.workers.is_first:
+            facts = {"step": self.state.step, "tokens_seen": self.state.tokens_seen}
+            self.save_snapshot(name, self.trunk, {**facts, "validation_loss": self.state.validation_loss})
+
+    def result(self) -> PretrainResult:
+        state = self.state
+        samples = state.step * self.plan.batch_size
+        return PretrainResult(
+            steps=state.step,
+            tokens_seen=state.tokens_seen,
+            epochs=samples / self.config.samples_per_epoch,
+            passes=samples / self.order.n_sequences,
+            validation_loss=state.validation_loss,
+            best_validation_loss=state.best_loss,
+            best_step=state.best_step,
+            stopped_early=state.stopped_early,
+            seconds=state.seconds,
+            tokens_per_second=state.tokens_seen / state.seconds if state.seconds else 0.0,
+            micro_batch_size=state.micro_batch,
+            precision=self.precision,
+            compiled=self.compiled,
+        )

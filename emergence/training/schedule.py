@@ -1,0 +1,79 @@
+"""When pretraining does what: number of steps, learning rate, evaluations, snapshots.
+
+All of it follows from the configuration and the amount of text, so a resumed run needs no memory of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from emergence.config import PretrainConfig
+
+
+@dataclass(frozen=True)
+class PretrainPlan:
+    """Steps are counted in finished updates: step 0 is the untrained trunk.
+
+    Attributes:
+        batch_size: Sequences per update over all devices.
+        total_steps: Updates in all.
+        epoch_steps: Step at which epoch 1, 2, ... ends; the last is ``total_steps``.
+        snapshot_steps: Steps whose weights are kept: log-spaced, 0 and the last among them.
+        evaluation_steps: Steps at which the validation loss is measured; those of every snapshot and epoch are.
+    """
+
+    batch_size: int
+    total_steps: int
+    epoch_steps: tuple[int, ...]
+    snapshot_steps: frozenset[int]
+    evaluation_steps: frozenset[int]
+
+
+def plan_pretraining(config: PretrainConfig, n_sequences: int) -> PretrainPlan:
+    """The plan for a text of ``n_sequences`` packed sequences.
+
+    The run sees ``epochs * samples_per_epoch`` sequences, or ``max_passes`` times the text where that is less.
+    Sequences that do not fill a last batch are left out.
+    """
+    wanted = config.epochs * config.samples_per_epoch
+    samples = max(1, min(wanted, math.floor(config.max_passes * n_sequences)))
+    batch_size = min(config.batch_size, samples)
+    total = samples // batch_size
+    epoch = min(config.samples_per_epoch, samples)
+
+    def step_at(share_of_epoch: float) -> int:
+        return min(total, max(1, round(share_of_epoch * epoch / batch_size)))
+
+    n_epochs = math.ceil(samples / epoch)
+    # Epochs so short that they end in the same update are one.
+    epoch_steps = tuple(sorted({step_at(n) for n in range(1, n_epochs)} | {total}))
+    marks = range(1, n_epochs * config.evaluations_per_epoch)
+    evaluations = {step_at(mark / config.evaluations_per_epoch) for mark in marks}
+    snapshots = log_spaced_steps(total, config.step_snapshots)
+    return PretrainPlan(
+        batch_size, total, epoch_steps, snapshots, frozenset({0, total, *evaluations, *snapshots, *epoch_steps})
+    )
+
+
+def log_spaced_steps(total: int, count: int) -> frozenset[int]:
+    """Step 0 and at most ``count`` steps spaced evenly in log(step) from 1 to ``total``; none for ``count`` 0."""
+    if count == 0:
+        return frozenset()
+    spaced = (round(total ** (k / max(count - 1, 1))) for k in range(count))
+    return frozenset({0, total, *spaced})
+
+
+def learning_rate_factor(step: int, config: PretrainConfig, total_steps: int) -> float:
+    """Share of the peak learning rate for the update after ``step`` finished ones, in (0, 1].
+
+    A linear warm-up, then ``wsd``: constant, then linear to zero (Hu et al. 2024), or ``cosine``: half a
+    cosine to zero (Loshchilov & Hutter 2017).
+    """
+    warmup = round(config.warmup_fraction * total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+    decay = round(config.decay_fraction * total_steps)
+    return min(1.0, (total_steps - step) / max(1, decay))
