@@ -1,0 +1,157 @@
+"""What the volume shows at any moment is a state a run can resume from."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from emergence.mirror import VolumeMirror, copy_new_folders, copy_tree
+
+
+class Volume:
+    """A folder whose commits are remembered with what they made visible."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.commits, self.failures = folder, [], 0
+        folder.mkdir()
+
+    def commit(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("volume busy")
+        self.commits.append(contents(self.folder))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    (folder / "checkpoint").mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    return Volume(tmp_path / "volume")
+
+
+def wait_for(condition: object, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def test_publishes_changes_and_deletions(local: Path, volume: Volume) -> None:
+    mirror = VolumeMirror(local, volume.folder / "run", volume.commit, min_seconds=0)
+    (local / "a").write_text("1")
+    (local / "checkpoint" / "1.pt").write_text("one")
+    assert mirror.publish() == 2
+    assert mirror.publish() == 0 and len(volume.commits) == 1  # nothing new, so no commit
+    (local / "checkpoint" / "2.pt").write_text("two")
+    (local / "checkpoint" / "1.pt").unlink()
+    mirror.close()
+    assert contents(volume.folder) == {"run/a": "1", "run/checkpoint/2.pt": "two"}
+
+
+def test_half_written_files_are_not_published(local: Path, volume: Volume) -> None:
+    (local / ".a.123.tmp").write_text("half")
+    mirror = VolumeMirror(local, volume.folder / "run", volume.commit)
+    mirror.close()
+    assert contents(volume.folder) == {}
+
+
+def test_checkpoints_come_first_and_the_result_last(local: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    import emergence.mirror as module
+
+    original = module.copy_file
+    monkeypatch.setattr(module, "copy_file", lambda source, target: (order.append(source.name), original(source, target)))
+    for name in ("finetune_stats.json", "MANIFEST.json", "history.jsonl", "checkpoint/9.pt", "spec.json"):
+        (local / name).write_text("x")
+    VolumeMirror(local, volume.folder / "run", volume.commit).close()
+    assert order == ["9.pt", "history.jsonl", "spec.json", "MANIFEST.json", "finetune_stats.json"]
+
+
+def test_requests_do_not_wait_and_are_rate_limited(local: Path, volume: Volume) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow_commit() -> None:
+        entered.set()
+        assert leave.wait(10)
+        volume.commit()
+
+    (local / "a").write_text("1")
+    mirror = VolumeMirror(local, volume.folder / "run", slow_commit, min_seconds=3600)
+    mirror.request()
+    assert entered.wait(10)  # the commit hangs in its own thread, this one goes on
+    leave.set()
+    wait_for(lambda: mirror.publications == 1)
+    (local / "a").write_text("22")
+    mirror.request()
+    time.sleep(0.05)
+    assert mirror.publications == 1  # an hour between publications
+    mirror.hurry()  # unless it is urgent
+    wait_for(lambda: mirror.publications == 2)
+    mirror.close()
+
+
+def test_a_failing_commit_is_tried_again(local: Path, volume: Volume, caplog: pytest.LogCaptureFixture) -> None:
+    (local / "a").write_text("1")
+    volume.failures = 1
+    mirror = VolumeMirror(local, volume.folder / "run", volume.commit, min_seconds=0)
+    mirror.request()
+    wait_for(lambda: "could not publish" in caplog.text)
+    mirror.close()
+    assert volume.commits == [{"run/a": "1"}]
+
+
+def test_a_volume_that_stays_broken_is_reported(local: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    (local / "a").write_text("1")
+    volume.failures = 100
+    mirror = VolumeMirror(local, volume.folder / "run", volume.commit)
+    with pytest.raises(RuntimeError, match="volume busy"):
+        mirror.close()
+
+
+def test_nothing_is_published_again_after_restoring(local: Path, volume: Volume, tmp_path: Path) -> None:
+    (local / "a").write_text("1")
+    VolumeMirror(local, volume.folder / "run", volume.commit).close()
+    restored = tmp_path / "elsewhere"
+    assert copy_tree(volume.folder / "run", restored) == 1
+    again = VolumeMirror(restored, volume.folder / "run", volume.commit)
+    again.adopt()
+    (restored / "b").write_text("2")
+    assert again.publish() == 1
+    again.close()
+
+
+def test_cache_folders_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, other = tmp_path / "cache", tmp_path / "other"
+    for name in ("streams/abc/tokens", "streams/abc/meta", "tokenizer/t.json", "streams/.abd.xyz/half", "note"):
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_text(name)
+    import emergence.mirror as module
+
+    original = module.copy_file
+
+    def killed(source: Path, target: Path) -> None:
+        if source.name == "tokens":
+            raise KeyboardInterrupt
+        original(source, target)
+
+    monkeypatch.setattr(module, "copy_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        copy_new_folders(cache, other)
+    assert not (other / "streams" / "abc").exists()
+    monkeypatch.setattr(module, "copy_file", original)
+    assert copy_new_folders(cache, other) > 0
+    assert set(contents(other)) == {"streams/abc/tokens", "streams/abc/meta", "tokenizer/t.json", "note"}
+    assert copy_new_folders(cache, other) == 0
