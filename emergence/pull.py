@@ -17,7 +17,7 @@ from typing import Literal, Protocol, TypeVar
 
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.manifest import MANIFEST_FILE, ManifestEntry, check_file, parse_manifest
-from emergence.experiment.store import SPEC_FILE, TOKENIZER_FILE
+from emergence.experiment.run_directory import SPEC_FILE, TOKENIZER_FILE
 from emergence.files import atomic_writer, write_atomic
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ def _fetch_manifest(source: RemoteFiles, run_id: str) -> _Manifest:
             f"{run_id} has not finished, so its files cannot be verified yet: pull it when --list-saved shows it finished"
         )
     path = f"{run_id}/{MANIFEST_FILE}"
-    text = _patiently(lambda: b"".join(source.read(path)), path)
+    text = _patiently(lambda: b"".join(_pieces(source, path)), path)
     try:
         return _Manifest(text, parse_manifest(json.loads(text), path))
     except ValueError as error:
@@ -136,6 +136,17 @@ def _missing(folder: Path, entries: Mapping[str, ManifestEntry]) -> list[str]:
     return missing
 
 
+class _TransferError(Exception):
+    """The bytes did not arrive (not an OSError, which is about this machine's disk)."""
+
+
+def _pieces(source: RemoteFiles, path: str) -> Iterator[bytes]:
+    try:
+        yield from source.read(path)
+    except OSError as error:
+        raise _TransferError(str(error) or type(error).__name__) from error
+
+
 def _download(source: RemoteFiles, run_id: str, name: str, entry: ManifestEntry, folder: Path) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,12 +154,12 @@ def _download(source: RemoteFiles, run_id: str, name: str, entry: ManifestEntry,
     def once() -> None:
         digest, size = sha256(), 0
         with atomic_writer(path, entry.bytes) as handle:
-            for piece in source.read(f"{run_id}/{name}"):
+            for piece in _pieces(source, f"{run_id}/{name}"):
                 handle.write(piece)
                 digest.update(piece)
                 size += len(piece)
             if size != entry.bytes or digest.hexdigest() != entry.sha256:
-                raise ConnectionError(f"{size:,} of {entry.bytes:,} bytes arrived, or others than were written")
+                raise _TransferError(f"{size:,} of {entry.bytes:,} bytes arrived, or others than were written")
 
     _patiently(once, f"{run_id}/{name}")
 
