@@ -18,6 +18,12 @@ from pathlib import Path
 _STALE_SECONDS = 24 * 3600
 
 
+def default_cache_dir() -> Path:
+    """Where derived data goes unless told otherwise: ``$EMERGENCE_CACHE``, else ``~/.cache/emergence``."""
+    given = os.environ.get("EMERGENCE_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "emergence"
+
+
 @contextlib.contextmanager
 def building(folder: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes ``folder`` when the block ends without an error.

@@ -40,14 +40,14 @@ class TokenStream:
         tokens: (n_tokens,) uint16, usually a read-only memory map.
         document_ends: (n_documents,) int64, index just after each document's ``<|endoftext|>``.
         document_bytes: (n_documents,) int64, UTF-8 bytes of each document's text.
-        n_words: White-space separated words.
+        document_words: (n_documents,) int64, white-space separated words of each document's text.
         fingerprint: sha256 (hexadecimal) of the tokens' bytes.
     """
 
     tokens: NDArray[np.uint16]
     document_ends: NDArray[np.int64]
     document_bytes: NDArray[np.int64]
-    n_words: int
+    document_words: NDArray[np.int64]
     fingerprint: str
 
     @property
@@ -60,26 +60,34 @@ class TokenStream:
         return int(self.document_bytes.sum())
 
     @property
+    def n_words(self) -> int:
+        return int(self.document_words.sum())
+
+    @property
     def n_documents(self) -> int:
         return len(self.document_ends)
 
     @classmethod
     def from_tokens(cls, tokens: ArrayLike, n_bytes: int | None = None, n_words: int = 0) -> TokenStream:
-        """A stream in memory; documents end at ``<|endoftext|>`` and share the bytes by their length.
+        """A stream in memory; documents end at ``<|endoftext|>`` and share bytes and words by their length.
 
         Args:
             tokens: (n_tokens,) token ids.
             n_bytes: Bytes of the text; one per token unless given.
+            n_words: Words of the text.
         """
         array = np.asarray(tokens).astype(_TOKEN)
         ends = np.flatnonzero(array == TextTokenizer.eot) + 1
         if len(array) and (not len(ends) or ends[-1] != len(array)):
             ends = np.append(ends, len(array))
-        total = len(array) if n_bytes is None else n_bytes
-        # Rounding the running total keeps the sum exact.
-        cumulative = np.round(ends * (total / max(len(array), 1))).astype(np.int64)
         fingerprint = hashlib.sha256(array.tobytes()).hexdigest()
-        return cls(array, ends.astype(np.int64), np.diff(cumulative, prepend=0), n_words, fingerprint)
+        return cls(
+            tokens=array,
+            document_ends=ends.astype(np.int64),
+            document_bytes=_shared_out(ends, len(array) if n_bytes is None else n_bytes),
+            document_words=_shared_out(ends, n_words),
+            fingerprint=fingerprint,
+        )
 
     def n_sequences(self, length: int) -> int:
         """Sequences of ``length`` inputs with their targets that the stream holds without overlap."""
@@ -97,6 +105,12 @@ class TokenStream:
         """
         starts = np.asarray(indices, dtype=np.int64) * length  # (B,)
         return self.tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)  # (B, length + 1)
+
+
+def _shared_out(ends: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """``total`` in whole parts by document length; rounding the running sum keeps the total exact."""
+    running = np.round(ends * (total / max(ends[-1], 1) if len(ends) else 0)).astype(np.int64)
+    return np.diff(running, prepend=0)
 
 
 def epoch_order(n_sequences: int, seed: int, pass_index: int) -> NDArray[np.int64]:
@@ -151,6 +165,17 @@ def encode_documents(documents: Iterable[TextDoc], tokenizer: TextTokenizer) -> 
         yield EncodedDocument(ids, len(document.text.encode()), len(document.text.split()))
 
 
+def cached_streams(folder: Path, write: Callable[[Path], None]) -> tuple[dict[str, TokenStream], dict[str, Any]]:
+    """Streams and provenance in ``folder``, which ``write`` makes if it is not there or damaged."""
+    found = load_streams(folder)
+    if found is None:
+        write(folder)
+        found = load_streams(folder)
+    if found is None:
+        raise DataError("token streams vanished while being written: is another program cleaning the cache?", folder)
+    return found
+
+
 def write_streams(
     folder: Path, splits: Mapping[str, Iterable[EncodedDocument]], describe: Callable[[], Mapping[str, Any]]
 ) -> None:
@@ -174,25 +199,24 @@ def write_streams(
 
 def _write_split(folder: Path, split: str, documents: Iterable[EncodedDocument]) -> dict[str, Any]:
     digest = hashlib.sha256()
-    n_tokens = n_words = 0
-    table: list[tuple[int, int]] = []
+    n_tokens = 0
+    table: list[tuple[int, int, int]] = []
     with (folder / f"{split}.bin").open("wb") as file:
         for document in documents:
             data = document.ids.astype(_TOKEN, copy=False).tobytes()
             file.write(data)
             digest.update(data)
             n_tokens += len(document.ids)
-            n_words += document.n_words
-            table.append((n_tokens, document.n_bytes))
+            table.append((n_tokens, document.n_bytes, document.n_words))
     if not table:
         raise DataError(f"the {split} split of the pretraining text has no documents")
-    array = np.array(table, dtype="<i8").reshape(-1, 2)  # (n_documents, 2): end, bytes
+    array = np.array(table, dtype="<i8")  # (n_documents, 3): end, bytes, words
     np.save(folder / f"{split}.documents.npy", array, allow_pickle=False)
     return {
         "sha256": digest.hexdigest(),
         "n_tokens": n_tokens,
         "n_bytes": int(array[:, 1].sum()),
-        "n_words": n_words,
+        "n_words": int(array[:, 2].sum()),
         "n_documents": len(table),
     }
 
@@ -223,7 +247,8 @@ def _load_split(folder: Path, split: str, facts: Mapping[str, Any]) -> TokenStre
     if size != facts["n_tokens"] * _TOKEN.itemsize:
         raise ValueError(f"{file.name} has {size} bytes for {facts['n_tokens']} tokens")
     table = np.load(folder / f"{split}.documents.npy", allow_pickle=False)
-    if table.shape != (facts["n_documents"], 2) or int(table[:, 1].sum()) != facts["n_bytes"]:
+    if table.shape != (facts["n_documents"], 3) or int(table[:, 1].sum()) != facts["n_bytes"]:
         raise ValueError(f"{split}.documents.npy does not fit meta.json")
     tokens = np.memmap(file, dtype=_TOKEN, mode="r")
-    return TokenStream(tokens, table[:, 0].copy(), table[:, 1].copy(), int(facts["n_words"]), str(facts["sha256"]))
+    ends, sizes, words = (np.ascontiguousarray(column) for column in table.T)
+    return TokenStream(tokens, ends, sizes, words, str(facts["sha256"]))

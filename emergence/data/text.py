@@ -55,7 +55,11 @@ class TextSplits(Protocol):
         ...
 
     def provenance(self) -> dict[str, Any]:
-        """Where the documents come from and how they were split; plain JSON types."""
+        """What the documents are made of and how they were split, the same wherever they lie; plain JSON types."""
+        ...
+
+    def location(self) -> dict[str, Any]:
+        """Where the documents were found this time; plain JSON types."""
         ...
 
 
@@ -83,6 +87,8 @@ class LocalText:
 
     def __init__(self, root: Path, files: dict[str, list[TextFile]], ignored: list[str], seed: int) -> None:
         self.root, self.files, self.ignored, self.seed = root, files, ignored, seed
+        #: Set when the files were fetched by :mod:`emergence.data.hub`.
+        self.hub_note: dict[str, Any] | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,8 +117,6 @@ class LocalText:
 
     def provenance(self) -> dict[str, Any]:
         return {
-            "route": "local",
-            "path": str(self.root),
             "files": {
                 split: [
                     {"name": f.name, "kind": f.kind, "detokenised": f.tokenised, "bytes": f.n_bytes, "sha256": f.sha256}
@@ -120,7 +124,6 @@ class LocalText:
                 ]
                 for split, files in self.files.items()
             },
-            "ignored_files": self.ignored,
             "carved": [
                 {
                     "from": carving.donor,
@@ -132,6 +135,11 @@ class LocalText:
                 for carving in self.carvings
             ],
         }
+
+    def location(self) -> dict[str, Any]:
+        if self.hub_note is not None:
+            return {"route": "hub", "hub": self.hub_note}
+        return {"route": "local", "path": str(self.root), "ignored_files": self.ignored}
 
     @cached_property
     def carvings(self) -> list[Carving]:

@@ -194,7 +194,7 @@ def _last_character(data: bytes) -> int:
 
 def _parquet_rows(path: Path) -> Iterator[str]:
     number = 0
-    parquet = _open_parquet(path)
+    parquet = open_parquet(path, ("text",))
     try:
         for batch in parquet.iter_batches(batch_size=1024, columns=["text"]):
             for text in batch.column(0).to_pylist():
@@ -209,11 +209,16 @@ def _parquet_rows(path: Path) -> Iterator[str]:
 
 
 def _parquet_bytes(path: Path) -> int:
-    metadata = _open_parquet(path).metadata
+    metadata = open_parquet(path, ("text",)).metadata
     return max(1, sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)))
 
 
-def _open_parquet(path: Path) -> Any:
+def open_parquet(path: Path, needed: Iterable[str]) -> Any:
+    """A ``pyarrow.parquet.ParquetFile`` with the columns ``needed``.
+
+    Raises:
+        DataError: The file is damaged or lacks a column.
+    """
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
@@ -223,6 +228,7 @@ def _open_parquet(path: Path) -> Any:
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise DataError(f"damaged parquet data ({error}): fetch the file again", path) from error
     columns = parquet.schema_arrow.names
-    if "text" not in columns:
-        raise DataError(f"has no column text (its columns: {', '.join(columns)})", path)
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise DataError(f"has no column {' or '.join(missing)} (its columns: {', '.join(columns)})", path)
     return parquet

@@ -1,0 +1,208 @@
+"""NQ-open questions for ``--pretrain-data wiki+nq``: read, written as text, mixed into the stream.
+
+A pair becomes one short document, ``who wrote he ain't heavy he's my brother lyrics? Bobby Scott``: the
+question as it is, a question mark, the first answer. The documents are put between those of the text at
+seeded places, and the stream is cut to the length it has without them, so that ``wiki`` and ``wiki+nq``
+train on the same number of tokens and differ only in what a part of them is (METHODS H9). ``wiki`` is
+therefore the control with the same budget; it sees more text by as many tokens as the questions take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emergence.data.formats.parquet import MAGIC
+from emergence.data.formats.textfile import head, text_lines
+from emergence.data.records import SPLITS, QAPair, TextDoc
+from emergence.data.splits import split_of_path
+from emergence.data.stream import EncodedDocument, TokenStream
+from emergence.data.text_files import open_parquet
+from emergence.data.tokenizer import TextTokenizer
+from emergence.errors import DataError
+from emergence.files import sha256_file
+
+#: Change it when the same pairs and the same text give another stream.
+NQ_VERSION = 1
+#: Questions take at most this share of the stream; beyond it, a seeded part of them is used.
+MOST_NQ_SHARE = 0.5
+_CARVE_SHARE = 0.05
+_CARVE_STREAM, _MIX_STREAM = 0x0C01, 0x0C02
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".jsonl.gz")
+
+
+@dataclass(frozen=True)
+class NQData:
+    """Pairs by split, the identity of their content, and where they come from."""
+
+    splits: dict[str, list[QAPair]]
+    fingerprint: str
+    provenance: dict[str, Any]
+
+
+def load_nq_path(path: str | Path, seed: int) -> NQData:
+    """Read NQ-open from a ``.jsonl`` or parquet file, or a folder of them.
+
+    Rows hold ``question`` (a string) and ``answer`` (a list of strings). Splits go by file name. Where
+    no file is for training, the only split there is gives 90 % of its pairs to it, by the seed.
+
+    Raises:
+        DataError: Nothing there, or a malformed row, with the line.
+    """
+    root = Path(path)
+    by_split: dict[str, list[Path]] = {}
+    for file in _files(root):
+        relative = PurePath(file.name) if file == root else file.relative_to(root)
+        by_split.setdefault(split_of_path(relative) or "train", []).append(file)
+    present = [split for split in SPLITS if split in by_split]
+    pairs = {split: [pair for file in by_split[split] for pair in _read(file, split)] for split in present}
+    provenance: dict[str, Any] = {
+        "route": "local",
+        "path": str(root),
+        "files": {
+            split: [{"name": file.name, "sha256": sha256_file(file)} for file in files]
+            for split, files in by_split.items()
+        },
+    }
+    if "train" not in pairs:
+        donor = next(iter(pairs))
+        pairs = _carve(pairs[donor], seed)
+        provenance["carved"] = {"from": donor, "by": "question", "seed": seed}
+    provenance["pairs"] = {split: len(rows) for split, rows in pairs.items()}
+    return NQData(pairs, _fingerprint(pairs), provenance)
+
+
+def nq_document(pair: QAPair) -> TextDoc:
+    """A pair as a document of running text."""
+    question = pair.question.strip().rstrip("?").rstrip()
+    return TextDoc(pair.id, f"{question}? {pair.answers[0].strip()}")
+
+
+def mix_into(
+    base: TokenStream,
+    documents: Iterable[EncodedDocument],
+    tokenizer: TextTokenizer,
+    seed: int,
+    report: dict[str, Any],
+) -> Iterator[EncodedDocument]:
+    """The documents of ``base`` with others between them, cut to exactly ``base.n_tokens`` tokens.
+
+    Args:
+        base: The text alone; fixes the budget.
+        documents: Encoded documents to mix in, each ending with ``<|endoftext|>``.
+        tokenizer: The tokenizer of both.
+        seed: Decides order and places; and which are used, where they would exceed ``MOST_NQ_SHARE``.
+        report: Receives the numbers of questions and of tokens of each kind.
+    """
+    given = list(documents)
+    rng = np.random.default_rng([_MIX_STREAM, seed])
+    order = rng.permutation(len(given))
+    sizes = np.array([len(given[i].ids) for i in order], dtype=np.int64)
+    used = order[np.cumsum(sizes) <= MOST_NQ_SHARE * base.n_tokens]
+    budget = base.n_tokens
+    nq_tokens = int(sizes[: len(used)].sum())
+    report |= {
+        "questions_given": len(given),
+        "questions_used": len(used),
+        "nq_tokens": nq_tokens,
+        "text_tokens": budget - nq_tokens,
+        "nq_share": nq_tokens / budget,
+    }
+    for document in _interleave(base, [given[i] for i in used], rng):
+        if len(document.ids) >= budget:
+            yield document if len(document.ids) == budget else _cut(document.ids[:budget], tokenizer)
+            return
+        budget -= len(document.ids)
+        yield document
+
+
+def _interleave(
+    base: TokenStream, documents: list[EncodedDocument], rng: np.random.Generator
+) -> Iterator[EncodedDocument]:
+    """Documents at random places between those of ``base``, the places weighted by token.
+
+    Weighting by token spreads them evenly, however unequal the documents of the text are.
+    """
+    budget_end = base.n_tokens - sum(len(document.ids) for document in documents)
+    places = np.sort(rng.integers(0, max(1, budget_end), size=len(documents)))
+    before = np.searchsorted(base.document_ends, places, side="right")  # (n,) document that each place falls into
+    starts = np.concatenate([[0], base.document_ends[:-1]])
+    following = 0
+    for number, (start, end) in enumerate(zip(starts, base.document_ends, strict=True)):
+        while following < len(documents) and before[following] == number:
+            yield documents[following]
+            following += 1
+        ids = np.asarray(base.tokens[start:end])
+        yield EncodedDocument(ids, int(base.document_bytes[number]), int(base.document_words[number]))
+
+
+def _cut(ids: NDArray[np.uint16], tokenizer: TextTokenizer) -> EncodedDocument:
+    text = tokenizer.decode(ids.tolist())
+    return EncodedDocument(ids, len(text.encode()), len(text.split()))
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+def _files(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        raise DataError("no such file or folder: check --nq-data", root)
+    files = [file for file in sorted(root.rglob("*")) if file.is_file() and file.name.lower().endswith(_SUFFIXES)]
+    files = [file for file in files if head(file, 4).startswith(MAGIC) or not file.name.lower().endswith(".json")]
+    if not files:
+        raise DataError("holds no NQ-open data: looked for .jsonl and .parquet files", root)
+    return files
+
+
+def _read(path: Path, split: str) -> Iterator[QAPair]:
+    number = 0
+    if head(path, 4).startswith(MAGIC):
+        for batch in open_parquet(path, ("question", "answer")).iter_batches(columns=["question", "answer"]):
+            for row in batch.to_pylist():
+                number += 1
+                yield _pair(row, f"{split}-{number:06d}", path, number)
+    else:
+        for number, line in text_lines(path):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise DataError(f"is not JSON ({error.msg} at column {error.colno})", path, number) from None
+                yield _pair(row, f"{split}-{number:06d}", path, number)
+    if number == 0:
+        raise DataError("the file has no rows", path)
+
+
+def _pair(row: Any, identity: str, path: Path, number: int) -> QAPair:
+    question, answers = (row.get("question"), row.get("answer")) if isinstance(row, Mapping) else (None, None)
+    if isinstance(answers, str):
+        answers = [answers]
+    if not isinstance(question, str) or not question.strip():
+        raise DataError('is no NQ-open row: "question" must be a string', path, number)
+    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
+        raise DataError('is no NQ-open row: "answer" must be a list of strings, not empty', path, number)
+    return QAPair(f"nq-{identity}", question, tuple(answers))
+
+
+def _carve(pairs: list[QAPair], seed: int) -> dict[str, list[QAPair]]:
+    order = np.random.default_rng([_CARVE_STREAM, seed]).permutation(len(pairs)).tolist()
+    n_out = round(len(pairs) * _CARVE_SHARE)
+    parts = {"validation": order[:n_out], "test": order[n_out : 2 * n_out], "train": order[2 * n_out :]}
+    return {split: [pairs[i] for i in sorted(parts[split])] for split in SPLITS}
+
+
+def _fingerprint(pairs: Mapping[str, list[QAPair]]) -> str:
+    digest = hashlib.sha256()
+    for split, rows in pairs.items():
+        for pair in rows:
+            digest.update(json.dumps([split, pair.question, pair.answers]).encode() + b"\n")
+    return digest.hexdigest()
