@@ -1,0 +1,162 @@
+"""Curves and breaks: METHODS B6, planted truths, and the size of the break test."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from emergence.measures.curves import FAMILIES, Points, aicc, family_rss, fit_curve
+from emergence.measures.thresholds import (
+    break_test,
+    crossing_interval,
+    fit_break,
+    fit_families,
+    isotonic_crossing,
+    logit_scale,
+)
+
+LOSS = np.array([3.0, 2.8, 2.6, 2.4, 2.2, 2.0])
+HINGE = np.array([0.1, 0.1, 0.1, 0.15, 0.25, 0.35])
+
+
+def test_known_relu_on_the_loss_axis():
+    found = fit_break(LOSS, HINGE, sign=-1)
+    assert found.tau == pytest.approx(2.5, abs=1e-6)
+    assert found.fit.parameters["A"] == pytest.approx(0.5, abs=1e-6)
+    assert found.fit.parameters["B"] == pytest.approx(0.1, abs=1e-6)
+    assert found.fit.rss == pytest.approx(0.0, abs=1e-12)
+    assert found.lo <= 2.5 <= found.hi and found.hi - found.lo < 0.02
+    np.testing.assert_allclose(found.fit.predict(LOSS), HINGE, atol=1e-6)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_direction_of_progress_only_mirrors_the_answer():
+    forward, backward = fit_break(-LOSS, HINGE, sign=1), fit_break(LOSS, HINGE, sign=-1)
+    assert forward.tau == pytest.approx(-backward.tau) and forward.lo == pytest.approx(-backward.hi)
+    order = np.random.default_rng(0).permutation(6)
+    assert fit_break(LOSS[order], HINGE[order], sign=-1).tau == pytest.approx(backward.tau)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_recovers_a_curve_of_its_own(family):
+    x = np.linspace(5, 9, 12)
+    curves = {
+        "constant": np.full(12, 0.3),
+        "linear": 0.1 * x,
+        "quadratic": 0.1 + 0.02 * (x - 5) ** 2 + 0.05 * (x - 5),
+        "power_law": 0.6 - 0.9 * 10 ** (-0.3 * (x - 5)),
+        "relu": 0.1 + 0.2 * np.maximum(x - 6.7, 0),
+        "logistic": 0.1 + 0.5 / (1 + np.exp(-4 * (x - 7.1))),
+        "saturating": 0.1 + 0.3 * np.clip(x - 6.2, 0, 1.3),
+    }
+    fit = fit_curve(family, Points.of(x, curves[family], None, 1))
+    np.testing.assert_allclose(fit.predict(x), curves[family], atol=2e-3)
+    best = next(iter(fit_families(x, curves[family], sign=1).values()))
+    assert best.rss <= fit.rss + 1e-9
+    planted = {"relu": {"tau": 6.7}, "logistic": {"tau": 7.1, "kappa": 4.0}, "saturating": {"tau": 6.2}}
+    for name, value in planted.get(family, {}).items():
+        assert fit.parameters[name] == pytest.approx(value, rel=1e-2)
+
+
+def test_logistic_width_is_that_from_10_to_90_percent():
+    x = np.linspace(5, 9, 15)
+    found = fit_break(x, 1 / (1 + np.exp(-3 * (x - 7))), sign=1, family="logistic")
+    assert found.width == pytest.approx(4.394 / 3, rel=1e-2)
+
+
+def test_weights_matter_and_grid_rss_is_never_below_the_polished():
+    rng = np.random.default_rng(0)
+    x, y, se = np.linspace(0, 1, 10), rng.random(10), rng.uniform(0.01, 1, 10)
+    points = Points.of(x, y, se, 1)
+    for family in FAMILIES:
+        fit = fit_curve(family, points)
+        assert fit.rss <= family_rss(family, points, y[None])[0] + 1e-9
+        assert fit.rss == pytest.approx((((y - fit.predict(x)) / se) ** 2).sum())
+
+
+def test_monotone_quadratic_never_falls():
+    rng = np.random.default_rng(1)
+    x = np.linspace(0, 1, 8)
+    for _ in range(30):
+        fit = fit_curve("quadratic", Points.of(x, rng.normal(size=8), None, 1))
+        assert (np.diff(fit.predict(np.linspace(0, 1, 50))) >= -1e-12).all()
+
+
+def test_falling_scores_have_no_break():
+    found = fit_break(np.arange(8.0), -np.arange(8.0), sign=1)
+    assert math.isnan(found.tau) and "no_rise" in found.flags
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_profile_interval_covers_the_planted_break():
+    rng = np.random.default_rng(4)
+    x = np.linspace(5, 9, 14)
+    truth = 0.1 + 0.2 * np.maximum(x - 7.2, 0)
+    hits = 0
+    for _ in range(80):
+        found = fit_break(x, truth + 0.03 * rng.normal(size=14), sign=1)
+        hits += found.lo <= 7.2 <= found.hi
+    assert hits / 80 >= 0.85
+
+
+def test_break_test_keeps_its_size_and_has_power():
+    rng = np.random.default_rng(5)
+    x = np.linspace(5, 9, 10)
+    smooth = 0.1 + 0.1 * (x - 5)
+    null = [
+        break_test(x, smooth + 0.02 * rng.normal(size=10), np.full(10, 0.02), sign=1, n_draws=99) for _ in range(60)
+    ]
+    assert np.mean([t.p <= 0.1 for t in null]) <= 0.2
+    hinge = 0.1 + 0.3 * np.maximum(x - 8, 0)
+    found = break_test(x, hinge + 0.01 * rng.normal(size=10), np.full(10, 0.01), sign=1, n_draws=499)
+    assert found.p < 0.05 and found.breaking in ("relu", "logistic") and found.flags == ()
+    unweighted = break_test(x, hinge + 0.003 * rng.normal(size=10), sign=1, n_draws=499)
+    assert unweighted.p < 0.05
+    assert break_test(x[:4], hinge[:4], np.full(4, 0.01), sign=1, n_draws=50).flags == ("few_x",)
+
+
+def test_crossing_by_interpolation():
+    assert isotonic_crossing(LOSS, HINGE, sign=-1, level=0.2)[0] == pytest.approx(2.3)
+    assert isotonic_crossing([0, 1, 2, 3], [0.1, 0.5, 0.3, 0.9], sign=1, level=0.4) == (pytest.approx(1.0), ())
+    at, flags = isotonic_crossing(LOSS, HINGE, sign=-1, level=0.5)
+    assert math.isnan(at) and flags == ("not_reached",)
+    assert isotonic_crossing(LOSS, HINGE, sign=-1, level=0.05) == (3.0, ("reached_at_first",))
+
+
+def test_crossing_interval_and_its_open_end():
+    se = np.full(6, 0.01)
+    inner = crossing_interval(LOSS, HINGE, se, sign=-1, level=0.2, n_draws=300)
+    assert inner.lo < 2.3 < inner.hi and inner.hi - inner.lo < 0.12 and inner.share_reached == 1.0
+    edge = crossing_interval(LOSS, HINGE, se, sign=-1, level=0.35, n_draws=300)
+    assert edge.lo == -math.inf and math.isfinite(edge.hi) and 0.2 < edge.share_reached < 0.8
+    never = crossing_interval(LOSS, HINGE, se, sign=-1, level=0.9, n_draws=50)
+    assert math.isnan(never.x) and never.share_reached == 0.0 and never.lo == never.hi == -math.inf
+    given = crossing_interval(LOSS, HINGE, sign=-1, level=0.2, draws=np.tile(HINGE, (20, 1)))
+    assert given.lo == given.hi == pytest.approx(2.3)
+    with pytest.raises(ValueError, match="standard errors"):
+        crossing_interval(LOSS, HINGE, sign=-1)
+
+
+def test_logit_scale_is_finite_at_the_ends():
+    y, se = logit_scale([0.0, 0.5, 1.0], [0.01, 0.01, 0.01], n=100)
+    assert y[1] == 0.0 and y[0] == pytest.approx(math.log(0.005 / 0.995)) and y[2] == pytest.approx(-y[0])
+    assert se[1] == pytest.approx(0.04)
+
+
+def test_aicc_is_infinite_with_too_few_points():
+    assert math.isinf(aicc(1.0, 5, "relu")) and math.isfinite(aicc(1.0, 6, "relu"))
+    assert aicc(2.0, 10, "linear") == pytest.approx(10 * math.log(0.2) + 6 + 24 / 6)
+
+
+def test_bad_points_are_refused():
+    with pytest.raises(ValueError, match="three different"):
+        fit_break([1, 1, 2], [0, 0, 1], sign=1)
+    with pytest.raises(ValueError, match="sign"):
+        fit_break(LOSS, HINGE, sign=0)
+    with pytest.raises(ValueError, match="above 0"):
+        fit_break(LOSS, HINGE, np.zeros(6), sign=-1)
+    with pytest.raises(ValueError, match="no break"):
+        fit_break(LOSS, HINGE, sign=-1, family="linear")
