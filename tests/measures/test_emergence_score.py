@@ -56,6 +56,8 @@ def test_known_score_gap_delta_and_fieller():
 def test_known_unbounded_fieller():
     unbounded = fieller_set(0.02, 0.03, 2 * V, 2 * V, V)
     assert unbounded.kind == "unbounded" and unbounded.gamma > 1 and unbounded.contains(1e9)
+    leading = 0.03**2 * (1 - unbounded.gamma)  # d² − z²V_dd, the quadratic's leading coefficient
+    assert leading == pytest.approx(-0.0021731670565553005)
     assert "unbounded" in unbounded.describe()
 
 

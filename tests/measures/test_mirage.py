@@ -1,0 +1,125 @@
+"""Artefact or emergence: METHODS A7, and planted worlds of each kind."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from emergence.measures.mirage import (
+    LinkCheck,
+    MetricCurve,
+    breakthroughness,
+    holm,
+    isotonic_link,
+    judge,
+    toy_curve,
+)
+
+
+def test_known_breakthroughness():
+    assert breakthroughness([0, 0.1, 0.2, 0.9]) == pytest.approx(9)
+    assert breakthroughness([0, 0.3, 0.6, 0.9]) == pytest.approx(3)
+    assert breakthroughness([0.9, 0.6, 0.3, 0]) == pytest.approx(-3)
+    assert breakthroughness([0, 0, 0, 0.9]) == math.inf and math.isnan(breakthroughness([0.3, 0.3, 0.3]))
+
+
+def test_known_toy_curve():
+    toy = toy_curve([1e6, 1e7, 1e8, 1e9], c=1e7, alpha=-0.5, length=5)
+    assert toy.p == pytest.approx([0.0423, 0.3679, 0.7289, 0.9048], abs=5e-5)
+    assert toy.em == pytest.approx([1.3e-7, 0.00674, 0.2057, 0.6065], abs=5e-5)
+    assert toy.edit == pytest.approx([4.788, 3.161, 1.356, 0.476], abs=5e-4)
+
+
+def test_known_powers_of_token_accuracy():
+    for p, em in ((0.9, 0.5904900000000001), (0.99, 0.9509900498999999)):
+        cross_entropy = -math.log(p)  # choose N so that p is exactly this
+        toy = toy_curve([1e7 * cross_entropy**-2], c=1e7, alpha=-0.5, length=5)
+        assert toy.em[0] == pytest.approx(em)
+    assert toy_curve([1e7 * math.log(1 / 0.9) ** -2], c=1e7, alpha=-0.5, length=5).edit[0] == pytest.approx(0.5)
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+
+
+X = np.linspace(5, 9, 10)
+
+
+def _world(rng, latent, *, seeds=3, noise=0.0):
+    """Span log-probability and exact match of 400 questions (100 sentences) whose skill is ``latent`` (K,)."""
+    clusters = np.repeat(np.arange(100), 4)
+    hardness = 0.5 * rng.normal(size=100)[clusters] + 0.5 * rng.normal(size=400)
+    skill = latent[:, None, None] - hardness + noise * rng.normal(size=(len(latent), seeds, 400))
+    return skill, (skill > 0).astype(float), clusters
+
+
+def _curves(skill, em, **extra):
+    def curve(name, values, continuous):
+        # The seeds differ by question noise only; that, not the shared questions, scatters the curve.
+        se = values.std(axis=(1, 2)) / np.sqrt(values[0].size)
+        return MetricCurve(name, continuous, values.mean(axis=2).T, np.maximum(se, 1e-4))
+
+    curves = [curve("log_prob", skill, True), curve("em", em, False)]
+    return curves + [curve(name, values, True) for name, values in extra.items()]
+
+
+def test_a_smooth_skill_behind_a_threshold_is_an_artefact():
+    rng = np.random.default_rng(0)
+    skill, em, clusters = _world(rng, np.linspace(-5, 1.5, 10), noise=0.05)
+    link = isotonic_link(X, skill, em, clusters, sign=1, n_boot=300)
+    assert link.coverage >= 0.9
+    verdict = judge(X, _curves(skill, em), sign=1, link=link, n_draws=199)
+    assert verdict.verdict == "artefact", verdict.reasons
+    assert verdict.metrics["em"].breaks and not verdict.metrics["log_prob"].breaks
+    assert judge(X, _curves(skill, em), sign=1, n_draws=199).verdict == "undetermined"
+    json.dumps(verdict.to_dict(), allow_nan=False)
+
+
+def test_a_real_break_in_two_continuous_metrics_is_emergence():
+    rng = np.random.default_rng(1)
+    latent = -3 + 2.0 * np.maximum(X - 7.2, 0)
+    skill, em, _ = _world(rng, latent, noise=0.3)
+    curves = _curves(skill, em, margin=0.3 * skill + 0.02 * rng.normal(size=skill.shape))
+    verdict = judge(X, curves, sign=1, n_draws=199)
+    assert verdict.verdict == "emergent", verdict.reasons
+    place = verdict.metrics["log_prob"].place
+    assert place.lo <= 7.2 <= place.hi
+    mirrored = judge(-X, curves, sign=-1, n_draws=199)
+    assert mirrored.verdict == "emergent" and mirrored.metrics["log_prob"].place.tau == pytest.approx(-place.tau)
+    one_seed = _curves(skill[:, :1], em[:, :1], margin=0.3 * skill[:, :1])
+    assert judge(X, one_seed, sign=1, n_draws=199).verdict == "undetermined"
+
+
+def test_lower_is_better_metrics_are_turned():
+    latent = -3 + 2.0 * np.maximum(X - 7.2, 0)
+    y = np.tile(latent, (3, 1)) + 0.01 * np.random.default_rng(0).normal(size=(3, 10))
+    curves = [MetricCurve("a", True, y, np.full(10, 0.01)), MetricCurve("b", True, -y, np.full(10, 0.01), False)]
+    assert judge(X, curves, sign=1, n_draws=199).verdict == "emergent"
+
+
+def test_linear_growth_is_gradual_and_few_scales_are_undetermined():
+    y = np.linspace(0.1, 0.4, 10) + 0.002 * np.random.default_rng(2).normal(size=(3, 10))
+    curves = [MetricCurve("f1", True, y, np.full(10, 0.005)), MetricCurve("em", False, y / 2, np.full(10, 0.005))]
+    assert judge(X, curves, sign=1, n_draws=199).verdict == "gradual"
+    few = [MetricCurve("f1", True, y[:, :4], np.full(4, 0.005))]
+    verdict = judge(X[:4], few, sign=1, n_draws=99)
+    assert verdict.verdict == "undetermined" and "4 different x" in verdict.reasons[-1]
+
+
+def test_link_fails_where_the_metric_moves_on_its_own():
+    rng = np.random.default_rng(3)
+    skill, em, clusters = _world(rng, np.linspace(-1, 1, 10), seeds=1)
+    em[6:] = 1.0  # from here on right whatever the log-probability says
+    assert isotonic_link(X, skill, em, clusters, sign=1, n_boot=200).coverage < 0.9
+    with pytest.raises(ValueError, match="must be"):
+        isotonic_link(X[:3], skill, em, clusters, sign=1)
+
+
+def test_coverage_of_a_given_prediction():
+    toy = toy_curve(10.0 ** np.arange(6, 10), c=1e7, alpha=-0.5, length=5)
+    link = LinkCheck.of(toy.em + np.array([0, 0.01, 0, 0.5]), toy.p**5, np.full(4, 0.01))
+    assert link.coverage == 0.75
