@@ -1,0 +1,203 @@
+"""What an experiment found: :class:`RunResult` and its file, ``finetune_stats.json``.
+
+The first nine keys are the ones the experiment guide documents, at the top level and under their own
+names; the rest makes the numbers traceable. People rename these files, so they are recognised by
+content, and files with the documented keys alone (an older format) load too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emergence import __version__
+from emergence.errors import DataError
+from emergence.files import SEAL_KEY, plain, read_json, unseal
+from emergence.spec import ExperimentSpec
+
+SCHEMA_VERSION = 1
+
+#: What any results file must have: without these it says nothing about emergence.
+_REQUIRED = ("config_name", "freeze_llm", "random_baseline", "final_validation_f1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The result of one run; None wherever a number does not exist.
+
+    Attributes:
+        config_name: Size.
+        finetune_epochs: Epochs of finetuning that were run.
+        best_validation_loss: Lowest validation loss of finetuning, nats per question.
+        final_validation_accuracy: Exact match on validation, 0 to 1.
+        final_validation_f1: Token F1 on validation, 0 to 1.
+        freeze_llm, random_baseline: The cell of the 2x2.
+        finetune_samples_limit: Few-shot limit.
+        qasrl_train_filtering: Counts of training questions read, kept and dropped by reason.
+        run_id, experiment_id, spec: Which run of which experiment (``spec`` as ``ExperimentSpec.to_dict``).
+        condition, initialisation, layout, seed: The spec's, for readers that do not know specs.
+        lineage: Where the trunk came from: path and sha256 of the weights, their run and pretrain id.
+        test_scores, validation_scores: Score name to estimate with interval, and breakdowns.
+        probes: By family and layer.
+        pretraining: loss (nats per token), perplexity, bits per byte, tokens, steps.
+        parameters: total, non_embedding, trainable.
+        seconds: Wall-clock time by phase, added up over resumes. tokens_per_second: by phase.
+        data: Fingerprints and provenance.
+        versions: Of Python, the libraries, this program; platform and threads.
+        flags: What a reader of these numbers should know.
+    """
+
+    config_name: str
+    finetune_epochs: int | None = None
+    best_validation_loss: float | None = None
+    final_validation_accuracy: float | None = None
+    final_validation_f1: float | None
+    freeze_llm: bool
+    random_baseline: bool
+    finetune_samples_limit: int | None = None
+    qasrl_train_filtering: dict[str, int] | None = None
+
+    run_id: str | None = None
+    experiment_id: str | None = None
+    spec: dict[str, Any] | None = None
+    condition: str | None = None
+    initialisation: str | None = None
+    layout: str | None = None
+    seed: int | None = None
+    lineage: dict[str, Any] | None = None
+    test_scores: dict[str, Any] | None = None
+    validation_scores: dict[str, Any] | None = None
+    probes: dict[str, Any] | None = None
+    pretraining: dict[str, Any] | None = None
+    parameters: dict[str, int] | None = None
+    seconds: dict[str, float] | None = None
+    tokens_per_second: dict[str, float] | None = None
+    data: dict[str, Any] | None = None
+    versions: dict[str, Any] | None = None
+    flags: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_spec(cls, spec: ExperimentSpec, run_id: str, **found: Any) -> RunResult:
+        """A result with everything that follows from the spec filled in."""
+        return cls(
+            config_name=spec.config.name,
+            freeze_llm=spec.freeze_llm,
+            random_baseline=spec.random_baseline,
+            finetune_samples_limit=spec.finetune_samples,
+            run_id=run_id,
+            experiment_id=spec.experiment_id,
+            spec=spec.to_dict(),
+            condition=spec.condition,
+            initialisation=spec.initialisation,
+            layout=spec.layout,
+            seed=spec.seed,
+            **{"final_validation_f1": None, **found},
+        )
+
+    @property
+    def is_documented_format(self) -> bool:
+        """Whether the file held the guide's keys alone, so that nothing says which run it was."""
+        return self.run_id is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, documented keys first; numbers that are not finite become null and leave a flag."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        lost = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        values["flags"] = [*self.flags, *(f"{name} was not finite" for name in lost)]
+        documented = {name: values.pop(name) for name in DOCUMENTED_KEYS}
+        out: dict[str, Any] = plain({**documented, "schema_version": SCHEMA_VERSION, **values})
+        return out
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], source: str) -> RunResult:
+        """The inverse of :meth:`to_dict`; also takes the documented keys alone.
+
+        Raises:
+            DataError: Not a result, of a later version, or with an impossible value; names ``source``.
+        """
+        values = dict(raw)
+        version = values.pop("schema_version", None)
+        if version is not None and version != SCHEMA_VERSION:
+            raise DataError(f"results of schema version {version!r}, but this program reads {SCHEMA_VERSION}", source)
+        if missing := [key for key in _REQUIRED if key not in values]:
+            raise DataError(f"not a results file: it lacks {', '.join(missing)}", source)
+        known = {f.name for f in dataclasses.fields(cls)}
+        if version is None:
+            # An older program may have written more than the guide documents; ours always has a version.
+            if ours := sorted((known - set(DOCUMENTED_KEYS)) & set(values)):
+                raise DataError(f"damaged: it has {ours[0]!r} but no schema_version", source)
+            values = {key: value for key, value in values.items() if key in known}
+        elif unknown := sorted(set(values) - known):
+            raise DataError(f"unknown key {unknown[0]!r}: written by a later version of this program?", source)
+        _check_values(values, source)
+        return cls(**values)
+
+
+#: The guide's keys, in its order.
+DOCUMENTED_KEYS = tuple(f.name for f in dataclasses.fields(RunResult)[:9])
+
+
+def recognise(raw: Any) -> bool:
+    """Whether parsed JSON is a results file of either format."""
+    return isinstance(raw, dict) and all(key in raw for key in _REQUIRED)
+
+
+def load_result(path: Path) -> RunResult:
+    """Read a results file, whatever it is called.
+
+    Raises:
+        DataError: One line naming the file: missing, not JSON, NaN in it, foreign, damaged, of a later version.
+    """
+    raw = read_json(path, DataError)
+    if not isinstance(raw, dict):
+        raise DataError("not a results file", path)
+    if "schema_version" in raw or SEAL_KEY in raw:
+        version = raw.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise DataError(
+                f"results of schema version {version}: read them with a later version of this program", path
+            )
+        raw = unseal(raw, str(path), DataError)
+        if "schema_version" not in raw:
+            raise DataError("not a results file", path)
+    return RunResult.from_dict(raw, str(path))
+
+
+def current_versions() -> dict[str, Any]:
+    """Versions and circumstances that a number may depend on; imports none of the libraries it names."""
+    found: dict[str, Any] = {"python": platform.python_version(), "emergence": __version__}
+    for library in ("torch", "numpy", "tokenizers", "scipy"):
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            found[library] = None
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None
+    return {**found, "platform": platform.platform(), "cpus": os.cpu_count(), "threads": threads}
+
+
+def _check_values(values: Mapping[str, Any], source: str) -> None:
+    """Types and ranges, from the annotations of :class:`RunResult`."""
+    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "list": list}
+    for f in dataclasses.fields(RunResult):
+        if f.name not in values:
+            continue
+        value, annotation = values[f.name], str(f.type)
+        kind, optional = kinds[annotation.split("[")[0].split(" ")[0]], annotation.endswith("| None")
+        wrong_bool = isinstance(value, bool) and kind is not bool
+        if not (value is None and optional) and (not isinstance(value, kind) or wrong_bool):  # type: ignore[arg-type]
+            raise DataError(f"{f.name} has the impossible value {str(value)[:60]!r}", source)
+    for name in ("final_validation_accuracy", "final_validation_f1"):
+        value = values.get(name)
+        if value is not None and not 0 <= value <= 1:
+            raise DataError(f"{name} is {value}, but scores lie between 0 and 1", source)
+    if not values["config_name"]:
+        raise DataError("config_name is empty", source)
