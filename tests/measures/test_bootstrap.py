@@ -63,11 +63,11 @@ def test_jackknife_is_deletion():
 def test_interval_covers_the_planted_mean():
     rng = np.random.default_rng(5)
     hits = 0
-    for trial in range(200):
+    for trial in range(150):
         values, clusters = _clustered(rng, 60)
         estimate = bootstrap_means(ClusterTable.from_questions({"x": values}, clusters), n_boot=500, seed=trial)["x"]
         hits += estimate.lo <= 0.4 <= estimate.hi
-    assert 0.90 <= hits / 200 <= 0.985
+    assert 0.90 <= hits / 150 <= 0.985
 
 
 def test_seeds_and_clusters_add_their_variances():
@@ -99,11 +99,11 @@ def test_noise_of_questions_is_not_counted_again_as_seeds():
 def test_crossed_interval_covers_the_planted_mean(seeds, sd_seed):
     rng = np.random.default_rng(13)
     hits = 0
-    for trial in range(200):
+    for trial in range(150):
         values, clusters = _clustered(rng, 80, seeds=seeds, sd_seed=sd_seed)
         estimate = bootstrap_means(ClusterTable.from_questions({"x": values}, clusters), n_boot=300, seed=trial)["x"]
         hits += estimate.lo <= 0.4 <= estimate.hi
-    assert 0.89 <= hits / 200 <= 0.99
+    assert 0.89 <= hits / 150 <= 0.99
 
 
 def test_few_seeds_widen_to_students_t():
