@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+try:
+    import torch
+except ImportError:
+    pass
+else:
+    torch.set_num_threads(1)  # results that do not depend on the machine, and no fighting over its cores
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -1,0 +1,160 @@
+"""The rooms of ARCHITECTURE.md and the direction of their imports, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "emergence"
+
+#: A room imports rooms of a lower number only (the rim's modules also import one another).
+ROOMS = {
+    "errors": 0, "measures": 0,
+    "files": 1, "config": 1,
+    "spec": 2, "model_size": 2,
+    "model": 3, "data": 3,
+    "training": 4,
+    "experiment": 5,
+    "analysis": 6,
+}  # fmt: skip
+RIM = {
+    "cli",
+    "container",
+    "describe",
+    "doctor",
+    "launch",
+    "local",
+    "mirror",
+    "planning",
+    "pull",
+    "remote",
+    "remote_client",
+}
+RIM_RANK = max(ROOMS.values()) + 1
+
+ENTRY_POINTS = ["pretrain_wikitext_finetune_qasrl_modal.py", "temporal_cka_analysis.py"]
+#: What must import on a laptop that has only what launching to Modal takes.
+LIGHT_MODULES = [
+    "emergence.config", "emergence.spec", "emergence.errors", "emergence.files", "emergence.model_size",
+    "emergence.cli", "emergence.remote", "emergence.experiment.listing", "emergence.experiment.result", "emergence.experiment.store",
+]  # fmt: skip
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "matplotlib", "transformers", "pyarrow")
+#: Every Python file of the project.
+FOLDERS = ("emergence", "scripts", "tests", "benchmarks", "docs", ".ci")
+ALL_FILES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
+PACKAGE_FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of everything a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the room"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def libraries(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def rank(room: str) -> int:
+    assert room in ROOMS or room in RIM, f"emergence/{room} has no room: give it one here and in ARCHITECTURE.md"
+    return ROOMS.get(room, RIM_RANK)
+
+
+@pytest.mark.parametrize("path", PACKAGE_FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_import_downwards(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        assert not any(name.startswith("emergence") for name in imported(path))
+        return
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "emergence" or parts[1] in (room, "__version__"):
+            continue
+        lower, rim = rank(parts[1]) < rank(room), room in RIM and parts[1] in RIM
+        assert lower or rim, f"{path.relative_to(ROOT)} imports {name}: not a lower room"
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("modal", {"emergence/remote.py", "emergence/remote_client.py", *ENTRY_POINTS}),
+        ("matplotlib", {"emergence/analysis/figures.py"}),
+        ("datasets", {"emergence/data/hub.py"}),
+    ],
+)
+def test_one_place_knows_each_outside_library(library: str, allowed: set[str]) -> None:
+    files = [path for path in ALL_FILES if not {"tests", "benchmarks"} & set(path.relative_to(ROOT).parts)]
+    users = {path.relative_to(ROOT).as_posix() for path in files if library in libraries(path)}
+    assert users <= allowed
+
+
+def test_measures_are_pure() -> None:
+    for path in PACKAGE_FILES:
+        if room_of(path) == "measures":
+            outside = libraries(path) - set(sys.stdlib_module_names)
+            assert outside <= {"numpy", "scipy", "sklearn", "emergence"}, path
+
+
+def test_nothing_is_unpickled() -> None:
+    """No pickle in any form, one ``torch.load`` in the whole project, with ``weights_only=True``."""
+    loads = []
+    for path in ALL_FILES:
+        unsafe = libraries(path) & {
+            "pickle",
+            "_pickle",
+            "cPickle",
+            "dill",
+            "cloudpickle",
+            "joblib",
+            "shelve",
+            "marshal",
+        }
+        assert not unsafe, f"{path.relative_to(ROOT)} imports {unsafe}"
+        assert not {name for name in imported(path) if name in ("torch.load", "numpy.load")}
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.Call):
+                continue
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert keywords.get("allow_pickle", "False") == "False", f"{path.relative_to(ROOT)}:{node.lineno}"
+            if ast.unparse(node.func) == "torch.load":
+                loads.append((path, keywords.get("weights_only")))
+    assert loads == [(PACKAGE / "training" / "checkpoint.py", "True")]
+
+
+def test_launching_needs_no_heavy_library() -> None:
+    """In a process where the heavy libraries cannot be imported, everything a launch needs still imports."""
+    targets = [*LIGHT_MODULES, *(Path(name).stem for name in ENTRY_POINTS if (ROOT / name).exists())]
+    program = f"""
+import importlib, importlib.abc, sys
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ImportError(name + " is not needed to launch")
+sys.meta_path.insert(0, Refuse())
+sys.path.insert(0, {str(ROOT)!r})
+for target in {targets!r}:
+    importlib.import_module(target)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
