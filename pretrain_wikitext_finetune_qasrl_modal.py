@@ -10,7 +10,8 @@ Needs ``pip install modal`` and this checkout, nothing else; docs/modal.md has e
 from __future__ import annotations
 
 from emergence.config import ConfigName
-from emergence.remote import app, check_flags_first, launch
+from emergence.remote import app
+from emergence.remote_client import check_flags_first, launch
 from emergence.spec import DataRoute, FinetuneData, Layout, PretrainData
 
 
@@ -35,6 +36,7 @@ def main(
     set: str | None = None,
     gpu: str | None = None,
     resume: str | None = None,
+    fresh: bool = False,
     dry_run: bool = False,
     max_cost: float | None = None,
     yes: bool = False,

@@ -62,14 +62,28 @@ class StopSwitch:
         self._on_interrupt()
 
 
-def working_copy(run_id: str) -> Path:
-    """The run's folder on local disk, as last published, beside links to all other runs on the volume."""
+def working_copy(spec: ExperimentSpec, run_id: str) -> Path:
+    """The run's folder on local disk, as last published, beside what it needs of other runs.
+
+    Raises:
+        WeightsError: The weights the spec names are not on the volume.
+    """
+    from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
+    from emergence.experiment.store import RunStore
+
     RUNS.mkdir(parents=True, exist_ok=True)
-    for other in MODELS.iterdir():
-        if other.name != run_id and not (RUNS / other.name).exists():
-            (RUNS / other.name).symlink_to(other)
     if (MODELS / run_id).exists():
         copy_tree(MODELS / run_id, RUNS / run_id)
+    needed = []
+    if spec.pretrained_model_path:
+        needed.append(RunStore(MODELS).resolve_weights(spec.pretrained_model_path))
+    elif not spec.random_baseline and (source := RunStore(MODELS).find_pretrained(spec.pretrain_id)):
+        needed.append(source.path / TRUNK_FILE)
+    for path in needed:
+        if path.is_relative_to(MODELS.resolve()) and path.parent.name != run_id:
+            for name in (SPEC_FILE, STATS_FILE, path.name):
+                if (path.parent / name).exists():
+                    copy_file(path.parent / name, RUNS / path.parent.relative_to(MODELS.resolve()) / name)
     return RUNS / run_id
 
 
@@ -105,7 +119,9 @@ def run_in_process(spec: ExperimentSpec, run_id: str, stop: Callable[[], bool], 
     run_experiment(spec, RunStore(RUNS), run_id=run_id, should_stop=stop, on_commit=on_commit, cache_dir=CACHE)
 
 
-def run_on_devices(spec: ExperimentSpec, run_id: str, devices: int, stop: StopSwitch, on_commit: Callable[[], None]) -> None:
+def run_on_devices(
+    spec: ExperimentSpec, run_id: str, devices: int, stop: StopSwitch, on_commit: Callable[[], None]
+) -> None:
     """One experiment on several devices of this container: a worker a device, started by torchrun.
 
     The workers are told to stop through a file and tell of checkpoints through another; user errors

@@ -22,7 +22,7 @@ from emergence.planning import Plan, find_gpu, plan_experiment, refuse_if_too_de
 from emergence.spec import ExperimentSpec
 
 #: Flags that steer the launch; all others describe the experiment.
-LAUNCH_FLAGS = ("list_saved", "resume", "gpu", "dry_run", "max_cost", "yes")
+LAUNCH_FLAGS = ("list_saved", "resume", "fresh", "gpu", "dry_run", "max_cost", "yes")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Request:
     Attributes:
         spec: The experiment; None when a stored run's is to be used, or runs are only listed.
         resume: Name of the run to go on with.
+        fresh: Start a new run even where an unfinished one of the same experiment could go on.
         list_saved: List runs and stop.
         gpu: Overrides the configuration's GPU.
         dry_run: Show the plan and stop.
@@ -41,6 +42,7 @@ class Request:
 
     spec: ExperimentSpec | None = None
     resume: str | None = None
+    fresh: bool = False
     list_saved: bool = False
     gpu: str | None = None
     dry_run: bool = False
@@ -61,12 +63,16 @@ class Request:
             return cls(list_saved=True)
         if launch["gpu"]:
             find_gpu(launch["gpu"])
+        if launch["resume"] and launch["fresh"]:
+            raise UsageError("--resume goes on with a run and --fresh starts a new one: drop one of the two")
         experiment = {name: value for name, value in flags.items() if name not in LAUNCH_FLAGS}
         if launch["resume"]:
             given = [name for name, value in experiment.items() if value != defaults[name]]
             if given:
                 flag = "--" + given[0].replace("_", "-")
-                raise UsageError(f"--resume goes on with the run's own spec: drop {flag}, or start a new run without --resume")
+                raise UsageError(
+                    f"--resume goes on with the run's own spec: drop {flag}, or start a new run without --resume"
+                )
             return cls(**{**launch, "resume": launch["resume"].strip("/")})
         overrides = split_overrides(experiment.pop("set"))
         return cls(spec=ExperimentSpec.from_flags(set_values=overrides, **experiment), **launch)
@@ -125,7 +131,11 @@ def flags_on_command_line(argv: Sequence[str], file: str, function: Callable[...
 
 def _kind(hint: Any) -> Callable[[str], Any]:
     """``int`` of ``int | None``; ``str`` of a Literal."""
-    kinds = [kind for kind in get_args(hint) if kind is not types.NoneType] if get_origin(hint) is types.UnionType else [hint]
+    kinds = (
+        [kind for kind in get_args(hint) if kind is not types.NoneType]
+        if get_origin(hint) is types.UnionType
+        else [hint]
+    )
     return kinds[0] if kinds[0] in (int, float) else str
 
 

@@ -10,7 +10,6 @@ else (a history that runs ahead of its checkpoint is cut back on resuming), the 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 import time
@@ -42,7 +41,7 @@ def copy_file(source: Path, target: Path) -> None:
     beside = target.with_name(f".{target.name}{TEMPORARY_SUFFIX}")
     shutil.copyfile(source, beside)
     shutil.copystat(source, beside)
-    os.replace(beside, target)
+    beside.replace(target)
 
 
 def copy_tree(source: Path, target: Path) -> int:
@@ -76,7 +75,7 @@ def copy_new_folders(source: Path, target: Path) -> int:
                 copy_file(file, beside / file.name)
                 copied += file.stat().st_size
         if name != ".":
-            os.replace(beside, destination)
+            beside.replace(destination)
     return copied
 
 

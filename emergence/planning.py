@@ -82,7 +82,9 @@ class Plan:
     def text(self) -> str:
         """The plan as a few aligned lines."""
         spec, gpu = self.spec, self.gpu
-        trunk = f"{self.parameters.total / 1e6:.1f}M parameters, {self.parameters.non_embedding / 1e6:.2f}M non-embedding"
+        trunk = (
+            f"{self.parameters.total / 1e6:.1f}M parameters, {self.parameters.non_embedding / 1e6:.2f}M non-embedding"
+        )
         text = f"{self.pretrain_tokens:,} tokens at most" if self.pretrain_tokens else "none"
         tuning = "none" if spec.skip_finetune else "probes on a frozen trunk" if spec.freeze_llm else "all weights"
         price = f"${gpu.dollars_per_hour * gpu.count:.2f}/h for the GPU, list price of {self.prices_date}"
@@ -189,5 +191,5 @@ def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:
     if max_cost is not None and plan.dollars > max_cost:
         raise UsageError(
             f"the estimate of ${plan.dollars:.2f} is above --max-cost {max_cost:g}: "
-            "raise it, or take a smaller --config-name, fewer tokens (--set pretrain.samples_per_epoch=N) or a cheaper --gpu"
+            "raise it, or take a smaller --config-name, fewer tokens (--set pretrain.epochs=N), a cheaper --gpu"
         )

@@ -101,7 +101,7 @@ def _fetch_manifest(source: RemoteFiles, run_id: str) -> _Manifest:
         raise RunDirectoryError(f"there is no run {run_id!r} on the volume: --list-saved shows what there is")
     if MANIFEST_FILE not in sizes:
         raise RunDirectoryError(
-            f"{run_id} has not finished, so its files cannot be verified yet: pull it when --list-saved shows it finished"
+            f"{run_id} has not finished, so its files cannot be verified yet: --list-saved shows how far it is"
         )
     path = f"{run_id}/{MANIFEST_FILE}"
     text = _patiently(lambda: b"".join(_pieces(source, path)), path)
@@ -132,7 +132,9 @@ def _missing(folder: Path, entries: Mapping[str, ManifestEntry]) -> list[str]:
         if not path.exists() and not path.is_symlink():
             missing.append(name)
         elif problem := check_file(folder, name, entry):
-            raise RunDirectoryError(f"{folder} holds another file than the volume ({problem}): move it away, or use --to DIR")
+            raise RunDirectoryError(
+                f"{folder} holds another file than the volume ({problem}): move it away, or use --to DIR"
+            )
     return missing
 
 
@@ -177,6 +179,8 @@ def _patiently(action: Callable[[], T], path: str) -> T:
             raise
         except Exception as error:
             if attempt == ATTEMPTS - 1:
-                raise RunDirectoryError(f"{path}: {error or type(error).__name__}; the same command goes on from here") from error
+                raise RunDirectoryError(
+                    f"{path}: {error or type(error).__name__}; the same command goes on from here"
+                ) from error
             time.sleep(FIRST_PAUSE * 2**attempt)
     raise AssertionError("unreachable")

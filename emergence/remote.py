@@ -1,4 +1,4 @@
-"""The Modal app: image, volumes, the two remote functions, and what the client does with them.
+"""The Modal app: image, volumes and the two remote functions.
 
 ``prepare`` runs on a CPU container: it reserves the run's name, prepares the data (so that no GPU waits
 for a download) and starts ``train`` on the GPU the run asked for. Both get a plain dictionary, the *job*.
@@ -8,29 +8,23 @@ A run survives whatever ends its container: its working copy is on the container
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 import modal
 
 from emergence import container
-from emergence.errors import EmergenceError, RunDirectoryError, UsageError
-from emergence.launch import Request, defaults_of, flags_on_command_line
+from emergence.errors import EmergenceError, RunDirectoryError
+from emergence.experiment.run_directory import STATS_FILE
 from emergence.mirror import VolumeMirror, copy_new_folders
-from emergence.planning import ASK_ABOVE_DOLLARS, Plan
 from emergence.spec import ExperimentSpec
 
 logger = logging.getLogger(__name__)
 
-ENTRY_POINT = "pretrain_wikitext_finetune_qasrl_modal.py"
 MODELS_VOLUME, DATA_VOLUME, LOCKS = "llm-models", "llm-training-data", "emergence-run-locks"
-STATS = "finetune_stats.json"
 #: Background publications to the volume start at least this far apart.
 COMMIT_SECONDS = float(os.environ.get("EMERGENCE_COMMIT_SECONDS", "60"))
 #: Attempts in a row that fail without publishing anything before a run gives up (Modal would go on).
@@ -102,12 +96,12 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     """One attempt at a run on the GPU; returns its headline results or ``{"error": ...}``."""
     _log_to_stdout()
     run_id, spec = job["run_id"], ExperimentSpec.from_dict(job["spec"])
-    if (container.MODELS / run_id / STATS).exists():  # finished, and then the container was lost
+    if (container.MODELS / run_id / STATS_FILE).exists():  # finished, and then the container was lost
         return {"results": container.headline(container.MODELS / run_id)}
     entry = locks.get(run_id) or {}
     if entry.get("holder") != job["holder"]:
         return _answer(RunDirectoryError(f"{run_id} is in use by another launch: wait for it, or stop it"))
-    folder = container.working_copy(run_id)
+    folder = container.working_copy(spec, run_id)
     mirror = VolumeMirror(folder, container.MODELS / run_id, models_volume.commit, COMMIT_SECONDS)
     mirror.adopt()
     try:
@@ -166,7 +160,9 @@ def refuse_if_going(run_id: str, entry: dict[str, Any]) -> None:
     """
     for call_id in (entry.get("train"), entry.get("holder")):
         if call_id and is_going(call_id):
-            raise RunDirectoryError(f"{run_id} is being written by {call_id}: wait for it, or stop its app (modal app list)")
+            raise RunDirectoryError(
+                f"{run_id} is being written by {call_id}: wait for it, or stop its app (modal app list)"
+            )
 
 
 def is_going(call_id: str) -> bool:
@@ -182,12 +178,16 @@ def is_going(call_id: str) -> bool:
 
 def _prepare_data(spec: ExperimentSpec, run_id: str) -> None:
     """All that the run reads, checked and cached on the data volume; raises what the run itself would."""
-    from emergence.experiment.run import read_inputs
-    from emergence.experiment.store import RunStore
+    from emergence.data.sources import load_qa, prepare_pretraining_data, prepare_tokenizer
 
-    container.working_copy(run_id)
+    container.working_copy(spec, run_id)
     container.bring_data(spec)
-    read_inputs(spec, RunStore(container.RUNS), container.CACHE)
+    if spec.pretrains:
+        prepare_pretraining_data(spec, container.CACHE)
+    elif spec.random_baseline:
+        prepare_tokenizer(spec, container.CACHE)
+    if not spec.skip_finetune:
+        load_qa(spec, container.CACHE)
     if copy_new_folders(container.CACHE, container.DATA / "cache"):
         data_volume.commit()
 
@@ -199,142 +199,3 @@ def _answer(error: EmergenceError) -> dict[str, Any]:
 
 def _log_to_stdout() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-
-
-# On the laptop ----------------------------------------------------------------------------------
-
-_checked: Request | None = None
-
-
-def check_flags_first(entry_point: Any, file: str) -> None:
-    """Check the flags of ``modal run FILE`` while the file is imported, before Modal is asked for anything.
-
-    What needs no container is answered here and ends the process: a contradiction (one line, exit code
-    2), ``--list-saved``, ``--dry-run``, an estimate above ``--max-cost``. Otherwise :func:`launch`
-    takes over where this ended. In a container, or imported by anything else, this does nothing.
-    """
-    global _checked
-    function = entry_point.info.raw_f
-    flags = flags_on_command_line(sys.argv, file, function) if modal.is_local() else None
-    if flags is None:
-        return
-    try:
-        _checked = _answer_without_container(defaults_of(function), flags)
-    except EmergenceError as error:
-        _exit(error)
-    if _checked is None:
-        sys.exit(0)
-
-
-def launch(entry_point: Any, flags: dict[str, Any]) -> None:
-    """Body of the entry point: start the experiment its flags describe, and follow it to its end."""
-    try:
-        request = _checked or _answer_without_container(defaults_of(entry_point.info.raw_f), flags)
-        if request is not None:
-            _start_and_follow(request)
-    except EmergenceError as error:
-        _exit(error)
-
-
-def _answer_without_container(defaults: dict[str, Any], flags: dict[str, Any]) -> Request | None:
-    """The checked request; None when it needed no container and has been answered."""
-    request = Request.from_flags(defaults, flags)
-    if request.list_saved:
-        print(list_saved())
-        return None
-    if request.resume:
-        request = request.resumed(stored_spec(request.resume))
-    plan = request.plan()
-    print(plan.text())
-    if request.dry_run:
-        print("dry run: nothing was launched")
-        return None
-    if not request.yes:
-        _ask(plan)
-    return request
-
-
-def _ask(plan: Plan) -> None:
-    """Let a person agree to a costly launch.
-
-    Raises:
-        UsageError: No, or nobody to ask.
-    """
-    if plan.dollars <= ASK_ABOVE_DOLLARS:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(f"the estimate is above ${ASK_ABOVE_DOLLARS:g} and nobody can be asked here: add --yes")
-    if input("Launch? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UsageError("not launched")
-
-
-def _start_and_follow(request: Request) -> None:
-    spec = request.spec
-    assert spec is not None
-    run_id = request.resume or _free_name(spec)
-    refuse_if_going(run_id, dict(locks.get(run_id) or {}))
-    compute, plan = spec.config.compute, request.plan()
-    job = {
-        "run_id": run_id,
-        "spec": spec.to_dict(),
-        "gpu": plan.gpu.modal_name,
-        "cpu": compute.cpu,
-        "memory": int(compute.memory_gigabytes * 1024),
-    }
-    preparing = prepare.spawn(job)
-    print(
-        f"run          {run_id}\n"
-        f"call         {preparing.object_id} (data, on a CPU), then the training\n"
-        f"follow       modal app logs {app.app_id}\n"
-        f"list         modal run {ENTRY_POINT} --list-saved\n"
-        f"pull         emergence pull {run_id}\n"
-        f"resume       modal run {ENTRY_POINT} --resume {run_id}",
-        flush=True,
-    )
-    call_id = _unwrap(preparing.get())["call"]
-    print(f"training     {call_id} on {plan.gpu.modal_name}", flush=True)
-    results = _unwrap(modal.FunctionCall.from_id(call_id).get())["results"]
-    print(f"finished     {run_id}")
-    for name, value in results.items():
-        print(f"  {name:<32} {value}")
-
-
-def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
-    """A remote function's answer, with user errors raised again."""
-    if "error" in answer:
-        error = EmergenceError(answer["error"])
-        error.exit_code = answer["exit_code"]
-        raise error
-    return answer
-
-
-def _free_name(spec: ExperimentSpec) -> str:
-    """A name no run on the volume has."""
-    taken = {entry.path.strip("/") for entry in models_volume.listdir("/")}
-    name = spec.run_name(datetime.now())
-    tries = [name, *(f"{name}-{k}" for k in range(2, 100))]
-    return next(candidate for candidate in tries if candidate not in taken)
-
-
-def stored_spec(run_id: str) -> ExperimentSpec:
-    """The spec of a run on the volume, read through the client.
-
-    Raises:
-        UsageError: No such run.
-    """
-    text = _read(f"{run_id}/spec.json")
-    if text is None:
-        raise UsageError(f"--resume {run_id}: no such run on the volume {MODELS_VOLUME}; --list-saved shows what there is")
-    return ExperimentSpec.from_dict(json.loads(text), f"{run_id}/spec.json")
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        return b"".join(models_volume.read_file(path))
-    except (FileNotFoundError, modal.exception.NotFoundError):
-        return None
-
-
-def _exit(error: EmergenceError) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)

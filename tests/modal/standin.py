@@ -105,7 +105,8 @@ class StandIn:
     async def _start(self) -> None:
         self._grpc = grpclib.server.Server([as_grpc_service(self.server)])
         await self._grpc.start("127.0.0.1", 0)
-        self.server.url = f"http://127.0.0.1:{self._grpc._server.sockets[0].getsockname()[1]}"
+        listening: Any = self._grpc._server
+        self.server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         application = web.Application()
         application.router.add_get("/{volume}/{path:.*}", self._block)
         self._web = web.AppRunner(application)
@@ -168,7 +169,9 @@ class StandIn:
             stderr=subprocess.PIPE,
         )
 
-    def modal(self, *arguments: str, cwd: Path, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    def modal(
+        self, *arguments: str, cwd: Path, timeout: float = 60, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """``modal ARGUMENTS`` to its end."""
         process = self.start(*arguments, cwd=cwd, **environment)
         try:

@@ -156,7 +156,6 @@ class Container:
                 self.signalled = wanted
                 self._send(wanted)
                 kill_at = time.monotonic() + self.rules.grace_seconds
-            self.server.loop_ticks = getattr(self.server, "loop_ticks", 0) + 1
 
     def _send(self, number: signal.Signals) -> None:
         """To the container's first process, as Modal does; SIGKILL to all that runs in it."""
@@ -222,7 +221,7 @@ class Container:
             links = [proc / "cwd", *(proc / "fd").iterdir()]
             for link in links:
                 with suppress(OSError):
-                    target = Path(os.readlink(link))
+                    target = link.readlink()
                     if target.is_relative_to(folder):
                         return str(target.relative_to(folder))
             for line in (proc / "maps").read_text().splitlines():

@@ -230,7 +230,9 @@ class Server:
             handle_metadata=function.metadata,
         )
 
-    async def FunctionBindParams(self, request: pb.FunctionBindParamsRequest, task: str) -> pb.FunctionBindParamsResponse:
+    async def FunctionBindParams(
+        self, request: pb.FunctionBindParamsRequest, task: str
+    ) -> pb.FunctionBindParamsResponse:
         """A variant of a function (``with_options``)."""
         base = self.functions[request.function_id]
         bound = Function(self.new_id("fu"), base.app, pb.Function(), base.metadata)
@@ -255,7 +257,9 @@ class Server:
             pipelined_inputs=[pb.FunctionPutInputsResponseItem(idx=0, input_id=f"in-{call.call_id}")],
         )
 
-    async def FunctionGetOutputs(self, request: pb.FunctionGetOutputsRequest, task: str) -> pb.FunctionGetOutputsResponse:
+    async def FunctionGetOutputs(
+        self, request: pb.FunctionGetOutputsRequest, task: str
+    ) -> pb.FunctionGetOutputsResponse:
         call = self.calls.get(request.function_call_id)
         if call is None:
             raise GRPCError(Status.NOT_FOUND, f"Function call {request.function_call_id} not found")
@@ -263,6 +267,7 @@ class Server:
             await asyncio.wait_for(call.done.wait(), max(request.timeout, 0.01))
         except TimeoutError:
             return pb.FunctionGetOutputsResponse(num_unfinished_inputs=1)
+        assert call.output is not None
         return pb.FunctionGetOutputsResponse(idxs=[0], outputs=[call.output], last_entry_id="1-0")
 
     async def FunctionCallCancel(self, request: pb.FunctionCallCancelRequest, task: str) -> Empty:

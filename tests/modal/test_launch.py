@@ -32,7 +32,9 @@ def request(main: Any, *words: str) -> Request:
     return Request.from_flags(defaults_of(main), flags)
 
 
-@pytest.mark.parametrize("prefix", [("modal", "run"), ("modal", "run", "-d"), ("x/modal/__main__.py", "run", "--detach", "-q")])
+@pytest.mark.parametrize(
+    "prefix", [("modal", "run"), ("modal", "run", "-d"), ("x/modal/__main__.py", "run", "--detach", "-q")]
+)
 def test_the_command_line_is_recognised(main: Any, prefix: tuple[str, ...]) -> None:
     flags = flags_on_command_line([*prefix, FILE + "::main", "--finetune-samples", "10", "--no-yes"], FILE, main)
     assert flags is not None and flags["finetune_samples"] == 10 and flags["yes"] is False and flags["seed"] == 0
@@ -55,8 +57,12 @@ def test_what_the_client_answers_itself_is_left_to_it(main: Any, argv: list[str]
 
 
 def test_flags_reach_the_spec(main: Any) -> None:
-    wanted = ExperimentSpec.from_flags(config_name="small", freeze_llm=True, random_baseline=True, seed=3, layout="echo")
-    made = request(main, "--config-name", "small", "--freeze-llm", "--random-baseline", "--seed", "3", "--layout", "echo")
+    wanted = ExperimentSpec.from_flags(
+        config_name="small", freeze_llm=True, random_baseline=True, seed=3, layout="echo"
+    )
+    made = request(
+        main, "--config-name", "small", "--freeze-llm", "--random-baseline", "--seed", "3", "--layout", "echo"
+    )
     assert made.spec == wanted
 
 

@@ -15,7 +15,8 @@ class Volume:
     """A folder whose commits are remembered with what they made visible."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.commits, self.failures = folder, [], 0
+        self.folder, self.failures = folder, 0
+        self.commits: list[dict[str, str]] = []
         folder.mkdir()
 
     def commit(self) -> None:
@@ -67,12 +68,19 @@ def test_half_written_files_are_not_published(local: Path, volume: Volume) -> No
     assert contents(volume.folder) == {}
 
 
-def test_checkpoints_come_first_and_the_result_last(local: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_come_first_and_the_result_last(
+    local: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
     import emergence.mirror as module
 
     original = module.copy_file
-    monkeypatch.setattr(module, "copy_file", lambda source, target: (order.append(source.name), original(source, target)))
+
+    def noted(source: Path, target: Path) -> None:
+        order.append(source.name)
+        original(source, target)
+
+    monkeypatch.setattr(module, "copy_file", noted)
     for name in ("finetune_stats.json", "MANIFEST.json", "history.jsonl", "checkpoint/9.pt", "spec.json"):
         (local / name).write_text("x")
     VolumeMirror(local, volume.folder / "run", volume.commit).close()

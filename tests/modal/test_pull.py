@@ -96,7 +96,7 @@ def test_a_dead_connection_leaves_nothing_half_made_and_can_be_resumed(volume: V
     with pytest.raises(RunDirectoryError, match="the same command goes on"):
         pull_run(volume, "RUN", tmp_path)
     assert "toy_llm_unified_pretrained.pth" not in {p.name for p in (tmp_path / "RUN").rglob("*")}
-    assert not [p for p in (tmp_path / "RUN").rglob("*.tmp")]
+    assert not list((tmp_path / "RUN").rglob("*.tmp"))
     volume.breaks.clear()
     volume.reads.clear()
     done = pull_run(volume, "RUN", tmp_path)

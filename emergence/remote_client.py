@@ -1,0 +1,259 @@
+"""The laptop's side of Modal: check flags early, show the plan, launch, follow, list.
+
+Needs ``pip install modal`` and this checkout; no torch, no numpy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, NoReturn, TypeVar
+
+import modal
+
+from emergence.errors import EmergenceError, RunDirectoryError, UsageError
+from emergence.experiment.listing import FileFacts, RunSummary, format_table, summarise_run
+from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, parse_spec_file
+from emergence.files import parse_json
+from emergence.launch import Request, defaults_of, flags_on_command_line
+from emergence.planning import ASK_ABOVE_DOLLARS, Plan
+from emergence.remote import MODELS_VOLUME, app, locks, models_volume, prepare, refuse_if_going
+from emergence.spec import ExperimentSpec
+
+ENTRY_POINT = "pretrain_wikitext_finetune_qasrl_modal.py"
+#: Small files are read this many at a time.
+READERS = 8
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_checked: Request | None = None
+
+
+def check_flags_first(entry_point: Any, file: str) -> None:
+    """Check the flags of ``modal run FILE`` while the file is imported, before Modal is asked for anything.
+
+    What needs no container is answered here and ends the process: a contradiction (one line, exit code
+    2), ``--list-saved``, ``--dry-run``, an estimate above ``--max-cost``. Otherwise :func:`launch`
+    takes over where this ended. In a container, or imported by anything else, this does nothing.
+    """
+    global _checked
+    function = entry_point.info.raw_f
+    flags = flags_on_command_line(sys.argv, file, function) if modal.is_local() else None
+    if flags is None:
+        return
+    try:
+        _checked = _answer_without_container(defaults_of(function), flags)
+    except EmergenceError as error:
+        _exit(error)
+    if _checked is None:
+        sys.exit(0)
+
+
+def launch(entry_point: Any, flags: dict[str, Any]) -> None:
+    """Body of the entry point: start the experiment its flags describe, and follow it to its end."""
+    try:
+        request = _checked or _answer_without_container(defaults_of(entry_point.info.raw_f), flags)
+        if request is not None:
+            _start_and_follow(request)
+    except EmergenceError as error:
+        _exit(error)
+
+
+def _answer_without_container(defaults: dict[str, Any], flags: dict[str, Any]) -> Request | None:
+    """The checked request; None when it needed no container and has been answered."""
+    request = Request.from_flags(defaults, flags)
+    if request.list_saved:
+        print(format_table(saved_runs()))
+        return None
+    if request.resume:
+        request = _with_stored_spec(request, request.resume)
+    plan = request.plan()
+    print(plan.text())
+    if request.dry_run:
+        print("dry run: nothing was launched")
+        return None
+    if not request.yes:
+        _ask(plan)
+    return request
+
+
+def _with_stored_spec(request: Request, run_id: str) -> Request:
+    volume = VolumeFiles()
+    try:
+        request = request.resumed(volume.spec(run_id))
+    except RunDirectoryError as error:
+        raise UsageError(f"--resume {run_id}: {error}; --list-saved shows the runs on the volume") from None
+    if STATS_FILE in volume.facts(run_id):
+        raise UsageError(f"--resume {run_id}: it has finished; fetch it with: emergence pull {run_id}")
+    return request
+
+
+def _ask(plan: Plan) -> None:
+    """Let a person agree to a costly launch.
+
+    Raises:
+        UsageError: No, or nobody to ask.
+    """
+    if plan.dollars <= ASK_ABOVE_DOLLARS:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"the estimate is above ${ASK_ABOVE_DOLLARS:g} and nobody can be asked here: add --yes")
+    if input("Launch? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("not launched")
+
+
+def _start_and_follow(request: Request) -> None:
+    spec = request.spec
+    assert spec is not None
+    volume = VolumeFiles()
+    run_id = request.resume or (None if request.fresh else volume.unfinished_twin(spec))
+    if run_id and not request.resume:
+        print(f"going on with {run_id}, an unfinished run of the same experiment (--fresh starts a new one)")
+    run_id = run_id or _free_name(spec)
+    refuse_if_going(run_id, dict(locks.get(run_id) or {}))
+    compute, plan = spec.config.compute, request.plan()
+    job = {
+        "run_id": run_id,
+        "spec": spec.to_dict(),
+        "gpu": plan.gpu.modal_name,
+        "cpu": compute.cpu,
+        "memory": int(compute.memory_gigabytes * 1024),
+    }
+    preparing = prepare.spawn(job)
+    print(
+        f"run          {run_id}\n"
+        f"call         {preparing.object_id} (data, on a CPU), then the training\n"
+        f"follow       modal app logs {app.app_id}\n"
+        f"list         modal run {ENTRY_POINT} --list-saved\n"
+        f"pull         emergence pull {run_id}\n"
+        f"resume       modal run -d {ENTRY_POINT} --resume {run_id}",
+        flush=True,
+    )
+    call_id = _unwrap(preparing.get())["call"]
+    print(f"training     {call_id} on {plan.gpu.modal_name}", flush=True)
+    results = _unwrap(modal.FunctionCall.from_id(call_id).get())["results"]
+    print(f"finished     {run_id}")
+    for name, value in results.items():
+        print(f"  {name:<32} {value}")
+
+
+def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
+    """A remote function's answer, with user errors raised again."""
+    if "error" in answer:
+        error = EmergenceError(answer["error"])
+        error.exit_code = answer["exit_code"]
+        raise error
+    return answer
+
+
+def _free_name(spec: ExperimentSpec) -> str:
+    """A name that no run has, neither on the volume nor about to be."""
+    taken = {entry.path.strip("/") for entry in models_volume.listdir("/")}
+    name = spec.run_name(datetime.now())
+    tries = [name, *(f"{name}-{k}" for k in range(2, 100))]
+    return next(candidate for candidate in tries if candidate not in taken and locks.get(candidate) is None)
+
+
+# What is on the volume -----------------------------------------------------------------------------
+
+
+class VolumeFiles:
+    """The models volume as :class:`emergence.pull.RemoteFiles`, read through the client."""
+
+    def facts(self, folder: str = "/") -> dict[str, FileFacts]:
+        """Size and age of every file below ``folder`` by its relative name; empty if there is no such folder."""
+        try:
+            entries = models_volume.listdir(folder, recursive=True)
+        except (FileNotFoundError, modal.exception.NotFoundError):
+            return {}
+        prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        files = (entry for entry in entries if entry.type.name == "FILE")
+        return {e.path.strip("/").removeprefix(prefix): FileFacts(e.size, float(e.mtime)) for e in files}
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {name: facts.bytes for name, facts in self.facts(folder).items()}
+
+    def read(self, path: str) -> Iterator[bytes]:
+        yield from models_volume.read_file(path)
+
+    def content(self, path: str) -> bytes:
+        """One small file.
+
+        Raises:
+            OSError: It is not there, or cannot be read now.
+        """
+        try:
+            return b"".join(self.read(path))
+        except modal.exception.Error as error:
+            raise OSError(str(error)) from error
+
+    def spec(self, run_id: str) -> ExperimentSpec:
+        """The spec of a run.
+
+        Raises:
+            RunDirectoryError: No such run, or its ``spec.json`` is damaged.
+        """
+        path = f"{run_id}/{SPEC_FILE}"
+        try:
+            return parse_spec_file(parse_json(self.content(path).decode(), path), path)[0]
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunDirectoryError(f"{path}: {error}") from None
+
+    def runs(self) -> dict[str, dict[str, FileFacts]]:
+        """The files of every run directory."""
+        runs: dict[str, dict[str, FileFacts]] = defaultdict(dict)
+        for path, facts in self.facts().items():
+            run_id, _, name = path.partition("/")
+            if name:
+                runs[run_id][name] = facts
+        return runs
+
+    def unfinished_twin(self, spec: ExperimentSpec) -> str | None:
+        """The newest run of the same experiment that has no result yet."""
+
+        def is_twin(run_id: str) -> bool:
+            try:
+                return self.spec(run_id).experiment_id == spec.experiment_id
+            except EmergenceError:
+                return False
+
+        runs = self.runs().items()
+        open_runs = sorted((r for r, files in runs if SPEC_FILE in files and STATS_FILE not in files), reverse=True)
+        twins = _in_parallel(is_twin, open_runs)
+        return next((run_id for run_id, twin in zip(open_runs, twins, strict=True) if twin), None)
+
+
+def saved_runs() -> list[RunSummary]:
+    """Every run on the volume, last changed first, without a container."""
+    volume = VolumeFiles()
+
+    def summarise(item: tuple[str, dict[str, FileFacts]]) -> RunSummary:
+        run_id, files = item
+        running = None if STATS_FILE in files else _is_running(run_id)
+        path = f"{MODELS_VOLUME}/{run_id}"
+        return summarise_run(run_id, path, files, lambda name: volume.content(f"{run_id}/{name}"), running)
+
+    summaries = _in_parallel(summarise, list(volume.runs().items()))
+    return sorted(summaries, key=lambda s: (s.updated or 0.0, s.run_id), reverse=True)
+
+
+def _is_running(run_id: str) -> bool:
+    try:
+        refuse_if_going(run_id, dict(locks.get(run_id) or {}))
+    except RunDirectoryError:
+        return True
+    return False
+
+
+def _in_parallel(action: Callable[[T], R], items: list[T]) -> list[R]:
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(action, items))
+
+
+def _exit(error: EmergenceError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
