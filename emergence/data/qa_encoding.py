@@ -320,7 +320,7 @@ def _flatten(
 ) -> EncodedQA:
     ids, id_offsets = _join([row[0] for row in rows])
     positions, word_offsets = _join([row[1] for row in rows])
-    golds = [np.array([(a.start, a.end - 1) for a in e.answers], dtype=np.int32) for e in kept]
+    golds = [np.array(list(dict.fromkeys((a.start, a.end - 1) for a in e.answers)), dtype=np.int32) for e in kept]
     starts, gold_offsets = _join([g[:, 0] for g in golds])
     ends, _ = _join([g[:, 1] for g in golds])
     return EncodedQA(

@@ -1,0 +1,207 @@
+"""Running a trunk over encoded questions: states of words and questions, and the span logits read off them.
+
+The frozen trunk runs once per question, over batches of similar length, and every probe then trains on
+the cached states; re-running the trunk for each epoch would cost hundreds of times as much.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from emergence.data.qa_encoding import EncodedQA, PaddedBatch, batches_for_scoring
+from emergence.model import Encoder, Trunk
+from emergence.training.precision import autocast
+
+logger = logging.getLogger(__name__)
+
+#: Padded tokens per forward pass without gradients.
+TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 65_536}
+
+#: A read-out: question states (N, 2D) and word states (N, W, D) to start and end logits (N, W).
+Readout = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class SpanLogits:
+    """Start and end logits (N, W) in float32, 0 beyond each sentence's ``lengths`` (N,) words."""
+
+    start: npt.NDArray[np.float32]
+    end: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LayerFeatures:
+    """What a probe sees of N questions at one layer.
+
+    Attributes:
+        words: States of all words, (sum of W, D), sentence after sentence; float32 or bfloat16.
+        questions: (N, 2D) float32, the mean of the question's token states beside its last one's.
+        word_offsets: Question n's words are rows ``word_offsets[n]:word_offsets[n + 1]``, (N+1,).
+    """
+
+    words: Tensor
+    questions: Tensor
+    word_offsets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.word_offsets) - 1
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """States of N questions at some layers; question and word states by layer (see :class:`LayerFeatures`)."""
+
+    words: Mapping[int, Tensor]
+    questions: Mapping[int, Tensor]
+    word_offsets: npt.NDArray[np.int64]
+
+    def layer(self, layer: int) -> LayerFeatures:
+        return LayerFeatures(self.words[layer], self.questions[layer], self.word_offsets)
+
+
+def cache_features(
+    trunk: Encoder,
+    encoded: EncodedQA,
+    layers: Sequence[int],
+    *,
+    device: torch.device,
+    precision: str,
+    dtype: torch.dtype = torch.float32,
+) -> FeatureCache:
+    """Run the frozen trunk once and keep the states of ``layers``.
+
+    Args:
+        trunk: In eval mode on ``device``.
+        encoded: N questions.
+        layers: Levels to keep: 0 the embeddings, i after block i (the last also final-normed).
+        device: Where the trunk is and the cache will be.
+        precision: ``fp32`` or ``bf16`` (autocast).
+        dtype: Of the cached word states.
+    """
+    n, size = len(encoded), trunk.hidden_size
+    n_words = int(encoded.word_offsets[-1])
+    words = {layer: torch.empty(n_words, size, dtype=dtype, device=device) for layer in layers}
+    questions = {layer: torch.empty(n, 2 * size, device=device) for layer in layers}
+    for index, batch, states in iter_states(trunk, encoded, device=device, precision=precision):
+        rows = torch.from_numpy(index).to(device)
+        places = torch.from_numpy(_word_rows(encoded.word_offsets, index)).to(device)
+        mask = torch.from_numpy(batch.word_mask).to(device)
+        for layer in layers:
+            level = states[layer]
+            words[layer][places] = word_states(level, batch)[mask].to(dtype)
+            questions[layer][rows] = question_states(level, batch)
+    return FeatureCache(words, questions, encoded.word_offsets)
+
+
+def layer_groups(
+    layers: Sequence[int], n_words: int, hidden_size: int, gigabytes: float, device: torch.device
+) -> tuple[list[list[int]], torch.dtype]:
+    """Which layers to cache together, and in which type, within a memory budget.
+
+    float32 on a CPU, unless then not even one layer fits; bfloat16 on a GPU. One layer is always cached,
+    with a warning where it exceeds the budget.
+    """
+    values = n_words * hidden_size
+    dtype = torch.float32 if device.type == "cpu" and 4 * values <= gigabytes * 1e9 else torch.bfloat16
+    size = values * dtype.itemsize
+    together = int(gigabytes * 1e9 // max(size, 1))
+    if together < 1:
+        logger.warning("one layer's features take %.1f GB, more than probe.cache_gigabytes = %g", size / 1e9, gigabytes)
+        together = 1
+    return [list(layers[i : i + together]) for i in range(0, len(layers), together)], dtype
+
+
+def iter_states(
+    trunk: Encoder, encoded: EncodedQA, *, device: torch.device, precision: str
+) -> Iterator[tuple[npt.NDArray[np.int64], PaddedBatch, list[Tensor]]]:
+    """Yields ``(indices, batch, states)`` with the L + 1 levels of states (B, T, D) in float32, without gradients."""
+    budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    for index in batches_for_scoring(encoded.lengths, budget):
+        batch = encoded.padded_batch(index)
+        with torch.no_grad(), autocast(device, precision):
+            levels = trunk.hidden_states(torch.from_numpy(batch.ids).to(device))  # L + 1 of (B, T, D)
+        yield index, batch, [level.float() for level in levels]
+
+
+def word_states(states: Tensor, batch: PaddedBatch) -> Tensor:
+    """The state of each word, its last token's: (B, T, D) -> (B, W, D)."""
+    positions = torch.from_numpy(batch.word_positions).to(states.device)  # (B, W)
+    return states.gather(1, positions[:, :, None].expand(-1, -1, states.shape[2]))  # (B, W, D)
+
+
+def question_states(states: Tensor, batch: PaddedBatch) -> Tensor:
+    """The mean of the question's token states beside its last one's: (B, T, D) -> (B, 2D)."""
+    start = torch.from_numpy(batch.question_start).to(states.device)  # (B,)
+    end = torch.from_numpy(batch.question_end).to(states.device)  # (B,)
+    position = torch.arange(states.shape[1], device=states.device)  # (T,)
+    inside = (position >= start[:, None]) & (position < end[:, None])  # (B, T)
+    mean = torch.einsum("bt,btd->bd", inside.to(states.dtype), states) / (end - start)[:, None]  # (B, D)
+    last = states[torch.arange(len(end), device=states.device), end - 1]  # (B, D)
+    return torch.cat([mean, last], dim=1)  # (B, 2D)
+
+
+def predict_readouts(
+    trunk: Encoder,
+    readouts: Mapping[str, tuple[int, Readout]],
+    encoded: EncodedQA,
+    *,
+    device: torch.device,
+    precision: str,
+) -> dict[str, SpanLogits]:
+    """Span logits of several read-outs ``name -> (layer, readout)`` of one trunk, in one pass over it."""
+    out = {name: _empty_logits(encoded) for name in readouts}
+    for index, batch, states in iter_states(trunk, encoded, device=device, precision=precision):
+        for name, (layer, readout) in readouts.items():
+            with torch.no_grad():
+                logits = readout(question_states(states[layer], batch), word_states(states[layer], batch))
+            _store(out[name], index, batch, *logits)
+    return out
+
+
+def predict_finetuned(
+    trunk: Trunk, head: nn.Module, encoded: EncodedQA, *, device: torch.device, precision: str
+) -> SpanLogits:
+    """Span logits of the whole model: trunk, last layer, span head."""
+    out = _empty_logits(encoded)
+    budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    for index in batches_for_scoring(encoded.lengths, budget):
+        batch = encoded.padded_batch(index)
+        with torch.no_grad():
+            _store(out, index, batch, *span_logits(trunk, head, batch, device=device, precision=precision))
+    return out
+
+
+def span_logits(
+    trunk: Trunk, head: nn.Module, batch: PaddedBatch, *, device: torch.device, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Start and end logits (B, W) of one batch; differentiable. The head runs in float32."""
+    with autocast(device, precision):
+        states = trunk(torch.from_numpy(batch.ids).to(device))  # (B, T, D)
+    start, end = head(word_states(states, batch).float())  # (B, W)
+    return start, end
+
+
+def _empty_logits(encoded: EncodedQA) -> SpanLogits:
+    shape = (len(encoded), int(encoded.n_words.max(initial=0)))
+    return SpanLogits(np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32), encoded.n_words)
+
+
+def _store(out: SpanLogits, index: npt.NDArray[np.int64], batch: PaddedBatch, start: Tensor, end: Tensor) -> None:
+    width = batch.word_mask.shape[1]
+    for target, logits in ((out.start, start), (out.end, end)):
+        target[index, :width] = np.where(batch.word_mask, logits.float().cpu().numpy(), np.float32(0))
+
+
+def _word_rows(offsets: npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Rows of the flat word states that belong to the questions ``index``, question after question."""
+    counts = (offsets[1:] - offsets[:-1])[index]
+    begins = np.cumsum(counts) - counts
+    return np.arange(int(counts.sum())) + np.repeat(offsets[:-1][index] - begins, counts)

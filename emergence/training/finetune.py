@@ -1,0 +1,376 @@
+"""Full finetuning: trunk and span head trained together on question-answer spans.
+
+The best epoch is chosen by validation loss, which moves less from epoch to epoch than F1 does and is what
+early stopping watches; its weights are what the trunk and the head hold at the end. A run killed at any
+moment resumes from its newest checkpoint, within an epoch too, and ends bit-identical.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emergence.config import FinetuneConfig
+from emergence.data.qa_encoding import EncodedQA, PaddedBatch, batches_by_length
+from emergence.errors import EmergenceError
+from emergence.model import SpanHead, Trunk, span_cross_entropy
+from emergence.training.checkpoint import Checkpointer
+from emergence.training.evaluate import gold_spans, quick_scores
+from emergence.training.features import predict_finetuned, span_logits
+from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
+
+logger = logging.getLogger(__name__)
+
+PHASE = "finetune"
+
+#: ``(name, trunk, head, metadata)`` of a snapshot to write.
+SaveModel = Callable[[str, Trunk, SpanHead, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class EpochScores:
+    """One epoch: mean training loss, and validation loss (both nats per question), exact match and token F1."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_em: float
+    validation_f1: float
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What finetuning did.
+
+    Attributes:
+        epochs: Every epoch's scores.
+        best: The epoch with the lowest validation loss, whose weights were kept.
+        steps: Optimiser steps taken.
+        stopped_early: Whether patience ran out before the last epoch.
+        seconds: Wall-clock, added up over resumes.
+        questions_per_second: Training questions over those seconds, validation included in the time.
+    """
+
+    epochs: tuple[EpochScores, ...]
+    best: EpochScores
+    steps: int
+    stopped_early: bool
+    seconds: float
+    questions_per_second: float
+
+
+@dataclass
+class _State:
+    """All that decides what happens next, beside the weights and the optimiser."""
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    questions: int = 0
+    epochs: list[EpochScores] = field(default_factory=list)
+    best_weights: dict[str, dict[str, Tensor]] | None = None
+    seconds: float = 0.0
+
+    @property
+    def best(self) -> EpochScores | None:
+        return min(self.epochs, key=lambda e: (e.validation_loss, e.epoch), default=None)
+
+    def stale_epochs(self) -> int:
+        return self.epochs[-1].epoch - self.best.epoch if self.best else 0
+
+
+def finetune(
+    trunk: Trunk,
+    head: SpanHead,
+    train: EncodedQA,
+    validation: EncodedQA,
+    config: FinetuneConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    precision: str,
+    max_answer_words: int,
+    checkpointer: Checkpointer | None = None,
+    recorder: Recorder | None = None,
+    save_snapshot: SaveModel | None = None,
+    save_best: SaveModel | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> FinetuneResult:
+    """Train ``trunk`` and ``head`` in place; they end with the best epoch's weights.
+
+    Args:
+        trunk, head: Moved to ``device``.
+        train, validation: Encoded questions.
+        config: See :class:`~emergence.config.FinetuneConfig`.
+        seed: Of the order of the training questions (there is no other randomness).
+        precision: ``fp32`` or ``bf16`` (autocast; the head and the loss stay in float32).
+        max_answer_words: Longest span decoded on validation.
+        checkpointer: Makes the run resumable; a checkpoint that is there is resumed from.
+        recorder: History lines ``finetune_step`` and ``finetune_epoch``.
+        save_snapshot: Called after every epoch with the name ``finetune_epoch_<n>``.
+        save_best: Called after every epoch that is the best so far.
+        should_stop: Asked after every step; true saves a checkpoint and raises.
+
+    Raises:
+        StopRequested: ``should_stop`` was true; the same call resumes.
+        EmergenceError: The loss is no longer finite, or there are no questions.
+    """
+    if not len(train) or not len(validation):
+        raise EmergenceError("finetuning needs training and validation questions: give more data, or longer sequences")
+    loop = _Loop(
+        trunk=trunk.to(device),
+        head=head.to(device),
+        train=train,
+        validation=validation,
+        config=config,
+        seed=seed,
+        device=device,
+        precision=precision,
+        cap=max_answer_words,
+        checkpointer=checkpointer,
+        recorder=recorder or NullRecorder(),
+        save_snapshot=save_snapshot,
+        save_best=save_best,
+        should_stop=should_stop,
+        progress=progress or NoProgress(),
+    )
+    loop.resume()
+    try:
+        return loop.run()
+    finally:
+        loop.progress.close()
+
+
+@dataclass
+class _Loop:
+    """The loop's parts share so much that they are methods; :func:`finetune` is the interface."""
+
+    trunk: Trunk
+    head: SpanHead
+    train: EncodedQA
+    validation: EncodedQA
+    config: FinetuneConfig
+    seed: int
+    device: torch.device
+    precision: str
+    cap: int
+    checkpointer: Checkpointer | None
+    recorder: Recorder
+    save_snapshot: SaveModel | None
+    save_best: SaveModel | None
+    should_stop: Callable[[], bool]
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.state = _State()
+        self.steps_per_epoch = math.ceil(len(self.train) / self.config.batch_size)
+        self.optimizer = build_optimizer(self.trunk, self.head, self.config)
+        self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+        #: Losses not yet in a history line, with their questions; on the device until they are read.
+        self.pending: list[tuple[Tensor, int]] = []
+        self.clock = time.monotonic()
+        self.shown: dict[str, float] = {}
+
+    @property
+    def step(self) -> int:
+        return self.state.epoch * self.steps_per_epoch + self.state.batch
+
+    def run(self) -> FinetuneResult:
+        done = self.state.epoch * len(self.train) + min(self.state.batch * self.config.batch_size, len(self.train))
+        self.progress.start(self.config.epochs * len(self.train), "questions", done, "finetuning")
+        while self.state.epoch < self.config.epochs and not self._out_of_patience():
+            self._train_epoch()
+            self._end_epoch()
+        best = self.state.best
+        if best is None or self.state.best_weights is None:
+            raise RuntimeError("finetuning ended without an epoch")
+        self.trunk.load_state_dict(self.state.best_weights["trunk"])
+        self.head.load_state_dict(self.state.best_weights["head"])
+        seconds = self._seconds()
+        seen = self.state.epoch * len(self.train)
+        return FinetuneResult(
+            epochs=tuple(self.state.epochs),
+            best=best,
+            steps=self.step,
+            stopped_early=self.state.epoch < self.config.epochs,
+            seconds=seconds,
+            questions_per_second=seen / seconds if seconds > 0 else 0.0,
+        )
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.state.stale_epochs()
+
+    def _train_epoch(self) -> None:
+        self.trunk.train()
+        batches = batches_by_length(self.train.lengths, self.config.batch_size, seed=self.seed, epoch=self.state.epoch)
+        for index in batches[self.state.batch :]:
+            batch = self.train.padded_batch(index)
+            self._set_learning_rates()
+            loss = self._loss(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if self.config.grad_clip > 0:
+                nn.utils.clip_grad_norm_([*self.trunk.parameters(), *self.head.parameters()], self.config.grad_clip)
+            self.optimizer.step()
+            self.pending.append((loss.detach(), len(index)))
+            self.state.batch += 1
+            self._after_step(len(index))
+
+    def _loss(self, batch: PaddedBatch) -> Tensor:
+        start, end = span_logits(self.trunk, self.head, batch, device=self.device, precision=self.precision)
+        return span_cross_entropy(start, end, *gold_tensors(batch, self.device), train_gold=self.config.train_gold)
+
+    def _after_step(self, n_questions: int) -> None:
+        config, step = self.config, self.step
+        if step % config.log_every_steps == 0:
+            self.shown = {"loss": (loss := self._drain()), "epoch": self.state.epoch + 1}
+            rate = float(self.optimizer.param_groups[0]["lr"])
+            self.recorder.log("finetune_step", step=step, epoch=self.state.epoch + 1, loss=loss, lr=rate)
+        self.progress.update(n_questions, **self.shown)
+        stop = self.should_stop()
+        if stop or step % config.checkpoint_every_steps == 0:
+            self._save()
+        if stop:
+            raise StopRequested(f"stopped after finetuning step {step}; the same command goes on from here")
+
+    def _drain(self) -> float:
+        """Mean loss since the last call; reading it here, not every step, lets a GPU run ahead."""
+        if not self.pending:
+            return float("nan")
+        losses = self._read_pending()
+        total = math.fsum(loss * n for loss, n in losses)
+        questions = sum(n for _, n in losses)
+        self.state.loss_sum += total
+        self.state.questions += questions
+        self.pending.clear()
+        return total / questions
+
+    def _read_pending(self) -> list[tuple[float, int]]:
+        losses = [(float(loss), n) for loss, n in self.pending]
+        if not all(math.isfinite(loss) for loss, _ in losses):
+            raise self._diverged()
+        return losses
+
+    def _diverged(self) -> EmergenceError:
+        return EmergenceError(
+            f"finetuning diverged near step {self.step} (a loss or weight is not finite): lower finetune.lr, "
+            f"now {self.config.lr:g}, for example --set finetune.lr={self.config.lr / 3:.1g}"
+        )
+
+    def _end_epoch(self) -> None:
+        self._drain()
+        if not all(bool(p.isfinite().all()) for p in self.trunk.parameters()):
+            raise self._diverged()
+        state = self.state
+        train_loss = state.loss_sum / state.questions
+        logits = predict_finetuned(
+            self.trunk.eval(), self.head, self.validation, device=self.device, precision=self.precision
+        )
+        found = quick_scores(logits, gold_spans(self.validation), self.cap, self.config.train_gold)
+        scores = EpochScores(state.epoch + 1, train_loss, found.loss, found.em, found.f1)
+        state.epochs.append(scores)
+        state.epoch, state.batch, state.loss_sum, state.questions = state.epoch + 1, 0, 0.0, 0
+        self.recorder.log("finetune_epoch", **asdict(scores))
+        self.recorder.time("finetune_epoch", epoch=scores.epoch, seconds=self._seconds())
+        logger.info(
+            "epoch %d: training loss %.3f, validation loss %.3f, EM %.3f, F1 %.3f",
+            *asdict(scores).values(),
+        )
+        if scores == state.best:
+            state.best_weights = {name: _copied(m) for name, m in (("trunk", self.trunk), ("head", self.head))}
+            if self.save_best is not None:
+                self.save_best(f"finetune_epoch_{scores.epoch}", self.trunk, self.head, asdict(scores))
+        if self.save_snapshot is not None:
+            self.save_snapshot(f"finetune_epoch_{scores.epoch}", self.trunk, self.head, asdict(scores))
+        self._save()
+
+    def _set_learning_rates(self) -> None:
+        factor = schedule(self.step, self.config.epochs * self.steps_per_epoch, self.config.warmup_fraction)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+
+    def _seconds(self) -> float:
+        return self.state.seconds + time.monotonic() - self.clock
+
+    def _save(self) -> None:
+        if self.checkpointer is None:
+            return
+        state = {
+            "trunk": self.trunk.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.state.epoch,
+            "batch": self.state.batch,
+            "loss_sum": self.state.loss_sum,
+            "questions": self.state.questions,
+            # Apart from loss_sum, so that the next history line is the same after a resume.
+            "pending": self._read_pending(),
+            "epochs": [asdict(scores) for scores in self.state.epochs],
+            "best_weights": self.state.best_weights,
+            "seconds": self._seconds(),
+            "history": self.recorder.position(),
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+        self.checkpointer.save(PHASE, self.step, state)
+
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        found = self.checkpointer.load(PHASE) if self.checkpointer is not None else None
+        if found is None:
+            return
+        saved = found.state
+        if saved["steps_per_epoch"] != self.steps_per_epoch:
+            raise EmergenceError("the checkpoint was made with other training questions or another finetune.batch_size")
+        self.trunk.load_state_dict(saved["trunk"])
+        self.head.load_state_dict(saved["head"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.state = _State(
+            epoch=saved["epoch"],
+            batch=saved["batch"],
+            loss_sum=saved["loss_sum"],
+            questions=saved["questions"],
+            epochs=[EpochScores(**scores) for scores in saved["epochs"]],
+            best_weights=saved["best_weights"],
+            seconds=saved["seconds"],
+        )
+        self.pending = [(torch.tensor(loss, dtype=torch.float64), n) for loss, n in saved["pending"]]
+        self.recorder.rewind(saved["history"])
+
+
+def build_optimizer(trunk: nn.Module, head: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
+    """AdamW: trunk at ``lr``, head at ``head_lr``, weight decay on matrices only (not on norm gains and biases)."""
+    groups = []
+    for module, lr in ((trunk, config.lr), (head, config.head_lr)):
+        matrices = [p for p in module.parameters() if p.ndim >= 2]
+        vectors = [p for p in module.parameters() if p.ndim < 2]
+        groups.append({"params": matrices, "lr": lr, "weight_decay": config.weight_decay})
+        if vectors:
+            groups.append({"params": vectors, "lr": lr, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+
+
+def schedule(step: int, total: int, warmup_fraction: float) -> float:
+    """Share of the peak learning rate at ``step`` (from 0): linear warm-up, then linear decay to zero at ``total``."""
+    warmup = round(total * warmup_fraction)
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def gold_tensors(batch: PaddedBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Word mask (B, W), gold starts, gold ends and gold mask (B, G) of a batch on ``device``."""
+    arrays = (batch.word_mask, batch.gold_starts, batch.gold_ends, batch.gold_mask)
+    mask, starts, ends, gold_mask = (torch.from_numpy(array).to(device) for array in arrays)
+    return mask, starts, ends, gold_mask
+
+
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

@@ -1,0 +1,178 @@
+"""Probing a frozen trunk: every family at every layer, on states cached once.
+
+The layer is chosen by validation F1, the score that is reported; the last layer is always there beside
+it. A killed call resumes with the next family and layer and ends identical.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from emergence.config import ProbeConfig
+from emergence.data.qa_encoding import EncodedQA
+from emergence.errors import EmergenceError
+from emergence.model import Encoder
+from emergence.training.checkpoint import Checkpointer
+from emergence.training.evaluate import gold_spans
+from emergence.training.features import FeatureCache, SpanLogits, cache_features, layer_groups, predict_readouts
+from emergence.training.probe_fitting import (
+    FAMILIES,
+    ProbeData,
+    ProbeFit,
+    Standardisation,
+    fit_linear_probe,
+    fit_minibatch_probe,
+    readout,
+    standardise_,
+)
+from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
+
+logger = logging.getLogger(__name__)
+
+PHASE = "probe"
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """The fits of all families and layers."""
+
+    fits: tuple[ProbeFit, ...]
+
+    def of(self, family: str) -> list[ProbeFit]:
+        """One family's fits, by layer."""
+        return sorted((fit for fit in self.fits if fit.family == family), key=lambda fit: fit.layer)
+
+    def best(self, family: str) -> ProbeFit:
+        """The layer with the highest validation F1, the score that is reported; the lower layer on a tie."""
+        return max(self.of(family), key=lambda fit: (fit.validation_f1, -fit.layer))
+
+    def last(self, family: str) -> ProbeFit:
+        """The last layer's fit."""
+        return self.of(family)[-1]
+
+
+def probe_all_layers(
+    trunk: Encoder,
+    train: EncodedQA,
+    validation: EncodedQA,
+    config: ProbeConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    precision: str,
+    max_answer_words: int,
+    families: Sequence[str] = ("linear", "bilinear"),
+    layers: Sequence[int] | None = None,
+    checkpointer: Checkpointer | None = None,
+    recorder: Recorder | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> ProbeReport:
+    """Fit every family at every layer of a frozen trunk (in eval mode, on ``device``).
+
+    The trunk runs once over the questions, or once for each group of layers that fits
+    ``config.cache_gigabytes``. Each finished fit is checkpointed; a resumed call goes on with the next.
+
+    Args:
+        families: Of ``linear``, ``bilinear``, ``mlp``.
+        layers: Levels of states; all L + 1 by default.
+        recorder: One history line ``probe`` for each fit.
+
+    Raises:
+        StopRequested: ``should_stop`` was true after a fit; the same call resumes.
+        EmergenceError: No questions.
+    """
+    if not len(train) or not len(validation):
+        raise EmergenceError("probing needs training and validation questions: give more data, or longer sequences")
+    if unknown := set(families) - set(FAMILIES):
+        raise ValueError(f"unknown probe families {sorted(unknown)}")
+    recorder, progress = recorder or NullRecorder(), progress or NoProgress()
+    wanted = range(trunk.n_layers + 1) if layers is None else sorted(set(layers))
+    fits = _resume(checkpointer, recorder)
+    done = {(fit.family, fit.layer) for fit in fits}
+    missing = {layer: [f for f in families if (f, layer) not in done] for layer in wanted}
+    missing = {layer: left for layer, left in missing.items() if left}
+    progress.start(len(wanted) * len(families), "probes", len(fits), "probing")
+    for layer, parts, statistics in _layers(trunk, train, validation, list(missing), config, device, precision):
+        for family in missing[layer]:
+            begun = time.monotonic()
+            fit = _fit(family, parts, statistics, config, layer, max_answer_words, seed)
+            fits.append(fit)
+            recorder.log("probe", **{key: value for key, value in fit.summary().items() if key != "path"})
+            recorder.time("probe", family=family, layer=layer, seconds=time.monotonic() - begun)
+            logger.info("%s probe, layer %d: validation F1 %.3f", family, layer, fit.validation_f1)
+            progress.update(1, layer=layer, f1=fit.validation_f1)
+            _save(checkpointer, recorder, fits)
+            if should_stop():
+                progress.close()
+                raise StopRequested(f"stopped after the {family} probe of layer {layer}; the same command goes on")
+    progress.close()
+    return ProbeReport(tuple(fits))
+
+
+def predict_probes(
+    trunk: Encoder, fits: Sequence[ProbeFit], encoded: EncodedQA, *, device: torch.device, precision: str
+) -> list[SpanLogits]:
+    """Logits of several fitted probes in one pass over the trunk, in the order of ``fits``."""
+    readouts = {str(i): (fit.layer, readout(fit, device)) for i, fit in enumerate(fits)}
+    found = predict_readouts(trunk, readouts, encoded, device=device, precision=precision)
+    return [found[str(i)] for i in range(len(fits))]
+
+
+def _layers(
+    trunk: Encoder,
+    train: EncodedQA,
+    validation: EncodedQA,
+    layers: Sequence[int],
+    config: ProbeConfig,
+    device: torch.device,
+    precision: str,
+) -> Iterator[tuple[int, tuple[ProbeData, ProbeData], Standardisation]]:
+    """Yields each layer with its standardised training and validation data, caching as many as memory allows."""
+    n_words = int(train.word_offsets[-1] + validation.word_offsets[-1])
+    groups, dtype = layer_groups(layers, n_words, trunk.hidden_size, config.cache_gigabytes, device)
+
+    def cached(encoded: EncodedQA, group: list[int]) -> FeatureCache:
+        return cache_features(trunk, encoded, group, device=device, precision=precision, dtype=dtype)
+
+    for group in groups:
+        caches = cached(train, group), cached(validation, group)
+        for layer in group:
+            of_train = ProbeData(caches[0].layer(layer), gold_spans(train))
+            of_validation = ProbeData(caches[1].layer(layer), gold_spans(validation))
+            yield layer, (of_train, of_validation), standardise_(of_train.features, of_validation.features)
+        del caches
+
+
+def _fit(
+    family: str,
+    parts: tuple[ProbeData, ProbeData],
+    statistics: Standardisation,
+    config: ProbeConfig,
+    layer: int,
+    cap: int,
+    seed: int,
+) -> ProbeFit:
+    if family == "linear":
+        return fit_linear_probe(*parts, statistics, config, layer=layer, max_answer_words=cap)
+    return fit_minibatch_probe(family, *parts, statistics, config, layer=layer, max_answer_words=cap, seed=seed)
+
+
+def _save(checkpointer: Checkpointer | None, recorder: Recorder, fits: Sequence[ProbeFit]) -> None:
+    if checkpointer is not None:
+        state = {"fits": [fit.to_state() for fit in fits], "history": recorder.position()}
+        checkpointer.save(PHASE, len(fits), state)
+
+
+def _resume(checkpointer: Checkpointer | None, recorder: Recorder) -> list[ProbeFit]:
+    """The fits that an interrupted call had finished."""
+    found = checkpointer.load(PHASE) if checkpointer is not None else None
+    if found is None:
+        return []
+    recorder.rewind(found.state["history"])
+    return [ProbeFit.from_state(state) for state in found.state["fits"]]
