@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence.errors import DataError, EmergenceError
+from emergence.files import SEAL_KEY
 from emergence.mirror import copy_file, copy_new_folders, copy_tree
 from emergence.spec import ExperimentSpec
 
@@ -111,41 +112,35 @@ def bring_data(spec: ExperimentSpec) -> None:
     os.chdir(FILES)
 
 
-def run_in_process(spec: ExperimentSpec, run_id: str, stop: Callable[[], bool], on_commit: Callable[[], None]) -> None:
-    """One experiment on at most one device."""
+def run_in_process(
+    spec: ExperimentSpec, run_id: str, stop: Callable[[], bool], on_commit: Callable[[], None] | None = None
+) -> None:
+    """One experiment in this process; ``on_commit`` is called after each checkpoint."""
     from emergence.experiment.run import run_experiment
     from emergence.experiment.store import RunStore
 
     run_experiment(spec, RunStore(RUNS), run_id=run_id, should_stop=stop, on_commit=on_commit, cache_dir=CACHE)
 
 
-def run_on_devices(
-    spec: ExperimentSpec, run_id: str, devices: int, stop: StopSwitch, on_commit: Callable[[], None]
-) -> None:
+def run_on_devices(spec: ExperimentSpec, run_id: str, devices: int, stop: StopSwitch) -> None:
     """One experiment on several devices of this container: a worker a device, started by torchrun.
 
-    The workers are told to stop through a file and tell of checkpoints through another; user errors
-    come back through a third.
+    The workers are told to stop through a file; user errors come back through another.
 
     Raises:
         EmergenceError: A worker met a user error, or saved and stopped on request (exit code 130).
         RuntimeError: A worker failed.
     """
-    job = WORK / "job.json"
-    stop_file, checkpoint_file, error_file = (WORK / name for name in ("stop", "checkpoint", "error.json"))
+    job, stop_file, error_file = (WORK / name for name in ("job.json", "stop", "error.json"))
     job.write_text(json.dumps({"spec": spec.to_dict(), "run_id": run_id}), encoding="utf-8")
-    for file in (stop_file, checkpoint_file, error_file):
+    for file in (stop_file, error_file):
         file.unlink(missing_ok=True)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     # Its own session: SIGINT reaches the workers through the stop file, when all of them are between two steps.
     process = subprocess.Popen([*launcher, "-m", "emergence.container", str(job)], start_new_session=True)
-    seen = 0
     while process.poll() is None:
         if stop():
             stop_file.touch()
-        if checkpoint_file.exists() and (now := checkpoint_file.stat().st_mtime_ns) != seen:
-            seen = now
-            on_commit()
         time.sleep(0.2)
     if error_file.exists():
         told = json.loads(error_file.read_text(encoding="utf-8"))
@@ -160,12 +155,7 @@ def work(job_file: Path) -> int:
     """One worker of :func:`run_on_devices`; returns its exit code."""
     job = json.loads(job_file.read_text(encoding="utf-8"))
     try:
-        run_in_process(
-            ExperimentSpec.from_dict(job["spec"]),
-            job["run_id"],
-            (WORK / "stop").exists,
-            (WORK / "checkpoint").touch,
-        )
+        run_in_process(ExperimentSpec.from_dict(job["spec"]), job["run_id"], (WORK / "stop").exists)
     except EmergenceError as error:
         told = json.dumps({"message": str(error), "exit_code": error.exit_code})
         (WORK / "error.json").write_text(told, encoding="utf-8")
@@ -176,7 +166,11 @@ def work(job_file: Path) -> int:
 def headline(folder: Path) -> dict[str, Any]:
     """What the launching terminal is told of a finished run: the small values of ``finetune_stats.json``."""
     stats = json.loads((folder / "finetune_stats.json").read_text(encoding="utf-8"))
-    return {key: value for key, value in stats.items() if value is None or isinstance(value, (bool, int, float, str))}
+    return {
+        key: value
+        for key, value in stats.items()
+        if key != SEAL_KEY and (value is None or isinstance(value, (bool, int, float, str)))
+    }
 
 
 if __name__ == "__main__":

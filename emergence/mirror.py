@@ -2,8 +2,7 @@
 
 On Modal a run works on the container's own disk, because a volume may not have open files while it
 commits. :class:`VolumeMirror` copies what changed to the volume and commits, in a background thread,
-after a checkpoint and at most once every ``min_seconds``; training never waits for it. The order of
-copying makes every published state one that a run can resume from: checkpoints first, then everything
+every ``min_seconds``; training never waits for it. The order of copying makes every published state one that a run can resume from: checkpoints first, then everything
 else (a history that runs ahead of its checkpoint is cut back on resuming), the result last.
 """
 
@@ -86,8 +85,12 @@ class VolumeMirror:
         local: The folder that is written to; it may not exist yet.
         remote: Its copy on the volume.
         commit: Makes the volume's content visible and durable (``modal.Volume.commit``).
-        min_seconds: Least time between the starts of two background publications.
+        min_seconds: Time between the starts of two background publications; a checkpoint is published as
+            soon as that time is over, and without one the history still is, so that others see progress.
     """
+
+    #: Until something was published: a new run is to be seen on the volume soon.
+    FIRST_SECONDS = 5.0
 
     def __init__(self, local: Path, remote: Path, commit: Callable[[], None], min_seconds: float = 60.0) -> None:
         self.local, self.remote, self._commit, self.min_seconds = local, remote, commit, min_seconds
@@ -141,7 +144,7 @@ class VolumeMirror:
 
     def _loop(self) -> None:
         while True:
-            self._wanted.wait()
+            self._wanted.wait(self.min_seconds if self.publications else min(self.min_seconds, self.FIRST_SECONDS))
             if self._closing:
                 return
             self._wanted.clear()

@@ -25,7 +25,7 @@ from emergence.spec import ExperimentSpec
 logger = logging.getLogger(__name__)
 
 MODELS_VOLUME, DATA_VOLUME, LOCKS = "llm-models", "llm-training-data", "emergence-run-locks"
-#: Background publications to the volume start at least this far apart.
+#: The working copy is published to the volume this often.
 COMMIT_SECONDS = float(os.environ.get("EMERGENCE_COMMIT_SECONDS", "60"))
 #: Attempts in a row that fail without publishing anything before a run gives up (Modal would go on).
 FRUITLESS_ATTEMPTS = 3
@@ -109,7 +109,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
             container.bring_data(spec)
             devices = int(job["gpu"].partition(":")[2] or 1)
             if devices > 1:
-                container.run_on_devices(spec, run_id, devices, stop, mirror.request)
+                container.run_on_devices(spec, run_id, devices, stop)
             else:
                 container.run_in_process(spec, run_id, stop, mirror.request)
         answer = {"results": container.headline(folder)}

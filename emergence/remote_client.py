@@ -87,6 +87,7 @@ def _with_stored_spec(request: Request, run_id: str) -> Request:
         request = request.resumed(volume.spec(run_id))
     except RunDirectoryError as error:
         raise UsageError(f"--resume {run_id}: {error}; --list-saved shows the runs on the volume") from None
+    refuse_if_going(run_id, dict(locks.get(run_id) or {}))
     if STATS_FILE in volume.facts(run_id):
         raise UsageError(f"--resume {run_id}: it has finished; fetch it with: emergence pull {run_id}")
     return request
