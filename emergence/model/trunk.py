@@ -198,5 +198,17 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)  # (B, H, T, K)
 
 
+class RMSNorm(nn.Module):
+    """Divide by the root mean square, times a gain. The gain takes the input's type, which the fused kernel needs."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., size) -> (..., size)."""
+        return F.rms_norm(states, self.weight.shape, self.weight.to(states.dtype), NORM_EPSILON)
+
+
 def _norm(kind: str, size: int) -> nn.Module:
-    return nn.RMSNorm(size, eps=NORM_EPSILON) if kind == "rmsnorm" else nn.LayerNorm(size)
+    return RMSNorm(size) if kind == "rmsnorm" else nn.LayerNorm(size)

@@ -31,6 +31,11 @@ class Workers:
         """Whether this is the one that writes."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Until every worker is here."""
+        if self.size > 1:
+            dist.barrier()
+
     def shard(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """This worker's part of ``indices``; the parts of all workers are all of them."""
         return indices[self.rank :: self.size]
@@ -56,6 +61,11 @@ class Workers:
         tensor = torch.tensor(values, dtype=torch.float64, device=device)
         dist.all_reduce(tensor)
         return [float(value) for value in tensor]
+
+    def wait(self) -> None:
+        """Return when every worker has come here."""
+        if self.size > 1:
+            dist.barrier()
 
 
 @contextmanager

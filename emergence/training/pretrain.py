@@ -185,7 +185,9 @@ class _Run:
 
     def resume(self) -> None:
         """Restore the newest checkpoint, or make the first one, and decide how to execute."""
+        self.workers.wait()  # for what the first may still be saving
         found = self.checkpointer.load(PHASE)
+        self.workers.wait()  # until all have read it, before the first saves another
         if found:
             self._restore(found.state)
             logger.info("pretraining resumes at step %d of %d", self.state.step, self.plan.total_steps)

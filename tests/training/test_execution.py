@@ -1,0 +1,114 @@
+"""Devices, number formats, micro-batches and compilation are chosen as documented."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from emergence.config import ModelConfig, PretrainConfig
+from emergence.errors import UsageError
+from emergence.model import build_trunk
+from emergence.training import execution, precision
+from emergence.training.execution import choose_forward, choose_micro_batch, wants_compilation
+from emergence.training.precision import autocast, has_fast_bf16, resolve_precision, select_device
+
+CPU = torch.device("cpu")
+MODEL = ModelConfig(n_layers=1, hidden_size=16, n_heads=2, sequence_length=16)
+
+
+def config(**changes: Any) -> PretrainConfig:
+    return PretrainConfig(**{"samples_per_epoch": 10, "batch_size": 8, **changes})
+
+
+def test_devices() -> None:
+    assert select_device("cpu") == CPU
+    assert select_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("tpu9", "meta", "cuda:99"):
+        with pytest.raises(UsageError, match=name):
+            select_device(name)
+
+
+@pytest.mark.parametrize(("amx", "avx"), [(False, False), (True, False), (False, True)])
+def test_auto_precision_asks_the_hardware(monkeypatch: pytest.MonkeyPatch, amx: bool, avx: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    assert has_fast_bf16(CPU) == (amx or avx)
+    assert resolve_precision("auto", CPU) == ("bf16" if amx or avx else "fp32")
+    assert resolve_precision("fp32", CPU) == "fp32"
+    assert resolve_precision("bf16", CPU) == "bf16"
+
+
+def test_an_older_torch_without_these_checks_means_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name)
+    assert not precision.has_fast_bf16(CPU)
+
+
+def test_autocast_is_bf16_or_nothing() -> None:
+    square = torch.eye(4)
+    with autocast(CPU, "bf16"):
+        assert (square @ square).dtype == torch.bfloat16
+    with autocast(CPU, "fp32"):
+        assert (square @ square).dtype == torch.float32
+
+
+def test_micro_batches_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = build_trunk(MODEL, 64, seed=0)
+    assert choose_micro_batch(trunk, config(), 8, CPU, "fp32") == 8
+    assert choose_micro_batch(trunk, config(micro_batch_size=2), 8, CPU, "fp32") == 2
+    assert choose_micro_batch(trunk, config(micro_batch_size=8), 3, CPU, "fp32") == 3
+    monkeypatch.setattr(execution, "CPU_ACTIVATION_BYTES", 1)
+    assert choose_micro_batch(trunk, config(), 7, CPU, "fp32") == 1
+
+
+def test_halving_stops_at_the_first_that_fits() -> None:
+    tried: list[int] = []
+
+    def fits(size: int) -> bool:
+        tried.append(size)
+        return size <= 3
+
+    assert execution._halve_until(20, fits) == 3
+    assert tried == [20, 10, 5, 3]
+
+
+def test_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    long, short = 1e18, 1e9
+    monkeypatch.setattr(execution, "_has_cpp_compiler", lambda: True)
+    assert wants_compilation("auto", CPU, long)
+    assert not wants_compilation("auto", CPU, short)
+    assert wants_compilation("auto", torch.device("cuda"), short)
+    assert wants_compilation("on", CPU, short)
+    assert not wants_compilation("off", torch.device("cuda"), long)
+    monkeypatch.setattr(execution, "_has_cpp_compiler", lambda: False)
+    assert not wants_compilation("auto", CPU, long)
+
+
+def test_a_failing_compiler_means_training_uncompiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_args: Any, **_options: Any) -> Any:
+        def fail(_ids: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no working C++ compiler\nand a long story")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    trunk = build_trunk(MODEL, 64, seed=0)
+    with caplog.at_level(logging.WARNING, "emergence"):
+        forward, compiled = choose_forward(trunk, config(compile="on"), 100, 2, CPU, "fp32")
+    assert forward is trunk
+    assert not compiled
+    assert "training uncompiled: no working C++ compiler" in caplog.text
+
+
+def test_a_working_compiler_is_used_and_leaves_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_options: lambda ids: module(ids))
+    trunk = build_trunk(MODEL, 64, seed=0)
+    forward, compiled = choose_forward(trunk, config(compile="on"), 100, 2, CPU, "fp32")
+    assert compiled
+    assert forward is not trunk
+    assert all(weight.grad is None for weight in trunk.parameters())

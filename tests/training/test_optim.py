@@ -1,0 +1,94 @@
+"""Our Muon is torch's Muon; learning rates follow one factor; state survives a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from emergence.config import ModelConfig, PretrainConfig
+from emergence.model import build_trunk
+from emergence.training.optim import Muon, Optimizers, build_optimizers, orthogonalise
+
+SHAPES = [(16, 16), (16, 16), (64, 16), (16, 64)]
+
+
+def matrices() -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+def set_gradients(weights: list[torch.nn.Parameter], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for weight in weights:
+        weight.grad = torch.randn(weight.shape, generator=generator)
+
+
+def test_same_steps_as_torch_up_to_bf16() -> None:
+    ours, theirs = matrices(), matrices()
+    start = [weight.detach().clone() for weight in ours]
+    own = Muon(ours, lr=0.02, momentum=0.9, weight_decay=0.1)
+    reference = torch.optim.Muon(theirs, lr=0.02, momentum=0.9, weight_decay=0.1)
+    for seed in range(4):
+        for weights, optimizer in ((ours, own), (theirs, reference)):
+            set_gradients(weights, seed)
+            optimizer.step()
+    for before, mine, torchs in zip(start, ours, theirs, strict=True):
+        assert float((mine - torchs).norm().detach() / (torchs - before).norm().detach()) < 0.01
+
+
+def test_orthogonalisation_evens_out_singular_values_and_keeps_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    u, _ = torch.linalg.qr(torch.randn(3, 24, 8, generator=generator))
+    v, _ = torch.linalg.qr(torch.randn(3, 8, 8, generator=generator))
+    values = torch.linspace(0.2, 2.0, 8)
+    for matrix, left, right in ((u * values @ v.mT, u, v), ((u * values @ v.mT).mT, v, u)):
+        core = left.mT @ orthogonalise(matrix) @ right
+        assert ((core.diagonal(dim1=1, dim2=2) > 0.6) & (core.diagonal(dim1=1, dim2=2) < 1.3)).all()
+        assert (core - torch.diag_embed(core.diagonal(dim1=1, dim2=2))).abs().max() < 0.02
+    assert not orthogonalise(torch.zeros(1, 4, 4)).any()
+
+
+def make(optimizer: str) -> tuple[torch.nn.Module, Optimizers]:
+    model = ModelConfig(n_layers=2, hidden_size=16, n_heads=2, sequence_length=16)
+    trunk = build_trunk(model, 320, seed=0, init="normal")
+    config = PretrainConfig(samples_per_epoch=10, batch_size=2, optimizer=optimizer, weight_decay=0.5)  # type: ignore[arg-type]
+    return trunk, build_optimizers(trunk, config)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_every_weight_moves_and_only_matrices_decay(kind: str) -> None:
+    trunk, optimizers = make(kind)
+    before = copy.deepcopy(trunk.state_dict())
+    for weight in trunk.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizers.set_factor(0.5)
+    optimizers.step()
+    for name, weight in trunk.named_parameters():
+        peak = 0.02 if kind == "muon" and name.startswith("blocks") else 6e-3
+        shrunk = before[name] * (1 - 0.5 * peak * 0.5 * (weight.ndim == 2))
+        torch.testing.assert_close(weight.detach(), shrunk)
+        weight.grad = torch.ones_like(weight)
+    optimizers.step()
+    assert not any(torch.equal(before[name], weight) for name, weight in trunk.named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_state_restored_into_fresh_optimisers_goes_on_exactly(kind: str) -> None:
+    def train(trunk: torch.nn.Module, optimizers: Optimizers, steps: range) -> None:
+        for step in steps:
+            set_gradients(list(trunk.parameters()), step)
+            optimizers.set_factor(1 / (step + 1))
+            optimizers.step()
+
+    trunk, optimizers = make(kind)
+    train(trunk, optimizers, range(3))
+    weights, state = copy.deepcopy(trunk.state_dict()), copy.deepcopy(optimizers.state_dict())
+    train(trunk, optimizers, range(3, 6))
+    again, fresh = make(kind)
+    again.load_state_dict(weights)
+    fresh.load_state_dict(state)
+    train(again, fresh, range(3, 6))
+    pairs = zip(trunk.state_dict().values(), again.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)

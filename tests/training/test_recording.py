@@ -1,0 +1,51 @@
+"""History can be rewound, and progress speaks in lines where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+
+from emergence.training.recording import MemoryRecorder, StopRequested, TerminalProgress
+
+
+def test_rewinding_drops_what_came_after() -> None:
+    recorder = MemoryRecorder()
+    recorder.log("step", loss=2.0)
+    position = recorder.position()
+    recorder.log("step", loss=1.0)
+    recorder.time("step", seconds=3.0)
+    recorder.rewind(position)
+    assert recorder.history == [{"kind": "step", "loss": 2.0}]
+    assert recorder.timings == [{"kind": "step", "seconds": 3.0}]
+
+
+def test_a_log_file_gets_a_line_now_and_then() -> None:
+    now = [0.0]
+    stream = io.StringIO()
+    progress = TerminalProgress(stream, interval=15.0, clock=lambda: now[0])
+    progress.start(total=10_000, unit="tokens", initial=1000, description="pretraining")
+    for _ in range(40):
+        now[0] += 1.0
+        progress.update(100, loss=2.34567)
+    progress.close()
+    assert stream.getvalue().splitlines() == [
+        "pretraining: 2,500 of 10,000 tokens (25%), 100 tokens/s, 1:15 left, loss 2.346",
+        "pretraining: 4,000 of 10,000 tokens (40%), 100 tokens/s, 1:00 left, loss 2.346",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    stream = Terminal()
+    progress = TerminalProgress(stream)
+    progress.start(total=100, unit="tokens", description="pretraining")
+    progress.update(100, loss=2.34567)
+    progress.close()
+    assert "pretraining: 100%" in stream.getvalue()
+
+
+def test_a_requested_stop_has_the_exit_code_of_an_interrupt() -> None:
+    assert StopRequested("stopped").exit_code == 130
