@@ -163,23 +163,27 @@ def _files(root: Path) -> list[Path]:
     return files
 
 
-def _read(path: Path, split: str) -> Iterator[QAPair]:
-    number = 0
-    if head(path, 4).startswith(MAGIC):
-        for batch in open_parquet(path, ("question", "answer")).iter_batches(columns=["question", "answer"]):
-            for row in batch.to_pylist():
-                number += 1
-                yield _pair(row, f"{split}-{number:06d}", path, number)
-    else:
-        for number, line in text_lines(path):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"is not JSON ({error.msg} at column {error.colno})", path, number) from None
-                yield _pair(row, f"{split}-{number:06d}", path, number)
-    if number == 0:
+def _read(path: Path, split: str) -> list[QAPair]:
+    rows = _parquet_rows(path) if head(path, 4).startswith(MAGIC) else _json_rows(path)
+    pairs = [_pair(row, f"{split}-{number:06d}", path, number) for number, row in rows]
+    if not pairs:
         raise DataError("the file has no rows", path)
+    return pairs
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    columns = ("question", "answer")
+    batches = open_parquet(path, columns).iter_batches(columns=list(columns))
+    yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in text_lines(path):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"is not JSON ({error.msg} at column {error.colno})", path, number) from None
 
 
 def _pair(row: Any, identity: str, path: Path, number: int) -> QAPair:
