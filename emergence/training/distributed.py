@@ -32,7 +32,7 @@ class Workers:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until every worker is here."""
+        """Return when every worker has come here."""
         if self.size > 1:
             dist.barrier()
 
@@ -61,11 +61,6 @@ class Workers:
         tensor = torch.tensor(values, dtype=torch.float64, device=device)
         dist.all_reduce(tensor)
         return [float(value) for value in tensor]
-
-    def wait(self) -> None:
-        """Return when every worker has come here."""
-        if self.size > 1:
-            dist.barrier()
 
 
 @contextmanager
