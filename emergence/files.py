@@ -116,11 +116,10 @@ def append_line(path: Path, line: str) -> None:
 def truncate_file(path: Path, size: int) -> None:
     """Cut ``path`` to ``size`` bytes and put that on disk."""
     try:
-        with path.open("r+b") as handle:
-            handle.truncate(size)
-            os.fsync(handle.fileno())
+        os.truncate(path, size)
     except OSError as error:
         raise write_error(path, error, None) from error
+    sync_file(path)
 
 
 def drop_torn_line(path: Path) -> None:

@@ -42,7 +42,8 @@ ENTRY_POINTS = ["pretrain_wikitext_finetune_qasrl_modal.py", "temporal_cka_analy
 #: What must import on a laptop that has only what launching to Modal takes.
 LIGHT_MODULES = [
     "emergence.config", "emergence.spec", "emergence.errors", "emergence.files", "emergence.model_size",
-    "emergence.cli", "emergence.remote", "emergence.experiment.listing", "emergence.experiment.result", "emergence.experiment.store",
+    "emergence.cli", "emergence.remote",
+    "emergence.experiment.listing", "emergence.experiment.result", "emergence.experiment.store",
 ]  # fmt: skip
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "matplotlib", "transformers", "pyarrow")
 #: Every Python file of the project.

@@ -1,0 +1,183 @@
+"""Atomic writing, strict JSON, seals."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_injection import Killed, counted, failing, killed_at
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emergence.errors import DataError, RunDirectoryError
+from emergence.files import (
+    append_line,
+    atomic_writer,
+    drop_torn_line,
+    folder_files,
+    parse_json,
+    parse_json_lines,
+    plain,
+    read_json,
+    read_json_lines,
+    seal,
+    sha256_file,
+    sha256_text,
+    sweep_temporary,
+    to_json,
+    unseal,
+    write_atomic,
+    write_json_atomic,
+    write_json_lines_atomic,
+)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_at_any_write_leaves_the_old_file_or_the_new(tmp_path: Path, after: bool) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    with counted() as whole:
+        write_atomic(path, "old")
+    assert whole.count >= 3  # fsync, rename, fsync of the folder
+    seen = set()
+    for n in range(1, whole.count + 1):
+        write_atomic(path, "old")
+        with pytest.raises(Killed), killed_at(n, after=after):
+            write_atomic(path, "new")
+        seen.add(path.read_text())
+        sweep_temporary(tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert seen == {"old", "new"}
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS])
+def test_a_refused_write_names_file_and_bytes_and_keeps_the_old(tmp_path: Path, call: str, number: int) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    with failing(call, number), pytest.raises(RunDirectoryError) as caught:
+        write_atomic(path, "x" * 12345)
+    message = str(caught.value)
+    assert str(path) in message and "12,345 bytes" in message and "\n" not in message
+    assert ("make room" in message) == (number == errno.ENOSPC)
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_error_in_the_block_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), atomic_writer(tmp_path / "file") as handle:
+        handle.write(b"half")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RunDirectoryError, match="cannot write"):
+        write_atomic(tmp_path / "absent" / "file", "x")
+
+
+def test_append_takes_back_what_it_could_not_finish(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    append_line(path, "one")
+    with failing("write", errno.ENOSPC), pytest.raises(RunDirectoryError, match="4 bytes"):
+        append_line(path, "two")
+    append_line(path, "three")
+    assert path.read_text() == "one\nthree\n"
+
+
+def test_torn_last_lines_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    for content, left in [(b"", b""), (b"{}\n", b"{}\n"), (b'{}\n{"a', b"{}\n"), (b'{"a', b"")]:
+        path.write_bytes(content)
+        drop_torn_line(path)
+        assert path.read_bytes() == left
+    drop_torn_line(tmp_path / "absent")
+
+
+def test_json_is_strict_both_ways(tmp_path: Path) -> None:
+    values = {"a": np.float32(0.5), "b": np.arange(3), "c": (1, math.nan, -math.inf), "d": np.int64(3), 4: Path("x")}
+    assert json.loads(to_json(values)) == {"a": 0.5, "b": [0, 1, 2], "c": [1, None, None], "d": 3, "4": "x"}
+    for bad in (object(), {1.5: 2}, {"k": {1, 2}}):
+        with pytest.raises(TypeError):
+            to_json(bad)
+    path = tmp_path / "x.json"
+    for text, reason in [
+        ('{"a": NaN}', "NaN"), ("[Infinity]", "Infinity"), ('{"a": 1, "a": 2}', "twice"), ("", "empty"),
+        ('{"a": ', "line 1"), ("[" * 100_000, "strict JSON"), ("1" * 10_000, "strict JSON"),
+    ]:  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(DataError, match=reason) as caught:
+            read_json(path, DataError)
+        assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(RunDirectoryError, match="UTF-8"):
+        read_json(path)
+    with pytest.raises(RunDirectoryError, match="no such file"):
+        read_json(tmp_path / "absent")
+    with pytest.raises(RunDirectoryError, match="cannot be read"):
+        read_json(tmp_path)
+
+
+@settings(max_examples=50)
+@given(json_values)
+def test_json_round_trips(value: object) -> None:
+    assert json.loads(to_json(value)) == value == plain(value)
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    rows = [{"a": 1, "s": "line\nbreak \u2028 \ud800"}, {}]
+    assert write_json_lines_atomic(path, rows) == 2
+    assert read_json_lines(path) == rows
+    path.write_bytes(path.read_bytes() + b'{"torn": ')
+    assert read_json_lines(path) == rows
+    for content, where in [(b"{}\n[1]\n", ":2: not a JSON object"), (b'{}\n{}\n{"a\n', ":3"), (b"\xff\n", ":1")]:
+        with pytest.raises(RunDirectoryError, match=where):
+            parse_json_lines(content, "x.jsonl")
+    with pytest.raises(RunDirectoryError, match="no such file"):
+        read_json_lines(tmp_path / "absent")
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.text().filter(lambda key: key != "sha256"), json_values, max_size=4))
+def test_seals_survive_any_formatting(content: dict[str, object]) -> None:
+    sealed = seal(content)
+    assert unseal(json.loads(json.dumps(sealed, indent=7, sort_keys=True)), "x") == content
+
+
+def test_every_flipped_bit_of_sealed_json_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    content = {"f1": 0.25, "names": ["a", None], "deep": {"seed": 12, "ok": True}}
+    write_json_atomic(path, seal(content))
+    whole = path.read_bytes()
+    assert unseal(read_json(path), "x") == content
+    damages = [whole[:size] for size in range(len(whole) - 1)]  # the last byte is a newline that holds nothing
+    damages += [
+        whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :] for i in range(len(whole) - 1) for bit in range(8)
+    ]
+    for damaged in damages:
+        with pytest.raises((RunDirectoryError, UnicodeDecodeError)):
+            unseal(parse_json(damaged.decode(), "x"), "x")
+    for other in (None, [], {}, {"f1": 0.25}):
+        with pytest.raises(RunDirectoryError, match="has no 'sha256'"):
+            unseal(other, "x")
+
+
+def test_folder_files_and_digests(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_text("abc")
+    (tmp_path / "a").write_text("abc")
+    (tmp_path / ".a.1-00.tmp").write_text("half")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert folder_files(tmp_path) == [tmp_path / "a", tmp_path / "b" / "c"]
+    assert (
+        sha256_file(tmp_path / "a")
+        == sha256_text("abc")
+        == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    )
