@@ -95,6 +95,7 @@ class FinetuneConfig:
 
     epochs: int = _setting("most epochs", 15, low=1, high=10000)
     batch_size: int = _setting("questions per optimiser step", 32, low=1)
+    min_steps_per_epoch: int = _setting("an epoch over few questions repeats them to make this many steps", 40, low=1)
     lr: float = _setting("AdamW's peak learning rate", 1e-3, low=0.0)
     head_lr: float = _setting("the span head's peak learning rate", 1e-3, low=0.0)
     weight_decay: float = _setting("decoupled weight decay on matrices", 0.01, low=0.0)
@@ -117,8 +118,11 @@ class FinetuneConfig:
 class ProbeConfig:
     """Probes on the cached features of a frozen trunk (METHODS B4)."""
 
+    families: tuple[Literal["linear", "bilinear", "mlp"], ...] = _setting(
+        "probes fitted at every layer; linear is the headline", ("linear", "bilinear")
+    )
     ridges: tuple[float, ...] = _setting(
-        "ridge penalties of the linear head, chosen on validation", (1e-5, 1e-4, 1e-3, 1e-2, 1e-1), low=0.0
+        "ridge penalties of the linear head, chosen on validation", (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), low=0.0
     )
     max_iterations: int = _setting("most L-BFGS iterations of the linear head", 150, low=1)
     bilinear_rank: int = _setting("rank of the question-to-token probe", 32, low=1)
@@ -362,6 +366,8 @@ def _check_together(config: ExperimentConfig, source: str) -> None:
             f"{source}: pretrain.micro_batch_size = {pretrain.micro_batch_size} must divide "
             f"pretrain.batch_size = {pretrain.batch_size}"
         )
+    if "linear" not in config.probe.families:
+        raise ConfigError(f"{source}: probe.families must include linear, the headline")
     if pretrain.warmup_fraction + (pretrain.decay_fraction if pretrain.schedule == "wsd" else 0) > 1:
         raise ConfigError(f"{source}: pretrain.warmup_fraction + pretrain.decay_fraction must be at most 1")
 

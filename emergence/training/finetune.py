@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence.config import FinetuneConfig
-from emergence.data.qa_encoding import EncodedQA, PaddedBatch, batches_by_length
+from emergence.data.qa_encoding import EncodedQA, IntArray, PaddedBatch, batches_by_length
 from emergence.errors import EmergenceError
 from emergence.model import SpanHead, Trunk, span_cross_entropy
 from emergence.training.checkpoint import Checkpointer
@@ -171,7 +171,9 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.state = _State()
-        self.steps_per_epoch = math.ceil(len(self.train) / self.config.batch_size)
+        first_epoch = self._batches(0)
+        self.steps_per_epoch = len(first_epoch)
+        self.questions_per_epoch = sum(map(len, first_epoch))
         self.optimizer = build_optimizer(self.trunk, self.head, self.config)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
         #: Losses not yet in a history line, with their questions; on the device until they are read.
@@ -184,8 +186,7 @@ class _Loop:
         return self.state.epoch * self.steps_per_epoch + self.state.batch
 
     def run(self) -> FinetuneResult:
-        done = self.state.epoch * len(self.train) + min(self.state.batch * self.config.batch_size, len(self.train))
-        self.progress.start(self.config.epochs * len(self.train), "questions", done, "finetuning")
+        self.progress.start(self.config.epochs * self.steps_per_epoch, "steps", self.step, "finetuning")
         while self.state.epoch < self.config.epochs and not self._out_of_patience():
             self._train_epoch()
             self._end_epoch()
@@ -195,7 +196,7 @@ class _Loop:
         self.trunk.load_state_dict(self.state.best_weights["trunk"])
         self.head.load_state_dict(self.state.best_weights["head"])
         seconds = self._seconds()
-        seen = self.state.epoch * len(self.train)
+        seen = self.state.epoch * self.questions_per_epoch
         return FinetuneResult(
             epochs=tuple(self.state.epochs),
             best=best,
@@ -205,13 +206,15 @@ class _Loop:
             questions_per_second=seen / seconds if seconds > 0 else 0.0,
         )
 
+    def _batches(self, epoch: int) -> list[IntArray]:
+        return training_batches(self.train, self.config, seed=self.seed, epoch=epoch)
+
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.state.stale_epochs()
 
     def _train_epoch(self) -> None:
         self.trunk.train()
-        batches = batches_by_length(self.train.lengths, self.config.batch_size, seed=self.seed, epoch=self.state.epoch)
-        for index in batches[self.state.batch :]:
+        for index in self._batches(self.state.epoch)[self.state.batch :]:
             batch = self.train.padded_batch(index)
             self._set_learning_rates()
             loss = self._loss(batch)
@@ -222,19 +225,19 @@ class _Loop:
             self.optimizer.step()
             self.pending.append((loss.detach(), len(index)))
             self.state.batch += 1
-            self._after_step(len(index))
+            self._after_step()
 
     def _loss(self, batch: PaddedBatch) -> Tensor:
         start, end = span_logits(self.trunk, self.head, batch, device=self.device, precision=self.precision)
         return span_cross_entropy(start, end, *gold_tensors(batch, self.device), train_gold=self.config.train_gold)
 
-    def _after_step(self, n_questions: int) -> None:
+    def _after_step(self) -> None:
         config, step = self.config, self.step
         if step % config.log_every_steps == 0:
             self.shown = {"loss": (loss := self._drain()), "epoch": self.state.epoch + 1}
             rate = float(self.optimizer.param_groups[0]["lr"])
             self.recorder.log("finetune_step", step=step, epoch=self.state.epoch + 1, loss=loss, lr=rate)
-        self.progress.update(n_questions, **self.shown)
+        self.progress.update(1, **self.shown)
         stop = self.should_stop()
         if stop or step % config.checkpoint_every_steps == 0:
             self._save()
@@ -325,6 +328,7 @@ class _Loop:
         """Go on from the newest checkpoint, if there is one."""
         found = self.checkpointer.load(PHASE) if self.checkpointer is not None else None
         if found is None:
+            self._save()  # so that history written before the next checkpoint can be taken back
             return
         saved = found.state
         if saved["steps_per_epoch"] != self.steps_per_epoch:
@@ -343,6 +347,16 @@ class _Loop:
         )
         self.pending = [(torch.tensor(loss, dtype=torch.float64), n) for loss, n in saved["pending"]]
         self.recorder.rewind(saved["history"])
+
+
+def training_batches(train: EncodedQA, config: FinetuneConfig, *, seed: int, epoch: int) -> list[IntArray]:
+    """One epoch's batches: one pass over the questions, or as many as make ``config.min_steps_per_epoch`` steps.
+
+    Ten questions are one step a pass; without a least number of steps a few-shot run would end untrained.
+    """
+    passes = math.ceil(config.min_steps_per_epoch / math.ceil(len(train) / config.batch_size))
+    orders = range(epoch * passes, (epoch + 1) * passes)
+    return [index for k in orders for index in batches_by_length(train.lengths, config.batch_size, seed=seed, epoch=k)]
 
 
 def build_optimizer(trunk: nn.Module, head: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:

@@ -173,6 +173,7 @@ def _resume(checkpointer: Checkpointer | None, recorder: Recorder) -> list[Probe
     """The fits that an interrupted call had finished."""
     found = checkpointer.load(PHASE) if checkpointer is not None else None
     if found is None:
+        _save(checkpointer, recorder, [])  # so that history written before the next checkpoint can be taken back
         return []
     recorder.rewind(found.state["history"])
     return [ProbeFit.from_state(state) for state in found.state["fits"]]

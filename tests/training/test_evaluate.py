@@ -1,0 +1,169 @@
+"""The report: right numbers in the right groups, intervals, baselines, rows."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from qa_tasks import WORDS, WordTokenizer, example
+
+from emergence.config import EvaluateConfig
+from emergence.data.qa_encoding import EncodedQA, encode_qa
+from emergence.model import span_cross_entropy
+from emergence.training.evaluate import (
+    Evaluation,
+    baseline_scores,
+    breakdown_labels,
+    evaluate,
+    gold_spans,
+    max_answer_words,
+    prediction_rows,
+    quick_scores,
+    score_logits,
+)
+from emergence.training.features import SpanLogits
+from emergence.training.finetune import gold_tensors
+
+CONFIG = EvaluateConfig(bootstrap_draws=300)
+
+
+def questions(n: int, seed: int = 0, predicates: bool = True) -> EncodedQA:
+    """Active questions are answered left of the predicate, passive ones right of it; some have two golds."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for i in range(n):
+        width = int(rng.integers(8, 14))
+        tokens = rng.choice(WORDS, width).tolist()
+        predicate, passive = int(rng.integers(3, width - 4)), bool(rng.random() < 0.4)
+        length = int(rng.integers(1, 4))
+        span = (predicate + 1, predicate + 1 + length) if passive else (predicate - length, predicate)
+        spans = [span, (0, width)] if i % 3 == 0 else [span]
+        more = {"predicate_index": predicate if predicates else None, "is_passive": passive, "slots": None}
+        examples.append(example(i, tokens, "who acts?" if i % 4 else "what is it?", spans, **more))
+    return encode_qa(examples, WordTokenizer(), "question-first", 64)[0]
+
+
+def logits_for(data: EncodedQA, noise: float, seed: int = 0) -> SpanLogits:
+    """Logits that point at the first gold, more or less."""
+    rng = np.random.default_rng(seed)
+    shape = (len(data), int(data.n_words.max()))
+    arrays = [noise * rng.normal(size=shape).astype(np.float32) for _ in range(2)]
+    for array, column in zip(arrays, (0, 1), strict=True):
+        array[np.arange(len(data)), data.first_golds[:, column]] += 10
+    return SpanLogits(arrays[0], arrays[1], data.n_words)
+
+
+@pytest.fixture(scope="module")
+def data() -> EncodedQA:
+    return questions(120)
+
+
+def report(data: EncodedQA, noise: float, train: EncodedQA | None = None) -> Evaluation:
+    return evaluate(score_logits(logits_for(data, noise), data, 20), data, CONFIG, baselines_from=train)
+
+
+def test_perfect_and_useless_logits(data: EncodedQA) -> None:
+    perfect, useless = report(data, 0.0), report(data, 100.0)
+    assert perfect.scores["em"].point == perfect.scores["f1_tokens"].point == perfect.scores["f1_string"].point == 1.0
+    assert perfect.scores["invalid_rate"].point == 0.0
+    assert useless.scores["f1_tokens"].point < 0.5 < useless.scores["invalid_rate"].point + 0.3
+    assert perfect.n == 120 and perfect.n_clusters == 60
+
+
+def test_intervals_hold_the_point_and_count_their_questions(data: EncodedQA) -> None:
+    found = report(data, 6.0)
+    for estimate in (*found.scores.values(), *found.macro.values()):
+        assert estimate.lo <= estimate.point <= estimate.hi and estimate.n_clusters == 60
+    groups = found.by["role"]
+    assert set(groups) == {"who", "what"} and groups["who"]["em"].n + groups["what"]["em"].n == 120
+    assert list(groups) == ["who", "what"]  # the most frequent first
+    for kind in ("role", "voice", "answer_words"):
+        total = sum(group["f1_tokens"].point * group["f1_tokens"].n for group in found.by[kind].values())
+        assert total / 120 == pytest.approx(found.scores["f1_tokens"].point)
+
+
+def test_groups_are_scored_apart(data: EncodedQA) -> None:
+    logits = logits_for(data, 0.0)
+    passive = np.array([bool(e.is_passive) for e in data.examples])
+    logits.start[passive] = logits.end[passive] = 0.0
+    logits.start[passive, 0] = logits.end[passive, 0] = 10.0  # always the first word, which is never the answer
+    voice = evaluate(score_logits(logits, data, 20), data, CONFIG).by["voice"]
+    assert voice["active"]["em"].point == 1.0 and voice["passive"]["em"].point == 0.0
+    assert voice["passive"]["em"].n == passive.sum()
+
+
+def test_macro_counts_each_predicate_once() -> None:
+    # Sentence s0 has predicate 1 with one right question, and predicate 2 with two wrong ones (three sentence mates).
+    tokens = WORDS[:6]
+    more = {"sentence_id": "s0", "document_id": "d0"}
+    examples = [example(0, tokens, "who?", [(0, 1)], predicate_index=1, **more)]
+    examples += [example(i, tokens, "what?", [(3, 4)], predicate_index=2, **more) for i in (1, 2)]
+    few = encode_qa(examples, WordTokenizer(), "question-first", 64)[0]
+    zeros = np.zeros((3, 6), dtype=np.float32)
+    zeros[:, 0] = 9.0
+    found = evaluate(score_logits(SpanLogits(zeros, zeros.copy(), few.n_words), few, 6), few, CONFIG)
+    assert found.scores["em"].point == pytest.approx(1 / 3) and found.macro["em"].point == pytest.approx(1 / 2)
+    assert found.macro["em"].n == 2
+
+
+def test_baselines_and_their_best(data: EncodedQA) -> None:
+    found = report(data, 1.0, train=questions(400, seed=1))
+    f1 = {name: scores["f1_tokens"].point for name, scores in found.baselines.items()}
+    assert {"uniform", "whole_sentence", "left_word", "right_word", "wh_rule"} <= set(f1)
+    assert found.floor == max(f1, key=lambda name: f1[name]) == "wh_rule"  # it alone can tell the voices apart
+    whole = [2 * n / (n + w) for n, w in zip(np.diff(data.first_golds).ravel() + 1, data.n_words, strict=True)]
+    whole = [1.0 if len(e.answers) == 2 else x for x, e in zip(whole, data.examples, strict=True)]
+    assert f1["whole_sentence"] == pytest.approx(np.mean(whole))
+
+
+def test_without_predicates_only_position_free_baselines() -> None:
+    squad = questions(30, predicates=False)
+    assert set(baseline_scores(squad, squad, 10)) == {"uniform", "whole_sentence"}
+
+
+def test_quick_scores_have_the_training_loss(data: EncodedQA) -> None:
+    logits = logits_for(data, 4.0)
+    batch = data.padded_batch(np.arange(len(data)))
+    mask, *golds = gold_tensors(batch, torch.device("cpu"))
+    start, end = torch.from_numpy(logits.start), torch.from_numpy(logits.end)
+    for train_gold in ("first", "marginal"):
+        quick = quick_scores(logits, gold_spans(data), 20, train_gold)
+        want = span_cross_entropy(start, end, mask, *golds, train_gold=train_gold)
+        assert quick.loss == pytest.approx(float(want), rel=1e-5)
+    full = score_logits(logits, data, 20)
+    assert (quick.em, quick.f1) == (full.em.mean(), full.f1_tokens.mean())
+
+
+def test_the_length_cap_comes_from_training_answers(data: EncodedQA) -> None:
+    lengths = gold_spans(data).ends_inclusive - gold_spans(data).starts + 1
+    assert max_answer_words(0, data) == np.ceil(np.percentile(lengths, 99.5)) and max_answer_words(7, data) == 7
+
+
+def test_length_bins(data: EncodedQA) -> None:
+    labels = breakdown_labels(data)["answer_words"]
+    lengths = (np.diff(data.first_golds).ravel() + 1).tolist()
+    want = {1: "1", 2: "2-3", 3: "2-3"}
+    assert labels == [want[n] for n in lengths]
+
+
+def test_rows_are_json_with_exclusive_spans(data: EncodedQA) -> None:
+    scores = score_logits(logits_for(data, 0.0), data, 20)
+    rows = json.loads(json.dumps(prediction_rows(scores, data)))
+    assert len(rows) == len(data)
+    for row, e in zip(rows, data.examples, strict=True):
+        answer = e.answers[0]
+        assert row["prediction"] == [answer.start, answer.end] == row["golds"][0]
+        assert row["prediction_text"] == answer.text and row["em"] == row["f1_tokens"] == 1.0
+        assert (row["id"], row["sentence_id"], row["role"]) == (e.id, e.sentence_id, e.wh)
+        assert row["predicate"] == e.tokens[e.predicate_index]
+
+
+def test_the_report_survives_json(data: EncodedQA) -> None:
+    found = report(data, 3.0, train=data)
+    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_same_seed_same_intervals(data: EncodedQA) -> None:
+    assert report(data, 3.0) == report(data, 3.0)
