@@ -9,6 +9,7 @@ override single values.
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -284,8 +285,8 @@ def config_from_dict(
             raise ConfigError(f"{source}: {key} must be a word of letters, digits, '_' and '-'")
     recipe = raw.get("recipe", "modern")
     if recipe not in RECIPES:
-        where = origin.get(("", "recipe"), source)
-        raise ConfigError(f"{where}: recipe must be one of {', '.join(RECIPES)}, not {recipe!r}")
+        place = origin.get(("", "recipe"), source)
+        raise ConfigError(f"{place}: recipe must be one of {', '.join(RECIPES)}, not {recipe!r}")
     sections = {}
     for section, kind in SECTIONS.items():
         given = raw.get(section, {})
@@ -307,8 +308,11 @@ def model_config_from_dict(raw: object, source: str) -> ModelConfig:
     return config
 
 
+_hints = functools.cache(get_type_hints)  # reading hundreds of stored specs spends its time here
+
+
 def _build(kind: type, section: str, values: Mapping[str, Any], where: Mapping[str, str], source: str) -> Any:
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     known = {f.name: f for f in fields(kind)}
     for key in values:
         if key not in known:

@@ -45,7 +45,12 @@ def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
         RunDirectoryError: Missing, damaged, or naming a file outside ``folder``.
     """
     path = folder / MANIFEST_FILE
-    return parse_manifest(read_json(path), str(path))
+    raw = read_json(path)
+    entries = parse_manifest(raw, str(path))
+    # This file vouches for the others and is in no list itself, so not even its layout may differ.
+    if manifest_text(raw.get("run_id"), entries).encode() != path.read_bytes():
+        raise RunDirectoryError(f"{path}: damaged or edited")
+    return entries
 
 
 def parse_manifest(raw: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[str, ManifestEntry]:

@@ -37,7 +37,7 @@ def _explain(root: Path, given: str, candidates: list[Path]) -> str:
     for path in candidates:
         if path.is_dir():
             return f"--pretrained-model-path {given} is a folder: {_choices(path, Path(given))}"
-        if path.parent != root and _weights_in(path.parent):
+        if Path(given).parent != Path() and _weights_in(path.parent):
             return f"--pretrained-model-path {given}: no such file: {_choices(path.parent, Path(given).parent)}"
     known = [str(path.relative_to(root)) for path in sorted(root.glob("*/*.pth"))]
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.7)

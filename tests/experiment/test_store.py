@@ -1,0 +1,395 @@
+"""Run directories: creation, finding, confinement, records, and resuming after a kill anywhere."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fault_injection import Killed, counted, failing, killed_at
+
+from emergence.errors import RunDirectoryError, WeightsError
+from emergence.experiment.locks import LOCK_FILE
+from emergence.experiment.manifest import MANIFEST_FILE, parse_manifest, read_manifest
+from emergence.experiment.run_directory import (
+    HISTORY_FILE,
+    PREDICTIONS_FILE,
+    SPEC_FILE,
+    STATS_FILE,
+    TIMINGS_FILE,
+    TRUNK_FILE,
+    parse_spec_file,
+)
+from emergence.experiment.store import RunDirectory, RunStore
+from emergence.files import folder_files, seal, to_json
+from emergence.spec import ExperimentSpec
+from emergence.training.checkpoint import WeightsFile, load_weights
+
+NOON = datetime(2025, 12, 31, 12, 0, 0)
+
+
+def spec_of(**flags: Any) -> ExperimentSpec:
+    return ExperimentSpec.from_flags(**{"config_name": "debug", "data": "microworld", **flags})
+
+
+def weights_of(value: float = 1.0) -> WeightsFile:
+    return WeightsFile({"w": torch.full((3,), value)}, spec_of().config.model, 64, "{}", {"stage": "pretrained"})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "runs")
+
+
+# Creating and opening ---------------------------------------------------------------------------
+
+
+def test_a_run_is_created_and_opened(store: RunStore) -> None:
+    spec = spec_of(freeze_llm=True, seed=3)
+    run = store.create(spec, NOON)
+    assert run.run_id == "DebugQA_spe8k_frozen_seed3_20251231-120000"
+    assert [path.name for path in run.path.iterdir()] == [SPEC_FILE]
+    again = store.open(run.run_id)
+    assert (again.spec, again.created, again.path) == (spec, "2025-12-31T12:00:00", run.path)
+    assert store.exists(run.run_id) and not store.exists("Other_20250101-000000")
+    assert RunDirectory.open(run.path).spec == spec
+
+
+def test_a_frozen_clock_never_overwrites(store: RunStore) -> None:
+    names = [store.create(spec_of(), NOON).run_id for _ in range(3)]
+    base = "DebugQA_spe8k_20251231-120000"
+    assert names == [base, f"{base}-2", f"{base}-3"]
+    assert [run.run_id for run in store.runs()] == names[::-1]
+
+
+def test_concurrent_creators_get_different_runs(store: RunStore) -> None:
+    program = f"""
+import sys
+from datetime import datetime
+from pathlib import Path
+from emergence.experiment.store import RunStore
+from emergence.spec import ExperimentSpec
+spec = ExperimentSpec.from_flags(config_name="debug", data="microworld")
+sys.stdin.readline()
+for _ in range(15):
+    print(RunStore(Path({str(store.root)!r})).create(spec, datetime(2025, 12, 31, 12)).run_id)
+"""
+    root = Path(__file__).resolve().parents[2]
+    workers = [
+        subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1, text=True, cwd=root) for _ in range(3)
+    ]
+    for worker in workers:  # all have imported by the time the last one starts
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    names = [name for worker in workers for name in worker.communicate()[0].split()]
+    assert len(names) == len(set(names)) == 45 == len(list(store.runs()))
+
+
+def test_a_chosen_name_is_used_once(store: RunStore) -> None:
+    run = store.create(spec_of(), NOON, run_id="Mine_1")
+    assert run.run_id == "Mine_1"
+    with pytest.raises(RunDirectoryError, match="--resume Mine_1"):
+        store.create(spec_of(), NOON, run_id="Mine_1")
+    # A creation killed before its spec.json left an empty folder: it may be taken over.
+    (store.root / "Mine_2").mkdir()
+    (store.root / "Mine_2" / ".spec.json.12-ab.tmp").write_text("half")
+    assert store.create(spec_of(), run_id="Mine_2").spec == spec_of()
+    (store.root / "Mine_3").write_text("a file")
+    with pytest.raises(RunDirectoryError, match="not a folder"):
+        store.create(spec_of(), run_id="Mine_3")
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "../outside", "a/b", "/etc", "a\\b", ".hidden", "-x", "a\0b", "x" * 300, "a b", "link"]
+)
+def test_names_that_leave_the_root_are_refused(store: RunStore, tmp_path: Path, name: str) -> None:
+    store.root.mkdir()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (store.root / "link").symlink_to(outside)
+    for action in (store.open, store.exists, lambda n: store.create(spec_of(), run_id=n or "..")):
+        with pytest.raises(RunDirectoryError) as caught:
+            action(name)
+        assert "\n" not in str(caught.value)
+    assert not list(outside.iterdir()) and store.run_ids() == []
+
+
+def test_missing_and_damaged_runs_say_so(store: RunStore) -> None:
+    run = store.create(spec_of(), NOON)
+    with pytest.raises(RunDirectoryError, match=f"did you mean {run.run_id}"):
+        store.open(run.run_id[:-1] + "1")
+    (store.root / "Empty").mkdir()
+    with pytest.raises(RunDirectoryError, match=r"not a run directory: it has no spec\.json"):
+        store.open("Empty")
+    text = (run.path / SPEC_FILE).read_text()
+    (run.path / SPEC_FILE).write_text(text.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RunDirectoryError, match="damaged or edited"):
+        store.open(run.run_id)
+    assert list(store.runs()) == [] and store.find_unfinished(spec_of()) is None
+    for content, reason in [
+        ({"created": "x"}, "lacks 'spec'"),
+        ({"spec": {"spec_version": 9}, "created": "x"}, "version 9"),
+    ]:
+        with pytest.raises(RunDirectoryError, match=reason):
+            parse_spec_file(json.loads(to_json(seal(content))), SPEC_FILE)
+
+
+def test_a_refused_creation_names_the_folder(store: RunStore) -> None:
+    with failing("mkdir", errno.EACCES), pytest.raises(RunDirectoryError, match=r"cannot write .*DebugQA"):
+        store.create(spec_of(), NOON)
+
+
+# Finding ----------------------------------------------------------------------------------------
+
+
+def test_runs_are_found_by_content(store: RunStore) -> None:
+    spec, other = spec_of(), spec_of(seed=1)
+    assert store.find_unfinished(spec) is None
+    old = store.create(spec, datetime(2024, 1, 1))
+    new = store.create(spec, NOON)
+    store.create(other, datetime(2026, 1, 1))
+    cosmetic = spec_of(set_values=("pretrain.log_every_steps=3",))
+    for same in (spec, cosmetic):
+        found = store.find_unfinished(same)
+        assert found is not None and found.run_id == new.run_id
+    new.write_stats({"final_validation_f1": 0.5})
+    finished, unfinished = store.find_finished(spec), store.find_unfinished(spec)
+    assert finished is not None and finished.run_id == new.run_id
+    assert unfinished is not None and unfinished.run_id == old.run_id
+    renamed = new.path.rename(store.root / "renamed")
+    found = store.find_finished(spec)
+    assert found is not None and found.path == renamed
+
+
+def test_pretrained_trunks_are_found_wherever_they_came_from(store: RunStore) -> None:
+    spec = spec_of()
+    assert store.find_pretrained(spec.pretrain_id) is None
+    own = store.create(spec, datetime(2025, 1, 1))
+    assert store.find_pretrained(spec.pretrain_id) is None, "it has not finished pretraining"
+    own.save_trunk(weights_of())
+    # A random trunk and one given from elsewhere share the spec's pretraining settings, not its trunk.
+    random = store.create(spec_of(random_baseline=True), datetime(2025, 1, 2))
+    random.save_trunk(weights_of())
+    given = store.create(spec_of(skip_pretrain=True, pretrained_model_path="elsewhere.pth"), datetime(2025, 1, 3))
+    given.save_trunk(weights_of())
+    found = store.find_pretrained(spec.pretrain_id)
+    assert found is not None and found.run_id == own.run_id
+    given.write_stats({"lineage": {"pretrain_id": spec.pretrain_id}})
+    found = store.find_pretrained(spec.pretrain_id)
+    assert found is not None and found.run_id == given.run_id
+
+
+def test_weights_paths_resolve(store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = store.create(spec_of(), NOON)
+    run.save_trunk(weights_of())
+    inside, documented = run.trunk_path.resolve(), f"{run.run_id}/{TRUNK_FILE}"
+    assert store.resolve_weights(documented) == store.resolve_weights(documented, confined=True) == inside
+    assert store.resolve_weights(str(inside)) == store.resolve_weights(str(inside), confined=True) == inside
+    monkeypatch.chdir(tmp_path)
+    assert store.resolve_weights(f"runs/{documented}") == inside
+    elsewhere = tmp_path / "mine.pth"
+    elsewhere.write_bytes(run.trunk_path.read_bytes())
+    assert store.resolve_weights("mine.pth") == store.resolve_weights("./mine.pth") == elsewhere
+    (run.path / "link.pth").symlink_to(elsewhere)
+    for given, confined, reason in [
+        (f"{run.run_id}/link.pth", False, "link out of"),
+        ("../mine.pth", True, "leads out of"),
+        (str(elsewhere), True, "leads out of"),
+        (f"{run.run_id}/../../mine.pth", True, "leads out of"),
+        (run.run_id, False, f"is a folder: give {run.run_id}/{TRUNK_FILE}"),
+        (f"{run.run_id}/toy_llm.pth", False, f"no such file: give {run.run_id}/{TRUNK_FILE}"),
+        (documented.replace("120000", "120001"), False, f"did you mean {run.run_id}/{TRUNK_FILE}"),
+        ("nonsense", False, "--list-saved"),
+        ("", False, "is a folder|must name"),
+        ("a\0b", False, "no such file"),
+        ("x" * 5000, False, "too long"),
+        ("~nobody-here/x.pth", False, "no such file"),
+    ]:
+        with pytest.raises(WeightsError, match=reason) as caught:
+            store.resolve_weights(given, confined=confined)
+        assert "\n" not in str(caught.value)
+
+
+# Records ----------------------------------------------------------------------------------------
+
+
+def test_history_is_cut_back_to_the_checkpoint(store: RunStore) -> None:
+    run = store.create(spec_of(), NOON)
+    recorder = run.recorder()
+    assert recorder.position() == 0 and run.read_history() == []
+    recorder.rewind(0)
+    recorder.log("pretrain_step", step=1, loss=torch.tensor(2.0).item(), gradient=float("inf"))
+    position = recorder.position()
+    recorder.log("pretrain_step", step=2)
+    recorder.time("pretrain_step", seconds=1.0)
+    history = run.path / HISTORY_FILE
+    with history.open("ab") as handle:
+        handle.write(b'{"kind": "torn')
+    recorder = run.recorder()
+    assert [row["step"] for row in run.read_history()] == [1, 2]
+    recorder.rewind(position)
+    assert run.read_history() == [{"kind": "pretrain_step", "step": 1, "loss": 2.0, "gradient": None}]
+    assert len(run.read_timings()) == 1 and run.read_timings()[0]["seconds"] == 1.0
+    for wrong in (position + 1, position - 1, 10**9):
+        with pytest.raises(RunDirectoryError, match="damaged"):
+            recorder.rewind(wrong)
+    recorder.rewind(0)
+    assert history.read_bytes() == b""
+
+
+def test_changed_data_stops_a_resume(store: RunStore) -> None:
+    run = store.create(spec_of(), NOON)
+    run.record_data({"text": "a" * 64, "questions": None}, filtering={"train": {"valid_examples": 3}})
+    run.record_data({"text": "a" * 64, "questions": None})
+    run.record_data({"text": "a" * 64}, provenance={"route": "microworld"})
+    data = run.read_data()
+    assert data["fingerprints"] == {"text": "a" * 64, "questions": None}
+    assert data["filtering"] == {"train": {"valid_examples": 3}} and data["provenance"] == {"route": "microworld"}
+    with pytest.raises(RunDirectoryError, match=r"text \(aaaaaaaaaaaa when it began, bbbb now\).*questions \(none"):
+        run.record_data({"text": "bbbb", "questions": "c"})
+    assert run.read_data() == data
+
+
+def test_snapshots_are_listed_in_order(store: RunStore) -> None:
+    run = store.create(spec_of(), NOON)
+    for name in ("finetune_epoch_2", "pretrain_step_100", "pretrain_epoch_1", "pretrain_step_20", "finetune_epoch_10"):
+        run.save_snapshot(name, weights_of())
+    run.save_finetuned(weights_of(2.0))
+    found = [(s.phase, s.unit, s.number) for s in run.snapshots()]
+    assert found == [
+        ("pretrain", "epoch", 1), ("pretrain", "step", 20), ("pretrain", "step", 100),
+        ("finetune", "epoch", 2), ("finetune", "epoch", 10),
+    ]  # fmt: skip
+    assert load_weights(run.finetuned_path).state_dict["w"][0] == 2.0
+    for name in ("../x", "pretrain_epoch_1/..", "other_1", ""):
+        with pytest.raises(ValueError, match="snapshot"):
+            run.save_snapshot(name, weights_of())
+
+
+# Manifest ---------------------------------------------------------------------------------------
+
+
+def finished_run(store: RunStore) -> RunDirectory:
+    run = store.create(spec_of(), NOON)
+    with run.lock():
+        run.recorder().log("pretrain_step", step=1)
+        run.save_trunk(weights_of())
+        run.write_tokenizer("{}")
+        run.write_predictions([{"id": "a", "start": 1}])
+        run.write_stats({"final_validation_f1": 0.5})
+    return run
+
+
+def test_the_manifest_covers_every_file(store: RunStore) -> None:
+    run = finished_run(store)
+    entries = read_manifest(run.path)
+    assert set(entries) == {p.name for p in folder_files(run.path)} - {MANIFEST_FILE}
+    assert STATS_FILE in entries and run.verify_manifest() == [] and run.is_finished
+    for name, entry in entries.items():
+        content = (run.path / name).read_bytes()
+        assert entry.bytes == len(content) and entry.sha256 == hashlib.sha256(content).hexdigest()
+    (run.path / "cka.json").write_text("analyses add files later")
+    assert run.verify_manifest() == []
+    assert run.read_predictions() == [{"id": "a", "start": 1}]
+
+
+def test_every_damage_is_named(store: RunStore) -> None:
+    run = finished_run(store)
+    for name in [*read_manifest(run.path), MANIFEST_FILE]:
+        path = run.path / name
+        whole = path.read_bytes()
+        for content in (whole[:-1], whole[:1], bytes([whole[0] ^ 4]) + whole[1:], whole + b" x"):
+            path.write_bytes(content)
+            problems = run.verify_manifest()
+            assert len(problems) == 1 and name in problems[0]
+        path.unlink()
+        assert any(name in problem for problem in run.verify_manifest())
+        path.write_bytes(whole)
+    assert run.verify_manifest() == []
+    predictions = run.path / PREDICTIONS_FILE
+    predictions.write_text(predictions.read_text().replace("1", "2"))
+    with pytest.raises(RunDirectoryError, match=r"predictions\.jsonl: damaged"):
+        run.read_predictions()
+    predictions.unlink()
+    predictions.symlink_to("/etc/hostname")
+    assert run.verify_manifest() == [f"{PREDICTIONS_FILE}: a link, which a run directory never holds"]
+    with pytest.raises(RunDirectoryError, match="missing"):
+        store.create(spec_of(), NOON).checked(PREDICTIONS_FILE)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", "a\\b", "C:/x"])
+def test_manifests_stay_inside_the_run(name: str) -> None:
+    raw = json.loads(to_json(seal({"run_id": "x", "files": {name: {"bytes": 1, "sha256": "0"}}})))
+    with pytest.raises(RunDirectoryError, match="not inside the run"):
+        parse_manifest(raw, "M")
+
+
+@pytest.mark.parametrize("files", [None, [], {"a": None}, {"a": {"bytes": 1}}, {"a": {"bytes": "x", "sha256": "0"}}])
+def test_malformed_manifests_are_refused(files: Any) -> None:
+    with pytest.raises(RunDirectoryError):
+        parse_manifest(json.loads(to_json(seal({"files": files}))), "M")
+
+
+# A kill anywhere --------------------------------------------------------------------------------
+
+
+def miniature_run(store: RunStore) -> RunDirectory:
+    """What run.py does, in small: create or go on, train with checkpoints, snapshot, predict, finish."""
+    spec = spec_of()
+    if finished := store.find_finished(spec):
+        return finished
+    run = store.find_unfinished(spec) or store.create(spec, NOON)
+    with run.lock():
+        run.record_data({"text": "f"})
+        recorder, checkpointer = run.recorder(), run.checkpointer()
+        found = checkpointer.load("pretrain")
+        state = found.state if found else {"step": 0, "w": torch.zeros(3), "history": 0}
+        recorder.rewind(state["history"])
+        step, w = state["step"], state["w"]
+        while step < 3:
+            step, w = step + 1, w * 0.5 + step
+            recorder.log("pretrain_step", step=step, loss=float(w.sum()))
+            recorder.time("pretrain_step", step=step)
+            if step % 2 == 1:
+                run.save_snapshot(f"pretrain_step_{step}", weights_of(float(w[0])))
+                checkpointer.save("pretrain", step, {"step": step, "w": w, "history": recorder.position()})
+        run.save_trunk(weights_of(float(w[0])))
+        run.write_predictions({"id": i, "score": float(w[0])} for i in range(2))
+        checkpointer.clear()
+        run.write_stats({"final_validation_f1": 0.5})
+    return run
+
+
+def content_of(run: RunDirectory) -> dict[str, bytes]:
+    """All files but the wall-clock ones and what depends on them."""
+    skip = {TIMINGS_FILE, MANIFEST_FILE}
+    return {p.relative_to(run.path).as_posix(): p.read_bytes() for p in folder_files(run.path) if p.name not in skip}
+
+
+def test_a_run_killed_at_any_write_ends_identical(tmp_path: Path) -> None:
+    with counted() as whole:
+        wanted = content_of(miniature_run(RunStore(tmp_path / "whole")))
+    assert whole.count > 40
+    for n in range(1, whole.count + 1):  # dying before change n + 1 is dying after change n
+        store = RunStore(tmp_path / str(n))
+        with pytest.raises(Killed), killed_at(n):
+            miniature_run(store)
+        for lock in store.root.glob(f"*/{LOCK_FILE}"):
+            lock.unlink()  # this process lives on, unlike the one it plays
+        with counted():
+            run = miniature_run(store)
+        # Killed before its spec.json, a run leaves an empty folder, and the next one gets another name.
+        nameless = {SPEC_FILE} if run.run_id.endswith("-2") else set()
+        got = content_of(run)
+        assert {k: v for k, v in got.items() if k not in nameless} == {
+            k: v for k, v in wanted.items() if k not in nameless
+        }
+        assert run.verify_manifest() == [] and not list(run.path.rglob("*.tmp"))
