@@ -62,7 +62,8 @@ def _facts(config: ExperimentConfig) -> dict[str, Any]:
         },
         "training_flop": tokens * training_flops_per_token(model, rows),
         "memory_bytes": {
-            precision: training_memory_bytes(model, rows, pretrain, micro_batch, precision) for precision in ("fp32", "bf16")
+            precision: training_memory_bytes(model, rows, pretrain, micro_batch, precision)
+            for precision in ("fp32", "bf16")
         },
         "memory_micro_batch": micro_batch,
         "pretraining_hours": {

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from emergence.config import ModelConfig, model_config_from_dict
 from emergence.errors import ConfigError, WeightsError
-from emergence.files import atomic_writer, to_json
+from emergence.files import atomic_writer, to_json, write_error
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
 from emergence.training.sealing import SealingStream, check_seal
 
@@ -193,7 +193,10 @@ class Checkpointer:
             RunDirectoryError: The system refused the write; the earlier checkpoints are still there.
             TypeError: A value that is neither tensor nor plain, named by its path in ``state``.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(self._folder, error, None) from error
         names = self._names()
         name = CheckpointName(max((n.sequence for n in names), default=0) + 1, phase, step)
         content = {
@@ -227,10 +230,13 @@ class Checkpointer:
             logger.warning("passed over a damaged checkpoint, going on from %s: %s", where, "; ".join(damaged))
         return found
 
+    def has(self, phase: str) -> bool:
+        """Whether a checkpoint of ``phase`` is there (it may still prove damaged)."""
+        return any(name.phase == phase for name in self._names())
+
     def clear(self) -> None:
         """Delete every checkpoint (a finished run needs none)."""
-        for name in self._names():
-            (self._folder / str(name)).unlink(missing_ok=True)
+        self._delete(self._names())
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 
@@ -253,9 +259,15 @@ class Checkpointer:
     def _prune(self, names: list[CheckpointName]) -> None:
         """Keep the newest ones not known to be damaged."""
         good = sorted((name for name in names if name not in self._damaged), reverse=True)
-        for name in {*names} - {*good[: self._keep]}:
-            (self._folder / str(name)).unlink(missing_ok=True)
+        self._delete({*names} - {*good[: self._keep]})
         self._damaged.clear()
+
+    def _delete(self, names: Iterable[CheckpointName]) -> None:
+        for name in names:
+            try:
+                (self._folder / str(name)).unlink(missing_ok=True)
+            except OSError as error:  # costs room, not the run; the next save tries again
+                logger.warning("could not delete the old checkpoint %s: %s", name, error.strerror or error)
 
 
 # Sealed PyTorch files ---------------------------------------------------------------------------

@@ -1,0 +1,179 @@
+"""All that an experiment reads, found and checked before anything is written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emergence.data.qa_encoding import EncodedQA, encode_qa
+from emergence.data.records import SPLITS, FilterCounts, QADataset
+from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
+from emergence.data.tokenizer import TextTokenizer
+from emergence.errors import DataError, WeightsError
+from emergence.experiment.store import RunDirectory, RunStore
+from emergence.spec import ExperimentSpec
+from emergence.training.checkpoint import WeightsFile, check_matches, load_weights
+from emergence.training.few_shot import few_shot_indices
+
+logger = logging.getLogger(__name__)
+
+#: ``metadata["stage"]`` of a weights file: what its trunk has been through.
+PRETRAINED, RANDOM, FINETUNED = "pretrained", "random", "finetuned"
+
+
+@dataclass(frozen=True)
+class GivenWeights:
+    """Weights to start from instead of pretraining."""
+
+    file: WeightsFile
+    path: Path
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where they come from, for the lineage."""
+        known = {key: self.file.metadata.get(key) for key in ("run_id", "pretrain_id")}
+        return {"path": str(self.path), **known}
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Encoded questions by split, the training ones cut to the few-shot limit.
+
+    Attributes:
+        train: What is trained on. all_train: Every training question, for what must not depend on the limit.
+        filtering: Of each split, from raw questions to encoded ones.
+    """
+
+    train: EncodedQA
+    all_train: EncodedQA
+    validation: EncodedQA
+    test: EncodedQA
+    filtering: dict[str, FilterCounts]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What :func:`read_inputs` found.
+
+    Attributes:
+        tokenizer: The source's own, or the one inside the given weights.
+        text: Packed pretraining streams; None unless the run pretrains.
+        dataset: Questions as loaded; None with ``--skip-finetune``.
+        questions: The same, encoded.
+        weights: The trunk to start from; None to pretrain or to start at random.
+    """
+
+    tokenizer: TextTokenizer
+    text: PretrainingData | None
+    dataset: QADataset | None
+    questions: Questions | None
+    weights: GivenWeights | None
+
+    @property
+    def fingerprints(self) -> dict[str, str | None]:
+        """What ``data.json`` records and a resume compares."""
+        return {
+            "tokenizer": self.tokenizer.fingerprint,
+            "text": self.text.fingerprint if self.text else None,
+            "questions": self.dataset.fingerprint if self.dataset else None,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What else ``data.json`` tells of the data."""
+        facts: dict[str, Any] = {}
+        if self.text:
+            facts["text"] = self.text.provenance
+        if self.dataset and self.questions:
+            facts["questions"] = {"name": self.dataset.name, **self.dataset.provenance}
+            facts["filtering"] = {split: counts.to_dict() for split, counts in self.questions.filtering.items()}
+        return facts
+
+
+def read_inputs(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Inputs:
+    """Find, read and check everything ``spec`` needs; writes nothing outside ``cache_dir``.
+
+    Raises:
+        DataError: Data that is missing, empty or malformed, naming file and line.
+        WeightsError: Weights that are missing, foreign, or of another size.
+        UsageError: A few-shot limit beyond the data.
+    """
+    weights = _given_weights(spec, store)
+    dataset = None if spec.skip_finetune else load_qa(spec, cache_dir)
+    text = prepare_pretraining_data(spec, cache_dir) if spec.pretrains else None
+    if weights:
+        tokenizer = TextTokenizer.from_json(weights.file.tokenizer_json, str(weights.path))
+    else:
+        tokenizer = text.tokenizer if text else prepare_tokenizer(spec, cache_dir)
+    questions = encode_questions(spec, dataset, tokenizer) if dataset else None
+    return Inputs(tokenizer, text, dataset, questions, weights)
+
+
+def encode_questions(spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTokenizer) -> Questions:
+    """Encode every split in the spec's layout and take the few-shot subset.
+
+    Raises:
+        DataError: A split is left without questions.
+        UsageError: A few-shot limit beyond the data.
+    """
+    encoded: dict[str, EncodedQA] = {}
+    filtering: dict[str, FilterCounts] = {}
+    for split in SPLITS:
+        limit = spec.config.model.sequence_length
+        encoded[split], dropped = encode_qa(dataset.splits[split], tokenizer, spec.layout, limit)
+        filtering[split] = FilterCounts.merge([dataset.filtering[split]])
+        for reason, count in dropped.items():
+            filtering[split].drop_kept(reason, count)
+        if not len(encoded[split]):
+            raise DataError(
+                f"no {split} question fits model.sequence_length = {limit} in the {spec.layout} layout: raise it "
+                f"with --set model.sequence_length={4 * limit}"
+            )
+    subset = few_shot_indices(len(encoded["train"]), spec.finetune_samples, spec.seed)
+    train = encoded["train"] if spec.finetune_samples is None else encoded["train"].subset(subset)
+    return Questions(train, encoded["train"], encoded["validation"], encoded["test"], filtering)
+
+
+def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -> RunDirectory | None:
+    """A run whose trunk is, by content, the one this run would pretrain: same settings, seed and text."""
+    found = store.find_pretrained(spec.pretrain_id)
+    if found is None or inputs.text is None:
+        return None
+    try:
+        same = found.read_data()["fingerprints"].get("text") == inputs.text.fingerprint
+    except (OSError, KeyError, ValueError):
+        return None
+    return found if same else None
+
+
+def _given_weights(spec: ExperimentSpec, store: RunStore) -> GivenWeights | None:
+    if not spec.skip_pretrain or spec.random_baseline:
+        return None
+    if spec.pretrained_model_path:
+        path = store.resolve_weights(spec.pretrained_model_path)
+    else:
+        found = store.find_pretrained(spec.pretrain_id)
+        if found is None:
+            raise WeightsError(
+                f"--skip-pretrain found no run in {store.root} with this pretraining (same size, data, settings, seed): "
+                "drop --skip-pretrain to pretrain, or add --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
+            )
+        path = found.trunk_path
+    weights = load_weights(path)
+    check_matches(weights, spec.config.model, path)
+    _refuse_other_stages(weights.metadata, path)
+    return GivenWeights(weights, path)
+
+
+def _refuse_other_stages(metadata: Mapping[str, Any], path: Path) -> None:
+    """Only a pretrained trunk may stand where a pretrained trunk is claimed."""
+    stage = metadata.get("stage")
+    if stage == RANDOM:
+        raise WeightsError(f"{path} holds the random weights of a --random-baseline run: give a pretrained run's")
+    if stage == FINETUNED:
+        raise WeightsError(
+            f"{path} has been finetuned on questions, so probing it would not tell what pretraining taught: "
+            "give toy_llm_unified_pretrained.pth or a pretrain_* snapshot"
+        )

@@ -1,0 +1,142 @@
+"""From logits to what a run leaves behind: scores, ``predictions.jsonl`` and ``finetune_stats.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from emergence.data.qa_encoding import EncodedQA
+from emergence.experiment.inputs import Questions
+from emergence.experiment.phases import HEADLINE, Session, Trained, named_fits
+from emergence.experiment.result import RunResult, current_versions
+from emergence.files import sha256_file
+from emergence.measures.scoring import SpanScores
+from emergence.model_size import count_parameters
+from emergence.training.checkpoint import WeightsFile
+from emergence.training.evaluate import evaluate, prediction_rows, score_logits
+
+#: Per-question scores kept for every read-out beside the headline's.
+KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1")
+
+
+def conclude(session: Session, weights: WeightsFile, trained: Trained, questions: Questions) -> RunResult:
+    """Score validation and test, write predictions, and put the result together (not yet on disk)."""
+    scores = {
+        split: {name: score_logits(logits, encoded, trained.cap) for name, logits in trained.logits[split].items()}
+        for split, encoded in (("validation", questions.validation), ("test", questions.test))
+    }
+    reports = {split: _report(session, scores[split], getattr(questions, split), questions) for split in scores}
+    session.run.write_predictions(_rows(scores["test"], questions.test))
+    headline = reports["validation"][HEADLINE]["scores"]
+    return RunResult.from_spec(
+        session.spec,
+        session.run.run_id,
+        finetune_epochs=len(trained.finetuned.epochs) if trained.finetuned else 1,
+        best_validation_loss=_best_loss(trained),
+        final_validation_accuracy=headline["em"]["point"],
+        final_validation_f1=headline["f1_tokens"]["point"],
+        qasrl_train_filtering=questions.filtering["train"].to_dict(),
+        test_scores=reports["test"][HEADLINE],
+        validation_scores=reports["validation"][HEADLINE],
+        probes=_probes(trained, reports),
+        **common_facts(session, weights, trained),
+    )
+
+
+def common_facts(session: Session, weights: WeightsFile, trained: Trained | None) -> dict[str, Any]:
+    """What every result tells, with or without finetuning."""
+    spec = session.spec
+    counts = count_parameters(weights.model, weights.vocab_rows)
+    trainable = counts.trainable_frozen if spec.freeze_llm else counts.trainable_full
+    pretraining = weights.metadata.get("pretraining")
+    seconds, rates = _timings(session)
+    flags = []
+    if weights.metadata.get("source"):
+        flags.append("trunk_from_another_run")
+    if trained and trained.probes and not all(fit.converged for fit in named_fits(trained.probes).values()):
+        flags.append("probe_not_converged")
+    return {
+        "lineage": {
+            "trunk_sha256": sha256_file(session.run.trunk_path),
+            "stage": weights.metadata.get("stage"),
+            "run_id": weights.metadata.get("run_id"),
+            "pretrain_id": weights.metadata.get("pretrain_id"),
+            "source": weights.metadata.get("source"),
+        },
+        "pretraining": pretraining,
+        "parameters": {
+            "total": counts.total,
+            "non_embedding": counts.non_embedding,
+            "trainable": trainable if trained else counts.total,
+        },
+        "seconds": seconds,
+        "tokens_per_second": rates,
+        "data": session.run.read_data(),
+        "versions": current_versions(),
+        "flags": flags,
+    }
+
+
+def _report(
+    session: Session, scores: Mapping[str, SpanScores], encoded: EncodedQA, questions: Questions
+) -> dict[str, dict[str, Any]]:
+    """Every read-out's evaluation; the no-model baselines stand beside the headline's."""
+    settings = session.spec.config.evaluate
+    return {
+        name: evaluate(
+            found, encoded, settings, baselines_from=questions.all_train if name == HEADLINE else None
+        ).to_dict()
+        for name, found in scores.items()
+    }
+
+
+def _rows(scores: Mapping[str, SpanScores], encoded: EncodedQA) -> list[dict[str, Any]]:
+    """Prediction rows of the headline, with the scores of the other read-outs under ``readouts``."""
+    rows = prediction_rows(scores[HEADLINE], encoded)
+    others = {name: found for name, found in scores.items() if name != HEADLINE}
+    for i, row in enumerate(rows):
+        row["readouts"] = {
+            name: {score: float(getattr(found, score)[i]) for score in KEPT_SCORES} for name, found in others.items()
+        }
+    return rows
+
+
+def _best_loss(trained: Trained) -> float | None:
+    if trained.finetuned:
+        return trained.finetuned.best.validation_loss
+    return trained.probes.best("linear").validation_loss if trained.probes else None
+
+
+def _probes(trained: Trained, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Fits of every family and layer, and the scored read-outs with their intervals."""
+    if trained.probes is None:
+        return None
+    readouts = {
+        name: {
+            "family": fit.family,
+            "layer": fit.layer,
+            "n_trainable": fit.n_trainable,
+            "validation": reports["validation"][name]["scores"],
+            "test": reports["test"][name]["scores"],
+        }
+        for name, fit in named_fits(trained.probes).items()
+    }
+    return {
+        "headline_layer": trained.headline_layer,
+        "readouts": readouts,
+        "fits": [f.summary() for f in trained.probes.fits],
+    }
+
+
+def _timings(session: Session) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds by phase over all attempts, and tokens (or questions) per second, from ``timings.jsonl``."""
+    seconds: dict[str, float] = {}
+    rates: dict[str, float] = {}
+    for line in session.run.read_timings():
+        if line["kind"] == "pretrain_end":
+            seconds["pretrain"], rates["pretrain"] = line["seconds"], line["tokens_per_second"]
+        elif line["kind"] == "finetune_epoch":
+            seconds["finetune"] = line["seconds"]
+        elif line["kind"] == "probe":
+            seconds["probe"] = seconds.get("probe", 0.0) + line["seconds"]
+    return seconds, rates

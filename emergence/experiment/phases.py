@@ -1,0 +1,298 @@
+"""The phases of a run: a trunk, then finetuning or probing. Each can be entered again after a kill.
+
+A phase is done when its file is there (the trunk, the finetuned model); within it, its checkpointer
+knows how far it came, and the history is cut back to where that was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emergence.experiment.inputs import FINETUNED, PRETRAINED, RANDOM, GivenWeights, Inputs, Questions
+from emergence.experiment.result import current_versions
+from emergence.experiment.store import RunDirectory
+from emergence.model import SpanHead, Trunk, build_trunk
+from emergence.spec import ExperimentSpec
+from emergence.training.checkpoint import Checkpointer, WeightsFile, load_into, load_weights
+from emergence.training.distributed import Workers
+from emergence.training.evaluate import max_answer_words
+from emergence.training.features import SpanLogits, predict_finetuned
+from emergence.training.finetune import FinetuneResult, finetune
+from emergence.training.finetune import PHASE as FINETUNE_PHASE
+from emergence.training.language_model_eval import evaluate_language_model
+from emergence.training.precision import resolve_precision
+from emergence.training.pretrain import pretrain
+from emergence.training.probe import PHASE as PROBE_PHASE
+from emergence.training.probe import ProbeReport, predict_probes, probe_all_layers
+from emergence.training.probe_fitting import ProbeFit, span_head
+from emergence.training.recording import NoProgress, Progress, Recorder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """What every phase needs: the run, where to compute, whom to tell, when to stop."""
+
+    spec: ExperimentSpec
+    run: RunDirectory
+    inputs: Inputs
+    device: torch.device
+    recorder: Recorder
+    checkpointer: Checkpointer
+    should_stop: Callable[[], bool]
+    progress: Progress = field(default_factory=NoProgress)
+    workers: Workers = field(default_factory=Workers)
+
+    @property
+    def precision(self) -> str:
+        return resolve_precision(self.spec.config.pretrain.precision, self.device)
+
+    def begin(self, phase: str, position: int) -> None:
+        """Cut the history back to where ``phase`` began, unless a checkpoint of the phase will do that."""
+        if not self.checkpointer.has(phase):
+            self.recorder.rewind(position)
+
+    def weights(self, trunk: Trunk, stage: str, head: nn.Module | None = None, **facts: Any) -> WeightsFile:
+        """A weights file of ``trunk`` (and ``head``, under ``head.``) that can be used without this run."""
+        state = dict(trunk.state_dict())
+        if head is not None:
+            state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+        metadata = {
+            "stage": stage,
+            "run_id": self.run.run_id,
+            "pretrain_id": self.spec.pretrain_id if self.spec.pretrains else None,
+            "spec": self.spec.to_dict(),
+            "data": self.inputs.fingerprints,
+            "versions": {key: value for key, value in current_versions().items() if key != "threads"},
+            **facts,
+        }
+        return WeightsFile(state, trunk.config, trunk.vocab_rows, self.inputs.tokenizer.to_json(), metadata)
+
+
+# The trunk ----------------------------------------------------------------------------------------
+
+
+def obtain_trunk(session: Session, matching: RunDirectory | None) -> WeightsFile:
+    """The trunk that finetuning starts from: as saved by an earlier attempt, given, matching, random or pretrained.
+
+    Args:
+        matching: A run that holds the very trunk this one would pretrain, to be taken from there.
+    """
+    if not session.run.trunk_path.is_file():
+        given = session.inputs.weights
+        if given is None and matching is not None:
+            given = GivenWeights(load_weights(matching.trunk_path), matching.trunk_path)
+        if given is not None:
+            _take_weights(session, given)
+        elif session.spec.random_baseline:
+            _draw_random(session)
+        else:
+            _pretrain(session)
+    return load_weights(session.run.trunk_path)
+
+
+def help_pretrain(session: Session, matching: RunDirectory | None) -> None:
+    """What every torchrun worker but the first does: its share of pretraining, where there is any, writing nothing."""
+    given = session.inputs.weights or matching
+    if given is None and not session.spec.random_baseline and not session.run.trunk_path.is_file():
+        _pretrain(session)
+
+
+def _take_weights(session: Session, given: GivenWeights) -> None:
+    session.recorder.rewind(0)
+    metadata = {**given.file.metadata, "source": given.source, "history_bytes": 0}
+    weights = WeightsFile(
+        given.file.state_dict, given.file.model, given.file.vocab_rows, given.file.tokenizer_json, metadata
+    )
+    session.run.save_trunk(weights)
+    logger.info("using the pretrained trunk of %s", given.path)
+
+
+def _draw_random(session: Session) -> None:
+    """An ordinary random initialisation: the zeroed residual outputs of the modern recipe would be a degenerate floor."""
+    session.recorder.rewind(0)
+    spec = session.spec
+    trunk = build_trunk(spec.config.model, session.inputs.tokenizer.vocab_rows, seed=spec.seed, init="normal")
+    session.run.save_trunk(session.weights(trunk, RANDOM, history_bytes=0))
+
+
+def _pretrain(session: Session) -> None:
+    spec, text = session.spec, session.inputs.text
+    if text is None:
+        raise RuntimeError("pretraining without text")
+    session.begin("pretrain", 0)
+    trunk = build_trunk(spec.config.model, text.tokenizer.vocab_rows, seed=spec.seed)
+
+    def save_snapshot(name: str, snapshot: Trunk, facts: dict[str, Any]) -> None:
+        session.run.save_snapshot(name, session.weights(snapshot, PRETRAINED, name=name, **facts))
+
+    result = pretrain(
+        trunk,
+        text.train,
+        text.validation,
+        spec.config.pretrain,
+        seed=spec.seed,
+        device=session.device,
+        recorder=session.recorder,
+        checkpointer=session.checkpointer,
+        save_snapshot=save_snapshot,
+        should_stop=session.should_stop,
+        progress=session.progress,
+        workers=session.workers,
+    )
+    if not session.workers.is_first:
+        return
+    facts = _held_out_losses(session, trunk)
+    session.recorder.log("pretrain_end", steps=result.steps, tokens=result.tokens_seen, **_brief(facts))
+    pretraining = {**asdict(result), **facts, "seconds": None, "tokens_per_second": None}
+    timing = {"seconds": result.seconds, "tokens_per_second": result.tokens_per_second}
+    session.recorder.time("pretrain_end", **timing)
+    position = session.recorder.position()
+    session.run.save_trunk(session.weights(trunk, PRETRAINED, pretraining=pretraining, history_bytes=position))
+
+
+def _held_out_losses(session: Session, trunk: Trunk) -> dict[str, Any]:
+    """Strided loss on validation and test text (METHODS F1)."""
+    text = session.inputs.text
+    if text is None:
+        return {}
+    length, chunk = trunk.config.sequence_length, session.spec.config.pretrain.loss_chunk_rows
+    return {
+        split: evaluate_language_model(trunk, stream, length, session.device, session.precision, chunk).to_dict()
+        for split, stream in (("validation", text.validation), ("test", text.test))
+    }
+
+
+def _brief(losses: dict[str, Any]) -> dict[str, float]:
+    units = ("nats_per_token", "bits_per_byte")
+    return {f"{split}_{unit}": loss[unit] for split, loss in losses.items() for unit in units}
+
+
+# Finetuning and probing -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What finetuning or probing ended with, and what it says about every validation and test question.
+
+    Attributes:
+        logits: ``validation`` and ``test`` -> read-out -> logits. The read-out ``headline`` is the one reported:
+            the finetuned model, or the linear probe at the layer chosen on validation.
+        finetuned: With all weights trained. probes: On a frozen trunk.
+    """
+
+    logits: dict[str, dict[str, SpanLogits]]
+    cap: int
+    finetuned: FinetuneResult | None = None
+    probes: ProbeReport | None = None
+    headline_layer: int | None = None
+
+
+HEADLINE = "headline"
+
+
+def load_trunk(weights: WeightsFile, session: Session) -> Trunk:
+    trunk = build_trunk(weights.model, weights.vocab_rows, seed=0)
+    load_into(trunk, weights.state_dict, session.run.trunk_path)
+    return trunk.to(session.device)
+
+
+def finetune_whole(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
+    """Train trunk and head; the best epoch's weights are kept and scored."""
+    trunk = load_trunk(weights, session)
+    head = SpanHead(trunk.hidden_size, seed=session.spec.seed)
+    cap = max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
+    session.begin(FINETUNE_PHASE, weights.metadata["history_bytes"])
+
+    def save_epoch(name: str, trunk: Trunk, head: nn.Module, facts: dict[str, Any]) -> None:
+        session.run.save_snapshot(name, session.weights(trunk, FINETUNED, head, name=name, **facts))
+
+    result = finetune(
+        trunk,
+        head,
+        questions.train,
+        questions.validation,
+        session.spec.config.finetune,
+        seed=session.spec.seed,
+        device=session.device,
+        precision=session.precision,
+        max_answer_words=cap,
+        checkpointer=session.checkpointer,
+        recorder=session.recorder,
+        save_snapshot=save_epoch,
+        should_stop=session.should_stop,
+        progress=session.progress,
+    )
+    session.run.save_finetuned(session.weights(trunk, FINETUNED, head, **asdict(result.best)))
+    logits = {
+        split: {
+            HEADLINE: predict_finetuned(trunk.eval(), head, encoded, device=session.device, precision=session.precision)
+        }
+        for split, encoded in (("validation", questions.validation), ("test", questions.test))
+    }
+    return Trained(logits, cap, finetuned=result)
+
+
+def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
+    """Fit every probe on the frozen trunk; the linear one at the layer chosen on validation is the headline."""
+    trunk = load_trunk(weights, session).eval().requires_grad_(False)
+    cap = max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
+    session.begin(PROBE_PHASE, weights.metadata["history_bytes"])
+    report = probe_all_layers(
+        trunk,
+        questions.train,
+        questions.validation,
+        session.spec.config.probe,
+        seed=session.spec.seed,
+        device=session.device,
+        precision=session.precision,
+        max_answer_words=cap,
+        families=session.spec.config.probe.families,
+        checkpointer=session.checkpointer,
+        recorder=session.recorder,
+        should_stop=session.should_stop,
+        progress=session.progress,
+    )
+    readouts = named_fits(report)
+    logits = {
+        split: dict(
+            zip(
+                readouts,
+                predict_probes(
+                    trunk, list(readouts.values()), encoded, device=session.device, precision=session.precision
+                ),
+                strict=True,
+            )
+        )
+        for split, encoded in (("validation", questions.validation), ("test", questions.test))
+    }
+    best = report.best("linear")
+    saved = session.weights(trunk, FINETUNED, span_head(best), head_layer=best.layer, frozen=True, **_fit_facts(best))
+    session.run.save_finetuned(saved)
+    # One convex fit is the frozen run's only epoch; the guide promises its snapshot.
+    session.run.save_snapshot("finetune_epoch_1", saved)
+    return Trained(logits, cap, probes=report, headline_layer=best.layer)
+
+
+def named_fits(report: ProbeReport) -> dict[str, ProbeFit]:
+    """The read-outs that are scored: each family at its chosen layer and at the last, the headline first."""
+    fits = {HEADLINE: report.best("linear"), "linear_last": report.last("linear")}
+    for family in dict.fromkeys(fit.family for fit in report.fits):
+        if family != "linear":
+            fits |= {family: report.best(family), f"{family}_last": report.last(family)}
+    return fits
+
+
+def _fit_facts(fit: ProbeFit) -> dict[str, Tensor | float | None]:
+    return {
+        "validation_loss": fit.validation_loss,
+        "validation_em": fit.validation_em,
+        "validation_f1": fit.validation_f1,
+    }

@@ -1,0 +1,144 @@
+"""One experiment, from its spec to its result file; the same code locally and on Modal.
+
+The order of things is what makes it safe: everything a user can get wrong is checked before a run
+directory exists; ``spec.json`` is written first, the manifest and ``finetune_stats.json`` last; each
+phase leaves a file that says it is done. Starting the same spec again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from emergence.errors import EmergenceError
+from emergence.experiment.inputs import find_matching_trunk, read_inputs
+from emergence.experiment.outcome import common_facts, conclude
+from emergence.experiment.phases import Session, finetune_whole, help_pretrain, obtain_trunk, probe_frozen
+from emergence.experiment.result import RunResult, load_result
+from emergence.experiment.store import RunDirectory, RunStore
+from emergence.spec import ExperimentSpec
+from emergence.training.distributed import Workers, workers_from_environment
+from emergence.training.precision import select_device
+from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder
+
+logger = logging.getLogger(__name__)
+
+
+def run_experiment(
+    spec: ExperimentSpec,
+    store: RunStore,
+    *,
+    cache_dir: Path,
+    run_id: str | None = None,
+    fresh: bool = False,
+    device: str | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_commit: Callable[[], None] | None = None,
+    on_open: Callable[[RunDirectory, str], None] = lambda run, what: None,
+    progress: Progress | None = None,
+    wrap_recorder: Callable[[Recorder, RunDirectory], Recorder] = lambda recorder, run: recorder,
+) -> RunResult | None:
+    """Run ``spec`` to its end, or go on with it.
+
+    Args:
+        spec: What to run.
+        store: Where run directories are.
+        cache_dir: Where derived data (tokenizers, token streams, downloads) is kept.
+        run_id: Name of the run, to be created or gone on with. None: an unfinished run of the same
+            experiment is gone on with, a finished one is returned as it is.
+        fresh: With no ``run_id``: start a new run whatever there is, and take no trunk from another.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; the GPU where there is one by default.
+        should_stop: Asked after every step; true saves a checkpoint and raises ``StopRequested``.
+        on_commit: Called when a checkpoint or the result is safely on disk.
+        on_open: Told the run directory and ``new``, ``resumed`` or ``finished``.
+        progress: Shown to a person.
+        wrap_recorder: May put a live sink around the file-backed recorder.
+
+    Returns:
+        The result; None in every worker of a torchrun group but the first.
+
+    Raises:
+        UsageError: Flags, data or weights that cannot work; nothing has been written.
+        StopRequested: ``should_stop`` was true.
+        RunDirectoryError: Another process writes to the run, or its data changed.
+    """
+    if run_id is None and not fresh and (finished := store.find_finished(spec)) is not None:
+        on_open(finished, "finished")
+        return load_result(finished.stats_path)
+    _make_deterministic()
+    with workers_from_environment() as workers:
+        inputs = read_inputs(spec, store, cache_dir)
+        run, what = _open(spec, store, run_id, fresh, workers)
+        with run.lock() if workers.is_first else nullcontext():
+            if workers.is_first:
+                on_open(run, what)
+            if run.is_finished:
+                return load_result(run.stats_path)
+            session = Session(
+                spec=spec,
+                run=run,
+                inputs=inputs,
+                device=select_device(device),
+                recorder=wrap_recorder(run.recorder(), run) if workers.is_first else NullRecorder(),
+                checkpointer=run.checkpointer(on_commit),
+                should_stop=should_stop,
+                progress=progress or NoProgress(),
+                workers=workers,
+            )
+            matching = None if fresh else find_matching_trunk(spec, store, inputs)
+            matching = matching if matching and matching.run_id != run.run_id else None
+            if not workers.is_first:
+                help_pretrain(session, matching)
+                return None
+            result = _run_phases(session, matching)
+            if on_commit:
+                on_commit()
+            return result
+
+
+def _run_phases(session: Session, matching: RunDirectory | None) -> RunResult:
+    """Trunk, then finetuning or probing, then the result, each written when it is complete."""
+    run, inputs = session.run, session.inputs
+    run.record_data(inputs.fingerprints, **inputs.facts())
+    run.write_tokenizer(inputs.tokenizer.to_json())
+    weights = obtain_trunk(session, matching)
+    if inputs.questions is None:
+        result = RunResult.from_spec(session.spec, run.run_id, **common_facts(session, weights, None))
+    else:
+        train = probe_frozen if session.spec.freeze_llm else finetune_whole
+        trained = train(session, weights, inputs.questions)
+        result = conclude(session, weights, trained, inputs.questions)
+    session.checkpointer.clear()
+    run.write_stats(result.to_dict())
+    return result
+
+
+def _open(
+    spec: ExperimentSpec, store: RunStore, run_id: str | None, fresh: bool, workers: Workers
+) -> tuple[RunDirectory, str]:
+    """The run to write to, and whether it is ``new``, ``resumed`` or ``finished``; the first worker makes it."""
+    if not workers.is_first:
+        workers.wait()
+    if run_id is not None:
+        run = store.open(run_id) if store.exists(run_id) else None
+    else:
+        run = None if fresh and workers.is_first else store.find_unfinished(spec)
+    if run is not None and run.spec.experiment_id != spec.experiment_id:
+        raise EmergenceError(f"{run.run_id} is a run of another experiment: choose another run id")
+    what = "new" if run is None else "finished" if run.is_finished else "resumed"
+    if run is None:
+        run = store.create(spec, run_id=run_id)
+    if workers.is_first:
+        workers.wait()
+    return run, what
+
+
+def _make_deterministic() -> None:
+    """Equal inputs give equal bits on equal hardware, on a GPU too."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)

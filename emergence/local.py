@@ -1,0 +1,161 @@
+"""The local twin of ``remote.py``: runs experiments on this machine and tells the user about it.
+
+Ctrl-C becomes a request to stop (checkpoint, then exit 130), so that it costs nothing; a second one
+stops at once, and costs what was done since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from emergence.errors import UsageError
+from emergence.experiment.result import RunResult
+from emergence.experiment.run import run_experiment
+from emergence.experiment.store import RunDirectory, RunStore
+from emergence.measures.bootstrap import Estimate
+from emergence.spec import ExperimentSpec
+from emergence.training.live_sinks import open_sink
+from emergence.training.recording import TerminalProgress
+
+#: Derived data (tokenizers, packed streams, downloads), beside the runs that use it.
+CACHE_FOLDER = ".cache"
+
+
+def run_locally(
+    spec: ExperimentSpec | None, runs_dir: Path, *, resume: str | None, fresh: bool, sink: str | None
+) -> RunResult | None:
+    """``emergence run``: run one experiment and print what it found.
+
+    Args:
+        spec: What to run; None to take the spec of ``resume``.
+        runs_dir: Folder of run directories; made when the first run is.
+        resume: Run id to go on with.
+        fresh: Start anew even where an unfinished or finished twin exists.
+        sink: ``tensorboard``, ``wandb`` or ``trackio``, or None.
+    """
+    store = RunStore(runs_dir)
+    if resume is not None:
+        if fresh:
+            raise UsageError("--resume goes on with a run and --fresh starts a new one: drop one of the two")
+        spec = store.open(resume).spec
+    if spec is None:
+        raise ValueError("neither a spec nor a run to resume")
+    with plain_messages(), stop_on_signal() as should_stop, open_sink(sink) as wrap_recorder:
+        result = run_experiment(
+            spec,
+            store,
+            cache_dir=runs_dir / CACHE_FOLDER,
+            run_id=resume,
+            fresh=fresh,
+            should_stop=should_stop,
+            on_open=_announce,
+            progress=TerminalProgress(),
+            wrap_recorder=wrap_recorder,
+        )
+    if result is not None:
+        print(describe_result(result, runs_dir))
+    return result
+
+
+def describe_result(result: RunResult, runs_dir: Path) -> str:
+    """The few lines that end a run: held-out loss, test scores with intervals, where everything is."""
+    lines = []
+    if result.pretraining:
+        loss = result.pretraining.get("test") or result.pretraining.get("validation")
+        if loss:
+            lines.append(
+                f"held-out text    {loss['nats_per_token']:.3f} nats/token, {loss['bits_per_byte']:.3f} bits/byte, "
+                f"perplexity {loss['perplexity']:.1f}"
+            )
+    if result.test_scores:
+        scores = {name: Estimate.from_dict(value) for name, value in result.test_scores["scores"].items()}
+        what = f"{result.test_scores['n']:,} test questions"
+        lines.append(f"token F1         {shown(scores['f1_tokens'])}  ({what})")
+        lines.append(f"exact match      {shown(scores['em'])}")
+        lines += _other_readouts(result)
+        lines += _floor(result.test_scores)
+    lines.append(f"run directory    {runs_dir / (result.run_id or '')}")
+    return "\n".join(lines)
+
+
+def _other_readouts(result: RunResult) -> list[str]:
+    if not result.probes:
+        return []
+    lines = [f"                 by the linear probe at layer {result.probes['headline_layer']}, chosen on validation"]
+    for name, readout in result.probes["readouts"].items():
+        if name != "headline":
+            f1 = Estimate.from_dict(readout["test"]["f1_tokens"])
+            lines.append(f"  {name.replace('_', ', '):<14} {shown(f1)}  (F1, layer {readout['layer']})")
+    return lines
+
+
+def _floor(scores: dict[str, Any]) -> list[str]:
+    if not scores["floor"]:
+        return []
+    floor = Estimate.from_dict(scores["baselines"][scores["floor"]]["f1_tokens"])
+    return [f"no-model floor   {shown(floor)}  (F1, {scores['floor'].replace('_', ' ')})"]
+
+
+def shown(estimate: Estimate) -> str:
+    """``0.281 [0.265, 0.297]``."""
+    return f"{estimate.point:.3f} [{estimate.lo:.3f}, {estimate.hi:.3f}]"
+
+
+def _announce(run: RunDirectory, what: str) -> None:
+    doing = {
+        "new": "new run",
+        "resumed": "going on with",
+        "finished": "finished already (start anew with --fresh):",
+    }
+    print(f"{doing[what]} {run.run_id}", file=sys.stderr)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """``should_stop`` for the training loops: true once SIGINT or SIGTERM came; a second SIGINT interrupts at once."""
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+        print("stopping at the next step, to save a checkpoint (again: stop at once)", file=sys.stderr)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def plain_messages() -> Iterator[None]:
+    """Log messages of the package as plain lines on standard error; warnings too."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("emergence")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    warnings_logger = logging.getLogger("py.warnings")
+    warnings_logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        warnings_logger.removeHandler(handler)
+        logging.captureWarnings(False)
+        logger.setLevel(level)
