@@ -73,3 +73,24 @@ def failing(call: str, number: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, call, fail)
         yield
+
+
+@contextlib.contextmanager
+def failing_at(n: int, number: int) -> Iterator[None]:
+    """Only the ``n``-th change to the disk fails, with the system error ``number``."""
+    count = 0
+
+    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == n:
+                raise OSError(number, os.strerror(number))
+            return call(*args, **kwargs)
+
+        return changed
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CHANGES:
+            patch.setattr(os, name, wrap(getattr(os, name) if name != "fsync" else lambda descriptor: None))
+        yield

@@ -192,9 +192,13 @@ class RunDirectory:
     # The end -------------------------------------------------------------------------------------
 
     def write_stats(self, stats: Mapping[str, Any]) -> None:
-        """Finish the run: the manifest of all files, this one included, then ``finetune_stats.json``, last."""
+        """Finish the run: the manifest of all files, this one included, then ``finetune_stats.json``, last.
+
+        Checkpoints are left out: they may go once the result is there, and not before.
+        """
         text = to_json(seal(stats), indent=2) + "\n"
-        entries = describe_folder(self.path)
+        files = describe_folder(self.path)
+        entries = {name: entry for name, entry in files.items() if not name.startswith(f"{CHECKPOINT_FOLDER}/")}
         entries[STATS_FILE] = ManifestEntry(len(text.encode()), sha256_text(text))
         write_atomic(self.path / MANIFEST_FILE, manifest_text(self.run_id, entries))
         write_atomic(self.stats_path, text)

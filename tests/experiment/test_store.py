@@ -13,17 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-from fault_injection import Killed, counted, failing, killed_at
+from fault_injection import failing
 
 from emergence.errors import RunDirectoryError, WeightsError
-from emergence.experiment.locks import LOCK_FILE
 from emergence.experiment.manifest import MANIFEST_FILE, parse_manifest, read_manifest
 from emergence.experiment.run_directory import (
     HISTORY_FILE,
     PREDICTIONS_FILE,
     SPEC_FILE,
     STATS_FILE,
-    TIMINGS_FILE,
     TRUNK_FILE,
     parse_spec_file,
 )
@@ -336,60 +334,3 @@ def test_manifests_stay_inside_the_run(name: str) -> None:
 def test_malformed_manifests_are_refused(files: Any) -> None:
     with pytest.raises(RunDirectoryError):
         parse_manifest(json.loads(to_json(seal({"files": files}))), "M")
-
-
-# A kill anywhere --------------------------------------------------------------------------------
-
-
-def miniature_run(store: RunStore) -> RunDirectory:
-    """What run.py does, in small: create or go on, train with checkpoints, snapshot, predict, finish."""
-    spec = spec_of()
-    if finished := store.find_finished(spec):
-        return finished
-    run = store.find_unfinished(spec) or store.create(spec, NOON)
-    with run.lock():
-        run.record_data({"text": "f"})
-        recorder, checkpointer = run.recorder(), run.checkpointer()
-        found = checkpointer.load("pretrain")
-        state = found.state if found else {"step": 0, "w": torch.zeros(3), "history": 0}
-        recorder.rewind(state["history"])
-        step, w = state["step"], state["w"]
-        while step < 3:
-            step, w = step + 1, w * 0.5 + step
-            recorder.log("pretrain_step", step=step, loss=float(w.sum()))
-            recorder.time("pretrain_step", step=step)
-            if step % 2 == 1:
-                run.save_snapshot(f"pretrain_step_{step}", weights_of(float(w[0])))
-                checkpointer.save("pretrain", step, {"step": step, "w": w, "history": recorder.position()})
-        run.save_trunk(weights_of(float(w[0])))
-        run.write_predictions({"id": i, "score": float(w[0])} for i in range(2))
-        checkpointer.clear()
-        run.write_stats({"final_validation_f1": 0.5})
-    return run
-
-
-def content_of(run: RunDirectory) -> dict[str, bytes]:
-    """All files but the wall-clock ones and what depends on them."""
-    skip = {TIMINGS_FILE, MANIFEST_FILE}
-    return {p.relative_to(run.path).as_posix(): p.read_bytes() for p in folder_files(run.path) if p.name not in skip}
-
-
-def test_a_run_killed_at_any_write_ends_identical(tmp_path: Path) -> None:
-    with counted() as whole:
-        wanted = content_of(miniature_run(RunStore(tmp_path / "whole")))
-    assert whole.count > 40
-    for n in range(1, whole.count + 1):  # dying before change n + 1 is dying after change n
-        store = RunStore(tmp_path / str(n))
-        with pytest.raises(Killed), killed_at(n):
-            miniature_run(store)
-        for lock in store.root.glob(f"*/{LOCK_FILE}"):
-            lock.unlink()  # this process lives on, unlike the one it plays
-        with counted():
-            run = miniature_run(store)
-        # Killed before its spec.json, a run leaves an empty folder, and the next one gets another name.
-        nameless = {SPEC_FILE} if run.run_id.endswith("-2") else set()
-        got = content_of(run)
-        assert {k: v for k, v in got.items() if k not in nameless} == {
-            k: v for k, v in wanted.items() if k not in nameless
-        }
-        assert run.verify_manifest() == [] and not list(run.path.rglob("*.tmp"))
