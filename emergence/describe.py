@@ -85,14 +85,16 @@ def _fact_lines(facts: dict[str, Any]) -> list[str]:
     how = "measured" if hours["cpu_rate_measured"] else "assumed"
     return [
         f"parameters   {parameters['total']:,} in all, {parameters['non_embedding']:,} non-embedding (vocabulary full)",
-        f"trainable    {parameters['trainable_full']:,} finetuned whole, {parameters['trainable_frozen']:,} by the linear probe",
+        f"trainable    {parameters['trainable_full']:,} finetuned whole, "
+        f"{parameters['trainable_frozen']:,} by the linear probe",
         f"tokens       {tokens['at_most']:,} at most ({tokens['per_step']:,} a step), "
         f"and at most {tokens['max_passes']:g} passes over the text",
         f"memory       {memory['fp32'] / 2**30:.1f} GiB in fp32, {memory['bf16'] / 2**30:.1f} GiB in bf16, "
         f"with {facts['memory_micro_batch']} sequences a forward pass (estimate)",
-        f"time         {_duration(hours['this_cpu'])} on this CPU ({how}: {hours['cpu_flops_per_second'] / 1e9:,.0f} GFLOP/s "
-        f"sustained), about {_duration(hours['modal'])} and ${hours['modal_dollars']:.2f} on a Modal {hours['modal_gpu']} "
-        f"(prices of {hours['prices_date']}), for all tokens",
+        f"time         {_duration(hours['this_cpu'])} on this CPU "
+        f"({how}: {hours['cpu_flops_per_second'] / 1e9:,.0f} GFLOP/s sustained), "
+        f"about {_duration(hours['modal'])} and ${hours['modal_dollars']:.2f} "
+        f"on a Modal {hours['modal_gpu']} (prices of {hours['prices_date']}), for all tokens",
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid, format_grid
 from emergence.errors import UsageError
 from emergence.experiment.result import RunResult
 from emergence.experiment.run import run_experiment
@@ -27,6 +29,14 @@ from emergence.training.recording import TerminalProgress
 
 #: Derived data (tokenizers, packed streams, downloads), beside the runs that use it.
 CACHE_FOLDER = ".cache"
+
+#: The four cells of ``emergence demo``; the second uses the first one's pretrained trunk.
+DEMO_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("pretrain, then train all weights", {}),
+    ("linear probe on the frozen pretrained trunk", {"freeze_llm": True}),
+    ("train all weights of a random trunk", {"random_baseline": True}),
+    ("linear probe on a frozen random trunk", {"random_baseline": True, "freeze_llm": True}),
+)
 
 
 def run_locally(
@@ -63,6 +73,51 @@ def run_locally(
     if result is not None:
         print(describe_result(result, runs_dir))
     return result
+
+
+def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
+    """``emergence demo``: all four cells on the micro-world, then the 2x2.
+
+    Args:
+        runs_dir: Folder of run directories; finished cells found there are used as they are.
+        seed: Of all four runs.
+        fresh: Run all cells anew.
+    """
+    store, started = RunStore(runs_dir), time.monotonic()
+    flags: dict[str, Any] = {"config_name": "debug", "data": "microworld", "seed": seed}
+    trunk: str | None = None
+    runs = []
+    with plain_messages(), stop_on_signal() as should_stop:
+        for number, (title, extra) in enumerate(DEMO_CELLS, start=1):
+            if trunk and not extra.get("random_baseline"):
+                extra = {**extra, "skip_pretrain": True, "pretrained_model_path": trunk}
+            spec = ExperimentSpec.from_flags(**flags, **extra)
+            print(f"\n[{number}/{len(DEMO_CELLS)}] {title}", file=sys.stderr)
+            result = run_experiment(
+                spec,
+                store,
+                cache_dir=runs_dir / CACHE_FOLDER,
+                fresh=fresh,
+                should_stop=should_stop,
+                on_open=_announce,
+                progress=TerminalProgress(),
+            )
+            if result is None or result.run_id is None:
+                raise UsageError("the demo runs in one process: start it without torchrun")
+            run = store.open(result.run_id)
+            trunk = trunk or f"{run.run_id}/{run.trunk_path.name}"
+            runs.append(RunScores.load(run))
+    grid = build_grid(runs)
+    print("\n" + format_grid(grid))
+    others = {name for run in runs for name in run.scores} - {HEADLINE, "linear_last"}
+    for readout in sorted(name for name in others if not name.endswith("_last")):
+        cells = build_grid(runs, readout=readout).analysis.cells
+        print(f"{readout} probe:  pretrained {shown(cells['frozen'])}, random {shown(cells['random_frozen'])}")
+    print("\nrun directories")
+    for run_scores in runs:
+        print(f"  {run_scores.run.path}")
+    print(f"\n{time.monotonic() - started:.0f} s in all")
+    return grid
 
 
 def describe_result(result: RunResult, runs_dir: Path) -> str:

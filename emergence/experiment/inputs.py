@@ -12,7 +12,7 @@ from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
 from emergence.data.tokenizer import TextTokenizer
-from emergence.errors import DataError, WeightsError
+from emergence.errors import DataError, EmergenceError, WeightsError
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, check_matches, load_weights
@@ -143,7 +143,7 @@ def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -
         return None
     try:
         same = found.read_data()["fingerprints"].get("text") == inputs.text.fingerprint
-    except (OSError, KeyError, ValueError):
+    except (EmergenceError, KeyError):
         return None
     return found if same else None
 
@@ -157,8 +157,8 @@ def _given_weights(spec: ExperimentSpec, store: RunStore) -> GivenWeights | None
         found = store.find_pretrained(spec.pretrain_id)
         if found is None:
             raise WeightsError(
-                f"--skip-pretrain found no run in {store.root} with this pretraining (same size, data, settings, seed): "
-                "drop --skip-pretrain to pretrain, or add --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
+                f"--skip-pretrain found no run in {store.root} with this pretraining "
+                "(same size, data, settings, seed): drop --skip-pretrain to pretrain, or add --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
             )
         path = found.trunk_path
     weights = load_weights(path)

@@ -23,8 +23,8 @@ from emergence.training.checkpoint import Checkpointer, WeightsFile, load_into, 
 from emergence.training.distributed import Workers
 from emergence.training.evaluate import max_answer_words
 from emergence.training.features import SpanLogits, predict_finetuned
-from emergence.training.finetune import FinetuneResult, finetune
 from emergence.training.finetune import PHASE as FINETUNE_PHASE
+from emergence.training.finetune import FinetuneResult, finetune
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.precision import resolve_precision
 from emergence.training.pretrain import pretrain
@@ -116,7 +116,7 @@ def _take_weights(session: Session, given: GivenWeights) -> None:
 
 
 def _draw_random(session: Session) -> None:
-    """An ordinary random initialisation: the zeroed residual outputs of the modern recipe would be a degenerate floor."""
+    """An ordinary random initialisation: blocks that start as the identity would be a degenerate floor."""
     session.recorder.rewind(0)
     spec = session.spec
     trunk = build_trunk(spec.config.model, session.inputs.tokenizer.vocab_rows, seed=spec.seed, init="normal")

@@ -113,8 +113,8 @@ def _run_phases(session: Session, matching: RunDirectory | None) -> RunResult:
         train = probe_frozen if session.spec.freeze_llm else finetune_whole
         trained = train(session, weights, inputs.questions)
         result = conclude(session, weights, trained, inputs.questions)
-    session.checkpointer.clear()
     run.write_stats(result.to_dict())
+    session.checkpointer.clear()
     return result
 
 

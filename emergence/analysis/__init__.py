@@ -1,0 +1,1 @@
+"""From run directories to answers: scores, similarity of representations, figures, reports."""

@@ -1,0 +1,234 @@
+"""The 2x2 of an emergence claim from run directories: {random, pretrained} x {frozen, all weights trained}.
+
+Scores are compared question by question, so only runs that saw the same test questions are put
+together; whatever does not match is named, never averaged in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emergence.errors import DataError
+from emergence.experiment.result import RunResult, load_result
+from emergence.experiment.store import RunDirectory
+from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.emergence_score import (
+    CELLS,
+    FROZEN,
+    FULL,
+    RANDOM_FROZEN,
+    RANDOM_FULL,
+    TwoByTwo,
+    analyse_two_by_two,
+    two_by_two_table,
+)
+from emergence.measures.readings import Reading, format_estimate, read_score
+
+#: Cell of the 2x2 by ``ExperimentSpec.condition``.
+CELL_OF_CONDITION = {"full": FULL, "frozen": FROZEN, "random": RANDOM_FULL, "random-frozen": RANDOM_FROZEN}
+
+#: The read-out reported for a run: the finetuned model, or the linear probe at its chosen layer.
+HEADLINE = "headline"
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Per-question test scores of one run.
+
+    Attributes:
+        run: Where they come from. result: Its result file.
+        ids: Question ids in the file's order. sentences: The cluster of each.
+        scores: Read-out -> score name -> (N,) values.
+    """
+
+    run: RunDirectory
+    result: RunResult
+    ids: tuple[str, ...]
+    sentences: tuple[str, ...]
+    scores: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
+
+    @classmethod
+    def load(cls, run: RunDirectory) -> RunScores:
+        """Read a finished run.
+
+        Raises:
+            DataError: The run is not finished.
+            RunDirectoryError: A file is damaged.
+        """
+        if not run.is_finished:
+            raise DataError("the run is not finished: run its command again to go on with it", run.path)
+        result = load_result(run.stats_path)
+        rows = run.read_predictions()
+        names = ("em", "f1_tokens", "log_prob", "expected_f1")
+        scores = {HEADLINE: {name: np.array([row[name] for row in rows]) for name in names}}
+        for readout in rows[0].get("readouts", {}) if rows else ():
+            scores[readout] = {name: np.array([row["readouts"][readout][name] for row in rows]) for name in names}
+        sentences = tuple(f"{row['source']}\x1f{row['sentence_id']}" for row in rows)
+        return cls(run, result, tuple(row["id"] for row in rows), sentences, scores)
+
+    @property
+    def cell(self) -> str | None:
+        """The run's cell of the 2x2; None for a run that only pretrained."""
+        return CELL_OF_CONDITION.get(self.run.spec.condition)
+
+    @property
+    def seed_label(self) -> str:
+        """What makes two runs' training draws the same: the pretraining seed, or the random trunk's."""
+        return str(self.run.spec.seed)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One 2x2 with its evidence.
+
+    Attributes:
+        analysis: Cells, scores against both floors, gap, benefits.
+        reading: Of the primary score, ``strong`` to ``undetermined``; None without a random-frozen run.
+        runs: Cell -> the runs in it. n_questions, n_sentences: Shared by all of them.
+        readout: Which read-out the frozen cells show. no_model_floor: Name and F1 of the best rule without a model.
+        left_out: Runs that could not be compared, with the reason.
+    """
+
+    analysis: TwoByTwo
+    reading: Reading | None
+    runs: Mapping[str, Sequence[str]]
+    n_questions: int
+    n_sentences: int
+    readout: str
+    score_name: str
+    no_model_floor: tuple[str, float] | None
+    left_out: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "analysis": self.analysis.to_dict(),
+            "reading": self.reading.to_dict() if self.reading else None,
+            "runs": {cell: list(runs) for cell, runs in self.runs.items()},
+            "n_questions": self.n_questions,
+            "n_sentences": self.n_sentences,
+            "readout": self.readout,
+            "score": self.score_name,
+            "no_model_floor": list(self.no_model_floor) if self.no_model_floor else None,
+            "left_out": list(self.left_out),
+        }
+
+
+def build_grid(
+    runs: Iterable[RunScores],
+    *,
+    readout: str = HEADLINE,
+    score_name: str = "f1_tokens",
+    n_boot: int = N_BOOT,
+    level: float = 0.95,
+) -> Grid:
+    """The 2x2 of runs that differ in nothing but condition and seed.
+
+    Args:
+        runs: Finished runs of one size, pretraining data, layout and number of training questions.
+        readout: Of the frozen cells; cells with all weights trained have the headline alone.
+        score_name: ``f1_tokens``, ``em``, ``expected_f1`` or ``log_prob``.
+        n_boot: Bootstrap resamples. level: Coverage.
+
+    Raises:
+        DataError: No full or no frozen run, or no two runs share their test questions.
+    """
+    cells, left_out = _by_cell(list(runs))
+    if FULL not in cells or FROZEN not in cells:
+        have = ", ".join(cells) or "none"
+        raise DataError(f"a 2x2 needs a full and a frozen run on the same test questions; found: {have}")
+    first = cells[FULL][0]
+    scores, labels = {}, {}
+    for cell, members in cells.items():
+        name = readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
+        scores[cell] = np.stack([_in_order(member, first, name, score_name) for member in members])
+        labels[cell] = [member.seed_label for member in members]
+    table = two_by_two_table(scores, first.sentences, labels)
+    analysis = analyse_two_by_two(table, n_boot=n_boot, level=level)
+    floor = _no_model_floor(first.result)
+    bar = floor[1] if floor and score_name == "f1_tokens" else None
+    reading = read_score(analysis.probe, analysis.cells[FULL], no_model_floor=bar) if analysis.probe else None
+    return Grid(
+        analysis=analysis,
+        reading=reading,
+        runs={cell: [member.run.run_id for member in members] for cell, members in cells.items()},
+        n_questions=len(first.ids),
+        n_sentences=len(set(first.sentences)),
+        readout=readout,
+        score_name=score_name,
+        no_model_floor=floor,
+        left_out=tuple(left_out),
+    )
+
+
+def _by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], list[str]]:
+    """Runs by cell, those with the most common set of test questions; the others with their reason."""
+    left_out = [f"{run.run.run_id}: pretraining only" for run in runs if run.cell is None]
+    candidates = [run for run in runs if run.cell is not None]
+    questions = {run.run.run_id: frozenset(run.ids) for run in candidates}
+    common = max(questions.values(), key=lambda ids: sum(ids == other for other in questions.values()), default=None)
+    cells: dict[str, list[RunScores]] = {}
+    for run in candidates:
+        if questions[run.run.run_id] != common:
+            left_out.append(f"{run.run.run_id}: its test questions are not those of the other runs")
+        elif any(run.seed_label == other.seed_label for other in cells.get(run.cell or "", [])):
+            left_out.append(f"{run.run.run_id}: another run of the same cell and seed is used")
+        else:
+            cells.setdefault(run.cell or "", []).append(run)
+    return {cell: sorted(cells[cell], key=lambda r: r.seed_label) for cell in CELLS if cell in cells}, left_out
+
+
+def _in_order(run: RunScores, first: RunScores, readout: str, score_name: str) -> npt.NDArray[np.float64]:
+    """Scores of ``run`` in the question order of ``first``."""
+    if readout not in run.scores:
+        known = ", ".join(run.scores)
+        raise DataError(f"the run has no read-out {readout!r}, only {known}", run.run.path)
+    place = {question: i for i, question in enumerate(run.ids)}
+    return run.scores[readout][score_name][[place[question] for question in first.ids]]
+
+
+def _no_model_floor(result: RunResult) -> tuple[str, float] | None:
+    scores = result.test_scores or {}
+    if not scores.get("floor"):
+        return None
+    return scores["floor"], float(scores["baselines"][scores["floor"]]["f1_tokens"]["point"])
+
+
+def format_grid(grid: Grid) -> str:
+    """The 2x2 as text, with score, gap and reading."""
+    cells = grid.analysis.cells
+
+    def cell(name: str) -> str:
+        return format_estimate(cells[name], 3) if name in cells else "not run"
+
+    width = max(len(cell(name)) for name in CELLS) + 3
+    lines = [
+        f"{grid.score_name} on {grid.n_questions:,} test questions ({grid.n_sentences:,} sentences), 95% intervals",
+        f"{'':<14}{'frozen, probed':<{width}}{'all weights trained':<{width}}",
+        f"{'pretrained':<14}{cell(FROZEN):<{width}}{cell(FULL):<{width}}",
+        f"{'random':<14}{cell(RANDOM_FROZEN):<{width}}{cell(RANDOM_FULL):<{width}}",
+    ]
+    if grid.no_model_floor:
+        lines.append(f"{'no model':<14}{grid.no_model_floor[1]:.3f} ({grid.no_model_floor[0].replace('_', ' ')})")
+    lines.append("")
+    if grid.analysis.probe:
+        lines.append(
+            f"emergence score  {format_estimate(grid.analysis.probe.score, 3)}  floor: random trunk, probed frozen"
+        )
+    if grid.analysis.scratch:
+        lines.append(
+            f"emergence score  {format_estimate(grid.analysis.scratch.score, 3)}  floor: random trunk, trained whole"
+        )
+    lines.append(f"emergence gap    {format_estimate(grid.analysis.gap, 3)}  full minus frozen")
+    if grid.reading:
+        lines.append(f"reading          {grid.reading.verdict}" + _open_verdicts(grid.reading))
+    return "\n".join([*lines, *(f"left out         {reason}" for reason in grid.left_out)])
+
+
+def _open_verdicts(reading: Reading) -> str:
+    return f" (could be {' or '.join(reading.could_be)})" if len(reading.could_be) > 1 else ""
