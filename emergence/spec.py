@@ -39,7 +39,7 @@ class ExperimentSpec:
         skip_pretrain: Use existing weights (``pretrained_model_path``, or the newest matching run).
         pretrained_model_path: Weights of another run, relative to the runs folder or absolute.
         skip_finetune: Pretrain only.
-        seed: Seeds initialisation, data order and few-shot subsets; never the splits, so that seeds share test questions.
+        seed: Of initialisation, data order and few-shot subsets; never of the splits: seeds share test questions.
         layout: ``question-first`` or ``echo`` (sentence, question, sentence; read at the second copy).
         finetune_data: What the hub route loads for finetuning.
         data: ``hub`` or ``microworld``.

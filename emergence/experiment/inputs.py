@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emergence.data.overlap import sentences_in_stream
 from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
@@ -89,6 +90,12 @@ class Inputs:
         if self.dataset and self.questions:
             facts["questions"] = {"name": self.dataset.name, **self.dataset.provenance}
             facts["filtering"] = {split: counts.to_dict() for split, counts in self.questions.filtering.items()}
+        if self.text and self.questions:
+            sentences = {example.tokens for example in self.questions.test.examples}
+            facts["overlap"] = {
+                "test_sentences": len(sentences),
+                "test_sentences_in_pretraining_text": sentences_in_stream(sentences, self.text.train, self.tokenizer),
+            }
         return facts
 
 
@@ -158,7 +165,8 @@ def _given_weights(spec: ExperimentSpec, store: RunStore) -> GivenWeights | None
         if found is None:
             raise WeightsError(
                 f"--skip-pretrain found no run in {store.root} with this pretraining "
-                "(same size, data, settings, seed): drop --skip-pretrain to pretrain, or add --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
+                "(same size, data, settings, seed): drop --skip-pretrain to pretrain, "
+                "or add --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
             )
         path = found.trunk_path
     weights = load_weights(path)

@@ -203,7 +203,7 @@ class _Run:
         )
         if not found:
             self._log_plan()
-            # Before the first history line: a run killed early starts over with the history it found.
+            # Before the first step: a run killed early starts over with the history it found.
             self.save()
         if self.state.step == 0:
             self.arrive()
@@ -238,6 +238,14 @@ class _Run:
 
     def _log_plan(self) -> None:
         passes = self.plan.total_steps * self.plan.batch_size / self.order.n_sequences
+        self.recorder.log(
+            "pretrain_plan",
+            total_steps=self.plan.total_steps,
+            batch_size=self.plan.batch_size,
+            sequences=self.order.n_sequences,
+            sequence_length=self.length,
+            passes=passes,
+        )
         logger.info(
             "pretraining: %d updates of %d sequences, %.2f passes over %d sequences of %d tokens",
             self.plan.total_steps, self.plan.batch_size, passes, self.order.n_sequences, self.length,
