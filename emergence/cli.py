@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from emergence import cli_modal
 from emergence.config import ConfigName
 from emergence.errors import EmergenceError
 from emergence.spec import DataRoute, FinetuneData, Layout, PretrainData
@@ -187,6 +188,9 @@ def _list_runs(runs_dir: Path, as_json: bool) -> None:
         print(format_table(summaries))
     else:
         print(f"no runs in {runs_dir}: start one with `emergence run`")
+
+
+cli_modal.register(app, run_command)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from and to (a volume may not have open or memory-mapped files while it commits)
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,12 +15,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emergence.errors import DataError, EmergenceError
-from emergence.files import SEAL_KEY
 from emergence.mirror import copy_file, copy_new_folders, copy_tree
 from emergence.spec import ExperimentSpec
+
+if TYPE_CHECKING:
+    from emergence.experiment.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 #: A container's root; another folder only where a test runs containers on its own machine.
 ROOT = Path(os.environ.get("EMERGENCE_CONTAINER_ROOT", "/"))
@@ -29,6 +34,8 @@ RUNS, CACHE, FILES = WORK / "runs", WORK / "cache", WORK / "files"
 
 #: Modal's limit for one attempt, and how long before it an attempt stops by itself, saved.
 ATTEMPT_SECONDS, SPARE_SECONDS = 24 * 3600, 15 * 60
+#: What a launch is told of the result; everything is in the run directory.
+HEADLINE = ("best_validation_loss", "final_validation_accuracy", "final_validation_f1")
 #: Exit code of a worker that saved and stopped because it was asked to (as after SIGINT).
 STOPPED = 130
 
@@ -69,7 +76,7 @@ def working_copy(spec: ExperimentSpec, run_id: str) -> Path:
     Raises:
         WeightsError: The weights the spec names are not on the volume.
     """
-    from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
+    from emergence.experiment.run_directory import DATA_FILE, SPEC_FILE, STATS_FILE, TRUNK_FILE
     from emergence.experiment.store import RunStore
 
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -82,7 +89,7 @@ def working_copy(spec: ExperimentSpec, run_id: str) -> Path:
         needed.append(source.path / TRUNK_FILE)
     for path in needed:
         if path.is_relative_to(MODELS.resolve()) and path.parent.name != run_id:
-            for name in (SPEC_FILE, STATS_FILE, path.name):
+            for name in (SPEC_FILE, DATA_FILE, STATS_FILE, path.name):
                 if (path.parent / name).exists():
                     copy_file(path.parent / name, RUNS / path.parent.relative_to(MODELS.resolve()) / name)
     return RUNS / run_id
@@ -112,18 +119,35 @@ def bring_data(spec: ExperimentSpec) -> None:
     os.chdir(FILES)
 
 
-def run_in_process(
-    spec: ExperimentSpec, run_id: str, stop: Callable[[], bool], on_commit: Callable[[], None] | None = None
-) -> None:
-    """One experiment in this process; ``on_commit`` is called after each checkpoint."""
+def run_in_process(job: dict[str, Any], stop: Callable[[], bool], on_commit: Callable[[], None] | None = None) -> None:
+    """A job's experiment in this process; ``on_commit`` is called after each checkpoint."""
     from emergence.experiment.run import run_experiment
     from emergence.experiment.store import RunStore
+    from emergence.local import describe_result
+    from emergence.training.recording import TerminalProgress
 
-    run_experiment(spec, RunStore(RUNS), run_id=run_id, should_stop=stop, on_commit=on_commit, cache_dir=CACHE)
+    result = run_experiment(
+        ExperimentSpec.from_dict(job["spec"]),
+        RunStore(RUNS),
+        cache_dir=CACHE,
+        run_id=job["run_id"],
+        fresh=job["fresh"],
+        should_stop=stop,
+        on_commit=on_commit,
+        on_open=_announce,
+        progress=TerminalProgress(),
+    )
+    if result is not None:
+        logger.info("result\n%s", describe_result(result, Path("llm-models")))
 
 
-def run_on_devices(spec: ExperimentSpec, run_id: str, devices: int, stop: StopSwitch) -> None:
-    """One experiment on several devices of this container: a worker a device, started by torchrun.
+def _announce(run: RunDirectory, what: str) -> None:
+    begun = (run.path / "history.jsonl").exists()
+    logger.info("%s run %s", "new" if what == "resumed" and not begun else what, run.run_id)
+
+
+def run_on_devices(job: dict[str, Any], devices: int, stop: StopSwitch) -> None:
+    """A job's experiment on several devices of this container: a worker a device, started by torchrun.
 
     The workers are told to stop through a file; user errors come back through another.
 
@@ -131,31 +155,34 @@ def run_on_devices(spec: ExperimentSpec, run_id: str, devices: int, stop: StopSw
         EmergenceError: A worker met a user error, or saved and stopped on request (exit code 130).
         RuntimeError: A worker failed.
     """
-    job, stop_file, error_file = (WORK / name for name in ("job.json", "stop", "error.json"))
-    job.write_text(json.dumps({"spec": spec.to_dict(), "run_id": run_id}), encoding="utf-8")
+    job_file, stop_file, error_file = (WORK / name for name in ("job.json", "stop", "error.json"))
+    job_file.write_text(json.dumps(job), encoding="utf-8")
     for file in (stop_file, error_file):
         file.unlink(missing_ok=True)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     # Its own session: SIGINT reaches the workers through the stop file, when all of them are between two steps.
-    process = subprocess.Popen([*launcher, "-m", "emergence.container", str(job)], start_new_session=True)
-    while process.poll() is None:
-        if stop():
-            stop_file.touch()
-        time.sleep(0.2)
+    process = subprocess.Popen([*launcher, "-m", "emergence.container", str(job_file)], start_new_session=True)
+    try:
+        while process.poll() is None:
+            if stop():
+                stop_file.touch()
+            time.sleep(0.2)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     if error_file.exists():
         told = json.loads(error_file.read_text(encoding="utf-8"))
         error = EmergenceError(told["message"])
         error.exit_code = told["exit_code"]
         raise error
     if process.returncode != 0:
-        raise RuntimeError(f"a worker of {run_id} failed with exit code {process.returncode}; its output is above")
+        raise RuntimeError(f"a worker of {job['run_id']} failed with exit code {process.returncode}; see above")
 
 
 def work(job_file: Path) -> int:
     """One worker of :func:`run_on_devices`; returns its exit code."""
-    job = json.loads(job_file.read_text(encoding="utf-8"))
     try:
-        run_in_process(ExperimentSpec.from_dict(job["spec"]), job["run_id"], (WORK / "stop").exists)
+        run_in_process(json.loads(job_file.read_text(encoding="utf-8")), (WORK / "stop").exists)
     except EmergenceError as error:
         told = json.dumps({"message": str(error), "exit_code": error.exit_code})
         (WORK / "error.json").write_text(told, encoding="utf-8")
@@ -164,14 +191,16 @@ def work(job_file: Path) -> int:
 
 
 def headline(folder: Path) -> dict[str, Any]:
-    """What the launching terminal is told of a finished run: the small values of ``finetune_stats.json``."""
+    """The documented scores in a run's ``finetune_stats.json``, for the launching terminal."""
     stats = json.loads((folder / "finetune_stats.json").read_text(encoding="utf-8"))
-    return {
-        key: value
-        for key, value in stats.items()
-        if key != SEAL_KEY and (value is None or isinstance(value, (bool, int, float, str)))
-    }
+    return {key: stats.get(key) for key in HEADLINE}
+
+
+def log_to_stdout() -> None:
+    """Log lines of the package among what Modal shows of a container."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
 if __name__ == "__main__":
+    log_to_stdout()
     sys.exit(work(Path(sys.argv[1])))

@@ -2,8 +2,8 @@
 
 On Modal a run works on the container's own disk, because a volume may not have open files while it
 commits. :class:`VolumeMirror` copies what changed to the volume and commits, in a background thread,
-every ``min_seconds``; training never waits for it. The order of copying makes every published state one that a run can resume from: checkpoints first, then everything
-else (a history that runs ahead of its checkpoint is cut back on resuming), the result last.
+every ``min_seconds``; training never waits for it. The order of copying makes every published state
+one that a run can resume from, though the run goes on writing meanwhile.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _publishing_order(name: str) -> tuple[int, str]:
-    first = name.startswith("checkpoint/")
-    return (0 if first else 2 + LAST.index(name) if name in LAST else 1), name
+    """Checkpoints, then weights, then the rest (a history that is ahead of them is cut back), the result last."""
+    if name in LAST:
+        return 3 + LAST.index(name), name
+    return (0 if name.startswith("checkpoint/") else 1 if name.endswith(".pth") else 2), name
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -96,6 +98,7 @@ class VolumeMirror:
         self.local, self.remote, self._commit, self.min_seconds = local, remote, commit, min_seconds
         self.publications = 0
         self._published: dict[str, tuple[int, int]] = {}
+        self._gone: set[str] = set()
         self._busy = threading.Lock()
         self._wanted = threading.Event()
         self._urgent = threading.Event()
@@ -112,15 +115,20 @@ class VolumeMirror:
         self._urgent.set()
         self._wanted.set()
 
-    def publish(self) -> int:
+    def publish(self, final: bool = False) -> int:
         """Copy what changed and commit, in this thread; returns the number of files published.
+
+        Args:
+            final: Nothing is written to the folder any more, so that what is missing in it is gone for good.
 
         Raises:
             OSError, RuntimeError: The copy or the commit failed; the next call tries again.
         """
         with self._busy:
-            changed = self._copy_changes()
-            if changed:
+            names = _names(self.local)
+            changed = self._copy_changes(names)
+            deleted = self._delete_gone(names, final)
+            if changed or deleted:
                 self._commit()
                 self._published.update(changed)
                 self.publications += 1
@@ -134,7 +142,7 @@ class VolumeMirror:
         self._thread.join()
         for attempt in range(3):
             try:
-                self.publish()
+                self.publish(final=True)
                 return
             except (OSError, RuntimeError):
                 if attempt == 2:
@@ -156,20 +164,27 @@ class VolumeMirror:
                 logger.warning("could not publish %s; the next checkpoint tries again", self.local.name, exc_info=True)
             self._urgent.wait(max(0.0, self.min_seconds - (time.monotonic() - started)))
 
-    def _copy_changes(self) -> dict[str, tuple[int, int]]:
-        names = sorted((name for name in _names(self.local)), key=_publishing_order)
+    def _copy_changes(self, names: set[str]) -> dict[str, tuple[int, int]]:
         changed = {}
-        for name in names:
+        for name in sorted(names, key=_publishing_order):
             source = self.local / name
             with suppress(FileNotFoundError):  # an old checkpoint, deleted while we copied
                 state = _state(source)
                 if self._published.get(name) != state:
                     copy_file(source, self.remote / name)
                     changed[name] = state
-        for name in _names(self.remote) - set(names):
-            if not (self.local / name).exists():
-                (self.remote / name).unlink(missing_ok=True)
         return changed
+
+    def _delete_gone(self, names: set[str], final: bool) -> int:
+        """Delete on the volume what is gone here: only at the second look, as the first may have just
+        missed the file whose arrival made the gone one superfluous."""
+        gone = _names(self.remote) - names
+        now = gone if final else gone & self._gone
+        for name in now:
+            (self.remote / name).unlink(missing_ok=True)
+            self._published.pop(name, None)
+        self._gone = gone - now
+        return len(now)
 
     def adopt(self) -> None:
         """Take what both sides already have in the same state as published (after restoring from the volume)."""

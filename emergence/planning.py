@@ -191,5 +191,6 @@ def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:
     if max_cost is not None and plan.dollars > max_cost:
         raise UsageError(
             f"the estimate of ${plan.dollars:.2f} is above --max-cost {max_cost:g}: "
-            "raise it, or take a smaller --config-name, fewer tokens (--set pretrain.epochs=N), a cheaper --gpu"
+            "raise it, or take a smaller --config-name, a cheaper --gpu, or fewer tokens "
+            "(--set pretrain.samples_per_epoch=N)"
         )

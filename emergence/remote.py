@@ -8,9 +8,7 @@ A run survives whatever ends its container: its working copy is on the container
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import traceback
 from typing import Any
 
@@ -21,8 +19,6 @@ from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import STATS_FILE
 from emergence.mirror import VolumeMirror, copy_new_folders
 from emergence.spec import ExperimentSpec
-
-logger = logging.getLogger(__name__)
 
 MODELS_VOLUME, DATA_VOLUME, LOCKS = "llm-models", "llm-training-data", "emergence-run-locks"
 #: The working copy is published to the volume this often.
@@ -72,13 +68,13 @@ class AttemptOver(RuntimeError):
 @app.function(cpu=4.0, memory=16 * 1024, retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
 def prepare(job: dict[str, Any]) -> dict[str, Any]:
     """Reserve the run, prepare its data on a CPU, start training; returns ``{"call": id}`` or ``{"error": ...}``."""
-    _log_to_stdout()
+    container.log_to_stdout()
     run_id, me = job["run_id"], modal.current_function_call_id() or ""
     try:
         entry = reserve(run_id, me)
         if not entry["train"]:
             try:
-                _prepare_data(ExperimentSpec.from_dict(job["spec"]), run_id)
+                _prepare(ExperimentSpec.from_dict(job["spec"]), run_id)
             except EmergenceError:
                 locks.pop(run_id, None)
                 raise
@@ -94,7 +90,7 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
 @app.function(gpu="A10G", retries=modal.Retries(max_retries=10, initial_delay=5.0), **_COMMON)
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """One attempt at a run on the GPU; returns its headline results or ``{"error": ...}``."""
-    _log_to_stdout()
+    container.log_to_stdout()
     run_id, spec = job["run_id"], ExperimentSpec.from_dict(job["spec"])
     if (container.MODELS / run_id / STATS_FILE).exists():  # finished, and then the container was lost
         return {"results": container.headline(container.MODELS / run_id)}
@@ -109,9 +105,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
             container.bring_data(spec)
             devices = int(job["gpu"].partition(":")[2] or 1)
             if devices > 1:
-                container.run_on_devices(spec, run_id, devices, stop)
+                container.run_on_devices(job, devices, stop)
             else:
-                container.run_in_process(spec, run_id, stop, mirror.request)
+                container.run_in_process(job, stop, mirror.request)
         answer = {"results": container.headline(folder)}
     except EmergenceError as error:
         mirror.close()
@@ -176,26 +172,25 @@ def is_going(call_id: str) -> bool:
     return False
 
 
-def _prepare_data(spec: ExperimentSpec, run_id: str) -> None:
-    """All that the run reads, checked and cached on the data volume; raises what the run itself would."""
-    from emergence.data.sources import load_qa, prepare_pretraining_data, prepare_tokenizer
+def _prepare(spec: ExperimentSpec, run_id: str) -> None:
+    """All that the run reads, checked and cached on the data volume, and an empty run directory.
+
+    Raises what the run itself would: before a GPU is rented.
+    """
+    from emergence.experiment.inputs import read_inputs
+    from emergence.experiment.store import RunStore
 
     container.working_copy(spec, run_id)
     container.bring_data(spec)
-    if spec.pretrains:
-        prepare_pretraining_data(spec, container.CACHE)
-    elif spec.random_baseline:
-        prepare_tokenizer(spec, container.CACHE)
-    if not spec.skip_finetune:
-        load_qa(spec, container.CACHE)
+    read_inputs(spec, RunStore(container.RUNS), container.CACHE)
     if copy_new_folders(container.CACHE, container.DATA / "cache"):
         data_volume.commit()
+    volume = RunStore(container.MODELS)
+    if not volume.exists(run_id):  # from here on it is listed, and can be resumed
+        volume.create(spec, run_id=run_id)
+        models_volume.commit()
 
 
 def _answer(error: EmergenceError) -> dict[str, Any]:
     """A user error as a result: raised, Modal would retry it."""
     return {"error": str(error), "exit_code": error.exit_code}
-
-
-def _log_to_stdout() -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

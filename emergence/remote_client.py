@@ -120,6 +120,7 @@ def _start_and_follow(request: Request) -> None:
     job = {
         "run_id": run_id,
         "spec": spec.to_dict(),
+        "fresh": request.fresh,
         "gpu": plan.gpu.modal_name,
         "cpu": compute.cpu,
         "memory": int(compute.memory_gigabytes * 1024),
@@ -139,7 +140,7 @@ def _start_and_follow(request: Request) -> None:
     results = _unwrap(modal.FunctionCall.from_id(call_id).get())["results"]
     print(f"finished     {run_id}")
     for name, value in results.items():
-        print(f"  {name:<32} {value}")
+        print(f"  {name} = {value}")
 
 
 def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:

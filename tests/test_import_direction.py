@@ -25,6 +25,7 @@ ROOMS = {
 }  # fmt: skip
 RIM = {
     "cli",
+    "cli_modal",
     "container",
     "describe",
     "doctor",

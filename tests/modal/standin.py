@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,33 @@ def closure(name: str) -> set[str]:
     return found
 
 
-class StandIn:
-    """A Modal server on the loopback interface; use as a context manager."""
+@dataclass(frozen=True)
+class Environments:
+    """Folders of packages, to be put on ``PYTHONPATH``."""
 
-    def __init__(self, folder: Path) -> None:
+    laptop: Path
+    container: Path
+
+
+def make_environments(folder: Path) -> Environments:
+    """The laptop has what ``pip install modal`` brings, the containers have everything but this project."""
+    laptop = link_packages(folder / "laptop", closure("modal"))
+    return Environments(laptop, link_packages(folder / "container", None, leave_out=("emergence",)))
+
+
+class StandIn:
+    """A Modal server on the loopback interface; use as a context manager.
+
+    Args:
+        folder: Empty; holds volumes and containers.
+        environments: Packages of the laptop and of the containers (:func:`make_environments`).
+    """
+
+    def __init__(self, folder: Path, environments: Environments) -> None:
         check_client_version()
         self.folder = folder
-        self.laptop = link_packages(folder / "laptop", closure("modal"))
-        self.rules = Rules(site=link_packages(folder / "site", None, leave_out=("emergence",)))
+        self.laptop = environments.laptop
+        self.rules = Rules(site=environments.container)
         self.home = folder / "home"
         self.home.mkdir()
         self.dropped_downloads = 0

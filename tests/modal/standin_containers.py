@@ -68,13 +68,15 @@ class Rules:
 
     site: Path
     environment: dict[str, str] = field(default_factory=dict)
-    #: Modal's hour in seconds, so that a test need not wait for the 24-hour limit.
-    seconds_per_hour: float = 3600.0
+    #: More environment for single containers.
+    environment_of: Callable[[Container], dict[str, str]] = lambda container: {}
+    #: Hours that pass at once for a container, so that a test need not wait for the 24-hour limit.
+    hours_passed: Callable[[Container], float] = lambda container: 0.0
     grace_seconds: float = 30.0
     #: Looked at 50 times a second; the signal to send, or None.
     interfere: Callable[[Container], signal.Signals | None] = lambda container: None
-    commits_work: bool = True
-    drop_mounts: bool = False
+    #: Lost containers of one call after which its input fails (an internal failure).
+    most_deaths: int = 8
 
 
 class Container:
@@ -142,11 +144,10 @@ class Container:
     async def _watch(self) -> bool:
         """Sends what the rules ask for; True after the time limit killed the container."""
         started = time.monotonic()
-        limit = self.definition.timeout_secs / 3600 * self.rules.seconds_per_hour
         kill_at = None
         while True:
             await asyncio.sleep(0.02)
-            if time.monotonic() - started > limit:
+            if time.monotonic() - started + 3600 * self.rules.hours_passed(self) > self.definition.timeout_secs:
                 self.kill()
                 return True
             if kill_at is not None and time.monotonic() > kill_at:
@@ -174,7 +175,7 @@ class Container:
 
     def _lay_out(self) -> None:
         (self.root / "root").mkdir(parents=True)
-        for mount_id in [] if self.rules.drop_mounts else self.definition.mount_ids:
+        for mount_id in self.definition.mount_ids:
             for file in self.server.mounts[mount_id]:
                 target = self.root / file.filename.strip("/")
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -189,8 +190,6 @@ class Container:
 
     def commit(self, volume_id: str) -> None:
         """Publish what changed here since the last commit; the last writer of a file wins."""
-        if not self.rules.commits_work:
-            return
         volume, folder, base = self.server.volumes[volume_id], self._mounted(volume_id), self._bases[volume_id]
         volume.commits += 1
         now = files_of(folder)
@@ -266,6 +265,7 @@ class Container:
             "EMERGENCE_CONTAINER_ROOT": str(self.root),
             **self._image_environment(),
             **self.rules.environment,
+            **self.rules.environment_of(self),
         }
         for secret_id in self.definition.secret_ids:
             environment.update(self.server.secrets[secret_id])

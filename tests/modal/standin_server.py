@@ -26,7 +26,6 @@ from standin_containers import Container, Volume
 SUCCESS = pb.GenericResult.GENERIC_STATUS_SUCCESS
 TASK_HEADER = "x-standin-task"
 BLOCK = 8 * 1024 * 1024
-MOST_DEATHS = 20
 
 
 @dataclass
@@ -296,7 +295,9 @@ class Server:
                 item = pb.FunctionPutOutputsItem()
                 item.result.status = pb.GenericResult.GENERIC_STATUS_TIMEOUT
                 item.result.exception = "Task's current input hit its timeout"
-            elif item is None and call.deaths < MOST_DEATHS:  # a container lost: the input is rescheduled
+            elif (
+                item is None and call.deaths < container.rules.most_deaths
+            ):  # a container lost: the input is rescheduled
                 call.deaths += 1
                 continue
             elif item is None:
@@ -352,7 +353,7 @@ class Server:
     async def VolumeGetOrCreate(self, request: pb.VolumeGetOrCreateRequest, task: str) -> pb.VolumeGetOrCreateResponse:
         name = request.deployment_name
         volume = next((v for v in self.volumes.values() if v.name == name), None)
-        if volume is None and request.object_creation_type != pb.OBJECT_CREATION_TYPE_CREATE_IF_MISSING:
+        if volume is None and request.object_creation_type == pb.OBJECT_CREATION_TYPE_UNSPECIFIED:
             raise GRPCError(Status.NOT_FOUND, f"Volume '{name}' not found in environment 'main'")
         if volume is None:
             volume = Volume(self.new_id("vo"), name, self.folder / "volumes" / name)

@@ -50,15 +50,20 @@ def wait_for(condition: object, seconds: float = 10.0) -> None:
 
 
 def test_publishes_changes_and_deletions(local: Path, volume: Volume) -> None:
-    mirror = VolumeMirror(local, volume.folder / "run", volume.commit, min_seconds=0)
+    mirror = VolumeMirror(local, volume.folder / "run", volume.commit, min_seconds=3600)
     (local / "a").write_text("1")
     (local / "checkpoint" / "1.pt").write_text("one")
     assert mirror.publish() == 2
     assert mirror.publish() == 0 and len(volume.commits) == 1  # nothing new, so no commit
     (local / "checkpoint" / "2.pt").write_text("two")
     (local / "checkpoint" / "1.pt").unlink()
+    mirror.publish()
+    assert "run/checkpoint/1.pt" in contents(volume.folder)  # its successor may have been missed: not yet
+    mirror.publish()
+    assert "run/checkpoint/1.pt" not in contents(volume.folder)
+    (local / "checkpoint" / "2.pt").rename(local / "checkpoint" / "3.pt")
     mirror.close()
-    assert contents(volume.folder) == {"run/a": "1", "run/checkpoint/2.pt": "two"}
+    assert contents(volume.folder) == {"run/a": "1", "run/checkpoint/3.pt": "two"}
 
 
 def test_half_written_files_are_not_published(local: Path, volume: Volume) -> None:
@@ -68,7 +73,7 @@ def test_half_written_files_are_not_published(local: Path, volume: Volume) -> No
     assert contents(volume.folder) == {}
 
 
-def test_checkpoints_come_first_and_the_result_last(
+def test_checkpoints_and_weights_come_first_and_the_result_last(
     local: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -81,10 +86,10 @@ def test_checkpoints_come_first_and_the_result_last(
         original(source, target)
 
     monkeypatch.setattr(module, "copy_file", noted)
-    for name in ("finetune_stats.json", "MANIFEST.json", "history.jsonl", "checkpoint/9.pt", "spec.json"):
+    for name in ("finetune_stats.json", "MANIFEST.json", "history.jsonl", "checkpoint/9.pt", "spec.json", "trunk.pth"):
         (local / name).write_text("x")
     VolumeMirror(local, volume.folder / "run", volume.commit).close()
-    assert order == ["9.pt", "history.jsonl", "spec.json", "MANIFEST.json", "finetune_stats.json"]
+    assert order == ["9.pt", "trunk.pth", "history.jsonl", "spec.json", "MANIFEST.json", "finetune_stats.json"]
 
 
 def test_requests_do_not_wait_and_are_rate_limited(local: Path, volume: Volume) -> None:
@@ -113,7 +118,7 @@ def test_requests_do_not_wait_and_are_rate_limited(local: Path, volume: Volume) 
 def test_a_failing_commit_is_tried_again(local: Path, volume: Volume, caplog: pytest.LogCaptureFixture) -> None:
     (local / "a").write_text("1")
     volume.failures = 1
-    mirror = VolumeMirror(local, volume.folder / "run", volume.commit, min_seconds=0)
+    mirror = VolumeMirror(local, volume.folder / "run", volume.commit, min_seconds=3600)
     mirror.request()
     wait_for(lambda: "could not publish" in caplog.text)
     mirror.close()

@@ -1,0 +1,359 @@
+"""Whole experiments through the unmodified client and the real container runtime, against the stand-in."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ENTRY_POINT, FLAGS, ROOT, SMALL
+from standin import StandIn
+from standin_containers import Container
+
+from emergence.experiment.run import run_experiment
+from emergence.experiment.store import RunStore
+from emergence.launch import split_overrides
+from emergence.spec import ExperimentSpec
+from emergence.training.checkpoint import load_weights
+from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+DOCUMENTED = {
+    "spec.json",
+    "data.json",
+    "history.jsonl",
+    "timings.jsonl",
+    "toy_llm_unified_pretrained.pth",
+    "toy_llm_qasrl_finetuned.pth",
+    "predictions.jsonl",
+    "tokenizer.json",
+    "MANIFEST.json",
+    "finetune_stats.json",
+    "pretrain_epoch_1.pth",
+    "finetune_epoch_1.pth",
+}
+
+
+def run_name(output: str) -> str:
+    match = re.search(r"^run +(\S+)$", output, re.MULTILINE)
+    assert match, output
+    return match[1]
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# The documented commands --------------------------------------------------------------------------
+
+
+def commands(document: Path, heading: str) -> list[str]:
+    """The lines of the shell blocks under a heading, continuation lines joined, comments dropped."""
+    text = document.read_text(encoding="utf-8")
+    section = re.search(rf"^(#+) {heading}\n(.*?)(?=^\1 |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section, f"{document.name} has no section {heading!r}"
+    blocks = re.findall(r"```bash\n(.*?)```", section[2], re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line]
+
+
+class Terminal:
+    """A laptop's shell: runs documented lines, with a small experiment in the place of a large one."""
+
+    def __init__(self, standin: StandIn, folder: Path) -> None:
+        self.standin, self.folder = standin, folder
+        self.runs: dict[str, str] = {}
+
+    def type(self, line: str) -> str:
+        """Run one line as it stands in the documentation; ``<...Dir>`` stands for the run the section made first."""
+        for placeholder in re.findall(r"<\w+>", line):
+            line = line.replace(placeholder, self.runs["full"])
+        words = shlex.split(line)
+        if words[0] in ("pip", "git", "cd") or words[:2] == ["modal", "token"]:
+            return ""
+        if words[0] == "mkdir":
+            done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, check=False)
+        elif words[:2] == ["modal", "run"]:
+            done = self._launch(words)
+        elif words[0] == "modal":
+            done = self.standin.modal(*words[1:], cwd=self.folder)
+        else:
+            assert words[0] == "emergence", line
+            done = self._emergence(words[1:])
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}\n{self.standin.container_output()}"
+        return done.stdout
+
+    def _launch(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+        asks_only = {"--list-saved", "--dry-run"} & set(words)
+        small = () if asks_only or "--resume" in words else ("--data", "microworld", "--set", SMALL)
+        words = [str(ROOT / word) if word.endswith(".py") else word for word in words]
+        done = self.standin.modal(*words[1:], *small, cwd=self.folder)
+        if done.returncode == 0 and not asks_only:
+            name = run_name(done.stdout)
+            spec = json.loads((self.standin.volume("llm-models") / name / "spec.json").read_text())["spec"]
+            self.runs[ExperimentSpec.from_dict(spec).condition] = name
+        return done
+
+    def _emergence(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+        program = "from emergence.cli import run; run()"
+        environment = {**self.standin.environment(), "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            [sys.executable, "-c", program, *words],
+            env=environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def test_the_documented_commands_in_order(standin: StandIn, tmp_path: Path) -> None:
+    folder = tmp_path / "laptop"
+    folder.mkdir()
+    terminal = Terminal(standin, folder)
+    outputs = [terminal.type(line) for line in commands(ROOT / "docs" / "modal.md", "In five minutes")]
+    assert set(terminal.runs) == {"full", "frozen", "random"} and not standin.server.unknown
+    volume = standin.volume("llm-models")
+    full = terminal.runs["full"]
+    assert full.startswith("TinyQA_spe200k_2") and terminal.runs["frozen"].startswith("TinyQA_spe200k_frozen_2")
+    assert files(volume / full) >= DOCUMENTED and not list((volume / full).rglob("*.tmp"))
+    assert RunStore(volume).open(full).verify_manifest() == []
+    stats = json.loads((volume / terminal.runs["frozen"] / "finetune_stats.json").read_text())
+    assert stats["freeze_llm"] is True and stats["lineage"]["run_id"] == full
+    listing = next(text for text in outputs if "val F1" in text)
+    assert all(name in listing for name in terminal.runs.values()) and listing.count("finished") == 3
+    assert json.loads((folder / "results" / "finetune_stats.json").read_text())["run_id"] == full
+    assert files(folder / "runs" / full) == files(volume / full)
+    for call in standin.calls("prepare"):  # data never waits on rented GPUs
+        assert not call.function.definition.resources.gpu_config.count
+    assert {c.function.definition.resources.gpu_config.gpu_type for c in standin.calls("train")} == {"A10G"}
+
+
+# What ends containers -----------------------------------------------------------------------------
+
+
+class Mishaps:
+    """Ends the first five training containers of a run, each in its own way, when it has got on a bit."""
+
+    def __init__(self, standin: StandIn) -> None:
+        self.standin = standin
+        self.began: dict[str, CheckpointName | None] = {}
+        standin.rules.interfere = self.signal_for
+        standin.rules.hours_passed = self.hours_for
+        standin.rules.environment_of = self.environment_for
+
+    def published(self) -> CheckpointName | None:
+        found = self.standin.volume("llm-models").glob("*/checkpoint/*.pth")
+        return max((name for path in found if (name := parse_checkpoint_name(path.name))), default=None)
+
+    def progressed(self, container: Container) -> CheckpointName | None:
+        """The newest checkpoint on the volume, if this container put it there."""
+        newest = self.published()
+        if not container.delivered:
+            return None
+        begun = self.began.setdefault(container.task_id, newest)
+        return newest if newest and newest != begun else None
+
+    def is_attempt(self, container: Container, attempt: int) -> bool:
+        return container.name == "train" and container.call.attempt == attempt
+
+    def signal_for(self, container: Container) -> signal.Signals | None:
+        newest = self.progressed(container)
+        if newest is None:
+            return None
+        if self.is_attempt(container, 0) and newest.phase == "pretrain":
+            return signal.SIGKILL
+        if self.is_attempt(container, 1) and newest.phase == "pretrain":
+            return signal.SIGINT
+        if self.is_attempt(container, 4) and newest.phase == "finetune":
+            return signal.SIGKILL
+        return None
+
+    def environment_for(self, container: Container) -> dict[str, str]:
+        """The third attempt finds its own time limit over, and stops itself after a step."""
+        return {"EMERGENCE_ATTEMPT_SECONDS": "0"} if self.is_attempt(container, 2) else {}
+
+    def hours_for(self, container: Container) -> float:
+        """For the fourth attempt 24 hours pass when it has begun to finetune."""
+        newest = self.progressed(container) if self.is_attempt(container, 3) else None
+        return 24.0 if newest and newest.phase == "finetune" else 0.0
+
+
+def test_whatever_ends_a_container_the_result_is_the_same(standin: StandIn, tmp_path: Path) -> None:
+    """Launched with -d and the laptop closed; killed and interrupted while pretraining, stopped for time, timed
+    out and killed while finetuning: the sixth container ends with what an undisturbed local run has."""
+    Mishaps(standin)
+    client = standin.start("run", "-d", ENTRY_POINT, *FLAGS, cwd=ROOT)
+    assert client.stdout is not None
+    heard = ""
+    while not heard.endswith("\n") or "resume  " not in heard:
+        line = client.stdout.readline()
+        assert line, heard
+        heard += line
+    client.kill()  # the laptop is closed before the data is even prepared
+    client.communicate()
+    name = run_name(heard)
+
+    spec = ExperimentSpec.from_flags(config_name="tiny", data="microworld", set_values=split_overrides(SMALL))
+    expected = RunStore(tmp_path / "local")
+    run_experiment(spec, expected, cache_dir=tmp_path / "cache", run_id=name)
+
+    wait_for(lambda: bool(standin.calls("train")), standin)
+    second = standin.modal("run", ENTRY_POINT, "--resume", name, cwd=ROOT)
+    assert second.returncode == 1 and f"{name} is being written by" in second.stderr
+    (call,) = standin.calls("train")
+    wait_for(call.done.is_set, standin)
+
+    outcomes = re.findall(r"ended: (.*)", "".join(log.items[0].data for log in call.function.app.logs))
+    assert outcomes[1:] == ["signal 9", "exit 0", "exit 0", "timeout", "signal 9", "exit 0"], standin.container_output()
+    assert "resumed run" in call.containers[-1].text
+    same_run(expected.open(name).path, standin.volume("llm-models") / name)
+
+
+def wait_for(condition: Callable[[], bool], standin: StandIn, seconds: float = 400) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, standin.container_output()
+        time.sleep(0.05)
+
+
+def same_run(one: Path, other: Path) -> None:
+    """Equal bytes where only the seed decides, equal weights, equal results."""
+    assert files(one) == files(other)
+    for name in ("history.jsonl", "predictions.jsonl", "tokenizer.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    for path in sorted(one.glob("*.pth")):
+        mine, theirs = load_weights(path).state_dict, load_weights(other / path.name).state_dict
+        assert mine.keys() == theirs.keys() and all(mine[key].equal(theirs[key]) for key in mine), path.name
+    assert decided_by_seed(one) == decided_by_seed(other)
+
+
+def decided_by_seed(folder: Path) -> dict[str, Any]:
+    stats = json.loads((folder / "finetune_stats.json").read_text())
+    # Times, places and machines differ, and so do the checksums of what they stand in.
+    for key in ("seconds", "tokens_per_second", "versions", "sha256", "lineage", "data"):
+        stats.pop(key)
+    return {key: value for key, value in stats.items() if "second" not in key}
+
+
+# Faults of ours that the stand-in must show ----------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the program, to be broken."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("emergence", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ENTRY_POINT, folder)
+    return folder
+
+
+def breaks(checkout: Path, file: str, old: str, new: str) -> None:
+    path = checkout / "emergence" / file
+    text = path.read_text()
+    assert text.count(old) == 1, f"{file} no longer has {old!r}"
+    path.write_text(text.replace(old, new))
+
+
+def test_without_commits_a_killed_run_would_begin_again(standin: StandIn, checkout: Path) -> None:
+    breaks(checkout, "remote.py", "models_volume.commit, COMMIT_SECONDS", "lambda: None, COMMIT_SECONDS")
+
+    def has_checkpoint(container: Container) -> bool:
+        return container.name == "train" and any((container.root / "work" / "runs").glob("*/checkpoint/*.pth"))
+
+    standin.once(signal.SIGKILL, has_checkpoint)
+    done = standin.modal("run", ENTRY_POINT, *FLAGS, "--skip-finetune", cwd=checkout, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, second = (container.text for container in standin.calls("train")[0].containers)
+    assert "new run" in first and "new run" in second and "resumed run" not in second
+
+
+def test_without_the_mount_nothing_starts(standin: StandIn, checkout: Path) -> None:
+    breaks(checkout, "remote.py", '.add_local_python_source("emergence")', "")
+    done = standin.modal("run", ENTRY_POINT, *FLAGS, cwd=checkout)
+    assert done.returncode == 1 and "No module named 'emergence'" in done.stdout + done.stderr
+
+
+def test_user_errors_of_a_container_are_one_line_and_never_retried(standin: StandIn) -> None:
+    missing = ("--freeze-llm", "--skip-pretrain", "--pretrained-model-path", "NoRun/toy_llm_unified_pretrained.pth")
+    done = standin.modal("run", ENTRY_POINT, *FLAGS, *missing, cwd=ROOT)
+    assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith(
+        "error: --pretrained-model-path NoRun/"
+    )
+    assert len(standin.containers("prepare")) == 1 and not standin.containers("train")
+
+
+# The laptop alone --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--freeze-llm", "--skip-pretrain"), 2, "--pretrained-model-path"),
+        (("--config-name", "base", "--max-cost", "0.5"), 2, "--max-cost 0.5"),
+        (("--config-name", "medium", "--gpu", "T4"), 2, "--yes"),
+        (("--config-name", "gigantic"), 2, "debug"),
+        (("--dry-run",), 0, "nothing was launched"),
+    ],
+)
+def test_flags_are_answered_before_anything_is_sent(
+    standin: StandIn, words: tuple[str, ...], code: int, says: str
+) -> None:
+    done = standin.modal("run", ENTRY_POINT, *words, cwd=ROOT)
+    assert done.returncode == code and says in done.stdout + done.stderr
+    assert standin.server.received == []
+    if code and says != "debug":
+        assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_help_needs_no_token_and_no_torch(standin: StandIn) -> None:
+    assert not (standin.laptop / "torch").exists() and not (standin.laptop / "numpy").exists()
+    done = standin.modal("run", ENTRY_POINT, "--help", cwd=ROOT, MODAL_TOKEN_ID="", MODAL_TOKEN_SECRET="")
+    assert done.returncode == 0 and "--pretrained-model-path" in done.stdout and standin.server.received == []
+
+
+PULL = """
+import sys
+from pathlib import Path
+from emergence.errors import EmergenceError
+import emergence.pull
+from emergence.pull import pull_run
+from emergence.remote_client import VolumeFiles
+emergence.pull.FIRST_PAUSE = 0.01
+try:
+    print(len(pull_run(VolumeFiles(), "RUN", Path(sys.argv[1])).downloaded), "files")
+except EmergenceError as error:
+    print(error)
+"""
+
+
+def test_a_pull_survives_a_dropped_connection(standin: StandIn, tmp_path: Path) -> None:
+    """The client itself tries a block five times; beyond that, the same command goes on."""
+    store = RunStore(standin.volume("llm-models"))
+    run = store.create(ExperimentSpec.from_flags(), run_id="RUN")
+    (run.path / "weights.pth").write_bytes(b"weights" * 100_000)
+    run.write_stats({"config_name": "tiny"})
+
+    def pull() -> str:
+        environment = {**standin.environment(), "PYTHONPATH": f"{ROOT}:{standin.laptop}"}
+        words = [sys.executable, "-S", "-c", PULL, str(tmp_path)]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+
+    standin.modal("volume", "create", "llm-models", cwd=tmp_path)
+    standin.dropped_downloads = 1000
+    assert "the same command goes on" in pull()
+    standin.dropped_downloads = 2
+    assert pull() == "3 files\n"
+    assert (tmp_path / "RUN" / "weights.pth").read_bytes() == b"weights" * 100_000
