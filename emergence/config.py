@@ -94,7 +94,7 @@ class PretrainConfig:
 class FinetuneConfig:
     """Training trunk and span head together on QA-SRL questions."""
 
-    epochs: int = _setting("most epochs", 15, low=1, high=10000)
+    epochs: int = _setting("most epochs; the learning rate reaches zero at the last", 3, low=1, high=10000)
     batch_size: int = _setting("questions per optimiser step", 32, low=1)
     min_steps_per_epoch: int = _setting("an epoch over few questions repeats them to make this many steps", 40, low=1)
     lr: float = _setting("AdamW's peak learning rate", 1e-3, low=0.0)
@@ -104,9 +104,9 @@ class FinetuneConfig:
     warmup_fraction: float = _setting(
         "share of the steps that warm up; the rest decays linearly to zero", 0.06, low=0.0, high=1.0
     )
-    patience: int = _setting("stop after this many epochs without a better validation loss (0: never)", 3, low=0)
+    patience: int = _setting("stop after this many epochs without a better validation loss (0: never)", 2, low=0)
     train_gold: Literal["first", "marginal"] = _setting(
-        "train on the first gold span, or on the sum over all golds", "first"
+        "train on the sum over all golds, or on the first alone", "marginal"
     )
     max_answer_words: int = _setting(
         "longest span decoded (0: the 99.5th percentile of the training answers)", 0, low=0
