@@ -16,6 +16,8 @@ from emergence.measures.cka import BLOCK_BYTES, FloatArray
 
 #: Above this CKA with a random network there is no room left to exceed it.
 RANDOM_CEILING = 0.95
+#: Squared distances closer than this share of the mean squared norm are equal.
+_TIE = 1e-9
 
 
 def angular_procrustes(x: ArrayLike, y: ArrayLike) -> float:
@@ -33,7 +35,9 @@ def angular_procrustes(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def nearest_neighbours(x: ArrayLike, k: int = 10) -> NDArray[np.int64]:
-    """The k nearest other rows (Euclidean) of each row, (n, k), in no order.
+    """The k nearest other rows (Euclidean) of each row, (n, k), in no order; of equally near ones the first.
+
+    Equal rows (the embeddings of one token type, say) are common, and rounding must not choose among them.
 
     Raises:
         ValueError: Not 1 <= k < n.
@@ -44,11 +48,13 @@ def nearest_neighbours(x: ArrayLike, k: int = 10) -> NDArray[np.int64]:
         raise ValueError(f"{k} neighbours of {n} rows: must be between 1 and {n - 1}")
     rows = rows - rows.mean(axis=0)
     squares = (rows**2).sum(axis=1)
+    grain = max(_TIE * float(squares.mean()), np.finfo(np.float64).tiny)
     found = np.empty((n, k), dtype=np.int64)
     step = max(1, BLOCK_BYTES // (16 * n))
     for first in range(0, n, step):
         last = min(first + step, n)
-        distances = squares[None, :] - 2.0 * (rows[first:last] @ rows.T)  # (b, n), without the row's own square
+        distances = squares[first:last, None] + squares[None, :] - 2.0 * (rows[first:last] @ rows.T)  # (b, n)
+        distances = np.rint(distances / grain) * n + np.arange(n)  # whole numbers, below 2^53 where they matter
         distances[np.arange(last - first), np.arange(first, last)] = np.inf
         found[first:last] = np.argpartition(distances, k - 1, axis=1)[:, :k]
     return found

@@ -58,6 +58,15 @@ def test_neighbours_by_brute_force() -> None:
     assert [set(row) for row in found] == [set(row) for row in distances.argsort(axis=1)[:, :7]]
 
 
+def test_ties_go_to_the_first_row_whatever_the_rounding() -> None:
+    rng = np.random.default_rng(7)
+    x = np.repeat(rng.normal(size=(10, 6)), 8, axis=0)
+    rotated = 3.0 * x @ np.linalg.qr(rng.normal(size=(6, 6)))[0] + 1.0
+    left, right = nearest_neighbours(x, 5), nearest_neighbours(rotated, 5)
+    assert mutual_neighbours(left, right) == 1.0
+    assert set(left[0]) == {1, 2, 3, 4, 5} and set(left[7]) == {0, 1, 2, 3, 4}
+
+
 def test_chance_of_mutual_neighbours() -> None:
     rng = np.random.default_rng(6)
     found = [

@@ -1,0 +1,149 @@
+"""The sentences on which representations are compared: the same for every checkpoint and every run.
+
+They come from the test and validation questions, which no finetuning has seen, and stand alone after
+``<|endoftext|>``, as documents begin in pretraining: no question, no predicate marker, so that every trunk
+of a run, before and after finetuning, reads the same ordinary text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from emergence.data.qa_encoding import word_pieces
+from emergence.data.records import QADataset
+from emergence.data.tokenizer import TextTokenizer
+from emergence.errors import DataError
+
+IntArray = npt.NDArray[np.int64]
+
+#: Splits to draw from. Training sentences are left out: finetuning moved the states on just these.
+PROBE_SPLITS = ("test", "validation")
+#: Fewer sentences than this give no interval.
+LEAST_SENTENCES = 20
+
+
+@dataclass(frozen=True)
+class ProbeSentence:
+    """One sentence and which of its words were asked about as predicates."""
+
+    tokens: tuple[str, ...]
+    predicates: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """Sentences in random order.
+
+    Attributes:
+        sentences: All different.
+        available: How many the splits hold.
+    """
+
+    sentences: tuple[ProbeSentence, ...]
+    available: int
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hexadecimal) of sentences and predicates."""
+        content = json.dumps([[s.tokens, s.predicates] for s in self.sentences], separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSentences:
+    """N sentences as one tokenizer sees them; sentence i is ``ids[offsets[i]:offsets[i + 1]]``.
+
+    Attributes:
+        ids: Token ids, each sentence after one ``<|endoftext|>``; ``offsets`` (N+1,).
+        predicate_sentences: (P,) the sentence of each predicate, ascending.
+        predicate_positions: (P,) position in its sentence of the predicate's last token, the first that has
+            seen the whole word.
+        pad_id: Fills batches.
+    """
+
+    ids: IntArray
+    offsets: IntArray
+    predicate_sentences: IntArray
+    predicate_positions: IntArray
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens of each sentence, ``<|endoftext|>`` among them, (N,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hexadecimal) of everything a trunk and the reading of its states depend on."""
+        digest = hashlib.sha256()
+        for array in (self.ids, self.offsets, self.predicate_sentences, self.predicate_positions):
+            digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+            digest.update(b"|")
+        return digest.hexdigest()
+
+    def padded(self, index: IntArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+        """Ids (B, T) of some sentences, right-padded, and which of them are tokens of the sentence proper."""
+        lengths = self.lengths[index]
+        column = np.arange(int(lengths.max()))
+        inside = column < lengths[:, None]  # (B, T)
+        ids = np.full(inside.shape, self.pad_id, dtype=np.int64)
+        ids[inside] = np.concatenate([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in index])
+        return ids, inside & (column > 0)
+
+
+def choose_sentences(dataset: QADataset, n: int, seed: int) -> ProbeSet:
+    """At most ``n`` different sentences of test and validation, drawn at random.
+
+    Raises:
+        DataError: Fewer than 20.
+    """
+    predicates: dict[tuple[str, ...], set[int]] = {}
+    for split in PROBE_SPLITS:
+        for example in dataset.splits.get(split, []):
+            asked = predicates.setdefault(example.tokens, set())
+            if example.predicate_index is not None:
+                asked.add(example.predicate_index)
+    found = [ProbeSentence(tokens, tuple(sorted(asked))) for tokens, asked in predicates.items()]
+    if min(n, len(found)) < LEAST_SENTENCES:
+        raise DataError(
+            f"{min(n, len(found))} sentences are too few to compare representations: {LEAST_SENTENCES} at least"
+        )
+    order = np.random.default_rng([seed, 0xC4A]).permutation(len(found))[:n]
+    return ProbeSet(tuple(found[i] for i in order), len(found))
+
+
+def encode_sentences(sentences: Sequence[ProbeSentence], tokenizer: TextTokenizer) -> EncodedSentences:
+    """Encode sentences word by word, as the questions' sentences are."""
+    pieces = [word_pieces(sentence.tokens) for sentence in sentences]
+    unique = list(dict.fromkeys(piece for words in pieces for piece in words))
+    ids_of = dict(zip(unique, tokenizer.encode_batch(unique), strict=True))
+    parts: list[npt.NDArray[np.int64]] = []
+    owners: list[int] = []
+    positions: list[int] = []
+    for number, (sentence, words) in enumerate(zip(sentences, pieces, strict=True)):
+        encoded = [ids_of[word].astype(np.int64) for word in words]
+        last = np.cumsum([len(word) for word in encoded])  # after <|endoftext|>, so no minus one
+        parts.append(np.concatenate([[tokenizer.eot], *encoded]))
+        owners += [number] * len(sentence.predicates)
+        positions += [int(last[i]) for i in sentence.predicates]
+    return EncodedSentences(
+        ids=np.concatenate(parts),
+        offsets=np.cumsum([0, *(len(part) for part in parts)]),
+        predicate_sentences=np.array(owners, dtype=np.int64),
+        predicate_positions=np.array(positions, dtype=np.int64),
+        pad_id=tokenizer.pad,
+    )
+
+
+def fitting(sentences: Sequence[ProbeSentence], tokenizer: TextTokenizer, max_tokens: int) -> npt.NDArray[np.bool_]:
+    """Which sentences have at most ``max_tokens`` tokens with ``<|endoftext|>``, (N,)."""
+    return encode_sentences(sentences, tokenizer).lengths <= max_tokens
