@@ -68,8 +68,6 @@ class Rules:
 
     site: Path
     environment: dict[str, str] = field(default_factory=dict)
-    #: More environment for single containers.
-    environment_of: Callable[[Container], dict[str, str]] = lambda container: {}
     #: Hours that pass at once for a container, so that a test need not wait for the 24-hour limit.
     hours_passed: Callable[[Container], float] = lambda container: 0.0
     grace_seconds: float = 30.0
@@ -265,7 +263,6 @@ class Container:
             "EMERGENCE_CONTAINER_ROOT": str(self.root),
             **self._image_environment(),
             **self.rules.environment,
-            **self.rules.environment_of(self),
         }
         for secret_id in self.definition.secret_ids:
             environment.update(self.server.secrets[secret_id])

@@ -1,0 +1,273 @@
+"""What the remote functions answer, raise and leave in the lock table, without containers."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import modal
+import pytest
+
+from emergence import container, remote
+from emergence.errors import DataError, EmergenceError, RunDirectoryError
+from emergence.remote import AttemptOver, is_going, reserve
+from emergence.spec import ExperimentSpec
+
+prepare, train = remote.prepare.local, remote.train.local
+pytestmark = pytest.mark.filterwarnings("ignore:.*is executing locally and will not have access to the mounted Volume")
+
+
+class Table(dict[str, Any]):
+    """``modal.Dict`` as far as the lock table uses it."""
+
+    def put(self, key: str, value: Any, *, skip_if_exists: bool = False) -> bool:
+        if skip_if_exists and key in self:
+            return False
+        self[key] = value
+        return True
+
+
+class Stopped(EmergenceError):
+    exit_code = 130
+
+
+class World:
+    """A container's surroundings: folders, lock table, volume, calls that are still going."""
+
+    def __init__(self) -> None:
+        self.locks, self.going, self.commits = Table(), set[str](), 0
+        self.run: Callable[..., None] = lambda job, stop, on_commit: None
+        self.spawned: list[dict[str, Any]] = []
+
+    def commit(self) -> None:
+        self.commits += 1
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    for name in ("MODELS", "DATA", "WORK"):
+        monkeypatch.setattr(container, name, tmp_path / name.lower())
+        (tmp_path / name.lower()).mkdir()
+    for name in ("RUNS", "CACHE", "FILES"):
+        monkeypatch.setattr(container, name, tmp_path / "work" / name.lower())
+    monkeypatch.setattr(remote, "locks", world.locks)
+    monkeypatch.setattr(remote, "models_volume", world)
+    monkeypatch.setattr(remote, "is_going", lambda call_id: call_id in world.going)
+    monkeypatch.setattr(modal, "current_function_call_id", lambda: "fc-me")
+    monkeypatch.setattr(container, "bring_data", lambda spec: None)
+    monkeypatch.setattr(container, "run_in_process", lambda *arguments: world.run(*arguments))
+    monkeypatch.setattr(container, "log_to_stdout", lambda: None)
+    return world
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    spec = ExperimentSpec.from_flags(config_name="debug", random_baseline=True).to_dict()
+    base = {"run_id": "RUN", "spec": spec, "fresh": False, "gpu": "A10G", "cpu": 1.0, "memory": 1024}
+    return {**base, "holder": "fc-me", **changes}
+
+
+def finish(*arguments: Any) -> None:
+    folder = container.RUNS / "RUN"
+    folder.mkdir(parents=True)
+    (folder / "finetune_stats.json").write_text('{"final_validation_f1": 0.5, "other": [1]}')
+
+
+# Training -----------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_published_and_gives_up_its_name(world: World) -> None:
+    reserve("RUN", "fc-me")
+    world.run = finish
+    assert train(job())["results"]["final_validation_f1"] == 0.5
+    assert (container.MODELS / "RUN" / "finetune_stats.json").exists() and world.commits == 1 and not world.locks
+    assert train(job())["results"]["final_validation_f1"] == 0.5  # restarted although it had finished
+
+
+def test_a_user_error_is_an_answer(world: World) -> None:
+    def fail(*arguments: Any) -> None:
+        raise DataError("no questions")
+
+    reserve("RUN", "fc-me")
+    world.run = fail
+    assert train(job()) == {"error": "no questions", "exit_code": 2} and not world.locks
+
+
+def test_a_preempted_run_is_saved_and_restarted(world: World) -> None:
+    def preempted(job: Any, stop: Callable[[], bool], on_commit: Any) -> None:
+        (container.RUNS / "RUN" / "checkpoint").mkdir(parents=True)
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        (container.RUNS / "RUN" / "checkpoint" / "1.pth").write_text("saved")
+        raise Stopped("saved")
+
+    reserve("RUN", "fc-me")
+    world.run = preempted
+    with pytest.raises(KeyboardInterrupt):
+        train(job())
+    assert (container.MODELS / "RUN" / "checkpoint" / "1.pth").read_text() == "saved" and "RUN" in world.locks
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_near_the_time_limit_a_run_stops_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def until_stopped(job: Any, stop: Callable[[], bool], on_commit: Any) -> None:
+        assert stop()
+        raise Stopped("saved")
+
+    assert container.ATTEMPT_SECONDS - container.SPARE_SECONDS == 23.75 * 3600
+    monkeypatch.setenv("EMERGENCE_ATTEMPT_SECONDS", "-1")
+    reserve("RUN", "fc-me")
+    world.run = until_stopped
+    with pytest.raises(AttemptOver):
+        train(job())
+    assert "RUN" in world.locks
+
+
+def test_a_crash_is_retried_until_it_is_hopeless(world: World) -> None:
+    def crash(*arguments: Any) -> None:
+        raise ZeroDivisionError("oh")
+
+    def crash_later(*arguments: Any) -> None:
+        (container.RUNS / "RUN").mkdir(parents=True, exist_ok=True)
+        (container.RUNS / "RUN" / "history.jsonl").write_text("x" * world.commits)
+        arguments[2]()
+        while not world.commits:
+            pass
+        raise ZeroDivisionError("oh")
+
+    reserve("RUN", "fc-me")
+    world.run = crash
+    for _ in range(remote.FRUITLESS_ATTEMPTS - 1):
+        with pytest.raises(ZeroDivisionError):
+            train(job())
+    world.run = crash_later  # this one got on before it crashed
+    with pytest.raises(ZeroDivisionError):
+        train(job())
+    assert world.locks["RUN"]["fruitless"] == 0
+    world.run = crash
+    for _ in range(remote.FRUITLESS_ATTEMPTS - 1):
+        with pytest.raises(ZeroDivisionError):
+            train(job())
+    answer = train(job())
+    assert answer["exit_code"] == 1 and "ZeroDivisionError" in answer["error"] and not world.locks
+
+
+def test_a_run_of_another_launch_is_left_alone(world: World) -> None:
+    reserve("RUN", "fc-other")
+    assert "in use by another launch" in train(job())["error"]
+    assert "in use by another launch" in train(job(run_id="GONE"))["error"]
+    assert not list(container.MODELS.iterdir())
+
+
+# Reserving ------------------------------------------------------------------------------------------------
+
+
+def test_one_launch_at_a_time(world: World) -> None:
+    world.going = {"fc-me"}
+    mine = reserve("RUN", "fc-me")
+    assert reserve("RUN", "fc-me") == mine  # the same call, restarted
+    with pytest.raises(RunDirectoryError, match="RUN is being written by fc-me"):
+        reserve("RUN", "fc-you")
+    world.locks.put("RUN", {**mine, "train": "fc-train"})
+    world.going = {"fc-train"}
+    with pytest.raises(RunDirectoryError, match="RUN is being written by fc-train"):
+        reserve("RUN", "fc-you")
+    world.going = set()  # both have ended without saying so
+    assert reserve("RUN", "fc-you")["holder"] == "fc-you"
+
+
+def test_a_call_is_going_until_it_has_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: dict[str, BaseException | None] = {
+        "going": TimeoutError(),
+        "done": None,
+        "failed": ValueError("its own"),
+        "timed out": modal.exception.FunctionTimeoutError(),
+        "forgotten": modal.exception.OutputExpiredError(),
+    }
+
+    def call(call_id: str) -> Any:
+        def get(timeout: float) -> None:
+            assert timeout == 0
+            if (error := answers[call_id]) is not None:
+                raise error
+
+        return types.SimpleNamespace(get=get)
+
+    monkeypatch.setattr(modal.FunctionCall, "from_id", call)
+    assert [name for name in answers if is_going(name)] == ["going"]
+
+
+def test_preparing_starts_training_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Train:
+        def with_options(self, **resources: Any) -> Train:
+            assert resources == {"gpu": "A10G", "cpu": 1.0, "memory": 1024}
+            return self
+
+        def spawn(self, job: dict[str, Any]) -> Any:
+            world.spawned.append(job)
+            return types.SimpleNamespace(object_id="fc-train")
+
+    monkeypatch.setattr(remote, "train", Train())
+    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id: None)
+    assert prepare(job()) == prepare(job()) == {"call": "fc-train"}  # as if restarted just before it answered
+    assert len(world.spawned) == 1 and world.spawned[0]["holder"] == "fc-me"
+
+
+def test_preparing_gives_the_name_back_after_a_user_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(spec: ExperimentSpec, run_id: str) -> None:
+        raise DataError("no such file", "questions.jsonl", 3)
+
+    monkeypatch.setattr(remote, "_prepare", fail)
+    assert prepare(job()) == {"error": "questions.jsonl:3: no such file", "exit_code": 2} and not world.locks
+
+
+# The app --------------------------------------------------------------------------------------------------
+
+
+def test_the_functions_are_declared_as_documented() -> None:
+    described, preparing = remote.train.info(), remote.prepare.info()
+    assert described.gpus == [("A10G", 1)] and not preparing.gpus
+    assert described.timeout == preparing.timeout == 24 * 3600
+    assert described.max_retries == 10 and described.single_use_containers
+    assert {path: volume.name for path, volume in described.volumes.items()} == {
+        "/models": "llm-models",
+        "/data": "llm-training-data",
+    }
+    larger = remote.train.with_options(gpu="H100:2", cpu=8.0, memory=1024).info()
+    assert larger.gpus == [("H100", 2)] and larger.timeout == 24 * 3600
+
+
+def test_the_image_has_the_versions_the_tests_passed_with() -> None:
+    root = Path(__file__).resolve().parents[2]
+    tested = dict(re.findall(r"^([\w-]+)==(\S+)$", (root / "constraints.txt").read_text().replace("_", "-"), re.M))
+    source = (root / "emergence" / "remote.py").read_text()
+    pinned = re.findall(r'"([\w-]+)==([^"]+)"', source)
+    assert len(pinned) >= 8
+    for name, version in pinned:
+        assert tested[name.replace("_", "-")] == version, name
+
+
+def test_local_data_is_taken_from_the_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATA", "WORK"):
+        monkeypatch.setattr(container, name, tmp_path / name.lower())
+    for name in ("CACHE", "FILES"):
+        monkeypatch.setattr(container, name, tmp_path / "work" / name.lower())
+    monkeypatch.setenv("HF_HOME", "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "texts").mkdir(parents=True)
+    (tmp_path / "data" / "texts" / "train.txt").write_text("one")
+    (tmp_path / "data" / "qa.jsonl").write_text("two")
+    (tmp_path / "data" / "cache" / "streams").mkdir(parents=True)
+    (tmp_path / "data" / "cache" / "streams" / "tokens").write_text("three")
+    container.bring_data(ExperimentSpec.from_flags(pretrain_text="texts", qa_data="qa.jsonl"))
+    assert Path("texts/train.txt").read_text() == "one" and Path("qa.jsonl").read_text() == "two"
+    assert (container.CACHE / "streams" / "tokens").read_text() == "three"
+    assert Path.cwd() == container.FILES
+    with pytest.raises(DataError, match="modal volume put llm-training-data"):
+        container.bring_data(ExperimentSpec.from_flags(qa_data="absent.jsonl"))
