@@ -75,7 +75,7 @@ class PretrainConfig:
     decay_fraction: float = _setting("share of the steps that decay (wsd)", 0.4, low=0.0, high=1.0)
     evaluations_per_epoch: int = _setting("validation losses per epoch", 20, low=1)
     validation_tokens: int = _setting(
-        "most validation tokens scored at each evaluation during training", 262_144, low=64
+        "most validation tokens scored at each evaluation during training", 65_536, low=64
     )
     patience: int = _setting("stop after this many evaluations without a better validation loss (0: never)", 0, low=0)
     step_snapshots: int = _setting("log-spaced weight snapshots within pretraining (0: none)", 10, low=0, high=200)
