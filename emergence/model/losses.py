@@ -94,10 +94,12 @@ def _loss_and_gradients(
     grad_hidden = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)  # (R, D)
     grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)  # (V, D)
     total = torch.zeros((), device=hidden.device)
+    # One buffer for all chunks: memory of this size would otherwise be mapped and cleared again for each.
+    buffer = grad_weight.new_empty(min(chunk_rows, n_rows), weight.shape[0])  # (r, V)
     for start in range(0, n_rows, chunk_rows):
         rows = slice(start, start + chunk_rows)
         states, target = hidden[rows].to(dtype), targets[rows]  # (r, D), (r,)
-        logits = (states @ matrix.T).float()  # (r, V)
+        logits = _product(states, matrix.T, buffer[: len(states)])  # (r, V)
         of_target = logits.gather(1, target[:, None])[:, 0]  # (r,)
         peak = logits.amax(1)  # (r,)
         powers = logits.sub_(peak[:, None]).exp_()  # (r, V)
@@ -106,8 +108,17 @@ def _loss_and_gradients(
         powers[torch.arange(len(target), device=target.device), target] -= scale
         errors = powers.to(dtype)  # (r, V), scale times (softmax - onehot)
         grad_hidden[rows] = (errors @ matrix).float() / scale[:, None]  # (r, D)
-        grad_weight += errors.T @ (states.float() / scale[:, None]).to(dtype)  # (V, D)
+        scaled = (states.float() / scale[:, None]).to(dtype)  # (r, D)
+        if dtype == torch.float32:
+            grad_weight.addmm_(errors.T, scaled)  # (V, D)
+        else:
+            grad_weight += errors.T @ scaled  # (V, D)
     return total / n_rows, grad_hidden.div_(n_rows).to(hidden.dtype), grad_weight.div_(n_rows).to(weight.dtype)
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """``left @ right`` in float32, written into ``out``, whatever type the product is computed in."""
+    return torch.mm(left, right, out=out) if left.dtype == out.dtype else out.copy_(left @ right)
 
 
 def span_cross_entropy(
