@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from emergence import cli_modal
 from emergence.config import ConfigName
 from emergence.errors import EmergenceError
-from emergence.spec import DataRoute, FinetuneData, Layout, PretrainData
+from emergence.spec import DataRoute, ExperimentSpec, FinetuneData, Layout, PretrainData
 
 app = typer.Typer(
     name="emergence",
@@ -26,8 +26,33 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RunsDir = Annotated[Path, typer.Option(help="Folder that holds the run directories.")]
 DEFAULT_RUNS = Path("runs")
+
+# The flags of `emergence run`, `emergence plan` and the Modal entry point, with their help.
+RunsDir = Annotated[Path, typer.Option(help="Folder that holds the run directories.")]
+Config = Annotated[ConfigName, typer.Option(help="Model size.")]
+Pretrain = Annotated[PretrainData, typer.Option(help="Pretraining data; both see the same number of tokens.")]
+Freeze = Annotated[bool, typer.Option("--freeze-llm", help="Freeze the trunk, train only probes.")]
+RandomInit = Annotated[bool, typer.Option("--random-baseline", help="Random trunk, never pretrained.")]
+Samples = Annotated[int | None, typer.Option(help="Few-shot: use this many training questions.")]
+SkipPretrain = Annotated[bool, typer.Option("--skip-pretrain", help="Use existing pretrained weights.")]
+Weights = Annotated[str | None, typer.Option(help="Weights to start from, e.g. RUN/toy_llm_unified_pretrained.pth.")]
+SkipFinetune = Annotated[bool, typer.Option("--skip-finetune", help="Pretrain only.")]
+ListSaved = Annotated[bool, typer.Option("--list-saved", help="List the runs and stop.")]
+Seed = Annotated[int, typer.Option(help="Seeds initialisation, data order and few-shot subsets.")]
+LayoutFlag = Annotated[
+    Layout, typer.Option(help="question-first: question, sentence. echo: sentence, question, sentence.")
+]
+Finetune = Annotated[FinetuneData, typer.Option(help="Questions the hub route loads.")]
+Data = Annotated[DataRoute, typer.Option(help="hub (Hugging Face) or microworld (built in, offline).")]
+Text = Annotated[str | None, typer.Option(help="Local text (file or folder) instead of the route's.")]
+NQ = Annotated[str | None, typer.Option(help="Local NQ-open (jsonl or parquet) for --pretrain-data wiki+nq.")]
+Questions = Annotated[str | None, typer.Option(help="Local question data (file or folder) instead of the route's.")]
+SetValues = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a config field, e.g. pretrain.epochs=2."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def run() -> None:
@@ -44,48 +69,27 @@ def run() -> None:
 
 @app.command("run")
 def run_command(
-    config_name: Annotated[ConfigName, typer.Option(help="Model size.")] = "tiny",
-    pretrain_data: Annotated[
-        PretrainData, typer.Option(help="Pretraining data; both see the same number of tokens.")
-    ] = "wiki",
-    freeze_llm: Annotated[bool, typer.Option("--freeze-llm", help="Freeze the trunk, train only probes.")] = False,
-    random_baseline: Annotated[bool, typer.Option("--random-baseline", help="Random trunk, never pretrained.")] = False,
-    finetune_samples: Annotated[int | None, typer.Option(help="Few-shot: use this many training questions.")] = None,
-    skip_pretrain: Annotated[bool, typer.Option("--skip-pretrain", help="Use existing pretrained weights.")] = False,
-    pretrained_model_path: Annotated[
-        str | None, typer.Option(help="Weights to start from, e.g. RUN/toy_llm_unified_pretrained.pth.")
-    ] = None,
-    skip_finetune: Annotated[bool, typer.Option("--skip-finetune", help="Pretrain only.")] = False,
-    list_saved: Annotated[bool, typer.Option("--list-saved", help="List the runs and stop.")] = False,
-    seed: Annotated[int, typer.Option(help="Seeds initialisation, data order and few-shot subsets.")] = 0,
-    layout: Annotated[
-        Layout, typer.Option(help="question-first: question, sentence. echo: sentence, question, sentence.")
-    ] = "question-first",
-    finetune_data: Annotated[FinetuneData, typer.Option(help="Questions the hub route loads.")] = "qasrl",
-    data: Annotated[DataRoute, typer.Option(help="hub (Hugging Face) or microworld (built in, offline).")] = "hub",
-    pretrain_text: Annotated[
-        str | None, typer.Option(help="Local text (file or folder) instead of the route's.")
-    ] = None,
-    nq_data: Annotated[
-        str | None, typer.Option(help="Local NQ-open (jsonl or parquet) for --pretrain-data wiki+nq.")
-    ] = None,
-    qa_data: Annotated[
-        str | None, typer.Option(help="Local question data (file or folder) instead of the route's.")
-    ] = None,
+    config_name: Config = "tiny",
+    pretrain_data: Pretrain = "wiki",
+    freeze_llm: Freeze = False,
+    random_baseline: RandomInit = False,
+    finetune_samples: Samples = None,
+    skip_pretrain: SkipPretrain = False,
+    pretrained_model_path: Weights = None,
+    skip_finetune: SkipFinetune = False,
+    list_saved: ListSaved = False,
+    seed: Seed = 0,
+    layout: LayoutFlag = "question-first",
+    finetune_data: Finetune = "qasrl",
+    data: Data = "hub",
+    pretrain_text: Text = None,
+    nq_data: NQ = None,
+    qa_data: Questions = None,
+    set_values: SetValues = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
-    set_values: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a config field, e.g. pretrain.epochs=2."),
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option(help="Go on with this run (any command resumes its own run by itself).")
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew: no resuming, no reuse of a matching pretraining.")
-    ] = False,
-    log: Annotated[
-        str | None, typer.Option(metavar="SINK", help="Also log live to tensorboard, wandb or trackio.")
-    ] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with this run (its own command does, too).")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew: no resuming, no trunk from another run.")] = False,
+    log: Annotated[str | None, typer.Option(metavar="SINK", help="Also log to tensorboard, wandb or trackio.")] = None,
 ) -> None:
     """Pretrain, finetune or probe, evaluate; resumes by itself after any interruption.
 
@@ -100,11 +104,8 @@ def run_command(
     if list_saved:
         _list_runs(runs_dir, as_json=False)
         return
-    from emergence.spec import ExperimentSpec
-
-    if resume is not None:
-        spec = None
-    else:
+    spec = None
+    if resume is None:
         spec = ExperimentSpec.from_flags(
             config_name=config_name,
             set_values=tuple(set_values or ()),
@@ -128,10 +129,71 @@ def run_command(
     run_locally(spec, runs_dir, resume=resume, fresh=fresh, sink=log)
 
 
+@app.command("plan")
+def plan_command(
+    config_name: Config = "tiny",
+    pretrain_data: Pretrain = "wiki",
+    freeze_llm: Freeze = False,
+    random_baseline: RandomInit = False,
+    finetune_samples: Samples = None,
+    skip_pretrain: SkipPretrain = False,
+    pretrained_model_path: Weights = None,
+    skip_finetune: SkipFinetune = False,
+    layout: LayoutFlag = "question-first",
+    finetune_data: Finetune = "qasrl",
+    data: Data = "hub",
+    set_values: SetValues = None,
+    gpu: Annotated[str | None, typer.Option(help="Instead of the config's: A10G, H100:2, ...")] = None,
+    max_cost: Annotated[float | None, typer.Option(metavar="DOLLARS", help="Exit 2 if the estimate is higher.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a run on Modal would do and cost: tokens, GPU, hours, dollars. Launches nothing."""
+    import json
+
+    from emergence.planning import plan_experiment, refuse_if_too_dear
+
+    spec = ExperimentSpec.from_flags(
+        config_name=config_name,
+        set_values=tuple(set_values or ()),
+        pretrain_data=pretrain_data,
+        freeze_llm=freeze_llm,
+        random_baseline=random_baseline,
+        finetune_samples=finetune_samples,
+        skip_pretrain=skip_pretrain,
+        pretrained_model_path=pretrained_model_path,
+        skip_finetune=skip_finetune,
+        layout=layout,
+        finetune_data=finetune_data,
+        data=data,
+    )
+    plan = plan_experiment(spec, gpu)
+    print(json.dumps(plan.to_dict(), indent=2) if as_json else plan.text())
+    refuse_if_too_dear(plan, max_cost)
+
+
+@app.command("pull")
+def pull_command(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run on the volume (see --list-saved).")],
+    to: Annotated[Path, typer.Option(help="Folder of run directories to put it in.")] = DEFAULT_RUNS,
+    only: Annotated[
+        Literal["stats", "weights", "all"], typer.Option(help="stats: all but weights. weights: the .pth files.")
+    ] = "all",
+) -> None:
+    """Fetch a finished run from Modal: verified against its manifest, resumable, never overwriting."""
+    from emergence.pull import pull_run
+    from emergence.remote_client import VolumeFiles
+
+    pulled = pull_run(
+        VolumeFiles(), run_id, to, only, lambda name, size: print(f"{size / 2**20:8.1f} MiB  {name}", file=sys.stderr)
+    )
+    fetched, there = len(pulled.downloaded), len(pulled.present)
+    print(f"{pulled.folder}: {fetched} files fetched, {there} already here, all verified")
+
+
 @app.command("list")
 def list_command(
     runs_dir: RunsDir = DEFAULT_RUNS,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List runs: size, condition, stage, progress, F1, age and bytes."""
     _list_runs(runs_dir, as_json)
@@ -143,7 +205,7 @@ def config_command(
     set_values: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config field.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a configuration: resolved values, parameter counts, tokens, memory and time estimates."""
     from emergence.describe import describe_config
@@ -165,7 +227,7 @@ def demo_command(
 
 @app.command("doctor")
 def doctor_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What this machine can do, what is missing, and what to do about it."""
     from emergence.doctor import diagnose, format_checks
