@@ -29,6 +29,12 @@ _WHAT = {
     "predicate/raw": "predicates",
     "predicate/residual": "predicates, without what their token types explain",
 }
+_LEGEND = (
+    "untrained: CKA with randomly initialised networks; excess: what is left of the way from there to 1",
+    "noise: the start moved as far in a random direction; p: of no correspondence, by permuting sentences",
+    "twin, control: another seed of the same finetuning; the same finetuning on control labels",
+    "angle: degrees left after the best rotation; neighbours: share of nearest rows kept",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +100,7 @@ class TemporalCKA:
             lines += ["", *_run_lines(timeline, views, missing, s)]
         if self.cross:
             lines += ["", *_cross_lines(self)]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", *_LEGEND])
 
 
 def save_result(result: TemporalCKA, folder: Path) -> None:
@@ -156,17 +162,23 @@ def _run_lines(
     before, after = timeline.start_index, len(timeline.finetuned)
     lines = [f"{timeline.run.run_id}: {before} pretraining checkpoints, the start, {after} of finetuning"]
     if timeline.trunk_never_moved:
+        furthest = max(float(np.nanmax(np.abs(1.0 - found.drift[before:]))) for found in views.values())
         lines.append(
             "  Its finetuning checkpoints hold the start's trunk weight for weight, so their CKA with it is 1 by "
-            "construction: a check of this program, not a finding."
+            f"construction: a check of this program, not a finding (largest |1 - CKA|: {furthest:.1e})."
         )
     lines += [f"  no {name} comparison: {reason}" for name, reason in missing.items()]
     point, row = _told(timeline)
     if point == "pretrained":
         return [*lines, "  There is one checkpoint only: nothing to compare over time."]
+    if timeline.trunk_never_moved:
+        for rows, found in views.items():
+            lines += ["", f"  {_WHAT[rows]}: its trunk against untrained ones", *_untrained(found, row)]
+        return lines
     for rows, found in views.items():
         lines += ["", f"  {_WHAT[rows]}: {point} against the start", *_table(found, row, settings["level"])]
-    return lines
+    rows, found = next(iter(views.items()))
+    return [*lines, "", f"  {_WHAT[rows]}: every checkpoint against the start", *_over_time(timeline, found)]
 
 
 def _told(timeline: Timeline) -> tuple[str, int]:
@@ -181,9 +193,9 @@ def _table(found: View, row: int, level: float) -> list[str]:
     drift = [f"{v:.3f} [{lo:.3f}, {hi:.3f}]" if math.isfinite(v) else "undefined" for v, lo, hi in ends]
     random = found.random[:, row]
     columns: dict[str, Sequence[str]] = {
-        "level": ["embeddings", *map(str, range(1, found.drift.shape[1]))],
+        "level": _level_names(found),
         f"CKA [{level:.0%}]": drift,
-        "untrained": [f"{m:.3f}" for m in random.mean(axis=0)] if len(random) else [],
+        "untrained": _numbers(random.mean(axis=0)) if len(random) else [],
         "excess": _numbers(found.excess[row]) if len(random) else [],
         "noise": _numbers(found.noise[row]),
         "twin": _numbers(found.twin),
@@ -192,12 +204,36 @@ def _table(found: View, row: int, level: float) -> list[str]:
         "angle": _numbers(np.degrees(found.procrustes[row]), 1),
         "neighbours": _numbers(found.neighbours[row]),
     }
-    shown = {name: cells for name, cells in columns.items() if any(cells)}
-    widths = {name: max(len(name), *map(len, cells)) for name, cells in shown.items()}
-    lines = ["    " + "  ".join(name.ljust(widths[name]) for name in shown).rstrip()]
-    for cells in zip(*shown.values(), strict=True):
+    return _aligned({name: cells for name, cells in columns.items() if any(cells)})
+
+
+def _untrained(found: View, row: int) -> list[str]:
+    """CKA with untrained trunks, their mean and range."""
+    random = found.random[:, row]
+    if not len(random):
+        return []
+    parts = {"mean": random.mean(axis=0), "least": random.min(axis=0), "most": random.max(axis=0)}
+    return _aligned({"level": _level_names(found), **{name: _numbers(values) for name, values in parts.items()}})
+
+
+def _over_time(timeline: Timeline, found: View) -> list[str]:
+    """Similarity to the start, one line a checkpoint."""
+    columns: dict[str, Sequence[str]] = {"checkpoint": [point.name for point in timeline.checkpoints]}
+    for level, name in enumerate(_level_names(found)):
+        columns[name] = _numbers(found.drift[:, level])
+    return _aligned(columns)
+
+
+def _aligned(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    widths = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
+    lines = ["    " + "  ".join(name.ljust(widths[name]) for name in columns).rstrip()]
+    for cells in zip(*columns.values(), strict=True):
         lines.append("    " + "  ".join(c.ljust(w) for c, w in zip(cells, widths.values(), strict=True)).rstrip())
     return lines
+
+
+def _level_names(found: View) -> list[str]:
+    return ["embeddings", *map(str, range(1, found.drift.shape[1]))]
 
 
 def _numbers(values: npt.NDArray[np.float64], digits: int = 3) -> list[str]:

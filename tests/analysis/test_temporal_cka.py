@@ -142,6 +142,7 @@ def test_full_run(analysed: TemporalCKA) -> None:
     assert result.views[0]["predicate/residual"].flags[1] == ("no_variance", "", "")
     assert result.missing[0].keys() == {"twin", "control"}
     text = result.summary()
+    assert "every checkpoint against the start" in text and "nan" not in text
     assert "finetune_epoch_2 against the start" in text and "undefined" in text and "--seed-twin RUN" in text
 
 
@@ -183,7 +184,9 @@ def test_frozen_run_is_one_with_its_start(tmp_path: Path, tokenizer: TextTokeniz
     assert np.abs(view.drift - 1).max() < 1e-6 and np.abs(view.velocity - 1).max() < 1e-6
     assert result.missing[0]["noise"] == "the trunk did not move"
     assert all(test is None for test in view.permutation)
-    assert "a check of this program, not a finding" in result.summary()
+    text = result.summary()
+    assert "a check of this program, not a finding" in text and "its trunk against untrained ones" in text
+    assert "against the start" not in text
 
 
 def test_rotated_weights_are_another_trunk_with_the_same_cka(tmp_path: Path, tokenizer: TextTokenizer) -> None:
