@@ -66,7 +66,7 @@ def probe_all_layers(
     device: torch.device,
     precision: str,
     max_answer_words: int,
-    families: Sequence[str] = ("linear", "bilinear"),
+    families: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     checkpointer: Checkpointer | None = None,
     recorder: Recorder | None = None,
@@ -79,7 +79,7 @@ def probe_all_layers(
     ``config.cache_gigabytes``. Each finished fit is checkpointed; a resumed call goes on with the next.
 
     Args:
-        families: Of ``linear``, ``bilinear``, ``mlp``.
+        families: ``config.families`` by default.
         layers: Levels of states; all L + 1 by default.
         recorder: One history line ``probe`` for each fit.
 
@@ -89,6 +89,7 @@ def probe_all_layers(
     """
     if not len(train) or not len(validation):
         raise EmergenceError("probing needs training and validation questions: give more data, or longer sequences")
+    families = config.families if families is None else families
     if unknown := set(families) - set(FAMILIES):
         raise ValueError(f"unknown probe families {sorted(unknown)}")
     recorder, progress = recorder or NullRecorder(), progress or NoProgress()
