@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from emergence import cli_modal
 from emergence.config import ConfigName
 from emergence.errors import EmergenceError
 from emergence.spec import DataRoute, ExperimentSpec, FinetuneData, Layout, PretrainData
@@ -250,9 +249,6 @@ def _list_runs(runs_dir: Path, as_json: bool) -> None:
         print(format_table(summaries))
     else:
         print(f"no runs in {runs_dir}: start one with `emergence run`")
-
-
-cli_modal.register(app, run_command)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ ROOMS = {
 }  # fmt: skip
 RIM = {
     "cli",
-    "cli_modal",
     "container",
     "describe",
     "doctor",

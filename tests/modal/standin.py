@@ -190,7 +190,7 @@ class StandIn:
         )
 
     def modal(
-        self, *arguments: str, cwd: Path, timeout: float = 60, **environment: str
+        self, *arguments: str, cwd: Path, timeout: float = 400, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """``modal ARGUMENTS`` to its end."""
         process = self.start(*arguments, cwd=cwd, **environment)

@@ -268,7 +268,7 @@ def test_without_commits_a_killed_run_would_begin_again(standin: StandIn, checko
         return container.name == "train" and any((container.root / "work" / "runs").glob("*/checkpoint/*.pth"))
 
     standin.once(signal.SIGKILL, has_checkpoint)
-    done = standin.modal("run", ENTRY_POINT, *FLAGS, "--skip-finetune", cwd=checkout, timeout=300)
+    done = standin.modal("run", ENTRY_POINT, *FLAGS, "--skip-finetune", cwd=checkout)
     assert done.returncode == 0, done.stderr
     first, second = (container.text for container in standin.calls("train")[0].containers)
     assert "new run" in first and "new run" in second and "resumed run" not in second
