@@ -1,0 +1,265 @@
+"""The experiment end to end on a small micro-world: all cells, what they leave, how they go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from emergence.analysis.grid import RunScores, build_grid, format_grid
+from emergence.errors import DataError, EmergenceError, UsageError, WeightsError
+from emergence.experiment.result import DOCUMENTED_KEYS, load_result
+from emergence.experiment.run import run_experiment
+from emergence.experiment.store import RunDirectory, RunStore
+from emergence.training.checkpoint import load_weights
+from emergence.training.recording import StopRequested
+from worlds import SMALL, run_small, small_spec, trunk_flags
+
+CELLS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "frozen": {"freeze_llm": True},
+    "random": {"random_baseline": True},
+    "random-frozen": {"random_baseline": True, "freeze_llm": True},
+}
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
+    root = tmp_path_factory.mktemp("cells") / "runs"
+    runs: dict[str, RunDirectory] = {}
+    for name, flags in CELLS.items():
+        given = trunk_flags(runs["full"]) if name == "frozen" else {}
+        runs[name], _ = run_small(root, **flags, **given)
+    return runs
+
+
+def same_result(one: RunDirectory, two: RunDirectory) -> None:
+    """Weights, history and predictions are equal to the bit."""
+    for name in ("history.jsonl", "predictions.jsonl"):
+        assert (one.path / name).read_bytes() == (two.path / name).read_bytes(), name
+    files = sorted(path.name for path in one.path.glob("*.pth"))
+    assert files == sorted(path.name for path in two.path.glob("*.pth"))
+    for name in files:
+        first, second = (load_weights(run.path / name).state_dict for run in (one, two))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+def test_every_cell_leaves_the_documented_files_and_keys(cells: dict[str, RunDirectory]) -> None:
+    for condition, run in cells.items():
+        names = {path.name for path in run.path.iterdir()}
+        assert names >= {
+            "spec.json",
+            "history.jsonl",
+            "toy_llm_unified_pretrained.pth",
+            "toy_llm_qasrl_finetuned.pth",
+            "finetune_epoch_1.pth",
+            "predictions.jsonl",
+            "tokenizer.json",
+            "MANIFEST.json",
+            "finetune_stats.json",
+        }
+        assert run.verify_manifest() == []
+        stats = json.loads(run.stats_path.read_text())
+        assert list(stats)[: len(DOCUMENTED_KEYS)] == list(DOCUMENTED_KEYS)
+        assert (stats["freeze_llm"], stats["random_baseline"]) == ("frozen" in condition, "random" in condition)
+        counts = stats["qasrl_train_filtering"]
+        skipped = sum(n for key, n in counts.items() if key.startswith("skipped_"))
+        assert counts["valid_examples"] + skipped == counts["total_raw_examples"]
+    assert {"pretrain_epoch_1.pth", "pretrain_step_0.pth"} <= {p.name for p in cells["full"].path.iterdir()}
+
+
+def test_the_frozen_trunk_is_the_pretrained_one_to_the_bit(cells: dict[str, RunDirectory]) -> None:
+    start = load_weights(cells["full"].trunk_path).state_dict
+    frozen = load_weights(cells["frozen"].finetuned_path).state_dict
+    full = load_weights(cells["full"].finetuned_path).state_dict
+    assert all(torch.equal(frozen[name], tensor) for name, tensor in start.items())
+    assert not all(torch.equal(full[name], tensor) for name, tensor in start.items())
+    hidden = 16
+    assert sum(t.numel() for name, t in frozen.items() if name.startswith("head.")) == 2 * (hidden + 1)
+    assert load_result(cells["frozen"].stats_path).parameters["trainable"] == 2 * (hidden + 1)  # type: ignore[index]
+
+
+def test_a_random_trunk_does_not_start_as_the_identity(cells: dict[str, RunDirectory]) -> None:
+    drawn = load_weights(cells["random-frozen"].trunk_path)
+    assert drawn.metadata["stage"] == "random"
+    outputs = [tensor for name, tensor in drawn.state_dict.items() if name.endswith("output.weight")]
+    assert outputs and all(tensor.abs().sum() > 0 for tensor in outputs)
+
+
+def test_scores_agree_between_predictions_and_stats(cells: dict[str, RunDirectory]) -> None:
+    for run in cells.values():
+        scores = RunScores.load(run)
+        stats = load_result(run.stats_path)
+        assert stats.test_scores is not None
+        for name in ("f1_tokens", "em"):
+            assert np.mean(scores.scores["headline"][name]) == pytest.approx(stats.test_scores["scores"][name]["point"])
+    rows = cells["full"].read_predictions()
+    assert all(0 <= row["prediction"][0] < row["prediction"][1] for row in rows)
+
+
+def test_the_2x2_from_the_directories(cells: dict[str, RunDirectory]) -> None:
+    grid = build_grid([RunScores.load(run) for run in cells.values()], n_boot=200)
+    assert set(grid.analysis.cells) == {"full", "frozen", "random_full", "random_frozen"}
+    gap = grid.analysis.cells["full"].point - grid.analysis.cells["frozen"].point
+    assert grid.analysis.gap.point == pytest.approx(gap)
+    text = format_grid(grid)
+    assert "emergence gap" in text and "pretrained" in text and not grid.left_out
+
+
+def test_a_2x2_needs_a_full_and_a_frozen_run(cells: dict[str, RunDirectory]) -> None:
+    with pytest.raises(DataError, match="needs a full and a frozen run"):
+        build_grid([RunScores.load(cells["random"])])
+
+
+def test_other_test_questions_are_left_out_by_name(cells: dict[str, RunDirectory], tmp_path: Path) -> None:
+    other, _ = run_small(tmp_path / "runs", "microworld.seed=5", random_baseline=True)
+    grid = build_grid([RunScores.load(run) for run in (cells["full"], cells["frozen"], other)], n_boot=200)
+    assert "random_full" not in grid.analysis.cells
+    assert any(other.run_id in reason and "test questions" in reason for reason in grid.left_out)
+
+
+def test_the_same_command_after_the_end_does_nothing(cells: dict[str, RunDirectory]) -> None:
+    run = cells["full"]
+    before = run.stats_path.read_bytes()
+    again, _ = run_small(run.path.parent)
+    assert again.run_id == run.run_id and run.stats_path.read_bytes() == before
+
+
+def test_a_matching_pretraining_is_used_and_gives_the_same_probe(cells: dict[str, RunDirectory]) -> None:
+    """--freeze-llm alone asks for the pretraining that the full run did: its trunk is taken, and said to be."""
+    run, result = run_small(cells["full"].path.parent, freeze_llm=True)
+    assert result.lineage is not None and result.lineage["source"]["run_id"] == cells["full"].run_id
+    assert "trunk_from_another_run" in result.flags
+    one, two = (r.path / "predictions.jsonl" for r in (run, cells["frozen"]))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not(cells: dict[str, RunDirectory], tmp_path: Path) -> None:
+    twin, _ = run_small(tmp_path / "runs")
+    same_result(cells["full"], twin)
+    other, _ = run_small(tmp_path / "runs", seed=1)
+    assert (other.path / "history.jsonl").read_bytes() != (twin.path / "history.jsonl").read_bytes()
+    assert [r["id"] for r in other.read_predictions()] == [r["id"] for r in twin.read_predictions()]
+
+
+@pytest.mark.parametrize("condition", ["full", "frozen"])
+def test_interrupted_at_every_few_steps_it_ends_the_same(condition: str, cells: dict[str, RunDirectory]) -> None:
+    """Stopped again and again, in every phase, and started by the same command each time."""
+    root, spec = cells["full"].path.parent.parent / f"stopped-{condition}", small_spec(**CELLS[condition])
+    stops = 0
+    for _ in range(100):
+        left = 4
+
+        def should_stop() -> bool:
+            nonlocal left
+            left -= 1
+            return left < 0
+
+        try:
+            result = run_experiment(spec, RunStore(root), cache_dir=root / "cache", should_stop=should_stop)
+        except StopRequested:
+            stops += 1
+            continue
+        break
+    assert stops >= 3 and result is not None and result.run_id is not None
+    run = RunStore(root).open(result.run_id)
+    if condition == "full":
+        same_result(cells["full"], run)
+    else:
+        assert (run.path / "predictions.jsonl").read_bytes() == (
+            cells["frozen"].path / "predictions.jsonl"
+        ).read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_the_same(cells: dict[str, RunDirectory], tmp_path: Path) -> None:
+    """SIGKILL, which nothing can catch, and the same command again."""
+    words = [sys.executable, "-m", "emergence.cli", "run", "--config-name", "debug", "--data", "microworld"]
+    words += ["--runs-dir", str(tmp_path / "runs"), *(part for value in SMALL for part in ("--set", value))]
+    rng, finished = random.Random(7), False
+    for attempt in range(12):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if attempt < 3:
+            time.sleep(rng.uniform(2.0, 4.5))
+            process.send_signal(signal.SIGKILL)
+        finished = process.wait() == 0
+        if finished:
+            break
+    assert finished
+    (run,) = RunStore(tmp_path / "runs").runs()
+    same_result(cells["full"], run)
+
+
+def refused(flags: dict[str, Any], extra: tuple[str, ...], root: Path, kind: type[EmergenceError]) -> str:
+    before = sorted(root.glob("*"))
+    with pytest.raises(kind) as caught:
+        run_experiment(small_spec(*extra, **flags), RunStore(root), cache_dir=root.parent / "cache")
+    assert "\n" not in str(caught.value)
+    assert sorted(root.glob("*")) == before, "something was written"
+    return str(caught.value)
+
+
+def test_unusable_weights_are_refused_before_anything_is_written(cells: dict[str, RunDirectory]) -> None:
+    root = cells["full"].path.parent
+    probe = {"freeze_llm": True, "skip_pretrain": True}
+    weights: Callable[[str, str], dict[str, Any]] = lambda cell, name: {  # noqa: E731
+        **probe,
+        "pretrained_model_path": f"{cells[cell].run_id}/{name}",
+    }
+    trunk = "toy_llm_unified_pretrained.pth"
+    assert "no such file" in refused({**probe, "pretrained_model_path": "no/such.pth"}, (), root, WeightsError)
+    assert "hidden_size" in refused(weights("full", trunk), ("model.hidden_size=32",), root, WeightsError)
+    assert "random weights" in refused(weights("random", trunk), (), root, WeightsError)
+    assert "finetuned" in refused(weights("full", "toy_llm_qasrl_finetuned.pth"), (), root, WeightsError)
+    assert "--skip-pretrain found no run" in refused({"skip_pretrain": True, "seed": 9}, (), root, WeightsError)
+
+
+def test_unusable_data_is_refused_before_anything_is_written(cells: dict[str, RunDirectory], tmp_path: Path) -> None:
+    root = cells["full"].path.parent
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    assert "empty.txt" in refused({"pretrain_text": str(empty), "seed": 3}, (), root, DataError)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"sentenceId": "a", "sentenceTokens": ["A"], "verbEntries": {}}\n{oops\n')
+    assert "broken.jsonl:2" in refused({"qa_data": str(broken), "seed": 3}, (), root, DataError)
+    assert "training questions" in refused({"finetune_samples": 10**6}, (), root, UsageError)
+    assert "sequence_length" in refused({"layout": "echo"}, ("model.sequence_length=16",), root, DataError)
+
+
+def test_pretraining_alone_finishes_and_is_listed(tmp_path: Path) -> None:
+    run, result = run_small(tmp_path / "runs", skip_finetune=True)
+    assert result.final_validation_f1 is None and result.condition == "pretrain-only"
+    assert run.is_finished and result.pretraining is not None
+    loss = result.pretraining["test"]
+    assert loss["perplexity"] == pytest.approx(np.exp(loss["nats_per_token"]))
+    assert result.parameters is not None and result.parameters["trainable"] == result.parameters["total"]
+
+
+def test_ctrl_c_saves_and_exits_130(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "emergence.cli", "run", "--config-name", "debug", "--data", "microworld"]
+    words += ["--runs-dir", str(tmp_path / "runs"), *(part for value in SMALL for part in ("--set", value))]
+    words += ["--set", "pretrain.samples_per_epoch=100000", "--set", "pretrain.max_passes=1000"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert process.stderr is not None
+    seen = ""
+    while "pretraining:" not in seen:
+        line = process.stderr.readline()
+        assert line, seen
+        seen += line
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, seen + rest
+    assert "the same command" in rest and "Traceback" not in rest
+    assert list((tmp_path / "runs").glob("*/checkpoint/*.pth"))

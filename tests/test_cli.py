@@ -1,0 +1,108 @@
+"""The command line: help, exit codes, one-line errors, and no heavy import before it is needed."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import emergence.cli as cli
+from emergence.errors import EmergenceError
+
+ROOT = Path(cli.__file__).resolve().parent.parent
+
+
+def call(*words: str) -> tuple[int, str]:
+    """Exit code and output of ``emergence WORDS``, as the console entry point turns errors into codes."""
+    result = CliRunner().invoke(cli.app, list(words))
+    if isinstance(result.exception, EmergenceError):
+        return result.exception.exit_code, f"error: {result.exception}"
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("command", ["run", "list", "config", "demo", "doctor", "plan", "pull"])
+def test_every_command_explains_itself(command: str) -> None:
+    code, output = call(command, "--help")
+    assert code == 0 and "Usage" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "--config-name", "huge"], "huge"),
+        (["run", "--no-such-flag"], "no-such-flag"),
+        (["run", "--finetune-samples", "many"], "--finetune-samples"),
+        (["run", "--finetune-samples", "0"], "at least 1"),
+        (["run", "--freeze-llm", "--skip-pretrain"], "--pretrained-model-path"),
+        (["run", "--random-baseline", "--pretrained-model-path", "x"], "drop one"),
+        (["run", "--skip-pretrain", "--skip-finetune"], "drop one"),
+        (["run", "--set", "pretrain.epoch=1"], "did you mean 'epochs'"),
+        (["run", "--set", "nonsense"], "SECTION.KEY=VALUE"),
+        (["run", "--data", "microworld", "--log", "mlflow"], "tensorboard, wandb, trackio"),
+        (["run", "--resume", "NoSuchRun"], "NoSuchRun"),
+        (["run", "--pretrain-text", "no/such/text", "--data", "microworld"], "no/such/text"),
+        (["config", "smal"], "did you mean 'small'"),
+        (["plan", "--gpu", "A11G"], "A11G"),
+        (["plan", "--config-name", "medium", "--max-cost", "0.01"], "--max-cost"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_writes_nothing(words: list[str], says: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    code, output = call(*words, *(["--runs-dir", str(runs)] if words[0] == "run" else []))
+    assert code in (1, 2) and says in output and "Traceback" not in output
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_help_needs_neither_torch_nor_numpy() -> None:
+    program = (
+        "import sys; sys.argv = ['emergence', '--help']\n"
+        "from emergence.cli import run\n"
+        "try: run()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'modal', 'datasets'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+
+def test_run_has_the_flags_of_the_modal_entry_point() -> None:
+    import pretrain_wikitext_finetune_qasrl_modal as entry
+
+    def flags(function: object) -> set[str]:
+        return set(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+    modal = flags(entry.main.info.raw_f)
+    local = {"set" if name == "set_values" else name for name in flags(cli.run_command)}
+    assert modal - local == {"gpu", "dry_run", "max_cost", "yes"}
+    assert local - modal == {"runs_dir", "log"}
+
+
+def test_config_as_json_has_the_three_counts() -> None:
+    code, output = call("config", "tiny", "--json")
+    facts = json.loads(output)
+    assert code == 0
+    assert facts["parameters"]["non_embedding"] < facts["parameters"]["total"]
+    assert facts["parameters"]["trainable_frozen"] == 2 * (128 + 1)
+    assert facts["tokens"]["at_most"] == 200_000 * 512
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("tiny", 0.4e6, 0.7e6), ("small", 1.5e6, 3e6), ("base", 45e6, 55e6)])
+def test_sizes_are_what_they_are_called(name: str, low: float, high: float) -> None:
+    assert low < json.loads(call("config", name, "--json")[1])["parameters"]["non_embedding"] < high
+
+
+def test_an_empty_runs_folder_is_not_an_error(tmp_path: Path) -> None:
+    code, output = call("list", "--runs-dir", str(tmp_path / "none"))
+    assert code == 0 and "no runs" in output
+    assert json.loads(call("list", "--json", "--runs-dir", str(tmp_path / "none"))[1]) == []
+
+
+def test_doctor_reports_in_words_and_json() -> None:
+    code, output = call("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(output)}
+    assert code == 0 and checks["torch"]["status"] == "ok" and checks["arithmetic"]["found"]
