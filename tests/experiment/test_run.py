@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from worlds import SMALL, run_small, small_spec, trunk_flags
 
 from emergence.analysis.grid import RunScores, build_grid, format_grid
 from emergence.errors import DataError, EmergenceError, UsageError, WeightsError
@@ -24,7 +25,6 @@ from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.training.checkpoint import load_weights
 from emergence.training.recording import StopRequested
-from worlds import SMALL, run_small, small_spec, trunk_flags
 
 CELLS: dict[str, dict[str, Any]] = {
     "full": {},
