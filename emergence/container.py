@@ -6,6 +6,7 @@ from and to (a volume may not have open or memory-mapped files while it commits)
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emergence.errors import DataError, EmergenceError
+from emergence.errors import DataError, EmergenceError, RunDirectoryError
 from emergence.mirror import copy_file, copy_new_folders, copy_tree
 from emergence.spec import ExperimentSpec
 
@@ -139,6 +140,27 @@ def run_in_process(job: dict[str, Any], stop: Callable[[], bool], on_commit: Cal
     )
     if result is not None:
         logger.info("result\n%s", describe_result(result, Path("llm-models")))
+
+
+def copy_of_run(run_id: str) -> None:
+    """Put a run from the volume on local disk.
+
+    Raises:
+        RunDirectoryError: It is not there.
+    """
+    if not (MODELS / run_id / "spec.json").is_file():
+        raise RunDirectoryError(f"there is no run {run_id!r} on the volume: --list-saved shows what there is")
+    copy_tree(MODELS / run_id, RUNS / run_id)
+
+
+def run_analysis(flags: dict[str, Any]) -> str:
+    """Temporal CKA of local copies of runs; returns its summary."""
+    from emergence.analyse import analyse
+    from emergence.experiment.run_directory import RunDirectory
+
+    run = RunDirectory.open(RUNS / flags["model_dir"].strip("/"))
+    bring_data(dataclasses.replace(run.spec, qa_data=flags["qa_data"] or run.spec.qa_data, pretrain_text=None))
+    return analyse(flags, lambda name: RUNS / name.strip("/"), CACHE).summary()
 
 
 def _announce(run: RunDirectory, what: str) -> None:

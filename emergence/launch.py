@@ -114,19 +114,27 @@ def flags_on_command_line(argv: Sequence[str], file: str, function: Callable[...
     places = [i for i, word in enumerate(argv) if i and _is_file(word.split("::")[0], file)]
     if not places or "run" not in argv[1 : places[0]]:
         return None
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        flag, hint = "--" + name.replace("_", "-"), parameter.annotation
-        if hint is bool:
-            parser.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=parameter.default)
-        else:
-            choices = get_args(hint) if get_origin(hint) is Literal else None
-            parser.add_argument(flag, dest=name, type=_kind(hint), choices=choices, default=parameter.default)
+    parser = parser_of(function, add_help=False, exit_on_error=False)
     try:
         known, unknown = parser.parse_known_args(list(argv[places[0] + 1 :]))
     except (argparse.ArgumentError, SystemExit):
         return None
-    return None if unknown else vars(known)
+    flags = vars(known)
+    return None if unknown or inspect.Parameter.empty in flags.values() else flags
+
+
+def parser_of(function: Callable[..., Any], **settings: Any) -> argparse.ArgumentParser:
+    """A command line with one flag a parameter, as ``modal run`` makes them (those without default are required)."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, **settings)
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        flag, hint, default = "--" + name.replace("_", "-"), parameter.annotation, parameter.default
+        required = default is inspect.Parameter.empty and settings.get("exit_on_error", True)
+        if hint is bool:
+            parser.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=default)
+        else:
+            choices = get_args(hint) if get_origin(hint) is Literal else None
+            parser.add_argument(flag, dest=name, type=_kind(hint), choices=choices, default=default, required=required)
+    return parser
 
 
 def _kind(hint: Any) -> Callable[[str], Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import modal
 
 from emergence import container
+from emergence.analyse import runs_named
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import STATS_FILE
 from emergence.mirror import VolumeMirror, copy_new_folders
@@ -23,6 +24,8 @@ from emergence.spec import ExperimentSpec
 MODELS_VOLUME, DATA_VOLUME, LOCKS = "llm-models", "llm-training-data", "emergence-run-locks"
 #: The working copy is published to the volume this often.
 COMMIT_SECONDS = float(os.environ.get("EMERGENCE_COMMIT_SECONDS", "60"))
+#: Where an analysis writes in a run directory.
+ANALYSIS_FOLDER = "analysis"
 #: Attempts in a row that fail without publishing anything before a run gives up (Modal would go on).
 FRUITLESS_ATTEMPTS = 3
 
@@ -127,6 +130,28 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         mirror.close()
     locks.pop(run_id, None)
     return answer
+
+
+@app.function(gpu="A10G", retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
+def analyse(flags: dict[str, Any]) -> dict[str, Any]:
+    """Temporal CKA of runs on the volume; returns ``{"summary": text}`` or ``{"error": ...}``.
+
+    Only its own folder of the run is published, so a run can be analysed while it goes on.
+    """
+    container.log_to_stdout()
+    run_id = flags["model_dir"].strip("/")
+    try:
+        for name in runs_named(flags):
+            container.copy_of_run(name)
+        out = container.RUNS / run_id / ANALYSIS_FOLDER
+        mirror = VolumeMirror(out, container.MODELS / run_id / ANALYSIS_FOLDER, models_volume.commit, COMMIT_SECONDS)
+        mirror.adopt()
+        try:
+            return {"summary": container.run_analysis(flags)}
+        finally:
+            mirror.close()
+    except EmergenceError as error:
+        return _answer(error)
 
 
 def reserve(run_id: str, call_id: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Needs ``pip install modal`` and this checkout; no torch, no numpy.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,13 +15,14 @@ from typing import Any, NoReturn, TypeVar
 
 import modal
 
+from emergence.analyse import analyse_locally, check_analysis_flags, runs_named
 from emergence.errors import EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.listing import FileFacts, RunSummary, format_table, summarise_run
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, parse_spec_file
 from emergence.files import parse_json
-from emergence.launch import Request, defaults_of, flags_on_command_line
-from emergence.planning import ASK_ABOVE_DOLLARS, Plan
-from emergence.remote import MODELS_VOLUME, app, locks, models_volume, prepare, refuse_if_going
+from emergence.launch import Request, defaults_of, flags_on_command_line, parser_of
+from emergence.planning import ASK_ABOVE_DOLLARS, Plan, find_gpu
+from emergence.remote import MODELS_VOLUME, analyse, app, locks, models_volume, prepare, refuse_if_going
 from emergence.spec import ExperimentSpec
 
 ENTRY_POINT = "pretrain_wikitext_finetune_qasrl_modal.py"
@@ -158,6 +160,53 @@ def _free_name(spec: ExperimentSpec) -> str:
     name = spec.run_name(datetime.now())
     tries = [name, *(f"{name}-{k}" for k in range(2, 100))]
     return next(candidate for candidate in tries if candidate not in taken and locks.get(candidate) is None)
+
+
+# Analysis -------------------------------------------------------------------------------------------
+
+
+def check_analysis_first(entry_point: Any, file: str) -> None:
+    """:func:`check_flags_first` for ``modal run temporal_cka_analysis.py``."""
+    flags = flags_on_command_line(sys.argv, file, entry_point.info.raw_f) if modal.is_local() else None
+    if flags is not None:
+        try:
+            _check_analysis(flags)
+        except EmergenceError as error:
+            _exit(error)
+
+
+def launch_analysis(flags: dict[str, Any]) -> None:
+    """Body of the entry point: analyse runs on the volume, print the tables."""
+    try:
+        _check_analysis(flags)
+        call = analyse.with_options(gpu=find_gpu(flags["gpu"]).modal_name).spawn(flags)
+        run_id = flags["model_dir"].strip("/")
+        print(f"call         {call.object_id}\nfollow       modal app logs {app.app_id}", flush=True)
+        print(_unwrap(call.get())["summary"])
+        print(f"fetch        mkdir -p runs && modal volume get {MODELS_VOLUME} {run_id}/analysis runs/{run_id}")
+    except EmergenceError as error:
+        _exit(error)
+
+
+def run_as_program(entry_point: Any, description: str | None) -> int:
+    """``python temporal_cka_analysis.py``: the same analysis of runs on this machine; returns the exit code."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = parser_of(entry_point.info.raw_f, description=description, formatter_class=shape)
+    try:
+        print(analyse_locally(vars(parser.parse_args())))
+    except EmergenceError as error:
+        _exit(error)
+    return 0
+
+
+def _check_analysis(flags: dict[str, Any]) -> None:
+    check_analysis_flags(flags)
+    find_gpu(flags["gpu"])
+    for run_id in runs_named(flags):
+        try:
+            VolumeFiles().spec(run_id)
+        except RunDirectoryError as error:
+            raise UsageError(f"{error}; --list-saved shows the runs on the volume") from None
 
 
 # What is on the volume -----------------------------------------------------------------------------

@@ -24,6 +24,7 @@ ROOMS = {
     "analysis": 6,
 }  # fmt: skip
 RIM = {
+    "analyse",
     "cli",
     "container",
     "describe",
