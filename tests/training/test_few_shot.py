@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from emergence.training.few_shot import few_shot_indices
 def test_smaller_subsets_are_contained_in_larger_ones() -> None:
     subsets = [set(few_shot_indices(1000, n, seed=3).tolist()) for n in (10, 50, 100, 500, 1000)]
     assert [len(s) for s in subsets] == [10, 50, 100, 500, 1000]
-    assert all(small < large for small, large in zip(subsets, subsets[1:], strict=False))
+    assert all(small < large for small, large in pairwise(subsets))
 
 
 def test_seeded_and_spread_over_the_data() -> None:
