@@ -13,8 +13,8 @@ from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
 from emergence.data.tokenizer import TextTokenizer
-from emergence.errors import DataError, EmergenceError, WeightsError
-from emergence.experiment.store import RunDirectory, RunStore
+from emergence.errors import DataError, WeightsError
+from emergence.experiment.store import RunStore
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, check_matches, load_weights
 from emergence.training.few_shot import few_shot_indices
@@ -143,16 +143,18 @@ def encode_questions(spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTo
     return Questions(train, encoded["train"], encoded["validation"], encoded["test"], filtering)
 
 
-def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -> RunDirectory | None:
-    """A run whose trunk is, by content, the one this run would pretrain: same settings, seed and text."""
-    found = store.find_pretrained(spec.pretrain_id)
+def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -> GivenWeights | None:
+    """The trunk of another run that is, by content, the one this run would pretrain: same settings, seed and text."""
+    found = store.find_pretrained(spec.pretrain_id) if inputs.text else None
     if found is None or inputs.text is None:
         return None
     try:
-        same = found.read_data()["fingerprints"].get("text") == inputs.text.fingerprint
-    except (EmergenceError, KeyError):
+        weights = load_weights(found.trunk_path)
+    except WeightsError as error:
+        logger.warning("not using the trunk of %s: %s", found.run_id, error)
         return None
-    return found if same else None
+    text = (weights.metadata.get("data") or {}).get("text")
+    return GivenWeights(weights, found.trunk_path) if text == inputs.text.fingerprint else None
 
 
 def _given_weights(spec: ExperimentSpec, store: RunStore) -> GivenWeights | None:

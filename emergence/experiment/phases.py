@@ -79,16 +79,14 @@ class Session:
 # The trunk ----------------------------------------------------------------------------------------
 
 
-def obtain_trunk(session: Session, matching: RunDirectory | None) -> WeightsFile:
+def obtain_trunk(session: Session, matching: GivenWeights | None) -> WeightsFile:
     """The trunk that finetuning starts from: as saved by an earlier attempt, given, matching, random or pretrained.
 
     Args:
-        matching: A run that holds the very trunk this one would pretrain, to be taken from there.
+        matching: The very trunk this run would pretrain, from another run.
     """
     if not session.run.trunk_path.is_file():
-        given = session.inputs.weights
-        if given is None and matching is not None:
-            given = GivenWeights(load_weights(matching.trunk_path), matching.trunk_path)
+        given = session.inputs.weights or matching
         if given is not None:
             _take_weights(session, given)
         elif session.spec.random_baseline:
@@ -98,7 +96,7 @@ def obtain_trunk(session: Session, matching: RunDirectory | None) -> WeightsFile
     return load_weights(session.run.trunk_path)
 
 
-def help_pretrain(session: Session, matching: RunDirectory | None) -> None:
+def help_pretrain(session: Session, matching: GivenWeights | None) -> None:
     """What every torchrun worker but the first does: its share of pretraining, where there is any, writing nothing."""
     given = session.inputs.weights or matching
     if given is None and not session.spec.random_baseline and not session.run.trunk_path.is_file():

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from emergence.errors import EmergenceError
-from emergence.experiment.inputs import find_matching_trunk, read_inputs
+from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs
 from emergence.experiment.outcome import common_facts, conclude
 from emergence.experiment.phases import Session, finetune_whole, help_pretrain, obtain_trunk, probe_frozen
 from emergence.experiment.result import RunResult, load_result
@@ -90,8 +90,7 @@ def run_experiment(
                 progress=progress or NoProgress(),
                 workers=workers,
             )
-            matching = None if fresh else find_matching_trunk(spec, store, inputs)
-            matching = matching if matching and matching.run_id != run.run_id else None
+            matching = None if fresh or run.trunk_path.is_file() else find_matching_trunk(spec, store, inputs)
             if not workers.is_first:
                 help_pretrain(session, matching)
                 return None
@@ -101,7 +100,7 @@ def run_experiment(
             return result
 
 
-def _run_phases(session: Session, matching: RunDirectory | None) -> RunResult:
+def _run_phases(session: Session, matching: GivenWeights | None) -> RunResult:
     """Trunk, then finetuning or probing, then the result, each written when it is complete."""
     run, inputs = session.run, session.inputs
     run.record_data(inputs.fingerprints, **inputs.facts())

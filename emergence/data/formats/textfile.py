@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from emergence.errors import DataError
 
@@ -16,7 +16,7 @@ _UTF8_BOM = b"\xef\xbb\xbf"
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+def open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
     """The file's bytes, unpacked if they are gzipped (by content, not by name).
 
     Raises:
