@@ -73,9 +73,13 @@ class Terminal:
     def __init__(self, standin: StandIn, folder: Path) -> None:
         self.standin, self.folder = standin, folder
         self.runs: dict[str, str] = {}
+        self.typed: set[str] = set()
 
     def type(self, line: str) -> str:
-        """Run one line as it stands in the documentation; ``<...Dir>`` stands for the run the section made first."""
+        """Run one line as it stands in the documentation, once; ``<...Dir>`` stands for the run made first."""
+        if line in self.typed:
+            return ""
+        self.typed.add(line)
         for placeholder in re.findall(r"<\w+>", line):
             line = line.replace(placeholder, self.runs["full"])
         words = shlex.split(line)
@@ -94,11 +98,11 @@ class Terminal:
         return done.stdout
 
     def _launch(self, words: list[str]) -> subprocess.CompletedProcess[str]:
-        asks_only = {"--list-saved", "--dry-run"} & set(words)
-        small = () if asks_only or "--resume" in words else ("--data", "microworld", "--set", SMALL)
+        launches = ENTRY_POINT in words and not {"--list-saved", "--dry-run"} & set(words)
+        small = ("--data", "microworld", "--set", SMALL) if launches else ()
         words = [str(ROOT / word) if word.endswith(".py") else word for word in words]
         done = self.standin.modal(*words[1:], *small, cwd=self.folder)
-        if done.returncode == 0 and not asks_only:
+        if done.returncode == 0 and launches:
             name = run_name(done.stdout)
             spec = json.loads((self.standin.volume("llm-models") / name / "spec.json").read_text())["spec"]
             self.runs[ExperimentSpec.from_dict(spec).condition] = name
@@ -121,19 +125,23 @@ def test_the_documented_commands_in_order(standin: StandIn, tmp_path: Path) -> N
     folder = tmp_path / "laptop"
     folder.mkdir()
     terminal = Terminal(standin, folder)
-    outputs = [terminal.type(line) for line in commands(ROOT / "docs" / "modal.md", "In five minutes")]
+    lines = [*commands(ROOT / "README.md", "On Modal"), *commands(ROOT / "docs" / "modal.md", "In five minutes")]
+    assert len(lines) > 12
+    outputs = [terminal.type(line) for line in lines]
     assert set(terminal.runs) == {"full", "frozen", "random"} and not standin.server.unknown
     volume = standin.volume("llm-models")
     full = terminal.runs["full"]
     assert full.startswith("TinyQA_spe200k_2") and terminal.runs["frozen"].startswith("TinyQA_spe200k_frozen_2")
-    assert files(volume / full) >= DOCUMENTED and not list((volume / full).rglob("*.tmp"))
+    assert files(volume / full) >= DOCUMENTED and not list(volume.rglob("*.tmp"))
     assert RunStore(volume).open(full).verify_manifest() == []
     stats = json.loads((volume / terminal.runs["frozen"] / "finetune_stats.json").read_text())
     assert stats["freeze_llm"] is True and stats["lineage"]["run_id"] == full
     listing = next(text for text in outputs if "val F1" in text)
     assert all(name in listing for name in terminal.runs.values()) and listing.count("finished") == 3
     assert json.loads((folder / "results" / "finetune_stats.json").read_text())["run_id"] == full
-    assert files(folder / "runs" / full) == files(volume / full)
+    assert files(folder / "runs" / full) == {name for name in files(volume / full) if not name.startswith("analysis/")}
+    assert files(volume / full / "analysis") == {"temporal_cka/temporal_cka.json", "temporal_cka/temporal_cka.npz"}
+    assert any("debiased linear CKA on" in text for text in outputs)
     for call in standin.calls("prepare"):  # data never waits on rented GPUs
         assert not call.function.definition.resources.gpu_config.count
     assert {c.function.definition.resources.gpu_config.gpu_type for c in standin.calls("train")} == {"A10G"}
