@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from emergence.files import TEMPORARY_SUFFIX
+from emergence.files import TEMPORARY_SUFFIX, sweep_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,8 @@ class VolumeMirror:
         self._wanted = threading.Event()
         self._urgent = threading.Event()
         self._closing = False
+        if remote.exists():
+            sweep_temporary(remote)  # what a killed predecessor was copying
         self._thread = threading.Thread(target=self._loop, name="volume-mirror", daemon=True)
         self._thread.start()
 

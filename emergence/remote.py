@@ -49,9 +49,9 @@ app = modal.App("emergence", image=image, include_source=False)
 models_volume = modal.Volume.from_name(MODELS_VOLUME, create_if_missing=True)
 data_volume = modal.Volume.from_name(DATA_VOLUME, create_if_missing=True)
 locks = modal.Dict.from_name(LOCKS, create_if_missing=True)
-# The laptop's own token where it has one. The object is always there: what the app is made of may not
-# depend on where the file is imported.
-hub_token = modal.Secret.from_dict({"HF_TOKEN": os.environ.get("HF_TOKEN", "")})
+# The laptop's own token where it has one, else nothing in it. The object is always there: what the app is
+# made of may not depend on where the file is imported.
+hub_token = modal.Secret.from_dict({"HF_TOKEN": os.environ.get("HF_TOKEN")})
 
 _COMMON: dict[str, Any] = {
     "volumes": {"/models": models_volume, "/data": data_volume},

@@ -66,8 +66,10 @@ def test_publishes_changes_and_deletions(local: Path, volume: Volume) -> None:
     assert contents(volume.folder) == {"run/a": "1", "run/checkpoint/3.pt": "two"}
 
 
-def test_half_written_files_are_not_published(local: Path, volume: Volume) -> None:
+def test_half_written_files_are_not_published_and_not_left(local: Path, volume: Volume) -> None:
     (local / ".a.123.tmp").write_text("half")
+    (volume.folder / "run").mkdir()
+    (volume.folder / "run" / ".b.tmp").write_text("half, by a killed container")
     mirror = VolumeMirror(local, volume.folder / "run", volume.commit)
     mirror.close()
     assert contents(volume.folder) == {}

@@ -297,6 +297,16 @@ def test_user_errors_of_a_container_are_one_line_and_never_retried(standin: Stan
     assert len(standin.containers("prepare")) == 1 and not standin.containers("train")
 
 
+def test_several_gpus_are_several_workers_of_one_container(standin: StandIn) -> None:
+    done = standin.modal("run", ENTRY_POINT, *FLAGS, "--gpu", "A10G:2", "--skip-finetune", cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (call,) = standin.calls("train")
+    assert call.function.definition.resources.gpu_config.count == 2 and len(call.containers) == 1
+    run = RunStore(standin.volume("llm-models")).open(run_name(done.stdout))
+    assert run.is_finished and run.verify_manifest() == []
+    assert json.loads(run.stats_path.read_text())["pretraining"]["steps"] == 100
+
+
 # The laptop alone --------------------------------------------------------------------------------------
 
 
