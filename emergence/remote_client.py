@@ -183,7 +183,8 @@ def launch_analysis(flags: dict[str, Any]) -> None:
         run_id = flags["model_dir"].strip("/")
         print(f"call         {call.object_id}\nfollow       modal app logs {app.app_id}", flush=True)
         print(_unwrap(call.get())["summary"])
-        print(f"fetch        mkdir -p runs && modal volume get {MODELS_VOLUME} {run_id}/analysis runs/{run_id}")
+        folder = f"runs/{run_id}"
+        print(f"fetch        mkdir -p {folder} && modal volume get {MODELS_VOLUME} {run_id}/analysis {folder}")
     except EmergenceError as error:
         _exit(error)
 

@@ -336,6 +336,20 @@ def test_help_needs_no_token_and_no_torch(standin: StandIn) -> None:
     assert done.returncode == 0 and "--pretrained-model-path" in done.stdout and standin.server.received == []
 
 
+def test_the_traps_of_volume_get_are_as_documented(standin: StandIn, tmp_path: Path) -> None:
+    standin.modal("volume", "create", "llm-models", cwd=tmp_path)
+    run = standin.volume("llm-models") / "RUN" / "checkpoint"
+    run.mkdir(parents=True)
+    (run.parent / "x.json").write_text("{}")
+    (run / "1.pth").write_text("1")
+    for what, where in (("RUN/x.json", "results"), ("RUN/", "tiny")):
+        standin.modal("volume", "get", "llm-models", what, f"./{where}/", cwd=tmp_path)
+        assert (tmp_path / where).is_file()
+    (tmp_path / "there").mkdir()
+    standin.modal("volume", "get", "llm-models", "RUN/", "./there/", cwd=tmp_path)
+    assert files(tmp_path / "there") == {"RUN/x.json", "RUN/checkpoint/1.pth"}
+
+
 PULL = """
 import sys
 from pathlib import Path
