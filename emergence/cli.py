@@ -52,12 +52,14 @@ SetValues = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a config field, e.g. pretrain.epochs=2."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+TableStyle = Annotated[Literal["markdown", "latex", "csv", "json"], typer.Option("--format", help="Of the table.")]
+TableFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write there instead of printing.")]
 
 
-def run() -> None:
+def run(command: typer.Typer = app) -> None:
     """Console entry point: turns :class:`EmergenceError` into one line and an exit code."""
     try:
-        app()
+        command()
     except EmergenceError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -196,6 +198,30 @@ def list_command(
 ) -> None:
     """List runs: size, condition, stage, progress, F1, age and bytes."""
     _list_runs(runs_dir, as_json)
+
+
+@app.command("table")
+def table_command(
+    results_dir: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Run directories, downloaded copies, or renamed stats files.")
+    ] = DEFAULT_RUNS,
+    style: TableStyle = "markdown",
+    output: TableFile = None,
+) -> None:
+    """The results table: F1, EM, emergence score with intervals, parameters, time; names what it left out."""
+    from emergence.analysis.table_formats import format_table
+    from emergence.analysis.tables import build_table
+    from emergence.files import write_atomic
+
+    table = build_table(results_dir)
+    text = format_table(table, style)
+    if output is None:
+        print(text, end="")
+    else:
+        write_atomic(output, text)
+    if style == "csv" or output is not None:
+        for note in table.notes():
+            print(note, file=sys.stderr)
 
 
 @app.command("config")

@@ -25,7 +25,7 @@ def call(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("command", ["run", "list", "config", "demo", "doctor", "plan", "pull"])
+@pytest.mark.parametrize("command", ["run", "list", "table", "config", "demo", "doctor", "plan", "pull"])
 def test_every_command_explains_itself(command: str) -> None:
     code, output = call(command, "--help")
     assert code == 0 and "Usage" in output

@@ -44,6 +44,7 @@ class RunScores:
         run: Where they come from. result: Its result file.
         ids: Question ids in the file's order. sentences: The cluster of each.
         scores: Read-out -> score name -> (N,) values.
+        trunk_seed: Of the pretraining, where the run probes a trunk of another seed than its own.
     """
 
     run: RunDirectory
@@ -51,6 +52,7 @@ class RunScores:
     ids: tuple[str, ...]
     sentences: tuple[str, ...]
     scores: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
+    trunk_seed: int | None = None
 
     @classmethod
     def load(cls, run: RunDirectory) -> RunScores:
@@ -79,7 +81,7 @@ class RunScores:
     @property
     def seed_label(self) -> str:
         """What makes two runs' training draws the same: the pretraining seed, or the random trunk's."""
-        return str(self.run.spec.seed)
+        return str(self.run.spec.seed if self.trunk_seed is None else self.trunk_seed)
 
 
 @dataclass(frozen=True)

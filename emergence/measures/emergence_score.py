@@ -99,7 +99,7 @@ class EmergenceScore:
         delta: Delta-method interval, for comparison.
         fieller: Fieller's set, for comparison or, where the denominator is weak, as the headline.
         above_floor: F − R. headroom: U − R, the denominator.
-        bad_denominators: Share of bootstrap draws with U − R ≤ 0.
+        bad_denominators: Share of bootstrap draws with U − R ≤ 0; nan without a bootstrap.
         flags: Of ``denominator_not_positive``, ``denominator_uncertain``, ``interval_unbounded``,
             ``interval_complement``, ``below_zero``, ``above_one``, ``single_seed``, and those of ``score``.
     """
@@ -124,7 +124,7 @@ class EmergenceScore:
             "fieller": {**self.fieller.to_dict(), "text": self.fieller.describe()},
             "above_floor": self.above_floor.to_dict(),
             "headroom": self.headroom.to_dict(),
-            "bad_denominators": self.bad_denominators,
+            "bad_denominators": self.bad_denominators if math.isfinite(self.bad_denominators) else None,
             "flags": list(self.flags),
         }
 
@@ -161,7 +161,7 @@ def _score(resamples: Resamples, floor: str, level: float) -> EmergenceScore:
     moments = _moments(resamples, above_floor, headroom)
     bad = float((statistic_draws(resamples, headroom).draws <= 0).mean())
     fieller = moments.fieller(level)
-    flags = _score_flags(moments, bad, fieller, n_seeds, level)
+    flags = score_flags(moments, fieller, n_seeds, level)
     score = _headline(boot, moments, fieller, bad, flags)
     half = moments.quantile(level) * moments.se
     return EmergenceScore(
@@ -194,7 +194,8 @@ def _moments(resamples: Resamples, above_floor: Statistic, headroom: Statistic) 
     return RatioMoments(n.point, d.point, n.variance, d.variance, v_nd, min(n.df, d.df))
 
 
-def _score_flags(moments: RatioMoments, bad: float, fieller: Fieller, n_seeds: int, level: float) -> list[str]:
+def score_flags(moments: RatioMoments, fieller: Fieller, n_seeds: int, level: float) -> list[str]:
+    """Reasons for caution with n/d, see :class:`EmergenceScore`."""
     flags = []
     if moments.d <= 0:
         flags.append("denominator_not_positive")

@@ -1,0 +1,177 @@
+"""The emergence score of one comparable set, by the best evidence its files hold.
+
+Predictions of every run: paired bootstrap over the shared test questions. Stats files alone: from means and
+standard errors, the cells as independent. The documented older format: a point, without an interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from emergence.analysis.comparable import ComparableSet, missing_cells
+from emergence.analysis.grid import HEADLINE, Grid, build_grid
+from emergence.analysis.results import Found
+from emergence.errors import DataError
+from emergence.measures.bootstrap import N_BOOT, Estimate
+from emergence.measures.emergence_score import (
+    FROZEN,
+    FULL,
+    RANDOM_FROZEN,
+    RANDOM_FULL,
+    EmergenceScore,
+)
+from emergence.measures.readings import Reading, read_score
+from emergence.measures.summaries import difference, mean_over_seeds, score_from_summaries
+
+#: How a score came about.
+PAIRED, SUMMARY, POINT = "paired bootstrap", "independent summaries", "point only"
+NO_INTERVAL = "no interval: per-question scores are not in this file"
+
+
+@dataclass(frozen=True)
+class ReadoutScores:
+    """One read-out of the frozen cells against full finetuning.
+
+    Attributes:
+        readout: ``headline`` (the linear probe) or a probe family.
+        split: Whose scores these are: ``test``, or ``validation`` for the older format.
+        f1, em: Cell to its mean over seeds.
+        probe, scratch: The score against the random trunk probed frozen (primary) and trained whole (the guide's).
+        gap: Full minus frozen. reading: Of the primary score; None without one or without intervals.
+        basis: ``PAIRED``, ``SUMMARY`` or ``POINT``; None where full or frozen is missing.
+        grid: All of the 2x2, where the basis is paired.
+    """
+
+    readout: str
+    split: str
+    f1: Mapping[str, Estimate]
+    em: Mapping[str, Estimate]
+    probe: EmergenceScore | None = None
+    scratch: EmergenceScore | None = None
+    gap: Estimate | None = None
+    reading: Reading | None = None
+    basis: str | None = None
+    grid: Grid | None = None
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """The scores of one comparable set.
+
+    Attributes:
+        readouts: ``headline`` first, then the other probe families that both or either frozen cell has.
+        notes: What a reader of these numbers should know.
+    """
+
+    comparable: ComparableSet
+    readouts: Mapping[str, ReadoutScores]
+    notes: tuple[str, ...]
+
+    @property
+    def headline(self) -> ReadoutScores:
+        return self.readouts[HEADLINE]
+
+
+def score_set(comparable: ComparableSet, *, n_boot: int = N_BOOT) -> SetScores:
+    """Scores of every read-out, with notes on what could not be computed."""
+    notes = [f"{cell.replace('_', ' ')} was not run: {how}" for cell, how in missing_cells(comparable).items()]
+    results = comparable.results()
+    notes += [f"{item.name}: {item.remark}" for item in results if item.remark]
+    if comparable.is_documented_format:
+        notes.append(f"{NO_INTERVAL}; F1 and EM are of the validation questions, there are none of the test questions")
+    elif not _all_have_predictions(comparable):
+        names = ", ".join(item.name for item in results if item.scores is None)
+        notes.append(
+            f"no predictions beside {names}: cells are taken as independent, so intervals are wider than paired ones"
+        )
+    readouts: dict[str, ReadoutScores] = {}
+    for name in (HEADLINE, *_families(comparable)):
+        scores, more = _score_readout(comparable, name, n_boot)
+        readouts[name] = scores
+        notes += more
+    return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)))
+
+
+def _families(comparable: ComparableSet) -> list[str]:
+    """Probe families beside the linear one: read-outs named as their family, at the layer validation chose."""
+    names: dict[str, None] = {}
+    for cell in (FROZEN, RANDOM_FROZEN):
+        for item in comparable.cells.get(cell, ()):
+            readouts: Mapping[str, Any] = (item.result.probes or {}).get("readouts", {})
+            names |= {name: None for name, facts in readouts.items() if facts.get("family") == name}
+    return list(names)
+
+
+def _all_have_predictions(comparable: ComparableSet) -> bool:
+    return all(item.scores is not None for item in comparable.results())
+
+
+def cell_estimate(items: tuple[Found, ...], split: str, score: str, readout: str) -> Estimate | None:
+    """Mean over the seeds of one cell; None unless all of them have it."""
+    found = [item.estimate(split, score, readout) for item in items]
+    there = [estimate for estimate in found if estimate is not None]
+    return mean_over_seeds(there) if there and len(there) == len(found) else None
+
+
+def cell_estimates(comparable: ComparableSet, split: str, score: str, readout: str) -> dict[str, Estimate]:
+    """The same for every cell; cells with all weights trained have the headline alone."""
+    out = {}
+    for cell, items in comparable.cells.items():
+        name = readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
+        estimate = cell_estimate(items, split, score, name)
+        if estimate is not None:
+            out[cell] = estimate
+    return out
+
+
+def _score_readout(comparable: ComparableSet, readout: str, n_boot: int) -> tuple[ReadoutScores, list[str]]:
+    split = "validation" if comparable.is_documented_format else "test"
+    f1, em = (cell_estimates(comparable, split, score, readout) for score in ("f1_tokens", "em"))
+    if FULL not in f1 or FROZEN not in f1:
+        return ReadoutScores(readout, split, f1, em), []
+    if _all_have_predictions(comparable):
+        return _paired(comparable, readout, f1, em, n_boot)
+    basis = POINT if comparable.is_documented_format else SUMMARY
+    probe, scratch = (
+        score_from_summaries(f1[FROZEN], f1[FULL], f1[floor], floor=floor) if floor in f1 else None
+        for floor in (RANDOM_FROZEN, RANDOM_FULL)
+    )
+    gap = difference(f1[FULL], f1[FROZEN])
+    reading = read_score(probe, f1[FULL], no_model_floor=_no_model_floor(comparable)) if probe else None
+    reading = None if basis == POINT else reading
+    return ReadoutScores(readout, split, f1, em, probe, scratch, gap, reading, basis), []
+
+
+def _paired(
+    comparable: ComparableSet, readout: str, f1: dict[str, Estimate], em: dict[str, Estimate], n_boot: int
+) -> tuple[ReadoutScores, list[str]]:
+    """From per-question scores; a cell whose runs lack the read-out stays out of the grid."""
+    scores = [item.scores for cell in f1 for item in comparable.cells[cell] if item.scores is not None]
+    try:
+        grid = build_grid(scores, readout=readout, n_boot=n_boot)
+    except (DataError, ValueError) as error:
+        return ReadoutScores(readout, "test", f1, em), [f"{readout}: no score: {error}"]
+    analysis = grid.analysis
+    found = ReadoutScores(
+        readout,
+        "test",
+        {**f1, **analysis.cells},
+        em,
+        analysis.probe,
+        analysis.scratch,
+        analysis.gap,
+        grid.reading,
+        PAIRED,
+        grid,
+    )
+    return found, list(grid.left_out)
+
+
+def _no_model_floor(comparable: ComparableSet) -> float | None:
+    for item in comparable.cells[FULL]:
+        scores = item.result.test_scores or {}
+        if scores.get("floor"):
+            return float(scores["baselines"][scores["floor"]]["f1_tokens"]["point"])
+    return None

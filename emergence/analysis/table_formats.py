@@ -1,0 +1,184 @@
+"""The results table as Markdown, LaTeX, CSV and JSON.
+
+Markdown and LaTeX show the guide's columns and say below what the reader should know; CSV has one number a
+column and no prose; JSON has everything.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Literal
+
+from emergence.analysis.tables import ResultsTable, Row, score_text
+from emergence.measures.bootstrap import Estimate
+from emergence.measures.emergence_score import EmergenceScore
+from emergence.measures.readings import format_estimate
+
+TableFormat = Literal["markdown", "latex", "csv", "json"]
+
+_ESTIMATES = ("test_f1", "test_em", "validation_f1", "validation_em", "gap")
+_SCORES = ("score", "score_scratch")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
+
+
+def format_table(table: ResultsTable, style: TableFormat) -> str:
+    """The table as text that ends in a newline."""
+    styles: dict[str, Callable[[ResultsTable], str]] = {
+        "markdown": to_markdown,
+        "latex": to_latex,
+        "csv": to_csv,
+        "json": to_json,
+    }
+    return styles[style](table)
+
+
+def _columns(table: ResultsTable) -> list[tuple[str, Callable[[Row], str]]]:
+    """Titles and cells of the printed table; validation and the guide's floor only where there is something in them."""
+    rows = table.rows
+    columns: list[tuple[str, Callable[[Row], str]]] = [
+        ("Model", lambda r: r.model),
+        ("Pretrain", lambda r: r.pretrain),
+        ("Mode", lambda r: f"{r.mode}, {r.probe} probe" if r.is_extra_probe else r.mode),
+    ]
+    if any(row.test_f1 for row in rows):
+        columns += [
+            ("F1 (test)", lambda r: _estimate(r, r.test_f1)),
+            ("EM (test)", lambda r: _estimate(r, r.test_em)),
+        ]
+    columns += [
+        ("F1 (validation)", lambda r: _estimate(r, r.validation_f1, interval=False)),
+        ("EM (validation)", lambda r: _estimate(r, r.validation_em, interval=False)),
+        ("Emergence Score", lambda r: score_text(r.score) or "-"),
+    ]
+    if any(row.score_scratch for row in rows):
+        columns.append(("Emergence Score (floor: random)", lambda r: score_text(r.score_scratch) or "-"))
+    columns += [
+        ("Trainable", lambda r: "-" if r.trainable is None else f"{r.trainable:,}"),
+        ("Time", lambda r: format_seconds(r.seconds)),
+        ("Seeds", lambda r: str(r.n_seeds) if r.was_run and r.score_split != "validation" else "-"),
+    ]
+    return columns
+
+
+def _estimate(row: Row, estimate: Estimate | None, *, interval: bool = True) -> str:
+    if not row.was_run:
+        return "not run"
+    if estimate is None:
+        return "-"
+    return format_estimate(estimate) if interval else f"{estimate.point:.2f}"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """``45 s``, ``12 min``, ``3 h 05 min``; ``-`` for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _legend(table: ResultsTable) -> list[str]:
+    """What the columns are."""
+    lines = []
+    if any(row.test_f1 for row in table.rows):
+        lines.append("Brackets are 95% intervals (sentences, and seeds where there are several, resampled).")
+    if table.has_validation_only:
+        lines.append("Rows without test scores are of the older format, whose scores are of the validation questions.")
+    lines.append(
+        "Emergence Score = (frozen - floor) / (full - floor), not clipped; floor: a random trunk probed frozen "
+        "(mode random frozen)."
+    )
+    if any(row.score_scratch for row in table.rows):
+        lines.append("Floor random: a random trunk trained whole, the guide's baseline.")
+    return lines
+
+
+def to_markdown(table: ResultsTable) -> str:
+    """A GitHub table, its legend and notes."""
+    columns = _columns(table)
+    lines = ["| " + " | ".join(title for title, _ in columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_markdown_escape(cell(row)) for _, cell in columns) + " |" for row in table.rows]
+    lines += ["", " ".join(_legend(table)), ""]
+    lines += [f"- {_markdown_escape(note)}" for note in table.notes()]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _markdown_escape(text: str) -> str:
+    """No cell or note may end its column or line, or turn into markup."""
+    text = " ".join(text.split())
+    for character in "\\|*_`<":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def to_latex(table: ResultsTable) -> str:
+    r"""A ``tabular`` for ``\usepackage{booktabs}``; notes as comments."""
+    columns = _columns(table)
+    lines = ["% needs \\usepackage{booktabs}", "\\begin{tabular}{" + "l" * len(columns) + "}", "\\toprule"]
+    lines += [" & ".join(latex_escape(title) for title, _ in columns) + " \\\\", "\\midrule"]
+    before = None
+    for row in table.rows:
+        group = (row.model, row.layout, row.finetune_samples, row.config_name)
+        lines += ["\\midrule"] if before not in (None, group) else []
+        before = group
+        lines.append(" & ".join(latex_escape(cell(row)) for _, cell in columns) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}"]
+    lines += [f"% {' '.join(note.split())}" for note in [*_legend(table), *table.notes()]]
+    return "\n".join(lines) + "\n"
+
+
+def latex_escape(text: str) -> str:
+    """Text that LaTeX prints as it stands; ranges keep their hyphen, a lone one becomes a dash."""
+    if text == "-":
+        return "--"
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def to_csv(table: ResultsTable) -> str:
+    """One number a column; empty where there is none."""
+    out = io.StringIO()
+    first = ("model", "pretrain", "mode", "probe", "config_name", "layout", "finetune_samples", "was_run", "n_seeds")
+    last = ("score_split", "score_basis", "trainable", "seconds")
+    ends = [f"{name}_{end}" for name in (*_ESTIMATES, *_SCORES) for end in ("point", "lo", "hi")]
+    flags = [f"{name}_flags" for name in _SCORES]
+    writer = csv.DictWriter(out, [*first, *ends, *flags, *last, "runs"], lineterminator="\n")
+    writer.writeheader()
+    for row in table.rows:
+        values = {name: getattr(row, name) for name in (*first, *last)}
+        for name in (*_ESTIMATES, *_SCORES):
+            values |= _csv_numbers(name, getattr(row, name))
+        writer.writerow({**values, "runs": " ".join(row.runs)})
+    return out.getvalue()
+
+
+def _csv_numbers(name: str, value: Estimate | EmergenceScore | None) -> dict[str, object]:
+    """Point and ends, infinite ends as ``inf``; empty where there is no number."""
+    estimate = value.score if isinstance(value, EmergenceScore) else value
+    if estimate is None:
+        return {}
+    numbers = {f"{name}_{end}": getattr(estimate, end) for end in ("point", "lo", "hi")}
+    shown: dict[str, object] = {key: "" if number != number else number for key, number in numbers.items()}
+    return shown | ({f"{name}_flags": " ".join(value.flags)} if isinstance(value, EmergenceScore) else {})
+
+
+def to_json(table: ResultsTable) -> str:
+    """Everything, strict JSON."""
+    return json.dumps(table.to_dict(), indent=2, allow_nan=False) + "\n"

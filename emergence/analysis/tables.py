@@ -1,0 +1,282 @@
+"""The experiment guide's results table: every size, pretraining and mode with F1, EM and emergence score.
+
+Rows of the random baselines are always there, "not run" where they were not, because without them there is no
+score. Test scores are reported; validation stands beside them under its own name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from emergence.analysis.comparable import ComparableSet, Grouping, group_results
+from emergence.analysis.grid import HEADLINE
+from emergence.analysis.results import OWN_KIND, Skipped, collect_results
+from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_set
+from emergence.errors import DataError
+from emergence.measures.bootstrap import N_BOOT, Estimate
+from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL, EmergenceScore
+from emergence.measures.readings import ScaleReading, SizeScore, format_estimate, read_sizes
+
+#: The guide's names of the cells, in the table's order. Its ``random`` is a random trunk trained whole.
+MODES = {FULL: "full", FROZEN: "frozen", RANDOM_FULL: "random", RANDOM_FROZEN: "random frozen"}
+TABLE_KIND = f"{OWN_KIND}results-table"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        model: Size, and what is not the default. config_name, layout, finetune_samples: The same, apart.
+        pretrain: Pretraining data. mode: As in ``MODES``. probe: Of a frozen mode, ``linear`` or another family.
+        was_run: Whether there is such a run; if not, all that follows is None.
+        n_seeds: Training seeds averaged over. runs: Names of the results.
+        test_f1, test_em, validation_f1, validation_em: Means over questions and seeds, with intervals.
+        score, score_scratch: The emergence score, floors ``random frozen`` (primary) and ``random`` (the
+            guide's); in frozen rows alone.
+        gap: Full minus frozen F1, in frozen rows alone.
+        score_split, score_basis: Whose F1 the score is of, and how its interval came about.
+        trainable: Parameters trained. seconds: Wall-clock time of one run's own phases (mean over seeds).
+    """
+
+    model: str
+    config_name: str
+    layout: str
+    finetune_samples: int | None
+    pretrain: str
+    mode: str
+    probe: str | None
+    was_run: bool
+    n_seeds: int = 0
+    runs: tuple[str, ...] = ()
+    test_f1: Estimate | None = None
+    test_em: Estimate | None = None
+    validation_f1: Estimate | None = None
+    validation_em: Estimate | None = None
+    score: EmergenceScore | None = None
+    score_scratch: EmergenceScore | None = None
+    gap: Estimate | None = None
+    score_split: str | None = None
+    score_basis: str | None = None
+    trainable: int | None = None
+    seconds: float | None = None
+
+    @property
+    def is_extra_probe(self) -> bool:
+        """Whether the row shows a probe beside the headline's."""
+        return self.probe not in (None, "linear")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        values = {**asdict(self), "runs": list(self.runs)}
+        for name, value in vars(self).items():
+            if isinstance(value, Estimate | EmergenceScore):
+                values[name] = value.to_dict()
+        return values
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """The table with all that belongs under it.
+
+    Attributes:
+        rows: In the guide's order.
+        sets: Scores by comparable set, for whoever needs more than the table.
+        trends: Label (``wiki``) to the reading over several sizes.
+        skipped: What is in no row, and why. mixed: Sets that look alike and were kept apart.
+    """
+
+    root: Path
+    rows: tuple[Row, ...]
+    sets: tuple[SetScores, ...]
+    trends: dict[str, ScaleReading]
+    skipped: tuple[Skipped, ...]
+    mixed: tuple[str, ...]
+
+    @property
+    def has_validation_only(self) -> bool:
+        """Whether some rows come from the older format, which has no test scores."""
+        return any(row.was_run and row.test_f1 is None for row in self.rows)
+
+    def notes(self) -> list[str]:
+        """Readings, what was kept apart, what is missing and what was skipped; a sentence each."""
+        lines = [_reading_line(found) for found in self.sets if found.headline.basis]
+        for label, trend in self.trends.items():
+            pattern = f", {trend.pattern}" if trend.pattern else ""
+            lines.append(f"Over sizes, {label}: {trend.verdict}{pattern} ({'; '.join(trend.evidence[-2:])})")
+        lines += [f"Kept apart: {sentence}" for sentence in self.mixed]
+        lines += [f"{found.comparable.label}: {note}" for found in self.sets for note in found.notes]
+        lines += [f"Not in the table ({item.kind}): {item.name}: {item.reason}" for item in self.skipped]
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "kind": TABLE_KIND,
+            "schema_version": SCHEMA_VERSION,
+            "rows": [row.to_dict() for row in self.rows],
+            "sets": [_set_dict(found) for found in self.sets],
+            "trends": {label: trend.to_dict() for label, trend in self.trends.items()},
+            "kept_apart": list(self.mixed),
+            "skipped": [asdict(item) for item in self.skipped],
+        }
+
+
+def build_table(root: Path, *, n_boot: int = N_BOOT) -> ResultsTable:
+    """The table of everything under ``root``.
+
+    Raises:
+        DataError: No such folder, or no result in it (naming what is there instead).
+    """
+    collection = collect_results(root)
+    if not collection.found:
+        there = "; ".join(f"{item.name}: {item.reason}" for item in collection.skipped[:5])
+        raise DataError(f"no finished results here{': ' + there if there else ''}", root)
+    grouping = group_results(collection)
+    scored = tuple(score_set(comparable, n_boot=n_boot) for comparable in grouping.sets)
+    rows = tuple(row for found in scored for row in _rows(found))
+    return ResultsTable(
+        root=root,
+        rows=rows,
+        sets=scored,
+        trends=_trends(scored),
+        skipped=_all_skipped(collection.skipped, grouping),
+        mixed=grouping.mixed,
+    )
+
+
+def _all_skipped(collected: Sequence[Skipped], grouping: Grouping) -> tuple[Skipped, ...]:
+    return tuple(sorted({*collected, *grouping.skipped}, key=lambda item: (item.kind, item.name)))
+
+
+def _rows(found: SetScores) -> list[Row]:
+    """The four cells, the other probe families of the frozen ones after each."""
+    rows = []
+    for cell in MODES:
+        rows.append(_row(found, cell, found.headline))
+        if cell in (FROZEN, RANDOM_FROZEN):
+            others = (scores for name, scores in found.readouts.items() if name != HEADLINE)
+            rows += [_row(found, cell, scores) for scores in others if cell in scores.f1]
+    return rows
+
+
+def _row(found: SetScores, cell: str, scores: ReadoutScores) -> Row:
+    comparable, items = found.comparable, found.comparable.cells.get(cell, ())
+    is_frozen = cell in (FROZEN, RANDOM_FROZEN)
+    shared: dict[str, Any] = {
+        "model": comparable.model,
+        "config_name": comparable.base.size,
+        "layout": comparable.base.layout,
+        "finetune_samples": comparable.base.samples,
+        "pretrain": comparable.pretrain if cell in (FULL, FROZEN) else "none",
+        "mode": MODES[cell],
+        "probe": ("linear" if scores.readout == HEADLINE else scores.readout) if is_frozen else None,
+    }
+    if not items:
+        return Row(**shared, was_run=False)
+    test = scores.split == "test"
+    validation = {name: cell_estimates(comparable, "validation", name, scores.readout) for name in ("f1_tokens", "em")}
+    used = scores.grid.runs.get(cell) if scores.grid else None
+    return Row(
+        **shared,
+        was_run=True,
+        n_seeds=len(used) if used else len(items),
+        runs=tuple(item.name for item in items),
+        test_f1=scores.f1.get(cell) if test else None,
+        test_em=scores.em.get(cell) if test else None,
+        validation_f1=validation["f1_tokens"].get(cell),
+        validation_em=validation["em"].get(cell),
+        score=scores.probe if cell == FROZEN else None,
+        score_scratch=scores.scratch if cell == FROZEN else None,
+        gap=scores.gap if cell == FROZEN else None,
+        score_split=scores.split if cell == FROZEN and scores.basis else None,
+        score_basis=scores.basis if cell == FROZEN else None,
+        trainable=_trainable(comparable, cell, scores.readout),
+        seconds=_seconds(comparable, cell),
+    )
+
+
+def _trainable(comparable: ComparableSet, cell: str, readout: str) -> int | None:
+    result = comparable.cells[cell][0].result
+    if readout != HEADLINE:
+        count = (result.probes or {})["readouts"][readout].get("n_trainable")
+    else:
+        count = (result.parameters or {}).get("trainable")
+    return None if count is None else int(count)
+
+
+def _seconds(comparable: ComparableSet, cell: str) -> float | None:
+    """Mean over the seeds; None where a run does not tell."""
+    times = [sum(item.result.seconds.values()) for item in comparable.cells[cell] if item.result.seconds]
+    return sum(times) / len(times) if times and len(times) == len(comparable.cells[cell]) else None
+
+
+def _trends(scored: Sequence[SetScores]) -> dict[str, ScaleReading]:
+    """Readings over two sizes or more that differ in size alone."""
+    groups: dict[tuple[object, ...], list[SetScores]] = {}
+    for found in scored:
+        base = found.comparable.base
+        if found.headline.basis not in (None, POINT) and not found.comparable.number:
+            same = (found.comparable.pretrain, base.layout, base.samples, base.tokenizer, base.test_questions)
+            groups.setdefault(same, []).append(found)
+    trends: dict[str, ScaleReading] = {}
+    for (pretrain, layout, samples, *_), members in groups.items():
+        sizes = [
+            SizeScore(m.comparable.base.size, float(m.comparable.n_params), m.headline.probe, m.headline.reading)
+            for m in members
+            if m.headline.probe and m.headline.reading and m.comparable.n_params
+        ]
+        if len({size.label for size in sizes}) > 1:
+            parts = [str(pretrain), *([str(layout)] if layout != "question-first" else [])]
+            label = ", ".join([*parts, *([f"n={samples}"] if samples is not None else [])])
+            trends[label if label not in trends else f"{label} ({len(trends)})"] = read_sizes(sizes)
+    return trends
+
+
+def score_text(score: EmergenceScore | None, digits: int = 2) -> str:
+    """``0.50 [0.38, 0.62]``; ``undefined`` with its reason, never a number that cannot be trusted."""
+    if score is None:
+        return ""
+    if not math.isfinite(score.score.point):
+        reasons = [flag for flag in score.flags if flag.startswith("denominator")]
+        return f"undefined ({', '.join(reasons).replace('_', ' ') or 'no scores'}); {score.fieller.describe()}"
+    if "no_interval" in score.flags:
+        return f"{score.score.point:.{digits}f} (no interval)"
+    return format_estimate(score.score, digits)
+
+
+def _reading_line(found: SetScores) -> str:
+    """``tiny, wiki: score ..., gap ..., reading ...``."""
+    scores = found.headline
+    parts = [f"score {score_text(scores.probe)}, floor random frozen"] if scores.probe else []
+    parts += [f"score {score_text(scores.scratch)}, floor random trained whole"] if scores.scratch else []
+    parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
+    parts += [f"{scores.split} F1, {scores.basis}"]
+    if scores.reading:
+        open_ = f" (could be {' or '.join(scores.reading.could_be)})" if len(scores.reading.could_be) > 1 else ""
+        parts.append(f"reading: {scores.reading.verdict}{open_}")
+    return f"{found.comparable.label}: {'; '.join(parts)}"
+
+
+def _set_dict(found: SetScores) -> dict[str, Any]:
+    comparable = found.comparable
+    return {
+        "label": comparable.label,
+        "shared": asdict(comparable.base) | (asdict(comparable.trunk) if comparable.trunk else {}),
+        "runs": {cell: [item.name for item in items] for cell, items in comparable.cells.items()},
+        "readouts": {
+            name: {
+                "basis": scores.basis,
+                "split": scores.split,
+                "reading": scores.reading.to_dict() if scores.reading else None,
+                "grid": scores.grid.to_dict() if scores.grid else None,
+            }
+            for name, scores in found.readouts.items()
+        },
+        "notes": list(found.notes),
+    }
