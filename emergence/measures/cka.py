@@ -22,7 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 
 #: Bytes of the blocks of flattened kernel matrices.
-BLOCK_BYTES = 256 << 20
+BLOCK_BYTES = 512 << 20
+#: Taller blocks would waste the lower halves of the squares on the diagonal.
+_MOST_ROWS = 512
 #: A debiased term this small beside its biased twin is rounding error, not signal.
 _ROUNDING = 1e-12
 
@@ -129,17 +131,20 @@ def hsic_matrix(
     if side == "feature":
         return _hsic_by_features(items, method, block_bytes)
     grams = [Gram(x, method) for x in items]
-    rows = max(1, block_bytes // (8 * n * len(grams)))
+    rows = max(1, min(_MOST_ROWS, block_bytes // (8 * n * len(grams))))
     total = np.zeros((len(grams), len(grams)))
+    buffer = np.empty((len(grams), rows * n))
     for first in range(0, n, rows):
         last = min(first + rows, n)
-        # Upper triangle only; sqrt(2) counts what mirrors it, and the diagonal stands in the biased form alone.
-        weight = np.triu(np.full((last - first, n - first), math.sqrt(2.0)), 1)
-        np.fill_diagonal(weight, 0.0 if method.debiased else 1.0)
-        block = np.empty((len(grams), weight.size))
-        for row, gram in zip(block, grams, strict=True):
-            np.multiply(gram.centred(first, last), weight, out=row.reshape(weight.shape))
-        total += block @ block.T
+        flat = buffer[:, : (last - first) * (n - first)]
+        block = flat.reshape(len(grams), last - first, n - first)
+        for out, gram in zip(block, grams, strict=True):
+            gram.centred(first, last, out)
+        # The upper triangle stands for both; the diagonal, which counts once, for the biased form alone.
+        square = np.triu(np.ones((last - first, last - first)), 1)
+        np.fill_diagonal(square, 0.0 if method.debiased else math.sqrt(0.5))
+        block[:, :, : last - first] *= square
+        total += 2.0 * (flat @ flat.T)
     return total / _scale(n, method)
 
 
@@ -157,20 +162,16 @@ class Gram:
         #: Row sums (n,) of the kernel matrix.
         self.sums = self._row_sums()
 
-    def block(self, first: int, last: int, column: int = 0) -> FloatArray:
-        """Rows ``first:last``, columns from ``column`` on; the features are centred, which changes no result."""
-        left = self._rows(first, last)  # (b, d)
-        products = left @ self._rows(column, self.n).T  # (b, n - column)
-        if self._scale is not None:
-            distances = self._squares[first:last, None] + self._squares[None, column:] - 2.0 * products
-            products = np.exp(-np.maximum(distances, 0.0) / (2.0 * self._scale**2))
+    def block(self, first: int, last: int) -> FloatArray:
+        """Rows ``first:last``, (b, n); the features are centred, which changes no result."""
+        out = np.empty((last - first, self.n))
+        self._kernel(first, last, 0, out)
         if self.method.debiased:
-            rows = np.arange(max(first, column), last)
-            products[rows - first, rows - column] = 0.0
-        return products
+            out[np.arange(last - first), np.arange(first, last)] = 0.0
+        return out
 
-    def centred(self, first: int, last: int) -> FloatArray:
-        """Rows ``first:last`` from the diagonal on, (b, n - first), centred so that HSIC is an inner product.
+    def centred(self, first: int, last: int, out: FloatArray) -> None:
+        """Rows ``first:last`` from the diagonal on, into (b, n - first), centred so that HSIC is an inner product.
 
         Biased: HKH. Debiased: U-centred, whose diagonal does not count.
         """
@@ -179,7 +180,19 @@ class Gram:
             share, constant = self.sums / (n - 2), total / ((n - 1) * (n - 2))
         else:
             share, constant = self.sums / n, total / n**2
-        return self.block(first, last, first) - share[first:last, None] - share[None, first:] + constant
+        self._kernel(first, last, first, out)
+        out -= share[first:last, None]
+        out -= share[first:] - constant
+
+    def _kernel(self, first: int, last: int, column: int, out: FloatArray) -> None:
+        np.matmul(self._rows(first, last), self._rows(column, self.n).T, out=out)
+        if self._scale is not None:
+            out *= -2.0
+            out += self._squares[first:last, None]
+            out += self._squares[column:]  # squared distances
+            np.maximum(out, 0.0, out=out)
+            out *= -1.0 / (2.0 * self._scale**2)
+            np.exp(out, out=out)
 
     def _rows(self, first: int, last: int) -> FloatArray:
         return np.asarray(self._x[first:last], dtype=np.float64) - self._mean
