@@ -7,15 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from emergence.analysis.checkpoints import Timeline
-from emergence.analysis.cka_views import View
 from emergence.errors import RunDirectoryError
 from emergence.files import read_json, sha256_file, write_atomic, write_json_atomic
+
+if TYPE_CHECKING:  # reading a result needs no torch
+    from emergence.analysis.checkpoints import Timeline
+    from emergence.analysis.cka_views import View
 
 SCHEMA_VERSION = 1
 JSON_FILE, ARRAYS_FILE = "temporal_cka.json", "temporal_cka.npz"

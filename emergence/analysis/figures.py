@@ -1,0 +1,157 @@
+"""Drawing: every chart as PNG, PDF and SVG with its data as CSV. The one module that knows matplotlib.
+
+What is drawn is in ``figure_data`` and ``figure_cka``, how in ``figure_panels``. Output is deterministic: no dates,
+fixed ids in SVG.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emergence.analysis.figure_cka import add_cka_charts
+from emergence.analysis.figure_data import Chart, Row, prepare_charts
+from emergence.analysis.figure_panels import DRAWINGS
+from emergence.analysis.figure_runs import read_folder
+from emergence.errors import UsageError
+from emergence.files import write_atomic, write_error
+from emergence.measures.bootstrap import N_BOOT
+
+try:
+    import matplotlib
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as missing:
+    raise UsageError(f"drawing figures needs {missing.name}: pip install 'emergence[report]'") from None
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"dpi": 220},
+    "pdf": {"metadata": {"CreationDate": None}},
+    "svg": {"metadata": {"Date": None}},
+}
+_RC: Any = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "errorbar.capsize": 2,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "emergence",
+    "pdf.fonttype": 42,
+}
+_CAPTION_POINTS = 6.5
+
+
+@dataclass(frozen=True)
+class FigureReport:
+    """What :func:`make_figures` did.
+
+    Attributes:
+        out_dir: Where the files are.
+        drawn: Figure name to its title.
+        skipped: Name of a figure or run, and why it is not drawn.
+    """
+
+    out_dir: Path
+    drawn: dict[str, str]
+    skipped: tuple[tuple[str, str], ...]
+
+    def text(self) -> str:
+        """A line each."""
+        lines = [f"drawn    {name}: {title}" for name, title in self.drawn.items()]
+        lines += [f"skipped  {name}: {reason}" for name, reason in self.skipped]
+        count = f"{len(self.drawn)} figure{'s' * (len(self.drawn) != 1)}"
+        return "\n".join(
+            [*lines, f"{count} in {self.out_dir}, as {', '.join(FORMATS)} and csv; captions.md has the words"]
+        )
+
+
+def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int = N_BOOT) -> FigureReport:
+    """Every figure that a folder of runs and downloaded results allows.
+
+    Args:
+        results_dir: Run directories, renamed or copied ones among them, and results files; or one run.
+        out_dir: Where figures go; by default ``figures`` in ``results_dir``.
+        n_boot: Bootstrap resamples.
+
+    Raises:
+        RunDirectoryError: No such folder, or the figures cannot be written.
+    """
+    folder = read_folder(results_dir)
+    found = prepare_charts(folder, n_boot=n_boot)
+    add_cka_charts(folder, found)
+    out = out_dir or results_dir / "figures"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(out, error, None) from error
+    for chart in found.charts:
+        save(chart, out)
+    words = [f"## {chart.name}\n\n**{chart.title}.** {chart.caption}\n" for chart in found.charts]
+    write_atomic(out / "captions.md", "\n".join(["# Captions\n", *words]))
+    return FigureReport(out, {chart.name: chart.title for chart in found.charts}, tuple(found.skipped))
+
+
+def save(chart: Chart, folder: Path) -> None:
+    """Write ``<name>.png``, ``.pdf``, ``.svg`` and ``.csv``."""
+    with matplotlib.rc_context(_RC):
+        figure = draw(chart)
+        for ending, options in FORMATS.items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ending, **options)
+            write_atomic(folder / f"{chart.name}.{ending}", buffer.getvalue())
+    write_atomic(folder / f"{chart.name}.csv", table_text(chart.rows))
+
+
+def table_text(rows: Sequence[Row]) -> str:
+    """CSV of the rows: numbers with all their digits, empty where there is none."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        values = (row.get(name) for name in names)
+        writer.writerow(["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in values])
+    return buffer.getvalue()
+
+
+def draw(chart: Chart) -> Figure:
+    """The figure of one chart, caption included."""
+    figure = Figure(layout="constrained")
+    DRAWINGS[chart.kind](figure, chart.rows)
+    _write_caption(figure, chart)
+    return figure
+
+
+def _write_caption(figure: Figure, chart: Chart) -> None:
+    """Title and caption below everything else, in space of their own."""
+    width, height = figure.get_size_inches()
+    per_line = int(width * 72 / (_CAPTION_POINTS * 0.54))
+    lines = [*textwrap.wrap(chart.title, per_line), *textwrap.wrap(chart.caption, per_line)]
+    line = _CAPTION_POINTS * 1.3 / 72
+    space = line * len(lines) + 0.1
+    total = height + space
+    figure.set_size_inches(width, total)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0, space / total, 1, height / total))  # type: ignore[call-arg]
+    for i, words in enumerate(lines):
+        weight = "bold" if i < len(lines) - len(textwrap.wrap(chart.caption, per_line)) else "normal"
+        y = (space - 0.05 - (i + 0.5) * line) / total
+        figure.text(0.05 / width, y, words, fontsize=_CAPTION_POINTS, va="center", weight=weight)
