@@ -342,9 +342,9 @@ def test_the_traps_of_volume_get_are_as_documented(standin: StandIn, tmp_path: P
     run.mkdir(parents=True)
     (run.parent / "x.json").write_text("{}")
     (run / "1.pth").write_text("1")
-    for what, where in (("RUN/x.json", "results"), ("RUN/", "tiny")):
-        standin.modal("volume", "get", "llm-models", what, f"./{where}/", cwd=tmp_path)
-        assert (tmp_path / where).is_file()
+    standin.modal("volume", "get", "llm-models", "RUN/x.json", "./results/", cwd=tmp_path)
+    assert (tmp_path / "results").is_file()
+    assert standin.modal("volume", "get", "llm-models", "RUN/", "./tiny/", cwd=tmp_path).returncode == 1
     (tmp_path / "there").mkdir()
     standin.modal("volume", "get", "llm-models", "RUN/", "./there/", cwd=tmp_path)
     assert files(tmp_path / "there") == {"RUN/x.json", "RUN/checkpoint/1.pth"}
