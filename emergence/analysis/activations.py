@@ -203,5 +203,5 @@ def _check_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise RunDirectoryError(
             f"{folder} has {free / 1e9:.1f} GB free, but the states of one checkpoint take {needed / 1e9:.1f} GB: "
-            "make room, choose another --out, or compare on fewer --sentences"
+            "make room, or compare on fewer --sentences"
         )

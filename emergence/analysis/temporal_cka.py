@@ -84,7 +84,7 @@ class CKAOptions:
         if self.random_seeds < 0:
             raise UsageError(f"--random-seeds must be 0 or more, not {self.random_seeds}")
         if self.batch_rows is not None and not self.method.debiased:
-            raise UsageError("--batch-rows adds up the debiased HSIC: drop it, or use --estimator debiased")
+            raise UsageError("batches add up the debiased HSIC: leave batch_rows out, or use --estimator debiased")
 
 
 @dataclass(frozen=True)
