@@ -11,15 +11,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from emergence.analysis.grid import CELL_OF_CONDITION
 from emergence.analysis.results import Collection, Found, Skipped
+from emergence.config import ConfigName
 from emergence.files import content_digest
-from emergence.measures.emergence_score import CELLS, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.spec import ExperimentSpec
 
 NOT_RECORDED = "not recorded"
+#: The guide's names of the cells, in its table's order. Its ``random`` is a random trunk trained whole.
+MODES = {FULL: "full", FROZEN: "frozen", RANDOM_FULL: "random", RANDOM_FROZEN: "random frozen"}
 #: Settings that cannot change a score.
 _COSMETIC = ("checkpoint_every_steps", "log_every_steps", "cache_gigabytes", "families", "max_answer_words")
 
@@ -119,9 +122,15 @@ def group_results(collection: Collection) -> Grouping:
             skipped += [s for s in left_out if s not in skipped]
             sets.append(ComparableSet(base, trunk, cells))
     sets = [s for s in sets if s.cells]
-    sets.sort(key=lambda s: (s.n_params or 0, s.base.size, s.pretrain, s.base.layout, s.base.samples or 10**12))
-    sets = _numbered(sets)
+    sets = _numbered(sorted(sets, key=_place))
     return Grouping(tuple(sets), tuple(skipped), tuple(_mixed(sets)))
+
+
+def _place(s: ComparableSet) -> tuple[object, ...]:
+    """Sorts sets as the guide's table does; the full training set before few-shot ones."""
+    names: tuple[str, ...] = get_args(ConfigName)
+    size = names.index(s.base.size) if s.base.size in names else len(names)
+    return size, s.base.size, s.n_params or 0, s.pretrain, s.base.layout, -(s.base.samples or 10**12)
 
 
 def cell_of(item: Found) -> str:
@@ -216,7 +225,7 @@ def _cells(members: Iterable[Found]) -> tuple[dict[str, tuple[Found, ...]], list
         items = [item for item in members if cell_of(item) == cell]
         if any(item.spec is None for item in items) and len(items) > 1:
             names = " and ".join(item.name for item in items)
-            why = f"{names} are all {items[0].result.config_name} {cell.replace('_', ' ')}, and nothing in them says "
+            why = f"{names} are all {items[0].result.config_name} {MODES[cell]}, and nothing in them says "
             skipped += [
                 Skipped(i.name, "incomparable", why + "how they differ: put each experiment into its own folder")
                 for i in items
@@ -321,12 +330,15 @@ def _differences(a: ComparableSet, b: ComparableSet) -> list[str]:
 
 
 def _members(s: ComparableSet) -> str:
-    return f"{s.label} ({', '.join(item.name for item in s.results())})"
+    names = [item.name for item in s.results()]
+    more = f" and {len(names) - 4} more" if len(names) > 5 else ""
+    return f"{s.label} ({', '.join(names[:4] if more else names)}{more})"
 
 
 def missing_cells(s: ComparableSet) -> dict[str, str]:
     """Cells that were not run, with what to run; the random ones are compulsory, or there is no score."""
-    flags = {FULL: "", "frozen": "--freeze-llm", RANDOM_FROZEN: "--random-baseline --freeze-llm"}
+    flags = {FULL: "", FROZEN: "--freeze-llm", RANDOM_FROZEN: "--random-baseline --freeze-llm"}
     flags[RANDOM_FULL] = "--random-baseline --skip-pretrain"
     missing = {cell: flags[cell] for cell in CELLS if cell not in s.cells}
-    return {cell: f"the same command with {f}" if f else "the same command alone" for cell, f in missing.items()}
+    without = "the same command without --freeze-llm and --random-baseline"
+    return {cell: f"the same command with {f}" if f else without for cell, f in missing.items()}

@@ -16,7 +16,7 @@ from emergence.analysis.grid import HEADLINE, RunScores
 from emergence.errors import DataError, EmergenceError
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.result import RunResult, load_result, recognise
-from emergence.experiment.run_directory import DATA_FILE, SPEC_FILE, TOKENIZER_FILE
+from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, SPEC_FILE, TOKENIZER_FILE
 from emergence.experiment.store import RunDirectory
 from emergence.files import read_json
 from emergence.measures.bootstrap import Estimate
@@ -157,6 +157,8 @@ def _read_run(folder: Path, name: str) -> Found:
     item = _checked(name, load_result(run.stats_path))
     if item.result.experiment_id != run.spec.experiment_id:
         raise DataError(f"its finetune_stats.json is not of the experiment in its {SPEC_FILE}")
+    if not (folder / PREDICTIONS_FILE).exists():  # a copy of the small files alone
+        return item
     try:
         return replace(item, scores=_read_scores(run, item))
     except EmergenceError as error:

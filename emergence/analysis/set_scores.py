@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from emergence.analysis.comparable import ComparableSet, missing_cells
+from emergence.analysis.comparable import MODES, ComparableSet, missing_cells
 from emergence.analysis.grid import HEADLINE, Grid, build_grid
 from emergence.analysis.results import Found
 from emergence.errors import DataError
@@ -76,7 +76,7 @@ class SetScores:
 
 def score_set(comparable: ComparableSet, *, n_boot: int = N_BOOT) -> SetScores:
     """Scores of every read-out, with notes on what could not be computed."""
-    notes = [f"{cell.replace('_', ' ')} was not run: {how}" for cell, how in missing_cells(comparable).items()]
+    notes = [f"{MODES[cell]} was not run: {how}" for cell, how in missing_cells(comparable).items()]
     results = comparable.results()
     notes += [f"{item.name}: {item.remark}" for item in results if item.remark]
     if comparable.is_documented_format:
@@ -150,7 +150,7 @@ def _paired(
     """From per-question scores; a cell whose runs lack the read-out stays out of the grid."""
     scores = [item.scores for cell in f1 for item in comparable.cells[cell] if item.scores is not None]
     try:
-        grid = build_grid(scores, readout=readout, n_boot=n_boot)
+        grid = build_grid(scores, readout=readout, n_boot=n_boot, level=f1[FULL].level)
     except (DataError, ValueError) as error:
         return ReadoutScores(readout, "test", f1, em), [f"{readout}: no score: {error}"]
     analysis = grid.analysis

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -72,7 +73,7 @@ def _columns(table: ResultsTable) -> list[tuple[str, Callable[[Row], str]]]:
     columns += [
         ("Trainable", lambda r: "-" if r.trainable is None else f"{r.trainable:,}"),
         ("Time", lambda r: format_seconds(r.seconds)),
-        ("Seeds", lambda r: str(r.n_seeds) if r.was_run and r.score_split != "validation" else "-"),
+        ("Seeds", lambda r: "-" if r.n_seeds is None else str(r.n_seeds)),
     ]
     return columns
 
@@ -98,8 +99,12 @@ def format_seconds(seconds: float | None) -> str:
 def _legend(table: ResultsTable) -> list[str]:
     """What the columns are."""
     lines = []
-    if any(row.test_f1 for row in table.rows):
-        lines.append("Brackets are 95% intervals (sentences, and seeds where there are several, resampled).")
+    levels = sorted({row.test_f1.level for row in table.rows if row.test_f1})
+    if levels:
+        shown = " and ".join(f"{level:.0%}" for level in levels)
+        lines.append(f"Brackets are {shown} intervals (sentences, and seeds where there are several, resampled).")
+    if any(row.n_seeds == 1 for row in table.rows):
+        lines.append("With one seed they speak of the test questions, not of training again.")
     if table.has_validation_only:
         lines.append("Rows without test scores are of the older format, whose scores are of the validation questions.")
     lines.append(
@@ -124,9 +129,9 @@ def to_markdown(table: ResultsTable) -> str:
 def _markdown_escape(text: str) -> str:
     """No cell or note may end its column or line, or turn into markup."""
     text = " ".join(text.split())
-    for character in "\\|*_`<":
+    for character in "\\|*`<":
         text = text.replace(character, "\\" + character)
-    return text
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # inside a word it is no markup
 
 
 def to_latex(table: ResultsTable) -> str:
@@ -155,7 +160,18 @@ def latex_escape(text: str) -> str:
 def to_csv(table: ResultsTable) -> str:
     """One number a column; empty where there is none."""
     out = io.StringIO()
-    first = ("model", "pretrain", "mode", "probe", "config_name", "layout", "finetune_samples", "was_run", "n_seeds")
+    first = (
+        "set_label",
+        "model",
+        "pretrain",
+        "mode",
+        "probe",
+        "config_name",
+        "layout",
+        "finetune_samples",
+        "was_run",
+        "n_seeds",
+    )
     last = ("score_split", "score_basis", "trainable", "seconds")
     ends = [f"{name}_{end}" for name in (*_ESTIMATES, *_SCORES) for end in ("point", "lo", "hi")]
     flags = [f"{name}_flags" for name in _SCORES]

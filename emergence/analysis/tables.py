@@ -12,17 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emergence.analysis.comparable import ComparableSet, Grouping, group_results
+from emergence.analysis.comparable import MODES, ComparableSet, Grouping, group_results
 from emergence.analysis.grid import HEADLINE
 from emergence.analysis.results import OWN_KIND, Skipped, collect_results
 from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_set
 from emergence.errors import DataError
 from emergence.measures.bootstrap import N_BOOT, Estimate
-from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL, EmergenceScore
+from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
 from emergence.measures.readings import ScaleReading, SizeScore, format_estimate, read_sizes
 
-#: The guide's names of the cells, in the table's order. Its ``random`` is a random trunk trained whole.
-MODES = {FULL: "full", FROZEN: "frozen", RANDOM_FULL: "random", RANDOM_FROZEN: "random frozen"}
 TABLE_KIND = f"{OWN_KIND}results-table"
 SCHEMA_VERSION = 1
 
@@ -32,10 +30,12 @@ class Row:
     """One line of the table.
 
     Attributes:
+        set_label: Of the comparable set: rows that share it may be compared.
         model: Size, and what is not the default. config_name, layout, finetune_samples: The same, apart.
-        pretrain: Pretraining data. mode: As in ``MODES``. probe: Of a frozen mode, ``linear`` or another family.
+        pretrain: Pretraining data. mode: As in ``comparable.MODES``.
+        probe: Of a frozen mode, ``linear`` or another family.
         was_run: Whether there is such a run; if not, all that follows is None.
-        n_seeds: Training seeds averaged over. runs: Names of the results.
+        n_seeds: Training seeds averaged over; None where the file does not tell. runs: Names of the results.
         test_f1, test_em, validation_f1, validation_em: Means over questions and seeds, with intervals.
         score, score_scratch: The emergence score, floors ``random frozen`` (primary) and ``random`` (the
             guide's); in frozen rows alone.
@@ -44,6 +44,7 @@ class Row:
         trainable: Parameters trained. seconds: Wall-clock time of one run's own phases (mean over seeds).
     """
 
+    set_label: str
     model: str
     config_name: str
     layout: str
@@ -52,7 +53,7 @@ class Row:
     mode: str
     probe: str | None
     was_run: bool
-    n_seeds: int = 0
+    n_seeds: int | None = None
     runs: tuple[str, ...] = ()
     test_f1: Estimate | None = None
     test_em: Estimate | None = None
@@ -169,6 +170,7 @@ def _row(found: SetScores, cell: str, scores: ReadoutScores) -> Row:
     comparable, items = found.comparable, found.comparable.cells.get(cell, ())
     is_frozen = cell in (FROZEN, RANDOM_FROZEN)
     shared: dict[str, Any] = {
+        "set_label": comparable.label,
         "model": comparable.model,
         "config_name": comparable.base.size,
         "layout": comparable.base.layout,
@@ -185,7 +187,7 @@ def _row(found: SetScores, cell: str, scores: ReadoutScores) -> Row:
     return Row(
         **shared,
         was_run=True,
-        n_seeds=len(used) if used else len(items),
+        n_seeds=(len(used) if used else len(items)) if test else None,
         runs=tuple(item.name for item in items),
         test_f1=scores.f1.get(cell) if test else None,
         test_em=scores.em.get(cell) if test else None,
@@ -221,7 +223,7 @@ def _trends(scored: Sequence[SetScores]) -> dict[str, ScaleReading]:
     groups: dict[tuple[object, ...], list[SetScores]] = {}
     for found in scored:
         base = found.comparable.base
-        if found.headline.basis not in (None, POINT) and not found.comparable.number:
+        if found.headline.basis not in (None, POINT):
             same = (found.comparable.pretrain, base.layout, base.samples, base.tokenizer, base.test_questions)
             groups.setdefault(same, []).append(found)
     trends: dict[str, ScaleReading] = {}
@@ -231,7 +233,7 @@ def _trends(scored: Sequence[SetScores]) -> dict[str, ScaleReading]:
             for m in members
             if m.headline.probe and m.headline.reading and m.comparable.n_params
         ]
-        if len({size.label for size in sizes}) > 1:
+        if len({size.label for size in sizes}) == len(sizes) > 1:
             parts = [str(pretrain), *([str(layout)] if layout != "question-first" else [])]
             label = ", ".join([*parts, *([f"n={samples}"] if samples is not None else [])])
             trends[label if label not in trends else f"{label} ({len(trends)})"] = read_sizes(sizes)

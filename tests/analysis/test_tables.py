@@ -70,7 +70,7 @@ def test_markdown_has_the_guides_columns_intervals_and_every_name_left_out(table
     frozen = next(line for line in lines if line.startswith("| debug | wiki | frozen |"))
     assert "0.40 [" in frozen and "0.50 [" in frozen and "1 h 02 min" in frozen
     assert any("debug (echo)" in line and "not run" in line for line in lines)
-    assert "a\\_50%\\_{odd}\\_name.json" in text and "not a results file" in text
+    assert "a_50%\\_{odd}\\_name.json" in text and "not a results file" in text
     assert "--random-baseline --freeze-llm" in text
 
 
