@@ -337,7 +337,8 @@ def _members(s: ComparableSet) -> str:
 
 def missing_cells(s: ComparableSet) -> dict[str, str]:
     """Cells that were not run, with what to run; the random ones are compulsory, or there is no score."""
-    flags = {FULL: "", FROZEN: "--freeze-llm", RANDOM_FROZEN: "--random-baseline --freeze-llm"}
+    weights = "--skip-pretrain --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
+    flags = {FULL: "", FROZEN: f"--freeze-llm {weights}", RANDOM_FROZEN: "--random-baseline --freeze-llm"}
     flags[RANDOM_FULL] = "--random-baseline --skip-pretrain"
     missing = {cell: flags[cell] for cell in CELLS if cell not in s.cells}
     without = "the same command without --freeze-llm and --random-baseline"
