@@ -238,6 +238,19 @@ def config_command(
     print(describe_config(name, tuple(set_values or ()), as_json=as_json))
 
 
+@app.command("figures")
+def figures_command(
+    results_dir: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Run directories and results files, or one run.")
+    ] = DEFAULT_RUNS,
+    out: Annotated[Path | None, typer.Option(help="Where figures go (default: figures in DIR).")] = None,
+) -> None:
+    """Draw every figure that DIR allows, as PNG, PDF and SVG with the data behind it."""
+    from emergence.analysis.figures import make_figures
+
+    print(make_figures(results_dir, out).text())
+
+
 @app.command("demo")
 def demo_command(
     runs_dir: RunsDir = DEFAULT_RUNS / "demo",

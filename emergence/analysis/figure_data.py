@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from emergence.analysis.figure_runs import FoundRun, ResultsFolder, Setting
+from emergence.analysis.figure_runs import FoundRun, ResultsFolder, Setting, run_label
 from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid
 from emergence.errors import DataError, RunDirectoryError
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
@@ -75,7 +75,7 @@ def prepare_charts(folder: ResultsFolder, *, n_boot: int = N_BOOT) -> Charts:
         folder: From :func:`emergence.analysis.figure_runs.read_folder`.
         n_boot: Bootstrap resamples.
     """
-    out = Charts(skipped=[_split(problem) for problem in folder.problems])
+    out = Charts(skipped=[(name, why) for name, _, why in (problem.partition(": ") for problem in folder.problems)])
     grids = _grids(folder, out, n_boot)
     _pretraining(folder, out)
     _finetuning(folder, out)
@@ -88,17 +88,14 @@ def prepare_charts(folder: ResultsFolder, *, n_boot: int = N_BOOT) -> Charts:
     return out
 
 
-def _split(problem: str) -> tuple[str, str]:
-    name, _, reason = problem.partition(": ")
-    return name, reason
-
-
 # Training curves ---------------------------------------------------------------------------------
 
 
 def _histories(folder: ResultsFolder, out: Charts) -> Iterator[tuple[FoundRun, str, list[Row]]]:
+    """Runs with their setting's label and history, in the order of settings; those in none (unfinished) last."""
     labels = {id(member): setting.label for setting in folder.settings for member in setting.members}
-    for found in folder.runs:
+    order = {id(member): i for i, setting in enumerate(folder.settings) for member in setting.members}
+    for found in sorted(folder.runs, key=lambda run: (order.get(id(run), len(order)), run.seed, run.cell != FULL)):
         if found.run is None or found.spec is None:
             continue
         try:
@@ -106,12 +103,19 @@ def _histories(folder: ResultsFolder, out: Charts) -> Iterator[tuple[FoundRun, s
         except RunDirectoryError as error:
             out.skip(f"training of {found.name}", str(error))
             continue
-        yield found, labels.get(id(found), found.spec.config.name), history
+        yield found, labels.get(id(found)) or run_label(found, found.spec.pretrain_data), history
 
 
 def _pretraining(folder: ResultsFolder, out: Charts) -> None:
     rows: list[Row] = []
+    drawn: dict[str, str] = {}
     for found, label, history in _histories(folder, out):
+        assert found.spec is not None
+        if not any(line["kind"].startswith("pretrain_") for line in history):
+            continue
+        if drawn.setdefault(found.spec.pretrain_id, found.name) != found.name:
+            out.skip(f"pretraining of {found.name}", f"the same as that of {drawn[found.spec.pretrain_id]}")
+            continue
         for line in history:
             which = {"pretrain_step": "train", "pretrain_evaluation": "validation"}.get(line["kind"])
             loss = line.get("loss") if which == "train" else line.get("validation_loss")
@@ -245,7 +249,7 @@ def _emergence(folder: ResultsFolder, grids: Mapping[str, Grid], out: Charts) ->
         return
     caption = (
         "Emergence score S = (frozen - floor) / (full - floor) of each size, against non-embedding parameters and "
-        f"against pretraining loss on held-out text. {_interval_words(rows)} Not clipped."
+        f"against pretraining loss on held-out text (axis reversed). {_interval_words(rows)} Not clipped."
     )
     out.add(name, "emergence", "Emergence by scale", caption, rows, "")
 

@@ -54,8 +54,8 @@ def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    if "no model" in entries:
-        entries["no model"] = entries.pop("no model")
+    last = [label for label in entries if label == "no model" or label.endswith("untrained")]
+    entries |= {label: entries.pop(label) for label in last}
     if entries:
         width = figure.get_size_inches()[0]
         columns = max(1, int(width * 17 / (max(map(len, entries)) + 7)))
@@ -102,7 +102,7 @@ def _cell_bars(ax: Axes, groups: Sequence[tuple[str, list[Row]]]) -> None:
 
 def _panel_grid(figure: Figure, labels: Sequence[str], height: float = 2.4) -> list[Axes]:
     """One panel a setting, three in a row, with a common y axis."""
-    columns = min(3, len(labels))
+    columns = 2 if len(labels) == 4 else min(3, len(labels))
     rows = math.ceil(len(labels) / columns)
     figure.set_size_inches(NARROW if columns == 1 else WIDE, height * rows + 0.5)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
@@ -183,7 +183,9 @@ def _draw_emergence(figure: Figure, rows: Sequence[Row]) -> None:
             mine = sorted(_where(rows, floor=floor), key=lambda row: row[key])
             colour, face = COLOURS[i], COLOURS[i] if i == 0 else "white"
             style: dict[str, Any] = {"color": colour, "marker": MARKERS[i], "linestyle": LINES[i]}
-            _error_bars(ax, _values(mine, key), mine, "score", markerfacecolor=face, label=FLOOR_NAMES[floor], **style)
+            x = _values(mine, key)
+            x = x * 1.08**i if key == "non_embedding" else x - 0.012 * i * np.ptp(_values(rows, key))
+            _error_bars(ax, x, mine, "score", markerfacecolor=face, label=FLOOR_NAMES[floor], **style)
         ax.set(xlabel=words)
         for row in _where(rows, floor=rows[0]["floor"]):
             place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom", "fontsize": 7}
@@ -222,8 +224,9 @@ def _draw_probing(figure: Figure, rows: Sequence[Row]) -> None:
         ax.locator_params(axis="x", integer=True)
         ax.set(xlabel="layer (0: embeddings)")
     panels[0].set_ylim(0, None)
-    for ax in panels[::3]:
-        ax.set_ylabel("token F1 (validation)")
+    for ax in panels:
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel("token F1 (validation)")
     _legend(figure, panels)
 
 
@@ -247,8 +250,9 @@ def _draw_few_shot(figure: Figure, rows: Sequence[Row]) -> None:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(_with_unit)
         ax.set(xlabel="training questions", ylim=(0, 1))
-    for ax in panels[::3]:
-        ax.set_ylabel("token F1 (test)")
+    for ax in panels:
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel("token F1 (test)")
     _legend(figure, panels)
 
 
@@ -272,7 +276,8 @@ def _draw_breakdown(figure: Figure, rows: Sequence[Row]) -> None:
 
 def _draw_heatmaps(figure: Figure, rows: Sequence[Row]) -> None:
     views, panels = _names(rows, "view"), _names(rows, "panel")
-    figure.set_size_inches(NARROW if len(panels) == 1 else WIDE, 2.2 * len(views) + 0.2)
+    width = NARROW if len(panels) == 1 else WIDE
+    figure.set_size_inches(width, (0.85 * width / len(panels) + 0.6) * len(views))
     axes = figure.subplots(len(views), len(panels), squeeze=False)
     for i, view in enumerate(views):
         for j, panel in enumerate(panels):

@@ -182,11 +182,11 @@ def _settings(runs: Sequence[FoundRun]) -> list[Setting]:
     groups = [(key, text, [*members, *random.get(key, [])]) for (key, text), members in pretrained.items()]
     paired = {key for key, _ in pretrained}
     groups += [(key, "", members) for key, members in random.items() if key not in paired]
-    groups.sort(key=lambda group: (_parameters(group[2][0]), _label(group[2][0], group[1]), group[0]))
+    groups.sort(key=lambda group: (_parameters(group[2][0]), run_label(group[2][0], group[1]), group[0]))
     labels: list[str] = []
     settings = []
     for _, text, members in groups:
-        label = _label(members[0], text)
+        label = run_label(members[0], text)
         labels.append(label)
         again = labels.count(label)
         settings.append(Setting(label if again == 1 else f"{label} #{again}", tuple(members)))
@@ -208,7 +208,8 @@ def _text(run: FoundRun, text_of: Mapping[str, str]) -> str:
     return text_of.get((lineage or {}).get("pretrain_id") or "", run.spec.pretrain_data)
 
 
-def _label(run: FoundRun, text: str) -> str:
+def run_label(run: FoundRun, text: str) -> str:
+    """Size, and what differs from the defaults: ``base wiki+nq echo``."""
     assert run.spec is not None
     parts = [run.spec.config.name]
     parts += [text] if text == "wiki+nq" else []

@@ -112,6 +112,8 @@ def save(chart: Chart, folder: Path) -> None:
     """Write ``<name>.png``, ``.pdf``, ``.svg`` and ``.csv``."""
     with matplotlib.rc_context(_RC):
         figure = draw(chart)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, for all formats
         for ending, options in FORMATS.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, format=ending, **options)
