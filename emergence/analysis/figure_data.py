@@ -249,7 +249,7 @@ def _emergence(folder: ResultsFolder, grids: Mapping[str, Grid], out: Charts) ->
         return
     caption = (
         "Emergence score S = (frozen - floor) / (full - floor) of each size, against non-embedding parameters and "
-        f"against pretraining loss on held-out text (axis reversed). {_interval_words(rows)} Not clipped."
+        f"against pretraining loss on held-out text (axis reversed). {_interval_words(rows)} Floors: drawn apart."
     )
     out.add(name, "emergence", "Emergence by scale", caption, rows, "")
 
