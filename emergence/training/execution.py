@@ -86,7 +86,8 @@ def run_once(
 ) -> None:
     """One forward and backward pass on arbitrary ids, as training will run it."""
     ids = torch.arange(trunk.config.sequence_length + 1, device=device) % trunk.vocab_rows  # (T+1,)
-    step_loss(forward, trunk, ids.expand(batch_size, -1), chunk_rows, precision).backward()
+    # A real copy, not an expanded view: the compiler specialises on memory layout.
+    step_loss(forward, trunk, ids.repeat(batch_size, 1), chunk_rows, precision).backward()
 
 
 def choose_forward(
