@@ -104,9 +104,13 @@ class FinetuneConfig:
     warmup_fraction: float = _setting(
         "share of the steps that warm up; the rest decays linearly to zero", 0.06, low=0.0, high=1.0
     )
-    patience: int = _setting("stop after this many epochs without a better validation loss (0: never)", 2, low=0)
+    patience: int = _setting("stop after this many epochs without a better validation F1 (0: never)", 2, low=0)
     train_gold: Literal["first", "marginal"] = _setting(
         "train on the sum over all golds, or on the first alone", "marginal"
+    )
+    marks: Literal["text", "special"] = _setting(
+        "separate question and sentence, and mark the predicate, by a newline and a quote or by tokens of their own",
+        "text",
     )
     max_answer_words: int = _setting(
         "longest span decoded (0: the 99.5th percentile of the training answers)", 0, low=0

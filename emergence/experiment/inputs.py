@@ -128,8 +128,8 @@ def encode_questions(spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTo
     encoded: dict[str, EncodedQA] = {}
     filtering: dict[str, FilterCounts] = {}
     for split in SPLITS:
-        limit = spec.config.model.sequence_length
-        encoded[split], dropped = encode_qa(dataset.splits[split], tokenizer, spec.layout, limit)
+        limit, marks = spec.config.model.sequence_length, spec.config.finetune.marks
+        encoded[split], dropped = encode_qa(dataset.splits[split], tokenizer, spec.layout, limit, marks)
         filtering[split] = FilterCounts.merge([dataset.filtering[split]])
         for reason, count in dropped.items():
             filtering[split].drop_kept(reason, count)

@@ -103,7 +103,7 @@ def _rows(scores: Mapping[str, SpanScores], encoded: EncodedQA) -> list[dict[str
 
 def _best_loss(trained: Trained) -> float | None:
     if trained.finetuned:
-        return trained.finetuned.best.validation_loss
+        return min(epoch.validation_loss for epoch in trained.finetuned.epochs)
     return trained.probes.best("linear").validation_loss if trained.probes else None
 
 

@@ -1,7 +1,8 @@
 """Full finetuning: trunk and span head trained together on question-answer spans.
 
-The best epoch is chosen by validation loss, which moves less from epoch to epoch than F1 does and is what
-early stopping watches; its weights are what the trunk and the head hold at the end. A run killed at any
+The best epoch is chosen by validation F1, the score that is reported (as for the probes' layers), which is
+what early stopping watches too; its weights are what the trunk and the head hold at the end. Validation loss
+turns an epoch earlier, when the spans it has right still become more of them. A run killed at any
 moment resumes from its newest checkpoint, within an epoch too, and ends bit-identical.
 """
 
@@ -51,7 +52,7 @@ class FinetuneResult:
 
     Attributes:
         epochs: Every epoch's scores.
-        best: The epoch with the lowest validation loss, whose weights were kept.
+        best: The epoch with the highest validation F1 (on a tie the lower loss), whose weights were kept.
         steps: Optimiser steps taken.
         stopped_early: Whether patience ran out before the last epoch.
         seconds: Wall-clock, added up over resumes.
@@ -80,7 +81,7 @@ class _State:
 
     @property
     def best(self) -> EpochScores | None:
-        return min(self.epochs, key=lambda e: (e.validation_loss, e.epoch), default=None)
+        return max(self.epochs, key=lambda e: (e.validation_f1, -e.validation_loss), default=None)
 
     def stale_epochs(self) -> int:
         return self.epochs[-1].epoch - self.best.epoch if self.best else 0

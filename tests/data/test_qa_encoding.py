@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emergence.data.qa_encoding import EncodedQA, batches_by_length, batches_for_scoring, encode_qa, word_pieces
+from emergence.data.qa_encoding import (
+    EncodedQA,
+    batches_by_length,
+    batches_for_scoring,
+    encode_qa,
+    mark_ids,
+    word_pieces,
+)
 from emergence.data.records import Answer, QAExample
 from emergence.data.tokenizer import TextTokenizer
 
@@ -173,3 +180,10 @@ def test_scoring_batches_respect_the_token_budget() -> None:
     assert sorted(np.concatenate(batches).tolist()) == list(range(6))
     assert all(len(b) == 1 or lengths[b].max() * len(b) <= 60 for b in batches)
     assert batches[0].tolist() == [4]
+
+
+def test_text_marks_are_tokens_that_running_text_has() -> None:
+    tokenizer = TextTokenizer.train(['He said "go" .\n\nShe went .\n' * 50], 400)
+    assert tokenizer.decode([mark_ids(tokenizer, "text")[0]]) == "\n"
+    assert tokenizer.decode([mark_ids(tokenizer, "text")[1]]).endswith('"')
+    assert mark_ids(tokenizer, "special") == (tokenizer.sep, tokenizer.pred)
