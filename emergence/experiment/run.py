@@ -127,7 +127,7 @@ def _open(
         run = store.open(run_id) if store.exists(run_id) else None
     else:
         run = None if fresh and workers.is_first else store.find_unfinished(spec)
-    if run is not None and run.spec.experiment_id != spec.experiment_id:
+    if run is not None and run_id is not None and run.experiment_id != spec.experiment_id:
         raise EmergenceError(f"{run.run_id} is a run of another experiment: choose another run id")
     what = "new" if run is None else "finished" if run.is_finished else "resumed"
     if run is None:

@@ -68,8 +68,10 @@ class Snapshot:
 class RunDirectory:
     """One run on disk. Whoever writes to it holds :meth:`lock`."""
 
-    def __init__(self, path: Path, spec: ExperimentSpec, created: str) -> None:
+    def __init__(self, path: Path, spec: ExperimentSpec, created: str, experiment_id: str | None = None) -> None:
         self.path, self.spec, self.created = path, spec, created
+        #: As written when the run began: a later version's defaults for settings it did not know change nothing.
+        self.experiment_id = experiment_id or spec.experiment_id
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -81,8 +83,9 @@ class RunDirectory:
         file = path / SPEC_FILE
         if not file.is_file():
             raise RunDirectoryError(f"{path} is not a run directory: it has no {SPEC_FILE}")
-        spec, created = parse_spec_file(read_json(file), str(file))
-        return cls(path, spec, created)
+        content = read_json(file)
+        spec, created = parse_spec_file(content, str(file))
+        return cls(path, spec, created, content.get("experiment_id"))
 
     @property
     def run_id(self) -> str:

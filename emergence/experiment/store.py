@@ -111,7 +111,7 @@ class RunStore:
         return resolve_weights(self.root, path, confined=confined)
 
     def _same(self, spec: ExperimentSpec) -> Iterator[RunDirectory]:
-        return (run for run in self.runs() if run.spec.experiment_id == spec.experiment_id)
+        return (run for run in self.runs() if run.experiment_id == spec.experiment_id)
 
     # Folders -------------------------------------------------------------------------------------
 

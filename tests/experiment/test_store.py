@@ -26,7 +26,7 @@ from emergence.experiment.run_directory import (
     parse_spec_file,
 )
 from emergence.experiment.store import RunDirectory, RunStore
-from emergence.files import folder_files, seal, to_json
+from emergence.files import folder_files, read_json, seal, to_json, unseal, write_json_atomic
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, load_weights
 
@@ -334,3 +334,14 @@ def test_manifests_stay_inside_the_run(name: str) -> None:
 def test_malformed_manifests_are_refused(files: Any) -> None:
     with pytest.raises(RunDirectoryError):
         parse_manifest(json.loads(to_json(seal({"files": files}))), "M")
+
+
+def test_defaults_of_a_later_version_do_not_make_an_older_run_the_same(tmp_path: Path) -> None:
+    """An older spec lacks a setting that came later; filling in its default must not turn it into today's experiment."""
+    store, today = RunStore(tmp_path), ExperimentSpec.from_flags(config_name="debug", data="microworld")
+    run = store.create(today)
+    content = unseal(read_json(run.path / "spec.json"), "spec.json")
+    del content["spec"]["config"]["finetune"]["marks"]
+    write_json_atomic(run.path / "spec.json", seal({**content, "experiment_id": "0123456789ab"}))
+    assert store.open(run.run_id).spec == today and store.open(run.run_id).experiment_id == "0123456789ab"
+    assert store.find_unfinished(today) is None
