@@ -1,4 +1,4 @@
-"""Parameters, floating-point operations, memory and time of a trunk, from its configuration alone.
+"""Parameters, floating-point operations and memory of a trunk, from its configuration alone.
 
 Standard library only, so ``emergence config`` and the planning of a Modal run need no torch; a test holds
 the counts against the real module. "Non-embedding" follows Kaplan et al. (2020): neither the token
@@ -84,8 +84,3 @@ def training_memory_bytes(
     activations = micro_batch_size * config.sequence_length * activation_bytes_per_token(config, precision)
     head = pretrain.loss_chunk_rows * vocab_rows * (4 + BYTES[precision])
     return weights + activations + head
-
-
-def training_seconds(config: ModelConfig, vocab_rows: int, tokens: int, flops_per_second: float) -> float:
-    """Time to pretrain on ``tokens`` at a sustained rate of operations."""
-    return tokens * training_flops_per_token(config, vocab_rows) / flops_per_second
