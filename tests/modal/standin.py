@@ -26,7 +26,8 @@ import grpclib.server
 import modal
 from aiohttp import web
 from standin_containers import Container, Rules
-from standin_server import BLOCK, Call, Server, as_grpc_service
+from standin_server import Call, Server, as_grpc_service
+from standin_storage import BLOCK
 
 WRITTEN_FOR = ">=1.6,<1.7"
 

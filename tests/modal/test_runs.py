@@ -270,7 +270,7 @@ def breaks(checkout: Path, file: str, old: str, new: str) -> None:
 
 
 def test_without_commits_a_killed_run_would_begin_again(standin: StandIn, checkout: Path) -> None:
-    breaks(checkout, "remote.py", "models_volume.commit, COMMIT_SECONDS", "lambda: None, COMMIT_SECONDS")
+    breaks(checkout, "remote.py", "MODELS / run_id, models_volume.commit,", "MODELS / run_id, lambda: None,")
 
     def has_checkpoint(container: Container) -> bool:
         return container.name == "train" and any((container.root / "work" / "runs").glob("*/checkpoint/*.pth"))
