@@ -108,9 +108,8 @@ class FinetuneConfig:
     train_gold: Literal["first", "marginal"] = _setting(
         "train on the sum over all golds, or on the first alone", "marginal"
     )
-    marks: Literal["text", "special"] = _setting(
-        "separate question and sentence, and mark the predicate, by a newline and a quote or by tokens of their own",
-        "text",
+    marks: Literal["auto", "text", "special"] = _setting(
+        "mark predicate and separator by quote and newline (text) or tokens of their own; auto: text if frozen", "auto"
     )
     max_answer_words: int = _setting(
         "longest span decoded (0: the 99.5th percentile of the training answers)", 0, low=0

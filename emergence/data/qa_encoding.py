@@ -11,10 +11,12 @@ A causal state has seen its left context only, so the question comes first (METH
 - ``question-first``: question, separator, sentence
 - ``echo``: sentence, separator, question, separator, sentence, read at the second copy
 
-A mark stands before the asked predicate in every copy of the sentence (SQuAD asks about none). By
-default separator and mark are a newline and a quotation mark, which the trunk has met in its text; the
-tokens ``<|sep|>`` and ``<|pred|>``, which pretraining never shows it, are the alternative. A frozen tiny
-trunk pretrained on books had F1 0.304 with the first and 0.260 with the second.
+A mark stands before the asked predicate in every copy of the sentence (SQuAD asks about none). Separator
+and mark are a newline and a quotation mark, which a trunk has met in its text, or ``<|sep|>`` and
+``<|pred|>``, which pretraining never shows it but nothing else in a sentence can be mistaken for. Measured
+on a tiny trunk and QA-SRL Bank questions, test F1: frozen 0.304 with the first and 0.260 with the second,
+trained whole 0.679 and 0.698, random and trained whole 0.614 and 0.655. So probes default to the first and
+finetuning to the second.
 """
 
 from __future__ import annotations

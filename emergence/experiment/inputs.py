@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence.data.overlap import sentences_in_stream
-from emergence.data.qa_encoding import EncodedQA, encode_qa
+from emergence.data.qa_encoding import EncodedQA, Marks, encode_qa
 from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
 from emergence.data.tokenizer import TextTokenizer
@@ -128,8 +128,8 @@ def encode_questions(spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTo
     encoded: dict[str, EncodedQA] = {}
     filtering: dict[str, FilterCounts] = {}
     for split in SPLITS:
-        limit, marks = spec.config.model.sequence_length, spec.config.finetune.marks
-        encoded[split], dropped = encode_qa(dataset.splits[split], tokenizer, spec.layout, limit, marks)
+        limit = spec.config.model.sequence_length
+        encoded[split], dropped = encode_qa(dataset.splits[split], tokenizer, spec.layout, limit, marks_of(spec))
         filtering[split] = FilterCounts.merge([dataset.filtering[split]])
         for reason, count in dropped.items():
             filtering[split].drop_kept(reason, count)
@@ -141,6 +141,14 @@ def encode_questions(spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTo
     subset = few_shot_indices(len(encoded["train"]), spec.finetune_samples, spec.seed)
     train = encoded["train"] if spec.finetune_samples is None else encoded["train"].subset(subset)
     return Questions(train, encoded["train"], encoded["validation"], encoded["test"], filtering)
+
+
+def marks_of(spec: ExperimentSpec) -> Marks:
+    """What marks predicate and separator: a frozen trunk can only read what its text had, a trained one learns its own."""
+    marks = spec.config.finetune.marks
+    if marks == "auto":
+        return "text" if spec.freeze_llm else "special"
+    return marks
 
 
 def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -> GivenWeights | None:

@@ -20,6 +20,7 @@ from worlds import SMALL, run_small, small_spec, trunk_flags
 
 from emergence.analysis.grid import RunScores, build_grid, format_grid
 from emergence.errors import DataError, EmergenceError, UsageError, WeightsError
+from emergence.experiment.inputs import marks_of
 from emergence.experiment.result import DOCUMENTED_KEYS, load_result
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
@@ -96,6 +97,12 @@ def test_a_random_trunk_does_not_start_as_the_identity(cells: dict[str, RunDirec
     assert drawn.metadata["stage"] == "random"
     outputs = [tensor for name, tensor in drawn.state_dict.items() if name.endswith("output.weight")]
     assert outputs and all(tensor.abs().sum() > 0 for tensor in outputs)
+
+
+def test_probes_read_marks_of_the_text_and_finetuning_its_own() -> None:
+    assert marks_of(small_spec()) == marks_of(small_spec(random_baseline=True)) == "special"
+    assert marks_of(small_spec(freeze_llm=True)) == "text"
+    assert marks_of(small_spec("finetune.marks=text")) == "text"
 
 
 def test_scores_agree_between_predictions_and_stats(cells: dict[str, RunDirectory]) -> None:

@@ -337,7 +337,7 @@ def test_malformed_manifests_are_refused(files: Any) -> None:
 
 
 def test_defaults_of_a_later_version_do_not_make_an_older_run_the_same(tmp_path: Path) -> None:
-    """An older spec lacks a setting that came later; filling in its default must not turn it into today's experiment."""
+    """An older spec lacks a setting that came later; its default must not turn the run into today's."""
     store, today = RunStore(tmp_path), ExperimentSpec.from_flags(config_name="debug", data="microworld")
     run = store.create(today)
     content = unseal(read_json(run.path / "spec.json"), "spec.json")
