@@ -144,7 +144,7 @@ def encode_questions(spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTo
 
 
 def marks_of(spec: ExperimentSpec) -> Marks:
-    """What marks predicate and separator: a frozen trunk can only read what its text had, a trained one learns its own."""
+    """What marks predicate and separator: a frozen trunk reads what its text had, a trained one learns its own."""
     marks = spec.config.finetune.marks
     if marks == "auto":
         return "text" if spec.freeze_llm else "special"
