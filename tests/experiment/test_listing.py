@@ -69,8 +69,8 @@ def test_a_run_through_all_its_stages(store: RunStore) -> None:
     assert (only(store).progress, only(store).detail) == (0.5, "step 125 of 250")
     run.save_trunk(WeightsFile({"w": torch.ones(1)}, run.spec.config.model, 64, "{}", {}))
     assert only(store).stage == "pretrained"
-    run.recorder().log("finetune_step", step=10, epoch=3)
-    assert (only(store).stage, only(store).progress, only(store).detail) == ("finetuning", 0.5, "epoch 3 of 6")
+    run.recorder().log("finetune_step", step=10, epoch=1)
+    assert (only(store).stage, only(store).progress, only(store).detail) == ("finetuning", 1 / 3, "epoch 1 of 3")
     run.recorder().log("probe", family="linear", layer=1)
     assert (only(store).stage, only(store).detail) == ("probing", "layer 1 of 2")
     with run.lock():
