@@ -140,9 +140,13 @@ def plan_command(
     skip_pretrain: SkipPretrain = False,
     pretrained_model_path: Weights = None,
     skip_finetune: SkipFinetune = False,
+    seed: Seed = 0,
     layout: LayoutFlag = "question-first",
     finetune_data: Finetune = "qasrl",
     data: Data = "hub",
+    pretrain_text: Text = None,
+    nq_data: NQ = None,
+    qa_data: Questions = None,
     set_values: SetValues = None,
     gpu: Annotated[str | None, typer.Option(help="Instead of the config's: A10G, H100:2, ...")] = None,
     max_cost: Annotated[float | None, typer.Option(metavar="DOLLARS", help="Exit 2 if the estimate is higher.")] = None,
@@ -163,9 +167,13 @@ def plan_command(
         skip_pretrain=skip_pretrain,
         pretrained_model_path=pretrained_model_path,
         skip_finetune=skip_finetune,
+        seed=seed,
         layout=layout,
         finetune_data=finetune_data,
         data=data,
+        pretrain_text=pretrain_text,
+        nq_data=nq_data,
+        qa_data=qa_data,
     )
     plan = plan_experiment(spec, gpu)
     print(json.dumps(plan.to_dict(), indent=2) if as_json else plan.text())
