@@ -136,8 +136,7 @@ def statistic_draws(resamples: Resamples, statistic: Statistic) -> StatisticDraw
         for group in resamples.groups:
             deviations = seed_deviations(table, group, gradient, resamples.rows)
             draws += group.weights @ deviations
-            n = group.n_seeds
-            parts.append((n - 1, float((deviations**2).sum()) / (n * (n - 1))))
+            parts.append((group.df, float((deviations**2).sum())))
     return StatisticDraws(point, draws, var_clusters, tuple(parts))
 
 

@@ -269,8 +269,8 @@ def two_by_two_table(
 ) -> ClusterTable:
     """Per-question scores of the cells (names from ``CELLS``), (N,) or (S, N), on the same N questions.
 
-    By default pretrained cells with equal numbers of seeds share them, and so do not with the random
-    cells; with other numbers of seeds nothing is shared, which widens the intervals.
+    Equal labels in the two pretrained cells mean the same pretraining (by default the s-th seed of each), so that
+    what it does to both goes together; one may have more seeds than the other. Random cells share none.
     """
     unknown = set(scores) - set(CELLS)
     if unknown or not {FULL, FROZEN} <= set(scores):

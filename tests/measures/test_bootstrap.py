@@ -128,6 +128,23 @@ def test_columns_share_resamples_and_seeds():
     assert np.std(statistic_draws(draws, column("a")).draws - statistic_draws(draws, column("b")).draws) > 0.03
 
 
+def test_some_seeds_shared_is_between_all_and_none():
+    """Five frozen seeds, three of them finetuned as well: what the three have in common cancels in the difference."""
+    rng = np.random.default_rng(6)
+    variances = {"shared": [], "apart": []}
+    for trial in range(200):
+        effects = rng.normal(size=(5, 1)) * np.ones((1, 40))
+        for kind, names in (("shared", ["0", "1", "2"]), ("apart", ["x", "y", "z"])):
+            labels = {"a": list("01234"), "b": names}
+            table = ClusterTable.from_questions({"a": effects, "b": effects[:3]}, np.arange(40), labels)
+            drawn = statistic_draws(Resamples.draw(table, 20, trial), lambda m: m["a"] - m["b"])
+            variances[kind].append(drawn.variance)
+            assert [df for df, _ in drawn.var_seeds] == ([2] if kind == "shared" else [4, 2])
+    covariance = math.sqrt(2 / 3 * 5 / 4) / 5  # of the two means; 1/5 without the small bias for partial overlap
+    assert np.mean(variances["shared"]) == pytest.approx(1 / 5 + 1 / 3 - 2 * covariance, rel=0.2)
+    assert np.mean(variances["apart"]) == pytest.approx(1 / 5 + 1 / 3, rel=0.2)
+
+
 def test_order_of_questions_and_names_of_clusters_do_not_matter():
     rng = np.random.default_rng(4)
     values, clusters = _clustered(rng, 50)
