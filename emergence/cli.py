@@ -259,6 +259,48 @@ def figures_command(
     print(make_figures(results_dir, out).text())
 
 
+@app.command("probe-snapshots")
+def probe_snapshots_command(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
+    families: Annotated[str | None, typer.Option(help="Probes, e.g. linear,bilinear (default: the run's).")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers, e.g. 0,2,3 (default: all; 0 is the embeddings).")] = None,
+    every: Annotated[int, typer.Option(help="Every n-th snapshot; first and last always.")] = 1,
+    finetune_samples: Annotated[
+        int | None, typer.Option(help="Training questions (default: 2000, or all if fewer; 0: all).")
+    ] = None,
+    loss_tokens: Annotated[int, typer.Option(help="Most held-out tokens scored; the same for all (0: all).")] = 65_536,
+    random_trunks: Annotated[int, typer.Option(help="Untrained trunks to probe as the floor.")] = 1,
+    qa_data: Annotated[str | None, typer.Option(help="Where the run's questions lie now.")] = None,
+    pretrain_text: Annotated[str | None, typer.Option(help="Where the run's pretraining text lies now.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: the GPU, if any).")] = None,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """The frozen probe of every pretraining snapshot: F1 and continuous scores against loss, tokens and steps."""
+    from emergence.analysis.snapshot_inputs import SnapshotOptions, find_run, parse_layers, parse_list
+    from emergence.analysis.snapshot_probes import probe_snapshots
+    from emergence.files import to_json
+    from emergence.local import CACHE_FOLDER, plain_messages, stop_on_signal
+    from emergence.training.recording import TerminalProgress
+
+    run_dir = find_run(run_id, runs_dir)
+    options = SnapshotOptions(
+        families=parse_list(families),
+        layers=parse_layers(layers),
+        every=every,
+        samples=finetune_samples,
+        loss_tokens=loss_tokens,
+        random_trunks=random_trunks,
+        qa_data=qa_data,
+        pretrain_text=pretrain_text,
+        cache_dir=run_dir.parent / CACHE_FOLDER,
+        device=device,
+    )
+    with plain_messages(), stop_on_signal() as should_stop:
+        result = probe_snapshots(run_dir, options, progress=TerminalProgress(), should_stop=should_stop)
+    print(to_json(result.to_dict(), indent=2) if as_json else result.text())
+
+
 @app.command("demo")
 def demo_command(
     runs_dir: RunsDir = DEFAULT_RUNS / "demo",

@@ -1,0 +1,238 @@
+"""What probing every pretraining snapshot of a run found: written as JSON and npz, read back without torch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emergence.errors import RunDirectoryError
+from emergence.files import read_json, seal, sha256_file, unseal, write_atomic, write_json_atomic
+from emergence.measures.bootstrap import Estimate, bootstrap_means
+from emergence.measures.paired import PairedComparison, compare_paired
+from emergence.measures.readings import format_estimate
+from emergence.measures.resampling import ClusterTable
+
+SCHEMA_VERSION = 1
+KIND = "emergence-snapshot-probes"
+#: Where results go within a run directory.
+RESULT_FOLDER = Path("analysis") / "snapshot_probes"
+JSON_FILE, ARRAYS_FILE = "snapshot_probes.json", "snapshot_probes.npz"
+#: Scores kept for every question; higher is better but for ``brier``.
+SCORES = ("f1_tokens", "em", "log_prob", "expected_f1", "brier")
+#: ``trained``: after some steps. ``initial``: before the first. ``random``: an ordinary random initialisation, the
+#: floor, because the recipe's own start can be the identity.
+TRAINED, INITIAL, RANDOM = "trained", "initial", "random"
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ProbedSnapshot:
+    """One trunk, probed.
+
+    Attributes:
+        name: ``pretrain_step_64``, ``pretrained``, ``random_0``. kind: ``trained``, ``initial`` or ``random``.
+        step, tokens: Of pretraining, done so far.
+        weights: Digest of the trunk's weights.
+        loss: Of held-out text, as ``LanguageModelLoss.to_dict``.
+        probes: Family to the facts of its fit: layer chosen on validation, validation F1 of every layer, ridge...
+        scores: Family -> score -> (N,) per test question.
+    """
+
+    name: str
+    kind: str
+    step: int
+    tokens: int
+    weights: str
+    loss: dict[str, Any]
+    probes: dict[str, dict[str, Any]]
+    scores: dict[str, dict[str, FloatArray]]
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the per-question scores."""
+        return {key: value for key, value in vars(self).items() if key != "scores"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """With the scores as lists; :meth:`from_dict` is the inverse, bit for bit."""
+        return {**self.facts(), "scores": {f: {s: v.tolist() for s, v in c.items()} for f, c in self.scores.items()}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ProbedSnapshot:
+        scores = {f: {s: np.array(v) for s, v in columns.items()} for f, columns in values["scores"].items()}
+        return cls(**{**values, "scores": scores})
+
+
+@dataclass(frozen=True, eq=False)
+class SnapshotProbes:
+    """All probed snapshots of one run.
+
+    Attributes:
+        run: Run id, size, seed, parameters, pretraining; ``series``: equal for runs that differ in seed alone.
+        settings: How it was done: families, layers, questions, seeds, fingerprints of what was read.
+        notes: What a reader should know.
+        ids, clusters: (N,) test questions and their sentences.
+        no_model: Best rule without a model: ``rule``, ``f1_tokens``, ``em``.
+        snapshots: In order of training, random trunks last.
+        estimates: Snapshot name -> family -> score -> mean with interval.
+        differences: The same, paired question by question, against ``initial`` and ``random`` (``random_0``):
+            reference -> snapshot name -> family -> score.
+    """
+
+    run: dict[str, Any]
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+    ids: tuple[str, ...]
+    clusters: npt.NDArray[np.int64]
+    no_model: dict[str, Any]
+    snapshots: tuple[ProbedSnapshot, ...]
+    estimates: dict[str, dict[str, dict[str, Estimate]]]
+    differences: dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        return tuple(self.snapshots[0].scores)
+
+    @property
+    def path_of_training(self) -> tuple[ProbedSnapshot, ...]:
+        """Snapshots of the run itself, its start included."""
+        return tuple(s for s in self.snapshots if s.kind != RANDOM)
+
+    @property
+    def random(self) -> tuple[ProbedSnapshot, ...]:
+        return tuple(s for s in self.snapshots if s.kind == RANDOM)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without the per-question scores."""
+        points = [
+            {
+                **snapshot.facts(),
+                "scores": {
+                    family: {score: found.to_dict() for score, found in columns.items()}
+                    for family, columns in self.estimates[snapshot.name].items()
+                },
+                "differences": {
+                    reference: by_name[snapshot.name]
+                    for reference, by_name in self.differences.items()
+                    if snapshot.name in by_name
+                },
+            }
+            for snapshot in self.snapshots
+        ]
+        return {
+            "kind": KIND,
+            "schema_version": SCHEMA_VERSION,
+            "run": self.run,
+            "settings": self.settings,
+            "notes": list(self.notes),
+            "test": {"questions": len(self.ids), "sentences": len(np.unique(self.clusters))},
+            "no_model": self.no_model,
+            "snapshots": points,
+        }
+
+    def text(self) -> str:
+        """Tables for a terminal."""
+        n = f"{len(self.ids):,} test questions of {len(np.unique(self.clusters)):,} sentences"
+        lines = [f"{self.run['run_id']}: {len(self.snapshots)} trunks probed, {n}, 95% intervals"]
+        lines += [f"note: {note}" for note in self.notes]
+        for family in self.families:
+            header = f"{'snapshot':<22}{'tokens':>12}{'nats/token':>12}{'bits/byte':>11}  {'token F1':<24}"
+            lines += ["", f"{family} probe", header + f"{'EM':>7}{'log p':>9}  layer"]
+            lines += [self._line(snapshot, family) for snapshot in self.snapshots]
+        f1 = self.no_model.get("f1_tokens")
+        return "\n".join([*lines, "", f"no model: F1 {f1:.3f} ({self.no_model['rule'].replace('_', ' ')})"])
+
+    def _line(self, snapshot: ProbedSnapshot, family: str) -> str:
+        found = self.estimates[snapshot.name][family]
+        loss = f"{snapshot.loss['nats_per_token']:>12.3f}{snapshot.loss['bits_per_byte']:>11.3f}"
+        scores = f"{format_estimate(found['f1_tokens'], 3):<24}{found['em'].point:>7.3f}{found['log_prob'].point:>9.3f}"
+        return f"{snapshot.name:<22}{snapshot.tokens:>12,}{loss}  {scores}  {snapshot.probes[family]['layer']}"
+
+
+def summarise(
+    snapshots: Sequence[ProbedSnapshot], clusters: npt.NDArray[np.int64], *, n_boot: int, level: float
+) -> dict[str, Any]:
+    """``estimates`` and ``differences`` of :class:`SnapshotProbes`; equal resamples for all, so they are paired."""
+    columns = {
+        (s.name, family, score): values
+        for s in snapshots
+        for family, by_score in s.scores.items()
+        for score, values in by_score.items()
+    }
+    table = ClusterTable.from_questions({"/".join(key): values for key, values in columns.items()}, clusters)
+    means = bootstrap_means(table, n_boot=n_boot, level=level)
+    estimates: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for name, family, score in columns:
+        estimates.setdefault(name, {}).setdefault(family, {})[score] = means[f"{name}/{family}/{score}"]
+    differences: dict[str, dict[str, Any]] = {}
+    for kind in (INITIAL, RANDOM):
+        reference = next((s for s in snapshots if s.kind == kind), None)
+        if reference is not None:
+            differences[kind] = {
+                s.name: _differences(s, reference, clusters, n_boot, level) for s in snapshots if s.kind == TRAINED
+            }
+    return {"estimates": estimates, "differences": differences}
+
+
+def _differences(
+    snapshot: ProbedSnapshot, reference: ProbedSnapshot, clusters: npt.NDArray[np.int64], n_boot: int, level: float
+) -> dict[str, dict[str, dict[str, Any]]]:
+    def compare(family: str, score: str) -> PairedComparison:
+        pair = snapshot.scores[family][score], reference.scores[family][score]
+        return compare_paired(*pair, clusters, n_boot=n_boot, n_permutations=n_boot - 1, level=level)
+
+    return {f: {s: compare(f, s).to_dict() for s in columns} for f, columns in snapshot.scores.items()}
+
+
+def save_result(result: SnapshotProbes, folder: Path) -> None:
+    """Write ``snapshot_probes.npz``, then ``snapshot_probes.json``, sealed, with its sha256."""
+    arrays: dict[str, npt.NDArray[Any]] = {"ids": np.array(result.ids), "clusters": result.clusters}
+    for snapshot in result.snapshots:
+        for family, columns in snapshot.scores.items():
+            arrays |= {f"{snapshot.name}/{family}/{score}": values for score, values in columns.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_atomic(folder / ARRAYS_FILE, buffer.getvalue())
+    content = {**result.to_dict(), "arrays": {"file": ARRAYS_FILE, "sha256": sha256_file(folder / ARRAYS_FILE)}}
+    write_json_atomic(folder / JSON_FILE, seal(content))
+
+
+def read_result(folder: Path) -> SnapshotProbes:
+    """What :func:`save_result` wrote.
+
+    Raises:
+        RunDirectoryError: Missing, damaged, of another version, or arrays and JSON do not belong together.
+    """
+    path, arrays = folder / JSON_FILE, folder / ARRAYS_FILE
+    content = unseal(read_json(path), str(path))
+    if content.get("kind") != KIND or content.get("schema_version") != SCHEMA_VERSION:
+        raise RunDirectoryError(f"{path}: not snapshot probes of this version: run emergence probe-snapshots again")
+    if not arrays.is_file() or sha256_file(arrays) != content["arrays"]["sha256"]:
+        raise RunDirectoryError(f"{arrays}: missing or damaged: run emergence probe-snapshots again")
+    with np.load(arrays, allow_pickle=False) as stored:
+        scores = {key: stored[key] for key in stored.files}
+    snapshots, estimates = [], {}
+    differences: dict[str, dict[str, Any]] = {}
+    for point in content["snapshots"]:
+        name, families = point["name"], point["scores"]
+        estimates[name] = {f: {s: Estimate.from_dict(v) for s, v in c.items()} for f, c in families.items()}
+        for reference, found in point.pop("differences").items():
+            differences.setdefault(reference, {})[name] = found
+        columns = {f: {s: scores[f"{name}/{f}/{s}"] for s in c} for f, c in families.items()}
+        snapshots.append(ProbedSnapshot(**{**point, "scores": columns}))
+    return SnapshotProbes(
+        run=content["run"],
+        settings=content["settings"],
+        notes=tuple(content["notes"]),
+        ids=tuple(scores["ids"].tolist()),
+        clusters=scores["clusters"],
+        no_model=content["no_model"],
+        snapshots=tuple(snapshots),
+        estimates=estimates,
+        differences=differences,
+    )
