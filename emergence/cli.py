@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from emergence.cli_sweep import app as sweep_app
 from emergence.config import ConfigName
 from emergence.errors import EmergenceError
 from emergence.spec import DataRoute, ExperimentSpec, FinetuneData, Layout, PretrainData
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(sweep_app, name="sweep", help="A matrix of experiments by one command (--help; status, resume, cancel).")
 
 DEFAULT_RUNS = Path("runs")
 

@@ -7,14 +7,14 @@ score. Test scores are reported; validation stands beside them under its own nam
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, group_results
 from emergence.analysis.grid import HEADLINE
-from emergence.analysis.results import OWN_KIND, Skipped, collect_results
+from emergence.analysis.results import OWN_KIND, Collection, Skipped, collect_results
 from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_set
 from emergence.errors import DataError
 from emergence.measures.bootstrap import N_BOOT, Estimate
@@ -128,24 +128,34 @@ class ResultsTable:
         }
 
 
-def build_table(root: Path, *, n_boot: int = N_BOOT) -> ResultsTable:
+def build_table(root: Path, *, n_boot: int = N_BOOT, only: Container[str] | None = None) -> ResultsTable:
     """The table of everything under ``root``.
+
+    Args:
+        only: Run ids to which the table is restricted.
 
     Raises:
         DataError: No such folder, or no result in it (naming what is there instead).
     """
     collection = collect_results(root)
+    if only is not None:
+        found = tuple(item for item in collection.found if item.result.run_id in only)
+        skipped = tuple(item for item in collection.skipped if item.name in only and item.kind != "pretraining")
+        collection = replace(collection, found=found, skipped=skipped)
     if not collection.found:
         there = "; ".join(f"{item.name}: {item.reason}" for item in collection.skipped[:5])
         raise DataError(f"no finished results here{': ' + there if there else ''}", root)
     grouping = group_results(collection)
-    scored = tuple(score_set(comparable, n_boot=n_boot) for comparable in grouping.sets)
-    rows = tuple(row for found in scored for row in _rows(found))
+    return table_of(collection, grouping, [score_set(comparable, n_boot=n_boot) for comparable in grouping.sets])
+
+
+def table_of(collection: Collection, grouping: Grouping, scored: Sequence[SetScores]) -> ResultsTable:
+    """The table of sets that are scored already."""
     return ResultsTable(
-        root=root,
-        rows=rows,
-        sets=scored,
-        trends=_trends(scored),
+        root=collection.root,
+        rows=tuple(row for found in scored for row in _rows(found)),
+        sets=tuple(scored),
+        trends=_trends(grouping, scored),
         skipped=_all_skipped(collection.skipped, grouping),
         mixed=grouping.mixed,
     )
@@ -218,25 +228,18 @@ def _seconds(comparable: ComparableSet, cell: str) -> float | None:
     return sum(times) / len(times) if times and len(times) == len(comparable.cells[cell]) else None
 
 
-def _trends(scored: Sequence[SetScores]) -> dict[str, ScaleReading]:
+def _trends(grouping: Grouping, scored: Sequence[SetScores]) -> dict[str, ScaleReading]:
     """Readings over two sizes or more that differ in size alone."""
-    groups: dict[tuple[object, ...], list[SetScores]] = {}
-    for found in scored:
-        base = found.comparable.base
-        if found.headline.basis not in (None, POINT):
-            same = (found.comparable.pretrain, base.layout, base.samples, base.tokenizer, base.test_questions)
-            groups.setdefault(same, []).append(found)
+    by_set = {id(found.comparable): found.headline for found in scored if found.headline.basis not in (None, POINT)}
     trends: dict[str, ScaleReading] = {}
-    for (pretrain, layout, samples, *_), members in groups.items():
+    for label, members in grouping.over_sizes().items():
         sizes = [
-            SizeScore(m.comparable.base.size, float(m.comparable.n_params), m.headline.probe, m.headline.reading)
-            for m in members
-            if m.headline.probe and m.headline.reading and m.comparable.n_params
+            SizeScore(s.base.size, float(s.n_params), scores.probe, scores.reading)
+            for s in members
+            if (scores := by_set.get(id(s))) and scores.probe and scores.reading and s.n_params
         ]
-        if len({size.label for size in sizes}) == len(sizes) > 1:
-            parts = [str(pretrain), *([str(layout)] if layout != "question-first" else [])]
-            label = ", ".join([*parts, *([f"n={samples}"] if samples is not None else [])])
-            trends[label if label not in trends else f"{label} ({len(trends)})"] = read_sizes(sizes)
+        if len(sizes) > 1:
+            trends[label] = read_sizes(sizes)
     return trends
 
 

@@ -1,0 +1,109 @@
+"""What of a sweep is done already, found by the content of the runs there are.
+
+Standard library only: it looks at ``spec.json`` and results, never at weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from emergence.errors import EmergenceError
+from emergence.experiment.run_directory import TRUNK_FILE
+from emergence.experiment.store import RunDirectory, RunStore
+from emergence.files import read_json, unseal
+from emergence.spec import ExperimentSpec
+from emergence.sweep.graph import Graph, Status, Task
+
+
+@dataclass
+class Existing:
+    """Runs by content.
+
+    Attributes:
+        finished: Experiment id to the newest run with a result.
+        trunks: Pretrain id to the newest run with the trunk of that pretraining.
+        begun: Pretrain id to a run that only pretrains and has no trunk yet: the one to go on with.
+    """
+
+    finished: dict[str, str] = field(default_factory=dict)
+    trunks: dict[str, str] = field(default_factory=dict)
+    begun: dict[str, tuple[str, ExperimentSpec]] = field(default_factory=dict)
+
+    def add(
+        self, run_id: str, spec: ExperimentSpec, experiment_id: str, *, has_trunk: bool, stats: Mapping[str, Any] | None
+    ) -> None:
+        """Take note of one run; the first of several with equal content stays.
+
+        Args:
+            experiment_id: As the run was begun with.
+            has_trunk: Whether its trunk is there.
+            stats: Its result, None without one.
+        """
+        lineage = (stats or {}).get("lineage") or {}
+        if stats is not None:
+            self.finished.setdefault(experiment_id, run_id)
+            if same := equivalent_cell(spec, lineage):
+                self.finished.setdefault(same.experiment_id, run_id)
+        if spec.random_baseline:
+            return
+        if has_trunk and (spec.pretrains or equivalent_cell(spec, lineage)):
+            self.trunks.setdefault(spec.pretrain_id, run_id)
+        elif not has_trunk and spec.skip_finetune:
+            self.begun.setdefault(spec.pretrain_id, (run_id, spec))
+
+
+def equivalent_cell(spec: ExperimentSpec, lineage: Mapping[str, Any]) -> ExperimentSpec | None:
+    """The cell that a run with ``--skip-pretrain`` is: the same experiment, if its weights are of that pretraining.
+
+    Snapshots taken on the way are of the same pretraining and another trunk, so the file's name has to be the trunk's.
+    """
+    source = lineage.get("source") or {}
+    if not spec.skip_pretrain or spec.random_baseline or source.get("pretrain_id") != spec.pretrain_id:
+        return None
+    if PurePath(str(source.get("path"))).name != TRUNK_FILE:
+        return None
+    return dataclasses.replace(spec, skip_pretrain=False, pretrained_model_path=None)
+
+
+def existing_runs(store: RunStore) -> Existing:
+    """What is in a folder of runs."""
+    found = Existing()
+    for run in store.runs():
+        stats = _stats(run)
+        found.add(run.run_id, run.spec, run.experiment_id, has_trunk=run.trunk_path.is_file(), stats=stats)
+    return found
+
+
+def _stats(run: RunDirectory) -> dict[str, Any] | None:
+    if not run.is_finished:
+        return None
+    try:
+        return unseal(read_json(run.stats_path), str(run.stats_path))
+    except EmergenceError:  # damaged: the table will say so
+        return {}
+
+
+def mark_existing(tasks: Iterable[Task], existing: Existing) -> Graph:
+    """The graph with what is done marked so, without pretrainings that nothing left to do needs."""
+    tasks, status = list(tasks), {}
+    for task in tasks:
+        where = existing.trunks if task.is_pretraining else existing.finished
+        run_id = where.get(task.spec.pretrain_id if task.is_pretraining else task.key)
+        if run_id is not None:
+            status[task.key] = Status("done", run_id=run_id, found=True)
+    needed = {task.needs for task in tasks if task.key not in status}
+    kept = [t for t in tasks if not t.is_pretraining or t.key in status or t.key in needed]
+    lost = {t.key for t in tasks} - {t.key for t in kept}  # the cells are done, the trunk is gone: nothing to do
+    kept = [dataclasses.replace(t, needs=None) if t.needs in lost else t for t in kept]
+    return Graph([_begun(task, existing) for task in kept], status)
+
+
+def _begun(task: Task, existing: Existing) -> Task:
+    """A pretraining that an earlier command began is gone on with under the spec it began with."""
+    if task.is_pretraining and task.spec.pretrain_id in existing.begun:
+        return dataclasses.replace(task, spec=existing.begun[task.spec.pretrain_id][1])
+    return task

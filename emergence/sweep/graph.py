@@ -1,0 +1,156 @@
+"""The tasks of a sweep and what depends on what: one pretraining serves all its finetunings.
+
+Pure bookkeeping, shared by the local executor and the one on Modal. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from emergence.errors import RunDirectoryError
+from emergence.experiment.matrix import Cell
+from emergence.spec import ExperimentSpec
+
+State = Literal["waiting", "running", "done", "failed", "blocked", "stopped"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of a sweep: a pretraining, or a cell.
+
+    Attributes:
+        key: Its content: the pretrain id, or the experiment id. What is done is found by it, never by a name.
+        name: The cell's, or ``T-WN-pretrain``; seeds share it.
+        spec: Of the run to start. Whether a pretraining is done depends on its pretrain id alone.
+        needs: Key of the pretraining whose trunk it takes; None where it needs none.
+        is_pretraining: Whether all it leaves is a trunk.
+    """
+
+    key: str
+    name: str
+    spec: ExperimentSpec
+    needs: str | None = None
+    is_pretraining: bool = False
+
+    @property
+    def label(self) -> str:
+        """``T-WN-F-ALL.0``: name and seed."""
+        return f"{self.name}.{self.spec.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; :meth:`from_dict` is the inverse."""
+        return {
+            "key": self.key,
+            "name": self.name,
+            "needs": self.needs,
+            "is_pretraining": self.is_pretraining,
+            "spec": self.spec.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], source: str = "task") -> Task:
+        spec = ExperimentSpec.from_dict(raw["spec"], source)
+        return cls(raw["key"], raw["name"], spec, raw["needs"], raw["is_pretraining"])
+
+
+def build_tasks(cells: Iterable[Cell]) -> list[Task]:
+    """Pretrainings first, then the cells, both in the order given; equal experiments are one task."""
+    pretrainings: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
+    for cell in cells:
+        spec, needs = cell.spec, None
+        if not spec.random_baseline:
+            needs = f"pretrain-{spec.pretrain_id}"
+            if needs not in pretrainings:
+                alone = dataclasses.replace(spec, freeze_llm=False, finetune_samples=None, skip_finetune=True)
+                name = _pretraining_name(cell.name, alone, pretrainings.values())
+                pretrainings[needs] = Task(needs, name, alone, is_pretraining=True)
+        tasks.setdefault(spec.experiment_id, Task(spec.experiment_id, cell.name, spec, needs))
+    return [*pretrainings.values(), *tasks.values()]
+
+
+def _pretraining_name(cell: str, spec: ExperimentSpec, others: Iterable[Task]) -> str:
+    """``T-WN-pretrain``, with the pretrain id where settings make several of them."""
+    name = "-".join([*cell.split("-")[:2], "pretrain"])
+    taken = any((task.name, task.spec.seed) == (name, spec.seed) for task in others)
+    return f"{name}-{spec.pretrain_id}" if taken else name
+
+
+@dataclass
+class Status:
+    """How far a task is.
+
+    Attributes:
+        run_id: Name of its run directory, once known.
+        seconds: Wall-clock time of the attempt that ended.
+        error: What a failed one said: one line. last_lines: The end of its log.
+        log: File name of its log, relative to the record's folder; local sweeps only.
+        calls: Ids of Modal function calls that work on it.
+        found: Whether it was done before the sweep began.
+        headline: Scores by name, for where the run directory is not at hand.
+    """
+
+    state: State = "waiting"
+    run_id: str | None = None
+    seconds: float | None = None
+    error: str | None = None
+    last_lines: list[str] = dataclasses.field(default_factory=list)
+    log: str | None = None
+    calls: list[str] = dataclasses.field(default_factory=list)
+    found: bool = False
+    headline: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Status:
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := set(raw) - known:
+            raise RunDirectoryError(f"the record has {sorted(unknown)[0]!r}: written by a later version?")
+        return cls(**raw)
+
+
+class Graph:
+    """Tasks with their states.
+
+    Args:
+        tasks: As :func:`build_tasks` orders them.
+        status: State by key; what is missing waits.
+    """
+
+    def __init__(self, tasks: Sequence[Task], status: Mapping[str, Status] | None = None) -> None:
+        self.tasks = {task.key: task for task in tasks}
+        self.status = {key: (status or {}).get(key) or Status() for key in self.tasks}
+
+    def ready(self) -> list[Task]:
+        """Waiting tasks that lack nothing, those first that others wait for."""
+        waiting = (task for key, task in self.tasks.items() if self.status[key].state == "waiting")
+        return [task for task in waiting if task.needs is None or self.status[task.needs].state == "done"]
+
+    def in_state(self, *states: State) -> list[Task]:
+        return [task for key, task in self.tasks.items() if self.status[key].state in states]
+
+    def fail(self, key: str, error: str, last_lines: Sequence[str] = ()) -> None:
+        """Mark a task as failed, and what needs it as blocked."""
+        status = self.status[key]
+        status.state, status.error, status.last_lines = "failed", error, list(last_lines)
+        for task in self.tasks.values():
+            if task.needs == key and self.status[task.key].state != "done":
+                blocked = self.status[task.key]
+                blocked.state, blocked.error = "blocked", f"needs {self.tasks[key].label}, which failed"
+
+    @property
+    def unfinished(self) -> list[Task]:
+        """What is neither done nor failed nor blocked."""
+        return self.in_state("waiting", "running", "stopped")
+
+    def counts(self) -> dict[str, int]:
+        """Number of tasks by state, every state that occurs."""
+        found: dict[str, int] = {}
+        for status in self.status.values():
+            found[status.state] = found.get(status.state, 0) + 1
+        return found

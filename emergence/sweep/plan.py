@@ -1,0 +1,167 @@
+"""What a sweep will do and cost, before it does anything. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emergence.errors import UsageError
+from emergence.planning import Plan, plan_experiment
+from emergence.sweep.graph import Graph, Task
+from emergence.sweep.record import Place
+
+#: FLOP/s that one CPU core sustains in training, roughly; and what a run takes besides training, in seconds.
+CPU_RATE, CPU_OVERHEAD_SECONDS = 5e10, 10.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one task: the trunk that it takes from another is that one's cost.
+
+    Attributes:
+        plan: Tokens, FLOP, and hours and dollars on Modal.
+        cpu_hours: On one CPU core.
+    """
+
+    task: Task
+    plan: Plan
+    cpu_hours: float
+
+
+def cost_of(task: Task, gpu: str | None = None) -> Cost:
+    """Estimate one task.
+
+    Raises:
+        UsageError: An unknown GPU.
+    """
+    spec = task.spec if task.needs is None else dataclasses.replace(task.spec, skip_pretrain=True)
+    plan = plan_experiment(spec, gpu)
+    return Cost(task, plan, (plan.flop / CPU_RATE + CPU_OVERHEAD_SECONDS) / 3600)
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A graph with its costs.
+
+    Attributes:
+        left: What is to be done. done: What is done already, one name a run.
+    """
+
+    graph: Graph
+    on: Place
+    jobs: int
+    left: tuple[Cost, ...]
+    done: tuple[Task, ...]
+
+    @classmethod
+    def of(cls, graph: Graph, on: Place, jobs: int, gpu: str | None = None) -> SweepPlan:
+        left = tuple(cost_of(task, gpu) for task in graph.tasks.values() if graph.status[task.key].state != "done")
+        return cls(graph, on, jobs, left, tuple(graph.in_state("done")))
+
+    @property
+    def dollars(self) -> float:
+        return sum(cost.plan.dollars for cost in self.left) if self.on == "modal" else 0.0
+
+    @property
+    def hours(self) -> float:
+        """Of one GPU after the other, or of one CPU core."""
+        return sum(self._hours(cost) for cost in self.left)
+
+    @property
+    def tokens(self) -> int:
+        return sum(cost.plan.pretrain_tokens + cost.plan.finetune_tokens for cost in self.left)
+
+    def _hours(self, cost: Cost) -> float:
+        return cost.plan.hours if self.on == "modal" else cost.cpu_hours
+
+    def refuse_if_too_dear(self, max_cost: float | None) -> None:
+        """``--max-cost``, over all that is left to do.
+
+        Raises:
+            UsageError: The estimate is higher.
+        """
+        if max_cost is not None and self.dollars > max_cost:
+            raise UsageError(
+                f"the estimate of ${self.dollars:.2f} for {len(self.left)} runs is above --max-cost {max_cost:g}: "
+                "raise it, take fewer cells with --only, or fewer tokens (--set pretrain.samples_per_epoch=N)"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, for ``--json``."""
+        return {
+            "on": self.on,
+            "jobs": self.jobs,
+            "tasks": [self._task_dict(cost) for cost in self.left],
+            "done": [{"name": t.label, "run_id": self.graph.status[t.key].run_id} for t in self.done],
+            "tokens": self.tokens,
+            "hours": self.hours,
+            "dollars": self.dollars,
+        }
+
+    def _task_dict(self, cost: Cost) -> dict[str, Any]:
+        needs = cost.task.needs
+        return {
+            "name": cost.task.label,
+            "key": cost.task.key,
+            "needs": None if needs is None else self.graph.tasks[needs].label,
+            **cost.plan.to_dict(),
+            "cpu_hours": cost.cpu_hours,
+        }
+
+    def text(self) -> str:
+        """A line for every cell, its seeds together, and the total."""
+        modal = self.on == "modal"
+        titles = ["run", "seeds", "pretraining", "finetuning", "GPU hours" if modal else "core hours"]
+        rows = [titles + (["GPU", "dollars"] if modal else [])]
+        for name in dict.fromkeys(cost.task.name for cost in self.left):
+            costs = [cost for cost in self.left if cost.task.name == name]
+            plans = [cost.plan for cost in costs]
+            row = [name, _seeds([cost.task.spec.seed for cost in costs])]
+            row += [_tokens(sum(plan.pretrain_tokens for plan in plans))]
+            row += [_tokens(sum(plan.finetune_tokens for plan in plans))]
+            row += [f"{sum(self._hours(cost) for cost in costs):.2f}"]
+            row += [plans[0].gpu.modal_name, f"{sum(plan.dollars for plan in plans):.2f}"] if modal else []
+            rows.append(row)
+        lines = _aligned(rows) if self.left else []
+        return "\n".join([*lines, "", self.summary()] if lines else [self.summary()])
+
+    def summary(self) -> str:
+        """One sentence: how much is left, how much is done, what it takes."""
+        done = f"{len(self.done)} done already" if self.done else "none done yet"
+        if not self.left:
+            return f"nothing to do: all {len(self.done)} runs are done already"
+        pretrainings = sum(cost.task.is_pretraining for cost in self.left)
+        parts = [f"{len(self.left)} runs to do ({pretrainings} pretrainings), {done}"]
+        parts.append(f"{_tokens(self.tokens)} tokens at most")
+        if self.on == "modal":
+            date = self.left[0].plan.prices_date
+            parts.append(f"{self.hours:.1f} GPU hours, ${self.dollars:.2f} (estimate, list prices of {date})")
+            parts.append(f"at most {self.jobs} GPUs at a time")
+        else:
+            parts.append(f"about {max(self.hours, 0.01):.2f} core hours (at {CPU_RATE / 1e9:.0f} GFLOP/s a core)")
+            parts.append(f"{self.jobs} at a time on this machine")
+        return "; ".join(parts)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return ",".join(map(str, seeds))
+
+
+def _tokens(count: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count) if count else "-"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns, the first two to the left."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+
+    def aligned(row: Sequence[str]) -> str:
+        cells = enumerate(zip(row, widths, strict=True))
+        return "  ".join(text.ljust(w) if k < 2 else text.rjust(w) for k, (text, w) in cells).rstrip()
+
+    return [aligned(row) for row in rows]

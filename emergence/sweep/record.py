@@ -1,0 +1,151 @@
+"""A sweep on disk: what was asked for and how far it is, in one file under the runs folder.
+
+``RUNS/.sweeps/NAME.json`` is replaced whole at every change (:mod:`emergence.files`), so that a sweep killed
+at any moment can be gone on with. Results are in the run directories; the record only leads to them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from emergence.errors import ConfigError, RunDirectoryError, UsageError
+from emergence.files import content_digest, read_json, seal, unseal, write_json_atomic
+from emergence.sweep.graph import Graph, Status, Task
+
+Place = Literal["local", "modal"]
+
+#: Hidden, so that nothing takes it for a run.
+FOLDER = ".sweeps"
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class Record:
+    """One sweep.
+
+    Attributes:
+        name: Of the file: the matrix's name and its cells' digest, so that the same command finds it again.
+        path: The file.
+        on: ``local`` or ``modal``.
+        jobs: Runs at a time.
+        cwd: Where it was started: relative data paths are meant from there.
+        graph: Tasks and states.
+        created: Local time.
+        conductor: Modal: the call that drives it.
+        app: Modal: the app it runs in.
+        gpu: Modal: instead of the configurations' GPUs.
+    """
+
+    name: str
+    path: Path
+    on: Place
+    jobs: int
+    cwd: str
+    graph: Graph
+    created: str = field(default_factory=lambda: datetime.now().isoformat(timespec="seconds"))
+    conductor: str | None = None
+    app: str | None = None
+    gpu: str | None = None
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs of local cells."""
+        return self.path.with_suffix("")
+
+    def save(self) -> None:
+        """Replace the file.
+
+        Raises:
+            RunDirectoryError: The system refused.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(self.path, seal(self.to_dict()))
+
+    def to_dict(self) -> dict[str, Any]:
+        graph = self.graph
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "on": self.on,
+            "jobs": self.jobs,
+            "cwd": self.cwd,
+            "created": self.created,
+            "conductor": self.conductor,
+            "app": self.app,
+            "gpu": self.gpu,
+            "tasks": [{**task.to_dict(), **graph.status[key].to_dict()} for key, task in graph.tasks.items()],
+        }
+
+
+def record_name(matrix: str, on: Place, tasks: Sequence[Task]) -> str:
+    """``matrix-1a2b3c4d``: equal for equal cells at the same place."""
+    cells = sorted(task.key for task in tasks if not task.is_pretraining)
+    return f"{matrix}-{content_digest([on, cells])[:8]}"
+
+
+def record_path(runs_dir: Path, name: str) -> Path:
+    return runs_dir / FOLDER / f"{name}.json"
+
+
+def load_record(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        RunDirectoryError: Missing, damaged, or of a later version.
+    """
+    raw = unseal(read_json(path), str(path))
+    if raw.get("schema_version") != SCHEMA_VERSION:
+        raise RunDirectoryError(f"{path}: a record of version {raw.get('schema_version')!r}, not {SCHEMA_VERSION}")
+    try:
+        tasks, status = [], {}
+        for item in raw["tasks"]:
+            task = Task.from_dict(item, str(path))
+            tasks.append(task)
+            status[task.key] = Status.from_dict({k: v for k, v in item.items() if k not in task.to_dict()})
+        return Record(
+            name=path.stem,
+            path=path,
+            on=cast(Place, raw["on"]),
+            jobs=raw["jobs"],
+            cwd=raw["cwd"],
+            graph=Graph(tasks, status),
+            created=raw["created"],
+            conductor=raw["conductor"],
+            app=raw["app"],
+            gpu=raw["gpu"],
+        )
+    except (KeyError, TypeError, AttributeError) as reason:
+        raise RunDirectoryError(f"{path}: not a sweep's record of this program ({reason!r})") from None
+    except ConfigError as reason:
+        raise RunDirectoryError(str(reason)) from None
+
+
+def find_record(runs_dir: Path, given: str | None) -> Record:
+    """The record that a command means: a name or path, or the sweep last written to.
+
+    Raises:
+        UsageError: No such record; names those there are.
+    """
+    if given and Path(given).suffix == ".json":
+        return load_record(Path(given))
+    files = sorted((runs_dir / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise UsageError(f"no sweep was started in {runs_dir}: start one with `emergence sweep`, or give --runs-dir")
+    if given is None:
+        return load_record(files[-1])
+    for path in files:
+        if path.stem == given:
+            return load_record(path)
+    names = [path.stem for path in files]
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+    raise UsageError(f"no sweep {given!r} in {runs_dir}: {hint}")

@@ -1,0 +1,173 @@
+"""One task of a local sweep, in a process of its own: a spec comes in, a line of JSON goes out.
+
+The process is forked from a server that has imported everything once (``multiprocessing``'s forkserver), so
+that a cell costs no seconds of imports and yet shares no state with another. It ends when its sweep does,
+however that ends: whoever was killed must not leave writers behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from emergence.errors import EmergenceError, UsageError
+from emergence.spec import ExperimentSpec
+
+#: Imported once by the fork server.
+PRELOAD = ("emergence.sweep.worker", "emergence.local", "emergence.experiment.run")
+#: Exit code of a process whose sweep is gone, and of one that failed unexpectedly.
+ABANDONED, CRASHED = 3, 1
+
+
+def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
+    """Run ``job["spec"]`` under ``job["runs_dir"]``; answers its run id, or its error and exit code."""
+    with _OwnProcess(job, answers):
+        from emergence.experiment.run import run_experiment
+        from emergence.experiment.store import RunStore
+        from emergence.local import CACHE_FOLDER, describe_result, plain_messages, stop_on_signal
+        from emergence.training.recording import TerminalProgress
+
+        runs_dir = Path(job["runs_dir"])
+        with plain_messages(), stop_on_signal() as should_stop:
+            result = run_experiment(
+                ExperimentSpec.from_dict(job["spec"]),
+                RunStore(runs_dir),
+                cache_dir=runs_dir / CACHE_FOLDER,
+                should_stop=should_stop,
+                on_open=lambda run, what: _say(f"{what} run {run.run_id}"),
+                progress=TerminalProgress(),
+            )
+        if result is None or result.run_id is None:
+            raise UsageError("a sweep runs each cell in one process: start it without torchrun")
+        _say(describe_result(result, runs_dir))
+        scores = (result.test_scores or {}).get("scores", {})
+        headline = {"test_f1": scores["f1_tokens"]["point"]} if "f1_tokens" in scores else {}
+        _answer(answers, run_id=result.run_id, headline=headline)
+
+
+def check_inputs(job: Mapping[str, Any], answers: Connection) -> None:
+    """Read all data that ``job["specs"]`` name, once each, into the cache; answers the first thing that is wrong."""
+    with _OwnProcess(job, answers):
+        from emergence.local import CACHE_FOLDER, plain_messages
+
+        runs_dir = Path(job["runs_dir"])
+        reader = _Reader(runs_dir, runs_dir / CACHE_FOLDER, job["trunks"])
+        with plain_messages():
+            for name, raw in job["specs"]:
+                try:
+                    reader.check(ExperimentSpec.from_dict(raw))
+                except EmergenceError as error:
+                    kind = UsageError if isinstance(error, UsageError) else EmergenceError
+                    raise kind(f"{name}: {error}") from None
+        _answer(answers, read=True)
+
+
+class _Reader:
+    """Reads data as runs would, each once.
+
+    Args:
+        trunks: Pretrain id to the run whose trunk is to be used.
+    """
+
+    def __init__(self, runs_dir: Path, cache: Path, trunks: Mapping[str, str]) -> None:
+        self.runs_dir, self.cache, self.trunks = runs_dir, cache, trunks
+        self.texts: dict[str, str] = {}
+        self.questions: dict[str, int] = {}
+
+    def check(self, spec: ExperimentSpec) -> None:
+        """Raise what the run would.
+
+        Raises:
+            UsageError: Data that is missing, malformed, too small, or not what a trunk to be used was trained on.
+        """
+        from emergence.data.sources import load_qa, prepare_pretraining_data
+        from emergence.experiment.store import RunStore
+
+        text = _identity(spec, "pretrain_data", "pretrain_text", "nq_data", vocabulary=True)
+        if text not in self.texts:
+            self.texts[text] = prepare_pretraining_data(spec, self.cache).fingerprint
+        if not spec.random_baseline and (run_id := self.trunks.get(spec.pretrain_id)):
+            trained_on = RunStore(self.runs_dir).open(run_id).read_data()["fingerprints"].get("text")
+            if trained_on not in (None, self.texts[text]):
+                raise UsageError(
+                    f"the pretraining text is not what {run_id} was trained on: restore it, or use another --runs-dir"
+                )
+        questions = _identity(spec, "finetune_data", "qa_data")
+        if questions not in self.questions:
+            self.questions[questions] = len(load_qa(spec, self.cache).splits["train"])
+        if (spec.finetune_samples or 0) > self.questions[questions]:
+            raise UsageError(
+                f"there are {self.questions[questions]:,} training questions, so samples (--finetune-samples) "
+                f"cannot be {spec.finetune_samples:,}: leave the cell out with --only, or give more data"
+            )
+
+
+def _identity(spec: ExperimentSpec, *fields: str, vocabulary: bool = False) -> str:
+    """Equal for specs that read the same data."""
+    content = [getattr(spec, name) for name in ("data", *fields)]
+    world = spec.config.to_dict()["microworld"] if spec.data == "microworld" else None
+    return json.dumps([content, world, spec.config.model.vocab_size if vocabulary else None])
+
+
+class _OwnProcess:
+    """Around all that a task's process does: log file, end with the sweep, every error an answer."""
+
+    def __init__(self, job: Mapping[str, Any], answers: Connection) -> None:
+        self.job, self.answers = job, answers
+
+    def __enter__(self) -> None:
+        if hasattr(os, "setsid"):
+            os.setsid()  # Ctrl-C goes to the sweep, which passes it on once
+        os.chdir(self.job["cwd"])
+        log = os.open(self.job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, EmergenceError):
+            _say(f"error: {error}")
+            _answer(self.answers, error=str(error), exit_code=error.exit_code)
+        elif error is not None:
+            traceback.print_exc()
+            told = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+            code = 130 if isinstance(error, KeyboardInterrupt) else CRASHED
+            _answer(self.answers, error=told, exit_code=code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return True
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(ABANDONED)
+
+
+def _answer(answers: Connection, **content: Any) -> None:
+    answers.send_bytes(json.dumps(content).encode())
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def last_lines(path: Path, count: int = 6, most_bytes: int = 20_000) -> Sequence[str]:
+    """The end of a log."""
+    try:
+        with path.open("rb") as handle:
+            handle.seek(max(0, path.stat().st_size - most_bytes))
+            text = handle.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rpartition("\r")[2] for line in text.splitlines() if line.strip()][-count:]
