@@ -6,6 +6,7 @@ must agree. What does not is a set of its own, and the difference is said; it is
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -104,6 +105,35 @@ class Grouping:
     skipped: tuple[Skipped, ...]
     mixed: tuple[str, ...]
 
+    def over_sizes(self) -> dict[str, tuple[ComparableSet, ...]]:
+        """Label (``wiki``) to sets that differ in size alone, smallest first; two sizes at least."""
+        groups: dict[tuple[object, ...], list[ComparableSet]] = {}
+        for s in self.sets:
+            base = s.base
+            same = (s.pretrain, base.layout, base.samples, base.tokenizer, base.test_questions, base.file_format)
+            groups.setdefault((*same, base.evaluation_settings), []).append(s)
+        series: dict[str, tuple[ComparableSet, ...]] = {}
+        for (pretrain, layout, samples, *_), members in groups.items():
+            if len({s.base.size for s in members}) == len(members) > 1:
+                parts = [str(pretrain), *([str(layout)] if layout != "question-first" else [])]
+                label = ", ".join([*parts, *([f"n={samples}"] if samples is not None else [])])
+                series[label if label not in series else f"{label} ({len(series)})"] = tuple(members)
+        return series
+
+    def over_samples(self) -> dict[str, tuple[ComparableSet, ...]]:
+        """Label (``tiny, wiki``) to sets that differ in the number of training questions alone, fewest first."""
+        groups: dict[tuple[BaseKey, TrunkKey | None], list[ComparableSet]] = {}
+        for s in self.sets:
+            groups.setdefault((replace(s.base, samples=None), s.trunk), []).append(s)
+        series: dict[str, tuple[ComparableSet, ...]] = {}
+        for (base, trunk), members in groups.items():
+            if len(members) > 1:
+                whole = [s for s in members if s.base.samples is None]
+                label = whole[0].label if whole else ComparableSet(base, trunk, {}).label
+                ordered = sorted(members, key=lambda s: s.base.samples or math.inf)
+                series[label if label not in series else f"{label} ({len(series)})"] = tuple(ordered)
+        return series
+
 
 def group_results(collection: Collection) -> Grouping:
     """The comparable sets of a collection, smallest model first."""
@@ -182,7 +212,7 @@ def _trunk_key(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> TrunkK
     lineage = item.result.lineage or {}
     given = Path(str((lineage.get("source") or {}).get("path", ""))).name
     steps = str(pretraining.get("steps")) if pretraining else given or NOT_RECORDED
-    return TrunkKey(_pretrain_label(spec or item.spec), settings, steps)
+    return TrunkKey(pretrain_label(spec or item.spec), settings, steps)
 
 
 def _trunk_spec(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> tuple[ExperimentSpec | None, str | None]:
@@ -193,7 +223,7 @@ def _trunk_spec(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> tuple
     return trunk_specs.get(str(pretrain_id)), pretrain_id
 
 
-def _pretrain_label(spec: ExperimentSpec) -> str:
+def pretrain_label(spec: ExperimentSpec) -> str:
     """``wiki``, ``wiki+nq``, ``microworld``, or the name of the local text."""
     text = Path(spec.pretrain_text).name if spec.pretrain_text else ("microworld" if spec.data == "microworld" else "")
     return spec.pretrain_data.replace("wiki", text or "wiki", 1)

@@ -200,6 +200,7 @@ def prediction_rows(scores: SpanScores, encoded: EncodedQA) -> list[dict[str, An
             "source": example.source,
             "sentence_id": example.sentence_id,
             "document_id": example.document_id,
+            "words": list(example.tokens),
             "predicate_index": example.predicate_index,
             "predicate": None if example.predicate_index is None else example.tokens[example.predicate_index],
             "question": example.question,
