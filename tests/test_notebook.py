@@ -1,0 +1,75 @@
+"""The notebook runs from top to bottom and shows what it promises, on planted runs and (slow) on real ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("IPython")
+pytest.importorskip("matplotlib")
+
+TESTS = Path(__file__).parent
+NOTEBOOK = TESTS.parent / "notebooks" / "read_results.ipynb"
+for folder in ("analysis", "experiment"):
+    sys.path.insert(0, str(TESTS / folder))
+
+from figure_worlds import fake_cka, fake_run  # noqa: E402
+from worlds import run_small, trunk_flags  # noqa: E402
+
+
+def notebook() -> Any:
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def test_stored_without_outputs() -> None:
+    cells = notebook().cells
+    nbformat.validate(notebook())
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells if cell.cell_type == "code")
+    assert len({cell.id for cell in cells}) == len(cells)
+
+
+def test_cells_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = {condition: fake_run(tmp_path, "debug", condition) for condition in ("full", "frozen", "random-frozen")}
+    fake_cka(runs["full"])
+    monkeypatch.setenv("EMERGENCE_RESULTS", str(tmp_path))
+    monkeypatch.setenv("EMERGENCE_DRAWS", "200")
+    # Figures have tests of their own: one format will do here.
+    monkeypatch.setattr("emergence.analysis.figures.FORMATS", {"svg": {"metadata": {"Date": None}}})
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    namespace: dict[str, Any] = {}
+    for cell in notebook().cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{NOTEBOOK.name}:{cell.id}", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert "reading" in printed and "score    0." in printed and "nothing to draw" not in printed
+    drawn = {path.stem for path in namespace["out"].glob("*.svg")}
+    assert {"two_by_two", "probing_layers", "pretraining_loss", "finetuning"} <= drawn
+    assert any(name.startswith("cka_heatmaps") for name in drawn) and len(shown) == 1 + len(drawn)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the kernel's own, in another process' libraries
+def test_executed_by_jupyter_on_small_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    runs = tmp_path / "runs"
+    full, _ = run_small(runs)
+    run_small(runs, freeze_llm=True, **trunk_flags(full))
+    run_small(runs, freeze_llm=True, random_baseline=True)
+    fake_cka(full)
+    monkeypatch.setenv("EMERGENCE_RESULTS", str(runs))
+    monkeypatch.setenv("EMERGENCE_DRAWS", "300")
+    executed = nbclient.NotebookClient(notebook(), timeout=90, kernel_name="python3").execute()
+    outputs = {cell.id: cell.outputs for cell in executed.cells if cell.cell_type == "code"}
+    kinds: Callable[[str], set[str]] = lambda name: {kind for o in outputs[name] for kind in o.get("data", {})}  # noqa: E731
+    assert all("image/svg+xml" in kinds(name) for name in ("grid", "layers", "training", "cka"))
+    assert "text/markdown" in kinds("table")
+    assert not [o for found in outputs.values() for o in found if o.output_type == "error"]
