@@ -1,0 +1,82 @@
+"""``python -m benchmarks ROW|all|table|scaling``: measure, save as JSON, and make the documentation from it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.materials import Bench
+from benchmarks.measure import best_precision, machine, versions
+from benchmarks.report import save
+from benchmarks.rows import ROWS, run_row
+from emergence.errors import EmergenceError
+from emergence.training.precision import select_device
+
+RESULTS = Path(__file__).resolve().parent / "results"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except EmergenceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.what == "table":
+        from benchmarks.table import write_table
+
+        print(write_table(options.results, DOCS / "speed.md"))
+        return 0
+    torch.set_num_threads(1)
+    device = select_device(options.device)
+    bench = Bench(
+        repeats=options.repeats, device=device, text=options.text, questions=options.questions, toy=options.toy
+    )
+    about = {
+        "machine": machine(device),
+        "versions": versions(),
+        "precision": best_precision(device),
+        "device": device.type,
+        "repeats": options.repeats,
+    }
+    if options.what == "scaling":
+        from benchmarks.scaling import draw, measure_scaling
+
+        found = {**measure_scaling(bench), **about}
+        save(found, options.json or options.results / "scaling.json")
+        print(draw(found, DOCS / "figures" / "scaling.svg"))
+        return 0
+    for name in ROWS if options.what == "all" else [options.what]:
+        result = run_row(name, bench)
+        print(result.text(), flush=True)
+        content = result.to_dict(about)
+        # A folder for `all`, a file for one row.
+        given = options.json if options.what != "all" else None
+        save(content, given or options.results / f"{name}_{device.type}_{content['date']}.json")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", choices=[*ROWS, "all", "table", "scaling"], metavar="ROW|all|table|scaling",
+                        help=f"a row ({', '.join(ROWS)}), all of them, docs/speed.md, or how costs grow")  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count (5)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument("--text", type=Path, help="text file or folder (the micro-world)")
+    parser.add_argument("--questions", type=Path, help="questions, file or folder (the micro-world)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (benchmarks/results)")
+    parser.add_argument("--json", type=Path, help="where one row's JSON goes (the folder of results)")
+    parser.add_argument("--toy", action="store_true", help="sizes that only show that the code runs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Interleaved timing, memory of a child process, and the facts of the machine a figure was measured on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from emergence.training.precision import has_fast_bf16, resolve_precision
+
+Result = TypeVar("Result")
+
+#: Does one piece of work and returns how many units it was.
+Work = Callable[[], float]
+
+_LIBRARIES = ("torch", "numpy", "scipy", "tokenizers", "transformers", "modal")
+
+
+def interleaved(
+    work: Mapping[str, Work], repeats: int, device: torch.device | None = None, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds per unit of every party, in rounds: each round runs each party once.
+
+    CPU seconds of this process on a CPU (other work on the machine costs little), wall-clock seconds on a GPU.
+
+    Args:
+        work: The parties.
+        repeats: Rounds that count.
+        device: Where the work runs.
+        warm_up: Rounds before, which compile, allocate and fill caches.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for number in range(warm_up + repeats):
+        for name, piece in work.items():
+            begin = _clock(device)
+            units = piece()
+            spent = _clock(device) - begin
+            if number >= warm_up:
+                seconds[name].append(spent / units)
+    return seconds
+
+
+def _clock(device: torch.device | None) -> float:
+    if device is None or device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def ratio(peer: list[float], ours: list[float]) -> float:
+    """How many times as long the peer takes: the median over rounds of their ratio in the same round."""
+    return statistics.median(p / o for p, o in zip(peer, ours, strict=True))
+
+
+def in_child(function: Callable[..., Result], *arguments: Any) -> Result:
+    """``function(*arguments)`` in a fresh process, whose memory has no history."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def child_cpu_seconds(run: Callable[[], Any]) -> float:
+    """CPU seconds, user and system, of the processes that ``run`` starts and waits for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def peak_bytes_above(work: Callable[[], Any]) -> int:
+    """By how much the resident memory of this process rises at its highest while ``work`` runs (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+    before = _status_bytes("VmRSS")
+    work()
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a figure depends on: processor, cores, threads in use, number formats. No names, no paths."""
+    facts: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "bf16_matrix_units": has_fast_bf16(torch.device("cpu")),
+        "system": platform.system(),
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return " ".join(line.split(":", 1)[1].split())
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what was measured with; a library that is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def best_precision(device: torch.device) -> str:
+    """The number format that ours (``precision = auto``) and the tuned peer run in here."""
+    return resolve_precision("auto", device)
+
+
+def gemm(device: torch.device, precision: str, side: int = 2048) -> Work:
+    """A square matrix product in ``precision`` as a piece of work; its unit is one floating-point operation."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty(side, side, device=device, dtype=dtype)
+
+    def multiply() -> float:
+        torch.mm(left, right, out=out)
+        return 2.0 * side**3
+
+    return multiply
+
+
+def hottest(work: Callable[[], Any], top: int = 8) -> list[dict[str, Any]]:
+    """The operations that take most of ``work``'s own time: name, share of the whole, calls (torch.profiler)."""
+    with torch.profiler.profile() as profile:
+        work()
+    events = [event for event in profile.key_averages() if event.self_cpu_time_total > 0]
+    total = sum(event.self_cpu_time_total for event in events)
+    events.sort(key=lambda event: -event.self_cpu_time_total)
+    return [
+        {"what": event.key, "share": round(event.self_cpu_time_total / total, 3), "calls": event.count}
+        for event in events[:top]
+    ]

@@ -1,0 +1,76 @@
+"""Our side of the rows: the package's own parts, put together as its loops do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from emergence.config import ModelConfig, PretrainConfig, load_config
+from emergence.data.qa_encoding import EncodedQA, IntArray
+from emergence.model import SpanHead, Trunk, build_trunk, span_cross_entropy
+from emergence.training.execution import Forward, step_loss
+from emergence.training.features import span_logits
+from emergence.training.finetune import build_optimizer, gold_tensors
+from emergence.training.optim import Optimizers, build_optimizers
+
+#: What the table is measured at: (blocks, width, heads).
+SHAPES = {"2x128": (2, 128, 4), "4x256": (4, 256, 8)}
+
+
+def model_config(shape: tuple[int, int, int], length: int = 512) -> ModelConfig:
+    n_layers, hidden_size, n_heads = shape
+    return ModelConfig(n_layers=n_layers, hidden_size=hidden_size, n_heads=n_heads, sequence_length=length)
+
+
+@dataclass
+class Pretraining:
+    """One update of the pretraining loop: loss, gradients, clipping, Muon and AdamW."""
+
+    config: ModelConfig
+    vocab_rows: int
+    precision: str
+    device: torch.device
+    compiled: bool = False
+    settings: PretrainConfig = field(default_factory=lambda: load_config("tiny").pretrain)
+
+    def __post_init__(self) -> None:
+        self.trunk: Trunk = build_trunk(self.config, self.vocab_rows, seed=0).to(self.device)
+        self.optimizers: Optimizers = build_optimizers(self.trunk, self.settings)
+        self.forward: Forward = torch.compile(self.trunk, dynamic=False) if self.compiled else self.trunk
+
+    def step(self, ids: Tensor) -> None:
+        """Learn from ids (B, T+1)."""
+        step_loss(self.forward, self.trunk, ids, self.settings.loss_chunk_rows, self.precision).backward()
+        weights = [weight for weight in self.trunk.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        torch.nn.utils.clip_grads_with_norm_(weights, self.settings.grad_clip, norm)
+        self.optimizers.step()
+        self.optimizers.zero_grad()
+
+
+@dataclass
+class Finetuning:
+    """One update of the finetuning loop."""
+
+    config: ModelConfig
+    vocab_rows: int
+    precision: str
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.settings = load_config("tiny").finetune
+        self.trunk = build_trunk(self.config, self.vocab_rows, seed=0, init="normal").to(self.device)
+        self.head = SpanHead(self.config.hidden_size).to(self.device)
+        self.optimizer = build_optimizer(self.trunk, self.head, self.settings)
+
+    def step(self, data: EncodedQA, index: IntArray) -> None:
+        """Learn from the questions at ``index``."""
+        batch = data.padded_batch(index)
+        start, end = span_logits(self.trunk, self.head, batch, device=self.device, precision=self.precision)
+        loss = span_cross_entropy(start, end, *gold_tensors(batch, self.device), train_gold=self.settings.train_gold)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([*self.trunk.parameters(), *self.head.parameters()], self.settings.grad_clip)
+        self.optimizer.step()

@@ -1,0 +1,95 @@
+"""GPT-2 twice: Hugging Face's as it comes, and a plain trainer tuned to its best.
+
+The tuned one has what is commonly done for speed: one matrix for query, key and value, fused attention,
+packed text, bf16 where the hardware has it, the whole step compiled, fused AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emergence.training.precision import autocast
+
+
+class PlainGPT2(nn.Module):
+    """Tied embeddings, learned positions, LayerNorm, GELU; ids (B, T+1) to the mean loss."""
+
+    def __init__(self, vocab_rows: int, n_layers: int, hidden_size: int, n_heads: int, length: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_rows, hidden_size)
+        self.position = nn.Embedding(length, hidden_size)
+        self.blocks = nn.ModuleList(_Block(hidden_size, n_heads) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(hidden_size)
+        for module in (self.embedding, self.position):
+            nn.init.normal_(module.weight, std=0.02)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        inputs, targets = ids[:, :-1], ids[:, 1:]
+        states = self.embedding(inputs) + self.position.weight[: inputs.shape[1]]  # (B, T, D)
+        for block in self.blocks:
+            states = block(states)  # (B, T, D)
+        logits = F.linear(self.norm(states), self.embedding.weight)  # (B, T, V)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+class _Block(nn.Module):
+    def __init__(self, hidden_size: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm_1, self.norm_2 = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
+        self.qkv, self.output = nn.Linear(hidden_size, 3 * hidden_size), nn.Linear(hidden_size, hidden_size)
+        self.mlp_in, self.mlp_out = nn.Linear(hidden_size, 4 * hidden_size), nn.Linear(4 * hidden_size, hidden_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        query, key, value = (
+            part.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+            for part in self.qkv(self.norm_1(states)).chunk(3, dim=-1)
+        )  # (B, H, T, K) each
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, T, K)
+        states = states + self.output(mixed.transpose(1, 2).flatten(2))
+        return states + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(states)), approximate="tanh"))
+
+
+def tuned_step(model: PlainGPT2, precision: str, compiled: bool, device: torch.device) -> Callable[[Tensor], None]:
+    """One update on ids (B, T+1)."""
+    model.to(device)
+    loss_of: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+
+    def step(ids: Tensor) -> None:
+        with autocast(device, precision):
+            loss = loss_of(ids)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def hugging_face_step(
+    vocab_rows: int, n_layers: int, hidden_size: int, n_heads: int, length: int, device: torch.device
+) -> Callable[[Tensor], None]:
+    """One update of ``transformers``' GPT-2, random weights, float32, as its documentation trains it; no dropout."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocab_rows, n_positions=length, n_embd=hidden_size, n_layer=n_layers, n_head=n_heads,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model: nn.Module = GPT2LMHeadModel(config).train()
+    model.to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step(ids: Tensor) -> None:
+        inputs = ids[:, :-1]  # the library shifts the labels itself
+        loss = model(input_ids=inputs, labels=inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step

@@ -1,0 +1,111 @@
+"""What a row found, as the JSON that ``docs/speed.md`` is made from and as lines for the terminal."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from emergence.files import write_json_atomic
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured quantity: the median of its samples."""
+
+    name: str
+    value: float
+    unit: str
+    samples: list[float]
+
+    @classmethod
+    def of(cls, name: str, unit: str, samples: Sequence[float]) -> Figure:
+        return cls(name, statistics.median(samples), unit, list(samples))
+
+    @classmethod
+    def rate(cls, name: str, unit: str, seconds_per_unit: Sequence[float]) -> Figure:
+        """Units per second, from seconds per unit."""
+        return cls.of(name, unit, [1 / s for s in seconds_per_unit])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One mark: what was compared, the figure found, and the least (or most) it should be."""
+
+    what: str
+    value: float
+    mark: float
+    at_least: bool = True
+    unit: str = "x"
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.mark if self.at_least else self.value <= self.mark
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One row of the table.
+
+    Attributes:
+        row: Its command-line name. title: What it measures.
+        figures: What was measured; comparisons: against the marks.
+        data: What it was measured on.
+        notes: What a reader must know, one sentence each.
+        profile: The hottest operations of ours: ``what``, ``share``, ``calls``.
+        facts: Anything else, plain JSON types.
+    """
+
+    row: str
+    title: str
+    figures: list[Figure]
+    comparisons: list[Comparison]
+    data: str
+    notes: list[str] = field(default_factory=list)
+    profile: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self, measured_on: Mapping[str, Any]) -> dict[str, Any]:
+        """Plain JSON types, with machine, versions and precision added."""
+        out = asdict(self)
+        out["comparisons"] = [{**asdict(c), "met": c.met} for c in self.comparisons]
+        return {**out, "date": datetime.now(UTC).strftime("%Y-%m-%d"), **measured_on}
+
+    def text(self) -> str:
+        """For the terminal."""
+        lines = [f"{self.title} ({self.data})"]
+        lines += [f"  {figure.name:<44} {number(figure.value):>12} {figure.unit}" for figure in self.figures]
+        for c in self.comparisons:
+            mark = f"{'>=' if c.at_least else '<='} {number(c.mark)}{c.unit}"
+            lines.append(f"  {c.what:<44} {number(c.value):>12}{c.unit}  (mark {mark}: {'met' if c.met else 'missed'})")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands separated."""
+    if value == 0 or not abs(value) < float("inf"):
+        return f"{value:g}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def save(result: Mapping[str, Any], file: Path) -> None:
+    """Write one row's JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(file, result)
+
+
+def load_newest(folder: Path) -> dict[str, dict[str, Any]]:
+    """The newest result of every row in a folder, by row and device."""
+    newest: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder.glob("*.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        key = f"{result['row']}@{result['device']}"
+        if key not in newest or result["date"] >= newest[key]["date"]:
+            newest[key] = result
+    return newest

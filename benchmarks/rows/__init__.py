@@ -1,0 +1,33 @@
+"""The rows of the table, by command-line name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from benchmarks.materials import Bench
+from benchmarks.report import RowResult
+
+#: Row name -> module and its argument; in the order of the table.
+ROWS: dict[str, tuple[str, tuple[object, ...]]] = {
+    "pretrain-2x128": ("pretrain", ("2x128",)),
+    "pretrain-4x256": ("pretrain", ("4x256",)),
+    "gemm-share": ("gemm_share", ()),
+    "memory": ("memory", ()),
+    "finetune": ("finetune", ()),
+    "probe": ("probe", ()),
+    "cka-128": ("cka", (128,)),
+    "cka-768": ("cka", (768,)),
+    "bits-per-byte": ("bits_per_byte", ()),
+    "tokenise": ("tokenise", ()),
+    "start-up": ("start_up", ()),
+    "restart": ("restart", ()),
+    "sizes": ("sizes", ()),
+}
+
+
+def run_row(name: str, bench: Bench) -> RowResult:
+    """Measure one row."""
+    module, arguments = ROWS[name]
+    run: Callable[..., RowResult] = import_module(f"benchmarks.rows.{module}").run
+    return run(bench, *arguments)

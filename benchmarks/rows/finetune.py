@@ -1,0 +1,63 @@
+"""Finetuning examples per second against a trainer that pads and tokenises in every epoch."""
+
+from __future__ import annotations
+
+from itertools import chain, count, cycle
+
+from benchmarks.materials import VOCAB_ROWS, Bench
+from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio
+from benchmarks.ours import SHAPES, Finetuning, model_config
+from benchmarks.peers.padded import PaddedTrainer
+from benchmarks.report import Comparison, Figure, RowResult
+from benchmarks.rows.pretrain import precision_notes
+from emergence.data.qa_encoding import encode_qa
+from emergence.training.finetune import training_batches
+
+MARK = 50.0
+#: Updates of ours in one piece of work (they are short), and examples in one of the predecessor's.
+OUR_UPDATES, THEIR_BATCH = 10, 8
+
+
+def run(bench: Bench) -> RowResult:
+    """Examples per second at both shapes, all weights trained."""
+    shapes = {"1x16": (1, 16, 2)} if bench.toy else SHAPES
+    work: dict[str, Work] = {}
+    for name, shape in shapes.items():
+        ours, padded = pair(bench, shape)
+        work |= {f"ours, {name}": ours, f"padded predecessor, {name}": padded}
+    seconds = interleaved(work, bench.repeats, bench.device)
+    return RowResult(
+        row="finetune",
+        title="finetuning, all weights",
+        figures=[Figure.rate(name, "examples/s", found) for name, found in seconds.items()],
+        comparisons=[
+            Comparison(
+                f"{name} against padded predecessor",
+                ratio(seconds[f"padded predecessor, {name}"], seconds[f"ours, {name}"]),
+                MARK,
+            )
+            for name in shapes
+        ],
+        data=bench.questions_name,
+        notes=precision_notes(best_precision(bench.device), []),
+        profile=hottest(work[next(iter(work))]),
+    )
+
+
+def pair(bench: Bench, shape: tuple[int, int, int]) -> tuple[Work, Work]:
+    """Ours and the predecessor's piece of work; the unit is one training example."""
+    tokenizer, examples = bench.pretraining.tokenizer, bench.qa["train"]
+    vocab = 448 if bench.toy else VOCAB_ROWS
+    data, _ = encode_qa(examples, tokenizer, "question-first", 512)
+    ours = Finetuning(model_config(shape), vocab, best_precision(bench.device), bench.device)
+    indices = chain.from_iterable(training_batches(data, ours.settings, seed=0, epoch=epoch) for epoch in count())
+    trainer = PaddedTrainer(tokenizer, vocab, *shape, bench.device)
+    samples = cycle(examples)
+
+    def update() -> float:
+        taken = [next(indices) for _ in range(1 if bench.toy else OUR_UPDATES)]
+        for index in taken:
+            ours.step(data, index)
+        return float(sum(map(len, taken)))
+
+    return update, lambda: float(trainer.finetune_step([next(samples) for _ in range(THEIR_BATCH)]))

@@ -1,0 +1,50 @@
+"""How much of what matrix products alone reach here pretraining reaches, at widths up to the wide ones."""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmarks.materials import VOCAB_ROWS, Bench
+from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved
+from benchmarks.ours import Pretraining, model_config
+from benchmarks.report import Comparison, Figure, RowResult
+from benchmarks.rows.pretrain import batches, on, precision_notes
+from emergence.model_size import training_flops_per_token
+
+MARK = 0.5
+#: (blocks, width, heads) and sequences per update; not compiled, so that each takes seconds to measure.
+WIDTHS = {"2x128": (2, 128, 4, 8), "4x256": (4, 256, 8, 4), "4x512": (4, 512, 8, 1)}
+
+
+def run(bench: Bench) -> RowResult:
+    """Share of the measured peak by shape, forward, backward and head counted once each."""
+    widths = {"1x16": (1, 16, 2, 2)} if bench.toy else WIDTHS
+    vocab = 448 if bench.toy else VOCAB_ROWS
+    precision, device = best_precision(bench.device), bench.device
+    work: dict[str, Work] = {"GEMM": gemm(device, precision)}
+    flops = {}
+    for name, (*shape, batch) in widths.items():
+        config = model_config((shape[0], shape[1], shape[2]))
+        ours = Pretraining(config, vocab, precision, device, compiled=device.type == "cuda")
+        work[name] = on(batches(bench, batch), ours.step)
+        flops[name] = training_flops_per_token(config, vocab)
+    seconds = interleaved(work, bench.repeats, device)
+    shares = {
+        name: [g * flops[name] / s for g, s in zip(seconds["GEMM"], seconds[name], strict=True)] for name in widths
+    }
+    return RowResult(
+        row="gemm-share",
+        title="pretraining's share of the measured matrix-product peak",
+        figures=[
+            Figure.rate("matrix products alone", "GFLOP/s", [1e9 * s for s in seconds["GEMM"]]),
+            *(Figure.rate(name, "GFLOP/s", [1e9 * s / flops[name] for s in seconds[name]]) for name in widths),
+            *(Figure.of(f"{name}, share", "", found) for name, found in shares.items()),
+        ],
+        comparisons=[
+            Comparison(f"{name}, share of the peak", statistics.median(found), MARK, unit="")
+            for name, found in shares.items()
+        ],
+        data=bench.text_name,
+        notes=precision_notes(precision, ["the peak: a product of 2048 x 2048 matrices; the optimiser counts as none"]),
+        profile=hottest(work[next(iter(widths))]),
+    )

@@ -1,0 +1,95 @@
+"""The linear probe of one layer against running the frozen trunk again in each of 15 epochs."""
+
+from __future__ import annotations
+
+import statistics
+from itertools import cycle
+
+import torch
+
+from benchmarks.materials import VOCAB_ROWS, Bench
+from benchmarks.measure import best_precision, interleaved, ratio
+from benchmarks.ours import SHAPES, model_config
+from benchmarks.peers.padded import PaddedTrainer
+from benchmarks.report import Comparison, Figure, RowResult
+from benchmarks.rows.pretrain import precision_notes
+from emergence.config import load_config
+from emergence.data.qa_encoding import EncodedQA, encode_qa
+from emergence.model import Trunk, build_trunk
+from emergence.training.evaluate import gold_spans
+from emergence.training.features import cache_features
+from emergence.training.probe_fitting import ProbeData, fit_linear_probe, standardise_
+
+MARK = 600.0
+EXAMPLES, EPOCHS, THEIR_BATCH = 2_000, 15, 8
+
+
+def run(bench: Bench) -> RowResult:
+    """CPU seconds of the whole probe, from encoded questions to fitted weights."""
+    shape, vocab = ((1, 16, 2), 448) if bench.toy else (SHAPES["2x128"], VOCAB_ROWS)
+    n = 20 if bench.toy else EXAMPLES
+    tokenizer = bench.pretraining.tokenizer
+    examples = [example for example, _ in zip(cycle(bench.qa["train"]), range(n), strict=False)]
+    train, _ = encode_qa(examples, tokenizer, "question-first", 512, "text")
+    few, _ = encode_qa(bench.qa["validation"][: n // 10], tokenizer, "question-first", 512, "text")
+    trunk = build_trunk(model_config(shape), vocab, seed=0, init="normal").eval().to(bench.device)
+    precision = best_precision(bench.device)
+    trainer = PaddedTrainer(tokenizer, vocab, *shape, bench.device)
+    samples = cycle(examples)
+
+    def cached(ridges: tuple[float, ...] | None) -> float:
+        fit(trunk, train, few, precision, bench.device, ridges)
+        return 1.0
+
+    def rerun() -> float:
+        trainer.probe_step([next(samples) for _ in range(THEIR_BATCH)])
+        return THEIR_BATCH / (EPOCHS * n)  # of one whole probe
+
+    seconds = interleaved(
+        {"ours": lambda: cached((1e-2,)), "rerun": rerun, "ours, six ridges": lambda: cached(None)},
+        bench.repeats,
+        bench.device,
+    )
+    return RowResult(
+        row="probe",
+        title=f"linear probe of one layer, {n:,} examples, against {EPOCHS} epochs with the trunk run again, 2x128",
+        figures=[
+            Figure.of("ours, to the optimum at one ridge", "s", seconds["ours"]),
+            Figure.of("ours, ridge chosen among six", "s", seconds["ours, six ridges"]),
+            Figure.of("trunk run again, padded", "s", seconds["rerun"]),
+        ],
+        comparisons=[
+            Comparison("against running the trunk again", ratio(seconds["rerun"], seconds["ours"]), MARK),
+            Comparison("the same, ridge chosen among six", ratio(seconds["rerun"], seconds["ours, six ridges"]), MARK),
+        ],
+        data=bench.questions_name,
+        notes=precision_notes(
+            precision,
+            [
+                f"the peer's time is that of batches of {THEIR_BATCH}, times their number in {EPOCHS} epochs",
+                f"questions have {statistics.mean(train.lengths.tolist()):.0f} tokens on average, padded to 512 there",
+            ],
+        ),
+    )
+
+
+def fit(
+    trunk: Trunk,
+    train: EncodedQA,
+    validation: EncodedQA,
+    precision: str,
+    device: torch.device,
+    ridges: tuple[float, ...] | None = None,
+) -> None:
+    """Cache the last layer's states and fit the linear probe on them."""
+    config = load_config("tiny", [f"probe.ridges={list(ridges)}"] if ridges else []).probe
+    layer = trunk.n_layers
+    parts = [
+        ProbeData(
+            cache_features(trunk, data, [layer], device=device, precision=precision).layer(layer),
+            gold_spans(data),
+        )
+        for data in (train, validation)
+    ]
+    statistics_ = standardise_(parts[0].features, parts[1].features)
+    fit_linear_probe(parts[0], parts[1], statistics_, config, layer=layer, max_answer_words=20)

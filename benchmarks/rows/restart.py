@@ -1,0 +1,81 @@
+"""From the start of a process to the first update after a checkpoint, on ``tiny`` with cached data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.materials import Bench
+from benchmarks.measure import child_cpu_seconds
+from benchmarks.report import Comparison, Figure, RowResult
+from emergence.config import ExperimentConfig
+from emergence.experiment.run import run_experiment
+from emergence.experiment.store import RunStore
+from emergence.spec import ExperimentSpec
+from emergence.training.recording import StopRequested
+
+MARK = 5.0
+UPDATES_BEFORE = 2
+
+
+def run(bench: Bench) -> RowResult:
+    """CPU seconds to the first update, resumed and from nothing but the files."""
+    spec = dataclasses.replace(bench.spec, skip_finetune=True, config=_settings(bench)).checked()
+    seconds: dict[str, list[float]] = {"resumed": [], "new": []}
+    with tempfile.TemporaryDirectory() as folder:
+        _first_update(spec, Path(folder) / "runs", bench.cache, UPDATES_BEFORE)
+        for number in range(bench.repeats):
+            seconds["resumed"].append(_measured(spec, Path(folder) / "runs", bench.cache))
+            if number < 2:  # tokenises all of the text
+                seconds["new"].append(_measured(spec, Path(folder) / f"new{number}", Path(folder) / f"cache{number}"))
+    resumed = Figure.of("from a checkpoint, data cached", "CPU s", seconds["resumed"])
+    return RowResult(
+        row="restart",
+        title="from starting the process to the first update, tiny",
+        figures=[resumed, Figure.of("a new run, nothing cached", "CPU s", seconds["new"])],
+        comparisons=[Comparison("CPU seconds", resumed.value, MARK, at_least=False, unit=" s")],
+        data=bench.text_name,
+        notes=[
+            "one update and saving another checkpoint included",
+            "a run long enough to be compiled on a CPU (about 20 minutes) adds its compilation, "
+            "which torch caches on disk",
+        ],
+    )
+
+
+def _settings(bench: Bench) -> ExperimentConfig:
+    config = bench.spec.config
+    model = dataclasses.replace(config.model, n_layers=1, hidden_size=16, n_heads=2) if bench.toy else config.model
+    return dataclasses.replace(config, model=model, pretrain=dataclasses.replace(config.pretrain, compile="off"))
+
+
+def _measured(spec: ExperimentSpec, runs: Path, cache: Path) -> float:
+    """CPU seconds of a fresh process that goes on by one update."""
+    command = [sys.executable, "-m", __name__, json.dumps(spec.to_dict()), str(runs), str(cache)]
+    root = Path(__file__).resolve().parents[2]
+    return child_cpu_seconds(lambda: subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=600))
+
+
+def _first_update(spec: ExperimentSpec, runs: Path, cache: Path, updates: int) -> None:
+    """Run until ``updates`` more updates are made, and save."""
+    runs.mkdir(parents=True, exist_ok=True)
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > updates
+
+    try:
+        run_experiment(spec, RunStore(runs), cache_dir=cache, should_stop=should_stop)
+    except StopRequested:
+        return
+    raise RuntimeError("the run ended before it could be stopped: give more text")
+
+
+if __name__ == "__main__":
+    _first_update(ExperimentSpec.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), 1)

@@ -1,0 +1,79 @@
+"""Every size as it would be trained here: tokens per second, share of the peak, memory, and whether data keep up.
+
+Meant for a GPU, in bf16 and compiled, with the largest micro-batch that fits. On a CPU only ``tiny`` runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from typing import Any
+
+import torch
+
+from benchmarks.materials import VOCAB_ROWS, Bench
+from benchmarks.measure import Work, best_precision, gemm, interleaved, peak_bytes_above, ratio
+from benchmarks.ours import Pretraining
+from benchmarks.report import Comparison, Figure, RowResult
+from benchmarks.rows.pretrain import batches, on, precision_notes
+from emergence.config import load_config
+from emergence.model_size import training_flops_per_token
+from emergence.training.execution import choose_micro_batch
+
+MARK = 0.5
+SIZES = ("tiny", "small", "base", "medium")
+
+
+def run(bench: Bench) -> RowResult:
+    """All sizes on a GPU, the smallest on a CPU."""
+    found = [_one(bench, name) for name in (SIZES if bench.device.type == "cuda" else SIZES[:1])]
+    return RowResult(
+        row="sizes",
+        title="sizes as they are trained here",
+        figures=[figure for one in found for figure in one["figures"]],
+        comparisons=[Comparison(f"{one['name']}, share of the peak", one["share"], MARK, unit="") for one in found],
+        data=bench.text_name,
+        notes=precision_notes(best_precision(bench.device), ["waiting for data: time lost against one batch repeated"]),
+        facts={one["name"]: one["facts"] for one in found},
+    )  # fmt: skip
+
+
+def _one(bench: Bench, name: str) -> dict[str, Any]:
+    device, precision = bench.device, best_precision(bench.device)
+    config = load_config(name)
+    model, vocab = config.model, VOCAB_ROWS
+    if bench.toy:
+        model, vocab = dataclasses.replace(model, n_layers=1, hidden_size=16, n_heads=2), 448
+    settings = dataclasses.replace(config.pretrain, batch_size=2 if bench.toy else config.pretrain.batch_size)
+    ours = Pretraining(model, vocab, precision, device, device.type == "cuda", settings)
+    micro = choose_micro_batch(ours.trunk, settings, settings.batch_size, device, precision)
+    fed, ids = on(batches(bench, micro), ours.step), next(batches(bench, micro))
+
+    def same() -> float:
+        ours.step(ids)
+        return float(ids[:, 1:].numel())
+
+    work: dict[str, Work] = {"fed": fed, "same": same, "GEMM": gemm(device, precision, 512 if bench.toy else 4096)}
+    seconds = interleaved(work, bench.repeats, device, warm_up=3 if device.type == "cuda" else 1)
+    flops = training_flops_per_token(model, vocab)
+    share = statistics.median(g * flops / s for g, s in zip(seconds["GEMM"], seconds["fed"], strict=True))
+    memory = _memory(fed, device) / 1e9
+    kind = "memory in all" if device.type == "cuda" else "memory of an update"
+    return {
+        "name": name,
+        "share": share,
+        "facts": {"micro_batch": micro, "flops_per_token": flops},
+        "figures": [
+            Figure.rate(name, "tokens/s", seconds["fed"]),
+            Figure(f"{name}, {kind}", memory, "GB", [memory]),
+            Figure.of(f"{name}, waiting for data", "", [1 - 1 / ratio(seconds["fed"], seconds["same"])]),
+        ],
+    }  # fmt: skip
+
+
+def _memory(work: Work, device: torch.device) -> float:
+    if device.type != "cuda":
+        return float(peak_bytes_above(work))
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    return float(torch.cuda.max_memory_allocated(device))

@@ -1,0 +1,45 @@
+"""How long help takes: ``emergence --help`` and ``modal run FILE --help``."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.materials import Bench
+from benchmarks.measure import child_cpu_seconds
+from benchmarks.report import Comparison, Figure, RowResult
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTRY_POINT = "pretrain_wikitext_finetune_qasrl_modal.py"
+MARKS = {"emergence --help": 0.5, "modal run FILE --help": 1.0}
+
+
+def run(bench: Bench) -> RowResult:
+    """CPU seconds of both commands, against importing what a script that imports everything imports."""
+    scripts = Path(sys.executable).parent
+    commands = {
+        "emergence --help": [str(scripts / "emergence"), "--help"],
+        "modal run FILE --help": [str(scripts / "modal"), "run", ENTRY_POINT, "--help"],
+        "import torch, transformers, datasets": [sys.executable, "-c", "import torch, transformers, datasets"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for number in range(bench.repeats + 1):  # the first warms the disk's cache
+        for name, command in commands.items():
+            spent = child_cpu_seconds(lambda command=command: subprocess.run(  # type: ignore[misc]
+                command, cwd=ROOT, check=True, capture_output=True, timeout=300
+            ))  # fmt: skip
+            if number:
+                seconds[name].append(spent)
+    return RowResult(
+        row="start-up",
+        title="start-up",
+        figures=[Figure.of(name, "CPU s", found) for name, found in seconds.items()],
+        comparisons=[
+            Comparison(name, statistics.median(seconds[name]), mark, at_least=False, unit=" s")
+            for name, mark in MARKS.items()
+        ],
+        data="no data",
+        notes=["CPU seconds: what an idle machine would take by the clock"],
+    )

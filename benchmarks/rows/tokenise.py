@@ -1,0 +1,109 @@
+"""Text on disk to a packed stream on disk: CPU minutes and memory for 540 MB, from a part of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from benchmarks.materials import Bench
+from benchmarks.measure import in_child, interleaved, peak_bytes_above, ratio
+from benchmarks.report import Comparison, Figure, RowResult
+from emergence.data.records import TextDoc
+from emergence.data.stream import encode_documents, write_streams
+from emergence.data.text import load_text_path
+from emergence.data.tokenizer import TextTokenizer
+
+MARK_MINUTES, MEGABYTES = 3.0, 540
+#: Bytes of one piece of work, and of the stretch whose memory is measured, short and long.
+PIECE_BYTES, SHORT_BYTES, LONG_BYTES = 3_000_000, 5_000_000, 20_000_000
+
+
+def run(bench: Bench) -> RowResult:
+    """CPU minutes for 540 MB against the ``tokenizers`` library's own encoding."""
+    piece, short, long = (20_000, 20_000, 40_000) if bench.toy else (PIECE_BYTES, SHORT_BYTES, LONG_BYTES)
+    tokenizer = bench.pretraining.tokenizer
+    library: Tokenizer = Tokenizer.from_str(tokenizer.to_json())
+    mine, theirs = _endless(bench), _endless(bench)
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            texts = Counted(_up_to(mine, piece))
+            write_streams(Path(folder) / "stream", {"train": encode_documents(texts, tokenizer)}, dict)
+        return texts.n_bytes / 1e6
+
+    def peer() -> float:
+        documents = list(_up_to(theirs, piece // 4))
+        library.encode_batch([document.text for document in documents])
+        return sum(len(document.text.encode()) for document in documents) / 1e6
+
+    seconds = interleaved({"ours": ours, "library": peer}, bench.repeats)
+    minutes = [s * MEGABYTES / 60 for s in seconds["ours"]]
+    library_minutes = [s * MEGABYTES / 60 for s in seconds["library"]]
+    text = str(bench.text) if bench.text else None
+    memory = {n: in_child(_peak, text, tokenizer.to_json(), n, bench.toy) / 1e6 for n in (short, long)}
+    found = Figure.of(f"ours, {MEGABYTES} MB", "CPU minutes", minutes)
+    return RowResult(
+        row="tokenise",
+        title=f"tokenising {MEGABYTES} MB, from text files to a packed stream on disk",
+        figures=[
+            found,
+            Figure.of(f"tokenizers library, {MEGABYTES} MB", "CPU minutes", library_minutes),
+            *(Figure(f"memory above the start, {n / 1e6:g} MB read", m, "MB", [m]) for n, m in memory.items()),
+        ],
+        comparisons=[
+            Comparison(f"CPU minutes for {MEGABYTES} MB", found.value, MARK_MINUTES, at_least=False, unit=""),
+            Comparison("against the library's encoding alone", ratio(seconds["library"], seconds["ours"]), 1.0),
+        ],
+        data=bench.text_name,
+        notes=[
+            f"extrapolated from pieces of {piece / 1e6:g} MB after one to warm up",
+            "memory is bounded: the table of known words starts afresh at 500,000 entries, documents stream through",
+        ],
+    )  # fmt: skip
+
+
+class Counted:
+    """Documents, counting the bytes of text that went through."""
+
+    def __init__(self, documents: Iterable[TextDoc]) -> None:
+        self._documents, self.n_bytes = documents, 0
+
+    def __iter__(self) -> Iterator[TextDoc]:
+        for document in self._documents:
+            self.n_bytes += len(document.text.encode())
+            yield document
+
+
+def _up_to(documents: Iterator[TextDoc], n_bytes: int) -> Iterator[TextDoc]:
+    for document in documents:
+        yield document
+        n_bytes -= len(document.text)
+        if n_bytes <= 0:
+            return
+
+
+def _endless(bench: Bench) -> Iterator[TextDoc]:
+    """Training documents, read from the files as they are needed, over and over."""
+    while True:
+        if bench.text is None:
+            yield from (TextDoc(str(i), text) for i, text in enumerate(bench.paragraphs))
+        else:
+            yield from load_text_path(bench.text, 0).documents("train")
+
+
+def _peak(text: str | None, tokenizer_json: str, n_bytes: int, toy: bool) -> int:
+    """Rise of this process's memory while ``n_bytes`` are read and written."""
+    bench = Bench(text=Path(text) if text else None, toy=toy)
+    tokenizer = TextTokenizer.from_json(tokenizer_json)
+    documents = _endless(bench)
+    next(documents)  # what reading itself sets up
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            texts = _up_to(documents, n_bytes)
+            write_streams(Path(folder) / "stream", {"train": encode_documents(texts, tokenizer)}, dict)
+
+    return peak_bytes_above(work)
