@@ -18,7 +18,8 @@ from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.model import Trunk, build_trunk
 from emergence.training.evaluate import gold_spans
 from emergence.training.features import cache_features
-from emergence.training.probe_fitting import ProbeData, fit_linear_probe, standardise_
+from emergence.training.probe_data import ProbeData, standardise_
+from emergence.training.probe_fitting import fit_linear_probe
 
 MARK = 600.0
 EXAMPLES, EPOCHS, THEIR_BATCH = 2_000, 15, 8

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,18 +18,9 @@ from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import EmergenceError
 from emergence.model import Encoder
 from emergence.training.checkpoint import Checkpointer
-from emergence.training.evaluate import gold_spans
-from emergence.training.features import FeatureCache, SpanLogits, cache_features, layer_groups, predict_readouts
-from emergence.training.probe_fitting import (
-    FAMILIES,
-    ProbeData,
-    ProbeFit,
-    Standardisation,
-    fit_linear_probe,
-    fit_minibatch_probe,
-    readout,
-    standardise_,
-)
+from emergence.training.features import SpanLogits, predict_readouts
+from emergence.training.probe_data import layer_data, standardise_
+from emergence.training.probe_fitting import FAMILIES, ProbeFit, fit_probe, readout
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
 
 logger = logging.getLogger(__name__)
@@ -99,10 +90,14 @@ def probe_all_layers(
     missing = {layer: [f for f in families if (f, layer) not in done] for layer in wanted}
     missing = {layer: left for layer, left in missing.items() if left}
     progress.start(len(wanted) * len(families), "probes", len(fits), "probing")
-    for layer, parts, statistics in _layers(trunk, train, validation, list(missing), config, device, precision):
+    states = layer_data(
+        trunk, (train, validation), list(missing), config.cache_gigabytes, device=device, precision=precision
+    )
+    for layer, (of_train, of_validation) in states:
+        statistics = standardise_(of_train.features, of_validation.features)
         for family in missing[layer]:
             begun = time.monotonic()
-            fit = _fit(family, parts, statistics, config, layer, max_answer_words, seed)
+            fit = fit_probe(family, of_train, of_validation, statistics, config, layer, max_answer_words, seed)
             fits.append(fit)
             recorder.log("probe", **{key: value for key, value in fit.summary().items() if key != "path"})
             recorder.time("probe", family=family, layer=layer, seconds=time.monotonic() - begun)
@@ -123,45 +118,6 @@ def predict_probes(
     readouts = {str(i): (fit.layer, readout(fit, device)) for i, fit in enumerate(fits)}
     found = predict_readouts(trunk, readouts, encoded, device=device, precision=precision)
     return [found[str(i)] for i in range(len(fits))]
-
-
-def _layers(
-    trunk: Encoder,
-    train: EncodedQA,
-    validation: EncodedQA,
-    layers: Sequence[int],
-    config: ProbeConfig,
-    device: torch.device,
-    precision: str,
-) -> Iterator[tuple[int, tuple[ProbeData, ProbeData], Standardisation]]:
-    """Yields each layer with its standardised training and validation data, caching as many as memory allows."""
-    n_words = int(train.word_offsets[-1] + validation.word_offsets[-1])
-    groups, dtype = layer_groups(layers, n_words, trunk.hidden_size, config.cache_gigabytes, device)
-
-    def cached(encoded: EncodedQA, group: list[int]) -> FeatureCache:
-        return cache_features(trunk, encoded, group, device=device, precision=precision, dtype=dtype)
-
-    for group in groups:
-        caches = cached(train, group), cached(validation, group)
-        for layer in group:
-            of_train = ProbeData(caches[0].layer(layer), gold_spans(train))
-            of_validation = ProbeData(caches[1].layer(layer), gold_spans(validation))
-            yield layer, (of_train, of_validation), standardise_(of_train.features, of_validation.features)
-        del caches
-
-
-def _fit(
-    family: str,
-    parts: tuple[ProbeData, ProbeData],
-    statistics: Standardisation,
-    config: ProbeConfig,
-    layer: int,
-    cap: int,
-    seed: int,
-) -> ProbeFit:
-    if family == "linear":
-        return fit_linear_probe(*parts, statistics, config, layer=layer, max_answer_words=cap)
-    return fit_minibatch_probe(family, *parts, statistics, config, layer=layer, max_answer_words=cap, seed=seed)
 
 
 def _save(checkpointer: Checkpointer | None, recorder: Recorder, fits: Sequence[ProbeFit]) -> None:

@@ -6,8 +6,7 @@
   trunk has already routed to the word; this one asks whether the role is in the states at all.
 - ``mlp``: one hidden layer on the word's state, what the linear probe misses for being linear.
 
-States are standardised with training statistics (an unstandardised probe can look blind from scale
-alone), and the statistics are folded into the fitted weights: a finished probe reads raw states.
+They are fitted on standardised states (:mod:`emergence.training.probe_data`).
 """
 
 from __future__ import annotations
@@ -21,24 +20,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
 
 from emergence.config import ProbeConfig
 from emergence.data.qa_encoding import batches_by_length
-from emergence.measures.spans import GoldSpans
 from emergence.model import BilinearProbe, SpanHead, span_cross_entropy
 from emergence.training.evaluate import quick_scores
-from emergence.training.features import LayerFeatures, Readout, SpanLogits
+from emergence.training.features import Readout
 from emergence.training.finetune import schedule
+from emergence.training.probe_data import CHUNK_ROWS, ProbeData, Standardisation, gather, predict_cached
 
 FAMILIES = ("linear", "bilinear", "mlp")
 MLP_HIDDEN = 128
 _WARMUP_FRACTION = 0.02
-
-#: Rows of word states multiplied at a time (bfloat16 ones are widened first), and questions scored at a time.
-_CHUNK_ROWS = 1 << 18
-_CHUNK_QUESTIONS = 512
 
 
 class MLPHead(nn.Module):
@@ -100,34 +95,21 @@ class ProbeFit:
         return cls(**{**state, "path": tuple(state["path"])})
 
 
-@dataclass(frozen=True)
-class ProbeData:
-    """N questions at one layer, and the spans to learn; the spans may be a control task's (METHODS B4)."""
-
-    features: LayerFeatures
-    golds: GoldSpans
-
-    def __len__(self) -> int:
-        return len(self.golds)
-
-
-@dataclass(frozen=True)
-class Standardisation:
-    """Mean and standard deviation of each feature over the training words and questions."""
-
-    word_mean: Tensor
-    word_std: Tensor
-    question_mean: Tensor
-    question_std: Tensor
-
-
-def standardise_(train: LayerFeatures, *others: LayerFeatures) -> Standardisation:
-    """Standardise all features IN PLACE with the statistics of ``train``; a constant feature becomes zero."""
-    statistics = Standardisation(*_moments(train.words), *_moments(train.questions))
-    for features in (train, *others):
-        features.words.sub_(statistics.word_mean).div_(statistics.word_std)
-        features.questions.sub_(statistics.question_mean).div_(statistics.question_std)
-    return statistics
+def fit_probe(
+    family: str,
+    train: ProbeData,
+    validation: ProbeData,
+    statistics: Standardisation,
+    config: ProbeConfig,
+    layer: int,
+    max_answer_words: int,
+    seed: int,
+) -> ProbeFit:
+    """A probe of any family, on standardised states; arguments as below."""
+    parts = (train, validation, statistics, config)
+    if family == "linear":
+        return fit_linear_probe(*parts, layer=layer, max_answer_words=max_answer_words)
+    return fit_minibatch_probe(family, *parts, layer=layer, max_answer_words=max_answer_words, seed=seed)
 
 
 def fit_linear_probe(
@@ -148,22 +130,21 @@ def fit_linear_probe(
         layer: Recorded in the fit.
         max_answer_words: Longest span decoded on validation.
     """
-    objective = _SpanObjective(train)
+    objective = SpanObjective(train)
     weights = np.zeros(objective.n_weights)
     found: list[tuple[dict[str, float], npt.NDArray[np.float64]]] = []
     for ridge in sorted(config.ridges, reverse=True):  # from the strongest: each optimum starts the next
-        options = {"maxiter": config.max_iterations, "maxfun": 2 * config.max_iterations, "ftol": 1e-8, "gtol": 1e-5}
-        result = minimize(objective, weights, args=(ridge,), jac=True, method="L-BFGS-B", options=options)
+        result = objective.minimum(weights, ridge, config.max_iterations)
         weights = result.x
-        head = _linear_head(weights, objective.hidden_size)
-        scores = quick_scores(_predict(head, validation), validation.golds, max_answer_words)
+        head = linear_head(weights, train.features.words.device)
+        scores = quick_scores(predict_cached(reader(head), validation), validation.golds, max_answer_words)
         row = {"ridge": ridge, "train_loss": objective.loss, **asdict(scores)}
         found.append(({**row, "iterations": int(result.nit), "converged": bool(result.success)}, weights))
     best, weights = min(found, key=lambda pair: pair[0]["loss"])
     return ProbeFit(
         family="linear",
         layer=layer,
-        weights=_folded(_linear_head(weights, objective.hidden_size), statistics),
+        weights=_folded(linear_head(weights, train.features.words.device), statistics),
         n_trainable=2 * (objective.hidden_size + 1),
         ridge=best["ridge"],
         validation_loss=best["loss"],
@@ -188,20 +169,14 @@ def fit_minibatch_probe(
 ) -> ProbeFit:
     """A ``bilinear`` or ``mlp`` probe by AdamW on the cached states; the epoch with the lowest validation loss."""
     size, device = train.features.words.shape[1], train.features.words.device
-    own_seed = int(np.random.SeedSequence([seed, layer, FAMILIES.index(family)]).generate_state(1)[0])
+    own_seed = probe_seed(seed, layer, family)
     probe = new_probe(family, size, config.bilinear_rank, own_seed).to(device)
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    steps = math.ceil(len(train) / config.batch_size)
+    optimizer = new_optimizer(probe, config)
     path: list[dict[str, float]] = []
     best, best_weights = math.inf, {}
     for epoch in range(config.epochs):
-        for k, index in enumerate(_batches(train, config.batch_size, own_seed, epoch)):
-            optimizer.param_groups[0]["lr"] = config.lr * schedule(epoch * steps + k, config.epochs * steps, 0.02)
-            loss = _minibatch_loss(probe, train, index)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        scores = quick_scores(_predict(probe, validation), validation.golds, max_answer_words)
+        train_epoch(probe, optimizer, train, config, own_seed, epoch, config.epochs)
+        scores = quick_scores(predict_cached(reader(probe), validation), validation.golds, max_answer_words)
         path.append({"epoch": epoch + 1, **asdict(scores)})
         if scores.loss < best:
             best, best_weights = scores.loss, {k: v.detach().clone() for k, v in probe.state_dict().items()}
@@ -224,6 +199,36 @@ def fit_minibatch_probe(
     )
 
 
+def probe_seed(seed: int, layer: int, family: str) -> int:
+    """The seed of one family's probe at one layer."""
+    return int(np.random.SeedSequence([seed, layer, FAMILIES.index(family)]).generate_state(1)[0])
+
+
+def new_optimizer(probe: Probe, config: ProbeConfig) -> torch.optim.AdamW:
+    """AdamW with the learning rate and weight decay of ``config``."""
+    return torch.optim.AdamW(probe.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+
+def train_epoch(
+    probe: Probe,
+    optimizer: torch.optim.AdamW,
+    train: ProbeData,
+    config: ProbeConfig,
+    seed: int,
+    epoch: int,
+    n_epochs: int,
+) -> None:
+    """One pass in batches of similar length; the learning rate warms up and then falls to zero over ``n_epochs``."""
+    batches = batches_by_length(train.lengths, config.batch_size, seed=seed, epoch=epoch)
+    for k, index in enumerate(batches):
+        step = epoch * len(batches) + k
+        optimizer.param_groups[0]["lr"] = config.lr * schedule(step, n_epochs * len(batches), _WARMUP_FRACTION)
+        loss = _minibatch_loss(probe, train, index)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
 def span_head(fit: ProbeFit) -> SpanHead:
     """The fitted linear probe as the span head it is."""
     head = SpanHead(fit.weights["linear.weight"].shape[1])
@@ -240,7 +245,14 @@ def readout(fit: ProbeFit, device: torch.device) -> Readout:
         probe = new_probe(fit.family, fit.weights[first].shape[1], 1, 0)
     probe.load_state_dict(fit.weights)
     probe.to(device)
-    return lambda questions, words: _logits(probe, questions, words)
+    return reader(probe)
+
+
+def reader(probe: Probe) -> Readout:
+    """A probe as a function of question states (N, 2D) and word states (N, W, D); only the bilinear one uses both."""
+    if isinstance(probe, BilinearProbe):
+        return probe
+    return lambda questions, words: probe(words)
 
 
 def new_probe(family: str, hidden_size: int, rank: int, seed: int) -> Probe:
@@ -250,7 +262,7 @@ def new_probe(family: str, hidden_size: int, rank: int, seed: int) -> Probe:
     return MLPHead(hidden_size, seed=seed) if family == "mlp" else SpanHead(hidden_size, seed=seed)
 
 
-class _SpanObjective:
+class SpanObjective:
     """Mean start + end cross-entropy of a linear map over all training words, and its gradient.
 
     The bias of a linear probe shifts all words of a sentence alike and cancels in the softmax over them,
@@ -274,18 +286,23 @@ class _SpanObjective:
     def n_weights(self) -> int:
         return 2 * self.hidden_size
 
+    def minimum(self, start: npt.NDArray[np.float64], ridge: float, max_iterations: int) -> OptimizeResult:
+        """L-BFGS from the weights ``start`` (2 D,)."""
+        options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-8, "gtol": 1e-5}
+        return minimize(self, start, args=(ridge,), jac=True, method="L-BFGS-B", options=options)
+
     def __call__(self, flat: npt.NDArray[np.float64], ridge: float) -> tuple[float, npt.NDArray[np.float64]]:
         """Loss plus ridge / 2 * |w|^2, and the gradient, at weights (2 D,)."""
         weights = torch.from_numpy(flat.reshape(self.hidden_size, 2)).float().to(self.words.device)  # (D, 2)
-        logits = torch.cat([chunk.float() @ weights for chunk in self.words.split(_CHUNK_ROWS)])  # (sum of W, 2)
-        shifted = logits - self._per_question(logits, "max")[self.owner]
+        logits = torch.cat([chunk.float() @ weights for chunk in self.words.split(CHUNK_ROWS)])  # (sum of W, 2)
+        shifted = logits - self._per_question(logits, "max").index_select(0, self.owner)
         powers = shifted.exp()
         totals = self._per_question(powers, "sum")  # (N, 2)
         of_golds = shifted.gather(0, self.golds) - totals.log()  # (N, 2)
         self.loss = -float(of_golds.sum(dtype=torch.float64)) / self.n_questions
-        slope = powers.div_(totals[self.owner])  # (sum of W, 2): softmax minus one-hot, below
+        slope = powers.div_(totals.index_select(0, self.owner))  # (sum of W, 2): softmax minus one-hot, below
         slope.scatter_add_(0, self.golds, slope.new_full(self.golds.shape, -1.0))
-        pieces = zip(self.words.split(_CHUNK_ROWS), slope.split(_CHUNK_ROWS), strict=True)
+        pieces = zip(self.words.split(CHUNK_ROWS), slope.split(CHUNK_ROWS), strict=True)
         gradient = torch.stack([part.T @ rows.float() for rows, part in pieces]).sum(0).T / self.n_questions  # (D, 2)
         penalty = 0.5 * ridge * float(flat @ flat)
         return self.loss + penalty, gradient.double().cpu().numpy().ravel() + ridge * flat
@@ -295,69 +312,26 @@ class _SpanObjective:
         return torch.segment_reduce(values, reduction, lengths=self.counts, axis=0, unsafe=True)
 
 
-def _linear_head(weights: npt.NDArray[np.float64], hidden_size: int) -> SpanHead:
-    head = SpanHead(hidden_size)
+def linear_head(weights: npt.NDArray[np.float64], device: torch.device) -> SpanHead:
+    """The span head with the weights (2 D,) of :class:`SpanObjective` and no bias."""
+    head = SpanHead(len(weights) // 2).to(device)
     with torch.no_grad():
-        head.linear.weight.copy_(torch.from_numpy(weights.reshape(hidden_size, 2).T))
+        head.linear.weight.copy_(torch.from_numpy(weights.reshape(-1, 2).T))
     return head
 
 
-def _logits(probe: Probe, questions: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-    """Start and end logits (N, W); only the bilinear probe looks at the question."""
-    return probe(questions, words) if isinstance(probe, BilinearProbe) else probe(words)
-
-
-def _gather(features: LayerFeatures, index: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor, npt.NDArray[np.bool_]]:
-    """Question states (B, 2D), padded word states (B, W, D) and the word mask of some questions."""
-    begins = features.word_offsets[:-1][index]
-    counts = features.word_offsets[1:][index] - begins
-    column = np.arange(int(counts.max()))[None, :]
-    mask = column < counts[:, None]  # (B, W)
-    rows = np.where(mask, begins[:, None] + column, begins[:, None])  # padding repeats the first word
-    device = features.words.device
-    words = features.words[torch.from_numpy(rows).to(device)].float()  # (B, W, D)
-    return features.questions[torch.from_numpy(index).to(device)], words, mask
-
-
 def _minibatch_loss(probe: Probe, data: ProbeData, index: npt.NDArray[np.int64]) -> Tensor:
-    questions, words, mask = _gather(data.features, index)
-    start, end = _logits(probe, questions, words)  # (B, W)
+    questions, words, mask = gather(data.features, index)
+    start, end = reader(probe)(questions, words)  # (B, W)
     first = data.golds.offsets[:-1][index]
     arrays = (mask, data.golds.starts[first][:, None], data.golds.ends_inclusive[first][:, None])
     word_mask, starts, ends = (torch.from_numpy(array).to(words.device) for array in arrays)
     return span_cross_entropy(start, end, word_mask, starts, ends, torch.ones_like(starts, dtype=torch.bool))
 
 
-@torch.no_grad()
-def _predict(probe: Probe, data: ProbeData) -> SpanLogits:
-    """Logits of every question, from standardised states."""
-    lengths = np.diff(data.features.word_offsets)
-    start, end = (np.zeros((len(data), int(lengths.max())), dtype=np.float32) for _ in range(2))
-    probe.to(data.features.words.device)
-    for begin in range(0, len(data), _CHUNK_QUESTIONS):
-        index = np.arange(begin, min(begin + _CHUNK_QUESTIONS, len(data)))
-        questions, words, mask = _gather(data.features, index)
-        for out, logits in zip((start, end), _logits(probe, questions, words), strict=True):
-            out[index, : mask.shape[1]] = logits.cpu().numpy()
-    return SpanLogits(start, end, lengths)
-
-
-def _batches(data: ProbeData, batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
-    return batches_by_length(np.diff(data.features.word_offsets), batch_size, seed=seed, epoch=epoch)
-
-
 def _best_epoch(path: list[dict[str, float]]) -> int:
     """From 1; the earlier on a tie."""
     return int(np.argmin([row["loss"] for row in path])) + 1
-
-
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column, (D,) each in float32; 1 where a column is constant."""
-    n = values.shape[0]
-    mean = torch.stack([chunk.sum(0, dtype=torch.float64) for chunk in values.split(_CHUNK_ROWS)]).sum(0) / n
-    squares = [(chunk.double() - mean).square().sum(0) for chunk in values.split(_CHUNK_ROWS)]
-    std = (torch.stack(squares).sum(0) / n).sqrt()
-    return mean.float(), torch.where(std > 1e-6 * mean.abs(), std, torch.ones_like(std)).float()
 
 
 def _folded(probe: Probe, statistics: Standardisation) -> dict[str, Tensor]:

@@ -19,14 +19,13 @@ from emergence.training.checkpoint import Checkpointer
 from emergence.training.evaluate import gold_spans, score_logits
 from emergence.training.features import LayerFeatures, cache_features
 from emergence.training.probe import ProbeReport, predict_probes, probe_all_layers
+from emergence.training.probe_data import ProbeData, standardise_
 from emergence.training.probe_fitting import (
-    ProbeData,
     ProbeFit,
-    _SpanObjective,
+    SpanObjective,
     fit_linear_probe,
     fit_minibatch_probe,
     span_head,
-    standardise_,
 )
 from emergence.training.recording import MemoryRecorder, StopRequested
 
@@ -96,7 +95,7 @@ def test_gradient_and_loss_of_the_linear_objective() -> None:
     train, validation, _ = task("marked", 20)
     parts = layer_data(PlantedEncoder(), train, validation)
     standardise_(parts[0].features, parts[1].features)
-    objective = _SpanObjective(parts[0])
+    objective = SpanObjective(parts[0])
     weights = np.random.default_rng(0).normal(size=objective.n_weights) / 5
     value, gradient = objective(weights, 0.1)
     for k in (0, 7, 40, 63):
@@ -125,7 +124,7 @@ def test_the_optimum_is_stationary_and_better_than_its_neighbours() -> None:
     config = replace(CONFIG, ridges=(1e-2,), max_iterations=300)
     fit = fit_linear_probe(*parts, statistics, config, layer=1, max_answer_words=3)
     assert fit.converged and fit.ridge == 1e-2 and len(fit.path) == 1
-    objective = _SpanObjective(parts[0])
+    objective = SpanObjective(parts[0])
     raw = fit.weights["linear.weight"] * statistics.word_std  # back to standardised states
     best, gradient = objective(raw.T.double().numpy().ravel(), 1e-2)
     assert np.abs(gradient).max() < 1e-3
