@@ -21,8 +21,8 @@ from typing import Any
 from emergence.errors import EmergenceError, UsageError
 from emergence.spec import ExperimentSpec
 
-#: Imported once by the fork server.
-PRELOAD = ("emergence.sweep.worker", "emergence.local", "emergence.experiment.run")
+#: Imported once by the fork server (the last one by torch itself, when it is told to be deterministic: seconds).
+PRELOAD = ("emergence.sweep.worker", "emergence.local", "emergence.experiment.run", "torch._inductor")
 #: Exit code of a process whose sweep is gone, and of one that failed unexpectedly.
 ABANDONED, CRASHED = 3, 1
 
