@@ -1,0 +1,241 @@
+"""The documents keep up with the program: every number is explained, every path exists, every command parses."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = ROOT / "docs" / "methods.md"
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md")] + sorted((ROOT / "docs").glob("*.md"))
+sys.path.insert(0, str(ROOT / "tests" / "analysis"))
+
+#: Sections that the report links to.
+ANCHORS = (
+    "emergence-score",
+    "emergence-gap",
+    "token-f1",
+    "exact-match",
+    "intervals",
+    "selectivity",
+    "mdl",
+    "temporal-cka",
+    "bits-per-byte",
+    "probes",
+    "no-model-floor",
+    "filtering",
+    "cost",
+    "emergence-curve",
+    "snapshot-probes",
+    "metric-mirage",
+    "thresholds",
+    "few-shot",
+)
+
+
+def anchors(page: Path) -> list[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _without_code(page.read_text(encoding="utf-8")), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+# Links and paths ----------------------------------------------------------------------------------
+
+
+def test_sections_that_the_report_links_to_exist_once() -> None:
+    found = anchors(METHODS)
+    assert [name for name in ANCHORS if found.count(name) != 1] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", _without_code(page.read_text(encoding="utf-8"))):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors(path)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    paths = re.findall(r"\b(?:emergence|tests|benchmarks|scripts|configs|docs|notebooks)/[\w/.-]+\.\w+", text)
+    assert sorted({path for path in paths if not (ROOT / path).exists()}) == []
+
+
+# Numbers ------------------------------------------------------------------------------------------
+
+
+def explained() -> set[str]:
+    """Whatever stands in code font in the methods page, and the names in its formulas."""
+    text = METHODS.read_text(encoding="utf-8")
+    formulas = " ".join(re.findall(r"^    .+$", text, re.MULTILINE))
+    return set(re.findall(r"`([^`\n]+)`", text)) | set(re.findall(r"\w+", formulas))
+
+
+def test_every_key_of_a_result_is_explained() -> None:
+    from emergence.experiment.result import SCHEMA_VERSION, RunResult
+    from emergence.measures.bootstrap import Estimate
+    from emergence.measures.probe_validity import DescriptionLength
+    from emergence.measures.scoring import SCORE_NAMES
+    from emergence.training.evaluate import Evaluation
+    from emergence.training.language_model_eval import LanguageModelLoss
+    from emergence.training.pretrain import PretrainResult
+    from emergence.training.probe_fitting import ProbeFit
+
+    assert SCHEMA_VERSION == 1
+    kinds: tuple[Any, ...] = (RunResult, Evaluation, Estimate, LanguageModelLoss, PretrainResult, DescriptionLength)
+    keys = {f.name for kind in kinds for f in dataclasses.fields(kind)}
+    keys |= {f.name for f in dataclasses.fields(ProbeFit) if f.name != "weights"}
+    keys |= {*SCORE_NAMES, "invalid_rate", "readouts", "fits", "headline_layer", "role", "voice", "answer_words"}
+    keys |= {"total", "non_embedding", "trainable"}
+    assert sorted(keys - explained()) == []
+
+
+def test_every_baseline_and_flag_of_a_score_is_explained() -> None:
+    from emergence.measures.chance import FIXED_PLACEMENTS
+    from emergence.measures.emergence_score import CELLS, EmergenceScore, TwoByTwo
+
+    names = {"uniform", "whole_sentence", "wh_rule", *FIXED_PLACEMENTS, *CELLS}
+    documented = re.search(r"flags: Of (.+?), and those", inspect.getdoc(EmergenceScore) or "", re.DOTALL)
+    assert documented
+    names |= set(re.findall(r"``(\w+)``", documented[1]))
+    names |= {f.name for f in dataclasses.fields(TwoByTwo) if f.name.endswith(("benefit", "interaction"))}
+    assert sorted(names - explained()) == []
+
+
+def test_every_key_of_a_temporal_cka_is_explained(tmp_path: Path) -> None:
+    from figure_worlds import fake_cka, fake_run
+
+    from emergence.analysis.cka_views import Effort, View
+    from emergence.analysis.figure_cka import RESULT_FOLDER
+    from emergence.analysis.temporal_cka_result import JSON_FILE
+    from emergence.measures.cka import CKAMethod
+    from emergence.measures.cka_resampling import PermutationTest
+
+    run = fake_run(tmp_path, "debug")
+    fake_cka(run)
+    content = json.loads((run.path / RESULT_FOLDER / JSON_FILE).read_text())
+    keys = {f.name for kind in (View, Effort, CKAMethod, PermutationTest) for f in dataclasses.fields(kind)}
+    keys |= set(content) | set(content["probe"]) | set(content["runs"][0]) | set(content["runs"][0]["views"])
+    keys |= {key for point in content["runs"][0]["checkpoints"] for key in point} | set(content["arrays"])
+    assert sorted(keys - explained()) == []
+
+
+def test_every_key_of_a_plan_is_explained() -> None:
+    from emergence.planning import plan_experiment
+    from emergence.spec import ExperimentSpec
+
+    plan = plan_experiment(ExperimentSpec.from_flags(config_name="debug", data="microworld"))
+    assert sorted(set(plan.to_dict()) - explained()) == []
+
+
+def test_filter_reasons_are_explained() -> None:
+    from emergence.data.align import AMBIGUOUS, UNALIGNED
+    from emergence.data.formats.raw import DUPLICATE, NO_ANSWER
+
+    assert {f"skipped_{reason}" for reason in (AMBIGUOUS, UNALIGNED, NO_ANSWER, DUPLICATE)} <= explained()
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Page and command line of every shell block, continuation lines joined, comments off."""
+    for page in PAGES:
+        for block in re.findall(
+            r"^```(?:bash|sh)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            for line in re.sub(r"\\\n\s*", " ", block).splitlines():
+                words = shlex.split(line, comments=True)
+                while words and re.fullmatch(r"\w+=\S*", words[0]):  # environment
+                    words = words[1:]
+                if words:
+                    yield page.name, shlex.join(words)
+
+
+COMMANDS = sorted(set(commands()))
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) > 20 and {page for page, _ in COMMANDS} >= {"README.md", "modal.md"}
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[line[:60] for _, line in COMMANDS])
+def test_documented_command_parses(page: str, line: str) -> None:
+    words = [word for word in shlex.split(line) if word != "..."]
+    if words[0] == "torchrun":
+        words = ["emergence", *words[words.index("emergence.cli") + 1 :]]
+    if words[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(words[2]) is not None, line
+        return
+    if words[0] == "emergence":
+        import emergence.cli
+
+        parse(typer.main.get_command(emergence.cli.app), words[1:])
+    elif words[0] == "python":
+        check_script(words[1], words[2:])
+    elif words[:2] == ["modal", "run"]:
+        words = [word for word in words[2:] if word not in ("-d", "--detach")]
+        check_script(words[0], words[1:])
+    elif words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(word for word in words[1:] if "=" not in word) <= set(targets), line
+    elif words[:2] == ["pip", "install"]:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert set(re.findall(r"[\w-]+", "".join(re.findall(r"\[(.+?)\]", line)))) <= set(extras), line
+    else:
+        assert words[0] in ("modal", "mkdir", "cd", "git", "source", "export", "jupyter"), f"{page}: {line}"
+
+
+def parse(command: click.Command, words: list[str]) -> None:
+    """Parse without running: an unknown flag, a wrong choice or a missing value raises."""
+    with command.make_context(command.name, words) as context:
+        if not isinstance(command, click.Group):
+            return
+        rest = [*context._protected_args, *context.args]
+        name, subcommand, rest = command.resolve_command(context, rest)
+        assert subcommand is not None, name
+        parse(subcommand, rest)
+
+
+def check_script(script: str, words: list[str]) -> None:
+    """A script's flags: by its Typer application, the signature of its Modal entry point, or its source."""
+    path = ROOT / script
+    assert path.is_file(), script
+    source = path.read_text(encoding="utf-8")
+    if "typer.Typer(" in source:
+        spec = importlib.util.spec_from_file_location(f"documented_{path.stem}", path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        parse(typer.main.get_command(module.app), words)
+        return
+    if "local_entrypoint" in source:
+        known = {f"--{name.replace('_', '-')}" for name in re.findall(r"^    (\w+): .+,$", source, re.MULTILINE)}
+    else:
+        known = set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', source))
+    flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+    assert flags <= known, f"{script} has no {sorted(flags - known)}"
