@@ -202,12 +202,31 @@ def test_documented_command_parses(page: str, line: str) -> None:
         check_script(words[0], words[1:])
     elif words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert set(word for word in words[1:] if "=" not in word) <= set(targets), line
+        assert {word for word in words[1:] if "=" not in word} <= set(targets), line
     elif words[:2] == ["pip", "install"]:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(re.findall(r"[\w-]+", "".join(re.findall(r"\[(.+?)\]", line)))) <= set(extras), line
     else:
         assert words[0] in ("modal", "mkdir", "cd", "git", "source", "export", "jupyter"), f"{page}: {line}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "emergence run --no-such-flag",
+        "emergence run --layout backwards",
+        "emergence tabel runs",
+        "python scripts/generate_figures.py --no-such-flag",
+        "python verify_qasrl_alignment.py --no-such-flag",
+        "modal run temporal_cka_analysis.py --no-such-flag",
+        "make tea",
+        "pip install -e '.[no-such-extra]'",
+        "no-such-program",
+    ],
+)
+def test_a_wrong_command_would_be_found(line: str) -> None:
+    with pytest.raises((AssertionError, click.UsageError)):
+        test_documented_command_parses("page", line)
 
 
 def parse(command: click.Command, words: list[str]) -> None:
