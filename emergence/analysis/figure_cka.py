@@ -27,8 +27,8 @@ def add_cka_charts(folder: ResultsFolder, out: Charts) -> None:
 
     found_any = False
     for found in folder.runs:
-        where = found.run.path / RESULT_FOLDER if found.run else None
-        if where is None or not (where / JSON_FILE).is_file():
+        where = found.run.path / RESULT_FOLDER
+        if not (where / JSON_FILE).is_file():
             continue
         found_any = True
         try:

@@ -7,15 +7,19 @@ made elsewhere. What cannot be drawn is returned with its reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from emergence.analysis.figure_runs import FoundRun, ResultsFolder, Setting, run_label
-from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid
-from emergence.errors import DataError, RunDirectoryError
+from emergence.analysis.comparable import ComparableSet
+from emergence.analysis.figure_runs import ResultsFolder, RunOnDisk
+from emergence.analysis.grid import HEADLINE, RunScores
+from emergence.analysis.results import Found
+from emergence.analysis.set_scores import POINT, SetScores
+from emergence.errors import RunDirectoryError
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.measures.resampling import ClusterTable
@@ -73,14 +77,15 @@ def prepare_charts(folder: ResultsFolder, *, n_boot: int = N_BOOT) -> Charts:
 
     Args:
         folder: From :func:`emergence.analysis.figure_runs.read_folder`.
-        n_boot: Bootstrap resamples.
+        n_boot: Bootstrap resamples of the groups by role and voice.
     """
-    out = Charts(skipped=[(name, why) for name, _, why in (problem.partition(": ") for problem in folder.problems)])
-    grids = _grids(folder, out, n_boot)
+    out = Charts(skipped=[(item.name, item.reason) for item in folder.skipped])
+    out.skipped += [("kept apart", sentence) for sentence in folder.grouping.mixed]
+    out.skipped += [(found.comparable.label, note) for found in folder.scored for note in found.notes]
     _pretraining(folder, out)
     _finetuning(folder, out)
-    _two_by_two(folder, grids, out)
-    _emergence(folder, grids, out)
+    _two_by_two(folder, out)
+    _emergence(folder, out)
     _probing(folder, out)
     _few_shot(folder, out)
     _breakdowns(folder, out, n_boot)
@@ -88,39 +93,38 @@ def prepare_charts(folder: ResultsFolder, *, n_boot: int = N_BOOT) -> Charts:
     return out
 
 
+def slug(label: str) -> str:
+    """A set's label as part of a file name: ``tiny_wiki``."""
+    return re.sub(r"[^a-z0-9.]+", "_", label.lower()).strip("_")
+
+
 # Training curves ---------------------------------------------------------------------------------
 
 
-def _histories(folder: ResultsFolder, out: Charts) -> Iterator[tuple[FoundRun, str, list[Row]]]:
-    """Runs with their setting's label and history, in the order of settings; those in none (unfinished) last."""
-    labels = {id(member): setting.label for setting in folder.settings for member in setting.members}
-    order = {id(member): i for i, setting in enumerate(folder.settings) for member in setting.members}
-    for found in sorted(folder.runs, key=lambda run: (order.get(id(run), len(order)), run.seed, run.cell != FULL)):
-        if found.run is None or found.spec is None:
-            continue
+def _histories(folder: ResultsFolder, out: Charts) -> Iterator[tuple[RunOnDisk, list[Row]]]:
+    """Runs with their history, in the order of sets; those in none (unfinished, say) last."""
+    for found in folder.runs:
         try:
-            history = found.run.read_history()
+            yield found, found.run.read_history()
         except RunDirectoryError as error:
             out.skip(f"training of {found.name}", str(error))
-            continue
-        yield found, labels.get(id(found)) or run_label(found, found.spec.pretrain_data), history
 
 
 def _pretraining(folder: ResultsFolder, out: Charts) -> None:
     rows: list[Row] = []
     drawn: dict[str, str] = {}
-    for found, label, history in _histories(folder, out):
-        assert found.spec is not None
+    for found, history in _histories(folder, out):
+        spec = found.run.spec
         if not any(line["kind"].startswith("pretrain_") for line in history):
             continue
-        if drawn.setdefault(found.spec.pretrain_id, found.name) != found.name:
-            out.skip(f"pretraining of {found.name}", f"the same as that of {drawn[found.spec.pretrain_id]}")
+        if drawn.setdefault(spec.pretrain_id, found.name) != found.name:
+            out.skip(f"pretraining of {found.name}", f"the same as that of {drawn[spec.pretrain_id]}")
             continue
         for line in history:
             which = {"pretrain_step": "train", "pretrain_evaluation": "validation"}.get(line["kind"])
             loss = line.get("loss") if which == "train" else line.get("validation_loss")
             if which and loss is not None:
-                where: Row = {"setting": label, "run": found.name, "seed": found.seed}
+                where: Row = {"setting": found.label, "run": found.name, "seed": spec.seed}
                 rows.append({**where, "split": which, "step": line["step"], "tokens": line["tokens"], "loss": loss})
     caption = (
         "Cross-entropy of the next token against tokens seen. Thin: training batches. Thick, with markers: "
@@ -131,12 +135,13 @@ def _pretraining(folder: ResultsFolder, out: Charts) -> None:
 
 def _finetuning(folder: ResultsFolder, out: Charts) -> None:
     rows: list[Row] = []
-    for found, label, history in _histories(folder, out):
+    for found, history in _histories(folder, out):
+        spec = found.run.spec
         for line in history:
-            if line["kind"] != "finetune_epoch" or found.samples is not None:
+            if line["kind"] != "finetune_epoch" or spec.finetune_samples is not None or not found.is_drawn:
                 continue
             values = {key: line[key] for key in ("epoch", "train_loss", "validation_loss", "validation_f1")}
-            rows.append({"setting": label, "cell": found.cell, "run": found.name, "seed": found.seed, **values})
+            rows.append({"setting": found.label, "cell": found.cell, "run": found.name, "seed": spec.seed, **values})
     caption = (
         "Finetuning with all weights trained, by epoch. Left: negative log-likelihood of the answer span; "
         "thin without markers: training. Right: token F1 on validation questions."
@@ -147,30 +152,15 @@ def _finetuning(folder: ResultsFolder, out: Charts) -> None:
 # The 2x2 and the score ---------------------------------------------------------------------------
 
 
-def _grids(folder: ResultsFolder, out: Charts, n_boot: int) -> dict[str, Grid]:
-    """The 2x2 of every setting that has one."""
-    grids = {}
-    for setting in folder.settings:
-        runs = [member.scores for member in setting.all_questions() if member.scores]
-        try:
-            grids[setting.label] = build_grid(runs, n_boot=n_boot)
-        except DataError as error:
-            out.skip(f"emergence score of {setting.label}", str(error))
-            continue
-        for reason in grids[setting.label].left_out:
-            out.skip(f"2x2 of {setting.label}", reason)
-    return grids
-
-
-def _two_by_two(folder: ResultsFolder, grids: Mapping[str, Grid], out: Charts) -> None:
+def _two_by_two(folder: ResultsFolder, out: Charts) -> None:
     rows: list[Row] = []
-    for setting in folder.settings:
-        grid = grids.get(setting.label)
-        cells = grid.analysis.cells if grid else _single_cells(setting)
-        rows += [_bar(setting.label, cell, estimate) for cell, estimate in cells.items()]
-        floor = grid.no_model_floor if grid else None
-        if floor:
-            rows.append({**dict.fromkeys(rows[-1]), "setting": setting.label, "cell": NO_MODEL, "f1": floor[1]})
+    for found in folder.settings:
+        label = found.comparable.label
+        mine = [_bar(label, cell, found.headline.f1[cell]) for cell in CELLS if cell in found.headline.f1]
+        rows += mine
+        floor = no_model_floor(found.comparable)
+        if floor and mine:
+            rows.append({**dict.fromkeys(mine[0]), "setting": label, "cell": NO_MODEL, "f1": floor[1]})
     out.add(
         "two_by_two",
         "two_by_two",
@@ -181,16 +171,13 @@ def _two_by_two(folder: ResultsFolder, grids: Mapping[str, Grid], out: Charts) -
     )
 
 
-def _single_cells(setting: Setting) -> dict[str, Estimate]:
-    """Each cell from the result of its first seed, where no 2x2 could be put together."""
-    cells = {}
-    for cell in CELLS:
-        for member in setting.of_cell(cell):
-            scores = (member.result.test_scores if member.result else None) or {}
-            if "f1_tokens" in scores.get("scores", {}):
-                cells[cell] = Estimate.from_dict(scores["scores"]["f1_tokens"])
-                break
-    return cells
+def no_model_floor(comparable: ComparableSet) -> tuple[str, float] | None:
+    """Name and test F1 of the best rule without a model, where a run of the set measured it."""
+    for item in comparable.results():
+        scores = item.result.test_scores or {}
+        if scores.get("floor"):
+            return scores["floor"], float(scores["baselines"][scores["floor"]]["f1_tokens"]["point"])
+    return None
 
 
 def _bar(label: str, cell: str, estimate: Estimate, **more: Any) -> Row:
@@ -226,42 +213,46 @@ def _interval_words(rows: Sequence[Row]) -> str:
     return f"Bars: {level:.0%} intervals, sentences resampled ({n})."
 
 
-def _emergence(folder: ResultsFolder, grids: Mapping[str, Grid], out: Charts) -> None:
-    name, rows = "emergence_by_scale", []
-    for setting in folder.settings:
-        grid = grids.get(setting.label)
-        if grid is None:
+def _emergence(folder: ResultsFolder, out: Charts) -> None:
+    series = folder.grouping.over_sizes()
+    drawn = False
+    for label, members in series.items():
+        rows = [row for s in members for row in _score_rows(folder.scores_of(s), out)]
+        if len({row["setting"] for row in rows}) < 2:
             continue
-        if " " in setting.label:
-            out.skip(f"{name}: {setting.label}", "only the default data and layout form one series over sizes")
-            continue
-        where = {"setting": setting.label, **_scale(setting)}
-        for found in (grid.analysis.probe, grid.analysis.scratch):
-            if found is None or where["non_embedding"] is None:
-                continue
-            e = found.score
-            if not math.isfinite(e.point):
-                out.skip(f"{name}: {setting.label}", f"score against {found.floor} undefined: {', '.join(found.flags)}")
-            ends = {"score": e.point, "lo": e.lo, "hi": e.hi, "level": e.level, "method": e.method}
-            rows.append({**where, "floor": found.floor, **ends, "n_seeds": e.n_seeds, "flags": " ".join(found.flags)})
-    if len({row["setting"] for row in rows}) < 2:
-        out.skip(name, f"it takes two sizes with an emergence score, here are {len({r['setting'] for r in rows})}")
+        name = "emergence_by_scale" + (f"_{slug(label)}" if len(series) > 1 else "")
+        caption = (
+            "Emergence score S = (frozen - floor) / (full - floor) of each size, against non-embedding parameters and "
+            f"against pretraining loss on held-out text (axis reversed). {_interval_words(rows)} Floors: drawn apart."
+        )
+        out.add(name, "emergence", f"Emergence by scale: {label}", caption, rows, "")
+        drawn = True
+    if not drawn:
+        out.skip("emergence_by_scale", "it takes two sizes with an emergence score that differ in nothing else")
+
+
+def _score_rows(found: SetScores, out: Charts) -> Iterator[Row]:
+    """The score of one size against each floor."""
+    comparable, scores = found.comparable, found.headline
+    if scores.basis in (None, POINT) or comparable.n_params is None:
         return
-    caption = (
-        "Emergence score S = (frozen - floor) / (full - floor) of each size, against non-embedding parameters and "
-        f"against pretraining loss on held-out text (axis reversed). {_interval_words(rows)} Floors: drawn apart."
-    )
-    out.add(name, "emergence", "Emergence by scale", caption, rows, "")
+    where = {"setting": comparable.base.size, "non_embedding": comparable.n_params, "pretraining_loss": _loss(found)}
+    for score in (scores.probe, scores.scratch):
+        if score is None:
+            continue
+        e = score.score
+        if not math.isfinite(e.point):
+            out.skip(f"score of {comparable.label}", f"against {score.floor} undefined: {', '.join(score.flags)}")
+        ends = {"score": e.point, "lo": e.lo, "hi": e.hi, "level": e.level, "method": e.method}
+        yield {**where, "floor": score.floor, **ends, "n_seeds": e.n_seeds, "flags": " ".join(score.flags)}
 
 
-def _scale(setting: Setting) -> Row:
-    """Parameters and held-out loss, the loss averaged over the seeds' trunks."""
-    full = [m.result for m in setting.of_cell(FULL) if m.result]
-    sizes = {r.parameters["non_embedding"] for r in full if r.parameters}
+def _loss(found: SetScores) -> float:
+    """Held-out loss of the pretrained trunks, nats per token, averaged over the seeds."""
+    full = [item.result for item in found.comparable.cells.get(FULL, ())]
     pretraining = [(r.pretraining or {}).get("test") or (r.pretraining or {}).get("validation") for r in full]
     losses = [p["nats_per_token"] for p in pretraining if p]
-    loss = float(np.mean(losses)) if losses else math.nan
-    return {"non_embedding": min(sizes) if sizes else None, "pretraining_loss": loss}
+    return float(np.mean(losses)) if losses else math.nan
 
 
 # Probes by layer ---------------------------------------------------------------------------------
@@ -269,18 +260,17 @@ def _scale(setting: Setting) -> Row:
 
 def _probing(folder: ResultsFolder, out: Charts) -> None:
     rows: list[Row] = []
-    for setting in folder.settings:
-        mine: list[Row] = []
+    for found in folder.settings:
+        label, mine = found.comparable.label, []
         for cell in (FROZEN, RANDOM_FROZEN):
-            for member in setting.of_cell(cell):
-                fits = ((member.result.probes if member.result else None) or {}).get("fits", ())
-                for fit in fits:
+            for item in found.comparable.cells.get(cell, ()):
+                for fit in (item.result.probes or {}).get("fits", ()):
                     keys = ("family", "layer", "validation_f1", "validation_em", "n_trainable", "converged")
                     facts = {key: fit[key] for key in keys}
-                    mine.append({"setting": setting.label, "cell": cell, "seed": member.seed, **facts})
+                    mine.append({"setting": label, "cell": cell, "seed": item.result.seed, **facts})
         rows += mine
         if mine and not any(row["cell"] == RANDOM_FROZEN for row in mine):
-            out.skip(f"floor of probing_layers: {setting.label}", "no random trunk was probed (--random-baseline)")
+            out.skip(f"floor of probing_layers: {label}", "no random trunk was probed (--random-baseline)")
     caption = (
         "Validation token F1 of probes on frozen states by layer (0: embeddings). Filled, solid: pretrained. "
         "Open, dashed: random trunk. Bands: range over seeds."
@@ -293,8 +283,14 @@ def _probing(folder: ResultsFolder, out: Charts) -> None:
 
 def _few_shot(folder: ResultsFolder, out: Charts) -> None:
     rows: list[Row] = []
-    for setting in folder.settings:
-        mine = [row for member in setting.members if (row := _few_shot_row(setting.label, member))]
+    for label, members in folder.grouping.over_samples().items():
+        mine = [
+            row
+            for s in members
+            for cell in CELLS
+            for item in s.cells.get(cell, ())
+            if (row := _few_shot_row(label, cell, item))
+        ]
         if len({row["samples"] for row in mine if row["limited"]}) >= 2:
             rows += sorted(mine, key=lambda row: (CELLS.index(row["cell"]), row["samples"], row["seed"]))
     caption = (
@@ -305,17 +301,17 @@ def _few_shot(folder: ResultsFolder, out: Charts) -> None:
     out.add("few_shot", "few_shot", "Few-shot learning", caption, rows, reason)
 
 
-def _few_shot_row(label: str, member: FoundRun) -> Row | None:
-    result = member.result
-    scores = ((result.test_scores if result else None) or {}).get("scores", {})
-    if result is None or member.cell is None or "f1_tokens" not in scores:
+def _few_shot_row(label: str, cell: str, item: Found) -> Row | None:
+    estimate = item.estimate("test", "f1_tokens") if item.spec else None
+    limit, available = (
+        item.result.finetune_samples_limit,
+        (item.result.qasrl_train_filtering or {}).get("valid_examples"),
+    )
+    known = [n for n in (limit, available) if n is not None]
+    if estimate is None or not known:
         return None
-    available = (result.qasrl_train_filtering or {}).get("valid_examples")
-    known = [n for n in (member.samples, available) if n is not None]
-    if not known:
-        return None
-    row = _bar(label, member.cell, Estimate.from_dict(scores["f1_tokens"]))
-    return {**row, "samples": min(known), "limited": member.samples is not None, "seed": member.seed}
+    row = _bar(label, cell, estimate)
+    return {**row, "samples": min(known), "limited": limit is not None, "seed": item.result.seed}
 
 
 # By role and voice -------------------------------------------------------------------------------
@@ -324,31 +320,33 @@ def _few_shot_row(label: str, member: FoundRun) -> Row | None:
 def _breakdowns(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
     if not folder.settings:
         out.skip("roles", "no finished run with predictions")
-    for setting in folder.settings:
-        runs = [member.scores for member in setting.all_questions() if member.scores]
-        name = "roles_" + setting.label.replace(" ", "_").replace("+", "").replace("#", "")
-        rows = _breakdown(setting.label, runs, n_boot) if runs else []
+    for found in folder.settings:
+        label = found.comparable.label
+        runs = [(c, item.scores) for c in CELLS for item in found.comparable.cells.get(c, ()) if item.scores]
+        rows = _breakdown(label, runs, n_boot) if runs else []
         caption = (
             f"Token F1 by the questioned role (its wh-word) and the voice of the predicate; n: test questions. "
             f"{_interval_words(rows)} Groups of fewer than {LEAST_QUESTIONS} are in the data only."
         )
-        title = f"By role and voice: {setting.label}"
-        out.add(name, "breakdown", title, caption, rows, "no finished run with predictions")
+        name, title = f"roles_{slug(label)}", f"By role and voice: {label}"
+        out.add(name, "breakdown", title, caption, rows, "no finished run with predictions, or none that tells roles")
 
 
-def _breakdown(label: str, runs: Sequence[RunScores], n_boot: int) -> list[Row]:
+def _breakdown(label: str, runs: Sequence[tuple[str, RunScores]], n_boot: int) -> list[Row]:
     """Each group of questions in each cell, over the seeds, on the questions of the first run."""
-    first = runs[0]
+    first = runs[0][1]
     facts = {row["id"]: row for row in first.run.read_predictions()}
+    if not all("role" in facts[question] for question in first.ids):
+        return []
     labels = {
         "role": [str(facts[q]["role"] or "other") for q in first.ids],
-        "voice": [{True: "passive", False: "active", None: "unknown"}[facts[q]["passive"]] for q in first.ids],
+        "voice": [{True: "passive", False: "active", None: "unknown"}[facts[q].get("passive")] for q in first.ids],
     }
     columns: dict[str, list[np.ndarray]] = {}
     seeds: dict[str, list[str]] = {}
-    for run in runs:
-        cell, place = run.cell or "", {question: i for i, question in enumerate(run.ids)}
-        if set(place) == set(first.ids) and run.seed_label not in seeds.get(cell, []):
+    for cell, run in runs:
+        place = {question: i for i, question in enumerate(run.ids)}
+        if set(place) == set(first.ids):
             f1 = run.scores[HEADLINE]["f1_tokens"]
             columns.setdefault(cell, []).append(f1[[place[question] for question in first.ids]])
             seeds.setdefault(cell, []).append(run.seed_label)
@@ -375,22 +373,17 @@ def _breakdown(label: str, runs: Sequence[RunScores], n_boot: int) -> list[Row]:
 
 def _documented(folder: ResultsFolder, out: Charts) -> None:
     rows: list[Row] = []
-    for found in folder.documented:
-        result = found.result
-        assert result is not None
-        if result.final_validation_f1 is None or result.finetune_samples_limit is not None:
-            out.skip(found.name, "no validation F1" if result.final_validation_f1 is None else "few-shot, unknown seed")
+    for found in folder.scored:
+        comparable = found.comparable
+        if not comparable.is_documented_format:
             continue
-        cell = {(False, False): FULL, (True, False): FROZEN, (False, True): RANDOM_FULL, (True, True): RANDOM_FROZEN}[
-            result.freeze_llm, result.random_baseline
-        ]
-        out.skip(found.name, "only the guide's keys: no test scores, intervals, layers or roles can be drawn from it")
-        if any(row["setting"] == result.config_name and row["cell"] == cell for row in rows):
-            out.skip(found.name, f"another file is drawn as {result.config_name}, {CELL_NAMES[cell]}")
+        if comparable.base.samples is not None:
+            out.skip(comparable.label, "older format, few-shot: its seed is unknown")
             continue
-        f1 = result.final_validation_f1
-        rows.append({"setting": result.config_name, "cell": cell, "f1": f1, "lo": math.nan, "hi": math.nan})
-    rows.sort(key=lambda row: CELLS.index(row["cell"]))
+        for cell in CELLS:
+            if cell in found.headline.f1:
+                f1 = found.headline.f1[cell].point
+                rows.append({"setting": comparable.label, "cell": cell, "f1": f1, "lo": math.nan, "hi": math.nan})
     caption = (
         "Token F1 on validation questions, from results files that hold the guide's keys alone: no intervals, and "
         "nothing says whether the runs saw the same questions."

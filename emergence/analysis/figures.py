@@ -10,15 +10,15 @@ import csv
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from emergence.analysis.figure_cka import add_cka_charts
-from emergence.analysis.figure_data import Chart, Row, prepare_charts
+from emergence.analysis.figure_data import Chart, Charts, Row, prepare_charts
 from emergence.analysis.figure_panels import DRAWINGS
-from emergence.analysis.figure_runs import read_folder
+from emergence.analysis.figure_runs import ResultsFolder, read_folder
 from emergence.errors import UsageError
 from emergence.files import write_atomic, write_error
 from emergence.measures.bootstrap import N_BOOT
@@ -91,16 +91,12 @@ def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
         n_boot: Bootstrap resamples.
 
     Raises:
-        RunDirectoryError: No such folder, or the figures cannot be written.
+        DataError: No such folder.
+        RunDirectoryError: The figures cannot be written.
     """
-    folder = read_folder(results_dir)
-    found = prepare_charts(folder, n_boot=n_boot)
-    add_cka_charts(folder, found)
-    out = out_dir or results_dir / "figures"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(out, error, None) from error
+    folder = read_folder(results_dir, n_boot=n_boot)
+    found = all_charts(folder, n_boot=n_boot)
+    out = make_folder(out_dir or results_dir / "figures")
     for chart in found.charts:
         save(chart, out)
     words = [f"## {chart.name}\n\n**{chart.title}.** {chart.caption}\n" for chart in found.charts]
@@ -108,17 +104,45 @@ def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
     return FigureReport(out, {chart.name: chart.title for chart in found.charts}, tuple(found.skipped))
 
 
+def all_charts(folder: ResultsFolder, *, n_boot: int = N_BOOT) -> Charts:
+    """Every chart of a folder, those of the temporal CKA included."""
+    found = prepare_charts(folder, n_boot=n_boot)
+    add_cka_charts(folder, found)
+    return found
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made where it is not there.
+
+    Raises:
+        RunDirectoryError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error, None) from error
+    return path
+
+
 def save(chart: Chart, folder: Path) -> None:
     """Write ``<name>.png``, ``.pdf``, ``.svg`` and ``.csv``."""
-    with matplotlib.rc_context(_RC):
-        figure = draw(chart)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, for all formats
-        for ending, options in FORMATS.items():
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=ending, **options)
-            write_atomic(folder / f"{chart.name}.{ending}", buffer.getvalue())
+    for ending, content in render(chart).items():
+        write_atomic(folder / f"{chart.name}.{ending}", content)
     write_atomic(folder / f"{chart.name}.csv", table_text(chart.rows))
+
+
+def render(chart: Chart, endings: Iterable[str] = FORMATS, *, caption: bool = True) -> dict[str, bytes]:
+    """The figure in each format, laid out once for all of them; ``caption`` puts the words below it."""
+    files = {}
+    with matplotlib.rc_context(_RC):
+        figure = draw(chart, caption=caption)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for ending in endings:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=ending, **FORMATS[ending])
+            files[ending] = buffer.getvalue()
+    return files
 
 
 def table_text(rows: Sequence[Row]) -> str:
@@ -133,11 +157,12 @@ def table_text(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def draw(chart: Chart) -> Figure:
-    """The figure of one chart, caption included."""
+def draw(chart: Chart, *, caption: bool = True) -> Figure:
+    """The figure of one chart."""
     figure = Figure(layout="constrained")
     DRAWINGS[chart.kind](figure, chart.rows)
-    _write_caption(figure, chart)
+    if caption:
+        _write_caption(figure, chart)
     return figure
 
 

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 from figure_worlds import F1, fake_cka, fake_run, spec
 
-from emergence.analysis.figure_cka import RESULT_FOLDER, add_cka_charts
-from emergence.analysis.figure_data import Charts, prepare_charts
+from emergence.analysis.figure_cka import RESULT_FOLDER
+from emergence.analysis.figure_data import Charts
 from emergence.analysis.figure_runs import read_folder
-from emergence.analysis.figures import FORMATS, make_figures, save
+from emergence.analysis.figures import FORMATS, all_charts, make_figures, save
 from emergence.analysis.grid import RunScores, build_grid
-from emergence.errors import RunDirectoryError
+from emergence.analysis.tables import build_table
+from emergence.errors import DataError
 from emergence.experiment.result import load_result
-from emergence.experiment.store import RunDirectory, RunStore
+from emergence.experiment.store import RunStore
+from emergence.measures.emergence_score import CELLS
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOT = 100
@@ -42,10 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(root: Path) -> Charts:
-    folder = read_folder(root)
-    charts = prepare_charts(folder, n_boot=BOOT)
-    add_cka_charts(folder, charts)
-    return charts
+    return all_charts(read_folder(root, n_boot=BOOT), n_boot=BOOT)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,7 @@ def test_the_report_of_one_run(world: Path, tmp_path: Path) -> None:
     run = next(run for run in RunStore(world).runs() if run.spec.condition == "random-frozen")
     copy = shutil.copytree(run.path, tmp_path / "renamed_copy")
     done = make_figures(copy, tmp_path / "out", n_boot=BOOT)
-    assert set(done.drawn) == {"two_by_two", "probing_layers", f"roles_{run.spec.config.name}"}
+    assert set(done.drawn) == {"two_by_two", "probing_layers", f"roles_{run.spec.config.name}_none"}
     text = done.text()
     assert "skipped  pretraining_loss: no run here pretrained a trunk" in text and "3 figures in" in text
     assert "Probes by layer" in (tmp_path / "out" / "captions.md").read_text()
@@ -110,11 +109,11 @@ def test_nothing_to_draw_is_said_by_script_and_command(tmp_path: Path) -> None:
         there = subprocess.run([sys.executable, *command, str(tmp_path)], capture_output=True, text=True, check=False)
         assert there.returncode == 0 and "0 figures" in there.stdout and "skipped  few_shot" in there.stdout
         missing = subprocess.run([sys.executable, *command, "nowhere"], capture_output=True, text=True, check=False)
-        assert missing.returncode == 1 and missing.stderr.startswith("error: nowhere: no such folder")
+        assert missing.returncode == 2 and missing.stderr.startswith("error: nowhere: no such folder")
 
 
 def test_no_folder() -> None:
-    with pytest.raises(RunDirectoryError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder"):
         read_folder(Path("nowhere"))
 
 
@@ -125,7 +124,7 @@ def test_the_2x2_is_the_grids(world: Path, charts: Charts) -> None:
     runs = [RunScores.load(r) for r in RunStore(world).runs() if r.spec.config.name == "tiny"]
     grid = build_grid([r for r in runs if r.run.spec.finetune_samples is None], n_boot=BOOT)
     for cell, estimate in grid.analysis.cells.items():
-        (row,) = [r for r in rows_of(charts, "two_by_two") if (r["setting"], r["cell"]) == ("tiny", cell)]
+        (row,) = [r for r in rows_of(charts, "two_by_two") if (r["setting"], r["cell"]) == ("tiny, microworld", cell)]
         assert (row["f1"], row["lo"], row["hi"], row["n_seeds"]) == (
             *(estimate.point, estimate.lo, estimate.hi),
             2 if cell == "full" else 1,
@@ -151,7 +150,7 @@ def test_curves_are_the_histories(world: Path, charts: Charts) -> None:
 
 def test_few_shot_counts_and_roles(charts: Charts) -> None:
     few = rows_of(charts, "few_shot")
-    assert {r["setting"] for r in few} == {"tiny"} and {r["samples"] for r in few} == {10, 100, 4_800}
+    assert {r["setting"] for r in few} == {"tiny, microworld"} and {r["samples"] for r in few} == {10, 100, 4_800}
     roles = [r for r in rows_of(charts, "roles_tiny") if r["by"] == "role" and r["cell"] == "full"]
     assert [r["group"] for r in roles] == ["what", "who", "where", "when", "how"]
     assert roles[0]["n_questions"] == 40 and roles[-1]["n_seeds"] == 2
@@ -162,7 +161,9 @@ def test_few_shot_counts_and_roles(charts: Charts) -> None:
 def test_probes_are_the_fits(world: Path, charts: Charts) -> None:
     (run,) = [r for r in RunStore(world).runs() if r.run_id.startswith("DebugQA") and r.spec.condition == "frozen"]
     fits = (load_result(run.stats_path).probes or {})["fits"]
-    mine = [r for r in rows_of(charts, "probing_layers") if (r["setting"], r["cell"]) == ("debug", "frozen")]
+    mine = [
+        r for r in rows_of(charts, "probing_layers") if (r["setting"], r["cell"]) == ("debug, microworld", "frozen")
+    ]
     assert [(r["family"], r["layer"], r["validation_f1"]) for r in mine] == [
         (f["family"], f["layer"], f["validation_f1"]) for f in fits
     ]
@@ -181,7 +182,7 @@ def test_cka_is_the_analysis(charts: Charts) -> None:
 # What cannot be drawn ----------------------------------------------------------------------------
 
 
-def test_what_cannot_be_read_is_named(world: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     unfinished = fake_run(tmp_path, "debug", "full", finished=False)
     damaged = fake_run(tmp_path, "debug", "frozen")
     predictions = damaged.path / "predictions.jsonl"
@@ -198,13 +199,12 @@ def test_what_cannot_be_read_is_named(world: Path, tmp_path: Path) -> None:
     told = reasons(found)
     for words in (
         f"{unfinished.run_id}: not finished",
-        f"{damaged.run_id}: scores without their questions",
-        "foreign.json: ",
+        f"debug, microworld: {damaged.run_id}: predictions.jsonl",
+        "foreign.json: not a results file",
         "nan.json: ",
         "broken: ",
-        f"copy.json: a copy of the result of {damaged.run_id}",
-        "base_full.json: another file is drawn as base, pretrained, all weights trained",
-        "again.json: only the guide's keys",
+        f"copy.json: the same run as {damaged.run_id}",
+        "base_full.json: the same run as again.json",
         "emergence_by_scale: it takes two sizes",
         "cka: no run was analysed",
     ):
@@ -212,21 +212,25 @@ def test_what_cannot_be_read_is_named(world: Path, tmp_path: Path) -> None:
     assert {chart.name for chart in found.charts} >= {"pretraining_loss", "validation_f1", "two_by_two"}
 
 
-def test_settings_keep_apart_what_differs(tmp_path: Path) -> None:
-    """Pretraining data by the trunk's lineage; other tokenizers are another setting; random trunks serve both."""
-    nq = fake_run(tmp_path, "debug", "full", pretrain_data="wiki+nq")
+def test_figures_keep_apart_what_the_table_keeps_apart(tmp_path: Path) -> None:
+    """Pretraining data by the trunk's lineage; other tokenizers are another set; random trunks serve all they fit."""
+    fake_run(tmp_path, "debug", "full", pretrain_data="wiki+nq")
     for condition in F1:
         fake_run(tmp_path, "debug", condition)
     other = RunStore(tmp_path).create(spec("debug", "frozen", seed=5))
     other.record_data({"tokenizer": "another", "text": "x", "questions": "q"})
-    source = RunDirectory.open(next(p for p in tmp_path.iterdir() if "frozen_random" not in p.name and p != nq.path))
-    result = load_result(source.stats_path)
-    other.write_predictions(source.read_predictions())
-    stats = {**result.to_dict(), "data": other.read_data(), "run_id": other.run_id}
-    other.write_stats(stats)
-    folder = read_folder(tmp_path)
-    labels = {setting.label: len(setting.members) for setting in folder.settings}
-    assert labels == {"debug": 4, "debug #2": 1, "debug wiki+nq": 3} or sorted(labels.values()) == [1, 3, 4], labels
+    frozen = next(r for r in RunStore(tmp_path).runs() if r.is_finished and r.spec.condition == "frozen")
+    result = load_result(frozen.stats_path)
+    other.write_predictions(frozen.read_predictions())
+    ours = {"data": other.read_data(), "run_id": other.run_id, "experiment_id": other.experiment_id, "seed": 5}
+    other.write_stats({**result.to_dict(), **ours, "spec": other.spec.to_dict()})
+    folder = read_folder(tmp_path, n_boot=BOOT)
+    drawn = {(r["setting"], r["cell"]) for r in rows_of(prepared(tmp_path), "two_by_two") if r["cell"] in CELLS}
+    table = build_table(tmp_path, n_boot=BOOT)
+    assert drawn == {(found.comparable.label, cell) for found in table.sets for cell in found.comparable.cells}
+    sizes = sorted(len(found.comparable.results()) for found in folder.settings)
+    assert sizes == [1, 3, 4] and len(folder.grouping.mixed) == 1
+    assert "differ in tokenizer" in reasons(prepared(tmp_path))
 
 
 def test_damaged_cka(tmp_path: Path) -> None:
