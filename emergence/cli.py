@@ -261,6 +261,19 @@ def figures_command(
     print(make_figures(results_dir, out).text())
 
 
+@app.command("report")
+def report_command(
+    results_dir: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Run directories, downloaded copies, or renamed stats files.")
+    ] = DEFAULT_RUNS,
+    out: Annotated[Path | None, typer.Option(help="Where the report goes (default: report in DIR).")] = None,
+) -> None:
+    """One HTML file that opens anywhere, and its Markdown twin: verdict, 2x2, figures, examples, cost, provenance."""
+    from emergence.analysis.report import write_report
+
+    print(write_report(results_dir, out).text())
+
+
 @app.command("probe-snapshots")
 def probe_snapshots_command(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],

@@ -25,7 +25,18 @@ NOT_RECORDED = "not recorded"
 #: The guide's names of the cells, in its table's order. Its ``random`` is a random trunk trained whole.
 MODES = {FULL: "full", FROZEN: "frozen", RANDOM_FULL: "random", RANDOM_FROZEN: "random frozen"}
 #: Settings that cannot change a score.
-_COSMETIC = ("checkpoint_every_steps", "log_every_steps", "cache_gigabytes", "families", "max_answer_words")
+_COSMETIC = (
+    *(
+        "checkpoint_every_steps",
+        "log_every_steps",
+        "cache_gigabytes",
+        "families",
+        "max_answer_words",
+        "validity",
+        "mdl_epochs",
+    ),
+    *("validity", "mdl_epochs"),
+)
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def _read_run(folder: Path, name: str) -> Found:
     if not run.is_finished:
         raise _NotAResultError("unfinished", "not finished: its own command goes on with it")
     item = _checked(name, load_result(run.stats_path))
-    if item.result.experiment_id != run.spec.experiment_id:
+    if item.result.experiment_id != run.experiment_id:
         raise DataError(f"its finetune_stats.json is not of the experiment in its {SPEC_FILE}")
     if not (folder / PREDICTIONS_FILE).exists():  # a copy of the small files alone
         return item

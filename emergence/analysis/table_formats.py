@@ -50,6 +50,12 @@ def format_table(table: ResultsTable, style: TableFormat) -> str:
     return styles[style](table)
 
 
+def printed(table: ResultsTable) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the printed table."""
+    columns = _columns(table)
+    return [title for title, _ in columns], [[cell(row) for _, cell in columns] for row in table.rows]
+
+
 def _columns(table: ResultsTable) -> list[tuple[str, Callable[[Row], str]]]:
     """Titles and cells of the printed table; validation and the guide's floor only where there is something in them."""
     rows = table.rows
@@ -96,7 +102,7 @@ def format_seconds(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _legend(table: ResultsTable) -> list[str]:
+def legend(table: ResultsTable) -> list[str]:
     """What the columns are."""
     lines = []
     levels = sorted({row.test_f1.level for row in table.rows if row.test_f1})
@@ -118,15 +124,15 @@ def _legend(table: ResultsTable) -> list[str]:
 
 def to_markdown(table: ResultsTable) -> str:
     """A GitHub table, its legend and notes."""
-    columns = _columns(table)
-    lines = ["| " + " | ".join(title for title, _ in columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(_markdown_escape(cell(row)) for _, cell in columns) + " |" for row in table.rows]
-    lines += ["", " ".join(_legend(table)), ""]
-    lines += [f"- {_markdown_escape(note)}" for note in table.notes()]
+    head, rows = printed(table)
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(map(markdown_escape, row)) + " |" for row in rows]
+    lines += ["", " ".join(legend(table)), ""]
+    lines += [f"- {markdown_escape(note)}" for note in table.notes()]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _markdown_escape(text: str) -> str:
+def markdown_escape(text: str) -> str:
     """No cell or note may end its column or line, or turn into markup."""
     text = " ".join(text.split())
     for character in "\\|*`<":
@@ -146,7 +152,7 @@ def to_latex(table: ResultsTable) -> str:
         before = group
         lines.append(" & ".join(latex_escape(cell(row)) for _, cell in columns) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}"]
-    lines += [f"% {' '.join(note.split())}" for note in [*_legend(table), *table.notes()]]
+    lines += [f"% {' '.join(note.split())}" for note in [*legend(table), *table.notes()]]
     return "\n".join(lines) + "\n"
 
 

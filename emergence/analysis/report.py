@@ -1,0 +1,109 @@
+"""``emergence report``: one HTML file that opens anywhere, and its Markdown twin beside the figures.
+
+The HTML file holds its figures as data URIs and asks for nothing from outside. Jinja escapes whatever comes from data.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emergence.analysis.figure_runs import read_folder
+from emergence.analysis.report_blocks import Report
+from emergence.analysis.report_content import report_of
+from emergence.analysis.table_formats import markdown_escape
+from emergence.analysis.tables import table_of
+from emergence.errors import DataError, UsageError
+from emergence.files import write_atomic
+from emergence.measures.bootstrap import N_BOOT
+
+HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
+#: Of the report within the results folder.
+DEFAULT_FOLDER = "report"
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """What :func:`write_report` wrote: both files, names of the figures, and the verdict of each set."""
+
+    html: Path
+    markdown: Path
+    figures: tuple[str, ...]
+    short: tuple[tuple[str, str], ...]
+
+    def text(self) -> str:
+        """A line each."""
+        lines = [f"{label}: {verdict}" for label, verdict in self.short]
+        return "\n".join([*lines, f"report    {self.html}", f"markdown  {self.markdown}, {len(self.figures)} figures"])
+
+
+def write_report(results_dir: Path, out_dir: Path | None = None, *, n_boot: int = N_BOOT) -> WrittenReport:
+    """Write ``report.html``, ``report.md`` and its figures (SVG, with their data as CSV).
+
+    Args:
+        results_dir: Run directories, downloaded copies and results files.
+        out_dir: Where the report goes; by default ``report`` in ``results_dir``.
+        n_boot: Bootstrap resamples.
+
+    Raises:
+        UsageError: A package of the ``report`` extra is missing.
+        DataError: No such folder, or no finished result in it.
+        RunDirectoryError: The report cannot be written.
+    """
+    _check_packages()
+    from emergence.analysis.figures import all_charts, make_folder, render, table_text
+
+    folder = read_folder(results_dir, n_boot=n_boot)
+    if not folder.scored:
+        there = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])
+        raise DataError(f"no finished results here{': ' + there if there else ''}", results_dir)
+    charts = all_charts(folder, n_boot=n_boot)
+    report = report_of(folder, table_of(folder.collection, folder.grouping, folder.scored), charts)
+    out = make_folder(out_dir or results_dir / DEFAULT_FOLDER)
+    drawings = {}
+    for chart in charts.charts:
+        drawings[chart.name] = render(chart, ("svg",), caption=False)["svg"]
+        write_atomic(out / f"{chart.name}.svg", drawings[chart.name])
+        write_atomic(out / f"{chart.name}.csv", table_text(chart.rows))
+    write_atomic(out / HTML_FILE, to_html(report, drawings))
+    write_atomic(out / MARKDOWN_FILE, to_markdown(report))
+    return WrittenReport(out / HTML_FILE, out / MARKDOWN_FILE, tuple(drawings), report.short)
+
+
+def _check_packages() -> None:
+    for name in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"writing a report needs {name}: pip install 'emergence[report]'")
+
+
+def to_html(report: Report, drawings: Mapping[str, bytes]) -> str:
+    """One file with everything in it.
+
+    Args:
+        report: What to say. drawings: Name of each picture to its SVG.
+    """
+    sources = {name: "data:image/svg+xml;base64," + base64.b64encode(svg).decode() for name, svg in drawings.items()}
+    return _render("report.html.jinja", escape=True, report=report, sources=sources)
+
+
+def to_markdown(report: Report) -> str:
+    """GitHub's Markdown, with the pictures as files beside it."""
+    return _render("report.md.jinja", escape=False, report=report).rstrip("\n") + "\n"
+
+
+def _render(template: str, *, escape: bool, **content: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("emergence.analysis"),
+        autoescape=escape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = markdown_escape
+    return environment.get_template(template).render(**content)

@@ -1,0 +1,163 @@
+"""What a report is made of, whatever it is written as: sections of text, tables, figures, code and examples.
+
+Plain strings throughout; the templates escape them. No HTML and no Markdown here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; ``strong`` is printed before it."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+    strong: str = ""
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of sentences."""
+
+    kind: ClassVar[str] = "bullets"
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column names the row.
+
+    Attributes:
+        caption: What it shows. head: Column titles. rows: Cells, as many as titles.
+    """
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Commands, or a file's content.
+
+    Attributes:
+        caption: What it is. text: The lines. folded: Closed until asked for.
+    """
+
+    kind: ClassVar[str] = "code"
+    caption: str
+    text: str
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that is drawn beside the report.
+
+    Attributes:
+        name: File name without ending. title, caption: As in the figure's own words.
+        alt: The same numbers in words, for who cannot see it. is_wide: Needs more than a phone's width.
+    """
+
+    kind: ClassVar[str] = "picture"
+    name: str
+    title: str
+    caption: str
+    alt: str
+    is_wide: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a sentence that is marked alike; ``text`` is an ellipsis where the words are not known."""
+
+    text: str
+    is_gold: bool = False
+    is_predicted: bool = False
+    is_predicate: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one run answered: its cell in words, the text, whether it is exactly right, token F1."""
+
+    cell: str
+    text: str
+    is_right: bool
+    f1: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question with its sentence.
+
+    Attributes:
+        question, question_id: As asked. pieces: The sentence. golds: Gold answers. answers: By cell, the marked first.
+    """
+
+    kind: ClassVar[str] = "example"
+    question: str
+    question_id: str
+    pieces: tuple[Piece, ...]
+    golds: tuple[str, ...]
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A title within a section."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+Block = Text | Bullets | Table | Code | Picture | Example | Heading
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the report.
+
+    Attributes:
+        anchor: Its id. title: Its heading. blocks: Its content. terms: Keys of the glossary it uses.
+    """
+
+    anchor: str
+    title: str
+    blocks: tuple[Block, ...]
+    terms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of it.
+
+    Attributes:
+        title: Of the document. short: Set label and verdict, the answer before everything else.
+        sections: In order. glossary: Anchor in ``docs/methods.md`` to term and one line.
+        program: Name and version of what wrote it.
+    """
+
+    title: str
+    short: tuple[tuple[str, str], ...]
+    sections: tuple[Section, ...]
+    glossary: dict[str, tuple[str, str]]
+    program: str
+    pictures: tuple[Picture, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = (block for section in self.sections for block in section.blocks if isinstance(block, Picture))
+        object.__setattr__(self, "pictures", tuple(found))
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[Block]:
+    """The table as a list of blocks: empty without rows; columns that are empty throughout are left out."""
+    cells = [tuple("" if cell is None else str(cell) for cell in row) for row in rows]
+    kept = [i for i in range(len(head)) if i == 0 or any(row[i] not in ("", "-") for row in cells)]
+    shown = tuple(tuple(row[i] for i in kept) for row in cells)
+    return [Table(caption, tuple(head[i] for i in kept), shown)] if cells else []

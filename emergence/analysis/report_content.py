@@ -1,0 +1,283 @@
+"""What the report says, section by section, from a folder that is read, scored and drawn already."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from emergence import __version__
+from emergence.analysis.comparable import MODES, ComparableSet
+from emergence.analysis.figure_data import CELL_NAMES, Chart, Charts, no_model_floor
+from emergence.analysis.figure_runs import ResultsFolder
+from emergence.analysis.grid import HEADLINE
+from emergence.analysis.report_alt import alt_text, is_wide
+from emergence.analysis.report_blocks import Block, Bullets, Heading, Picture, Report, Section, Table, Text, table
+from emergence.analysis.report_examples import example_blocks
+from emergence.analysis.report_glossary import GLOSSARY
+from emergence.analysis.report_provenance import cost, filtering, provenance, reproduction
+from emergence.analysis.set_scores import ReadoutScores, SetScores
+from emergence.analysis.table_formats import legend, printed
+from emergence.analysis.tables import ResultsTable, score_text
+from emergence.analysis.verdict import FamilyFinding, Verdict, verdict_of
+from emergence.measures.bootstrap import Estimate
+from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.measures.readings import format_estimate
+
+QUESTION = (
+    "Does a language model come to know who did what to whom from predicting the next word alone? A trunk is "
+    "pretrained on text and frozen; a probe that only reads its states answers questions such as “Who painted "
+    "something?” with a span of the sentence. The emergence score places that between a floor, the same probe on a "
+    "random trunk, and a ceiling, a model trained on the questions with all its weights: 0 says that pretraining gave "
+    "the probe nothing to read, 1 that it gave everything that training on the questions gives."
+)
+#: Sections that figures belong to, by kind.
+_PLACES = {
+    "two_by_two": "grid",
+    "emergence": "scale",
+    "probing": "probes",
+    "breakdown": "roles",
+    "few_shot": "few-shot",
+    "pretraining": "training",
+    "finetuning": "training",
+    "heatmaps": "cka",
+    "drift": "cka",
+}
+
+
+def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> Report:
+    """The report on one folder.
+
+    Args:
+        folder: From ``figure_runs.read_folder``. results: Its table. charts: Its figures.
+    """
+    scored = [found for found in folder.scored if found.comparable.base.samples is None]
+    verdicts = [(found, verdict_of(found.comparable, found)) for found in scored]
+    pictures: dict[str, list[Block]] = {}
+    for chart in charts.charts:
+        pictures.setdefault(_PLACES[chart.kind], []).append(_picture(chart))
+    sections = [
+        Section("question", "The question", (Text(QUESTION),), ("emergence-score", "probes")),
+        Section("verdict", "The verdict", tuple(_verdicts(verdicts)), ("emergence-score", "selectivity", "mdl")),
+        Section("scale", "Over model sizes", tuple(_scale(results, pictures.get("scale", []))), ("emergence-score",)),
+        Section("grid", "The 2x2", tuple(_grids(scored, pictures.get("grid", []))), ("token-f1", "intervals")),
+        Section("table", "Results", tuple(_results(results)), ("exact-match", "no-model-floor", "intervals")),
+        Section(
+            "probes", "Probes", tuple(_probes(verdicts, pictures.get("probes", []))), ("probes", "selectivity", "mdl")
+        ),
+        Section("roles", "By role and voice", _or_reason(pictures.get("roles"), "no predictions"), ("token-f1",)),
+        Section("examples", "Questions and answers", tuple(_examples(scored)), ("exact-match", "token-f1")),
+        Section("few-shot", "Few-shot learning", _or_reason(pictures.get("few-shot"), _why(charts, "few_shot"))),
+        Section("training", "Training", tuple(_training(folder, pictures.get("training", []))), ("bits-per-byte",)),
+        Section("cka", "How states change", _or_reason(pictures.get("cka"), _why(charts, "cka")), ("temporal-cka",)),
+        Section("filtering", "Data", tuple(filtering(folder)), ("filtering",)),
+        Section("cost", "Cost", tuple(cost(folder)), ("cost",)),
+        Section("problems", "Problems found in this folder", tuple(_problems(folder, charts))),
+        Section("provenance", "Provenance", tuple(provenance(folder))),
+        Section("reproduce", "How to reproduce each number", tuple(reproduction(folder))),
+    ]
+    short = tuple((verdict.set_label, _in_short(verdict)) for _, verdict in verdicts)
+    name = folder.root.resolve().name
+    return Report(f"Emergence report: {name}", short, tuple(sections), GLOSSARY, f"emergence {__version__}")
+
+
+def _in_short(verdict: Verdict) -> str:
+    return f"emergence {verdict.headline}; semantic roles {verdict.where}"
+
+
+def _picture(chart: Chart) -> Picture:
+    return Picture(chart.name, chart.title, chart.caption, alt_text(chart), is_wide(chart))
+
+
+def _why(charts: Charts, name: str) -> str:
+    return next((reason for skipped, reason in charts.skipped if skipped == name), "no such run in this folder")
+
+
+def _or_reason(blocks: list[Block] | None, reason: str) -> tuple[Block, ...]:
+    return tuple(blocks) if blocks else (Text(f"Not shown: {reason}."),)
+
+
+# Verdict and score -------------------------------------------------------------------------------
+
+
+def _verdicts(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
+    for found, verdict in verdicts:
+        yield Heading(f"{verdict.set_label}: {_in_short(verdict)}")
+        yield Bullets(verdict.sentences)
+        reading = found.headline.reading
+        if reading:
+            yield Text("; ".join(reading.evidence) + ".", "Evidence of the reading.")
+
+
+def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:
+    if not results.trends:
+        yield Text("Not shown: a reading over sizes takes two sizes that differ in nothing else.")
+    for label, trend in results.trends.items():
+        pattern = f", {trend.pattern}" if trend.pattern else ""
+        yield Heading(f"{label}: {trend.verdict}{pattern}")
+        yield Bullets(trend.evidence)
+    yield from pictures
+
+
+def _grids(scored: Iterable[SetScores], pictures: list[Block]) -> Iterable[Block]:
+    for found in scored:
+        comparable, scores = found.comparable, found.headline
+        yield Heading(comparable.label)
+        yield _two_by_two(comparable, scores)
+        yield from table(f"Score and gap: {comparable.label}", ("Number", "Value", "What it is"), _score_rows(scores))
+        if scores.basis:
+            yield Text(f"{scores.split} F1, {scores.basis}.", "How:")
+    yield from pictures
+
+
+def _two_by_two(comparable: ComparableSet, scores: ReadoutScores) -> Table:
+    def cell(name: str) -> str:
+        return shown(scores.f1[name]) if name in scores.f1 else "not run"
+
+    rows = [
+        ("pretrained trunk", cell(FROZEN), cell(FULL)),
+        ("random trunk", cell(RANDOM_FROZEN), cell(RANDOM_FULL)),
+    ]
+    floor = no_model_floor(comparable)
+    if floor:
+        rows.append((f"no model ({floor[0].replace('_', ' ')})", f"{floor[1]:.3f}", ""))
+    n = next(iter(scores.f1.values()), None)
+    counts = f" on {n.n:,} {scores.split} questions of {n.n_clusters:,} sentences" if n and n.n else ""
+    level = f", {n.level:.0%} intervals" if n and math.isfinite(n.lo) else ""
+    head = ("Token F1", "frozen, linear probe", "all weights trained")
+    return Table(f"{comparable.label}: token F1{counts}{level}", head, tuple(rows))
+
+
+def _score_rows(scores: ReadoutScores) -> Iterable[tuple[str, str, str]]:
+    if scores.probe:
+        yield "emergence score", score_text(scores.probe), "floor: random trunk, probed frozen"
+        yield "frozen minus floor", shown(scores.probe.above_floor), "what pretraining adds for the probe"
+        yield "full minus floor", shown(scores.probe.headroom), "what there is to have a share of"
+    if scores.scratch:
+        yield "emergence score", score_text(scores.scratch), "floor: random trunk, trained whole (the guide's)"
+    if scores.gap:
+        yield "emergence gap", shown(scores.gap), "full minus frozen"
+
+
+def shown(estimate: Estimate) -> str:
+    """``0.281 [0.265, 0.297]``."""
+    return format_estimate(estimate, 3)
+
+
+def _results(results: ResultsTable) -> Iterable[Block]:
+    head, rows = printed(results)
+    yield from table("Every comparable set, in the order of the experiment guide", head, rows)
+    yield Text(" ".join(legend(results)))
+    yield Text("Rows that share Model and Pretrain may be compared; what may not is a set of its own.")
+
+
+# Probes, examples, training ----------------------------------------------------------------------
+
+
+def _probes(verdicts: Iterable[tuple[SetScores, Verdict]], pictures: list[Block]) -> Iterable[Block]:
+    head = (
+        *("Probe", "F1, pretrained", "F1, random (floor)", "Score", "Reading"),
+        *("Selectivity, pretrained", "Selectivity, random", "Compression, pretrained", "Compression, random"),
+        "Remarks",
+    )
+    for found, verdict in verdicts:
+        caption = f"Probe families of {verdict.set_label}, each against its own random floor"
+        yield from table(caption, head, [_family(finding) for finding in verdict.families])
+        layers = sorted(
+            {
+                f"{'linear' if name == HEADLINE else name} on the {CELL_NAMES[cell]} trunk: layer {layer}"
+                for cell in (FROZEN, RANDOM_FROZEN)
+                for item in found.comparable.cells.get(cell, ())
+                for name, layer in _layers(item.result.probes or {})
+            }
+        )
+        if layers:
+            yield Text("; ".join(layers) + ".", "Layers, chosen on validation:")
+    yield from pictures or [Text("Not shown: no finished run with a frozen trunk.")]
+
+
+def _layers(probes: Mapping[str, object]) -> list[tuple[str, object]]:
+    readouts = probes.get("readouts")
+    found = [(HEADLINE, probes["headline_layer"])] if "headline_layer" in probes else []
+    if isinstance(readouts, dict):
+        found += [(name, facts["layer"]) for name, facts in readouts.items() if facts.get("family") == name != "linear"]
+    return found
+
+
+def _family(finding: FamilyFinding) -> tuple[str, ...]:
+    def estimate(value: Estimate | None) -> str:
+        return shown(value) if value else "-"
+
+    def number(value: float | None) -> str:
+        return f"{value:.2f}" if value is not None else "-"
+
+    reading = "-"
+    if finding.reading:
+        several = len(finding.reading.could_be) > 1
+        reading = finding.reading.verdict + (f" ({' or '.join(finding.reading.could_be)})" if several else "")
+    return (
+        finding.family,
+        shown(finding.frozen),
+        estimate(finding.random_frozen),
+        score_text(finding.score) or "-",
+        reading,
+        *(estimate(finding.selectivity.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
+        *(number(finding.compression.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
+        ", ".join(finding.flags).replace("_", " "),
+    )
+
+
+def _examples(scored: Iterable[SetScores]) -> Iterable[Block]:
+    blocks = [block for found in scored for block in example_blocks(found.comparable)]
+    return blocks or [Text("Not shown: no run here has predictions that tell what was answered.")]
+
+
+def _training(folder: ResultsFolder, pictures: list[Block]) -> Iterable[Block]:
+    head = ("Run", "Nats per token (test)", "Bits per byte", "Perplexity", "Tokens seen", "Passes", "Steps")
+    rows = {}
+    for found in folder.scored:
+        for item in found.comparable.cells.get(FULL, ()):
+            facts = item.result.pretraining or {}
+            loss = facts.get("test") or facts.get("validation")
+            if loss:
+                rows[item.name] = (
+                    *(item.name, f"{loss['nats_per_token']:.3f}", _number(loss.get("bits_per_byte"), ".3f")),
+                    *(_number(loss.get("perplexity"), ".1f"), _number(facts.get("tokens_seen"), ",")),
+                    *(_number(facts.get("passes"), ".2f"), _number(facts.get("steps"), ",")),
+                )
+    yield from table("Pretraining, on held-out text", head, rows.values())
+    yield from pictures or [Text("Not shown: no training history in this folder.")]
+
+
+def _number(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)
+
+
+# Problems ----------------------------------------------------------------------------------------
+
+
+def _problems(folder: ResultsFolder, charts: Charts) -> Iterable[Block]:
+    """Everything that is in no number here, by name, each once."""
+    kinds = {"unfinished": "not finished", "pretraining": "pretraining alone"}
+    rows = [(item.name, kinds.get(item.kind, item.kind), item.reason) for item in folder.skipped]
+    yield from table("In no number of this report", ("Name", "Kind", "Why"), rows)
+    if folder.grouping.mixed:
+        yield Bullets(tuple(f"Kept apart: {sentence}" for sentence in folder.grouping.mixed))
+    notes = [f"{found.comparable.label}: {note}" for found in folder.scored for note in found.notes]
+    notes += [f"{found.comparable.label}: {flag}" for found in folder.scored for flag in _flags(found.comparable)]
+    if notes:
+        yield Bullets(tuple(notes))
+    told = {item.name for item in folder.skipped} | {found.comparable.label for found in folder.scored} | {"kept apart"}
+    left = [(name, reason) for name, reason in charts.skipped if name not in told]
+    yield from table("Figures and curves not drawn", ("Figure", "Why"), left)
+    if not (rows or notes or left or folder.grouping.mixed):
+        yield Text("None.")
+
+
+def _flags(comparable: ComparableSet) -> Iterable[str]:
+    """What the runs themselves warn of."""
+    words = {"probe_not_converged": "a probe had not converged when its iterations ended"}
+    for cell, items in comparable.cells.items():
+        for item in items:
+            for flag in item.result.flags:
+                if flag != "trunk_from_another_run":  # as it should be for a probe; the lineage names it
+                    yield f"{item.name} ({MODES[cell]}): {words.get(flag, flag.replace('_', ' '))}"

@@ -1,0 +1,57 @@
+"""The report's terms in one line each, by the section of ``docs/methods.md`` that defines them in full."""
+
+from __future__ import annotations
+
+#: Anchor of the section, term, one line.
+GLOSSARY: dict[str, tuple[str, str]] = {
+    "emergence-score": (
+        "Emergence score",
+        "(frozen - floor) / (full - floor) of test token F1: the share of what training on the questions gains over "
+        "the floor that a probe already reads off the frozen pretrained trunk. Not clipped; undefined where full is "
+        "not clearly above the floor.",
+    ),
+    "token-f1": (
+        "Token F1",
+        "harmonic mean of precision and recall between the words of the predicted span and of the gold span, the best "
+        "over all gold spans, averaged over questions.",
+    ),
+    "exact-match": (
+        "Exact match (EM)",
+        "share of questions whose predicted span is one of the gold spans, word for word.",
+    ),
+    "intervals": (
+        "Intervals",
+        "bootstrap over sentences (questions of one sentence are not independent), and over training seeds where there "
+        "are several; the cells of a 2x2 are resampled together, so differences are paired.",
+    ),
+    "probes": (
+        "Probes",
+        "read-outs trained on the states of a frozen trunk. Linear: one layer on each word's own state (the headline). "
+        "Bilinear: compares the question's states with each word's. MLP: one hidden layer.",
+    ),
+    "selectivity": (
+        "Selectivity",
+        "F1 of a probe minus its F1 on a control task with arbitrary answers, which can only be memorised: near 0 "
+        "means that the probe itself did the work.",
+    ),
+    "mdl": (
+        "MDL, compression",
+        "minimum description length by online coding: bits of a uniform code over bits of the probe's code for the "
+        "same answers; 1 means nothing learned, more is better.",
+    ),
+    "no-model-floor": (
+        "No-model floor",
+        "the best F1 of rules that use no model: first words, words beside the predicate, a wh-word's usual place.",
+    ),
+    "temporal-cka": (
+        "Temporal CKA",
+        "centred kernel alignment of a layer's states between checkpoints, 1 for the same geometry; debiased, and read "
+        "against random trunks and other null comparisons.",
+    ),
+    "bits-per-byte": (
+        "Nats per token, bits per byte",
+        "cross-entropy of the next token on held-out text; per byte it does not depend on the tokenizer.",
+    ),
+    "filtering": ("Filtering", "questions dropped before training or scoring, counted by reason; the reasons add up."),
+    "cost": ("Cost", "wall-clock seconds of a run's own phases, added up over interruptions."),
+}

@@ -1,0 +1,219 @@
+"""Where the report's numbers come from: data, cost, provenance of every run, and the commands that give them again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from emergence.analysis.comparable import MODES, cell_of
+from emergence.analysis.figure_runs import ResultsFolder
+from emergence.analysis.report_blocks import Block, Bullets, Code, Text, table
+from emergence.analysis.results import Found
+from emergence.analysis.table_formats import format_seconds
+from emergence.config import load_config
+from emergence.errors import EmergenceError
+from emergence.experiment.result import DOCUMENTED_KEYS
+from emergence.spec import ExperimentSpec
+
+#: Characters of a fingerprint: enough to tell two apart.
+_SHORT = 12
+
+
+def used(folder: ResultsFolder) -> list[Found]:
+    """Every result that is in some number of the report, each once, in the order of the table."""
+    return list({item.name: item for found in folder.scored for item in found.comparable.results()}.values())
+
+
+# Data --------------------------------------------------------------------------------------------
+
+
+def filtering(folder: ResultsFolder) -> Iterator[Block]:
+    """What was read, kept and dropped, one table for each set of questions."""
+    tables: dict[str, tuple[Mapping[str, Mapping[str, int]], list[Found]]] = {}
+    for item in used(folder):
+        counts = (item.result.data or {}).get("filtering") or {"train": item.result.qasrl_train_filtering or {}}
+        tables.setdefault(json.dumps(counts, sort_keys=True), (counts, []))[1].append(item)
+    for counts, items in tables.values():
+        reasons = list(dict.fromkeys(reason for split in counts.values() for reason in split))
+        names = ", ".join(item.name for item in items)
+        rows = [
+            (reason.replace("_", " "), *(_count(split.get(reason)) for split in counts.values())) for reason in reasons
+        ]
+        yield from table(f"Questions read, kept and dropped: {names}", ("Count", *counts), rows)
+        facts = (items[0].result.data or {}).get("questions") or {}
+        shown = [f"{key}: {_plain(facts[key])}" for key in ("name", "route", "path", "formats") if facts.get(key)]
+        if shown:
+            yield Text("; ".join(shown) + ".", "Questions.")
+    yield from _texts(folder)
+
+
+def _texts(folder: ResultsFolder) -> Iterator[Block]:
+    rows = []
+    for item in used(folder):
+        facts = item.result.data or {}
+        overlap = facts.get("overlap") or {}
+        if facts.get("text") or overlap:
+            n = overlap.get("test_sentences_in_pretraining_text")
+            shared = f"{n:,} of {overlap['test_sentences']:,}" if n is not None else "-"
+            name = facts.get("text", {}).get("name") or facts.get("text", {}).get("route") or "-"
+            rows.append((item.name, str(name), shared))
+    yield from table("Pretraining text", ("Run", "Text", "Test sentences found in it"), rows)
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# Cost --------------------------------------------------------------------------------------------
+
+
+def cost(folder: ResultsFolder) -> Iterator[Block]:
+    """Seconds by phase and tokens per second of every run."""
+    items = [item for item in used(folder) if item.result.seconds]
+    phases = list(dict.fromkeys(phase for item in items for phase in item.result.seconds or {}))
+    rates = list(dict.fromkeys(phase for item in items for phase in item.result.tokens_per_second or {}))
+    head = ("Run", *(f"{p} (s)" for p in phases), "All", *(f"{p} (tokens/s)" for p in rates), "Device")
+    rows = []
+    for item in items:
+        seconds, speed = item.result.seconds or {}, item.result.tokens_per_second or {}
+        rows.append(
+            (
+                item.name,
+                *(f"{seconds[p]:,.0f}" if p in seconds else "-" for p in phases),
+                format_seconds(sum(seconds.values())),
+                *(f"{speed[p]:,.0f}" if speed.get(p) else "-" for p in rates),
+                str((item.result.versions or {}).get("device") or (item.result.versions or {}).get("platform") or "-"),
+            )
+        )
+    yield from table("Wall-clock time of each run's own phases", head, rows)
+    total = sum(sum((item.result.seconds or {}).values()) for item in items)
+    yield Text(f"All runs together: {format_seconds(total)}." if rows else "Not shown: no run here tells its times.")
+    if rows:
+        yield Text(
+            "Dollars are not in a run directory: emergence plan, with a run's own flags, estimates them for Modal."
+        )
+
+
+# Provenance --------------------------------------------------------------------------------------
+
+
+def provenance(folder: ResultsFolder) -> Iterator[Block]:
+    """Every run that is in a number: identity, seeds, data, trunk, versions, and its spec in full."""
+    items = used(folder)
+    head = ("Run directory or file", "Cell", "Size", "Seed", "Layout", "Questions trained on", "Experiment", "Created")
+    yield from table("Runs", head, [_identity(item) for item in items])
+    head = ("Run", "Tokenizer", "Pretraining text", "Questions", "Trunk (sha256)", "Trunk from", "Pretraining id")
+    yield from table(f"Data fingerprints and lineage (first {_SHORT} characters)", head, [_lineage(i) for i in items])
+    versions = [item for item in items if item.result.versions]
+    names = list(dict.fromkeys(name for item in versions for name in item.result.versions or {}))
+    rows = [(item.name, *(str((item.result.versions or {}).get(name, "-")) for name in names)) for item in versions]
+    yield from table("Versions and machine", ("Run", *names), rows)
+    shared: dict[str, list[str]] = {}
+    for item in items:
+        if item.spec is not None:
+            text = json.dumps(item.spec.config.to_dict(), indent=1, sort_keys=True)
+            shared.setdefault(text, []).append(item.name)
+    for text, runs in shared.items():
+        yield Code(f"Configuration of {', '.join(runs)}", text, folded=True)
+    older = [item.name for item in items if item.spec is None]
+    if older:
+        keys = ", ".join(DOCUMENTED_KEYS)
+        yield Bullets((f"{', '.join(older)}: older format, which holds {keys} and nothing on where they come from.",))
+
+
+def _identity(item: Found) -> tuple[str, ...]:
+    result, spec = item.result, item.spec
+    limit = "all" if result.finetune_samples_limit is None else f"{result.finetune_samples_limit:,}"
+    created = item.scores.run.created if item.scores else "-"
+    known = (
+        (str(result.seed), spec.layout, limit, str(result.experiment_id), created)
+        if spec
+        else ("-", "-", limit, "-", "-")
+    )
+    return item.name, MODES[cell_of(item)], result.config_name, *known
+
+
+def _lineage(item: Found) -> tuple[str, ...]:
+    prints = (item.result.data or {}).get("fingerprints", {})
+    lineage = item.result.lineage or {}
+    source = (lineage.get("source") or {}).get("run_id") or lineage.get("run_id") or "-"
+    parts = [prints.get("tokenizer"), prints.get("text"), prints.get("questions"), lineage.get("trunk_sha256")]
+    own = "random" if item.result.random_baseline else ("this run" if source == item.result.run_id else str(source))
+    return (
+        item.name,
+        *(str(part)[:_SHORT] if part else "-" for part in parts),
+        own,
+        str(lineage.get("pretrain_id") or "-"),
+    )
+
+
+# Commands ----------------------------------------------------------------------------------------
+
+
+def reproduction(folder: ResultsFolder) -> Iterator[Block]:
+    """The commands that give each number again."""
+    root = shlex.quote(str(folder.root))
+    yield Code(
+        "Every table and figure of this report, from the run directories",
+        "\n".join(
+            [
+                f"emergence report {root}    # this report",
+                f"emergence table {root} --format json    # scores, intervals, readings with all their digits",
+                f"emergence figures {root}    # figures as PNG, PDF, SVG, each with its data as CSV",
+                f"emergence list --runs-dir {root}    # the runs",
+            ]
+        ),
+    )
+    items = [item for item in used(folder) if item.spec is not None]
+    pretraining = sorted(items, key=lambda item: (item.spec is not None and not item.spec.pretrains, item.name))
+    lines = [f"# {item.name}\n{command(item.spec, str(folder.root))}" for item in pretraining if item.spec]
+    if lines:
+        yield Code("Every run (those that pretrain first: others use their trunks)", "\n".join(lines))
+        yield Text(
+            "The same command on the same machine and versions gives the same numbers; add --fresh to run it anew "
+            "where the finished run is still there. On Modal: modal run pretrain_wikitext_finetune_qasrl_modal.py with "
+            "the same flags, without --runs-dir."
+        )
+    names = [item.name for item in items if item.spec and item.spec.pretrains]
+    if names:
+        path = shlex.quote(str(folder.root / names[0]))
+        yield Code(
+            "Similarity over checkpoints, and probes of every pretraining snapshot",
+            f"python temporal_cka_analysis.py --model-dir {path}\nemergence probe-snapshots {path}",
+        )
+
+
+def command(spec: ExperimentSpec, runs_dir: str) -> str:
+    """``emergence run`` with the flags that make this spec."""
+    parts = ["emergence", "run", "--config-name", spec.config.name, "--runs-dir", runs_dir]
+    defaults = {f.name: f.default for f in fields(ExperimentSpec)}
+    for f in fields(ExperimentSpec):
+        value, flag = getattr(spec, f.name), "--" + f.name.replace("_", "-")
+        implied = f.name == "skip_pretrain" and spec.random_baseline
+        if f.name == "config" or value == defaults[f.name] or implied:
+            continue
+        parts += [flag] if value is True else [flag, str(value)]
+    for setting in _settings(spec):
+        parts += ["--set", setting]
+    return shlex.join(parts)
+
+
+def _settings(spec: ExperimentSpec) -> Iterable[str]:
+    """``section.key=value`` for what is not as the configuration of that name has it today."""
+    try:
+        usual = load_config(spec.config.name).to_dict()
+    except EmergenceError:
+        return
+    for section, values in spec.config.to_dict().items():
+        if not isinstance(values, dict):
+            continue
+        for key, value in values.items():
+            if section != "compute" and value != usual[section].get(key):
+                yield f"{section}.{key}={json.dumps(value) if not isinstance(value, str) else value}"
