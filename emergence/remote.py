@@ -1,15 +1,18 @@
-"""The Modal app: image, volumes and the two remote functions.
+"""The Modal app: image, volumes and the remote functions.
 
 ``prepare`` runs on a CPU container: it reserves the run's name, prepares the data (so that no GPU waits
 for a download) and starts ``train`` on the GPU the run asked for. Both get a plain dictionary, the *job*.
 A run survives whatever ends its container: its working copy is on the container's disk and a
 :class:`~emergence.mirror.VolumeMirror` publishes it to the volume, from where the next attempt goes on.
+``conduct`` drives the runs of a sweep from a small container, so that none waits for the laptop that asked for them.
 """
 
 from __future__ import annotations
 
 import os
 import traceback
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import modal
@@ -20,10 +23,15 @@ from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import STATS_FILE
 from emergence.mirror import VolumeMirror, copy_new_folders
 from emergence.spec import ExperimentSpec
+from emergence.sweep.conductor import conduct as run_conductor
 
 MODELS_VOLUME, DATA_VOLUME, LOCKS = "llm-models", "llm-training-data", "emergence-run-locks"
+#: Where a conductor publishes the states of its sweep, by the sweep's name.
+SWEEPS = "emergence-sweeps"
 #: The working copy is published to the volume this often.
 COMMIT_SECONDS = float(os.environ.get("EMERGENCE_COMMIT_SECONDS", "60"))
+#: A conductor looks at its calls this often.
+POLL_SECONDS = float(os.environ.get("EMERGENCE_POLL_SECONDS", "10"))
 #: Where an analysis writes in a run directory.
 ANALYSIS_FOLDER = "analysis"
 #: Attempts in a row that fail without publishing anything before a run gives up (Modal would go on).
@@ -49,6 +57,7 @@ app = modal.App("emergence", image=image, include_source=False)
 models_volume = modal.Volume.from_name(MODELS_VOLUME, create_if_missing=True)
 data_volume = modal.Volume.from_name(DATA_VOLUME, create_if_missing=True)
 locks = modal.Dict.from_name(LOCKS, create_if_missing=True)
+sweeps = modal.Dict.from_name(SWEEPS, create_if_missing=True)
 # The laptop's own token where it has one, else nothing in it. The object is always there: what the app is
 # made of may not depend on where the file is imported.
 hub_token = modal.Secret.from_dict({"HF_TOKEN": os.environ.get("HF_TOKEN")})
@@ -85,6 +94,8 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
         return _answer(error)
     if not entry["train"]:  # else an earlier attempt of this very call came this far
         resources = {"gpu": job["gpu"], "cpu": job["cpu"], "memory": job["memory"]}
+        if "max_containers" in job:  # one of a sweep's
+            resources["max_containers"] = job["max_containers"]
         entry["train"] = train.with_options(**resources).spawn({**job, "holder": me}).object_id
         locks.put(run_id, entry)
     return {"call": entry["train"]}
@@ -152,6 +163,58 @@ def analyse(flags: dict[str, Any]) -> dict[str, Any]:
             mirror.close()
     except EmergenceError as error:
         return _answer(error)
+
+
+@app.function(
+    cpu=0.25,
+    memory=1024,
+    timeout=container.ATTEMPT_SECONDS,
+    retries=modal.Retries(max_retries=10, initial_delay=5.0),
+    single_use_containers=True,
+    max_containers=100,
+)
+def conduct(sweep: dict[str, Any]) -> dict[str, int]:
+    """Start and watch the calls of a sweep until all have ended; returns the number of tasks by state."""
+    container.log_to_stdout()
+    name = sweep["name"]
+    published = dict(sweeps.get(name) or {})
+    # States of an earlier conductor of the same sweep are not this call's: what failed then is tried again.
+    states = published["states"] if published.get("conductor") == sweep["id"] else sweep["states"]
+
+    def publish(states: dict[str, Any]) -> None:
+        sweeps.put(name, {"conductor": sweep["id"], "states": states})
+
+    with container.StopSwitch(lambda: None) as stop:
+        if not run_conductor(sweep, states, _Calls(), publish, stop, POLL_SECONDS):
+            if stop.interrupted:
+                raise KeyboardInterrupt  # Modal restarts the same input in another container
+            raise AttemptOver(f"{name}: the time limit is near; the next attempt goes on from here")
+    return dict(Counter(status["state"] for status in dict(sweeps.get(name))["states"].values()))
+
+
+class _Calls:
+    """:class:`emergence.sweep.conductor.Calls` by Modal."""
+
+    def start(self, job: Mapping[str, Any]) -> str:
+        return prepare.with_options(max_containers=job["max_containers"]).spawn(dict(job)).object_id
+
+    def find(self, run_id: str) -> list[str]:
+        entry = locks.get(run_id) or {}
+        calls = [call_id for call_id in (entry.get("holder"), entry.get("train")) if call_id]
+        return calls if any(is_going(call_id) for call_id in calls) else []
+
+    def answer(self, call_id: str) -> dict[str, Any] | None:
+        return answer_of(call_id)
+
+
+def answer_of(call_id: str) -> dict[str, Any] | None:
+    """What a call returned, its exception as ``error``; None while it is going."""
+    try:
+        return dict(modal.FunctionCall.from_id(call_id).get(timeout=0))
+    except TimeoutError:
+        return None
+    except Exception as error:  # it failed for good, was cancelled, or Modal forgot it
+        return {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
 
 
 def reserve(run_id: str, call_id: str) -> dict[str, Any]:

@@ -275,7 +275,7 @@ class VolumeFiles:
 
         runs = self.runs().items()
         open_runs = sorted((r for r, files in runs if SPEC_FILE in files and STATS_FILE not in files), reverse=True)
-        twins = _in_parallel(is_twin, open_runs)
+        twins = in_parallel(is_twin, open_runs)
         return next((run_id for run_id, twin in zip(open_runs, twins, strict=True) if twin), None)
 
 
@@ -289,7 +289,7 @@ def saved_runs() -> list[RunSummary]:
         path = f"{MODELS_VOLUME}/{run_id}"
         return summarise_run(run_id, path, files, lambda name: volume.content(f"{run_id}/{name}"), running)
 
-    summaries = _in_parallel(summarise, list(volume.runs().items()))
+    summaries = in_parallel(summarise, list(volume.runs().items()))
     return sorted(summaries, key=lambda s: (s.updated or 0.0, s.run_id), reverse=True)
 
 
@@ -301,7 +301,7 @@ def _is_running(run_id: str) -> bool:
     return False
 
 
-def _in_parallel(action: Callable[[T], R], items: list[T]) -> list[R]:
+def in_parallel(action: Callable[[T], R], items: list[T]) -> list[R]:
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(action, items))
 

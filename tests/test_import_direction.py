@@ -26,6 +26,7 @@ ROOMS = {
 RIM = {
     "analyse",
     "cli",
+    "cli_sweep",
     "container",
     "describe",
     "doctor",
@@ -36,6 +37,8 @@ RIM = {
     "pull",
     "remote",
     "remote_client",
+    "remote_sweep",
+    "sweep",
 }
 RIM_RANK = max(ROOMS.values()) + 1
 
@@ -43,7 +46,8 @@ ENTRY_POINTS = ["pretrain_wikitext_finetune_qasrl_modal.py", "temporal_cka_analy
 #: What must import on a laptop that has only what launching to Modal takes.
 LIGHT_MODULES = [
     "emergence.config", "emergence.spec", "emergence.errors", "emergence.files", "emergence.model_size",
-    "emergence.cli", "emergence.remote",
+    "emergence.cli", "emergence.remote", "emergence.remote_sweep", "emergence.sweep.command",
+    "emergence.experiment.matrix",
     "emergence.experiment.listing", "emergence.experiment.result", "emergence.experiment.store",
 ]  # fmt: skip
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "matplotlib", "transformers", "pyarrow")
@@ -100,7 +104,7 @@ def test_rooms_import_downwards(path: Path) -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("modal", {"emergence/remote.py", "emergence/remote_client.py", *ENTRY_POINTS}),
+        ("modal", {"emergence/remote.py", "emergence/remote_client.py", "emergence/remote_sweep.py", *ENTRY_POINTS}),
         ("matplotlib", {"emergence/analysis/figures.py"}),
         ("datasets", {"emergence/data/hub.py"}),
     ],

@@ -17,7 +17,7 @@ from emergence.experiment.locks import read_holder
 from emergence.experiment.matrix import load_matrix, matrix_path
 from emergence.experiment.store import RunStore
 from emergence.planning import ASK_ABOVE_DOLLARS
-from emergence.sweep.existing import existing_runs, mark_existing
+from emergence.sweep.existing import Existing, existing_runs, mark_existing
 from emergence.sweep.graph import Graph, Task, build_tasks
 from emergence.sweep.plan import SweepPlan
 from emergence.sweep.record import FOLDER, Place, Record, find_record, load_record, record_name, record_path
@@ -126,18 +126,18 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
     if plan.left:
         if record.on == "modal":
             _ask(plan, options)
-        _execute(record, options)
+        _execute(record, existing, options)
     elif not record.path.exists():
         record.save()
     return conclude(record, options)
 
 
-def _execute(record: Record, options: Options) -> None:
+def _execute(record: Record, existing: Existing, options: Options) -> None:
     options.say(f"record       {record.path}")
     if record.on == "modal":
         from emergence.remote_sweep import run_on_modal
 
-        run_on_modal(record, options.say)
+        run_on_modal(record, existing, options.say)
     else:
         from emergence.sweep.local import run_local
 

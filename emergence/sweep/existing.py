@@ -27,11 +27,13 @@ class Existing:
         finished: Experiment id to the newest run with a result.
         trunks: Pretrain id to the newest run with the trunk of that pretraining.
         begun: Pretrain id to a run that only pretrains and has no trunk yet: the one to go on with.
+        unfinished: Experiment id to the newest run without a result.
     """
 
     finished: dict[str, str] = field(default_factory=dict)
     trunks: dict[str, str] = field(default_factory=dict)
     begun: dict[str, tuple[str, ExperimentSpec]] = field(default_factory=dict)
+    unfinished: dict[str, str] = field(default_factory=dict)
 
     def add(
         self, run_id: str, spec: ExperimentSpec, experiment_id: str, *, has_trunk: bool, stats: Mapping[str, Any] | None
@@ -48,6 +50,8 @@ class Existing:
             self.finished.setdefault(experiment_id, run_id)
             if same := equivalent_cell(spec, lineage):
                 self.finished.setdefault(same.experiment_id, run_id)
+        else:
+            self.unfinished.setdefault(experiment_id, run_id)
         if spec.random_baseline:
             return
         if has_trunk and (spec.pretrains or equivalent_cell(spec, lineage)):

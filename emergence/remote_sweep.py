@@ -1,0 +1,200 @@
+"""A sweep on Modal, the laptop's side: what is on the volume, launch the conductor, follow, cancel.
+
+Needs ``pip install modal`` and this checkout; no torch, no numpy.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import modal
+
+from emergence.errors import EmergenceError, RunDirectoryError
+from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
+from emergence.files import parse_json
+from emergence.planning import find_gpu
+from emergence.pull import pull_run
+from emergence.remote import POLL_SECONDS, app, conduct, is_going, locks, sweeps
+from emergence.remote_client import VolumeFiles, in_parallel
+from emergence.sweep.existing import Existing
+from emergence.sweep.graph import Graph, Status, Task
+from emergence.sweep.record import Record
+
+Say = Callable[[str], None]
+
+
+def existing_on_volume() -> Existing:
+    """What is done and begun on the volume, by content; the newest of equal runs."""
+    volume, found = VolumeFiles(), Existing()
+    runs = volume.runs()
+    newest = sorted(runs, key=lambda r: (max(facts.changed for facts in runs[r].values()), r), reverse=True)
+
+    def read(run_id: str) -> tuple[Any, dict[str, Any] | None] | None:
+        try:
+            spec = volume.spec(run_id)
+            stats: dict[str, Any] | None = {} if STATS_FILE in runs[run_id] else None
+            if stats is not None and spec.skip_pretrain and not spec.random_baseline:
+                path = f"{run_id}/{STATS_FILE}"
+                stats = parse_json(volume.content(path).decode(), path)
+            return spec, stats
+        except (EmergenceError, OSError, UnicodeDecodeError):
+            return None  # a damaged run is no run
+
+    known = [run_id for run_id in newest if SPEC_FILE in runs[run_id]]
+    for run_id, item in zip(known, in_parallel(read, known), strict=True):
+        if item is not None:
+            spec, stats = item
+            found.add(run_id, spec, spec.experiment_id, has_trunk=TRUNK_FILE in runs[run_id], stats=stats)
+    return found
+
+
+def run_on_modal(record: Record, existing: Existing, say: Say) -> None:
+    """Start what is left of a sweep, or join in where it is running already, and follow it to its end.
+
+    The laptop may close: the conductor does the rest, and the record finds it again.
+
+    Raises:
+        RunDirectoryError: A file of the record cannot be written.
+    """
+    if is_conducted(record):
+        say(f"running already as {record.conductor}: following it")
+        _follow(record, say)
+    else:
+        with app.run(detach=True):
+            sweep = _sweep(record, existing)
+            sweeps.pop(record.name, None)
+            call = conduct.spawn(sweep)
+            record.conductor, record.app = call.object_id, app.app_id
+            record.save()
+            say(f"conductor    {call.object_id} (the laptop may close from here on)")
+            say(f"logs         modal app logs {app.app_id}")
+            say(f"status       emergence sweep status {record.name} --runs-dir {record.runs_dir}")
+            _follow(record, say)
+    _fetch_stats(record, say)
+
+
+def _sweep(record: Record, existing: Existing) -> dict[str, Any]:
+    """What the conductor gets, and fresh states."""
+    graph = record.graph
+    for status in graph.status.values():
+        if status.state != "done":
+            status.state, status.error, status.last_lines, status.calls = "waiting", None, [], []
+    taken = set(VolumeFiles().runs())
+    jobs = {}
+    for task in graph.in_state("waiting"):
+        run_id = _begun(task, existing) or _free_name(task, taken)
+        taken.add(run_id)
+        compute = task.spec.config.compute
+        jobs[task.key] = {
+            "run_id": run_id,
+            "spec": task.spec.to_dict(),
+            "fresh": False,
+            "gpu": find_gpu(record.gpu or compute.gpu).modal_name,
+            "cpu": compute.cpu,
+            "memory": int(compute.memory_gigabytes * 1024),
+            "max_containers": record.jobs,
+        }
+    return {
+        "name": record.name,
+        "id": secrets.token_hex(8),
+        "tasks": [task.to_dict() for task in graph.tasks.values()],
+        "states": {key: status.to_dict() for key, status in graph.status.items()},
+        "jobs": jobs,
+        "limit": record.jobs,
+    }
+
+
+def _begun(task: Task, existing: Existing) -> str | None:
+    """The run to go on with."""
+    if task.is_pretraining:
+        return existing.begun.get(task.spec.pretrain_id, (None, None))[0]
+    return existing.unfinished.get(task.key)
+
+
+def _free_name(task: Task, taken: set[str]) -> str:
+    name = task.spec.run_name(datetime.now())
+    tries = [name, *(f"{name}-{k}" for k in range(2, 1000))]
+    return next(candidate for candidate in tries if candidate not in taken and locks.get(candidate) is None)
+
+
+def _follow(record: Record, say: Say) -> None:
+    """Tell what the conductor publishes, until it has ended."""
+    told: dict[str, str] = {key: status.state for key, status in record.graph.status.items()}
+    try:
+        while True:
+            going = is_conducted(record)
+            refresh_from_modal(record)
+            _tell(record.graph, told, say)
+            if not going:
+                record.save()
+                return
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        record.save()
+        error = EmergenceError(
+            f"not following any more; the sweep goes on: `emergence sweep status {record.name}`, "
+            "`emergence sweep cancel` ends it"
+        )
+        error.exit_code = 130
+        raise error from None
+
+
+def _tell(graph: Graph, told: dict[str, str], say: Say) -> None:
+    """A line for every task whose state has changed."""
+    for key, status in graph.status.items():
+        if told[key] == status.state:
+            continue
+        told[key] = status.state
+        done = graph.counts().get("done", 0)
+        what = {"done": "done", "running": f"running as {status.run_id}"}.get(status.state, status.state)
+        error = f": {status.error}" if status.error else ""
+        say(f"[{done}/{len(graph.tasks)}] {graph.tasks[key].label}: {what}{error}; {len(graph.unfinished)} left")
+
+
+def _fetch_stats(record: Record, say: Say) -> None:
+    """Bring the small files of finished cells here, for the table."""
+    for task in record.graph.in_state("done"):
+        run_id = record.graph.status[task.key].run_id
+        if run_id is not None and not task.is_pretraining:
+            try:
+                pull_run(VolumeFiles(), run_id, record.runs_dir, "stats")
+            except RunDirectoryError as error:
+                say(f"not fetched: {error}")
+
+
+def refresh_from_modal(record: Record) -> None:
+    """The states as last published; what was running and is no longer conducted is stopped."""
+    published = dict(sweeps.get(record.name) or {}).get("states", {})
+    for key, raw in published.items():
+        if key in record.graph.status:
+            record.graph.status[key] = Status.from_dict(raw)
+    if not is_conducted(record):
+        for task in record.graph.in_state("running"):
+            status = record.graph.status[task.key]
+            if not any(is_going(call_id) for call_id in status.calls):
+                status.state = "stopped"
+
+
+def is_conducted(record: Record) -> bool:
+    """Whether its conductor has not ended."""
+    return record.conductor is not None and is_going(record.conductor)
+
+
+def cancel_on_modal(record: Record) -> int:
+    """Cancel the conductor, then every call that is going; returns how many were."""
+    calls = [record.conductor] if record.conductor and is_going(record.conductor) else []
+    if calls:
+        modal.FunctionCall.from_id(calls[0]).cancel()
+    refresh_from_modal(record)
+    for task in record.graph.in_state("running", "stopped"):
+        going = [call_id for call_id in record.graph.status[task.key].calls if is_going(call_id)]
+        for call_id in going:
+            modal.FunctionCall.from_id(call_id).cancel()
+        calls += going
+        record.graph.status[task.key].state = "stopped"
+    record.save()
+    return len(calls)
