@@ -125,6 +125,7 @@ def _probes(trained: Trained, reports: Mapping[str, Mapping[str, Any]]) -> dict[
         "headline_layer": trained.headline_layer,
         "readouts": readouts,
         "fits": [f.summary() for f in trained.probes.fits],
+        **({"validity": {f: found.to_dict() for f, found in trained.validity.items()}} if trained.validity else {}),
     }
 
 
@@ -137,6 +138,6 @@ def _timings(session: Session) -> tuple[dict[str, float], dict[str, float]]:
             seconds["pretrain"], rates["pretrain"] = line["seconds"], line["tokens_per_second"]
         elif line["kind"] == "finetune_epoch":
             seconds["finetune"] = line["seconds"]
-        elif line["kind"] == "probe":
-            seconds["probe"] = seconds.get("probe", 0.0) + line["seconds"]
+        elif line["kind"] in ("probe", "probe_validity"):
+            seconds[line["kind"]] = seconds.get(line["kind"], 0.0) + line["seconds"]
     return seconds, rates

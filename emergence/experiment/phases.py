@@ -31,6 +31,7 @@ from emergence.training.pretrain import pretrain
 from emergence.training.probe import PHASE as PROBE_PHASE
 from emergence.training.probe import ProbeReport, predict_probes, probe_all_layers
 from emergence.training.probe_fitting import ProbeFit, span_head
+from emergence.training.probe_validity import ProbeValidity, measure_validity
 from emergence.training.recording import NoProgress, Progress, Recorder
 
 logger = logging.getLogger(__name__)
@@ -184,6 +185,7 @@ class Trained:
         logits: ``validation`` and ``test`` -> read-out -> logits. The read-out ``headline`` is the one reported:
             the finetuned model, or the linear probe at the layer chosen on validation.
         finetuned: With all weights trained. probes: On a frozen trunk.
+        validity: Of every probe family, where it was measured.
     """
 
     logits: dict[str, dict[str, SpanLogits]]
@@ -191,6 +193,7 @@ class Trained:
     finetuned: FinetuneResult | None = None
     probes: ProbeReport | None = None
     headline_layer: int | None = None
+    validity: dict[str, ProbeValidity] | None = None
 
 
 HEADLINE = "headline"
@@ -271,12 +274,37 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
         )
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
+    validity = _validity(session, trunk, report, questions, logits["test"], cap)
     best = report.best("linear")
     saved = session.weights(trunk, FINETUNED, span_head(best), head_layer=best.layer, frozen=True, **_fit_facts(best))
     session.run.save_finetuned(saved)
     # One convex fit is the frozen run's only epoch; the guide promises its snapshot.
     session.run.save_snapshot("finetune_epoch_1", saved)
-    return Trained(logits, cap, probes=report, headline_layer=best.layer)
+    return Trained(logits, cap, probes=report, headline_layer=best.layer, validity=validity)
+
+
+def _validity(
+    session: Session, trunk: Trunk, report: ProbeReport, questions: Questions, logits: dict[str, SpanLogits], cap: int
+) -> dict[str, ProbeValidity] | None:
+    config = session.spec.config
+    if not config.probe.validity or not len(questions.test):
+        return None
+    return measure_validity(
+        trunk,
+        report,
+        (questions.train, questions.validation, questions.test),
+        {"linear": logits[HEADLINE], **logits},
+        config.probe,
+        config.evaluate,
+        seed=session.spec.seed,
+        device=session.device,
+        precision=session.precision,
+        max_answer_words=cap,
+        checkpointer=session.checkpointer,
+        recorder=session.recorder,
+        should_stop=session.should_stop,
+        progress=session.progress,
+    )
 
 
 def named_fits(report: ProbeReport) -> dict[str, ProbeFit]:

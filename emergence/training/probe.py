@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -103,7 +104,7 @@ def probe_all_layers(
             recorder.time("probe", family=family, layer=layer, seconds=time.monotonic() - begun)
             logger.info("%s probe, layer %d: validation F1 %.3f", family, layer, fit.validation_f1)
             progress.update(1, layer=layer, f1=fit.validation_f1)
-            _save(checkpointer, recorder, fits)
+            save_progress(checkpointer, recorder, fits)
             if should_stop():
                 progress.close()
                 raise StopRequested(f"stopped after the {family} probe of layer {layer}; the same command goes on")
@@ -120,17 +121,27 @@ def predict_probes(
     return [found[str(i)] for i in range(len(fits))]
 
 
-def _save(checkpointer: Checkpointer | None, recorder: Recorder, fits: Sequence[ProbeFit]) -> None:
+def save_progress(
+    checkpointer: Checkpointer | None,
+    recorder: Recorder,
+    fits: Sequence[ProbeFit],
+    validity: Mapping[str, Any] | None = None,
+) -> None:
+    """Checkpoint the finished fits and what was measured of their validity, both in one file.
+
+    The checkpointer keeps the newest two files whatever their phase, so neither may stand alone.
+    """
     if checkpointer is not None:
-        state = {"fits": [fit.to_state() for fit in fits], "history": recorder.position()}
-        checkpointer.save(PHASE, len(fits), state)
+        found = dict(validity or {})
+        state = {"fits": [fit.to_state() for fit in fits], "history": recorder.position(), "validity": found}
+        checkpointer.save(PHASE, len(fits) + len(found), state)
 
 
 def _resume(checkpointer: Checkpointer | None, recorder: Recorder) -> list[ProbeFit]:
     """The fits that an interrupted call had finished."""
     found = checkpointer.load(PHASE) if checkpointer is not None else None
     if found is None:
-        _save(checkpointer, recorder, [])  # so that history written before the next checkpoint can be taken back
+        save_progress(checkpointer, recorder, [])  # so that later history can be taken back
         return []
     recorder.rewind(found.state["history"])
     return [ProbeFit.from_state(state) for state in found.state["fits"]]

@@ -320,6 +320,12 @@ def linear_head(weights: npt.NDArray[np.float64], device: torch.device) -> SpanH
     return head
 
 
+@torch.no_grad()
+def mean_loss(probe: Probe, data: ProbeData) -> float:
+    """Mean loss on the first golds, nats per question, of few enough questions for one batch."""
+    return float(_minibatch_loss(probe, data, np.arange(len(data))))
+
+
 def _minibatch_loss(probe: Probe, data: ProbeData, index: npt.NDArray[np.int64]) -> Tensor:
     questions, words, mask = gather(data.features, index)
     start, end = reader(probe)(questions, words)  # (B, W)
