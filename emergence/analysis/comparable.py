@@ -26,15 +26,7 @@ NOT_RECORDED = "not recorded"
 MODES = {FULL: "full", FROZEN: "frozen", RANDOM_FULL: "random", RANDOM_FROZEN: "random frozen"}
 #: Settings that cannot change a score.
 _COSMETIC = (
-    *(
-        "checkpoint_every_steps",
-        "log_every_steps",
-        "cache_gigabytes",
-        "families",
-        "max_answer_words",
-        "validity",
-        "mdl_epochs",
-    ),
+    *("checkpoint_every_steps", "log_every_steps", "cache_gigabytes", "families", "max_answer_words"),
     *("validity", "mdl_epochs"),
 )
 
