@@ -9,15 +9,19 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import textwrap
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid, format_grid
+from emergence.analysis.comparable import group_results
+from emergence.analysis.grid import Grid, RunScores, build_grid, format_grid
+from emergence.analysis.results import Collection, Found
+from emergence.analysis.verdict import Verdict, verdict_of
 from emergence.errors import UsageError
 from emergence.experiment.result import RunResult
 from emergence.experiment.run import run_experiment
@@ -109,15 +113,24 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
             runs.append(RunScores.load(run))
     grid = build_grid(runs)
     print("\n" + format_grid(grid))
-    others = {name for run in runs for name in run.scores} - {HEADLINE, "linear_last"}
-    for readout in sorted(name for name in others if not name.endswith("_last")):
-        cells = build_grid(runs, readout=readout).analysis.cells
-        print(f"{readout} probe:  pretrained {shown(cells['frozen'])}, random {shown(cells['random_frozen'])}")
+    print("\n" + describe_verdict(verdict_of_runs(runs, runs_dir)))
     print("\nrun directories")
     for run_scores in runs:
         print(f"  {run_scores.run.path}")
     print(f"\n{time.monotonic() - started:.0f} s in all")
     return grid
+
+
+def verdict_of_runs(runs: Sequence[RunScores], root: Path) -> Verdict:
+    """The verdict of finished runs that differ in nothing but cell and seed."""
+    found = tuple(Found(run.run.run_id, run.result, run.run.spec, run) for run in runs)
+    return verdict_of(group_results(Collection(root, found, ())).sets[0])
+
+
+def describe_verdict(verdict: Verdict) -> str:
+    """Where the roles are, then the sentences it rests on, each on lines of its own."""
+    sentences = (textwrap.fill(s, 110, initial_indent="  ", subsequent_indent="    ") for s in verdict.sentences)
+    return "\n".join([f"verdict          {verdict.where}", *sentences])
 
 
 def describe_result(result: RunResult, runs_dir: Path) -> str:
@@ -149,6 +162,17 @@ def _other_readouts(result: RunResult) -> list[str]:
         if name != "headline":
             f1 = Estimate.from_dict(readout["test"]["f1_tokens"])
             lines.append(f"  {name.replace('_', ', '):<14} {shown(f1)}  (F1, layer {readout['layer']})")
+    return lines + _validity(result.probes.get("validity") or {})
+
+
+def _validity(families: Mapping[str, Any]) -> list[str]:
+    """One line for each family: F1 beyond rote, and how much shorter the states make the answers' code."""
+    lines = []
+    for family, found in families.items():
+        contrast = f"selectivity {shown(Estimate.from_dict(found['selectivity']))}, " if found["selectivity"] else ""
+        code = found["mdl"]["compression"]
+        compression = "" if code is None else f"compression {code:.2f}"
+        lines.append(f"  {family:<14} {contrast}{compression}")
     return lines
 
 
