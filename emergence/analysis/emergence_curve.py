@@ -1,0 +1,387 @@
+"""The emergence curve of pretraining: probe scores of a run's snapshots against loss and tokens.
+
+Where does the frozen trunk's score begin to rise, how surely, and is it the trunk or the metric that jumps?
+Thresholds by METHODS B5, the verdict on emergence or artefact by METHODS A5. Standard errors come from resampling
+sentences. All snapshots answer the same questions, so their errors go together and the tests, which take them as
+independent, are cautious: they find a break too seldom, not too often.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emergence.analysis.snapshot_results import (
+    JSON_FILE,
+    RESULT_FOLDER,
+    SCORES,
+    FloatArray,
+    SnapshotProbes,
+    read_result,
+)
+from emergence.errors import RunDirectoryError
+from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
+from emergence.measures.curves import CurveFit
+from emergence.measures.mirage import LinkCheck, MetricCurve, Verdict, isotonic_link, judge
+from emergence.measures.readings import format_estimate
+from emergence.measures.resampling import ClusterTable
+from emergence.measures.thresholds import (
+    N_DRAWS,
+    Break,
+    BreakTest,
+    Crossing,
+    break_test,
+    crossing_interval,
+    fit_break,
+    fit_families,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Axis -> (direction of progress, words).
+AXES = {
+    "loss": (-1, "held-out loss (nats per token)"),
+    "tokens": (1, "log10 tokens seen"),
+}
+#: What is fitted: all scores along the loss, the headline and its smooth partner along the tokens. Steps are tokens in
+#: another unit, so their threshold would be the same one.
+FITTED = {"loss": SCORES, "tokens": ("f1_tokens", "expected_f1")}
+#: Discrete scores with the continuous partner each should follow from, if it only thresholds that (METHODS A4).
+PARTNERS = {"em": "log_prob", "f1_tokens": "expected_f1"}
+LOWER_IS_BETTER = ("brier",)
+#: A curve takes this many different x (``measures.curves.Points``).
+LEAST_POINTS = 3
+BREAK_FAMILIES = ("relu", "logistic")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Whether and where one score turns along one axis.
+
+    Attributes:
+        axis: One of ``AXES``. score: One of ``SCORES``; Brier scores turned, so that more is better.
+        test: Parametric bootstrap of "no break".
+        breaks: ``relu`` and ``logistic``: place with its 95% profile interval.
+        fits: Every family's curve, lowest AICc first.
+    """
+
+    axis: str
+    score: str
+    test: BreakTest
+    breaks: dict[str, Break]
+    fits: dict[str, CurveFit]
+
+    @property
+    def found(self) -> bool:
+        """A break, by enough different x to claim one."""
+        return self.test.p < 0.05 and "few_x" not in self.test.flags
+
+    @property
+    def place(self) -> Break:
+        return self.breaks[self.test.breaking]
+
+    def to_dict(self) -> dict[str, Any]:
+        test = {**vars(self.test), "flags": list(self.test.flags)}
+        return {
+            "axis": self.axis,
+            "score": self.score,
+            "break": self.found,
+            "test": test,
+            "breaks": {family: place.to_dict() for family, place in self.breaks.items()},
+            "fits": {family: fit.to_dict() for family, fit in self.fits.items()},
+        }
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One snapshot, over the seeds: progress in three units, scores with intervals."""
+
+    name: str
+    step: int
+    tokens: float
+    loss: float
+    bits_per_byte: float
+    scores: dict[str, Estimate]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "scores": {name: found.to_dict() for name, found in self.scores.items()}}
+
+
+@dataclass(frozen=True)
+class EmergenceCurve:
+    """One probe family along the pretraining of one setting.
+
+    Attributes:
+        label: Size and pretraining data. family: Of the probe. runs: Run ids, one a seed.
+        points: By step. n_questions, n_sentences: Behind every score.
+        floor: Score -> mean of the random trunks; empty without one. no_model: F1 of the best rule without a model.
+        thresholds: Axis -> score -> threshold; empty with too few points.
+        halfway: Axis -> where F1 has risen half the way from floor to last point, by isotonic fit.
+        verdict: ``artefact``, ``emergent``, ``gradual`` or ``undetermined``, on the loss axis.
+        links: Discrete score -> share of snapshots at which its continuous partner predicts it.
+        notes: What a reader should know.
+    """
+
+    label: str
+    family: str
+    runs: tuple[str, ...]
+    points: tuple[CurvePoint, ...]
+    n_questions: int
+    n_sentences: int
+    floor: dict[str, Estimate]
+    no_model: float
+    thresholds: dict[str, dict[str, Threshold]]
+    halfway: dict[str, Crossing]
+    verdict: Verdict
+    links: dict[str, float]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "label": self.label,
+            "family": self.family,
+            "runs": list(self.runs),
+            "n_questions": self.n_questions,
+            "n_sentences": self.n_sentences,
+            "points": [point.to_dict() for point in self.points],
+            "floor": {name: found.to_dict() for name, found in self.floor.items()},
+            "no_model_f1": self.no_model,
+            "thresholds": {
+                axis: {score: found.to_dict() for score, found in by_score.items()}
+                for axis, by_score in self.thresholds.items()
+            },
+            "halfway": {axis: {**vars(x), "flags": list(x.flags)} for axis, x in self.halfway.items()},
+            "verdict": self.verdict.to_dict(),
+            "links": self.links,
+            "notes": list(self.notes),
+        }
+
+    def text(self) -> str:
+        """A few lines for a terminal."""
+        n = f"{self.n_questions:,} test questions, {len(self.runs)} seed{'s' * (len(self.runs) != 1)}"
+        first, last = (point.scores["f1_tokens"] for point in (self.points[0], self.points[-1]))
+        lines = [
+            f"{self.label}, {self.family} probe: {len(self.points)} snapshots, {n}",
+            f"  token F1   {format_estimate(first, 3)} at {self.points[0].loss:.2f} nats/token to "
+            f"{format_estimate(last, 3)} at {self.points[-1].loss:.2f}",
+        ]
+        if self.floor:
+            lines.append(f"  floor      {format_estimate(self.floor['f1_tokens'], 3)} (random trunks)")
+        for axis, by_score in self.thresholds.items():
+            lines.append(f"  {axis + ':':<10} {_threshold_words(by_score['f1_tokens'], self.halfway.get(axis))}")
+        lines.append(f"  verdict    {self.verdict.verdict}: {'; '.join(self.verdict.reasons)}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def _threshold_words(found: Threshold, halfway: Crossing | None) -> str:
+    place = found.place
+    what = "break" if found.found else "no break to claim"
+    where = f"{found.test.breaking} at {_place(place.tau, found.axis)}"
+    ends = f"[{_place(place.lo, found.axis)}, {_place(place.hi, found.axis)}]"
+    flags = f" ({', '.join(place.flags)})" if place.flags else ""
+    half = f"; half of the rise at {_place(halfway.x, found.axis)}" if halfway else ""
+    return f"F1 {what} (p = {found.test.p:.3g}): {where} {ends}{flags}{half}"
+
+
+def _place(x: float, axis: str) -> str:
+    if not np.isfinite(x):
+        return "nowhere" if np.isnan(x) else "beyond the data"
+    return f"{x:.2f}" if axis == "loss" else f"{10**x:,.0f}"
+
+
+def read_snapshot_probes(run_dirs: Sequence[Path]) -> tuple[list[SnapshotProbes], list[tuple[str, str]]]:
+    """Results of all runs that have them; name and reason of those that cannot be read."""
+    found, problems = [], []
+    for path in run_dirs:
+        if (path / RESULT_FOLDER / JSON_FILE).is_file():
+            try:
+                found.append(read_result(path / RESULT_FOLDER))
+            except RunDirectoryError as error:
+                problems.append((path.name, str(error)))
+    return found, problems
+
+
+def emergence_curves(
+    results: Sequence[SnapshotProbes], *, n_boot: int = N_BOOT, n_draws: int = N_DRAWS, seed: int = 0
+) -> list[EmergenceCurve]:
+    """A curve for every setting and probe family; runs that differ in seed alone are its seeds.
+
+    Args:
+        results: From :func:`read_result`.
+        n_boot: Resamples of sentences. n_draws: Of the break tests. seed: Of all of them.
+    """
+    groups: dict[str, list[SnapshotProbes]] = {}
+    for result in results:
+        group = groups.setdefault(result.run["series"], [])
+        if result.run["seed"] not in {other.run["seed"] for other in group}:
+            group.append(result)
+    labels = [f"{g[0].run['config_name']}, {g[0].run['pretrain_data']}" for g in groups.values()]
+    return [
+        _curve(label if labels.count(label) == 1 else f"{label} ({group[0].run['run_id']})", group, family, n_boot,
+               n_draws, seed)
+        for label, group in zip(labels, groups.values(), strict=True)
+        for family in group[0].families
+    ]  # fmt: skip
+
+
+def _curve(
+    label: str, group: Sequence[SnapshotProbes], family: str, n_boot: int, n_draws: int, seed: int
+) -> EmergenceCurve:
+    steps, stacked = _stack(group, family)
+    first = group[0]
+    points = _points(group, steps, stacked, n_boot, seed)
+    notes = [] if len(group) >= 3 else [f"{len(group)} seed{'s' * (len(group) > 1)}: emergent takes three"]
+    dropped = {s.step for r in group for s in r.path_of_training} - set(steps)
+    notes += [f"steps that not every seed has are left out: {sorted(dropped)}"] if dropped else []
+    floor = _floor(group, family, n_boot, seed)
+    thresholds: dict[str, dict[str, Threshold]] = {}
+    halfway: dict[str, Crossing] = {}
+    for axis, (sign, _) in AXES.items():
+        x, rows = along(points, axis)
+        if len(np.unique(x)) < LEAST_POINTS:
+            notes.append(f"{axis}: {len(np.unique(x))} different values, too few for a curve")
+            continue
+        chosen = [points[row] for row in rows]
+        thresholds[axis] = {score: _threshold(axis, score, x, chosen, n_draws, seed) for score in FITTED[axis]}
+        halfway |= _halfway(axis, sign, x, chosen, floor, n_draws, seed)
+    verdict, links = _judge(points, stacked, first.clusters, n_boot, n_draws, seed)
+    return EmergenceCurve(
+        label=label,
+        family=family,
+        runs=tuple(result.run["run_id"] for result in group),
+        points=tuple(points),
+        n_questions=len(first.ids),
+        n_sentences=len(np.unique(first.clusters)),
+        floor=floor,
+        no_model=float(first.no_model["f1_tokens"]),
+        thresholds=thresholds,
+        halfway=halfway,
+        verdict=verdict,
+        links=links,
+        notes=tuple(notes),
+    )
+
+
+# The data -----------------------------------------------------------------------------------------
+
+
+def _stack(group: Sequence[SnapshotProbes], family: str) -> tuple[list[int], dict[str, FloatArray]]:
+    """Steps that all seeds have, and score -> (K, S, N)."""
+    by_step = [{s.step: s for s in result.path_of_training} for result in group]
+    steps = sorted(set.intersection(*(set(found) for found in by_step)))
+    stacked = {
+        score: np.array([[found[step].scores[family][score] for found in by_step] for step in steps])
+        for score in SCORES
+    }
+    return steps, stacked
+
+
+def _points(
+    group: Sequence[SnapshotProbes], steps: Sequence[int], stacked: dict[str, FloatArray], n_boot: int, seed: int
+) -> list[CurvePoint]:
+    columns = {f"{k}/{score}": values[k] for score, values in stacked.items() for k in range(len(steps))}
+    seeds = [str(result.run["seed"]) for result in group]
+    table = ClusterTable.from_questions(columns, group[0].clusters, dict.fromkeys(columns, seeds))
+    means = bootstrap_means(table, n_boot=n_boot, seed=seed)
+    points = []
+    for k, step in enumerate(steps):
+        same = [next(s for s in result.path_of_training if s.step == step) for result in group]
+        points.append(
+            CurvePoint(
+                name=same[0].name,
+                step=step,
+                tokens=float(np.mean([s.tokens for s in same])),
+                loss=float(np.mean([s.loss["nats_per_token"] for s in same])),
+                bits_per_byte=float(np.mean([s.loss["bits_per_byte"] for s in same])),
+                scores={score: means[f"{k}/{score}"] for score in SCORES},
+            )
+        )
+    return points
+
+
+def _floor(group: Sequence[SnapshotProbes], family: str, n_boot: int, seed: int) -> dict[str, Estimate]:
+    trunks = {s.weights: s for result in group for s in result.random}
+    if not trunks:
+        return {}
+    columns = {score: np.array([s.scores[family][score] for s in trunks.values()]) for score in SCORES}
+    return bootstrap_means(ClusterTable.from_questions(columns, group[0].clusters), n_boot=n_boot, seed=seed)
+
+
+def along(points: Sequence[CurvePoint], axis: str) -> tuple[FloatArray, list[int]]:
+    """x of the points that have a place on ``axis`` (step 0 has none on a logarithmic one), and which they are."""
+    if axis == "loss":
+        return np.array([point.loss for point in points]), list(range(len(points)))
+    rows = [row for row, point in enumerate(points) if point.tokens > 0]
+    return np.log10([points[row].tokens for row in rows]), rows
+
+
+def _turned(points: Sequence[CurvePoint], score: str) -> tuple[FloatArray, FloatArray]:
+    """Means, more is better, and standard errors, at least what one question changes."""
+    found = [point.scores[score] for point in points]
+    sign = -1.0 if score in LOWER_IS_BETTER else 1.0
+    return sign * np.array([e.point for e in found]), np.array([max(e.se, 1.0 / e.n) for e in found])
+
+
+# Thresholds and verdict ---------------------------------------------------------------------------
+
+
+def _threshold(
+    axis: str, score: str, x: FloatArray, points: Sequence[CurvePoint], n_draws: int, seed: int
+) -> Threshold:
+    sign, (y, se) = AXES[axis][0], _turned(points, score)
+    return Threshold(
+        axis,
+        score,
+        break_test(x, y, se, sign=sign, n_draws=n_draws, seed=seed),
+        {family: fit_break(x, y, se, sign=sign, family=family) for family in BREAK_FAMILIES},
+        fit_families(x, y, se, sign=sign),
+    )
+
+
+def _halfway(
+    axis: str,
+    sign: int,
+    x: FloatArray,
+    points: Sequence[CurvePoint],
+    floor: dict[str, Estimate],
+    n_draws: int,
+    seed: int,
+) -> dict[str, Crossing]:
+    y, se = _turned(points, "f1_tokens")
+    bottom = floor["f1_tokens"].point if floor else float(y[0])
+    if y[-1] <= bottom:
+        return {}
+    return {axis: crossing_interval(x, y, se, sign=sign, level=(bottom + y[-1]) / 2, n_draws=n_draws, seed=seed)}
+
+
+def _judge(
+    points: Sequence[CurvePoint], stacked: dict[str, FloatArray], clusters: Any, n_boot: int, n_draws: int, seed: int
+) -> tuple[Verdict, dict[str, float]]:
+    """On the loss axis. Of two discrete scores, the link that holds at fewer snapshots speaks for both."""
+    sign, x = AXES["loss"][0], np.array([point.loss for point in points])
+    if len(np.unique(x)) < LEAST_POINTS:
+        reason = f"{len(np.unique(x))} different losses: pretrain with more pretrain.step_snapshots"
+        return Verdict("undetermined", (reason,), {}, None), {}
+    checks: dict[str, LinkCheck] = {
+        discrete: isotonic_link(x, stacked[partner], stacked[discrete], clusters, sign=sign, n_boot=n_boot, seed=seed)
+        for discrete, partner in PARTNERS.items()
+    }
+    metrics = [
+        MetricCurve(
+            score,
+            score not in PARTNERS,
+            stacked[score].mean(axis=2).T,
+            np.array([max(point.scores[score].se, 1.0 / point.scores[score].n) for point in points]),
+            higher_is_better=score not in LOWER_IS_BETTER,
+        )
+        for score in SCORES
+    ]
+    weakest = min(checks.values(), key=lambda check: check.coverage)
+    verdict = judge(x, metrics, sign=sign, link=weakest, n_draws=n_draws, seed=seed)
+    return verdict, {score: check.coverage for score, check in checks.items()}

@@ -1,0 +1,128 @@
+"""Planted curves: a break is found where it is, a line has none, a thresholded line is called an artefact."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emergence.analysis.emergence_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
+from emergence.analysis.scale_curve import ScalePoint, scale_curve_of
+from emergence.analysis.snapshot_results import JSON_FILE, RESULT_FOLDER, read_result, save_result
+from emergence.errors import RunDirectoryError
+from emergence.files import to_json
+from emergence.measures.bootstrap import Estimate
+from tests.analysis.planted_snapshots import LOSSES, Law, breaking, gradual, mirage, planted
+
+DRAWS = {"n_boot": 100, "n_draws": 199}
+
+
+def curve_of(law: Law, seeds: int = 1, **settings: object) -> EmergenceCurve:
+    (curve,) = emergence_curves([planted(law, seed=s, **settings) for s in range(seeds)], **DRAWS)  # type: ignore[arg-type]
+    return curve
+
+
+def test_a_break_in_three_seeds_is_found_where_it_is_and_called_emergent() -> None:
+    curve = curve_of(breaking, seeds=3)
+    found = curve.thresholds["loss"]["expected_f1"]
+    assert found.found
+    assert found.breaks["relu"].tau == pytest.approx(5.8, abs=0.05)
+    assert found.breaks["relu"].lo <= 5.8 <= found.breaks["relu"].hi + 1e-9
+    assert curve.verdict.verdict == "emergent"
+    assert len(curve.runs) == 3
+    assert curve.points[0].scores["f1_tokens"].n_seeds == 3
+
+
+def test_one_seed_is_not_enough_for_emergence() -> None:
+    curve = curve_of(breaking)
+    assert curve.thresholds["loss"]["expected_f1"].found
+    assert curve.verdict.verdict == "undetermined"
+    assert any("three" in note for note in curve.notes)
+
+
+def test_a_smooth_curve_has_no_break() -> None:
+    curve = curve_of(gradual)
+    assert not any(found.found for found in curve.thresholds["loss"].values())
+    assert curve.verdict.verdict == "gradual"
+    halfway = curve.halfway["loss"]
+    assert halfway.lo <= 6.3 <= halfway.hi
+
+
+def test_a_metric_that_thresholds_a_smooth_one_is_an_artefact() -> None:
+    curve = curve_of(mirage)
+    assert curve.thresholds["loss"]["em"].found
+    assert not curve.thresholds["loss"]["log_prob"].found
+    assert min(curve.links.values()) >= 0.9
+    assert curve.verdict.verdict == "artefact"
+
+
+def test_fewer_than_six_losses_are_undetermined_and_two_are_no_curve() -> None:
+    few = curve_of(breaking, losses=LOSSES[::2])
+    assert few.verdict.verdict == "undetermined"
+    assert not few.thresholds["loss"]["f1_tokens"].found
+    two = curve_of(breaking, losses=LOSSES[:2])
+    assert two.verdict.verdict == "undetermined" and two.thresholds == {}
+    assert "too few for a curve" in two.text()
+
+
+def test_tokens_leave_out_the_step_before_the_first_and_json_is_strict() -> None:
+    curve = curve_of(gradual, losses=LOSSES[:6])
+    content = json.loads(to_json(curve.to_dict()))
+    assert content["points"][0]["tokens"] == 0 and set(content["thresholds"]) == {"loss", "tokens"}
+    place = curve.thresholds["tokens"]["f1_tokens"].place
+    assert math.log10(1024) <= place.tau <= math.log10(1024 * 16)
+
+
+def test_settings_stay_apart_and_seeds_keep_their_common_steps() -> None:
+    one, other = planted(gradual, losses=LOSSES[:3]), planted(gradual, losses=LOSSES[:4], seed=1)
+    apart = planted(gradual, losses=LOSSES[:2], series="b")
+    first, second = emergence_curves([one, other, apart], n_boot=50, n_draws=19)
+    assert [point.step for point in first.points] == [0, 1, 2]
+    assert any("[4]" in note for note in first.notes)
+    assert len(second.runs) == 1 and first.label != second.label
+
+
+def test_results_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    result = planted(gradual, losses=LOSSES[:3])
+    folder = tmp_path / "run" / RESULT_FOLDER
+    folder.mkdir(parents=True)
+    save_result(result, folder)
+    again = read_result(folder)
+    assert to_json(again.to_dict()) == to_json(result.to_dict())
+    assert again.ids == result.ids
+    for before, after in zip(result.snapshots, again.snapshots, strict=True):
+        assert np.array_equal(before.scores["linear"]["em"], after.scores["linear"]["em"])
+    assert result.estimates["pretrain_step_2"]["linear"]["f1_tokens"].point == pytest.approx(0.36, abs=0.01)
+    gain = result.differences["initial"]["pretrain_step_2"]["linear"]["f1_tokens"]
+    assert gain["difference"]["point"] == pytest.approx(0.16, abs=0.01) and gain["p_sign_flip"] < 0.05
+    path = folder / JSON_FILE
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RunDirectoryError, match="sha256"):
+        read_result(folder)
+    found, problems = read_snapshot_probes([tmp_path / "run", tmp_path])
+    assert not found and problems[0][0] == "run"
+
+
+# Across sizes ---------------------------------------------------------------------------------------
+
+
+def point(k: int, score: float) -> ScalePoint:
+    estimate = Estimate(score, score - 0.04, score + 0.04, "bca", 500, 100, se=0.02)
+    return ScalePoint(f"size{k}", 10 ** (5 + k), 2 * 10 ** (5 + k), 6.0 - 0.4 * k, estimate, None)
+
+
+def test_five_sizes_are_fitted_and_four_are_refused() -> None:
+    scores = [0.1, 0.1, 0.1, 0.3, 0.5, 0.7]
+    fitted = scale_curve_of("wiki", [point(k, s) for k, s in enumerate(scores)], n_draws=199)
+    assert not fitted.refused
+    assert fitted.fits["non_embedding"].place.tau == pytest.approx(7.0, abs=0.1)
+    assert fitted.fits["loss"].place.tau == pytest.approx(5.2, abs=0.05)
+    assert fitted.fits["non_embedding"].test.p < 0.05
+    assert 8.9 < fitted.fits["non_embedding"].half.x < 9.1
+    refused = scale_curve_of("wiki", [point(k, s) for k, s in enumerate(scores[:4])], ["x: no score"], n_draws=19)
+    assert not refused.fits and set(refused.refused) == {"non_embedding", "total", "loss"}
+    assert "at least 5" in refused.text() and "left out: x" in refused.text()
+    json.loads(to_json(fitted.to_dict()))
