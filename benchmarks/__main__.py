@@ -1,4 +1,4 @@
-"""``python -m benchmarks ROW|all|table|scaling``: measure, save as JSON, and make the documentation from it."""
+"""``python -m benchmarks ROW ...|all|table|scaling``: measure, save as JSON, and make the documentation from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.what == "table":
+    if options.what == ["table"]:
         from benchmarks.table import write_table
 
         print(write_table(options.results, DOCS / "speed.md"))
@@ -47,26 +47,26 @@ def _run(options: argparse.Namespace) -> int:
         "device": device.type,
         "repeats": options.repeats,
     }
-    if options.what == "scaling":
+    if options.what == ["scaling"]:
         from benchmarks.scaling import draw, measure_scaling
 
         found = {**measure_scaling(bench), **about}
         save(found, options.json or options.results / "scaling.json")
         print(draw(found, DOCS / "figures" / "scaling.svg"))
         return 0
-    for name in ROWS if options.what == "all" else [options.what]:
+    rows = list(ROWS) if options.what == ["all"] else options.what
+    for name in rows:
         result = run_row(name, bench)
         print(result.text(), flush=True)
         content = result.to_dict(about)
-        # A folder for `all`, a file for one row.
-        given = options.json if options.what != "all" else None
+        given = options.json if len(rows) == 1 else None  # a file for one row, a folder for several
         save(content, given or options.results / f"{name}_{device.type}_{content['date']}.json")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", choices=[*ROWS, "all", "table", "scaling"], metavar="ROW|all|table|scaling",
+    parser.add_argument("what", nargs="+", choices=[*ROWS, "all", "table", "scaling"], metavar="ROW|all|table|scaling",
                         help=f"a row ({', '.join(ROWS)}), all of them, docs/speed.md, or how costs grow")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (5)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")

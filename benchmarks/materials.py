@@ -16,6 +16,8 @@ from emergence.spec import ExperimentSpec
 
 #: Rows of the vocabulary in every row of the table, whatever the text yields: the default of all sizes.
 VOCAB_ROWS = 16_384
+#: Characters above which a line is a paragraph and not a heading.
+SHORTEST_PARAGRAPH = 100
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Bench:
 
     @cached_property
     def paragraphs(self) -> list[str]:
-        """Lines of the training text but empty ones and headings: what a trainer that pads takes as its samples."""
+        """Lines of the training text, headings and the like left out: the samples of a trainer that pads."""
         if self.text is None:
             stream, tokenizer = self.pretraining.train, self.pretraining.tokenizer
             starts = [0, *stream.document_ends[:-1].tolist()]
@@ -78,9 +80,7 @@ class Bench:
             texts = [tokenizer.decode(stream.tokens[a : b - 1].tolist()) for a, b in spans]
         else:
             texts = [document.text for document in load_text_path(self.text, 0).documents("train")]
-        return [
-            line for text in texts for line in text.splitlines() if line.strip() and not line.strip().startswith("=")
-        ]
+        return [line for text in texts for line in text.splitlines() if len(line) > SHORTEST_PARAGRAPH]
 
     @cached_property
     def qa(self) -> dict[str, list[QAExample]]:

@@ -28,7 +28,7 @@ from emergence.training.pretrain import pretrain
 from emergence.training.recording import NullRecorder
 
 MARK = -0.20
-VOCAB, LENGTH, BATCH, UPDATES = 4_096, 256, 8, 200
+VOCAB, LENGTH, BATCH, UPDATES = 4_096, 256, 8, 120
 #: GPT-2 style is run with each of these; the better result stands.
 PEER_RATES = (1e-3, 3e-3)
 

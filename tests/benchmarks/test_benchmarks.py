@@ -1,0 +1,143 @@
+"""The benchmarks measure what they say: the peers compute what ours does, and every row runs at toy size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks import __main__ as command
+from benchmarks.materials import Bench
+from benchmarks.measure import interleaved, ratio
+from benchmarks.peers.gpt2 import PlainGPT2
+from benchmarks.peers.padded import PaddedTrainer
+from benchmarks.report import Comparison, Figure, RowResult, load_newest, number
+from benchmarks.rows import ROWS, run_row
+from benchmarks.rows.cka import drifting, feature_form
+from benchmarks.scaling import exponent
+from benchmarks.table import page
+from emergence.measures.cka import cka_matrix
+
+#: Rows whose toy size takes a second; the others start processes or import much.
+QUICK = ("cka-128", "finetune", "probe")
+ABOUT = {"machine": {"cpu": "a processor", "cores": 2}, "versions": {"torch": "2"}, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(repeats=2, toy=True, cache=tmp_path_factory.mktemp("cache"))
+
+
+def row(name: str, value: float, **more: Any) -> dict[str, Any]:
+    found = RowResult(
+        name, "a title", [Figure.of("ours", "s", [1.0, 3.0, 2.0])], [Comparison("it", value, 2.0)], "data"
+    )
+    return {**found.to_dict({**ABOUT, "device": "cpu"}), **more}
+
+
+def test_parties_take_turns_and_the_ratio_is_that_of_a_round() -> None:
+    turns: list[str] = []
+
+    def party(name: str) -> float:
+        turns.append(name)
+        return 2.0
+
+    seconds = interleaved({"a": lambda: party("a"), "b": lambda: party("b")}, repeats=3)
+    assert turns == ["a", "b"] * 4  # one round to warm up
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3}
+    assert ratio([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]) == 3.0  # a round in which both were slow counts as the others
+
+
+def test_marks_are_floors_or_ceilings() -> None:
+    assert Comparison("x", 2.0, 2.0).met and not Comparison("x", 1.9, 2.0).met
+    assert Comparison("x", 0.1, 0.2, at_least=False).met and not Comparison("x", 0.3, 0.2, at_least=False).met
+    assert [number(x) for x in (0.0, 0.12345, 12.345, 123456.7)] == ["0", "0.123", "12.3", "123,457"]
+
+
+def test_an_exact_power_law_has_its_exponent() -> None:
+    sizes = [1.0, 2.0, 8.0, 64.0]
+    assert exponent(sizes, [3 * size**1.7 for size in sizes]) == pytest.approx(1.7)
+
+
+def test_the_table_is_made_of_the_newest_results(tmp_path: Path) -> None:
+    for file, found in (
+        ("a.json", row("cka-128", 1.0, date="2026-01-01")),
+        ("b.json", row("cka-128", 2.5, date="2026-02-01")),
+        ("c.json", row("memory", 1.0, profile=[{"what": "aten::mm", "share": 0.5, "calls": 3}])),
+    ):
+        (tmp_path / file).write_text(json.dumps(found), encoding="utf-8")
+    text = page(load_newest(tmp_path))
+    assert "| a title: it | 2.5× | ≥ 2× | met |" in text
+    assert "| a title: it | 1× | ≥ 2× | missed |" in text
+    assert "`memory`: `aten::mm` 50% (3 calls)" in text
+    assert "No row was measured on a GPU" in text
+
+
+def test_pair_by_pair_and_all_at_once_give_the_same_cka() -> None:
+    items = drifting(50, 12, 5)
+    found = cka_matrix(items).values
+    expected = [[1.0 if i == j else feature_form(items[i], items[j]) for j in range(5)] for i in range(5)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_padded_peer_ignores_its_padding(bench: Bench) -> None:
+    trainer = PaddedTrainer(bench.pretraining.tokenizer, 448, 1, 16, 2, bench.device)
+    row = trainer.tokenizer.encode(bench.paragraphs[0]).ids[:100]
+    ids, mask = trainer._padded([row])
+    assert ids.shape == (1, 512) and int(mask.sum()) == len(row)
+    alone = trainer.model(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool))
+    torch.testing.assert_close(trainer.model(ids, mask)[:, : len(row)], alone, rtol=1e-4, atol=1e-5)
+    before = [weight.clone() for weight in trainer.model.parameters()]
+    examples = bench.qa["train"][:2]
+    assert trainer.probe_step(examples) == 2  # the trunk is frozen
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+    assert trainer.finetune_step(examples) == 2
+    assert not torch.equal(before[0], trainer.model.embedding.weight)
+
+
+def test_the_tuned_peer_is_a_language_model() -> None:
+    torch.manual_seed(0)
+    model = PlainGPT2(50, 1, 16, 2, 8)
+    ids = torch.randint(0, 50, (2, 9))
+    assert float(model(ids).detach()) == pytest.approx(np.log(50), abs=0.3)
+    states = model.embedding(ids[:, :-1]) + model.position.weight
+    for block in model.blocks:
+        states = block(states)
+    logits = model.norm(states) @ model.embedding.weight.T
+    torch.testing.assert_close(model(ids), F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ROWS])
+def test_every_row_runs(name: str, bench: Bench) -> None:
+    found = run_row(name, bench)
+    assert found.row == name
+    assert found.comparisons and all(np.isfinite(c.value) for c in found.comparisons)
+    assert all(f.samples and np.isfinite(f.value) for f in found.figures)
+    text = found.text()
+    assert found.title in text and "mark" in text
+    json.dumps(found.to_dict({**ABOUT, "device": "cpu"}))
+
+
+@pytest.mark.slow
+def test_scaling_and_its_figure(bench: Bench, tmp_path: Path) -> None:
+    from benchmarks.scaling import draw, measure_scaling
+
+    found = measure_scaling(bench)
+    draw(found, tmp_path / "figures" / "scaling.svg")
+    assert (tmp_path / "figures" / "scaling.svg").stat().st_size > 1000
+    assert all(np.isfinite(curve["exponent"]) for curve in found["curves"])
+
+
+def test_the_command_writes_json_and_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
+    assert command.main(["cka-128", "--toy", "--repeats", "1", "--results", str(tmp_path)]) == 0
+    assert command.main(["table", "--results", str(tmp_path)]) == 0
+    assert "1 rows" in capsys.readouterr().out
+    assert "CKA" in (tmp_path / "docs" / "speed.md").read_text(encoding="utf-8")
