@@ -173,16 +173,19 @@ def analyse(flags: dict[str, Any]) -> dict[str, Any]:
     single_use_containers=True,
     max_containers=100,
 )
-def conduct(sweep: dict[str, Any]) -> dict[str, int]:
-    """Start and watch the calls of a sweep until all have ended; returns the number of tasks by state."""
+def conduct(name: str, launch: str) -> dict[str, int]:
+    """Start and watch the calls of a sweep until all have ended; returns the number of tasks by state.
+
+    Args:
+        name: The sweep's. launch: Under ``NAME/LAUNCH`` in the table of sweeps is what is to be done.
+    """
     container.log_to_stdout()
-    name = sweep["name"]
-    published = dict(sweeps.get(name) or {})
-    # States of an earlier conductor of the same sweep are not this call's: what failed then is tried again.
-    states = published["states"] if published.get("conductor") == sweep["id"] else sweep["states"]
+    sweep, published = dict(sweeps.get(f"{name}/{launch}")), dict(sweeps.get(name) or {})
+    # States of an earlier launch of the same sweep are not this one's: what failed then is tried again.
+    states = published["states"] if published.get("launch") == launch else sweep["states"]
 
     def publish(states: dict[str, Any]) -> None:
-        sweeps.put(name, {"conductor": sweep["id"], "states": states})
+        sweeps.put(name, {"launch": launch, "states": states})
 
     with container.StopSwitch(lambda: None) as stop:
         if not run_conductor(sweep, states, _Calls(), publish, stop, POLL_SECONDS):

@@ -65,9 +65,9 @@ def run_on_modal(record: Record, existing: Existing, say: Say) -> None:
         _follow(record, say)
     else:
         with app.run(detach=True):
-            sweep = _sweep(record, existing)
-            sweeps.pop(record.name, None)
-            call = conduct.spawn(sweep)
+            launch = secrets.token_hex(8)
+            sweeps.put(f"{record.name}/{launch}", _sweep(record, existing))
+            call = conduct.spawn(record.name, launch)
             record.conductor, record.app = call.object_id, app.app_id
             record.save()
             say(f"conductor    {call.object_id} (the laptop may close from here on)")
@@ -99,8 +99,6 @@ def _sweep(record: Record, existing: Existing) -> dict[str, Any]:
             "max_containers": record.jobs,
         }
     return {
-        "name": record.name,
-        "id": secrets.token_hex(8),
         "tasks": [task.to_dict() for task in graph.tasks.values()],
         "states": {key: status.to_dict() for key, status in graph.status.items()},
         "jobs": jobs,

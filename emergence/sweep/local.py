@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import EmergenceError, UsageError
-from emergence.experiment.locks import RunLock
+from emergence.errors import EmergenceError, RunDirectoryError, UsageError
+from emergence.experiment.locks import RunLock, read_holder
 from emergence.sweep.graph import Task
 from emergence.sweep.plan import cost_of
 from emergence.sweep.record import FOLDER, Record
@@ -55,6 +55,11 @@ def run_local(record: Record, say: Say) -> None:
     folder = record.runs_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     # One sweep a folder: two would start the same pretraining side by side before either could see the other's.
+    if holder := read_holder(folder):
+        raise RunDirectoryError(
+            f"another sweep works in {record.runs_dir}: {holder}: wait for it (emergence sweep status), "
+            "stop it (emergence sweep cancel), or use another --runs-dir"
+        )
     with RunLock(folder), _divided_threads(record.jobs):
         record.logs.mkdir(exist_ok=True)
         record.save()

@@ -170,4 +170,4 @@ def last_lines(path: Path, count: int = 6, most_bytes: int = 20_000) -> Sequence
             text = handle.read().decode(errors="replace")
     except OSError:
         return []
-    return [line.rpartition("\r")[2] for line in text.splitlines() if line.strip()][-count:]
+    return [line.rpartition("\r")[2] for line in text.split("\n") if line.strip()][-count:]

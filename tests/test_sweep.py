@@ -1,0 +1,493 @@
+"""Sweeps: the graph, what is done already, the record, the executor; end to end with SIGKILL (slow)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import emergence.sweep.local as local
+from emergence.errors import EmergenceError, RunDirectoryError, UsageError
+from emergence.experiment.matrix import Matrix, matrix_from_dict
+from emergence.experiment.run_directory import TRUNK_FILE
+from emergence.experiment.store import RunDirectory, RunStore
+from emergence.spec import ExperimentSpec
+from emergence.sweep import command
+from emergence.sweep.conductor import conduct
+from emergence.sweep.existing import existing_runs, mark_existing
+from emergence.sweep.graph import Graph, Status, Task, build_tasks
+from emergence.sweep.plan import SweepPlan
+from emergence.sweep.record import find_record, load_record, record_name, record_path
+from emergence.sweep.worker import last_lines
+
+ROOT = Path(__file__).resolve().parents[1]
+
+MATRIX: dict[str, Any] = {
+    "data": "microworld",
+    "seeds": [0, 1],
+    "cells": [{"size": "debug", "trunk": ["wiki", "wiki+nq", "random"], "samples": ["all", 20]}],
+}
+
+
+def matrix(**changes: Any) -> Matrix:
+    return matrix_from_dict({**MATRIX, **changes}, "m.toml", "m")
+
+
+def tasks_of(*only: str, seeds: int = 1) -> list[Task]:
+    return build_tasks(matrix().select(only, seeds=seeds))
+
+
+def by_name(tasks: list[Task]) -> dict[str, Task]:
+    return {task.label: task for task in tasks}
+
+
+# The graph --------------------------------------------------------------------------------------------
+
+
+def test_one_pretraining_serves_all_its_finetunings() -> None:
+    tasks = tasks_of(seeds=2)
+    pretrainings = [task for task in tasks if task.is_pretraining]
+    assert len(tasks) == 4 + 24 and tasks[:4] == pretrainings
+    assert [t.label for t in pretrainings] == [
+        "D-W-pretrain.0", "D-WN-pretrain.0", "D-W-pretrain.1", "D-WN-pretrain.1",
+    ]  # fmt: skip
+    assert all(t.spec.skip_finetune and not t.spec.freeze_llm for t in pretrainings)
+    keys = {task.key: task for task in tasks}
+    for task in tasks[4:]:
+        assert (task.needs is None) == task.spec.random_baseline
+        if task.needs:
+            assert keys[task.needs].spec.pretrain_id == task.spec.pretrain_id
+            assert keys[task.needs].spec.seed == task.spec.seed
+
+
+def test_a_pretraining_axis_makes_several_pretrainings_with_names_of_their_own() -> None:
+    table = {"size": "debug", "trunk": "wiki", "train": "frozen", "set": {"pretrain": {"muon_lr": [0.01, 0.02]}}}
+    tasks = build_tasks(matrix(cells=[table]).select(seeds=1))
+    assert len([t for t in tasks if t.is_pretraining]) == 2 and len({t.label for t in tasks}) == 4
+
+
+def test_states_follow_the_graph() -> None:
+    tasks = by_name(tasks_of("D-W-*-ALL", "D-R-F-ALL"))
+    graph = Graph(list(tasks.values()))
+    assert [t.label for t in graph.ready()] == ["D-W-pretrain.0", "D-R-F-ALL.0"]
+    graph.status[tasks["D-W-pretrain.0"].key].state = "done"
+    assert [t.label for t in graph.ready()] == ["D-W-F-ALL.0", "D-W-Z-ALL.0", "D-R-F-ALL.0"]
+    graph.fail(tasks["D-W-F-ALL.0"].key, "no")
+    assert graph.counts() == {"done": 1, "failed": 1, "waiting": 2}
+    graph = Graph(list(tasks.values()))
+    graph.fail(tasks["D-W-pretrain.0"].key, "full disk", ["last"])
+    assert [t.label for t in graph.in_state("blocked")] == ["D-W-F-ALL.0", "D-W-Z-ALL.0"]
+    assert [t.label for t in graph.ready()] == ["D-R-F-ALL.0"] == [t.label for t in graph.unfinished]
+
+
+# What is done -----------------------------------------------------------------------------------------
+
+
+def fake_run(store: RunStore, spec: ExperimentSpec, lineage: Mapping[str, Any] | None = None) -> RunDirectory:
+    """A finished run, as far as a sweep looks."""
+    run = store.create(spec)
+    (run.path / TRUNK_FILE).write_bytes(b"")
+    run.write_stats({"config_name": "debug", "lineage": lineage or {}})
+    return run
+
+
+def test_what_is_done_is_found_by_content(tmp_path: Path) -> None:
+    store, tasks = RunStore(tmp_path), by_name(tasks_of("D-W-*-ALL", "D-R-Z-ALL"))
+    frozen = tasks["D-W-Z-ALL.0"].spec
+    trunk = fake_run(store, dataclasses.replace(frozen, freeze_llm=False, skip_finetune=True, qa_data="elsewhere"))
+    random = fake_run(store, tasks["D-R-Z-ALL.0"].spec)
+    source = {"pretrain_id": frozen.pretrain_id, "path": f"/x/{trunk.run_id}/{TRUNK_FILE}"}
+    given = dataclasses.replace(frozen, skip_pretrain=True, pretrained_model_path=f"{trunk.run_id}/{TRUNK_FILE}")
+    guide = fake_run(store, given, {"source": source})
+    graph = mark_existing(tasks.values(), existing_runs(store))
+    found = {graph.tasks[key].label: status.run_id for key, status in graph.status.items() if status.state == "done"}
+    assert found == {
+        "D-W-pretrain.0": found["D-W-pretrain.0"], "D-R-Z-ALL.0": random.run_id, "D-W-Z-ALL.0": guide.run_id,
+    }  # fmt: skip
+    assert found["D-W-pretrain.0"] in (trunk.run_id, guide.run_id), "either holds that trunk"
+    assert [t.label for t in graph.ready()] == ["D-W-F-ALL.0"]
+
+
+@pytest.mark.parametrize("weights", ["pretrain_step_64.pth", TRUNK_FILE])
+def test_a_probe_of_other_weights_is_another_experiment(tmp_path: Path, weights: str) -> None:
+    store, task = RunStore(tmp_path), tasks_of("D-W-Z-ALL")[1]
+    other = "0" * 12 if weights == TRUNK_FILE else task.spec.pretrain_id
+    given = dataclasses.replace(task.spec, skip_pretrain=True, pretrained_model_path=f"R/{weights}")
+    fake_run(store, given, {"source": {"pretrain_id": other, "path": f"/x/R/{weights}"}})
+    assert not existing_runs(store).trunks
+    assert mark_existing(tasks_of("D-W-Z-ALL"), existing_runs(store)).in_state("done") == []
+
+
+def test_a_pretraining_is_gone_on_with_as_it_began_and_left_out_when_nobody_needs_it(tmp_path: Path) -> None:
+    store, tasks = RunStore(tmp_path), tasks_of("D-W-Z-ALL")
+    begun = dataclasses.replace(tasks[0].spec, qa_data="elsewhere")
+    store.create(begun)
+    assert mark_existing(tasks, existing_runs(store)).ready()[0].spec == begun
+    run = fake_run(store, tasks[1].spec)
+    (run.path / TRUNK_FILE).unlink()
+    graph = mark_existing(tasks, existing_runs(store))
+    assert [t.label for t in graph.tasks.values()] == ["D-W-Z-ALL.0"] and not graph.unfinished
+
+
+# The plan ---------------------------------------------------------------------------------------------
+
+
+def test_the_plan_counts_a_pretraining_once_and_nothing_that_is_done() -> None:
+    tasks = tasks_of()
+    plan = SweepPlan.of(Graph(tasks), "modal", 4)
+    told = plan.to_dict()
+    pretrained = [task["pretrain_tokens"] for task in told["tasks"]]
+    assert pretrained[0] == pretrained[1] > 0 and set(pretrained[2:]) == {0}
+    assert plan.dollars == pytest.approx(sum(task["dollars"] for task in told["tasks"])) and plan.dollars > 0
+    assert "14 runs to do (2 pretrainings)" in plan.text() and "4 GPUs at a time" in plan.text()
+    done = Graph(tasks, {task.key: Status("done", run_id="R") for task in tasks})
+    assert SweepPlan.of(done, "modal", 4).text() == "nothing to do: all 14 runs are done already"
+    with pytest.raises(UsageError, match=r"--max-cost 0\.01"):
+        plan.refuse_if_too_dear(0.01)
+    assert SweepPlan.of(Graph(tasks), "local", 1).dollars == 0
+
+
+# The record -------------------------------------------------------------------------------------------
+
+
+def test_a_record_survives_writing_and_reading(tmp_path: Path) -> None:
+    tasks = tasks_of()
+    record = command.Record("m-1", record_path(tmp_path, "m-1"), "modal", 3, "/somewhere", Graph(tasks))
+    record.graph.fail(tasks[0].key, "no", ["a", "b"])
+    record.conductor = "fc-1"
+    record.save()
+    assert find_record(tmp_path, None).to_dict() == record.to_dict() == find_record(tmp_path, "m-1").to_dict()
+    assert not RunStore(tmp_path).run_ids(), "a record is no run"
+    with pytest.raises(UsageError, match="did you mean m-1"):
+        find_record(tmp_path, "m-2")
+    with pytest.raises(UsageError, match="no sweep was started"):
+        find_record(tmp_path / "none", None)
+    record.path.write_text(record.path.read_text().replace("fc-1", "fc-2"))
+    with pytest.raises(RunDirectoryError, match="damaged or edited"):
+        load_record(record.path)
+
+
+def test_equal_cells_have_one_record_wherever_they_are_written() -> None:
+    tasks, again = tasks_of(), tasks_of()
+    assert record_name("m", "local", tasks) == record_name("m", "local", list(reversed(again)))
+    assert record_name("m", "local", tasks) != record_name("m", "modal", tasks)
+    assert record_name("m", "local", tasks) != record_name("m", "local", tasks_of("D-W-*"))
+
+
+# The executor, with processes that only pretend ---------------------------------------------------------
+
+
+class Pretend:
+    """Stands for ``multiprocessing``: a started process has ended at once with the answer ``outcome`` gives."""
+
+    def __init__(self, runs_dir: Path) -> None:
+        self.store = RunStore(runs_dir)
+        self.outcome: Callable[[str], dict[str, Any] | None] = lambda run: {"run_id": run, "headline": {}}
+        self.started: list[str] = []
+
+    def get(self) -> Pretend:
+        return self
+
+    def Pipe(self, duplex: bool) -> tuple[Any, Any]:
+        import multiprocessing
+
+        return multiprocessing.Pipe(duplex=duplex)
+
+    def Process(self, target: Any, args: tuple[dict[str, Any], Any], daemon: bool) -> Any:
+        return PretendProcess(self, target, *args)
+
+
+class PretendProcess:
+    def __init__(self, world: Pretend, target: Any, job: dict[str, Any], answers: Any) -> None:
+        self.world, self.target, self.job, self.answers = world, target, job, answers
+        self.exitcode: int | None = None
+        self.pid = 0
+
+    def start(self) -> None:
+        self.sentinel, writing = os.pipe()
+        os.close(writing)  # at the end of its file: ready, as an ended process is
+        answer: dict[str, Any] | None = {"read": True}
+        if self.target is local.run_cell:
+            spec = ExperimentSpec.from_dict(self.job["spec"])
+            Path(self.job["log"]).write_text("first\nlast words\n")
+            self.world.started.append(Path(self.job["log"]).stem)
+            answer = self.world.outcome(self.world.started[-1])
+            if answer and "run_id" in answer:
+                answer = {**answer, "run_id": fake_run(self.world.store, spec).run_id}
+        if answer is not None:
+            self.answers.send_bytes(json.dumps(answer).encode())
+        self.exitcode = -9 if answer is None else 0
+
+    def join(self) -> None:
+        os.close(self.sentinel)
+
+
+@pytest.fixture
+def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
+    world = Pretend(tmp_path / "runs")
+    monkeypatch.setattr(local, "_processes", world.get)
+    monkeypatch.setattr(command, "results_table", lambda record: "TABLE")
+    (tmp_path / "m.toml").write_text(
+        'data = "microworld"\n[[cells]]\nsize = "debug"\ntrunk = ["wiki", "random"]\nsamples = "all"\n'
+    )
+    return world
+
+
+def sweep(tmp_path: Path, **options: Any) -> tuple[int, str]:
+    lines: list[str] = []
+    told = command.Options(out=lines.append, say=lines.append, **options)
+    return command.start(str(tmp_path / "m.toml"), "local", tmp_path / "runs", told), "\n".join(lines)
+
+
+def test_a_sweep_runs_everything_once(pretend: Pretend, tmp_path: Path) -> None:
+    code, text = sweep(tmp_path, dry_run=True)
+    assert code == 0 and "nothing was started" in text and not pretend.started and not (tmp_path / "runs").exists()
+    code, text = sweep(tmp_path, jobs=2)
+    assert code == 0 and pretend.started[0] == "D-W-pretrain.0" and len(pretend.started) == 5
+    assert "TABLE" in text and f"emergence report {tmp_path / 'runs'}" in text and "[5/5]" in text
+    code, text = sweep(tmp_path, jobs=2)
+    assert code == 0 and "nothing to do: all 5 runs are done already" in text and len(pretend.started) == 5
+    lines: list[str] = []
+    command.show_status(tmp_path / "runs", None, command.Options(out=lines.append))
+    assert "not running on local; 5 done" in lines[0]
+
+
+def test_a_failure_stops_what_depends_on_it_and_resume_tries_again(pretend: Pretend, tmp_path: Path) -> None:
+    pretend.outcome = lambda run: None if run == "D-W-pretrain.0" else {"run_id": run, "headline": {"test_f1": 0.5}}
+    code, text = sweep(tmp_path)
+    assert code == 1 and pretend.started == ["D-W-pretrain.0", "D-R-F-ALL.0", "D-R-Z-ALL.0"]
+    assert "failed       D-W-pretrain.0: killed by signal 9 (out of memory?)" in text and "| last words" in text
+    assert "not started  D-W-Z-ALL.0: needs D-W-pretrain.0, which failed" in text
+    pretend.outcome, pretend.started = (lambda run: {"run_id": run, "headline": {}}), []
+    lines: list[str] = []
+    options = command.Options(out=lines.append, say=lines.append)
+    assert command.resume(tmp_path / "runs", None, options) == 0
+    assert pretend.started == ["D-W-pretrain.0", "D-W-F-ALL.0", "D-W-Z-ALL.0"]
+
+
+def test_data_that_is_wrong_refuses_the_sweep(
+    pretend: Pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(process: PretendProcess) -> None:
+        process.sentinel, writing = os.pipe()
+        os.close(writing)
+        process.answers.send_bytes(b'{"error": "no/such/file: no such file", "exit_code": 2}')
+
+    monkeypatch.setattr(PretendProcess, "start", refuse)
+    with pytest.raises(UsageError, match="no/such/file"):
+        sweep(tmp_path)
+    assert not pretend.started
+
+
+def test_two_sweeps_over_one_folder_are_told_so(pretend: Pretend, tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from emergence.experiment.locks import RunLock\n"
+        f"folder = Path({str(tmp_path / 'runs' / '.sweeps')!r}); folder.mkdir(parents=True)\n"
+        "with RunLock(folder):\n    print('held', flush=True); time.sleep(60)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(RunDirectoryError, match=rf"another sweep .* process {other.pid} on .*: wait for it"):
+            sweep(tmp_path)
+    finally:
+        other.kill()
+        other.communicate()
+    assert sweep(tmp_path)[0] == 0, "a killed sweep's lock is nobody's"
+
+
+def test_the_end_of_a_log_is_the_end(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("".join(f"line {k}\n\n" for k in range(9000)) + "10%\r20%\rdone\n")
+    assert last_lines(log, 2) == ["line 8999", "done"] and last_lines(tmp_path / "none") == []
+
+
+# The conductor ----------------------------------------------------------------------------------------
+
+
+class FakeCalls:
+    """Calls that end at the second look."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Mapping[str, Any]] = {}
+        self.looks: dict[str, int] = {}
+        self.held: dict[str, list[str]] = {}
+        self.going, self.most = 0, 0
+
+    def start(self, job: Mapping[str, Any]) -> str:
+        call = f"fc-{len(self.jobs)}"
+        self.jobs[call] = job
+        self.going += 1
+        self.most = max(self.most, self.going)
+        return call
+
+    def find(self, run_id: str) -> list[str]:
+        return self.held.get(run_id, [])
+
+    def answer(self, call_id: str) -> dict[str, Any] | None:
+        self.looks[call_id] = self.looks.get(call_id, 0) + 1
+        if self.looks[call_id] < 2:
+            return None
+        if not call_id.endswith("-train"):
+            return {"call": f"{call_id}-train"}
+        self.going -= 1
+        broken = "D-W-F" in str(self.jobs.get(call_id.removesuffix("-train"), {}).get("run_id"))
+        return {"error": "Traceback\nit broke", "exit_code": 1} if broken else {"results": {"final_validation_f1": 0.5}}
+
+
+def conducted(tasks: list[Task], calls: FakeCalls, states: Any = None, stop: Any = None) -> tuple[bool, dict[str, Any]]:
+    told: list[dict[str, Any]] = []
+    jobs = {task.key: {"run_id": task.label} for task in tasks}
+    sweep = {"tasks": [task.to_dict() for task in tasks], "jobs": jobs, "limit": 2}
+    over = conduct(sweep, states or {}, calls, told.append, stop or (lambda: False), 0.0)
+    return over, {task.label: told[-1][task.key] for task in tasks}
+
+
+def test_the_conductor_keeps_to_the_graph_and_the_limit() -> None:
+    calls = FakeCalls()
+    over, states = conducted(tasks_of("D-W-*", "D-R-*"), calls)
+    assert over and calls.most == 2 and len(calls.jobs) == 9
+    failed = [name for name, state in states.items() if state["state"] == "failed"]
+    assert failed == ["D-W-F-ALL.0", "D-W-F-20.0"] and states[failed[0]]["error"] == "it broke"
+    assert all(len(state["calls"]) == 2 for state in states.values())
+
+
+def test_the_next_conductor_goes_on_with_what_runs() -> None:
+    calls, tasks = FakeCalls(), tasks_of("D-W-Z-ALL")
+    asked = iter([False, True])
+    over, states = conducted(tasks, calls, stop=lambda: next(asked))
+    assert not over and states["D-W-pretrain.0"]["state"] == "running"
+    known = {task.key: states[task.label] for task in tasks}
+    lost = {task.key: {"state": "waiting"} for task in tasks}  # it ended before it could publish the call
+    calls.held["D-W-pretrain.0"] = ["fc-0"]
+    for before in (known, lost):
+        calls.looks.clear()
+        assert conducted(tasks, calls, before)[1]["D-W-Z-ALL.0"]["state"] == "done"
+    assert [job["run_id"] for job in calls.jobs.values()].count("D-W-pretrain.0") == 1
+
+
+# End to end -------------------------------------------------------------------------------------------
+
+SMALL = """
+name = "small"
+data = "microworld"
+[[cells]]
+size = "debug"
+trunk = ["wiki", "random"]
+[[cells]]
+size = "debug"
+trunk = "wiki"
+samples = 20
+[set]
+model = {n_layers = 1, hidden_size = 16, n_heads = 2, vocab_size = 400, sequence_length = 96}
+probe = {epochs = 2, max_iterations = 15}
+evaluate.bootstrap_draws = 200
+microworld = {text_documents = 60, train_documents = 8, validation_documents = 4, test_documents = 4}
+[set.pretrain]
+samples_per_epoch = 1_600
+max_passes = 1000.0
+batch_size = 8
+evaluations_per_epoch = 4
+validation_tokens = 512
+step_snapshots = 2
+checkpoint_every_steps = 5
+[set.finetune]
+epochs = 2
+checkpoint_every_steps = 3
+"""
+
+
+class Terminal:
+    """``emergence sweep`` in processes of its own."""
+
+    def __init__(self, folder: Path, runs: str) -> None:
+        self.folder, self.runs = folder, folder / runs
+        (folder / "m.toml").write_text(SMALL)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        program = "from emergence.cli import run; run()"
+        return subprocess.Popen(
+            [sys.executable, "-c", program, "sweep", *words, "--runs-dir", str(self.runs)],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        process = self.start(*words)
+        out, err = process.communicate(timeout=600)
+        return process.returncode, out, err
+
+    def until(self, process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+        while not condition() and process.poll() is None:
+            time.sleep(0.02)
+
+    def count(self, pattern: str) -> int:
+        return len(list(self.runs.glob(pattern)))
+
+
+def table(out: str) -> list[str]:
+    """The table's rows without the time they took, and the notes below."""
+    rows = [line for line in out.splitlines() if line.startswith("| debug")]
+    return [re.sub(r"\| [^|]* \| (\d+) \|$", r"| \1 |", row) for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_three_times_it_ends_with_the_same_table(tmp_path: Path) -> None:
+    undisturbed = Terminal(tmp_path, "a").run("m.toml")
+    assert undisturbed[0] == 0, undisturbed
+    wanted = table(undisturbed[1])
+    assert len(wanted) >= 6
+    terminal = Terminal(tmp_path, "b")
+    for point in ("*/checkpoint/pretrain*", "*/toy_llm_unified_pretrained.pth", "*/finetune_stats.json"):
+        before = terminal.count(point)
+        process = terminal.start("m.toml", "--jobs", "2")
+        terminal.until(process, lambda point=point, before=before: terminal.count(point) > before)  # type: ignore[misc]
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    code, out, err = terminal.run("resume")
+    assert code == 0 and table(out) == wanted, err
+    code, out, _ = terminal.run("m.toml")
+    assert code == 0 and "nothing to do: all 7 runs are done already" in out and table(out) == wanted
+    assert terminal.count("*/finetune_stats.json") == 7 == terminal.count("*/spec.json")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_interrupt_saves_and_a_failing_cell_is_reported(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, "c")
+    process = terminal.start("m.toml")
+    terminal.until(process, lambda: terminal.count("*/checkpoint/pretrain*") > 0)
+    code, out, _ = terminal.run("cancel")
+    assert code == 0 and f"process {process.pid} " in out
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "`emergence sweep resume` goes on" in err and "Traceback" not in err
+    assert "stopped, saved" in err and terminal.count("*/checkpoint/pretrain*") > 0
+    (trunk,) = terminal.runs.glob("*/spec.json")
+    (trunk.parent / "data.json").write_text("{}")  # damaged
+    code, out, err = terminal.run("resume")
+    assert code == 1 and "failed       D-W-pretrain.0: " in err and "data.json" in err
+    assert "not started  D-W-Z-20.0: needs D-W-pretrain.0, which failed" in err and len(table(out)) == 4
+
+
+def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    options = command.Options()
+    with pytest.raises(EmergenceError, match="--jobs must be at least 1"):
+        command.start("matrix-debug", "local", tmp_path, dataclasses.replace(options, jobs=0))
+    with pytest.raises(EmergenceError, match="--only Q-"):
+        command.start("matrix-debug", "local", tmp_path, options, only=["Q-*"])
+    assert not list(tmp_path.iterdir())
