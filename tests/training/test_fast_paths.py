@@ -17,6 +17,7 @@ from emergence.model import SpanHead, Trunk, build_trunk, span_cross_entropy
 from emergence.training.evaluate import gold_spans
 from emergence.training.execution import step_loss
 from emergence.training.features import cache_features, span_logits
+from emergence.training.finetune import gold_tensors
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(n_layers=2, hidden_size=16, n_heads=2, vocab_size=300, sequence_length=64)
@@ -72,9 +73,8 @@ def test_length_buckets_give_each_question_the_loss_it_has_alone(trunk: Trunk, q
         losses = []
         for index in batches:
             batch = questions.padded_batch(index)
-            logits = span_logits(trunk, head, batch, device=CPU, precision="fp32")
-            golds = (batch.word_mask, batch.gold_starts, batch.gold_ends, batch.gold_mask)
-            loss = span_cross_entropy(*logits, *(torch.from_numpy(array) for array in golds), train_gold="marginal")
+            start, end = span_logits(trunk, head, batch, device=CPU, precision="fp32")
+            loss = span_cross_entropy(start, end, *gold_tensors(batch, CPU), train_gold="marginal")
             losses.append(loss * len(index))
         return torch.stack(losses).sum()
 
