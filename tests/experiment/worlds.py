@@ -29,6 +29,7 @@ SMALL = (
     "probe.epochs=2",
     "probe.ridges=[0.01,0.1]",
     "probe.max_iterations=15",
+    "probe.mdl_epochs=1",
     "evaluate.bootstrap_draws=200",
     "microworld.text_documents=60",
     "microworld.train_documents=8",
