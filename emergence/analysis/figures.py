@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence.analysis.figure_cka import add_cka_charts
+from emergence.analysis.figure_curves import CURVE_DRAWINGS, add_curve_charts
 from emergence.analysis.figure_data import Chart, Charts, Row, prepare_charts
 from emergence.analysis.figure_panels import DRAWINGS
 from emergence.analysis.figure_runs import ResultsFolder, read_folder
@@ -105,8 +106,9 @@ def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
 
 
 def all_charts(folder: ResultsFolder, *, n_boot: int = N_BOOT) -> Charts:
-    """Every chart of a folder, those of the temporal CKA included."""
+    """Every chart of a folder, those of snapshot probes, data ablation and temporal CKA included."""
     found = prepare_charts(folder, n_boot=n_boot)
+    add_curve_charts(folder, found, n_boot=n_boot)
     add_cka_charts(folder, found)
     return found
 
@@ -160,7 +162,7 @@ def table_text(rows: Sequence[Row]) -> str:
 def draw(chart: Chart, *, caption: bool = True) -> Figure:
     """The figure of one chart."""
     figure = Figure(layout="constrained")
-    DRAWINGS[chart.kind](figure, chart.rows)
+    {**DRAWINGS, **CURVE_DRAWINGS}[chart.kind](figure, chart.rows)
     if caption:
         _write_caption(figure, chart)
     return figure

@@ -74,9 +74,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a sentence that is marked alike; ``text`` is an ellipsis where the words are not known."""
+    """A stretch of a sentence that is marked alike; an ellipsis stands where the words are not known."""
 
     text: str
+    has_space_before: bool = False
     is_gold: bool = False
     is_predicted: bool = False
     is_predicate: bool = False

@@ -81,7 +81,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
 
 
 def _in_short(verdict: Verdict) -> str:
-    return f"emergence {verdict.headline}; semantic roles {verdict.where}"
+    return f"emergence by the linear probe: {verdict.headline}; where the roles are: {verdict.where}"
 
 
 def _picture(chart: Chart) -> Picture:
@@ -105,7 +105,7 @@ def _verdicts(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
         yield Bullets(verdict.sentences)
         reading = found.headline.reading
         if reading:
-            yield Text("; ".join(reading.evidence) + ".", "Evidence of the reading.")
+            yield Text("; ".join(reading.evidence).replace("_", " ") + ".", "Evidence of the reading:")
 
 
 def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:

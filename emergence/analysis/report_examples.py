@@ -15,6 +15,7 @@ import numpy as np
 from emergence.analysis.comparable import ComparableSet
 from emergence.analysis.figure_data import CELL_NAMES
 from emergence.analysis.report_blocks import Answer, Block, Example, Heading, Piece, Text
+from emergence.data.qa_encoding import word_pieces
 from emergence.errors import EmergenceError
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 
@@ -118,25 +119,30 @@ def _example(
     for cell in order:
         other = by_cell[cell].get(str(row["id"]))
         if other is not None:
-            text, f1 = str(other["prediction_text"]), float(other["f1_tokens"])
+            text, f1 = running(other["prediction_text"]), float(other["f1_tokens"])
             answers.append(Answer(CELL_NAMES[cell], text, other["em"] == 1, f1))
     pieces = _pieces(words[_sentence(row)], row, is_whole=bool(row.get("words")))
-    golds = tuple(dict.fromkeys(str(text) for text in row.get("gold_texts", ())))
+    golds = tuple(dict.fromkeys(running(text) for text in row.get("gold_texts", ())))
     return Example(str(row["question"]), str(row["id"]), pieces, golds, tuple(answers))
 
 
 def _pieces(words: Mapping[int, str], row: Prediction, *, is_whole: bool) -> tuple[Piece, ...]:
-    """The sentence in stretches of equal marks."""
+    """The sentence as running text, in stretches of equal marks."""
     golds: Sequence[Sequence[int]] = row["golds"]
     start, end = row["prediction"]
+    places = [i for i in range(max(words, default=-1) + 1) if i in words or i - 1 in words or i == 0]
 
-    def marks(i: int) -> tuple[bool, bool, bool, bool]:
-        is_gold = any(a <= i < b for a, b in golds)
-        return i in words, is_gold, start <= i < end, i == row.get("predicate_index")
+    def marks(i: int) -> tuple[bool, bool, bool]:
+        return any(a <= i < b for a, b in golds), start <= i < end, i == row.get("predicate_index")
 
-    places = range(max(words, default=-1) + 1)
+    texts = dict(zip(places, word_pieces([words.get(i, GAP) for i in places]), strict=True))
     pieces = []
-    for (is_known, *kinds), group in groupby(places, key=marks):
-        text = " ".join(words[i] for i in group) if is_known else GAP
-        pieces.append(Piece(text, *kinds))
-    return tuple(pieces) if is_whole else (*pieces, Piece(GAP))
+    for kinds, group in groupby(places, key=marks):
+        text = "".join(texts[i] for i in group)
+        pieces.append(Piece(text.lstrip(" "), text.startswith(" ") and bool(pieces), *kinds))
+    return tuple(pieces) if is_whole else (*pieces, Piece(GAP, True))
+
+
+def running(text: object) -> str:
+    """Words joined by spaces, as running text."""
+    return "".join(word_pieces(str(text).split(" "))).strip()

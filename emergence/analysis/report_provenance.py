@@ -15,7 +15,7 @@ from emergence.analysis.results import Found
 from emergence.analysis.table_formats import format_seconds
 from emergence.config import load_config
 from emergence.errors import EmergenceError
-from emergence.experiment.result import DOCUMENTED_KEYS
+from emergence.experiment.result import DOCUMENTED_KEYS, load_result
 from emergence.spec import ExperimentSpec
 
 #: Characters of a fingerprint: enough to tell two apart.
@@ -25,6 +25,21 @@ _SHORT = 12
 def used(folder: ResultsFolder) -> list[Found]:
     """Every result that is in some number of the report, each once, in the order of the table."""
     return list({item.name: item for found in folder.scored for item in found.comparable.results()}.values())
+
+
+def used_and_trunks(folder: ResultsFolder) -> list[Found]:
+    """The same, with the runs in this folder that pretrained a trunk of theirs and are in no number themselves."""
+    items = used(folder)
+    made = {(item.result.lineage or {}).get("run_id") for item in items if not item.result.random_baseline}
+    known = {item.result.run_id for item in items}
+    trunks = []
+    for found in folder.runs:
+        if found.run.run_id in made - known and found.run.is_finished:
+            try:
+                trunks.append(Found(found.name, load_result(found.run.stats_path), found.run.spec))
+            except EmergenceError:
+                continue  # the collection has it among what is damaged
+    return [*trunks, *items]
 
 
 # Data --------------------------------------------------------------------------------------------
@@ -38,15 +53,15 @@ def filtering(folder: ResultsFolder) -> Iterator[Block]:
         tables.setdefault(json.dumps(counts, sort_keys=True), (counts, []))[1].append(item)
     for counts, items in tables.values():
         reasons = list(dict.fromkeys(reason for split in counts.values() for reason in split))
-        names = ", ".join(item.name for item in items)
         rows = [
             (reason.replace("_", " "), *(_count(split.get(reason)) for split in counts.values())) for reason in reasons
         ]
-        yield from table(f"Questions read, kept and dropped: {names}", ("Count", *counts), rows)
+        yield from table("Questions read, kept and dropped", ("Count", *counts), rows)
+        yield Text(", ".join(item.name for item in items) + ".", "Runs:")
         facts = (items[0].result.data or {}).get("questions") or {}
         shown = [f"{key}: {_plain(facts[key])}" for key in ("name", "route", "path", "formats") if facts.get(key)]
         if shown:
-            yield Text("; ".join(shown) + ".", "Questions.")
+            yield Text("; ".join(shown) + ".", "Questions:")
     yield from _texts(folder)
 
 
@@ -76,10 +91,10 @@ def _plain(value: Any) -> str:
 
 def cost(folder: ResultsFolder) -> Iterator[Block]:
     """Seconds by phase and tokens per second of every run."""
-    items = [item for item in used(folder) if item.result.seconds]
+    items = [item for item in used_and_trunks(folder) if item.result.seconds]
     phases = list(dict.fromkeys(phase for item in items for phase in item.result.seconds or {}))
     rates = list(dict.fromkeys(phase for item in items for phase in item.result.tokens_per_second or {}))
-    head = ("Run", *(f"{p} (s)" for p in phases), "All", *(f"{p} (tokens/s)" for p in rates), "Device")
+    head = ("Run", *(f"{p} (s)" for p in phases), "All", *(f"{p} (tokens/s)" for p in rates))
     rows = []
     for item in items:
         seconds, speed = item.result.seconds or {}, item.result.tokens_per_second or {}
@@ -89,10 +104,9 @@ def cost(folder: ResultsFolder) -> Iterator[Block]:
                 *(f"{seconds[p]:,.0f}" if p in seconds else "-" for p in phases),
                 format_seconds(sum(seconds.values())),
                 *(f"{speed[p]:,.0f}" if speed.get(p) else "-" for p in rates),
-                str((item.result.versions or {}).get("device") or (item.result.versions or {}).get("platform") or "-"),
             )
         )
-    yield from table("Wall-clock time of each run's own phases", head, rows)
+    yield from table("Wall-clock time of each run's own phases, the pretraining of their trunks included", head, rows)
     total = sum(sum((item.result.seconds or {}).values()) for item in items)
     yield Text(f"All runs together: {format_seconds(total)}." if rows else "Not shown: no run here tells its times.")
     if rows:
@@ -111,10 +125,7 @@ def provenance(folder: ResultsFolder) -> Iterator[Block]:
     yield from table("Runs", head, [_identity(item) for item in items])
     head = ("Run", "Tokenizer", "Pretraining text", "Questions", "Trunk (sha256)", "Trunk from", "Pretraining id")
     yield from table(f"Data fingerprints and lineage (first {_SHORT} characters)", head, [_lineage(i) for i in items])
-    versions = [item for item in items if item.result.versions]
-    names = list(dict.fromkeys(name for item in versions for name in item.result.versions or {}))
-    rows = [(item.name, *(str((item.result.versions or {}).get(name, "-")) for name in names)) for item in versions]
-    yield from table("Versions and machine", ("Run", *names), rows)
+    yield from _versions(items)
     shared: dict[str, list[str]] = {}
     for item in items:
         if item.spec is not None:
@@ -126,6 +137,18 @@ def provenance(folder: ResultsFolder) -> Iterator[Block]:
     if older:
         keys = ", ".join(DOCUMENTED_KEYS)
         yield Bullets((f"{', '.join(older)}: older format, which holds {keys} and nothing on where they come from.",))
+
+
+def _versions(items: Iterable[Found]) -> Iterator[Block]:
+    """Runs with the same versions on the same machine in one line."""
+    groups: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for item in items:
+        facts = dict(item.result.versions or {})
+        if facts:
+            groups.setdefault(json.dumps(facts, sort_keys=True), (facts, []))[1].append(item.name)
+    names = list(dict.fromkeys(name for facts, _ in groups.values() for name in facts))
+    rows = [(", ".join(runs), *(str(facts.get(name, "-")) for name in names)) for facts, runs in groups.values()]
+    yield from table("Versions and machine", ("Runs", *names), rows)
 
 
 def _identity(item: Found) -> tuple[str, ...]:
@@ -171,7 +194,7 @@ def reproduction(folder: ResultsFolder) -> Iterator[Block]:
             ]
         ),
     )
-    items = [item for item in used(folder) if item.spec is not None]
+    items = [item for item in used_and_trunks(folder) if item.spec is not None]
     pretraining = sorted(items, key=lambda item: (item.spec is not None and not item.spec.pretrains, item.name))
     lines = [f"# {item.name}\n{command(item.spec, str(folder.root))}" for item in pretraining if item.spec]
     if lines:
