@@ -50,7 +50,7 @@ AXES = {
 }
 #: What is fitted: all scores along the loss, the headline and its smooth partner along the tokens. Steps are tokens in
 #: another unit, so their threshold would be the same one.
-FITTED = {"loss": SCORES, "tokens": ("f1_tokens", "expected_f1")}
+FITTED = {"loss": SCORES, "tokens": ("f1_tokens", "log_prob")}
 #: Discrete scores with the continuous partner each should follow from, if it only thresholds that (METHODS A4).
 PARTNERS = {"em": "log_prob", "f1_tokens": "expected_f1"}
 LOWER_IS_BETTER = ("brier",)

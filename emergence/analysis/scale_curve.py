@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from emergence.analysis.comparable import BaseKey, ComparableSet, Grouping
-from emergence.analysis.set_scores import SetScores, score_set
-from emergence.measures.bootstrap import N_BOOT, Estimate
+from emergence.analysis.comparable import BaseKey, ComparableSet
+from emergence.analysis.set_scores import SetScores
+from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import FULL
 from emergence.measures.readings import format_estimate
 from emergence.measures.thresholds import N_DRAWS, Break, BreakTest, Crossing, break_test, crossing_interval, fit_break
@@ -115,20 +115,23 @@ def _reasons(refused: dict[str, str]) -> dict[str, list[str]]:
     return by_reason
 
 
-def scale_curves(
-    grouping: Grouping, *, n_boot: int = N_BOOT, n_draws: int = N_DRAWS, seed: int = 0
-) -> list[ScaleCurve]:
-    """One curve for every kind of comparable set that has a size with a full and a frozen run."""
-    series: dict[tuple[Any, ...], list[ComparableSet]] = {}
-    for found in grouping.sets:
+def scale_curves(scored: Sequence[SetScores], *, n_draws: int = N_DRAWS, seed: int = 0) -> list[ScaleCurve]:
+    """One curve for every kind of comparable set of which some size has a full and a frozen run.
+
+    Args:
+        scored: Sets with their scores (``set_scores.score_set``, ``figure_runs.ResultsFolder.scored``).
+        n_draws, seed: Of the tests and the crossing's interval.
+    """
+    series: dict[tuple[Any, ...], list[SetScores]] = {}
+    for scores in scored:
+        found = scores.comparable
         if found.trunk is not None and not found.is_documented_format:
-            series.setdefault((found.pretrain, *_shared(found.base)), []).append(found)
-    curves = []
-    for key, sets in series.items():
-        scored = [score_set(found, n_boot=n_boot) for found in sets]
-        if any(s.headline.basis for s in scored):
-            curves.append(_scale_curve(_label(key, sets[0]), scored, n_draws, seed))
-    return curves
+            series.setdefault((found.pretrain, *_shared(found.base)), []).append(scores)
+    return [
+        _scale_curve(_label(key, sets[0].comparable), sets, n_draws, seed)
+        for key, sets in series.items()
+        if any(s.headline.basis for s in sets)
+    ]
 
 
 def _shared(base: BaseKey) -> tuple[Any, ...]:
