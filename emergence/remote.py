@@ -180,9 +180,7 @@ def conduct(name: str, launch: str) -> dict[str, int]:
         name: The sweep's. launch: Under ``NAME/LAUNCH`` in the table of sweeps is what is to be done.
     """
     container.log_to_stdout()
-    sweep, published = dict(sweeps.get(f"{name}/{launch}")), dict(sweeps.get(name) or {})
-    # States of an earlier launch of the same sweep are not this one's: what failed then is tried again.
-    states = published["states"] if published.get("launch") == launch else sweep["states"]
+    sweep, states = dict(sweeps.get(f"{name}/{launch}")), dict(sweeps.get(name))["states"]
 
     def publish(states: dict[str, Any]) -> None:
         sweeps.put(name, {"launch": launch, "states": states})

@@ -66,7 +66,9 @@ def run_on_modal(record: Record, existing: Existing, say: Say) -> None:
     else:
         with app.run(detach=True):
             launch = secrets.token_hex(8)
-            sweeps.put(f"{record.name}/{launch}", _sweep(record, existing))
+            sweep = _sweep(record, existing)
+            sweeps.put(f"{record.name}/{launch}", sweep)
+            sweeps.put(record.name, {"launch": launch, "states": sweep["states"]})
             call = conduct.spawn(record.name, launch)
             record.conductor, record.app = call.object_id, app.app_id
             record.save()

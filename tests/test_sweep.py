@@ -149,7 +149,7 @@ def test_the_plan_counts_a_pretraining_once_and_nothing_that_is_done() -> None:
     pretrained = [task["pretrain_tokens"] for task in told["tasks"]]
     assert pretrained[0] == pretrained[1] > 0 and set(pretrained[2:]) == {0}
     assert plan.dollars == pytest.approx(sum(task["dollars"] for task in told["tasks"])) and plan.dollars > 0
-    assert "14 runs to do (2 pretrainings)" in plan.text() and "4 GPUs at a time" in plan.text()
+    assert "14 runs to do (2 pretrainings)" in plan.text() and "4 containers at a time" in plan.text()
     done = Graph(tasks, {task.key: Status("done", run_id="R") for task in tasks})
     assert SweepPlan.of(done, "modal", 4).text() == "nothing to do: all 14 runs are done already"
     with pytest.raises(UsageError, match=r"--max-cost 0\.01"):

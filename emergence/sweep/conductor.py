@@ -90,5 +90,5 @@ def _settle(graph: Graph, task: Task, calls: Calls) -> None:
         logger.info("done: %s", task.label)
     else:
         lines = str(answer["error"]).strip().splitlines() or ["it failed without a word"]
-        graph.fail(task.key, lines[-1], lines[-6:])
+        graph.fail(task.key, lines[-1], lines[-6:] if len(lines) > 1 else [])
         logger.info("failed: %s: %s", task.label, lines[-1])

@@ -84,8 +84,8 @@ class SweepPlan:
         """
         if max_cost is not None and self.dollars > max_cost:
             raise UsageError(
-                f"the estimate of ${self.dollars:.2f} for {len(self.left)} runs is above --max-cost {max_cost:g}: "
-                "raise it, take fewer cells with --only, or fewer tokens (--set pretrain.samples_per_epoch=N)"
+                f"the estimate of ${self.dollars:.2f} for {counted(len(self.left), 'run')} is above --max-cost "
+                f"{max_cost:g}: raise it, take fewer cells (--only), or fewer tokens (--set pretrain.samples_per_epoch=N)"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,18 +131,23 @@ class SweepPlan:
         """One sentence: how much is left, how much is done, what it takes."""
         done = f"{len(self.done)} done already" if self.done else "none done yet"
         if not self.left:
-            return f"nothing to do: all {len(self.done)} runs are done already"
+            return f"nothing to do: all {counted(len(self.done), 'run')} are done already"
         pretrainings = sum(cost.task.is_pretraining for cost in self.left)
-        parts = [f"{len(self.left)} runs to do ({pretrainings} pretrainings), {done}"]
+        parts = [f"{counted(len(self.left), 'run')} to do ({counted(pretrainings, 'pretraining')}), {done}"]
         parts.append(f"{_tokens(self.tokens)} tokens at most")
         if self.on == "modal":
             date = self.left[0].plan.prices_date
             parts.append(f"{self.hours:.1f} GPU hours, ${self.dollars:.2f} (estimate, list prices of {date})")
-            parts.append(f"at most {self.jobs} GPUs at a time")
+            parts.append(f"at most {counted(self.jobs, 'container')} at a time")
         else:
             parts.append(f"about {max(self.hours, 0.01):.2f} core hours (at {CPU_RATE / 1e9:.0f} GFLOP/s a core)")
             parts.append(f"{self.jobs} at a time on this machine")
         return "; ".join(parts)
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _seeds(seeds: Sequence[int]) -> str:
