@@ -60,8 +60,10 @@ def _without_code(text: str) -> str:
 
 
 def test_sections_that_the_report_links_to_exist_once() -> None:
+    from emergence.analysis.report_glossary import GLOSSARY
+
     found = anchors(METHODS)
-    assert [name for name in ANCHORS if found.count(name) != 1] == []
+    assert [name for name in {*ANCHORS, *GLOSSARY} if found.count(name) != 1] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -103,12 +105,31 @@ def test_every_key_of_a_result_is_explained() -> None:
     from emergence.training.language_model_eval import LanguageModelLoss
     from emergence.training.pretrain import PretrainResult
     from emergence.training.probe_fitting import ProbeFit
+    from emergence.training.probe_validity import ProbeValidity
 
     assert SCHEMA_VERSION == 1
-    kinds: tuple[Any, ...] = (RunResult, Evaluation, Estimate, LanguageModelLoss, PretrainResult, DescriptionLength)
+    kinds: tuple[Any, ...] = (
+        RunResult,
+        Evaluation,
+        Estimate,
+        LanguageModelLoss,
+        PretrainResult,
+        ProbeValidity,
+        DescriptionLength,
+    )
     keys = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     keys |= {f.name for f in dataclasses.fields(ProbeFit) if f.name != "weights"}
-    keys |= {*SCORE_NAMES, "invalid_rate", "readouts", "fits", "headline_layer", "role", "voice", "answer_words"}
+    keys |= {
+        *SCORE_NAMES,
+        "invalid_rate",
+        "readouts",
+        "fits",
+        "validity",
+        "headline_layer",
+        "role",
+        "voice",
+        "answer_words",
+    }
     keys |= {"total", "non_embedding", "trainable"}
     assert sorted(keys - explained()) == []
 
