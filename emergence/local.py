@@ -117,8 +117,18 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
     print("\nrun directories")
     for run_scores in runs:
         print(f"  {run_scores.run.path}")
-    print(f"\n{time.monotonic() - started:.0f} s in all")
+    print(f"\n{_report_line(runs_dir)}\n{time.monotonic() - started:.0f} s in all")
     return grid
+
+
+def _report_line(runs_dir: Path) -> str:
+    """Write the report and name it; without the packages it takes, say which."""
+    from emergence.analysis.report import write_report
+
+    try:
+        return f"report           {write_report(runs_dir).html}"
+    except UsageError as error:
+        return f"no report        {error}"
 
 
 def verdict_of_runs(runs: Sequence[RunScores], root: Path) -> Verdict:

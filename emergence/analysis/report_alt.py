@@ -17,7 +17,7 @@ def alt_text(chart: Chart) -> str:
     """One or two sentences with the figure's numbers, or their range where there are many."""
     series = _SERIES.get(chart.kind)
     if series is None:
-        return f"{chart.title}. {_cka(chart.rows)}"
+        return f"{chart.title}. {len(chart.rows):,} values, in the data file."
     told = list(dict.fromkeys(series(chart.rows)))
     more = f"; and {len(told) - _MOST} more, see the data file" if len(told) > _MOST else ""
     return f"{chart.title}. {'; '.join(told[:_MOST])}{more}."
@@ -26,7 +26,13 @@ def alt_text(chart: Chart) -> str:
 def is_wide(chart: Chart) -> bool:
     """Whether the figure spans two columns of a paper: more than a phone shows at a legible size."""
     settings = len({row.get("setting") for row in chart.rows})
-    narrow = {"pretraining": True, "two_by_two": settings <= 2, "probing": settings == 1, "few_shot": settings == 1}
+    narrow = {
+        "pretraining": True,
+        "two_by_two": settings <= 2,
+        "data_ablation": settings <= 3,
+        "probing": settings == 1,
+        "few_shot": settings == 1,
+    }
     panels = len({row["panel"] for row in chart.rows}) if chart.kind == "heatmaps" else 0
     return not (narrow.get(chart.kind, False) or panels == 1)
 
@@ -84,9 +90,18 @@ def _emergence(rows: Sequence[Row]) -> list[str]:
     return [f"{row['setting']}, floor {CELL_NAMES[row['floor']]}: {_value(row['score'])}" for row in rows]
 
 
-def _cka(rows: Sequence[Row]) -> str:
+def _cka(rows: Sequence[Row]) -> list[str]:
     values = [row["cka"] for row in rows if row["cka"] is not None and math.isfinite(row["cka"])]
-    return f"CKA from {min(values):.2f} to {max(values):.2f} over {len(values)} values." if values else "All undefined."
+    return [f"CKA from {min(values):.2f} to {max(values):.2f} over {len(values)} values" if values else "all undefined"]
+
+
+def _curve(rows: Sequence[Row]) -> list[str]:
+    points = [row for row in rows if row["mark"] == "point" and row["loss"] is not None]
+    return _ends(points, lambda row: f"{row['family']} probe, {row['score']} by tokens", "tokens", "value")
+
+
+def _ablation(rows: Sequence[Row]) -> list[str]:
+    return [f"{row['setting']}, {_cell(row)}: difference {_value(row['difference'])}" for row in rows]
 
 
 _SERIES: dict[str, Callable[[Sequence[Row]], list[str]]] = {
@@ -97,4 +112,8 @@ _SERIES: dict[str, Callable[[Sequence[Row]], list[str]]] = {
     "probing": _probing,
     "few_shot": _few_shot,
     "emergence": _emergence,
+    "heatmaps": _cka,
+    "drift": _cka,
+    "emergence_curve": _curve,
+    "data_ablation": _ablation,
 }

@@ -41,6 +41,8 @@ _PLACES = {
     "finetuning": "training",
     "heatmaps": "cka",
     "drift": "cka",
+    "emergence_curve": "curve",
+    "data_ablation": "ablation",
 }
 
 
@@ -54,7 +56,12 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
     verdicts = [(found, verdict_of(found.comparable, found)) for found in scored]
     pictures: dict[str, list[Block]] = {}
     for chart in charts.charts:
-        pictures.setdefault(_PLACES[chart.kind], []).append(_picture(chart))
+        pictures.setdefault(_PLACES.get(chart.kind, "others"), []).append(_picture(chart))
+
+    def part(place: str, chart: str) -> tuple[Block, ...]:
+        reason = next((why for name, why in charts.skipped if name.startswith(chart)), "no such run in this folder")
+        return tuple(pictures.get(place) or [Text(f"Not shown: {reason}.")])
+
     sections = [
         Section("question", "The question", (Text(QUESTION),), ("emergence-score", "probes")),
         Section("verdict", "The verdict", tuple(_verdicts(verdicts)), ("emergence-score", "selectivity", "mdl")),
@@ -64,11 +71,14 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         Section(
             "probes", "Probes", tuple(_probes(verdicts, pictures.get("probes", []))), ("probes", "selectivity", "mdl")
         ),
-        Section("roles", "By role and voice", _or_reason(pictures.get("roles"), "no predictions"), ("token-f1",)),
+        Section("roles", "By role and voice", part("roles", "roles"), ("token-f1",)),
         Section("examples", "Questions and answers", tuple(_examples(scored)), ("exact-match", "token-f1")),
-        Section("few-shot", "Few-shot learning", _or_reason(pictures.get("few-shot"), _why(charts, "few_shot"))),
+        Section("few-shot", "Few-shot learning", part("few-shot", "few_shot")),
         Section("training", "Training", tuple(_training(folder, pictures.get("training", []))), ("bits-per-byte",)),
-        Section("cka", "How states change", _or_reason(pictures.get("cka"), _why(charts, "cka")), ("temporal-cka",)),
+        Section("curve", "Emergence during pretraining", part("curve", "emergence_curve")),
+        Section("ablation", "Questions in the pretraining text", part("ablation", "data_ablation")),
+        Section("cka", "How states change", part("cka", "cka"), ("temporal-cka",)),
+        *([Section("others", "Other figures", tuple(pictures["others"]))] if "others" in pictures else []),
         Section("filtering", "Data", tuple(filtering(folder)), ("filtering",)),
         Section("cost", "Cost", tuple(cost(folder)), ("cost",)),
         Section("problems", "Problems found in this folder", tuple(_problems(folder, charts))),
@@ -86,14 +96,6 @@ def _in_short(verdict: Verdict) -> str:
 
 def _picture(chart: Chart) -> Picture:
     return Picture(chart.name, chart.title, chart.caption, alt_text(chart), is_wide(chart))
-
-
-def _why(charts: Charts, name: str) -> str:
-    return next((reason for skipped, reason in charts.skipped if skipped == name), "no such run in this folder")
-
-
-def _or_reason(blocks: list[Block] | None, reason: str) -> tuple[Block, ...]:
-    return tuple(blocks) if blocks else (Text(f"Not shown: {reason}."),)
 
 
 # Verdict and score -------------------------------------------------------------------------------
