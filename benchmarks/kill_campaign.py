@@ -99,13 +99,13 @@ def main() -> int:
     started = time.monotonic()
     rounds: list[Round] = []
     try:
-        references = {name: undisturbed(name, work / f"undisturbed-{name}") for name in EXPERIMENTS}
+        references = {name: undisturbed(name, work / f"undisturbed-{name}") for name in options.experiments}
         for name, found in references.items():
             phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in found.seconds.items())
             print(f"undisturbed {name}: {phases}")
         hits: Counter[str] = Counter()
         while hits.total() < options.kills:
-            name = list(EXPERIMENTS)[len(rounds) % len(EXPERIMENTS)]
+            name = options.experiments[len(rounds) % len(options.experiments)]
             wanted = min(options.per_round, options.kills - hits.total())
             done = killed(name, references[name], work / f"round-{len(rounds)}", wanted, rng, hits)
             rounds.append(done)
@@ -263,6 +263,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=10, help="kills in all")
     parser.add_argument("--per-round", type=int, default=4, help="most kills before a run is left to finish")
+    parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the outcome there too")
     parser.add_argument("--keep", action="store_true", help="keep the run directories")

@@ -172,6 +172,18 @@ def test_every_key_of_a_plan_is_explained() -> None:
     assert sorted(set(plan.to_dict()) - explained()) == []
 
 
+def test_every_key_of_a_configuration_is_explained() -> None:
+    from emergence.describe import describe_config
+
+    facts = json.loads(describe_config("debug", as_json=True))
+    keys = set(facts) | {key for name in facts if name != "config" for key in _keys(facts[name])}
+    assert sorted(keys - explained() - {"name", "count", "dollars_per_hour"}) == []
+
+
+def _keys(value: Any) -> set[str]:
+    return set(value) if isinstance(value, dict) else set()
+
+
 def test_filter_reasons_are_explained() -> None:
     from emergence.data.align import AMBIGUOUS, UNALIGNED
     from emergence.data.formats.raw import DUPLICATE, NO_ANSWER
