@@ -316,6 +316,19 @@ def probe_snapshots_command(
     print(to_json(result.to_dict(), indent=2) if as_json else result.text())
 
 
+@app.command("curves")
+def curves_command(
+    results_dir: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Run directories and results files, or one run.")
+    ] = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Emergence over snapshots (thresholds, artefact or not), over sizes, and the wiki+nq ablation."""
+    from emergence.analysis.curves_report import read_curves
+
+    print(read_curves(results_dir).shown(as_json))
+
+
 @app.command("demo")
 def demo_command(
     runs_dir: RunsDir = DEFAULT_RUNS / "demo",

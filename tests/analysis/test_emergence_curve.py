@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from emergence.analysis.comparable import Grouping, group_results
+from emergence.analysis.data_ablation import ablate
 from emergence.analysis.emergence_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
-from emergence.analysis.scale_curve import ScalePoint, scale_curve_of
+from emergence.analysis.results import collect_results
+from emergence.analysis.scale_curve import ScalePoint, scale_curve_of, scale_curves
+from emergence.analysis.set_scores import score_set
 from emergence.analysis.snapshot_results import JSON_FILE, RESULT_FOLDER, read_result, save_result
 from emergence.errors import RunDirectoryError
 from emergence.files import to_json
 from emergence.measures.bootstrap import Estimate
+from tests.analysis.fake_runs import write_run
 from tests.analysis.planted_snapshots import LOSSES, Law, breaking, gradual, mirage, planted
 
 DRAWS = {"n_boot": 100, "n_draws": 199}
@@ -126,3 +132,49 @@ def test_five_sizes_are_fitted_and_four_are_refused() -> None:
     assert not refused.fits and set(refused.refused) == {"non_embedding", "total", "loss"}
     assert "at least 5" in refused.text() and "left out: x" in refused.text()
     json.loads(to_json(fitted.to_dict()))
+
+
+def test_two_sizes_of_a_folder_form_one_series(tmp_path: Path) -> None:
+    for size, frozen in (("tiny", 0.4), ("debug", 0.35)):
+        for cell, f1 in (("full", 0.7), ("frozen", frozen), ("random_frozen", 0.2), ("random_full", 0.3)):
+            write_run(tmp_path, cell, f1, config_name=size)
+    scored = [score_set(found, n_boot=50) for found in group_results(collect_results(tmp_path)).sets]
+    (curve,) = scale_curves(scored, n_draws=19)
+    assert len(curve.points) == 2
+    assert set(curve.refused) == {"non_embedding", "total", "loss"}
+
+
+# Data ablation --------------------------------------------------------------------------------------
+
+
+def two_mixes(root: Path, tokens: dict[str, int]) -> Grouping:
+    """A wiki and a wiki+nq run of two cells and two seeds; those with questions are 0.1 better when frozen."""
+    for data in ("wiki", "wiki+nq"):
+        for seed in (0, 1):
+            write_run(root, "full", 0.6, pretrain_data=data, seed=seed)
+            write_run(root, "frozen", 0.4 + 0.1 * (data != "wiki"), pretrain_data=data, seed=seed)
+    collection = collect_results(root)
+
+    def with_tokens(item: object) -> object:
+        result = item.result  # type: ignore[attr-defined]
+        seen = tokens[item.spec.pretrain_data]  # type: ignore[attr-defined]
+        return replace(item, result=replace(result, pretraining={"steps": 100, "tokens_seen": seen}))  # type: ignore[type-var]
+
+    return group_results(replace(collection, found=tuple(map(with_tokens, collection.found))))  # type: ignore[arg-type]
+
+
+def test_the_ablation_pairs_questions_at_one_token_budget(tmp_path: Path) -> None:
+    found = ablate(two_mixes(tmp_path, {"wiki": 1000, "wiki+nq": 1000}), n_boot=200)
+    assert not found.refused
+    by_cell = {cell.cell: cell for cell in found.cells}
+    assert by_cell["frozen"].comparison.difference.point == pytest.approx(0.1, abs=0.03)
+    assert by_cell["frozen"].seeds == (0, 1) and by_cell["frozen"].tokens == 1000
+    assert by_cell["full"].comparison.difference.lo < 0 < by_cell["full"].comparison.difference.hi
+    json.loads(to_json(found.to_dict()))
+    assert "wiki+nq minus wiki" in found.text()
+
+
+def test_different_budgets_are_not_compared(tmp_path: Path) -> None:
+    found = ablate(two_mixes(tmp_path, {"wiki": 1000, "wiki+nq": 1200}), n_boot=50)
+    assert not found.cells
+    assert all("different numbers of tokens (1,000 and 1,200)" in reason for reason in found.refused)

@@ -1,0 +1,66 @@
+"""Everything a folder says about emergence along an axis: snapshots, sizes, and the data ablation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emergence.analysis.data_ablation import Ablation, ablate
+from emergence.analysis.emergence_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
+from emergence.analysis.figure_runs import read_folder
+from emergence.analysis.results import OWN_KIND
+from emergence.analysis.scale_curve import ScaleCurve, scale_curves
+from emergence.files import to_json
+from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.thresholds import N_DRAWS
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What :func:`read_curves` found; ``problems``: name and reason of snapshot probes that cannot be read."""
+
+    snapshots: tuple[EmergenceCurve, ...]
+    sizes: tuple[ScaleCurve, ...]
+    ablation: Ablation
+    problems: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "kind": f"{OWN_KIND}curves",
+            "schema_version": SCHEMA_VERSION,
+            "snapshots": [curve.to_dict() for curve in self.snapshots],
+            "sizes": [curve.to_dict() for curve in self.sizes],
+            "ablation": self.ablation.to_dict(),
+            "problems": [list(problem) for problem in self.problems],
+        }
+
+    def shown(self, as_json: bool) -> str:
+        """JSON, or a paragraph for each curve."""
+        if as_json:
+            return to_json(self.to_dict(), indent=2)
+        parts = [curve.text() for curve in (*self.snapshots, *self.sizes)]
+        parts += [self.ablation.text()] if self.ablation.text() else []
+        parts += [f"left out: {name}: {reason}" for name, reason in self.problems]
+        if not self.snapshots:
+            parts.append("no snapshots were probed: emergence probe-snapshots RUN")
+        return "\n\n".join(parts)
+
+
+def read_curves(root: Path, *, n_boot: int = N_BOOT, n_draws: int = N_DRAWS) -> Curves:
+    """All curves of the runs and results under ``root``.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    folder = read_folder(root, n_boot=n_boot)
+    results, problems = read_snapshot_probes([found.run.path for found in folder.runs])
+    return Curves(
+        snapshots=tuple(emergence_curves(results, n_boot=n_boot, n_draws=n_draws)),
+        sizes=tuple(scale_curves(folder.scored, n_draws=n_draws)),
+        ablation=ablate(folder.grouping, n_boot=n_boot),
+        problems=tuple(problems),
+    )
