@@ -123,7 +123,7 @@ def test_the_guides_own_format_has_a_point_but_no_verdict(tmp_path: Path) -> Non
 
 
 def test_a_hidden_layer_reads_what_a_linear_one_does_not(tmp_path: Path) -> None:
-    """The mlp probe looks at the word alone, so what it finds is at the token; the fake's one other read-out, renamed."""
+    """The mlp probe sees the word alone, so what it finds is at the token (the fake's other read-out, renamed)."""
     s = planted(tmp_path, LOW, (0.6, 0.3))
     scores = score_set(s, n_boot=300)
     as_mlp = replace(

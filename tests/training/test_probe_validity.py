@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def asked_words(kind: str, sizes: tuple[int, int, int] = (240, 60, 100)) -> Spli
                 tokens[answer] = "w0"
             question = f"where {tokens[answer]}" if kind == "asked" else "where something"
             examples.append(example(i, tokens, question, [(answer, answer + 1)], predicate_index=predicate))
-        parts.append(encode_qa(examples, tokenizer, "question-first", 64)[0])  # type: ignore[arg-type]
+        parts.append(encode_qa(examples, tokenizer, "question-first", 64)[0])
     return parts[0], parts[1], parts[2]
 
 
@@ -79,19 +80,15 @@ class RoteEncoder:
 
 
 def measure(
-    encoder: PlantedEncoder | RoteEncoder, splits: Splits, config: ProbeConfig = CONFIG, **more: object
+    encoder: PlantedEncoder | RoteEncoder, splits: Splits, config: ProbeConfig = CONFIG, **more: Any
 ) -> dict[str, ProbeValidity]:
-    options = {"seed": 0, "device": CPU, "precision": "fp32", "max_answer_words": 3}
-    shared = {key: value for key, value in more.items() if key != "layers"}
-    report = probe_all_layers(
-        encoder, *splits[:2], config, layers=more.get("layers", [encoder.n_layers]), **options, **shared
-    )  # type: ignore[arg-type]
+    """Fit the families of ``config`` at the last level and measure them."""
+    options: dict[str, Any] = {"seed": 0, "device": CPU, "precision": "fp32", "max_answer_words": 3, **more}
+    report = probe_all_layers(encoder, *splits[:2], config, layers=[encoder.n_layers], **options)
     best = [report.best(family) for family in config.families]
-    logits = predict_probes(encoder, best, splits[2], device=CPU, precision="fp32")  # type: ignore[arg-type]
+    logits = predict_probes(encoder, best, splits[2], device=CPU, precision="fp32")
     by_family = dict(zip(config.families, logits, strict=True))
-    return measure_validity(
-        encoder, report, splits, by_family, config, EvaluateConfig(bootstrap_draws=500), **options, **shared
-    )  # type: ignore[arg-type]
+    return measure_validity(encoder, report, splits, by_family, config, EvaluateConfig(bootstrap_draws=500), **options)
 
 
 def interval(found: ProbeValidity) -> Estimate:
@@ -114,7 +111,7 @@ def test_what_the_question_must_point_at_only_the_bilinear_probe_reads() -> None
 
 
 def test_what_is_absent_is_neither() -> None:
-    found = measure(PlantedEncoder(), asked_words("absent"))
+    found = measure(PlantedEncoder(), asked_words("absent", (160, 40, 100)))
     for family in found.values():
         assert abs(interval(family).point) < 0.2 and family.mdl.compression < 1.15
 
@@ -129,7 +126,7 @@ def test_what_can_only_be_learned_by_rote_scores_high_without_selectivity() -> N
 
 def linear_parts(splits: Splits) -> tuple[ProbeData, ProbeData, ProbeFit]:
     states = [cache_features(PlantedEncoder(), s, [1], device=CPU, precision="fp32").layer(1) for s in splits[:2]]
-    golds = [GoldSpans.from_lists([[tuple(g)] for g in s.first_golds.tolist()]) for s in splits[:2]]  # type: ignore[misc]
+    golds = [GoldSpans.from_lists([[tuple(g)] for g in s.first_golds.tolist()]) for s in splits[:2]]
     train, validation = (ProbeData(f, g) for f, g in zip(states, golds, strict=True))
     statistics = standardise_(train.features, validation.features)
     return train, validation, fit_linear_probe(train, validation, statistics, CONFIG, layer=1, max_answer_words=3)
@@ -160,7 +157,7 @@ def test_control_answers_are_one_place_for_a_type_in_every_split() -> None:
         assert (golds.ends_inclusive < split.n_words).all()
         for e, start in zip(split.examples, golds.starts.tolist(), strict=True):
             if 0 < start < len(e.tokens) - 1:  # not clipped to the sentence
-                places.setdefault(e.tokens[e.predicate_index], set()).add(start - e.predicate_index)  # type: ignore[index, operator]
+                places.setdefault(e.tokens[e.predicate_index], set()).add(start - e.predicate_index)
     assert len(places) == 3 and all(len(offsets) == 1 for offsets in places.values())
     assert control[1] == 1.0
 
