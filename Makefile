@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= 2
 
-.PHONY: install demo test test-all lint typecheck check clean
+.PHONY: install demo test test-all bench lint typecheck check clean
 
 install: $(STAMP)
 
@@ -30,6 +30,11 @@ test: $(STAMP)
 # Also the slow ones: Modal's real client and container runtime end to end, runs killed and started again.
 test-all: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
+
+# Every row of docs/speed.md, about half an hour of one CPU thread; BENCH="--text DIR --questions DIR" for real data.
+bench: $(STAMP)
+	$(ONE_THREAD) $(BIN)/python -m benchmarks all $(BENCH)
+	$(BIN)/python -m benchmarks table
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
