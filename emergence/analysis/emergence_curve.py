@@ -54,6 +54,7 @@ FITTED = {"loss": SCORES, "tokens": ("f1_tokens", "log_prob")}
 #: Discrete scores with the continuous partner each should follow from, if it only thresholds that (METHODS A4).
 PARTNERS = {"em": "log_prob", "f1_tokens": "expected_f1"}
 LOWER_IS_BETTER = ("brier",)
+HEADLINE = "f1_tokens"
 #: A curve takes this many different x (``measures.curves.Points``).
 LEAST_POINTS = 3
 BREAK_FAMILIES = ("relu", "logistic")
@@ -67,7 +68,7 @@ class Threshold:
         axis: One of ``AXES``. score: One of ``SCORES``; Brier scores turned, so that more is better.
         test: Parametric bootstrap of "no break".
         breaks: ``relu`` and ``logistic``: place with its 95% profile interval.
-        fits: Every family's curve, lowest AICc first.
+        fits: Of the headline: every family's curve, lowest AICc first.
     """
 
     axis: str
@@ -340,7 +341,7 @@ def _threshold(
         score,
         break_test(x, y, se, sign=sign, n_draws=n_draws, seed=seed),
         {family: fit_break(x, y, se, sign=sign, family=family) for family in BREAK_FAMILIES},
-        fit_families(x, y, se, sign=sign),
+        fit_families(x, y, se, sign=sign) if score == HEADLINE else {},
     )
 
 

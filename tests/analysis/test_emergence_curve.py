@@ -23,7 +23,7 @@ from emergence.measures.bootstrap import Estimate
 from tests.analysis.fake_runs import write_run
 from tests.analysis.planted_snapshots import LOSSES, Law, breaking, gradual, mirage, planted
 
-DRAWS = {"n_boot": 100, "n_draws": 199}
+DRAWS = {"n_boot": 60, "n_draws": 119}
 
 
 def curve_of(law: Law, seeds: int = 1, **settings: object) -> EmergenceCurve:
@@ -55,6 +55,10 @@ def test_a_smooth_curve_has_no_break() -> None:
     assert curve.verdict.verdict == "gradual"
     halfway = curve.halfway["loss"]
     assert halfway.lo <= 6.3 <= halfway.hi
+    content = json.loads(to_json(curve.to_dict()))
+    assert set(content["thresholds"]) == {"loss", "tokens"}
+    place = curve.thresholds["tokens"]["f1_tokens"].place  # the step before the first has no logarithm
+    assert content["points"][0]["tokens"] == 0 and math.log10(1024) <= place.tau <= math.log10(1024 * 256)
 
 
 def test_a_metric_that_thresholds_a_smooth_one_is_an_artefact() -> None:
@@ -65,29 +69,25 @@ def test_a_metric_that_thresholds_a_smooth_one_is_an_artefact() -> None:
     assert curve.verdict.verdict == "artefact"
 
 
-def test_fewer_than_six_losses_are_undetermined_and_two_are_no_curve() -> None:
+@pytest.mark.slow
+def test_fewer_than_six_losses_are_undetermined() -> None:
     few = curve_of(breaking, losses=LOSSES[::2])
     assert few.verdict.verdict == "undetermined"
     assert not few.thresholds["loss"]["f1_tokens"].found
+
+
+def test_two_losses_are_no_curve() -> None:
     two = curve_of(breaking, losses=LOSSES[:2])
     assert two.verdict.verdict == "undetermined" and two.thresholds == {}
     assert "too few for a curve" in two.text()
 
 
-def test_tokens_leave_out_the_step_before_the_first_and_json_is_strict() -> None:
-    curve = curve_of(gradual, losses=LOSSES[:6])
-    content = json.loads(to_json(curve.to_dict()))
-    assert content["points"][0]["tokens"] == 0 and set(content["thresholds"]) == {"loss", "tokens"}
-    place = curve.thresholds["tokens"]["f1_tokens"].place
-    assert math.log10(1024) <= place.tau <= math.log10(1024 * 16)
-
-
 def test_settings_stay_apart_and_seeds_keep_their_common_steps() -> None:
-    one, other = planted(gradual, losses=LOSSES[:3]), planted(gradual, losses=LOSSES[:4], seed=1)
+    one, other = planted(gradual, losses=LOSSES[:2]), planted(gradual, losses=LOSSES[:3], seed=1)
     apart = planted(gradual, losses=LOSSES[:2], series="b")
     first, second = emergence_curves([one, other, apart], n_boot=50, n_draws=19)
-    assert [point.step for point in first.points] == [0, 1, 2]
-    assert any("[4]" in note for note in first.notes)
+    assert [point.step for point in first.points] == [0, 1]
+    assert any("[2]" in note for note in first.notes)
     assert len(second.runs) == 1 and first.label != second.label
 
 
@@ -169,7 +169,7 @@ def test_the_ablation_pairs_questions_at_one_token_budget(tmp_path: Path) -> Non
     by_cell = {cell.cell: cell for cell in found.cells}
     assert by_cell["frozen"].comparison.difference.point == pytest.approx(0.1, abs=0.03)
     assert by_cell["frozen"].seeds == (0, 1) and by_cell["frozen"].tokens == 1000
-    assert by_cell["full"].comparison.difference.lo < 0 < by_cell["full"].comparison.difference.hi
+    assert by_cell["full"].comparison.difference.point == pytest.approx(0.0, abs=0.03)
     json.loads(to_json(found.to_dict()))
     assert "wiki+nq minus wiki" in found.text()
 
