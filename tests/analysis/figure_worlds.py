@@ -67,8 +67,27 @@ def _predictions(rng: np.random.Generator, mean: float) -> list[dict[str, Any]]:
             f1 = float(rng.random() < np.clip(mean - 0.04 * k, 0, 1))
             where = {"id": f"s{sentence}-{role}", "source": "fake", "sentence_id": f"s{sentence}"}
             scores = {"em": f1, "f1_tokens": f1, "log_prob": -1.0, "expected_f1": f1}
-            rows.append({**where, "role": role, "passive": sentence % 5 == 0, **scores, "readouts": {}})
+            asked = {
+                "role": role,
+                "passive": sentence % 5 == 0,
+                "question": f"{role.capitalize()} saw <i>it</i> & you?",
+            }
+            rows.append({**where, **asked, **_answer(is_right=f1 == 1.0), **scores, "readouts": {}})
     return rows
+
+
+def _answer(*, is_right: bool) -> dict[str, Any]:
+    """The gold answer ``Emma Bo``, or a wrong one with markup in it."""
+    words = ["Emma", "Bo", "saw", "<script>alert(1)</script>", "|", "**", "_x_", "."]
+    start, end = (0, 2) if is_right else (3, 5)
+    spans = {"golds": [[0, 2]], "gold_texts": ["Emma Bo"], "prediction": [start, end]}
+    return {
+        "words": words,
+        "predicate_index": 2,
+        "predicate": "saw",
+        **spans,
+        "prediction_text": " ".join(words[start:end]),
+    }
 
 
 def _result(run: RunDirectory, rows: list[dict[str, Any]], better: float) -> RunResult:
