@@ -85,7 +85,7 @@ class SweepPlan:
         if max_cost is not None and self.dollars > max_cost:
             raise UsageError(
                 f"the estimate of ${self.dollars:.2f} for {counted(len(self.left), 'run')} is above --max-cost "
-                f"{max_cost:g}: raise it, take fewer cells (--only), or fewer tokens (--set pretrain.samples_per_epoch=N)"
+                f"{max_cost:g}: raise it, or take fewer cells (--only) or tokens (--set pretrain.samples_per_epoch=N)"
             )
 
     def to_dict(self) -> dict[str, Any]:
