@@ -24,6 +24,7 @@ from emergence.experiment.inputs import marks_of
 from emergence.experiment.result import DOCUMENTED_KEYS, load_result
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
+from emergence.local import describe_result, describe_verdict, verdict_of_runs
 from emergence.training.checkpoint import load_weights
 from emergence.training.recording import StopRequested
 
@@ -116,6 +117,27 @@ def test_scores_agree_between_predictions_and_stats(cells: dict[str, RunDirector
     assert all(0 <= row["prediction"][0] < row["prediction"][1] for row in rows)
 
 
+def test_frozen_runs_say_how_far_their_probes_are_to_be_believed(cells: dict[str, RunDirectory]) -> None:
+    for cell in ("frozen", "random-frozen"):
+        result = load_result(cells[cell].stats_path)
+        assert result.probes is not None and list(result.probes["validity"]) == ["linear", "bilinear"]
+        found = result.probes["validity"]["linear"]
+        assert found["layer"] == result.probes["headline_layer"]
+        assert found["task_f1"] == pytest.approx(result.test_scores["scores"]["f1_tokens"]["point"])  # type: ignore[index]
+        assert found["selectivity"]["point"] == pytest.approx(found["task_f1"] - found["control_f1"])
+        assert found["mdl"]["n_examples"] == found["control_mdl"]["n_examples"] > 0
+        assert "selectivity" in describe_result(result, cells[cell].path.parent)
+    verdict = verdict_of_runs([RunScores.load(run) for run in cells.values()], cells["full"].path.parent)
+    assert [finding.family for finding in verdict.families] == ["linear", "bilinear"]
+    assert all(set(finding.compression) == {"frozen", "random_frozen"} for finding in verdict.families)
+    assert verdict.where in describe_verdict(verdict)
+
+
+def test_validity_can_be_left_out(tmp_path: Path) -> None:
+    _, result = run_small(tmp_path / "runs", "probe.validity=false", random_baseline=True, freeze_llm=True)
+    assert result.probes is not None and "validity" not in result.probes
+
+
 def test_the_2x2_from_the_directories(cells: dict[str, RunDirectory]) -> None:
     grid = build_grid([RunScores.load(run) for run in cells.values()], n_boot=200)
     assert set(grid.analysis.cells) == {"full", "frozen", "random_full", "random_frozen"}
@@ -188,6 +210,7 @@ def test_interrupted_at_every_few_steps_it_ends_the_same(condition: str, cells: 
         assert (run.path / "predictions.jsonl").read_bytes() == (
             cells["frozen"].path / "predictions.jsonl"
         ).read_bytes()
+        assert load_result(run.stats_path).probes == load_result(cells["frozen"].stats_path).probes
 
 
 @pytest.mark.slow
