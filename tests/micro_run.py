@@ -1,0 +1,53 @@
+"""The smallest run that goes through every phase: pretrain, snapshot, checkpoint, finetune or probe, score, seal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from emergence.experiment.run import run_experiment
+from emergence.experiment.store import RunStore
+from emergence.spec import ExperimentSpec
+
+MICRO = (
+    "model.n_layers=1",
+    "model.hidden_size=8",
+    "model.n_heads=2",
+    "model.vocab_size=320",
+    "model.sequence_length=96",
+    "pretrain.samples_per_epoch=32",
+    "pretrain.batch_size=8",
+    "pretrain.evaluations_per_epoch=1",
+    "pretrain.validation_tokens=256",
+    "pretrain.step_snapshots=2",
+    "pretrain.log_every_steps=1",
+    "pretrain.checkpoint_every_steps=1",
+    "finetune.epochs=2",
+    "finetune.batch_size=64",
+    "finetune.min_steps_per_epoch=3",
+    "finetune.log_every_steps=1",
+    "finetune.checkpoint_every_steps=1",
+    "probe.epochs=2",
+    "probe.ridges=[0.1]",
+    "probe.max_iterations=5",
+    "evaluate.bootstrap_draws=100",
+    "microworld.text_documents=30",
+    "microworld.train_documents=4",
+    "microworld.validation_documents=2",
+    "microworld.test_documents=2",
+)
+
+
+NAME = "Micro_20260101-000000"
+
+
+def micro_spec(*extra: str, **flags: Any) -> ExperimentSpec:
+    return ExperimentSpec.from_flags(config_name="debug", data="microworld", set_values=(*MICRO, *extra), **flags)
+
+
+def micro_run(root: Path, cache: Path | None = None, *extra: str, **flags: Any) -> str:
+    """Run (or go on with) the micro run under ``root``; returns its name, which weights files hold, so it is fixed."""
+    spec = micro_spec(*extra, **flags)
+    result = run_experiment(spec, RunStore(root / "runs"), cache_dir=cache or root / "cache", run_id=NAME)
+    assert result is not None and result.run_id == NAME
+    return NAME
