@@ -300,6 +300,21 @@ def unseal(obj: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[
     return content
 
 
+def read_sealed(path: Path, error: ErrorType = RunDirectoryError) -> dict[str, Any]:
+    """The content of a file that ``write_json_atomic(path, seal(...))`` wrote, which must be so to the byte.
+
+    The seal alone is of the content: ``1E-05`` for ``1e-05`` or a lost last newline would pass it.
+
+    Raises:
+        error: One line naming ``path``: missing, damaged, or edited.
+    """
+    raw = read_json(path, error)
+    content = unseal(raw, str(path), error)
+    if (to_json(raw, indent=2) + "\n").encode() != path.read_bytes():
+        raise error(f"{path}: damaged or edited: not the bytes that were written")
+    return content
+
+
 def content_digest(obj: Any) -> str:
     """sha256 (hexadecimal) of the canonical JSON of ``obj``."""
     return sha256_text(to_json(obj, sort_keys=True))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.errors import RunDirectoryError
-from emergence.files import read_json, sha256_file, write_atomic, write_json_atomic
+from emergence.files import read_sealed, seal, sha256_file, write_atomic, write_json_atomic
 
 if TYPE_CHECKING:  # reading a result needs no torch
     from emergence.analysis.checkpoints import Timeline
@@ -111,7 +111,7 @@ def save_result(result: TemporalCKA, folder: Path) -> None:
     np.savez_compressed(buffer, allow_pickle=False, **result.arrays())
     write_atomic(folder / ARRAYS_FILE, buffer.getvalue())
     content = {**result.to_dict(), "arrays": {"file": ARRAYS_FILE, "sha256": sha256_file(folder / ARRAYS_FILE)}}
-    write_json_atomic(folder / JSON_FILE, content)
+    write_json_atomic(folder / JSON_FILE, seal(content))
 
 
 def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]:
@@ -120,9 +120,9 @@ def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.
     Raises:
         RunDirectoryError: Missing, damaged, of another version, or arrays and JSON do not belong together.
     """
-    content = read_json(folder / JSON_FILE)
+    content = read_sealed(folder / JSON_FILE)
     arrays = folder / ARRAYS_FILE
-    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+    if content.get("schema_version") != SCHEMA_VERSION:
         raise RunDirectoryError(f"{folder / JSON_FILE}: not a temporal CKA of this version: run the analysis again")
     if not arrays.is_file() or sha256_file(arrays) != content["arrays"]["sha256"]:
         raise RunDirectoryError(f"{arrays}: missing or damaged: run the analysis again")

@@ -293,14 +293,14 @@ def fetch(
 
 
 def _complete(folder: Path) -> dict[str, Any] | None:
-    """The note of a fetched folder whose files are all there in their sizes; a damaged one is removed."""
+    """The note of a fetched folder whose files are all there, to the bit; a damaged one is removed."""
     if not folder.is_dir():
         return None
     try:
         note: dict[str, Any] = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
-        if all((folder / name).stat().st_size == facts["bytes"] for name, facts in note["files"].items()):
+        if all(_facts(folder / name) == facts for name, facts in note["files"].items()):
             return note
-        reason: object = "files of other sizes than recorded"
+        reason: object = "files that are not what was fetched"
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error
     log.warning("%s: damaged (%s), fetching it again", folder, reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ from emergence.data.stream import STREAM_VERSION, TokenStream, cached_streams, e
 from emergence.data.text import LocalText, TextSplits, load_text_path
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import UsageError, WeightsError
+from emergence.files import read_sealed, seal, write_json_atomic
 from emergence.spec import ExperimentSpec
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ log = logging.getLogger(__name__)
 #: The tokenizer learns from every n-th training document, n as small as this many bytes allow. On 42 MB
 #: of books, a quarter of the text gave 0.3 % more tokens than all of it.
 TOKENIZER_SAMPLE_BYTES = 20_000_000
-_TOKENIZER_VERSION = 1
+_TOKENIZER_VERSION = 2
 #: Decides every split that no file names. Not the experiment's seed: runs that differ in seed must share
 #: their tokenizer and test questions, or their scores could not be compared question by question.
 SPLIT_SEED = 0
@@ -231,18 +233,17 @@ def _world(settings: MicroworldSettings) -> MicroWorldConfig:
 def _tokenizer(text: TextSplits, vocab_size: int, cache: Path) -> TextTokenizer:
     folder = cache / "tokenizers" / _digest([_TOKENIZER_VERSION, text.fingerprint, vocab_size, TOKENIZER_SAMPLE_BYTES])
     file = folder / "tokenizer.json"
-    if file.is_file():
+    if folder.is_dir():
         try:
-            return TextTokenizer.from_json(file.read_text(encoding="utf-8"), str(file))
-        except (WeightsError, ValueError) as error:
+            return TextTokenizer.from_json(str(read_sealed(file, WeightsError)["tokenizer"]), str(file))
+        except (WeightsError, KeyError) as error:
             log.warning("%s: damaged (%s), training it again", file, error)
-            file.unlink()
-            folder.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)
     every = max(1, -(-text.size("train") // TOKENIZER_SAMPLE_BYTES))
     log.info("training the tokenizer on one of every %d training documents", every)
     tokenizer = TextTokenizer.train((document.text for document in text.documents("train", every)), vocab_size)
     with building(folder) as temporary:
-        (temporary / file.name).write_text(tokenizer.to_json(), encoding="utf-8")
+        write_json_atomic(temporary / file.name, seal({"tokenizer": tokenizer.to_json()}))
     return tokenizer
 
 

@@ -8,7 +8,6 @@ given per byte and bootstrapped over documents.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,11 +22,12 @@ from emergence.data.cache import building
 from emergence.data.records import SPLITS, TextDoc
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError
+from emergence.files import read_sealed, seal, sha256_file, write_json_atomic
 
 log = logging.getLogger(__name__)
 
 #: Change it when the layout of the files or the meaning of their content changes.
-STREAM_VERSION = 1
+STREAM_VERSION = 2
 _TOKEN = np.dtype("<u2")
 _ORDER_STREAM = 0x0DE4  # keeps the order's random numbers apart from others drawn from the same seed
 
@@ -194,7 +194,7 @@ def write_streams(
         for split, documents in splits.items():
             meta["splits"][split] = _write_split(temporary, split, documents)
         meta["provenance"] = dict(describe())
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True), encoding="utf-8")
+        write_json_atomic(temporary / "meta.json", seal(meta))
 
 
 def _write_split(folder: Path, split: str, documents: Iterable[EncodedDocument]) -> dict[str, Any]:
@@ -213,6 +213,7 @@ def _write_split(folder: Path, split: str, documents: Iterable[EncodedDocument])
     array = np.array(table, dtype="<i8")  # (n_documents, 3): end, bytes, words
     np.save(folder / f"{split}.documents.npy", array, allow_pickle=False)
     return {
+        "documents_sha256": sha256_file(folder / f"{split}.documents.npy"),
         "sha256": digest.hexdigest(),
         "n_tokens": n_tokens,
         "n_bytes": int(array[:, 1].sum()),
@@ -224,18 +225,18 @@ def _write_split(folder: Path, split: str, documents: Iterable[EncodedDocument])
 def load_streams(folder: Path) -> tuple[dict[str, TokenStream], dict[str, Any]] | None:
     """Streams by split and their provenance, or None when they are absent.
 
-    A folder whose files are not of the recorded sizes (a full disk, a copy cut short) is removed with
-    a warning, so that the caller builds it again.
+    A folder whose files are not what was written, to the bit (their sha256 is read through at every load), is
+    removed with a warning, so that the caller builds it again.
     """
     if not folder.is_dir():
         return None
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_sealed(folder / "meta.json", DataError)
         if meta["version"] != STREAM_VERSION:
             raise ValueError(f"version {meta['version']}")
         present = [split for split in SPLITS if split in meta["splits"]]
         return {split: _load_split(folder, split, meta["splits"][split]) for split in present}, meta["provenance"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (DataError, OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s: damaged token streams (%s), building them again", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
@@ -246,6 +247,9 @@ def _load_split(folder: Path, split: str, facts: Mapping[str, Any]) -> TokenStre
     size = file.stat().st_size
     if size != facts["n_tokens"] * _TOKEN.itemsize:
         raise ValueError(f"{file.name} has {size} bytes for {facts['n_tokens']} tokens")
+    for name, digest in ((file.name, "sha256"), (f"{split}.documents.npy", "documents_sha256")):
+        if sha256_file(folder / name) != facts[digest]:
+            raise ValueError(f"{name} does not match its sha256")
     table = np.load(folder / f"{split}.documents.npy", allow_pickle=False)
     if table.shape != (facts["n_documents"], 3) or int(table[:, 1].sum()) != facts["n_bytes"]:
         raise ValueError(f"{split}.documents.npy does not fit meta.json")

@@ -15,6 +15,8 @@ from emergence.errors import RunDirectoryError
 from emergence.files import ErrorType, folder_files, read_json, seal, sha256_file, to_json, unseal
 
 MANIFEST_FILE = "MANIFEST.json"
+#: Analyses are written after a run is sealed, and carry seals of their own.
+ANALYSIS_FOLDER = "analysis"
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,10 @@ class ManifestEntry:
 
 
 def describe_folder(folder: Path) -> dict[str, ManifestEntry]:
-    """The entry of every file under ``folder`` by its relative name, except the manifest's own."""
+    """The entry of every file under ``folder`` by its relative name, except the manifest's own and analyses."""
     files = {path.relative_to(folder).as_posix(): path for path in folder_files(folder)}
     files.pop(MANIFEST_FILE, None)
+    files = {name: path for name, path in files.items() if not name.startswith(f"{ANALYSIS_FOLDER}/")}
     return {name: ManifestEntry(path.stat().st_size, sha256_file(path)) for name, path in files.items()}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from emergence import __version__
 from emergence.errors import DataError
-from emergence.files import SEAL_KEY, plain, read_json, unseal
+from emergence.files import SEAL_KEY, plain, read_json, read_sealed, unseal
 from emergence.spec import ExperimentSpec
 
 SCHEMA_VERSION = 1
@@ -165,7 +165,9 @@ def load_result(path: Path) -> RunResult:
             raise DataError(
                 f"results of schema version {version}: read them with a later version of this program", path
             )
-        raw = unseal(raw, str(path), DataError)
+        # Within a run the bytes must be those written; who passes a result on may lay it out anew.
+        sealed = path.with_name("MANIFEST.json").exists()
+        raw = read_sealed(path, DataError) if sealed else unseal(raw, str(path), DataError)
         if "schema_version" not in raw:
             raise DataError("not a results file", path)
     return RunResult.from_dict(raw, str(path))

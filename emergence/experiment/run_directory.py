@@ -26,8 +26,8 @@ from emergence.experiment.manifest import (
 from emergence.files import (
     ErrorType,
     plain,
-    read_json,
     read_json_lines,
+    read_sealed,
     seal,
     sha256_text,
     to_json,
@@ -83,8 +83,8 @@ class RunDirectory:
         file = path / SPEC_FILE
         if not file.is_file():
             raise RunDirectoryError(f"{path} is not a run directory: it has no {SPEC_FILE}")
-        content = read_json(file)
-        spec, created = parse_spec_file(content, str(file))
+        content = read_sealed(file)
+        spec, created = parse_spec_file(seal(content), str(file))
         return cls(path, spec, created, content.get("experiment_id"))
 
     @property
@@ -156,7 +156,7 @@ class RunDirectory:
             RunDirectoryError: Naming what changed since the run began.
         """
         path = self.path / DATA_FILE
-        before = unseal(read_json(path), str(path)) if path.exists() else {"fingerprints": {}}
+        before = read_sealed(path) if path.exists() else {"fingerprints": {}}
         known = before["fingerprints"]
         changed = [
             f"{name} ({_short(known[name])} when it began, {_short(value)} now)"
@@ -174,7 +174,7 @@ class RunDirectory:
 
     def read_data(self) -> dict[str, Any]:
         """What :meth:`record_data` wrote."""
-        return unseal(read_json(self.path / DATA_FILE), str(self.path / DATA_FILE))
+        return read_sealed(self.path / DATA_FILE)
 
     def write_tokenizer(self, tokenizer_json: str) -> None:
         write_atomic(self.path / TOKENIZER_FILE, tokenizer_json)

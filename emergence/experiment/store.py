@@ -15,7 +15,7 @@ from pathlib import Path
 from emergence.errors import RunDirectoryError
 from emergence.experiment.run_directory import SPEC_FILE, RunDirectory
 from emergence.experiment.weights_path import resolve_weights
-from emergence.files import TEMPORARY_SUFFIX, read_json, seal, unseal, write_error, write_json_atomic
+from emergence.files import TEMPORARY_SUFFIX, read_sealed, seal, write_error, write_json_atomic
 from emergence.spec import ExperimentSpec
 
 __all__ = ["RunDirectory", "RunStore"]
@@ -164,7 +164,7 @@ def _trunk_id(run: RunDirectory) -> str | None:
     if run.spec.pretrains:
         return run.spec.pretrain_id
     try:
-        lineage = unseal(read_json(run.stats_path), str(run.stats_path)).get("lineage")
+        lineage = read_sealed(run.stats_path).get("lineage")
     except RunDirectoryError:
         return None
     return lineage.get("pretrain_id") if isinstance(lineage, dict) else None
