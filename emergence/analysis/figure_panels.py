@@ -196,7 +196,9 @@ def _draw_emergence(figure: Figure, rows: Sequence[Row]) -> None:
             ax.axhline(height, color="black", linewidth=0.6)
         ax.margins(x=0.1)
     axes[0].set_xscale("log")
-    axes[0].xaxis.set_major_formatter(with_unit)
+    sizes = sorted({row["non_embedding"] for row in rows})
+    axes[0].set_xticks(sizes, [with_unit(float(f"{size:.3g}"), 0) for size in sizes])
+    axes[0].minorticks_off()
     axes[1].invert_xaxis()
     finite = [v for key in ("score", "lo", "hi") for v in numbers(rows, key) if math.isfinite(v) and abs(v) < 3]
     axes[0].set_ylim(min([-0.1, *finite]) - 0.05, max([1.1, *finite]) + 0.05)

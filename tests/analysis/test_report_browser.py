@@ -51,7 +51,7 @@ class Browser:
     """
 
     def __init__(self, write: int, read: int) -> None:
-        self._write, self._read = write, os.fdopen(read, "rb")
+        self._write, self._read, self._parts = write, read, [b""]
         self._ids, self.events = itertools.count(1), list[dict[str, Any]]()
         self._session: str | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -78,11 +78,12 @@ class Browser:
             self._next()
 
     def _next(self) -> dict[str, Any]:
-        content = b""
-        while not content.endswith(b"\0"):
-            content += (byte := self._read.read(1))
-            assert byte, "the browser ended"
-        found: dict[str, Any] = json.loads(content[:-1])
+        while b"\0" not in self._parts[-1]:
+            self._parts.append(os.read(self._read, 1 << 20))
+            assert self._parts[-1], "the browser ended"
+        last, _, rest = self._parts[-1].partition(b"\0")
+        found: dict[str, Any] = json.loads(b"".join([*self._parts[:-1], last]))
+        self._parts = [rest]
         self.events.append(found)
         return found
 
@@ -106,8 +107,9 @@ def browser(folder: Path) -> Iterator[Browser]:
         try:
             yield Browser(to_write, from_read)
         finally:
-            os.close(to_write)
             process.kill()
+            os.close(to_write)
+            os.close(from_read)
 
 
 @pytest.fixture(scope="module")
