@@ -89,14 +89,16 @@ class _Reader:
             UsageError: Data that is missing, malformed, too small, or not what a trunk to be used was trained on.
         """
         from emergence.data.sources import load_qa, prepare_pretraining_data
+        from emergence.experiment.run_directory import DATA_FILE
         from emergence.experiment.store import RunStore
 
         text = _identity(spec, "pretrain_data", "pretrain_text", "nq_data", vocabulary=True)
         if text not in self.texts:
             self.texts[text] = prepare_pretraining_data(spec, self.cache).fingerprint
         if not spec.random_baseline and (run_id := self.trunks.get(spec.pretrain_id)):
-            trained_on = RunStore(self.runs_dir).open(run_id).read_data()["fingerprints"].get("text")
-            if trained_on not in (None, self.texts[text]):
+            run = RunStore(self.runs_dir).open(run_id)
+            known = run.read_data()["fingerprints"] if (run.path / DATA_FILE).exists() else {}
+            if known.get("text") not in (None, self.texts[text]):
                 raise UsageError(
                     f"the pretraining text is not what {run_id} was trained on: restore it, or use another --runs-dir"
                 )
