@@ -25,6 +25,7 @@ from emergence.model import SpanHead, Trunk, span_cross_entropy
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.evaluate import gold_spans, quick_scores
 from emergence.training.features import predict_finetuned, span_logits
+from emergence.training.health import NonFiniteLossError, all_finite
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def finetune(
 
     Raises:
         StopRequested: ``should_stop`` was true; the same call resumes.
-        EmergenceError: The loss is no longer finite, or there are no questions.
+        NonFiniteLossError: Naming step, batch and cause. EmergenceError: There are no questions.
     """
     if not len(train) or not len(validation):
         raise EmergenceError("finetuning needs training and validation questions: give more data, or longer sequences")
@@ -259,20 +260,23 @@ class _Loop:
 
     def _read_pending(self) -> list[tuple[float, int]]:
         losses = [(float(loss), n) for loss, n in self.pending]
-        if not all(math.isfinite(loss) for loss, _ in losses):
-            raise self._diverged()
+        for index, (loss, _) in enumerate(losses):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss ({loss})", self.step - len(losses) + index + 1)
         return losses
 
-    def _diverged(self) -> EmergenceError:
-        return EmergenceError(
-            f"finetuning diverged near step {self.step} (a loss or weight is not finite): lower finetune.lr, "
+    def _diverged(self, what: str, step: int | None = None) -> NonFiniteLossError:
+        step = self.step if step is None else step
+        epoch, batch = divmod(max(step - 1, 0), self.steps_per_epoch)
+        return NonFiniteLossError(
+            f"finetuning step {step} (epoch {epoch + 1}, batch {batch + 1}): {what} is not finite: lower finetune.lr, "
             f"now {self.config.lr:g}, for example --set finetune.lr={self.config.lr / 3:.1g}"
         )
 
     def _end_epoch(self) -> None:
         self._drain()
-        if not all(bool(p.isfinite().all()) for p in self.trunk.parameters()):
-            raise self._diverged()
+        if not all_finite(self.trunk, self.head):
+            raise self._diverged("a weight")
         state = self.state
         train_loss = state.loss_sum / state.questions
         logits = predict_finetuned(
@@ -307,6 +311,8 @@ class _Loop:
     def _save(self) -> None:
         if self.checkpointer is None:
             return
+        if not all_finite(self.trunk, self.head):
+            raise self._diverged("a weight")
         state = {
             "trunk": self.trunk.state_dict(),
             "head": self.head.state_dict(),

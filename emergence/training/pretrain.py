@@ -21,56 +21,25 @@ from torch import Tensor
 
 from emergence.config import PretrainConfig
 from emergence.data.stream import SequenceOrder, TokenStream
-from emergence.errors import EmergenceError
 from emergence.model import Trunk
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.distributed import Workers
 from emergence.training.execution import choose_forward, choose_micro_batch, step_loss
+from emergence.training.health import MOST_REWINDS, REWIND_FACTOR, NonFiniteLossError, OnNan, all_finite
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.optim import build_optimizers
 from emergence.training.precision import resolve_precision
+from emergence.training.pretrain_result import PretrainResult
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
 from emergence.training.schedule import learning_rate_factor, plan_pretraining
 
 logger = logging.getLogger(__name__)
 
 PHASE = "pretrain"
+_CURE = "lower pretrain.muon_lr and pretrain.adamw_lr, or use pretrain.precision=fp32"
 
 #: Called with a name (``pretrain_epoch_<n>``, ``pretrain_step_<n>``), the trunk and plain facts about it.
 SaveSnapshot = Callable[[str, Trunk, dict[str, Any]], None]
-
-
-class NonFiniteLossError(EmergenceError):
-    """The loss or its gradient became NaN or infinite; the weights of the step before are in the checkpoint."""
-
-
-@dataclass(frozen=True)
-class PretrainResult:
-    """What pretraining came to.
-
-    Attributes:
-        steps: Updates made. tokens_seen: Targets predicted in them.
-        epochs: In units of ``samples_per_epoch``. passes: In units of the text.
-        validation_loss: Of the weights the trunk is left with, in nats per token, as measured during training.
-        best_validation_loss: The least measured. best_step: Where.
-        stopped_early: Whether patience ran out.
-        seconds: Wall-clock time in training, over all resumptions. tokens_per_second: Tokens seen over it.
-        micro_batch_size: Sequences per forward pass. precision: ``fp32`` or ``bf16``. compiled: torch.compile ran.
-    """
-
-    steps: int
-    tokens_seen: int
-    epochs: float
-    passes: float
-    validation_loss: float
-    best_validation_loss: float
-    best_step: int
-    stopped_early: bool
-    seconds: float
-    tokens_per_second: float
-    micro_batch_size: int
-    precision: str
-    compiled: bool
 
 
 def pretrain(
@@ -87,6 +56,7 @@ def pretrain(
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
     workers: Workers | None = None,
+    on_nan: OnNan = "stop",
 ) -> PretrainResult:
     """Train ``trunk`` in place, going on from the newest checkpoint if there is one.
 
@@ -104,6 +74,8 @@ def pretrain(
         should_stop: Asked after every update.
         progress: Shown to a person.
         workers: This process among others; only the first records, saves and shows.
+        on_nan: ``rewind``: after a loss or gradient that is not finite, go on from the last checkpoint at half the
+            learning rate, which the history records.
 
     Raises:
         DataError: The text is shorter than one sequence.
@@ -123,8 +95,15 @@ def pretrain(
             if workers.sum([float(should_stop())], device)[0]:
                 run.save()
                 raise StopRequested(f"stopped at step {run.state.step} of pretraining; the same command resumes")
-            loss = run.update()
-            run.arrive()
+            try:
+                loss = run.update()
+                run.arrive()
+            except NonFiniteLossError as error:
+                if on_nan == "stop" or not run.rewind(error):
+                    if all_finite(trunk):
+                        run.save()
+                    raise
+                continue
             progress.update(tokens_per_step, loss=loss, validation=run.state.validation_loss)
     finally:
         progress.close()
@@ -146,6 +125,7 @@ class _State:
     stopped_early: bool = False
     seconds: float = 0.0
     micro_batch: int = 0
+    rewinds: int = 0
 
 
 class _Run:
@@ -212,6 +192,8 @@ class _Run:
         """Save a checkpoint of this step, unless there is one."""
         if not self.workers.is_first or self._saved_step == self.state.step:
             return
+        if not all_finite(self.trunk):
+            raise NonFiniteLossError(f"pretraining step {self.state.step}: a weight is not finite; {_CURE}")
         self._count_seconds()
         content = {
             "state": asdict(self.state),
@@ -263,12 +245,11 @@ class _Run:
         loss = self.workers.sum([local], self.device)[0]
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.optimizers.zero_grad()
-            self.save()
             raise NonFiniteLossError(
                 f"pretraining step {state.step + 1}: the loss is {loss} and its gradient's norm {norm} on sequences "
-                f"{batch.tolist()}: lower pretrain.muon_lr and pretrain.adamw_lr, or use pretrain.precision=fp32"
+                f"{batch.tolist()}: {_CURE}"
             )
-        self.optimizers.set_factor(learning_rate_factor(state.step, self.config, self.plan.total_steps))
+        self.optimizers.set_factor(self._rate(state.step))
         self.optimizers.step()
         self.optimizers.zero_grad()
         state.step += 1
@@ -277,6 +258,26 @@ class _Run:
         if state.step % self.config.log_every_steps == 0 or state.step == self.plan.total_steps:
             self._log_step(norm)
         return loss
+
+    def _rate(self, step: int) -> float:
+        """Share of the peak learning rates at ``step``: the schedule's, halved by every rewind."""
+        factor = learning_rate_factor(step, self.config, self.plan.total_steps)
+        return factor * REWIND_FACTOR**self.state.rewinds
+
+    def rewind(self, error: NonFiniteLossError) -> bool:
+        """Go back to the newest checkpoint with half the learning rate; False where that was tried often enough."""
+        step, rewinds = self.state.step, self.state.rewinds + 1
+        self.workers.wait()
+        found = self.checkpointer.load(PHASE) if rewinds <= MOST_REWINDS else None
+        self.workers.wait()
+        if found is None:
+            return False
+        self._restore(found.state)
+        self.state.rewinds, self._saved_step = rewinds, -1
+        self.recorder.log("pretrain_rewind", step=self.state.step, failed_step=step + 1, rewinds=rewinds)
+        logger.warning("%s; going on from step %d at %g of the rate", error, self.state.step, REWIND_FACTOR**rewinds)
+        self.save()
+        return True
 
     def _backward(self, batch: NDArray[np.int64]) -> Tensor:
         """Accumulate the gradients of this worker's part of the batch; returns that part of the mean loss."""
@@ -301,7 +302,7 @@ class _Run:
 
     def _log_step(self, grad_norm: float) -> None:
         state = self.state
-        factor = learning_rate_factor(state.step - 1, self.config, self.plan.total_steps)
+        factor = self._rate(state.step - 1)
         self.recorder.log(
             "pretrain_step",
             step=state.step,
@@ -378,4 +379,5 @@ class _Run:
             micro_batch_size=state.micro_batch,
             precision=self.precision,
             compiled=self.compiled,
+            rewinds=state.rewinds,
         )

@@ -1,0 +1,13 @@
+"""The suite's watch over unpickling sees what it watches for."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections import OrderedDict
+
+
+def test_an_unpickled_class_is_noticed(nothing_is_unpickled: list[str]) -> None:
+    pickle.load(io.BytesIO(pickle.dumps(OrderedDict(a=1))))
+    assert "OrderedDict" in nothing_is_unpickled[0]
+    nothing_is_unpickled.clear()
