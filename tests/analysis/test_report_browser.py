@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,16 @@ LOOK = """
   const name = e => e.tagName + ' ' + (e.innerText || e.src || '').slice(0, 60);
   return {wide, room, out: out.map(name), cut: cut.map(name), broken: broken.map(name), small: small.map(name)};
 })()
+"""
+
+
+#: Starts a program that reads commands from descriptor 3 and answers on 4, as Chromium does.
+ON_3_AND_4 = """
+import fcntl, os, sys
+pair = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for wanted, given in enumerate(pair, start=3):
+    os.dup2(given, wanted)
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
@@ -98,9 +109,9 @@ def browser(folder: Path) -> Iterator[Browser]:
         pytest.skip("no Chromium here")
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
-    flags = "--headless=new --no-sandbox --disable-gpu --hide-scrollbars --remote-debugging-pipe --no-first-run"
-    line = f'exec "$0" {flags} --user-data-dir="$1" 3<&{to_read} 4>&{from_write}'
-    command = ["/bin/sh", "-c", line, program, str(folder / "profile")]
+    flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run")
+    options = (*flags, "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}")
+    command = [sys.executable, "-c", ON_3_AND_4, str(to_read), str(from_write), program, *options]
     with subprocess.Popen(command, pass_fds=(to_read, from_write), stderr=subprocess.DEVNULL) as process:
         os.close(to_read)
         os.close(from_write)
