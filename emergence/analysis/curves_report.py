@@ -42,7 +42,7 @@ class Curves:
         """JSON, or a paragraph for each curve."""
         if as_json:
             return to_json(self.to_dict(), indent=2)
-        parts = [curve.text() for curve in (*self.snapshots, *self.sizes)]
+        parts = [curve.text() for curve in self.snapshots] + [curve.text() for curve in self.sizes]
         parts += [self.ablation.text()] if self.ablation.text() else []
         parts += [f"left out: {name}: {reason}" for name, reason in self.problems]
         if not self.snapshots:

@@ -136,7 +136,7 @@ def _pieces(words: Mapping[int, str], row: Prediction, *, is_whole: bool) -> tup
         return any(a <= i < b for a, b in golds), start <= i < end, i == row.get("predicate_index")
 
     texts = dict(zip(places, word_pieces([words.get(i, GAP) for i in places]), strict=True))
-    pieces = []
+    pieces: list[Piece] = []
     for kinds, group in groupby(places, key=marks):
         text = "".join(texts[i] for i in group)
         pieces.append(Piece(text.lstrip(" "), text.startswith(" ") and bool(pieces), *kinds))

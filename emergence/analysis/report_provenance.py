@@ -123,8 +123,9 @@ def provenance(folder: ResultsFolder) -> Iterator[Block]:
     items = used(folder)
     head = ("Run directory or file", "Cell", "Size", "Seed", "Layout", "Questions trained on", "Experiment", "Created")
     yield from table("Runs", head, [_identity(item) for item in items])
-    head = ("Run", "Tokenizer", "Pretraining text", "Questions", "Trunk (sha256)", "Trunk from", "Pretraining id")
-    yield from table(f"Data fingerprints and lineage (first {_SHORT} characters)", head, [_lineage(i) for i in items])
+    columns = ("Run", "Tokenizer", "Pretraining text", "Questions", "Trunk (sha256)", "Trunk from", "Pretraining id")
+    title = f"Data fingerprints and lineage (first {_SHORT} characters)"
+    yield from table(title, columns, [_lineage(item) for item in items])
     yield from _versions(items)
     shared: dict[str, list[str]] = {}
     for item in items:
