@@ -135,6 +135,8 @@ def judge(case: Case, scratch: Path) -> tuple[str, str]:
     words = [word.replace("{folder}", str(scratch)) for word in case.words]
     if words[0] == "run":
         words += ["--runs-dir", str(runs)]
+        runs.mkdir()
+        (runs / ".cache").symlink_to(os.environ["EMERGENCE_CACHE"])  # filled: making data is not what is timed
     out, err = io.StringIO(), io.StringIO()
     started, code, escaped = time.monotonic(), 0, ""
     cpu = time.process_time()
@@ -164,7 +166,7 @@ def judge(case: Case, scratch: Path) -> tuple[str, str]:
         return "more than one line", told
     if not errors:
         return "no error line", told
-    if written:
+    if any(written):
         return "wrote something", told
     return ("refused", told) if min(seconds, cpu) <= MOST_SECONDS else (f"took {seconds:.1f} s", told)
 
@@ -192,7 +194,7 @@ def stopped_before_training() -> Iterator[None]:
 
 def campaign(count: int, seed: int, scratch: Path) -> dict[str, object]:
     """Run ``count`` cases; every verdict beside ``refused`` and ``valid`` is listed with its output."""
-    os.environ["EMERGENCE_CACHE"] = str(scratch / "cache")
+    os.environ["EMERGENCE_CACHE"] = str(scratch / "finished" / "cache")
     finished = scratch / "finished" / "runs" / micro_run(scratch / "finished")
     verdicts: dict[str, int] = {}
     wrong = []

@@ -190,6 +190,15 @@ def fingerprint(splits: Mapping[str, Sequence[QAExample]]) -> str:
 def _find(root: Path) -> _Found:
     if not root.exists():
         raise DataError("no such file or folder: check --qa-data", root)
+    try:
+        return _recognise_all(root)
+    except OSError as error:  # a folder that may not be read, a file that went away
+        raise DataError(
+            f"cannot be read: {error.strerror or error}: point --qa-data to the data's folder", root
+        ) from None
+
+
+def _recognise_all(root: Path) -> _Found:
     found = _Found(root, [], [])
     for file in _files(root):
         if file.stat().st_size == 0 and (file == root or looks_like_data(file)):
