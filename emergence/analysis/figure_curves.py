@@ -62,8 +62,8 @@ def _caption(curves: Sequence[EmergenceCurve]) -> str:
         f"Probes on the frozen trunk of every snapshot, layer chosen on validation, against held-out loss (axis "
         f"reversed) and tokens seen. Bands: {level:.0%} intervals, sentences resampled ({first.n_questions:,} "
         f"questions of {first.n_sentences:,} sentences, {seeds}). Dashed: random trunks; dotted: best rule without a "
-        f"model. Shaded: 95% interval of the break, where the bootstrap test finds one. Verdict: "
-        f"{verdicts}."
+        f"model. Shaded: 95% interval of the break (of a logistic: the middle of the rise), where a test finds one. "
+        f"Verdict: {verdicts}."
     )
 
 
