@@ -222,7 +222,8 @@ def emergence_curves(
         group = groups.setdefault(result.run["series"], [])
         if result.run["seed"] not in {other.run["seed"] for other in group}:
             group.append(result)
-    labels = [f"{g[0].run['config_name']}, {g[0].run['pretrain_data']}" for g in groups.values()]
+    first = [group[0].run for group in groups.values()]
+    labels = [f"{run['config_name']}, {run.get('text', run['pretrain_data'])}" for run in first]
     return [
         _curve(label if labels.count(label) == 1 else f"{label} ({group[0].run['run_id']})", group, family, n_boot,
                n_draws, seed)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from emergence.analysis.comparable import pretrain_label
 from emergence.analysis.snapshot_inputs import SnapshotOptions, Task, Work, prepare, tasks_of, timeline_of
 from emergence.analysis.snapshot_results import (
     RESULT_FOLDER,
@@ -203,6 +204,7 @@ def _run_facts(work: Work) -> dict[str, Any]:
         "run_id": run.run_id,
         "config_name": run.spec.config.name,
         "pretrain_data": run.spec.pretrain_data,
+        "text": pretrain_label(run.spec),
         "seed": run.spec.seed,
         "pretrain_id": run.spec.pretrain_id,
         "series": series,
