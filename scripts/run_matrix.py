@@ -1,6 +1,6 @@
 """The experiment guide's whole matrix, or part of it; the same as ``emergence sweep``.
 
-    python scripts/run_matrix.py [MATRIX] [--only 'T-*,S-*'] [--seeds 3] --on local|modal
+python scripts/run_matrix.py [MATRIX] [--only 'T-*,S-*'] [--seeds 3] --on local|modal
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def test_result_files(full: RunDirectory, analysed: TemporalCKA, tmp_path: Path)
     with pytest.raises(RunDirectoryError, match="missing or damaged"):
         read_result(folder)
     (folder / "temporal_cka.json").write_text(json.dumps({**content, "schema_version": 0}))
-    with pytest.raises(RunDirectoryError, match="not a temporal CKA of this version"):
+    with pytest.raises(RunDirectoryError, match="damaged, or not written by this program"):
         read_result(folder)
 
 
