@@ -41,7 +41,7 @@ GLOSSARY: dict[str, tuple[str, str]] = {
     ),
     "no-model-floor": (
         "No-model floor",
-        "the best F1 of rules that use no model: the whole sentence, words beside the predicate, a wh-word's usual place.",
+        "the best F1 of rules that use no model: the whole sentence, words by the predicate, a wh-word's usual place.",
     ),
     "temporal-cka": (
         "Temporal CKA",
