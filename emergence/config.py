@@ -81,6 +81,9 @@ class PretrainConfig:
     step_snapshots: int = _setting("log-spaced weight snapshots within pretraining (0: none)", 10, low=0, high=200)
     log_every_steps: int = _setting("steps between history lines", 10, low=1)
     checkpoint_every_steps: int = _setting("steps between resumable checkpoints", 200, low=1)
+    on_nan: Literal["stop", "rewind"] = _setting(
+        "at a loss or gradient that is not finite: stop, or go on from the last checkpoint at half the rate", "stop"
+    )
     loss_chunk_rows: int = _setting("rows of the vocabulary head computed at a time", 512, low=16)
     precision: Literal["auto", "fp32", "bf16"] = _setting(
         "auto: bf16 autocast where the hardware has bf16 matrix units", "auto"

@@ -231,7 +231,7 @@ def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config dictionary without what cannot change a result (names, logging and checkpoint cadence, hardware)."""
     out = {key: value for key, value in config.items() if key not in ("name", "run_prefix", "compute")}
     for section in ("pretrain", "finetune"):
-        cosmetic = ("log_every_steps", "checkpoint_every_steps")
+        cosmetic = ("log_every_steps", "checkpoint_every_steps", "on_nan")
         out[section] = {key: value for key, value in config[section].items() if key not in cosmetic}
     return out
 

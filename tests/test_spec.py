@@ -117,3 +117,9 @@ def test_a_damaged_stored_spec_is_refused(change: dict[str, Any]) -> None:
     raw = {**spec().to_dict(), **change}
     with pytest.raises(ConfigError, match=r"spec\.json"):
         ExperimentSpec.from_dict(raw, "spec.json")
+
+
+def test_what_to_do_at_a_nan_is_no_other_experiment() -> None:
+    careful = spec(set_values=("pretrain.on_nan=rewind",))
+    assert careful.config.pretrain.on_nan == "rewind"
+    assert (careful.experiment_id, careful.pretrain_id) == (spec().experiment_id, spec().pretrain_id)

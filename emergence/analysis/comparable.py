@@ -27,7 +27,7 @@ MODES = {FULL: "full", FROZEN: "frozen", RANDOM_FULL: "random", RANDOM_FROZEN: "
 #: Settings that cannot change a score.
 _COSMETIC = (
     *("checkpoint_every_steps", "log_every_steps", "cache_gigabytes", "families", "max_answer_words"),
-    *("validity", "mdl_epochs"),
+    *("validity", "mdl_epochs", "on_nan"),
 )
 
 

@@ -145,6 +145,7 @@ def _pretrain(session: Session) -> None:
         should_stop=session.should_stop,
         progress=session.progress,
         workers=session.workers,
+        on_nan=spec.config.pretrain.on_nan,
     )
     if not session.workers.is_first:
         return
