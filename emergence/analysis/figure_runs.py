@@ -5,8 +5,9 @@ Grouping is ``comparable.group_results`` alone, so a figure never puts side by s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emergence.analysis.comparable import ComparableSet, Grouping, group_results, pretrain_label
@@ -60,10 +61,14 @@ class ResultsFolder:
         return self.collection.root
 
     @property
+    def main(self) -> tuple[SetScores, ...]:
+        """Of the sets that differ in the number of training questions alone, the one with the most: all, if any."""
+        return tuple(s for s in self.scored if not any(_is_more(other, s) for other in self.scored))
+
+    @property
     def settings(self) -> tuple[SetScores, ...]:
-        """Sets trained on all questions, with test scores."""
-        sets = (s for s in self.scored if not s.comparable.is_documented_format)
-        return tuple(s for s in sets if s.comparable.base.samples is None)
+        """The main sets with test scores."""
+        return tuple(s for s in self.main if not s.comparable.is_documented_format)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -72,6 +77,15 @@ class ResultsFolder:
 
     def scores_of(self, comparable: ComparableSet) -> SetScores:
         return next(found for found in self.scored if found.comparable is comparable)
+
+
+def _is_more(other: SetScores, than: SetScores) -> bool:
+    """Whether a set is ``than`` with more training questions, and with a pretrained trunk if it had one."""
+    a, b = other.comparable, than.comparable
+    if replace(a.base, samples=None) != replace(b.base, samples=None) or b.trunk not in (None, a.trunk):
+        return False
+    counts = [math.inf if base.samples is None else base.samples for base in (a.base, b.base)]
+    return counts[0] > counts[1]
 
 
 def read_folder(root: Path, *, n_boot: int = N_BOOT) -> ResultsFolder:

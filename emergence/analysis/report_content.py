@@ -52,7 +52,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
     Args:
         folder: From ``figure_runs.read_folder``. results: Its table. charts: Its figures.
     """
-    scored = [found for found in folder.scored if found.comparable.base.samples is None]
+    scored = list(folder.main)
     verdicts = [(found, verdict_of(found.comparable, found)) for found in scored]
     pictures: dict[str, list[Block]] = {}
     for chart in charts.charts:

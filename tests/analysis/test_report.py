@@ -241,3 +241,14 @@ def test_refusals(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(report_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs jinja2: pip install 'emergence\[report\]'"):
         write_report(world)
+
+
+def test_few_shot_runs_alone_have_a_verdict_and_beside_all_questions_none(tmp_path: Path) -> None:
+    for condition in F1:
+        fake_run(tmp_path, "debug", condition, finetune_samples=40)
+    (few,) = read_folder(tmp_path, n_boot=BOOT).main
+    assert few.comparable.base.samples == 40
+    for condition in F1:
+        fake_run(tmp_path, "debug", condition)
+    (all_questions,) = read_folder(tmp_path, n_boot=BOOT).main
+    assert all_questions.comparable.base.samples is None
