@@ -49,8 +49,11 @@ def run(bench: Bench) -> RowResult:
 
 def _settings(bench: Bench) -> ExperimentConfig:
     config = bench.spec.config
-    model = dataclasses.replace(config.model, n_layers=1, hidden_size=16, n_heads=2) if bench.toy else config.model
-    return dataclasses.replace(config, model=model, pretrain=dataclasses.replace(config.pretrain, compile="off"))
+    model, pretrain = config.model, dataclasses.replace(config.pretrain, compile="off")
+    if bench.toy:  # short sequences, so that a little text makes enough updates
+        model = dataclasses.replace(model, n_layers=1, hidden_size=16, n_heads=2, sequence_length=16)
+        pretrain = dataclasses.replace(pretrain, batch_size=1)
+    return dataclasses.replace(config, model=model, pretrain=pretrain)
 
 
 def _measured(spec: ExperimentSpec, runs: Path, cache: Path) -> float:

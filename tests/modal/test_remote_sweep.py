@@ -127,7 +127,8 @@ def test_cancel_ends_all_calls_and_resume_goes_on(
     code, text = finish(first, standin)
     assert code == 0 and "no cell is done" in text, text
     wait_for(lambda: all(call.done.is_set() for call in standin.server.calls.values()), standin)
-    assert not any(run.is_finished for run in RunStore(standin.volume("llm-models")).runs())
+    runs = RunStore(standin.volume("llm-models")).runs()  # the pretraining may have ended before it could be cancelled
+    assert {run.spec.condition for run in runs if run.is_finished} <= {"pretrain-only"}
     code, text = finish(laptop("resume"), standin)
     assert code == 0 and "3 left" not in text.splitlines()[-1], text
     finished = [run for run in RunStore(standin.volume("llm-models")).runs() if run.is_finished]
