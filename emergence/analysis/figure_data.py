@@ -135,11 +135,13 @@ def _pretraining(folder: ResultsFolder, out: Charts) -> None:
 
 def _finetuning(folder: ResultsFolder, out: Charts) -> None:
     rows: list[Row] = []
-    main = {found.comparable.base.samples for found in folder.main} or {None}
+    main = {found.comparable.label for found in folder.main}
     for found, history in _histories(folder, out):
         spec = found.run.spec
+        if not found.is_drawn or (spec.finetune_samples is not None and found.label not in main):
+            continue
         for line in history:
-            if line["kind"] != "finetune_epoch" or spec.finetune_samples not in main or not found.is_drawn:
+            if line["kind"] != "finetune_epoch":
                 continue
             values = {key: line[key] for key in ("epoch", "train_loss", "validation_loss", "validation_f1")}
             rows.append({"setting": found.label, "cell": found.cell, "run": found.name, "seed": spec.seed, **values})
