@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path, PurePath
 
+from emergence.data.file_search import files_at
 from emergence.data.formats.bank import examples_from_bank_rows
 from emergence.data.formats.qasrl1 import examples_from_qasrl1_rows
 from emergence.data.formats.raw import examples_from_raw
@@ -43,6 +44,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+#: Each is opened to see what it is; a folder of more files is not one of questions.
+MOST_FILES = 5_000
 
 
 def load_qa_path(path: str | Path, *, seed: int = 0, families: Sequence[str] | None = None) -> QADataset:
@@ -188,8 +192,6 @@ def fingerprint(splits: Mapping[str, Sequence[QAExample]]) -> str:
 
 
 def _find(root: Path) -> _Found:
-    if not root.exists():
-        raise DataError("no such file or folder: check --qa-data", root)
     try:
         return _recognise_all(root)
     except OSError as error:  # a folder that may not be read, a file that went away
@@ -200,9 +202,12 @@ def _find(root: Path) -> _Found:
 
 def _recognise_all(root: Path) -> _Found:
     found = _Found(root, [], [])
-    for file in _files(root):
-        if file.stat().st_size == 0 and (file == root or looks_like_data(file)):
-            raise DataError("the file is empty", file)
+    for file in files_at(root, "--qa-data", MOST_FILES):
+        if file.stat().st_size == 0:  # nothing in it, or a file of the system's that is no file at all
+            if file == root or looks_like_data(file):
+                raise DataError("the file is empty", file)
+            found.ignored.append(file)
+            continue
         entry = recognise(file)
         if entry is not None:
             found.recognised.append((entry, file))
@@ -211,13 +216,3 @@ def _recognise_all(root: Path) -> _Found:
     if not found.recognised:
         raise DataError(f"holds no question-answering data; recognised are: {recognised_formats()}", root)
     return found
-
-
-def _files(root: Path) -> Iterator[Path]:
-    if root.is_file():
-        yield root
-        return
-    for file in sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-        if file.is_file() and not hidden:
-            yield file

@@ -107,7 +107,9 @@ def _taken(part: SplitPart, homes: Mapping[str, str], split: str, donor: str) ->
             for reason, number in reasons.items():
                 for _ in range(number):
                     own.skip_in(document, reason)
-    own.answers_dropped = {document: n for document, n in counts.answers_dropped.items() if homes[document] == split}
+    own.answers_dropped = {
+        document: n for document, n in counts.answers_dropped.items() if homes.get(document, donor) == split
+    }
     own.check()
     return kept, own
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from emergence.data.file_search import files_at
 from emergence.data.records import SPLITS, TextDoc
 from emergence.data.splits import split_of_path
 from emergence.data.text_files import TextFile, cut_documents, natural_text, open_text_file
@@ -202,11 +203,10 @@ def load_text_path(path: str | Path, seed: int) -> LocalText:
         DataError: Nothing there, nothing readable, an empty file, or no training text.
     """
     root = Path(path)
-    if root.is_file():
+    files = files_at(root, "--pretrain-text")
+    if files == [root]:
         return LocalText(root, {"train": [open_text_file(root, root.name)]}, [], seed)
-    if not root.is_dir():
-        raise DataError("no such file or folder: check --pretrain-text", root)
-    found, ignored = _text_files(root)
+    found, ignored = _text_files(root, files)
     by_split: dict[str, list[TextFile]] = {}
     for split, name in found:
         by_split.setdefault(split, []).append(open_text_file(root / name, name))
@@ -220,16 +220,12 @@ def load_text_path(path: str | Path, seed: int) -> LocalText:
     return LocalText(root, {split: by_split[split] for split in SPLITS if split in by_split}, ignored, seed)
 
 
-def _text_files(root: Path) -> tuple[list[tuple[str, str]], list[str]]:
+def _text_files(root: Path, files: Iterable[Path]) -> tuple[list[tuple[str, str]], list[str]]:
     """``(split, name)`` of the files to read, and the names of those left aside.
 
     Where no name tells a split, all files are training text.
     """
-    names = sorted(
-        file.relative_to(root).as_posix()
-        for file in root.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
-    )
+    names = sorted(file.relative_to(root).as_posix() for file in files)
     readable = [name for name in names if _is_text_name(name)]
     named = [(split, name) for name in readable if (split := split_of_path(PurePath(name)))]
     found = named or [("train", name) for name in readable]

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from emergence.data.formats.parquet import MAGIC
+from emergence.data.formats.parquet import MAGIC, open_parquet, parquet_rows
 from emergence.data.formats.textfile import head, open_bytes
 from emergence.data.wikitext import detokenise, is_title, looks_tokenised, plain_heading
 from emergence.errors import DataError
@@ -86,7 +85,7 @@ def cut_documents(file: TextFile, piece_chars: int) -> Iterator[tuple[bool, list
             lines.append(line)
             size += len(line) + 1
         if size > limit:
-            *done, lines = _pieces(lines, piece_chars, 0)
+            *done, lines = _pieces(lines, piece_chars, 0) or [[]]  # nothing but blank lines leaves none
             for piece in done:
                 yield first, piece
                 first = False
@@ -193,42 +192,15 @@ def _last_character(data: bytes) -> int:
 
 
 def _parquet_rows(path: Path) -> Iterator[str]:
-    number = 0
-    parquet = open_parquet(path, ("text",))
-    try:
-        for batch in parquet.iter_batches(batch_size=1024, columns=["text"]):
-            for text in batch.column(0).to_pylist():
-                number += 1
-                if not isinstance(text, str):
-                    raise DataError(f"row {number}: the column text holds {type(text).__name__}, not a string", path)
-                if "\0" in text:
-                    raise DataError(f"row {number}: holds a NUL character: the file is damaged", path)
-                yield text
-    except (OSError, ValueError) as error:
-        raise DataError(f"damaged parquet data ({error}): fetch the file again", path) from error
+    for number, row in enumerate(parquet_rows(open_parquet(path, ("text",)), path, ("text",)), start=1):
+        text = row["text"]
+        if not isinstance(text, str):
+            raise DataError(f"row {number}: the column text holds {type(text).__name__}, not a string", path)
+        if "\0" in text:
+            raise DataError(f"row {number}: holds a NUL character: the file is damaged", path)
+        yield text
 
 
 def _parquet_bytes(path: Path) -> int:
     metadata = open_parquet(path, ("text",)).metadata
     return max(1, sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)))
-
-
-def open_parquet(path: Path, needed: Iterable[str]) -> Any:
-    """A ``pyarrow.parquet.ParquetFile`` with the columns ``needed``.
-
-    Raises:
-        DataError: The file is damaged or lacks a column.
-    """
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise DataError("reading parquet needs pyarrow: install the local extra of this project", path) from error
-    try:
-        parquet = pq.ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise DataError(f"damaged parquet data ({error}): fetch the file again", path) from error
-    columns = parquet.schema_arrow.names
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise DataError(f"has no column {' or '.join(missing)} (its columns: {', '.join(columns)})", path)
-    return parquet

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 _TITLE = re.compile(r" ?= (?!=)(.*[^\s=]) = ?")
-_HEADING = re.compile(r" ?(=(?: =)*) (\S.*?) \1 ?")
+_HEADING = re.compile(r" ?(=(?: =){0,9}) (\S.*?) \1 ?")
 _QUOTED = re.compile(r'" ?([^"]*?) ?"')
 _CLITIC = re.compile(r" '(s|t|m|d|ve|re|ll)\b")
 _PLURAL_POSSESSIVE = re.compile(r"s ' ")

@@ -8,7 +8,6 @@ Also the rows of the Bank's hub copy.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from emergence.data.align import normalise, split_tokens
 from emergence.data.formats.raw import INVALID, DocumentCounts, RawAnswer, RawQuestion, examples_from_raw
 from emergence.data.formats.slots import clean_slots, finish_question, is_passive, question_text
-from emergence.data.formats.textfile import text_lines
+from emergence.data.formats.textfile import json_value, text_lines, whole, words
 from emergence.data.records import SLOT_NAMES, QAExample
 from emergence.errors import DataError
 
@@ -35,27 +34,26 @@ def read_bank(path: Path) -> Iterator[RawQuestion]:
         if not line.strip():
             continue
         try:
-            yield from _sentence(json.loads(line))
-        except json.JSONDecodeError as exc:
-            raise DataError(f"is not JSON ({exc.msg} at column {exc.colno})", path, number) from exc
+            questions = _sentence(json_value(line, path, number))
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             detail = f"no field {exc}" if isinstance(exc, KeyError) else str(exc)
             raise DataError(f"is no sentence of the QA-SRL Bank 2.0: {detail}", path, number) from exc
+        yield from questions
 
 
 def _sentence(row: Mapping[str, Any]) -> list[RawQuestion]:
-    words = row["sentenceTokens"]
-    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+    given = row["sentenceTokens"]
+    if not isinstance(given, list) or not given or not all(isinstance(word, str) for word in given):
         raise ValueError("sentenceTokens is no list of words")
-    tokens = tuple(words)
+    tokens, identity = tuple(given), words(row["sentenceId"], "sentenceId")
     questions = []
     for key, verb in row["verbEntries"].items():
-        index = int(verb.get("verbIndex", key))
+        index = whole(verb.get("verbIndex", key), "verbIndex")
         if not 0 <= index < len(tokens):
             raise ValueError(f"verb index {index} is outside the sentence of {len(tokens)} tokens")
         forms = verb.get("verbInflectedForms") or {}
         for label in verb["questionLabels"].values():
-            questions.append(_question(str(row["sentenceId"]), tokens, index, forms, label))
+            questions.append(_question(identity, tokens, index, forms, label))
     return questions
 
 
@@ -64,9 +62,11 @@ def _question(
 ) -> RawQuestion:
     judgements = label["answerJudgments"]
     answers = _answers(judgements)
-    slots = clean_slots([str(label["questionSlots"][name]) for name in SLOT_NAMES])
+    slots = clean_slots([words(label["questionSlots"][name], name) for name in SLOT_NAMES])
     slots = (*slots[:3], inflect(slots[3], forms), *slots[4:])
     passive = label.get("isPassive")
+    if not isinstance(passive, bool | None):
+        raise ValueError(f"isPassive is {passive!r}, not true or false")
     return RawQuestion(
         source=_source(label.get("questionSources") or ()),
         sentence_id=sentence_id,
@@ -75,8 +75,8 @@ def _question(
         answers=answers,
         predicate_index=index,
         slots=slots,
-        is_passive=is_passive(slots) if passive is None else bool(passive),
-        problem=INVALID if judgements and not any(judgement["isValid"] for judgement in judgements) else None,
+        is_passive=is_passive(slots) if passive is None else passive,
+        problem=INVALID if judgements and not any(map(_is_valid, judgements)) else None,
     )
 
 
@@ -84,11 +84,20 @@ def _answers(judgements: Iterable[Mapping[str, Any]]) -> tuple[RawAnswer, ...]:
     """Distinct spans of the valid judgements in their order; votes count annotators, not judgements."""
     voters: dict[tuple[int, int], set[str]] = {}
     for number, judgement in enumerate(judgements):
-        if not judgement["isValid"]:
+        if not _is_valid(judgement):
             continue
         for start, end in judgement.get("spans") or ():
-            voters.setdefault((int(start), int(end)), set()).add(str(judgement.get("sourceId", number)))
+            voters.setdefault((whole(start, "a span"), whole(end, "a span")), set()).add(
+                str(judgement.get("sourceId", number))
+            )
     return tuple(RawAnswer(span=span, given=True, votes=len(names)) for span, names in voters.items())
+
+
+def _is_valid(judgement: Mapping[str, Any]) -> bool:
+    valid = judgement["isValid"]
+    if not isinstance(valid, bool):
+        raise ValueError(f"isValid is {valid!r}, not true or false")
+    return valid
 
 
 def _source(writers: Iterable[str]) -> str:
@@ -115,11 +124,11 @@ def raw_from_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[RawQuestion]:
     """
     for number, row in enumerate(rows, start=1):
         try:
-            tokens, index = split_tokens(row["sentence"]), int(row["predicate_idx"])
+            tokens, index = split_tokens(row["sentence"]), whole(row["predicate_idx"], "predicate_idx")
             cells = row["question"]
-            slots = None if isinstance(cells, str) else clean_slots([str(cell) for cell in cells][:7])
+            slots = None if isinstance(cells, str) else clean_slots([words(cell, "a slot") for cell in cells][:7])
             answers = _row_answers(row, tokens)
-            sentence_id = str(row["sent_id"])
+            sentence_id = words(row["sent_id"], "sent_id")
         except (KeyError, TypeError, ValueError) as exc:
             raise DataError(f"row {number} is no QA-SRL Bank row: {type(exc).__name__} {exc}") from exc
         if slots is not None and len(slots) != 7:
@@ -137,9 +146,9 @@ def raw_from_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[RawQuestion]:
 
 
 def _row_answers(row: Mapping[str, Any], tokens: tuple[str, ...]) -> tuple[RawAnswer, ...]:
-    texts = [str(text) for text in row["answers"]]
+    texts = [words(text, "an answer") for text in row["answers"]]
     ranges = row.get("answer_ranges")
-    ranges = [] if ranges is None else [(int(start), int(end)) for start, end in ranges]
+    ranges = [] if ranges is None else [(whole(start, "a range"), whole(end, "a range")) for start, end in ranges]
     if len(ranges) != len(texts):
         return tuple(RawAnswer(text=text) for text in texts if text.strip())
     return tuple(

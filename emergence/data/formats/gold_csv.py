@@ -22,7 +22,8 @@ SOURCE = "qasrl-gs"
 _JOIN = "~!~"
 _COLUMNS = ("qasrl_id", "verb_idx", "question", "answer_range", "answer")
 _SLOT_COLUMNS = ("wh", "aux", "subj", "verb_prefix", "obj", "prep", "obj2")
-_RANGE = re.compile(r"(\d+):(\d+)")
+_RANGE = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
+_INDEX = re.compile(r"[0-9]{1,9}")
 
 
 def is_gold_header(line: str) -> bool:
@@ -49,7 +50,7 @@ def read_gold_csv(path: Path) -> Iterator[RawQuestion]:
         tokens = sentences.get(row["qasrl_id"])
         if tokens is None:
             raise DataError(f"sentence {row['qasrl_id']} is in none of the sentences CSV files beside it", path, number)
-        if not row["verb_idx"].isdecimal() or int(row["verb_idx"]) >= len(tokens):
+        if not _INDEX.fullmatch(row["verb_idx"]) or int(row["verb_idx"]) >= len(tokens):
             raise DataError(f"verb_idx {row['verb_idx']!r} is no index into {len(tokens)} tokens", path, number)
         passive = row.get("is_passive", "").strip().lower()
         yield RawQuestion(
@@ -99,10 +100,10 @@ def _slots(row: dict[str, str]) -> tuple[str, ...] | None:
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(line + "\n" for _, line in text_lines(path))
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(f"lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}", path, 1)
     try:
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise DataError(f"lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}", path, 1)
         for row in reader:
             if None in row or None in row.values():
                 raise DataError(
@@ -110,7 +111,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
                 )
             yield reader.line_num, row
     except csv.Error as exc:
-        raise DataError(f"is no CSV ({exc})", path, reader.line_num) from exc
+        raise DataError(f"is no CSV ({exc})", path, max(1, reader.line_num)) from exc
 
 
 def _sentences_beside(path: Path) -> dict[str, tuple[str, ...]]:

@@ -1,13 +1,14 @@
-"""Parquet files in the shape of the hub's copies of QA-SRL 1.0, QA-SRL Bank 2.0 and SQuAD."""
+"""Parquet files: opening them, and those in the shape of the hub's QA-SRL 1.0, QA-SRL Bank 2.0 and SQuAD."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from emergence.data.formats import bank, qasrl1, squad
 from emergence.data.formats.raw import RawQuestion
+from emergence.data.formats.textfile import refuse_odd_characters
 from emergence.errors import DataError
 
 MAGIC = b"PAR1"
@@ -17,7 +18,7 @@ _SQUAD_COLUMNS = {"id", "context", "question", "answers"}
 
 def parquet_shape(path: Path) -> str | None:
     """``qasrl1``, ``bank`` or ``squad`` by the columns; None for any other table."""
-    columns = set(_open(path).schema_arrow.names)
+    columns = set(open_parquet(path).schema_arrow.names)
     if columns >= _QASRL_COLUMNS:
         return "bank" if "answer_ranges" in columns else "qasrl1"
     return "squad" if columns >= _SQUAD_COLUMNS else None
@@ -34,27 +35,62 @@ def read_parquet(path: Path) -> Iterator[RawQuestion]:
     if shape is None:
         raise DataError("has not the columns of any question-answering data set", path)
     try:
-        yield from readers[shape](_rows(path))
+        yield from readers[shape](_checked_rows(path))
     except DataError as exc:
         if exc.path is not None:
             raise
         raise DataError(str(exc), path) from exc
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        for batch in _open(path).iter_batches():
-            yield from batch.to_pylist()
-    except (OSError, ValueError) as exc:
-        raise DataError(f"damaged parquet data ({exc}): fetch the file again", path) from exc
+def _checked_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(parquet_rows(open_parquet(path), path), start=1):
+        refuse_odd_characters(row, path, number)
+        yield row
 
 
-def _open(path: Path) -> Any:
+def open_parquet(path: Path, needed: Iterable[str] = ()) -> Any:
+    """A ``pyarrow.parquet.ParquetFile`` with the columns ``needed``.
+
+    Raises:
+        DataError: The file is damaged or lacks a column.
+    """
     try:
         import pyarrow.parquet as pq
     except ImportError as exc:
         raise DataError("reading parquet needs pyarrow: install the local extra of this project", path) from exc
     try:
-        return pq.ParquetFile(path)
-    except (OSError, ValueError) as exc:  # pyarrow's ArrowInvalid is a ValueError
-        raise DataError(f"damaged parquet data ({exc}): fetch the file again", path) from exc
+        parquet = pq.ParquetFile(path)
+        columns = parquet.schema_arrow.names
+    except Exception as exc:  # a dozen classes, of pyarrow and of Python
+        raise _damaged(path, exc) from exc
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise DataError(f"has no column {' or '.join(missing)} (its columns: {', '.join(columns)})", path)
+    return parquet
+
+
+def parquet_rows(parquet: Any, path: Path, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of an open file, a batch in memory at a time.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    names = None if columns is None else list(columns)
+    try:
+        batches = parquet.iter_batches(batch_size=1024, columns=names)
+    except Exception as exc:
+        raise _damaged(path, exc) from exc
+    while True:
+        try:
+            batch = next(batches, None)
+            rows = None if batch is None else batch.to_pylist()
+        except Exception as exc:
+            raise _damaged(path, exc) from exc
+        if rows is None:
+            return
+        yield from rows
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return DataError(f"damaged parquet data ({reason}): fetch the file again", path)

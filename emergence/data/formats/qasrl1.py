@@ -18,13 +18,13 @@ from typing import Any
 from emergence.data.align import split_tokens
 from emergence.data.formats.raw import DocumentCounts, RawAnswer, RawQuestion, examples_from_raw
 from emergence.data.formats.slots import clean_slots, is_passive, question_text
-from emergence.data.formats.textfile import text_lines
+from emergence.data.formats.textfile import text_lines, whole, words
 from emergence.data.records import QAExample
 from emergence.errors import DataError
 
 SOURCE = "qasrl"
-_HEADER = re.compile(r"([^\t]*[^\t\s])\t(\d+)\s*")
-_PREDICATE = re.compile(r"(\d+)\t([^\t]+)\t(\d+)\s*")
+_HEADER = re.compile(r"([^\t]*[^\t\s])\t([0-9]{1,9})\s*")
+_PREDICATE = re.compile(r"([0-9]{1,9})\t([^\t]+)\t([0-9]{1,9})\s*")
 _ANSWER_SEPARATOR = "###"
 
 _Lines = Iterator[tuple[int, str]]
@@ -116,15 +116,17 @@ def raw_from_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[RawQuestion]:
     """
     for number, row in enumerate(rows, start=1):
         try:
-            cells = [str(cell) for cell in row["question"]]
-            tokens, index = split_tokens(row["sentence"]), int(row["predicate_idx"])
-            sentence_id, answers = str(row["sent_id"]), [str(answer) for answer in row["answers"]]
+            cells = [words(cell, "a slot") for cell in row["question"]]
+            tokens, index = split_tokens(row["sentence"]), whole(row["predicate_idx"], "predicate_idx")
+            sentence_id = words(row["sent_id"], "sent_id")
+            answers = [words(answer, "an answer") for answer in row["answers"]]
+            predicate = None if row.get("predicate") is None else words(row["predicate"], "predicate")
         except (KeyError, TypeError, ValueError) as exc:
             raise DataError(f"row {number} is no QA-SRL 1.0 row: {type(exc).__name__} {exc}") from exc
         if len(cells) not in (7, 8) or (len(cells) == 8 and cells[7].strip() != "?"):
             raise DataError(f"row {number}: a question has seven slots and '?'; here are {cells}")
         split_answers = [part for answer in answers for part in answer.split(_ANSWER_SEPARATOR)]
-        yield _raw(sentence_id, tokens, index, row.get("predicate"), cells[:7], split_answers)
+        yield _raw(sentence_id, tokens, index, predicate, cells[:7], split_answers)
 
 
 def examples_from_qasrl1_rows(rows: Iterable[Mapping[str, Any]], split: str) -> tuple[list[QAExample], DocumentCounts]:

@@ -16,6 +16,9 @@ DUPLICATE = "duplicate_question"
 INVALID = "invalid_by_annotators"
 NO_ANSWER = "no_answer"
 NO_QUESTION = "no_question"
+TOO_LONG = "too_long"
+#: More words than any trunk takes tokens (``model.sequence_length``), and as many characters as make no sentence.
+MOST_WORDS, MOST_CHARACTERS = 32_768, 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,8 @@ def _problem(raw: RawQuestion) -> str | None:
             return BAD_PREDICATE
     if not raw.question:
         return NO_QUESTION
+    if len(raw.tokens) > MOST_WORDS or len(raw.question) + sum(map(len, raw.tokens)) > MOST_CHARACTERS:
+        return TOO_LONG
     return None if raw.answers else NO_ANSWER
 
 

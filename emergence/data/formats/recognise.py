@@ -13,6 +13,7 @@ from emergence.data.formats.qasrl1 import read_qasrl1, starts_like_qasrl1
 from emergence.data.formats.raw import RawQuestion
 from emergence.data.formats.squad import read_squad
 from emergence.data.formats.textfile import head
+from emergence.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ def recognise(path: Path) -> QAFormat | None:
     if start.startswith(MAGIC):
         shape = parquet_shape(path)
         return None if shape is None else _BY_NAME[_PARQUET[shape]]
+    if looks_like_data(path) and (b"\0" in start or start.startswith((b"\xff\xfe", b"\xfe\xff"))):
+        raise DataError("is not UTF-8 text (UTF-16, or damaged): convert it to UTF-8, or fetch it again", path, 1)
     text = start.decode("utf-8", "replace").lstrip()
     first_line = text.partition("\n")[0].rstrip("\r")
     if text.startswith("{"):

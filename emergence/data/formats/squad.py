@@ -8,7 +8,6 @@ stays as in the source, without the spaces that its tokens would be joined with.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,12 +17,16 @@ from typing import Any
 
 from emergence.data.formats.raw import DocumentCounts, RawAnswer, RawQuestion, examples_from_raw
 from emergence.data.formats.slots import finish_question
-from emergence.data.formats.textfile import text_lines
+from emergence.data.formats.textfile import json_value, text_lines, whole, words
 from emergence.data.records import QAExample
 from emergence.errors import DataError
 
 SOURCE = "squad"
-_WORD = re.compile(r"['\u2019](?:s|re|ve|m|d|ll)\b|\w+(?:[.,:\u2013-]\w+)*|[^\w\s]", re.IGNORECASE)
+#: A letter with what is written onto it (accents of decomposed text), and joiners and soft hyphens within a word.
+_LETTER = r"\w[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f\u00ad\u200c\u200d\u2060]*"
+_WORD = re.compile(
+    rf"['\u2019](?:s|re|ve|m|d|ll)\b|(?:{_LETTER})+(?:[.,:\u2013-](?:{_LETTER})+)*|[^\w\s]", re.IGNORECASE
+)
 
 
 def read_squad(path: Path) -> Iterator[RawQuestion]:
@@ -33,10 +36,7 @@ def read_squad(path: Path) -> Iterator[RawQuestion]:
         DataError: No JSON (with the line), or articles, paragraphs or questions without their fields.
     """
     text = "\n".join(line for _, line in text_lines(path))
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as exc:
-        raise DataError(f"is not JSON ({exc.msg} at column {exc.colno})", path, exc.lineno) from exc
+    content = json_value(text, path)
     try:
         yield from raw_from_rows(_rows(content))
     except (KeyError, TypeError, AttributeError) as exc:
@@ -71,14 +71,17 @@ def raw_from_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[RawQuestion]:
     """
     for number, row in enumerate(rows, start=1):
         try:
-            context, question = str(row["context"]), str(row["question"])
-            texts, starts = list(row["answers"]["text"]), [int(start) for start in row["answers"]["answer_start"]]
-            identity = str(row["id"])
+            context, question = words(row["context"], "context"), words(row["question"], "question")
+            texts = [words(text, "an answer") for text in row["answers"]["text"]]
+            starts = [whole(start, "answer_start") for start in row["answers"]["answer_start"]]
+            if len(texts) != len(starts):
+                raise ValueError(f"{len(texts)} answers, but {len(starts)} places")
+            identity, title = str(row["id"]), words(row.get("title") or "", "title")
         except (KeyError, TypeError, ValueError) as exc:
             raise DataError(f"question {number} is no SQuAD question: {type(exc).__name__} {exc}") from exc
         tokens, begins, ends = _words(context)
         paragraph = hashlib.sha256(context.encode()).hexdigest()[:12]
-        title = str(row.get("title") or paragraph)
+        title = title or paragraph
         yield RawQuestion(
             source=SOURCE,
             sentence_id=f"{title}#{paragraph}",

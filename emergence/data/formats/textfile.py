@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 from emergence.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_BOM = b"\xef\xbb\xbf"
+#: What UTF-16 and UTF-32 files begin with.
+_OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff")
+#: In JSON text: escapes that may stand for half a character, or for NUL.
+_ODD_ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
+_ODD_CHARACTER = re.compile("[\0\ud800-\udfff]")
 
 
 @contextmanager
@@ -56,6 +64,8 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, raw in enumerate(file, start=1):
             if number == 1:
                 raw = raw.removeprefix(_UTF8_BOM)
+            if raw.startswith(_OTHER_BOMS) and number == 1:
+                raise DataError("is UTF-16 or UTF-32 text: convert it to UTF-8", path, number)
             if b"\0" in raw:
                 raise DataError("holds a NUL byte: the file is damaged or is not UTF-8 text", path, number)
             try:
@@ -67,3 +77,74 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.rstrip("\r\n")
     if number == 0:
         raise DataError("the file is empty", path)
+
+
+def json_value(text: str, path: Path, line: int | None = None) -> Any:
+    """What JSON text from a data file says.
+
+    Raises:
+        DataError: It is no JSON, is nested beyond reason, or holds NaN, half a character or NUL; with the line.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as exc:
+        where = exc.lineno if line is None else line
+        raise DataError(f"is not JSON ({exc.msg} at column {exc.colno})", path, where) from None
+    except (ValueError, RecursionError) as exc:  # a number of thousands of digits; a thousand brackets
+        raise DataError(f"is not JSON that can be read ({exc})", path, line) from None
+    if _ODD_ESCAPE.search(text):
+        refuse_odd_characters(value, path, line)
+    return value
+
+
+def refuse_odd_characters(value: Any, path: Path, line: int | None = None) -> None:
+    """Refuse strings that hold half a character (a lone surrogate, which no encoding can write) or NUL.
+
+    Raises:
+        DataError: Naming file and line, or row.
+    """
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            if not item.isascii() or "\0" in item:
+                found = _ODD_CHARACTER.search(item)
+                if found:
+                    raise DataError(
+                        f"holds {ascii(found[0])[1:-1]}, which is no character of a text: write the file anew",
+                        path,
+                        line,
+                    )
+        elif isinstance(item, dict):
+            waiting += item.keys()
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def whole(value: Any, what: str) -> int:
+    """``value`` as a whole number: one already, or its digits as a string.
+
+    Raises:
+        ValueError: Anything else; ``what`` names it.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
+        return int(value)
+    if type(value) is not int:
+        raise ValueError(f"{what} is {str(value)[:40]!r}, not a whole number")
+    return value
+
+
+def words(value: Any, what: str) -> str:
+    """``value``, which must be a string.
+
+    Raises:
+        ValueError: It is none; ``what`` names it.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is {str(value)[:40]!r}, not a string")
+    return value

@@ -1,0 +1,74 @@
+"""The data files at a path that a user gave: a file, or those of a folder and its subfolders.
+
+A path that is mistyped may be ``/`` or a home folder. So the search counts what it passes and gives up
+with a message, before any file is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from emergence.errors import DataError
+
+#: Entries of folders looked at before a folder is taken for something else than data.
+MOST_ENTRIES = 100_000
+
+
+def files_at(root: Path, flag: str, most_files: int = MOST_ENTRIES) -> list[Path]:
+    """The file ``root`` itself, or every file below the folder ``root``, sorted; hidden ones are left out.
+
+    Linked files count, linked folders are not entered. Devices, pipes and sockets are no files.
+
+    Args:
+        root: What the user gave.
+        flag: The flag that cures an error.
+        most_files: Where more are found, the folder is refused.
+
+    Raises:
+        DataError: Nothing there, not readable, or far too much there.
+    """
+    try:
+        if root.is_file():
+            return [root]
+        if not root.is_dir():
+            raise DataError(f"no such file or folder: check {flag}", _shown(root))
+        return _below(root, flag, most_files)
+    except (OSError, ValueError) as error:  # a name too long, a folder that may not be read, a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot be read: {reason}: check {flag}", _shown(root)) from None
+
+
+def _below(root: Path, flag: str, most_files: int) -> list[Path]:
+    found: list[Path] = []
+    seen, waiting = 0, [str(root)]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    seen += 1
+                    if seen > MOST_ENTRIES or len(found) > most_files:
+                        raise DataError(
+                            f"holds more than {min(MOST_ENTRIES, most_files):,} files: point {flag} to the data's own "
+                            "folder",
+                            root,
+                        )
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif entry.is_file():
+                        found.append(Path(entry.path))
+        except PermissionError:
+            if folder == str(root):
+                raise
+            raise DataError(f"may not be read: make it readable, or point {flag} elsewhere", folder) from None
+    return sorted(found)
+
+
+def _shown(path: Path) -> str:
+    """The path in a message: in one line, and not longer than a line."""
+    text = str(path)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-50:]}"
