@@ -32,7 +32,7 @@ DEFAULT_RUNS = Path("runs")
 # The flags of `emergence run`, `emergence plan` and the Modal entry point, with their help.
 RunsDir = Annotated[Path, typer.Option(help="Folder that holds the run directories.")]
 Config = Annotated[ConfigName, typer.Option(help="Model size.")]
-Pretrain = Annotated[PretrainData, typer.Option(help="Pretraining data; both see the same number of tokens.")]
+Pretrain = Annotated[PretrainData, typer.Option(help="Pretraining data, one budget; +control: text in place of +nq.")]
 Freeze = Annotated[bool, typer.Option("--freeze-llm", help="Freeze the trunk, train only probes.")]
 RandomInit = Annotated[bool, typer.Option("--random-baseline", help="Random trunk, never pretrained.")]
 Samples = Annotated[int | None, typer.Option(help="Few-shot: use this many training questions.")]
@@ -47,7 +47,7 @@ LayoutFlag = Annotated[
 Finetune = Annotated[FinetuneData, typer.Option(help="Questions the hub route loads.")]
 Data = Annotated[DataRoute, typer.Option(help="hub (Hugging Face) or microworld (built in, offline).")]
 Text = Annotated[str | None, typer.Option(help="Local text (file or folder) instead of the route's.")]
-NQ = Annotated[str | None, typer.Option(help="Local NQ-open (jsonl or parquet) for --pretrain-data wiki+nq.")]
+NQ = Annotated[str | None, typer.Option(help="Local NQ-open (jsonl or parquet) for wiki+nq and wiki+control.")]
 Questions = Annotated[str | None, typer.Option(help="Local question data (file or folder) instead of the route's.")]
 SetValues = Annotated[
     list[str] | None,

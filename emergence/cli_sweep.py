@@ -45,7 +45,7 @@ def start_command(
     data: Annotated[DataRoute | None, typer.Option(help="hub or microworld, instead of the file's.")] = None,
     finetune_data: Annotated[FinetuneData | None, typer.Option(help="Questions the hub route loads.")] = None,
     pretrain_text: Annotated[str | None, typer.Option(help="Local text instead of the route's.")] = None,
-    nq_data: Annotated[str | None, typer.Option(help="Local NQ-open for the wiki+nq cells.")] = None,
+    nq_data: Annotated[str | None, typer.Option(help="Local NQ-open for wiki+nq and wiki+control.")] = None,
     qa_data: Annotated[str | None, typer.Option(help="Local question data instead of the route's.")] = None,
     set_values: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config field in every cell.")

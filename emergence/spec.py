@@ -20,7 +20,9 @@ from emergence.errors import ConfigError, UsageError
 
 SPEC_VERSION = 1
 
-PretrainData = Literal["wiki", "wiki+nq"]
+PretrainData = Literal["wiki", "wiki+nq", "wiki+control"]
+#: Pretraining data in which short documents take the place of some text: NQ-open's, or passages as long as they.
+MIXES: tuple[PretrainData, ...] = ("wiki+nq", "wiki+control")
 FinetuneData = Literal["qasrl", "qasrl-bank", "squad", "qasrl+squad"]
 DataRoute = Literal["hub", "microworld"]
 Layout = Literal["question-first", "echo"]
@@ -32,7 +34,7 @@ class ExperimentSpec:
 
     Attributes:
         config: The resolved configuration.
-        pretrain_data: ``wiki`` or ``wiki+nq`` (the same token budget for both).
+        pretrain_data: ``wiki``, ``wiki+nq`` or its control ``wiki+control`` (the same token budget for all).
         freeze_llm: Train the probes on a frozen trunk instead of the whole model.
         random_baseline: A randomly initialised trunk, never pretrained.
         finetune_samples: Few-shot limit on training questions; None for all.
@@ -44,7 +46,7 @@ class ExperimentSpec:
         finetune_data: What the hub route loads for finetuning.
         data: ``hub`` or ``microworld``.
         pretrain_text: Local text that replaces the route's pretraining text.
-        nq_data: Local NQ-open file for ``wiki+nq``.
+        nq_data: Local NQ-open file for ``wiki+nq`` and ``wiki+control`` (which takes its lengths alone).
         qa_data: Local question-answer data that replaces the route's.
     """
 
@@ -170,8 +172,8 @@ class ExperimentSpec:
     def run_name(self, now: datetime) -> str:
         """``TinyQA_spe200k_frozen_20251231-005835``: only what differs from the defaults adds a suffix."""
         parts = [self.config.run_prefix]
-        if self.pretrain_data == "wiki+nq":
-            parts.append("wikinq")
+        if self.pretrain_data in MIXES:
+            parts.append(self.pretrain_data.replace("+", ""))
         if self.finetune_samples is not None:
             parts.append(f"n{self.finetune_samples}")
         if self.freeze_llm:
@@ -211,8 +213,10 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         )
     if spec.seed < 0:
         raise UsageError(f"--seed must be 0 or more, not {spec.seed}")
-    if spec.nq_data and spec.pretrain_data != "wiki+nq":
-        raise UsageError("--nq-data is only used with --pretrain-data wiki+nq: add that, or drop --nq-data")
+    if spec.nq_data and spec.pretrain_data not in MIXES:
+        raise UsageError(
+            "--nq-data is only used with --pretrain-data wiki+nq or wiki+control: add one of them, or drop --nq-data"
+        )
 
 
 def _check_types(values: Mapping[str, Any], source: str) -> None:

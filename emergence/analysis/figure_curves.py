@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from emergence.analysis.data_ablation import Ablation, ablate
+from emergence.analysis.data_ablation import MIXED, Ablation, ablate
 from emergence.analysis.emergence_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
 from emergence.analysis.figure_data import CELL_NAMES, Charts, Row
 from emergence.analysis.figure_panels import (
@@ -96,27 +96,30 @@ def _ends(estimate: Estimate) -> Row:
 def _ablation(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
     found: Ablation = ablate(folder.grouping, n_boot=n_boot)
     if not found.cells and not found.refused:
-        out.skip("data_ablation", "no finished run here was pretrained on wiki+nq")
-    for reason in found.refused:
+        out.skip("data_ablation", f"no finished run here was pretrained on {MIXED}")
+    for reason in (*found.refused, *found.missing):
         out.skip("data_ablation", reason)
     rows: list[Row] = [
         {
             "setting": cell.model,
+            "contrast": cell.contrast,
             "cell": cell.cell,
             "difference": cell.comparison.difference.point,
             "lo": cell.comparison.difference.lo,
             "hi": cell.comparison.difference.hi,
             "p": cell.comparison.p_sign_flip,
-            "wiki": cell.base,
-            "wiki_nq": cell.mixed,
+            "first": cell.mixed,
+            "second": cell.base,
             "tokens": cell.tokens,
             "n_seeds": len(cell.seeds),
         }
         for cell in found.cells
     ]
     caption = (
-        "Token F1 after pretraining on wiki+nq minus after wiki alone, the same number of tokens, paired by test "
-        "question and seed. Bars: 95% intervals, sentences resampled. Above zero: questions in the text helped."
+        "Token F1 after one pretraining minus after another on the same number of tokens, paired by test question and "
+        "seed. Bars: 95% intervals over sentences and seeds. wiki+nq minus wiki, above zero: questions in the text "
+        "helped, or the short documents they come in; wiki+control has the short documents, cut from plain text, so "
+        "wiki+nq minus wiki+control is the questions' own part."
     )
     if rows:
         out.add("data_ablation", "data_ablation", "Questions in the pretraining text", caption, rows, "")
@@ -165,20 +168,27 @@ def _draw_family(axes: tuple[Axes, Axes], i: int, family: str, rows: Sequence[Ro
 
 
 def _draw_ablation(figure: Figure, rows: Sequence[Row]) -> None:
-    settings = distinct(rows)
-    figure.set_size_inches(NARROW if len(settings) <= 3 else WIDE, 2.6)
-    ax = figure.subplots()
-    for i, cell in enumerate((FULL, FROZEN)):
-        mine = rows_where(rows, cell=cell)
-        x = [settings.index(row["setting"]) + 0.16 * (i - 0.5) for row in mine]
-        style: dict[str, Any] = {"color": CELL_COLOURS[cell], "marker": MARKERS[i], "linestyle": "none"}
-        if mine:
-            error_bars(ax, x, mine, "difference", label=CELL_NAMES[cell], **style)
-    ax.axhline(0, color="black", linewidth=0.7)
-    ax.set_xticks(range(len(settings)), settings)
-    ax.set_xlim(-0.5, len(settings) - 0.5)
-    ax.set_ylabel("token F1, wiki+nq minus wiki")
-    shared_legend(figure, [ax])
+    settings, contrasts = distinct(rows), distinct(rows, "contrast")
+    figure.set_size_inches(NARROW if is_narrow_ablation(rows) else WIDE, 2.8)
+    panels = figure.subplots(1, len(contrasts), sharey=True, squeeze=False)[0]
+    for ax, contrast in zip(panels, contrasts, strict=True):
+        for i, cell in enumerate((FULL, FROZEN)):
+            mine = rows_where(rows, cell=cell, contrast=contrast)
+            x = [settings.index(row["setting"]) + 0.16 * (i - 0.5) for row in mine]
+            style: dict[str, Any] = {"color": CELL_COLOURS[cell], "marker": MARKERS[i], "linestyle": "none"}
+            if mine:
+                error_bars(ax, x, mine, "difference", label=CELL_NAMES[cell], **style)
+        ax.axhline(0, color="black", linewidth=0.7)
+        ax.set_xticks(range(len(settings)), [setting.replace(" (", "\n(") for setting in settings])
+        ax.set_xlim(-0.5, len(settings) - 0.5)
+        ax.set_title(contrast.replace(" minus ", "\nminus "))
+    panels[0].set_ylabel("difference in token F1 (test)")
+    shared_legend(figure, panels)
+
+
+def is_narrow_ablation(rows: Sequence[Row]) -> bool:
+    """Whether one column of a paper holds the figure."""
+    return len(distinct(rows)) * len(distinct(rows, "contrast")) <= 3
 
 
 CURVE_DRAWINGS: dict[str, Callable[[Figure, Sequence[Row]], None]] = {

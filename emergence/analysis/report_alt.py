@@ -29,7 +29,7 @@ def is_wide(chart: Chart) -> bool:
     narrow = {
         "pretraining": True,
         "two_by_two": settings <= 2,
-        "data_ablation": settings <= 3,
+        "data_ablation": settings * len({row.get("contrast") for row in chart.rows}) <= 3,
         "probing": settings == 1,
         "few_shot": settings == 1,
     }
@@ -101,7 +101,7 @@ def _curve(rows: Sequence[Row]) -> list[str]:
 
 
 def _ablation(rows: Sequence[Row]) -> list[str]:
-    return [f"{row['setting']}, {_cell(row)}: difference {_value(row['difference'])}" for row in rows]
+    return [f"{row['setting']}, {_cell(row)}, {row['contrast']}: {_value(row['difference'])}" for row in rows]
 
 
 _SERIES: dict[str, Callable[[Sequence[Row]], list[str]]] = {

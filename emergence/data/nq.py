@@ -1,10 +1,10 @@
-"""NQ-open questions for ``--pretrain-data wiki+nq``: read, written as text, mixed into the stream.
+"""NQ-open questions for ``--pretrain-data wiki+nq`` and its control: read, written as text, mixed into the stream.
 
 A pair becomes one short document, ``who wrote he ain't heavy he's my brother lyrics? Bobby Scott``: the
 question as it is, a question mark, the first answer. The documents are put between those of the text at
 seeded places, and the stream is cut to the length it has without them, so that ``wiki`` and ``wiki+nq``
-train on the same number of tokens and differ only in what a part of them is (METHODS H9). ``wiki`` is
-therefore the control with the same budget; it sees more text by as many tokens as the questions take.
+train on the same number of tokens and differ only in what a part of them is (METHODS H9). ``wiki+control``
+has passages of plain text of the same lengths at the same places (:mod:`emergence.data.control_mix`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emergence.data.control_mix import control_passages
 from emergence.data.formats.parquet import MAGIC
 from emergence.data.formats.textfile import head, text_lines
 from emergence.data.records import SPLITS, QAPair, TextDoc
@@ -91,6 +92,8 @@ def mix_into(
     tokenizer: TextTokenizer,
     seed: int,
     report: dict[str, Any],
+    *,
+    control: bool = False,
 ) -> Iterator[EncodedDocument]:
     """The documents of ``base`` with others between them, cut to exactly ``base.n_tokens`` tokens.
 
@@ -100,6 +103,7 @@ def mix_into(
         tokenizer: The tokenizer of both.
         seed: Decides order and places; and which are used, where they would exceed ``MOST_NQ_SHARE``.
         report: Receives the numbers of questions and of tokens of each kind.
+        control: Mix in a passage of ``base`` in place of each document, as long as that and where it would stand.
     """
     given = list(documents)
     rng = np.random.default_rng([_MIX_STREAM, seed])
@@ -115,7 +119,10 @@ def mix_into(
         "text_tokens": budget - nq_tokens,
         "nq_share": nq_tokens / budget,
     }
-    for document in _interleave(base, [given[i] for i in used], rng):
+    mixed_in = [given[i] for i in used]
+    if control and mixed_in:
+        mixed_in = control_passages(base, [len(document.ids) for document in mixed_in], tokenizer, report)
+    for document in _interleave(base, mixed_in, rng):
         if len(document.ids) >= budget:
             yield document if len(document.ids) == budget else _cut(document.ids[:budget], tokenizer)
             return

@@ -18,6 +18,7 @@ from typing import Any
 
 from emergence.config import MicroworldSettings
 from emergence.data.cache import building, default_cache_dir
+from emergence.data.control_mix import CONTROL_VERSION
 from emergence.data.hub import fetch
 from emergence.data.microworld import MicroWorldConfig, generate_nq_like, generate_qa, generate_text
 from emergence.data.microworld.generate import GENERATOR_VERSION
@@ -31,7 +32,7 @@ from emergence.data.text import LocalText, TextSplits, load_text_path
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import UsageError, WeightsError
 from emergence.files import read_sealed, seal, write_json_atomic
-from emergence.spec import ExperimentSpec
+from emergence.spec import MIXES, ExperimentSpec
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ class PretrainingData:
 def prepare_pretraining_data(spec: ExperimentSpec, cache_dir: Path | None = None) -> PretrainingData:
     """Tokenizer and packed streams of an experiment's pretraining text, from the cache where possible.
 
-    With ``wiki+nq`` the training stream has as many tokens as with ``wiki``, part of them questions;
-    tokenizer, validation and test are the same for both.
+    With ``wiki+nq`` the training stream has as many tokens as with ``wiki``, part of them questions, with
+    ``wiki+control`` passages in their place; tokenizer, validation and test are the same for all three.
 
     Raises:
         DataError: The text cannot be found, read or fetched.
@@ -75,8 +76,10 @@ def prepare_pretraining_data(spec: ExperimentSpec, cache_dir: Path | None = None
     tokenizer = _tokenizer(text, spec.config.model.vocab_size, cache)
     streams, provenance = _streams(text, tokenizer, cache)
     provenance |= text.location()
-    if spec.pretrain_data == "wiki+nq":
-        streams["train"], provenance["nq"] = _mixed(streams["train"], _nq(spec, cache), tokenizer, SPLIT_SEED, cache)
+    if spec.pretrain_data in MIXES:
+        control = spec.pretrain_data == "wiki+control"
+        mixed = _mixed(streams["train"], _nq(spec, cache), tokenizer, SPLIT_SEED, cache, control)
+        streams["train"], provenance["control" if control else "nq"] = mixed
     provenance["splits"] = {
         split: {"tokens": s.n_tokens, "bytes": s.n_bytes, "words": s.n_words, "documents": s.n_documents}
         for split, s in streams.items()
@@ -258,16 +261,18 @@ def _streams(text: TextSplits, tokenizer: TextTokenizer, cache: Path) -> tuple[d
 
 
 def _mixed(
-    base: TokenStream, nq: NQData, tokenizer: TextTokenizer, seed: int, cache: Path
+    base: TokenStream, nq: NQData, tokenizer: TextTokenizer, seed: int, cache: Path, control: bool
 ) -> tuple[TokenStream, dict[str, Any]]:
-    """The training stream with questions in it, and what to report about them."""
+    """The training stream with questions in it, or passages in their place, and what to report about them."""
 
     def write(folder: Path) -> None:
         report: dict[str, Any] = {}
         questions = encode_documents(map(nq_document, nq.splits["train"]), tokenizer)
-        write_streams(folder, {"train": mix_into(base, questions, tokenizer, seed, report)}, lambda: report)
+        mixed = mix_into(base, questions, tokenizer, seed, report, control=control)
+        write_streams(folder, {"train": mixed}, lambda: report)
 
     key = [STREAM_VERSION, NQ_VERSION, base.fingerprint, nq.fingerprint, tokenizer.fingerprint, seed]
+    key += ["control", CONTROL_VERSION] if control else []
     streams, report = cached_streams(cache / "streams" / _digest(key), write)
     return streams["train"], {**nq.provenance, **report}
 

@@ -2,8 +2,9 @@
 
 A ``[[cells]]`` table is the product of its axes, an axis being a value or a list of values. A cell's name
 follows from its content as in the experiment guide: size, what the trunk has seen (``WN`` wiki+nq, ``W`` wiki,
-``R`` random), what is trained (``F`` all weights, ``Z`` a probe on frozen ones), number of training questions:
-``T-WN-F-ALL``, ``B-W-Z-100``. Names are for people; specs say what is the same experiment. No torch.
+``WC`` wiki+control, ``R`` random), what is trained (``F`` all weights, ``Z`` a probe on frozen ones), number of
+training questions: ``T-WN-F-ALL``, ``B-W-Z-100``. Names are for people; specs say what is the same experiment.
+No torch.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Any, get_args
 
 from emergence.config import CONFIG_NAMES, SECTIONS, config_path
 from emergence.errors import ConfigError, UsageError
-from emergence.spec import DataRoute, ExperimentSpec, FinetuneData, Layout
+from emergence.spec import MIXES, DataRoute, ExperimentSpec, FinetuneData, Layout
 
 #: What a trunk has seen, with the guide's letters. A random trunk has seen nothing: it is the score's floor.
-TRUNKS = {"wiki+nq": "WN", "wiki": "W", "random": "R"}
+TRUNKS = {"wiki+nq": "WN", "wiki": "W", "wiki+control": "WC", "random": "R"}
 TRAINED = {"full": "F", "frozen": "Z"}
 #: ``samples`` of a cell that trains on every question.
 ALL = "all"
@@ -120,7 +121,7 @@ class Matrix:
     def _spec(self, name: str, seed: int, data: Mapping[str, str], set_values: Sequence[str]) -> ExperimentSpec:
         flags = {**data, **self.cells[name]}
         own = flags.pop("set_values")
-        if flags.get("pretrain_data") != "wiki+nq":
+        if flags.get("pretrain_data") not in MIXES:
             flags.pop("nq_data", None)
         try:
             return ExperimentSpec.from_flags(**flags, seed=seed, set_values=(*self.common, *own, *set_values))

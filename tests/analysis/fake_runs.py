@@ -86,7 +86,7 @@ def write_run(
         validation_scores=evaluation,
         probes={"readouts": readouts} if spec.freeze_llm else None,
         lineage={"pretrain_id": None if spec.random_baseline else trunk.pretrain_id, "source": None},
-        pretraining=None if spec.random_baseline else {"steps": 100},
+        pretraining=None if spec.random_baseline else {"steps": 100, "tokens_seen": 1000},
         parameters={"total": 3000, "non_embedding": 1000, "trainable": 130 if spec.freeze_llm else 3000},
         seconds={"probe" if spec.freeze_llm else "finetune": 3700.0},
         data=run.read_data(),

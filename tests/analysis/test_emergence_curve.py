@@ -13,6 +13,11 @@ import pytest
 from emergence.analysis.comparable import Grouping, group_results
 from emergence.analysis.data_ablation import ablate
 from emergence.analysis.emergence_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
+from emergence.analysis.figure_curves import add_curve_charts
+from emergence.analysis.figure_data import Charts
+from emergence.analysis.figure_runs import read_folder
+from emergence.analysis.figures import render
+from emergence.analysis.report_alt import alt_text, is_wide
 from emergence.analysis.results import collect_results
 from emergence.analysis.scale_curve import ScalePoint, scale_curve_of, scale_curves
 from emergence.analysis.set_scores import score_set
@@ -147,12 +152,16 @@ def test_two_sizes_of_a_folder_form_one_series(tmp_path: Path) -> None:
 # Data ablation --------------------------------------------------------------------------------------
 
 
-def two_mixes(root: Path, tokens: dict[str, int]) -> Grouping:
-    """A wiki and a wiki+nq run of two cells and two seeds; those with questions are 0.1 better when frozen."""
-    for data in ("wiki", "wiki+nq"):
+#: What short documents and what questions add to the F1 of a frozen trunk.
+PLANTED = {"wiki": 0.40, "wiki+nq": 0.50, "wiki+control": 0.43}
+
+
+def mixes(root: Path, tokens: dict[str, int]) -> Grouping:
+    """Runs of two cells and two seeds by pretraining data."""
+    for data in tokens:
         for seed in (0, 1):
             write_run(root, "full", 0.6, pretrain_data=data, seed=seed)
-            write_run(root, "frozen", 0.4 + 0.1 * (data != "wiki"), pretrain_data=data, seed=seed)
+            write_run(root, "frozen", PLANTED[data], pretrain_data=data, seed=seed)
     collection = collect_results(root)
 
     def with_tokens(item: object) -> object:
@@ -164,17 +173,32 @@ def two_mixes(root: Path, tokens: dict[str, int]) -> Grouping:
 
 
 def test_the_ablation_pairs_questions_at_one_token_budget(tmp_path: Path) -> None:
-    found = ablate(two_mixes(tmp_path, {"wiki": 1000, "wiki+nq": 1000}), n_boot=200)
-    assert not found.refused
+    found = ablate(mixes(tmp_path, {"wiki": 1000, "wiki+nq": 1000}), n_boot=200)
+    assert not found.refused and len(found.missing) == 1 and "wiki+control" in found.missing[0]
     by_cell = {cell.cell: cell for cell in found.cells}
     assert by_cell["frozen"].comparison.difference.point == pytest.approx(0.1, abs=0.03)
     assert by_cell["frozen"].seeds == (0, 1) and by_cell["frozen"].tokens == 1000
     assert by_cell["full"].comparison.difference.point == pytest.approx(0.0, abs=0.03)
     json.loads(to_json(found.to_dict()))
-    assert "wiki+nq minus wiki" in found.text()
+    assert "wiki+nq minus wiki" in found.text() and "open: " in found.text()
+
+
+def test_the_control_takes_apart_what_questions_and_what_short_documents_add(tmp_path: Path) -> None:
+    found = ablate(mixes(tmp_path, dict.fromkeys(PLANTED, 1000)), n_boot=200)
+    frozen = {cell.contrast: cell.comparison.difference for cell in found.cells if cell.cell == "frozen"}
+    assert list(frozen) == ["wiki+nq minus wiki", "wiki+nq minus wiki+control", "wiki+control minus wiki"]
+    points = [difference.point for difference in frozen.values()]
+    assert points == pytest.approx([0.10, 0.07, 0.03]), "the parts add up"
+    assert not found.refused and not found.missing and len(found.cells) == 6
+    charts = Charts()
+    add_curve_charts(read_folder(tmp_path, n_boot=50), charts, n_boot=50)
+    (chart,) = (chart for chart in charts.charts if chart.name == "data_ablation")
+    assert len(chart.rows) == 6 and "wiki+control" in chart.caption
+    assert alt_text(chart).count("wiki+nq minus wiki+control") == 2 and is_wide(chart) is False
+    assert render(chart, ["png"])["png"].startswith(b"\x89PNG")
 
 
 def test_different_budgets_are_not_compared(tmp_path: Path) -> None:
-    found = ablate(two_mixes(tmp_path, {"wiki": 1000, "wiki+nq": 1200}), n_boot=50)
+    found = ablate(mixes(tmp_path, {"wiki": 1000, "wiki+nq": 1200}), n_boot=50)
     assert not found.cells
     assert all("different numbers of tokens (1,000 and 1,200)" in reason for reason in found.refused)

@@ -109,6 +109,26 @@ def test_wiki_and_wiki_with_questions_have_the_same_budget(world_cache: Path) ->
     assert prepare_pretraining_data(spec, world_cache).fingerprint == mixed.fingerprint
 
 
+def test_the_control_mix_differs_from_wiki_with_questions_in_the_questions_alone(world_cache: Path) -> None:
+    plain, asked = (
+        prepare_pretraining_data(spec_of(data="microworld", pretrain_data=data), world_cache)
+        for data in ("wiki", "wiki+nq")
+    )
+    spec = spec_of(data="microworld", pretrain_data="wiki+control")
+    control = prepare_pretraining_data(spec, world_cache)
+    assert len({data.fingerprint for data in (plain, asked, control)}) == 3
+    assert (
+        control.train.n_tokens == plain.train.n_tokens and control.tokenizer.fingerprint == plain.tokenizer.fingerprint
+    )
+    assert control.test.fingerprint == plain.test.fingerprint
+    assert control.train.document_ends.tolist() == asked.train.document_ends.tolist()
+    told = control.provenance["control"]
+    assert told["passages"] == told["questions_used"] == asked.provenance["nq"]["questions_used"]
+    assert "?" not in control.tokenizer.decode(control.train.tokens) and "nq" not in control.provenance
+    assert "?" in asked.tokenizer.decode(asked.train.tokens)
+    assert prepare_pretraining_data(spec, world_cache).fingerprint == control.fingerprint
+
+
 def test_local_questions_for_pretraining(tmp_path: Path) -> None:
     rows = [{"question": f"who ate fish {i}", "answer": ["Ann"]} for i in range(5)]
     (tmp_path / "nq.train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -105,9 +105,12 @@ def test_any_config_field_is_an_axis() -> None:
 
 
 def test_nq_data_goes_to_the_cells_that_read_it() -> None:
-    found = matrix('nq_data = "nq.jsonl"\n[[cells]]\nsize = "tiny"\ntrunk = ["wiki", "wiki+nq"]\ntrain = "full"')
-    assert [c.spec.nq_data for c in found.select()] == [None, "nq.jsonl"]
-    assert [c.spec.nq_data for c in found.select(data={"nq_data": "other"})] == [None, "other"]
+    found = matrix(
+        'nq_data = "nq.jsonl"\n[[cells]]\nsize = "tiny"\ntrunk = ["wiki", "wiki+nq", "wiki+control"]\ntrain = "full"'
+    )
+    assert list(found.cells) == ["T-W-F-ALL", "T-WN-F-ALL", "T-WC-F-ALL"]
+    assert [c.spec.nq_data for c in found.select()] == [None, "nq.jsonl", "nq.jsonl"]
+    assert [c.spec.nq_data for c in found.select(data={"nq_data": "other"})] == [None, "other", "other"]
 
 
 CELLS = '[[cells]]\nsize = "tiny"\n'
@@ -126,7 +129,7 @@ CELLS = '[[cells]]\nsize = "tiny"\n'
         ("[[cells]]\ntrain = 'full'", "[[cells]] number 1 lacks size"),
         ("[[cells]]\nsize = 'tini'", "size must be one of debug, tiny, small"),
         ("[[cells]]\nsize = []", "size is an empty list"),
-        (CELLS + "trunk = 'wikinq'", "trunk must be one of wiki+nq, wiki, random, not 'wikinq'"),
+        (CELLS + "trunk = 'wikinq'", "trunk must be one of wiki+nq, wiki, wiki+control, random, not 'wikinq'"),
         (CELLS + "train = true", "train must be one of full, frozen, not True"),
         (CELLS + "samples = 0", "samples must be 'all' or a whole number"),
         (CELLS + "sample = 10", "unknown key 'sample'; did you mean 'samples'?"),
