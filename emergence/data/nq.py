@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emergence.data.control_mix import control_passages
-from emergence.data.formats.parquet import MAGIC
-from emergence.data.formats.textfile import head, text_lines
+from emergence.data.file_search import files_at
+from emergence.data.formats.parquet import MAGIC, open_parquet, parquet_rows
+from emergence.data.formats.textfile import head, json_value, refuse_odd_characters, text_lines
 from emergence.data.records import SPLITS, QAPair, TextDoc
 from emergence.data.splits import split_of_path
 from emergence.data.stream import EncodedDocument, TokenStream
-from emergence.data.text_files import open_parquet
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError
 from emergence.files import sha256_file
@@ -159,11 +159,10 @@ def _cut(ids: NDArray[np.uint16], tokenizer: TextTokenizer) -> EncodedDocument:
 
 
 def _files(root: Path) -> list[Path]:
-    if root.is_file():
-        return [root]
-    if not root.is_dir():
-        raise DataError("no such file or folder: check --nq-data", root)
-    files = [file for file in sorted(root.rglob("*")) if file.is_file() and file.name.lower().endswith(_SUFFIXES)]
+    found = files_at(root, "--nq-data")
+    if found == [root]:
+        return found
+    files = [file for file in found if file.name.lower().endswith(_SUFFIXES)]
     files = [file for file in files if head(file, 4).startswith(MAGIC) or not file.name.lower().endswith(".json")]
     if not files:
         raise DataError("holds no NQ-open data: looked for .jsonl and .parquet files", root)
@@ -180,17 +179,15 @@ def _read(path: Path, split: str) -> list[QAPair]:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     columns = ("question", "answer")
-    batches = open_parquet(path, columns).iter_batches(columns=list(columns))
-    yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+    for number, row in enumerate(parquet_rows(open_parquet(path, columns), path, columns), start=1):
+        refuse_odd_characters(row, path, number)
+        yield number, row
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in text_lines(path):
         if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"is not JSON ({error.msg} at column {error.colno})", path, number) from None
+            yield number, json_value(line, path, number)
 
 
 def _pair(row: Any, identity: str, path: Path, number: int) -> QAPair:
