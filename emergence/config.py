@@ -8,6 +8,7 @@ override single values.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import math
@@ -82,7 +83,7 @@ class PretrainConfig:
     log_every_steps: int = _setting("steps between history lines", 10, low=1)
     checkpoint_every_steps: int = _setting("steps between resumable checkpoints", 200, low=1)
     on_nan: Literal["stop", "rewind"] = _setting(
-        "at a loss or gradient that is not finite: stop, or go on from the last checkpoint at half the rate", "stop"
+        "at a number that is not finite, in finetuning too: stop, or rewind to a checkpoint and halve the rate", "stop"
     )
     loss_chunk_rows: int = _setting("rows of the vocabulary head computed at a time", 512, low=16)
     precision: Literal["auto", "fp32", "bf16"] = _setting(
@@ -251,10 +252,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> ExperimentConfig:
 
 def load_config_file(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
     """Like :func:`load_config` for any TOML file."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+    raw = read_toml(path)
     origin = {}
     for text in overrides:
         section, key, value = _parse_override(text)
@@ -267,6 +265,18 @@ def load_config_file(path: Path, overrides: Iterable[str] = ()) -> ExperimentCon
             raw[key] = value
         origin[(section, key)] = f"--set {text}"
     return config_from_dict(raw, str(path), origin)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: Missing, not UTF-8, not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
 
 
 def config_from_dict(
@@ -347,7 +357,8 @@ def _check_value(value: Any, hint: Any, place: str, low: float | None, high: flo
             raise ConfigError(f"{place} must be a list of numbers, not {value!r}")
         return tuple(_check_value(item, get_args(hint)[0], place, low, high) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        with contextlib.suppress(OverflowError):  # beyond any float: refused below as what it is
+            value = float(value)
     if type(value) is not hint:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
         raise ConfigError(f"{place} must be {names[hint]}, not {value!r}")
@@ -392,7 +403,7 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
         raise ConfigError(f"--set {text}: write it as SECTION.KEY=VALUE, for example --set pretrain.epochs=2")
     try:
         return section, key, tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML (or digits, or brackets, without end): a string
         return section, key, value.strip()
 
 

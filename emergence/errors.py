@@ -8,11 +8,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+#: Longest message: what a user gave may be quoted in it, whatever its length.
+_MOST_CHARACTERS = 2_000
+
+
+def one_line(text: str) -> str:
+    """``text`` in one line that any terminal can show: what cannot be printed is escaped, the middle may be cut.
+
+    Messages quote what files and users say, so they may hold line breaks, control codes and half characters.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " if c in "\t\n\r" else ascii(c)[1:-1] for c in text)
+    if len(text) > _MOST_CHARACTERS:
+        text = f"{text[: _MOST_CHARACTERS // 2]} ... {text[-_MOST_CHARACTERS // 2 :]}"
+    return text
+
 
 class EmergenceError(Exception):
     """The experiment cannot go on; the message names what to do. Exit code 1."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class UsageError(EmergenceError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from emergence.errors import DataError
 
 #: Entries of folders looked at before a folder is taken for something else than data.
-MOST_ENTRIES = 100_000
+MOST_ENTRIES = 50_000
 
 
 def files_at(root: Path, flag: str, most_files: int = MOST_ENTRIES) -> list[Path]:
@@ -40,7 +40,7 @@ def files_at(root: Path, flag: str, most_files: int = MOST_ENTRIES) -> list[Path
 
 
 def _below(root: Path, flag: str, most_files: int) -> list[Path]:
-    found: list[Path] = []
+    found: list[str] = []
     seen, waiting = 0, [str(root)]
     while waiting:
         folder = waiting.pop()
@@ -51,7 +51,7 @@ def _below(root: Path, flag: str, most_files: int) -> list[Path]:
                     if seen > MOST_ENTRIES or len(found) > most_files:
                         raise DataError(
                             f"holds more than {min(MOST_ENTRIES, most_files):,} files: point {flag} to the data's own "
-                            "folder",
+                            "folder, or put its content into fewer files",
                             root,
                         )
                     if entry.name.startswith("."):
@@ -59,12 +59,12 @@ def _below(root: Path, flag: str, most_files: int) -> list[Path]:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
                     elif entry.is_file():
-                        found.append(Path(entry.path))
+                        found.append(entry.path)
         except PermissionError:
             if folder == str(root):
                 raise
             raise DataError(f"may not be read: make it readable, or point {flag} elsewhere", folder) from None
-    return sorted(found)
+    return sorted(map(Path, found))
 
 
 def _shown(path: Path) -> str:

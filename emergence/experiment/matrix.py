@@ -13,14 +13,13 @@ import difflib
 import itertools
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
-from emergence.config import CONFIG_NAMES, SECTIONS, config_path
+from emergence.config import CONFIG_NAMES, SECTIONS, config_path, read_toml
 from emergence.errors import ConfigError, UsageError
 from emergence.spec import MIXES, DataRoute, ExperimentSpec, FinetuneData, Layout
 
@@ -152,11 +151,7 @@ def load_matrix(path: Path) -> Matrix:
     Raises:
         ConfigError: Naming the file, the key, and what is allowed.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
-    return matrix_from_dict(raw, str(path), path.stem)
+    return matrix_from_dict(read_toml(path), str(path), path.stem)
 
 
 def matrix_from_dict(raw: Mapping[str, Any], source: str, name: str) -> Matrix:
