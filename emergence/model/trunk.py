@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from emergence.config import ModelConfig
 from emergence.errors import UsageError
+from emergence.model.cpu_kernels import rms_norm, squared_relu
 
 ROTARY_BASE = 10_000.0
 EMBEDDING_STD = 0.02
@@ -82,7 +83,7 @@ class Trunk(nn.Module):
         return levels
 
     def _embed(self, ids: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Entry of the residual stream (B, T, D), and the rotary angles' (cos, sin) each (T, K/2)."""
+        """Entry of the residual stream (B, T, D), and :func:`rotation_table`'s pair, each (T, H, K)."""
         n_tokens = ids.shape[1]
         states = self.embedding(ids)  # (B, T, D)
         if self.position is not None:
@@ -95,7 +96,9 @@ class Trunk(nn.Module):
         # Entering at unit scale makes embeddings and block outputs commensurate at every width, while the
         # tied matrix can stay small enough for logits near zero (loss near ln V) at the start.
         states = F.rms_norm(states, (self.hidden_size,), eps=NORM_EPSILON)  # (B, T, D)
-        return states, rotary_angles(n_tokens, self.hidden_size // self.config.n_heads, ids.device)
+        return states, rotation_table(
+            n_tokens, self.config.n_heads, self.hidden_size // self.config.n_heads, ids.device
+        )
 
     @torch.no_grad()
     def initialise(self, init: str, generator: torch.Generator) -> None:
@@ -152,18 +155,19 @@ class Attention(nn.Module):
 
     def forward(self, states: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        query = self.query_norm(self._heads(self.query(states)))  # (B, H, T, K)
-        key = self.key_norm(self._heads(self.key(states)))  # (B, H, T, K)
-        value = self._heads(self.value(states))  # (B, H, T, K)
+        query = self.query_norm(self._heads(self.query(states)))  # (B, T, H, K)
+        key = self.key_norm(self._heads(self.key(states)))  # (B, T, H, K)
+        value = self._heads(self.value(states)).transpose(1, 2)  # (B, H, T, K)
         if rotation is not None:
-            query, key = rotate(query, *rotation), rotate(key, *rotation)  # (B, H, T, K)
+            query, key = rotate(query, *rotation), rotate(key, *rotation)  # (B, T, H, K)
         # Under autocast the norms return float32; the fused kernels want one type.
-        mixed = F.scaled_dot_product_attention(query.to(value), key.to(value), value, is_causal=True)  # (B, H, T, K)
+        query, key = query.transpose(1, 2).to(value), key.transpose(1, 2).to(value)  # (B, H, T, K)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, T, K)
         return self.output(mixed.transpose(1, 2).flatten(2))  # (B, T, D)
 
     def _heads(self, projected: Tensor) -> Tensor:
-        """(B, T, D) -> (B, H, T, K)."""
-        return projected.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+        """(B, T, D) -> (B, T, H, K): as it lies in memory, which norm and rotation then pass over in order."""
+        return projected.unflatten(2, (self.n_heads, -1))
 
 
 class MLP(nn.Module):
@@ -178,28 +182,34 @@ class MLP(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         inner = self.input(states)  # (B, T, mlp_ratio * D)
-        return self.output(F.relu(inner).square() if self.squared else F.gelu(inner))  # (B, T, D)
+        return self.output(squared_relu(inner) if self.squared else F.gelu(inner))  # (B, T, D)
 
 
-def rotary_angles(n_tokens: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (T, K/2), of position times frequency base^(-2i/K)."""
+def rotation_table(n_tokens: int, n_heads: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What :func:`rotate` multiplies with, both (T, H, K): ``(cos, cos)`` and ``(-sin, sin)`` in each head.
+
+    The angle of plane i is the position times base^(-2i/K).
+    """
     exponent = torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size  # (K/2,)
     frequency = ROTARY_BASE**-exponent  # (K/2,)
     angle = torch.outer(torch.arange(n_tokens, device=device, dtype=torch.float32), frequency)  # (T, K/2)
-    return angle.cos(), angle.sin()
+    cos, sin = angle.cos(), angle.sin()  # (T, K/2)
+    shape = (n_tokens, n_heads, head_size)
+    whole, swapped = torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)  # (T, K)
+    return whole[:, None].expand(shape).contiguous(), swapped[:, None].expand(shape).contiguous()  # (T, H, K)
 
 
-def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the plane (i, i + K/2) of queries or keys (B, H, T, K) by the position's angle.
+def rotate(heads: Tensor, whole: Tensor, swapped: Tensor) -> Tensor:
+    """Rotate the plane (i, i + K/2) of queries or keys (B, T, H, K) by the position's angle.
 
-    The product of a rotated query and key then depends on their distance alone.
+    The product of a rotated query and key then depends on their distance alone. With :func:`rotation_table`
+    this is two multiplications over whole heads, where rotating the halves apart would take four and a copy.
     """
-    first, second = heads.chunk(2, dim=-1)  # (B, H, T, K/2)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)  # (B, H, T, K)
+    return torch.addcmul(heads * whole, heads.roll(heads.shape[-1] // 2, dims=-1), swapped)  # (B, T, H, K)
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square, times a gain. The gain takes the input's type, which the fused kernel needs."""
+    """Divide by the root mean square, times a gain."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -207,7 +217,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., size) -> (..., size)."""
-        return F.rms_norm(states, self.weight.shape, self.weight.to(states.dtype), NORM_EPSILON)
+        return rms_norm(states, self.weight, NORM_EPSILON)
 
 
 def _norm(kind: str, size: int) -> nn.Module:

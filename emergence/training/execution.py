@@ -13,13 +13,14 @@ from torch import Tensor
 from emergence.config import PretrainConfig
 from emergence.errors import EmergenceError
 from emergence.model import Trunk, linear_cross_entropy
-from emergence.model_size import activation_bytes_per_token, training_flops_per_token
+from emergence.model_size import training_flops_per_token
 from emergence.training.precision import autocast
 
 logger = logging.getLogger(__name__)
 
-#: Activations of one micro-batch on a CPU stay below this; fixed, so that results do not depend on the machine.
-CPU_ACTIVATION_BYTES = 4 << 30
+#: Tokens of one micro-batch on a CPU: as fast as more, in less memory. Fixed, so that results do not depend on the
+#: machine.
+CPU_MICRO_BATCH_TOKENS = 2_048
 #: ``compile = auto`` compiles on a CPU when the run would take longer than this (compiling costs most of a minute).
 COMPILE_ABOVE_SECONDS = 1200.0
 #: What one CPU thread sustains, for that estimate only.
@@ -41,7 +42,7 @@ def choose_micro_batch(
     """Sequences per forward pass, of this worker's ``batch_size`` per update.
 
     The configured number; else on a GPU the largest that fits, found by trying, and on a CPU the whole batch
-    unless its activations would exceed :data:`CPU_ACTIVATION_BYTES`.
+    or the part of it that has at most :data:`CPU_MICRO_BATCH_TOKENS` tokens.
 
     Raises:
         EmergenceError: Not even one sequence fits the GPU.
@@ -49,8 +50,7 @@ def choose_micro_batch(
     if config.micro_batch_size:
         return min(config.micro_batch_size, batch_size)
     if device.type == "cpu":
-        sequence = trunk.config.sequence_length * activation_bytes_per_token(trunk.config, precision)
-        return _halve_until(batch_size, lambda size: size * sequence <= CPU_ACTIVATION_BYTES)
+        return _halve_until(batch_size, lambda size: size * trunk.config.sequence_length <= CPU_MICRO_BATCH_TOKENS)
     # The optimisers allocate their state at the first update only; keep its place free meanwhile.
     reserved = [torch.empty_like(weight) for weight in trunk.parameters() for _ in range(2)]
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from emergence.config import ModelConfig
 from emergence.errors import UsageError
 from emergence.model import Encoder, Trunk, build_trunk
-from emergence.model.trunk import rotary_angles, rotate
+from emergence.model.trunk import rotate, rotation_table
 
 RECIPES: dict[str, dict[str, Any]] = {
     "modern": {},
@@ -55,21 +55,24 @@ def test_padding_on_the_right_changes_nothing(recipe: str) -> None:
 
 def test_rotation_makes_scores_depend_on_distance_alone() -> None:
     query, key = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).double()
-    cos, sin = rotary_angles(40, 8, torch.device("cpu"))
-    turned_query, turned_key = (rotate(x.expand(1, 1, 40, 8), cos, sin) for x in (query, key))
-    scores = (turned_query @ turned_key.mT)[0, 0]  # (T, T)
+    table = rotation_table(40, 1, 8, torch.device("cpu"))
+    turned_query, turned_key = (rotate(x.expand(1, 40, 1, 8), *table) for x in (query, key))  # (1, T, 1, K)
+    scores = (turned_query.transpose(1, 2) @ turned_key.transpose(1, 2).mT)[0, 0]  # (T, T)
     for distance in range(-5, 6):
         diagonal = scores.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-5, atol=1e-5)
     assert scores.diagonal(3)[0] != pytest.approx(float(scores.diagonal(0)[0]))
-    torch.testing.assert_close(turned_query.norm(dim=-1), query.norm(dim=-1).expand(1, 1, 40))
+    torch.testing.assert_close(turned_query.norm(dim=-1), query.norm(dim=-1).expand(1, 40, 1))
 
 
 def test_modern_states_are_invariant_to_a_common_shift_of_position() -> None:
     # The same tokens seen from later positions, with nothing before them to attend to, have the same states.
     trunk, ids = small_trunk(n_layers=1), some_ids(1, 6)
     states, _ = trunk._embed(ids)
-    early, late = rotary_angles(6, 8, ids.device), tuple(a[7:] for a in rotary_angles(13, 8, ids.device))
+    heads = trunk.config.n_heads
+    head_size = trunk.hidden_size // heads
+    early = rotation_table(6, heads, head_size, ids.device)
+    late = tuple(a[7:] for a in rotation_table(13, heads, head_size, ids.device))
     torch.testing.assert_close(trunk.blocks[0](states, early), trunk.blocks[0](states, late), rtol=1e-4, atol=1e-5)
 
 

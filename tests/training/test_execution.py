@@ -60,7 +60,7 @@ def test_micro_batches_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_micro_batch(trunk, config(), 8, CPU, "fp32") == 8
     assert choose_micro_batch(trunk, config(micro_batch_size=2), 8, CPU, "fp32") == 2
     assert choose_micro_batch(trunk, config(micro_batch_size=8), 3, CPU, "fp32") == 3
-    monkeypatch.setattr(execution, "CPU_ACTIVATION_BYTES", 1)
+    monkeypatch.setattr(execution, "CPU_MICRO_BATCH_TOKENS", 1)
     assert choose_micro_batch(trunk, config(), 7, CPU, "fp32") == 1
 
 

@@ -1,0 +1,78 @@
+"""RMSNorm and squared ReLU with their gradients written out, for float32 on a CPU.
+
+PyTorch has no fused CPU kernel for either. Composed of single operations they pass over memory a dozen times an
+update, which at small widths takes longer than the matrix products. Here each needs three or four passes; the
+results are those of the plain forms to rounding. Compiled code (which fuses the plain forms), other types and GPUs
+(which have kernels) take the plain forms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(states: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+    """``gain * states / sqrt(mean(states^2) + epsilon)`` over the last axis (Zhang & Sennrich 2019).
+
+    Args:
+        states: (..., D).
+        gain: (D,); used in the type of ``states``, which the GPU's kernel needs.
+        epsilon: Keeps a state of zeros finite.
+    """
+    if _by_hand(states):
+        return _RMSNorm.apply(states, gain, epsilon)
+    return F.rms_norm(states, gain.shape, gain.to(states.dtype), epsilon)
+
+
+def squared_relu(inner: Tensor) -> Tensor:
+    """``max(0, inner)^2`` (So et al. 2021), any shape."""
+    return _SquaredReLU.apply(inner) if _by_hand(inner) else F.relu(inner).square()
+
+
+def _by_hand(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+class _RMSNorm(torch.autograd.Function):
+    """With r = 1 / rms(x) and y = g r x: dx = r (g dy - x r^2 mean(g x dy)), dg = sum of r x dy."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+        size = states.shape[-1]
+        norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)  # (..., 1)
+        scale = norm.square_().div_(size).add_(epsilon).rsqrt_()  # (..., 1)
+        ctx.save_for_backward(states, scale, gain)
+        return (states * scale).mul_(gain)  # (..., D)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        states, scale, gain = ctx.saved_tensors
+        size = states.shape[-1]
+        products = grad * states  # (..., D)
+        rows = products.reshape(-1, size)  # (R, D)
+        grad_gain = (scale.reshape(1, -1) @ rows)[0]  # (D,)
+        inner = (rows @ gain).view(scale.shape)  # (..., 1)
+        pull = inner.mul_(scale).mul_(scale).div_(-size)  # (..., 1)
+        grad_states = torch.mul(grad, gain, out=products).addcmul_(states, pull).mul_(scale)  # (..., D)
+        return grad_states, grad_gain, None
+
+
+class _SquaredReLU(torch.autograd.Function):
+    """y = max(0, x)^2: dx = 2 max(0, x) dy, from the rectified values alone."""
+
+    @staticmethod
+    def forward(ctx: Any, inner: Tensor) -> Tensor:
+        rectified = F.relu(inner)
+        ctx.save_for_backward(rectified)
+        return rectified.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (rectified,) = ctx.saved_tensors
+        return (grad * rectified).mul_(2.0)

@@ -1,0 +1,80 @@
+"""The gradients written out are those of the plain forms, and the rotation is that of the halves taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from emergence.model.cpu_kernels import rms_norm, squared_relu
+from emergence.model.trunk import rotate, rotation_table
+
+EPSILON = 1e-6
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+def values_and_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    out = function(*inputs)
+    weights = torch.linspace(-1, 2, out.numel()).view(out.shape).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), inputs)]
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 8), (7, 64), (2, 4, 3, 16), (1, 8)])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
+def test_rms_norm_has_the_values_and_gradients_of_its_formula(shape: tuple[int, ...], scale: float) -> None:
+    states = (draw(*shape).detach() * scale).requires_grad_()
+    gain = draw(shape[-1], seed=1)
+
+    def formula(x: Tensor, g: Tensor) -> Tensor:
+        return g * x / (x.square().mean(-1, keepdim=True) + EPSILON).sqrt()
+
+    exact = values_and_gradients(
+        formula, states.detach().double().requires_grad_(), gain.detach().double().requires_grad_()
+    )
+    found = values_and_gradients(lambda x, g: rms_norm(x, g, EPSILON), states, gain)
+    for wanted, got in zip(exact, found, strict=True):
+        size = float(wanted.abs().max())
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=2e-5 * size)
+
+
+def test_rms_norm_of_a_strided_view_and_of_zeros() -> None:
+    states, gain = draw(2, 3, 4, 8), draw(8, seed=1)
+    view = values_and_gradients(lambda x, g: rms_norm(x.transpose(1, 2), g, EPSILON), states, gain)
+    plain = values_and_gradients(lambda x, g: F.rms_norm(x.transpose(1, 2), (8,), g, EPSILON), states, gain)
+    torch.testing.assert_close(view, plain, rtol=1e-4, atol=1e-4)
+    zeros = values_and_gradients(lambda x, g: rms_norm(x, g, EPSILON), torch.zeros(2, 8, requires_grad=True), gain)
+    assert all(bool(found.isfinite().all()) for found in zeros)
+
+
+def test_squared_relu_has_the_values_and_gradients_of_the_plain_form() -> None:
+    inner = draw(5, 33)
+    found = values_and_gradients(squared_relu, inner)
+    torch.testing.assert_close(found, values_and_gradients(lambda x: F.relu(x).square(), inner))
+    assert bool((found[1][inner < 0] == 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_types_keep_theirs(dtype: torch.dtype) -> None:
+    states = draw(4, 8).detach().to(dtype)
+    assert rms_norm(states, torch.ones(8), EPSILON).dtype == dtype
+    assert squared_relu(states).dtype == dtype
+
+
+def test_rotating_whole_heads_equals_rotating_their_halves() -> None:
+    heads = draw(2, 6, 3, 8)
+    angle = torch.outer(torch.arange(6.0), 10_000.0 ** (-torch.arange(0, 8, 2) / 8))[:, None]  # (T, 1, K/2)
+
+    def halves(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * angle.cos() - second * angle.sin(), first * angle.sin() + second * angle.cos()], -1)
+
+    table = rotation_table(6, 3, 8, torch.device("cpu"))
+    torch.testing.assert_close(
+        values_and_gradients(lambda x: rotate(x, *table), heads), values_and_gradients(halves, heads)
+    )
