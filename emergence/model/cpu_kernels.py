@@ -30,6 +30,8 @@ def rms_norm(states: Tensor, gain: Tensor, epsilon: float) -> Tensor:
 
 def squared_relu(inner: Tensor) -> Tensor:
     """``max(0, inner)^2`` (So et al. 2021), any shape."""
+    if not torch.is_grad_enabled():
+        return F.relu(inner).square_()
     return _SquaredReLU.apply(inner) if _by_hand(inner) else F.relu(inner).square()
 
 

@@ -57,6 +57,10 @@ def test_squared_relu_has_the_values_and_gradients_of_the_plain_form() -> None:
     found = values_and_gradients(squared_relu, inner)
     torch.testing.assert_close(found, values_and_gradients(lambda x: F.relu(x).square(), inner))
     assert bool((found[1][inner < 0] == 0).all())
+    with torch.no_grad():
+        before = inner.clone()
+        assert torch.equal(squared_relu(inner), found[0])
+        assert torch.equal(inner, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
