@@ -71,8 +71,12 @@ class StopSwitch:
         self._on_interrupt()
 
 
-def working_copy(spec: ExperimentSpec, run_id: str) -> Path:
+def working_copy(spec: ExperimentSpec, run_id: str, trunk: str | None = None, text: str | None = None) -> Path:
     """The run's folder on local disk, as last published, beside what it needs of other runs.
+
+    Args:
+        trunk: The run whose trunk a sweep means it to take.
+        text: Fingerprint of its pretraining text, where that has been read already.
 
     Raises:
         WeightsError: The weights the spec names are not on the volume.
@@ -86,8 +90,11 @@ def working_copy(spec: ExperimentSpec, run_id: str) -> Path:
     needed = []
     if spec.pretrained_model_path:
         needed.append(RunStore(MODELS).resolve_weights(spec.pretrained_model_path))
-    elif not spec.random_baseline and (source := RunStore(MODELS).find_pretrained(spec.pretrain_id)):
-        needed.append(source.path / TRUNK_FILE)
+    elif not spec.random_baseline:
+        volume = RunStore(MODELS)
+        sources = [volume.open(trunk)] if trunk else [volume.find_pretrained(spec.pretrain_id)]
+        sources += [volume.find_pretrained_on(text, spec)] if text else []
+        needed += [source.path / TRUNK_FILE for source in sources if source]
     for path in needed:
         if path.is_relative_to(MODELS.resolve()) and path.parent.name != run_id:
             for name in (SPEC_FILE, DATA_FILE, STATS_FILE, path.name):
@@ -133,6 +140,7 @@ def run_in_process(job: dict[str, Any], stop: Callable[[], bool], on_commit: Cal
         cache_dir=CACHE,
         run_id=job["run_id"],
         fresh=job["fresh"],
+        trunk=job.get("trunk"),
         should_stop=stop,
         on_commit=on_commit,
         on_open=_announce,

@@ -86,7 +86,7 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
         entry = reserve(run_id, me)
         if not entry["train"]:
             try:
-                _prepare(ExperimentSpec.from_dict(job["spec"]), run_id)
+                text = _prepare(ExperimentSpec.from_dict(job["spec"]), run_id, job.get("trunk"))
             except EmergenceError:
                 locks.pop(run_id, None)
                 raise
@@ -96,7 +96,7 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
         resources = {"gpu": job["gpu"], "cpu": job["cpu"], "memory": job["memory"]}
         if "max_containers" in job:  # one of a sweep's
             resources["max_containers"] = job["max_containers"]
-        entry["train"] = train.with_options(**resources).spawn({**job, "holder": me}).object_id
+        entry["train"] = train.with_options(**resources).spawn({**job, "holder": me, "text": text}).object_id
         locks.put(run_id, entry)
     return {"call": entry["train"]}
 
@@ -111,7 +111,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     entry = locks.get(run_id) or {}
     if entry.get("holder") != job["holder"]:
         return _answer(RunDirectoryError(f"{run_id} is in use by another launch: wait for it, or stop it"))
-    folder = container.working_copy(spec, run_id)
+    folder = container.working_copy(spec, run_id, job.get("trunk"), job.get("text"))
     mirror = VolumeMirror(folder, container.MODELS / run_id, models_volume.commit, COMMIT_SECONDS)
     mirror.adopt()
     try:
@@ -261,23 +261,25 @@ def is_going(call_id: str) -> bool:
     return False
 
 
-def _prepare(spec: ExperimentSpec, run_id: str) -> None:
+def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None:
     """All that the run reads, checked and cached on the data volume, and an empty run directory.
 
-    Raises what the run itself would: before a GPU is rented.
+    Raises what the run itself would: before a GPU is rented. Returns the fingerprint of the pretraining text.
     """
-    from emergence.experiment.inputs import read_inputs
+    from emergence.experiment.inputs import read_inputs, refuse_changed_text
     from emergence.experiment.store import RunStore
 
-    container.working_copy(spec, run_id)
+    container.working_copy(spec, run_id, trunk)
     container.bring_data(spec)
-    read_inputs(spec, RunStore(container.RUNS), container.CACHE)
+    text = read_inputs(spec, RunStore(container.RUNS), container.CACHE).fingerprints["text"]
+    refuse_changed_text(RunStore(container.RUNS), trunk, text)
     if copy_new_folders(container.CACHE, container.DATA / "cache"):
         data_volume.commit()
     volume = RunStore(container.MODELS)
     if not volume.exists(run_id):  # from here on it is listed, and can be resumed
         volume.create(spec, run_id=run_id)
         models_volume.commit()
+    return text
 
 
 def _answer(error: EmergenceError) -> dict[str, Any]:

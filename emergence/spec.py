@@ -169,6 +169,12 @@ class ExperimentSpec:
         content["seed"] = self.seed
         return _digest(content)
 
+    @property
+    def training_id(self) -> str:
+        """Identity of the pretraining but for its data: with equal data, wherever that lies, it gives one trunk."""
+        config = _without_cosmetics(self.config.to_dict())
+        return _digest([config["model"], config["pretrain"], self.seed])
+
     def run_name(self, now: datetime) -> str:
         """``TinyQA_spe200k_frozen_20251231-005835``: only what differs from the defaults adds a suffix."""
         parts = [self.config.run_prefix]

@@ -360,6 +360,8 @@ def test_the_conductor_keeps_to_the_graph_and_the_limit() -> None:
     failed = [name for name, state in states.items() if state["state"] == "failed"]
     assert failed == ["D-W-F-ALL.0", "D-W-F-20.0"] and states[failed[0]]["error"] == "it broke"
     assert all(len(state["calls"]) == 2 for state in states.values())
+    trunks = {str(job["run_id"]): job["trunk"] for job in calls.jobs.values()}
+    assert trunks["D-W-Z-ALL.0"] == "D-W-pretrain.0" and trunks["D-R-Z-ALL.0"] is trunks["D-W-pretrain.0"] is None
 
 
 def test_the_next_conductor_goes_on_with_what_runs() -> None:

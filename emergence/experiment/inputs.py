@@ -13,8 +13,8 @@ from emergence.data.qa_encoding import EncodedQA, Marks, encode_qa
 from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
 from emergence.data.tokenizer import TextTokenizer
-from emergence.errors import DataError, WeightsError
-from emergence.experiment.store import RunStore
+from emergence.errors import DataError, UsageError, WeightsError
+from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, check_matches, load_weights
 from emergence.training.few_shot import few_shot_indices
@@ -107,7 +107,7 @@ def read_inputs(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Input
         WeightsError: Weights that are missing, foreign, or of another size.
         UsageError: A few-shot limit beyond the data.
     """
-    weights = _given_weights(spec, store)
+    weights = _given_weights(spec, store, cache_dir)
     dataset = None if spec.skip_finetune else load_qa(spec, cache_dir)
     text = prepare_pretraining_data(spec, cache_dir) if spec.pretrains else None
     if weights:
@@ -152,26 +152,53 @@ def marks_of(spec: ExperimentSpec) -> Marks:
 
 
 def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -> GivenWeights | None:
-    """The trunk of another run that is, by content, the one this run would pretrain: same settings, seed and text."""
-    found = store.find_pretrained(spec.pretrain_id) if inputs.text else None
-    if found is None or inputs.text is None:
+    """The trunk of another run that is, by content, the one this run would pretrain: same settings, seed and text.
+
+    The text may have another name by now, or be named in another way: ``texts/`` for ``/home/me/texts``.
+    """
+    if inputs.text is None:
         return None
-    try:
-        weights = load_weights(found.trunk_path)
-    except WeightsError as error:
-        logger.warning("not using the trunk of %s: %s", found.run_id, error)
-        return None
-    text = (weights.metadata.get("data") or {}).get("text")
-    return GivenWeights(weights, found.trunk_path) if text == inputs.text.fingerprint else None
+    text = inputs.text.fingerprint
+    for found in (store.find_pretrained(spec.pretrain_id), store.find_pretrained_on(text, spec)):
+        if found is None:
+            continue
+        try:
+            weights = load_weights(found.trunk_path)
+        except WeightsError as error:
+            logger.warning("not using the trunk of %s: %s", found.run_id, error)
+            continue
+        if (weights.metadata.get("data") or {}).get("text") == text:
+            return GivenWeights(weights, found.trunk_path)
+    return None
 
 
-def _given_weights(spec: ExperimentSpec, store: RunStore) -> GivenWeights | None:
+def refuse_changed_text(store: RunStore, trunk: str | None, text: str | None) -> None:
+    """Refuse a sweep's cell whose pretraining text is no longer what the trunk it takes was trained on.
+
+    Such a cell would pretrain another trunk by itself and stand beside the others as if it were theirs.
+
+    Args:
+        trunk: The run whose trunk it takes; None for none.
+        text: Fingerprint of the cell's pretraining text; None for none.
+
+    Raises:
+        UsageError: Naming the run.
+    """
+    known = store.open(trunk).text_fingerprint if trunk else None
+    if known is not None and text is not None and known != text:
+        raise UsageError(
+            f"the pretraining text is not what {trunk} was trained on: restore it, "
+            "or give the new text a name of its own"
+        )
+
+
+def _given_weights(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> GivenWeights | None:
     if not spec.skip_pretrain or spec.random_baseline:
         return None
     if spec.pretrained_model_path:
         path = store.resolve_weights(spec.pretrained_model_path)
     else:
-        found = store.find_pretrained(spec.pretrain_id)
+        found = store.find_pretrained(spec.pretrain_id) or _pretrained_on_same_text(spec, store, cache_dir)
         if found is None:
             raise WeightsError(
                 f"--skip-pretrain found no run in {store.root} with this pretraining "
@@ -183,6 +210,13 @@ def _given_weights(spec: ExperimentSpec, store: RunStore) -> GivenWeights | None
     check_matches(weights, spec.config.model, path)
     _refuse_other_stages(weights.metadata, path)
     return GivenWeights(weights, path)
+
+
+def _pretrained_on_same_text(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> RunDirectory | None:
+    """The run whose text has the content of this one's under another name; reads the text if any could be it."""
+    if not any(run.spec.training_id == spec.training_id and run.trunk_path.is_file() for run in store.runs()):
+        return None
+    return store.find_pretrained_on(prepare_pretraining_data(spec, cache_dir).fingerprint, spec)
 
 
 def _refuse_other_stages(metadata: Mapping[str, Any], path: Path) -> None:

@@ -107,6 +107,8 @@ def help_pretrain(session: Session, matching: GivenWeights | None) -> None:
 def _take_weights(session: Session, given: GivenWeights) -> None:
     session.recorder.rewind(0)
     metadata = {**given.file.metadata, "source": given.source, "history_bytes": 0}
+    if session.spec.pretrains:  # found by content: the very trunk that this run would have pretrained
+        metadata["pretrain_id"] = session.spec.pretrain_id
     weights = WeightsFile(
         given.file.state_dict, given.file.model, given.file.vocab_rows, given.file.tokenizer_json, metadata
     )

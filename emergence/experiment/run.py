@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from emergence.errors import EmergenceError
-from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs
+from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs, refuse_changed_text
 from emergence.experiment.outcome import common_facts, conclude
 from emergence.experiment.phases import Session, finetune_whole, help_pretrain, obtain_trunk, probe_frozen
 from emergence.experiment.result import RunResult, load_result
@@ -36,6 +36,7 @@ def run_experiment(
     cache_dir: Path,
     run_id: str | None = None,
     fresh: bool = False,
+    trunk: str | None = None,
     device: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_commit: Callable[[], None] | None = None,
@@ -52,6 +53,7 @@ def run_experiment(
         run_id: Name of the run, to be created or gone on with. None: an unfinished run of the same
             experiment is gone on with, a finished one is returned as it is.
         fresh: With no ``run_id``: start a new run whatever there is, and take no trunk from another.
+        trunk: The run whose trunk a sweep means this one to take; refused where the text is another by now.
         device: ``cpu``, ``cuda`` or ``cuda:N``; the GPU where there is one by default.
         should_stop: Asked after every step; true saves a checkpoint and raises ``StopRequested``.
         on_commit: Called when a checkpoint or the result is safely on disk.
@@ -73,6 +75,7 @@ def run_experiment(
     _make_deterministic()
     with workers_from_environment() as workers:
         inputs = read_inputs(spec, store, cache_dir)
+        refuse_changed_text(store, trunk, inputs.text.fingerprint if inputs.text else None)
         run, what = _open(spec, store, run_id, fresh, workers)
         with run.lock() if workers.is_first else nullcontext():
             if workers.is_first:

@@ -176,6 +176,15 @@ class RunDirectory:
         """What :meth:`record_data` wrote."""
         return read_sealed(self.path / DATA_FILE)
 
+    @property
+    def text_fingerprint(self) -> str | None:
+        """Of the text it was or will be pretrained on; None where it is not, or nothing readable says."""
+        try:
+            found = self.read_data()["fingerprints"]["text"]
+        except (RunDirectoryError, KeyError, TypeError):
+            return None
+        return found if isinstance(found, str) else None
+
     def write_tokenizer(self, tokenizer_json: str) -> None:
         write_atomic(self.path / TOKENIZER_FILE, tokenizer_json)
 

@@ -98,6 +98,12 @@ class RunStore:
         """The newest run whose trunk comes from this pretraining: its own, or one it was given."""
         return next((run for run in self.runs() if run.trunk_path.is_file() and _trunk_id(run) == pretrain_id), None)
 
+    def find_pretrained_on(self, text: str, spec: ExperimentSpec) -> RunDirectory | None:
+        """The newest run with the trunk that ``spec`` would pretrain on a text of this fingerprint, wherever it is."""
+        wanted = spec.training_id
+        runs = (run for run in self.runs() if run.spec.pretrains and run.trunk_path.is_file())
+        return next((run for run in runs if run.spec.training_id == wanted and run.text_fingerprint == text), None)
+
     def resolve_weights(self, path: str, *, confined: bool = False) -> Path:
         """The weights file that ``--pretrained-model-path`` means.
 

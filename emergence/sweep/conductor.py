@@ -74,7 +74,7 @@ def _plain(graph: Graph) -> dict[str, Any]:
 def _start(graph: Graph, task: Task, job: Mapping[str, Any], calls: Calls) -> None:
     status = graph.status[task.key]
     status.state, status.run_id = "running", job["run_id"]
-    status.calls = calls.find(job["run_id"]) or [calls.start(job)]
+    status.calls = calls.find(job["run_id"]) or [calls.start({**job, "trunk": graph.trunk_of(task)})]
     logger.info("started %s as %s: %s", task.label, job["run_id"], status.calls[-1])
 
 

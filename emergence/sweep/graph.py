@@ -131,6 +131,10 @@ class Graph:
         waiting = (task for key, task in self.tasks.items() if self.status[key].state == "waiting")
         return [task for task in waiting if task.needs is None or self.status[task.needs].state == "done"]
 
+    def trunk_of(self, task: Task) -> str | None:
+        """The run whose trunk a task takes; None where it needs none."""
+        return None if task.needs is None else self.status[task.needs].run_id
+
     def in_state(self, *states: State) -> list[Task]:
         return [task for key, task in self.tasks.items() if self.status[key].state in states]
 

@@ -181,6 +181,7 @@ class _Executor:
             status.state, status.log, status.error, status.last_lines = "running", log.name, None, []
             job = {
                 "spec": task.spec.to_dict(),
+                "trunk": self.graph.trunk_of(task),
                 "runs_dir": str(self.record.runs_dir.resolve()),
                 "cwd": self.record.cwd,
                 "log": str(log),

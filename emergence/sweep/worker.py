@@ -41,6 +41,7 @@ def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
                 ExperimentSpec.from_dict(job["spec"]),
                 RunStore(runs_dir),
                 cache_dir=runs_dir / CACHE_FOLDER,
+                trunk=job["trunk"],
                 should_stop=should_stop,
                 on_open=lambda run, what: _say(f"{what} run {run.run_id}"),
                 progress=TerminalProgress(),
@@ -89,19 +90,14 @@ class _Reader:
             UsageError: Data that is missing, malformed, too small, or not what a trunk to be used was trained on.
         """
         from emergence.data.sources import load_qa, prepare_pretraining_data
-        from emergence.experiment.run_directory import DATA_FILE
+        from emergence.experiment.inputs import refuse_changed_text
         from emergence.experiment.store import RunStore
 
         text = _identity(spec, "pretrain_data", "pretrain_text", "nq_data", vocabulary=True)
         if text not in self.texts:
             self.texts[text] = prepare_pretraining_data(spec, self.cache).fingerprint
-        if not spec.random_baseline and (run_id := self.trunks.get(spec.pretrain_id)):
-            run = RunStore(self.runs_dir).open(run_id)
-            known = run.read_data()["fingerprints"] if (run.path / DATA_FILE).exists() else {}
-            if known.get("text") not in (None, self.texts[text]):
-                raise UsageError(
-                    f"the pretraining text is not what {run_id} was trained on: restore it, or use another --runs-dir"
-                )
+        if not spec.random_baseline:
+            refuse_changed_text(RunStore(self.runs_dir), self.trunks.get(spec.pretrain_id), self.texts[text])
         questions = _identity(spec, "finetune_data", "qa_data")
         if questions not in self.questions:
             self.questions[questions] = len(load_qa(spec, self.cache).splits["train"])

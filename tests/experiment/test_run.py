@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -20,7 +21,7 @@ from worlds import SMALL, run_small, small_spec, trunk_flags
 
 from emergence.analysis.grid import RunScores, build_grid, format_grid
 from emergence.errors import DataError, EmergenceError, UsageError, WeightsError
-from emergence.experiment.inputs import marks_of
+from emergence.experiment.inputs import marks_of, read_inputs
 from emergence.experiment.result import DOCUMENTED_KEYS, load_result
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
@@ -173,6 +174,52 @@ def test_a_matching_pretraining_is_used_and_gives_the_same_probe(cells: dict[str
     assert "trunk_from_another_run" in result.flags
     one, two = (r.path / "predictions.jsonl" for r in (run, cells["frozen"]))
     assert one.read_bytes() == two.read_bytes()
+
+
+def write_text(folder: Path, town: str = "Rome") -> Path:
+    folder.mkdir(exist_ok=True)
+    for split, count in (("train", 120), ("valid", 10), ("test", 10)):
+        lines = (f" = {split} {i} = \n\nThe baker {i} cut the rope with a knife in {town}.\n\n" for i in range(count))
+        (folder / f"{split}.txt").write_text("".join(lines))
+    return folder
+
+
+def test_a_trunk_is_found_however_its_text_is_named_and_not_on_another_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = write_text(tmp_path / "text")
+    first, _ = run_small(tmp_path / "runs", pretrain_text=str(text), skip_finetune=True)
+    (tmp_path / "moved").symlink_to(text)
+    for name in (f"{text}/", "moved"):
+        run, result = run_small(tmp_path / "runs", pretrain_text=name, skip_finetune=True)
+        assert run.spec.pretrain_id != first.spec.pretrain_id and run.path.name != first.run_id
+        assert result.lineage is not None and result.lineage["source"]["pretrain_id"] != run.spec.pretrain_id, name
+        assert result.lineage["pretrain_id"] == run.spec.pretrain_id, "the trunk that it would have pretrained itself"
+        assert result.pretraining == load_result(first.stats_path).pretraining
+    spec = small_spec(pretrain_text=str(text / "." / "."), skip_pretrain=True)
+    given = read_inputs(spec, RunStore(tmp_path / "runs"), tmp_path / "cache").weights
+    assert given is not None and given.path.parent.name in {run.run_id for run in RunStore(tmp_path / "runs").runs()}
+    write_text(text, "Paris")
+    with pytest.raises(WeightsError, match="found no run"):
+        read_inputs(
+            dataclasses.replace(spec, pretrain_text=f"{text}//"), RunStore(tmp_path / "runs"), tmp_path / "cache"
+        )
+
+
+def test_a_cell_of_a_sweep_does_not_pretrain_on_another_text_than_its_trunk(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text")
+    store = RunStore(tmp_path / "runs")
+    first, _ = run_small(store.root, pretrain_text=str(text), skip_finetune=True)
+    spec = small_spec(pretrain_text=str(text), layout="echo", skip_finetune=True)
+    write_text(text, "Paris")
+    with pytest.raises(UsageError, match=f"not what {first.run_id} was trained on: restore it"):
+        run_experiment(spec, store, cache_dir=tmp_path / "cache", trunk=first.run_id)
+    assert [run.run_id for run in store.runs()] == [first.run_id], "nothing was written"
+    write_text(text)
+    result = run_experiment(spec, store, cache_dir=tmp_path / "cache", trunk=first.run_id)
+    assert result is not None and result.lineage is not None
+    assert result.lineage["source"]["run_id"] == first.run_id
 
 
 def test_equal_seeds_give_equal_runs_and_others_do_not(cells: dict[str, RunDirectory], tmp_path: Path) -> None:

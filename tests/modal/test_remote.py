@@ -214,13 +214,13 @@ def test_preparing_starts_training_once(world: World, monkeypatch: pytest.Monkey
             return types.SimpleNamespace(object_id="fc-train")
 
     monkeypatch.setattr(remote, "train", Train())
-    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id: None)
+    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id, trunk: "text")
     assert prepare(job()) == prepare(job()) == {"call": "fc-train"}  # as if restarted just before it answered
-    assert len(world.spawned) == 1 and world.spawned[0]["holder"] == "fc-me"
+    assert len(world.spawned) == 1 and world.spawned[0]["holder"] == "fc-me" and world.spawned[0]["text"] == "text"
 
 
 def test_preparing_gives_the_name_back_after_a_user_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(spec: ExperimentSpec, run_id: str) -> None:
+    def fail(spec: ExperimentSpec, run_id: str, trunk: str | None) -> None:
         raise DataError("no such file", "questions.jsonl", 3)
 
     monkeypatch.setattr(remote, "_prepare", fail)
