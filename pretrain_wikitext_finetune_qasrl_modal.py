@@ -12,7 +12,7 @@ from __future__ import annotations
 from emergence.config import ConfigName
 from emergence.remote import app
 from emergence.remote_client import check_flags_first, launch
-from emergence.spec import DataRoute, FinetuneData, Layout, PretrainData
+from emergence.spec import DataRoute, FinetuneData, Layout, OnNan, PretrainData
 
 
 @app.local_entrypoint()
@@ -33,6 +33,7 @@ def main(
     pretrain_text: str | None = None,
     nq_data: str | None = None,
     qa_data: str | None = None,
+    on_nan: OnNan = "stop",
     set: str | None = None,
     gpu: str | None = None,
     resume: str | None = None,

@@ -15,7 +15,7 @@ import typer
 from emergence.cli_sweep import app as sweep_app
 from emergence.config import ConfigName
 from emergence.errors import EmergenceError
-from emergence.spec import DataRoute, ExperimentSpec, FinetuneData, Layout, PretrainData
+from emergence.spec import DataRoute, ExperimentSpec, FinetuneData, Layout, OnNan, PretrainData
 
 app = typer.Typer(
     name="emergence",
@@ -53,6 +53,9 @@ SetValues = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a config field, e.g. pretrain.epochs=2."),
 ]
+OnNanFlag = Annotated[
+    OnNan, typer.Option(help="At a NaN: stop, or rewind to the last checkpoint and go on at half the learning rate.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 TableStyle = Annotated[Literal["markdown", "latex", "csv", "json"], typer.Option("--format", help="Of the table.")]
 TableFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write there instead of printing.")]
@@ -88,6 +91,7 @@ def run_command(
     pretrain_text: Text = None,
     nq_data: NQ = None,
     qa_data: Questions = None,
+    on_nan: OnNanFlag = "stop",
     set_values: SetValues = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
     resume: Annotated[str | None, typer.Option(help="Go on with this run (its own command does, too).")] = None,
@@ -126,6 +130,7 @@ def run_command(
             pretrain_text=pretrain_text,
             nq_data=nq_data,
             qa_data=qa_data,
+            on_nan=on_nan,
         )
     from emergence.local import run_locally
 

@@ -302,7 +302,7 @@ def config_from_dict(
         if not isinstance(raw.get(key), str) or not str(raw[key]).replace("_", "").replace("-", "").isalnum():
             raise ConfigError(f"{source}: {key} must be a word of letters, digits, '_' and '-'")
     recipe = raw.get("recipe", "modern")
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         place = origin.get(("", "recipe"), source)
         raise ConfigError(f"{place}: recipe must be one of {', '.join(RECIPES)}, not {recipe!r}")
     sections = {}

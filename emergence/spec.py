@@ -26,6 +26,7 @@ MIXES: tuple[PretrainData, ...] = ("wiki+nq", "wiki+control")
 FinetuneData = Literal["qasrl", "qasrl-bank", "squad", "qasrl+squad"]
 DataRoute = Literal["hub", "microworld"]
 Layout = Literal["question-first", "echo"]
+OnNan = Literal["stop", "rewind"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +68,15 @@ class ExperimentSpec:
     qa_data: str | None = None
 
     @classmethod
-    def from_flags(cls, *, config_name: str = "tiny", set_values: Sequence[str] = (), **flags: Any) -> ExperimentSpec:
+    def from_flags(
+        cls, *, config_name: str = "tiny", set_values: Sequence[str] = (), on_nan: OnNan = "stop", **flags: Any
+    ) -> ExperimentSpec:
         """Build and check a spec from command-line flags.
 
         Args:
             config_name: A configuration in ``configs/``.
             set_values: ``section.key=value`` overrides.
+            on_nan: Other than ``stop``: short for ``pretrain.on_nan=...``, which is of no consequence for the identity.
             **flags: The remaining fields of :class:`ExperimentSpec`; empty strings count as not given.
 
         Raises:
@@ -80,6 +84,8 @@ class ExperimentSpec:
             ConfigError: Naming the config key.
         """
         flags = {name: None if value == "" else value for name, value in flags.items()}
+        if on_nan != "stop":
+            set_values = (*set_values, f"pretrain.on_nan={on_nan}")
         spec = cls(config=load_config(config_name, set_values), **flags)
         return spec.checked()
 

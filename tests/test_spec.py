@@ -125,3 +125,4 @@ def test_what_to_do_at_a_nan_is_no_other_experiment() -> None:
     careful = spec(set_values=("pretrain.on_nan=rewind",))
     assert careful.config.pretrain.on_nan == "rewind"
     assert (careful.experiment_id, careful.pretrain_id) == (spec().experiment_id, spec().pretrain_id)
+    assert spec(on_nan="rewind") == careful and spec(on_nan="stop") == spec()

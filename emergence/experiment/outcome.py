@@ -53,7 +53,7 @@ def common_facts(session: Session, weights: WeightsFile, trained: Trained | None
     flags = []
     if weights.metadata.get("source"):
         flags.append("trunk_from_another_run")
-    if (pretraining or {}).get("rewinds"):
+    if (pretraining or {}).get("rewinds") or (trained and trained.finetuned and trained.finetuned.rewinds):
         flags.append("rewound_after_nan")
     if trained and trained.probes and not all(fit.converged for fit in named_fits(trained.probes).values()):
         flags.append("probe_not_converged")

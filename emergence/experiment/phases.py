@@ -233,6 +233,7 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
         save_snapshot=save_epoch,
         should_stop=session.should_stop,
         progress=session.progress,
+        on_nan=session.spec.config.pretrain.on_nan,
     )
     session.run.save_finetuned(session.weights(trunk, FINETUNED, head, **asdict(result.best)))
     logits = {

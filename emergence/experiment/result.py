@@ -8,6 +8,7 @@ content, and files with the documented keys alone (an older format) load too.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import math
 import os
@@ -176,14 +177,18 @@ def load_result(path: Path) -> RunResult:
 def current_versions() -> dict[str, Any]:
     """Versions and circumstances that a number may depend on; imports none of the libraries it names."""
     found: dict[str, Any] = {"python": platform.python_version(), "emergence": __version__}
-    for library in ("torch", "numpy", "tokenizers", "scipy"):
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            found[library] = None
+    found |= {library: _installed(library) for library in ("torch", "numpy", "tokenizers", "scipy")}
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else None
     return {**found, "platform": platform.platform(), "cpus": os.cpu_count(), "threads": threads}
+
+
+@functools.cache  # every weights file asks, and reading a package's metadata takes milliseconds
+def _installed(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _check_values(values: Mapping[str, Any], source: str) -> None:

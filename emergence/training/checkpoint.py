@@ -186,8 +186,11 @@ class Checkpointer:
         self._folder, self._keep, self._on_commit = folder, keep, on_commit
         self._damaged: set[CheckpointName] = set()
 
-    def save(self, phase: str, step: int, state: dict[str, Any]) -> Path:
+    def save(self, phase: str, step: int, state: dict[str, Any], rewind_to: int | None = None) -> Path:
         """Save ``state`` (nested dictionaries, lists and tuples of tensors and plain values).
+
+        Args:
+            rewind_to: Keep, beside the newest ones, what ``load(phase, up_to=rewind_to)`` finds.
 
         Raises:
             RunDirectoryError: The system refused the write; the earlier checkpoints are still there.
@@ -208,16 +211,20 @@ class Checkpointer:
         }
         path = self._folder / str(name)
         _write_sealed(path, content)
-        self._prune([*names, name])
+        self._prune([*names, name], phase, rewind_to)
         if self._on_commit is not None:
             self._on_commit()
         return path
 
-    def load(self, phase: str | None = None) -> Checkpoint | None:
-        """The newest complete checkpoint (of ``phase``), or None; says in one warning what it had to pass over."""
+    def load(self, phase: str | None = None, up_to: int | None = None) -> Checkpoint | None:
+        """The newest complete checkpoint, or None; says in one warning what it had to pass over.
+
+        Args:
+            phase: Only of this phase. up_to: Only of this step or earlier ones.
+        """
         damaged, found = [], None
         for name in sorted(self._names(), reverse=True):
-            if phase is not None and name.phase != phase:
+            if (phase is not None and name.phase != phase) or (up_to is not None and name.step > up_to):
                 continue
             try:
                 found = self._read(name)
@@ -233,6 +240,10 @@ class Checkpointer:
     def has(self, phase: str) -> bool:
         """Whether a checkpoint of ``phase`` is there (it may still prove damaged)."""
         return any(name.phase == phase for name in self._names())
+
+    def newest_step(self, phase: str) -> int | None:
+        """The step of the newest checkpoint of ``phase`` (it may still prove damaged)."""
+        return max(((name.sequence, name.step) for name in self._names() if name.phase == phase), default=(0, None))[1]
 
     def clear(self) -> None:
         """Delete every checkpoint (a finished run needs none)."""
@@ -256,10 +267,11 @@ class Checkpointer:
             return []
         return [name for name in map(parse_checkpoint_name, found) if name is not None]
 
-    def _prune(self, names: list[CheckpointName]) -> None:
-        """Keep the newest ones not known to be damaged."""
+    def _prune(self, names: list[CheckpointName], phase: str, rewind_to: int | None) -> None:
+        """Keep the newest ones not known to be damaged, and the one to rewind to."""
         good = sorted((name for name in names if name not in self._damaged), reverse=True)
-        self._delete({*names} - {*good[: self._keep]})
+        early = [name for name in good if rewind_to is not None and name.phase == phase and name.step <= rewind_to]
+        self._delete({*names} - {*good[: self._keep], *early[:1]})
         self._damaged.clear()
 
     def _delete(self, names: Iterable[CheckpointName]) -> None:

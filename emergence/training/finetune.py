@@ -22,10 +22,12 @@ from emergence.config import FinetuneConfig
 from emergence.data.qa_encoding import EncodedQA, IntArray, PaddedBatch, batches_by_length
 from emergence.errors import EmergenceError
 from emergence.model import SpanHead, Trunk, span_cross_entropy
+from emergence.spec import OnNan
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.evaluate import gold_spans, quick_scores
 from emergence.training.features import predict_finetuned, span_logits
-from emergence.training.health import NonFiniteLossError, all_finite
+from emergence.training.finetune_result import EpochScores, FinetuneResult
+from emergence.training.health import REWIND_FACTOR, NonFiniteLossError, Recovery, all_finite, clip_gradients
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
 
 logger = logging.getLogger(__name__)
@@ -34,38 +36,6 @@ PHASE = "finetune"
 
 #: ``(name, trunk, head, metadata)`` of a snapshot to write.
 SaveModel = Callable[[str, Trunk, SpanHead, dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class EpochScores:
-    """One epoch: mean training loss, and validation loss (both nats per question), exact match and token F1."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_em: float
-    validation_f1: float
-
-
-@dataclass(frozen=True)
-class FinetuneResult:
-    """What finetuning did.
-
-    Attributes:
-        epochs: Every epoch's scores.
-        best: The epoch with the highest validation F1 (on a tie the lower loss), whose weights were kept.
-        steps: Optimiser steps taken.
-        stopped_early: Whether patience ran out before the last epoch.
-        seconds: Wall-clock, added up over resumes.
-        questions_per_second: Training questions over those seconds, validation included in the time.
-    """
-
-    epochs: tuple[EpochScores, ...]
-    best: EpochScores
-    steps: int
-    stopped_early: bool
-    seconds: float
-    questions_per_second: float
 
 
 @dataclass
@@ -79,6 +49,7 @@ class _State:
     epochs: list[EpochScores] = field(default_factory=list)
     best_weights: dict[str, dict[str, Tensor]] | None = None
     seconds: float = 0.0
+    rewinds: int = 0
 
     @property
     def best(self) -> EpochScores | None:
@@ -105,6 +76,7 @@ def finetune(
     save_best: SaveModel | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    on_nan: OnNan = "stop",
 ) -> FinetuneResult:
     """Train ``trunk`` and ``head`` in place; they end with the best epoch's weights.
 
@@ -120,10 +92,11 @@ def finetune(
         save_snapshot: Called after every epoch with the name ``finetune_epoch_<n>``.
         save_best: Called after every epoch that is the best so far.
         should_stop: Asked after every step; true saves a checkpoint and raises.
+        on_nan: What to do about a loss or gradient that is not finite, as in pretraining.
 
     Raises:
         StopRequested: ``should_stop`` was true; the same call resumes.
-        NonFiniteLossError: Naming step, batch and cause. EmergenceError: There are no questions.
+        NonFiniteLossError: Naming step, batch, cause and what is kept. EmergenceError: There are no questions.
     """
     if not len(train) or not len(validation):
         raise EmergenceError("finetuning needs training and validation questions: give more data, or longer sequences")
@@ -143,6 +116,7 @@ def finetune(
         save_best=save_best,
         should_stop=should_stop,
         progress=progress or NoProgress(),
+        on_nan=on_nan,
     )
     loop.resume()
     try:
@@ -170,6 +144,7 @@ class _Loop:
     save_best: SaveModel | None
     should_stop: Callable[[], bool]
     progress: Progress
+    on_nan: OnNan
 
     def __post_init__(self) -> None:
         self.state = _State()
@@ -178,8 +153,11 @@ class _Loop:
         self.questions_per_epoch = sum(map(len, first_epoch))
         self.optimizer = build_optimizer(self.trunk, self.head, self.config)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
-        #: Losses not yet in a history line, with their questions; on the device until they are read.
-        self.pending: list[tuple[Tensor, int]] = []
+        #: Losses not yet in a history line, with gradient norms and questions; on the device until they are read.
+        self.pending: list[tuple[Tensor, Tensor, int]] = []
+        cure = f"lower finetune.lr, now {self.config.lr:g}, for example --set finetune.lr={self.config.lr / 3:.1g}"
+        intervals = (self.config.checkpoint_every_steps, self.steps_per_epoch)
+        self.recovery = Recovery(PHASE, self.checkpointer, self.on_nan, intervals, cure)
         self.clock = time.monotonic()
         self.shown: dict[str, float] = {}
 
@@ -190,8 +168,11 @@ class _Loop:
     def run(self) -> FinetuneResult:
         self.progress.start(self.config.epochs * self.steps_per_epoch, "steps", self.step, "finetuning")
         while self.state.epoch < self.config.epochs and not self._out_of_patience():
-            self._train_epoch()
-            self._end_epoch()
+            try:
+                self._train_epoch()
+                self._end_epoch()
+            except NonFiniteLossError as error:
+                self._rewind(error)
         best = self.state.best
         if best is None or self.state.best_weights is None:
             raise RuntimeError("finetuning ended without an epoch")
@@ -206,6 +187,7 @@ class _Loop:
             stopped_early=self.state.epoch < self.config.epochs,
             seconds=seconds,
             questions_per_second=seen / seconds if seconds > 0 else 0.0,
+            rewinds=self.state.rewinds,
         )
 
     def _batches(self, epoch: int) -> list[IntArray]:
@@ -222,10 +204,9 @@ class _Loop:
             loss = self._loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            if self.config.grad_clip > 0:
-                nn.utils.clip_grad_norm_([*self.trunk.parameters(), *self.head.parameters()], self.config.grad_clip)
+            norm = clip_gradients([*self.trunk.parameters(), *self.head.parameters()], self.config.grad_clip)
             self.optimizer.step()
-            self.pending.append((loss.detach(), len(index)))
+            self.pending.append((loss.detach(), norm, len(index)))
             self.state.batch += 1
             self._after_step()
 
@@ -259,30 +240,48 @@ class _Loop:
         return total / questions
 
     def _read_pending(self) -> list[tuple[float, int]]:
-        losses = [(float(loss), n) for loss, n in self.pending]
-        for index, (loss, _) in enumerate(losses):
-            if not math.isfinite(loss):
-                raise self._diverged(f"the loss ({loss})", self.step - len(losses) + index + 1)
-        return losses
+        """Losses and questions of the steps since the last history line, every number in them finite."""
+        first = self.step - len(self.pending) + 1
+        read = [(float(loss), float(norm), n) for loss, norm, n in self.pending]
+        for step, (loss, norm, _) in enumerate(read, start=first):
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise self._diverged(f"the loss is {loss} and its gradient's norm {norm}", step)
+        return [(loss, n) for loss, _, n in read]
 
-    def _diverged(self, what: str, step: int | None = None) -> NonFiniteLossError:
-        step = self.step if step is None else step
+    def _diverged(self, what: str, step: int) -> NonFiniteLossError:
         epoch, batch = divmod(max(step - 1, 0), self.steps_per_epoch)
-        return NonFiniteLossError(
-            f"finetuning step {step} (epoch {epoch + 1}, batch {batch + 1}): {what} is not finite: lower finetune.lr, "
-            f"now {self.config.lr:g}, for example --set finetune.lr={self.config.lr / 3:.1g}"
-        )
+        return NonFiniteLossError(f"finetuning step {step} (epoch {epoch + 1}, batch {batch + 1}): {what}", step)
+
+    def _refuse_unless_finite(self) -> None:
+        if not all_finite(self.trunk, self.head):
+            raise self._diverged("a weight is not finite", self.step)
+
+    def _rewind(self, error: NonFiniteLossError) -> None:
+        """Go back to the last checkpoint with half the learning rate.
+
+        Raises:
+            NonFiniteLossError: That is not asked for, or was done often enough.
+        """
+        rewinds, seconds = self.state.rewinds, self._seconds()
+        found = self.recovery.checkpoint(error, rewinds)
+        if found is None:
+            raise self.recovery.final(error, rewinds) from None
+        self._restore(found.state)
+        self.state.rewinds, self.state.seconds, self.clock = rewinds + 1, seconds, time.monotonic()
+        self.recorder.log("finetune_rewind", step=self.step, failed_step=error.step, rewinds=rewinds + 1)
+        self._save()
 
     def _end_epoch(self) -> None:
         self._drain()
-        if not all_finite(self.trunk, self.head):
-            raise self._diverged("a weight")
+        self._refuse_unless_finite()
         state = self.state
         train_loss = state.loss_sum / state.questions
         logits = predict_finetuned(
             self.trunk.eval(), self.head, self.validation, device=self.device, precision=self.precision
         )
         found = quick_scores(logits, gold_spans(self.validation), self.cap, self.config.train_gold)
+        if not math.isfinite(found.loss):
+            raise self._diverged(f"the validation loss is {found.loss}", self.step)
         scores = EpochScores(state.epoch + 1, train_loss, found.loss, found.em, found.f1)
         state.epochs.append(scores)
         state.epoch, state.batch, state.loss_sum, state.questions = state.epoch + 1, 0, 0.0, 0
@@ -302,6 +301,7 @@ class _Loop:
 
     def _set_learning_rates(self) -> None:
         factor = schedule(self.step, self.config.epochs * self.steps_per_epoch, self.config.warmup_fraction)
+        factor *= REWIND_FACTOR**self.state.rewinds
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
 
@@ -311,8 +311,8 @@ class _Loop:
     def _save(self) -> None:
         if self.checkpointer is None:
             return
-        if not all_finite(self.trunk, self.head):
-            raise self._diverged("a weight")
+        pending = self._read_pending()
+        self._refuse_unless_finite()
         state = {
             "trunk": self.trunk.state_dict(),
             "head": self.head.state_dict(),
@@ -322,14 +322,15 @@ class _Loop:
             "loss_sum": self.state.loss_sum,
             "questions": self.state.questions,
             # Apart from loss_sum, so that the next history line is the same after a resume.
-            "pending": self._read_pending(),
+            "pending": pending,
             "epochs": [asdict(scores) for scores in self.state.epochs],
             "best_weights": self.state.best_weights,
             "seconds": self._seconds(),
+            "rewinds": self.state.rewinds,
             "history": self.recorder.position(),
             "steps_per_epoch": self.steps_per_epoch,
         }
-        self.checkpointer.save(PHASE, self.step, state)
+        self.checkpointer.save(PHASE, self.step, state, rewind_to=self.recovery.point(self.step))
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
@@ -337,7 +338,9 @@ class _Loop:
         if found is None:
             self._save()  # so that history written before the next checkpoint can be taken back
             return
-        saved = found.state
+        self._restore(found.state)
+
+    def _restore(self, saved: dict[str, Any]) -> None:
         if saved["steps_per_epoch"] != self.steps_per_epoch:
             raise EmergenceError("the checkpoint was made with other training questions or another finetune.batch_size")
         self.trunk.load_state_dict(saved["trunk"])
@@ -351,8 +354,9 @@ class _Loop:
             epochs=[EpochScores(**scores) for scores in saved["epochs"]],
             best_weights=saved["best_weights"],
             seconds=saved["seconds"],
+            rewinds=saved["rewinds"],
         )
-        self.pending = [(torch.tensor(loss, dtype=torch.float64), n) for loss, n in saved["pending"]]
+        self.pending = [(torch.tensor(loss, dtype=torch.float64), torch.zeros(()), n) for loss, n in saved["pending"]]
         self.recorder.rewind(saved["history"])
 
 

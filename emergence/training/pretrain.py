@@ -22,10 +22,11 @@ from torch import Tensor
 from emergence.config import PretrainConfig
 from emergence.data.stream import SequenceOrder, TokenStream
 from emergence.model import Trunk
+from emergence.spec import OnNan
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.distributed import Workers
 from emergence.training.execution import choose_forward, choose_micro_batch, step_loss
-from emergence.training.health import MOST_REWINDS, REWIND_FACTOR, NonFiniteLossError, OnNan, all_finite
+from emergence.training.health import REWIND_FACTOR, NonFiniteLossError, Recovery, all_finite, clip_gradients
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.optim import build_optimizers
 from emergence.training.precision import resolve_precision
@@ -74,18 +75,18 @@ def pretrain(
         should_stop: Asked after every update.
         progress: Shown to a person.
         workers: This process among others; only the first records, saves and shows.
-        on_nan: ``rewind``: after a loss or gradient that is not finite, go on from the last checkpoint at half the
-            learning rate, which the history records.
+        on_nan: What to do about a loss or gradient that is not finite (:mod:`emergence.training.health`); the history
+            records a rewind.
 
     Raises:
         DataError: The text is shorter than one sequence.
-        NonFiniteLossError: Naming the step and its sequences.
+        NonFiniteLossError: Naming the step, its sequences and what is kept.
         StopRequested: After saving a checkpoint, because ``should_stop`` said so.
     """
     workers = workers or Workers()
     if not workers.is_first:
         recorder, progress = NullRecorder(), None
-    run = _Run(trunk, train, validation, config, seed, device, recorder, checkpointer, save_snapshot, workers)
+    run = _Run(trunk, train, validation, config, seed, device, recorder, checkpointer, save_snapshot, workers, on_nan)
     progress = progress or NoProgress()
     tokens_per_step = run.plan.batch_size * run.length
     run.resume()
@@ -99,10 +100,7 @@ def pretrain(
                 loss = run.update()
                 run.arrive()
             except NonFiniteLossError as error:
-                if on_nan == "stop" or not run.rewind(error):
-                    if all_finite(trunk):
-                        run.save()
-                    raise
+                run.rewind(error)
                 continue
             progress.update(tokens_per_step, loss=loss, validation=run.state.validation_loss)
     finally:
@@ -143,6 +141,7 @@ class _Run:
         checkpointer: Checkpointer,
         save_snapshot: SaveSnapshot,
         workers: Workers,
+        on_nan: OnNan,
     ) -> None:
         self.trunk, self.train, self.validation = trunk.to(device), train, validation
         self.config, self.device, self.workers = config, device, workers
@@ -154,6 +153,7 @@ class _Run:
         self.optimizers = build_optimizers(trunk, config)
         self.state = _State()
         self.best_weights: dict[str, Tensor] | None = None
+        self.recovery = Recovery(PHASE, checkpointer, on_nan, (config.checkpoint_every_steps,), _CURE)
         self._saved_step = -1
         self._clock = time.perf_counter()
 
@@ -192,8 +192,7 @@ class _Run:
         """Save a checkpoint of this step, unless there is one."""
         if not self.workers.is_first or self._saved_step == self.state.step:
             return
-        if not all_finite(self.trunk):
-            raise NonFiniteLossError(f"pretraining step {self.state.step}: a weight is not finite; {_CURE}")
+        self._refuse_unless_finite()
         self._count_seconds()
         content = {
             "state": asdict(self.state),
@@ -202,7 +201,7 @@ class _Run:
             "best_weights": self.best_weights,
             "history": self.recorder.position(),
         }
-        self.checkpointer.save(PHASE, self.state.step, content)
+        self.checkpointer.save(PHASE, self.state.step, content, rewind_to=self.recovery.point(self.state.step))
         self._saved_step = self.state.step
 
     def _restore(self, content: dict[str, Any]) -> None:
@@ -212,6 +211,11 @@ class _Run:
         self.best_weights = content["best_weights"]
         self.recorder.rewind(content["history"])
         self._saved_step = self.state.step
+
+    def _refuse_unless_finite(self) -> None:
+        if not all_finite(self.trunk):
+            step = self.state.step
+            raise NonFiniteLossError(f"pretraining step {step}: a weight is not finite", step)
 
     def _count_seconds(self) -> None:
         now = time.perf_counter()
@@ -241,13 +245,15 @@ class _Run:
         batch = self.order.take(state.step * self.plan.batch_size, self.plan.batch_size)
         local_loss = self._backward(batch)
         self.workers.sum_gradients(self.trunk.parameters())
-        local, norm = torch.stack([local_loss, self._clip_gradients()]).tolist()  # the update's one wait for the GPU
+        clipped = clip_gradients(self.trunk.parameters(), self.config.grad_clip)
+        local, norm = torch.stack([local_loss, clipped]).tolist()  # the update's one wait for the GPU
         loss = self.workers.sum([local], self.device)[0]
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.optimizers.zero_grad()
             raise NonFiniteLossError(
                 f"pretraining step {state.step + 1}: the loss is {loss} and its gradient's norm {norm} on sequences "
-                f"{batch.tolist()}: {_CURE}"
+                f"{batch.tolist()}",
+                state.step + 1,
             )
         self.optimizers.set_factor(self._rate(state.step))
         self.optimizers.step()
@@ -264,20 +270,27 @@ class _Run:
         factor = learning_rate_factor(step, self.config, self.plan.total_steps)
         return factor * REWIND_FACTOR**self.state.rewinds
 
-    def rewind(self, error: NonFiniteLossError) -> bool:
-        """Go back to the newest checkpoint with half the learning rate; False where that was tried often enough."""
-        step, rewinds = self.state.step, self.state.rewinds + 1
+    def rewind(self, error: NonFiniteLossError) -> None:
+        """Go back to the last checkpoint with half the learning rate.
+
+        Raises:
+            NonFiniteLossError: That is not asked for, or was done often enough; the last good state is saved.
+        """
+        before = self.state
         self.workers.wait()
-        found = self.checkpointer.load(PHASE) if rewinds <= MOST_REWINDS else None
+        found = self.recovery.checkpoint(error, before.rewinds)
         self.workers.wait()
         if found is None:
-            return False
+            if error.step > before.step:  # an update that was not made: all before it is well
+                self.save()
+            raise self.recovery.final(error, before.rewinds) from None
         self._restore(found.state)
-        self.state.rewinds, self._saved_step = rewinds, -1
-        self.recorder.log("pretrain_rewind", step=self.state.step, failed_step=step + 1, rewinds=rewinds)
-        logger.warning("%s; going on from step %d at %g of the rate", error, self.state.step, REWIND_FACTOR**rewinds)
+        self.state.rewinds, self.state.seconds = before.rewinds + 1, before.seconds
+        self.recorder.log("pretrain_rewind", step=self.state.step, failed_step=error.step, rewinds=self.state.rewinds)
+        self._saved_step = -1
         self.save()
-        return True
+        if self.state.step == 0:
+            self.arrive()
 
     def _backward(self, batch: NDArray[np.int64]) -> Tensor:
         """Accumulate the gradients of this worker's part of the batch; returns that part of the mean loss."""
@@ -291,14 +304,6 @@ class _Run:
             loss.backward()
             total += loss.detach()
         return total
-
-    def _clip_gradients(self) -> Tensor:
-        """Scale all gradients down to a global norm of ``grad_clip``; returns the norm before."""
-        weights = [weight for weight in self.trunk.parameters() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        if self.config.grad_clip:
-            torch.nn.utils.clip_grads_with_norm_(weights, self.config.grad_clip, norm)
-        return norm
 
     def _log_step(self, grad_norm: float) -> None:
         state = self.state
@@ -321,7 +326,8 @@ class _Run:
     def arrive(self) -> None:
         """Do what the plan says for the step just reached: evaluate, keep snapshots, save a checkpoint."""
         step = self.state.step
-        if step in self.plan.evaluation_steps:
+        if step in self.plan.evaluation_steps:  # those of the snapshots among them
+            self._refuse_unless_finite()
             self._evaluate()
         if step in self.plan.snapshot_steps:
             self._snapshot(f"pretrain_step_{step}")
@@ -339,6 +345,8 @@ class _Run:
             self.config.validation_tokens, strided=False, workers=self.workers,
         )  # fmt: skip
         state, loss = self.state, measured.nats_per_token
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(f"pretraining step {state.step}: the validation loss is {loss}", state.step)
         state.validation_loss = loss
         if loss < state.best_loss:
             state.best_loss, state.best_step, state.evaluations_since_best = loss, state.step, 0

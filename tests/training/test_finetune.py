@@ -165,7 +165,7 @@ def test_marginal_training_sums_over_golds(data: tuple[EncodedQA, EncodedQA]) ->
 def test_divergence_is_reported_before_anything_is_saved(data: tuple[EncodedQA, EncodedQA], tmp_path: Path) -> None:
     run = Run(data, replace(CONFIG, checkpoint_every_steps=1), checkpointer=Checkpointer(tmp_path))
     run.trunk.embedding.weight.data[10:].fill_(math.nan)
-    with pytest.raises(NonFiniteLossError, match=r"a weight is not finite: .* --set finetune.lr=0.001"):
+    with pytest.raises(NonFiniteLossError, match="a weight is not finite"):
         run()
     assert Checkpointer(tmp_path).load() is None and run.saved == {}
 
@@ -173,7 +173,7 @@ def test_divergence_is_reported_before_anything_is_saved(data: tuple[EncodedQA, 
 def test_a_loss_that_is_not_finite_names_step_and_batch(data: tuple[EncodedQA, EncodedQA], tmp_path: Path) -> None:
     run = Run(data, replace(CONFIG, checkpoint_every_steps=1), checkpointer=Checkpointer(tmp_path))
     run.trunk.embedding.weight.data.fill_(3e38)
-    with pytest.raises(NonFiniteLossError, match=r"step 1 \(epoch 1, batch 1\): .* not finite"):
+    with pytest.raises(NonFiniteLossError, match=r"step 1 \(epoch 1, batch 1\): .*; the state of step 0"):
         run()
     kept = Checkpointer(tmp_path).load()
     assert kept is not None and kept.step == 0 and run.saved == {}

@@ -17,7 +17,7 @@ from emergence.data.stream import TokenStream
 from emergence.errors import DataError
 from emergence.model import Trunk, build_trunk
 from emergence.training.checkpoint import Checkpointer
-from emergence.training.pretrain import NonFiniteLossError, PretrainResult, _Run, pretrain
+from emergence.training.pretrain import NonFiniteLossError, PretrainResult, pretrain
 from emergence.training.recording import MemoryRecorder, StopRequested
 
 MODEL = ModelConfig(n_layers=1, hidden_size=16, n_heads=2, sequence_length=16)
@@ -255,31 +255,6 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_weights(
     assert kept is not None
     assert kept.step == 4
     assert all(torch.isfinite(value).all() for value in kept.state["trunk"].values())
-
-
-def test_a_rewind_goes_on_from_the_last_checkpoint_at_half_the_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One gradient is NaN once, at step 10: training goes back to step 7, and a kill afterwards changes nothing."""
-    clip, calls = _Run._clip_gradients, 0
-
-    def spoiled(run: _Run) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        return clip(run) * (math.nan if calls == 10 else 1.0)
-
-    monkeypatch.setattr(_Run, "_clip_gradients", spoiled)
-    recorder, trunk = MemoryRecorder(), build_trunk(MODEL, ROWS, seed=0)
-    result = pretrain(
-        trunk, TRAIN, VALIDATION, settings(), seed=0, device=CPU, recorder=recorder,
-        checkpointer=Checkpointer(tmp_path), save_snapshot=lambda *_: None, on_nan="rewind",
-    )  # fmt: skip
-    assert result.rewinds == 1 and result.steps == 24 and calls == 24 + 3
-    (line,) = [row for row in recorder.history if row["kind"] == "pretrain_rewind"]
-    assert (line["step"], line["failed_step"]) == (7, 10)
-    assert [row["step"] for row in recorder.history if row["kind"] == "pretrain_step"] == [5, 10, 15, 20, 24]
-    rates = {row["step"]: row["lr"] for row in recorder.history if row["kind"] == "pretrain_step"}
-    assert rates[10] == pytest.approx(rates[5] / 2)
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
