@@ -33,10 +33,12 @@ MOST_SECONDS = 5.0
 MOST_BYTES = 20_000
 _MEMORY = Path("/dev/shm")  # files in memory, where the system has that
 
-_BITS = (b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r\n", b"\n\n", b"\t", b"\xe2\x80\x8b", b"e\xcc\x81",
-         b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\\ud800", b"\\u0000", b"null", b"true", b"-1", b"0", b"1e999", b"NaN", b"9" * 30,
-         b'""', b"[]", b"{}", b"[[", b'"', b"'", b",", b":", b"=", b"= = ", b"###", b"~!~", b"\x1f\x8b", b"PAR1", b"..", b"/",
-         b"?", b"@-@", b" , ", b"#", b"9" * 5000, b"[" * 3000)  # fmt: skip
+_BITS = (
+    b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r\n", b"\n\n", b"\t", b"\xe2\x80\x8b", b"e\xcc\x81", b"\xed\xa0\x80",
+    b"\xe2\x80\xa8", b"\\ud800", b"\\u0000", b"null", b"true", b"-1", b"0", b"1e999", b"NaN", b"9" * 30, b'""', b"[]",
+    b"{}", b"[[", b'"', b"'", b",", b":", b"=", b"= = ", b"###", b"~!~", b"\x1f\x8b", b"PAR1", b"..", b"/", b"?",
+    b"@-@", b" , ", b"#", b"9" * 5000, b"[" * 3000,
+)  # fmt: skip
 _VALUES: tuple[Any, ...] = (None, True, False, -1, 0, 1, 2.5, 10**9, 10**30, 1e308, "", "x", "\ud800", "\0", "é\u200b",
                             "../x", "/x", "a\nb", [], {}, [[]], [0], {"x": 1}, "x" * 300)  # fmt: skip
 
@@ -104,9 +106,8 @@ def fuzz(parser: Parser, seconds: float, seed: int, corpus_folder: Path | None =
         if new:
             corpus.append(content)
             _keep(corpus_folder, parser, content)
-        if problem:
-            if found.problems.setdefault(_kind(problem), content) is content:
-                print(f"    {parser.name}: {problem}\n        {content[:300]!r}", flush=True)
+        if problem and found.problems.setdefault(_kind(problem), content) is content:
+            print(f"    {parser.name}: {problem}\n        {content[:300]!r}", flush=True)
         if new or found.executions % 2000 == 0:
             found.growth.append((round(time.monotonic() - started, 1), found.executions, len(coverage.edges)))
 
