@@ -53,18 +53,31 @@ def _curve(bench: Bench, cost: str, grows_with: str, pieces: dict[float, Callabl
         {str(size): once(piece) for size, piece in pieces.items()}, max(1, bench.repeats // 2), bench.device
     )
     sizes, medians = list(pieces), [statistics.median(found) for found in seconds.values()]
+    slope, error = exponent(sizes, medians)
     return {
         "cost": cost,
         "grows_with": grows_with,
         "sizes": sizes,
         "seconds": medians,
-        "exponent": exponent(sizes, medians),
+        "exponent": slope,
+        "standard_error": error,
     }  # fmt: skip
 
 
-def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """b of seconds = a * size^b, by least squares on logarithms."""
-    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float | None]:
+    """b of seconds = a * size^b by least squares on logarithms, and its standard error (None of two sizes)."""
+    x, y = np.log(sizes) - np.mean(np.log(sizes)), np.log(seconds)
+    slope = float(x @ y / (x @ x))
+    if len(x) < 3:
+        return slope, None
+    residuals = y - y.mean() - slope * x
+    return slope, float(np.sqrt(residuals @ residuals / (len(x) - 2) / (x @ x)))
+
+
+def told(curve: dict[str, Any]) -> str:
+    """The exponent with its standard error."""
+    error = curve["standard_error"]
+    return f"{curve['exponent']:.2f}" + ("" if error is None else f" ± {error:.2f}")
 
 
 def _sizes(bench: Bench, *sizes: int) -> tuple[int, ...]:
@@ -164,6 +177,6 @@ def draw(found: dict[str, Any], file: Path) -> str:
             panel.loglog(sizes, seconds, "o", color="#1f5f8b", markersize=4)
             panel.set(title=curve["cost"], xlabel=curve["grows_with"], ylabel="CPU seconds")
             panel.title.set_fontsize(7.5)
-            panel.text(0.05, 0.9, f"exponent {slope:.2f}", transform=panel.transAxes, va="top")
+            panel.text(0.05, 0.9, f"exponent {told(curve)}", transform=panel.transAxes, va="top")
         canvas.savefig(file, metadata={"Date": None})
-    return "\n".join(f"{c['cost']}: size^{c['exponent']:.2f} ({c['grows_with']})" for c in curves)
+    return "\n".join(f"{c['cost']}: exponent {told(c)} ({c['grows_with']})" for c in curves)

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.report import load_newest, number
 from benchmarks.rows import ROWS
+from benchmarks.scaling import told
 from emergence.files import write_atomic
 
 _HEAD = """# Speed
@@ -131,8 +132,8 @@ def _scaling(found: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     lines = ["\n## How costs grow\n", "![Costs against size, logarithmic](figures/scaling.svg)\n",
              "Fitted to CPU seconds = a · size^b on a machine under other load.\n",
-             "| cost | grows with | from .. to | exponent b |", "|---|---|---|---|"]  # fmt: skip
+             "| cost | grows with | from .. to | exponent b, standard error |", "|---|---|---|---|"]  # fmt: skip
     for curve in scaling["curves"]:
         span = f"{number(min(curve['sizes']))} .. {number(max(curve['sizes']))}"
-        lines.append(f"| {curve['cost']} | {curve['grows_with']} | {span} | {curve['exponent']:.2f} |")
+        lines.append(f"| {curve['cost']} | {curve['grows_with']} | {span} | {told(curve)} |")
     return "\n".join(lines)

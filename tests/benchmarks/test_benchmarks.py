@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import linregress
 
 from benchmarks import __main__ as command
 from benchmarks.materials import Bench
@@ -59,9 +60,20 @@ def test_marks_are_floors_or_ceilings() -> None:
     assert [number(x) for x in (0.0, 0.12345, 12.345, 123456.7)] == ["0", "0.123", "12.3", "123,457"]
 
 
+def test_the_exponents_error_is_that_of_a_regression() -> None:
+    sizes, noise = np.array([1.0, 2.0, 4.0, 8.0, 16.0]), np.array([0.1, -0.05, 0.02, -0.1, 0.03])
+    wanted = linregress(np.log(sizes), 0.5 * np.log(sizes) + noise)
+    assert exponent(sizes.tolist(), (sizes**0.5 * np.exp(noise)).tolist()) == pytest.approx(
+        (wanted.slope, wanted.stderr)
+    )
+    assert exponent([1.0, 2.0], [1.0, 4.0]) == (pytest.approx(2.0), None)
+
+
 def test_an_exact_power_law_has_its_exponent() -> None:
     sizes = [1.0, 2.0, 8.0, 64.0]
-    assert exponent(sizes, [3 * size**1.7 for size in sizes]) == pytest.approx(1.7)
+    slope, error = exponent(sizes, [3 * size**1.7 for size in sizes])
+    assert slope == pytest.approx(1.7)
+    assert error == pytest.approx(0, abs=1e-9)
 
 
 def test_the_table_is_made_of_the_newest_results(tmp_path: Path) -> None:
