@@ -15,7 +15,7 @@ PACKAGE = ROOT / "emergence"
 
 #: A room imports rooms of a lower number only (the rim's modules also import one another).
 ROOMS = {
-    "errors": 0, "measures": 0,
+    "errors": 0, "measures": 0, "settings": 0,
     "files": 1, "config": 1,
     "spec": 2, "model_size": 2,
     "model": 3, "data": 3,
