@@ -181,7 +181,7 @@ def _draw_ablation(figure: Figure, rows: Sequence[Row]) -> None:
         ax.axhline(0, color="black", linewidth=0.7)
         ax.set_xticks(range(len(settings)), [setting.replace(" (", "\n(") for setting in settings])
         ax.set_xlim(-0.5, len(settings) - 0.5)
-        ax.set_title(contrast.replace(" minus ", "\nminus "))
+        ax.set_title(contrast.replace(" minus ", "\n\N{MINUS SIGN} "))
     panels[0].set_ylabel("difference in token F1 (test)")
     shared_legend(figure, panels)
 
