@@ -82,7 +82,8 @@ class Ablation:
         for data, against in CONTRASTS:
             mine = [c for c in self.cells if (c.data, c.against) == (data, against)]
             if mine:
-                lines.append(f"data ablation: {mine[0].contrast}, token F1, paired by question and seed (p: for these seeds)")
+                how = "token F1, paired by question and seed (p: for these seeds)"
+                lines.append(f"data ablation: {mine[0].contrast}, {how}")
             for c in mine:
                 what = f"{c.model}, {MODES[c.cell]}, {len(c.seeds)} seed{'s' * (len(c.seeds) != 1)}"
                 found = f"{format_estimate(c.comparison.difference, 3)}, p = {c.comparison.p_sign_flip:.3g}"
