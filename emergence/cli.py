@@ -62,12 +62,15 @@ TableFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help
 
 
 def run(command: typer.Typer = app) -> None:
-    """Console entry point: turns :class:`EmergenceError` into one line and an exit code."""
+    """Console entry point: turns :class:`EmergenceError`, or a system that refuses, into one line and an exit code."""
     try:
         command()
     except EmergenceError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"error: {error.filename or 'the system refused'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

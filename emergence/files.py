@@ -46,14 +46,19 @@ def atomic_writer(path: Path, bytes_needed: int | None = None) -> Iterator[Binar
 
     Raises:
         RunDirectoryError: The system refused the write (disk full, no permission...); names the file
-            and the bytes needed.
+            and the bytes needed, or how many it needs at least.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    at_least = bytes_needed is None
     try:
         with temporary.open("xb") as handle:
-            yield handle
-            handle.flush()
-            bytes_needed = max(handle.tell(), bytes_needed or 0)
+            try:
+                yield handle
+                handle.flush()
+            finally:
+                with contextlib.suppress(OSError):
+                    bytes_needed = max(handle.tell(), bytes_needed or 0)
+            at_least = False
             os.fsync(handle.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
@@ -61,7 +66,7 @@ def atomic_writer(path: Path, bytes_needed: int | None = None) -> Iterator[Binar
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise write_error(path, error, bytes_needed) from error
+            raise write_error(path, error, bytes_needed, at_least=at_least) from error
         raise
 
 
@@ -131,6 +136,19 @@ def drop_torn_line(path: Path) -> None:
         truncate_file(path, content.rfind(b"\n") + 1)
 
 
+def make_folder(path: Path) -> Path:
+    """The folder ``path``, made with its parents where it is not there.
+
+    Raises:
+        RunDirectoryError: The system refused.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error, None) from error
+    return path
+
+
 def sync_file(path: Path) -> None:
     """Put what was appended to ``path`` on disk."""
     try:
@@ -158,10 +176,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_error(path: Path, error: OSError, bytes_needed: int | None) -> RunDirectoryError:
+def write_error(path: Path, error: OSError, bytes_needed: int | None, *, at_least: bool = False) -> RunDirectoryError:
     """The one-line error for a write the system refused."""
     reason = error.strerror or str(error)
-    needs = "" if bytes_needed is None else f"; it needs {bytes_needed:,} bytes"
+    needs = "" if bytes_needed is None else f"; it needs {'at least ' if at_least else ''}{bytes_needed:,} bytes"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         with contextlib.suppress(OSError):
             needs += f", {shutil.disk_usage(path.parent).free:,} are free"

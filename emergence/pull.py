@@ -18,7 +18,8 @@ from typing import Literal, Protocol, TypeVar
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.manifest import MANIFEST_FILE, ManifestEntry, check_file, parse_manifest
 from emergence.experiment.run_directory import SPEC_FILE, TOKENIZER_FILE
-from emergence.files import atomic_writer, write_atomic
+from emergence.experiment.store import is_run_id
+from emergence.files import atomic_writer, make_folder, write_atomic
 
 T = TypeVar("T")
 Part = Literal["stats", "weights", "all"]
@@ -75,15 +76,19 @@ def pull_run(
         RunDirectoryError: No such run, not finished, another file in the way, or the connection is gone.
     """
     run_id = run_id.strip("/")
+    if not is_run_id(run_id):
+        raise RunDirectoryError(f"{run_id!r} cannot be the name of a run: --list-saved shows what there is")
     manifest = _fetch_manifest(source, run_id)
     entries = {name: entry for name, entry in manifest.entries.items() if _belongs(name, only)}
     folder = to / run_id
+    if folder.is_symlink():
+        raise RunDirectoryError(f"{folder} is a link, which a run directory never is: move it away, or use --to DIR")
     missing = _missing(folder, entries)
     for name in missing:
         report(name, entries[name].bytes)
         _download(source, run_id, name, entries[name], folder)
     if not (folder / MANIFEST_FILE).exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_atomic(folder / MANIFEST_FILE, manifest.text)
     fetched = sum(entries[name].bytes for name in missing)
     return Pulled(folder, tuple(missing), tuple(sorted(entries.keys() - set(missing))), fetched)
@@ -151,7 +156,9 @@ def _pieces(source: RemoteFiles, path: str) -> Iterator[bytes]:
 
 def _download(source: RemoteFiles, run_id: str, name: str, entry: ManifestEntry, folder: Path) -> None:
     path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise RunDirectoryError(f"{path.parent} is a link out of {folder}: move it away, or use --to DIR")
 
     def once() -> None:
         digest, size = sha256(), 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ def extract_states(source: TrunkSource, inputs: EncodedSentences, folder: Path, 
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        _reserve(temporary)
         encoder = source.build()
         _fill(stored, _on_device(encoder, device), inputs, device)
         stored.flush()
@@ -196,6 +198,13 @@ class _TokenTypes:
                 if (residual**2).sum() <= _NOTHING_LEFT * ((raw - raw.mean(axis=0)) ** 2).sum():
                     residual[:] = 0.0
                 stored[level, rows.start + n + p : rows.stop + n + p] = residual
+
+
+def _reserve(path: Path) -> None:
+    """Give a sparse file its room now: a disk that fills up under a memory map kills the process, not the write."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
 
 
 def _check_space(folder: Path, needed: int) -> None:

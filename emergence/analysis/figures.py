@@ -21,7 +21,7 @@ from emergence.analysis.figure_data import Chart, Charts, Row, prepare_charts
 from emergence.analysis.figure_panels import DRAWINGS
 from emergence.analysis.figure_runs import ResultsFolder, read_folder
 from emergence.errors import UsageError
-from emergence.files import write_atomic, write_error
+from emergence.files import make_folder, write_atomic
 from emergence.measures.bootstrap import N_BOOT
 
 try:
@@ -111,19 +111,6 @@ def all_charts(folder: ResultsFolder, *, n_boot: int = N_BOOT) -> Charts:
     add_curve_charts(folder, found, n_boot=n_boot)
     add_cka_charts(folder, found)
     return found
-
-
-def make_folder(path: Path) -> Path:
-    """The folder, made where it is not there.
-
-    Raises:
-        RunDirectoryError: It cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error, None) from error
-    return path
 
 
 def save(chart: Chart, folder: Path) -> None:

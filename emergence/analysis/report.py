@@ -18,7 +18,7 @@ from emergence.analysis.report_content import report_of
 from emergence.analysis.table_formats import markdown_escape
 from emergence.analysis.tables import table_of
 from emergence.errors import DataError, UsageError
-from emergence.files import write_atomic
+from emergence.files import make_folder, write_atomic
 from emergence.measures.bootstrap import N_BOOT
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
@@ -55,7 +55,7 @@ def write_report(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
         RunDirectoryError: The report cannot be written.
     """
     _check_packages()
-    from emergence.analysis.figures import all_charts, make_folder, render, table_text
+    from emergence.analysis.figures import all_charts, render, table_text
 
     folder = read_folder(results_dir, n_boot=n_boot)
     if not folder.scored:

@@ -31,7 +31,7 @@ from emergence.errors import RunDirectoryError
 from emergence.experiment.locks import RunLock
 from emergence.experiment.result import load_result
 from emergence.experiment.store import RunDirectory
-from emergence.files import content_digest, read_json, seal, unseal, write_error, write_json_atomic
+from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
 from emergence.measures.resampling import ClusterTable
 from emergence.model_size import count_parameters
 from emergence.training.evaluate import baseline_scores, score_logits
@@ -70,10 +70,7 @@ def probe_snapshots(
     work = prepare(timeline, options)
     tasks = tasks_of(work)
     folder = (out_dir or run_dir / RESULT_FOLDER) / CELLS_FOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error, None) from error
+    make_folder(folder)
     with RunLock(folder.parent):
         snapshots = _probe_all(work, tasks, folder, progress or NoProgress(), should_stop)
         result = _result(work, snapshots)

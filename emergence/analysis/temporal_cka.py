@@ -35,7 +35,7 @@ from emergence.analysis.temporal_cka_result import TemporalCKA, save_result
 from emergence.data.sources import load_qa
 from emergence.errors import RunDirectoryError, UsageError
 from emergence.experiment.store import RunDirectory
-from emergence.files import write_error
+from emergence.files import make_folder
 from emergence.measures.cka import CKAMethod
 from emergence.training.precision import select_device
 from emergence.training.recording import NoProgress, Progress
@@ -125,10 +125,7 @@ def analyse_run(
     subjects = [_subject(timeline, probe, options, twins=i == 0) for i, timeline in enumerate(timelines)]
     out = out_dir or run_dir / RESULT_FOLDER
     folder = out / STATES_FOLDER
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error, None) from error
+    make_folder(folder)
     states = _extract(subjects, folder, select_device(options.device), progress or NoProgress())
     result = _result(subjects, states, probe, notes, options)
     save_result(result, out)

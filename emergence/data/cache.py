@@ -8,6 +8,7 @@ processes that build the same thing one wins and the other takes the winner's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -15,7 +16,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from emergence.files import make_folder, write_error
+
 _STALE_SECONDS = 24 * 3600
+#: How a system refuses a write.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def default_cache_dir() -> Path:
@@ -29,10 +34,16 @@ def building(folder: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes ``folder`` when the block ends without an error.
 
     When another process has put ``folder`` there in the meantime, this one's work is dropped.
+
+    Raises:
+        RunDirectoryError: The system refused a write, whichever library made it; names folder and bytes.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     _remove_stale(folder)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise write_error(folder, error, None) from error
     try:
         yield temporary
         for file in temporary.iterdir():
@@ -44,8 +55,16 @@ def building(folder: Path) -> Iterator[Path]:
         except OSError:
             if not folder.is_dir():
                 raise
+    except OSError as error:
+        if error.errno not in _REFUSALS or not str(error.filename or temporary).startswith(str(folder.parent)):
+            raise  # not about writing here: a download, a file that cannot be read
+        raise write_error(folder, error, _bytes_in(temporary), at_least=True) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _remove_stale(folder: Path) -> None:

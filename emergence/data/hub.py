@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from emergence.data.cache import building
-from emergence.errors import DataError
+from emergence.errors import DataError, RunDirectoryError
 from emergence.files import sha256_file
 
 log = logging.getLogger(__name__)
@@ -261,7 +261,7 @@ def fetch(
         The folder, and a note on the route that worked (route, date, rows, sha256 of every file).
 
     Raises:
-        HubError: No route worked.
+        HubError: No route worked. RunDirectoryError: The system refused to write what was fetched.
     """
     folder = cache_dir / "hub" / name
     note = _complete(folder)
@@ -278,6 +278,8 @@ def fetch(
                 note["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
                 note["files"] = {file.name: _facts(file) for file in sorted(temporary.iterdir())}
                 (temporary / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
+        except RunDirectoryError:  # no room, no permission: the next route would fare no better
+            raise
         except Exception as error:  # any failure of a route, whatever its library raises, means the next one
             reasons.append(f"{route.label}: {_one_line(error)}")
             log.info("%s", reasons[-1])

@@ -220,8 +220,11 @@ def _nq(spec: ExperimentSpec, cache: Path) -> NQData:
 
 
 def _world(settings: MicroworldSettings) -> MicroWorldConfig:
+    held_out = min(MicroWorldConfig.n_validation_documents, settings.text_documents)  # no more than is learnt from
     return MicroWorldConfig(
         n_documents=settings.text_documents,
+        n_validation_documents=held_out,
+        n_test_documents=held_out,
         n_qa_train_documents=settings.train_documents,
         n_qa_validation_documents=settings.validation_documents,
         n_qa_test_documents=settings.test_documents,

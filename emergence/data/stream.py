@@ -8,6 +8,7 @@ given per byte and bootstrapped over documents.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from emergence.data.cache import building
 from emergence.data.records import SPLITS, TextDoc
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError
-from emergence.files import read_sealed, seal, sha256_file, write_json_atomic
+from emergence.files import atomic_writer, read_sealed, seal, sha256_file, write_atomic, write_json_atomic
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ def _write_split(folder: Path, split: str, documents: Iterable[EncodedDocument])
     digest = hashlib.sha256()
     n_tokens = 0
     table: list[tuple[int, int, int]] = []
-    with (folder / f"{split}.bin").open("wb") as file:
+    with atomic_writer(folder / f"{split}.bin") as file:
         for document in documents:
             data = document.ids.astype(_TOKEN, copy=False).tobytes()
             file.write(data)
@@ -211,7 +212,9 @@ def _write_split(folder: Path, split: str, documents: Iterable[EncodedDocument])
     if not table:
         raise DataError(f"the {split} split of the pretraining text has no documents")
     array = np.array(table, dtype="<i8")  # (n_documents, 3): end, bytes, words
-    np.save(folder / f"{split}.documents.npy", array, allow_pickle=False)
+    saved = io.BytesIO()  # NumPy itself would not say why a file could not be written
+    np.save(saved, array, allow_pickle=False)
+    write_atomic(folder / f"{split}.documents.npy", saved.getvalue())
     return {
         "documents_sha256": sha256_file(folder / f"{split}.documents.npy"),
         "sha256": digest.hexdigest(),

@@ -22,6 +22,7 @@ from typing import Any
 
 from emergence.errors import EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.locks import RunLock, read_holder
+from emergence.files import make_folder
 from emergence.sweep.graph import Task
 from emergence.sweep.plan import cost_of
 from emergence.sweep.record import FOLDER, Record
@@ -52,8 +53,7 @@ def run_local(record: Record, say: Say) -> None:
         RunDirectoryError: Another sweep works in this folder.
         SweepStopped: After SIGINT or SIGTERM.
     """
-    folder = record.runs_dir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(record.runs_dir / FOLDER)
     # One sweep a folder: two would start the same pretraining side by side before either could see the other's.
     if holder := read_holder(folder):
         raise RunDirectoryError(
@@ -61,7 +61,7 @@ def run_local(record: Record, say: Say) -> None:
             "stop it (emergence sweep cancel), or use another --runs-dir"
         )
     with RunLock(folder), _divided_threads(record.jobs):
-        record.logs.mkdir(exist_ok=True)
+        make_folder(record.logs)
         record.save()
         context = _processes()
         with _stop_requests() as requests:

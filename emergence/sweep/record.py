@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from emergence.errors import ConfigError, RunDirectoryError, UsageError
-from emergence.files import content_digest, read_json, seal, unseal, write_json_atomic
+from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
 from emergence.sweep.graph import Graph, Status, Task
 
 Place = Literal["local", "modal"]
@@ -67,7 +67,7 @@ class Record:
         Raises:
             RunDirectoryError: The system refused.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         write_json_atomic(self.path, seal(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from emergence.config import ModelConfig, model_config_from_dict
 from emergence.errors import ConfigError, WeightsError
-from emergence.files import atomic_writer, to_json, write_error
+from emergence.files import atomic_writer, make_folder, to_json
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
 from emergence.training.sealing import SealingStream, check_seal
 
@@ -196,10 +196,7 @@ class Checkpointer:
             RunDirectoryError: The system refused the write; the earlier checkpoints are still there.
             TypeError: A value that is neither tensor nor plain, named by its path in ``state``.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(self._folder, error, None) from error
+        make_folder(self._folder)
         names = self._names()
         name = CheckpointName(max((n.sequence for n in names), default=0) + 1, phase, step)
         content = {

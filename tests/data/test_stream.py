@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fault_injection import counted, failing_at
 
 from emergence.data.cache import building, default_cache_dir
 from emergence.data.nq import mix_into
@@ -25,7 +28,7 @@ from emergence.data.stream import (
     write_streams,
 )
 from emergence.data.tokenizer import TextTokenizer
-from emergence.errors import DataError
+from emergence.errors import DataError, RunDirectoryError
 
 DOCUMENTS = [TextDoc(str(i), f"Document {i} says naïve things to {i * i} lobsters.") for i in range(20)]
 TOKENIZER = TextTokenizer.train([document.text for document in DOCUMENTS], 300)
@@ -108,6 +111,29 @@ def test_what_a_killed_process_left_is_not_used_and_swept_later(tmp_path: Path) 
     with building(tmp_path / "s"):
         pass
     assert not left.exists()
+
+
+def test_a_full_disk_at_any_write_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    with counted() as changes:
+        write_streams(tmp_path / "s", {"train": encoded(), "test": encoded()}, dict)
+    shutil.rmtree(tmp_path / "s")
+    assert changes.count > 20
+    for n in range(2, changes.count + 1):  # the first finds the parent folder there
+        with failing_at(n, errno.ENOSPC), pytest.raises(RunDirectoryError, match=r"cannot write .*: No space") as said:
+            write_streams(tmp_path / "s", {"train": encoded(), "test": encoded()}, dict)
+        assert "\n" not in str(said.value) and "make room" in str(said.value)
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_a_library_writes_into_the_cache_may_be_refused_too(tmp_path: Path) -> None:
+    said = r"cannot write .*data: No space left .* at least 1,000 bytes"
+    with pytest.raises(RunDirectoryError, match=said), building(tmp_path / "data") as temporary:
+        (temporary / "train.parquet").write_bytes(bytes(1000))
+        raise OSError(errno.ENOSPC, "No space left on device")
+    for error in (FileNotFoundError(errno.ENOENT, "gone"), PermissionError(errno.EACCES, "not yours", "/elsewhere/x")):
+        with pytest.raises(type(error)), building(tmp_path / "data"):
+            raise error  # not about writing here
+    assert not list(tmp_path.iterdir())
 
 
 def test_of_two_processes_one_wins_and_both_can_read(tmp_path: Path) -> None:
