@@ -1,222 +1,228 @@
 """Hundreds of malformed inputs through the command line: exit code 1 or 2, one line, nothing written, fast.
 
-    python benchmarks/malformed_campaign.py --cases 700 --out malformed.json
+    python -m benchmarks.malformed_campaign --cases 1000 --out malformed.json
 
-All run in this process through :func:`emergence.cli.run` (imports are paid once). A case is a command and the files
-it meets; damaged files are made from valid ones by the seeded mutations below.
+All run in this process through the entry points themselves (imports are paid once). What is accepted is stopped before
+it trains. The cases are in :mod:`benchmarks.malformed_cases`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
+import itertools
 import json
 import os
 import random
+import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from micro_run import MICRO, micro_run
-
-from emergence.cli import run
+from benchmarks.malformed_cases import Case, file_cases, flag_cases, run_cases
 from emergence.files import write_json_atomic
 
 MOST_SECONDS = 1.0
-RUN = ["run", "--config-name", "debug", "--data", "microworld", *(x for value in MICRO for x in ("--set", value))]
-BANK = (
-    '{"sentenceId": "a:1", "sentenceTokens": ["Dogs", "eat", "meat", "."], "verbEntries": {"1": {"verbIndex": 1, '
-    '"verbInflectedForms": {"stem": "eat"}, "questionLabels": {"q": {"questionString": "What eats something?", '
-    '"questionSources": ["t"], "answerJudgments": [{"sourceId": "w", "isValid": true, "spans": [[0, 1]]}], '
-    '"questionSlots": {"wh": "what", "aux": "_", "subj": "_", "verb": "presentSingular3rd", "obj": "something", '
-    '"prep": "_", "obj2": "_"}}}}}}\n'
-)
-QASRL = "W_1\t1\nDogs eat meat .\n1\teat\t1\nwhat\t_\t_\teats\tsomething\t_\t_\t?\tDogs\n\n"
-GOLD = "qasrl_id,verb_idx,question,answer_range,answer\na:1,1,What eats something?,0:1,Dogs\n"
-SQUAD = (
-    '{"version": "1", "data": [{"title": "t", "paragraphs": [{"context": "Dogs eat meat.", "qas": [{"id": "1", '
-    '"question": "Who?", "answers": [{"text": "Dogs", "answer_start": 0}]}]}]}]}'
-)
-NQ = '{"question": "who wrote it", "answer": ["me"]}\n'
-#: Values that no flag wants.
-ODD = ("", "-1", "nan", "1e999", "x" * 5000, "\x00", "../..", "/", "~nobody/x", "\udcff", "🦄", "None", "[1", "0x10")
-FLAGS = ("config-name", "pretrain-data", "finetune-samples", "seed", "layout", "finetune-data", "data", "resume",
-         "pretrained-model-path", "qa-data", "pretrain-text", "nq-data", "set", "log")  # fmt: skip
-SETTINGS = ("pretrain.epochs", "model.n_heads", "model.vocab_size", "finetune.lr", "probe.ridges", "microworld.seed",
-            "pretrain.precision", "evaluate.alpha", "model", "nonsense.key", "pretrain.nonsense")  # fmt: skip
-WRONG = ("-1", "nan", "inf", '"x"', "[]", "{}", "true", "1e400", "9" * 400, "'", "2024-01-01", "\x00")
+#: A case that takes longer is stopped: it hangs.
+_GIVE_UP_SECONDS = 20
+_ERROR_LINE = re.compile(r"(\S+: )?error: .*\S", re.IGNORECASE)
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
-class Case:
-    """A command line and the file it meets, if any (its content, under a name in the case's own folder)."""
+class Tally:
+    """Verdicts by name, and everything that was neither refused properly nor valid."""
 
-    name: str
-    words: list[str]
-    files: dict[str, bytes] = field(default_factory=dict)
+    verdicts: dict[str, int] = field(default_factory=dict)
+    problems: list[dict[str, Any]] = field(default_factory=list)
 
-
-def cases(seed: int, finished: Path) -> Iterator[Case]:
-    """Endless; flags first, then files of every format in turn."""
-    chance = random.Random(seed)
-    for flag in FLAGS:
-        for value in ODD:
-            if _is_wrong(flag, value):
-                yield Case(f"--{flag} {value[:20]!r}", [*RUN, f"--{flag}", value])
-    for key in SETTINGS:
-        for value in WRONG:
-            yield Case(f"--set {key}={value[:20]}", [*RUN, "--set", f"{key}={value}"])
-    for words in (["list", "--nope"], ["nope"], ["config", "huge"], ["table", "absent"], ["figures", "absent"]):
-        yield Case(" ".join(words), words)
-    weights = (finished / "toy_llm_unified_pretrained.pth").read_bytes()
-    stats = (finished / "finetune_stats.json").read_bytes()
-    sources = {
-        "qa.jsonl": ("--qa-data", BANK * 3), "qa.qa": ("--qa-data", QASRL * 3), "qa.csv": ("--qa-data", GOLD),
-        "qa.json": ("--qa-data", SQUAD), "nq.jsonl": ("--nq-data", NQ * 3), "text.txt": ("--pretrain-text", "A b c.\n"),
-    }  # fmt: skip
-    while True:
-        for name, (flag, text) in sources.items():
-            content = mutated(text.encode(), chance)
-            extra = ["--pretrain-data", "wiki+nq"] if flag == "--nq-data" else []
-            yield Case(f"{name}", [*RUN, *extra, flag, "{folder}/" + name], {name: content})
-        start = ["--skip-pretrain", "--freeze-llm", "--pretrained-model-path", "{folder}/w.pth"]
-        yield Case("weights", [*RUN, *start], {"w.pth": mutated(weights, chance)})
-        yield Case("stats", ["table", "{folder}/s.json"], {"s.json": mutated(stats, chance)})
+    def add(self, case: Case, verdict: str, told: str) -> None:
+        key = verdict if verdict in ("refused", "valid") else "wrong"
+        self.verdicts[key] = self.verdicts.get(key, 0) + 1
+        if key == "wrong":
+            words = [word[:80] for word in case.words[-4:]]
+            self.problems.append({"case": case.name, "words": words, "verdict": verdict, "told": told[-600:]})
 
 
-def _is_wrong(flag: str, value: str) -> bool:
-    free = {"resume", "pretrained-model-path", "qa-data", "pretrain-text", "nq-data", "log"}
-    return bool(value) or flag not in free
+def judge_all(cases: Iterable[Case], cache: Path, scratch: Path, say: Callable[[str], None] | None = None) -> Tally:
+    """Judge every case in a fresh folder ``scratch``; ``cache`` holds derived data, so that making it is not timed."""
+    tally, here = Tally(), Path.cwd()
+    try:
+        for case in cases:
+            verdict, told = judge(case, cache, scratch)
+            tally.add(case, verdict, told)
+            if say and verdict not in ("refused", "valid"):
+                say(f"{case.name}: {verdict} | {told[-300:]}")
+    finally:
+        os.chdir(here)
+    return tally
 
 
-def mutated(content: bytes, chance: random.Random) -> bytes:
-    """``content`` damaged in one of many ways: cut, bytes replaced, NUL, wrong encoding, nesting, other types."""
-    kind = chance.randrange(9)
-    at = chance.randrange(len(content))
-    if kind == 0:
-        return content[:at]
-    if kind == 1:
-        return content[:at] + b"\0" + content[at:]
-    if kind == 2:
-        return content[:at] + b"\xff\xfe" + content[at:]
-    if kind == 3:
-        return content.decode("latin-1").encode("utf-16")
-    if kind == 4:
-        return b"\x1f\x8b" + content[at:]
-    if kind == 5:
-        return b"PAR1" + content[at:]
-    if kind == 6:
-        return b"[" * 100_000
-    if kind == 7:
-        words = (b"null", b"-1", b"[]", b"1e999", b'"x"', b"{}", b"99999999999999999999", b"NaN")
-        digits = [i for i, byte in enumerate(content) if 48 <= byte < 58] or [at]
-        place = chance.choice(digits)
-        return content[:place] + chance.choice(words) + content[place + 1 :]
-    damaged = bytearray(content)
-    for _ in range(8):
-        damaged[chance.randrange(len(content))] = chance.randrange(256)
-    return bytes(damaged)
-
-
-def judge(case: Case, scratch: Path) -> tuple[str, str]:
+def judge(case: Case, cache: Path, scratch: Path) -> tuple[str, str]:
     """``(verdict, output)``; the verdict is ``refused``, ``valid`` (a mutation that did no harm), or what was wrong."""
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
     for name, content in case.files.items():
+        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
         (scratch / name).write_bytes(content)
-    runs = scratch / "runs"
+    (scratch / "runs").mkdir(parents=True, exist_ok=True)
+    for folder in (scratch, scratch / "runs"):
+        (folder / ".cache").symlink_to(cache)
+    os.chdir(scratch)
     words = [word.replace("{folder}", str(scratch)) for word in case.words]
-    if words[0] == "run":
-        words += ["--runs-dir", str(runs)]
-        runs.mkdir()
-        (runs / ".cache").symlink_to(os.environ["EMERGENCE_CACHE"])  # filled: making data is not what is timed
-    out, err = io.StringIO(), io.StringIO()
-    started, code, escaped = time.monotonic(), 0, ""
-    cpu = time.process_time()
-    argv, sys.argv = sys.argv, ["emergence", *words]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), stopped_before_training():
-        try:
-            run()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        except _WouldRunError:
-            code = 0
-        except BaseException as error:
-            escaped = f"{type(error).__name__}: {error}"
-    sys.argv = argv
-    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-    lines = [line for line in err.getvalue().splitlines() if line.strip()]
-    told = "\n".join(lines)
+    before = _files(scratch)
+    wall, cpu = time.monotonic(), time.process_time()
+    code, told, escaped = _called(words)
+    seconds = min(time.monotonic() - wall, time.process_time() - cpu)
+    lines = [line for line in told.splitlines() if line.strip()]
     if escaped:
         return f"escaped: {escaped[:300]}", told
     if code == 0:
         return "valid", told
-    written = [p for p in runs.glob("*") if not p.name.startswith(".")] if runs.exists() else []
-    errors = [line for line in lines if line.lower().startswith("error")]
     if code not in (1, 2):
         return f"exit code {code}", told
-    if "Traceback" in told or (errors and len(lines) - lines.index(errors[0]) != 1):
+    errors = [line for line in lines if _ERROR_LINE.fullmatch(line)]
+    if "Traceback" in told or (errors and lines[-1] != errors[0]):
         return "more than one line", told
     if not errors:
         return "no error line", told
-    if any(written):
-        return "wrote something", told
-    return ("refused", told) if min(seconds, cpu) <= MOST_SECONDS else (f"took {seconds:.1f} s", told)
+    if new := _files(scratch) - before:
+        return f"wrote {sorted(new)[:3]}", told
+    return ("refused", told) if seconds <= MOST_SECONDS else (f"took {seconds:.1f} s", told)
+
+
+def _files(folder: Path) -> set[tuple[str, int]]:
+    """Files below ``folder`` with their sizes; the derived data, which is behind a link, is none of them."""
+    return {
+        (str(path.relative_to(folder)), path.stat().st_size)
+        for path in folder.rglob("*")
+        if path.is_file() and ".cache" not in path.parts
+    }
 
 
 class _WouldRunError(BaseException):
     """The input was accepted; training itself is not what is tested here."""
 
 
+class _HangsError(BaseException):
+    """The case does not end."""
+
+
+def _called(words: list[str]) -> tuple[int, str, str]:
+    """Exit code, what standard error got, and what escaped, of one command in this process."""
+
+    def stop(number: int, frame: object) -> None:
+        raise _HangsError(f"hangs: more than {_GIVE_UP_SECONDS} s")
+
+    err, code, escaped = io.StringIO(), 0, ""
+    argv, handler = sys.argv, signal.signal(signal.SIGALRM, stop)
+    signal.alarm(_GIVE_UP_SECONDS)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err), stopped_before_training():
+            program, sys.argv = program_of(words)
+            program()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except _WouldRunError:
+        pass
+    except BaseException as error:
+        escaped = f"{type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, handler)
+        sys.argv = argv
+    return code, err.getvalue(), escaped
+
+
+def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
+    """The entry point that ``words`` call, and its command line."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    name, rest = words[0], words[1:]
+    if name == "cka":
+        module = importlib.import_module("temporal_cka_analysis")
+        return lambda: sys.exit(_client().run_as_program(module.main, module.__doc__)), [
+            "temporal_cka_analysis.py",
+            *rest,
+        ]
+    if name == "verify":
+        module = importlib.import_module("verify_qasrl_alignment")
+        return module.app, ["verify_qasrl_alignment.py", *rest]
+    if name == "modal":
+        module = importlib.import_module("pretrain_wikitext_finetune_qasrl_modal")
+        file = str(module.__file__)
+        return lambda: _client().check_flags_first(module.main, file), ["modal", "run", file, *rest]
+    from emergence.cli import run
+
+    if name == "compile":
+        module = importlib.import_module("scripts.compile_results")
+        return lambda: run(module.app), ["compile_results.py", *rest]
+    if name == "generate":
+        module = importlib.import_module("scripts.generate_figures")
+        return lambda: sys.exit(module.main()), ["generate_figures.py", *rest]
+    if name == "matrix":
+        module = importlib.import_module("emergence.cli_sweep")
+        return lambda: run(module.app), ["run_matrix.py", *rest]
+    return run, ["emergence", *words]
+
+
+def _client() -> Any:
+    return importlib.import_module("emergence.remote_client")
+
+
 @contextlib.contextmanager
 def stopped_before_training() -> Iterator[None]:
-    from emergence.experiment import run as module
-
-    opened = module._open
-    read = module.read_inputs
+    """A run that has read its inputs, and a probing that has found its snapshots, goes no further."""
+    run = importlib.import_module("emergence.experiment.run")
+    opened = run._open
 
     def stop(*args: object, **kwargs: object) -> None:
         raise _WouldRunError
 
-    module._open = stop  # type: ignore[assignment]
+    run._open = stop  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        module._open, module.read_inputs = opened, read
+        run._open = opened  # type: ignore[attr-defined]
 
 
-def campaign(count: int, seed: int, scratch: Path) -> dict[str, object]:
-    """Run ``count`` cases; every verdict beside ``refused`` and ``valid`` is listed with its output."""
-    os.environ["EMERGENCE_CACHE"] = str(scratch / "finished" / "cache")
-    finished = scratch / "finished" / "runs" / micro_run(scratch / "finished")
-    verdicts: dict[str, int] = {}
-    wrong = []
-    for _, case in zip(range(count), cases(seed, finished), strict=False):
-        verdict, told = judge(case, scratch / "case")
-        key = verdict if verdict in ("refused", "valid") else "wrong"
-        verdicts[key] = verdicts.get(key, 0) + 1
-        if key == "wrong":
-            wrong.append({"case": case.name, "words": case.words[-4:], "verdict": verdict, "told": told[-600:]})
-    return {"cases": sum(verdicts.values()), **verdicts, "problems": wrong}
+def campaign(count: int, seed: int, scratch: Path) -> dict[str, Any]:
+    """All flag cases, then damaged files of every kind, then damaged runs, ``count`` cases in all."""
+    from tests.micro_run import MICRO, micro_run
+
+    finished = scratch / "runs" / micro_run(scratch)
+    chance = random.Random(seed)
+    weights, stats, tokenizer = (
+        (finished / name).read_bytes()
+        for name in ("toy_llm_unified_pretrained.pth", "finetune_stats.json", "tokenizer.json")
+    )
+    flags = list(flag_cases(MICRO))
+    left = max(0, count - len(flags))
+    files = itertools.islice(file_cases(chance, MICRO, weights, stats, tokenizer), left - left // 3)
+    runs = itertools.islice(run_cases(chance, finished), left // 3)
+    every = itertools.islice(itertools.chain(flags, files, runs), count)
+    tally = judge_all(every, scratch / "cache", scratch / "case", lambda line: print(line, file=sys.stderr, flush=True))
+    return {"cases": sum(tally.verdicts.values()), **tally.verdicts, "problems": tally.problems}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cases", type=int, default=700)
+    parser.add_argument("--cases", type=int, default=1_500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    out = args.out.absolute() if args.out else None
     with tempfile.TemporaryDirectory() as scratch:
-        report = campaign(args.cases, args.seed, Path(scratch))
-    if args.out:
-        write_json_atomic(args.out, report)
+        report = campaign(args.cases, args.seed, Path(scratch).resolve())
+    if out:
+        write_json_atomic(out, report)
     print(json.dumps({key: value for key, value in report.items() if key != "problems"}))
     sys.exit(1 if report["problems"] else 0)
 

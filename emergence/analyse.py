@@ -21,7 +21,11 @@ def check_analysis_flags(flags: dict[str, Any]) -> None:
     Raises:
         UsageError: An impossible number.
     """
-    if flags["bandwidth"] <= 0:
+    if not flags["model_dir"]:
+        raise UsageError("--model-dir is empty: name a run, see --list-saved")
+    if flags["sentences"] < 1 or flags["seed"] < 0:
+        raise UsageError("--sentences must be 1 or more, and --seed 0 or more")
+    if not 0 < flags["bandwidth"] < float("inf"):
         raise UsageError(f"--bandwidth must be above 0, not {flags['bandwidth']:g}")
     if flags["random_seeds"] < 0:
         raise UsageError(f"--random-seeds must be 0 or more, not {flags['random_seeds']}")
@@ -75,10 +79,14 @@ def local_run(name: str) -> Path:
     Raises:
         RunDirectoryError: Neither.
     """
-    for path in (Path(name), Path("runs") / name):
-        if path.is_dir():
-            return path
-    raise RunDirectoryError(f"--model-dir {name}: no such folder here or in runs: fetch it with emergence pull {name}")
+    reason = "no such folder here or in runs"
+    try:
+        for path in (Path(name), Path("runs") / name):
+            if path.is_dir():
+                return path
+    except OSError as error:  # a name too long, no permission
+        reason = error.strerror or str(error)
+    raise RunDirectoryError(f"--model-dir {name[:200]}: {reason}: fetch it with emergence pull RUN")
 
 
 def analyse_locally(flags: dict[str, Any]) -> str:

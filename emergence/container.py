@@ -156,7 +156,9 @@ def copy_of_run(run_id: str) -> None:
     Raises:
         RunDirectoryError: It is not there.
     """
-    if not (MODELS / run_id / "spec.json").is_file():
+    from emergence.experiment.store import RunStore
+
+    if not RunStore(MODELS).exists(run_id):
         raise RunDirectoryError(f"there is no run {run_id!r} on the volume: --list-saved shows what there is")
     copy_tree(MODELS / run_id, RUNS / run_id)
 
@@ -164,11 +166,12 @@ def copy_of_run(run_id: str) -> None:
 def run_analysis(flags: dict[str, Any]) -> str:
     """Temporal CKA of local copies of runs; returns its summary."""
     from emergence.analyse import analyse
-    from emergence.experiment.run_directory import RunDirectory
+    from emergence.experiment.store import RunStore
 
-    run = RunDirectory.open(RUNS / flags["model_dir"].strip("/"))
+    store = RunStore(RUNS)
+    run = store.open(flags["model_dir"])
     bring_data(dataclasses.replace(run.spec, qa_data=flags["qa_data"] or run.spec.qa_data, pretrain_text=None))
-    return analyse(flags, lambda name: RUNS / name.strip("/"), CACHE).summary()
+    return analyse(flags, lambda name: store.open(name).path, CACHE).summary()
 
 
 def _announce(run: RunDirectory, what: str) -> None:

@@ -72,7 +72,7 @@ def copy_new_folders(source: Path, target: Path) -> int:
             shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True, exist_ok=True)
         for file in (source / name).iterdir():
-            if file.is_file() and not (beside / file.name).exists():
+            if file.is_file() and not file.is_symlink() and not (beside / file.name).exists():
                 copy_file(file, beside / file.name)
                 copied += file.stat().st_size
         if name != ".":
@@ -199,6 +199,7 @@ def _names(folder: Path) -> set[str]:
     """Relative names of the files below ``folder``, without those still being written."""
     names = set()
     for path in folder.rglob("*"):
-        if not path.name.endswith(TEMPORARY_SUFFIX) and path.is_file():
+        # A link may lead anywhere; no run holds one.
+        if not path.name.endswith(TEMPORARY_SUFFIX) and path.is_file() and not path.is_symlink():
             names.add(path.relative_to(folder).as_posix())
     return names

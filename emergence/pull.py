@@ -156,9 +156,9 @@ def _pieces(source: RemoteFiles, path: str) -> Iterator[bytes]:
 
 def _download(source: RemoteFiles, run_id: str, name: str, entry: ManifestEntry, folder: Path) -> None:
     path = folder / name
-    make_folder(path.parent)
     if not path.parent.resolve().is_relative_to(folder.resolve()):
         raise RunDirectoryError(f"{path.parent} is a link out of {folder}: move it away, or use --to DIR")
+    make_folder(path.parent)
 
     def once() -> None:
         digest, size = sha256(), 0

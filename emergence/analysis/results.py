@@ -6,6 +6,7 @@ everything that could be a result but is none is named with its reason.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ from emergence.spec import ExperimentSpec
 #: Top-level key of the JSON this package writes from results, so that reading them again passes it over.
 KIND_KEY = "kind"
 OWN_KIND = "emergence-"
+#: A folder that holds more than this is none of results, but a disk or somebody's home.
+MOST_ENTRIES, MOST_CANDIDATES = 50_000, 5_000
+#: A results file is thousands of times smaller.
+_MOST_BYTES = 1 << 26
 _RUN_FILES = (SPEC_FILE, DATA_FILE, TOKENIZER_FILE, MANIFEST_FILE)
 
 
@@ -97,10 +102,8 @@ def collect_results(root: Path) -> Collection:
     """Every result under ``root``, which may also be one results file or one run directory.
 
     Raises:
-        DataError: No such folder.
+        DataError: No such folder, or one with far too much in it.
     """
-    if not root.exists():
-        raise DataError("no such folder: give the one that holds the run directories or downloaded stats", root)
     found: list[Found] = []
     skipped: list[Skipped] = []
     for path in _candidates(root):
@@ -124,13 +127,28 @@ class _NotAResultError(Exception):
         self.kind = kind
 
 
-def _candidates(root: Path) -> Iterator[Path]:
+def _candidates(root: Path) -> list[Path]:
     """Run directories (not looked into any further) and JSON files elsewhere, in a fixed order; no hidden ones."""
-    if root.is_file():
-        yield root
-        return
+    try:
+        if root.is_file():
+            return [root]
+        if not root.is_dir():
+            raise DataError("no such folder: give the one that holds the run directories or downloaded stats", root)
+    except OSError as error:  # a name too long, no permission
+        raise DataError(f"cannot be read: {error.strerror or error}: give a folder of run directories", root) from None
+    found = list(itertools.islice(_walked(root), MOST_CANDIDATES + 1))
+    if len(found) > MOST_CANDIDATES:
+        raise DataError(f"holds more than {MOST_CANDIDATES:,} JSON files: give the folder of the run directories", root)
+    return found
+
+
+def _walked(root: Path) -> Iterator[Path]:
+    seen = 0
     for parent, folders, files in os.walk(root):
         folder = Path(parent)
+        seen += 1 + len(folders) + len(files)
+        if seen > MOST_ENTRIES:
+            raise DataError(f"holds more than {MOST_ENTRIES:,} files: give the folder of the run directories", root)
         if SPEC_FILE in files:
             yield folder
             if _is_run(folder):
@@ -179,6 +197,8 @@ def _read_scores(run: RunDirectory, item: Found) -> RunScores:
 
 
 def _read_file(path: Path, name: str) -> Found | None:
+    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+        raise _NotAResultError("foreign", "not a results file: no file, or far too large for one")
     raw = read_json(path, DataError)
     if isinstance(raw, dict) and str(raw.get(KIND_KEY, "")).startswith(OWN_KIND):
         return None

@@ -231,10 +231,14 @@ def find_run(name: str, runs_dir: Path) -> Path:
     Raises:
         UsageError: Neither.
     """
-    for path in (Path(name), runs_dir / name):
-        if path.is_dir():
-            return path
-    raise UsageError(f"{name}: no such folder here or in {runs_dir}: emergence list shows the runs there are")
+    reason = f"no such folder here or in {runs_dir}"
+    try:
+        for path in (Path(name), runs_dir / name):
+            if name and path.is_dir():
+                return path
+    except OSError as error:  # a name too long, no permission
+        reason = error.strerror or str(error)
+    raise UsageError(f"{name[:200]}: {reason}: emergence list shows the runs there are")
 
 
 def parse_list(text: str | None) -> tuple[str, ...] | None:

@@ -68,10 +68,14 @@ def parse_manifest(raw: Any, source: str, error: ErrorType = RunDirectoryError) 
     entries = {}
     for name, entry in files.items():
         parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
+        odd = not parts or name != "/".join(parts) or "\\" in name or ":" in name or not name.isprintable()
+        if odd or name.startswith("/") or ".." in parts or len(name) > 500:
             raise error(f"{source}: it names {name!r}, which is not inside the run directory")
         try:
-            entries[name] = ManifestEntry(int(entry["bytes"]), str(entry["sha256"]))
+            size, digest = entry["bytes"], entry["sha256"]
+            if type(size) is not int or size < 0 or not isinstance(digest, str):
+                raise ValueError
+            entries[name] = ManifestEntry(size, digest)
         except (TypeError, KeyError, ValueError):
             raise error(f"{source}: its entry for {name!r} is malformed") from None
     return entries

@@ -26,6 +26,11 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _TIMESTAMP = re.compile(r"_(\d{8}-\d{6})(?:-(\d+))?$")
 
 
+def is_run_id(name: str) -> bool:
+    """Whether ``name`` can be a run's: one word that names a folder and nothing beyond."""
+    return _RUN_ID.fullmatch(name) is not None
+
+
 class RunStore:
     """All runs under one folder."""
 
@@ -82,7 +87,7 @@ class RunStore:
         if not self.root.is_dir():
             return []
         folders = (path for path in self.root.iterdir() if path.is_dir() and not path.is_symlink())
-        return sorted(path.name for path in folders if _RUN_ID.fullmatch(path.name))
+        return sorted(path.name for path in folders if is_run_id(path.name))
 
     # Finding by content --------------------------------------------------------------------------
 
@@ -123,7 +128,7 @@ class RunStore:
 
     def _inside(self, run_id: str) -> Path:
         path = self.root / run_id
-        if not _RUN_ID.fullmatch(run_id) or path.resolve() != self.root.resolve() / run_id:
+        if not is_run_id(run_id) or path.resolve() != self.root.resolve() / run_id:
             raise RunDirectoryError(f"{run_id!r} cannot be the name of a run in {self.root}: give one of --list-saved")
         return path
 
