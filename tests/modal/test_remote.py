@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import types
 from collections.abc import Callable
@@ -15,8 +16,11 @@ import pytest
 
 from emergence import container, remote
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
+from emergence.experiment.inputs import find_matching_trunk, read_inputs
+from emergence.experiment.store import RunStore
 from emergence.remote import AttemptOver, is_going, reserve
 from emergence.spec import ExperimentSpec
+from tests.experiment.worlds import run_small, small_spec
 
 prepare, train = remote.prepare.local, remote.train.local
 pytestmark = pytest.mark.filterwarnings("ignore:.*is executing locally and will not have access to the mounted Volume")
@@ -225,6 +229,47 @@ def test_preparing_gives_the_name_back_after_a_user_error(world: World, monkeypa
 
     monkeypatch.setattr(remote, "_prepare", fail)
     assert prepare(job()) == {"error": "questions.jsonl:3: no such file", "exit_code": 2} and not world.locks
+
+
+def text_in(folder: Path, town: str) -> str:
+    folder.mkdir(exist_ok=True)
+    for split, count in (("train", 120), ("valid", 10), ("test", 10)):
+        (folder / f"{split}.txt").write_text("".join(f" = A {i} = \n\nA baker is in {town}.\n\n" for i in range(count)))
+    return str(folder)
+
+
+def test_a_sweeps_cell_takes_the_trunk_of_its_text_and_of_no_other(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Train:
+        def with_options(self, **resources: Any) -> Train:
+            return self
+
+        def spawn(self, job: dict[str, Any]) -> Any:
+            world.spawned.append(job)
+            return types.SimpleNamespace(object_id="fc-train")
+
+    monkeypatch.setattr(remote, "train", Train())
+    monkeypatch.setattr(remote, "data_volume", world)
+    text = text_in(tmp_path / "text", "Rome")
+    run, _ = run_small(container.MODELS, cache=container.CACHE, pretrain_text=text, skip_finetune=True)
+    cell = {"spec": small_spec(pretrain_text=text, freeze_llm=True).to_dict(), "trunk": run.run_id}
+    assert prepare(job(run_id="CELL", **cell)) == {"call": "fc-train"}
+    text_in(tmp_path / "text", "Paris")
+    answer = prepare(job(run_id="LATE", **cell))
+    assert f"not what {run.run_id} was trained on" in answer["error"] and answer["exit_code"] == 2
+    assert not (container.MODELS / "LATE").exists() and len(world.spawned) == 1 and "LATE" not in world.locks
+
+    # The same text under another name: the container that trains gets the trunk that there is, and finds it.
+    text_in(tmp_path / "text", "Rome")
+    (tmp_path / "moved").symlink_to(text)
+    spec = small_spec(pretrain_text=str(tmp_path / "moved"), skip_finetune=True)
+    prepare(job(run_id="AGAIN", spec=spec.to_dict()))
+    shutil.rmtree(container.RUNS)
+    container.working_copy(spec, "AGAIN", text=world.spawned[-1]["text"])
+    inputs = read_inputs(spec, RunStore(container.RUNS), container.CACHE)
+    found = find_matching_trunk(spec, RunStore(container.RUNS), inputs)
+    assert found is not None and found.path.parent.name == run.run_id
 
 
 # The app --------------------------------------------------------------------------------------------------
