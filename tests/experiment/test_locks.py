@@ -133,6 +133,23 @@ def test_another_machine_counts_while_it_renews(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("jump", [-400, 400], ids=lambda days: f"{days} days")
+def test_a_clock_that_jumps_neither_breaks_nor_eternalises_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    if not locks._machine():
+        pytest.skip("no /proc here")
+    before = time.time()
+    with other_process(tmp_path) as (worker, said):
+        assert said == "locked"
+        monkeypatch.setattr(locks.time, "time", lambda: before + jump * 86_400)
+        with pytest.raises(RunDirectoryError, match=f"process {worker.pid} on "), RunLock(tmp_path):
+            pass
+    assert (tmp_path / LOCK_FILE).exists()
+    with RunLock(tmp_path):  # its holder is dead, at any time of day
+        pass
+
+
 def test_a_holder_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "RENEW_SECONDS", 0.001)
     with RunLock(tmp_path):

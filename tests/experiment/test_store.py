@@ -7,7 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,14 @@ def test_a_frozen_clock_never_overwrites(store: RunStore) -> None:
     base = "DebugQA_spe8k_20251231-120000"
     assert names == [base, f"{base}-2", f"{base}-3"]
     assert [run.run_id for run in store.runs()] == names[::-1]
+
+
+def test_a_clock_that_jumps_back_overwrites_nothing_either(store: RunStore) -> None:
+    times = [NOON, NOON - timedelta(days=1), NOON, NOON - timedelta(days=1), NOON + timedelta(days=400), NOON]
+    names = [store.create(spec_of(), now).run_id for now in times]
+    assert len(set(names)) == len(names) == len(list(store.runs()))
+    found = store.find_unfinished(spec_of())
+    assert found is not None and found.run_id == names[4], "the same one whatever the clock says now"
 
 
 def test_concurrent_creators_get_different_runs(store: RunStore) -> None:
