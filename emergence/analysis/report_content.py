@@ -76,7 +76,12 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         Section("few-shot", "Few-shot learning", part("few-shot", "few_shot")),
         Section("training", "Training", tuple(_training(folder, pictures.get("training", []))), ("bits-per-byte",)),
         Section("curve", "Emergence during pretraining", part("curve", "emergence_curve")),
-        Section("ablation", "Questions in the pretraining text", part("ablation", "data_ablation")),
+        Section(
+            "ablation",
+            "Questions in the pretraining text",
+            (*part("ablation", "data_ablation"), *ablation_blocks(charts)),
+            ("data-ablation", "intervals"),
+        ),
         Section("cka", "How states change", part("cka", "cka"), ("temporal-cka",)),
         *([Section("others", "Other figures", tuple(pictures["others"]))] if "others" in pictures else []),
         Section("filtering", "Data", tuple(filtering(folder)), ("filtering",)),
@@ -170,6 +175,42 @@ def _results(results: ResultsTable) -> Iterable[Block]:
     yield from table("Every comparable set, in the order of the experiment guide", head, rows)
     yield Text(" ".join(legend(results)))
     yield Text("Rows that share Model and Pretrain may be compared; what may not is a set of its own.")
+
+
+def ablation_blocks(charts: Charts) -> Iterable[Block]:
+    """The differences in numbers, and what they leave open; nothing where there is no figure."""
+    rows = [row for chart in charts.charts if chart.kind == "data_ablation" for row in chart.rows]
+    head = (
+        "Pretraining data",
+        "Model",
+        "Mode",
+        "Difference in F1",
+        "First",
+        "Second",
+        "p, these seeds",
+        "Seeds",
+        "Tokens",
+    )
+    yield from table(
+        "Token F1 after the first pretraining minus after the second",
+        head,
+        [
+            (
+                row["contrast"],
+                row["setting"],
+                MODES[row["cell"]],
+                f"{row['difference']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}]",
+                *(f"{row[name]:.3f}" for name in ("first", "second")),
+                f"{row['p']:.2g}",
+                row["n_seeds"],
+                f"{row['tokens']:,}",
+            )
+            for row in rows
+        ],
+    )
+    reasons = [reason for name, reason in charts.skipped if name == "data_ablation"]
+    if rows and reasons:
+        yield Bullets(tuple(f"Left open: {reason}." for reason in reasons))
 
 
 # Probes, examples, training ----------------------------------------------------------------------

@@ -52,6 +52,11 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "Nats per token, bits per byte",
         "cross-entropy of the next token on held-out text; per byte it does not depend on the tokenizer.",
     ),
+    "data-ablation": (
+        "Data ablation",
+        "text with questions in it (wiki+nq) against text without (wiki) and against the control mix (wiki+control), "
+        "which has passages of plain text, as many and as long, in place of the questions; equal tokens for all.",
+    ),
     "filtering": ("Filtering", "questions dropped before training or scoring, counted by reason; the reasons add up."),
     "cost": ("Cost", "wall-clock seconds of a run's own phases, added up over interruptions."),
 }

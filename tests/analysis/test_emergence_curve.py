@@ -18,6 +18,8 @@ from emergence.analysis.figure_data import Charts
 from emergence.analysis.figure_runs import read_folder
 from emergence.analysis.figures import render
 from emergence.analysis.report_alt import alt_text, is_wide
+from emergence.analysis.report_blocks import Table
+from emergence.analysis.report_content import ablation_blocks
 from emergence.analysis.results import collect_results
 from emergence.analysis.scale_curve import ScalePoint, scale_curve_of, scale_curves
 from emergence.analysis.set_scores import score_set
@@ -187,7 +189,7 @@ def test_the_control_takes_apart_what_questions_and_what_short_documents_add(tmp
     found = ablate(mixes(tmp_path, dict.fromkeys(PLANTED, 1000)), n_boot=200)
     frozen = {cell.contrast: cell.comparison.difference for cell in found.cells if cell.cell == "frozen"}
     assert list(frozen) == ["wiki+nq minus wiki", "wiki+nq minus wiki+control", "wiki+control minus wiki"]
-    points = [difference.point for difference in frozen.values()]
+    names, points = list(frozen), [difference.point for difference in frozen.values()]
     assert points == pytest.approx([0.10, 0.07, 0.03]), "the parts add up"
     assert not found.refused and not found.missing and len(found.cells) == 6
     charts = Charts()
@@ -196,6 +198,10 @@ def test_the_control_takes_apart_what_questions_and_what_short_documents_add(tmp
     assert len(chart.rows) == 6 and "wiki+control" in chart.caption
     assert alt_text(chart).count("wiki+nq minus wiki+control") == 2 and is_wide(chart) is False
     assert render(chart, ["png"])["png"].startswith(b"\x89PNG")
+    (told,) = ablation_blocks(charts)
+    assert isinstance(told, Table) and [row[2:5:2] for row in told.rows if row[0] == names[1]] == [
+        ("full", "0.600"), ("frozen", "0.500"),
+    ]  # fmt: skip
 
 
 def test_different_budgets_are_not_compared(tmp_path: Path) -> None:
