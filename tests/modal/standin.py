@@ -215,6 +215,11 @@ class StandIn:
     def calls(self, function: str) -> list[Call]:
         return [c for c in self.server.calls.values() if c.function.definition.function_name == function]
 
+    def most_at_once(self, function: str) -> int:
+        """The largest number of a function's containers that ran side by side."""
+        spans = [(c.began, c.ended) for c in self.containers(function)]
+        return max((sum(began <= start < ended for began, ended in spans) for start, _ in spans), default=0)
+
     def container_output(self) -> str:
         return "".join(f"--- {c.task_id} {c.name}\n{c.text}" for c in self.containers())
 

@@ -9,6 +9,7 @@ container started, so a missing commit is lost work.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shlex
 import shutil
@@ -91,6 +92,8 @@ class Container:
         self.process: asyncio.subprocess.Process | None = None
         self.signalled: signal.Signals | None = None
         self.text = ""
+        #: By the monotonic clock; infinite before and while it runs.
+        self.began = self.ended = math.inf
         self._bases: dict[str, Snapshot] = {}
 
     @property
@@ -106,6 +109,7 @@ class Container:
 
     async def run(self) -> str:
         """Start, wait for the end, say how it ended: ``exit N``, ``signal N`` or ``timeout``."""
+        self.began = time.monotonic()
         self._lay_out()
         arguments = self.root / "arguments.pb"
         arguments.write_bytes(self._arguments().SerializeToString())
@@ -122,6 +126,7 @@ class Container:
         code = await self.process.wait()
         timed_out = await self._end(watching)
         await reading
+        self.ended = time.monotonic()
         return "timeout" if timed_out else f"exit {code}" if code >= 0 else f"signal {-code}"
 
     async def _end(self, watching: asyncio.Task[bool]) -> bool:

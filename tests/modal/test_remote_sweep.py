@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 from conftest import ROOT, SMALL
 from standin import StandIn, closure, link_packages
 
+from emergence.analysis.tables import build_table
 from emergence.experiment.store import RunStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -58,13 +61,26 @@ def laptop(standin: StandIn, tmp_path: Path) -> Callable[..., subprocess.Popen[s
     return start
 
 
-def finish(process: subprocess.Popen[str], standin: StandIn) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], standin: StandIn, seconds: float = 800) -> tuple[int, str]:
     try:
-        out, err = process.communicate(timeout=800)
+        out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         raise AssertionError(f"{process.communicate()}\n{standin.container_output()[-5000:]}") from None
     return process.returncode, out + err
+
+
+#: The debug matrix, its cells as they are and everything in them small.
+DEBUG_MATRIX = ["matrix-debug", *(word for pair in SMALL.split(",") for word in ("--set", pair))]
+DEBUG_MATRIX += ["--set", "microworld.train_documents=30", "--set", "pretrain.samples_per_epoch=200"]
+#: Two seeds are the whole matrix, 32 cells and 4 pretrainings: EMERGENCE_MATRIX_SEEDS=2.
+SEEDS = os.environ.get("EMERGENCE_MATRIX_SEEDS", "1")
+
+
+def timeless(runs: Path) -> list[dict[str, Any]]:
+    """The rows of the results table of a folder of runs, without the runs' names and times."""
+    rows = [row.to_dict() for row in build_table(runs, n_boot=200).rows]
+    return [{key: value for key, value in row.items() if key not in ("runs", "seconds")} for row in rows]
 
 
 def wait_for(condition: Callable[[], Any], standin: StandIn, seconds: float = 600) -> None:
@@ -114,6 +130,38 @@ def test_a_sweep_in_parallel_with_a_failing_cell_and_a_closed_laptop(
     assert len(standin.calls("train")) == 6
     code, text = finish(laptop("m.toml", "--on", "modal", "--only", "T-R-*"), standin)
     assert code == 0 and "nothing to do: all 2 runs are done already" in text, text
+
+
+@pytest.mark.timeout(3600)
+def test_the_debug_matrix_in_parallel_with_a_failing_cell_ends_as_it_does_on_this_machine(
+    standin: StandIn, laptop: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    standin.rules.most_deaths = 0
+    doomed = b"_n100_frozen_random_2"  # the beginning of a run's name: D-R-Z-100, seed 0
+    standin.rules.interfere = lambda c: signal.SIGKILL if c.name == "train" and doomed in c.call.input.args else None
+    code, text = finish(laptop(*DEBUG_MATRIX, "--seeds", SEEDS, "--on", "modal", "--jobs", "4"), standin, 3000)
+    assert code == 1 and text.count("failed       ") == 1 and "failed       D-R-Z-100.0: " in text, text
+    code, text = finish(laptop("status", "--json"), standin)
+    told = json.loads(text)
+    assert told["counts"] == {"done": 18 * int(SEEDS) - 1, "failed": 1} and not told["running"]
+    assert standin.most_at_once("train") > 1, "in parallel"
+    started = len(standin.calls("train"))
+
+    standin.rules.interfere = lambda container: None
+    code, text = finish(laptop("resume"), standin)
+    assert code == 0 and "1 run to do (0 pretrainings)" in text, text
+    assert len(standin.calls("train")) == started + 1, "the failed one alone"
+    code, text = finish(laptop(*DEBUG_MATRIX, "--seeds", SEEDS, "--on", "modal"), standin)
+    assert code == 0 and f"nothing to do: all {18 * int(SEEDS)} runs are done already" in text, text
+
+    here = [sys.executable, "-c", "from emergence.cli import run; run()", "sweep", *DEBUG_MATRIX, "--seeds", SEEDS]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*here, "--runs-dir", "local"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200
+    )
+    assert done.returncode == 0, done.stderr
+    assert timeless(tmp_path / "runs") == timeless(tmp_path / "local")
+    assert len(timeless(tmp_path / "runs")) >= 16 and not standin.server.unknown
 
 
 def test_cancel_ends_all_calls_and_resume_goes_on(
