@@ -61,12 +61,16 @@ class SentenceIndex:
         left one (right in 25 of 32 exact ties on the QA-SRL Bank dev set). Without a predicate index
         a repeated answer is ``AMBIGUOUS``.
         """
-        words = normalise(answer).split()
-        for trimmed, candidate in enumerate(_with_trims(words)):
-            for folded in (False, True):
-                spans = self._occurrences(candidate, folded)
-                if spans:
-                    return self._choose(spans, predicate_index, ("+casefold" * folded) + ("+trimmed" * (trimmed > 0)))
+        plain = normalise(answer)
+        words, any_space = list(split_tokens(plain)), plain.split()
+        # Tokens may hold a no-break space; where they do not, an answer's may stand for a common one.
+        for sought in [words] if words == any_space else [words, any_space]:
+            for trimmed, candidate in enumerate(_with_trims(sought)):
+                for folded in (False, True):
+                    spans = self._occurrences(candidate, folded)
+                    if spans:
+                        kind = ("+casefold" * folded) + ("+trimmed" * (trimmed > 0))
+                        return self._choose(spans, predicate_index, kind)
         return UNALIGNED
 
     def _occurrences(self, words: list[str], folded: bool) -> list[tuple[int, int]]:

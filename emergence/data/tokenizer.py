@@ -68,6 +68,9 @@ class TextTokenizer:
         self.vocab_size: int = tokenizer.get_vocab_size()
         if self.vocab_size > _MAX_VOCAB_SIZE:
             raise WeightsError(f"tokenizer: {self.vocab_size} tokens do not fit uint16 ids")
+        highest = max(tokenizer.get_vocab().values())
+        if highest >= self.vocab_size:
+            raise WeightsError(f"tokenizer: damaged: {self.vocab_size} tokens, but one has the id {highest}")
         self.vocab_rows: int = -(-self.vocab_size // 64) * 64
         self._table = _PieceTable(tokenizer)
         canonical = json.dumps(json.loads(self.to_json()), sort_keys=True, separators=(",", ":"))

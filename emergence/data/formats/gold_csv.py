@@ -114,6 +114,13 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
         raise DataError(f"is no CSV ({exc})", path, max(1, reader.line_num)) from exc
 
 
+def _holds_sentences(file: Path) -> bool:
+    try:
+        return is_sentences_header(head(file, 4096).partition(b"\n")[0].decode("utf-8", "replace"))
+    except DataError:  # somebody else's damaged file: it would not hold this file's sentences
+        return False
+
+
 def _sentences_beside(path: Path) -> dict[str, tuple[str, ...]]:
     folder = path.resolve().parent
     files = [
@@ -123,7 +130,7 @@ def _sentences_beside(path: Path) -> dict[str, tuple[str, ...]]:
     ]
     sentences: dict[str, tuple[str, ...]] = {}
     for file in dict.fromkeys(files):
-        if file.is_file() and is_sentences_header(head(file).partition(b"\n")[0].decode("utf-8", "replace")):
+        if file.is_file() and _holds_sentences(file):
             for _, row in _rows(file, ("qasrl_id", "tokens")):
                 sentences.setdefault(row["qasrl_id"], split_tokens(row["tokens"]))
     if not sentences:

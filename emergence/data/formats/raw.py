@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from emergence.data.align import AMBIGUOUS, UNALIGNED, Alignment, SentenceIndex, normalise
+from emergence.data.align import AMBIGUOUS, UNALIGNED, Alignment, SentenceIndex, normalise, split_tokens
 from emergence.data.formats.slots import document_of
 from emergence.data.records import Answer, FilterCounts, QAExample
 
@@ -180,7 +180,7 @@ def _aligned(raw: RawQuestion, answer: RawAnswer) -> Answer | str:
         start, end = answer.span
         text = " ".join(raw.tokens[start:end]) if answer.text is None else answer.text
         return Answer(text, start, end, "given", answer.votes)
-    text = " ".join((answer.text or "").split())
+    text = " ".join(split_tokens(answer.text or ""))
     place = _sentence_index(raw.tokens).align(text, raw.predicate_index)
     if isinstance(place, Alignment):
         return Answer(text, place.start, place.end, place.kind, answer.votes)
