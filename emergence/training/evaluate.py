@@ -6,6 +6,7 @@ sentences, because the questions of one sentence are not independent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,12 @@ class QuickScores:
 
 
 def quick_scores(logits: SpanLogits, golds: GoldSpans, cap: int, train_gold: str = "first") -> QuickScores:
-    """Loss as in training (``model.losses.span_cross_entropy``), against all golds EM and F1."""
+    """Loss as in training (``model.losses.span_cross_entropy``), against all golds EM and F1.
+
+    All of them are NaN if a logit is not finite.
+    """
+    if not (np.isfinite(logits.start).all() and np.isfinite(logits.end).all()):
+        return QuickScores(math.nan, math.nan, math.nan)  # whoever trains knows what to say about it
     start, end, _ = check_logits(logits.start, logits.end, logits.lengths)
     start_log_p, end_log_p = log_softmax(start, axis=1), log_softmax(end, axis=1)  # (N, W)
     of_golds = start_log_p[golds.owner, golds.starts] + end_log_p[golds.owner, golds.ends_inclusive]  # (G,)

@@ -29,6 +29,7 @@ from emergence.model import BilinearProbe, SpanHead, span_cross_entropy
 from emergence.training.evaluate import quick_scores
 from emergence.training.features import Readout
 from emergence.training.finetune import schedule
+from emergence.training.health import NonFiniteLossError
 from emergence.training.probe_data import CHUNK_ROWS, ProbeData, Standardisation, gather, predict_cached
 
 FAMILIES = ("linear", "bilinear", "mlp")
@@ -129,6 +130,9 @@ def fit_linear_probe(
         config: ``ridges`` and ``max_iterations``.
         layer: Recorded in the fit.
         max_answer_words: Longest span decoded on validation.
+
+    Raises:
+        NonFiniteLossError: The states are not finite.
     """
     objective = SpanObjective(train)
     weights = np.zeros(objective.n_weights)
@@ -138,6 +142,11 @@ def fit_linear_probe(
         weights = result.x
         head = linear_head(weights, train.features.words.device)
         scores = quick_scores(predict_cached(reader(head), validation), validation.golds, max_answer_words)
+        if not math.isfinite(scores.loss):
+            raise NonFiniteLossError(
+                f"linear probe, layer {layer}, ridge {ridge:g}: the validation loss is {scores.loss}: the trunk's "
+                "states are too large or not finite, use --set pretrain.precision=fp32"
+            )
         row = {"ridge": ridge, "train_loss": objective.loss, **asdict(scores)}
         found.append(({**row, "iterations": int(result.nit), "converged": bool(result.success)}, weights))
     best, weights = min(found, key=lambda pair: pair[0]["loss"])
@@ -167,7 +176,11 @@ def fit_minibatch_probe(
     max_answer_words: int,
     seed: int,
 ) -> ProbeFit:
-    """A ``bilinear`` or ``mlp`` probe by AdamW on the cached states; the epoch with the lowest validation loss."""
+    """A ``bilinear`` or ``mlp`` probe by AdamW on the cached states; the epoch with the lowest validation loss.
+
+    Raises:
+        NonFiniteLossError: Training diverged; names layer, epoch and the rate.
+    """
     size, device = train.features.words.shape[1], train.features.words.device
     own_seed = probe_seed(seed, layer, family)
     probe = new_probe(family, size, config.bilinear_rank, own_seed).to(device)
@@ -177,6 +190,11 @@ def fit_minibatch_probe(
     for epoch in range(config.epochs):
         train_epoch(probe, optimizer, train, config, own_seed, epoch, config.epochs)
         scores = quick_scores(predict_cached(reader(probe), validation), validation.golds, max_answer_words)
+        if not math.isfinite(scores.loss):
+            raise NonFiniteLossError(
+                f"{family} probe, layer {layer}, epoch {epoch + 1}: the validation loss is {scores.loss}: lower "
+                f"probe.lr, now {config.lr:g}, for example --set probe.lr={config.lr / 3:.1g}"
+            )
         path.append({"epoch": epoch + 1, **asdict(scores)})
         if scores.loss < best:
             best, best_weights = scores.loss, {k: v.detach().clone() for k, v in probe.state_dict().items()}

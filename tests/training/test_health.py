@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from emergence.config import FinetuneConfig, ModelConfig, PretrainConfig
 from emergence.data.stream import TokenStream
 from emergence.model import SpanHead, build_trunk
 from emergence.spec import OnNan
+from emergence.training import finetune as finetuning
+from emergence.training import pretrain as pretraining
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.finetune import _Loop, finetune
 from emergence.training.health import MOST_REWINDS, NonFiniteLossError, clip_gradients
@@ -104,16 +107,16 @@ def sick(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def infect(bound: float) -> None:
         backward, loss_of = _Run._backward, _Loop._loss
 
-        def pretraining(run: _Run, batch: Any) -> Tensor:
+        def pretrained(run: _Run, batch: Any) -> Tensor:
             loss = backward(run, batch)
             return loss * math.nan if run.state.step + 1 == SICK and 0.5**run.state.rewinds > bound else loss
 
-        def finetuning(loop: _Loop, batch: Any) -> Tensor:
+        def finetuned(loop: _Loop, batch: Any) -> Tensor:
             loss = loss_of(loop, batch)
             return loss * math.nan if loop.step + 1 == SICK and 0.5**loop.state.rewinds > bound else loss
 
-        monkeypatch.setattr(_Run, "_backward", pretraining)
-        monkeypatch.setattr(_Loop, "_loss", finetuning)
+        monkeypatch.setattr(_Run, "_backward", pretrained)
+        monkeypatch.setattr(_Loop, "_loss", finetuned)
 
     return infect
 
@@ -250,6 +253,35 @@ def test_weights_that_explode_are_neither_saved_nor_kept(tmp_path: Path, monkeyp
     loop = Finetuning(tmp_path)
     assert loop.start().rewinds == 1 and loop.rewinds() == [(4, 6, 1)]
     assert all(bool(w.isfinite().all()) for kept in loop.snapshots.values() for w in kept)
+
+
+def test_a_validation_that_is_not_finite_is_a_failure_of_the_step_before_it(
+    kind: type[Loop], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finite weights whose states overflow: a NaN there would otherwise stand in the results."""
+    calls, evaluate, predict = 0, pretraining.evaluate_language_model, finetuning.predict_finetuned
+
+    def is_sick() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls == 2
+
+    def evaluated(*arguments: Any, **named: Any) -> Any:
+        found = evaluate(*arguments, **named)
+        return replace(found, nats_per_token=math.nan) if is_sick() else found
+
+    def predicted(*arguments: Any, **named: Any) -> Any:
+        found = predict(*arguments, **named)
+        return replace(found, start=found.start * np.float32(math.nan)) if is_sick() else found
+
+    monkeypatch.setattr(pretraining, "evaluate_language_model", evaluated)
+    monkeypatch.setattr(finetuning, "predict_finetuned", predicted)
+    loop = kind(tmp_path)
+    assert loop.start().rewinds == 1
+    ((back_to, failed, _),) = loop.rewinds()
+    assert back_to == (failed - 1) // EVERY * EVERY
+    scores = [x["validation_loss"] for x in loop.recorder.history if "validation_loss" in x]
+    assert all(math.isfinite(score) for score in scores)
 
 
 def test_gradients_are_clipped_to_a_norm_and_the_norm_before_is_told() -> None:

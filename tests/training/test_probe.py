@@ -18,6 +18,7 @@ from emergence.model import span_cross_entropy
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.evaluate import gold_spans, score_logits
 from emergence.training.features import LayerFeatures, cache_features
+from emergence.training.health import NonFiniteLossError
 from emergence.training.probe import ProbeReport, predict_probes, probe_all_layers
 from emergence.training.probe_data import ProbeData, standardise_
 from emergence.training.probe_fitting import (
@@ -67,6 +68,19 @@ def test_linear_probe_finds_a_marked_word_and_bilinear_the_one_asked_for() -> No
             assert exact_match(linear, encoder, test) == linear_em and linear.validation_em == linear_em
         else:  # the word asked for differs, and the linear probe cannot see the question
             assert exact_match(linear, encoder, test) < 0.45
+
+
+def test_a_probe_that_diverges_says_where() -> None:
+    train, validation, _ = task("marked", 20)
+    parts = layer_data(PlantedEncoder(), train, validation)
+    statistics = standardise_(parts[0].features, parts[1].features)
+    options = {"layer": 1, "max_answer_words": 3}
+    for family in ("bilinear", "mlp"):
+        with pytest.raises(NonFiniteLossError, match=f"{family} probe, layer 1, epoch 1: .* lower probe.lr"):
+            fit_minibatch_probe(family, *parts, statistics, replace(CONFIG, lr=1e30), **options, seed=0)
+    parts[1].features.words[3] = torch.inf
+    with pytest.raises(NonFiniteLossError, match="linear probe, layer 1, ridge 10: "):
+        fit_linear_probe(*parts, statistics, CONFIG, **options)
 
 
 def test_mlp_probe_learns_what_is_not_linear() -> None:
