@@ -16,12 +16,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from emergence.errors import WeightsError
+from emergence.files import parse_json
 
 #: End of document, question/sentence separator, predicate marker, padding: ids 0 to 3.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|sep|>", "<|pred|>", "<|pad|>")
@@ -68,9 +70,6 @@ class TextTokenizer:
         self.vocab_size: int = tokenizer.get_vocab_size()
         if self.vocab_size > _MAX_VOCAB_SIZE:
             raise WeightsError(f"tokenizer: {self.vocab_size} tokens do not fit uint16 ids")
-        highest = max(tokenizer.get_vocab().values())
-        if highest >= self.vocab_size:
-            raise WeightsError(f"tokenizer: damaged: {self.vocab_size} tokens, but one has the id {highest}")
         self.vocab_rows: int = -(-self.vocab_size // 64) * 64
         self._table = _PieceTable(tokenizer)
         canonical = json.dumps(json.loads(self.to_json()), sort_keys=True, separators=(",", ":"))
@@ -87,14 +86,7 @@ class TextTokenizer:
         """
         if not MIN_VOCAB_SIZE <= vocab_size <= _MAX_VOCAB_SIZE:
             raise ValueError(f"vocab_size must be between {MIN_VOCAB_SIZE} and {_MAX_VOCAB_SIZE}, not {vocab_size}")
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(PIECE_PATTERN), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer = _byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
@@ -109,18 +101,25 @@ class TextTokenizer:
     def from_json(cls, text: str, source: str = "tokenizer") -> TextTokenizer:
         """Rebuild from :meth:`to_json`.
 
+        Only vocabulary and merges are taken from the file, and checked: the library's own reader panics, or takes
+        memory without end, at files that are damaged.
+
         Raises:
             WeightsError: Not a tokenizer of this program; ``source`` says where it came from.
         """
+        raw = parse_json(text, f"{source}: not a tokenizer file", WeightsError)
         try:
-            tokenizer = Tokenizer.from_str(text)
-            pattern = json.loads(text)["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            pattern = raw["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
         except (KeyError, TypeError, IndexError):
             pattern = None
-        except Exception as error:  # the Rust library raises bare Exception
-            raise WeightsError(f"{source}: not a tokenizer file: {error}") from None
         if pattern != PIECE_PATTERN:
             raise WeightsError(f"{source}: a tokenizer that cuts words in another way than this program's")
+        vocabulary, merges = _checked_parts(raw.get("model"), source)
+        try:
+            tokenizer = _byte_level(models.BPE(vocab=vocabulary, merges=merges))
+            tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+        except Exception as error:  # the Rust library raises bare Exception
+            raise WeightsError(f"{source}: not a tokenizer file: {error}") from None
         return cls(tokenizer)
 
     def to_json(self) -> str:
@@ -143,6 +142,42 @@ class TextTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids, special tokens spelled out; the inverse of :meth:`encode`."""
         return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False))
+
+
+def _byte_level(model: models.BPE) -> Tokenizer:
+    """A tokenizer that cuts text into this program's pieces and shows ``model`` their bytes."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECE_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _checked_parts(model: Any, source: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a stored model.
+
+    Raises:
+        WeightsError: Ids with gaps, a byte without its symbol, merges of unknown tokens.
+    """
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if not isinstance(vocabulary, dict) or not isinstance(merges, list):
+        raise WeightsError(f"{source}: not a tokenizer file: it has no vocabulary or no merges")
+    ids = list(vocabulary.values())
+    if not all(type(i) is int for i in ids) or sorted(ids) != list(range(len(ids))):
+        raise WeightsError(f"{source}: damaged: the ids of its {len(ids)} tokens are not 0, 1, 2...")
+    if any(symbol not in vocabulary for symbol in pre_tokenizers.ByteLevel.alphabet()):
+        raise WeightsError(f"{source}: damaged: a byte has no symbol in its vocabulary")
+    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else merge for merge in merges]  # either is in use
+    for pair in pairs:
+        known = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+        if not known or any(part not in vocabulary for part in (*pair, "".join(pair))):
+            raise WeightsError(f"{source}: damaged: it merges {str(pair)[:60]}, which it has no tokens for")
+    return vocabulary, [(first, second) for first, second in pairs]
 
 
 class _PieceTable(dict[str, bytes]):

@@ -109,3 +109,21 @@ def test_other_special_ids_are_refused() -> None:
     text = TOKENIZER.to_json().replace("<|sep|>", "<|other|>")
     with pytest.raises(WeightsError, match="not a tokenizer of this program"):
         TextTokenizer.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("vocab", None), ("vocab", {}), ("vocab", {"?": 10**9}), ("vocab", {"?": -1}), ("vocab", {"?": True}),
+        ("vocab", {"?": 5}), ("vocab", {"<|sep|>": 300}), ("merges", None), ("merges", 3), ("merges", [3]),
+        ("merges", [["a"]]), ("merges", [["a", "\ud800"]]), ("merges", [["no such", "token"]]), ("merges", ["a b c"]),
+    ],
+)  # fmt: skip
+def test_damaged_vocabularies_are_refused(part: str, value: object) -> None:
+    """Found by fuzzing: ids beyond the embedding, and files at which the library panics or takes memory without end."""
+    raw = json.loads(TOKENIZER.to_json())
+    whole = raw["model"][part]
+    raw["model"][part] = {**whole, **value} if value and isinstance(value, dict) else value
+    with pytest.raises(WeightsError, match="damaged|not a tokenizer") as caught:
+        TextTokenizer.from_json(json.dumps(raw), "weights.pth")
+    assert "\n" not in str(caught.value)
