@@ -124,6 +124,6 @@ def test_damaged_vocabularies_are_refused(part: str, value: object) -> None:
     raw = json.loads(TOKENIZER.to_json())
     whole = raw["model"][part]
     raw["model"][part] = {**whole, **value} if value and isinstance(value, dict) else value
-    with pytest.raises(WeightsError, match="damaged|not a tokenizer") as caught:
+    with pytest.raises(WeightsError, match=r"damaged|not a tokenizer") as caught:
         TextTokenizer.from_json(json.dumps(raw), "weights.pth")
     assert "\n" not in str(caught.value)
