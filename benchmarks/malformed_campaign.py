@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
+import importlib.util
 import io
 import itertools
 import json
@@ -25,6 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from benchmarks.malformed_cases import Case, file_cases, flag_cases, run_cases
@@ -147,7 +150,7 @@ def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
         sys.path.insert(0, str(ROOT))
     name, rest = words[0], words[1:]
     if name == "cka":
-        module = importlib.import_module("temporal_cka_analysis")
+        module = _entry_point("temporal_cka_analysis")
         return lambda: sys.exit(_client().run_as_program(module.main, module.__doc__)), [
             "temporal_cka_analysis.py",
             *rest,
@@ -156,7 +159,7 @@ def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
         module = importlib.import_module("verify_qasrl_alignment")
         return module.app, ["verify_qasrl_alignment.py", *rest]
     if name == "modal":
-        module = importlib.import_module("pretrain_wikitext_finetune_qasrl_modal")
+        module = _entry_point("pretrain_wikitext_finetune_qasrl_modal")
         file = str(module.__file__)
         return lambda: _client().check_flags_first(module.main, file), ["modal", "run", file, *rest]
     from emergence.cli import run
@@ -171,6 +174,21 @@ def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
         module = importlib.import_module("emergence.cli_sweep")
         return lambda: run(module.app), ["run_matrix.py", *rest]
     return run, ["emergence", *words]
+
+
+@functools.cache
+def _entry_point(name: str) -> ModuleType:
+    """An entry point of Modal under a name and with an app of its own: an app takes one ``main``."""
+    remote, modal = importlib.import_module("emergence.remote"), importlib.import_module("modal")
+    found = importlib.util.spec_from_file_location(f"malformed_{name}", ROOT / f"{name}.py")
+    assert found and found.loader
+    module = importlib.util.module_from_spec(found)
+    app, remote.app = remote.app, modal.App("malformed")  # type: ignore[attr-defined]
+    try:
+        found.loader.exec_module(module)
+    finally:
+        remote.app = app  # type: ignore[attr-defined]
+    return module
 
 
 def _client() -> Any:
@@ -208,7 +226,9 @@ def campaign(count: int, seed: int, scratch: Path) -> dict[str, Any]:
     files = itertools.islice(file_cases(chance, MICRO, weights, stats, tokenizer), left - left // 3)
     runs = itertools.islice(run_cases(chance, finished), left // 3)
     every = itertools.islice(itertools.chain(flags, files, runs), count)
-    tally = judge_all(every, scratch / "cache", scratch / "case", lambda line: print(line, file=sys.stderr, flush=True))
+    tally = judge_all(
+        every, scratch / "cache", scratch / "of" / "one" / "case", lambda line: print(line, file=sys.stderr, flush=True)
+    )
     return {"cases": sum(tally.verdicts.values()), **tally.verdicts, "problems": tally.problems}
 
 

@@ -44,7 +44,7 @@ OTHERS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("compile",), ("results-dir", "format")),
     (("generate", "--results-dir"), ("",)),
     (("matrix", "--dry-run"), ("seeds", "",)),
-    (("modal", "--dry-run"), ("config-name", "resume", "finetune-samples", "seed", "gpu", "set", "max-cost", "layout")),
+    (("modal", "--dry-run"), ("config-name", "finetune-samples", "seed", "gpu", "set", "max-cost", "layout")),
 )  # fmt: skip
 #: Words that are odd and yet allowed: an empty pattern, a folder that happens to hold runs.
 _ALLOWED = {("sweep", "only", ""), ("matrix", "", ""), ("sweep", "", "")}
