@@ -73,7 +73,7 @@ def _text_of(tokens: NDArray[np.uint16], tokenizer: TextTokenizer) -> _Text:
     last = np.searchsorted(document, document, side="right")  # (n,) just after the document's last token
     ids = tokens[is_text]
     begins_word = np.array([tokenizer.decode([token])[:1].isspace() for token in range(tokenizer.vocab_size)])
-    begins_document = np.diff(document, prepend=-1) > 0
+    begins_document = np.diff(document, prepend=0) > 0  # the first may stand in the middle of a word
     return _Text(ids, last - np.arange(len(ids)), begins_word[ids] | begins_document)
 
 
