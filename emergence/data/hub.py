@@ -300,7 +300,8 @@ def _complete(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         note: dict[str, Any] = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
-        if all(_facts(folder / name) == facts for name, facts in note["files"].items()):
+        names = note["files"]
+        if all(Path(name).name == name and _facts(folder / name) == facts for name, facts in names.items()):
             return note
         reason: object = "files that are not what was fetched"
     except (OSError, ValueError, KeyError, TypeError) as error:
