@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from emergence.config import ModelConfig, PretrainConfig, load_config
 from emergence.data.qa_encoding import EncodedQA, IntArray
 from emergence.model import SpanHead, Trunk, build_trunk, span_cross_entropy
-from emergence.training.execution import Forward, step_loss
+from emergence.training.execution import Forward, choose_micro_batch, step_loss
 from emergence.training.features import span_logits
 from emergence.training.finetune import build_optimizer, gold_tensors
 from emergence.training.optim import Optimizers, build_optimizers
@@ -39,10 +39,16 @@ class Pretraining:
         self.trunk: Trunk = build_trunk(self.config, self.vocab_rows, seed=0).to(self.device)
         self.optimizers: Optimizers = build_optimizers(self.trunk, self.settings)
         self.forward: Forward = torch.compile(self.trunk, dynamic=False) if self.compiled else self.trunk
+        self.micro_batch = 0
 
     def step(self, ids: Tensor) -> None:
-        """Learn from ids (B, T+1)."""
-        step_loss(self.forward, self.trunk, ids, self.settings.loss_chunk_rows, self.precision).backward()
+        """Learn from ids (B, T+1), in micro-batches as the loop takes them."""
+        self.micro_batch = self.micro_batch or choose_micro_batch(
+            self.trunk, self.settings, len(ids), self.device, self.precision
+        )
+        for part in ids.split(self.micro_batch):
+            loss = step_loss(self.forward, self.trunk, part, self.settings.loss_chunk_rows, self.precision)
+            (loss * (len(part) / len(ids))).backward()
         weights = [weight for weight in self.trunk.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         torch.nn.utils.clip_grads_with_norm_(weights, self.settings.grad_clip, norm)

@@ -202,10 +202,16 @@ def rotation_table(n_tokens: int, n_heads: int, head_size: int, device: torch.de
 def rotate(heads: Tensor, whole: Tensor, swapped: Tensor) -> Tensor:
     """Rotate the plane (i, i + K/2) of queries or keys (B, T, H, K) by the position's angle.
 
-    The product of a rotated query and key then depends on their distance alone. With :func:`rotation_table`
-    this is two multiplications over whole heads, where rotating the halves apart would take four and a copy.
+    The product of a rotated query and key then depends on their distance alone. ``whole`` and ``swapped`` are
+    :func:`rotation_table`'s: two products over whole heads, where rotating the halves apart takes four and a copy.
+    A compiler fuses the halves into one pass, and would gather the rolled heads number by number.
     """
-    return torch.addcmul(heads * whole, heads.roll(heads.shape[-1] // 2, dims=-1), swapped)  # (B, T, H, K)
+    half = heads.shape[-1] // 2
+    if torch.compiler.is_compiling():
+        first, second = heads.split(half, dim=-1)  # (B, T, H, K/2)
+        cos, sin = whole[..., :half], swapped[..., half:]  # (T, H, K/2)
+        return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)  # (B, T, H, K)
+    return torch.addcmul(heads * whole, heads.roll(half, dims=-1), swapped)  # (B, T, H, K)
 
 
 class RMSNorm(nn.Module):

@@ -82,3 +82,17 @@ def test_rotating_whole_heads_equals_rotating_their_halves() -> None:
     torch.testing.assert_close(
         values_and_gradients(lambda x: rotate(x, *table), heads), values_and_gradients(halves, heads)
     )
+
+
+def test_what_the_compiler_sees_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads, states, gain = draw(2, 6, 3, 8), draw(4, 8), draw(8, seed=1)
+    table = rotation_table(6, 3, 8, torch.device("cpu"))
+    functions = {
+        "rotate": (lambda x: rotate(x, *table), (heads,)),
+        "rms_norm": (lambda x, g: rms_norm(x, g, EPSILON), (states, gain)),
+        "squared_relu": (squared_relu, (states,)),
+    }
+    eager = {name: values_and_gradients(function, *inputs) for name, (function, inputs) in functions.items()}
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for name, (function, inputs) in functions.items():
+        torch.testing.assert_close(values_and_gradients(function, *inputs), eager[name], rtol=1e-4, atol=1e-4)
