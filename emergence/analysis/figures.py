@@ -10,11 +10,13 @@ import csv
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emergence.analysis.escaping import csv_cell, figure_text, markdown_escape
 from emergence.analysis.figure_cka import add_cka_charts
 from emergence.analysis.figure_curves import CURVE_DRAWINGS, add_curve_charts
 from emergence.analysis.figure_data import Chart, Charts, Row, prepare_charts
@@ -100,7 +102,10 @@ def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
     out = make_folder(out_dir or results_dir / "figures")
     for chart in found.charts:
         save(chart, out)
-    words = [f"## {chart.name}\n\n**{chart.title}.** {chart.caption}\n" for chart in found.charts]
+    words = [
+        f"## {chart.name}\n\n**{markdown_escape(chart.title)}.** {markdown_escape(chart.caption)}\n"
+        for chart in found.charts
+    ]
     write_atomic(out / "captions.md", "\n".join(["# Captions\n", *words]))
     return FigureReport(out, {chart.name: chart.title for chart in found.charts}, tuple(found.skipped))
 
@@ -123,7 +128,9 @@ def save(chart: Chart, folder: Path) -> None:
 def render(chart: Chart, endings: Iterable[str] = FORMATS, *, caption: bool = True) -> dict[str, bytes]:
     """The figure in each format, laid out once for all of them; ``caption`` puts the words below it."""
     files = {}
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+        # A name in a script that the font lacks is shown as boxes; the rows beside the figure have it whole.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = draw(chart, caption=caption)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -142,24 +149,29 @@ def table_text(rows: Sequence[Row]) -> str:
     writer.writerow(names)
     for row in rows:
         values = (row.get(name) for name in names)
-        writer.writerow(["" if v is None or (isinstance(v, float) and math.isnan(v)) else v for v in values])
+        writer.writerow(["" if v is None or (isinstance(v, float) and math.isnan(v)) else csv_cell(v) for v in values])
     return buffer.getvalue()
 
 
 def draw(chart: Chart, *, caption: bool = True) -> Figure:
     """The figure of one chart."""
     figure = Figure(layout="constrained")
-    {**DRAWINGS, **CURVE_DRAWINGS}[chart.kind](figure, chart.rows)
+    {**DRAWINGS, **CURVE_DRAWINGS}[chart.kind](figure, [_plain(row) for row in chart.rows])
     if caption:
         _write_caption(figure, chart)
     return figure
+
+
+def _plain(row: Row) -> Row:
+    return {name: figure_text(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _write_caption(figure: Figure, chart: Chart) -> None:
     """Title and caption below everything else, in space of their own."""
     width, height = figure.get_size_inches()
     per_line = int(width * 72 / (_CAPTION_POINTS * 0.54))
-    lines = [*textwrap.wrap(chart.title, per_line), *textwrap.wrap(chart.caption, per_line)]
+    title = textwrap.wrap(figure_text(chart.title), per_line)
+    lines = [*title, *textwrap.wrap(figure_text(chart.caption), per_line)]
     line = _CAPTION_POINTS * 1.3 / 72
     space = line * len(lines) + 0.1
     total = height + space
@@ -168,6 +180,6 @@ def _write_caption(figure: Figure, chart: Chart) -> None:
     assert engine is not None
     engine.set(rect=(0, space / total, 1, height / total))  # type: ignore[call-arg]
     for i, words in enumerate(lines):
-        weight = "bold" if i < len(lines) - len(textwrap.wrap(chart.caption, per_line)) else "normal"
+        weight = "bold" if i < len(title) else "normal"
         y = (space - 0.05 - (i + 0.5) * line) / total
         figure.text(0.05 / width, y, words, fontsize=_CAPTION_POINTS, va="center", weight=weight)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emergence.analysis.escaping import markdown_escape, visible
 from emergence.analysis.figure_runs import read_folder
 from emergence.analysis.report_blocks import Report
 from emergence.analysis.report_content import report_of
-from emergence.analysis.table_formats import markdown_escape
 from emergence.analysis.tables import table_of
 from emergence.errors import DataError, UsageError
 from emergence.files import make_folder, write_atomic
@@ -102,6 +102,7 @@ def _render(template: str, *, escape: bool, **content: Any) -> str:
         loader=jinja2.PackageLoader("emergence.analysis"),
         autoescape=escape,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

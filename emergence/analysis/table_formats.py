@@ -9,10 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Callable
 from typing import Literal
 
+from emergence.analysis.escaping import csv_cell, latex_escape, markdown_escape, visible
 from emergence.analysis.tables import ResultsTable, Row, score_text
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import EmergenceScore
@@ -22,21 +22,6 @@ TableFormat = Literal["markdown", "latex", "csv", "json"]
 
 _ESTIMATES = ("test_f1", "test_em", "validation_f1", "validation_em", "gap")
 _SCORES = ("score", "score_scratch")
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}
 
 
 def format_table(table: ResultsTable, style: TableFormat) -> str:
@@ -132,14 +117,6 @@ def to_markdown(table: ResultsTable) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def markdown_escape(text: str) -> str:
-    """No cell or note may end its column or line, or turn into markup."""
-    text = " ".join(text.split())
-    for character in "\\|*`<":
-        text = text.replace(character, "\\" + character)
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # inside a word it is no markup
-
-
 def to_latex(table: ResultsTable) -> str:
     r"""A ``tabular`` for ``\usepackage{booktabs}``; notes as comments."""
     columns = _columns(table)
@@ -152,15 +129,8 @@ def to_latex(table: ResultsTable) -> str:
         before = group
         lines.append(" & ".join(latex_escape(cell(row)) for _, cell in columns) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}"]
-    lines += [f"% {' '.join(note.split())}" for note in [*legend(table), *table.notes()]]
+    lines += [f"% {' '.join(visible(note).split())}" for note in [*legend(table), *table.notes()]]
     return "\n".join(lines) + "\n"
-
-
-def latex_escape(text: str) -> str:
-    """Text that LaTeX prints as it stands; ranges keep their hyphen, a lone one becomes a dash."""
-    if text == "-":
-        return "--"
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def to_csv(table: ResultsTable) -> str:
@@ -187,7 +157,8 @@ def to_csv(table: ResultsTable) -> str:
         values = {name: getattr(row, name) for name in (*first, *last)}
         for name in (*_ESTIMATES, *_SCORES):
             values |= _csv_numbers(name, getattr(row, name))
-        writer.writerow({**values, "runs": " ".join(row.runs)})
+        cells = {**values, "runs": " ".join(row.runs)}
+        writer.writerow({name: csv_cell(value) for name, value in cells.items()})
     return out.getvalue()
 
 

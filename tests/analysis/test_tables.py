@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import emergence.cli as cli
-from emergence.analysis.table_formats import format_seconds, format_table, latex_escape, to_markdown
+from emergence.analysis.escaping import latex_escape
+from emergence.analysis.table_formats import format_seconds, format_table, to_markdown
 from emergence.analysis.tables import ResultsTable, build_table
 from emergence.errors import DataError
 from tests.analysis.fake_runs import write_grid, write_guide_file, write_run
