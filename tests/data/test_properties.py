@@ -1,6 +1,6 @@
 """Properties of spans and parsers over drawn inputs.
 
-``EMERGENCE_HYPOTHESIS=campaign`` draws 13,000 examples for each, more than 10^5 in all; without it, sixty.
+``EMERGENCE_HYPOTHESIS=campaign`` draws more than 10^5 examples in all; without it, sixty.
 """
 
 from __future__ import annotations
@@ -30,13 +30,18 @@ from emergence.errors import EmergenceError
 from emergence.files import content_digest, parse_json, seal, to_json, unseal
 
 CAMPAIGN = os.environ.get("EMERGENCE_HYPOTHESIS") == "campaign"
-drawn = settings(
-    max_examples=13_000 if CAMPAIGN else 60,
-    deadline=None,
-    database=None,
-    derandomize=not CAMPAIGN,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
-)
+
+
+def drawn(examples: int) -> settings:
+    """So many examples in the campaign; derandomised and few otherwise."""
+    return settings(
+        max_examples=examples if CAMPAIGN else 60,
+        deadline=None,
+        database=None,
+        derandomize=not CAMPAIGN,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+    )
+
 
 #: Characters that parsers stumble over, beside ordinary ones.
 CHARACTERS = st.sampled_from(
@@ -59,7 +64,7 @@ def sentences(draw: Any) -> tuple[list[str], int, int]:
     return words, start, draw(st.integers(start + 1, len(words)))
 
 
-@drawn
+@drawn(10_000)
 @given(sentences(), st.sampled_from(["NFC", "NFD"]), st.none() | st.integers(0, 7))
 def test_an_answer_cut_from_its_sentence_is_found(
     sentence: tuple[list[str], int, int], form: Any, predicate: int | None
@@ -78,7 +83,7 @@ def test_an_answer_cut_from_its_sentence_is_found(
     assert [word.casefold() for word in found] == [word.casefold() for word in wanted]
 
 
-@drawn
+@drawn(10_000)
 @given(sentences(), st.integers(0, 7), st.lists(WORD, min_size=1, max_size=3), st.booleans())
 def test_examples_keep_their_promises(
     sentence: tuple[list[str], int, int], predicate: int, question: list[str], is_given: bool
@@ -105,7 +110,7 @@ def test_examples_keep_their_promises(
                 assert TOKENIZER.decode(read) == "".join(pieces[: w + 1])
 
 
-@drawn
+@drawn(15_000)
 @given(st.lists(WORD, min_size=1, max_size=9), st.data())
 def test_squad_answers_are_where_their_text_is(words: list[str], data: st.DataObject) -> None:
     context = " ".join(words)
@@ -121,7 +126,7 @@ def test_squad_answers_are_where_their_text_is(words: list[str], data: st.DataOb
         assert example.answers[0].text == text
 
 
-@drawn
+@drawn(12_000)
 @given(WORDS, st.lists(WORDS, max_size=3), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_qasrl_text_round_trip(words: list[str], answers: list[list[str]], newline: str, bom: bool) -> None:
     given_answers = [" ".join(answer) for answer in answers if "###" not in " ".join(answer)]
@@ -136,7 +141,7 @@ def test_qasrl_text_round_trip(words: list[str], answers: list[list[str]], newli
     assert [a.text.strip() for a in raw.answers if a.text] == [a.strip() for a in given_answers if a.strip()]
 
 
-@drawn
+@drawn(15_000)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=200), st.integers(5, 50))
 def test_text_files_lose_nothing_but_space(text: str, piece: int) -> None:
     assume(text.strip())
@@ -154,7 +159,7 @@ def test_text_files_lose_nothing_but_space(text: str, piece: int) -> None:
     assert [c for c in kept if c != "="] == [c for c in plain if c != "="]
 
 
-@drawn
+@drawn(30_000)
 @given(st.text(max_size=60))
 def test_tokens_and_detokenising(text: str) -> None:
     whole = text.encode("utf-8", "replace").decode()
@@ -163,7 +168,7 @@ def test_tokens_and_detokenising(text: str) -> None:
     assert sum(map(str.isalnum, detokenise(whole))) == sum(map(str.isalnum, whole))
 
 
-@drawn
+@drawn(20_000)
 @given(JSON)
 def test_json_is_sealed_and_read_back(value: Any) -> None:
     content = {"content": value}
@@ -176,7 +181,7 @@ def test_json_is_sealed_and_read_back(value: Any) -> None:
     assert content_digest(content) == content_digest(parse_json(to_json(content), "x"))
 
 
-@drawn
+@drawn(10_000)
 @given(st.sampled_from(sorted(set(PARSERS) - {"qa_parquet", "nq_parquet", "text_parquet", "sealed_stats"})), st.data())
 def test_parsers_refuse_or_read(name: str, data: st.DataObject) -> None:
     """Arbitrary bytes, JSON, and rows of odd cells: an error of the project in one line, or a sound result."""
