@@ -151,14 +151,16 @@ def make_folder(path: Path) -> Path:
 
 def sync_file(path: Path) -> None:
     """Put what was appended to ``path`` on disk."""
+    size = None
     try:
         descriptor = os.open(path, os.O_RDWR)
         try:
+            size = os.fstat(descriptor).st_size
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise write_error(path, error, None) from error
+        raise write_error(path, error, size) from error
 
 
 def sync_folder(folder: Path) -> None:

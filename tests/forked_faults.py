@@ -160,7 +160,8 @@ class _Disk:
             return "die"
         if call in ("unlink", "rmdir", "truncate", "ftruncate") and self.fault.number == errno.ENOSPC:
             return "pass"  # freeing room never lacks room
-        raise OSError(self.fault.number, os.strerror(self.fault.number), name)
+        on_descriptor = call in ("write", "fsync", "ftruncate")  # where the system does not know a name
+        raise OSError(self.fault.number, os.strerror(self.fault.number), *(() if on_descriptor else (name,)))
 
     def die(self) -> None:
         self.tell({})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from emergence.files import (
     sha256_file,
     sha256_text,
     sweep_temporary,
+    sync_file,
     to_json,
     unseal,
     write_atomic,
@@ -82,11 +84,26 @@ def test_an_error_in_the_block_leaves_nothing(tmp_path: Path) -> None:
         write_atomic(tmp_path / "absent" / "file", "x")
 
 
+def test_lines_of_unknown_number_say_how_many_bytes_at_least(tmp_path: Path) -> None:
+    with failing("fsync", errno.ENOSPC), pytest.raises(RunDirectoryError, match="it needs 24 bytes"):
+        write_json_lines_atomic(tmp_path / "rows", [{"a": 1}, {"b": 2}, {"c": 3}])
+
+    def rows() -> Iterator[dict[str, int]]:
+        yield {"a": 1}
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunDirectoryError, match=r"rows: No space left .* at least 8 bytes"):
+        write_json_lines_atomic(tmp_path / "rows", rows())
+    assert not list(tmp_path.iterdir())
+
+
 def test_append_takes_back_what_it_could_not_finish(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     append_line(path, "one")
     with failing("write", errno.ENOSPC), pytest.raises(RunDirectoryError, match="4 bytes"):
         append_line(path, "two")
+    with failing("fsync", errno.ENOSPC), pytest.raises(RunDirectoryError, match="4 bytes"):
+        sync_file(path)
     append_line(path, "three")
     assert path.read_text() == "one\nthree\n"
 
