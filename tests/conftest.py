@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import importlib.util
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +34,50 @@ def shared_data() -> Path:
 
 #: Classes that some pickle named while being read, with the file of code that read it.
 _UNPICKLED: list[str] = []
-#: Processes talking to their own children; no file is read there.
-_PROCESS_PIPES = ("/multiprocessing/", "/concurrent/futures/", "/execnet/", "/xdist/", "/modal/")
+#: The same of the processes that tests start (see ``tests/watch``); a file for every process that runs tests.
+_UNPICKLED_FILE = Path(tempfile.mkdtemp(prefix="unpickled-")) / "classes.txt"
+_UNPICKLED_FILE.touch()
+
+
+def _watch_processes() -> Callable[[str, tuple[Any, ...]], str | None]:
+    """Have Python processes started from now on watched; returns the watch itself."""
+    folder = Path(__file__).resolve().parent / "watch"
+    here = sys.modules.get("sitecustomize")
+    if here is not None and hasattr(here, "ACTIVE"):  # a worker of pytest-xdist, started by a watched process
+        here.ACTIVE = False  # type: ignore[attr-defined]
+    found = importlib.util.spec_from_file_location("watch_over_unpickling", folder / "sitecustomize.py")
+    assert found and found.loader
+    os.environ.pop("EMERGENCE_UNPICKLED", None)
+    watch = importlib.util.module_from_spec(found)
+    found.loader.exec_module(watch)
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(folder)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *paths])
+    os.environ["EMERGENCE_UNPICKLED"] = str(_UNPICKLED_FILE)
+    unpickled: Callable[[str, tuple[Any, ...]], str | None] = watch.unpickled
+    return unpickled
+
+
+_unpickled = _watch_processes()
 
 
 def _note_unpickling(event: str, args: tuple[Any, ...]) -> None:
-    if event != "pickle.find_class":
-        return
-    frame, files = sys._getframe(1), []
-    while frame is not None:
-        files.append(frame.f_code.co_filename.replace("\\", "/"))
-        if "/_pytest/" in files[-1]:  # what called the test (a worker's pipe, too) is not what it read
-            break
-        frame = frame.f_back  # type: ignore[assignment]
-    if not any(part in file for file in files for part in _PROCESS_PIPES):
-        _UNPICKLED.append(f"{args[0]}.{args[1]} in {files[0]}")
+    if event == "pickle.find_class" and (found := _unpickled(event, args)):
+        _UNPICKLED.append(found)
 
 
 sys.addaudithook(_note_unpickling)
+atexit.register(shutil.rmtree, _UNPICKLED_FILE.parent, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_unpickled() -> Iterator[list[str]]:
-    """No file that a test makes the program read may be unpickled (torch's safe loader finds no classes)."""
+    """No file that a test makes the program read, here or in a process it starts, may be unpickled.
+
+    (torch's safe loader finds no classes.)
+    """
     _UNPICKLED.clear()
     yield _UNPICKLED
+    if _UNPICKLED_FILE.stat().st_size:
+        _UNPICKLED.extend(_UNPICKLED_FILE.read_text(encoding="utf-8").splitlines())
+        _UNPICKLED_FILE.write_text("")
     assert not _UNPICKLED, f"unpickled: {_UNPICKLED}"
