@@ -50,6 +50,7 @@ class TrunkKey:
     """What pretrained cells have in common beyond that."""
 
     pretrain: str
+    pretraining_text: str
     pretraining_settings: str
     pretraining_steps: str
 
@@ -141,10 +142,12 @@ class Grouping:
 def group_results(collection: Collection) -> Grouping:
     """The comparable sets of a collection, smallest model first."""
     trunk_specs = {i.spec.pretrain_id: i.spec for i in collection.found if i.spec and i.spec.pretrains}
+    texts = {i.spec.pretrain_id: text for i in collection.found if i.spec and (text := _own_text(i))}
     skipped: list[Skipped] = []
     by_key: dict[tuple[BaseKey, TrunkKey | None], list[Found]] = {}
     for item in collection.found:
-        by_key.setdefault((_base_key(item), _trunk_key(item, trunk_specs)), []).append(_with_seed(item, trunk_specs))
+        key = _base_key(item), _trunk_key(item, trunk_specs, texts)
+        by_key.setdefault(key, []).append(_with_seed(item, trunk_specs))
     sets = []
     for base in dict.fromkeys(base for base, _ in by_key):
         trunks: list[TrunkKey | None] = [trunk for other, trunk in by_key if other == base and trunk is not None]
@@ -203,19 +206,33 @@ def _base_key(item: Found) -> BaseKey:
     )
 
 
-def _trunk_key(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> TrunkKey | None:
+def _trunk_key(item: Found, trunk_specs: Mapping[str, ExperimentSpec], texts: Mapping[str, str]) -> TrunkKey | None:
     """None for a random trunk, which is the floor of every pretraining."""
     if item.result.random_baseline and item.spec is not None:
         return None
     if item.spec is None:
-        return TrunkKey(*(NOT_RECORDED,) * 3)
+        return TrunkKey(*(NOT_RECORDED,) * 4)
     spec, pretrain_id = _trunk_spec(item, trunk_specs)
-    settings = replace(spec, seed=0).pretrain_id if spec else f"pretraining {pretrain_id}"
+    # A text is what it says, not where it lay; where no run recorded it, the path stands for it.
+    text = _own_text(item) or texts.get(spec.pretrain_id if spec else str(pretrain_id))
+    settings = f"pretraining {pretrain_id}"
+    if spec:
+        world = asdict(spec.config.microworld) if spec.data == "microworld" else None
+        alone = replace(spec, seed=0)
+        settings = _short(content_digest([alone.training_id, world])) if text else alone.pretrain_id
     pretraining = item.result.pretraining
     lineage = item.result.lineage or {}
     given = Path(str((lineage.get("source") or {}).get("path", ""))).name
     steps = str(pretraining.get("steps")) if pretraining else given or NOT_RECORDED
-    return TrunkKey(pretrain_label(spec or item.spec), settings, steps)
+    return TrunkKey(pretrain_label(spec or item.spec), _short(text), settings, steps)
+
+
+def _own_text(item: Found) -> str | None:
+    """The fingerprint of the text that a run read itself; None where it was given its weights."""
+    if item.spec is None or not item.spec.pretrains:
+        return None
+    text = (item.result.data or {}).get("fingerprints", {}).get("text")
+    return str(text) if text else None
 
 
 def _trunk_spec(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> tuple[ExperimentSpec | None, str | None]:

@@ -49,6 +49,7 @@ def write_run(
     *,
     bilinear: float | None = None,
     tokenizer: str = "tokenizer A",
+    text: str | None = None,
     questions: str = "questions A",
     finished: bool = True,
     predictions: bool = True,
@@ -58,7 +59,7 @@ def write_run(
     """A run whose mean test F1 and EM are ``f1`` (``bilinear`` for that probe)."""
     spec = spec_of(cell, **flags)
     run = RunStore(root).create(spec, now=datetime(2026, 1, 2, 3, 4, 5))
-    prints = {"tokenizer": content_digest(tokenizer), "text": None, "questions": content_digest(questions)}
+    prints = {"tokenizer": content_digest(tokenizer), "text": text, "questions": content_digest(questions)}
     run.record_data(prints)
     if not finished:
         return run

@@ -199,6 +199,16 @@ def test_random_trunks_are_the_floor_of_every_pretraining(tmp_path: Path) -> Non
     assert points == pytest.approx([0.5, 0.8])
 
 
+def test_a_pretraining_text_is_what_it_says_wherever_it_lay(tmp_path: Path) -> None:
+    write_grid(tmp_path, PLANTED, pretrain_text="/home/me/wiki", text="text A")
+    write_grid(tmp_path, {"full": 0.7, "frozen": 0.6}, pretrain_text="../me/wiki/", text="text A", seed=1)
+    (one,) = group(tmp_path).sets
+    assert {cell: len(items) for cell, items in one.cells.items()}["full"] == 2
+    write_grid(tmp_path, {"full": 0.7, "frozen": 0.6}, pretrain_text="/home/me/wiki", text="text B", seed=2)
+    grouping = group(tmp_path)
+    assert len(grouping.sets) == 2 and "differ in pretraining text (text A and text B)" in grouping.mixed[0]
+
+
 def test_runs_trained_otherwise_and_runs_of_the_same_seed_are_left_out(tmp_path: Path) -> None:
     write_grid(tmp_path, PLANTED)
     write_grid(tmp_path, {"full": 0.6}, seed=1)
