@@ -17,7 +17,7 @@ from emergence.measures.spans import GoldSpans
 from emergence.model import span_cross_entropy
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.evaluate import gold_spans, score_logits
-from emergence.training.features import LayerFeatures, cache_features
+from emergence.training.features import TOKENS_PER_BATCH, LayerFeatures, cache_features
 from emergence.training.health import NonFiniteLossError
 from emergence.training.probe import ProbeReport, predict_probes, probe_all_layers
 from emergence.training.probe_data import ProbeData, standardise_
@@ -207,7 +207,8 @@ def run(encoder: PlantedEncoder, train: EncodedQA, validation: EncodedQA, **more
     return probe_all_layers(encoder, train, validation, replace(CONFIG, epochs=4), **{**options, **more})  # type: ignore[arg-type]
 
 
-def test_every_layer_is_fitted_and_the_best_chosen() -> None:
+def test_every_layer_is_fitted_and_the_best_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOKENS_PER_BATCH, "cpu", 1 << 20)  # all questions of a split in one batch
     train, validation, _ = task("marked")
     encoder = PlantedEncoder()
     report = run(encoder, train, validation, families=("linear", "bilinear", "mlp"))
