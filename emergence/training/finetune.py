@@ -354,7 +354,7 @@ class _Loop:
             epochs=[EpochScores(**scores) for scores in saved["epochs"]],
             best_weights=saved["best_weights"],
             seconds=saved["seconds"],
-            rewinds=saved["rewinds"],
+            rewinds=saved.get("rewinds", 0),  # absent in checkpoints of an earlier version
         )
         self.pending = [(torch.tensor(loss, dtype=torch.float64), torch.zeros(()), n) for loss, n in saved["pending"]]
         self.recorder.rewind(saved["history"])

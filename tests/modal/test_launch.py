@@ -64,6 +64,8 @@ def test_flags_reach_the_spec(main: Any) -> None:
         main, "--config-name", "small", "--freeze-llm", "--random-baseline", "--seed", "3", "--layout", "echo"
     )
     assert made.spec == wanted
+    careful = request(main, "--on-nan", "rewind").spec
+    assert careful == ExperimentSpec.from_flags(set_values=["pretrain.on_nan=rewind"])
 
 
 def test_every_experiment_flag_of_the_spec_is_a_flag_of_the_entry_point(main: Any) -> None:
