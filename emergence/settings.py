@@ -148,7 +148,7 @@ class MicroworldSettings:
     validation_documents: int = _setting("documents with validation questions", 120, low=1)
     test_documents: int = _setting("documents with test questions", 120, low=1)
     difficulty: float = _setting("0: simple clauses only; 1: every construction", 1.0, low=0.0, high=1.0)
-    seed: int = _setting("seed of the world, apart from the experiment's seed", 0, low=0)
+    seed: int = _setting("seed of the world, apart from the experiment's seed", 0, low=0, high=2**32 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ from emergence.config import ExperimentConfig, config_from_dict, load_config
 from emergence.errors import ConfigError, UsageError
 
 SPEC_VERSION = 1
+#: Random number generators take 64 bits, and some seeds are made by counting on from this one.
+MOST_SEED = 2**32 - 1
 
 PretrainData = Literal["wiki", "wiki+nq", "wiki+control"]
 #: Pretraining data in which short documents take the place of some text: NQ-open's, or passages as long as they.
@@ -223,8 +225,8 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         raise UsageError(
             f"--finetune-samples must be at least 1, not {spec.finetune_samples}: drop the flag to use all questions"
         )
-    if spec.seed < 0:
-        raise UsageError(f"--seed must be 0 or more, not {spec.seed}")
+    if not 0 <= spec.seed <= MOST_SEED:
+        raise UsageError(f"--seed must be between 0 and {MOST_SEED}, not {spec.seed}")
     if spec.nq_data and spec.pretrain_data not in MIXES:
         raise UsageError(
             "--nq-data is only used with --pretrain-data wiki+nq or wiki+control: add one of them, or drop --nq-data"

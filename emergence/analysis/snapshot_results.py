@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +211,15 @@ def read_result(folder: Path) -> SnapshotProbes:
     """
     path, arrays = folder / JSON_FILE, folder / ARRAYS_FILE
     content = unseal(read_json(path), str(path))
+    try:
+        return _from_files(path, arrays, content)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as reason:
+        raise RunDirectoryError(
+            f"{path}: not in this program's format ({reason}): run emergence probe-snapshots again"
+        ) from None
+
+
+def _from_files(path: Path, arrays: Path, content: dict[str, Any]) -> SnapshotProbes:
     if content.get("kind") != KIND or content.get("schema_version") != SCHEMA_VERSION:
         raise RunDirectoryError(f"{path}: not snapshot probes of this version: run emergence probe-snapshots again")
     if not arrays.is_file() or sha256_file(arrays) != content["arrays"]["sha256"]:

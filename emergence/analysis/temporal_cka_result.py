@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,10 +125,13 @@ def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.
     arrays = folder / ARRAYS_FILE
     if content.get("schema_version") != SCHEMA_VERSION:
         raise RunDirectoryError(f"{folder / JSON_FILE}: not a temporal CKA of this version: run the analysis again")
-    if not arrays.is_file() or sha256_file(arrays) != content["arrays"]["sha256"]:
-        raise RunDirectoryError(f"{arrays}: missing or damaged: run the analysis again")
-    with np.load(arrays, allow_pickle=False) as stored:
-        return content, {key: stored[key] for key in stored.files}
+    try:
+        if not arrays.is_file() or sha256_file(arrays) != content["arrays"]["sha256"]:
+            raise RunDirectoryError(f"{arrays}: missing or damaged: run the analysis again")
+        with np.load(arrays, allow_pickle=False) as stored:
+            return content, {key: stored[key] for key in stored.files}
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as reason:
+        raise RunDirectoryError(f"{arrays}: not in this program's format ({reason}): run the analysis again") from None
 
 
 def _run_dict(timeline: Timeline, views: Mapping[str, View], missing: Mapping[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -28,6 +29,8 @@ TRUNKS = {"wiki+nq": "WN", "wiki": "W", "wiki+control": "WC", "random": "R"}
 TRAINED = {"full": "F", "frozen": "Z"}
 #: ``samples`` of a cell that trains on every question.
 ALL = "all"
+#: Of one ``[[cells]]`` table, and of a cell: more is a mistake that would take memory without end.
+MOST_CELLS, MOST_SEEDS = 10_000, 1_000
 
 _AXES = ("size", "trunk", "train", "samples", "layout", "finetune_data")
 _CELL_KEYS = (*_AXES, "set", "tag")
@@ -102,8 +105,8 @@ class Matrix:
             UsageError: A pattern that fits no cell, a contradiction of flags.
             ConfigError: A config field's value that is not possible; names file and cell.
         """
-        if seeds is not None and seeds < 1:
-            raise UsageError(f"--seeds must be at least 1, not {seeds}")
+        if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
+            raise UsageError(f"--seeds must be between 1 and {MOST_SEEDS:,}, not {seeds}")
         names = self._matching(only)
         given = {**self.data, **{key: value for key, value in (data or {}).items() if value is not None}}
         by_seed = self.seeds if seeds is None else range(seeds)
@@ -193,6 +196,9 @@ def _product(table: Mapping[str, Any], place: str) -> Iterator[tuple[str, dict[s
     defaults = {"trunk": ["wiki", "random"], "train": list(TRAINED), "samples": [ALL], "layout": ["question-first"]}
     values = {axis: _axis(table, axis, defaults.get(axis, [None]), place) for axis in _AXES}
     settings = list(_settings(table.get("set", {}), place))
+    count = math.prod(map(len, [*values.values(), *(options for _, options in settings)]))
+    if count > MOST_CELLS:
+        raise ConfigError(f"{place}: its axes make {count:,} cells; at most {MOST_CELLS:,} are one sweep")
     for chosen in itertools.product(*values.values()):
         cell = dict(zip(_AXES, chosen, strict=True))
         for combination in itertools.product(*(options for _, options in settings)):
