@@ -257,11 +257,7 @@ class _Loop:
             raise self._diverged("a weight is not finite", self.step)
 
     def _rewind(self, error: NonFiniteLossError) -> None:
-        """Go back to the last checkpoint with half the learning rate.
-
-        Raises:
-            NonFiniteLossError: That is not asked for, or was done often enough.
-        """
+        """Go back to the last checkpoint with half the learning rate, or raise the error that ends the run."""
         rewinds, seconds = self.state.rewinds, self._seconds()
         found = self.recovery.checkpoint(error, rewinds)
         if found is None:
