@@ -53,8 +53,10 @@ def problem_with(parser: Parser, content: bytes, folder: Path) -> str | None:
         return None if str(error).isprintable() else f"not one printable line: {error!r:.300}"
     except AssertionError as error:
         return f"broken promise: {error}"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"[:300]
+    except BaseException as error:  # a panic of a Rust library is no Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            return f"{type(error).__name__}: {error}"[:300]
+        raise
     return None
 
 
