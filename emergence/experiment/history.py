@@ -6,12 +6,20 @@ interrupted run writes the same bytes as one that was not; ``timings.jsonl`` onl
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from emergence.errors import RunDirectoryError
 from emergence.files import append_line, drop_torn_line, sync_file, to_json, truncate_file
+
+#: What readers take from a line, by its kind; null where a number was not finite.
+_NUMBERS = {
+    "pretrain_step": ("step", "tokens", "loss"),
+    "pretrain_evaluation": ("step", "tokens", "validation_loss"),
+    "finetune_epoch": ("epoch", "train_loss", "validation_loss", "validation_f1"),
+}
 
 
 class FileRecorder:
@@ -52,3 +60,18 @@ class FileRecorder:
             )
         if len(content) > position:
             truncate_file(self._history, position)
+
+
+def check_history(lines: Sequence[Mapping[str, Any]], source: Path) -> None:
+    """Refuse lines without a kind, or without the numbers that readers take from lines of their kind.
+
+    Raises:
+        RunDirectoryError: Naming file and line.
+    """
+    for number, line in enumerate(lines, start=1):
+        kind = line.get("kind")
+        values = [line.get(key, "") for key in _NUMBERS.get(str(kind), ())]
+        if not isinstance(kind, str) or any(
+            isinstance(v, bool) or not isinstance(v, int | float | None) for v in values
+        ):
+            raise RunDirectoryError(f"{source}:{number}: damaged or edited: not a line of a history")

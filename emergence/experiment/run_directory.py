@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emergence.errors import ConfigError, RunDirectoryError
-from emergence.experiment.history import FileRecorder
+from emergence.experiment.history import FileRecorder, check_history
 from emergence.experiment.locks import RunLock
 from emergence.experiment.manifest import (
     MANIFEST_FILE,
@@ -196,7 +196,9 @@ class RunDirectory:
         return read_json_lines(self.checked(PREDICTIONS_FILE))
 
     def read_history(self) -> list[dict[str, Any]]:
-        return self._lines(HISTORY_FILE)
+        lines = self._lines(HISTORY_FILE)
+        check_history(lines, self.path / HISTORY_FILE)
+        return lines
 
     def read_timings(self) -> list[dict[str, Any]]:
         return self._lines(TIMINGS_FILE)

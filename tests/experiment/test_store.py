@@ -353,3 +353,24 @@ def test_defaults_of_a_later_version_do_not_make_an_older_run_the_same(tmp_path:
     write_json_atomic(run.path / "spec.json", seal({**content, "experiment_id": "0123456789ab"}))
     assert store.open(run.run_id).spec == today and store.open(run.run_id).experiment_id == "0123456789ab"
     assert store.find_unfinished(today) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"a": 1}',
+        '{"kind": 3}',
+        '{"kind": "pretrain_step"}',
+        '{"kind": "pretrain_step", "step": 1, "tokens": "x"}',
+        '{"kind": "finetune_epoch", "epoch": true}',
+    ],
+)
+def test_history_lines_have_what_is_read_from_them(store: RunStore, line: str) -> None:
+    """Found by damaging lines of finished runs: a report may not fail over a history."""
+    run = store.create(spec_of(), NOON)
+    run.recorder().log("pretrain_step", step=1, tokens=2, loss=None)
+    assert len(run.read_history()) == 1
+    with (run.path / "history.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(RunDirectoryError, match=r"history\.jsonl:2: damaged"):
+        run.read_history()
