@@ -105,7 +105,7 @@ def _histories(folder: ResultsFolder, out: Charts) -> Iterator[tuple[RunOnDisk, 
     """Runs with their history, in the order of sets; those in none (unfinished, say) last."""
     for found in folder.runs:
         try:
-            yield found, found.run.read_history()
+            yield found, found.run.read_curves()
         except RunDirectoryError as error:
             out.skip(f"training of {found.name}", str(error))
 

@@ -196,7 +196,11 @@ class RunDirectory:
         return read_json_lines(self.checked(PREDICTIONS_FILE))
 
     def read_history(self) -> list[dict[str, Any]]:
-        lines = self._lines(HISTORY_FILE)
+        return self._lines(HISTORY_FILE)
+
+    def read_curves(self) -> list[dict[str, Any]]:
+        """The history, its lines checked for the numbers that curves are drawn from."""
+        lines = self.read_history()
         check_history(lines, self.path / HISTORY_FILE)
         return lines
 

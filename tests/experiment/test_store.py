@@ -369,8 +369,8 @@ def test_history_lines_have_what_is_read_from_them(store: RunStore, line: str) -
     """Found by damaging lines of finished runs: a report may not fail over a history."""
     run = store.create(spec_of(), NOON)
     run.recorder().log("pretrain_step", step=1, tokens=2, loss=None)
-    assert len(run.read_history()) == 1
+    assert len(run.read_curves()) == 1
     with (run.path / "history.jsonl").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(RunDirectoryError, match=r"history\.jsonl:2: damaged"):
-        run.read_history()
+        run.read_curves()
