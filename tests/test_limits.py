@@ -74,3 +74,12 @@ def test_every_error_is_one_line_of_bounded_length(text: str) -> None:
     for message in (str(EmergenceError(text)), str(DataError(text, f"/{text}", 3)), one_line(text)):
         assert message.isprintable() and len(message) < 2_100
         message.encode()
+
+
+@pytest.mark.parametrize("value", [[[]], {}, 3, None, "no such"])
+def test_recipes_of_any_type_are_refused(value: object) -> None:
+    """Found by fuzzing: a list is no key of a dictionary."""
+    raw = ExperimentSpec.from_flags(config_name="debug").to_dict()
+    raw["config"]["recipe"] = value
+    with pytest.raises(ConfigError, match="recipe must be one of"):
+        ExperimentSpec.from_dict(raw)

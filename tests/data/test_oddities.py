@@ -242,3 +242,20 @@ def test_odd_rows_of_pairs_are_refused(value: Any, tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"nq.jsonl:2: "):
         load_nq_path(path, 0)
+
+
+def test_a_document_in_two_splits_takes_its_lost_answers_along(tmp_path: Path) -> None:
+    """Its questions go to the later split; an answer lost from them in training was counted under no split."""
+    block = "W_{0}\t1\nDogs eat meat .\n1\teat\t1\nwho\t_\t_\teats\tmeat\t_\t_\t?\tDogs ### {1}\n\n"
+    same = block.format(1, "nowhere")
+    (tmp_path / "train.qa").write_text(same + "".join(block.format(n, "meat") for n in range(2, 9)))
+    (tmp_path / "test.qa").write_text(same)
+    found = load_qa_path(tmp_path)
+    assert [example.document_id for example in found.splits["test"]] == ["W_1"]
+    assert "W_1" not in {example.document_id for split in ("train", "validation") for example in found.splits[split]}
+
+
+def test_a_damaged_neighbour_does_not_hide_the_sentences(tmp_path: Path) -> None:
+    path = _gold(tmp_path, DOGS, "Dogs here")
+    (tmp_path / "other.csv").write_bytes(b"\x1f\x8bno gzip at all")
+    assert len(read(path)) == 1
