@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +253,22 @@ def test_a_document_in_two_splits_takes_its_lost_answers_along(tmp_path: Path) -
     found = load_qa_path(tmp_path)
     assert [example.document_id for example in found.splits["test"]] == ["W_1"]
     assert "W_1" not in {example.document_id for split in ("train", "validation") for example in found.splits[split]}
+
+
+def test_a_folder_that_goes_away_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by 10^5 drawn inputs: other programs make and remove folders beside the data."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "gone").mkdir()
+    path = _gold(tmp_path / "mine", DOGS, "Dogs here")
+    listed = Path.iterdir
+
+    def vanish(folder: Path) -> Iterator[Path]:
+        if folder.name == "gone":
+            raise FileNotFoundError(folder)
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", vanish)
+    assert len(read(path)) == 1
 
 
 def test_a_damaged_neighbour_does_not_hide_the_sentences(tmp_path: Path) -> None:

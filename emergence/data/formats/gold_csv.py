@@ -114,6 +114,14 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
         raise DataError(f"is no CSV ({exc})", path, max(1, reader.line_num)) from exc
 
 
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds, sorted; nothing where it may not be read, is a file, or went away meanwhile."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
 def _holds_sentences(file: Path) -> bool:
     try:
         return is_sentences_header(head(file, 4096).partition(b"\n")[0].decode("utf-8", "replace"))
@@ -123,11 +131,8 @@ def _holds_sentences(file: Path) -> bool:
 
 def _sentences_beside(path: Path) -> dict[str, tuple[str, ...]]:
     folder = path.resolve().parent
-    files = [
-        *sorted(folder.glob("*.csv")),
-        *sorted(folder.parent.glob("*.csv")),
-        *sorted(folder.parent.glob("*/*.csv")),
-    ]
+    folders = [folder, folder.parent, *_inside(folder.parent)]
+    files = [file for place in folders for file in _inside(place) if file.suffix == ".csv"]
     sentences: dict[str, tuple[str, ...]] = {}
     for file in dict.fromkeys(files):
         if file.is_file() and _holds_sentences(file):
