@@ -78,7 +78,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden.mul(grad_loss), grad_weight.mul(grad_loss), None, None, None, None
+        # In place: nothing else holds them, and a second backward pass is refused by the changed tensors' versions.
+        return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None, None
 
 
 def _loss_and_gradients(

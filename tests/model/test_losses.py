@@ -97,3 +97,15 @@ def test_span_probabilities_sum_to_one_and_padding_is_never_seen() -> None:
     assert start.grad is not None
     assert torch.isfinite(start.grad).all()
     assert not start.grad[~mask].any()
+
+
+def test_a_second_backward_pass_is_refused_rather_than_scaled_twice() -> None:
+    hidden, weight, targets = problem()
+    loss = 0.5 * linear_cross_entropy(hidden, weight, targets)
+    loss.backward(retain_graph=True)
+    first = weight.grad.clone() if weight.grad is not None else None
+    assert first is not None
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, first)
