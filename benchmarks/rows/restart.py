@@ -19,24 +19,32 @@ from emergence.spec import ExperimentSpec
 from emergence.training.recording import StopRequested
 
 MARK = 5.0
-UPDATES_BEFORE = 2
+#: The updates that follow are then none of those, ever rarer, after which a snapshot is evaluated and kept.
+UPDATES_BEFORE = 6
+#: What no program that trains with PyTorch does without: its optimisers import its compiler.
+LIBRARY = "import torch; torch.optim.AdamW([torch.zeros(1, requires_grad=True)])"
 
 
 def run(bench: Bench) -> RowResult:
     """CPU seconds to the first update, resumed and from nothing but the files."""
     spec = dataclasses.replace(bench.spec, skip_finetune=True, config=_settings(bench)).checked()
-    seconds: dict[str, list[float]] = {"resumed": [], "new": []}
+    seconds: dict[str, list[float]] = {"resumed": [], "new": [], "library": []}
     with tempfile.TemporaryDirectory() as folder:
         _first_update(spec, Path(folder) / "runs", bench.cache, UPDATES_BEFORE)
         for number in range(bench.repeats):
             seconds["resumed"].append(_measured(spec, Path(folder) / "runs", bench.cache))
             if number < 1:  # tokenises all of the text
                 seconds["new"].append(_measured(spec, Path(folder) / f"new{number}", Path(folder) / f"cache{number}"))
+            seconds["library"].append(_cpu_seconds([sys.executable, "-c", LIBRARY]))
     resumed = Figure.of("from a checkpoint, data cached", "CPU s", seconds["resumed"])
     return RowResult(
         row="restart",
         title="from starting the process to the first update, tiny",
-        figures=[resumed, Figure.of("a new run, nothing cached", "CPU s", seconds["new"])],
+        figures=[
+            resumed,
+            Figure.of("a new run, nothing cached", "CPU s", seconds["new"]),
+            Figure.of("of that, importing torch and making an optimiser of it", "CPU s", seconds["library"]),
+        ],
         comparisons=[Comparison("CPU seconds", resumed.value, MARK, at_least=False, unit=" s")],
         data=bench.text_name,
         notes=[
@@ -59,6 +67,10 @@ def _settings(bench: Bench) -> ExperimentConfig:
 def _measured(spec: ExperimentSpec, runs: Path, cache: Path) -> float:
     """CPU seconds of a fresh process that goes on by one update."""
     command = [sys.executable, "-m", __name__, json.dumps(spec.to_dict()), str(runs), str(cache)]
+    return _cpu_seconds(command)
+
+
+def _cpu_seconds(command: list[str]) -> float:
     root = Path(__file__).resolve().parents[2]
     return child_cpu_seconds(lambda: subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=600))
 
