@@ -266,7 +266,7 @@ def _why_open(finding: FamilyFinding | None, name: str) -> str:
     if any(flag.startswith("denominator") for flag in finding.flags):
         return f"full finetuning does not clearly exceed the floor of {name}."
     if len(finding.reading.could_be) == 3:
-        gates = (text for text in finding.reading.evidence if "does not clear" in text)
+        gates = (text for text in finding.reading.evidence if "clearly exceed the gate" in text)
         return next(gates, f"the score of {name} could be anything") + "."
     return f"the interval of the score of {name} reaches across {NONE_UP_TO:g}."
 

@@ -89,7 +89,7 @@ def _check_gate(full: Estimate, no_model_floor: float | None, evidence: list[str
     bar = max(FULL_GATE, no_model_floor if no_model_floor is not None else FULL_GATE)
     known = "" if no_model_floor is not None else " (no rule without a model was measured)"
     passed = bool(full.lo >= bar) if no_model_floor is None else bool(full.lo >= FULL_GATE and full.lo > no_model_floor)
-    clears = "clears" if passed else "does not clear"
+    clears = "clears" if passed else "does not clearly exceed"
     evidence.append(f"full finetuning, {format_estimate(full)}, {clears} the gate of {bar:.2f}{known}")
     return passed
 
