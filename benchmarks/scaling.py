@@ -157,10 +157,19 @@ def _text(bench: Bench) -> tuple[str, str, dict[float, Callable[[], object]]]:
     return "tokenising, words already met", "characters", {float(n): lambda n=n: encode(n) for n in sizes}  # type: ignore[misc]
 
 
+def _short(size: float) -> str:
+    """A size for an axis: 512, 4.1k, 12.6M."""
+    for unit, suffix in ((1e6, "M"), (1e3, "k")):
+        if size >= unit:
+            return f"{size / unit:.3g}{suffix}"
+    return f"{size:.3g}"
+
+
 def draw(found: dict[str, Any], file: Path) -> str:
     """One small log-log panel a cost, with its fitted line; returns a line about it."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     file.parent.mkdir(parents=True, exist_ok=True)
     curves = found["curves"]
@@ -177,6 +186,11 @@ def draw(found: dict[str, Any], file: Path) -> str:
             panel.loglog(sizes, seconds, "o", color="#1f5f8b", markersize=4)
             panel.set(title=curve["cost"], xlabel=curve["grows_with"], ylabel="CPU seconds")
             panel.title.set_fontsize(7.5)
+            panel.set_xticks(sizes[[0, len(sizes) // 2, -1]], [_short(sizes[i]) for i in (0, len(sizes) // 2, -1)])
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_minor_formatter(NullFormatter())
             panel.text(0.05, 0.9, f"exponent {told(curve)}", transform=panel.transAxes, va="top")
         canvas.savefig(file, metadata={"Date": None})
     return "\n".join(f"{c['cost']}: exponent {told(c)} ({c['grows_with']})" for c in curves)
