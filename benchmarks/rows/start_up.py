@@ -22,6 +22,7 @@ def run(bench: Bench) -> RowResult:
     commands = {
         "emergence --help": [str(scripts / "emergence"), "--help"],
         "modal run FILE --help": [str(scripts / "modal"), "run", ENTRY_POINT, "--help"],
+        "of that, the client alone: modal run --help": [str(scripts / "modal"), "run", "--help"],
         "python -c 'import torch'": [sys.executable, "-c", "import torch"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
