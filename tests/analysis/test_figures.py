@@ -63,6 +63,7 @@ def reasons(charts: Charts) -> str:
 # Files -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_figure_in_every_format_with_its_data(charts: Charts, tmp_path: Path) -> None:
     kinds = {chart.kind: chart for chart in charts.charts}
     assert set(kinds) == {

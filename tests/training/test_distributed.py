@@ -52,6 +52,7 @@ def train(folder: Path) -> dict[str, Any]:
     return {"history": recorder.history, "snapshots": snapshots, "weights": weights, "rank": workers.rank}
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
