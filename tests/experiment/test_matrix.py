@@ -129,7 +129,10 @@ CELLS = '[[cells]]\nsize = "tiny"\n'
         ("[[cells]]\ntrain = 'full'", "[[cells]] number 1 lacks size"),
         ("[[cells]]\nsize = 'tini'", "size must be one of debug, tiny, small"),
         ("[[cells]]\nsize = []", "size is an empty list"),
-        (CELLS + "trunk = 'wikinq'", "trunk must be one of wiki+nq, wiki, wiki+control, random, not 'wikinq'"),
+        (
+            CELLS + "trunk = 'wikinq'",
+            "trunk must be one of wiki+nq, wiki, wiki+control, shuffled, random, not 'wikinq'",
+        ),
         (CELLS + "train = true", "train must be one of full, frozen, not True"),
         (CELLS + "samples = 0", "samples must be 'all' or a whole number"),
         (CELLS + "sample = 10", "unknown key 'sample'; did you mean 'samples'?"),
