@@ -334,7 +334,7 @@ def curves_command(
     ] = DEFAULT_RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Emergence over snapshots (thresholds, artefact or not), over sizes, and the wiki+nq ablation."""
+    """Emergence over snapshots (thresholds, artefact or not), over sizes; what questions and word order give."""
     from emergence.analysis.curves_report import read_curves
 
     print(read_curves(results_dir).shown(as_json))
