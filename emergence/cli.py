@@ -32,7 +32,10 @@ DEFAULT_RUNS = Path("runs")
 # The flags of `emergence run`, `emergence plan` and the Modal entry point, with their help.
 RunsDir = Annotated[Path, typer.Option(help="Folder that holds the run directories.")]
 Config = Annotated[ConfigName, typer.Option(help="Model size.")]
-Pretrain = Annotated[PretrainData, typer.Option(help="Pretraining data, one budget; +control: text in place of +nq.")]
+Pretrain = Annotated[
+    PretrainData,
+    typer.Option(help="Pretraining data, one budget; +control: text in place of +nq; shuffled: no word order."),
+]
 Freeze = Annotated[bool, typer.Option("--freeze-llm", help="Freeze the trunk, train only probes.")]
 RandomInit = Annotated[bool, typer.Option("--random-baseline", help="Random trunk, never pretrained.")]
 Samples = Annotated[int | None, typer.Option(help="Few-shot: use this many training questions.")]
@@ -331,7 +334,7 @@ def curves_command(
     ] = DEFAULT_RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Emergence over snapshots (thresholds, artefact or not), over sizes, and the wiki+nq ablation."""
+    """Emergence over snapshots (thresholds, artefact or not), over sizes; what questions and word order give."""
     from emergence.analysis.curves_report import read_curves
 
     print(read_curves(results_dir).shown(as_json))

@@ -22,7 +22,7 @@ SPEC_VERSION = 1
 #: Random number generators take 64 bits, and some seeds are made by counting on from this one.
 MOST_SEED = 2**32 - 1
 
-PretrainData = Literal["wiki", "wiki+nq", "wiki+control"]
+PretrainData = Literal["wiki", "wiki+nq", "wiki+control", "shuffled"]
 #: Pretraining data in which short documents take the place of some text: NQ-open's, or passages as long as they.
 MIXES: tuple[PretrainData, ...] = ("wiki+nq", "wiki+control")
 FinetuneData = Literal["qasrl", "qasrl-bank", "squad", "qasrl+squad"]
@@ -37,7 +37,8 @@ class ExperimentSpec:
 
     Attributes:
         config: The resolved configuration.
-        pretrain_data: ``wiki``, ``wiki+nq`` or its control ``wiki+control`` (the same token budget for all).
+        pretrain_data: ``wiki``, ``wiki+nq`` or its control ``wiki+control``, or ``shuffled``, the text of ``wiki`` with
+            the words of each sentence in random order (the same token budget for all).
         freeze_llm: Train the probes on a frozen trunk instead of the whole model.
         random_baseline: A randomly initialised trunk, never pretrained.
         finetune_samples: Few-shot limit on training questions; None for all.
@@ -186,7 +187,7 @@ class ExperimentSpec:
     def run_name(self, now: datetime) -> str:
         """``TinyQA_spe200k_frozen_20251231-005835``: only what differs from the defaults adds a suffix."""
         parts = [self.config.run_prefix]
-        if self.pretrain_data in MIXES:
+        if self.pretrain_data != "wiki":
             parts.append(self.pretrain_data.replace("+", ""))
         if self.finetune_samples is not None:
             parts.append(f"n{self.finetune_samples}")

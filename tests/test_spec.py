@@ -24,6 +24,7 @@ def spec(**flags: Any) -> ExperimentSpec:
         ({}, "TinyQA_spe200k_20251231-005835"),
         ({"config_name": "base", "pretrain_data": "wiki+nq"}, "BaseQA_spe800k_wikinq_20251231-005835"),
         ({"config_name": "tiny", "pretrain_data": "wiki+control"}, "TinyQA_spe200k_wikicontrol_20251231-005835"),
+        ({"config_name": "tiny", "pretrain_data": "shuffled"}, "TinyQA_spe200k_shuffled_20251231-005835"),
         ({"random_baseline": True}, "TinyQA_spe200k_random_20251231-005835"),
         (
             {"freeze_llm": True, "skip_pretrain": True, "pretrained_model_path": "w.pth"},
@@ -96,6 +97,7 @@ def test_conditions_share_the_pretraining_that_layouts_and_probes_cannot_change(
         {"seed": 1},
         {"pretrain_data": "wiki+nq"},
         {"pretrain_data": "wiki+control"},
+        {"pretrain_data": "shuffled"},
         {"set_values": ["model.n_layers=2"]},
         {"data": "microworld"},
     ):

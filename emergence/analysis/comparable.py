@@ -244,8 +244,10 @@ def _trunk_spec(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> tuple
 
 
 def pretrain_label(spec: ExperimentSpec) -> str:
-    """``wiki``, ``wiki+nq``, ``microworld``, or the name of the local text."""
+    """``wiki``, ``wiki+nq``, ``wiki shuffled``; ``microworld`` or the name of a local text in place of ``wiki``."""
     text = Path(spec.pretrain_text).name if spec.pretrain_text else ("microworld" if spec.data == "microworld" else "")
+    if spec.pretrain_data == "shuffled":
+        return f"{text or 'wiki'} shuffled"
     return spec.pretrain_data.replace("wiki", text or "wiki", 1)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from emergence.analysis.comparable import ComparableSet
+from emergence.analysis.data_ablation import without_order
 from emergence.analysis.figure_runs import ResultsFolder, RunOnDisk
 from emergence.analysis.grid import HEADLINE, RunScores
 from emergence.analysis.results import Found
@@ -25,13 +26,18 @@ from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZE
 from emergence.measures.resampling import ClusterTable
 
 Row = dict[str, Any]
-#: Cells in words.
+#: Cells of the row between pretrained and random: a trunk pretrained on shuffled text.
+SHUFFLED_CELLS = {FULL: "shuffled_full", FROZEN: "shuffled_frozen"}
+#: Cells in words, in the order of bars.
 CELL_NAMES = {
     FULL: "pretrained, all weights trained",
     FROZEN: "pretrained, frozen",
+    "shuffled_full": "shuffled text, all weights trained",
+    "shuffled_frozen": "shuffled text, frozen",
     RANDOM_FULL: "random, all weights trained",
     RANDOM_FROZEN: "random, frozen",
 }
+_SHUFFLED_WORDS = " Shuffled text: pretrained on the same text with the words of each sentence in random order."
 NO_MODEL = "no_model"
 #: A group of questions smaller than this is in the data, but has no bar.
 LEAST_QUESTIONS = 10
@@ -157,9 +163,14 @@ def _finetuning(folder: ResultsFolder, out: Charts) -> None:
 
 def _two_by_two(folder: ResultsFolder, out: Charts) -> None:
     rows: list[Row] = []
-    for found in folder.settings:
+    twins = without_order(folder.grouping)
+    shown_elsewhere = {id(twin) for twin in twins.values()}
+    for found in (s for s in folder.settings if id(s.comparable) not in shown_elsewhere):
         label = found.comparable.label
         mine = [_bar(label, cell, found.headline.f1[cell]) for cell in CELLS if cell in found.headline.f1]
+        twin = twins.get(id(found.comparable))
+        f1 = folder.scores_of(twin).headline.f1 if twin else {}
+        mine += [_bar(label, name, f1[cell]) for cell, name in SHUFFLED_CELLS.items() if cell in f1]
         rows += mine
         floor = no_model_floor(found.comparable)
         if floor and mine:
@@ -168,7 +179,8 @@ def _two_by_two(folder: ResultsFolder, out: Charts) -> None:
         "two_by_two",
         "two_by_two",
         "Frozen and trained, pretrained and random",
-        f"Token F1 on test questions ({_counts(rows)}). {_interval_words(rows)} Dashed: the best rule without a model.",
+        f"Token F1 on test questions ({_counts(rows)}). {_interval_words(rows)} Dashed: the best rule without a model."
+        + (_SHUFFLED_WORDS if any(row["cell"] in SHUFFLED_CELLS.values() for row in rows) else ""),
         rows,
         "no finished run with test scores",
     )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.analysis.figure_cka import ROWS_IN_WORDS
-from emergence.analysis.figure_data import CELL_NAMES, LEAST_QUESTIONS, NO_MODEL, Row
+from emergence.analysis.figure_data import CELL_NAMES, LEAST_QUESTIONS, NO_MODEL, SHUFFLED_CELLS, Row
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 
 #: ``matplotlib.axes.Axes`` and ``matplotlib.figure.Figure``, which only ``figures.py`` imports.
@@ -27,8 +27,9 @@ NARROW, WIDE = 3.5, 7.2
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
-CELL_COLOURS = dict(zip(CELLS, ("#0072B2", "#E69F00", "#56B4E9", "#CC79A7"), strict=True))
-CELL_HATCHES = dict(zip(CELLS, ("", "////", "....", "xxxx"), strict=True))
+_BAR_CELLS = (*CELLS, *SHUFFLED_CELLS.values())
+CELL_COLOURS = dict(zip(_BAR_CELLS, ("#0072B2", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00"), strict=True))
+CELL_HATCHES = dict(zip(_BAR_CELLS, ("", "////", "....", "xxxx", "\\\\\\\\", "++++"), strict=True))
 FLOOR_NAMES = {RANDOM_FROZEN: "floor: random, frozen", RANDOM_FULL: "floor: random, all weights trained"}
 
 
@@ -81,7 +82,7 @@ def error_bars(ax: Axes, x: Any, rows: Sequence[Row], key: str = "f1", **style: 
 
 def _cell_bars(ax: Axes, groups: Sequence[tuple[str, list[Row]]]) -> None:
     """Groups of bars, one a cell, with intervals."""
-    present = [cell for cell in CELLS if any(rows_where(rows, cell=cell) for _, rows in groups)]
+    present = [cell for cell in CELL_NAMES if any(rows_where(rows, cell=cell) for _, rows in groups)]
     width = 0.8 / len(present)
     for i, cell in enumerate(present):
         found = [

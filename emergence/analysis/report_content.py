@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from emergence import __version__
 from emergence.analysis.comparable import MODES, ComparableSet
+from emergence.analysis.data_ablation import without_order
 from emergence.analysis.figure_data import CELL_NAMES, Chart, Charts, no_model_floor
 from emergence.analysis.figure_runs import ResultsFolder
 from emergence.analysis.grid import HEADLINE
@@ -30,7 +31,7 @@ QUESTION = (
     "random trunk, and a ceiling, a model trained on the questions with all its weights: 0 says that pretraining gave "
     "the probe nothing to read, 1 that it gave everything that training on the questions gives."
 )
-#: Sections that figures belong to, by kind.
+#: Sections that figures belong to, by kind, or by name where a kind has several.
 _PLACES = {
     "two_by_two": "grid",
     "emergence": "scale",
@@ -43,6 +44,7 @@ _PLACES = {
     "drift": "cka",
     "emergence_curve": "curve",
     "data_ablation": "ablation",
+    "word_order": "order",
 }
 
 
@@ -56,7 +58,8 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
     verdicts = [(found, verdict_of(found.comparable, found)) for found in scored]
     pictures: dict[str, list[Block]] = {}
     for chart in charts.charts:
-        pictures.setdefault(_PLACES.get(chart.kind, "others"), []).append(_picture(chart))
+        place = _PLACES.get(chart.name) or _PLACES.get(chart.kind, "others")
+        pictures.setdefault(place, []).append(_picture(chart))
 
     def part(place: str, chart: str) -> tuple[Block, ...]:
         reason = next((why for name, why in charts.skipped if name.startswith(chart)), "no such run in this folder")
@@ -66,7 +69,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         Section("question", "The question", (Text(QUESTION),), ("emergence-score", "probes")),
         Section("verdict", "The verdict", tuple(_verdicts(verdicts)), ("emergence-score", "selectivity", "mdl")),
         Section("scale", "Over model sizes", tuple(_scale(results, pictures.get("scale", []))), ("emergence-score",)),
-        Section("grid", "The 2x2", tuple(_grids(scored, pictures.get("grid", []))), ("token-f1", "intervals")),
+        Section("grid", "The 2x2", tuple(_grids(folder, scored, pictures.get("grid", []))), ("token-f1", "intervals")),
         Section("table", "Results", tuple(_results(results)), ("exact-match", "no-model-floor", "intervals")),
         Section(
             "probes", "Probes", tuple(_probes(verdicts, pictures.get("probes", []))), ("probes", "selectivity", "mdl")
@@ -81,6 +84,12 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
             "Questions in the pretraining text",
             (*part("ablation", "data_ablation"), *ablation_blocks(charts)),
             ("data-ablation", "intervals"),
+        ),
+        Section(
+            "order",
+            "Word order in the pretraining text",
+            (*part("order", "word_order"), *ablation_blocks(charts, "word_order")),
+            ("shuffled-text", "intervals"),
         ),
         Section("cka", "How states change", part("cka", "cka"), ("temporal-cka",)),
         *([Section("others", "Other figures", tuple(pictures["others"]))] if "others" in pictures else []),
@@ -125,23 +134,28 @@ def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:
     yield from pictures
 
 
-def _grids(scored: Iterable[SetScores], pictures: list[Block]) -> Iterable[Block]:
+def _grids(folder: ResultsFolder, scored: Iterable[SetScores], pictures: list[Block]) -> Iterable[Block]:
+    twins = without_order(folder.grouping)
     for found in scored:
         comparable, scores = found.comparable, found.headline
+        twin = twins.get(id(comparable))
         yield Heading(comparable.label)
-        yield _two_by_two(comparable, scores)
+        yield _two_by_two(comparable, scores, folder.scores_of(twin).headline if twin else None)
         yield from table(f"Score and gap: {comparable.label}", ("Number", "Value", "What it is"), _score_rows(scores))
         if scores.basis:
             yield Text(f"{scores.split} F1, {scores.basis}.", "How:")
     yield from pictures
 
 
-def _two_by_two(comparable: ComparableSet, scores: ReadoutScores) -> Table:
-    def cell(name: str) -> str:
-        return shown(scores.f1[name]) if name in scores.f1 else "not run"
+def _two_by_two(comparable: ComparableSet, scores: ReadoutScores, shuffled: ReadoutScores | None) -> Table:
+    """``shuffled``: Scores of the trunk pretrained on the same text without word order, where there is one."""
+
+    def cell(name: str, of: ReadoutScores = scores) -> str:
+        return shown(of.f1[name]) if name in of.f1 else "not run"
 
     rows = [
         ("pretrained trunk", cell(FROZEN), cell(FULL)),
+        *([("trunk of shuffled text", cell(FROZEN, shuffled), cell(FULL, shuffled))] if shuffled else []),
         ("random trunk", cell(RANDOM_FROZEN), cell(RANDOM_FULL)),
     ]
     floor = no_model_floor(comparable)
@@ -177,14 +191,15 @@ def _results(results: ResultsTable) -> Iterable[Block]:
     yield Text("Rows that share Model and Pretrain may be compared; what may not is a set of its own.")
 
 
-def ablation_blocks(charts: Charts) -> Iterable[Block]:
-    """The differences in numbers, and what they leave open; nothing where there is no figure."""
-    rows = [row for chart in charts.charts if chart.kind == "data_ablation" for row in chart.rows]
+def ablation_blocks(charts: Charts, name: str = "data_ablation") -> Iterable[Block]:
+    """The differences in numbers, and what they leave open; nothing where there is no figure of that ``name``."""
+    rows = [row for chart in charts.charts if chart.name == name for row in chart.rows]
+    by_measure = name == "word_order"
     head = (
-        "Pretraining data",
+        "Compared by" if by_measure else "Pretraining data",
         "Model",
         "Mode",
-        "Difference in F1",
+        "Difference" if by_measure else "Difference in F1",
         "First",
         "Second",
         "p, these seeds",
@@ -192,11 +207,13 @@ def ablation_blocks(charts: Charts) -> Iterable[Block]:
         "Tokens",
     )
     yield from table(
-        "Token F1 after the first pretraining minus after the second",
+        "Text in its own order minus text in random order"
+        if by_measure
+        else "Token F1 after the first pretraining minus after the second",
         head,
         [
             (
-                row["contrast"],
+                row["panel"],
                 row["setting"],
                 MODES[row["cell"]],
                 f"{row['difference']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}]",
@@ -208,7 +225,7 @@ def ablation_blocks(charts: Charts) -> Iterable[Block]:
             for row in rows
         ],
     )
-    reasons = [reason for name, reason in charts.skipped if name == "data_ablation"]
+    reasons = [reason for chart, reason in charts.skipped if chart == name]
     if rows and reasons:
         yield Bullets(tuple(f"Left open: {reason}." for reason in reasons))
 

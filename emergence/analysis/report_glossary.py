@@ -57,6 +57,11 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "text with questions in it (wiki+nq) against text without (wiki) and against the control mix (wiki+control), "
         "which has passages of plain text, as many and as long, in place of the questions; equal tokens for all.",
     ),
+    "shuffled-text": (
+        "Shuffled text",
+        "a trunk pretrained on the same text with the words of each sentence in random order, equal tokens: it knows "
+        "which words go together and nothing of their order. A role score that it reaches, too, shows no syntax.",
+    ),
     "filtering": ("Filtering", "questions dropped before training or scoring, counted by reason; the reasons add up."),
     "cost": ("Cost", "wall-clock seconds of a run's own phases, added up over interruptions."),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,29 @@ def test_the_control_mix_differs_from_wiki_with_questions_in_the_questions_alone
     assert "?" not in control.tokenizer.decode(control.train.tokens) and "nq" not in control.provenance
     assert "?" in asked.tokenizer.decode(asked.train.tokens)
     assert prepare_pretraining_data(spec, world_cache).fingerprint == control.fingerprint
+
+
+@pytest.mark.parametrize("route", ["microworld", "local", "hub"])
+def test_shuffled_text_differs_from_wiki_in_word_order_alone(
+    route: str, world_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "fetch", lambda name, cache: (write_text(tmp_path / "hub"), {"route": "stand-in"}))
+    flags: dict[str, Any] = {"data": "microworld"} if route == "microworld" else {}
+    if route == "local":
+        flags = {"pretrain_text": str(write_text(tmp_path / "text"))}
+    plain = prepare_pretraining_data(spec_of(**flags), world_cache)
+    spec = spec_of(**flags, pretrain_data="shuffled")
+    found = prepare_pretraining_data(spec, world_cache)
+    assert found.tokenizer.fingerprint == plain.tokenizer.fingerprint and found.train.n_tokens == plain.train.n_tokens
+    assert found.validation.fingerprint == plain.validation.fingerprint, "losses are on text in its own order"
+    assert found.test.fingerprint == plain.test.fingerprint
+    assert found.fingerprint != plain.fingerprint and not np.array_equal(found.train.tokens, plain.train.tokens)
+    told = found.provenance["shuffled"]
+    assert told["tokens_left_out"] + told["tokens_used_twice"] < 0.2 * plain.train.n_tokens
+    assert told["seed"] == sources.SPLIT_SEED and "shuffled" not in plain.provenance
+    monkeypatch.setattr(sources, "shuffled_stream", lambda *a: pytest.fail("shuffled although it is in the cache"))
+    again = prepare_pretraining_data(dataclasses.replace(spec, seed=3), world_cache)
+    assert again.fingerprint == found.fingerprint and again.provenance == found.provenance, "the same for all seeds"
 
 
 def test_local_questions_for_pretraining(tmp_path: Path) -> None:
