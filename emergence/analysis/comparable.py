@@ -296,7 +296,9 @@ def _training_settings(item: Found) -> dict[str, Any]:
         return {}
     whole = cell_of(item) in (FULL, RANDOM_FULL)
     name, settings = ("finetune", item.spec.config.finetune) if whole else ("probe", item.spec.config.probe)
-    return {f"{name}.{key}": value for key, value in asdict(settings).items() if key not in _COSMETIC}
+    chosen = {f"{name}.{key}": value for key, value in asdict(settings).items() if key not in _COSMETIC}
+    marks = (item.result.data or {}).get("marks") or {}  # absent in results of an earlier version
+    return chosen | {"marks": [mark["text"] for mark in marks.values()]}
 
 
 def _same_settings(items: list[Found]) -> tuple[list[Found], list[Skipped]]:

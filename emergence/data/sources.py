@@ -16,6 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from emergence.config import MicroworldSettings
 from emergence.data.cache import building, default_cache_dir
 from emergence.data.control_mix import CONTROL_VERSION
@@ -61,6 +64,11 @@ class PretrainingData:
     tokenizer: TextTokenizer
     fingerprint: str
     provenance: dict[str, Any]
+
+    @cached_property
+    def token_counts(self) -> NDArray[np.int64]:
+        """(V,) how often the training stream holds each token."""
+        return np.bincount(self.train.tokens, minlength=self.tokenizer.vocab_rows).astype(np.int64)
 
 
 def prepare_pretraining_data(spec: ExperimentSpec, cache_dir: Path | None = None) -> PretrainingData:
