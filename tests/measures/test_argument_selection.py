@@ -120,7 +120,7 @@ def test_chance_counts_clusters_not_spans() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 6000, 12))
     many = argument_choices(golds(*([[(0, 0)], [(4, 4)], [(8, 8)]] * 2000)), [i // 3 for i in range(6000)])
-    assert select_arguments(*logits, np.full(6000, 12), many).mean() == pytest.approx(1 / 3, abs=0.02)
+    assert select_arguments(logits[0], logits[1], np.full(6000, 12), many).mean() == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_shifts_of_a_sentences_logits_and_padding_change_nothing() -> None:
@@ -134,7 +134,7 @@ def test_shifts_of_a_sentences_logits_and_padding_change_nothing() -> None:
     shifted = start + rng.normal(size=(60, 1)), end + 5 * rng.normal(size=(60, 1))
     for array in shifted:
         array[np.arange(12) >= lengths[:, None]] = 1e6
-    np.testing.assert_array_equal(select_arguments(*shifted, lengths, choices), before)
+    np.testing.assert_array_equal(select_arguments(shifted[0], shifted[1], lengths, choices), before)
 
 
 def test_no_questions() -> None:
