@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from emergence.analysis.snapshot_results import (
+    CURVE_SCORES,
     JSON_FILE,
     RESULT_FOLDER,
-    SCORES,
     FloatArray,
     SnapshotProbes,
     read_result,
@@ -50,7 +50,7 @@ AXES = {
 }
 #: What is fitted: all scores along the loss, the headline and its smooth partner along the tokens. Steps are tokens in
 #: another unit, so their threshold would be the same one.
-FITTED = {"loss": SCORES, "tokens": ("f1_tokens", "log_prob")}
+FITTED = {"loss": CURVE_SCORES, "tokens": ("f1_tokens", "log_prob")}
 #: Discrete scores with the continuous partner each should follow from, if it only thresholds that (METHODS A4).
 PARTNERS = {"em": "log_prob", "f1_tokens": "expected_f1"}
 LOWER_IS_BETTER = ("brier",)
@@ -65,7 +65,7 @@ class Threshold:
     """Whether and where one score turns along one axis.
 
     Attributes:
-        axis: One of ``AXES``. score: One of ``SCORES``; Brier scores turned, so that more is better.
+        axis: One of ``AXES``. score: One of ``CURVE_SCORES``; Brier scores turned, so that more is better.
         test: Parametric bootstrap of "no break".
         breaks: ``relu`` and ``logistic``: place with its 95% profile interval.
         fits: Of the headline: every family's curve, lowest AICc first.
@@ -279,7 +279,7 @@ def _stack(group: Sequence[SnapshotProbes], family: str) -> tuple[list[int], dic
     steps = sorted(set.intersection(*(set(found) for found in by_step)))
     stacked = {
         score: np.array([[found[step].scores[family][score] for found in by_step] for step in steps])
-        for score in SCORES
+        for score in CURVE_SCORES
     }
     return steps, stacked
 
@@ -301,7 +301,7 @@ def _points(
                 tokens=float(np.mean([s.tokens for s in same])),
                 loss=float(np.mean([s.loss["nats_per_token"] for s in same])),
                 bits_per_byte=float(np.mean([s.loss["bits_per_byte"] for s in same])),
-                scores={score: means[f"{k}/{score}"] for score in SCORES},
+                scores={score: means[f"{k}/{score}"] for score in CURVE_SCORES},
             )
         )
     return points
@@ -311,7 +311,7 @@ def _floor(group: Sequence[SnapshotProbes], family: str, n_boot: int, seed: int)
     trunks = {s.weights: s for result in group for s in result.random}
     if not trunks:
         return {}
-    columns = {score: np.array([s.scores[family][score] for s in trunks.values()]) for score in SCORES}
+    columns = {score: np.array([s.scores[family][score] for s in trunks.values()]) for score in CURVE_SCORES}
     return bootstrap_means(ClusterTable.from_questions(columns, group[0].clusters), n_boot=n_boot, seed=seed)
 
 
@@ -382,7 +382,7 @@ def _judge(
             np.array([max(point.scores[score].se, 1.0 / point.scores[score].n) for point in points]),
             higher_is_better=score not in LOWER_IS_BETTER,
         )
-        for score in SCORES
+        for score in CURVE_SCORES
     ]
     weakest = min(checks.values(), key=lambda check: check.coverage)
     verdict = judge(x, metrics, sign=sign, link=weakest, n_draws=n_draws, seed=seed)

@@ -43,7 +43,8 @@ class RunScores:
     Attributes:
         run: Where they come from. result: Its result file.
         ids: Question ids in the file's order. sentences: The cluster of each.
-        scores: Read-out -> score name -> (N,) values.
+        scores: Read-out -> score name -> (N,) values; ``argument_selection``, which runs of older versions do not
+            have, is nan where the sentence has no other argument.
         trunk_seed: Of the pretraining, where the run probes a trunk of another seed than its own.
     """
 
@@ -66,10 +67,9 @@ class RunScores:
             raise DataError("the run is not finished: run its command again to go on with it", run.path)
         result = load_result(run.stats_path)
         rows = run.read_predictions()
-        names = ("em", "f1_tokens", "log_prob", "expected_f1")
-        scores = {HEADLINE: {name: np.array([row[name] for row in rows]) for name in names}}
+        scores = {HEADLINE: _columns(rows)}
         for readout in rows[0].get("readouts", {}) if rows else ():
-            scores[readout] = {name: np.array([row["readouts"][readout][name] for row in rows]) for name in names}
+            scores[readout] = _columns([row["readouts"][readout] for row in rows])
         sentences = tuple(f"{row['source']}\x1f{row['sentence_id']}" for row in rows)
         return cls(run, result, tuple(row["id"] for row in rows), sentences, scores)
 
@@ -82,6 +82,13 @@ class RunScores:
     def seed_label(self) -> str:
         """What makes two runs' training draws the same: the pretraining seed, or the random trunk's."""
         return str(self.run.spec.seed if self.trunk_seed is None else self.trunk_seed)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.float64]]:
+    """Score name -> (N,) values, nan for null."""
+    optional = [name for name in ("argument_selection",) if rows and all(name in row for row in rows)]
+    names = ["em", "f1_tokens", "log_prob", "expected_f1", *optional]
+    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from emergence.files import sha256_file
 from emergence.measures.scoring import SpanScores
 from emergence.model_size import count_parameters
 from emergence.training.checkpoint import WeightsFile
-from emergence.training.evaluate import evaluate, prediction_rows, score_logits
+from emergence.training.evaluate import evaluate, prediction_rows, present, score_logits
 
 #: Per-question scores kept for every read-out beside the headline's.
-KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1")
+KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")
 
 
 def conclude(session: Session, weights: WeightsFile, trained: Trained, questions: Questions) -> RunResult:
@@ -98,7 +98,7 @@ def _rows(scores: Mapping[str, SpanScores], encoded: EncodedQA) -> list[dict[str
     others = {name: found for name, found in scores.items() if name != HEADLINE}
     for i, row in enumerate(rows):
         row["readouts"] = {
-            name: {score: float(getattr(found, score)[i]) for score in KEPT_SCORES} for name, found in others.items()
+            name: {score: present(getattr(found, score)[i]) for score in KEPT_SCORES} for name, found in others.items()
         }
     return rows
 

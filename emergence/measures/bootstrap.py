@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
 from emergence.measures.resampling import (
@@ -162,6 +162,37 @@ def bootstrap_means(
     """Interval of every column's mean, all on the same resamples."""
     resamples = Resamples.draw(table, n_boot, seed)
     return {name: interval(resamples, column(name), level) for name in table.rows}
+
+
+def bootstrap_present_means(
+    columns: Mapping[str, FloatArray],
+    clusters: NDArray[Any],
+    *,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Estimate]:
+    """Interval of every column's mean over the questions that have a value in it.
+
+    Args:
+        columns: Name to scores, (N,), nan where a question has none.
+        clusters: (N,) the sentence of each question.
+        n_boot: Resamples. seed: Equal ones give columns with values at the same questions the same resamples.
+        level: Coverage aimed at.
+
+    Returns:
+        Without the columns that have no value at all.
+    """
+    together: dict[bytes, dict[str, FloatArray]] = {}
+    for name, values in columns.items():
+        together.setdefault(np.isfinite(values).tobytes(), {})[name] = values
+    found: dict[str, Estimate] = {}
+    for mask, same in together.items():
+        rows = np.frombuffer(mask, dtype=np.bool_)
+        if rows.any():
+            table = ClusterTable.from_questions({name: values[rows] for name, values in same.items()}, clusters[rows])
+            found |= bootstrap_means(table, n_boot=n_boot, seed=seed, level=level)
+    return {name: found[name] for name in columns if name in found}
 
 
 def column(name: str) -> Statistic:

@@ -18,15 +18,18 @@ from scipy.special import log_softmax
 from emergence.config import EvaluateConfig
 from emergence.data.qa_encoding import EncodedQA
 from emergence.data.records import QAExample
-from emergence.measures.bootstrap import ClusterTable, Estimate, bootstrap_means
+from emergence.measures.argument_selection import ArgumentChoices, argument_choices, selection_chance
+from emergence.measures.bootstrap import Estimate, bootstrap_present_means
 from emergence.measures.chance import heuristic_scores, learn_wh_rule, rule_scores, uniform_chance
 from emergence.measures.scoring import SpanScores, answer_length_cap, score_spans
 from emergence.measures.span_scores import span_em, span_f1
 from emergence.measures.spans import GoldSpans, check_logits, decode_joint
 from emergence.training.features import SpanLogits
 
-#: Scores of the breakdowns and of the average over predicates.
-BREAKDOWN_SCORES = ("f1_tokens", "em", "expected_f1", "log_prob")
+#: Scores of the breakdowns; those of the average over predicates are the ones that every question has.
+BREAKDOWN_SCORES = ("f1_tokens", "em", "expected_f1", "log_prob", "argument_selection")
+#: Scores of a row of ``predictions.jsonl``.
+_ROW_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")
 #: Answer lengths in words (of the training gold): first and last of each bin.
 LENGTH_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 10**9))
 #: Which baseline scores a no-model floor is chosen from.
@@ -43,7 +46,8 @@ class Evaluation:
         n, n_clusters: Questions and sentences.
         max_answer_words: Longest span decoded.
         scores: Mean over questions by score name (``measures.scoring.SCORE_NAMES`` and ``invalid_rate``,
-            the share of questions whose start and end, chosen apart, form no valid span).
+            the share of questions whose start and end, chosen apart, form no valid span); of
+            ``argument_selection`` over the questions with another argument, absent where there are none.
         macro: Mean over predicates, each counted once however many questions it has.
         by: ``role`` (wh-word), ``voice``, ``answer_words`` -> label -> score -> estimate.
         baselines: No-model rules by name -> score -> estimate; empty where none was asked for.
@@ -90,9 +94,26 @@ def max_answer_words(setting: int, train: EncodedQA) -> int:
 
 
 def score_logits(logits: SpanLogits, encoded: EncodedQA, cap: int) -> SpanScores:
-    """All scores per question, string scores included."""
-    sentences = [example.tokens for example in encoded.examples]
-    return score_spans(logits.start, logits.end, logits.lengths, gold_spans(encoded), cap, sentences=sentences)
+    """All scores per question, string scores and the choice among the sentence's arguments included."""
+    sentences, choices = [example.tokens for example in encoded.examples], arguments_to_choose(encoded)
+    golds = gold_spans(encoded)
+    return score_spans(logits.start, logits.end, logits.lengths, golds, cap, sentences=sentences, choices=choices)
+
+
+def arguments_to_choose(encoded: EncodedQA) -> ArgumentChoices:
+    """What each question chooses from: its own golds and those of the other questions about its predicate.
+
+    They are sought among the questions of ``encoded`` alone, so give it a whole split.
+    """
+    predicates = [
+        None if e.predicate_index is None else (e.source, e.sentence_id, e.predicate_index) for e in encoded.examples
+    ]
+    return argument_choices(gold_spans(encoded), predicates)
+
+
+def present(value: float) -> float | None:
+    """JSON's form of a question's score: None for one that it does not have (nan)."""
+    return float(value) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -144,7 +165,8 @@ def evaluate(
     """
     interval = _Intervals(encoded.clusters, config, seed)
     columns = {**scores.columns(), "invalid_rate": 1.0 - scores.independent_valid.astype(np.float64)}
-    breakdown = {name: columns[name] for name in BREAKDOWN_SCORES}
+    breakdown = {name: columns[name] for name in BREAKDOWN_SCORES if name in columns}
+    of_all = {name: values for name, values in breakdown.items() if name != "argument_selection"}
     everything = np.arange(len(encoded))
     baselines: dict[str, dict[str, Estimate]] = {}
     if baselines_from is not None:
@@ -155,7 +177,7 @@ def evaluate(
         n_clusters=len(set(encoded.clusters.tolist())),
         max_answer_words=scores.max_len,
         scores=interval(columns, everything),
-        macro=_macro(breakdown, encoded, config, seed),
+        macro=_macro(of_all, encoded, config, seed),
         by={
             kind: {label: interval(breakdown, rows) for label, rows in _groups(labels).items()}
             for kind, labels in breakdown_labels(encoded).items()
@@ -198,7 +220,8 @@ def breakdown_labels(encoded: EncodedQA) -> dict[str, list[str]]:
 
 def prediction_rows(scores: SpanScores, encoded: EncodedQA) -> list[dict[str, Any]]:
     """One JSON-ready row per question for ``predictions.jsonl``; spans are ``[start, end)`` in words."""
-    rows = []
+    rows, chance = [], selection_chance(arguments_to_choose(encoded))
+    columns = scores.columns()
     for i, example in enumerate(encoded.examples):
         start, end = int(scores.starts[i]), int(scores.ends[i]) + 1
         row = {
@@ -217,13 +240,13 @@ def prediction_rows(scores: SpanScores, encoded: EncodedQA) -> list[dict[str, An
             "prediction": [start, end],
             "prediction_text": " ".join(example.tokens[start:end]),
         }
-        numbers = {name: float(getattr(scores, name)[i]) for name in ("em", "f1_tokens", "log_prob", "expected_f1")}
-        rows.append(row | numbers)
+        numbers = {name: present(columns[name][i]) for name in _ROW_SCORES if name in columns}
+        rows.append(row | numbers | {"argument_chance": present(chance[i])})
     return rows
 
 
 class _Intervals:
-    """Means over the questions ``rows`` with sentence-cluster intervals; one seed throughout."""
+    """Means over those of the questions ``rows`` that have a value, with sentence-cluster intervals; one seed."""
 
     def __init__(self, clusters: npt.NDArray[np.int64], config: EvaluateConfig, seed: int) -> None:
         self._clusters, self._config, self._seed = clusters, config, seed
@@ -231,10 +254,10 @@ class _Intervals:
     def __call__(
         self, columns: Mapping[str, npt.NDArray[np.float64]], rows: npt.NDArray[np.int64]
     ) -> dict[str, Estimate]:
-        table = ClusterTable.from_questions({k: v[rows] for k, v in columns.items()}, self._clusters[rows])
-        return bootstrap_means(
-            table, n_boot=self._config.bootstrap_draws, seed=self._seed, level=1 - self._config.alpha
-        )
+        config, clusters = self._config, self._clusters[rows]
+        picked = {name: values[rows] for name, values in columns.items()}
+        options = {"n_boot": config.bootstrap_draws, "seed": self._seed}
+        return bootstrap_present_means(picked, clusters, level=1 - config.alpha, **options)
 
 
 def _macro(

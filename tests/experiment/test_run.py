@@ -112,9 +112,13 @@ def test_scores_agree_between_predictions_and_stats(cells: dict[str, RunDirector
         scores = RunScores.load(run)
         stats = load_result(run.stats_path)
         assert stats.test_scores is not None
-        for name in ("f1_tokens", "em"):
-            assert np.mean(scores.scores["headline"][name]) == pytest.approx(stats.test_scores["scores"][name]["point"])
+        for name in ("f1_tokens", "em", "argument_selection"):
+            assert np.nanmean(scores.scores["headline"][name]) == pytest.approx(
+                stats.test_scores["scores"][name]["point"]
+            )
+        assert all("argument_selection" in columns for columns in scores.scores.values())
     rows = cells["full"].read_predictions()
+    assert {row["argument_selection"] for row in rows} <= {0.0, 1.0, None}
     assert all(0 <= row["prediction"][0] < row["prediction"][1] for row in rows)
 
 
