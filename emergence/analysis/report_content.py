@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from emergence import __version__
 from emergence.analysis.comparable import MODES, ComparableSet
-from emergence.analysis.figure_data import BY_ROLE, CELL_NAMES, Chart, Charts, no_model_floor
+from emergence.analysis.figure_data import CELL_NAMES, Chart, Charts, no_model_floor
 from emergence.analysis.figure_runs import ResultsFolder
 from emergence.analysis.grid import HEADLINE
 from emergence.analysis.report_alt import alt_text, is_wide
@@ -16,6 +15,7 @@ from emergence.analysis.report_blocks import Block, Bullets, Heading, Picture, R
 from emergence.analysis.report_examples import example_blocks
 from emergence.analysis.report_glossary import GLOSSARY
 from emergence.analysis.report_provenance import cost, filtering, provenance, reproduction
+from emergence.analysis.report_roles import role_curve_blocks
 from emergence.analysis.set_scores import ReadoutScores, SetScores
 from emergence.analysis.table_formats import legend, printed
 from emergence.analysis.tables import ResultsTable, score_text
@@ -181,29 +181,6 @@ def _results(results: ResultsTable) -> Iterable[Block]:
     yield from table("Every comparable set, in the order of the experiment guide", head, rows)
     yield Text(" ".join(legend(results)))
     yield Text("Rows that share Model and Pretrain may be compared; what may not is a set of its own.")
-
-
-def role_curve_blocks(charts: Charts) -> Iterable[Block]:
-    """Scores by asked role along the snapshots, a table for each family; nothing where the results tell no roles."""
-    for chart in charts.charts:
-        rows = [row for row in chart.rows if row.get("mark") == BY_ROLE]
-        for family in dict.fromkeys(row["family"] for row in rows):
-            mine = [row for row in rows if row["family"] == family]
-            steps = sorted({(row["step"], row["tokens"], row["loss"]) for row in mine})
-            keys = dict.fromkeys((row["role"], row["score"], row["n_questions"]) for row in mine)
-            found = {(row["role"], row["score"], row["step"]): row for row in mine}
-            yield from table(
-                f"{chart.title}, {family} probe: by the role that the question asks for",
-                ("Role", "Score", "n", *(f"{tokens:,.0f} tokens, loss {loss:.2f}" for _, tokens, loss in steps)),
-                [
-                    (role, score, f"{n:,}", *(_ends_of(found.get((role, score, step))) for step, _, _ in steps))
-                    for role, score, n in keys
-                ],
-            )
-
-
-def _ends_of(row: Mapping[str, Any] | None) -> str:
-    return "" if row is None else f"{row['value']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}]"
 
 
 def ablation_blocks(charts: Charts) -> Iterable[Block]:

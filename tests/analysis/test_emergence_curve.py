@@ -25,7 +25,8 @@ from emergence.analysis.figure_runs import read_folder
 from emergence.analysis.figures import render
 from emergence.analysis.report_alt import alt_text, is_wide
 from emergence.analysis.report_blocks import Table
-from emergence.analysis.report_content import ablation_blocks, role_curve_blocks
+from emergence.analysis.report_content import ablation_blocks
+from emergence.analysis.report_roles import role_curve_blocks
 from emergence.analysis.results import collect_results
 from emergence.analysis.scale_curve import ScalePoint, scale_curve_of, scale_curves
 from emergence.analysis.set_scores import score_set
