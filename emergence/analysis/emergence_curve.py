@@ -292,7 +292,7 @@ def _curve(
         verdict=verdict,
         links=links,
         notes=tuple(notes),
-        by_role=_by_role(group, stacked, n_boot, seed),
+        by_role=_by_role(group, family, steps, n_boot, seed),
     )
 
 
@@ -342,18 +342,24 @@ def _floor(group: Sequence[SnapshotProbes], family: str, n_boot: int, seed: int)
 
 
 def _by_role(
-    group: Sequence[SnapshotProbes], stacked: dict[str, FloatArray], n_boot: int, seed: int
+    group: Sequence[SnapshotProbes], family: str, steps: Sequence[int], n_boot: int, seed: int
 ) -> dict[str, dict[str, tuple[Estimate, ...]]]:
     """See :class:`EmergenceCurve`; a score that a question does not have (NaN) leaves the question out."""
     first, seeds = group[0], [str(result.run["seed"]) for result in group]
+    by_step = [{s.step: s.scores[family] for s in result.path_of_training} for result in group]
+    stacked = {
+        score: np.array([[found[step][score] for found in by_step] for step in steps])  # (K, S, N)
+        for score in ROLE_SCORES
+        if all(score in found[step] for found in by_step for step in steps)
+    }
     names, counts = np.unique(np.array(first.roles, dtype=str), return_counts=True)
     found: dict[str, dict[str, tuple[Estimate, ...]]] = {}
     for role in names[np.lexsort((names, -counts))]:
-        for score in (name for name in ROLE_SCORES if name in stacked):
-            rows = (np.array(first.roles) == role) & np.isfinite(stacked[score]).all(axis=(0, 1))
+        for score, values in stacked.items():
+            rows = (np.array(first.roles) == role) & np.isfinite(values).all(axis=(0, 1))
             if rows.sum() < LEAST_ROLE_QUESTIONS:
                 continue
-            columns = {str(k): values[:, rows] for k, values in enumerate(stacked[score])}
+            columns = {str(k): point[:, rows] for k, point in enumerate(values)}
             table = ClusterTable.from_questions(columns, first.clusters[rows], dict.fromkeys(columns, seeds))
             path = tuple(bootstrap_means(table, n_boot=n_boot, seed=seed).values())
             found.setdefault(str(role), {})[score] = path

@@ -174,9 +174,10 @@ def test_results_without_roles_have_no_curves_by_role(tmp_path: Path) -> None:
 
 
 def test_questions_without_another_argument_are_left_out_of_its_curve() -> None:
-    scores = [late_patients(loss, np.linspace(0, 1, N)) for loss in LOSSES]
-    stacked = {name: np.array([[s[name]] for s in scores]) for name in ("f1_tokens", "argument_selection")}
-    found = _by_role([planted(gradual, roles=["agent", "patient"] * (N // 2))], stacked, 50, 0)
+    result = planted(gradual, roles=["agent", "patient"] * (N // 2))
+    for snapshot, loss in zip(result.snapshots, LOSSES, strict=False):
+        snapshot.scores["linear"].update(late_patients(loss, np.linspace(0, 1, N)))
+    found = _by_role([result], "linear", [s.step for s in result.path_of_training], 50, 0)
     assert found["agent"]["f1_tokens"][0].n == N // 2
     assert found["agent"]["argument_selection"][0].n == sum(i % 3 != 0 for i in range(0, N, 2))
 
