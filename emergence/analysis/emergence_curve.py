@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ HEADLINE = "f1_tokens"
 #: A curve takes this many different x (``measures.curves.Points``).
 LEAST_POINTS = 3
 BREAK_FAMILIES = ("relu", "logistic")
+#: Scores of the curves by asked role; the second where the results have it.
+ROLE_SCORES = ("f1_tokens", "argument_selection")
+#: A role that fewer test questions ask for has no curve.
+LEAST_ROLE_QUESTIONS = 30
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ class EmergenceCurve:
         verdict: ``artefact``, ``emergent``, ``gradual`` or ``undetermined``, on the loss axis.
         links: Discrete score -> share of snapshots at which its continuous partner predicts it.
         notes: What a reader should know.
+        by_role: Asked role -> score -> an estimate for each point; roles of at least ``LEAST_ROLE_QUESTIONS``
+            questions, the most frequent first. Empty where the results do not tell roles.
     """
 
     label: str
@@ -141,6 +147,7 @@ class EmergenceCurve:
     verdict: Verdict
     links: dict[str, float]
     notes: tuple[str, ...]
+    by_role: dict[str, dict[str, tuple[Estimate, ...]]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -161,6 +168,10 @@ class EmergenceCurve:
             "verdict": self.verdict.to_dict(),
             "links": self.links,
             "notes": list(self.notes),
+            "by_role": {
+                role: {score: [found.to_dict() for found in path] for score, path in by_score.items()}
+                for role, by_score in self.by_role.items()
+            },
         }
 
     def text(self) -> str:
@@ -177,7 +188,21 @@ class EmergenceCurve:
         for axis, by_score in self.thresholds.items():
             lines.append(f"  {axis + ':':<10} {_threshold_words(by_score['f1_tokens'], self.halfway.get(axis))}")
         lines.append(f"  verdict    {self.verdict.verdict}: {'; '.join(self.verdict.reasons)}")
+        lines += _role_lines(self.by_role)
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def _role_lines(by_role: dict[str, dict[str, tuple[Estimate, ...]]]) -> list[str]:
+    """First and last snapshot by asked role."""
+    lines = []
+    for role, by_score in by_role.items():
+        ends = [
+            f"{name} {format_estimate(path[0], 3)} to {format_estimate(path[-1], 3)} (n = {path[-1].n:,})"
+            for score, name in zip(ROLE_SCORES, ("F1", "argument selection"), strict=True)
+            if (path := by_score.get(score))
+        ]
+        lines.append(f"  {role + ':':<11}{'; '.join(ends)}")
+    return lines
 
 
 def _threshold_words(found: Threshold, halfway: Crossing | None) -> str:
@@ -267,6 +292,7 @@ def _curve(
         verdict=verdict,
         links=links,
         notes=tuple(notes),
+        by_role=_by_role(group, family, steps, n_boot, seed),
     )
 
 
@@ -313,6 +339,31 @@ def _floor(group: Sequence[SnapshotProbes], family: str, n_boot: int, seed: int)
         return {}
     columns = {score: np.array([s.scores[family][score] for s in trunks.values()]) for score in CURVE_SCORES}
     return bootstrap_means(ClusterTable.from_questions(columns, group[0].clusters), n_boot=n_boot, seed=seed)
+
+
+def _by_role(
+    group: Sequence[SnapshotProbes], family: str, steps: Sequence[int], n_boot: int, seed: int
+) -> dict[str, dict[str, tuple[Estimate, ...]]]:
+    """See :class:`EmergenceCurve`; a score that a question does not have (NaN) leaves the question out."""
+    first, seeds = group[0], [str(result.run["seed"]) for result in group]
+    by_step = [{s.step: s.scores[family] for s in result.path_of_training} for result in group]
+    stacked = {
+        score: np.array([[found[step][score] for found in by_step] for step in steps])  # (K, S, N)
+        for score in ROLE_SCORES
+        if all(score in found[step] for found in by_step for step in steps)
+    }
+    names, counts = np.unique(np.array(first.roles, dtype=str), return_counts=True)
+    found: dict[str, dict[str, tuple[Estimate, ...]]] = {}
+    for role in names[np.lexsort((names, -counts))]:
+        for score, values in stacked.items():
+            rows = (np.array(first.roles) == role) & np.isfinite(values).all(axis=(0, 1))
+            if rows.sum() < LEAST_ROLE_QUESTIONS:
+                continue
+            columns = {str(k): point[:, rows] for k, point in enumerate(values)}
+            table = ClusterTable.from_questions(columns, first.clusters[rows], dict.fromkeys(columns, seeds))
+            path = tuple(bootstrap_means(table, n_boot=n_boot, seed=seed).values())
+            found.setdefault(str(role), {})[score] = path
+    return found
 
 
 def along(points: Sequence[CurvePoint], axis: str) -> tuple[FloatArray, list[int]]:

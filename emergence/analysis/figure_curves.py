@@ -8,7 +8,7 @@ from typing import Any
 
 from emergence.analysis.data_ablation import MIXED, ORDER, QUESTIONS, SHUFFLED, Plan, ablate
 from emergence.analysis.emergence_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
-from emergence.analysis.figure_data import CELL_NAMES, Charts, Row
+from emergence.analysis.figure_data import BY_ROLE, CELL_NAMES, Charts, Row
 from emergence.analysis.figure_panels import (
     CELL_COLOURS,
     COLOURS,
@@ -69,8 +69,8 @@ def _caption(curves: Sequence[EmergenceCurve]) -> str:
 
 
 def _curve_rows(curve: EmergenceCurve) -> list[Row]:
-    names = ("mark", "family", "score", "axis", "snapshot", "step", "tokens", "loss", "bits_per_byte")
-    empty: Row = {**dict.fromkeys((*names, "value", "lo", "hi", "p")), "family": curve.family}
+    names = ("mark", "family", "score", "axis", "role", "snapshot", "step", "tokens", "loss", "bits_per_byte")
+    empty: Row = {**dict.fromkeys((*names, "value", "lo", "hi", "p", "n_questions")), "family": curve.family}
     rows: list[Row] = []
     for score in DRAWN:
         for point in curve.points:
@@ -87,6 +87,12 @@ def _curve_rows(curve: EmergenceCurve) -> list[Row]:
                 place = {"value": found.place.tau, "lo": found.place.lo, "hi": found.place.hi, "p": found.test.p}
                 mark = THRESHOLD if found.found else "no_threshold"
                 rows.append({**empty, "mark": mark, "score": score, "axis": axis, **place})
+    for role, along_path in curve.by_role.items():
+        for score, path in along_path.items():
+            for point, estimate in zip(curve.points, path, strict=True):
+                where = {"snapshot": point.name, "step": point.step, "tokens": point.tokens, "loss": point.loss}
+                values = {**_ends(estimate), "n_questions": estimate.n}
+                rows.append({**empty, "mark": BY_ROLE, "role": role, "score": score, **where, **values})
     return [*rows, {**empty, "mark": NO_MODEL, "score": "f1_tokens", "value": curve.no_model}]
 
 

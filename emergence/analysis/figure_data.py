@@ -39,6 +39,8 @@ CELL_NAMES = {
 }
 _SHUFFLED_WORDS = " Shuffled text: pretrained on the same text with the words of each sentence in random order."
 NO_MODEL = "no_model"
+#: Mark of a curve's scores by asked role. Not drawn: eight curves a family would hide each other; a table has them.
+BY_ROLE = "by_role"
 #: A group of questions smaller than this is in the data, but has no bar.
 LEAST_QUESTIONS = 10
 
@@ -340,7 +342,7 @@ def _breakdowns(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         runs = [(c, item.scores) for c in CELLS for item in found.comparable.cells.get(c, ()) if item.scores]
         rows = _breakdown(label, runs, n_boot) if runs else []
         caption = (
-            f"Token F1 by the questioned role (its wh-word) and the voice of the predicate; n: test questions. "
+            f"Token F1 by {_role_words(rows)} and the voice of the predicate; n: test questions. "
             f"{_interval_words(rows)} Groups of fewer than {LEAST_QUESTIONS} are in the data only."
         )
         name, title = f"roles_{slug(label)}", f"By role and voice: {label}"
@@ -353,8 +355,10 @@ def _breakdown(label: str, runs: Sequence[tuple[str, RunScores]], n_boot: int) -
     facts = {row["id"]: row for row in first.run.read_predictions()}
     if not all("role" in facts[question] for question in first.ids):
         return []
+    # Predictions older than the asked role have the wh-word alone, and never a mixture of both.
+    key = "asked_role" if all("asked_role" in facts[question] for question in first.ids) else "role"
     labels = {
-        "role": [str(facts[q]["role"] or "other") for q in first.ids],
+        key: [str(facts[q][key] or "other") for q in first.ids],
         "voice": [{True: "passive", False: "active", None: "unknown"}[facts[q].get("passive")] for q in first.ids],
     }
     columns: dict[str, list[np.ndarray]] = {}
@@ -381,6 +385,13 @@ def _breakdown(label: str, runs: Sequence[tuple[str, RunScores]], n_boot: int) -
     for row in rows:
         row["n_seeds"] = len(seeds[row["cell"]])
     return rows
+
+
+def _role_words(rows: Sequence[Row]) -> str:
+    """What the groups are."""
+    if any(row["by"] == "asked_role" for row in rows):
+        return "the role that the question asks for (from its slots and voice)"
+    return "the question's wh-word (these runs are older than asked roles)"
 
 
 # Results with the guide's keys alone -------------------------------------------------------------

@@ -263,7 +263,7 @@ def _draw_few_shot(figure: Figure, rows: Sequence[Row]) -> None:
 
 def _draw_breakdown(figure: Figure, rows: Sequence[Row]) -> None:
     big = [row for row in rows if row["n_questions"] >= LEAST_QUESTIONS]
-    kinds = {kind: distinct(rows_where(big, by=kind), "group") for kind in ("role", "voice")}
+    kinds = {kind: distinct(rows_where(big, by=kind), "group") for kind in ("asked_role", "role", "voice")}
     kinds = {kind: groups for kind, groups in kinds.items() if groups}
     figure.set_size_inches(WIDE, 2.8)
     if not kinds:
@@ -274,7 +274,7 @@ def _draw_breakdown(figure: Figure, rows: Sequence[Row]) -> None:
     for ax, (kind, groups) in zip(axes, kinds.items(), strict=True):
         found = [(name, rows_where(big, by=kind, group=name)) for name in groups]
         _cell_bars(ax, [(f"{name}\nn={mine[0]['n_questions']:,}", mine) for name, mine in found])
-        ax.set_xlabel({"role": "questioned role", "voice": "voice"}[kind])
+        ax.set_xlabel({"asked_role": "asked role", "role": "wh-word", "voice": "voice"}[kind])
     axes[0].set_ylabel("token F1 (test)")
     shared_legend(figure, axes)
 

@@ -16,6 +16,7 @@ from emergence.analysis.report_blocks import Block, Bullets, Heading, Picture, R
 from emergence.analysis.report_examples import example_blocks
 from emergence.analysis.report_glossary import GLOSSARY
 from emergence.analysis.report_provenance import cost, filtering, provenance, reproduction
+from emergence.analysis.report_roles import role_curve_blocks
 from emergence.analysis.set_scores import ReadoutScores, SetScores
 from emergence.analysis.table_formats import legend, printed
 from emergence.analysis.tables import ResultsTable, score_text
@@ -74,11 +75,16 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         Section(
             "probes", "Probes", tuple(_probes(verdicts, pictures.get("probes", []))), ("probes", "selectivity", "mdl")
         ),
-        Section("roles", "By role and voice", part("roles", "roles"), ("token-f1",)),
+        Section("roles", "By role and voice", part("roles", "roles"), ("token-f1", "asked-role")),
         Section("examples", "Questions and answers", tuple(_examples(scored)), ("exact-match", "token-f1")),
         Section("few-shot", "Few-shot learning", part("few-shot", "few_shot")),
         Section("training", "Training", tuple(_training(folder, pictures.get("training", []))), ("bits-per-byte",)),
-        Section("curve", "Emergence during pretraining", part("curve", "emergence_curve")),
+        Section(
+            "curve",
+            "Emergence during pretraining",
+            (*part("curve", "emergence_curve"), *role_curve_blocks(charts)),
+            ("asked-role",),
+        ),
         Section(
             "ablation",
             "Questions in the pretraining text",

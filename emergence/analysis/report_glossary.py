@@ -15,6 +15,11 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "harmonic mean of precision and recall between the words of the predicted span and of the gold span, the best "
         "over all gold spans, averaged over questions.",
     ),
+    "asked-role": (
+        "Asked role",
+        "the semantic role of the argument that a question asks for (agent, patient, recipient, place, time, manner, "
+        "cause, instrument, other), read off the question's slots and voice; a wh-word does not tell it.",
+    ),
     "exact-match": (
         "Exact match (EM)",
         "share of questions whose predicted span is one of the gold spans, word for word.",

@@ -27,6 +27,7 @@ from emergence.analysis.snapshot_results import (
     save_result,
     summarise,
 )
+from emergence.data.roles import asked_role
 from emergence.errors import RunDirectoryError
 from emergence.experiment.locks import RunLock
 from emergence.experiment.result import load_result
@@ -187,6 +188,7 @@ def _result(work: Work, snapshots: Sequence[ProbedSnapshot]) -> SnapshotProbes:
         clusters=clusters,
         no_model=_no_model(work),
         snapshots=tuple(snapshots),
+        roles=tuple(asked_role(example) for example in test.examples),
         **found,
     )
 

@@ -87,6 +87,7 @@ class SnapshotProbes:
         estimates: Snapshot name -> family -> score -> mean with interval.
         differences: The same, paired question by question, against ``initial`` and ``random`` (``random_0``):
             reference -> snapshot name -> family -> score.
+        roles: (N,) the role each question asks for (``data.roles``); empty in results older than that.
     """
 
     run: dict[str, Any]
@@ -98,6 +99,7 @@ class SnapshotProbes:
     snapshots: tuple[ProbedSnapshot, ...]
     estimates: dict[str, dict[str, dict[str, Estimate]]]
     differences: dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
+    roles: tuple[str, ...] = ()
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -206,6 +208,8 @@ def _differences(
 def save_result(result: SnapshotProbes, folder: Path) -> None:
     """Write ``snapshot_probes.npz``, then ``snapshot_probes.json``, sealed, with its sha256."""
     arrays: dict[str, npt.NDArray[Any]] = {"ids": np.array(result.ids), "clusters": result.clusters}
+    if result.roles:
+        arrays["roles"] = np.array(result.roles)
     for snapshot in result.snapshots:
         for family, columns in snapshot.scores.items():
             arrays |= {f"{snapshot.name}/{family}/{score}": values for score, values in columns.items()}
@@ -258,4 +262,5 @@ def _from_files(path: Path, arrays: Path, content: dict[str, Any]) -> SnapshotPr
         snapshots=tuple(snapshots),
         estimates=estimates,
         differences=differences,
+        roles=tuple(scores["roles"].tolist()) if "roles" in scores else (),
     )

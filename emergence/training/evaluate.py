@@ -18,6 +18,7 @@ from scipy.special import log_softmax
 from emergence.config import EvaluateConfig
 from emergence.data.qa_encoding import EncodedQA
 from emergence.data.records import QAExample
+from emergence.data.roles import asked_role
 from emergence.measures.argument_selection import ArgumentChoices, argument_choices, selection_chance
 from emergence.measures.bootstrap import Estimate, bootstrap_present_means
 from emergence.measures.chance import heuristic_scores, learn_wh_rule, rule_scores, uniform_chance
@@ -49,7 +50,8 @@ class Evaluation:
             the share of questions whose start and end, chosen apart, form no valid span); of
             ``argument_selection`` over the questions with another argument, absent where there are none.
         macro: Mean over predicates, each counted once however many questions it has.
-        by: ``role`` (wh-word), ``voice``, ``answer_words`` -> label -> score -> estimate.
+        by: ``role`` (wh-word), ``asked_role`` (``data.roles``), ``voice``, ``answer_words`` -> label -> score ->
+            estimate.
         baselines: No-model rules by name -> score -> estimate; empty where none was asked for.
         floor: The baseline with the highest F1 (R_0 of METHODS B2); None without baselines.
         n_floored: Questions whose log-probability was raised to the floor of ``log_prob``.
@@ -208,11 +210,12 @@ def baseline_scores(encoded: EncodedQA, train: EncodedQA, cap: int) -> dict[str,
 
 
 def breakdown_labels(encoded: EncodedQA) -> dict[str, list[str]]:
-    """Labels of every question by kind of breakdown: ``role``, ``voice``, ``answer_words``."""
+    """Labels of every question by kind of breakdown: ``role``, ``asked_role``, ``voice``, ``answer_words``."""
     voices = {True: "passive", False: "active", None: "unknown"}
     first = encoded.first_golds
     return {
         "role": [example.wh for example in encoded.examples],
+        "asked_role": [asked_role(example) for example in encoded.examples],
         "voice": [voices[example.is_passive] for example in encoded.examples],
         "answer_words": [_length_label(n) for n in (first[:, 1] - first[:, 0] + 1).tolist()],
     }
@@ -234,6 +237,7 @@ def prediction_rows(scores: SpanScores, encoded: EncodedQA) -> list[dict[str, An
             "predicate": None if example.predicate_index is None else example.tokens[example.predicate_index],
             "question": example.question,
             "role": example.wh,
+            "asked_role": asked_role(example),
             "passive": example.is_passive,
             "golds": [[a.start, a.end] for a in example.answers],
             "gold_texts": [a.text for a in example.answers],

@@ -33,6 +33,7 @@ def planted(
     series: str = "a",
     random: bool = True,
     noise: float = 0.0,
+    roles: Sequence[str] = (),
 ) -> SnapshotProbes:
     """A run whose snapshots score what ``law`` says."""
     difficulty = np.random.default_rng(7).permutation((np.arange(N) + 0.5) / N)
@@ -59,6 +60,7 @@ def planted(
         clusters=clusters,
         no_model={"rule": "wh_rule", "f1_tokens": 0.3, "em": 0.1},
         snapshots=tuple(snapshots),
+        roles=tuple(roles),
         **summarise(snapshots, clusters, n_boot=100, level=0.95),
     )
 

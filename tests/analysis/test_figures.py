@@ -159,6 +159,18 @@ def test_few_shot_counts_and_roles(charts: Charts) -> None:
     assert sum(r["n_questions"] for r in voices) == sum(r["n_questions"] for r in roles)
 
 
+def test_roles_are_asked_roles_where_every_prediction_has_one(tmp_path: Path) -> None:
+    fake_run(tmp_path / "old", "tiny")
+    fake_run(tmp_path / "new", "tiny", asked_roles=True)
+    old = rows_of(prepared(tmp_path / "old"), "roles_tiny")
+    charts = prepared(tmp_path / "new")
+    new = rows_of(charts, "roles_tiny")
+    assert {r["by"] for r in old} == {"role", "voice"} and {r["by"] for r in new} == {"asked_role", "voice"}
+    assert {r["group"] for r in new if r["by"] == "asked_role"} == {"patient", "agent", "other"}
+    (caption,) = [chart.caption for chart in charts.charts if chart.name.startswith("roles_tiny")]
+    assert "role that the question asks for" in caption
+
+
 def test_probes_are_the_fits(world: Path, charts: Charts) -> None:
     (run,) = [r for r in RunStore(world).runs() if r.run_id.startswith("DebugQA") and r.spec.condition == "frozen"]
     fits = (load_result(run.stats_path).probes or {})["fits"]

@@ -27,6 +27,7 @@ from emergence.analysis.snapshot_results import (
     summarise,
 )
 from emergence.cli import app
+from emergence.data.roles import ROLES
 from emergence.errors import UsageError
 from emergence.experiment.store import RunDirectory
 from emergence.files import to_json
@@ -66,6 +67,10 @@ def test_every_snapshot_is_probed_on_the_same_questions_and_text(
     assert result.path_of_training[-1].loss["nats_per_token"] < result.path_of_training[0].loss["nats_per_token"]
     assert result.settings["train_questions"] == 20 < result.settings["train_questions_available"]
     assert any("20 of" in note for note in result.notes)
+    # The micro-world's ids end with the gold role; who falls is the one known disagreement.
+    told = [question.rpartition("-")[2] for question in result.ids]
+    assert len(result.roles) == len(result.ids) and set(result.roles) <= set(ROLES)
+    assert {pair for pair in zip(told, result.roles, strict=True) if pair[0] != pair[1]} <= {("agent", "patient")}
     final = result.snapshots[-2]
     for score in SCORES:
         values = final.scores["linear"][score]

@@ -12,6 +12,7 @@ from qa_tasks import WORDS, WordTokenizer, example
 
 from emergence.config import EvaluateConfig
 from emergence.data.qa_encoding import EncodedQA, encode_qa
+from emergence.data.roles import asked_role
 from emergence.model import span_cross_entropy
 from emergence.training.evaluate import (
     Evaluation,
@@ -82,7 +83,7 @@ def test_intervals_hold_the_point_and_count_their_questions(data: EncodedQA) -> 
     groups = found.by["role"]
     assert set(groups) == {"who", "what"} and groups["who"]["em"].n + groups["what"]["em"].n == 120
     assert list(groups) == ["who", "what"]  # the most frequent first
-    for kind in ("role", "voice", "answer_words"):
+    for kind in ("role", "asked_role", "voice", "answer_words"):
         total = sum(group["f1_tokens"].point * group["f1_tokens"].n for group in found.by[kind].values())
         assert total / 120 == pytest.approx(found.scores["f1_tokens"].point)
 
@@ -209,7 +210,17 @@ def test_rows_are_json_with_exclusive_spans(data: EncodedQA) -> None:
         assert row["prediction"] == [answer.start, answer.end] == row["golds"][0]
         assert row["prediction_text"] == answer.text and row["em"] == row["f1_tokens"] == 1.0
         assert (row["id"], row["sentence_id"], row["role"]) == (e.id, e.sentence_id, e.wh)
+        assert row["asked_role"] == asked_role(e)
         assert row["predicate"] == e.tokens[e.predicate_index]
+
+
+def test_one_wh_word_holds_several_asked_roles() -> None:
+    """ "What" mixes agents and patients; the breakdown by asked role takes them apart."""
+    slots = [("what", "", "", "acts", "someone", "", ""), ("what", "does", "someone", "see", "", "", "")]
+    examples = [example(i, WORDS[:6], "what?", [(0, 1)], predicate_index=1, slots=slots[i % 2], is_passive=False)
+                for i in range(6)]  # fmt: skip
+    labels = breakdown_labels(encode_qa(examples, WordTokenizer(), "question-first", 64)[0])
+    assert set(labels["role"]) == {"what"} and labels["asked_role"] == ["agent", "patient"] * 3
 
 
 def test_the_report_survives_json(data: EncodedQA) -> None:
