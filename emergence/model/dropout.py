@@ -6,14 +6,17 @@ all other results went through. Hooks add it, so that a trunk without them compu
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from emergence.errors import UsageError
 from emergence.model.trunk import Trunk
 
-#: Makes a generator's seed of a run's seed and a step: steps of one run and runs of near seeds stay apart.
-_STEP_STRIDE = 2**32
+#: Keeps these draws apart from all others of the same seed.
+_STREAM = 0xD809
+#: What of a block adds to the residual stream.
+_SUBLAYERS = ("attention", "mlp")
 
 
 class ResidualDropout:
@@ -25,7 +28,7 @@ class ResidualDropout:
     Args:
         trunk: Gets the hooks; :meth:`remove` takes them away again.
         rate: Share that is zeroed, 0 to below 1; at 0 no hook is set.
-        seed: Of the masks, below 2**31.
+        seed: Of the masks.
     """
 
     def __init__(self, trunk: Trunk, rate: float, seed: int) -> None:
@@ -33,13 +36,15 @@ class ResidualDropout:
             raise UsageError(f"finetune.dropout must be at least 0 and below 1, not {rate:g}")
         self._keep, self._seed = 1 - rate, seed
         self._generator = torch.Generator(next(trunk.parameters()).device)
-        sublayers = [layer for block in trunk.blocks for layer in (block.attention, block.mlp)] if rate else []
-        self._hooks = [layer.register_forward_hook(self._drop) for layer in sublayers]
+        layers = [layer for block in trunk.blocks for name, layer in block.named_children() if name in _SUBLAYERS]
+        self._hooks = [layer.register_forward_hook(self._drop) for layer in layers] if rate else []
 
     def start_step(self, step: int) -> None:
         """Every mask until the next call is ``step``'s."""
         if self._hooks:
-            self._generator.manual_seed(self._seed * _STEP_STRIDE % 2**62 + step)
+            # Hashed, because a CPU generator takes 32 bits alone.
+            mixed = np.random.SeedSequence([self._seed, step, _STREAM]).generate_state(1)
+            self._generator.manual_seed(int(mixed[0]))
 
     def remove(self) -> None:
         """Take the hooks away."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from emergence.model.trunk import EMBEDDING_STD, Trunk
 
 #: Scales nearer than this are one scale: a random trunk's is the fresh one but for the luck of the draw.
 SAME_SCALE = 0.1
+#: Keeps these draws apart from all others of the same seed, the trunk's own initialisation among them.
+_STREAM = 0x0E3B
 
 
 def fresh_scale(trunk: Trunk) -> float | None:
@@ -64,7 +67,8 @@ def redraw_unseen(trunk: Trunk, counts: Sequence[int] | Tensor, seed: int) -> in
     if not seen.any() or seen.all():
         return 0
     scale = math.sqrt(float(weight[seen.to(weight.device)].float().square().mean()))
-    drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)) * scale  # (V, D)
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, _STREAM]).generate_state(1)[0]))
+    drawn = torch.randn(weight.shape, generator=generator) * scale  # (V, D)
     unseen = ~seen
     weight[unseen.to(weight.device)] = drawn[unseen].to(weight)
     return int(unseen.sum())

@@ -262,7 +262,7 @@ class _TrialCheckpointer(Checkpointer):
         self._inner, self._progress, self._before = inner, progress, steps_before
 
     def save(self, phase: str, step: int, state: dict[str, Any], rewind_to: int | None = None) -> Path | None:  # type: ignore[override]
-        if not 0 < step or state["epoch"]:
+        if not step > 0 or state["epoch"]:
             return None
         return self._inner.save(PHASE, self._before + step, {**self._progress, "trial": state})
 

@@ -88,14 +88,13 @@ def stop_at(step: int) -> Callable[[], bool]:
 # What it finds ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rate", "factor"), [(4e-4, 3.0), (3e-2, 0.3)])
+@pytest.mark.parametrize(("rate", "factor"), [(4e-4, 3.0), (1e-1, 0.3)])
 def test_a_planted_better_rate_is_found(data: tuple[EncodedQA, EncodedQA], rate: float, factor: float) -> None:
     config = replace(CONFIG, lr=rate, head_lr=rate, min_steps_per_epoch=60)
     tuned = Run(data, config)()
     plain = Run(data, replace(config, search="off"))()
     assert tuned.search is not None and tuned.search.chosen.lr_factor == factor
-    assert tuned.best.validation_f1 >= plain.best.validation_f1 > 0
-    assert factor < 1 or tuned.best.validation_f1 > plain.best.validation_f1 + 0.2
+    assert tuned.best.validation_f1 > plain.best.validation_f1 + 0.1
     assert tuned.search.edges == ("lr_factor",) and "search_edge" in tuned.flags
 
 
@@ -202,7 +201,8 @@ def test_the_search_costs_at_most_two_finetunings(epochs: int, least_steps: int)
             rungs = plan_rungs(n, config, candidates)
             assert search_passes(n, config, candidates) <= MOST_SHARE * finetuning_passes(n, config)
             assert sum(r.candidates * r.steps(32) for r in rungs) <= MOST_SHARE * steps_of_one
-            assert [r.candidates for r in rungs] == ([6, 3, 2] if candidates == 6 else [3, 2])[-len(rungs) :]
+            assert [r.candidates for r in rungs] in ([], [6, 3, 2] if candidates == 6 else [3, 2])
+            assert rungs or least_steps < 40
             assert all(min(n, 32) <= r.questions <= n and r.passes >= 1 for r in rungs)
 
 
@@ -251,9 +251,7 @@ def test_a_subset_is_gone_over_whole_passes() -> None:
 # What it may not see, and what may not disturb it ---------------------------------------------------
 
 
-def test_it_is_given_no_test_questions(
-    data: tuple[EncodedQA, EncodedQA], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_given_no_test_questions(data: tuple[EncodedQA, EncodedQA], monkeypatch: pytest.MonkeyPatch) -> None:
     names = set(inspect.signature(finetune_tuned).parameters)
     assert {"train", "validation"} <= names and not any("test" in name for name in names)
     scored = []
@@ -271,11 +269,13 @@ def test_it_is_given_no_test_questions(
 
 def test_the_given_weights_are_every_trials_start(data: tuple[EncodedQA, EncodedQA]) -> None:
     run = Run(data)
-    before = copy.deepcopy(run.trunk.state_dict())
+    before = [*copy.deepcopy(run.trunk.state_dict()).values()]
     seen = []
 
     def look() -> bool:
-        seen.append(all(torch.equal(a, b) for a, b in zip(before.values(), run.trunk.state_dict().values(), strict=True)))
+        seen.append(
+            all(torch.equal(a, b) for a, b in zip(before.values(), run.trunk.state_dict().values(), strict=True))
+        )
         return False
 
     run.more["should_stop"] = look
