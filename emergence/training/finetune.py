@@ -80,6 +80,7 @@ def finetune(
     progress: Progress | None = None,
     on_nan: OnNan = "stop",
     carried: dict[str, Any] | None = None,
+    announce: bool = True,
 ) -> FinetuneResult:
     """Train ``trunk`` and ``head`` in place; they end with the best epoch's weights.
 
@@ -97,6 +98,7 @@ def finetune(
         should_stop: Asked after every step; true saves a checkpoint and raises.
         on_nan: What to do about a loss or gradient that is not finite, as in pretraining.
         carried: Plain values that every checkpoint holds for the caller, under ``carried``.
+        announce: Log a line for every epoch.
 
     Raises:
         StopRequested: ``should_stop`` was true; the same call resumes.
@@ -122,6 +124,7 @@ def finetune(
         progress=progress or NoProgress(),
         on_nan=on_nan,
         carried=carried,
+        announce=announce,
     )
     try:
         loop.resume()
@@ -152,6 +155,7 @@ class _Loop:
     progress: Progress
     on_nan: OnNan
     carried: dict[str, Any] | None
+    announce: bool
 
     def __post_init__(self) -> None:
         self.state = _State()
@@ -292,7 +296,8 @@ class _Loop:
         state.epoch, state.batch, state.loss_sum, state.questions = state.epoch + 1, 0, 0.0, 0
         self.recorder.log("finetune_epoch", **asdict(scores))
         self.recorder.time("finetune_epoch", epoch=scores.epoch, seconds=self._seconds())
-        logger.info(
+        logger.log(
+            logging.INFO if self.announce else logging.DEBUG,
             "epoch %d: training loss %.3f, validation loss %.3f, EM %.3f, F1 %.3f",
             *asdict(scores).values(),
         )

@@ -199,6 +199,7 @@ class _Search:
                 checkpointer=self._trial_checkpointer(),
                 recorder=_SilentRecorder(self.recorder),
                 progress=_NamedProgress(self.progress, f"search, training {len(self.trials) + 1} of {self.total}"),
+                announce=False,
             )
             f1, loss = found.best.validation_f1, found.best.validation_loss
         except NonFiniteLossError as error:

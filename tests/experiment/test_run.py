@@ -280,6 +280,9 @@ def test_a_searched_ceiling_is_recorded_and_survives_interruptions(tmp_path: Pat
     assert ("search_edge" in result.flags) == bool(search["edges"])
     assert result.seconds is not None and result.seconds["finetune_search"] > 0
     assert load_result(whole.stats_path).finetuning == result.finetuning
+    settings = [value for value in SEARCHED if "search" not in value]
+    _, plain = run_small(tmp_path / "plain", *settings, random_baseline=True, cache=tmp_path / "cache")
+    assert result.final_validation_f1 >= plain.final_validation_f1
 
     spec, stops, again = small_spec(*SEARCHED, random_baseline=True), 0, None
     while again is None:

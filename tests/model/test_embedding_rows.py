@@ -49,7 +49,7 @@ def test_a_row_is_the_seeds_whatever_else_is_unseen() -> None:
     more = collapsed()
     redraw_unseen(more, [0, 0, *COUNTS[2:]], seed=3)
     cosine = torch.nn.functional.cosine_similarity(more.embedding.weight[0], one.embedding.weight[0], dim=0)
-    assert float(cosine) == pytest.approx(1.0, abs=1e-5)
+    assert cosine.item() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_where_all_or_nothing_was_seen_nothing_is_drawn() -> None:

@@ -170,9 +170,10 @@ def test_flags_say_what_may_lie_beyond(caplog: pytest.LogCaptureFixture, data: t
     assert replace(result, best=epochs[0]).flags == ["search_edge"]
     assert replace(result, stopped_early=True, search=replace(search, edges=())).flags == []
     assert replace(result, search=None).flags == []
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         Run(data, replace(CONFIG, lr=4e-4, head_lr=4e-4, min_steps_per_epoch=60))()
-    assert "search edge" in caplog.text
+    assert "finetuning: search edge" in caplog.text and "search: chose rate x 3" in caplog.text
+    assert caplog.text.count("epoch 1:") == 1  # the trials' epochs are not told one by one
 
 
 def test_a_setting_that_diverges_loses_and_the_run_goes_on(data: tuple[EncodedQA, EncodedQA]) -> None:
@@ -273,9 +274,8 @@ def test_the_given_weights_are_every_trials_start(data: tuple[EncodedQA, Encoded
     seen = []
 
     def look() -> bool:
-        seen.append(
-            all(torch.equal(a, b) for a, b in zip(before.values(), run.trunk.state_dict().values(), strict=True))
-        )
+        now = run.trunk.state_dict().values()
+        seen.append(all(torch.equal(a, b) for a, b in zip(before, now, strict=True)))
         return False
 
     run.more["should_stop"] = look
