@@ -34,6 +34,7 @@ from emergence.training.health import NonFiniteLossError
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder
 from emergence.training.search_budget import (
     EMBEDDINGS,
+    FRESH,
     LR_FACTORS,
     PRETRAINED,
     Rung,
@@ -121,14 +122,15 @@ def settle(trunk: Trunk, config: FinetuneConfig, setting: Setting, embedding_sca
 def survivors(trials: Sequence[Trial], keep: int) -> list[Setting]:
     """The ``keep`` settings of a rung that go on, best first.
 
-    The best by validation F1 (on a tie the lower loss), the best of the rates below its, the best with the other
-    embedding scale, then by score.
+    The best by validation F1 (on a tie the lower loss); the best of those that move less than it (a lower rate, or
+    its rate without its fresh embedding); the best of the lower rates; the best with the other embedding; by score.
     """
     ranked = sorted(trials, key=_badness)
     best = ranked[0]
-    slower = [t for t in ranked if t.lr_factor < best.lr_factor]
+    slower = [t for t in ranked if (t.lr_factor, t.embedding == FRESH) < (best.lr_factor, best.embedding == FRESH)]
+    lower = [t for t in ranked if t.lr_factor < best.lr_factor]
     other = [t for t in ranked if t.embedding != best.embedding]
-    order = [best, *slower[:1], *other[:1], *ranked]
+    order = [best, *slower[:1], *lower[:1], *other[:1], *ranked]
     kept = set(list(dict.fromkeys(trial.setting for trial in order))[:keep])
     return [trial.setting for trial in ranked if trial.setting in kept]
 

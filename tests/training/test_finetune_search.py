@@ -149,7 +149,11 @@ def test_the_best_goes_on_and_with_it_what_is_slower() -> None:
     slow = [trial(0.6, 1.0), trial(0.5, 0.3, "fresh"), trial(0.4, 0.3)]
     kept = survivors([*slow, *fast], 3)
     assert kept == [fast[0].setting, fast[1].setting, fast[2].setting]
-    assert survivors([fast[0], fast[2], slow[0]], 2) == [fast[0].setting, slow[0].setting]  # the lower rate stays
+    assert survivors([fast[0], fast[2], slow[0]], 2) == [fast[0].setting, fast[2].setting]  # its rate, not its scale
+    assert survivors([trial(0.9), trial(0.8, 3.0), trial(0.1, 0.3)], 2) == [
+        trial(0).setting, trial(0, 0.3).setting
+    ]  # fmt: skip
+    assert survivors([*slow, fast[0], trial(0.3, 3.0)], 3) == [fast[0].setting, slow[0].setting, slow[1].setting]
     assert survivors([trial(0.9), trial(0.8, 3.0), trial(0.1, 3.0, "fresh")], 2) == [
         trial(0).setting, trial(0, 3.0, "fresh").setting
     ]  # fmt: skip
