@@ -13,8 +13,6 @@ from emergence.analysis.comparable import Grouping, group_results
 from emergence.analysis.results import collect_results
 from emergence.analysis.set_scores import PAIRED, POINT, SUMMARY, SetScores, score_set
 from emergence.errors import DataError
-from emergence.experiment.run_directory import MANIFEST_FILE
-from emergence.files import read_json, seal, unseal, write_json_atomic
 from tests.analysis.fake_runs import spec_of, write_grid, write_guide_file, write_run
 
 PLANTED = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}
@@ -220,20 +218,6 @@ def test_runs_trained_otherwise_and_runs_of_the_same_seed_are_left_out(tmp_path:
     assert "finetune.lr 0.5 instead of" in left_out[odd.run_id][1]
     assert len(left_out) == 2 and any("pretraining seed 0" in reason for _, reason in left_out.values())
     assert again.run_id.endswith("-2")
-
-
-def test_what_a_search_chose_is_no_setting_and_whether_there_was_one_is(tmp_path: Path) -> None:
-    write_grid(tmp_path, PLANTED)
-    for seed, factor in ((1, 3.0), (2, 0.3)):
-        run = write_run(tmp_path, "full", 0.6, seed=seed)
-        stats = unseal(read_json(run.stats_path, DataError), "stats", DataError)
-        stats["finetuning"] = {"search": {"chosen": {"lr_factor": factor, "embedding": "fresh"}}}
-        write_json_atomic(run.stats_path, seal(stats))
-        (run.path / MANIFEST_FILE).unlink()
-    old = write_run(tmp_path, "full", 0.6, seed=3, sets=("finetune.search=off",))
-    (one,) = group(tmp_path).sets
-    assert [item.spec.seed for item in one.cells["full"] if item.spec] == [0, 1, 2]
-    assert "finetune.search off instead of on" in reasons(tmp_path)[old.run_id][1]
 
 
 def test_a_folder_that_is_not_there_or_is_one_file(tmp_path: Path) -> None:
