@@ -89,6 +89,7 @@ class FinetuneConfig:
     lr: float = _setting("AdamW's peak learning rate", 1e-3, low=0.0)
     head_lr: float = _setting("the span head's peak learning rate", 1e-3, low=0.0)
     weight_decay: float = _setting("decoupled weight decay on matrices", 0.01, low=0.0)
+    dropout: float = _setting("dropout on what attention and MLP add to the residual stream", 0.0, low=0.0, high=0.9)
     grad_clip: float = _setting("global gradient norm limit (0: none)", 1.0, low=0.0)
     warmup_fraction: float = _setting(
         "share of the steps that warm up; the rest decays linearly to zero", 0.06, low=0.0, high=1.0
@@ -96,6 +97,9 @@ class FinetuneConfig:
     patience: int = _setting("stop after this many epochs without a better validation F1 (0: never)", 2, low=0)
     train_gold: Literal["first", "marginal"] = _setting(
         "train on the sum over all golds, or on the first alone", "marginal"
+    )
+    search: Literal["on", "off"] = _setting(
+        "first look on validation for learning rate and embedding scale, at the cost of two finetunings at most", "on"
     )
     marks: Literal["auto", "text", "special"] = _setting(
         "mark predicate and separator by quote and newline (text) or tokens of their own; auto: text if frozen", "auto"

@@ -155,7 +155,7 @@ class ExperimentSpec:
         if set(values) - known or "config" not in values:
             raise ConfigError(f"{source}: not a spec of this program (keys {sorted(set(values) ^ known)} differ)")
         _check_types(values, source)
-        values["config"] = config_from_dict(values["config"], f"{source}: config")
+        values["config"] = config_from_dict(_before_the_search(values["config"]), f"{source}: config")
         try:
             return cls(**values).checked()
         except UsageError as error:
@@ -234,6 +234,10 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         )
 
 
+#: Settings that came with the search, at what stands for their absence.
+_SINCE_THE_SEARCH = {"search": "off", "dropout": 0.0}
+
+
 def _check_types(values: Mapping[str, Any], source: str) -> None:
     """Types of a stored spec's own fields (the config checks itself)."""
     for f in dataclasses.fields(ExperimentSpec):
@@ -246,12 +250,23 @@ def _check_types(values: Mapping[str, Any], source: str) -> None:
             raise ConfigError(f"{source}: {f.name} has the impossible value {value!r}")
 
 
+def _before_the_search(config: object) -> Any:
+    """A stored config; one of before there was ``finetune.search`` did not search, and must not begin to."""
+    finetune = config.get("finetune") if isinstance(config, Mapping) else None
+    if not isinstance(config, Mapping) or not isinstance(finetune, Mapping) or "search" in finetune:
+        return config
+    return {**config, "finetune": {**finetune, "search": "off"}}
+
+
 def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config dictionary without what cannot change a result (names, logging and checkpoint cadence, hardware)."""
     out = {key: value for key, value in config.items() if key not in ("name", "run_prefix", "compute")}
     for section in ("pretrain", "finetune"):
         cosmetic = ("log_every_steps", "checkpoint_every_steps", "on_nan")
         out[section] = {key: value for key, value in config[section].items() if key not in cosmetic}
+    for key, value in _SINCE_THE_SEARCH.items():  # so that such runs are the same experiment as before it
+        if out["finetune"][key] == value:
+            del out["finetune"][key]
     return out
 
 

@@ -39,6 +39,7 @@ def conclude(session: Session, weights: WeightsFile, trained: Trained, questions
         test_scores=reports["test"][HEADLINE],
         validation_scores=reports["validation"][HEADLINE],
         probes=_probes(trained, reports),
+        finetuning=_finetuning(trained),
         **common_facts(session, weights, trained),
     )
 
@@ -57,6 +58,7 @@ def common_facts(session: Session, weights: WeightsFile, trained: Trained | None
         flags.append("rewound_after_nan")
     if trained and trained.probes and not all(fit.converged for fit in named_fits(trained.probes).values()):
         flags.append("probe_not_converged")
+    flags += trained.finetuned.flags if trained and trained.finetuned else []
     return {
         "lineage": {
             "trunk_sha256": sha256_file(session.run.trunk_path),
@@ -109,6 +111,12 @@ def _best_loss(trained: Trained) -> float | None:
     return trained.probes.best("linear").validation_loss if trained.probes else None
 
 
+def _finetuning(trained: Trained) -> dict[str, Any] | None:
+    """How finetuning's settings were found, where they were."""
+    search = trained.finetuned.search if trained.finetuned else None
+    return {"search": search.to_dict()} if search else None
+
+
 def _probes(trained: Trained, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Fits of every family and layer, and the scored read-outs with their intervals."""
     if trained.probes is None:
@@ -140,6 +148,8 @@ def _timings(session: Session) -> tuple[dict[str, float], dict[str, float]]:
             seconds["pretrain"], rates["pretrain"] = line["seconds"], line["tokens_per_second"]
         elif line["kind"] == "finetune_epoch":
             seconds["finetune"] = line["seconds"]
+        elif line["kind"] == "finetune_search":  # each line has the sum so far
+            seconds["finetune_search"] = line["seconds"]
         elif line["kind"] in ("probe", "probe_validity"):
             seconds[line["kind"]] = seconds.get(line["kind"], 0.0) + line["seconds"]
     return seconds, rates

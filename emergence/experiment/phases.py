@@ -18,13 +18,16 @@ from emergence.experiment.inputs import FINETUNED, PRETRAINED, RANDOM, GivenWeig
 from emergence.experiment.result import current_versions
 from emergence.experiment.store import RunDirectory
 from emergence.model import SpanHead, Trunk, build_trunk
+from emergence.model.embedding_rows import redraw_unseen
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint import Checkpointer, WeightsFile, load_into, load_weights
 from emergence.training.distributed import Workers
 from emergence.training.evaluate import max_answer_words
 from emergence.training.features import SpanLogits, predict_finetuned
 from emergence.training.finetune import PHASE as FINETUNE_PHASE
-from emergence.training.finetune import FinetuneResult, finetune
+from emergence.training.finetune_result import FinetuneResult
+from emergence.training.finetune_search import PHASE as SEARCH_PHASE
+from emergence.training.finetune_search import finetune_tuned
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.precision import resolve_precision
 from emergence.training.pretrain import pretrain
@@ -203,22 +206,27 @@ HEADLINE = "headline"
 
 
 def load_trunk(weights: WeightsFile, session: Session) -> Trunk:
+    """The trunk that finetuning and probes start from; rows that pretraining never saw are drawn anew."""
     trunk = build_trunk(weights.model, weights.vocab_rows, seed=0)
     load_into(trunk, weights.state_dict, session.run.trunk_path)
+    counts = weights.metadata.get("token_counts")
+    if counts is not None and weights.metadata.get("stage") != RANDOM:
+        redraw_unseen(trunk, counts, session.spec.seed)
     return trunk.to(session.device)
 
 
 def finetune_whole(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
-    """Train trunk and head; the best epoch's weights are kept and scored."""
+    """Find the settings on validation, train trunk and head; the best epoch's weights are kept and scored."""
     trunk = load_trunk(weights, session)
     head = SpanHead(trunk.hidden_size, seed=session.spec.seed)
     cap = max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
-    session.begin(FINETUNE_PHASE, weights.metadata["history_bytes"])
+    if not session.checkpointer.has(SEARCH_PHASE):
+        session.begin(FINETUNE_PHASE, weights.metadata["history_bytes"])
 
     def save_epoch(name: str, trunk: Trunk, head: nn.Module, facts: dict[str, Any]) -> None:
         session.run.save_snapshot(name, session.weights(trunk, FINETUNED, head, name=name, **facts))
 
-    result = finetune(
+    result = finetune_tuned(
         trunk,
         head,
         questions.train,
