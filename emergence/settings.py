@@ -145,7 +145,8 @@ class ProbeConfig:
 class EvaluateConfig:
     """How scores get their intervals."""
 
-    bootstrap_draws: int = _setting("resamples of sentence clusters", 10_000, low=100)
+    bootstrap_draws: int = _setting("resamples of the clusters", 10_000, low=100)
+    cluster: Literal["sentence", "document"] = _setting("what is resampled whole", "sentence")
     alpha: float = _setting("1 - confidence level of every interval", 0.05, low=0.0001, high=0.5)
 
 

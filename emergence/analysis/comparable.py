@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from emergence.analysis.grid import CELL_OF_CONDITION
 from emergence.analysis.results import Collection, Found, Skipped
-from emergence.config import ConfigName
+from emergence.config import ConfigName, load_config
 from emergence.files import content_digest
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.spec import ExperimentSpec
@@ -193,7 +193,12 @@ def _base_key(item: Found) -> BaseKey:
         unknown = (NOT_RECORDED,) * 4
         return BaseKey(result.config_name, NOT_RECORDED, result.finetune_samples_limit, *unknown, "older format")
     prints = (result.data or {}).get("fingerprints", {})
-    scoring = {"alpha": spec.config.evaluate.alpha, "longest": spec.config.finetune.max_answer_words}
+    evaluation = spec.config.evaluate
+    scoring = {
+        "alpha": evaluation.alpha,
+        "cluster": evaluation.cluster,
+        "longest": spec.config.finetune.max_answer_words,
+    }
     return BaseKey(
         size=result.config_name,
         layout=spec.layout,
@@ -387,6 +392,36 @@ def _members(s: ComparableSet) -> str:
     names = [item.name for item in s.results()]
     more = f" and {len(names) - 4} more" if len(names) > 5 else ""
     return f"{s.label} ({', '.join(names[:4] if more else names)}{more})"
+
+
+def peers_of(s: ComparableSet, grouping: Grouping) -> list[dict[str, tuple[Found, ...]]]:
+    """Cells of the sets that differ from ``s`` in size alone, to pool the variance over seeds with.
+
+    Of each, the cells with two seeds or more, on the same pretraining text, with the settings that their size has by
+    default or the same changes to them. Pooling is within a cell, never over cells (METHODS A6).
+    """
+    text = s.trunk.pretraining_text if s.trunk else None
+    peers = []
+    for series in grouping.over_sizes().values():
+        for other in series if any(one is s for one in series) else ():
+            if other is s or (other.trunk.pretraining_text if other.trunk else None) != text:
+                continue
+            cells = {
+                cell: items
+                for cell, items in other.cells.items()
+                if len(items) > 1 and cell in s.cells and _changes(items[0]) == _changes(s.cells[cell][0])
+            }
+            peers += [cells] if cells else []
+    return peers
+
+
+def _changes(item: Found) -> dict[str, Any]:
+    """Training settings other than the size's own."""
+    if item.spec is None:
+        return {}
+    usual = replace(item, spec=replace(item.spec, config=load_config(item.spec.config.name)))
+    own = _training_settings(usual)
+    return {key: value for key, value in _training_settings(item).items() if value != own.get(key)}
 
 
 def missing_cells(s: ComparableSet) -> dict[str, str]:

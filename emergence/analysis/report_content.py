@@ -23,6 +23,7 @@ from emergence.analysis.tables import ResultsTable, score_text
 from emergence.analysis.verdict import FamilyFinding, Verdict, verdict_of
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.measures.measured_coverage import counted
 from emergence.measures.readings import format_estimate
 
 QUESTION = (
@@ -168,10 +169,19 @@ def _two_by_two(comparable: ComparableSet, scores: ReadoutScores, shuffled: Read
     if floor:
         rows.append((f"no model ({floor[0].replace('_', ' ')})", f"{floor[1]:.3f}", ""))
     n = next(iter(scores.f1.values()), None)
-    counts = f" on {n.n:,} {scores.split} questions of {n.n_clusters:,} sentences" if n and n.n else ""
+    counts = f" on {counts_of_set(comparable, scores)}" if n and n.n else ""
     level = f", {n.level:.0%} intervals" if n and math.isfinite(n.lo) else ""
     head = ("Token F1", "frozen, linear probe", "all weights trained")
     return Table(f"{comparable.label}: token F1{counts}{level}", head, tuple(rows))
+
+
+def counts_of_set(comparable: ComparableSet, scores: ReadoutScores) -> str:
+    """``1,043 test questions of 184 sentences, 16 documents``; what was not recorded is unknown."""
+    n = next(iter(scores.f1.values()))
+    stored = comparable.results()[0].result.test_scores or {}
+    documents = scores.grid.n_documents if scores.grid else stored.get("n_documents")
+    sentences = scores.grid.n_sentences if scores.grid else stored.get("n_clusters", n.n_clusters)
+    return f"{n.n:,} {scores.split} questions of {counted(sentences, documents)}"
 
 
 def _score_rows(scores: ReadoutScores) -> Iterable[tuple[str, str, str]]:

@@ -178,7 +178,7 @@ def _fit_facts(report: ProbeReport, family: str) -> dict[str, Any]:
 
 def _result(work: Work, snapshots: Sequence[ProbedSnapshot]) -> SnapshotProbes:
     test, evaluation = work.questions.test, work.spec.config.evaluate
-    clusters = np.asarray(test.clusters)
+    clusters = np.asarray(test.resampled(evaluation.cluster))
     found = summarise(snapshots, clusters, n_boot=evaluation.bootstrap_draws, level=1 - evaluation.alpha)
     return SnapshotProbes(
         run=_run_facts(work),

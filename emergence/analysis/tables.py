@@ -15,10 +15,12 @@ from typing import Any
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, group_results
 from emergence.analysis.grid import HEADLINE
 from emergence.analysis.results import OWN_KIND, Collection, Skipped, collect_results
-from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_set
+from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets
 from emergence.errors import DataError
 from emergence.measures.bootstrap import N_BOOT, Estimate
+from emergence.measures.clustering import ClusterKind
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
+from emergence.measures.measured_coverage import counted
 from emergence.measures.readings import ScaleReading, SizeScore, format_estimate, read_sizes
 
 TABLE_KIND = f"{OWN_KIND}results-table"
@@ -128,10 +130,13 @@ class ResultsTable:
         }
 
 
-def build_table(root: Path, *, n_boot: int = N_BOOT, only: Container[str] | None = None) -> ResultsTable:
+def build_table(
+    root: Path, *, n_boot: int = N_BOOT, only: Container[str] | None = None, cluster: ClusterKind = "sentence"
+) -> ResultsTable:
     """The table of everything under ``root``.
 
     Args:
+        cluster: What the intervals resample.
         only: Run ids to which the table is restricted.
 
     Raises:
@@ -146,7 +151,7 @@ def build_table(root: Path, *, n_boot: int = N_BOOT, only: Container[str] | None
         there = "; ".join(f"{item.name}: {item.reason}" for item in collection.skipped[:5])
         raise DataError(f"no finished results here{': ' + there if there else ''}", root)
     grouping = group_results(collection)
-    return table_of(collection, grouping, [score_set(comparable, n_boot=n_boot) for comparable in grouping.sets])
+    return table_of(collection, grouping, score_sets(grouping, n_boot=n_boot, cluster=cluster))
 
 
 def table_of(collection: Collection, grouping: Grouping, scored: Sequence[SetScores]) -> ResultsTable:
@@ -262,6 +267,9 @@ def _reading_line(found: SetScores) -> str:
     parts += [f"score {score_text(scores.scratch)}, floor random trained whole"] if scores.scratch else []
     parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
     parts += [f"{scores.split} F1, {scores.basis}"]
+    if scores.grid:
+        grid = scores.grid
+        parts.append(f"{grid.n_questions:,} questions, {counted(grid.n_sentences, grid.n_documents)}")
     if scores.reading:
         open_ = f" (could be {' or '.join(scores.reading.could_be)})" if len(scores.reading.could_be) > 1 else ""
         parts.append(f"reading: {scores.reading.verdict}{open_}")

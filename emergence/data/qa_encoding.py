@@ -143,6 +143,16 @@ class EncodedQA:
         return np.array([seen.setdefault((e.source, e.sentence_id), len(seen)) for e in self.examples], dtype=np.int64)
 
     @cached_property
+    def documents(self) -> IntArray:
+        """The document of each question, (N,), numbered as ``clusters`` are."""
+        seen: dict[tuple[str, str], int] = {}
+        return np.array([seen.setdefault((e.source, e.document_id), len(seen)) for e in self.examples], dtype=np.int64)
+
+    def resampled(self, cluster: Literal["sentence", "document"]) -> IntArray:
+        """(N,) what the bootstrap resamples: the sentence or the document of each question."""
+        return self.documents if cluster == "document" else self.clusters
+
+    @cached_property
     def first_golds(self) -> IntArray:
         """The gold to train on: first and last word (inclusive), (N, 2)."""
         first = self.gold_offsets[:-1]

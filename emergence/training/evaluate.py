@@ -22,6 +22,7 @@ from emergence.data.roles import asked_role
 from emergence.measures.argument_selection import ArgumentChoices, argument_choices, selection_chance
 from emergence.measures.bootstrap import Estimate, bootstrap_present_means
 from emergence.measures.chance import heuristic_scores, learn_wh_rule, rule_scores, uniform_chance
+from emergence.measures.clustering import ClusterKind, document_widening
 from emergence.measures.scoring import SpanScores, answer_length_cap, score_spans
 from emergence.measures.span_scores import span_em, span_f1
 from emergence.measures.spans import GoldSpans, check_logits, decode_joint
@@ -44,7 +45,9 @@ class Evaluation:
     """Scores of one model on one split.
 
     Attributes:
-        n, n_clusters: Questions and sentences.
+        n, n_clusters, n_documents: Questions, sentences and documents; documents None in older files.
+        cluster: What the intervals resample, ``sentence`` or ``document``.
+        document_widening: Standard error of F1 by documents over that by sentences; None where there is none.
         max_answer_words: Longest span decoded.
         scores: Mean over questions by score name (``measures.scoring.SCORE_NAMES`` and ``invalid_rate``,
             the share of questions whose start and end, chosen apart, form no valid span); of
@@ -68,11 +71,15 @@ class Evaluation:
     floor: str | None
     n_floored: int
     n_unreachable_questions: int
+    n_documents: int | None = None
+    cluster: ClusterKind = "sentence"
+    document_widening: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; :meth:`from_dict` is the inverse."""
         plain = {key: getattr(self, key) for key in ("n", "n_clusters", "max_answer_words", "floor", "n_floored")}
-        plain["n_unreachable_questions"] = self.n_unreachable_questions
+        more = ("n_unreachable_questions", "n_documents", "cluster", "document_widening")
+        plain |= {key: getattr(self, key) for key in more}
         return plain | {key: _to_plain(getattr(self, key)) for key in ("scores", "macro", "by", "baselines")}
 
     @classmethod
@@ -165,7 +172,7 @@ def evaluate(
         seed: Of the bootstrap; equal seeds give comparable resamples across models.
         baselines_from: Training questions the wh-rule learns from; None leaves the baselines out.
     """
-    interval = _Intervals(encoded.clusters, config, seed)
+    interval = _Intervals(encoded.resampled(config.cluster), config, seed)
     columns = {**scores.columns(), "invalid_rate": 1.0 - scores.independent_valid.astype(np.float64)}
     breakdown = {name: columns[name] for name in BREAKDOWN_SCORES if name in columns}
     of_all = {name: values for name, values in breakdown.items() if name != "argument_selection"}
@@ -174,6 +181,7 @@ def evaluate(
     if baselines_from is not None:
         rules = baseline_scores(encoded, baselines_from, scores.max_len)
         baselines = {name: interval(columns_, everything) for name, columns_ in rules.items()}
+    widening = document_widening(scores.f1_tokens, encoded.clusters, encoded.documents)
     return Evaluation(
         n=len(encoded),
         n_clusters=len(set(encoded.clusters.tolist())),
@@ -188,6 +196,9 @@ def evaluate(
         floor=max(baselines, key=lambda name: baselines[name][_FLOOR_SCORE].point) if baselines else None,
         n_floored=scores.n_floored,
         n_unreachable_questions=scores.n_unreachable_questions,
+        n_documents=len(np.unique(encoded.documents)),
+        cluster=config.cluster,
+        document_widening=widening if math.isfinite(widening) else None,
     )
 
 
@@ -250,7 +261,7 @@ def prediction_rows(scores: SpanScores, encoded: EncodedQA) -> list[dict[str, An
 
 
 class _Intervals:
-    """Means over those of the questions ``rows`` that have a value, with sentence-cluster intervals; one seed."""
+    """Means over those of the questions ``rows`` that have a value, with cluster intervals; one seed throughout."""
 
     def __init__(self, clusters: npt.NDArray[np.int64], config: EvaluateConfig, seed: int) -> None:
         self._clusters, self._config, self._seed = clusters, config, seed
@@ -273,7 +284,7 @@ def _macro(
     owner = np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
     counts = np.bincount(owner)
     means = {name: np.bincount(owner, weights=values) / counts for name, values in columns.items()}
-    clusters = np.array([cluster for cluster, _ in seen], dtype=np.int64)
+    clusters = encoded.resampled(config.cluster)[np.unique(owner, return_index=True)[1]]
     return _Intervals(clusters, config, seed)(means, np.arange(len(seen)))
 
 

@@ -74,7 +74,7 @@ class ProbeValidity:
     Attributes:
         family, layer: The probe, at the layer validation chose.
         task_f1, control_f1: Mean test token F1 on the task and on the control task.
-        selectivity: Their difference, with its sentence-cluster interval; about 0 where the probe learned by rote.
+        selectivity: Their difference, with its cluster interval; about 0 where the probe learned by rote.
         seen_types: Share of test questions whose control type occurs in training; rote reaches no others.
         mdl, control_mdl: Code length of the training answers of either task.
 
@@ -310,7 +310,8 @@ def _summary(
     contrast = code = None
     if control is not None:
         options = {"n_boot": evaluate.bootstrap_draws, "level": 1 - evaluate.alpha}
-        contrast = selectivity(of_task, control, test.clusters, **options)  # type: ignore[arg-type]
+        clusters = test.resampled(evaluate.cluster)
+        contrast = selectivity(of_task, control, clusters, **options)  # type: ignore[arg-type]
         code = DescriptionLength(**found[f"{fit.family} control_mdl"])
     mdl = DescriptionLength(**found[f"{fit.family} mdl"])
     logger.info(

@@ -54,9 +54,10 @@ def write_run(
     finished: bool = True,
     predictions: bool = True,
     trunk_of: ExperimentSpec | None = None,
+    documents: int | None = None,
     **flags: Any,
 ) -> RunDirectory:
-    """A run whose mean test F1 and EM are ``f1`` (``bilinear`` for that probe)."""
+    """A run whose mean test F1 and EM are ``f1`` (``bilinear`` for that probe); older ones tell no ``documents``."""
     spec = spec_of(cell, **flags)
     run = RunStore(root).create(spec, now=datetime(2026, 1, 2, 3, 4, 5))
     prints = {"tokenizer": content_digest(tokenizer), "text": text, "questions": content_digest(questions)}
@@ -69,7 +70,7 @@ def write_run(
     if bilinear is not None:
         scores["bilinear"] = planted(bilinear, number)
     if predictions:
-        run.write_predictions(_rows(scores, sentences, questions))
+        run.write_predictions(_rows(scores, sentences, questions, documents))
     reports = {name: estimates(values, sentences) for name, values in scores.items()}
     readouts = {
         name: {"family": name, "layer": 1, "n_trainable": 640, "validation": report, "test": report}
@@ -118,10 +119,14 @@ def write_guide_file(path: Path, f1: float, *, frozen: bool = False, random: boo
     path.write_text(to_json({**content, **keys}, indent=2))
 
 
-def _rows(scores: dict[str, np.ndarray], sentences: list[str], questions: str) -> list[dict[str, Any]]:
+def _rows(
+    scores: dict[str, np.ndarray], sentences: list[str], questions: str, documents: int | None
+) -> list[dict[str, Any]]:
     rows = []
     for i, sentence in enumerate(sentences):
         values = {name: {score: float(found[i]) for score in NAMES} for name, found in scores.items()}
         place = {"id": f"{questions}:{i}", "source": "fake", "sentence_id": sentence}
+        if documents:
+            place["document_id"] = f"d{int(sentence) * documents // N_SENTENCES}"
         rows.append({**place, **values.pop("headline"), "readouts": values})
     return rows

@@ -230,3 +230,25 @@ def test_the_report_survives_json(data: EncodedQA) -> None:
 
 def test_same_seed_same_intervals(data: EncodedQA) -> None:
     assert report(data, 3.0) == report(data, 3.0)
+
+
+def test_three_counts_and_documents_as_clusters(data: EncodedQA) -> None:
+    found = score_logits(logits_for(data, 6.0), data, 20)
+    by_sentence, by_document = (
+        evaluate(found, data, EvaluateConfig(bootstrap_draws=300, cluster=kind)) for kind in ("sentence", "document")
+    )
+    for report_, clusters in ((by_sentence, 60), (by_document, 30)):
+        assert (report_.n, report_.n_clusters, report_.n_documents) == (120, 60, 30)
+        assert {e.n_clusters for e in (*report_.scores.values(), *report_.macro.values())} == {clusters}
+    assert (by_sentence.cluster, by_document.cluster) == ("sentence", "document")
+    ratio = by_document.scores["f1_tokens"].se / by_sentence.scores["f1_tokens"].se
+    assert by_sentence.document_widening == pytest.approx(ratio, rel=0.1)
+    assert Evaluation.from_dict(json.loads(json.dumps(by_document.to_dict()))) == by_document
+
+
+def test_an_older_evaluation_does_not_tell_its_documents(data: EncodedQA) -> None:
+    stored = report(data, 6.0).to_dict()
+    for key in ("n_documents", "cluster", "document_widening"):
+        del stored[key]
+    found = Evaluation.from_dict(stored)
+    assert (found.n_documents, found.cluster, found.document_widening) == (None, "sentence", None)
