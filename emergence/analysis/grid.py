@@ -27,13 +27,25 @@ from emergence.measures.emergence_score import (
     analyse_two_by_two,
     two_by_two_table,
 )
-from emergence.measures.readings import Reading, format_estimate, read_score
+from emergence.measures.readings import (
+    FLOORS,
+    SCORE_NAMES,
+    Reading,
+    describe_score,
+    format_estimate,
+    read_score,
+)
 
 #: Cell of the 2x2 by ``ExperimentSpec.condition``.
 CELL_OF_CONDITION = {"full": FULL, "frozen": FROZEN, "random": RANDOM_FULL, "random-frozen": RANDOM_FROZEN}
 
 #: The read-out reported for a run: the finetuned model, or the linear probe at its chosen layer.
 HEADLINE = "headline"
+#: What answers without a language model: words and positions (R_1), and the rule from the wh-word (R_0). Rows hold
+#: their scores beside the read-outs.
+WORDS, RULE = "words_left", "wh_rule"
+#: Scores that every read-out has, and those that older files lack.
+REQUIRED_SCORES, OPTIONAL_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1"), ("argument_selection",)
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,9 @@ class RunScores:
     Attributes:
         run: Where they come from. result: Its result file.
         ids: Question ids in the file's order. sentences: The cluster of each.
-        scores: Read-out -> score name -> (N,) values.
+        scores: Read-out -> score name -> (N,) values; argument selection is nan where a question has no other
+            argument to choose from, and absent from older files. Baselines (``words_left``, ``words_both``,
+            ``wh_rule``) stand among the read-outs, with the scores they have.
         trunk_seed: Of the pretraining, where the run probes a trunk of another seed than its own.
     """
 
@@ -66,10 +80,12 @@ class RunScores:
             raise DataError("the run is not finished: run its command again to go on with it", run.path)
         result = load_result(run.stats_path)
         rows = run.read_predictions()
-        names = ("em", "f1_tokens", "log_prob", "expected_f1")
-        scores = {HEADLINE: {name: np.array([row[name] for row in rows]) for name in names}}
+        scores = {HEADLINE: _columns(rows, REQUIRED_SCORES, OPTIONAL_SCORES)}
         for readout in rows[0].get("readouts", {}) if rows else ():
-            scores[readout] = {name: np.array([row["readouts"][readout][name] for row in rows]) for name in names}
+            scores[readout] = _columns([row["readouts"][readout] for row in rows], REQUIRED_SCORES, OPTIONAL_SCORES)
+        for baseline in rows[0].get("baselines", {}) if rows else ():
+            told = [row["baselines"][baseline] for row in rows]
+            scores[baseline] = _columns(told, (), (*REQUIRED_SCORES, *OPTIONAL_SCORES))
         sentences = tuple(f"{row['source']}\x1f{row['sentence_id']}" for row in rows)
         return cls(run, result, tuple(row["id"] for row in rows), sentences, scores)
 
@@ -82,6 +98,14 @@ class RunScores:
     def seed_label(self) -> str:
         """What makes two runs' training draws the same: the pretraining seed, or the random trunk's."""
         return str(self.run.spec.seed if self.trunk_seed is None else self.trunk_seed)
+
+
+def _columns(
+    rows: Sequence[Mapping[str, Any]], required: Sequence[str], optional: Sequence[str]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Score name -> (N,) values, nan for null; an optional score is there where the first row has it."""
+    names = [*required, *(name for name in optional if rows and name in rows[0])]
+    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
 @dataclass(frozen=True)
@@ -140,7 +164,7 @@ def build_grid(
     Raises:
         DataError: No full or no frozen run, or no two runs share their test questions.
     """
-    cells, left_out = _by_cell(list(runs))
+    cells, left_out = runs_by_cell(list(runs))
     if FULL not in cells or FROZEN not in cells:
         have = ", ".join(cells) or "none"
         raise DataError(f"a 2x2 needs a full and a frozen run on the same test questions; found: {have}")
@@ -148,7 +172,7 @@ def build_grid(
     scores, labels = {}, {}
     for cell, members in cells.items():
         name = readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
-        scores[cell] = np.stack([_in_order(member, first, name, score_name) for member in members])
+        scores[cell] = np.stack([in_order(member, first, name, score_name) for member in members])
         labels[cell] = [member.seed_label for member in members]
     table = two_by_two_table(scores, first.sentences, labels)
     analysis = analyse_two_by_two(table, n_boot=n_boot, level=level)
@@ -168,7 +192,7 @@ def build_grid(
     )
 
 
-def _by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], list[str]]:
+def runs_by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], list[str]]:
     """Runs by cell, those with the most common set of test questions; the others with their reason."""
     left_out = [f"{run.run.run_id}: pretraining only" for run in runs if run.cell is None]
     candidates = [run for run in runs if run.cell is not None]
@@ -185,7 +209,7 @@ def _by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], list[st
     return {cell: sorted(cells[cell], key=lambda r: r.seed_label) for cell in CELLS if cell in cells}, left_out
 
 
-def _in_order(run: RunScores, first: RunScores, readout: str, score_name: str) -> npt.NDArray[np.float64]:
+def in_order(run: RunScores, first: RunScores, readout: str, score_name: str) -> npt.NDArray[np.float64]:
     """Scores of ``run`` in the question order of ``first``."""
     if readout not in run.scores:
         known = ", ".join(run.scores)
@@ -218,18 +242,13 @@ def format_grid(grid: Grid) -> str:
     if grid.no_model_floor:
         lines.append(f"{'no model':<14}{grid.no_model_floor[1]:.3f} ({grid.no_model_floor[0].replace('_', ' ')})")
     lines.append("")
-    if grid.analysis.probe:
-        lines.append(
-            f"emergence score  {format_estimate(grid.analysis.probe.score, 3)}  floor: random trunk, probed frozen"
-        )
-    if grid.analysis.scratch:
-        lines.append(
-            f"emergence score  {format_estimate(grid.analysis.scratch.score, 3)}  floor: random trunk, trained whole"
-        )
-    lines.append(f"emergence gap    {format_estimate(grid.analysis.gap, 3)}  full minus frozen")
+    for score in (grid.analysis.probe, grid.analysis.scratch):
+        if score:
+            lines.append(f"{SCORE_NAMES[score.floor]:<20}{describe_score(score, 3)}  floor: {FLOORS[score.floor]}")
+    lines.append(f"{'emergence gap':<20}{format_estimate(grid.analysis.gap, 3)}  full minus frozen")
     if grid.reading:
-        lines.append(f"reading          {grid.reading.verdict}" + _open_verdicts(grid.reading))
-    return "\n".join([*lines, *(f"left out         {reason}" for reason in grid.left_out)])
+        lines.append(f"{'by the guide':<20}{grid.reading.verdict}" + _open_verdicts(grid.reading))
+    return "\n".join([*lines, *(f"{'left out':<20}{reason}" for reason in grid.left_out)])
 
 
 def _open_verdicts(reading: Reading) -> str:

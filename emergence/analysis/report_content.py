@@ -18,10 +18,11 @@ from emergence.analysis.report_provenance import cost, filtering, provenance, re
 from emergence.analysis.set_scores import ReadoutScores, SetScores
 from emergence.analysis.table_formats import legend, printed
 from emergence.analysis.tables import ResultsTable, score_text
-from emergence.analysis.verdict import FamilyFinding, Verdict, verdict_of
+from emergence.analysis.verdict import FamilyFinding, Verdict, gained, verdict_of
 from emergence.measures.bootstrap import Estimate
+from emergence.measures.conditional import SCORES
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
-from emergence.measures.readings import format_estimate
+from emergence.measures.readings import FLOORS, SCORE_NAMES, describe_score, format_estimate
 
 QUESTION = (
     "Does a language model come to know who did what to whom from predicting the next word alone? A trunk is "
@@ -96,7 +97,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
 
 
 def _in_short(verdict: Verdict) -> str:
-    return f"emergence by the linear probe: {verdict.headline}; where the roles are: {verdict.where}"
+    return verdict.short
 
 
 def _picture(chart: Chart) -> Picture:
@@ -112,7 +113,7 @@ def _verdicts(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
         yield Bullets(verdict.sentences)
         reading = found.headline.reading
         if reading:
-            yield Text("; ".join(reading.evidence).replace("_", " ") + ".", "Evidence of the reading:")
+            yield Text("; ".join(reading.evidence).replace("_", " ") + ".", "By the guide's scale:")
 
 
 def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:
@@ -155,12 +156,12 @@ def _two_by_two(comparable: ComparableSet, scores: ReadoutScores) -> Table:
 
 
 def _score_rows(scores: ReadoutScores) -> Iterable[tuple[str, str, str]]:
-    if scores.probe:
-        yield "emergence score", score_text(scores.probe), "floor: random trunk, probed frozen"
-        yield "frozen minus floor", shown(scores.probe.above_floor), "what pretraining adds for the probe"
-        yield "full minus floor", shown(scores.probe.headroom), "what there is to have a share of"
-    if scores.scratch:
-        yield "emergence score", score_text(scores.scratch), "floor: random trunk, trained whole (the guide's)"
+    for score in (scores.probe, scores.scratch):
+        if score:
+            name = SCORE_NAMES[score.floor]
+            yield name, describe_score(score), f"floor: {FLOORS[score.floor]}"
+            yield f"{name}: frozen minus floor", shown(score.above_floor), "what the frozen probe has over the floor"
+            yield f"{name}: full minus floor", shown(score.headroom), "what there is to have a share of"
     if scores.gap:
         yield "emergence gap", shown(scores.gap), "full minus frozen"
 
@@ -218,7 +219,8 @@ def ablation_blocks(charts: Charts) -> Iterable[Block]:
 
 def _probes(verdicts: Iterable[tuple[SetScores, Verdict]], pictures: list[Block]) -> Iterable[Block]:
     head = (
-        *("Probe", "F1, pretrained", "F1, random (floor)", "Score", "Reading"),
+        *("Probe", "F1, pretrained", "F1, random (floor)", "Emergence score", "By the guide"),
+        *("Added to words and positions, F1", "Added, argument selection", "More than random, F1", "More, selection"),
         *("Selectivity, pretrained", "Selectivity, random", "Compression, pretrained", "Compression, random"),
         "Remarks",
     )
@@ -263,6 +265,8 @@ def _family(finding: FamilyFinding) -> tuple[str, ...]:
         estimate(finding.random_frozen),
         score_text(finding.score) or "-",
         reading,
+        *(gained(finding.gains[name].gain if name in finding.gains else None) for name in SCORES),
+        *(gained(finding.gains[name].difference if name in finding.gains else None) for name in SCORES),
         *(estimate(finding.selectivity.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
         *(number(finding.compression.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
         ", ".join(finding.flags).replace("_", " "),

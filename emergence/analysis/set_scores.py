@@ -13,8 +13,10 @@ from typing import Any
 from emergence.analysis.comparable import MODES, ComparableSet, missing_cells
 from emergence.analysis.grid import HEADLINE, Grid, build_grid
 from emergence.analysis.results import Found
+from emergence.analysis.word_gains import gains_of_runs
 from emergence.errors import DataError
 from emergence.measures.bootstrap import N_BOOT, Estimate
+from emergence.measures.conditional import ScoreGains
 from emergence.measures.emergence_score import (
     FROZEN,
     FULL,
@@ -63,11 +65,13 @@ class SetScores:
     Attributes:
         readouts: ``headline`` first, then the other probe families that both or either frozen cell has.
         notes: What a reader of these numbers should know.
+        gains: What the frozen states add to words and positions, by F1 and argument selection; empty for older files.
     """
 
     comparable: ComparableSet
     readouts: Mapping[str, ReadoutScores]
     notes: tuple[str, ...]
+    gains: tuple[ScoreGains, ...] = ()
 
     @property
     def headline(self) -> ReadoutScores:
@@ -91,7 +95,9 @@ def score_set(comparable: ComparableSet, *, n_boot: int = N_BOOT) -> SetScores:
         scores, more = _score_readout(comparable, name, n_boot)
         readouts[name] = scores
         notes += more
-    return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)))
+    runs = [item.scores for item in results if item.scores is not None]
+    gains = gains_of_runs(runs, n_boot=n_boot) if _all_have_predictions(comparable) else ()
+    return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)), gains)
 
 
 def _families(comparable: ComparableSet) -> list[str]:

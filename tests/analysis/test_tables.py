@@ -125,11 +125,24 @@ def test_guide_files_show_validation_points_and_say_so(tmp_path: Path) -> None:
     assert "per-question scores are not in this file" in text and "validation questions" in text
 
 
-def test_a_weak_denominator_is_undefined_in_words(tmp_path: Path) -> None:
+def test_a_score_that_means_nothing_is_a_reason_in_words_and_a_number_in_json(tmp_path: Path) -> None:
     write_grid(tmp_path, {"full": 0.2, "frozen": 0.2, "random_frozen": 0.3})
     text = to_markdown(build_table(tmp_path, n_boot=200))
-    assert "undefined (denominator not positive)" in text
-    assert "reading: undetermined" in text
+    assert "not meaningful (full - floor -0.100 [" in text and "does not exceed this floor: -0.100 [" in text
+    assert "by the guide's scale: undetermined" in text
+    (row,) = (row for row in build_table(tmp_path, n_boot=200).to_dict()["rows"] if row["score"])
+    assert row["score"]["raw"] == pytest.approx(1.0) and "headroom_small" in row["score"]["flags"]
+
+
+def test_table_and_json_tell_the_verdict(tmp_path: Path) -> None:
+    added = Added({"linear": (0.0, 0.0), "bilinear": (0.03, 0.06)})
+    nothing = Added({"linear": (0.0, 0.0), "bilinear": (0.0, 0.0)})
+    write_run(tmp_path, "frozen", 0.3, bilinear=0.5, added=added)
+    write_run(tmp_path, "random_frozen", 0.2, bilinear=0.28, added=nothing)
+    table = build_table(tmp_path, n_boot=200)
+    assert "verdict: adds to words and positions, where: undetermined. For this trained model, " in to_markdown(table)
+    assert table.to_dict()["sets"][0]["verdict"]["outcome"] == "adds to words and positions"
+    assert "reads roles" not in to_markdown(table)
 
 
 def test_sizes_are_read_together(tmp_path: Path) -> None:
