@@ -140,16 +140,21 @@ def _effects(spread: float, seeds: int, rng: np.random.Generator) -> FloatArray:
 
 def _answers(hard: FloatArray, means: Any, score: str, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """Scores (S, N) of these means, and the normal variables behind them."""
-    noise = np.sqrt(1 - SENTENCE - QUESTION) * rng.normal(size=(len(means), len(hard)))
-    latent = hard + noise
+    latent = hard + _noise((len(means), len(hard)), rng)
     return _scored(latent, means, score), latent
 
 
 def _again(words: FloatArray, hard: FloatArray, means: FloatArray, score: str, rng: np.random.Generator) -> FloatArray:
     """As words and positions answer, but for the questions that are answered anew; (S, N) of these means."""
-    fresh = hard + np.sqrt(1 - SENTENCE - QUESTION) * rng.normal(size=(len(means), len(hard)))
-    anew = rng.random(fresh.shape) < ANEW[score]
+    fresh = hard + _noise((len(means), len(hard)), rng)
+    anew = rng.random(len(hard)) < ANEW[score]
     return _scored(np.where(anew, fresh, words), means, score)
+
+
+def _noise(shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
+    """What is a read-out's own (S, N), half of it the same for all seeds."""
+    shared, own = rng.normal(size=shape[1]), rng.normal(size=shape)
+    return np.asarray(np.sqrt((1 - SENTENCE - QUESTION) / 2) * (shared + own))
 
 
 def _scored(latent: FloatArray, means: Any, score: str) -> FloatArray:

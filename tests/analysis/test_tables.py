@@ -17,7 +17,7 @@ from emergence.analysis.escaping import latex_escape
 from emergence.analysis.table_formats import format_seconds, format_table, to_markdown
 from emergence.analysis.tables import ResultsTable, build_table
 from emergence.errors import DataError
-from tests.analysis.fake_runs import write_grid, write_guide_file, write_run
+from tests.analysis.fake_runs import Added, write_grid, write_guide_file, write_run
 
 ROOT = Path(cli.__file__).resolve().parent.parent
 PLANTED = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}

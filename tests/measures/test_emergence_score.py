@@ -16,10 +16,18 @@ from emergence.measures.emergence_score import (
     compute_emergence_gap,
     compute_emergence_score,
     estimate_emergence_score,
+    score_flags,
     two_by_two_table,
 )
 from emergence.measures.ratio import delta_se, fieller_set
-from emergence.measures.readings import SizeScore, format_estimate, read_score, read_sizes
+from emergence.measures.readings import (
+    SCORE_NAMES,
+    SizeScore,
+    describe_score,
+    format_estimate,
+    read_score,
+    read_sizes,
+)
 
 V = 0.02**2
 
