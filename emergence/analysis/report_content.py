@@ -29,7 +29,9 @@ QUESTION = (
     "pretrained on text and frozen; a probe that only reads its states answers questions such as “Who painted "
     "something?” with a span of the sentence. The emergence score places that between a floor, the same probe on a "
     "random trunk, and a ceiling, a model trained on the questions with all its weights: 0 says that pretraining gave "
-    "the probe nothing to read, 1 that it gave everything that training on the questions gives."
+    "the probe nothing to read, 1 that it gave everything that training on the questions gives. But words and "
+    "positions tell much without any model: the verdict asks what the states add to them, and whether a random trunk's "
+    "states add as much."
 )
 #: Sections that figures belong to, by kind.
 _PLACES = {
@@ -65,7 +67,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
 
     sections = [
         Section("question", "The question", (Text(QUESTION),), ("emergence-score", "probes")),
-        Section("verdict", "The verdict", tuple(_verdicts(verdicts)), ("emergence-score", "selectivity", "mdl")),
+        Section("verdict", "The verdict", tuple(_verdicts(verdicts)), ("verdict", "selectivity", "mdl")),
         Section("scale", "Over model sizes", tuple(_scale(results, pictures.get("scale", []))), ("emergence-score",)),
         Section("grid", "The 2x2", tuple(_grids(scored, pictures.get("grid", []))), ("token-f1", "intervals")),
         Section("table", "Results", tuple(_results(results)), ("exact-match", "no-model-floor", "intervals")),

@@ -95,8 +95,9 @@ def score_set(comparable: ComparableSet, *, n_boot: int = N_BOOT) -> SetScores:
         scores, more = _score_readout(comparable, name, n_boot)
         readouts[name] = scores
         notes += more
-    runs = [item.scores for item in results if item.scores is not None]
-    gains = gains_of_runs(runs, n_boot=n_boot) if _all_have_predictions(comparable) else ()
+    probed = [item.scores for cell in (FROZEN, RANDOM_FROZEN) for item in comparable.cells.get(cell, ())]
+    runs = [scores for scores in probed if scores is not None]
+    gains = gains_of_runs(runs, n_boot=n_boot) if len(runs) == len(probed) else ()
     return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)), gains)
 
 
