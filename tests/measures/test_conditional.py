@@ -201,7 +201,7 @@ def test_not_there_takes_states_like_the_twins_in_every_family() -> None:
 
 
 def test_without_a_twin_or_without_spread_nothing_is_decided() -> None:
-    none = dict.fromkeys(("twin_states", "twin_gain", "difference", "above_twin"))
+    none: dict[str, Any] = dict.fromkeys(("twin_states", "twin_gain", "difference", "above_twin"))
     assert outcome({"bilinear": replace(family(gain=0.05), **none)}) == UNDETERMINED
     assert judge_gains([]).outcome == UNDETERMINED
     exact = known(0.05, 0.0)
