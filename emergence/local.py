@@ -139,9 +139,9 @@ def verdict_of_runs(runs: Sequence[RunScores], root: Path) -> Verdict:
 
 
 def describe_verdict(verdict: Verdict) -> str:
-    """Where the roles are, then the sentences it rests on, each on lines of its own."""
+    """The outcome and where, then the sentences it rests on, each on lines of its own."""
     sentences = (textwrap.fill(s, 110, initial_indent="  ", subsequent_indent="    ") for s in verdict.sentences)
-    return "\n".join([f"verdict          {verdict.where}", *sentences])
+    return "\n".join([f"verdict             {verdict.short}", *sentences])
 
 
 def describe_result(result: RunResult, runs_dir: Path) -> str:

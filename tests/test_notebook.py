@@ -47,7 +47,8 @@ def test_cells_run_in_order(
         if cell.cell_type == "code":
             exec(compile(cell.source, f"{NOTEBOOK.name}:{cell.id}", "exec"), namespace)
     printed = capsys.readouterr().out
-    assert "reading" in printed and "score    0." in printed and "nothing to draw" not in printed
+    assert "verdict  undetermined" in printed and "run again with this version" in printed
+    assert "emergence score     0." in printed and "by the guide" in printed and "nothing to draw" not in printed
     pictures = [item.data for item in shown if type(item).__name__ == "SVG"]
     # The 2x2, probes by layer, two training curves, heatmaps and drift.
     assert len(pictures) == 6 and len(shown) == 7 and all("<svg" in picture for picture in pictures)

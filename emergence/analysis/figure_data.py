@@ -23,6 +23,7 @@ from emergence.analysis.set_scores import POINT, SetScores
 from emergence.errors import RunDirectoryError
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.measures.readings import SCORE_NAMES, describe_score
 from emergence.measures.resampling import ClusterTable
 
 Row = dict[str, Any]
@@ -239,8 +240,9 @@ def _emergence(folder: ResultsFolder, out: Charts) -> None:
             continue
         name = "emergence_by_scale" + (f"_{slug(label)}" if len(series) > 1 else "")
         caption = (
-            "Emergence score S = (frozen - floor) / (full - floor) of each size, against non-embedding parameters and "
-            f"against pretraining loss on held-out text (axis reversed). {_interval_words(rows)} Floors: drawn apart."
+            "Score S = (frozen - floor) / (full - floor) of each size, against non-embedding parameters and "
+            f"against pretraining loss on held-out text (axis reversed). {_interval_words(rows)} The emergence score "
+            "has the random trunk probed frozen as floor, the from-scratch score the random trunk trained whole."
         )
         out.add(name, "emergence", f"Emergence by scale: {label}", caption, rows, "")
         drawn = True
@@ -258,8 +260,9 @@ def _score_rows(found: SetScores, out: Charts) -> Iterator[Row]:
         if score is None:
             continue
         e = score.score
-        if not math.isfinite(e.point):
-            out.skip(f"score of {comparable.label}", f"against {score.floor} undefined: {', '.join(score.flags)}")
+        if not score.is_meaningful:
+            out.skip(f"{SCORE_NAMES[score.floor]} of {comparable.label}", describe_score(score))
+            continue
         ends = {"score": e.point, "lo": e.lo, "hi": e.hi, "level": e.level, "method": e.method}
         yield {**where, "floor": score.floor, **ends, "n_seeds": e.n_seeds, "flags": " ".join(score.flags)}
 

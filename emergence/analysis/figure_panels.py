@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from emergence.analysis.figure_cka import ROWS_IN_WORDS
 from emergence.analysis.figure_data import CELL_NAMES, LEAST_QUESTIONS, NO_MODEL, SHUFFLED_CELLS, Row
-from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN
+from emergence.measures.readings import SCORE_NAMES
 
 #: ``matplotlib.axes.Axes`` and ``matplotlib.figure.Figure``, which only ``figures.py`` imports.
 Axes: TypeAlias = Any
@@ -30,7 +31,6 @@ LINES = ("-", "--", "-.", ":")
 _BAR_CELLS = (*CELLS, *SHUFFLED_CELLS.values())
 CELL_COLOURS = dict(zip(_BAR_CELLS, ("#0072B2", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00"), strict=True))
 CELL_HATCHES = dict(zip(_BAR_CELLS, ("", "////", "....", "xxxx", "\\\\\\\\", "++++"), strict=True))
-FLOOR_NAMES = {RANDOM_FROZEN: "floor: random, frozen", RANDOM_FULL: "floor: random, all weights trained"}
 
 
 # Parts that several figures share ----------------------------------------------------------------
@@ -188,7 +188,7 @@ def _draw_emergence(figure: Figure, rows: Sequence[Row]) -> None:
             style: dict[str, Any] = {"color": colour, "marker": MARKERS[i], "linestyle": LINES[i]}
             x = numbers(mine, key)
             x = x * 1.08**i if key == "non_embedding" else x - 0.012 * i * np.ptp(numbers(rows, key))
-            error_bars(ax, x, mine, "score", markerfacecolor=face, label=FLOOR_NAMES[floor], **style)
+            error_bars(ax, x, mine, "score", markerfacecolor=face, label=SCORE_NAMES[floor], **style)
         ax.set(xlabel=words)
         for row in rows_where(rows, floor=rows[0]["floor"]):
             place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom", "fontsize": 7}
@@ -203,7 +203,7 @@ def _draw_emergence(figure: Figure, rows: Sequence[Row]) -> None:
     axes[1].invert_xaxis()
     finite = [v for key in ("score", "lo", "hi") for v in numbers(rows, key) if math.isfinite(v) and abs(v) < 3]
     axes[0].set_ylim(min([-0.1, *finite]) - 0.05, max([1.1, *finite]) + 0.05)
-    axes[0].set_ylabel("emergence score S")
+    axes[0].set_ylabel("score S")
     shared_legend(figure, axes)
 
 

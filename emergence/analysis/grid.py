@@ -30,7 +30,14 @@ from emergence.measures.emergence_score import (
     cells_table,
 )
 from emergence.measures.measured_coverage import counted, interval_notes
-from emergence.measures.readings import Reading, format_estimate, read_score
+from emergence.measures.readings import (
+    FLOORS,
+    SCORE_NAMES,
+    Reading,
+    describe_score,
+    format_estimate,
+    read_score,
+)
 from emergence.measures.resampling import ClusterTable
 
 #: Cell of the 2x2 by ``ExperimentSpec.condition``.
@@ -38,6 +45,11 @@ CELL_OF_CONDITION = {"full": FULL, "frozen": FROZEN, "random": RANDOM_FULL, "ran
 
 #: The read-out reported for a run: the finetuned model, or the linear probe at its chosen layer.
 HEADLINE = "headline"
+#: What answers without a language model: words and positions (R_1), and the rule from the wh-word (R_0). Rows hold
+#: their scores beside the read-outs.
+WORDS, RULE = "words_left", "wh_rule"
+#: Scores that every read-out has, and those that older files lack.
+REQUIRED_SCORES, OPTIONAL_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1"), ("argument_selection",)
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,9 @@ class RunScores:
     Attributes:
         run: Where they come from. result: Its result file.
         ids: Question ids in the file's order. sentences: The cluster of each.
-        scores: Read-out -> score name -> (N,) values; ``argument_selection``, which runs of older versions do not
-            have, is nan where the sentence has no other argument.
+        scores: Read-out -> score name -> (N,) values; argument selection is nan where a question has no other
+            argument to choose from, and absent from older files. Baselines (``words_left``, ``words_both``,
+            ``wh_rule``) stand among the read-outs, with the scores they have.
         trunk_seed: Of the pretraining, where the run probes a trunk of another seed than its own.
         documents: That each question is from; None for older files, which do not tell.
     """
@@ -73,9 +86,12 @@ class RunScores:
             raise DataError("the run is not finished: run its command again to go on with it", run.path)
         result = load_result(run.stats_path)
         rows = run.read_predictions()
-        scores = {HEADLINE: _columns(rows)}
+        scores = {HEADLINE: _columns(rows, REQUIRED_SCORES, OPTIONAL_SCORES)}
         for readout in rows[0].get("readouts", {}) if rows else ():
-            scores[readout] = _columns([row["readouts"][readout] for row in rows])
+            scores[readout] = _columns([row["readouts"][readout] for row in rows], REQUIRED_SCORES, OPTIONAL_SCORES)
+        for baseline in rows[0].get("baselines", {}) if rows else ():
+            told = [row["baselines"][baseline] for row in rows]
+            scores[baseline] = _columns(told, (), (*REQUIRED_SCORES, *OPTIONAL_SCORES))
         sentences = tuple(f"{row['source']}\x1f{row['sentence_id']}" for row in rows)
         documents = None
         if all(row.get("document_id") is not None for row in rows):
@@ -93,10 +109,11 @@ class RunScores:
         return str(self.run.spec.seed if self.trunk_seed is None else self.trunk_seed)
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.float64]]:
-    """Score name -> (N,) values, nan for null."""
-    optional = [name for name in ("argument_selection",) if rows and all(name in row for row in rows)]
-    names = ["em", "f1_tokens", "log_prob", "expected_f1", *optional]
+def _columns(
+    rows: Sequence[Mapping[str, Any]], required: Sequence[str], optional: Sequence[str]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Score name -> (N,) values, nan for null; an optional score is there where the first row has it."""
+    names = [*required, *(name for name in optional if rows and name in rows[0])]
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
 
 
@@ -172,14 +189,14 @@ def build_grid(
     Raises:
         DataError: No full or no frozen run, or no two runs share their test questions.
     """
-    cells, left_out = _by_cell(list(runs))
+    cells, left_out = runs_by_cell(list(runs))
     if FULL not in cells or FROZEN not in cells:
         have = ", ".join(cells) or "none"
         raise DataError(f"a 2x2 needs a full and a frozen run on the same test questions; found: {have}")
     first = cells[FULL][0]
     cluster = cluster if first.documents else "sentence"
     table, scores = cell_table(cells, readout, score_name, cluster)
-    others = [_by_cell(list(group))[0] for group in peers]
+    others = [runs_by_cell(list(group))[0] for group in peers]
     tables = [cell_table(other, readout, score_name, cluster)[0] for other in others]
     analysis = analyse_two_by_two(table, n_boot=n_boot, level=level, peers=tables)
     widening = _document_widening(analysis, scores, first)
@@ -218,7 +235,7 @@ def cell_table(
     """Runs by cell as a table to resample, and the scores (S, N) of each cell, in the question order of the first."""
     first = next(iter(cells.values()))[0]
     scores = {
-        cell: np.stack([_in_order(member, first, _readout_of(cell, readout), score_name) for member in members])
+        cell: np.stack([in_order(member, first, _readout_of(cell, readout), score_name) for member in members])
         for cell, members in cells.items()
     }
     labels = {cell: [member.seed_label for member in members] for cell, members in cells.items()}
@@ -259,7 +276,7 @@ def _document_widening(
     return {key: times for key, times in found.items() if math.isfinite(times)}
 
 
-def _by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], list[str]]:
+def runs_by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], list[str]]:
     """Runs by cell, those with the most common set of test questions; the others with their reason."""
     left_out = [f"{run.run.run_id}: pretraining only" for run in runs if run.cell is None]
     candidates = [run for run in runs if run.cell is not None]
@@ -276,7 +293,7 @@ def _by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], list[st
     return {cell: sorted(cells[cell], key=lambda r: r.seed_label) for cell in CELLS if cell in cells}, left_out
 
 
-def _in_order(run: RunScores, first: RunScores, readout: str, score_name: str) -> npt.NDArray[np.float64]:
+def in_order(run: RunScores, first: RunScores, readout: str, score_name: str) -> npt.NDArray[np.float64]:
     """Scores of ``run`` in the question order of ``first``."""
     if readout not in run.scores:
         known = ", ".join(run.scores)
@@ -310,19 +327,14 @@ def format_grid(grid: Grid) -> str:
     if grid.no_model_floor:
         lines.append(f"{'no model':<14}{grid.no_model_floor[1]:.3f} ({grid.no_model_floor[0].replace('_', ' ')})")
     lines.append("")
-    if grid.analysis.probe:
-        lines.append(
-            f"emergence score  {format_estimate(grid.analysis.probe.score, 3)}  floor: random trunk, probed frozen"
-        )
-    if grid.analysis.scratch:
-        lines.append(
-            f"emergence score  {format_estimate(grid.analysis.scratch.score, 3)}  floor: random trunk, trained whole"
-        )
-    lines.append(f"emergence gap    {format_estimate(grid.analysis.gap, 3)}  full minus frozen")
+    for score in (grid.analysis.probe, grid.analysis.scratch):
+        if score:
+            lines.append(f"{SCORE_NAMES[score.floor]:<20}{describe_score(score, 3)}  floor: {FLOORS[score.floor]}")
+    lines.append(f"{'emergence gap':<20}{format_estimate(grid.analysis.gap, 3)}  full minus frozen")
     if grid.reading:
-        lines.append(f"reading          {grid.reading.verdict}" + _open_verdicts(grid.reading))
-    lines += [f"note             {note}" for note in grid.notes]
-    return "\n".join([*lines, *(f"left out         {reason}" for reason in grid.left_out)])
+        lines.append(f"{'by the guide':<20}{grid.reading.verdict}" + _open_verdicts(grid.reading))
+    lines += [f"{'note':<20}{note}" for note in grid.notes]
+    return "\n".join([*lines, *(f"{'left out':<20}{reason}" for reason in grid.left_out)])
 
 
 def _open_verdicts(reading: Reading) -> str:

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from emergence.analysis.figure_data import CELL_NAMES, NO_MODEL, Chart, Row
+from emergence.measures.readings import SCORE_NAMES
 
 #: Series told one by one; more are counted.
 _MOST = 12
@@ -87,7 +88,7 @@ def _few_shot(rows: Sequence[Row]) -> list[str]:
 
 
 def _emergence(rows: Sequence[Row]) -> list[str]:
-    return [f"{row['setting']}, floor {CELL_NAMES[row['floor']]}: {_value(row['score'])}" for row in rows]
+    return [f"{row['setting']}, {SCORE_NAMES[row['floor']]}: {_value(row['score'])}" for row in rows]
 
 
 def _cka(rows: Sequence[Row]) -> list[str]:

@@ -20,18 +20,21 @@ from emergence.analysis.report_roles import role_curve_blocks
 from emergence.analysis.set_scores import ReadoutScores, SetScores
 from emergence.analysis.table_formats import legend, printed
 from emergence.analysis.tables import ResultsTable, score_text
-from emergence.analysis.verdict import FamilyFinding, Verdict, verdict_of
+from emergence.analysis.verdict import FamilyFinding, Verdict, gained, verdict_of
 from emergence.measures.bootstrap import Estimate
+from emergence.measures.conditional import SCORES
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.measures.measured_coverage import counted
-from emergence.measures.readings import format_estimate
+from emergence.measures.readings import FLOORS, SCORE_NAMES, describe_score, format_estimate
 
 QUESTION = (
     "Does a language model come to know who did what to whom from predicting the next word alone? A trunk is "
     "pretrained on text and frozen; a probe that only reads its states answers questions such as “Who painted "
     "something?” with a span of the sentence. The emergence score places that between a floor, the same probe on a "
     "random trunk, and a ceiling, a model trained on the questions with all its weights: 0 says that pretraining gave "
-    "the probe nothing to read, 1 that it gave everything that training on the questions gives."
+    "the probe nothing to read, 1 that it gave everything that training on the questions gives. But words and "
+    "positions tell much without any model: the verdict asks what the states add to them, and whether a random trunk's "
+    "states add as much."
 )
 #: Sections that figures belong to, by kind, or by name where a kind has several.
 _PLACES = {
@@ -69,7 +72,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
 
     sections = [
         Section("question", "The question", (Text(QUESTION),), ("emergence-score", "probes")),
-        Section("verdict", "The verdict", tuple(_verdicts(verdicts)), ("emergence-score", "selectivity", "mdl")),
+        Section("verdict", "The verdict", tuple(_verdicts(verdicts)), ("verdict", "selectivity", "mdl")),
         Section("scale", "Over model sizes", tuple(_scale(results, pictures.get("scale", []))), ("emergence-score",)),
         Section("grid", "The 2x2", tuple(_grids(folder, scored, pictures.get("grid", []))), ("token-f1", "intervals")),
         Section("table", "Results", tuple(_results(results)), ("exact-match", "no-model-floor", "intervals")),
@@ -112,7 +115,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
 
 
 def _in_short(verdict: Verdict) -> str:
-    return f"emergence by the linear probe: {verdict.headline}; where the roles are: {verdict.where}"
+    return verdict.short
 
 
 def _picture(chart: Chart) -> Picture:
@@ -128,7 +131,7 @@ def _verdicts(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
         yield Bullets(verdict.sentences)
         reading = found.headline.reading
         if reading:
-            yield Text("; ".join(reading.evidence).replace("_", " ") + ".", "Evidence of the reading:")
+            yield Text("; ".join(reading.evidence).replace("_", " ") + ".", "By the guide's scale:")
 
 
 def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:
@@ -185,12 +188,12 @@ def counts_of_set(comparable: ComparableSet, scores: ReadoutScores) -> str:
 
 
 def _score_rows(scores: ReadoutScores) -> Iterable[tuple[str, str, str]]:
-    if scores.probe:
-        yield "emergence score", score_text(scores.probe), "floor: random trunk, probed frozen"
-        yield "frozen minus floor", shown(scores.probe.above_floor), "what pretraining adds for the probe"
-        yield "full minus floor", shown(scores.probe.headroom), "what there is to have a share of"
-    if scores.scratch:
-        yield "emergence score", score_text(scores.scratch), "floor: random trunk, trained whole (the guide's)"
+    for score in (scores.probe, scores.scratch):
+        if score:
+            name = SCORE_NAMES[score.floor]
+            yield name, describe_score(score), f"floor: {FLOORS[score.floor]}"
+            yield f"{name}: frozen minus floor", shown(score.above_floor), "what the frozen probe has over the floor"
+            yield f"{name}: full minus floor", shown(score.headroom), "what there is to have a share of"
     if scores.gap:
         yield "emergence gap", shown(scores.gap), "full minus frozen"
 
@@ -251,7 +254,8 @@ def ablation_blocks(charts: Charts, name: str = "data_ablation") -> Iterable[Blo
 
 def _probes(verdicts: Iterable[tuple[SetScores, Verdict]], pictures: list[Block]) -> Iterable[Block]:
     head = (
-        *("Probe", "F1, pretrained", "F1, random (floor)", "Score", "Reading"),
+        *("Probe", "F1, pretrained", "F1, random (floor)", "Emergence score", "By the guide"),
+        *("Added to words and positions, F1", "Added, argument selection", "More than random, F1", "More, selection"),
         *("Selectivity, pretrained", "Selectivity, random", "Compression, pretrained", "Compression, random"),
         "Remarks",
     )
@@ -296,6 +300,8 @@ def _family(finding: FamilyFinding) -> tuple[str, ...]:
         estimate(finding.random_frozen),
         score_text(finding.score) or "-",
         reading,
+        *(gained(finding.gains[name].gain if name in finding.gains else None) for name in SCORES),
+        *(gained(finding.gains[name].difference if name in finding.gains else None) for name in SCORES),
         *(estimate(finding.selectivity.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
         *(number(finding.compression.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
         ", ".join(finding.flags).replace("_", " "),

@@ -7,8 +7,14 @@ GLOSSARY: dict[str, tuple[str, str]] = {
     "emergence-score": (
         "Emergence score",
         "(frozen - floor) / (full - floor) of test token F1: the share of what training on the questions gains over "
-        "the floor that a probe already reads off the frozen pretrained trunk. Not clipped; undefined where full is "
-        "not clearly above the floor.",
+        "the floor that a probe already reads off the frozen pretrained trunk. Not clipped; not meaningful where full "
+        "hardly exceeds the floor. The from-scratch score has another floor, a random trunk trained whole.",
+    ),
+    "verdict": (
+        "Verdict",
+        "whether the frozen states add to what words and positions tell without a language model, and more than a "
+        "random twin's states add, by token F1 and by argument selection, corrected for all comparisons; and where: at "
+        "the token, or not routed to it.",
     ),
     "token-f1": (
         "Token F1",

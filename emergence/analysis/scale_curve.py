@@ -17,7 +17,7 @@ from emergence.analysis.comparable import BaseKey, ComparableSet
 from emergence.analysis.set_scores import SetScores
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import FULL
-from emergence.measures.readings import format_estimate
+from emergence.measures.readings import describe_score, format_estimate
 from emergence.measures.thresholds import N_DRAWS, Break, BreakTest, Crossing, break_test, crossing_interval, fit_break
 
 #: Different sizes a fit takes (METHODS F2).
@@ -174,8 +174,8 @@ def _point(scores: SetScores) -> ScalePoint | str:
     probe, scratch = scores.headline.probe, scores.headline.scratch
     if probe is None:
         return "no score: it takes full, frozen and random frozen runs"
-    if not math.isfinite(probe.score.point):
-        return f"its score is undefined ({', '.join(probe.flags)})"
+    if not probe.is_meaningful:
+        return f"its emergence score is {describe_score(probe)}"
     results = [item.result for item in scores.comparable.cells[FULL]]
     counts = next((r.parameters for r in results if r.parameters and "non_embedding" in r.parameters), None)
     if counts is None:
@@ -188,7 +188,7 @@ def _point(scores: SetScores) -> ScalePoint | str:
         n_total=int(counts["total"]),
         loss=float(np.mean(losses)) if losses else math.nan,
         score=probe.score,
-        scratch=scratch.score if scratch and math.isfinite(scratch.score.point) else None,
+        scratch=scratch.score if scratch and scratch.is_meaningful else None,
     )
 
 

@@ -13,9 +13,11 @@ from typing import Any
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, missing_cells, peers_of
 from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid
 from emergence.analysis.results import Found
+from emergence.analysis.word_gains import gains_of_runs
 from emergence.errors import DataError
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind
+from emergence.measures.conditional import ScoreGains
 from emergence.measures.emergence_score import (
     FROZEN,
     FULL,
@@ -65,11 +67,13 @@ class SetScores:
     Attributes:
         readouts: ``headline`` first, then the other probe families that both or either frozen cell has.
         notes: What a reader of these numbers should know.
+        gains: What the frozen states add to words and positions, by F1 and argument selection; empty for older files.
     """
 
     comparable: ComparableSet
     readouts: Mapping[str, ReadoutScores]
     notes: tuple[str, ...]
+    gains: tuple[ScoreGains, ...] = ()
 
     @property
     def headline(self) -> ReadoutScores:
@@ -110,7 +114,10 @@ def score_set(
         scores, more = _score_readout(comparable, name, n_boot, cluster, peers)
         readouts[name] = scores
         notes += more
-    return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)))
+    probed = [item.scores for cell in (FROZEN, RANDOM_FROZEN) for item in comparable.cells.get(cell, ())]
+    runs = [scores for scores in probed if scores is not None]
+    gains = gains_of_runs(runs, n_boot=n_boot) if len(runs) == len(probed) else ()
+    return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)), gains)
 
 
 def _families(comparable: ComparableSet) -> list[str]:

@@ -60,7 +60,7 @@ def _columns(table: ResultsTable) -> list[tuple[str, Callable[[Row], str]]]:
         ("Emergence Score", lambda r: score_text(r.score) or "-"),
     ]
     if any(row.score_scratch for row in rows):
-        columns.append(("Emergence Score (floor: random)", lambda r: score_text(r.score_scratch) or "-"))
+        columns.append(("From-Scratch Score", lambda r: score_text(r.score_scratch) or "-"))
     columns += [
         ("Trainable", lambda r: "-" if r.trainable is None else f"{r.trainable:,}"),
         ("Time", lambda r: format_seconds(r.seconds)),
@@ -103,7 +103,14 @@ def legend(table: ResultsTable) -> list[str]:
         "(mode random frozen)."
     )
     if any(row.score_scratch for row in table.rows):
-        lines.append("Floor random: a random trunk trained whole, the guide's baseline.")
+        lines.append(
+            "From-Scratch Score: the same with another floor, a random trunk trained whole (mode random, the guide's "
+            "baseline)."
+        )
+    if any(score and not score.is_meaningful for row in table.rows for score in (row.score, row.score_scratch)):
+        lines.append(
+            "Not meaningful: full finetuning exceeds the floor by too little for a share of it to say anything."
+        )
     return lines
 
 

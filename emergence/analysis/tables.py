@@ -6,7 +6,6 @@ score. Test scores are reported; validation stands beside them under its own nam
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,12 +15,20 @@ from emergence.analysis.comparable import MODES, ComparableSet, Grouping, group_
 from emergence.analysis.grid import HEADLINE
 from emergence.analysis.results import OWN_KIND, Collection, Skipped, collect_results
 from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets
+from emergence.analysis.verdict import verdict_of
 from emergence.errors import DataError
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
 from emergence.measures.measured_coverage import counted
-from emergence.measures.readings import ScaleReading, SizeScore, format_estimate, read_sizes
+from emergence.measures.readings import (
+    SCORE_NAMES,
+    ScaleReading,
+    SizeScore,
+    describe_score,
+    format_estimate,
+    read_sizes,
+)
 
 TABLE_KIND = f"{OWN_KIND}results-table"
 SCHEMA_VERSION = 1
@@ -39,8 +46,8 @@ class Row:
         was_run: Whether there is such a run; if not, all that follows is None.
         n_seeds: Training seeds averaged over; None where the file does not tell. runs: Names of the results.
         test_f1, test_em, validation_f1, validation_em: Means over questions and seeds, with intervals.
-        score, score_scratch: The emergence score, floors ``random frozen`` (primary) and ``random`` (the
-            guide's); in frozen rows alone.
+        score, score_scratch: The emergence score (floor ``random frozen``) and the from-scratch score (floor
+            ``random``); in frozen rows alone.
         gap: Full minus frozen F1, in frozen rows alone.
         score_split, score_basis: Whose F1 the score is of, and how its interval came about.
         trainable: Parameters trained. seconds: Wall-clock time of one run's own phases (mean over seeds).
@@ -107,8 +114,10 @@ class ResultsTable:
         return any(row.was_run and row.test_f1 is None for row in self.rows)
 
     def notes(self) -> list[str]:
-        """Readings, what was kept apart, what is missing and what was skipped; a sentence each."""
-        lines = [_reading_line(found) for found in self.sets if found.headline.basis]
+        """Verdicts and readings, what was kept apart, what is missing and what was skipped; a sentence each."""
+        verdicts = [verdict_of(found.comparable, found) for found in self.sets]
+        lines = [f"{verdict.set_label}: verdict: {verdict.short}. {verdict.sentences[0]}" for verdict in verdicts]
+        lines += [_reading_line(found) for found in self.sets if found.headline.basis]
         for label, trend in self.trends.items():
             pattern = f", {trend.pattern}" if trend.pattern else ""
             lines.append(f"Over sizes, {label}: {trend.verdict}{pattern} ({'; '.join(trend.evidence[-2:])})")
@@ -249,22 +258,18 @@ def _trends(grouping: Grouping, scored: Sequence[SetScores]) -> dict[str, ScaleR
 
 
 def score_text(score: EmergenceScore | None, digits: int = 2) -> str:
-    """``0.50 [0.38, 0.62]``; ``undefined`` with its reason, never a number that cannot be trusted."""
+    """``0.50 [0.38, 0.62]``; the reason in place of a number that means nothing. Empty for None."""
     if score is None:
         return ""
-    if not math.isfinite(score.score.point):
-        reasons = [flag for flag in score.flags if flag.startswith("denominator")]
-        return f"undefined ({', '.join(reasons).replace('_', ' ') or 'no scores'}); {score.fieller.describe()}"
-    if "no_interval" in score.flags:
-        return f"{score.score.point:.{digits}f} (no interval)"
-    return format_estimate(score.score, digits)
+    if not score.is_meaningful:
+        return f"not meaningful (full - floor {format_estimate(score.headroom, 3)})"
+    return describe_score(score, digits)
 
 
 def _reading_line(found: SetScores) -> str:
-    """``tiny, wiki: score ..., gap ..., reading ...``."""
+    """``tiny, wiki: emergence score ..., gap ..., by the guide's scale: ...``."""
     scores = found.headline
-    parts = [f"score {score_text(scores.probe)}, floor random frozen"] if scores.probe else []
-    parts += [f"score {score_text(scores.scratch)}, floor random trained whole"] if scores.scratch else []
+    parts = [f"{SCORE_NAMES[s.floor]} {describe_score(s)}" for s in (scores.probe, scores.scratch) if s]
     parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
     parts += [f"{scores.split} F1, {scores.basis}"]
     if scores.grid:
@@ -272,7 +277,7 @@ def _reading_line(found: SetScores) -> str:
         parts.append(f"{grid.n_questions:,} questions, {counted(grid.n_sentences, grid.n_documents)}")
     if scores.reading:
         open_ = f" (could be {' or '.join(scores.reading.could_be)})" if len(scores.reading.could_be) > 1 else ""
-        parts.append(f"reading: {scores.reading.verdict}{open_}")
+        parts.append(f"by the guide's scale: {scores.reading.verdict}{open_}")
     return f"{found.comparable.label}: {'; '.join(parts)}"
 
 
@@ -282,6 +287,7 @@ def _set_dict(found: SetScores) -> dict[str, Any]:
         "label": comparable.label,
         "shared": asdict(comparable.base) | (asdict(comparable.trunk) if comparable.trunk else {}),
         "runs": {cell: [item.name for item in items] for cell, items in comparable.cells.items()},
+        "verdict": verdict_of(comparable, found).to_dict(),
         "readouts": {
             name: {
                 "basis": scores.basis,

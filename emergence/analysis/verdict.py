@@ -1,13 +1,14 @@
-"""What a comparable set says about where the roles are: at the token, in the states but not routed there, or nowhere.
+"""What a comparable set says: do the frozen states tell who did what to whom beyond words and positions, and where.
 
-The headline probe is one linear layer on a word's own state, so a low score has two causes that mean different
-things. The bilinear probe also sees the question's states: what it reads and the linear one does not is in the
-frozen trunk, but the question has not brought it to the word. Each family is held against its own random trunk,
-because a richer probe learns more on its own.
+A probe may score well because its states hold what words and positions tell anybody, or because a probe learns by
+itself. So the verdict rests on what the states *add* to a scorer without a language model, and on how much more that
+is than a random twin's states add (METHODS B2, B4). The probe families tell where: one layer on a word's own state
+reads what has been brought to the token; the bilinear probe also sees the question's states.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,24 +16,47 @@ from typing import Any, TypeVar
 from emergence.analysis.comparable import ComparableSet, missing_cells
 from emergence.analysis.grid import HEADLINE
 from emergence.analysis.set_scores import ReadoutScores, SetScores, score_set
-from emergence.measures.bootstrap import Estimate
+from emergence.measures.bootstrap import Estimate, seed_t_interval
+from emergence.measures.conditional import (
+    ADDS,
+    BILINEAR,
+    F1,
+    FALSE_CLAIMS,
+    FAMILIES,
+    LINEAR,
+    MARGINS,
+    MLP,
+    NO_MORE,
+    NOT_THERE,
+    READS,
+    SELECTION,
+    UNDETERMINED,
+    FamilyGain,
+    Judgement,
+    ScoreGains,
+    judge_gains,
+)
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
-from emergence.measures.readings import NONE_UP_TO, Reading, format_estimate
-from emergence.measures.summaries import mean_over_seeds
+from emergence.measures.readings import Reading, describe_score, format_estimate
+from emergence.measures.summaries import difference, mean_over_seeds
 
-AT_THE_TOKEN = "readable at the token"
-NOT_ROUTED = "there, but not routed to the token"
-NOT_THERE = "not there"
-UNDETERMINED = "undetermined"
+AT_THE_TOKEN = "at the token"
+NOT_ROUTED = "not routed to the token"
 
 Value = TypeVar("Value")
 
-#: The probe family of the headline read-out.
-LINEAR = "linear"
-_PROBE_NAMES = {
-    LINEAR: "one linear layer on the word's state",
-    "bilinear": "the bilinear probe (question against word)",
-    "mlp": "one hidden layer on the word's state",
+_PROBE_NAMES = {LINEAR: "the linear probe", BILINEAR: "the bilinear probe", MLP: "the probe with a hidden layer"}
+_SCORE_NAMES = {F1: "token F1", SELECTION: "argument selection"}
+#: How the first sentence begins, after the scope.
+_FINDINGS = {
+    READS: "the frozen states tell who did what to whom: a probe that reads them alone answers better than words and "
+    "positions can",
+    ADDS: "the frozen states add to what words and positions tell about who did what to whom",
+    NO_MORE: "the frozen states tell no more about who did what to whom than words and positions do",
+    NOT_THERE: "nothing about who did what to whom was found in the frozen states, neither beyond words and positions "
+    "nor beyond a random twin's states",
+    UNDETERMINED: "it is open whether the frozen states tell more about who did what to whom than words and positions "
+    "do",
 }
 
 
@@ -44,11 +68,14 @@ class FamilyFinding:
         family: ``linear`` (the headline), ``bilinear`` or ``mlp``.
         frozen, random_frozen: Test F1 on the pretrained and on the random trunk, mean over seeds.
         score: Share of what full finetuning gains over this family's floor; None without that floor or full finetuning.
-        reading: Of the score; None without one or without intervals.
+        reading: Of the score, by the guide's scale; None without one or without intervals.
         selectivity: ``frozen`` or ``random_frozen`` -> task F1 minus control-task F1, where measured.
         compression: The same keys -> uniform over online code length (1: nothing learned), where measured.
-        flags: ``no_floor``, ``no_full``, ``no_validity``, ``control_not_beaten`` (selectivity not clearly positive),
-            ``compresses_no_better_than_random``, and those of the score.
+        selectivity_difference, compression_difference: Pretrained minus random trunk, None unless both are measured.
+            The former as if independent, the latter over seeds (no interval for one seed).
+        gains: Score name -> what this family adds to words and positions.
+        flags: ``no_floor``, ``no_full``, ``no_validity``, ``selectivity_not_above_twin`` (not clearly),
+            ``compression_not_above_twin``, and those of the score.
     """
 
     family: str
@@ -58,33 +85,31 @@ class FamilyFinding:
     reading: Reading | None
     selectivity: Mapping[str, Estimate]
     compression: Mapping[str, float]
+    selectivity_difference: Estimate | None
+    compression_difference: Estimate | None
+    gains: Mapping[str, FamilyGain]
     flags: tuple[str, ...]
 
     @property
-    def reads(self) -> bool | None:
-        """Whether it reads a meaningful share: True strong or partial, False none, None where that is open."""
-        if self.reading is None or set(self.reading.could_be) == {"strong", "partial", "none"}:
-            return None
-        if "none" not in self.reading.could_be:
-            return True
-        return False if self.reading.could_be == ("none",) else None
-
-    @property
     def is_vouched(self) -> bool:
-        """What validity was measured speaks for the states and against the probe's own learning; None counts not."""
-        measured = FROZEN in self.selectivity or {FROZEN, RANDOM_FROZEN} <= set(self.compression)
-        return measured and not {"control_not_beaten", "compresses_no_better_than_random"} & set(self.flags)
+        """Selectivity or compression is clearly above the random twin's, and neither speaks against it.
+
+        Being above zero counts for nothing: random trunks are, too.
+        """
+        differences = (self.selectivity_difference, self.compression_difference)
+        clear = any(found is not None and found.lo > 0 for found in differences)
+        return clear and not {"selectivity_not_above_twin", "compression_not_above_twin"} & set(self.flags)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
+        optional = ("random_frozen", "score", "reading", "selectivity_difference", "compression_difference")
         return {
             "family": self.family,
             "frozen": self.frozen.to_dict(),
-            "random_frozen": self.random_frozen.to_dict() if self.random_frozen else None,
-            "score": self.score.to_dict() if self.score else None,
-            "reading": self.reading.to_dict() if self.reading else None,
+            **{name: found.to_dict() if (found := getattr(self, name)) else None for name in optional},
             "selectivity": {cell: estimate.to_dict() for cell, estimate in self.selectivity.items()},
             "compression": dict(self.compression),
+            "gains": {score: gain.to_dict() for score, gain in self.gains.items()},
             "flags": list(self.flags),
         }
 
@@ -95,80 +120,111 @@ class Verdict:
 
     Attributes:
         set_label: Of the comparable set.
-        headline: ``strong``, ``partial``, ``none`` or ``undetermined``: the reading of the linear probe's score.
-        where: ``AT_THE_TOKEN``, ``NOT_ROUTED``, ``NOT_THERE`` or ``UNDETERMINED``; the rule is in :func:`verdict_of`.
-        sentences: Plain English with the numbers and intervals, ready to print.
+        outcome: ``READS``, ``ADDS``, ``NO_MORE``, ``NOT_THERE`` or ``UNDETERMINED``; see :func:`verdict_of`.
+        where: ``AT_THE_TOKEN``, ``NOT_ROUTED`` or ``UNDETERMINED`` for the first two outcomes, None for the others.
+        guide: ``strong``, ``partial``, ``none`` or ``undetermined``: the linear probe's score by the guide's scale.
+        sentences: Plain English with the numbers and intervals, ready to print; the first has the answer.
         families: Linear first.
+        gains, judgement: What decided: gains by each score, and every claim that was tried.
     """
 
     set_label: str
-    headline: str
-    where: str
+    outcome: str
+    where: str | None
+    guide: str
     sentences: tuple[str, ...]
     families: tuple[FamilyFinding, ...]
+    gains: tuple[ScoreGains, ...]
+    judgement: Judgement
+
+    @property
+    def short(self) -> str:
+        """``adds to words and positions, not routed to the token``."""
+        if self.where is None:
+            return self.outcome
+        return f"{self.outcome}, {'where: ' if self.where == UNDETERMINED else ''}{self.where}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "set": self.set_label,
-            "headline": self.headline,
+            "outcome": self.outcome,
             "where": self.where,
+            "guide": self.guide,
             "sentences": list(self.sentences),
             "families": [finding.to_dict() for finding in self.families],
+            "gains": [found.to_dict() for found in self.gains],
+            "claims": [claim.to_dict() for claim in self.judgement.claims],
         }
 
 
 def verdict_of(comparable_set: ComparableSet, scores: SetScores | None = None) -> Verdict:
-    """The verdict of one comparable set, decided by intervals and never by points.
+    """The verdict of one comparable set, decided by intervals of differences and never by points.
 
-    A probe family *reads* the roles where the interval of its score, against its own random trunk and full
-    finetuning, lies wholly above ``NONE_UP_TO`` of the way (the guide's strong or partial), and does not where
-    it lies wholly below (the guide's none). The gate of the guide applies: where full finetuning itself is too
-    low, or not clearly above the floor, nothing is decided.
+    The outcome is that of :func:`measures.conditional.judge_gains`: by F1 and by argument selection, against words
+    and positions and against the random twin, corrected for all comparisons. For ``READS`` and ``ADDS`` there is a
+    where, of the families whose claims hold:
 
-    1. The linear probe reads: ``AT_THE_TOKEN``.
-    2. It does not, the bilinear probe does, and the bilinear probe's validity vouches for it (selectivity clearly
-       positive, compression better than on the random trunk; at least one measured, neither against):
-       ``NOT_ROUTED``.
-    3. It does not, nor does the bilinear one, but one hidden layer does: ``AT_THE_TOKEN``, though not linearly.
-    4. Neither linear nor bilinear reads: ``NOT_THERE``, as far as these probes see.
-    5. Anything else, an interval across the border, a missing cell, family or validity: ``UNDETERMINED``.
+    1. The linear probe or the one with a hidden layer: ``AT_THE_TOKEN``.
+    2. The bilinear one alone, and by a score by which it holds it is clearly more above its twin than the linear one
+       is: ``NOT_ROUTED``.
+
+    Either way a family's validity has to vouch for it: selectivity, or compression, clearly above the random twin's.
+    Else the where is ``UNDETERMINED``, with the reason. Files without gains have an outcome of ``UNDETERMINED``.
 
     Args:
         comparable_set: From ``analysis.comparable.group_results``.
         scores: Of the same set, where they are there already; computed by default.
     """
     scores = scores or score_set(comparable_set)
-    findings = tuple(
-        found for readout in scores.readouts.values() if (found := _finding(comparable_set, readout)) is not None
-    )
+    found = (_finding(comparable_set, readout, scores.gains) for readout in scores.readouts.values())
+    findings = tuple(finding for finding in found if finding is not None)
     by_family = {finding.family: finding for finding in findings}
-    linear = by_family.get(LINEAR)
-    headline = linear.reading.verdict if linear and linear.reading else UNDETERMINED
-    where, why = _where(by_family)
+    judgement = judge_gains(scores.gains)
+    where, why = _where(judgement, by_family)
     full = scores.headline.f1.get(FULL)
-    sentences = [_headline_sentence(linear, full), *(_family_sentence(f) for f in findings), why]
+    linear = by_family.get(LINEAR)
+    sentences = [
+        _first_sentence(judgement, scores.gains, by_family, full),
+        why,
+        *_selection_sentences(scores.gains),
+        *_claim_sentences(judgement, scores.gains),
+        *(_family_sentence(finding) for finding in findings),
+        _guide_sentence(linear),
+    ]
     sentences += [f"{cell.replace('_', ' ')} was not run: {how}" for cell, how in missing_cells(comparable_set).items()]
-    return Verdict(comparable_set.label, headline, where, tuple(s for s in sentences if s), findings)
+    return Verdict(
+        set_label=comparable_set.label,
+        outcome=judgement.outcome,
+        where=where,
+        guide=linear.reading.verdict if linear and linear.reading else UNDETERMINED,
+        sentences=tuple(sentence for sentence in sentences if sentence),
+        families=findings,
+        gains=scores.gains,
+        judgement=judgement,
+    )
 
 
 # Evidence -----------------------------------------------------------------------------------------
 
 
-def _finding(comparable: ComparableSet, readout: ReadoutScores) -> FamilyFinding | None:
-    """One family's numbers; None where the frozen cell does not have it."""
+def _finding(comparable: ComparableSet, readout: ReadoutScores, gains: Sequence[ScoreGains]) -> FamilyFinding | None:
+    """One family's numbers; None where the frozen cell does not have it, or it is no family but a control."""
     family = LINEAR if readout.readout == HEADLINE else readout.readout
-    if FROZEN not in readout.f1:
+    if FROZEN not in readout.f1 or family not in FAMILIES:
         return None
     selectivity = _by_cell(comparable, family, _mean_selectivity)
-    compression = _by_cell(comparable, family, _mean_compression)
+    compressions = _by_cell(comparable, family, _compressions)
+    both = {FROZEN, RANDOM_FROZEN}
+    contrast = difference(selectivity[FROZEN], selectivity[RANDOM_FROZEN]) if both <= set(selectivity) else None
+    shorter = None
+    if both <= set(compressions):
+        shorter = difference(*(seed_t_interval(compressions[cell]) for cell in (FROZEN, RANDOM_FROZEN)))
     flags = ["no_floor"] if RANDOM_FROZEN not in readout.f1 else []
     flags += ["no_full"] if FULL not in readout.f1 else []
-    flags += ["no_validity"] if not selectivity and not compression else []
-    if FROZEN in selectivity and not selectivity[FROZEN].lo > 0:
-        flags.append("control_not_beaten")
-    if {FROZEN, RANDOM_FROZEN} <= set(compression) and compression[FROZEN] <= compression[RANDOM_FROZEN]:
-        flags.append("compresses_no_better_than_random")
+    flags += ["no_validity"] if contrast is None and shorter is None else []
+    flags += ["selectivity_not_above_twin"] if contrast and not contrast.lo > 0 else []
+    flags += ["compression_not_above_twin"] if shorter and not shorter.point > 0 else []
     flags += readout.probe.flags if readout.probe else []
     return FamilyFinding(
         family=family,
@@ -177,20 +233,23 @@ def _finding(comparable: ComparableSet, readout: ReadoutScores) -> FamilyFinding
         score=readout.probe,
         reading=readout.reading,
         selectivity=selectivity,
-        compression=compression,
+        compression={cell: sum(values) / len(values) for cell, values in compressions.items()},
+        selectivity_difference=contrast,
+        compression_difference=shorter,
+        gains={found.score: found.families[family] for found in gains if family in found.families},
         flags=tuple(dict.fromkeys(flags)),
     )
 
 
 def _by_cell(
-    comparable: ComparableSet, family: str, mean: Callable[[Sequence[Mapping[str, Any]]], Value | None]
+    comparable: ComparableSet, family: str, summary: Callable[[Sequence[Mapping[str, Any]]], Value | None]
 ) -> dict[str, Value]:
-    """``mean`` over the seeds of both frozen cells, where all of them have this family's validity."""
+    """``summary`` over the seeds of both frozen cells, where all of them have this family's validity."""
     found = {}
     for cell in (FROZEN, RANDOM_FROZEN):
         items = comparable.cells.get(cell, ())
         parts = [((item.result.probes or {}).get("validity") or {}).get(family) for item in items]
-        value = mean([part for part in parts if part]) if parts and all(parts) else None
+        value = summary([part for part in parts if part]) if parts and all(parts) else None
         if value is not None:
             found[cell] = value
     return found
@@ -201,103 +260,202 @@ def _mean_selectivity(parts: Sequence[Mapping[str, Any]]) -> Estimate | None:
     return mean_over_seeds([Estimate.from_dict(value) for value in values if value]) if all(values) else None
 
 
-def _mean_compression(parts: Sequence[Mapping[str, Any]]) -> float | None:
-    """Bits of all seeds together."""
-    codes = [part.get("mdl") for part in parts]
-    if not all(codes):
+def _compressions(parts: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Of each seed."""
+    codes = [part.get("mdl") or {} for part in parts]
+    if not all(code.get("online_bits", 0) > 0 for code in codes):
         return None
-    online = sum(code["online_bits"] for code in codes if code)
-    return float(sum(code["uniform_bits"] for code in codes if code) / online) if online > 0 else None
+    return [code["uniform_bits"] / code["online_bits"] for code in codes]
 
 
-# The rule -----------------------------------------------------------------------------------------
+# Where --------------------------------------------------------------------------------------------
 
 
-def _where(by_family: Mapping[str, FamilyFinding]) -> tuple[str, str]:
+def _where(judgement: Judgement, by_family: Mapping[str, FamilyFinding]) -> tuple[str | None, str]:
     """The rule of :func:`verdict_of`, and its conclusion as a sentence."""
-    linear, bilinear, mlp = (by_family.get(name) for name in (LINEAR, "bilinear", "mlp"))
-    if linear is None or linear.reads is None:
-        return UNDETERMINED, "Where the roles are is open: " + _why_open(linear, "the linear probe")
-    if linear.reads:
-        return AT_THE_TOKEN, "The roles are readable at the token: the word's own state tells whether it is the answer."
-    if bilinear is not None and bilinear.reads:
-        return _not_routed(bilinear, mlp)
-    if mlp is not None and mlp.reads:
-        return AT_THE_TOKEN, "The roles are readable at the token, but not linearly: it takes a hidden layer."
-    if bilinear is None or bilinear.reads is None:
-        return UNDETERMINED, "Not readable at the token; whether it is elsewhere in the states is open: " + _why_open(
-            bilinear, "the bilinear probe"
+    families = {claim.family for claim in judgement.shown()}
+    if judgement.outcome not in (READS, ADDS):
+        return None, ""
+    at_token = [name for name in (LINEAR, MLP) if name in families]
+    if at_token:
+        vouched = [name for name in at_token if name in by_family and by_family[name].is_vouched]
+        if not vouched:
+            return UNDETERMINED, _why_not_vouched(by_family.get(at_token[0]), at_token[0])
+        how = "" if LINEAR in vouched else ", but not linearly: it takes a hidden layer"
+        return AT_THE_TOKEN, f"Where: at the token{how}. The word's own state tells whether it is the answer."
+    return _not_routed(judgement, by_family.get(BILINEAR), by_family.get(LINEAR))
+
+
+def _not_routed(judgement: Judgement, bilinear: FamilyFinding | None, linear: FamilyFinding | None) -> tuple[str, str]:
+    if linear is None or not linear.gains:
+        return UNDETERMINED, "Where: open. The linear probe was not fitted on top of words and positions."
+    if bilinear is None or not bilinear.is_vouched:
+        return UNDETERMINED, _why_not_vouched(bilinear, BILINEAR)
+    if not any(_is_beyond_linear(bilinear.gains[claim.score], claim.kind) for claim in judgement.shown()):
+        return UNDETERMINED, (
+            "Where: open. The bilinear probe finds it, and the linear probe does not clearly find less."
         )
-    return (
-        NOT_THERE,
-        f"Not there, as far as these probes see: none reads {NONE_UP_TO:.0%} of the way from its random floor to full.",
+    return NOT_ROUTED, (
+        "Where: there, but not routed to the token by the question. Only the probe that compares the question's states "
+        "with the word's finds it."
     )
 
 
-def _not_routed(bilinear: FamilyFinding, mlp: FamilyFinding | None) -> tuple[str, str]:
-    if not bilinear.is_vouched:
-        reasons = {
-            "no_validity": "selectivity and description length were not measured; run the frozen cells again with "
-            "--fresh",
-            "control_not_beaten": "it learns arbitrary answers as well as the real ones",
-            "compresses_no_better_than_random": "its code is no shorter than on a random trunk",
-        }
-        why = "; ".join(text for flag, text in reasons.items() if flag in bilinear.flags)
-        why = why or "its validity was measured on one trunk alone"
-        return UNDETERMINED, f"Whether it is the trunk or the bilinear probe that knows the roles is open: {why}."
-    text = (
-        "The roles are there, but not routed to the token by the question: only a probe that compares the question's "
-        "states with the word's finds them."
-    )
-    if mlp is not None and mlp.reads:
-        text += " Part of them is at the token too, but not linearly."
-    return NOT_ROUTED, text
+def _is_beyond_linear(gain: FamilyGain, kind: str) -> bool:
+    found = gain.states_beyond_linear if kind == READS else gain.gain_beyond_linear
+    return found is not None and found.lo > 0
 
 
-def _why_open(finding: FamilyFinding | None, name: str) -> str:
-    if finding is None:
-        return f"{name} was not fitted."
-    if "no_full" in finding.flags:
-        return "there is no full finetuning to compare with."
-    if "no_floor" in finding.flags:
-        return f"{name} was not fitted on a random trunk."
-    if finding.reading is None:
-        return "these files hold no intervals."
-    if any(flag.startswith("denominator") for flag in finding.flags):
-        return f"full finetuning does not clearly exceed the floor of {name}."
-    if len(finding.reading.could_be) == 3:
-        gates = (text for text in finding.reading.evidence if "clearly exceed the gate" in text)
-        return next(gates, f"the score of {name} could be anything") + "."
-    return f"the interval of the score of {name} reaches across {NONE_UP_TO:g}."
+def _why_not_vouched(finding: FamilyFinding | None, family: str) -> str:
+    reasons = {
+        "no_validity": "selectivity and description length were not measured on both trunks; run the frozen cells "
+        "again with --fresh",
+        "selectivity_not_above_twin": "its selectivity is not clearly above that on the random twin",
+        "compression_not_above_twin": "its code is no shorter than on the random twin",
+    }
+    flags = finding.flags if finding else ("no_validity",)
+    why = "; ".join(text for flag, text in reasons.items() if flag in flags)
+    return f"Where: open, because nothing vouches for {_PROBE_NAMES[family]}: {why or _ONE_MODEL}."
+
+
+_ONE_MODEL = "compression is known for one seed alone, without an interval, and selectivity not at all"
 
 
 # Sentences ----------------------------------------------------------------------------------------
 
 
-def _headline_sentence(linear: FamilyFinding | None, full: Estimate | None) -> str:
-    if linear is None or linear.score is None:
-        return "No emergence score: it takes full, frozen and random frozen runs on the same test questions."
-    verdict = linear.reading.verdict if linear.reading else UNDETERMINED
-    could_be = linear.reading.could_be if linear.reading else ()
-    between = f" (could be {' or '.join(could_be)})" if len(could_be) > 1 else ""
-    against = f", where full finetuning reaches F1 {format_estimate(full, 3)}" if full else ""
-    return f"Emergence: {verdict}{between}. The score is {format_estimate(linear.score.score)}{against}."
+def _first_sentence(
+    judgement: Judgement,
+    gains: Sequence[ScoreGains],
+    by_family: Mapping[str, FamilyFinding],
+    full: Estimate | None,
+) -> str:
+    """The answer with every number it rests on."""
+    f1 = next((found for found in gains if found.score == F1), None)
+    levels = []
+    for name in (LINEAR, MLP, BILINEAR):
+        if name in by_family and (name != MLP or BILINEAR not in by_family):
+            finding = by_family[name]
+            twin = f" (random twin {shown(finding.random_frozen)})" if finding.random_frozen else ""
+            levels.append(f"{shown(finding.frozen)} with {_PROBE_NAMES[name]}{twin}")
+    others = [f"{shown(f1.words)} from words and positions (no language model)"] if f1 else []
+    others += [f"{shown(f1.rule)} from the wh rule"] if f1 and f1.rule else []
+    others += [f"{shown(full)} after full finetuning"] if full else []
+    text = f"{_scope(gains, by_family)}, {_FINDINGS[judgement.outcome]}{_why_open(gains)}"
+    if levels:
+        text += f": token F1 is {' and '.join(levels)}"
+        text += f", against {_listed(others)}" if others else ""
+    added = [
+        f"{gained(gain.gain)} {_SCORE_NAMES[found.score]}"
+        + (f" (random twin {gained(gain.twin_gain)})" if gain.twin_gain else "")
+        for found in gains
+        if (gain := found.families.get(_richest(found)))
+    ]
+    if added:
+        name = _PROBE_NAMES[_richest(gains[0])]
+        text += f"; on top of words and positions the states add, by {name}, {_listed(added)}"
+    return text + "."
+
+
+def _scope(gains: Sequence[ScoreGains], by_family: Mapping[str, FamilyFinding]) -> str:
+    seeds = [found.words.n_seeds for found in gains] or [finding.frozen.n_seeds for finding in by_family.values()]
+    n = min(seeds, default=1)
+    return "For this trained model" if n == 1 else f"Over trainings ({n} seeds)"
+
+
+def _why_open(gains: Sequence[ScoreGains]) -> str:
+    if not gains:
+        return (
+            " (these files hold no scores of words and positions, or not beside a frozen run: run again with this "
+            "version to measure what words and positions tell)"
+        )
+    if all(family.difference is None for found in gains for family in found.families.values()):
+        return " (there is no random twin to hold them against: run the frozen probe with --random-baseline)"
+    return ""
+
+
+def _richest(found: ScoreGains) -> str:
+    return next(name for name in (BILINEAR, MLP, LINEAR) if name in found.families)
+
+
+def _selection_sentences(gains: Sequence[ScoreGains]) -> list[str]:
+    for found in gains:
+        if found.score == SELECTION:
+            parts = [
+                f"{_PROBE_NAMES[name]} {shown(family.states)}"
+                + (f" (random twin {shown(family.twin_states)})" if family.twin_states else "")
+                for name, family in found.families.items()
+            ]
+            return [
+                f"Choosing among the sentence's arguments (argument selection, {found.words.n:,} questions): "
+                f"words and positions {shown(found.words)}, {', '.join(parts)}."
+            ]
+    return []
+
+
+def _claim_sentences(judgement: Judgement, gains: Sequence[ScoreGains]) -> list[str]:
+    """What holds of what was tried, and what is excluded."""
+    lines = []
+    margins = " or ".join(f"{MARGINS[found.score]:g} {_SCORE_NAMES[found.score]}" for found in gains)
+    if judgement.claims:
+        words = {READS: "alone above words and positions", ADDS: "adds to words and positions"}
+        held = [
+            f"{_PROBE_NAMES[claim.family]} {words[claim.kind]} by {_SCORE_NAMES[claim.score]} (p = {claim.p_holm:.2g})"
+            for claim in judgement.shown()
+        ]
+        lines.append(
+            f"Of {len(judgement.claims)} comparisons, {len(held) or 'none'} "
+            f"hold{'' if len(held) != 1 else 's'} at {FALSE_CLAIMS:.1%} after Holm's correction"
+            + (f": {'; '.join(held)}." if held else ".")
+        )
+    if judgement.outcome in (NO_MORE, NOT_THERE):
+        lines.append(f"The data exclude that pretraining makes the states add {margins} (one-sided, 95%).")
+    elif judgement.outcome == UNDETERMINED and judgement.claims:
+        lines.append(
+            f"Nothing added is shown, and a gain of {margins} is not excluded either: more test questions or seeds "
+            "would decide."
+        )
+    return lines
 
 
 def _family_sentence(finding: FamilyFinding) -> str:
-    """What a family reads, of how much, and whether it is the probe's own doing."""
-    name = _PROBE_NAMES.get(finding.family, f"the {finding.family} probe")
-    parts = [f"{name[0].upper()}{name[1:]} reads F1 {format_estimate(finding.frozen, 3)} off the frozen trunk"]
-    if finding.random_frozen:
-        parts.append(f"{format_estimate(finding.random_frozen, 3)} off a random one")
-    if finding.score and finding.family != LINEAR:
-        parts.append(f"a score of {format_estimate(finding.score.score)}")
-    text = ", ".join(parts)
-    more = []
-    if FROZEN in finding.selectivity:
-        more.append(f"selectivity {format_estimate(finding.selectivity[FROZEN], 3)}")
-    if FROZEN in finding.compression:
-        random = finding.compression.get(RANDOM_FROZEN)
-        against = f" (random trunk {random:.2f})" if random is not None else ""
-        more.append(f"compression {finding.compression[FROZEN]:.2f}{against}")
-    return text + (f"; {', '.join(more)}." if more else ".")
+    """What a family adds, and whether it is the probe's own doing."""
+    parts = [
+        f"adds {gained(gain.difference)} {_SCORE_NAMES[score]} more than on its random twin"
+        for score, gain in finding.gains.items()
+        if gain.difference
+    ]
+    if finding.selectivity_difference:
+        parts.append(f"selectivity is {gained(finding.selectivity_difference)} above the twin's")
+    if finding.compression_difference:
+        compression, twin = (finding.compression[cell] for cell in (FROZEN, RANDOM_FROZEN))
+        parts.append(f"compression {compression:.2f} (random twin {twin:.2f})")
+    name = _PROBE_NAMES[finding.family]
+    return f"{name[0].upper()}{name[1:]}: {'; '.join(parts)}." if parts else ""
+
+
+def _guide_sentence(linear: FamilyFinding | None) -> str:
+    """The guide's reading of the linear probe's score, for those who ask for it."""
+    if linear is None or linear.score is None:
+        return "By the guide's scale: no emergence score; it takes full, frozen and random frozen runs on one test set."
+    verdict = linear.reading.verdict if linear.reading else UNDETERMINED
+    could_be = linear.reading.could_be if linear.reading else ()
+    between = f" (could be {' or '.join(could_be)})" if len(could_be) > 1 else ""
+    return f"By the guide's scale: {verdict}{between}; emergence score {describe_score(linear.score)}."
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def shown(estimate: Estimate) -> str:
+    """``0.281 [0.265, 0.297]``."""
+    return format_estimate(estimate, 3)
+
+
+def gained(estimate: Estimate | None) -> str:
+    """``+0.064 [+0.045, +0.083]``; ``-`` for None."""
+    if estimate is None:
+        return "-"
+    point, lo, hi = (f"{round(value, 3) + 0.0:+.3f}" for value in (estimate.point, estimate.lo, estimate.hi))
+    return f"{point} [{lo}, {hi}]" if math.isfinite(estimate.lo) else f"{point} (no interval)"

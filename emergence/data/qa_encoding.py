@@ -294,9 +294,7 @@ def mark_tokens(tokenizer: QATokenizer, marks: Marks, token_counts: IntArray | N
     separator = _first_frequent(SEPARATORS, count)
     others = [text for text in PREDICATE_MARKS if ids[text] != ids[separator]]
     predicate = _first_frequent(others, count)
-    return MarkTokens(
-        ids[separator], ids[predicate], (separator, predicate), (count[separator], count[predicate])
-    )
+    return MarkTokens(ids[separator], ids[predicate], (separator, predicate), (count[separator], count[predicate]))
 
 
 def _first_frequent(texts: Sequence[str], count: Mapping[str, int]) -> str:

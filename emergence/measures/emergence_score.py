@@ -25,6 +25,8 @@ from emergence.measures.variance_parts import t_widening
 #: The four cells: {pretrained, random} initialisation x {full training, frozen probe}.
 FULL, FROZEN, RANDOM_FULL, RANDOM_FROZEN = "full", "frozen", "random_full", "random_frozen"
 CELLS = (FULL, FROZEN, RANDOM_FULL, RANDOM_FROZEN)
+#: Least U − R that a share of it means anything, in units of F1.
+MIN_HEADROOM = 0.1
 #: Share of bootstrap draws with a denominator ≤ 0 from which Fieller's set replaces the bootstrap.
 MAX_BAD_DENOMINATORS = 0.01
 
@@ -102,7 +104,8 @@ class EmergenceScore:
         above_floor: F − R. headroom: U − R, the denominator.
         bad_denominators: Share of bootstrap draws with U − R ≤ 0; nan without a bootstrap.
         flags: Of ``denominator_not_positive``, ``denominator_uncertain``, ``interval_unbounded``,
-            ``interval_complement``, ``below_zero``, ``above_one``, ``single_seed``, and those of ``score``.
+            ``interval_complement``, ``below_zero``, ``above_one``, ``headroom_small``, ``single_seed``, and those of
+            ``score``.
     """
 
     floor: str
@@ -114,6 +117,11 @@ class EmergenceScore:
     headroom: Estimate
     bad_denominators: float
     flags: tuple[str, ...]
+
+    @property
+    def is_meaningful(self) -> bool:
+        """Whether there is enough between floor and full finetuning to have a share of."""
+        return "headroom_small" not in self.flags
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -206,6 +214,8 @@ def score_flags(moments: RatioMoments, fieller: Fieller, n_seeds: int, level: fl
         flags.append("below_zero")
     elif moments.raw > 1:
         flags.append("above_one")
+    if moments.d < MIN_HEADROOM or "denominator_uncertain" in flags:
+        flags.append("headroom_small")
     if fieller.kind in ("unbounded", "complement", "half_line"):
         flags.append(f"interval_{fieller.kind}")
     if n_seeds == 1:

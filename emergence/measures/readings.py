@@ -16,8 +16,11 @@ from typing import Any
 from scipy.special import ndtri
 
 from emergence.measures.bootstrap import Estimate
-from emergence.measures.emergence_score import EmergenceScore
+from emergence.measures.emergence_score import RANDOM_FROZEN, RANDOM_FULL, EmergenceScore
 
+#: By floor: what the two scores are called wherever a person reads them, and the floor in words.
+SCORE_NAMES = {RANDOM_FROZEN: "emergence score", RANDOM_FULL: "from-scratch score"}
+FLOORS = {RANDOM_FROZEN: "random trunk, probed frozen", RANDOM_FULL: "random trunk, trained whole (from scratch)"}
 #: The guide's "near 1" and "near 0". Its scenarios: .93 and .97 strong, .73 partial, .17 to .20 none.
 STRONG_FROM = 0.75
 NONE_UP_TO = 0.25
@@ -57,6 +60,22 @@ def format_estimate(estimate: Estimate, digits: int = 2) -> str:
     return f"{point} [{estimate.lo:.{digits}f}, {estimate.hi:.{digits}f}]"
 
 
+def describe_score(score: EmergenceScore, digits: int = 2) -> str:
+    """``0.50 [0.38, 0.62]``; where full finetuning hardly exceeds the floor the reason and both differences instead.
+
+    A share of next to nothing is noise, whatever it comes to; the number itself stays in the files.
+    """
+    if not score.is_meaningful:
+        exceeds = "exceeds this floor by only" if score.headroom.point > 0 else "does not exceed this floor:"
+        return (
+            f"not meaningful: full finetuning {exceeds} {format_estimate(score.headroom, 3)} "
+            f"(frozen minus floor: {format_estimate(score.above_floor, 3)})"
+        )
+    if "no_interval" in score.flags:
+        return f"{score.score.point:.{digits}f} (no interval)"
+    return format_estimate(score.score, digits)
+
+
 def read_score(score: EmergenceScore, full: Estimate, *, no_model_floor: float | None = None) -> Reading:
     """Strong, partial, none or undetermined for one size.
 
@@ -66,17 +85,16 @@ def read_score(score: EmergenceScore, full: Estimate, *, no_model_floor: float |
         no_model_floor: R_0, F1 of the best rule without a model; None leaves that part of the gate out, and says so.
     """
     evidence = [
-        f"score {format_estimate(score.score)} against floor {score.floor} ({score.score.method})",
+        f"{SCORE_NAMES[score.floor]} {describe_score(score)} ({score.score.method})",
         f"frozen minus floor {format_estimate(score.above_floor)}, full minus floor {format_estimate(score.headroom)}",
     ]
     gate_passed = _check_gate(full, no_model_floor, evidence)
-    denominator = [flag for flag in score.flags if flag.startswith("denominator")]
-    if denominator:
-        evidence.append("full finetuning does not clearly exceed the floor, so there is nothing to have a share of")
+    if not score.is_meaningful:
+        evidence.append("full finetuning hardly exceeds the floor, so there is next to nothing to have a share of")
     if "single_seed" in score.flags:
         evidence.append("one training seed: the interval speaks of test questions, not of training again")
     lo, hi = score.score.lo, score.score.hi
-    if not gate_passed or denominator or math.isnan(lo) or math.isnan(hi):
+    if not gate_passed or not score.is_meaningful or math.isnan(lo) or math.isnan(hi):
         return Reading("undetermined", ("strong", "partial", "none"), tuple(evidence))
     could_be = _zones(lo, hi)
     if len(could_be) > 1:

@@ -181,7 +181,9 @@ def _standardise(parts: Sequence[ProbeData]) -> None:
 
 def _with_offsets(parts: Sequence[ProbeData], scores: WordScores) -> list[ProbeData]:
     return [
-        replace(part, offset=torch.from_numpy(scorer_logits(scores, part.lengths, split)).to(part.features.words.device))
+        replace(
+            part, offset=torch.from_numpy(scorer_logits(scores, part.lengths, split)).to(part.features.words.device)
+        )
         for part, split in zip(parts, ("train", "validation", "test"), strict=True)
     ]
 

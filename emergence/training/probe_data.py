@@ -123,9 +123,7 @@ def gather(data: ProbeData, index: npt.NDArray[np.int64]) -> GatheredBatch:
     return GatheredBatch(questions, features.words[rows].float(), mask, offset)
 
 
-def add_offset(
-    logits: tuple[Tensor, Tensor], offset: Tensor | None, scales: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def add_offset(logits: tuple[Tensor, Tensor], offset: Tensor | None, scales: Tensor | None) -> tuple[Tensor, Tensor]:
     """Start and end logits (B, W) plus the scaled offset (B, W, 2), where there is one."""
     if offset is None or scales is None:
         return logits

@@ -396,7 +396,7 @@ class SpanObjective:
         return minimize(self, start, args=(ridge,), jac=True, method="L-BFGS-B", options=options)
 
     def __call__(self, flat: npt.NDArray[np.float64], ridge: float) -> tuple[float, npt.NDArray[np.float64]]:
-        """Loss plus ridge / 2 * |w|^2, and the gradient, at the weights (2 D,) and the scales, which are not penalised."""
+        """Loss plus ridge / 2 * |w|^2, and the gradient, at the weights (2 D,) and the unpenalised scales."""
         size = 2 * self.hidden_size
         weights = torch.from_numpy(flat[:size].reshape(self.hidden_size, 2)).float().to(self.words.device)  # (D, 2)
         logits = torch.cat([chunk.float() @ weights for chunk in self.words.split(CHUNK_ROWS)])  # (sum of W, 2)

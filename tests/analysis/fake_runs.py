@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,20 @@ CELL_FLAGS: dict[str, dict[str, Any]] = {
     "random_frozen": {"random_baseline": True, "freeze_llm": True},
 }
 NAMES = ("em", "f1_tokens", "log_prob", "expected_f1")
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a frozen run's states add to words and positions: per family, by F1 and by argument selection.
+
+    A question in ten has no other argument to choose from. ``words`` and ``rule`` are R_1 and R_0 (F1; argument
+    selection of R_1 alone), ``selection`` the argument selection of each family's probe on the states alone.
+    """
+
+    gains: Mapping[str, tuple[float, float]]
+    words: tuple[float, float] = (0.6, 0.78)
+    rule: float = 0.45
+    selection: Mapping[str, float] = field(default_factory=dict)
 
 
 def planted(mean: float, seed: int) -> np.ndarray:
@@ -48,6 +64,7 @@ def write_run(
     f1: float,
     *,
     bilinear: float | None = None,
+    added: Added | None = None,
     tokenizer: str = "tokenizer A",
     text: str | None = None,
     questions: str = "questions A",
@@ -57,7 +74,10 @@ def write_run(
     documents: int | None = None,
     **flags: Any,
 ) -> RunDirectory:
-    """A run whose mean test F1 and EM are ``f1`` (``bilinear`` for that probe); older ones tell no ``documents``."""
+    """A run whose mean test F1 and EM are ``f1`` (``bilinear`` for that probe).
+
+    Older ones tell no ``documents``, and are older than gains without ``added``.
+    """
     spec = spec_of(cell, **flags)
     run = RunStore(root).create(spec, now=datetime(2026, 1, 2, 3, 4, 5))
     prints = {"tokenizer": content_digest(tokenizer), "text": text, "questions": content_digest(questions)}
@@ -70,7 +90,8 @@ def write_run(
     if bilinear is not None:
         scores["bilinear"] = planted(bilinear, number)
     if predictions:
-        run.write_predictions(_rows(scores, sentences, questions, documents))
+        rows = _rows(scores, sentences, questions, documents)
+        run.write_predictions(_with_gains(rows, added, number) if added else rows)
     reports = {name: estimates(values, sentences) for name, values in scores.items()}
     readouts = {
         name: {"family": name, "layer": 1, "n_trainable": 640, "validation": report, "test": report}
@@ -117,6 +138,31 @@ def write_guide_file(path: Path, f1: float, *, frozen: bool = False, random: boo
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(to_json({**content, **keys}, indent=2))
+
+
+def _with_gains(rows: list[dict[str, Any]], added: Added, number: int) -> list[dict[str, Any]]:
+    """The rows with baselines, read-outs on top of words and positions, and argument selection."""
+    words = [planted(mean, 7) for mean in added.words]
+    rule = planted(added.rule, 8)
+    gains = {
+        family: [words[k] + planted(mean, number + 10 * (k + 1)) * 0.2 + 0.8 * mean for k, mean in enumerate(means)]
+        for family, means in added.gains.items()
+    }
+    alone = {family: planted(added.selection.get(family, 0.4), number + 50) for family in added.gains}
+
+    def scores(i: int, f1: float, selection: float) -> dict[str, float | None]:
+        return {**dict.fromkeys(NAMES, f1), "argument_selection": None if i % 10 == 0 else selection}
+
+    for i, row in enumerate(rows):
+        for family, (f1, selection) in gains.items():
+            row["readouts"][f"words+{family}"] = scores(i, float(f1[i]), float(selection[i]))
+            place = row if family == "linear" else row["readouts"][family]
+            place["argument_selection"] = None if i % 10 == 0 else float(alone[family][i])
+        row["baselines"] = {
+            "words_left": scores(i, float(words[0][i]), float(words[1][i])),
+            "wh_rule": {"f1_tokens": float(rule[i]), "em": float(rule[i])},
+        }
+    return rows
 
 
 def _rows(

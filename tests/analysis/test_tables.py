@@ -14,10 +14,14 @@ from typer.testing import CliRunner
 
 import emergence.cli as cli
 from emergence.analysis.escaping import latex_escape
+from emergence.analysis.figure_data import prepare_charts
+from emergence.analysis.figure_runs import read_folder
+from emergence.analysis.grid import RunScores, build_grid, format_grid
+from emergence.analysis.scale_curve import scale_curves
 from emergence.analysis.table_formats import format_seconds, format_table, to_markdown
 from emergence.analysis.tables import ResultsTable, build_table
 from emergence.errors import DataError
-from tests.analysis.fake_runs import write_grid, write_guide_file, write_run
+from tests.analysis.fake_runs import Added, write_grid, write_guide_file, write_run
 
 ROOT = Path(cli.__file__).resolve().parent.parent
 PLANTED = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}
@@ -125,11 +129,42 @@ def test_guide_files_show_validation_points_and_say_so(tmp_path: Path) -> None:
     assert "per-question scores are not in this file" in text and "validation questions" in text
 
 
-def test_a_weak_denominator_is_undefined_in_words(tmp_path: Path) -> None:
+def test_a_score_that_means_nothing_is_a_reason_in_words_and_a_number_in_json(tmp_path: Path) -> None:
     write_grid(tmp_path, {"full": 0.2, "frozen": 0.2, "random_frozen": 0.3})
     text = to_markdown(build_table(tmp_path, n_boot=200))
-    assert "undefined (denominator not positive)" in text
-    assert "reading: undetermined" in text
+    assert "not meaningful (full - floor -0.100 [" in text and "does not exceed this floor: -0.100 [" in text
+    assert "by the guide's scale: undetermined" in text
+    (row,) = (row for row in build_table(tmp_path, n_boot=200).to_dict()["rows"] if row["score"])
+    assert row["score"]["raw"] == pytest.approx(1.0) and "headroom_small" in row["score"]["flags"]
+
+
+def test_a_score_that_means_nothing_is_in_no_figure_no_curve_and_no_terminal(tmp_path: Path) -> None:
+    cells = {"full": 0.70, "frozen": 0.5, "random_full": 0.67, "random_frozen": 0.3}
+    for config_name in ("debug", "tiny"):
+        runs = write_grid(tmp_path, cells, config_name=config_name)
+    folder = read_folder(tmp_path, n_boot=200)
+    charts = prepare_charts(folder, n_boot=200)
+    (chart,) = (chart for chart in charts.charts if chart.kind == "emergence")
+    assert {row["floor"] for row in chart.rows} == {"random_frozen"}
+    reasons = dict(charts.skipped)
+    assert reasons["from-scratch score of debug, wiki"].startswith("not meaningful: full finetuning exceeds")
+    (curve,) = scale_curves(folder.scored, n_draws=19)
+    assert len(curve.points) == 2 and all(point.scratch is None for point in curve.points)
+    text = format_grid(build_grid([RunScores.load(run) for run in runs.values()], n_boot=200))
+    assert "emergence score     0.500 [" in text and "-6." not in text
+    assert "from-scratch score  not meaningful: full finetuning exceeds this floor by only 0.030 [" in text
+    assert "by the guide        partial" in text
+
+
+def test_table_and_json_tell_the_verdict(tmp_path: Path) -> None:
+    added = Added({"linear": (0.0, 0.0), "bilinear": (0.03, 0.06)})
+    nothing = Added({"linear": (0.0, 0.0), "bilinear": (0.0, 0.0)})
+    write_run(tmp_path, "frozen", 0.3, bilinear=0.5, added=added)
+    write_run(tmp_path, "random_frozen", 0.2, bilinear=0.28, added=nothing)
+    table = build_table(tmp_path, n_boot=200)
+    assert "verdict: adds to words and positions, where: undetermined. For this trained model, " in to_markdown(table)
+    assert table.to_dict()["sets"][0]["verdict"]["outcome"] == "adds to words and positions"
+    assert "reads roles" not in to_markdown(table)
 
 
 def test_sizes_are_read_together(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_frozen_runs_say_how_far_their_probes_are_to_be_believed(cells: dict[str
     verdict = verdict_of_runs([RunScores.load(run) for run in cells.values()], cells["full"].path.parent)
     assert [finding.family for finding in verdict.families] == ["linear", "bilinear"]
     assert all(set(finding.compression) == {"frozen", "random_frozen"} for finding in verdict.families)
-    assert verdict.where in describe_verdict(verdict)
+    assert verdict.short in describe_verdict(verdict)
 
 
 def test_validity_can_be_left_out(tmp_path: Path) -> None:

@@ -16,10 +16,18 @@ from emergence.measures.emergence_score import (
     compute_emergence_gap,
     compute_emergence_score,
     estimate_emergence_score,
+    score_flags,
     two_by_two_table,
 )
 from emergence.measures.ratio import delta_se, fieller_set
-from emergence.measures.readings import SizeScore, format_estimate, read_score, read_sizes
+from emergence.measures.readings import (
+    SCORE_NAMES,
+    SizeScore,
+    describe_score,
+    format_estimate,
+    read_score,
+    read_sizes,
+)
 
 V = 0.02**2
 
@@ -195,7 +203,7 @@ def test_reading_of_clear_scores(point, verdict):
     score, full = _score(point)
     reading = read_score(score, full, no_model_floor=0.4)
     assert reading.verdict == verdict and reading.could_be == (verdict,)
-    assert any("floor random_frozen" in line for line in reading.evidence)
+    assert any(line.startswith("emergence score ") for line in reading.evidence)
     assert any("gate of 0.40" in line and "clears" in line for line in reading.evidence)
 
 
@@ -209,6 +217,31 @@ def test_reading_is_undetermined_where_it_must_be():
     reading = read_score(weak.probe, weak.cells["full"])
     assert reading.verdict == "undetermined" and len(reading.could_be) == 3
     assert any("nothing to have a share of" in line for line in reading.evidence)
+
+
+@pytest.mark.parametrize("means", [(0.529, 0.30, 0.50), (0.45, 0.30, 0.50)])
+def test_a_share_of_next_to_nothing_is_flagged_and_told_as_differences(means):
+    """The full cell a hair above its floor, however exactly known, or below it."""
+    full, frozen, floor = means
+    score = analysis({"full": full, "frozen": frozen, "random_full": floor}, n_clusters=3_000).scratch
+    assert "headroom_small" in score.flags and not score.is_meaningful and math.isfinite(score.raw)
+    text = describe_score(score)
+    assert text.startswith("not meaningful: full finetuning ") and f"{score.raw:.2f}" not in text
+    assert f"{score.headroom.point:.3f} [" in text and f"{score.above_floor.point:.3f} [" in text
+    assert score.to_dict()["raw"] == score.raw
+
+
+def test_headroom_that_is_large_but_unsure_is_small_against_its_interval():
+    unsure = RatioMoments(n=0.1, d=0.2, v_nn=0.01, v_dd=0.02, v_nd=0.0)
+    sure = RatioMoments(n=0.1, d=0.2, v_nn=0.0001, v_dd=0.0001, v_nd=0.0)
+    flags = [score_flags(moments, moments.fieller(), 1, 0.95) for moments in (unsure, sure)]
+    assert ["headroom_small" in found for found in flags] == [True, False]
+
+
+def test_the_two_scores_have_two_names():
+    result = analysis({"full": 0.7, "frozen": 0.45, "random_full": 0.5, "random_frozen": 0.2}, n_clusters=100)
+    assert SCORE_NAMES[result.probe.floor] == "emergence score"
+    assert SCORE_NAMES[result.scratch.floor] == "from-scratch score"
 
 
 def _sizes(points):

@@ -1,4 +1,4 @@
-"""What states add to words and positions: found where it is planted, nothing where words tell it all or states are noise."""
+"""What states add to words and positions: found where planted, nothing where words tell it or states are noise."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from emergence.training.recording import MemoryRecorder, StopRequested
 from emergence.training.word_scorer import WordScores, word_scores
 
 CPU = torch.device("cpu")
+Splits = tuple[EncodedQA, EncodedQA, EncodedQA]
 CONFIG = ProbeConfig(families=("linear", "bilinear"), bilinear_rank=16, epochs=16, batch_size=16, lr=1e-2, patience=16)
 OPTIONS = {"seed": 0, "device": CPU, "precision": "fp32", "max_answer_words": 1}
 
@@ -62,7 +63,7 @@ def world(hidden: bool) -> tuple[tuple[EncodedQA, EncodedQA, EncodedQA], dict[st
 
 
 def measure(
-    encoder: PlantedEncoder, splits: tuple[EncodedQA, EncodedQA, EncodedQA], scorers: dict[str, WordScores], **more: object
+    encoder: PlantedEncoder, splits: Splits, scorers: dict[str, WordScores], **more: object
 ) -> tuple[ProbeReport, dict[str, ConditionalFit]]:
     report = probe_all_layers(encoder, *splits[:2], CONFIG, **OPTIONS)  # type: ignore[arg-type]
     return report, measure_conditional(encoder, report, splits, scorers, CONFIG, **{**OPTIONS, **more})  # type: ignore[arg-type]

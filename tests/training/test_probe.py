@@ -135,9 +135,7 @@ def test_gradient_and_loss_of_the_linear_objective(train_gold: str, with_offset:
             logits = logits + torch.tensor(weights[64:], dtype=torch.float32) * data.offset[rows]
         starts, ends, golds = (torch.tensor(part) for part in data.golds.take([i]).padded())
         mask = torch.ones(1, len(logits), dtype=torch.bool)
-        losses.append(
-            span_cross_entropy(logits[None, :, 0], logits[None, :, 1], mask, starts, ends, golds, train_gold)
-        )
+        losses.append(span_cross_entropy(logits[None, :, 0], logits[None, :, 1], mask, starts, ends, golds, train_gold))
     penalty = 0.05 * (weights[:64] ** 2).sum()
     assert value == pytest.approx(float(torch.stack(losses).mean()) + penalty, rel=1e-5)
 

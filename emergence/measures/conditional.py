@@ -1,0 +1,289 @@
+"""What a frozen trunk's states tell beyond words and positions, and what the data allow to claim (METHODS B4).
+
+R_1 is a scorer of words and positions without any language model. A probe may be good only because its states hold
+what R_1 knows as well, so the question is what the states *add*: gain = score(R_1 + states) - score(R_1). A probe also
+learns by itself, so every gain is held against the same probe's gain on a random twin, question by question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, interval
+from emergence.measures.mirage import holm
+from emergence.measures.resampling import ClusterTable, FloatArray
+
+LINEAR, BILINEAR, MLP = "linear", "bilinear", "mlp"
+FAMILIES = (LINEAR, BILINEAR, MLP)
+F1, SELECTION = "f1_tokens", "argument_selection"
+SCORES = (F1, SELECTION)
+
+READS = "reads roles"
+ADDS = "adds to words and positions"
+NO_MORE = "no more than words and positions tell"
+NOT_THERE = "not there"
+UNDETERMINED = "undetermined"
+
+#: Chance of any false claim, over all claims together: the lower end of a 95% interval, after Holm.
+FALSE_CLAIMS = 0.025
+#: A gain worth having. "No more than words and positions tell" takes data that exclude one of this size, at 95%.
+MARGINS: Mapping[str, float] = {F1: 0.03, SELECTION: 0.03}
+#: The same for states alone against the twin's, which are known less exactly than gains.
+STATES_MARGIN = 0.06
+_EXCLUDED_AT = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class TrunkScores:
+    """Per-question scores of the probes on one kind of trunk, over S seeds and N questions.
+
+    Attributes:
+        words: (S, N) of R_1. rule: (S, N) of R_0, the wh rule; None where it has no such score.
+        states: Family to (S, N), the probe on the states alone.
+        with_words: Family to (S, N), the probe on top of R_1.
+        seeds: S labels; trunks of one kind only share them.
+    """
+
+    words: FloatArray
+    rule: FloatArray | None
+    states: Mapping[str, FloatArray]
+    with_words: Mapping[str, FloatArray]
+    seeds: tuple[str, ...]
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Those that were fitted both alone and on top of R_1."""
+        return tuple(name for name in FAMILIES if name in self.states and name in self.with_words)
+
+    def columns(self) -> dict[str, FloatArray]:
+        """Everything that is averaged, by name; gains are differences within a question."""
+        found = {"words": self.words} | ({} if self.rule is None else {"rule": self.rule})
+        for name in self.families:
+            found |= {f"states {name}": self.states[name], f"gain {name}": self.with_words[name] - self.words}
+        return found
+
+
+@dataclass(frozen=True)
+class FamilyGain:
+    """One probe family by one score; all with paired intervals, parts without a random twin None.
+
+    Attributes:
+        states, twin_states: The probe on states alone, pretrained and random.
+        gain, twin_gain: What the states add to R_1. difference: The former minus the latter.
+        above_words, above_rule, above_twin: ``states`` minus R_1, minus R_0, and minus ``twin_states``.
+        gain_beyond_linear, states_beyond_linear: ``difference`` and ``above_twin``, minus the linear probe's.
+    """
+
+    states: Estimate
+    gain: Estimate
+    above_words: Estimate
+    above_rule: Estimate | None
+    twin_states: Estimate | None
+    twin_gain: Estimate | None
+    difference: Estimate | None
+    above_twin: Estimate | None
+    gain_beyond_linear: Estimate | None
+    states_beyond_linear: Estimate | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: None if value is None else value.to_dict() for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class ScoreGains:
+    """All families by one score: ``words`` is R_1, ``rule`` R_0."""
+
+    score: str
+    words: Estimate
+    rule: Estimate | None
+    families: Mapping[str, FamilyGain]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "score": self.score,
+            "words": self.words.to_dict(),
+            "rule": self.rule.to_dict() if self.rule else None,
+            "families": {name: gain.to_dict() for name, gain in self.families.items()},
+        }
+
+
+def conditional_gains(
+    score: str,
+    pretrained: TrunkScores,
+    twin: TrunkScores | None,
+    clusters: Sequence[Hashable] | NDArray[Any],
+    *,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+    level: float = 0.95,
+) -> ScoreGains | None:
+    """Gains of every family, on the same resamples of sentences and seeds.
+
+    A question counts only where every column has a finite score (argument selection is nan where a sentence has
+    no other argument). None where none is left, or no family was fitted on top of R_1.
+
+    Args:
+        score: Its name. clusters: (N,) the sentence of each question.
+        pretrained, twin: Their seeds are independent of each other.
+    """
+    trunks = {"pretrained": pretrained} | ({"random": twin} if twin is not None and twin.families else {})
+    columns = {f"{kind} {name}": rows for kind, trunk in trunks.items() for name, rows in trunk.columns().items()}
+    kept = np.all([np.isfinite(rows).all(axis=0) for rows in columns.values()], axis=0)  # (N,)
+    if not pretrained.families or not kept.any():
+        return None
+    labels = {name: [f"{name.split()[0]}:{s}" for s in trunks[name.split()[0]].seeds] for name in columns}
+    table = ClusterTable.from_questions(
+        {name: rows[:, kept] for name, rows in columns.items()}, np.asarray(clusters)[kept], labels
+    )
+    measured = _Measured(Resamples.draw(table, n_boot, seed), level)
+    families = {name: _family(measured, name) for name in pretrained.families}
+    words = measured.signed({"pretrained words": 1})
+    assert words is not None  # every trunk has it
+    return ScoreGains(score, words, measured.signed({"pretrained rule": 1}), families)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    resamples: Resamples
+    level: float
+
+    def signed(self, signs: Mapping[str, int]) -> Estimate | None:
+        """The interval of a signed sum of columns; None where one is absent."""
+        table = self.resamples.table
+        if not set(signs) <= set(table.rows):
+            return None
+        found = interval(
+            self.resamples, lambda m: np.asarray(sum(sign * m[name] for name, sign in signs.items())), self.level
+        )
+        return replace(found, n_seeds=min(len(table.seed_labels[name]) for name in signs))
+
+
+def _family(measured: _Measured, name: str) -> FamilyGain:
+    states, gain = f"pretrained states {name}", f"pretrained gain {name}"
+    twin_states, twin_gain = f"random states {name}", f"random gain {name}"
+    alone, added = measured.signed({states: 1}), measured.signed({gain: 1})
+    above_words = measured.signed({states: 1, "pretrained words": -1})
+    assert alone and added and above_words  # the caller goes through the families that are there
+
+    def beyond_linear(kind: str) -> Estimate | None:
+        mine, its = (f"{trunk} {kind} {name}" for trunk in ("pretrained", "random"))
+        linear, its_linear = (f"{trunk} {kind} {LINEAR}" for trunk in ("pretrained", "random"))
+        return None if name == LINEAR else measured.signed({mine: 1, its: -1, linear: -1, its_linear: 1})
+
+    return FamilyGain(
+        states=alone,
+        gain=added,
+        above_words=above_words,
+        above_rule=measured.signed({states: 1, "pretrained rule": -1}),
+        twin_states=measured.signed({twin_states: 1}),
+        twin_gain=measured.signed({twin_gain: 1}),
+        difference=measured.signed({gain: 1, twin_gain: -1}),
+        above_twin=measured.signed({states: 1, twin_states: -1}),
+        gain_beyond_linear=beyond_linear("gain"),
+        states_beyond_linear=beyond_linear("states"),
+    )
+
+
+# What may be claimed -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that could be claimed of one family by one score.
+
+    Attributes:
+        kind: ``READS`` (the probe alone beats R_0, R_1 and its twin) or ``ADDS`` (the gain beats 0 and its twin's).
+        p: One-sided, the largest of the parts' (all of them have to hold). p_holm: Adjusted over all claims.
+        is_shown: ``p_holm`` is at most ``FALSE_CLAIMS``.
+    """
+
+    kind: str
+    family: str
+    score: str
+    p: float
+    p_holm: float
+    is_shown: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The outcome and every claim that was tried for it."""
+
+    outcome: str
+    claims: tuple[Claim, ...]
+
+    def shown(self, kind: str | None = None) -> tuple[Claim, ...]:
+        return tuple(claim for claim in self.claims if claim.is_shown and kind in (None, claim.kind))
+
+
+def judge_gains(gains: Sequence[ScoreGains]) -> Judgement:
+    """The outcome by F1 and argument selection together.
+
+    1. ``READS`` or ``ADDS`` by any family and either score suffices, after Holm's correction over all of them, so
+       that any false claim has a chance of ``FALSE_CLAIMS`` at most.
+    2. Else ``NO_MORE`` where, by every score, the data exclude that the richest family (bilinear, where fitted)
+       adds a gain of ``MARGINS``, over R_1 or over the twin's; ``NOT_THERE`` where they also exclude, for every
+       family, that its states alone tell ``STATES_MARGIN`` more than the twin's.
+    3. Else ``UNDETERMINED``; without a random twin always.
+    """
+    claims = _claims(gains)
+    shown = {claim.kind for claim in claims if claim.is_shown}
+    for kind in (READS, ADDS):
+        if kind in shown:
+            return Judgement(kind, claims)
+    if not claims or not all(_excludes_gain(found) for found in gains):
+        return Judgement(UNDETERMINED, claims)
+    alone = [family.above_twin for found in gains for family in found.families.values()]
+    is_empty = all(is_below(estimate, STATES_MARGIN) for estimate in alone)
+    return Judgement(NOT_THERE if is_empty else NO_MORE, claims)
+
+
+def _claims(gains: Sequence[ScoreGains]) -> tuple[Claim, ...]:
+    tried = []
+    for found in gains:
+        for name, family in found.families.items():
+            if family.difference is None or family.above_twin is None:
+                continue
+            beats = [family.above_words, family.above_twin, *([family.above_rule] if family.above_rule else [])]
+            tried.append((READS, name, found.score, _p_all_above(beats)))
+            tried.append((ADDS, name, found.score, _p_all_above([family.gain, family.difference])))
+    adjusted = holm([p for *_, p in tried]) if tried else ()
+    return tuple(Claim(*claim, float(p), bool(p <= FALSE_CLAIMS)) for claim, p in zip(tried, adjusted, strict=True))
+
+
+def _excludes_gain(found: ScoreGains) -> bool:
+    richest = next(found.families[name] for name in (BILINEAR, MLP, LINEAR) if name in found.families)
+    return any(is_below(estimate, MARGINS[found.score]) for estimate in (richest.gain, richest.difference))
+
+
+def _p_all_above(estimates: Sequence[Estimate]) -> float:
+    """One-sided p of "not all of them are above 0": the largest p (intersection-union test)."""
+    return max(_p_above(estimate) for estimate in estimates)
+
+
+def _p_above(estimate: Estimate) -> float:
+    if not (math.isfinite(estimate.point) and estimate.se > 0):
+        return 1.0  # no spread, no evidence
+    return float(stdtr(_df(estimate), -estimate.point / estimate.se))
+
+
+def is_below(estimate: Estimate | None, margin: float) -> bool:
+    """Whether the data exclude a value of ``margin`` or more: the one-sided 95% bound is below it."""
+    if estimate is None or not math.isfinite(estimate.point) or not math.isfinite(estimate.se):
+        return False
+    return bool(estimate.point + float(stdtrit(_df(estimate), _EXCLUDED_AT)) * estimate.se < margin)
+
+
+def _df(estimate: Estimate) -> float:
+    """Of the seeds, and never more than the sentences leave."""
+    return min(estimate.df, max(estimate.n_clusters - 1, 1))
