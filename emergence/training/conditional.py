@@ -109,7 +109,7 @@ def measure_conditional(
         config: Of the probes. ``both`` is added to by the bilinear probe alone, or the linear one where there is none.
         seed: Of the initial weights and batches.
         max_answer_words: Longest span decoded on validation.
-        checkpointer: Holds the fits of ``report``; each finished one is added, and a resumed call goes on with the next.
+        checkpointer: Holds the fits of ``report``; each finished one is added, a resumed call goes on with the next.
 
     Raises:
         StopRequested: ``should_stop`` was true after a fit; the same call resumes.
@@ -205,7 +205,7 @@ def _with_positions(parts: Sequence[ProbeData], splits: Sequence[EncodedQA]) -> 
 
 
 def _widened(questions: Tensor, more: int) -> Tensor:
-    """Question states (N, 2D) as a probe of width D + more expects them: (N, 2 (D + more)), zeros in the new columns."""
+    """Question states (N, 2D) as a probe of width D + more expects them: (N, 2 (D + more)), new columns zero."""
     mean, last = questions.chunk(2, dim=1)
     empty = questions.new_zeros(len(questions), more)
     return torch.cat([mean, empty, last, empty], dim=1)
@@ -225,9 +225,9 @@ def _fit(
     fit = fit_probe(family, train, validation, None, config, layer, cap, seed)
     device = train.features.words.device
     scales = None if fit.scales is None else torch.tensor(fit.scales, device=device)
-    logits = [predict_cached(readout(fit, device), part, scales) for part in (validation, test)]
+    of_validation, of_test = (predict_cached(readout(fit, device), part, scales) for part in (validation, test))
     kept = ("n_trainable", "ridge", "validation_loss", "validation_f1", "iterations", "converged", "scales")
     facts = {key: getattr(fit, key) for key in kept} | {"remarks": list(fit.remarks)}
     facts["scales"] = None if fit.scales is None else list(fit.scales)
     logger.info("%s, layer %d: validation F1 %.3f", name, layer, fit.validation_f1)
-    return ConditionalFit(name, family, layer, scorer, *logits, facts)
+    return ConditionalFit(name, family, layer, scorer, of_validation, of_test, facts)

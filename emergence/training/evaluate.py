@@ -162,6 +162,7 @@ def evaluate(
     *,
     seed: int = 0,
     baselines_from: EncodedQA | None = None,
+    trained_baselines: Mapping[str, SpanScores] | None = None,
 ) -> Evaluation:
     """The report of one model on one split.
 
@@ -171,6 +172,8 @@ def evaluate(
         config: Draws and level of the intervals.
         seed: Of the bootstrap; equal seeds give comparable resamples across models.
         baselines_from: Training questions the wh-rule learns from; None leaves the baselines out.
+        trained_baselines: Scores of what was trained without a language model (R_1), by name. They stand beside the
+            rules, and are not candidates for ``floor``, which is the best rule.
     """
     interval = _Intervals(encoded.resampled(config.cluster), config, seed)
     columns = {**scores.columns(), "invalid_rate": 1.0 - scores.independent_valid.astype(np.float64)}
@@ -181,6 +184,10 @@ def evaluate(
     if baselines_from is not None:
         rules = baseline_scores(encoded, baselines_from, scores.max_len)
         baselines = {name: interval(columns_, everything) for name, columns_ in rules.items()}
+    floor = max(baselines, key=lambda name: baselines[name][_FLOOR_SCORE].point) if baselines else None
+    for name, trained in (trained_baselines or {}).items():
+        kept = {key: values for key, values in trained.columns().items() if key in BREAKDOWN_SCORES}
+        baselines[name] = interval(kept, everything)
     widening = document_widening(scores.f1_tokens, encoded.clusters, encoded.documents)
     return Evaluation(
         n=len(encoded),
@@ -193,7 +200,7 @@ def evaluate(
             for kind, labels in breakdown_labels(encoded).items()
         },
         baselines=baselines,
-        floor=max(baselines, key=lambda name: baselines[name][_FLOOR_SCORE].point) if baselines else None,
+        floor=floor,
         n_floored=scores.n_floored,
         n_unreachable_questions=scores.n_unreachable_questions,
         n_documents=len(np.unique(encoded.documents)),
@@ -273,6 +280,14 @@ class _Intervals:
         picked = {name: values[rows] for name, values in columns.items()}
         options = {"n_boot": config.bootstrap_draws, "seed": self._seed}
         return bootstrap_present_means(picked, clusters, level=1 - config.alpha, **options)
+
+
+def mean_estimates(
+    columns: Mapping[str, npt.NDArray[np.float64]], encoded: EncodedQA, config: EvaluateConfig, seed: int = 0
+) -> dict[str, Estimate]:
+    """Means of per-question columns (N,) over the questions that have a value, with the intervals of an evaluation."""
+    interval = _Intervals(encoded.resampled(config.cluster), config, seed)
+    return interval(columns, np.arange(len(encoded)))
 
 
 def _macro(

@@ -118,7 +118,7 @@ class ProbeFit:
 
     @property
     def ridge_at_edge(self) -> str | None:
-        """``smallest`` or ``largest`` where the chosen ridge is that of all tried and the loss still fell towards it."""
+        """``smallest`` or ``largest`` where the chosen ridge is that of all tried and the loss still fell there."""
         tried = sorted(row["ridge"] for row in self.path) if self.ridge is not None else []
         if len(tried) < 2 or self.ridge not in (tried[0], tried[-1]):
             return None
