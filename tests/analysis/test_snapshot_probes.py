@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from emergence.analysis import snapshot_probes
 from emergence.analysis.emergence_curve import emergence_curves
-from emergence.analysis.snapshot_inputs import SnapshotOptions, find_run, parse_layers
+from emergence.analysis.snapshot_inputs import SnapshotOptions, find_run, parse_layers, prepare, tasks_of, timeline_of
 from emergence.analysis.snapshot_probes import CELLS_FOLDER, probe_snapshots
 from emergence.analysis.snapshot_results import (
     ARRAYS_FILE,
@@ -83,6 +83,15 @@ def test_every_snapshot_is_probed_on_the_same_questions_and_text(
     (curve,) = emergence_curves([read_result(tmp_path)], n_boot=50, n_draws=19)
     assert curve.verdict.verdict == "undetermined" and len(curve.points) == len(steps)
     assert run.verify_manifest() == []
+
+
+def test_random_trunks_do_not_start_as_the_identity(world: tuple[RunDirectory, Path]) -> None:
+    run, cache = world
+    work = prepare(timeline_of(run), options(cache, random_trunks=2))
+    drawn = [task.build().state_dict() for task in tasks_of(work) if task.kind == "random"]
+    outputs = [[weight for name, weight in trunk.items() if name.endswith("output.weight")] for trunk in drawn]
+    assert len(outputs) == 2 and all(bool(weight.abs().sum() > 0) for trunk in outputs for weight in trunk)
+    assert not any(bool((a == b).all()) for a, b in zip(*outputs, strict=True)), "different draws"
 
 
 def test_an_interrupted_call_goes_on_and_ends_with_the_same_bits(

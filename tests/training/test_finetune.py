@@ -19,7 +19,7 @@ from emergence.data.records import Answer
 from emergence.errors import EmergenceError
 from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.training.checkpoint import Checkpointer
-from emergence.training.evaluate import gold_spans, quick_scores
+from emergence.training.evaluate import QuickScores, gold_spans, quick_scores
 from emergence.training.features import predict_finetuned
 from emergence.training.finetune import FinetuneResult, build_optimizer, finetune, schedule, training_batches
 from emergence.training.health import NonFiniteLossError
@@ -155,6 +155,25 @@ def test_same_seed_same_run(data: tuple[EncodedQA, EncodedQA]) -> None:
     a, b = Run(data), Run(data)
     a(), b()
     assert a.recorder.history == b.recorder.history
+
+
+def test_the_best_epoch_has_the_highest_f1_not_the_lowest_loss(
+    data: tuple[EncodedQA, EncodedQA], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_epoch = iter([QuickScores(0.5, 0.3, 0.60), QuickScores(0.9, 0.3, 0.70), QuickScores(0.8, 0.3, 0.70)])
+    monkeypatch.setattr("emergence.training.finetune.quick_scores", lambda *a: next(by_epoch))
+    run = Run(data, replace(CONFIG, epochs=3))
+    assert run().best.epoch == 3, "loss decides between equal F1 alone"
+    assert run.best == [f"finetune_epoch_{n}" for n in (1, 2, 3)]
+
+
+def test_the_learning_rate_falls_to_zero(data: tuple[EncodedQA, EncodedQA]) -> None:
+    run = Run(data, replace(CONFIG, epochs=3, log_every_steps=1))
+    run()
+    rates = [line["lr"] for line in run.recorder.history if line["kind"] == "finetune_step"]
+    peak = rates.index(max(rates))
+    assert peak <= 0.1 * len(rates) and rates[-1] < 0.1 * rates[peak]
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
 
 
 def test_marginal_training_sums_over_golds() -> None:
