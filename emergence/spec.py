@@ -155,7 +155,7 @@ class ExperimentSpec:
         if set(values) - known or "config" not in values:
             raise ConfigError(f"{source}: not a spec of this program (keys {sorted(set(values) ^ known)} differ)")
         _check_types(values, source)
-        values["config"] = config_from_dict(_before_the_search(values["config"]), f"{source}: config")
+        values["config"] = config_from_dict(_as_it_was_meant(values["config"]), f"{source}: config")
         try:
             return cls(**values).checked()
         except UsageError as error:
@@ -234,8 +234,13 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         )
 
 
-#: Settings that came with the search, at what stands for their absence.
-_SINCE_THE_SEARCH = {"search": "off", "dropout": 0.0}
+#: Settings that came later than the first stored specs, at what their absence means. A stored run must neither begin
+#: to search nor train its probes on other golds when it is resumed, and its experiment stays the one it was.
+_ABSENT_MEANS: dict[str, dict[str, Any]] = {
+    "finetune": {"search": "off", "dropout": 0.0},
+    "probe": {"train_gold": "first", "conditional": False},
+    "evaluate": {"cluster": "sentence"},
+}
 
 
 def _check_types(values: Mapping[str, Any], source: str) -> None:
@@ -250,12 +255,16 @@ def _check_types(values: Mapping[str, Any], source: str) -> None:
             raise ConfigError(f"{source}: {f.name} has the impossible value {value!r}")
 
 
-def _before_the_search(config: object) -> Any:
-    """A stored config; one of before there was ``finetune.search`` did not search, and must not begin to."""
-    finetune = config.get("finetune") if isinstance(config, Mapping) else None
-    if not isinstance(config, Mapping) or not isinstance(finetune, Mapping) or "search" in finetune:
+def _as_it_was_meant(config: object) -> Any:
+    """A stored config, with the settings that it is too old to hold at what it did."""
+    if not isinstance(config, Mapping):
         return config
-    return {**config, "finetune": {**finetune, "search": "off"}}
+    out = dict(config)
+    for section, settings in _ABSENT_MEANS.items():
+        stored = config.get(section)
+        if isinstance(stored, Mapping):
+            out[section] = {**settings, **stored}
+    return out
 
 
 def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,9 +273,8 @@ def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
     for section in ("pretrain", "finetune"):
         cosmetic = ("log_every_steps", "checkpoint_every_steps", "on_nan")
         out[section] = {key: value for key, value in config[section].items() if key not in cosmetic}
-    for key, value in _SINCE_THE_SEARCH.items():  # so that such runs are the same experiment as before it
-        if out["finetune"][key] == value:
-            del out["finetune"][key]
+    for section, settings in _ABSENT_MEANS.items():  # so that what is as it was has the identity that it had
+        out[section] = {k: v for k, v in out[section].items() if k not in settings or v != settings[k]}
     return out
 
 
