@@ -123,6 +123,18 @@ def test_only_equal_settings_are_a_row_of_one_table(tmp_path: Path, other: dict[
     assert without_order(group_results(collect_results(tmp_path))) == {}
 
 
+def test_a_shorter_pretraining_is_no_row_of_the_same_table(tmp_path: Path) -> None:
+    for data in ("wiki", "shuffled"):
+        write_run(tmp_path, "full", 0.6, pretrain_data=data)
+
+    def shorter(item: Found) -> Found:
+        steps = 50 if item.spec and item.spec.pretrain_data == "shuffled" else 100
+        return replace(item, result=replace(item.result, pretraining={"steps": steps, "tokens_seen": 10 * steps}))
+
+    assert len(without_order(changed(tmp_path, lambda item: item))) == 1
+    assert without_order(changed(tmp_path, shorter)) == {}
+
+
 def test_the_third_row_stands_in_table_figure_and_report(tmp_path: Path) -> None:
     write(tmp_path, text="book")
     folder = read_folder(tmp_path, n_boot=50)
