@@ -23,6 +23,7 @@ from emergence.analysis.set_scores import POINT, SetScores
 from emergence.errors import RunDirectoryError
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.measures.measured_coverage import counted
 from emergence.measures.readings import SCORE_NAMES, describe_score
 from emergence.measures.resampling import ClusterTable
 
@@ -174,6 +175,9 @@ def _two_by_two(folder: ResultsFolder, out: Charts) -> None:
         twin = twins.get(id(found.comparable))
         f1 = folder.scores_of(twin).headline.f1 if twin else {}
         mine += [_bar(label, name, f1[cell]) for cell, name in SHUFFLED_CELLS.items() if cell in f1]
+        grid = found.headline.grid
+        for row in mine:
+            row |= {"n_sentences": grid.n_sentences, "n_documents": grid.n_documents} if grid else {}
         rows += mine
         floor = no_model_floor(found.comparable)
         if floor and mine:
@@ -214,12 +218,12 @@ def _bar(label: str, cell: str, estimate: Estimate, **more: Any) -> Row:
 
 
 def _counts(rows: Sequence[Row]) -> str:
-    """``tiny: 1,200 questions of 300 sentences; ...``"""
-    found: dict[str, tuple[int, int]] = {}
+    """``tiny: 1,200 questions of 300 sentences, 20 documents; ...``"""
+    found: dict[str, tuple[int, str]] = {}
     for row in rows:
         if row.get("n_questions"):
-            found.setdefault(row["setting"], (row["n_questions"], row["n_sentences"]))
-    return "; ".join(f"{label}: {n:,} questions of {clusters:,} sentences" for label, (n, clusters) in found.items())
+            found.setdefault(row["setting"], (row["n_questions"], counted(row["n_sentences"], row.get("n_documents"))))
+    return "; ".join(f"{label}: {n:,} questions of {units}" for label, (n, units) in found.items())
 
 
 def _interval_words(rows: Sequence[Row]) -> str:

@@ -182,6 +182,7 @@ def _draw_emergence(figure: Figure, rows: Sequence[Row]) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     sides = (("non_embedding", "non-embedding parameters"), ("pretraining_loss", "pretraining loss (nats per token)"))
     for ax, (key, words) in zip(axes, sides, strict=True):
+        ax.scatter(numbers(rows, key), np.zeros(len(rows)), alpha=0)  # a size without a score keeps its place
         for i, floor in enumerate(distinct(rows, "floor")):
             mine = sorted(rows_where(rows, floor=floor), key=lambda row: row[key])
             colour, face = COLOURS[i], COLOURS[i] if i == 0 else "white"

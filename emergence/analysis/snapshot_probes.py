@@ -33,6 +33,7 @@ from emergence.experiment.locks import RunLock
 from emergence.experiment.result import load_result
 from emergence.experiment.store import RunDirectory
 from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
+from emergence.measures.measured_coverage import counted
 from emergence.measures.resampling import ClusterTable
 from emergence.model_size import count_parameters
 from emergence.training.evaluate import baseline_scores, score_logits
@@ -178,7 +179,7 @@ def _fit_facts(report: ProbeReport, family: str) -> dict[str, Any]:
 
 def _result(work: Work, snapshots: Sequence[ProbedSnapshot]) -> SnapshotProbes:
     test, evaluation = work.questions.test, work.spec.config.evaluate
-    clusters = np.asarray(test.resampled(evaluation.cluster))
+    clusters = np.asarray(test.clusters)
     found = summarise(snapshots, clusters, n_boot=evaluation.bootstrap_draws, level=1 - evaluation.alpha)
     return SnapshotProbes(
         run=_run_facts(work),
@@ -226,7 +227,8 @@ def _no_model(work: Work) -> dict[str, Any]:
 
 
 def _notes(work: Work, snapshots: Sequence[ProbedSnapshot]) -> list[str]:
-    settings, notes = work.settings, []
+    settings, test = work.settings, work.questions.test
+    notes = [f"test questions of {counted(len(set(test.clusters.tolist())), len(set(test.documents.tolist())))}"]
     used, available = settings["train_questions"], settings["train_questions_available"]
     if used < available:
         notes.append(

@@ -77,8 +77,8 @@ def interval_notes(
     n_clusters = n_documents if cluster == "document" and n_documents else n_sentences
     for seeds in sorted(set(n_seeds.values())):
         cells = ", ".join(name.replace("_", " ") for name, number in n_seeds.items() if number == seeds)
-        helped = pooled and all(name in pooled for name, number in n_seeds.items() if number == seeds)
-        coverage = measured_coverage(seeds, n_clusters)
+        helped = min((pooled or {}).get(name, 0) for name, number in n_seeds.items() if number == seeds)
+        coverage = measured_coverage(helped + 1 if helped else seeds, n_clusters)
         regime = f"{seeds} seed{'s' * (seeds != 1)} ({cells}), {n_clusters:,} {cluster}{'s' * (n_clusters != 1)}"
         if math.isnan(coverage):
             yield f"{regime}: what the interval holds was not measured for so few"

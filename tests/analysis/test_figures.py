@@ -131,7 +131,9 @@ def test_the_2x2_is_the_grids(world: Path, charts: Charts) -> None:
             2 if cell == "full" else 1,
         )
     scores = {r["floor"]: r for r in rows_of(charts, "emergence_by_scale") if r["setting"] == "tiny"}
-    assert grid.analysis.probe and scores["random_frozen"]["score"] == grid.analysis.probe.score.point
+    assert grid.analysis.probe and scores["random_frozen"]["score"] == pytest.approx(
+        grid.analysis.probe.score.point, nan_ok=True
+    )
     assert scores["random_frozen"]["pretraining_loss"] == pytest.approx(3.95)  # mean of two seeds' 3.9 and 4.0
 
 

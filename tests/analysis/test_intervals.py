@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from emergence.analysis.comparable import Grouping, group_results, peers_of
+from emergence.analysis.figure_data import prepare_charts
+from emergence.analysis.figure_runs import read_folder
 from emergence.analysis.grid import RunScores, build_grid, format_grid
 from emergence.analysis.results import Found, collect_results
 from emergence.analysis.set_scores import SUMMARY, SetScores, score_sets
@@ -142,6 +144,15 @@ def test_the_table_resamples_documents_for_f1_and_em(tmp_path: Path) -> None:
     assert any("120 questions, 40 sentences, 8 documents" in note for note in by_document.notes())
     told = CliRunner().invoke(app, ["table", str(tmp_path), "--cluster", "document"])
     assert told.exit_code == 0 and "documents are resampled" in told.stdout
+    assert "intervals (documents, and seeds" in told.stdout
+    assert "intervals (sentences, and seeds" in format_table(by_sentence, "markdown")
+
+
+def test_figures_count_documents_and_never_call_them_sentences(tmp_path: Path) -> None:
+    write_grid(tmp_path, PLANTED, documents=8)
+    charts = prepare_charts(read_folder(tmp_path, n_boot=100, cluster="document"), n_boot=100).charts
+    (chart,) = [chart for chart in charts if chart.name == "two_by_two"]
+    assert "120 questions of 40 sentences, 8 documents" in chart.caption
 
 
 def test_a_run_ends_with_its_counts_and_what_documents_do() -> None:
