@@ -59,7 +59,10 @@ def test_one_seed_is_not_enough_for_emergence() -> None:
 def test_a_smooth_curve_has_no_break() -> None:
     curve = curve_of(gradual)
     assert not any(found.found for found in curve.thresholds["loss"].values())
-    assert curve.verdict.verdict == "gradual"
+    assert curve.verdict.verdict == "no break shown", "400 questions do not exclude a small step of exact match"
+    assert 0.1 < curve.verdict.metrics["em"].equivalence.upper < 0.5
+    assert curve.verdict.metrics["expected_f1"].equivalence.negligible
+    assert "of the rise excluded" in curve.text()
     halfway = curve.halfway["loss"]
     assert halfway.lo <= 6.3 <= halfway.hi
     content = json.loads(to_json(curve.to_dict()))
