@@ -57,6 +57,13 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "text with questions in it (wiki+nq) against text without (wiki) and against the control mix (wiki+control), "
         "which has passages of plain text, as many and as long, in place of the questions; equal tokens for all.",
     ),
+    "metric-mirage": (
+        "Verdict on a curve",
+        "emergent: two continuous scores break at one place in three seeds. Artefact: only a discrete score breaks, it "
+        "follows from a continuous one, and a break of that one is excluded. No break shown: nothing breaks, and the "
+        "largest break that the data exclude is stated; gradual if that is below 10% of the rise. Seed mixture: seeds "
+        "are of two kinds. Else undetermined.",
+    ),
     "filtering": ("Filtering", "questions dropped before training or scoring, counted by reason; the reasons add up."),
     "cost": ("Cost", "wall-clock seconds of a run's own phases, added up over interruptions."),
 }

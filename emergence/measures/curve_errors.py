@@ -44,7 +44,7 @@ class CurveErrors:
             raise ValueError("the snapshots of a curve need the same seeds")
         drawn, means = resamples.rows[:, np.array(rows)], table.row_means()[np.array(rows)]  # (B, K, S), (K, S)
         n_seeds = means.shape[1]
-        inflation = _inverse_bias(table.n_clusters, len(rows))
+        inflation = _inverse_bias(table.n_clusters, len(rows)) * _inverse_bias(len(drawn), len(rows))
         floor = np.eye(len(rows)) / table.n**2  # what one question changes: no score is known better
         questions = inflation * np.cov(drawn.mean(axis=2), rowvar=False) + floor
         each = np.array([inflation * np.cov(drawn[:, :, s], rowvar=False) + floor for s in range(n_seeds)])
@@ -54,7 +54,10 @@ class CurveErrors:
 
 
 def _inverse_bias(n_clusters: int, k: int) -> float:
-    """The inverse of a covariance from C clusters is too large by (C − 1)/(C − K − 2) (Hartlap et al. 2007)."""
+    """The inverse of a covariance from C clusters is too large by (C − 1)/(C − K − 2) (Hartlap et al. 2007).
+
+    The same holds for the resamples that the covariance is taken from, where they are few.
+    """
     return (n_clusters - 1) / max(1, n_clusters - k - 2)
 
 

@@ -140,6 +140,8 @@ def test_five_sizes_are_fitted_and_four_are_refused() -> None:
     assert 8.9 < fitted.fits["non_embedding"].half.x < 9.1
     refused = scale_curve_of("wiki", [point(k, s) for k, s in enumerate(scores[:4])], ["x: no score"], n_draws=19)
     assert not refused.fits and set(refused.refused) == {"non_embedding", "total", "loss"}
+    line = scale_curve_of("wiki", [point(k, 0.1 + 0.1 * k) for k in range(6)], n_draws=99).text()
+    assert "no break to claim" in line and "no break to claim" not in fitted.text() and "of the rise excluded" in line
     assert "at least 5" in refused.text() and "left out: x" in refused.text()
     json.loads(to_json(fitted.to_dict()))
 
