@@ -1,9 +1,9 @@
 """The emergence curve of pretraining: probe scores of a run's snapshots against loss and tokens.
 
 Where does the frozen trunk's score begin to rise, how surely, and is it the trunk or the metric that jumps?
-Thresholds by METHODS B5, the verdict on emergence or artefact by METHODS A5. Standard errors come from resampling
-sentences. All snapshots answer the same questions, so their errors go together and the tests, which take them as
-independent, are cautious: they find a break too seldom, not too often.
+Thresholds by METHODS B5, the verdict on emergence or artefact by METHODS A5. All snapshots answer the same questions,
+so their errors go together: one set of resamples of the sentences gives their covariance, seeds add their own, and
+fits, intervals and tests use it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from emergence.analysis.snapshot_results import (
     read_result,
 )
 from emergence.errors import RunDirectoryError
-from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
+from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, bootstrap_means, column, interval
+from emergence.measures.curve_errors import CurveErrors
 from emergence.measures.curves import CurveFit
+from emergence.measures.equivalence import Equivalence, largest_break
 from emergence.measures.mirage import LinkCheck, MetricCurve, Verdict, isotonic_link, judge
 from emergence.measures.readings import format_estimate
 from emergence.measures.resampling import ClusterTable
 from emergence.measures.thresholds import (
     N_DRAWS,
+    TESTED_BREAKS,
     Break,
     BreakTest,
     Crossing,
@@ -57,7 +60,6 @@ LOWER_IS_BETTER = ("brier",)
 HEADLINE = "f1_tokens"
 #: A curve takes this many different x (``measures.curves.Points``).
 LEAST_POINTS = 3
-BREAK_FAMILIES = ("relu", "logistic")
 #: Scores of the curves by asked role; the second where the results have it.
 ROLE_SCORES = ("f1_tokens", "argument_selection")
 #: A role that fewer test questions ask for has no curve.
@@ -71,8 +73,9 @@ class Threshold:
     Attributes:
         axis: One of ``AXES``. score: One of ``CURVE_SCORES``; Brier scores turned, so that more is better.
         test: Parametric bootstrap of "no break".
-        breaks: ``relu`` and ``logistic``: place with its 95% profile interval.
+        breaks: ``relu`` and ``narrow_logistic``: place with its 95% profile interval.
         fits: Of the headline: every family's curve, lowest AICc first.
+        largest: The largest break that the data do not exclude.
     """
 
     axis: str
@@ -80,6 +83,7 @@ class Threshold:
     test: BreakTest
     breaks: dict[str, Break]
     fits: dict[str, CurveFit]
+    largest: Equivalence
 
     @property
     def found(self) -> bool:
@@ -99,6 +103,7 @@ class Threshold:
             "test": test,
             "breaks": {family: place.to_dict() for family, place in self.breaks.items()},
             "fits": {family: fit.to_dict() for family, fit in self.fits.items()},
+            "largest_break": self.largest.to_dict(),
         }
 
 
@@ -127,7 +132,7 @@ class EmergenceCurve:
         floor: Score -> mean of the random trunks; empty without one. no_model: F1 of the best rule without a model.
         thresholds: Axis -> score -> threshold; empty with too few points.
         halfway: Axis -> where F1 has risen half the way from floor to last point, by isotonic fit.
-        verdict: ``artefact``, ``emergent``, ``gradual`` or ``undetermined``, on the loss axis.
+        verdict: On the loss axis; the words are those of :class:`~emergence.measures.mirage.Verdict`.
         links: Discrete score -> share of snapshots at which its continuous partner predicts it.
         notes: What a reader should know.
         by_role: Asked role -> score -> an estimate for each point; roles of at least ``LEAST_ROLE_QUESTIONS``
@@ -207,7 +212,7 @@ def _role_lines(by_role: dict[str, dict[str, tuple[Estimate, ...]]]) -> list[str
 
 def _threshold_words(found: Threshold, halfway: Crossing | None) -> str:
     place = found.place
-    what = "break" if found.found else "no break to claim"
+    what = "break" if found.found else f"no break to claim; steps above {found.largest.upper:.0%} of the rise excluded"
     where = f"{found.test.breaking} at {_place(place.tau, found.axis)}"
     ends = f"[{_place(place.lo, found.axis)}, {_place(place.hi, found.axis)}]"
     flags = f" ({', '.join(place.flags)})" if place.flags else ""
@@ -262,7 +267,7 @@ def _curve(
 ) -> EmergenceCurve:
     steps, stacked = _stack(group, family)
     first = group[0]
-    points = _points(group, steps, stacked, n_boot, seed)
+    points, errors = _points(group, steps, stacked, n_boot, seed)
     notes = [] if len(group) >= 3 else [f"{len(group)} seed{'s' * (len(group) > 1)}: emergent takes three"]
     dropped = {s.step for r in group for s in r.path_of_training} - set(steps)
     notes += [f"steps that not every seed has are left out: {sorted(dropped)}"] if dropped else []
@@ -275,9 +280,12 @@ def _curve(
             notes.append(f"{axis}: {len(np.unique(x))} different values, too few for a curve")
             continue
         chosen = [points[row] for row in rows]
-        thresholds[axis] = {score: _threshold(axis, score, x, chosen, n_draws, seed) for score in FITTED[axis]}
-        halfway |= _halfway(axis, sign, x, chosen, floor, n_draws, seed)
-    verdict, links = _judge(points, stacked, first.clusters, n_boot, n_draws, seed)
+        joint = {score: errors[score].mean[np.ix_(rows, rows)] for score in CURVE_SCORES}
+        thresholds[axis] = {
+            score: _threshold(axis, score, x, chosen, joint[score], n_draws, seed) for score in FITTED[axis]
+        }
+        halfway |= _halfway(axis, sign, x, chosen, joint[HEADLINE], floor, n_draws, seed)
+    verdict, links = _judge(points, errors, stacked, first.clusters, n_boot, n_draws, seed)
     return EmergenceCurve(
         label=label,
         family=family,
@@ -312,11 +320,12 @@ def _stack(group: Sequence[SnapshotProbes], family: str) -> tuple[list[int], dic
 
 def _points(
     group: Sequence[SnapshotProbes], steps: Sequence[int], stacked: dict[str, FloatArray], n_boot: int, seed: int
-) -> list[CurvePoint]:
+) -> tuple[list[CurvePoint], dict[str, CurveErrors]]:
+    """The snapshots, and for each score how their errors go together."""
     columns = {f"{k}/{score}": values[k] for score, values in stacked.items() for k in range(len(steps))}
     seeds = [str(result.run["seed"]) for result in group]
     table = ClusterTable.from_questions(columns, group[0].clusters, dict.fromkeys(columns, seeds))
-    means = bootstrap_means(table, n_boot=n_boot, seed=seed)
+    resamples = Resamples.draw(table, n_boot, seed)
     points = []
     for k, step in enumerate(steps):
         same = [next(s for s in result.path_of_training if s.step == step) for result in group]
@@ -327,10 +336,11 @@ def _points(
                 tokens=float(np.mean([s.tokens for s in same])),
                 loss=float(np.mean([s.loss["nats_per_token"] for s in same])),
                 bits_per_byte=float(np.mean([s.loss["bits_per_byte"] for s in same])),
-                scores={score: means[f"{k}/{score}"] for score in CURVE_SCORES},
+                scores={score: interval(resamples, column(f"{k}/{score}")) for score in CURVE_SCORES},
             )
         )
-    return points
+    rows = {score: [f"{k}/{score}" for k in range(len(steps))] for score in CURVE_SCORES}
+    return points, {score: CurveErrors.of(resamples, names) for score, names in rows.items()}
 
 
 def _floor(group: Sequence[SnapshotProbes], family: str, n_boot: int, seed: int) -> dict[str, Estimate]:
@@ -374,26 +384,33 @@ def along(points: Sequence[CurvePoint], axis: str) -> tuple[FloatArray, list[int
     return np.log10([points[row].tokens for row in rows]), rows
 
 
-def _turned(points: Sequence[CurvePoint], score: str) -> tuple[FloatArray, FloatArray]:
-    """Means, more is better, and standard errors, at least what one question changes."""
-    found = [point.scores[score] for point in points]
+def _turned(points: Sequence[CurvePoint], score: str) -> FloatArray:
+    """Means, more is better."""
     sign = -1.0 if score in LOWER_IS_BETTER else 1.0
-    return sign * np.array([e.point for e in found]), np.array([max(e.se, 1.0 / e.n) for e in found])
+    return sign * np.array([point.scores[score].point for point in points])
 
 
 # Thresholds and verdict ---------------------------------------------------------------------------
 
 
 def _threshold(
-    axis: str, score: str, x: FloatArray, points: Sequence[CurvePoint], n_draws: int, seed: int
+    axis: str,
+    score: str,
+    x: FloatArray,
+    points: Sequence[CurvePoint],
+    covariance: FloatArray,
+    n_draws: int,
+    seed: int,
 ) -> Threshold:
-    sign, (y, se) = AXES[axis][0], _turned(points, score)
+    y = _turned(points, score)
+    errors: dict[str, Any] = {"covariance": covariance, "sign": AXES[axis][0]}
     return Threshold(
         axis,
         score,
-        break_test(x, y, se, sign=sign, n_draws=n_draws, seed=seed),
-        {family: fit_break(x, y, se, sign=sign, family=family) for family in BREAK_FAMILIES},
-        fit_families(x, y, se, sign=sign) if score == HEADLINE else {},
+        break_test(x, y, n_draws=n_draws, seed=seed, **errors),
+        {family: fit_break(x, y, family=family, **errors) for family in TESTED_BREAKS},
+        fit_families(x, y, **errors) if score == HEADLINE else {},
+        largest_break(x, y, **errors),
     )
 
 
@@ -402,25 +419,33 @@ def _halfway(
     sign: int,
     x: FloatArray,
     points: Sequence[CurvePoint],
+    covariance: FloatArray,
     floor: dict[str, Estimate],
     n_draws: int,
     seed: int,
 ) -> dict[str, Crossing]:
-    y, se = _turned(points, "f1_tokens")
+    y = _turned(points, HEADLINE)
     bottom = floor["f1_tokens"].point if floor else float(y[0])
     if y[-1] <= bottom:
         return {}
-    return {axis: crossing_interval(x, y, se, sign=sign, level=(bottom + y[-1]) / 2, n_draws=n_draws, seed=seed)}
+    level = (bottom + y[-1]) / 2
+    return {axis: crossing_interval(x, y, sign=sign, level=level, covariance=covariance, n_draws=n_draws, seed=seed)}
 
 
 def _judge(
-    points: Sequence[CurvePoint], stacked: dict[str, FloatArray], clusters: Any, n_boot: int, n_draws: int, seed: int
+    points: Sequence[CurvePoint],
+    errors: dict[str, CurveErrors],
+    stacked: dict[str, FloatArray],
+    clusters: Any,
+    n_boot: int,
+    n_draws: int,
+    seed: int,
 ) -> tuple[Verdict, dict[str, float]]:
     """On the loss axis. Of two discrete scores, the link that holds at fewer snapshots speaks for both."""
     sign, x = AXES["loss"][0], np.array([point.loss for point in points])
     if len(np.unique(x)) < LEAST_POINTS:
         reason = f"{len(np.unique(x))} different losses: pretrain with more pretrain.step_snapshots"
-        return Verdict("undetermined", (reason,), {}, None), {}
+        return Verdict("undetermined", (reason,), {}, None, {}), {}
     checks: dict[str, LinkCheck] = {
         discrete: isotonic_link(x, stacked[partner], stacked[discrete], clusters, sign=sign, n_boot=n_boot, seed=seed)
         for discrete, partner in PARTNERS.items()
@@ -430,8 +455,11 @@ def _judge(
             score,
             score not in PARTNERS,
             stacked[score].mean(axis=2).T,
-            np.array([max(point.scores[score].se, 1.0 / point.scores[score].n) for point in points]),
+            np.sqrt(np.diag(errors[score].mean)),
             higher_is_better=score not in LOWER_IS_BETTER,
+            covariance=errors[score].mean,
+            seed_covariances=errors[score].by_seed,
+            partner=PARTNERS.get(score, ""),
         )
         for score in CURVE_SCORES
     ]

@@ -73,6 +73,13 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "a trunk pretrained on the same text with the words of each sentence in random order, equal tokens: it knows "
         "which words go together and nothing of their order. A role score that it reaches, too, shows no syntax.",
     ),
+    "metric-mirage": (
+        "Verdict on a curve",
+        "emergent: two continuous scores break at one place in three seeds. Artefact: only a discrete score breaks, it "
+        "follows from a continuous one, and a break of that one is excluded. No break shown: nothing breaks, and the "
+        "largest break that the data exclude is stated; gradual if that is below 10% of the rise. Seed mixture: seeds "
+        "are of two kinds. Else undetermined.",
+    ),
     "filtering": ("Filtering", "questions dropped before training or scoring, counted by reason; the reasons add up."),
     "cost": ("Cost", "wall-clock seconds of a run's own phases, added up over interruptions."),
 }

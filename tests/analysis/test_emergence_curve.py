@@ -66,7 +66,10 @@ def test_one_seed_is_not_enough_for_emergence() -> None:
 def test_a_smooth_curve_has_no_break() -> None:
     curve = curve_of(gradual)
     assert not any(found.found for found in curve.thresholds["loss"].values())
-    assert curve.verdict.verdict == "gradual"
+    assert curve.verdict.verdict == "no break shown", "400 questions do not exclude a small step of exact match"
+    assert 0.1 < curve.verdict.metrics["em"].equivalence.upper < 0.5
+    assert curve.verdict.metrics["expected_f1"].equivalence.negligible
+    assert "of the rise excluded" in curve.text()
     halfway = curve.halfway["loss"]
     assert halfway.lo <= 6.3 <= halfway.hi
     content = json.loads(to_json(curve.to_dict()))
@@ -204,6 +207,8 @@ def test_five_sizes_are_fitted_and_four_are_refused() -> None:
     assert 8.9 < fitted.fits["non_embedding"].half.x < 9.1
     refused = scale_curve_of("wiki", [point(k, s) for k, s in enumerate(scores[:4])], ["x: no score"], n_draws=19)
     assert not refused.fits and set(refused.refused) == {"non_embedding", "total", "loss"}
+    line = scale_curve_of("wiki", [point(k, 0.1 + 0.1 * k) for k in range(6)], n_draws=99).text()
+    assert "no break to claim" in line and "no break to claim" not in fitted.text() and "of the rise excluded" in line
     assert "at least 5" in refused.text() and "left out: x" in refused.text()
     json.loads(to_json(fitted.to_dict()))
 
