@@ -195,6 +195,7 @@ def test_the_richest_family_excludes() -> None:
 def test_not_there_takes_states_like_the_twins_in_every_family() -> None:
     same, above = family(above_twin=0.0), family(above_twin=STATES_MARGIN)
     assert outcome({"linear": same, "bilinear": same}, {"bilinear": same}) == NOT_THERE
+    assert STATES_MARGIN == 0.06 and outcome({"bilinear": family(above_twin=0.04)}) == NOT_THERE
     assert outcome({"linear": above, "bilinear": same}) == NO_MORE
     unsure = family(above_twin=known(0.0, 0.04))
     assert outcome({"linear": same, "bilinear": unsure}) == NO_MORE
