@@ -92,7 +92,7 @@ def test_the_frozen_trunk_is_the_pretrained_one_to_the_bit(cells: dict[str, RunD
     start = load_weights(cells["full"].trunk_path).state_dict
     frozen = load_weights(cells["frozen"].finetuned_path).state_dict
     full = load_weights(cells["full"].finetuned_path).state_dict
-    seen = load_weights(cells["full"].trunk_path).metadata["token_counts"] > 0
+    seen = torch.tensor(load_weights(cells["full"].trunk_path).metadata["token_counts"]) > 0
     for name, tensor in start.items():
         rows = torch.nonzero(seen)[:, 0] if name == "embedding.weight" else slice(None)  # the others are drawn anew
         assert torch.equal(frozen[name][rows], tensor[rows])
