@@ -125,7 +125,7 @@ class ProbeConfig:
     )
     max_iterations: int = _setting("most L-BFGS iterations of the linear head", 2_000, low=1)
     bilinear_rank: int = _setting("rank of the question-to-token probe", 32, low=1)
-    epochs: int = _setting("most epochs of the bilinear and the mlp probe", 30, low=1)
+    epochs: int = _setting("most epochs of the bilinear and the mlp probe; patience ends them before", 60, low=1)
     batch_size: int = _setting("questions per step of the bilinear and the mlp probe", 128, low=1)
     lr: float = _setting("AdamW's peak learning rate of the bilinear and the mlp probe", 3e-3, low=0.0)
     weight_decay: float = _setting("decoupled weight decay of the bilinear and the mlp probe", 0.01, low=0.0)
