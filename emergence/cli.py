@@ -32,7 +32,10 @@ DEFAULT_RUNS = Path("runs")
 # The flags of `emergence run`, `emergence plan` and the Modal entry point, with their help.
 RunsDir = Annotated[Path, typer.Option(help="Folder that holds the run directories.")]
 Config = Annotated[ConfigName, typer.Option(help="Model size.")]
-Pretrain = Annotated[PretrainData, typer.Option(help="Pretraining data, one budget; +control: text in place of +nq.")]
+Pretrain = Annotated[
+    PretrainData,
+    typer.Option(help="Pretraining data, one budget; +control: text in place of +nq; shuffled: no word order."),
+]
 Freeze = Annotated[bool, typer.Option("--freeze-llm", help="Freeze the trunk, train only probes.")]
 RandomInit = Annotated[bool, typer.Option("--random-baseline", help="Random trunk, never pretrained.")]
 Samples = Annotated[int | None, typer.Option(help="Few-shot: use this many training questions.")]
@@ -55,6 +58,9 @@ SetValues = Annotated[
 ]
 OnNanFlag = Annotated[
     OnNan, typer.Option(help="At a NaN: stop, or rewind to the last checkpoint and go on at half the learning rate.")
+]
+Cluster = Annotated[
+    Literal["sentence", "document"], typer.Option(help="What intervals resample whole: documents are the coarser unit.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 TableStyle = Annotated[Literal["markdown", "latex", "csv", "json"], typer.Option("--format", help="Of the table.")]
@@ -225,13 +231,14 @@ def table_command(
     ] = DEFAULT_RUNS,
     style: TableStyle = "markdown",
     output: TableFile = None,
+    cluster: Cluster = "sentence",
 ) -> None:
     """The results table: F1, EM, emergence score with intervals, parameters, time; names what it left out."""
     from emergence.analysis.table_formats import format_table
     from emergence.analysis.tables import build_table
     from emergence.files import write_atomic
 
-    table = build_table(results_dir)
+    table = build_table(results_dir, cluster=cluster)
     text = format_table(table, style)
     if output is None:
         print(text, end="")
@@ -275,11 +282,12 @@ def report_command(
         Path, typer.Argument(metavar="DIR", help="Run directories, downloaded copies, or renamed stats files.")
     ] = DEFAULT_RUNS,
     out: Annotated[Path | None, typer.Option(help="Where the report goes (default: report in DIR).")] = None,
+    cluster: Cluster = "sentence",
 ) -> None:
     """One HTML file that opens anywhere, and its Markdown twin: verdict, 2x2, figures, examples, cost, provenance."""
     from emergence.analysis.report import write_report
 
-    print(write_report(results_dir, out).text())
+    print(write_report(results_dir, out, cluster=cluster).text())
 
 
 @app.command("probe-snapshots")
@@ -331,7 +339,7 @@ def curves_command(
     ] = DEFAULT_RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Emergence over snapshots (thresholds, artefact or not), over sizes, and the wiki+nq ablation."""
+    """Emergence over snapshots (thresholds, artefact or not), over sizes; what questions and word order give."""
     from emergence.analysis.curves_report import read_curves
 
     print(read_curves(results_dir).shown(as_json))

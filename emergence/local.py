@@ -27,6 +27,7 @@ from emergence.experiment.result import RunResult
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.measures.bootstrap import Estimate
+from emergence.measures.measured_coverage import counted, interval_notes, stored_widening
 from emergence.spec import ExperimentSpec
 from emergence.training.live_sinks import open_sink
 from emergence.training.recording import TerminalProgress
@@ -155,13 +156,32 @@ def describe_result(result: RunResult, runs_dir: Path) -> str:
             )
     if result.test_scores:
         scores = {name: Estimate.from_dict(value) for name, value in result.test_scores["scores"].items()}
-        what = f"{result.test_scores['n']:,} test questions"
+        what = counts_of(result.test_scores)
         lines.append(f"token F1         {shown(scores['f1_tokens'])}  ({what})")
         lines.append(f"exact match      {shown(scores['em'])}")
         lines += _other_readouts(result)
         lines += _floor(result.test_scores)
+        lines += [f"note             {note}" for note in evaluation_notes(result.test_scores)]
     lines.append(f"run directory    {runs_dir / (result.run_id or '')}")
     return "\n".join(lines)
+
+
+def counts_of(scores: Mapping[str, Any]) -> str:
+    """``1,043 test questions, 184 sentences, 16 documents``."""
+    return f"{scores['n']:,} test questions, {counted(scores['n_clusters'], scores.get('n_documents'))}"
+
+
+def evaluation_notes(scores: Mapping[str, Any]) -> list[str]:
+    """How far the intervals of one run can be trusted."""
+    return list(
+        interval_notes(
+            {"this run": 1},
+            n_sentences=scores["n_clusters"],
+            n_documents=scores.get("n_documents"),
+            cluster=scores.get("cluster", "sentence"),
+            widening=stored_widening(scores),
+        )
+    )
 
 
 def _other_readouts(result: RunResult) -> list[str]:

@@ -18,6 +18,7 @@ from emergence.config import config_path
 from emergence.errors import ConfigError, UsageError
 from emergence.model_size import ParameterCounts, count_parameters, training_flops_per_token
 from emergence.spec import ExperimentSpec
+from emergence.training.search_budget import finetuning_passes, grid_size, search_passes
 
 #: Share of the peak a very wide model reaches, and the hidden size at which half of it is reached.
 WIDE_UTILISATION, HALF_WIDTH = 0.40, 512
@@ -54,6 +55,7 @@ class Plan:
     parameters: ParameterCounts
     pretrain_tokens: int
     finetune_tokens: int
+    search_tokens: int
     flop: float
     utilisation: float
     hours: float
@@ -72,6 +74,7 @@ class Plan:
             "parameters_non_embedding": self.parameters.non_embedding,
             "pretrain_tokens": self.pretrain_tokens,
             "finetune_tokens": self.finetune_tokens,
+            "search_tokens": self.search_tokens,
             "flop": self.flop,
             "assumed_utilisation": self.utilisation,
             "hours": self.hours,
@@ -87,6 +90,9 @@ class Plan:
         )
         text = f"{self.pretrain_tokens:,} tokens at most" if self.pretrain_tokens else "none"
         tuning = "none" if spec.skip_finetune else "probes on a frozen trunk" if spec.freeze_llm else "all weights"
+        if self.search_tokens:
+            share = self.search_tokens / self.finetune_tokens
+            tuning += f", after a search for its settings that costs {share:.1f} times as much"
         price = f"${gpu.dollars_per_hour * gpu.count:.2f}/h for the GPU, list price of {self.prices_date}"
         rows = [
             ("experiment", f"{spec.config.name}, {spec.condition} ({spec.data}, {spec.layout}, seed {spec.seed})"),
@@ -146,10 +152,10 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None) -> Plan:
     vocab_rows = -(-model.vocab_size // 64) * 64
     parameters = count_parameters(model, vocab_rows)
     tokens = pretrain.epochs * pretrain.samples_per_epoch * model.sequence_length if spec.pretrains else 0
-    tuning_tokens = _finetune_tokens(spec)
+    tuning_tokens, search_tokens = _finetune_tokens(spec)
     # Finetuning has no vocabulary head: 6 N a token (Kaplan et al. 2020).
     pretrain_flop = tokens * training_flops_per_token(model, vocab_rows)
-    flop = pretrain_flop + 6.0 * tuning_tokens * parameters.non_embedding
+    flop = pretrain_flop + 6.0 * (tuning_tokens + search_tokens) * parameters.non_embedding
     utilisation = WIDE_UTILISATION * model.hidden_size / (model.hidden_size + HALF_WIDTH)
     speed = device.tflops * 1e12 * utilisation * (1 + EXTRA_DEVICE * (device.count - 1))
     hours = flop / speed / 3600 + OVERHEAD_HOURS
@@ -162,6 +168,7 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None) -> Plan:
         parameters=parameters,
         pretrain_tokens=tokens,
         finetune_tokens=tuning_tokens,
+        search_tokens=search_tokens,
         flop=flop,
         utilisation=utilisation,
         hours=hours,
@@ -170,16 +177,20 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None) -> Plan:
     )
 
 
-def _finetune_tokens(spec: ExperimentSpec) -> int:
-    """Tokens that finetuning (or one pass for probe features) reads, roughly."""
+def _finetune_tokens(spec: ExperimentSpec) -> tuple[int, int]:
+    """Tokens that finetuning (or one pass for probe features) reads, roughly, and those of the search before it."""
     if spec.skip_finetune:
-        return 0
+        return 0, 0
     questions, length = QUESTIONS[spec.finetune_data]
     if spec.data == "microworld":
         questions, length = spec.config.microworld.train_documents * 8, 30
     questions = min(questions, spec.finetune_samples or questions)
-    twice = 2 if spec.layout == "echo" else 1
-    return questions * length * twice * (1 if spec.freeze_llm else spec.config.finetune.epochs)
+    length *= 2 if spec.layout == "echo" else 1
+    if spec.freeze_llm:
+        return questions * length, 0
+    config = spec.config.finetune
+    searched = search_passes(questions, config, grid_size(spec.random_baseline))
+    return finetuning_passes(questions, config) * length, searched * length
 
 
 def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:

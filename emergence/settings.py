@@ -89,6 +89,7 @@ class FinetuneConfig:
     lr: float = _setting("AdamW's peak learning rate", 1e-3, low=0.0)
     head_lr: float = _setting("the span head's peak learning rate", 1e-3, low=0.0)
     weight_decay: float = _setting("decoupled weight decay on matrices", 0.01, low=0.0)
+    dropout: float = _setting("dropout on what attention and MLP add to the residual stream", 0.0, low=0.0, high=0.9)
     grad_clip: float = _setting("global gradient norm limit (0: none)", 1.0, low=0.0)
     warmup_fraction: float = _setting(
         "share of the steps that warm up; the rest decays linearly to zero", 0.06, low=0.0, high=1.0
@@ -96,6 +97,9 @@ class FinetuneConfig:
     patience: int = _setting("stop after this many epochs without a better validation F1 (0: never)", 2, low=0)
     train_gold: Literal["first", "marginal"] = _setting(
         "train on the sum over all golds, or on the first alone", "marginal"
+    )
+    search: Literal["on", "off"] = _setting(
+        "first look on validation for learning rate and embedding scale, at the cost of two finetunings at most", "on"
     )
     marks: Literal["auto", "text", "special"] = _setting(
         "mark predicate and separator by quote and newline (text) or tokens of their own; auto: text if frozen", "auto"
@@ -115,15 +119,21 @@ class ProbeConfig:
         "probes fitted at every layer; linear is the headline", ("linear", "bilinear", "mlp")
     )
     ridges: tuple[float, ...] = _setting(
-        "ridge penalties of the linear head, chosen on validation", (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0), low=0.0
+        "ridge penalties of the linear head, chosen on validation",
+        (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
+        low=0.0,
     )
-    max_iterations: int = _setting("most L-BFGS iterations of the linear head", 150, low=1)
+    max_iterations: int = _setting("most L-BFGS iterations of the linear head", 2_000, low=1)
     bilinear_rank: int = _setting("rank of the question-to-token probe", 32, low=1)
     epochs: int = _setting("most epochs of the bilinear and the mlp probe", 30, low=1)
     batch_size: int = _setting("questions per step of the bilinear and the mlp probe", 128, low=1)
     lr: float = _setting("AdamW's peak learning rate of the bilinear and the mlp probe", 3e-3, low=0.0)
     weight_decay: float = _setting("decoupled weight decay of the bilinear and the mlp probe", 0.01, low=0.0)
     patience: int = _setting("stop after this many epochs without a better validation loss", 5, low=1)
+    train_gold: Literal["first", "marginal"] = _setting(
+        "train on the sum over all golds, or on the first alone: as finetune.train_gold", "marginal"
+    )
+    conditional: bool = _setting("measure what the states add to words and positions (conditional probing)", True)
     validity: bool = _setting("measure selectivity and description length of every family at its best layer", True)
     mdl_epochs: int = _setting("epochs over each prefix of the online code (bilinear and mlp probe)", 10, low=1)
     cache_gigabytes: float = _setting(
@@ -135,7 +145,8 @@ class ProbeConfig:
 class EvaluateConfig:
     """How scores get their intervals."""
 
-    bootstrap_draws: int = _setting("resamples of sentence clusters", 10_000, low=100)
+    bootstrap_draws: int = _setting("resamples of the clusters", 10_000, low=100)
+    cluster: Literal["sentence", "document"] = _setting("what is resampled whole", "sentence")
     alpha: float = _setting("1 - confidence level of every interval", 0.05, low=0.0001, high=0.5)
 
 

@@ -22,7 +22,7 @@ SPEC_VERSION = 1
 #: Random number generators take 64 bits, and some seeds are made by counting on from this one.
 MOST_SEED = 2**32 - 1
 
-PretrainData = Literal["wiki", "wiki+nq", "wiki+control"]
+PretrainData = Literal["wiki", "wiki+nq", "wiki+control", "shuffled"]
 #: Pretraining data in which short documents take the place of some text: NQ-open's, or passages as long as they.
 MIXES: tuple[PretrainData, ...] = ("wiki+nq", "wiki+control")
 FinetuneData = Literal["qasrl", "qasrl-bank", "squad", "qasrl+squad"]
@@ -37,7 +37,8 @@ class ExperimentSpec:
 
     Attributes:
         config: The resolved configuration.
-        pretrain_data: ``wiki``, ``wiki+nq`` or its control ``wiki+control`` (the same token budget for all).
+        pretrain_data: ``wiki``, ``wiki+nq`` or its control ``wiki+control``, or ``shuffled``, the text of ``wiki`` with
+            the words of each sentence in random order (the same token budget for all).
         freeze_llm: Train the probes on a frozen trunk instead of the whole model.
         random_baseline: A randomly initialised trunk, never pretrained.
         finetune_samples: Few-shot limit on training questions; None for all.
@@ -154,7 +155,7 @@ class ExperimentSpec:
         if set(values) - known or "config" not in values:
             raise ConfigError(f"{source}: not a spec of this program (keys {sorted(set(values) ^ known)} differ)")
         _check_types(values, source)
-        values["config"] = config_from_dict(values["config"], f"{source}: config")
+        values["config"] = config_from_dict(_as_it_was_meant(values["config"]), f"{source}: config")
         try:
             return cls(**values).checked()
         except UsageError as error:
@@ -186,7 +187,7 @@ class ExperimentSpec:
     def run_name(self, now: datetime) -> str:
         """``TinyQA_spe200k_frozen_20251231-005835``: only what differs from the defaults adds a suffix."""
         parts = [self.config.run_prefix]
-        if self.pretrain_data in MIXES:
+        if self.pretrain_data != "wiki":
             parts.append(self.pretrain_data.replace("+", ""))
         if self.finetune_samples is not None:
             parts.append(f"n{self.finetune_samples}")
@@ -233,6 +234,15 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         )
 
 
+#: Settings that came later than the first stored specs, at what their absence means. A stored run must neither begin
+#: to search nor train its probes on other golds when it is resumed, and its experiment stays the one it was.
+_ABSENT_MEANS: dict[str, dict[str, Any]] = {
+    "finetune": {"search": "off", "dropout": 0.0},
+    "probe": {"train_gold": "first", "conditional": False},
+    "evaluate": {"cluster": "sentence"},
+}
+
+
 def _check_types(values: Mapping[str, Any], source: str) -> None:
     """Types of a stored spec's own fields (the config checks itself)."""
     for f in dataclasses.fields(ExperimentSpec):
@@ -245,12 +255,26 @@ def _check_types(values: Mapping[str, Any], source: str) -> None:
             raise ConfigError(f"{source}: {f.name} has the impossible value {value!r}")
 
 
+def _as_it_was_meant(config: object) -> Any:
+    """A stored config, with the settings that it is too old to hold at what it did."""
+    if not isinstance(config, Mapping):
+        return config
+    out = dict(config)
+    for section, settings in _ABSENT_MEANS.items():
+        stored = config.get(section)
+        if isinstance(stored, Mapping):
+            out[section] = {**settings, **stored}
+    return out
+
+
 def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config dictionary without what cannot change a result (names, logging and checkpoint cadence, hardware)."""
     out = {key: value for key, value in config.items() if key not in ("name", "run_prefix", "compute")}
     for section in ("pretrain", "finetune"):
         cosmetic = ("log_every_steps", "checkpoint_every_steps", "on_nan")
         out[section] = {key: value for key, value in config[section].items() if key not in cosmetic}
+    for section, settings in _ABSENT_MEANS.items():  # so that what is as it was has the identity that it had
+        out[section] = {k: v for k, v in out[section].items() if k not in settings or v != settings[k]}
     return out
 
 

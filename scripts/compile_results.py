@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from emergence.cli import TableFile, TableStyle, run, table_command
+from emergence.cli import Cluster, TableFile, TableStyle, run, table_command
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -24,9 +24,10 @@ def main(
     ),
     style: TableStyle = "markdown",
     output: TableFile = None,
+    cluster: Cluster = "sentence",
 ) -> None:
     """What ``emergence table`` does."""
-    table_command(results_dir, style, output)
+    table_command(results_dir, style, output, cluster)
 
 
 if __name__ == "__main__":

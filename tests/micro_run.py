@@ -23,6 +23,7 @@ MICRO = (
     "pretrain.log_every_steps=1",
     "pretrain.checkpoint_every_steps=1",
     "finetune.epochs=2",
+    "finetune.search=off",
     "finetune.batch_size=512",
     "finetune.min_steps_per_epoch=2",
     "finetune.log_every_steps=1",

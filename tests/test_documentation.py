@@ -127,6 +127,8 @@ def test_every_key_of_a_result_is_explained() -> None:
         "validity",
         "headline_layer",
         "role",
+        "asked_role",
+        "by_role",
         "voice",
         "answer_words",
     }

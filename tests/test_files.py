@@ -25,6 +25,7 @@ from emergence.files import (
     plain,
     read_json,
     read_json_lines,
+    read_sealed,
     seal,
     sha256_file,
     sha256_text,
@@ -184,6 +185,18 @@ def test_every_flipped_bit_of_sealed_json_is_noticed(tmp_path: Path) -> None:
     for other in (None, [], {}, {"f1": 0.25}):
         with pytest.raises(RunDirectoryError, match="has no 'sha256'"):
             unseal(other, "x")
+
+
+def test_a_sealed_file_is_read_only_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json_atomic(path, seal({"f1": 0.25}))
+    assert read_sealed(path) == {"f1": 0.25}
+    write_json_atomic(path, {**seal({"f1": 0.25}), "f1": 0.75})  # well-formed, under the seal of another content
+    with pytest.raises(RunDirectoryError, match="does not match its 'sha256'"):
+        read_sealed(path)
+    path.write_text(json.dumps(seal({"f1": 0.25})))  # the sealed content in other bytes
+    with pytest.raises(RunDirectoryError, match="not the bytes that were written"):
+        read_sealed(path)
 
 
 def test_folder_files_and_digests(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from emergence.errors import ConfigError, UsageError
-from emergence.spec import ExperimentSpec
+from emergence.spec import ExperimentSpec, _without_cosmetics
 
 WHEN = datetime(2025, 12, 31, 0, 58, 35)
 
@@ -24,6 +24,7 @@ def spec(**flags: Any) -> ExperimentSpec:
         ({}, "TinyQA_spe200k_20251231-005835"),
         ({"config_name": "base", "pretrain_data": "wiki+nq"}, "BaseQA_spe800k_wikinq_20251231-005835"),
         ({"config_name": "tiny", "pretrain_data": "wiki+control"}, "TinyQA_spe200k_wikicontrol_20251231-005835"),
+        ({"config_name": "tiny", "pretrain_data": "shuffled"}, "TinyQA_spe200k_shuffled_20251231-005835"),
         ({"random_baseline": True}, "TinyQA_spe200k_random_20251231-005835"),
         (
             {"freeze_llm": True, "skip_pretrain": True, "pretrained_model_path": "w.pth"},
@@ -96,6 +97,7 @@ def test_conditions_share_the_pretraining_that_layouts_and_probes_cannot_change(
         {"seed": 1},
         {"pretrain_data": "wiki+nq"},
         {"pretrain_data": "wiki+control"},
+        {"pretrain_data": "shuffled"},
         {"set_values": ["model.n_layers=2"]},
         {"data": "microworld"},
     ):
@@ -126,3 +128,21 @@ def test_what_to_do_at_a_nan_is_no_other_experiment() -> None:
     assert careful.config.pretrain.on_nan == "rewind"
     assert (careful.experiment_id, careful.pretrain_id) == (spec().experiment_id, spec().pretrain_id)
     assert spec(on_nan="rewind") == careful and spec(on_nan="stop") == spec()
+
+
+def test_a_spec_of_before_the_search_does_not_begin_to_search() -> None:
+    stored = spec(set_values=("finetune.search=off",)).to_dict()
+    for key in ("search", "dropout"):
+        del stored["config"]["finetune"][key]
+    old = ExperimentSpec.from_dict(json.loads(json.dumps(stored)))
+    assert old.config.finetune.search == "off" and spec().config.finetune.search == "on"
+    assert old == spec(set_values=("finetune.search=off",))
+    assert ExperimentSpec.from_dict(spec().to_dict()).config.finetune.search == "on"
+
+
+def test_without_a_search_the_identity_is_that_of_before_it() -> None:
+    off = spec(config_name="debug", data="microworld", set_values=("finetune.search=off",))
+    assert not {"search", "dropout"} & set(_without_cosmetics(off.config.to_dict())["finetune"])
+    assert off.experiment_id != spec(config_name="debug", data="microworld").experiment_id
+    dropped = spec(config_name="debug", data="microworld", set_values=("finetune.search=off", "finetune.dropout=0.1"))
+    assert dropped.experiment_id != off.experiment_id

@@ -405,6 +405,7 @@ step_snapshots = 2
 checkpoint_every_steps = 5
 [set.finetune]
 epochs = 2
+search = "off"
 checkpoint_every_steps = 3
 """
 

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from emergence.analysis.grid import CELL_OF_CONDITION
 from emergence.analysis.results import Collection, Found, Skipped
-from emergence.config import ConfigName
+from emergence.config import ConfigName, load_config
 from emergence.files import content_digest
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.spec import ExperimentSpec
@@ -193,7 +193,12 @@ def _base_key(item: Found) -> BaseKey:
         unknown = (NOT_RECORDED,) * 4
         return BaseKey(result.config_name, NOT_RECORDED, result.finetune_samples_limit, *unknown, "older format")
     prints = (result.data or {}).get("fingerprints", {})
-    scoring = {"alpha": spec.config.evaluate.alpha, "longest": spec.config.finetune.max_answer_words}
+    evaluation = spec.config.evaluate
+    scoring = {
+        "alpha": evaluation.alpha,
+        "cluster": evaluation.cluster,
+        "longest": spec.config.finetune.max_answer_words,
+    }
     return BaseKey(
         size=result.config_name,
         layout=spec.layout,
@@ -244,8 +249,10 @@ def _trunk_spec(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> tuple
 
 
 def pretrain_label(spec: ExperimentSpec) -> str:
-    """``wiki``, ``wiki+nq``, ``microworld``, or the name of the local text."""
+    """``wiki``, ``wiki+nq``, ``wiki shuffled``; ``microworld`` or the name of a local text in place of ``wiki``."""
     text = Path(spec.pretrain_text).name if spec.pretrain_text else ("microworld" if spec.data == "microworld" else "")
+    if spec.pretrain_data == "shuffled":
+        return f"{text or 'wiki'} shuffled"
     return spec.pretrain_data.replace("wiki", text or "wiki", 1)
 
 
@@ -294,7 +301,9 @@ def _training_settings(item: Found) -> dict[str, Any]:
         return {}
     whole = cell_of(item) in (FULL, RANDOM_FULL)
     name, settings = ("finetune", item.spec.config.finetune) if whole else ("probe", item.spec.config.probe)
-    return {f"{name}.{key}": value for key, value in asdict(settings).items() if key not in _COSMETIC}
+    chosen = {f"{name}.{key}": value for key, value in asdict(settings).items() if key not in _COSMETIC}
+    marks = (item.result.data or {}).get("marks") or {}  # absent in results of an earlier version
+    return chosen | {"marks": [mark["text"] for mark in marks.values()]}
 
 
 def _same_settings(items: list[Found]) -> tuple[list[Found], list[Skipped]]:
@@ -383,6 +392,36 @@ def _members(s: ComparableSet) -> str:
     names = [item.name for item in s.results()]
     more = f" and {len(names) - 4} more" if len(names) > 5 else ""
     return f"{s.label} ({', '.join(names[:4] if more else names)}{more})"
+
+
+def peers_of(s: ComparableSet, grouping: Grouping) -> list[dict[str, tuple[Found, ...]]]:
+    """Cells of the sets that differ from ``s`` in size alone, to pool the variance over seeds with.
+
+    Of each, the cells with two seeds or more, on the same pretraining text, with the settings that their size has by
+    default or the same changes to them. Pooling is within a cell, never over cells (METHODS A6).
+    """
+    text = s.trunk.pretraining_text if s.trunk else None
+    peers = []
+    for series in grouping.over_sizes().values():
+        for other in series if any(one is s for one in series) else ():
+            if other is s or (other.trunk.pretraining_text if other.trunk else None) != text:
+                continue
+            cells = {
+                cell: items
+                for cell, items in other.cells.items()
+                if len(items) > 1 and cell in s.cells and _changes(items[0]) == _changes(s.cells[cell][0])
+            }
+            peers += [cells] if cells else []
+    return peers
+
+
+def _changes(item: Found) -> dict[str, Any]:
+    """Training settings other than the size's own."""
+    if item.spec is None:
+        return {}
+    usual = replace(item, spec=replace(item.spec, config=load_config(item.spec.config.name)))
+    own = _training_settings(usual)
+    return {key: value for key, value in _training_settings(item).items() if value != own.get(key)}
 
 
 def missing_cells(s: ComparableSet) -> dict[str, str]:

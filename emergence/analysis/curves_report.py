@@ -1,4 +1,4 @@
-"""Everything a folder says about emergence along an axis: snapshots, sizes, and the data ablation."""
+"""Everything a folder says about emergence along an axis: snapshots, sizes, pretraining data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emergence.analysis.data_ablation import Ablation, ablate
+from emergence.analysis.data_ablation import ORDER, Ablation, ablate
 from emergence.analysis.emergence_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
 from emergence.analysis.figure_runs import read_folder
 from emergence.analysis.results import OWN_KIND
@@ -25,6 +25,7 @@ class Curves:
     snapshots: tuple[EmergenceCurve, ...]
     sizes: tuple[ScaleCurve, ...]
     ablation: Ablation
+    order: Ablation
     problems: tuple[tuple[str, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -35,6 +36,7 @@ class Curves:
             "snapshots": [curve.to_dict() for curve in self.snapshots],
             "sizes": [curve.to_dict() for curve in self.sizes],
             "ablation": self.ablation.to_dict(),
+            "order": self.order.to_dict(),
             "problems": [list(problem) for problem in self.problems],
         }
 
@@ -43,7 +45,7 @@ class Curves:
         if as_json:
             return to_json(self.to_dict(), indent=2)
         parts = [curve.text() for curve in self.snapshots] + [curve.text() for curve in self.sizes]
-        parts += [self.ablation.text()] if self.ablation.text() else []
+        parts += [found.text() for found in (self.ablation, self.order) if found.text()]
         parts += [f"left out: {name}: {reason}" for name, reason in self.problems]
         if not self.snapshots:
             parts.append("no snapshots were probed: emergence probe-snapshots RUN")
@@ -62,5 +64,6 @@ def read_curves(root: Path, *, n_boot: int = N_BOOT, n_draws: int = N_DRAWS) -> 
         snapshots=tuple(emergence_curves(results, n_boot=n_boot, n_draws=n_draws)),
         sizes=tuple(scale_curves(folder.scored, n_draws=n_draws)),
         ablation=ablate(folder.grouping, n_boot=n_boot),
+        order=ablate(folder.grouping, ORDER, n_boot=n_boot),
         problems=tuple(problems),
     )

@@ -1,9 +1,10 @@
-"""Does pretraining on questions help? ``wiki+nq``, ``wiki`` and the control mix, question by question.
+"""What one pretraining text gives over another: questions in it, or word order, test question by test question.
 
 Trunks are compared that differ in pretraining data alone and have seen the same number of tokens, in the same cell of
 the 2x2, seed with seed, on the same test questions. A gain of ``wiki+nq`` over ``wiki`` may come from questions or from
 short documents among the long ones; ``wiki+control`` has the short documents and no questions (METHODS H9), so
-``wiki+nq`` minus ``wiki+control`` is the part of it that questions make.
+``wiki+nq`` minus ``wiki+control`` is the part of it that questions make. ``wiki`` minus ``shuffled`` is what the order
+of words gives: the shuffled text has the same words in every sentence.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, seed_of
-from emergence.analysis.grid import HEADLINE
+from emergence.analysis.grid import HEADLINE, RunScores
 from emergence.analysis.results import Found
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.emergence_score import FROZEN, FULL
@@ -26,8 +28,56 @@ from emergence.spec import ExperimentSpec, PretrainData
 BASE: PretrainData = "wiki"
 MIXED: PretrainData = "wiki+nq"
 CONTROL: PretrainData = "wiki+control"
-#: What is subtracted from what: all that questions change, the part that is theirs, the part that is not.
-CONTRASTS: tuple[tuple[PretrainData, PretrainData], ...] = ((MIXED, BASE), (MIXED, CONTROL), (CONTROL, BASE))
+SHUFFLED: PretrainData = "shuffled"
+#: Scores that are compared, in words.
+SCORES = {"f1_tokens": "token F1", "argument_selection": "argument selection"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is compared, question by question.
+
+    Attributes:
+        words: For people. readout: Whose scores. minus: Read-out or baseline that is subtracted, if any.
+        cells: Cells of the 2x2 that have it.
+    """
+
+    words: str
+    readout: str = HEADLINE
+    minus: str | None = None
+    cells: tuple[str, ...] = (FULL, FROZEN)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One question about pretraining data.
+
+    Attributes:
+        name: For people. contrasts: What is subtracted from what. measures, scores: By what they are compared.
+    """
+
+    name: str
+    contrasts: tuple[tuple[PretrainData, PretrainData], ...]
+    measures: tuple[Measure, ...]
+    scores: tuple[str, ...]
+
+
+#: All that questions change, the part that is theirs, the part that is not.
+QUESTIONS = Plan(
+    "data ablation", ((MIXED, BASE), (MIXED, CONTROL), (CONTROL, BASE)), (Measure(HEADLINE),), ("f1_tokens",)
+)
+#: What is not known from which words go together: by the answers themselves, by the probe that sees the question, and
+#: by what that probe adds to a scorer of words and positions (METHODS B4).
+ORDER = Plan(
+    "word order",
+    ((BASE, SHUFFLED),),
+    (
+        Measure(HEADLINE),
+        Measure("bilinear probe", "bilinear", cells=(FROZEN,)),
+        Measure("bilinear probe's gain over words", "words+bilinear", "words_left", (FROZEN,)),
+    ),
+    tuple(SCORES),
+)
 
 
 @dataclass(frozen=True)
@@ -36,9 +86,9 @@ class AblationCell:
 
     Attributes:
         model: Size, and what is not the default. cell: ``full`` or ``frozen``.
-        data, against: Compared, as in ``--pretrain-data``.
+        data, against: Compared, as in ``--pretrain-data``. measure, score: By what; see :data:`ORDER`, :data:`SCORES`.
         seeds: Compared. tokens: Of pretraining, both.
-        mixed, base: Mean token F1 after ``data`` and after ``against``. comparison: The first minus the second.
+        mixed, base: Mean after ``data`` and after ``against``. comparison: The first minus the second.
     """
 
     model: str
@@ -50,26 +100,34 @@ class AblationCell:
     base: float
     mixed: float
     comparison: PairedComparison
+    measure: str = HEADLINE
+    score: str = "f1_tokens"
 
     @property
     def contrast(self) -> str:
         """``wiki+nq minus wiki``."""
         return f"{self.data} minus {self.against}"
 
+    @property
+    def by(self) -> str:
+        """``token F1`` (of the finetuned model, or of the linear probe), ``bilinear probe, token F1``."""
+        return SCORES[self.score] if self.measure == HEADLINE else f"{self.measure}, {SCORES[self.score]}"
+
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "seeds": list(self.seeds), "comparison": self.comparison.to_dict()}
+        return vars(self) | {"seeds": list(self.seeds), "comparison": self.comparison.to_dict()}
 
 
 @dataclass(frozen=True)
 class Ablation:
     """All comparisons that a folder allows; ``refused``: what looks like one and is none, with the reason.
 
-    ``missing``: a comparison that nobody has run the control for, with what it leaves open.
+    ``missing``: a comparison that nobody has run the control for, with what it leaves open. ``plan``: What was asked.
     """
 
     cells: tuple[AblationCell, ...]
     refused: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    plan: Plan = QUESTIONS
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -79,12 +137,12 @@ class Ablation:
     def text(self) -> str:
         """A line each."""
         lines = []
-        for data, against in CONTRASTS:
+        for data, against in self.plan.contrasts:
             mine = [c for c in self.cells if (c.data, c.against) == (data, against)]
-            if mine:
-                how = "token F1, paired by question and seed (p: for these seeds)"
-                lines.append(f"data ablation: {mine[0].contrast}, {how}")
-            for c in mine:
+            for k, c in enumerate(mine):
+                if k == 0 or (c.measure, c.score) != (mine[k - 1].measure, mine[k - 1].score):
+                    how = f"{c.by}, paired by question and seed (p: for these seeds)"
+                    lines.append(f"{self.plan.name}: {c.contrast}, {how}")
                 what = f"{c.model}, {MODES[c.cell]}, {len(c.seeds)} seed{'s' * (len(c.seeds) != 1)}"
                 found = f"{format_estimate(c.comparison.difference, 3)}, p = {c.comparison.p_sign_flip:.3g}"
                 lines.append(f"  {what}: {c.mixed:.3f} - {c.base:.3f} = {found}, {c.tokens:,} tokens each")
@@ -92,13 +150,13 @@ class Ablation:
         return "\n".join([*lines, *(f"  open: {reason}" for reason in self.missing)])
 
 
-def ablate(grouping: Grouping, *, n_boot: int = N_BOOT) -> Ablation:
-    """Compare every two sets that share all but what their text was mixed with."""
+def ablate(grouping: Grouping, plan: Plan = QUESTIONS, *, n_boot: int = N_BOOT) -> Ablation:
+    """Compare every two sets that share all but what their text is, as ``plan`` says."""
     cells: list[AblationCell] = []
     refused: list[str] = []
     missing: list[str] = []
-    sets = [found for found in grouping.sets if found.trunk and not found.is_documented_format]
-    for data, against in CONTRASTS:
+    sets = _with_trunk(grouping)
+    for data, against in plan.contrasts:
         for mixed in (found for found in sets if _data(found) == data):
             twins = _twins(mixed, against, sets)
             if not twins and against == BASE:
@@ -108,10 +166,30 @@ def ablate(grouping: Grouping, *, n_boot: int = N_BOOT) -> Ablation:
                     f"{mixed.label}: whether a difference is the questions' own only --pretrain-data {CONTROL} can tell"
                 )
             for base in twins:
-                found, reasons = _compare_cells(mixed, base, n_boot)
+                found, reasons = _compare_cells(mixed, base, plan, n_boot)
                 cells += found
                 refused += reasons
-    return Ablation(tuple(cells), tuple(refused), tuple(missing))
+        if data == BASE:  # the other way round: most runs on wiki have nobody to be compared with, and need nobody
+            alone = [found for found in sets if _data(found) == against and not _twins(found, BASE, sets)]
+            refused += [f"{found.label}: there is no run on wiki alone with the same settings" for found in alone]
+    order = [(measure.words, score) for measure in plan.measures for score in plan.scores]
+    cells.sort(key=lambda c: (plan.contrasts.index((c.data, c.against)), order.index((c.measure, c.score))))
+    return Ablation(tuple(cells), tuple(refused), tuple(missing), plan)
+
+
+def without_order(grouping: Grouping) -> dict[int, ComparableSet]:
+    """Sets by the ``id`` of the set on plain text that has the same settings and steps: its row without word order."""
+    sets = _with_trunk(grouping)
+    pairs = ((found, twin) for found in sets if _data(found) == BASE for twin in _twins(found, SHUFFLED, sets))
+    return {id(found): twin for found, twin in pairs if _steps(found) == _steps(twin)}
+
+
+def _with_trunk(grouping: Grouping) -> list[ComparableSet]:
+    return [found for found in grouping.sets if found.trunk and not found.is_documented_format]
+
+
+def _steps(found: ComparableSet) -> str | None:
+    return found.trunk.pretraining_steps if found.trunk else None
 
 
 def _twins(mixed: ComparableSet, against: str, sets: Sequence[ComparableSet]) -> list[ComparableSet]:
@@ -128,7 +206,7 @@ def _specs(found: ComparableSet) -> list[ExperimentSpec]:
 
 
 def _data(found: ComparableSet) -> str | None:
-    """``wiki``, ``wiki+nq`` or ``wiki+control``; None where nothing says."""
+    """As in ``--pretrain-data``; None where nothing says."""
     return next((spec.pretrain_data for spec in _specs(found)), None)
 
 
@@ -137,49 +215,60 @@ def _settings(found: ComparableSet) -> str:
     return str(replace(_specs(found)[0], seed=0, pretrain_data=BASE, nq_data=None).pretrain_id)
 
 
-def _compare_cells(mixed: ComparableSet, base: ComparableSet, n_boot: int) -> tuple[list[AblationCell], list[str]]:
+def _compare_cells(
+    mixed: ComparableSet, base: ComparableSet, plan: Plan, n_boot: int
+) -> tuple[list[AblationCell], list[str]]:
     """The comparisons of full and frozen cells, and the reasons of those that there cannot be."""
-    cells, refused = [], []
+    cells: list[AblationCell] = []
+    refused = []
     for cell in (FULL, FROZEN):
-        found = _compare(base, mixed, cell, n_boot)
-        if isinstance(found, AblationCell):
-            cells.append(found)
-        elif found:
+        found = _compare(base, mixed, cell, plan, n_boot)
+        if isinstance(found, str):
             refused.append(f"{mixed.label} and {_data(base)}, {MODES[cell]}: {found}")
+        else:
+            cells += found
     return cells, refused
 
 
-def _compare(base: ComparableSet, mixed: ComparableSet, cell: str, n_boot: int) -> AblationCell | str | None:
-    """The comparison, or why there is none; None where neither set has the cell."""
+def _compare(base: ComparableSet, mixed: ComparableSet, cell: str, plan: Plan, n_boot: int) -> list[AblationCell] | str:
+    """A comparison for each measure and score that both have, or why there is none."""
     if cell not in base.cells and cell not in mixed.cells:
-        return None
+        return []
     ours, theirs = _by_seed(mixed.cells.get(cell, ())), _by_seed(base.cells.get(cell, ()))
     seeds = sorted(set(ours) & set(theirs))
     if not seeds:
         return "no seed was run with both"
-    budgets = {_tokens(by_seed[seed]) for by_seed in (ours, theirs) for seed in seeds}
+    runs = [[by_seed[seed] for seed in seeds] for by_seed in (ours, theirs)]
+    budgets = {_tokens(item) for items in runs for item in items}
     if len(budgets) != 1 or None in budgets:
         seen = " and ".join("unknown" if b is None else f"{b:,}" for b in sorted(budgets, key=lambda b: b or 0))
         return f"pretrained on different numbers of tokens ({seen})"
-    first = ours[seeds[0]].scores
-    assert first is not None
-    if any(set(_f1(by_seed[seed])) != set(first.ids) for by_seed in (ours, theirs) for seed in seeds):
+    first = _scores(runs[0][0])
+    if any(set(_scores(item).ids) != set(first.ids) for items in runs for item in items):
         return "not the same test questions"
-    scores = {
-        name: np.array([[_f1(by_seed[seed])[question] for question in first.ids] for seed in seeds])
-        for name, by_seed in (("mixed", ours), ("base", theirs))
-    }
-    return AblationCell(
-        model=mixed.model,
-        cell=cell,
-        data=str(_data(mixed)),
-        against=str(_data(base)),
-        seeds=tuple(seeds),
-        tokens=next(b for b in budgets if b is not None),
-        base=float(scores["base"].mean()),
-        mixed=float(scores["mixed"].mean()),
-        comparison=compare_paired(scores["mixed"], scores["base"], first.sentences, n_boot=n_boot),
-    )
+    tokens = next(b for b in budgets if b is not None)
+    where = {"model": mixed.model, "cell": cell, "seeds": tuple(seeds), "tokens": tokens}
+    where |= {"data": str(_data(mixed)), "against": str(_data(base))}
+    asked = [(measure, score) for measure in plan.measures if cell in measure.cells for score in plan.scores]
+    return [found for measure, score in asked if (found := _measured(where, runs, measure, score, n_boot))]
+
+
+def _measured(
+    where: Mapping[str, Any], runs: Sequence[Sequence[Found]], measure: Measure, score: str, n_boot: int
+) -> AblationCell | None:
+    """One comparison of runs (two sides, seeds); None where their files do not have the scores."""
+    first = _scores(runs[0][0])
+    values = [[_values(item, measure, score, first.ids) for item in items] for items in runs]
+    if any(found is None for side in values for found in side):
+        return None
+    both = np.array(values, dtype=np.float64)  # (2, S, N)
+    known = np.isfinite(both).all(axis=(0, 1))  # (N,) a question may have no other argument to choose from
+    if not known.any():
+        return None
+    ours, theirs = both[:, :, known]
+    comparison = compare_paired(ours, theirs, np.asarray(first.sentences)[known], n_boot=n_boot)
+    numbers: dict[str, Any] = {"mixed": float(ours.mean()), "base": float(theirs.mean()), "comparison": comparison}
+    return AblationCell(**where, **numbers, measure=measure.words, score=score)
 
 
 def _by_seed(items: Sequence[Found]) -> dict[int, Found]:
@@ -192,6 +281,18 @@ def _tokens(item: Found) -> int | None:
     return int(seen["tokens_seen"]) if seen.get("tokens_seen") is not None else None
 
 
-def _f1(item: Found) -> dict[str, float]:
-    assert item.scores is not None
-    return dict(zip(item.scores.ids, item.scores.scores[HEADLINE]["f1_tokens"].tolist(), strict=True))
+def _scores(item: Found) -> RunScores:
+    assert item.scores is not None  # _by_seed leaves the others out
+    return item.scores
+
+
+def _values(item: Found, measure: Measure, score: str, ids: Sequence[str]) -> NDArray[np.float64] | None:
+    """(N,) of one run in the order of ``ids``; None where its files do not have them."""
+    found = _scores(item)
+    names = [name for name in (measure.readout, measure.minus) if name]
+    columns = [found.scores[name][score] for name in names if score in found.scores.get(name, {})]
+    if len(columns) < len(names):
+        return None
+    place = {question: i for i, question in enumerate(found.ids)}
+    whole = columns[0] - (columns[1] if measure.minus else 0.0)  # (N,)
+    return np.asarray(whole, dtype=np.float64)[[place[question] for question in ids]]

@@ -1,37 +1,40 @@
 """The emergence curve of pretraining: probe scores of a run's snapshots against loss and tokens.
 
 Where does the frozen trunk's score begin to rise, how surely, and is it the trunk or the metric that jumps?
-Thresholds by METHODS B5, the verdict on emergence or artefact by METHODS A5. Standard errors come from resampling
-sentences. All snapshots answer the same questions, so their errors go together and the tests, which take them as
-independent, are cautious: they find a break too seldom, not too often.
+Thresholds by METHODS B5, the verdict on emergence or artefact by METHODS A5. All snapshots answer the same questions,
+so their errors go together: one set of resamples of the sentences gives their covariance, seeds add their own, and
+fits, intervals and tests use it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emergence.analysis.snapshot_results import (
+    CURVE_SCORES,
     JSON_FILE,
     RESULT_FOLDER,
-    SCORES,
     FloatArray,
     SnapshotProbes,
     read_result,
 )
 from emergence.errors import RunDirectoryError
-from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
+from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, bootstrap_means, column, interval
+from emergence.measures.curve_errors import CurveErrors
 from emergence.measures.curves import CurveFit
+from emergence.measures.equivalence import Equivalence, largest_break
 from emergence.measures.mirage import LinkCheck, MetricCurve, Verdict, isotonic_link, judge
 from emergence.measures.readings import format_estimate
 from emergence.measures.resampling import ClusterTable
 from emergence.measures.thresholds import (
     N_DRAWS,
+    TESTED_BREAKS,
     Break,
     BreakTest,
     Crossing,
@@ -50,14 +53,17 @@ AXES = {
 }
 #: What is fitted: all scores along the loss, the headline and its smooth partner along the tokens. Steps are tokens in
 #: another unit, so their threshold would be the same one.
-FITTED = {"loss": SCORES, "tokens": ("f1_tokens", "log_prob")}
+FITTED = {"loss": CURVE_SCORES, "tokens": ("f1_tokens", "log_prob")}
 #: Discrete scores with the continuous partner each should follow from, if it only thresholds that (METHODS A4).
 PARTNERS = {"em": "log_prob", "f1_tokens": "expected_f1"}
 LOWER_IS_BETTER = ("brier",)
 HEADLINE = "f1_tokens"
 #: A curve takes this many different x (``measures.curves.Points``).
 LEAST_POINTS = 3
-BREAK_FAMILIES = ("relu", "logistic")
+#: Scores of the curves by asked role; the second where the results have it.
+ROLE_SCORES = ("f1_tokens", "argument_selection")
+#: A role that fewer test questions ask for has no curve.
+LEAST_ROLE_QUESTIONS = 30
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,11 @@ class Threshold:
     """Whether and where one score turns along one axis.
 
     Attributes:
-        axis: One of ``AXES``. score: One of ``SCORES``; Brier scores turned, so that more is better.
+        axis: One of ``AXES``. score: One of ``CURVE_SCORES``; Brier scores turned, so that more is better.
         test: Parametric bootstrap of "no break".
-        breaks: ``relu`` and ``logistic``: place with its 95% profile interval.
+        breaks: ``relu`` and ``narrow_logistic``: place with its 95% profile interval.
         fits: Of the headline: every family's curve, lowest AICc first.
+        largest: The largest break that the data do not exclude.
     """
 
     axis: str
@@ -76,6 +83,7 @@ class Threshold:
     test: BreakTest
     breaks: dict[str, Break]
     fits: dict[str, CurveFit]
+    largest: Equivalence
 
     @property
     def found(self) -> bool:
@@ -95,6 +103,7 @@ class Threshold:
             "test": test,
             "breaks": {family: place.to_dict() for family, place in self.breaks.items()},
             "fits": {family: fit.to_dict() for family, fit in self.fits.items()},
+            "largest_break": self.largest.to_dict(),
         }
 
 
@@ -123,9 +132,11 @@ class EmergenceCurve:
         floor: Score -> mean of the random trunks; empty without one. no_model: F1 of the best rule without a model.
         thresholds: Axis -> score -> threshold; empty with too few points.
         halfway: Axis -> where F1 has risen half the way from floor to last point, by isotonic fit.
-        verdict: ``artefact``, ``emergent``, ``gradual`` or ``undetermined``, on the loss axis.
+        verdict: On the loss axis; the words are those of :class:`~emergence.measures.mirage.Verdict`.
         links: Discrete score -> share of snapshots at which its continuous partner predicts it.
         notes: What a reader should know.
+        by_role: Asked role -> score -> an estimate for each point; roles of at least ``LEAST_ROLE_QUESTIONS``
+            questions, the most frequent first. Empty where the results do not tell roles.
     """
 
     label: str
@@ -141,6 +152,7 @@ class EmergenceCurve:
     verdict: Verdict
     links: dict[str, float]
     notes: tuple[str, ...]
+    by_role: dict[str, dict[str, tuple[Estimate, ...]]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -161,6 +173,10 @@ class EmergenceCurve:
             "verdict": self.verdict.to_dict(),
             "links": self.links,
             "notes": list(self.notes),
+            "by_role": {
+                role: {score: [found.to_dict() for found in path] for score, path in by_score.items()}
+                for role, by_score in self.by_role.items()
+            },
         }
 
     def text(self) -> str:
@@ -177,12 +193,26 @@ class EmergenceCurve:
         for axis, by_score in self.thresholds.items():
             lines.append(f"  {axis + ':':<10} {_threshold_words(by_score['f1_tokens'], self.halfway.get(axis))}")
         lines.append(f"  verdict    {self.verdict.verdict}: {'; '.join(self.verdict.reasons)}")
+        lines += _role_lines(self.by_role)
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def _role_lines(by_role: dict[str, dict[str, tuple[Estimate, ...]]]) -> list[str]:
+    """First and last snapshot by asked role."""
+    lines = []
+    for role, by_score in by_role.items():
+        ends = [
+            f"{name} {format_estimate(path[0], 3)} to {format_estimate(path[-1], 3)} (n = {path[-1].n:,})"
+            for score, name in zip(ROLE_SCORES, ("F1", "argument selection"), strict=True)
+            if (path := by_score.get(score))
+        ]
+        lines.append(f"  {role + ':':<11}{'; '.join(ends)}")
+    return lines
 
 
 def _threshold_words(found: Threshold, halfway: Crossing | None) -> str:
     place = found.place
-    what = "break" if found.found else "no break to claim"
+    what = "break" if found.found else f"no break to claim; steps above {found.largest.upper:.0%} of the rise excluded"
     where = f"{found.test.breaking} at {_place(place.tau, found.axis)}"
     ends = f"[{_place(place.lo, found.axis)}, {_place(place.hi, found.axis)}]"
     flags = f" ({', '.join(place.flags)})" if place.flags else ""
@@ -237,7 +267,7 @@ def _curve(
 ) -> EmergenceCurve:
     steps, stacked = _stack(group, family)
     first = group[0]
-    points = _points(group, steps, stacked, n_boot, seed)
+    points, errors = _points(group, steps, stacked, n_boot, seed)
     notes = [] if len(group) >= 3 else [f"{len(group)} seed{'s' * (len(group) > 1)}: emergent takes three"]
     dropped = {s.step for r in group for s in r.path_of_training} - set(steps)
     notes += [f"steps that not every seed has are left out: {sorted(dropped)}"] if dropped else []
@@ -250,9 +280,12 @@ def _curve(
             notes.append(f"{axis}: {len(np.unique(x))} different values, too few for a curve")
             continue
         chosen = [points[row] for row in rows]
-        thresholds[axis] = {score: _threshold(axis, score, x, chosen, n_draws, seed) for score in FITTED[axis]}
-        halfway |= _halfway(axis, sign, x, chosen, floor, n_draws, seed)
-    verdict, links = _judge(points, stacked, first.clusters, n_boot, n_draws, seed)
+        joint = {score: errors[score].mean[np.ix_(rows, rows)] for score in CURVE_SCORES}
+        thresholds[axis] = {
+            score: _threshold(axis, score, x, chosen, joint[score], n_draws, seed) for score in FITTED[axis]
+        }
+        halfway |= _halfway(axis, sign, x, chosen, joint[HEADLINE], floor, n_draws, seed)
+    verdict, links = _judge(points, errors, stacked, first.clusters, n_boot, n_draws, seed)
     return EmergenceCurve(
         label=label,
         family=family,
@@ -267,6 +300,7 @@ def _curve(
         verdict=verdict,
         links=links,
         notes=tuple(notes),
+        by_role=_by_role(group, family, steps, n_boot, seed),
     )
 
 
@@ -279,18 +313,19 @@ def _stack(group: Sequence[SnapshotProbes], family: str) -> tuple[list[int], dic
     steps = sorted(set.intersection(*(set(found) for found in by_step)))
     stacked = {
         score: np.array([[found[step].scores[family][score] for found in by_step] for step in steps])
-        for score in SCORES
+        for score in CURVE_SCORES
     }
     return steps, stacked
 
 
 def _points(
     group: Sequence[SnapshotProbes], steps: Sequence[int], stacked: dict[str, FloatArray], n_boot: int, seed: int
-) -> list[CurvePoint]:
+) -> tuple[list[CurvePoint], dict[str, CurveErrors]]:
+    """The snapshots, and for each score how their errors go together."""
     columns = {f"{k}/{score}": values[k] for score, values in stacked.items() for k in range(len(steps))}
     seeds = [str(result.run["seed"]) for result in group]
     table = ClusterTable.from_questions(columns, group[0].clusters, dict.fromkeys(columns, seeds))
-    means = bootstrap_means(table, n_boot=n_boot, seed=seed)
+    resamples = Resamples.draw(table, n_boot, seed)
     points = []
     for k, step in enumerate(steps):
         same = [next(s for s in result.path_of_training if s.step == step) for result in group]
@@ -301,18 +336,44 @@ def _points(
                 tokens=float(np.mean([s.tokens for s in same])),
                 loss=float(np.mean([s.loss["nats_per_token"] for s in same])),
                 bits_per_byte=float(np.mean([s.loss["bits_per_byte"] for s in same])),
-                scores={score: means[f"{k}/{score}"] for score in SCORES},
+                scores={score: interval(resamples, column(f"{k}/{score}")) for score in CURVE_SCORES},
             )
         )
-    return points
+    rows = {score: [f"{k}/{score}" for k in range(len(steps))] for score in CURVE_SCORES}
+    return points, {score: CurveErrors.of(resamples, names) for score, names in rows.items()}
 
 
 def _floor(group: Sequence[SnapshotProbes], family: str, n_boot: int, seed: int) -> dict[str, Estimate]:
     trunks = {s.weights: s for result in group for s in result.random}
     if not trunks:
         return {}
-    columns = {score: np.array([s.scores[family][score] for s in trunks.values()]) for score in SCORES}
+    columns = {score: np.array([s.scores[family][score] for s in trunks.values()]) for score in CURVE_SCORES}
     return bootstrap_means(ClusterTable.from_questions(columns, group[0].clusters), n_boot=n_boot, seed=seed)
+
+
+def _by_role(
+    group: Sequence[SnapshotProbes], family: str, steps: Sequence[int], n_boot: int, seed: int
+) -> dict[str, dict[str, tuple[Estimate, ...]]]:
+    """See :class:`EmergenceCurve`; a score that a question does not have (NaN) leaves the question out."""
+    first, seeds = group[0], [str(result.run["seed"]) for result in group]
+    by_step = [{s.step: s.scores[family] for s in result.path_of_training} for result in group]
+    stacked = {
+        score: np.array([[found[step][score] for found in by_step] for step in steps])  # (K, S, N)
+        for score in ROLE_SCORES
+        if all(score in found[step] for found in by_step for step in steps)
+    }
+    names, counts = np.unique(np.array(first.roles, dtype=str), return_counts=True)
+    found: dict[str, dict[str, tuple[Estimate, ...]]] = {}
+    for role in names[np.lexsort((names, -counts))]:
+        for score, values in stacked.items():
+            rows = (np.array(first.roles) == role) & np.isfinite(values).all(axis=(0, 1))
+            if rows.sum() < LEAST_ROLE_QUESTIONS:
+                continue
+            columns = {str(k): point[:, rows] for k, point in enumerate(values)}
+            table = ClusterTable.from_questions(columns, first.clusters[rows], dict.fromkeys(columns, seeds))
+            path = tuple(bootstrap_means(table, n_boot=n_boot, seed=seed).values())
+            found.setdefault(str(role), {})[score] = path
+    return found
 
 
 def along(points: Sequence[CurvePoint], axis: str) -> tuple[FloatArray, list[int]]:
@@ -323,26 +384,33 @@ def along(points: Sequence[CurvePoint], axis: str) -> tuple[FloatArray, list[int
     return np.log10([points[row].tokens for row in rows]), rows
 
 
-def _turned(points: Sequence[CurvePoint], score: str) -> tuple[FloatArray, FloatArray]:
-    """Means, more is better, and standard errors, at least what one question changes."""
-    found = [point.scores[score] for point in points]
+def _turned(points: Sequence[CurvePoint], score: str) -> FloatArray:
+    """Means, more is better."""
     sign = -1.0 if score in LOWER_IS_BETTER else 1.0
-    return sign * np.array([e.point for e in found]), np.array([max(e.se, 1.0 / e.n) for e in found])
+    return sign * np.array([point.scores[score].point for point in points])
 
 
 # Thresholds and verdict ---------------------------------------------------------------------------
 
 
 def _threshold(
-    axis: str, score: str, x: FloatArray, points: Sequence[CurvePoint], n_draws: int, seed: int
+    axis: str,
+    score: str,
+    x: FloatArray,
+    points: Sequence[CurvePoint],
+    covariance: FloatArray,
+    n_draws: int,
+    seed: int,
 ) -> Threshold:
-    sign, (y, se) = AXES[axis][0], _turned(points, score)
+    y = _turned(points, score)
+    errors: dict[str, Any] = {"covariance": covariance, "sign": AXES[axis][0]}
     return Threshold(
         axis,
         score,
-        break_test(x, y, se, sign=sign, n_draws=n_draws, seed=seed),
-        {family: fit_break(x, y, se, sign=sign, family=family) for family in BREAK_FAMILIES},
-        fit_families(x, y, se, sign=sign) if score == HEADLINE else {},
+        break_test(x, y, n_draws=n_draws, seed=seed, **errors),
+        {family: fit_break(x, y, family=family, **errors) for family in TESTED_BREAKS},
+        fit_families(x, y, **errors) if score == HEADLINE else {},
+        largest_break(x, y, **errors),
     )
 
 
@@ -351,25 +419,33 @@ def _halfway(
     sign: int,
     x: FloatArray,
     points: Sequence[CurvePoint],
+    covariance: FloatArray,
     floor: dict[str, Estimate],
     n_draws: int,
     seed: int,
 ) -> dict[str, Crossing]:
-    y, se = _turned(points, "f1_tokens")
+    y = _turned(points, HEADLINE)
     bottom = floor["f1_tokens"].point if floor else float(y[0])
     if y[-1] <= bottom:
         return {}
-    return {axis: crossing_interval(x, y, se, sign=sign, level=(bottom + y[-1]) / 2, n_draws=n_draws, seed=seed)}
+    level = (bottom + y[-1]) / 2
+    return {axis: crossing_interval(x, y, sign=sign, level=level, covariance=covariance, n_draws=n_draws, seed=seed)}
 
 
 def _judge(
-    points: Sequence[CurvePoint], stacked: dict[str, FloatArray], clusters: Any, n_boot: int, n_draws: int, seed: int
+    points: Sequence[CurvePoint],
+    errors: dict[str, CurveErrors],
+    stacked: dict[str, FloatArray],
+    clusters: Any,
+    n_boot: int,
+    n_draws: int,
+    seed: int,
 ) -> tuple[Verdict, dict[str, float]]:
     """On the loss axis. Of two discrete scores, the link that holds at fewer snapshots speaks for both."""
     sign, x = AXES["loss"][0], np.array([point.loss for point in points])
     if len(np.unique(x)) < LEAST_POINTS:
         reason = f"{len(np.unique(x))} different losses: pretrain with more pretrain.step_snapshots"
-        return Verdict("undetermined", (reason,), {}, None), {}
+        return Verdict("undetermined", (reason,), {}, None, {}), {}
     checks: dict[str, LinkCheck] = {
         discrete: isotonic_link(x, stacked[partner], stacked[discrete], clusters, sign=sign, n_boot=n_boot, seed=seed)
         for discrete, partner in PARTNERS.items()
@@ -379,10 +455,13 @@ def _judge(
             score,
             score not in PARTNERS,
             stacked[score].mean(axis=2).T,
-            np.array([max(point.scores[score].se, 1.0 / point.scores[score].n) for point in points]),
+            np.sqrt(np.diag(errors[score].mean)),
             higher_is_better=score not in LOWER_IS_BETTER,
+            covariance=errors[score].mean,
+            seed_covariances=errors[score].by_seed,
+            partner=PARTNERS.get(score, ""),
         )
-        for score in SCORES
+        for score in CURVE_SCORES
     ]
     weakest = min(checks.values(), key=lambda check: check.coverage)
     verdict = judge(x, metrics, sign=sign, link=weakest, n_draws=n_draws, seed=seed)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from emergence.analysis.data_ablation import MIXED, Ablation, ablate
+from emergence.analysis.data_ablation import MIXED, ORDER, QUESTIONS, SHUFFLED, Plan, ablate
 from emergence.analysis.emergence_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
-from emergence.analysis.figure_data import CELL_NAMES, Charts, Row
+from emergence.analysis.figure_data import BY_ROLE, CELL_NAMES, Charts, Row
 from emergence.analysis.figure_panels import (
     CELL_COLOURS,
     COLOURS,
@@ -51,6 +51,7 @@ def add_curve_charts(folder: ResultsFolder, out: Charts, *, n_boot: int = N_BOOT
         rows = [row for curve in curves for row in _curve_rows(curve)]
         out.add(name, "emergence_curve", f"Emergence during pretraining: {label}", _caption(curves), rows, "")
     _ablation(folder, out, n_boot)
+    _word_order(folder, out, n_boot)
 
 
 def _caption(curves: Sequence[EmergenceCurve]) -> str:
@@ -68,8 +69,8 @@ def _caption(curves: Sequence[EmergenceCurve]) -> str:
 
 
 def _curve_rows(curve: EmergenceCurve) -> list[Row]:
-    names = ("mark", "family", "score", "axis", "snapshot", "step", "tokens", "loss", "bits_per_byte")
-    empty: Row = {**dict.fromkeys((*names, "value", "lo", "hi", "p")), "family": curve.family}
+    names = ("mark", "family", "score", "axis", "role", "snapshot", "step", "tokens", "loss", "bits_per_byte")
+    empty: Row = {**dict.fromkeys((*names, "value", "lo", "hi", "p", "n_questions")), "family": curve.family}
     rows: list[Row] = []
     for score in DRAWN:
         for point in curve.points:
@@ -86,6 +87,12 @@ def _curve_rows(curve: EmergenceCurve) -> list[Row]:
                 place = {"value": found.place.tau, "lo": found.place.lo, "hi": found.place.hi, "p": found.test.p}
                 mark = THRESHOLD if found.found else "no_threshold"
                 rows.append({**empty, "mark": mark, "score": score, "axis": axis, **place})
+    for role, along_path in curve.by_role.items():
+        for score, path in along_path.items():
+            for point, estimate in zip(curve.points, path, strict=True):
+                where = {"snapshot": point.name, "step": point.step, "tokens": point.tokens, "loss": point.loss}
+                values = {**_ends(estimate), "n_questions": estimate.n}
+                rows.append({**empty, "mark": BY_ROLE, "role": role, "score": score, **where, **values})
     return [*rows, {**empty, "mark": NO_MODEL, "score": "f1_tokens", "value": curve.no_model}]
 
 
@@ -94,15 +101,42 @@ def _ends(estimate: Estimate) -> Row:
 
 
 def _ablation(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
-    found: Ablation = ablate(folder.grouping, n_boot=n_boot)
+    caption = (
+        "Token F1 after one pretraining minus after another on the same number of tokens, paired by test question and "
+        "seed. Bars: 95% intervals over sentences and seeds. wiki+nq minus wiki, above zero: questions in the text "
+        "helped, or the short documents they come in; wiki+control has the short documents, cut from plain text, so "
+        "wiki+nq minus wiki+control is the questions' own part."
+    )
+    rows = _differences(folder, out, "data_ablation", QUESTIONS, MIXED, n_boot)
+    if rows:
+        out.add("data_ablation", "data_ablation", "Questions in the pretraining text", caption, rows, "")
+
+
+def _word_order(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+    caption = (
+        "Scores after pretraining on text minus after pretraining on the same text with the words of each sentence in "
+        "random order, on the same number of tokens, paired by test question and seed. Bars: 95% intervals over "
+        "sentences and seeds. Near zero: which words go together is all that the score needs of pretraining."
+    )
+    rows = _differences(folder, out, "word_order", ORDER, SHUFFLED, n_boot)
+    if rows:
+        out.add("word_order", "data_ablation", "Word order in the pretraining text", caption, rows, "")
+
+
+def _differences(folder: ResultsFolder, out: Charts, name: str, plan: Plan, needs: str, n_boot: int) -> list[Row]:
+    """A row for each difference; ``panel`` says where it is drawn. ``needs``: Data without which there is none."""
+    found = ablate(folder.grouping, plan, n_boot=n_boot)
     if not found.cells and not found.refused:
-        out.skip("data_ablation", f"no finished run here was pretrained on {MIXED}")
+        out.skip(name, f"no finished run here was pretrained on {needs}")
     for reason in (*found.refused, *found.missing):
-        out.skip("data_ablation", reason)
-    rows: list[Row] = [
+        out.skip(name, reason)
+    return [
         {
             "setting": cell.model,
+            "panel": cell.contrast if plan is QUESTIONS else cell.by,
             "contrast": cell.contrast,
+            "measure": cell.measure,
+            "score": cell.score,
             "cell": cell.cell,
             "difference": cell.comparison.difference.point,
             "lo": cell.comparison.difference.lo,
@@ -115,14 +149,6 @@ def _ablation(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         }
         for cell in found.cells
     ]
-    caption = (
-        "Token F1 after one pretraining minus after another on the same number of tokens, paired by test question and "
-        "seed. Bars: 95% intervals over sentences and seeds. wiki+nq minus wiki, above zero: questions in the text "
-        "helped, or the short documents they come in; wiki+control has the short documents, cut from plain text, so "
-        "wiki+nq minus wiki+control is the questions' own part."
-    )
-    if rows:
-        out.add("data_ablation", "data_ablation", "Questions in the pretraining text", caption, rows, "")
 
 
 # Drawings -----------------------------------------------------------------------------------------
@@ -168,12 +194,15 @@ def _draw_family(axes: tuple[Axes, Axes], i: int, family: str, rows: Sequence[Ro
 
 
 def _draw_ablation(figure: Figure, rows: Sequence[Row]) -> None:
-    settings, contrasts = distinct(rows), distinct(rows, "contrast")
-    figure.set_size_inches(NARROW if is_narrow_ablation(rows) else WIDE, 2.8)
-    panels = figure.subplots(1, len(contrasts), sharey=True, squeeze=False)[0]
-    for ax, contrast in zip(panels, contrasts, strict=True):
+    settings, names = distinct(rows), distinct(rows, "panel")
+    n_rows = math.ceil(len(names) / 3)
+    figure.set_size_inches(NARROW if is_narrow_ablation(rows) else WIDE, 2.8 * n_rows)
+    panels = figure.subplots(n_rows, math.ceil(len(names) / n_rows), sharey=True, squeeze=False)
+    for ax in panels.flat[len(names) :]:
+        ax.set_visible(False)
+    for ax, name in zip(panels.flat, names, strict=False):
         for i, cell in enumerate((FULL, FROZEN)):
-            mine = rows_where(rows, cell=cell, contrast=contrast)
+            mine = rows_where(rows, cell=cell, panel=name)
             x = [settings.index(row["setting"]) + 0.16 * (i - 0.5) for row in mine]
             style: dict[str, Any] = {"color": CELL_COLOURS[cell], "marker": MARKERS[i], "linestyle": "none"}
             if mine:
@@ -181,14 +210,16 @@ def _draw_ablation(figure: Figure, rows: Sequence[Row]) -> None:
         ax.axhline(0, color="black", linewidth=0.7)
         ax.set_xticks(range(len(settings)), [setting.replace(" (", "\n(") for setting in settings])
         ax.set_xlim(-0.5, len(settings) - 0.5)
-        ax.set_title(contrast.replace(" minus ", "\n\N{MINUS SIGN} "))
-    panels[0].set_ylabel("difference in token F1 (test)")
-    shared_legend(figure, panels)
+        ax.set_title(name.replace(" minus ", "\n\N{MINUS SIGN} ").replace(", ", ",\n"))
+    is_f1 = all(row["score"] == "f1_tokens" for row in rows)
+    for ax in panels[:, 0]:
+        ax.set_ylabel("difference in token F1 (test)" if is_f1 else "difference (test)")
+    shared_legend(figure, panels.flat)
 
 
 def is_narrow_ablation(rows: Sequence[Row]) -> bool:
     """Whether one column of a paper holds the figure."""
-    return len(distinct(rows)) * len(distinct(rows, "contrast")) <= 3
+    return len(distinct(rows)) * len(distinct(rows, "panel")) <= 3
 
 
 CURVE_DRAWINGS: dict[str, Callable[[Figure, Sequence[Row]], None]] = {

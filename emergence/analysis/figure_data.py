@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from emergence.analysis.comparable import ComparableSet
+from emergence.analysis.data_ablation import without_order
 from emergence.analysis.figure_runs import ResultsFolder, RunOnDisk
 from emergence.analysis.grid import HEADLINE, RunScores
 from emergence.analysis.results import Found
@@ -22,18 +23,26 @@ from emergence.analysis.set_scores import POINT, SetScores
 from emergence.errors import RunDirectoryError
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.measures.measured_coverage import counted
 from emergence.measures.readings import SCORE_NAMES, describe_score
 from emergence.measures.resampling import ClusterTable
 
 Row = dict[str, Any]
-#: Cells in words.
+#: Cells of the row between pretrained and random: a trunk pretrained on shuffled text.
+SHUFFLED_CELLS = {FULL: "shuffled_full", FROZEN: "shuffled_frozen"}
+#: Cells in words, in the order of bars.
 CELL_NAMES = {
     FULL: "pretrained, all weights trained",
     FROZEN: "pretrained, frozen",
+    "shuffled_full": "shuffled text, all weights trained",
+    "shuffled_frozen": "shuffled text, frozen",
     RANDOM_FULL: "random, all weights trained",
     RANDOM_FROZEN: "random, frozen",
 }
+_SHUFFLED_WORDS = " Shuffled text: pretrained on the same text with the words of each sentence in random order."
 NO_MODEL = "no_model"
+#: Mark of a curve's scores by asked role. Not drawn: eight curves a family would hide each other; a table has them.
+BY_ROLE = "by_role"
 #: A group of questions smaller than this is in the data, but has no bar.
 LEAST_QUESTIONS = 10
 
@@ -158,9 +167,17 @@ def _finetuning(folder: ResultsFolder, out: Charts) -> None:
 
 def _two_by_two(folder: ResultsFolder, out: Charts) -> None:
     rows: list[Row] = []
-    for found in folder.settings:
+    twins = without_order(folder.grouping)
+    shown_elsewhere = {id(twin) for twin in twins.values()}
+    for found in (s for s in folder.settings if id(s.comparable) not in shown_elsewhere):
         label = found.comparable.label
         mine = [_bar(label, cell, found.headline.f1[cell]) for cell in CELLS if cell in found.headline.f1]
+        twin = twins.get(id(found.comparable))
+        f1 = folder.scores_of(twin).headline.f1 if twin else {}
+        mine += [_bar(label, name, f1[cell]) for cell, name in SHUFFLED_CELLS.items() if cell in f1]
+        grid = found.headline.grid
+        for row in mine:
+            row |= {"n_sentences": grid.n_sentences, "n_documents": grid.n_documents} if grid else {}
         rows += mine
         floor = no_model_floor(found.comparable)
         if floor and mine:
@@ -169,7 +186,8 @@ def _two_by_two(folder: ResultsFolder, out: Charts) -> None:
         "two_by_two",
         "two_by_two",
         "Frozen and trained, pretrained and random",
-        f"Token F1 on test questions ({_counts(rows)}). {_interval_words(rows)} Dashed: the best rule without a model.",
+        f"Token F1 on test questions ({_counts(rows)}). {_interval_words(rows)} Dashed: the best rule without a model."
+        + (_SHUFFLED_WORDS if any(row["cell"] in SHUFFLED_CELLS.values() for row in rows) else ""),
         rows,
         "no finished run with test scores",
     )
@@ -200,12 +218,12 @@ def _bar(label: str, cell: str, estimate: Estimate, **more: Any) -> Row:
 
 
 def _counts(rows: Sequence[Row]) -> str:
-    """``tiny: 1,200 questions of 300 sentences; ...``"""
-    found: dict[str, tuple[int, int]] = {}
+    """``tiny: 1,200 questions of 300 sentences, 20 documents; ...``"""
+    found: dict[str, tuple[int, str]] = {}
     for row in rows:
         if row.get("n_questions"):
-            found.setdefault(row["setting"], (row["n_questions"], row["n_sentences"]))
-    return "; ".join(f"{label}: {n:,} questions of {clusters:,} sentences" for label, (n, clusters) in found.items())
+            found.setdefault(row["setting"], (row["n_questions"], counted(row["n_sentences"], row.get("n_documents"))))
+    return "; ".join(f"{label}: {n:,} questions of {units}" for label, (n, units) in found.items())
 
 
 def _interval_words(rows: Sequence[Row]) -> str:
@@ -331,7 +349,7 @@ def _breakdowns(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         runs = [(c, item.scores) for c in CELLS for item in found.comparable.cells.get(c, ()) if item.scores]
         rows = _breakdown(label, runs, n_boot) if runs else []
         caption = (
-            f"Token F1 by the questioned role (its wh-word) and the voice of the predicate; n: test questions. "
+            f"Token F1 by {_role_words(rows)} and the voice of the predicate; n: test questions. "
             f"{_interval_words(rows)} Groups of fewer than {LEAST_QUESTIONS} are in the data only."
         )
         name, title = f"roles_{slug(label)}", f"By role and voice: {label}"
@@ -344,8 +362,10 @@ def _breakdown(label: str, runs: Sequence[tuple[str, RunScores]], n_boot: int) -
     facts = {row["id"]: row for row in first.run.read_predictions()}
     if not all("role" in facts[question] for question in first.ids):
         return []
+    # Predictions older than the asked role have the wh-word alone, and never a mixture of both.
+    key = "asked_role" if all("asked_role" in facts[question] for question in first.ids) else "role"
     labels = {
-        "role": [str(facts[q]["role"] or "other") for q in first.ids],
+        key: [str(facts[q][key] or "other") for q in first.ids],
         "voice": [{True: "passive", False: "active", None: "unknown"}[facts[q].get("passive")] for q in first.ids],
     }
     columns: dict[str, list[np.ndarray]] = {}
@@ -372,6 +392,13 @@ def _breakdown(label: str, runs: Sequence[tuple[str, RunScores]], n_boot: int) -
     for row in rows:
         row["n_seeds"] = len(seeds[row["cell"]])
     return rows
+
+
+def _role_words(rows: Sequence[Row]) -> str:
+    """What the groups are."""
+    if any(row["by"] == "asked_role" for row in rows):
+        return "the role that the question asks for (from its slots and voice)"
+    return "the question's wh-word (these runs are older than asked roles)"
 
 
 # Results with the guide's keys alone -------------------------------------------------------------

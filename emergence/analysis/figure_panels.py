@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.analysis.figure_cka import ROWS_IN_WORDS
-from emergence.analysis.figure_data import CELL_NAMES, LEAST_QUESTIONS, NO_MODEL, Row
+from emergence.analysis.figure_data import CELL_NAMES, LEAST_QUESTIONS, NO_MODEL, SHUFFLED_CELLS, Row
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN
 from emergence.measures.readings import SCORE_NAMES
 
@@ -28,8 +28,9 @@ NARROW, WIDE = 3.5, 7.2
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
-CELL_COLOURS = dict(zip(CELLS, ("#0072B2", "#E69F00", "#56B4E9", "#CC79A7"), strict=True))
-CELL_HATCHES = dict(zip(CELLS, ("", "////", "....", "xxxx"), strict=True))
+_BAR_CELLS = (*CELLS, *SHUFFLED_CELLS.values())
+CELL_COLOURS = dict(zip(_BAR_CELLS, ("#0072B2", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00"), strict=True))
+CELL_HATCHES = dict(zip(_BAR_CELLS, ("", "////", "....", "xxxx", "\\\\\\\\", "++++"), strict=True))
 
 
 # Parts that several figures share ----------------------------------------------------------------
@@ -81,7 +82,7 @@ def error_bars(ax: Axes, x: Any, rows: Sequence[Row], key: str = "f1", **style: 
 
 def _cell_bars(ax: Axes, groups: Sequence[tuple[str, list[Row]]]) -> None:
     """Groups of bars, one a cell, with intervals."""
-    present = [cell for cell in CELLS if any(rows_where(rows, cell=cell) for _, rows in groups)]
+    present = [cell for cell in CELL_NAMES if any(rows_where(rows, cell=cell) for _, rows in groups)]
     width = 0.8 / len(present)
     for i, cell in enumerate(present):
         found = [
@@ -181,6 +182,7 @@ def _draw_emergence(figure: Figure, rows: Sequence[Row]) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     sides = (("non_embedding", "non-embedding parameters"), ("pretraining_loss", "pretraining loss (nats per token)"))
     for ax, (key, words) in zip(axes, sides, strict=True):
+        ax.scatter(numbers(rows, key), np.zeros(len(rows)), alpha=0)  # a size without a score keeps its place
         for i, floor in enumerate(distinct(rows, "floor")):
             mine = sorted(rows_where(rows, floor=floor), key=lambda row: row[key])
             colour, face = COLOURS[i], COLOURS[i] if i == 0 else "white"
@@ -262,7 +264,7 @@ def _draw_few_shot(figure: Figure, rows: Sequence[Row]) -> None:
 
 def _draw_breakdown(figure: Figure, rows: Sequence[Row]) -> None:
     big = [row for row in rows if row["n_questions"] >= LEAST_QUESTIONS]
-    kinds = {kind: distinct(rows_where(big, by=kind), "group") for kind in ("role", "voice")}
+    kinds = {kind: distinct(rows_where(big, by=kind), "group") for kind in ("asked_role", "role", "voice")}
     kinds = {kind: groups for kind, groups in kinds.items() if groups}
     figure.set_size_inches(WIDE, 2.8)
     if not kinds:
@@ -273,7 +275,7 @@ def _draw_breakdown(figure: Figure, rows: Sequence[Row]) -> None:
     for ax, (kind, groups) in zip(axes, kinds.items(), strict=True):
         found = [(name, rows_where(big, by=kind, group=name)) for name in groups]
         _cell_bars(ax, [(f"{name}\nn={mine[0]['n_questions']:,}", mine) for name, mine in found])
-        ax.set_xlabel({"role": "questioned role", "voice": "voice"}[kind])
+        ax.set_xlabel({"asked_role": "asked role", "role": "wh-word", "voice": "voice"}[kind])
     axes[0].set_ylabel("token F1 (test)")
     shared_legend(figure, axes)
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from emergence.analysis.comparable import ComparableSet, Grouping, group_results, pretrain_label
 from emergence.analysis.grid import CELL_OF_CONDITION
 from emergence.analysis.results import Collection, Skipped, collect_results
-from emergence.analysis.set_scores import SetScores, score_set
+from emergence.analysis.set_scores import SetScores, score_sets
 from emergence.errors import EmergenceError
 from emergence.experiment.run_directory import SPEC_FILE
 from emergence.experiment.store import RunDirectory
 from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.clustering import ClusterKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +89,18 @@ def _is_more(other: SetScores, than: SetScores) -> bool:
     return counts[0] > counts[1]
 
 
-def read_folder(root: Path, *, n_boot: int = N_BOOT) -> ResultsFolder:
+def read_folder(root: Path, *, n_boot: int = N_BOOT, cluster: ClusterKind = "sentence") -> ResultsFolder:
     """Read, group and score every result under ``root`` (or ``root`` itself, if it is a run).
+
+    Args:
+        cluster: What the intervals resample.
 
     Raises:
         DataError: There is no such folder.
     """
     collection = collect_results(root)
     grouping = group_results(collection)
-    scored = tuple(score_set(comparable, n_boot=n_boot) for comparable in grouping.sets)
+    scored = tuple(score_sets(grouping, n_boot=n_boot, cluster=cluster))
     return ResultsFolder(collection, grouping, scored, tuple(_runs(collection, grouping)))
 
 

@@ -6,8 +6,9 @@ together; whatever does not match is named, never averaged in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from emergence.errors import DataError
 from emergence.experiment.result import RunResult, load_result
 from emergence.experiment.store import RunDirectory
 from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.clustering import ClusterKind, document_widening
 from emergence.measures.emergence_score import (
     CELLS,
     FROZEN,
@@ -25,8 +27,9 @@ from emergence.measures.emergence_score import (
     RANDOM_FULL,
     TwoByTwo,
     analyse_two_by_two,
-    two_by_two_table,
+    cells_table,
 )
+from emergence.measures.measured_coverage import counted, interval_notes
 from emergence.measures.readings import (
     FLOORS,
     SCORE_NAMES,
@@ -35,6 +38,7 @@ from emergence.measures.readings import (
     format_estimate,
     read_score,
 )
+from emergence.measures.resampling import ClusterTable
 
 #: Cell of the 2x2 by ``ExperimentSpec.condition``.
 CELL_OF_CONDITION = {"full": FULL, "frozen": FROZEN, "random": RANDOM_FULL, "random-frozen": RANDOM_FROZEN}
@@ -59,6 +63,7 @@ class RunScores:
             argument to choose from, and absent from older files. Baselines (``words_left``, ``words_both``,
             ``wh_rule``) stand among the read-outs, with the scores they have.
         trunk_seed: Of the pretraining, where the run probes a trunk of another seed than its own.
+        documents: That each question is from; None for older files, which do not tell.
     """
 
     run: RunDirectory
@@ -67,6 +72,7 @@ class RunScores:
     sentences: tuple[str, ...]
     scores: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
     trunk_seed: int | None = None
+    documents: tuple[str, ...] | None = None
 
     @classmethod
     def load(cls, run: RunDirectory) -> RunScores:
@@ -87,7 +93,10 @@ class RunScores:
             told = [row["baselines"][baseline] for row in rows]
             scores[baseline] = _columns(told, (), (*REQUIRED_SCORES, *OPTIONAL_SCORES))
         sentences = tuple(f"{row['source']}\x1f{row['sentence_id']}" for row in rows)
-        return cls(run, result, tuple(row["id"] for row in rows), sentences, scores)
+        documents = None
+        if all(row.get("document_id") is not None for row in rows):
+            documents = tuple(f"{row['source']}\x1f{row['document_id']}" for row in rows)
+        return cls(run, result, tuple(row["id"] for row in rows), sentences, scores, documents=documents)
 
     @property
     def cell(self) -> str | None:
@@ -118,6 +127,10 @@ class Grid:
         runs: Cell -> the runs in it. n_questions, n_sentences: Shared by all of them.
         readout: Which read-out the frozen cells show. no_model_floor: Name and F1 of the best rule without a model.
         left_out: Runs that could not be compared, with the reason.
+        n_documents: None where older files do not tell. cluster: What was resampled.
+        document_widening: Standard error by documents over that by sentences, of the ``score`` (without one, of the
+            ``gap``) and of the frozen cell's ``F1``; empty where the documents are unknown.
+        notes: How far the intervals can be trusted.
     """
 
     analysis: TwoByTwo
@@ -129,6 +142,10 @@ class Grid:
     score_name: str
     no_model_floor: tuple[str, float] | None
     left_out: tuple[str, ...]
+    n_documents: int | None = None
+    cluster: ClusterKind = "sentence"
+    document_widening: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -142,6 +159,10 @@ class Grid:
             "score": self.score_name,
             "no_model_floor": list(self.no_model_floor) if self.no_model_floor else None,
             "left_out": list(self.left_out),
+            "n_documents": self.n_documents,
+            "cluster": self.cluster,
+            "document_widening": dict(self.document_widening),
+            "notes": list(self.notes),
         }
 
 
@@ -152,6 +173,8 @@ def build_grid(
     score_name: str = "f1_tokens",
     n_boot: int = N_BOOT,
     level: float = 0.95,
+    cluster: ClusterKind = "sentence",
+    peers: Sequence[Sequence[RunScores]] = (),
 ) -> Grid:
     """The 2x2 of runs that differ in nothing but condition and seed.
 
@@ -160,6 +183,8 @@ def build_grid(
         readout: Of the frozen cells; cells with all weights trained have the headline alone.
         score_name: ``f1_tokens``, ``em``, ``expected_f1`` or ``log_prob``.
         n_boot: Bootstrap resamples. level: Coverage.
+        cluster: What is resampled; sentences where older files do not tell the document.
+        peers: Runs of other sizes, a group for each, that help to tell the variance over seeds.
 
     Raises:
         DataError: No full or no frozen run, or no two runs share their test questions.
@@ -169,13 +194,12 @@ def build_grid(
         have = ", ".join(cells) or "none"
         raise DataError(f"a 2x2 needs a full and a frozen run on the same test questions; found: {have}")
     first = cells[FULL][0]
-    scores, labels = {}, {}
-    for cell, members in cells.items():
-        name = readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
-        scores[cell] = np.stack([in_order(member, first, name, score_name) for member in members])
-        labels[cell] = [member.seed_label for member in members]
-    table = two_by_two_table(scores, first.sentences, labels)
-    analysis = analyse_two_by_two(table, n_boot=n_boot, level=level)
+    cluster = cluster if first.documents else "sentence"
+    table, scores = cell_table(cells, readout, score_name, cluster)
+    others = [runs_by_cell(list(group))[0] for group in peers]
+    tables = [cell_table(other, readout, score_name, cluster)[0] for other in others]
+    analysis = analyse_two_by_two(table, n_boot=n_boot, level=level, peers=tables)
+    widening = _document_widening(analysis, scores, first)
     floor = _no_model_floor(first.result)
     bar = floor[1] if floor and score_name == "f1_tokens" else None
     reading = read_score(analysis.probe, analysis.cells[FULL], no_model_floor=bar) if analysis.probe else None
@@ -189,7 +213,67 @@ def build_grid(
         score_name=score_name,
         no_model_floor=floor,
         left_out=tuple(left_out),
+        n_documents=len(set(first.documents)) if first.documents else None,
+        cluster=cluster,
+        document_widening=widening,
+        notes=tuple(
+            interval_notes(
+                {cell: len(members) for cell, members in cells.items()},
+                n_sentences=len(set(first.sentences)),
+                n_documents=len(set(first.documents)) if first.documents else None,
+                cluster=cluster,
+                widening=widening,
+                pooled=_pooled(analysis, cells, others),
+            )
+        ),
     )
+
+
+def cell_table(
+    cells: Mapping[str, Sequence[RunScores]], readout: str, score_name: str, cluster: ClusterKind
+) -> tuple[ClusterTable, dict[str, npt.NDArray[np.float64]]]:
+    """Runs by cell as a table to resample, and the scores (S, N) of each cell, in the question order of the first."""
+    first = next(iter(cells.values()))[0]
+    scores = {
+        cell: np.stack([in_order(member, first, _readout_of(cell, readout), score_name) for member in members])
+        for cell, members in cells.items()
+    }
+    labels = {cell: [member.seed_label for member in members] for cell, members in cells.items()}
+    clusters = (first.documents or first.sentences) if cluster == "document" else first.sentences
+    return cells_table(scores, clusters, labels), scores
+
+
+def _pooled(
+    analysis: TwoByTwo, cells: Mapping[str, Sequence[RunScores]], peers: Sequence[Mapping[str, Sequence[RunScores]]]
+) -> dict[str, int]:
+    """Cells whose variance over seeds was pooled to its degrees of freedom."""
+    return {
+        cell: sum(len(runs[cell]) - 1 for runs in (cells, *peers) if cell in runs)
+        for cell, estimate in analysis.cells.items()
+        if "seed_variance_pooled" in estimate.flags
+    }
+
+
+def _readout_of(cell: str, readout: str) -> str:
+    return readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
+
+
+def _document_widening(
+    analysis: TwoByTwo, scores: Mapping[str, npt.NDArray[np.float64]], first: RunScores
+) -> dict[str, float]:
+    """See :class:`Grid`; a score's standard error is that of its influence function."""
+    if first.documents is None:
+        return {}
+    mean = {cell: values.mean(axis=0) for cell, values in scores.items()}
+    raw = analysis.probe.raw if analysis.probe else math.nan
+    name, influence = "gap", mean[FULL] - mean[FROZEN]
+    if math.isfinite(raw):
+        name, influence = "score", mean[FROZEN] - mean[RANDOM_FROZEN] - raw * (mean[FULL] - mean[RANDOM_FROZEN])
+    found = {
+        key: document_widening(values, first.sentences, first.documents)
+        for key, values in ((name, influence), ("F1", mean[FROZEN]))
+    }
+    return {key: times for key, times in found.items() if math.isfinite(times)}
 
 
 def runs_by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], list[str]]:
@@ -234,7 +318,8 @@ def format_grid(grid: Grid) -> str:
 
     width = max(len(cell(name)) for name in CELLS) + 3
     lines = [
-        f"{grid.score_name} on {grid.n_questions:,} test questions ({grid.n_sentences:,} sentences), 95% intervals",
+        f"{grid.score_name} on {grid.n_questions:,} test questions "
+        f"({counted(grid.n_sentences, grid.n_documents)}), 95% intervals",
         f"{'':<14}{'frozen, probed':<{width}}{'all weights trained':<{width}}",
         f"{'pretrained':<14}{cell(FROZEN):<{width}}{cell(FULL):<{width}}",
         f"{'random':<14}{cell(RANDOM_FROZEN):<{width}}{cell(RANDOM_FULL):<{width}}",
@@ -248,6 +333,7 @@ def format_grid(grid: Grid) -> str:
     lines.append(f"{'emergence gap':<20}{format_estimate(grid.analysis.gap, 3)}  full minus frozen")
     if grid.reading:
         lines.append(f"{'by the guide':<20}{grid.reading.verdict}" + _open_verdicts(grid.reading))
+    lines += [f"{'note':<20}{note}" for note in grid.notes]
     return "\n".join([*lines, *(f"{'left out':<20}{reason}" for reason in grid.left_out)])
 
 

@@ -20,6 +20,7 @@ from emergence.analysis.tables import table_of
 from emergence.errors import DataError, UsageError
 from emergence.files import make_folder, write_atomic
 from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.clustering import ClusterKind
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
 #: Of the report within the results folder.
@@ -41,13 +42,15 @@ class WrittenReport:
         return "\n".join([*lines, f"report    {self.html}", f"markdown  {self.markdown}, {len(self.figures)} figures"])
 
 
-def write_report(results_dir: Path, out_dir: Path | None = None, *, n_boot: int = N_BOOT) -> WrittenReport:
+def write_report(
+    results_dir: Path, out_dir: Path | None = None, *, n_boot: int = N_BOOT, cluster: ClusterKind = "sentence"
+) -> WrittenReport:
     """Write ``report.html``, ``report.md`` and its figures (SVG, with their data as CSV).
 
     Args:
         results_dir: Run directories, downloaded copies and results files.
         out_dir: Where the report goes; by default ``report`` in ``results_dir``.
-        n_boot: Bootstrap resamples.
+        n_boot: Bootstrap resamples. cluster: What the intervals of the 2x2 and the table resample.
 
     Raises:
         UsageError: A package of the ``report`` extra is missing.
@@ -57,7 +60,7 @@ def write_report(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
     _check_packages()
     from emergence.analysis.figures import all_charts, render, table_text
 
-    folder = read_folder(results_dir, n_boot=n_boot)
+    folder = read_folder(results_dir, n_boot=n_boot, cluster=cluster)
     if not folder.scored:
         there = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])
         raise DataError(f"no finished results here{': ' + there if there else ''}", results_dir)

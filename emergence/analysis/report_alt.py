@@ -30,7 +30,7 @@ def is_wide(chart: Chart) -> bool:
     narrow = {
         "pretraining": True,
         "two_by_two": settings <= 2,
-        "data_ablation": settings * len({row.get("contrast") for row in chart.rows}) <= 3,
+        "data_ablation": settings * len({row.get("panel") for row in chart.rows}) <= 3,
         "probing": settings == 1,
         "few_shot": settings == 1,
     }
@@ -102,7 +102,12 @@ def _curve(rows: Sequence[Row]) -> list[str]:
 
 
 def _ablation(rows: Sequence[Row]) -> list[str]:
-    return [f"{row['setting']}, {_cell(row)}, {row['contrast']}: {_value(row['difference'])}" for row in rows]
+    return [f"{row['setting']}, {_cell(row)}, {_compared(row)}: {_value(row['difference'])}" for row in rows]
+
+
+def _compared(row: Row) -> str:
+    """``wiki+nq minus wiki``, and by what where it is not told by the contrast alone."""
+    return str(row["contrast"] if row["panel"] == row["contrast"] else f"{row['contrast']}, {row['panel']}")
 
 
 _SERIES: dict[str, Callable[[Sequence[Row]], list[str]]] = {

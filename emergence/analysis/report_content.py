@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from emergence import __version__
 from emergence.analysis.comparable import MODES, ComparableSet
+from emergence.analysis.data_ablation import without_order
 from emergence.analysis.figure_data import CELL_NAMES, Chart, Charts, no_model_floor
 from emergence.analysis.figure_runs import ResultsFolder
 from emergence.analysis.grid import HEADLINE
@@ -15,6 +16,7 @@ from emergence.analysis.report_blocks import Block, Bullets, Heading, Picture, R
 from emergence.analysis.report_examples import example_blocks
 from emergence.analysis.report_glossary import GLOSSARY
 from emergence.analysis.report_provenance import cost, filtering, provenance, reproduction
+from emergence.analysis.report_roles import role_curve_blocks
 from emergence.analysis.set_scores import ReadoutScores, SetScores
 from emergence.analysis.table_formats import legend, printed
 from emergence.analysis.tables import ResultsTable, score_text
@@ -22,6 +24,7 @@ from emergence.analysis.verdict import FamilyFinding, Verdict, gained, verdict_o
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import SCORES
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.measures.measured_coverage import counted
 from emergence.measures.readings import FLOORS, SCORE_NAMES, describe_score, format_estimate
 
 QUESTION = (
@@ -33,7 +36,7 @@ QUESTION = (
     "positions tell much without any model: the verdict asks what the states add to them, and whether a random trunk's "
     "states add as much."
 )
-#: Sections that figures belong to, by kind.
+#: Sections that figures belong to, by kind, or by name where a kind has several.
 _PLACES = {
     "two_by_two": "grid",
     "emergence": "scale",
@@ -46,6 +49,7 @@ _PLACES = {
     "drift": "cka",
     "emergence_curve": "curve",
     "data_ablation": "ablation",
+    "word_order": "order",
 }
 
 
@@ -59,7 +63,8 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
     verdicts = [(found, verdict_of(found.comparable, found)) for found in scored]
     pictures: dict[str, list[Block]] = {}
     for chart in charts.charts:
-        pictures.setdefault(_PLACES.get(chart.kind, "others"), []).append(_picture(chart))
+        place = _PLACES.get(chart.name) or _PLACES.get(chart.kind, "others")
+        pictures.setdefault(place, []).append(_picture(chart))
 
     def part(place: str, chart: str) -> tuple[Block, ...]:
         reason = next((why for name, why in charts.skipped if name.startswith(chart)), "no such run in this folder")
@@ -69,21 +74,32 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         Section("question", "The question", (Text(QUESTION),), ("emergence-score", "probes")),
         Section("verdict", "The verdict", tuple(_verdicts(verdicts)), ("verdict", "selectivity", "mdl")),
         Section("scale", "Over model sizes", tuple(_scale(results, pictures.get("scale", []))), ("emergence-score",)),
-        Section("grid", "The 2x2", tuple(_grids(scored, pictures.get("grid", []))), ("token-f1", "intervals")),
+        Section("grid", "The 2x2", tuple(_grids(folder, scored, pictures.get("grid", []))), ("token-f1", "intervals")),
         Section("table", "Results", tuple(_results(results)), ("exact-match", "no-model-floor", "intervals")),
         Section(
             "probes", "Probes", tuple(_probes(verdicts, pictures.get("probes", []))), ("probes", "selectivity", "mdl")
         ),
-        Section("roles", "By role and voice", part("roles", "roles"), ("token-f1",)),
+        Section("roles", "By role and voice", part("roles", "roles"), ("token-f1", "asked-role")),
         Section("examples", "Questions and answers", tuple(_examples(scored)), ("exact-match", "token-f1")),
         Section("few-shot", "Few-shot learning", part("few-shot", "few_shot")),
         Section("training", "Training", tuple(_training(folder, pictures.get("training", []))), ("bits-per-byte",)),
-        Section("curve", "Emergence during pretraining", part("curve", "emergence_curve")),
+        Section(
+            "curve",
+            "Emergence during pretraining",
+            (*part("curve", "emergence_curve"), *role_curve_blocks(charts)),
+            ("asked-role",),
+        ),
         Section(
             "ablation",
             "Questions in the pretraining text",
             (*part("ablation", "data_ablation"), *ablation_blocks(charts)),
             ("data-ablation", "intervals"),
+        ),
+        Section(
+            "order",
+            "Word order in the pretraining text",
+            (*part("order", "word_order"), *ablation_blocks(charts, "word_order")),
+            ("shuffled-text", "intervals"),
         ),
         Section("cka", "How states change", part("cka", "cka"), ("temporal-cka",)),
         *([Section("others", "Other figures", tuple(pictures["others"]))] if "others" in pictures else []),
@@ -128,33 +144,47 @@ def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:
     yield from pictures
 
 
-def _grids(scored: Iterable[SetScores], pictures: list[Block]) -> Iterable[Block]:
+def _grids(folder: ResultsFolder, scored: Iterable[SetScores], pictures: list[Block]) -> Iterable[Block]:
+    twins = without_order(folder.grouping)
     for found in scored:
         comparable, scores = found.comparable, found.headline
+        twin = twins.get(id(comparable))
         yield Heading(comparable.label)
-        yield _two_by_two(comparable, scores)
+        yield _two_by_two(comparable, scores, folder.scores_of(twin).headline if twin else None)
         yield from table(f"Score and gap: {comparable.label}", ("Number", "Value", "What it is"), _score_rows(scores))
         if scores.basis:
             yield Text(f"{scores.split} F1, {scores.basis}.", "How:")
     yield from pictures
 
 
-def _two_by_two(comparable: ComparableSet, scores: ReadoutScores) -> Table:
-    def cell(name: str) -> str:
-        return shown(scores.f1[name]) if name in scores.f1 else "not run"
+def _two_by_two(comparable: ComparableSet, scores: ReadoutScores, shuffled: ReadoutScores | None) -> Table:
+    """``shuffled``: Scores of the trunk pretrained on the same text without word order, where there is one."""
+
+    def cell(name: str, of: ReadoutScores = scores) -> str:
+        return shown(of.f1[name]) if name in of.f1 else "not run"
 
     rows = [
         ("pretrained trunk", cell(FROZEN), cell(FULL)),
+        *([("trunk of shuffled text", cell(FROZEN, shuffled), cell(FULL, shuffled))] if shuffled else []),
         ("random trunk", cell(RANDOM_FROZEN), cell(RANDOM_FULL)),
     ]
     floor = no_model_floor(comparable)
     if floor:
         rows.append((f"no model ({floor[0].replace('_', ' ')})", f"{floor[1]:.3f}", ""))
     n = next(iter(scores.f1.values()), None)
-    counts = f" on {n.n:,} {scores.split} questions of {n.n_clusters:,} sentences" if n and n.n else ""
+    counts = f" on {counts_of_set(comparable, scores)}" if n and n.n else ""
     level = f", {n.level:.0%} intervals" if n and math.isfinite(n.lo) else ""
     head = ("Token F1", "frozen, linear probe", "all weights trained")
     return Table(f"{comparable.label}: token F1{counts}{level}", head, tuple(rows))
+
+
+def counts_of_set(comparable: ComparableSet, scores: ReadoutScores) -> str:
+    """``1,043 test questions of 184 sentences, 16 documents``; what was not recorded is unknown."""
+    n = next(iter(scores.f1.values()))
+    stored = comparable.results()[0].result.test_scores or {}
+    documents = scores.grid.n_documents if scores.grid else stored.get("n_documents")
+    sentences = scores.grid.n_sentences if scores.grid else stored.get("n_clusters", n.n_clusters)
+    return f"{n.n:,} {scores.split} questions of {counted(sentences, documents)}"
 
 
 def _score_rows(scores: ReadoutScores) -> Iterable[tuple[str, str, str]]:
@@ -180,14 +210,15 @@ def _results(results: ResultsTable) -> Iterable[Block]:
     yield Text("Rows that share Model and Pretrain may be compared; what may not is a set of its own.")
 
 
-def ablation_blocks(charts: Charts) -> Iterable[Block]:
-    """The differences in numbers, and what they leave open; nothing where there is no figure."""
-    rows = [row for chart in charts.charts if chart.kind == "data_ablation" for row in chart.rows]
+def ablation_blocks(charts: Charts, name: str = "data_ablation") -> Iterable[Block]:
+    """The differences in numbers, and what they leave open; nothing where there is no figure of that ``name``."""
+    rows = [row for chart in charts.charts if chart.name == name for row in chart.rows]
+    by_measure = name == "word_order"
     head = (
-        "Pretraining data",
+        "Compared by" if by_measure else "Pretraining data",
         "Model",
         "Mode",
-        "Difference in F1",
+        "Difference" if by_measure else "Difference in F1",
         "First",
         "Second",
         "p, these seeds",
@@ -195,11 +226,13 @@ def ablation_blocks(charts: Charts) -> Iterable[Block]:
         "Tokens",
     )
     yield from table(
-        "Token F1 after the first pretraining minus after the second",
+        "Text in its own order minus text in random order"
+        if by_measure
+        else "Token F1 after the first pretraining minus after the second",
         head,
         [
             (
-                row["contrast"],
+                row["panel"],
                 row["setting"],
                 MODES[row["cell"]],
                 f"{row['difference']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}]",
@@ -211,7 +244,7 @@ def ablation_blocks(charts: Charts) -> Iterable[Block]:
             for row in rows
         ],
     )
-    reasons = [reason for name, reason in charts.skipped if name == "data_ablation"]
+    reasons = [reason for chart, reason in charts.skipped if chart == name]
     if rows and reasons:
         yield Bullets(tuple(f"Left open: {reason}." for reason in reasons))
 

@@ -38,15 +38,16 @@ def example_blocks(comparable: ComparableSet) -> list[Block]:
     marked = next(cell for cell in MARKED_FIRST if cell in by_cell)
     questions = sorted(by_cell[marked].values(), key=lambda row: str(row["id"]))
     words = _known_words(row for rows in by_cell.values() for row in rows.values())
-    blocks: list[Block] = [Heading(comparable.label), Text(_rule(marked, len(questions)))]
+    blocks: list[Block] = [Heading(comparable.label), Text(_rule(marked, questions))]
     if not all(row.get("words") for row in questions):
         blocks.append(
             Text(f"These runs are older than the sentences in predictions.jsonl: {GAP} stands for words no span shows.")
         )
     rng = np.random.default_rng(SEED)
-    roles = Counter(str(row.get("role") or "other") for row in questions)
+    key = "asked_role" if all("asked_role" in row for row in questions) else "role"  # older runs: the wh-word
+    roles = Counter(str(row.get(key) or "other") for row in questions)
     for role, count in sorted(roles.items(), key=lambda item: (-item[1], item[0]))[:N_ROLES]:
-        mine = [row for row in questions if str(row.get("role") or "other") == role]
+        mine = [row for row in questions if str(row.get(key) or "other") == role]
         right, wrong = [row for row in mine if row["em"] == 1], [row for row in mine if row["em"] != 1]
         blocks.append(
             Heading(f"{role}: {count:,} questions, {len(right):,} answered exactly ({len(right) / count:.0%})")
@@ -57,9 +58,11 @@ def example_blocks(comparable: ComparableSet) -> list[Block]:
     return blocks
 
 
-def _rule(marked: str, n: int) -> str:
+def _rule(marked: str, questions: Sequence[Prediction]) -> str:
+    groups = "asked roles" if all("asked_role" in row for row in questions) else "wh-words"
     return (
-        f"Drawn, not chosen: the {n:,} test questions sorted by id; for each of the {N_ROLES} most frequent roles, "
+        f"Drawn, not chosen: the {len(questions):,} test questions sorted by id; for each of the {N_ROLES} most "
+        f"frequent {groups}, "
         f"{N_EACH} that the run marked below ({CELL_NAMES[marked]}, lowest seed) answered exactly and {N_EACH} that it "
         f"did not, by numpy's default_rng({SEED})."
     )

@@ -21,6 +21,11 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "harmonic mean of precision and recall between the words of the predicted span and of the gold span, the best "
         "over all gold spans, averaged over questions.",
     ),
+    "asked-role": (
+        "Asked role",
+        "the semantic role of the argument that a question asks for (agent, patient, recipient, place, time, manner, "
+        "cause, instrument, other), read off the question's slots and voice; a wh-word does not tell it.",
+    ),
     "exact-match": (
         "Exact match (EM)",
         "share of questions whose predicted span is one of the gold spans, word for word.",
@@ -62,6 +67,18 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "Data ablation",
         "text with questions in it (wiki+nq) against text without (wiki) and against the control mix (wiki+control), "
         "which has passages of plain text, as many and as long, in place of the questions; equal tokens for all.",
+    ),
+    "shuffled-text": (
+        "Shuffled text",
+        "a trunk pretrained on the same text with the words of each sentence in random order, equal tokens: it knows "
+        "which words go together and nothing of their order. A role score that it reaches, too, shows no syntax.",
+    ),
+    "metric-mirage": (
+        "Verdict on a curve",
+        "emergent: two continuous scores break at one place in three seeds. Artefact: only a discrete score breaks, it "
+        "follows from a continuous one, and a break of that one is excluded. No break shown: nothing breaks, and the "
+        "largest break that the data exclude is stated; gradual if that is below 10% of the rise. Seed mixture: seeds "
+        "are of two kinds. Else undetermined.",
     ),
     "filtering": ("Filtering", "questions dropped before training or scoring, counted by reason; the reasons add up."),
     "cost": ("Cost", "wall-clock seconds of a run's own phases, added up over interruptions."),

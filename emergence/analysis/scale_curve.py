@@ -17,6 +17,8 @@ from emergence.analysis.comparable import BaseKey, ComparableSet
 from emergence.analysis.set_scores import SetScores
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import FULL
+from emergence.measures.equivalence import Equivalence, largest_break
+from emergence.measures.mirage import ALPHA
 from emergence.measures.readings import describe_score, format_estimate
 from emergence.measures.thresholds import N_DRAWS, Break, BreakTest, Crossing, break_test, crossing_interval, fit_break
 
@@ -55,16 +57,18 @@ class ScalePoint:
 
 @dataclass(frozen=True)
 class ScaleFit:
-    """A threshold of the score along one axis: a ReLU's break, its test, and where S crosses one half."""
+    """A threshold of the score along one axis: a ReLU's break, its test, the largest break that is not excluded, and
+    where S crosses one half. Errors count as independent: each size's score is estimated from a set of its own."""
 
     place: Break
     test: BreakTest
+    largest: Equivalence
     half: Crossing
 
     def to_dict(self) -> dict[str, Any]:
         test = {**vars(self.test), "flags": list(self.test.flags)}
         half = {**vars(self.half), "flags": list(self.half.flags)}
-        return {"place": self.place.to_dict(), "test": test, "half": half}
+        return {"place": self.place.to_dict(), "test": test, "largest_break": self.largest.to_dict(), "half": half}
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,12 @@ class ScaleCurve:
             lines.append(f"  {p.label:<18} N = {p.n_non_embedding:>12,}  {loss}  S = {format_estimate(p.score)}")
         for axis, fit in self.fits.items():
             tau, lo, hi = (10**v if AXES[axis][2] else v for v in (fit.place.tau, fit.place.lo, fit.place.hi))
+            what = "break" if fit.test.p < ALPHA else "no break to claim; the best"
             few = ", too few sizes to claim it" if fit.test.flags else ""
-            lines.append(f"  {axis}: break at {tau:,.3g} [{lo:,.3g}, {hi:,.3g}], p = {fit.test.p:.3g}{few}")
+            lines.append(
+                f"  {axis}: {what} at {tau:,.3g} [{lo:,.3g}, {hi:,.3g}], p = {fit.test.p:.3g}{few}; steps above "
+                f"{fit.largest.upper:.0%} of the rise excluded"
+            )
         for reason, axes in _reasons(self.refused).items():
             lines.append(f"  no fit against {', '.join(axes)}: {reason}")
         return "\n".join([*lines, *(f"  left out: {reason}" for reason in self.left_out)])
@@ -208,5 +216,6 @@ def _fit(points: Sequence[ScalePoint], axis: str, n_draws: int, seed: int) -> Sc
     return ScaleFit(
         fit_break(x, y, se, sign=sign),
         break_test(x, y, se, sign=sign, n_draws=n_draws, seed=seed),
+        largest_break(x, y, se, sign=sign),
         crossing_interval(x, y, se, sign=sign, n_draws=n_draws, seed=seed),
     )

@@ -6,16 +6,17 @@ standard errors, the cells as independent. The documented older format: a point,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from emergence.analysis.comparable import MODES, ComparableSet, missing_cells
-from emergence.analysis.grid import HEADLINE, Grid, build_grid
+from emergence.analysis.comparable import MODES, ComparableSet, Grouping, missing_cells, peers_of
+from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid
 from emergence.analysis.results import Found
 from emergence.analysis.word_gains import gains_of_runs
 from emergence.errors import DataError
 from emergence.measures.bootstrap import N_BOOT, Estimate
+from emergence.measures.clustering import ClusterKind
 from emergence.measures.conditional import ScoreGains
 from emergence.measures.emergence_score import (
     FROZEN,
@@ -24,6 +25,7 @@ from emergence.measures.emergence_score import (
     RANDOM_FULL,
     EmergenceScore,
 )
+from emergence.measures.measured_coverage import interval_notes, stored_widening
 from emergence.measures.readings import Reading, read_score
 from emergence.measures.summaries import difference, mean_over_seeds, score_from_summaries
 
@@ -78,8 +80,24 @@ class SetScores:
         return self.readouts[HEADLINE]
 
 
-def score_set(comparable: ComparableSet, *, n_boot: int = N_BOOT) -> SetScores:
-    """Scores of every read-out, with notes on what could not be computed."""
+def score_sets(grouping: Grouping, *, n_boot: int = N_BOOT, cluster: ClusterKind = "sentence") -> list[SetScores]:
+    """Scores of all sets, in their order; sets that differ in size alone help each other to the variance over seeds."""
+    return [score_set(s, n_boot=n_boot, cluster=cluster, peers=peers_of(s, grouping)) for s in grouping.sets]
+
+
+def score_set(
+    comparable: ComparableSet,
+    *,
+    n_boot: int = N_BOOT,
+    cluster: ClusterKind = "sentence",
+    peers: Sequence[Mapping[str, tuple[Found, ...]]] = (),
+) -> SetScores:
+    """Scores of every read-out, with notes on what could not be computed.
+
+    Args:
+        cluster: What is resampled, where predictions tell it.
+        peers: Cells of other sizes to pool the variance over seeds with, see :func:`~.comparable.peers_of`.
+    """
     notes = [f"{MODES[cell]} was not run: {how}" for cell, how in missing_cells(comparable).items()]
     results = comparable.results()
     notes += [f"{item.name}: {item.remark}" for item in results if item.remark]
@@ -89,10 +107,11 @@ def score_set(comparable: ComparableSet, *, n_boot: int = N_BOOT) -> SetScores:
         names = ", ".join(item.name for item in results if item.scores is None)
         notes.append(
             f"no predictions beside {names}: cells are taken as independent, so intervals are wider than paired ones"
+            + ("; they resample what their runs did, not documents" if cluster == "document" else "")
         )
     readouts: dict[str, ReadoutScores] = {}
     for name in (HEADLINE, *_families(comparable)):
-        scores, more = _score_readout(comparable, name, n_boot)
+        scores, more = _score_readout(comparable, name, n_boot, cluster, peers)
         readouts[name] = scores
         notes += more
     probed = [item.scores for cell in (FROZEN, RANDOM_FROZEN) for item in comparable.cells.get(cell, ())]
@@ -115,31 +134,47 @@ def _all_have_predictions(comparable: ComparableSet) -> bool:
     return all(item.scores is not None for item in comparable.results())
 
 
-def cell_estimate(items: tuple[Found, ...], split: str, score: str, readout: str) -> Estimate | None:
-    """Mean over the seeds of one cell; None unless all of them have it."""
-    found = [item.estimate(split, score, readout) for item in items]
-    there = [estimate for estimate in found if estimate is not None]
-    return mean_over_seeds(there) if there and len(there) == len(found) else None
+def cell_estimate(
+    items: tuple[Found, ...], split: str, score: str, readout: str, peers: Sequence[tuple[Found, ...]] = ()
+) -> Estimate | None:
+    """Mean over the seeds of one cell; None unless all of them have it. Peers: the same cell of other sizes."""
+    groups = [[item.estimate(split, score, readout) for item in group] for group in (items, *peers)]
+    there = [[estimate for estimate in found if estimate is not None] for found in groups]
+    if not there[0] or len(there[0]) < len(groups[0]):
+        return None
+    return mean_over_seeds(there[0], [found for found in there[1:] if len(found) > 1])
 
 
-def cell_estimates(comparable: ComparableSet, split: str, score: str, readout: str) -> dict[str, Estimate]:
+def cell_estimates(
+    comparable: ComparableSet,
+    split: str,
+    score: str,
+    readout: str,
+    peers: Sequence[Mapping[str, tuple[Found, ...]]] = (),
+) -> dict[str, Estimate]:
     """The same for every cell; cells with all weights trained have the headline alone."""
     out = {}
     for cell, items in comparable.cells.items():
         name = readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
-        estimate = cell_estimate(items, split, score, name)
+        estimate = cell_estimate(items, split, score, name, [peer[cell] for peer in peers if cell in peer])
         if estimate is not None:
             out[cell] = estimate
     return out
 
 
-def _score_readout(comparable: ComparableSet, readout: str, n_boot: int) -> tuple[ReadoutScores, list[str]]:
+def _score_readout(
+    comparable: ComparableSet,
+    readout: str,
+    n_boot: int,
+    cluster: ClusterKind,
+    peers: Sequence[Mapping[str, tuple[Found, ...]]],
+) -> tuple[ReadoutScores, list[str]]:
     split = "validation" if comparable.is_documented_format else "test"
-    f1, em = (cell_estimates(comparable, split, score, readout) for score in ("f1_tokens", "em"))
+    f1, em = (cell_estimates(comparable, split, score, readout, peers) for score in ("f1_tokens", "em"))
     if FULL not in f1 or FROZEN not in f1:
         return ReadoutScores(readout, split, f1, em), []
     if _all_have_predictions(comparable):
-        return _paired(comparable, readout, f1, em, n_boot)
+        return _paired(comparable, readout, f1, em, n_boot, cluster, peers)
     basis = POINT if comparable.is_documented_format else SUMMARY
     probe, scratch = (
         score_from_summaries(f1[FROZEN], f1[FULL], f1[floor], floor=floor) if floor in f1 else None
@@ -148,16 +183,39 @@ def _score_readout(comparable: ComparableSet, readout: str, n_boot: int) -> tupl
     gap = difference(f1[FULL], f1[FROZEN])
     reading = read_score(probe, f1[FULL], no_model_floor=_no_model_floor(comparable)) if probe else None
     reading = None if basis == POINT else reading
-    return ReadoutScores(readout, split, f1, em, probe, scratch, gap, reading, basis), []
+    notes = [] if basis == POINT else _summary_notes(comparable, f1)
+    return ReadoutScores(readout, split, f1, em, probe, scratch, gap, reading, basis), notes
+
+
+def _summary_notes(comparable: ComparableSet, f1: Mapping[str, Estimate]) -> list[str]:
+    """How far intervals from stats files alone can be trusted."""
+    stored = comparable.cells[FULL][0].result.test_scores or {}
+    return list(
+        interval_notes(
+            {cell: estimate.n_seeds for cell, estimate in f1.items()},
+            n_sentences=stored.get("n_clusters") or f1[FULL].n_clusters,
+            n_documents=stored.get("n_documents"),
+            cluster=stored.get("cluster", "sentence"),
+            widening=stored_widening(stored),
+        )
+    )
 
 
 def _paired(
-    comparable: ComparableSet, readout: str, f1: dict[str, Estimate], em: dict[str, Estimate], n_boot: int
+    comparable: ComparableSet,
+    readout: str,
+    f1: dict[str, Estimate],
+    em: dict[str, Estimate],
+    n_boot: int,
+    cluster: ClusterKind,
+    peers: Sequence[Mapping[str, tuple[Found, ...]]],
 ) -> tuple[ReadoutScores, list[str]]:
     """From per-question scores; a cell whose runs lack the read-out stays out of the grid."""
     scores = [item.scores for cell in f1 for item in comparable.cells[cell] if item.scores is not None]
+    others = [_scores_with(readout, peer) for peer in peers]
+    options: dict[str, Any] = {"readout": readout, "n_boot": n_boot, "level": f1[FULL].level, "cluster": cluster}
     try:
-        grid = build_grid(scores, readout=readout, n_boot=n_boot, level=f1[FULL].level)
+        grid = build_grid(scores, peers=[other for other in others if other], **options)
     except (DataError, ValueError) as error:
         return ReadoutScores(readout, "test", f1, em), [f"{readout}: no score: {error}"]
     analysis = grid.analysis
@@ -173,7 +231,23 @@ def _paired(
         PAIRED,
         grid,
     )
-    return found, list(grid.left_out)
+    if grid.cluster == "document":
+        em = {**em, **build_grid(scores, score_name="em", **options).analysis.cells}
+    found = replace(found, em=em)
+    unknown = cluster == "document" and grid.cluster != cluster
+    missing = ["predictions do not tell the documents: sentences are resampled"] if unknown else []
+    return found, [*grid.left_out, *grid.notes, *missing]
+
+
+def _scores_with(readout: str, peer: Mapping[str, tuple[Found, ...]]) -> list[RunScores]:
+    """Per-question scores of the cells that have them for all their runs, and the read-out in frozen ones."""
+    found = []
+    for cell, items in peer.items():
+        scores = [item.scores for item in items if item.scores is not None]
+        name = readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
+        if len(scores) == len(items) and all(name in one.scores for one in scores):
+            found += scores
+    return found
 
 
 def _no_model_floor(comparable: ComparableSet) -> float | None:

@@ -13,7 +13,7 @@ import torch
 
 from emergence.analysis.checkpoints import Checkpoint, Timeline, read_timeline
 from emergence.analysis.snapshot_results import INITIAL, RANDOM, TRAINED
-from emergence.data.sources import load_qa, prepare_pretraining_data
+from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data
 from emergence.data.stream import TokenStream
 from emergence.errors import UsageError
 from emergence.experiment.inputs import Questions, encode_questions, marks_of
@@ -129,7 +129,7 @@ class Work:
             "train_questions_available": self.n_train_available,
             "seed": self.spec.seed,
             "layout": self.spec.layout,
-            "marks": marks_of(self.spec),
+            "marks": marks_of(self.spec) if marks_of(self.spec) == "special" else list(self.questions.marks.texts),
             "max_answer_words": self.cap,
             "probe": {k: v for k, v in probe.items() if k not in ("families", "cache_gigabytes")},
             "questions": self.question_fingerprint,
@@ -158,7 +158,8 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
     spec = dataclasses.replace(timeline.run.spec, freeze_llm=True, finetune_samples=None)
     spec = dataclasses.replace(spec, qa_data=options.qa_data or spec.qa_data)
     dataset = load_qa(spec, options.cache_dir)
-    questions = encode_questions(spec, dataset, timeline.tokenizer)
+    text = _pretraining_text(timeline, options)
+    questions = encode_questions(spec, dataset, timeline.tokenizer, text.token_counts)
     n = len(questions.all_train)
     limit = min(DEFAULT_SAMPLES, n) if options.samples is None else options.samples or None
     train = questions.all_train.subset(few_shot_indices(n, limit, spec.seed))
@@ -169,13 +170,13 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
         questions=dataclasses.replace(questions, train=train),
         n_train_available=n,
         question_fingerprint=dataset.fingerprint,
-        text=_held_out_text(timeline, options),
+        text=text.test,
         device=select_device(options.device),
     )
 
 
-def _held_out_text(timeline: Timeline, options: SnapshotOptions) -> TokenStream:
-    """The run's test text. It is the same with and without NQ questions in training, so those are not needed."""
+def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> PretrainingData:
+    """The run's text alone: its test split is the same with and without NQ questions in training."""
     spec = timeline.run.spec
     text = dataclasses.replace(
         spec, pretrain_data="wiki", nq_data=None, pretrain_text=options.pretrain_text or spec.pretrain_text
@@ -186,7 +187,7 @@ def _held_out_text(timeline: Timeline, options: SnapshotOptions) -> TokenStream:
             f"the pretraining text gives another tokenizer than that of {timeline.run.run_id}, so losses could not be "
             "compared: say where its own text lies with --pretrain-text"
         )
-    return found.test
+    return found
 
 
 def tasks_of(work: Work) -> list[Task]:

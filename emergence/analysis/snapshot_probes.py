@@ -27,11 +27,13 @@ from emergence.analysis.snapshot_results import (
     save_result,
     summarise,
 )
+from emergence.data.roles import asked_role
 from emergence.errors import RunDirectoryError
 from emergence.experiment.locks import RunLock
 from emergence.experiment.result import load_result
 from emergence.experiment.store import RunDirectory
 from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
+from emergence.measures.measured_coverage import counted
 from emergence.measures.resampling import ClusterTable
 from emergence.model_size import count_parameters
 from emergence.training.evaluate import baseline_scores, score_logits
@@ -187,6 +189,7 @@ def _result(work: Work, snapshots: Sequence[ProbedSnapshot]) -> SnapshotProbes:
         clusters=clusters,
         no_model=_no_model(work),
         snapshots=tuple(snapshots),
+        roles=tuple(asked_role(example) for example in test.examples),
         **found,
     )
 
@@ -224,7 +227,8 @@ def _no_model(work: Work) -> dict[str, Any]:
 
 
 def _notes(work: Work, snapshots: Sequence[ProbedSnapshot]) -> list[str]:
-    settings, notes = work.settings, []
+    settings, test = work.settings, work.questions.test
+    notes = [f"test questions of {counted(len(set(test.clusters.tolist())), len(set(test.documents.tolist())))}"]
     used, available = settings["train_questions"], settings["train_questions_available"]
     if used < available:
         notes.append(

@@ -14,18 +14,20 @@ import numpy.typing as npt
 
 from emergence.errors import RunDirectoryError
 from emergence.files import read_json, seal, sha256_file, unseal, write_atomic, write_json_atomic
-from emergence.measures.bootstrap import Estimate, bootstrap_means
+from emergence.measures.bootstrap import Estimate, bootstrap_present_means
 from emergence.measures.paired import PairedComparison, compare_paired
 from emergence.measures.readings import format_estimate
-from emergence.measures.resampling import ClusterTable
 
 SCHEMA_VERSION = 1
 KIND = "emergence-snapshot-probes"
 #: Where results go within a run directory.
 RESULT_FOLDER = Path("analysis") / "snapshot_probes"
 JSON_FILE, ARRAYS_FILE = "snapshot_probes.json", "snapshot_probes.npz"
-#: Scores kept for every question; higher is better but for ``brier``.
-SCORES = ("f1_tokens", "em", "log_prob", "expected_f1", "brier")
+#: Scores that every question has; higher is better but for ``brier``.
+CURVE_SCORES = ("f1_tokens", "em", "log_prob", "expected_f1", "brier")
+#: Scores kept for every question; results of older versions lack ``argument_selection``, which is nan for questions
+#: whose sentence has no other argument.
+SCORES = (*CURVE_SCORES, "argument_selection")
 #: ``trained``: after some steps. ``initial``: before the first. ``random``: an ordinary random initialisation, the
 #: floor, because the recipe's own start can be the identity.
 TRAINED, INITIAL, RANDOM = "trained", "initial", "random"
@@ -65,7 +67,9 @@ class ProbedSnapshot:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProbedSnapshot:
-        scores = {f: {s: np.array(v) for s, v in columns.items()} for f, columns in values["scores"].items()}
+        scores = {
+            f: {s: np.array(v, dtype=np.float64) for s, v in columns.items()} for f, columns in values["scores"].items()
+        }
         return cls(**{**values, "scores": scores})
 
 
@@ -83,6 +87,7 @@ class SnapshotProbes:
         estimates: Snapshot name -> family -> score -> mean with interval.
         differences: The same, paired question by question, against ``initial`` and ``random`` (``random_0``):
             reference -> snapshot name -> family -> score.
+        roles: (N,) the role each question asks for (``data.roles``); empty in results older than that.
     """
 
     run: dict[str, Any]
@@ -94,6 +99,7 @@ class SnapshotProbes:
     snapshots: tuple[ProbedSnapshot, ...]
     estimates: dict[str, dict[str, dict[str, Estimate]]]
     differences: dict[str, dict[str, dict[str, dict[str, dict[str, Any]]]]]
+    roles: tuple[str, ...] = ()
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -158,17 +164,21 @@ class SnapshotProbes:
 def summarise(
     snapshots: Sequence[ProbedSnapshot], clusters: npt.NDArray[np.int64], *, n_boot: int, level: float
 ) -> dict[str, Any]:
-    """``estimates`` and ``differences`` of :class:`SnapshotProbes`; equal resamples for all, so they are paired."""
+    """``estimates`` and ``differences`` of :class:`SnapshotProbes`; equal resamples for all, so they are paired.
+
+    A score counts the questions that have it.
+    """
     columns = {
         (s.name, family, score): values
         for s in snapshots
         for family, by_score in s.scores.items()
         for score, values in by_score.items()
     }
-    table = ClusterTable.from_questions({"/".join(key): values for key, values in columns.items()}, clusters)
-    means = bootstrap_means(table, n_boot=n_boot, level=level)
+    means = bootstrap_present_means(
+        {"/".join(key): values for key, values in columns.items()}, clusters, n_boot=n_boot, level=level
+    )
     estimates: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for name, family, score in columns:
+    for name, family, score in (key for key in columns if "/".join(key) in means):
         estimates.setdefault(name, {}).setdefault(family, {})[score] = means[f"{name}/{family}/{score}"]
     differences: dict[str, dict[str, Any]] = {}
     for kind in (INITIAL, RANDOM):
@@ -184,15 +194,22 @@ def _differences(
     snapshot: ProbedSnapshot, reference: ProbedSnapshot, clusters: npt.NDArray[np.int64], n_boot: int, level: float
 ) -> dict[str, dict[str, dict[str, Any]]]:
     def compare(family: str, score: str) -> PairedComparison:
-        pair = snapshot.scores[family][score], reference.scores[family][score]
-        return compare_paired(*pair, clusters, n_boot=n_boot, n_permutations=n_boot - 1, level=level)
+        a, b = snapshot.scores[family][score], reference.scores[family][score]
+        rows = np.isfinite(a) & np.isfinite(b)
+        return compare_paired(a[rows], b[rows], clusters[rows], n_boot=n_boot, n_permutations=n_boot - 1, level=level)
 
-    return {f: {s: compare(f, s).to_dict() for s in columns} for f, columns in snapshot.scores.items()}
+    def shared(family: str) -> list[str]:
+        both = snapshot.scores[family], reference.scores[family]
+        return [s for s in both[0] if s in both[1] and (np.isfinite(both[0][s]) & np.isfinite(both[1][s])).any()]
+
+    return {f: {s: compare(f, s).to_dict() for s in shared(f)} for f in snapshot.scores}
 
 
 def save_result(result: SnapshotProbes, folder: Path) -> None:
     """Write ``snapshot_probes.npz``, then ``snapshot_probes.json``, sealed, with its sha256."""
     arrays: dict[str, npt.NDArray[Any]] = {"ids": np.array(result.ids), "clusters": result.clusters}
+    if result.roles:
+        arrays["roles"] = np.array(result.roles)
     for snapshot in result.snapshots:
         for family, columns in snapshot.scores.items():
             arrays |= {f"{snapshot.name}/{family}/{score}": values for score, values in columns.items()}
@@ -245,4 +262,5 @@ def _from_files(path: Path, arrays: Path, content: dict[str, Any]) -> SnapshotPr
         snapshots=tuple(snapshots),
         estimates=estimates,
         differences=differences,
+        roles=tuple(scores["roles"].tolist()) if "roles" in scores else (),
     )

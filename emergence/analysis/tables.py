@@ -14,11 +14,13 @@ from typing import Any
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, group_results
 from emergence.analysis.grid import HEADLINE
 from emergence.analysis.results import OWN_KIND, Collection, Skipped, collect_results
-from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_set
+from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets
 from emergence.analysis.verdict import verdict_of
 from emergence.errors import DataError
 from emergence.measures.bootstrap import N_BOOT, Estimate
+from emergence.measures.clustering import ClusterKind
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
+from emergence.measures.measured_coverage import counted
 from emergence.measures.readings import (
     SCORE_NAMES,
     ScaleReading,
@@ -137,10 +139,13 @@ class ResultsTable:
         }
 
 
-def build_table(root: Path, *, n_boot: int = N_BOOT, only: Container[str] | None = None) -> ResultsTable:
+def build_table(
+    root: Path, *, n_boot: int = N_BOOT, only: Container[str] | None = None, cluster: ClusterKind = "sentence"
+) -> ResultsTable:
     """The table of everything under ``root``.
 
     Args:
+        cluster: What the intervals resample.
         only: Run ids to which the table is restricted.
 
     Raises:
@@ -155,7 +160,7 @@ def build_table(root: Path, *, n_boot: int = N_BOOT, only: Container[str] | None
         there = "; ".join(f"{item.name}: {item.reason}" for item in collection.skipped[:5])
         raise DataError(f"no finished results here{': ' + there if there else ''}", root)
     grouping = group_results(collection)
-    return table_of(collection, grouping, [score_set(comparable, n_boot=n_boot) for comparable in grouping.sets])
+    return table_of(collection, grouping, score_sets(grouping, n_boot=n_boot, cluster=cluster))
 
 
 def table_of(collection: Collection, grouping: Grouping, scored: Sequence[SetScores]) -> ResultsTable:
@@ -267,6 +272,9 @@ def _reading_line(found: SetScores) -> str:
     parts = [f"{SCORE_NAMES[s.floor]} {describe_score(s)}" for s in (scores.probe, scores.scratch) if s]
     parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
     parts += [f"{scores.split} F1, {scores.basis}"]
+    if scores.grid:
+        grid = scores.grid
+        parts.append(f"{grid.n_questions:,} questions, {counted(grid.n_sentences, grid.n_documents)}")
     if scores.reading:
         open_ = f" (could be {' or '.join(scores.reading.could_be)})" if len(scores.reading.could_be) > 1 else ""
         parts.append(f"by the guide's scale: {scores.reading.verdict}{open_}")

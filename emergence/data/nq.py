@@ -17,7 +17,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emergence.data.control_mix import control_passages
 from emergence.data.file_search import files_at
@@ -25,7 +24,7 @@ from emergence.data.formats.parquet import MAGIC, open_parquet, parquet_rows
 from emergence.data.formats.textfile import head, json_value, refuse_odd_characters, text_lines
 from emergence.data.records import SPLITS, QAPair, TextDoc
 from emergence.data.splits import split_of_path
-from emergence.data.stream import EncodedDocument, TokenStream
+from emergence.data.stream import EncodedDocument, TokenStream, cut_to_budget
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError
 from emergence.files import sha256_file
@@ -122,12 +121,7 @@ def mix_into(
     mixed_in = [given[i] for i in used]
     if control and mixed_in:
         mixed_in = control_passages(base, [len(document.ids) for document in mixed_in], tokenizer, report)
-    for document in _interleave(base, mixed_in, rng):
-        if len(document.ids) >= budget:
-            yield document if len(document.ids) == budget else _cut(document.ids[:budget], tokenizer)
-            return
-        budget -= len(document.ids)
-        yield document
+    yield from cut_to_budget(_interleave(base, mixed_in, rng), budget, tokenizer)
 
 
 def _interleave(
@@ -148,11 +142,6 @@ def _interleave(
             following += 1
         ids = np.asarray(base.tokens[start:end])
         yield EncodedDocument(ids, int(base.document_bytes[number]), int(base.document_words[number]))
-
-
-def _cut(ids: NDArray[np.uint16], tokenizer: TextTokenizer) -> EncodedDocument:
-    text = tokenizer.decode(ids.tolist())
-    return EncodedDocument(ids, len(text.encode()), len(text.split()))
 
 
 # Reading ------------------------------------------------------------------------------------------

@@ -11,18 +11,17 @@ A causal state has seen its left context only, so the question comes first (METH
 - ``question-first``: question, separator, sentence
 - ``echo``: sentence, separator, question, separator, sentence, read at the second copy
 
-A mark stands before the asked predicate in every copy of the sentence (SQuAD asks about none). Separator
-and mark are a newline and a quotation mark, which a trunk has met in its text, or ``<|sep|>`` and
-``<|pred|>``, which pretraining never shows it but nothing else in a sentence can be mistaken for. Measured
-on a tiny trunk and QA-SRL Bank questions, test F1: frozen 0.304 with the first and 0.260 with the second,
-trained whole 0.679 and 0.698, random and trained whole 0.614 and 0.655. So probes default to the first and
-finetuning to the second.
+A mark stands before the asked predicate in every copy of the sentence (SQuAD asks about none). For a frozen trunk
+separator and mark are tokens that its text holds (:func:`mark_tokens`): one that never was an input has a row that
+only weight decay and the output loss have moved, all such rows point one way (cosine above 0.99), and a frozen trunk
+could not tell one mark from the other. A trunk that is trained learns ``<|sep|>`` and ``<|pred|>``, which nothing
+else in a sentence can be mistaken for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -52,6 +51,12 @@ _NO_SPACE_BEFORE = frozenset(
 )
 _NO_SPACE_AFTER = frozenset(["(", "[", "{", "``", "`", "$", "£", "€", "“", "‘", "-LRB-", "-LSB-", "-LCB-"])
 _CLITIC = re.compile(r"(n['’]t|['’](s|re|ve|m|d|ll))", re.IGNORECASE)
+
+#: A mark that the trunk's text holds less often is flagged.
+FEWEST_OF_A_MARK = 100
+#: Marks of a frozen trunk, in order of preference: what ends a line or a sentence, what opens an aside.
+SEPARATORS = ("\n", "\n\n", ".", ";", ",")
+PREDICATE_MARKS = (' "', '"', " “", "“", " (", "(", " '", "'", ":", ",", ".")
 
 #: Batches per shuffled pool that is sorted by length: long enough to hardly pad, short enough to mix.
 _BATCHES_PER_POOL = 50
@@ -138,6 +143,16 @@ class EncodedQA:
         return np.array([seen.setdefault((e.source, e.sentence_id), len(seen)) for e in self.examples], dtype=np.int64)
 
     @cached_property
+    def documents(self) -> IntArray:
+        """The document of each question, (N,), numbered as ``clusters`` are."""
+        seen: dict[tuple[str, str], int] = {}
+        return np.array([seen.setdefault((e.source, e.document_id), len(seen)) for e in self.examples], dtype=np.int64)
+
+    def resampled(self, cluster: Literal["sentence", "document"]) -> IntArray:
+        """(N,) what the bootstrap resamples: the sentence or the document of each question."""
+        return self.documents if cluster == "document" else self.clusters
+
+    @cached_property
     def first_golds(self) -> IntArray:
         """The gold to train on: first and last word (inclusive), (N, 2)."""
         first = self.gold_offsets[:-1]
@@ -184,7 +199,12 @@ class EncodedQA:
 
 
 def encode_qa(
-    examples: Iterable[QAExample], tokenizer: QATokenizer, layout: Layout, max_tokens: int, marks: Marks = "special"
+    examples: Iterable[QAExample],
+    tokenizer: QATokenizer,
+    layout: Layout,
+    max_tokens: int,
+    marks: Marks = "special",
+    token_counts: IntArray | None = None,
 ) -> tuple[EncodedQA, dict[str, int]]:
     """Encode examples in ``layout``.
 
@@ -195,6 +215,7 @@ def encode_qa(
         max_tokens: Longest sequence the trunk takes; longer examples are dropped, never cut, because a
             cut could remove the answer.
         marks: What separates question and sentence and marks the predicate.
+        token_counts: Of the trunk's text, see :func:`mark_tokens`.
 
     Returns:
         The kept examples in order, and how many were dropped by reason: ``too_long``, or
@@ -202,7 +223,8 @@ def encode_qa(
     """
     given = list(examples)
     encode = _cached_encoder(tokenizer)
-    sep, mark = mark_ids(tokenizer, marks)
+    chosen = mark_tokens(tokenizer, marks, token_counts)
+    sep, mark = chosen.separator, chosen.predicate
     sentences: dict[tuple[tuple[str, ...], int | None], tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]] = {}
     questions = dict(zip(unique := list(dict.fromkeys(e.question for e in given)), encode(unique), strict=True))
     for key in dict.fromkeys((e.tokens, e.predicate_index) for e in given):
@@ -222,15 +244,63 @@ def encode_qa(
     return _flatten(kept, rows, tokenizer.pad), dropped
 
 
-def mark_ids(tokenizer: QATokenizer, marks: Marks) -> tuple[int, int]:
-    """Token ids of the separator and of the predicate's mark.
+@dataclass(frozen=True)
+class MarkTokens:
+    """What separates question and sentence, and what marks the predicate.
 
-    A byte-level vocabulary has a token for the newline and one that ends in a quotation mark, whatever it merged.
+    Attributes:
+        separator, predicate: Token ids.
+        texts: Of the two.
+        counts: How often the trunk's text holds them; None where that is not known.
+    """
+
+    separator: int
+    predicate: int
+    texts: tuple[str, str]
+    counts: tuple[int, int] | None
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Texts of the marks that the trunk has hardly met: its states then hardly tell them apart."""
+        return tuple(t for t, n in zip(self.texts, self.counts or (), strict=False) if n < FEWEST_OF_A_MARK)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        counts = self.counts or (None, None)
+        names = ("separator", "predicate")
+        return {name: {"text": t, "count": n} for name, t, n in zip(names, self.texts, counts, strict=True)}
+
+
+def mark_tokens(tokenizer: QATokenizer, marks: Marks, token_counts: IntArray | None = None) -> MarkTokens:
+    """Separator and predicate's mark.
+
+    Of the text, each is the first of :data:`SEPARATORS` or :data:`PREDICATE_MARKS` that the text holds at least
+    :data:`FEWEST_OF_A_MARK` times, else the most frequent of them; the two differ. A longer piece is stood for by its
+    last token: a byte-level vocabulary has a token for the newline and one that ends in a quotation mark, whatever
+    it merged.
+
+    Args:
+        token_counts: (V,) how often the trunk's text holds each token. None where that is not known: a newline and a
+            quotation mark, as in versions that did not count.
     """
     if marks == "special":
-        return tokenizer.sep, tokenizer.pred
-    newline, quote = tokenizer.encode_batch(["\n", ' "'])
-    return int(newline[-1]), int(quote[-1])
+        counts = None if token_counts is None else (int(token_counts[tokenizer.sep]), int(token_counts[tokenizer.pred]))
+        return MarkTokens(tokenizer.sep, tokenizer.pred, ("<|sep|>", "<|pred|>"), counts)
+    ids = {text: int(tokenizer.encode_batch([text])[0][-1]) for text in (*SEPARATORS, *PREDICATE_MARKS)}
+    if token_counts is None:
+        chosen = (SEPARATORS[0], PREDICATE_MARKS[0])
+        return MarkTokens(ids[chosen[0]], ids[chosen[1]], chosen, None)
+    count = {text: int(token_counts[token]) for text, token in ids.items()}
+    separator = _first_frequent(SEPARATORS, count)
+    others = [text for text in PREDICATE_MARKS if ids[text] != ids[separator]]
+    predicate = _first_frequent(others, count)
+    return MarkTokens(ids[separator], ids[predicate], (separator, predicate), (count[separator], count[predicate]))
+
+
+def _first_frequent(texts: Sequence[str], count: Mapping[str, int]) -> str:
+    """The first that is frequent enough, else the most frequent, the earlier on a tie."""
+    enough = [text for text in texts if count[text] >= FEWEST_OF_A_MARK]
+    return enough[0] if enough else max(texts, key=lambda text: count[text])
 
 
 def word_pieces(tokens: Sequence[str]) -> list[str]:

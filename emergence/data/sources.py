@@ -16,6 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from emergence.config import MicroworldSettings
 from emergence.data.cache import building, default_cache_dir
 from emergence.data.control_mix import CONTROL_VERSION
@@ -26,6 +29,7 @@ from emergence.data.nq import NQ_VERSION, NQData, load_nq_path, mix_into, nq_doc
 from emergence.data.qa_load import fingerprint as qa_fingerprint
 from emergence.data.qa_load import load_qa_path
 from emergence.data.records import SPLITS, FilterCounts, QADataset, TextDoc
+from emergence.data.shuffled_text import SHUFFLE_VERSION, shuffled_stream
 from emergence.data.splits import require_splits
 from emergence.data.stream import STREAM_VERSION, TokenStream, cached_streams, encode_documents, write_streams
 from emergence.data.text import LocalText, TextSplits, load_text_path
@@ -61,12 +65,18 @@ class PretrainingData:
     fingerprint: str
     provenance: dict[str, Any]
 
+    @cached_property
+    def token_counts(self) -> NDArray[np.int64]:
+        """(V,) how often the training stream holds each token."""
+        return np.bincount(self.train.tokens, minlength=self.tokenizer.vocab_rows).astype(np.int64)
+
 
 def prepare_pretraining_data(spec: ExperimentSpec, cache_dir: Path | None = None) -> PretrainingData:
     """Tokenizer and packed streams of an experiment's pretraining text, from the cache where possible.
 
     With ``wiki+nq`` the training stream has as many tokens as with ``wiki``, part of them questions, with
-    ``wiki+control`` passages in their place; tokenizer, validation and test are the same for all three.
+    ``wiki+control`` passages in their place, with ``shuffled`` the words of each sentence in random order; tokenizer,
+    validation and test are the same for all four.
 
     Raises:
         DataError: The text cannot be found, read or fetched.
@@ -80,6 +90,8 @@ def prepare_pretraining_data(spec: ExperimentSpec, cache_dir: Path | None = None
         control = spec.pretrain_data == "wiki+control"
         mixed = _mixed(streams["train"], _nq(spec, cache), tokenizer, SPLIT_SEED, cache, control)
         streams["train"], provenance["control" if control else "nq"] = mixed
+    if spec.pretrain_data == "shuffled":
+        streams["train"], provenance["shuffled"] = _shuffled(streams["train"], text, tokenizer, cache)
     provenance["splits"] = {
         split: {"tokens": s.n_tokens, "bytes": s.n_bytes, "words": s.n_words, "documents": s.n_documents}
         for split, s in streams.items()
@@ -278,6 +290,22 @@ def _mixed(
     key += ["control", CONTROL_VERSION] if control else []
     streams, report = cached_streams(cache / "streams" / _digest(key), write)
     return streams["train"], {**nq.provenance, **report}
+
+
+def _shuffled(
+    base: TokenStream, text: TextSplits, tokenizer: TextTokenizer, cache: Path
+) -> tuple[TokenStream, dict[str, Any]]:
+    """The training stream without word order, and what to report about it."""
+
+    def write(folder: Path) -> None:
+        log.info("shuffling the words of the pretraining text into %s", folder)
+        report: dict[str, Any] = {}
+        shuffled = shuffled_stream(base, lambda: text.documents("train"), tokenizer, SPLIT_SEED, report)
+        write_streams(folder, {"train": shuffled}, lambda: report)
+
+    key = ["shuffled", STREAM_VERSION, SHUFFLE_VERSION, base.fingerprint, text.fingerprint, tokenizer.fingerprint]
+    streams, report = cached_streams(cache / "streams" / _digest([*key, SPLIT_SEED]), write)
+    return streams["train"], report
 
 
 def _digest(content: object) -> str:

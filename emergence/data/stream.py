@@ -166,6 +166,20 @@ def encode_documents(documents: Iterable[TextDoc], tokenizer: TextTokenizer) -> 
         yield EncodedDocument(ids, len(document.text.encode()), len(document.text.split()))
 
 
+def cut_to_budget(
+    documents: Iterable[EncodedDocument], n_tokens: int, tokenizer: TextTokenizer
+) -> Iterator[EncodedDocument]:
+    """Documents up to exactly ``n_tokens`` tokens, the last one cut; all of them where they have fewer."""
+    for document in documents:
+        if len(document.ids) > n_tokens:
+            text = tokenizer.decode(document.ids[:n_tokens].tolist())
+            document = EncodedDocument(document.ids[:n_tokens], len(text.encode()), len(text.split()))
+        yield document
+        n_tokens -= len(document.ids)
+        if not n_tokens:
+            return
+
+
 def cached_streams(folder: Path, write: Callable[[Path], None]) -> tuple[dict[str, TokenStream], dict[str, Any]]:
     """Streams and provenance in ``folder``, which ``write`` makes if it is not there or damaged."""
     found = load_streams(folder)

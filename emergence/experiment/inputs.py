@@ -8,8 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emergence.data.overlap import sentences_in_stream
-from emergence.data.qa_encoding import EncodedQA, Marks, encode_qa
+from emergence.data.qa_encoding import (
+    FEWEST_OF_A_MARK,
+    EncodedQA,
+    IntArray,
+    Marks,
+    MarkTokens,
+    encode_qa,
+    mark_tokens,
+)
 from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
 from emergence.data.tokenizer import TextTokenizer
@@ -46,6 +56,7 @@ class Questions:
     Attributes:
         train: What is trained on. all_train: Every training question, for what must not depend on the limit.
         filtering: Of each split, from raw questions to encoded ones.
+        marks: What separates question and sentence and marks the predicate.
     """
 
     train: EncodedQA
@@ -53,6 +64,7 @@ class Questions:
     validation: EncodedQA
     test: EncodedQA
     filtering: dict[str, FilterCounts]
+    marks: MarkTokens
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,7 @@ class Inputs:
         dataset: Questions as loaded; None with ``--skip-finetune``.
         questions: The same, encoded.
         weights: The trunk to start from; None to pretrain or to start at random.
+        token_counts: (V,) how often the trunk's text holds each token; None where nothing says.
     """
 
     tokenizer: TextTokenizer
@@ -72,6 +85,7 @@ class Inputs:
     dataset: QADataset | None
     questions: Questions | None
     weights: GivenWeights | None
+    token_counts: IntArray | None = None
 
     @property
     def fingerprints(self) -> dict[str, str | None]:
@@ -90,6 +104,7 @@ class Inputs:
         if self.dataset and self.questions:
             facts["questions"] = {"name": self.dataset.name, **self.dataset.provenance}
             facts["filtering"] = {split: counts.to_dict() for split, counts in self.questions.filtering.items()}
+            facts["marks"] = self.questions.marks.to_dict()
         if self.text and self.questions:
             sentences = {example.tokens for example in self.questions.test.examples}
             facts["overlap"] = {
@@ -110,16 +125,47 @@ def read_inputs(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Input
     weights = _given_weights(spec, store, cache_dir)
     dataset = None if spec.skip_finetune else load_qa(spec, cache_dir)
     text = prepare_pretraining_data(spec, cache_dir) if spec.pretrains else None
+    counts = _token_counts(spec, weights, text, cache_dir)
     if weights:
         tokenizer = TextTokenizer.from_json(weights.file.tokenizer_json, str(weights.path))
     else:
         tokenizer = text.tokenizer if text else prepare_tokenizer(spec, cache_dir)
-    questions = encode_questions(spec, dataset, tokenizer) if dataset else None
-    return Inputs(tokenizer, text, dataset, questions, weights)
+    questions = encode_questions(spec, dataset, tokenizer, counts) if dataset else None
+    if questions and questions.marks.unseen:
+        logger.warning(
+            "the text holds %s hardly ever (fewer than %d times), so a frozen trunk can hardly read it as a mark",
+            " and ".join(map(repr, questions.marks.unseen)), FEWEST_OF_A_MARK,
+        )  # fmt: skip
+    return Inputs(tokenizer, text, dataset, questions, weights, counts)
 
 
-def encode_questions(spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTokenizer) -> Questions:
+def _token_counts(
+    spec: ExperimentSpec, weights: GivenWeights | None, text: PretrainingData | None, cache_dir: Path
+) -> IntArray | None:
+    """How often the trunk's text holds each token: of the text where it is read, else as the weights record it.
+
+    A random trunk reads the marks that its pretrained twin reads, so its text is counted too. Only a frozen trunk
+    needs the counts to choose its marks by. Weights of an earlier version hold none; if their very text is at hand, it
+    is counted.
+    """
+    if weights is not None and (counts := weights.file.metadata.get("token_counts")) is not None:
+        return np.asarray(counts, dtype=np.int64)
+    if weights is not None and (spec.pretrain_text or spec.data == "microworld"):
+        text = prepare_pretraining_data(spec, cache_dir)
+        of_weights = (weights.file.metadata.get("data") or {}).get("text")
+        return text.token_counts if text.fingerprint == of_weights else None
+    if text is None and spec.random_baseline and spec.freeze_llm:
+        text = prepare_pretraining_data(spec, cache_dir)
+    return None if text is None else text.token_counts
+
+
+def encode_questions(
+    spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTokenizer, token_counts: IntArray | None = None
+) -> Questions:
     """Encode every split in the spec's layout and take the few-shot subset.
+
+    Args:
+        token_counts: Of the trunk's text, which choose the marks of a frozen one.
 
     Raises:
         DataError: A split is left without questions.
@@ -129,7 +175,8 @@ def encode_questions(spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTo
     filtering: dict[str, FilterCounts] = {}
     for split in SPLITS:
         limit = spec.config.model.sequence_length
-        encoded[split], dropped = encode_qa(dataset.splits[split], tokenizer, spec.layout, limit, marks_of(spec))
+        examples = dataset.splits[split]
+        encoded[split], dropped = encode_qa(examples, tokenizer, spec.layout, limit, marks_of(spec), token_counts)
         filtering[split] = FilterCounts.merge([dataset.filtering[split]])
         for reason, count in dropped.items():
             filtering[split].drop_kept(reason, count)
@@ -140,7 +187,8 @@ def encode_questions(spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTo
             )
     subset = few_shot_indices(len(encoded["train"]), spec.finetune_samples, spec.seed)
     train = encoded["train"] if spec.finetune_samples is None else encoded["train"].subset(subset)
-    return Questions(train, encoded["train"], encoded["validation"], encoded["test"], filtering)
+    marks = mark_tokens(tokenizer, marks_of(spec), token_counts)
+    return Questions(train, encoded["train"], encoded["validation"], encoded["test"], filtering, marks)
 
 
 def marks_of(spec: ExperimentSpec) -> Marks:

@@ -152,7 +152,7 @@ def _unfinished(
     if phase not in _STAGES:
         names = (parse_checkpoint_name(name.rpartition("/")[2]) for name in files if name.startswith(CHECKPOINT_FOLDER))
         newest = max((name for name in names if name), default=None)
-        phase, line = (newest.phase, {"step": newest.step}) if newest else ("", {})
+        phase, line = (newest.phase.split("_")[0], {"step": newest.step}) if newest else ("", {})
     stage = _STAGES.get(phase, "created")
     if stage in ("created", "pretraining") and TRUNK_FILE in files:
         return dataclasses.replace(summary, stage="pretrained")

@@ -2,9 +2,9 @@
 
 A ``[[cells]]`` table is the product of its axes, an axis being a value or a list of values. A cell's name
 follows from its content as in the experiment guide: size, what the trunk has seen (``WN`` wiki+nq, ``W`` wiki,
-``WC`` wiki+control, ``R`` random), what is trained (``F`` all weights, ``Z`` a probe on frozen ones), number of
-training questions: ``T-WN-F-ALL``, ``B-W-Z-100``. Names are for people; specs say what is the same experiment.
-No torch.
+``WC`` wiki+control, ``WS`` shuffled, ``R`` random), what is trained (``F`` all weights, ``Z`` a probe on frozen ones),
+number of training questions: ``T-WN-F-ALL``, ``B-W-Z-100``. Names are for people; specs say what is the same
+experiment. No torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from emergence.errors import ConfigError, UsageError
 from emergence.spec import MIXES, DataRoute, ExperimentSpec, FinetuneData, Layout
 
 #: What a trunk has seen, with the guide's letters. A random trunk has seen nothing: it is the score's floor.
-TRUNKS = {"wiki+nq": "WN", "wiki": "W", "wiki+control": "WC", "random": "R"}
+TRUNKS = {"wiki+nq": "WN", "wiki": "W", "wiki+control": "WC", "shuffled": "WS", "random": "R"}
 TRAINED = {"full": "F", "frozen": "Z"}
 #: ``samples`` of a cell that trains on every question.
 ALL = "all"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from emergence.data.qa_encoding import EncodedQA
 from emergence.experiment.inputs import Questions
 from emergence.experiment.phases import HEADLINE, Session, Trained, named_fits
@@ -13,10 +16,19 @@ from emergence.files import sha256_file
 from emergence.measures.scoring import SpanScores
 from emergence.model_size import count_parameters
 from emergence.training.checkpoint import WeightsFile
-from emergence.training.evaluate import evaluate, prediction_rows, score_logits
+from emergence.training.evaluate import (
+    baseline_scores,
+    evaluate,
+    mean_estimates,
+    prediction_rows,
+    present,
+    score_logits,
+)
 
 #: Per-question scores kept for every read-out beside the headline's.
-KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1")
+KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")
+#: Names of the baselines: R_1 by variant (``words_left``), and the best rule.
+WORDS, WH_RULE = "words", "wh_rule"
 
 
 def conclude(session: Session, weights: WeightsFile, trained: Trained, questions: Questions) -> RunResult:
@@ -25,8 +37,11 @@ def conclude(session: Session, weights: WeightsFile, trained: Trained, questions
         split: {name: score_logits(logits, encoded, trained.cap) for name, logits in trained.logits[split].items()}
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
-    reports = {split: _report(session, scores[split], getattr(questions, split), questions) for split in scores}
-    session.run.write_predictions(_rows(scores["test"], questions.test))
+    words = {split: _words(trained, split, getattr(questions, split)) for split in scores}
+    reports = {
+        split: _report(session, scores[split], words[split], getattr(questions, split), questions) for split in scores
+    }
+    session.run.write_predictions(_rows(scores["test"], words["test"], questions))
     headline = reports["validation"][HEADLINE]["scores"]
     return RunResult.from_spec(
         session.spec,
@@ -38,7 +53,8 @@ def conclude(session: Session, weights: WeightsFile, trained: Trained, questions
         qasrl_train_filtering=questions.filtering["train"].to_dict(),
         test_scores=reports["test"][HEADLINE],
         validation_scores=reports["validation"][HEADLINE],
-        probes=_probes(trained, reports),
+        probes=_probes(session, trained, reports, scores, words, questions),
+        finetuning=_finetuning(trained),
         **common_facts(session, weights, trained),
     )
 
@@ -55,8 +71,14 @@ def common_facts(session: Session, weights: WeightsFile, trained: Trained | None
         flags.append("trunk_from_another_run")
     if (pretraining or {}).get("rewinds") or (trained and trained.finetuned and trained.finetuned.rewinds):
         flags.append("rewound_after_nan")
-    if trained and trained.probes and not all(fit.converged for fit in named_fits(trained.probes).values()):
-        flags.append("probe_not_converged")
+    if trained and trained.probes:
+        fits = named_fits(trained.probes).values()
+        flags += ["probe_not_converged"] if not all(fit.converged for fit in fits) else []
+        flags += ["ridge_at_edge"] if any(fit.ridge_at_edge for fit in fits) else []
+    questions = session.inputs.questions
+    if questions and spec.freeze_llm and questions.marks.unseen:
+        flags.append("mark_unseen")
+    flags += trained.finetuned.flags if trained and trained.finetuned else []
     return {
         "lineage": {
             "trunk_sha256": sha256_file(session.run.trunk_path),
@@ -79,28 +101,58 @@ def common_facts(session: Session, weights: WeightsFile, trained: Trained | None
     }
 
 
+def _words(trained: Trained, split: str, encoded: EncodedQA) -> dict[str, SpanScores]:
+    """R_1 on one split, by its name among the baselines."""
+    return {
+        f"{WORDS}_{variant}": score_logits(getattr(found, split), encoded, trained.cap)
+        for variant, found in trained.words.items()
+    }
+
+
 def _report(
-    session: Session, scores: Mapping[str, SpanScores], encoded: EncodedQA, questions: Questions
+    session: Session,
+    scores: Mapping[str, SpanScores],
+    words: Mapping[str, SpanScores],
+    encoded: EncodedQA,
+    questions: Questions,
 ) -> dict[str, dict[str, Any]]:
-    """Every read-out's evaluation; the no-model baselines stand beside the headline's."""
+    """Every read-out's evaluation; the baselines without a language model stand beside the headline's."""
     settings = session.spec.config.evaluate
     return {
         name: evaluate(
-            found, encoded, settings, baselines_from=questions.all_train if name == HEADLINE else None
+            found,
+            encoded,
+            settings,
+            baselines_from=questions.all_train if name == HEADLINE else None,
+            trained_baselines=words if name == HEADLINE else None,
         ).to_dict()
         for name, found in scores.items()
     }
 
 
-def _rows(scores: Mapping[str, SpanScores], encoded: EncodedQA) -> list[dict[str, Any]]:
-    """Prediction rows of the headline, with the scores of the other read-outs under ``readouts``."""
-    rows = prediction_rows(scores[HEADLINE], encoded)
-    others = {name: found for name, found in scores.items() if name != HEADLINE}
+def _rows(
+    scores: Mapping[str, SpanScores], words: Mapping[str, SpanScores], questions: Questions
+) -> list[dict[str, Any]]:
+    """Prediction rows of the headline, with the other read-outs' scores and those that need no language model."""
+    rows = prediction_rows(scores[HEADLINE], questions.test)
+    rules = baseline_scores(questions.test, questions.all_train, scores[HEADLINE].max_len)
+    others = {name: _kept(found) for name, found in scores.items() if name != HEADLINE}
+    alone = {name: _kept(found) for name, found in words.items()}
+    alone |= {name: columns for name, columns in rules.items() if name == WH_RULE}
     for i, row in enumerate(rows):
-        row["readouts"] = {
-            name: {score: float(getattr(found, score)[i]) for score in KEPT_SCORES} for name, found in others.items()
-        }
+        row["readouts"] = {name: _at(columns, i) for name, columns in others.items()}
+        row["baselines"] = {name: _at(columns, i) for name, columns in alone.items()}
     return rows
+
+
+def _kept(scores: SpanScores) -> dict[str, npt.NDArray[np.float64]]:
+    columns = scores.columns()
+    return {name: columns[name] for name in KEPT_SCORES if name in columns}
+
+
+def _at(columns: Mapping[str, npt.NDArray[np.float64]], i: int) -> dict[str, float | None]:
+    """One question's scores; None where a score has no value for it."""
+    return {name: present(values[i]) for name, values in columns.items()}
 
 
 def _best_loss(trained: Trained) -> float | None:
@@ -109,8 +161,21 @@ def _best_loss(trained: Trained) -> float | None:
     return trained.probes.best("linear").validation_loss if trained.probes else None
 
 
-def _probes(trained: Trained, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Fits of every family and layer, and the scored read-outs with their intervals."""
+def _finetuning(trained: Trained) -> dict[str, Any] | None:
+    """How finetuning's settings were found, where they were."""
+    search = trained.finetuned.search if trained.finetuned else None
+    return {"search": search.to_dict()} if search else None
+
+
+def _probes(
+    session: Session,
+    trained: Trained,
+    reports: Mapping[str, Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, SpanScores]],
+    words: Mapping[str, Mapping[str, SpanScores]],
+    questions: Questions,
+) -> dict[str, Any] | None:
+    """Fits of every family and layer, the scored read-outs with their intervals, and what the states add to words."""
     if trained.probes is None:
         return None
     readouts = {
@@ -118,17 +183,43 @@ def _probes(trained: Trained, reports: Mapping[str, Mapping[str, Any]]) -> dict[
             "family": fit.family,
             "layer": fit.layer,
             "n_trainable": fit.n_trainable,
+            "remarks": list(fit.remarks),
             "validation": reports["validation"][name]["scores"],
             "test": reports["test"][name]["scores"],
         }
         for name, fit in named_fits(trained.probes).items()
     }
+    conditional = {
+        name: {
+            **{key: getattr(found, key) for key in ("family", "layer", "scorer", "facts")},
+            "validation": reports["validation"][name]["scores"],
+            "test": reports["test"][name]["scores"],
+            "gain": None if found.scorer is None else _gain(session, name, found.scorer, scores, words, questions),
+        }
+        for name, found in (trained.conditional or {}).items()
+    }
     return {
         "headline_layer": trained.headline_layer,
         "readouts": readouts,
         "fits": [f.summary() for f in trained.probes.fits],
+        **({"conditional": conditional} if conditional else {}),
         **({"validity": {f: found.to_dict() for f, found in trained.validity.items()}} if trained.validity else {}),
     }
+
+
+def _gain(
+    session: Session,
+    name: str,
+    scorer: str,
+    scores: Mapping[str, Mapping[str, SpanScores]],
+    words: Mapping[str, Mapping[str, SpanScores]],
+    questions: Questions,
+) -> dict[str, Any]:
+    """Test score of scorer and states together minus the scorer's alone, question by question, with intervals."""
+    together, alone = _kept(scores["test"][name]), _kept(words["test"][f"{WORDS}_{scorer}"])
+    differences = {key: together[key] - alone[key] for key in together}
+    found = mean_estimates(differences, questions.test, session.spec.config.evaluate)
+    return {key: estimate.to_dict() for key, estimate in found.items()}
 
 
 def _timings(session: Session) -> tuple[dict[str, float], dict[str, float]]:
@@ -140,6 +231,8 @@ def _timings(session: Session) -> tuple[dict[str, float], dict[str, float]]:
             seconds["pretrain"], rates["pretrain"] = line["seconds"], line["tokens_per_second"]
         elif line["kind"] == "finetune_epoch":
             seconds["finetune"] = line["seconds"]
-        elif line["kind"] in ("probe", "probe_validity"):
+        elif line["kind"] == "finetune_search":  # each line has the sum so far
+            seconds["finetune_search"] = line["seconds"]
+        elif line["kind"] in ("probe", "probe_conditional", "probe_validity"):
             seconds[line["kind"]] = seconds.get(line["kind"], 0.0) + line["seconds"]
     return seconds, rates

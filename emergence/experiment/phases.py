@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +19,17 @@ from emergence.experiment.inputs import FINETUNED, PRETRAINED, RANDOM, GivenWeig
 from emergence.experiment.result import current_versions
 from emergence.experiment.store import RunDirectory
 from emergence.model import SpanHead, Trunk, build_trunk
+from emergence.model.embedding_rows import redraw_unseen
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint import Checkpointer, WeightsFile, load_into, load_weights
+from emergence.training.conditional import ConditionalFit, measure_conditional
 from emergence.training.distributed import Workers
 from emergence.training.evaluate import max_answer_words
 from emergence.training.features import SpanLogits, predict_finetuned
 from emergence.training.finetune import PHASE as FINETUNE_PHASE
-from emergence.training.finetune import FinetuneResult, finetune
+from emergence.training.finetune_result import FinetuneResult
+from emergence.training.finetune_search import PHASE as SEARCH_PHASE
+from emergence.training.finetune_search import finetune_tuned
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.precision import resolve_precision
 from emergence.training.pretrain import pretrain
@@ -33,6 +38,8 @@ from emergence.training.probe import ProbeReport, predict_probes, probe_all_laye
 from emergence.training.probe_fitting import ProbeFit, span_head
 from emergence.training.probe_validity import ProbeValidity, measure_validity
 from emergence.training.recording import NoProgress, Progress, Recorder
+from emergence.training.word_features import Variant
+from emergence.training.word_scorer import WordScores, word_scores
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +51,7 @@ class Session:
     spec: ExperimentSpec
     run: RunDirectory
     inputs: Inputs
+    cache_dir: Path
     device: torch.device
     recorder: Recorder
     checkpointer: Checkpointer
@@ -72,9 +80,15 @@ class Session:
             "spec": self.spec.to_dict(),
             "data": self.inputs.fingerprints,
             "versions": {key: value for key, value in current_versions().items() if key != "threads"},
+            **self.token_counts(),
             **facts,
         }
         return WeightsFile(state, trunk.config, trunk.vocab_rows, self.inputs.tokenizer.to_json(), metadata)
+
+    def token_counts(self) -> dict[str, Tensor]:
+        """How often the trunk's text holds each token, for whoever takes the trunk alone; empty if unknown."""
+        counts = self.inputs.token_counts
+        return {} if counts is None else {"token_counts": torch.from_numpy(counts.astype("int32"))}
 
 
 # The trunk ----------------------------------------------------------------------------------------
@@ -106,7 +120,7 @@ def help_pretrain(session: Session, matching: GivenWeights | None) -> None:
 
 def _take_weights(session: Session, given: GivenWeights) -> None:
     session.recorder.rewind(0)
-    metadata = {**given.file.metadata, "source": given.source, "history_bytes": 0}
+    metadata = {**session.token_counts(), **given.file.metadata, "source": given.source, "history_bytes": 0}
     if session.spec.pretrains:  # found by content: the very trunk that this run would have pretrained
         metadata["pretrain_id"] = session.spec.pretrain_id
     weights = WeightsFile(
@@ -187,38 +201,67 @@ class Trained:
     Attributes:
         logits: ``validation`` and ``test`` -> read-out -> logits. The read-out ``headline`` is the one reported:
             the finetuned model, or the linear probe at the layer chosen on validation.
+        words: What words and positions tell without a language model (R_1), by variant.
         finetuned: With all weights trained. probes: On a frozen trunk.
+        conditional: What the states add to words and positions, by read-out.
         validity: Of every probe family, where it was measured.
     """
 
     logits: dict[str, dict[str, SpanLogits]]
     cap: int
+    words: dict[str, WordScores]
     finetuned: FinetuneResult | None = None
     probes: ProbeReport | None = None
     headline_layer: int | None = None
+    conditional: dict[str, ConditionalFit] | None = None
     validity: dict[str, ProbeValidity] | None = None
 
 
 HEADLINE = "headline"
+#: Of R_1: what a causal state could know, and the next word too.
+VARIANTS: tuple[Variant, ...] = ("left", "both")
+
+
+def words_alone(session: Session, questions: Questions, cap: int) -> dict[str, WordScores]:
+    """R_1 with and without the next word, from the questions that this run trains on; cached by their content.
+
+    One draw for all seeds: it is the baseline that their gains are measured from.
+    """
+    splits = questions.train, questions.validation, questions.test
+    return {
+        variant: word_scores(
+            *splits,
+            variant=variant,
+            max_answer_words=cap,
+            cache_dir=session.cache_dir,
+            should_stop=session.should_stop,
+        )
+        for variant in VARIANTS
+    }
 
 
 def load_trunk(weights: WeightsFile, session: Session) -> Trunk:
+    """The trunk that finetuning and probes start from; rows that pretraining never saw are drawn anew."""
     trunk = build_trunk(weights.model, weights.vocab_rows, seed=0)
     load_into(trunk, weights.state_dict, session.run.trunk_path)
+    counts = weights.metadata.get("token_counts")
+    if counts is not None and weights.metadata.get("stage") != RANDOM:
+        redraw_unseen(trunk, counts, session.spec.seed)
     return trunk.to(session.device)
 
 
 def finetune_whole(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
-    """Train trunk and head; the best epoch's weights are kept and scored."""
+    """Find the settings on validation, train trunk and head; the best epoch's weights are kept and scored."""
     trunk = load_trunk(weights, session)
     head = SpanHead(trunk.hidden_size, seed=session.spec.seed)
     cap = max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
-    session.begin(FINETUNE_PHASE, weights.metadata["history_bytes"])
+    if not session.checkpointer.has(SEARCH_PHASE):
+        session.begin(FINETUNE_PHASE, weights.metadata["history_bytes"])
 
     def save_epoch(name: str, trunk: Trunk, head: nn.Module, facts: dict[str, Any]) -> None:
         session.run.save_snapshot(name, session.weights(trunk, FINETUNED, head, name=name, **facts))
 
-    result = finetune(
+    result = finetune_tuned(
         trunk,
         head,
         questions.train,
@@ -242,7 +285,7 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
         }
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
-    return Trained(logits, cap, finetuned=result)
+    return Trained(logits, cap, words_alone(session, questions, cap), finetuned=result)
 
 
 def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
@@ -278,17 +321,57 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
         )
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
-    validity = _validity(session, trunk, report, questions, logits["test"], cap)
+    words = words_alone(session, questions, cap)
+    conditional = _conditional(session, trunk, report, questions, words, cap)
+    for name, found in conditional.items():
+        logits["validation"][name], logits["test"][name] = found.validation, found.test
+    validity = _validity(session, trunk, report, questions, logits["test"], cap, conditional)
     best = report.best("linear")
     saved = session.weights(trunk, FINETUNED, span_head(best), head_layer=best.layer, frozen=True, **_fit_facts(best))
     session.run.save_finetuned(saved)
     # One convex fit is the frozen run's only epoch; the guide promises its snapshot.
     session.run.save_snapshot("finetune_epoch_1", saved)
-    return Trained(logits, cap, probes=report, headline_layer=best.layer, validity=validity)
+    return Trained(
+        logits, cap, words, probes=report, headline_layer=best.layer, conditional=conditional, validity=validity
+    )
+
+
+def _conditional(
+    session: Session,
+    trunk: Trunk,
+    report: ProbeReport,
+    questions: Questions,
+    words: dict[str, WordScores],
+    cap: int,
+) -> dict[str, ConditionalFit]:
+    config = session.spec.config.probe
+    if not config.conditional:
+        return {}
+    return measure_conditional(
+        trunk,
+        report,
+        (questions.train, questions.validation, questions.test),
+        words,
+        config,
+        seed=session.spec.seed,
+        device=session.device,
+        precision=session.precision,
+        max_answer_words=cap,
+        checkpointer=session.checkpointer,
+        recorder=session.recorder,
+        should_stop=session.should_stop,
+        progress=session.progress,
+    )
 
 
 def _validity(
-    session: Session, trunk: Trunk, report: ProbeReport, questions: Questions, logits: dict[str, SpanLogits], cap: int
+    session: Session,
+    trunk: Trunk,
+    report: ProbeReport,
+    questions: Questions,
+    logits: dict[str, SpanLogits],
+    cap: int,
+    conditional: dict[str, ConditionalFit],
 ) -> dict[str, ProbeValidity] | None:
     config = session.spec.config
     if not config.probe.validity or not len(questions.test):
@@ -305,6 +388,7 @@ def _validity(
         precision=session.precision,
         max_answer_words=cap,
         checkpointer=session.checkpointer,
+        conditional={name: found.to_state() for name, found in conditional.items()},
         recorder=session.recorder,
         should_stop=session.should_stop,
         progress=session.progress,

@@ -48,6 +48,7 @@ class RunResult:
         lineage: Where the trunk came from: path and sha256 of the weights, their run and pretrain id.
         test_scores, validation_scores: Score name to estimate with interval, and breakdowns.
         probes: By family and layer.
+        finetuning: How its settings were searched, with all weights trained.
         pretraining: loss (nats per token), perplexity, bits per byte, tokens, steps.
         parameters: total, non_embedding, trainable.
         seconds: Wall-clock time by phase, added up over resumes. tokens_per_second: by phase.
@@ -77,6 +78,7 @@ class RunResult:
     test_scores: dict[str, Any] | None = None
     validation_scores: dict[str, Any] | None = None
     probes: dict[str, Any] | None = None
+    finetuning: dict[str, Any] | None = None
     pretraining: dict[str, Any] | None = None
     parameters: dict[str, int] | None = None
     seconds: dict[str, float] | None = None

@@ -86,6 +86,7 @@ def run_experiment(
                 spec=spec,
                 run=run,
                 inputs=inputs,
+                cache_dir=cache_dir,
                 device=select_device(device),
                 recorder=wrap_recorder(run.recorder(), run) if workers.is_first else NullRecorder(),
                 checkpointer=run.checkpointer(on_commit),

@@ -1,19 +1,19 @@
 """Intervals for functions of means over questions that share sentences, and over training seeds.
 
 BCa intervals (Efron 1987) from the cluster bootstrap with the delete-one-cluster jackknife, percentile
-where BCa has no answer. Several seeds add their own variance, and because it is known from a few seeds
-only, the interval is widened to Student's t with Welch-Satterthwaite degrees of freedom.
+where BCa has no answer. Several seeds add their own variance. Few clusters and few seeds tell a variance
+poorly, and the interval is widened by what that costs (``variance_parts``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
 from emergence.measures.resampling import (
@@ -23,9 +23,10 @@ from emergence.measures.resampling import (
     Statistic,
     cluster_jackknife,
     cluster_replicates,
-    seed_deviations,
+    pooled_seed_spread,
     seed_groups,
 )
+from emergence.measures.variance_parts import VariancePart, effective_df, t_widening
 
 N_BOOT = 10_000
 #: Below this many clusters an interval is flagged ``few_clusters``.
@@ -42,12 +43,13 @@ class Estimate:
         point: The estimate; nan when undefined, and then a flag says why.
         lo, hi: Interval at ``level``; nan when there is none, infinite when unbounded.
         method: ``bca``, ``percentile``, ``t_seeds``, ``fieller``, ``delta`` or ``none``.
-        n: Questions. n_clusters: Sentences. n_seeds: Training seeds (smallest over the parts).
-        flags: Reasons for caution, e.g. ``few_clusters``, ``degenerate``, ``undefined``.
+        n: Questions. n_clusters: Sentences (documents, where those are resampled). n_seeds: Training seeds (smallest
+            over the parts); the interval of one seed speaks of questions only.
+        flags: Reasons for caution, e.g. ``few_clusters``, ``degenerate``, ``undefined``, and ``seed_variance_pooled``
+            where other model sizes helped to tell the variance over seeds.
         level: Coverage aimed at.
         se: Standard error, nan when unknown.
-        df: Degrees of freedom of ``se`` that the number of seeds leaves; infinite for one seed, whose
-            interval speaks of questions only.
+        df: Degrees of freedom of ``se`` that the numbers of clusters and seeds leave.
     """
 
     point: float
@@ -82,18 +84,24 @@ class Resamples:
 
     Attributes:
         table: The scores.
-        rows: (B, R) row means on resampled clusters.
+        rows: (B, R) row means on resampled clusters. left_out: (C, R) with one cluster left out.
         groups: Seeds with their normal weights.
+        peers: The same columns at other model sizes, to pool the variance over seeds with.
     """
 
     table: ClusterTable
     rows: FloatArray
+    left_out: FloatArray
     groups: tuple[SeedGroup, ...]
+    peers: tuple[ClusterTable, ...] = ()
 
     @classmethod
-    def draw(cls, table: ClusterTable, n_boot: int = N_BOOT, seed: int = 0) -> Resamples:
+    def draw(
+        cls, table: ClusterTable, n_boot: int = N_BOOT, seed: int = 0, peers: Sequence[ClusterTable] = ()
+    ) -> Resamples:
         rng = np.random.default_rng(seed)
-        return cls(table, cluster_replicates(table, n_boot, rng), seed_groups(table, n_boot, rng))
+        rows = cluster_replicates(table, n_boot, rng)
+        return cls(table, rows, cluster_jackknife(table), seed_groups(table, n_boot, rng), tuple(peers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,42 +110,63 @@ class StatisticDraws:
 
     Attributes:
         point: On the data.
-        draws: (B,) with clusters and seeds varied.
-        var_clusters: Variance from resampling the clusters alone.
-        var_seeds: (degrees of freedom, variance) of each group of seeds.
+        draws: (B,) with clusters and seeds varied, as wide as ``variance`` says.
+        left_out: (C,) with one cluster left out.
+        clusters: The part of the variance that is the clusters'. seeds: That of each group of seeds.
+        is_pooled: Whether other sizes helped to tell the variance over seeds.
     """
 
     point: float
     draws: FloatArray
-    var_clusters: float
-    var_seeds: tuple[tuple[int, float], ...]
+    left_out: FloatArray
+    clusters: VariancePart
+    seeds: tuple[VariancePart, ...]
+    is_pooled: bool = False
 
     @property
     def variance(self) -> float:
-        return self.var_clusters + sum(v for _, v in self.var_seeds)
+        return sum(part.variance for part in (self.clusters, *self.seeds))
 
-    @property
-    def df(self) -> float:
-        """Welch-Satterthwaite, the cluster part taken as known (its quantiles come from the bootstrap)."""
-        uncertain = sum(v * v / df for df, v in self.var_seeds)
-        return self.variance**2 / uncertain if uncertain > 0 else math.inf
+    def df(self, level: float) -> float:
+        """See :func:`~emergence.measures.variance_parts.effective_df`."""
+        return effective_df((self.clusters, *self.seeds), level)
 
 
 def statistic_draws(resamples: Resamples, statistic: Statistic) -> StatisticDraws:
-    """The statistic on resampled clusters, plus its linearised seed effects under normal weights."""
+    """The statistic on resampled clusters, plus its linearised seed effects under normal weights.
+
+    The variance over clusters is the bootstrap's times C / (C - 1), or the jackknife's where that is larger, as it is
+    where a few clusters hold most of the questions.
+    """
     table = resamples.table
     point = float(statistic(table.column_means(table.row_means())))
     draws = np.array(statistic(table.column_means(resamples.rows)), dtype=np.float64)
+    left_out = np.asarray(statistic(table.column_means(resamples.left_out)), dtype=np.float64)
     finite = draws[np.isfinite(draws)]
-    var_clusters = float(finite.var(ddof=1)) if len(finite) > 1 else math.nan
-    parts = []
+    resampled = float(finite.var(ddof=1)) if len(finite) > 1 else math.nan
+    var_clusters = _cluster_variance(resampled, left_out)
+    if resampled > 0:
+        draws = point + (draws - point) * math.sqrt(var_clusters / resampled)
+    parts, is_pooled = [], False
     if resamples.groups:
         gradient = _gradient(table, statistic)
         for group in resamples.groups:
-            deviations = seed_deviations(table, group, gradient, resamples.rows)
-            draws += group.weights @ deviations
-            parts.append((group.df, float((deviations**2).sum())))
-    return StatisticDraws(point, draws, var_clusters, tuple(parts))
+            spread, helped = pooled_seed_spread(table, group, gradient, resamples.peers)
+            draws += group.weights @ spread.deviations
+            parts.append(VariancePart(float((spread.deviations**2).sum()), spread.df))
+            is_pooled |= helped
+    clusters = VariancePart(var_clusters, table.cluster_df)
+    return StatisticDraws(point, draws, left_out, clusters, tuple(parts), is_pooled)
+
+
+def _cluster_variance(resampled: float, left_out: FloatArray) -> float:
+    """The larger of the bootstrap's variance without its small-sample bias and the jackknife's."""
+    n = len(left_out)
+    if n < 2:
+        return resampled
+    jackknife = (n - 1) / n * float(((left_out - left_out.mean()) ** 2).sum())
+    resampled *= n / (n - 1)
+    return max(resampled, jackknife) if math.isfinite(jackknife) else resampled
 
 
 def _gradient(table: ClusterTable, statistic: Statistic, step: float = 1e-5) -> dict[str, float]:
@@ -157,11 +186,47 @@ def bootstrap_statistic(
 
 
 def bootstrap_means(
-    table: ClusterTable, *, n_boot: int = N_BOOT, seed: int = 0, level: float = 0.95
+    table: ClusterTable,
+    *,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+    level: float = 0.95,
+    peers: Sequence[ClusterTable] = (),
 ) -> dict[str, Estimate]:
     """Interval of every column's mean, all on the same resamples."""
-    resamples = Resamples.draw(table, n_boot, seed)
+    resamples = Resamples.draw(table, n_boot, seed, peers)
     return {name: interval(resamples, column(name), level) for name in table.rows}
+
+
+def bootstrap_present_means(
+    columns: Mapping[str, FloatArray],
+    clusters: NDArray[Any],
+    *,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Estimate]:
+    """Interval of every column's mean over the questions that have a value in it.
+
+    Args:
+        columns: Name to scores, (N,), nan where a question has none.
+        clusters: (N,) the sentence of each question.
+        n_boot: Resamples. seed: Equal ones give columns with values at the same questions the same resamples.
+        level: Coverage aimed at.
+
+    Returns:
+        Without the columns that have no value at all.
+    """
+    together: dict[bytes, dict[str, FloatArray]] = {}
+    for name, values in columns.items():
+        together.setdefault(np.isfinite(values).tobytes(), {})[name] = values
+    found: dict[str, Estimate] = {}
+    for mask, same in together.items():
+        rows = np.frombuffer(mask, dtype=np.bool_)
+        if rows.any():
+            table = ClusterTable.from_questions({name: values[rows] for name, values in same.items()}, clusters[rows])
+            found |= bootstrap_means(table, n_boot=n_boot, seed=seed, level=level)
+    return {name: found[name] for name in columns if name in found}
 
 
 def column(name: str) -> Statistic:
@@ -175,6 +240,7 @@ def interval(resamples: Resamples, statistic: Statistic, level: float = 0.95) ->
     drawn = statistic_draws(resamples, statistic)
     finite = drawn.draws[np.isfinite(drawn.draws)]
     flags = ["few_clusters"] if table.n_clusters < FEW_CLUSTERS else []
+    flags += ["seed_variance_pooled"] if drawn.is_pooled else []
     lo = hi = se = math.nan
     df, method = math.inf, "none"
     if table.n_clusters < 2:
@@ -182,19 +248,13 @@ def interval(resamples: Resamples, statistic: Statistic, level: float = 0.95) ->
     elif not math.isfinite(drawn.point) or len(finite) < (1 - _MAX_UNDEFINED) * len(drawn.draws):
         flags.append("undefined")
     else:
-        df, se = drawn.df, math.sqrt(drawn.variance)
-        acceleration = _acceleration(np.asarray(statistic(table.column_means(cluster_jackknife(table)))))
-        acceleration *= (drawn.var_clusters / drawn.variance) ** 1.5 if drawn.variance > 0 else math.nan
+        df, se = drawn.df(level), math.sqrt(drawn.variance)
+        acceleration = _acceleration(drawn.left_out)
+        acceleration *= (drawn.clusters.variance / drawn.variance) ** 1.5 if drawn.variance > 0 else math.nan
         widened = drawn.point + (finite - drawn.point) * t_widening(df, level)
         lo, hi, method = _bca(drawn.point, widened, acceleration, level)
         flags += ["degenerate"] if lo == hi else []
     return Estimate(drawn.point, lo, hi, method, table.n, table.n_clusters, table.n_seeds, tuple(flags), level, se, df)
-
-
-def t_widening(df: float, level: float) -> float:
-    """Quantile of Student's t over that of the normal."""
-    p = (1 + level) / 2
-    return float(stdtrit(df, p) / ndtri(p)) if math.isfinite(df) else 1.0
 
 
 def _bca(point: float, draws: FloatArray, acceleration: float, level: float) -> tuple[float, float, str]:

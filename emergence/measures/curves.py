@@ -1,8 +1,11 @@
-"""Smooth and breaking curves through a score against scale or loss, fitted by weighted least squares.
+"""Smooth and breaking curves through a score against scale or loss, fitted by generalised least squares.
 
 Every family but the quadratic has the form y = B + A·φ(z; θ) with A ≥ 0, where z is the direction of
 progress (log10 N, or minus the loss). For given θ the best (A, B) is linear, so θ is searched on a grid
-and polished (METHODS B5); and thousands of parametric bootstrap draws cost one matrix product.
+and refined (METHODS B5), for thousands of parametric bootstrap draws at once.
+
+Errors that go together (snapshots answer the same questions) are made independent by whitening; the level B
+is projected out with them, so that what all snapshots share costs nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +16,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 from scipy.special import expit
 
 from emergence.measures.resampling import FloatArray
 
-SMOOTH = ("linear", "quadratic", "power_law")
-BREAKS = ("relu", "logistic", "saturating")
+#: A logistic narrower than this share of the axis (10-90% width) is a break, a wider one is smooth (METHODS A5):
+#: every bounded score is S-shaped sooner or later.
+NARROW = 0.2
+SMOOTH = ("linear", "quadratic", "power_law", "wide_logistic")
+BREAKS = ("relu", "narrow_logistic", "saturating")
 FAMILIES = ("constant", *SMOOTH, *BREAKS)
 #: Free parameters of each family, besides the noise.
 N_PARAMETERS = {
@@ -27,13 +34,17 @@ N_PARAMETERS = {
     "linear": 2,
     "quadratic": 3,
     "power_law": 3,
+    "wide_logistic": 4,
     "relu": 3,
-    "logistic": 4,
+    "narrow_logistic": 4,
     "saturating": 4,
 }
-_N_TAU, _N_SHAPE = 200, 25
 #: 10-90% width of a logistic curve is this over kappa: 2·ln 9.
 LOGISTIC_WIDTH = 2 * math.log(9)
+#: The narrowest and the widest logistic, as shares of the axis.
+_NARROWEST, _WIDEST = 0.02, 2.5
+#: Rounds of halving the grid's steps around each draw's best place.
+_ROUNDS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +54,29 @@ class Points:
     Attributes:
         z: (K,) sign · x, rising.
         y: (K,) scores.
-        weights: (K,) 1/SE², or ones.
+        covariance: (K, K) of the errors of y; the identity where they are unknown.
+        whiten: (K, K) makes errors independent, with variance 1, and takes out the best constant.
         sign: +1 where progress raises x (log10 N), −1 where it lowers it (loss).
-        se_known: Whether the weights come from standard errors.
+        se_known: Whether ``covariance`` comes from standard errors.
     """
 
     z: FloatArray
     y: FloatArray
-    weights: FloatArray
+    covariance: FloatArray
+    whiten: FloatArray
     sign: int
     se_known: bool
 
     @classmethod
-    def of(cls, x: ArrayLike, y: ArrayLike, se: ArrayLike | None, sign: int) -> Points:
-        """Raises ValueError for fewer than three different x, numbers that are not finite, or an SE ≤ 0."""
+    def of(
+        cls, x: ArrayLike, y: ArrayLike, se: ArrayLike | None, sign: int, covariance: ArrayLike | None = None
+    ) -> Points:
+        """``covariance`` (K, K) speaks instead of ``se`` (K,) where both are given.
+
+        Raises:
+            ValueError: fewer than three different x, numbers that are not finite, an SE ≤ 0, a covariance that is not
+                positive definite.
+        """
         if sign not in (1, -1):
             raise ValueError(f"sign must be 1 (more is progress) or -1 (less is), got {sign}")
         values = [np.asarray(v, dtype=np.float64) for v in (x, y)]
@@ -67,8 +87,13 @@ class Points:
             raise ValueError("x and y must be finite, and every standard error above 0")
         if len(np.unique(values[0])) < 3:
             raise ValueError("a curve needs at least three different x")
+        joint = np.diag(errors**2) if covariance is None else np.asarray(covariance, dtype=np.float64)
+        if joint.shape != (len(errors), len(errors)):
+            raise ValueError(f"covariance {joint.shape} of {len(errors)} scores")
         order = np.argsort(sign * values[0], kind="stable")
-        return cls(sign * values[0][order], values[1][order], errors[order] ** -2.0, sign, se is not None)
+        joint = joint[np.ix_(order, order)]
+        known = se is not None or covariance is not None
+        return cls(sign * values[0][order], values[1][order], joint, _whitening(joint), sign, known)
 
     def __len__(self) -> int:
         return len(self.z)
@@ -77,87 +102,135 @@ class Points:
     def n_distinct(self) -> int:
         return len(np.unique(self.z))
 
+    @property
+    def lo(self) -> float:
+        return float(self.z[0])
+
+    @property
+    def hi(self) -> float:
+        return float(self.z[-1])
+
+    def level(self, rest: FloatArray) -> float:
+        """The constant that fits ``rest`` (K,) best."""
+        weights = np.linalg.solve(self.covariance, np.ones(len(self)))
+        return float(rest @ weights / weights.sum())
+
+
+def _whitening(covariance: FloatArray) -> FloatArray:
+    try:
+        root = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError as error:
+        raise ValueError("the covariance of the scores must be positive definite") from error
+    inverse = np.asarray(solve_triangular(root, np.eye(len(root)), lower=True))
+    ones = inverse.sum(axis=1)  # what the constant becomes
+    return np.asarray(inverse - np.outer(ones, ones @ inverse) / (ones @ ones))
+
 
 def basis(family: str, z: FloatArray, theta: FloatArray, lo: float, hi: float) -> FloatArray:
-    """φ(z; θ) (G, K) for parameters θ (G, P); ``lo`` and ``hi`` bound the data along z."""
+    """φ(z; θ) (G, K) for parameters θ (G, P); ``lo`` and ``hi`` bound the data along z.
+
+    θ of a logistic is its middle and the log of its 10-90% width.
+    """
     if family == "constant":
         return np.zeros((len(theta), len(z)))
+    u = (z - lo) / (hi - lo)
     if family == "linear":
-        return np.broadcast_to(z - lo, (len(theta), len(z)))
+        return np.broadcast_to(u * (hi - lo), (len(theta), len(z)))
     if family == "power_law":  # exponential in log10 N is a power of N; κ = 0 is the line
-        kappa = theta[:, :1]
-        return np.asarray(np.expm1(kappa * (z - lo) / (hi - lo)) / kappa)
+        kappa = np.where(np.abs(theta[:, :1]) < 1e-6, 1e-6, theta[:, :1])
+        return np.asarray(np.expm1(kappa * u) / kappa)
+    if family == "quadratic":  # rises throughout if and only if the mixture is one of these two
+        return np.asarray(theta[:, :1] * u**2 + (1 - theta[:, :1]) * (1 - (1 - u) ** 2))
     tau = theta[:, :1]
     if family == "relu":
         return np.maximum(z - tau, 0.0)
-    if family == "logistic":
-        return np.asarray(expit(theta[:, 1:] * (z - tau)))
+    if family in ("wide_logistic", "narrow_logistic"):
+        return np.asarray(expit(LOGISTIC_WIDTH * np.exp(-theta[:, 1:]) * (z - tau)))
     if family == "saturating":
         return np.clip(z - tau, 0.0, theta[:, 1:])
     raise ValueError(f"unknown family {family!r}; one of {FAMILIES}")
 
 
-def parameter_grid(family: str, lo: float, hi: float) -> FloatArray:
-    """(G, P) starting values of θ over the interior of the data."""
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Starting values of θ (G, P), the distance (P,) between neighbours, and bounds (P,)."""
+
+    theta: FloatArray
+    step: FloatArray
+    least: FloatArray
+    most: FloatArray
+
+    @classmethod
+    def of(cls, *axes: FloatArray) -> Grid:
+        theta = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
+        step = np.array([a[1] - a[0] if len(a) > 1 else 0.0 for a in axes])
+        return cls(theta, step, theta.min(axis=0), theta.max(axis=0))
+
+
+def parameter_grid(family: str, lo: float, hi: float) -> Grid:
+    """Where to look for θ: τ inside the data (a logistic whose middle lies beyond it is a hinge in all but name)."""
     span = hi - lo
-    tau = np.linspace(lo, hi, _N_TAU + 2)[1:-1]
+    tau = np.linspace(lo, hi, 62)[1:-1]
     if family in ("constant", "linear"):
-        return np.zeros((1, 1))
+        return Grid.of(np.zeros(1))
+    if family == "quadratic":
+        return Grid.of(np.linspace(0.0, 1.0, 11))
     if family == "power_law":
-        rate = np.geomspace(0.05, 12.0, 60)
-        return np.concatenate([-rate[::-1], rate])[:, None]
+        return Grid.of(np.linspace(-12.0, 12.0, 60))
     if family == "relu":
-        return tau[:, None]
-    second = np.geomspace(2.0, 200.0, _N_SHAPE) / span  # logistic: 10-90% widths from twice the data to 1/45 of it
+        return Grid.of(tau)
+    if family == "wide_logistic":
+        return Grid.of(tau[::2], math.log(span) + np.linspace(math.log(NARROW), math.log(_WIDEST), 8))
+    if family == "narrow_logistic":
+        return Grid.of(tau, math.log(span) + np.linspace(math.log(_NARROWEST), math.log(NARROW), 5))
     if family == "saturating":
-        second = np.linspace(0.04, 1.0, _N_SHAPE) * span
-    grid = np.stack([a.ravel() for a in np.meshgrid(tau, second, indexing="ij")], axis=1)
-    return grid if family == "logistic" else grid[grid.sum(axis=1) <= hi]
+        return Grid.of(tau, np.linspace(0.04, 1.0, 13) * span)
+    raise ValueError(f"unknown family {family!r}; one of {FAMILIES}")
 
 
-def explained(phi: FloatArray, y: FloatArray, weights: FloatArray) -> FloatArray:
-    """(G, D) weighted sum of squares that B + A·φ, A ≥ 0, takes off the constant's; y is (D, K)."""
-    share = weights / weights.sum()
-    centred = phi - (phi @ share)[:, None]  # (G, K)
-    moment = (weights * centred) @ y.T  # (G, D)
-    square = (weights * centred**2).sum(axis=1)[:, None]
-    return np.divide(np.maximum(moment, 0.0) ** 2, square, out=np.zeros_like(moment), where=square > 1e-300)
+def explained(phi: FloatArray, y: FloatArray, points: Points) -> FloatArray:
+    """(G, D) squares that B + A·φ, A ≥ 0, takes off the constant's, for φ (G, K) and y (D, K)."""
+    white, target = phi @ points.whiten.T, y @ points.whiten.T
+    moment, square = white @ target.T, (white**2).sum(axis=1)[:, None]
+    return _share(moment, square, np.broadcast_to((phi**2).sum(axis=1)[:, None], moment.shape), points)
 
 
-def constant_rss(y: FloatArray, weights: FloatArray) -> FloatArray:
-    """(D,) weighted squares of y (D, K) around its weighted mean."""
-    mean = y @ (weights / weights.sum())
-    return np.asarray(((y - mean[:, None]) ** 2) @ weights)
+def _share(moment: FloatArray, square: FloatArray, size: FloatArray, points: Points) -> FloatArray:
+    """A ≥ 0, and nothing for a φ that is constant up to rounding."""
+    real = square > 1e-22 * size * (points.whiten**2).sum()
+    return np.divide(np.maximum(moment, 0.0) ** 2, square, out=np.zeros_like(moment), where=real & (square > 1e-300))
+
+
+def constant_rss(y: FloatArray, points: Points) -> FloatArray:
+    """(D,) squares of y (D, K) around the best constant."""
+    return np.asarray(((y @ points.whiten.T) ** 2).sum(axis=1))
 
 
 def family_rss(family: str, points: Points, y: FloatArray) -> FloatArray:
-    """(D,) residual sum of squares of the family's best curve on the grid, for many y (D, K) at once."""
-    total = constant_rss(y, points.weights)
-    lo, hi = float(points.z[0]), float(points.z[-1])
-    if family == "quadratic":
-        return total - _quadratic(points, y)[0]
-    phi = basis(family, points.z, parameter_grid(family, lo, hi), lo, hi)
-    return np.maximum(total - explained(phi, y, points.weights).max(axis=0), 0.0)
+    """(D,) residual sum of squares of the family's best curve, for many y (D, K) at once."""
+    return np.maximum(constant_rss(y, points) - _search(family, points, y)[1], 0.0)
 
 
-def _quadratic(points: Points, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """What a monotone quadratic explains (D,), and its coefficients (D, 2) on u² and 1 − (1 − u)².
-
-    With u in [0, 1] along the data, a quadratic rises throughout if and only if both are ≥ 0, so the best
-    is the free fit where that holds and otherwise the better of the two alone.
-    """
-    u = (points.z - points.z[0]) / (points.z[-1] - points.z[0])
-    phi = np.stack([u**2, 1 - (1 - u) ** 2])  # (2, K)
-    w = points.weights
-    centred = phi - (phi @ (w / w.sum()))[:, None]
-    gram, moment = (centred * w) @ centred.T, (centred * w) @ y.T  # (2, 2), (2, D)
-    free = np.linalg.solve(gram, moment).T  # (D, 2)
-    alone = np.maximum(moment / np.diag(gram)[:, None], 0.0).T  # (D, 2)
-    gain_alone = alone**2 * np.diag(gram)
-    single = np.where(np.eye(2, dtype=bool)[gain_alone.argmax(axis=1)], alone, 0.0)
-    both = np.all(free >= 0, axis=1)
-    gain = np.where(both, (free * moment.T).sum(axis=1), gain_alone.max(axis=1))
-    return gain, np.where(both[:, None], free, single)
+def _search(family: str, points: Points, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """θ (D, P) and what it explains (D,): the grid's best, then its neighbours at ever smaller steps."""
+    grid = parameter_grid(family, points.lo, points.hi)
+    gains = explained(basis(family, points.z, grid.theta, points.lo, points.hi), y, points)
+    theta, best = grid.theta[gains.argmax(axis=0)], gains.max(axis=0)
+    if not grid.step.any():
+        return theta, best
+    moves = Grid.of(*[np.array([-1.0, 0.0, 1.0])] * len(grid.step)).theta * grid.step  # (C, P)
+    target = y @ points.whiten.T
+    for k in range(1, _ROUNDS + 1):
+        tried = np.clip(theta[:, None] + moves * 0.5**k, grid.least, grid.most)  # (D, C, P)
+        phi = basis(family, points.z, tried.reshape(-1, len(grid.step)), points.lo, points.hi)
+        white = (phi @ points.whiten.T).reshape(*tried.shape[:2], -1)
+        size = (phi**2).sum(axis=1).reshape(tried.shape[:2])
+        gains = _share(np.einsum("dck,dk->dc", white, target), (white**2).sum(axis=2), size, points)
+        at = gains.argmax(axis=1)
+        better = gains[np.arange(len(at)), at] > best
+        theta = np.where(better[:, None], tried[np.arange(len(at)), at], theta)
+        best = np.maximum(best, gains.max(axis=1))
+    return theta, best
 
 
 @dataclass(frozen=True)
@@ -167,8 +240,8 @@ class CurveFit:
     Attributes:
         family: One of ``FAMILIES``.
         parameters: By name, in units of x: ``B`` (level before), ``A`` (slope or rise, ≥ 0), ``tau``,
-            ``kappa``, ``width``; see :meth:`predict`.
-        rss: Weighted residual sum of squares.
+            ``kappa``, ``width``, ``mix``; see :meth:`predict`.
+        rss: Residual sum of squares, in units of the errors' covariance.
         aicc: n·ln(RSS/n) + 2k + 2k(k + 1)/(n − k − 1), k with the noise; infinite with too few points.
         flags: ``no_rise`` where A = 0, so that tau means nothing.
     """
@@ -186,11 +259,11 @@ class CurveFit:
         """The curve at x (any shape)."""
         z = self.sign * np.asarray(x, dtype=np.float64)
         p = self.parameters
-        if self.family == "quadratic":
-            u = (z - self.lo) / (self.hi - self.lo)
-            return np.asarray(p["B"] + p["A"] * u**2 + p["A2"] * (1 - (1 - u) ** 2))
         theta = [self.sign * p["tau"]] if "tau" in p else []
-        theta += [p[name] for name in ("kappa", "width") if name in p]
+        if self.family in ("wide_logistic", "narrow_logistic"):
+            theta.append(math.log(LOGISTIC_WIDTH / p["kappa"]))
+        else:
+            theta += [p[name] for name in ("kappa", "width", "mix") if name in p]
         phi = basis(self.family, z.ravel(), np.array([theta or [0.0]]), self.lo, self.hi)[0]
         return np.asarray(p["B"] + p["A"] * phi.reshape(z.shape))
 
@@ -205,53 +278,46 @@ class CurveFit:
         }
 
 
-def fit_curve(family: str, points: Points) -> CurveFit:
-    """Weighted least squares by grid and polish."""
-    y, w = points.y[None, :], points.weights
-    lo, hi = float(points.z[0]), float(points.z[-1])
-    if family == "quadratic":
-        a, a2 = (float(c) for c in _quadratic(points, y)[1][0])
-        u = (points.z - lo) / (hi - lo)
-        curve, parameters = a * u**2 + a2 * (1 - (1 - u) ** 2), {"A": a, "A2": a2}
-    else:
-        theta = _polish(family, points, parameter_grid(family, lo, hi))
-        phi = basis(family, points.z, theta[None, :], lo, hi)
-        centred = phi[0] - phi[0] @ w / w.sum()
-        square = float(w @ centred**2)
-        slope = max(0.0, float((w * centred) @ points.y) / square) if square > 1e-300 else 0.0
-        curve, parameters = slope * phi[0], {"A": slope, **_named(family, theta, points.sign)}
-    level = float((points.y - curve) @ w / w.sum())
-    rss = float(w @ (points.y - level - curve) ** 2)
-    flags = ("no_rise",) if family != "constant" and not np.ptp(curve) > 0 else ()
-    return CurveFit(family, {"B": level, **parameters}, rss, aicc(rss, len(points), family), flags, points.sign, lo, hi)
+def fit_curve(family: str, points: Points, *, polish: bool = True) -> CurveFit:
+    """Generalised least squares by grid and, unless a hundredth of the grid's step will do, polish."""
+    theta = _polish(family, points) if polish else _search(family, points, points.y[None])[0][0]
+    phi = basis(family, points.z, theta[None, :], points.lo, points.hi)
+    white, target = points.whiten @ phi[0], points.whiten @ points.y
+    rises = explained(phi, points.y[None], points)[0, 0] > 0
+    slope = float(white @ target) / float(white @ white) if rises else 0.0
+    curve = slope * phi[0]
+    parameters = {"B": points.level(points.y - curve), "A": slope, **_named(family, theta, points.sign)}
+    rss = float(((target - slope * white) ** 2).sum())
+    flags = ("no_rise",) if family != "constant" and not rises else ()
+    return CurveFit(family, parameters, rss, aicc(rss, len(points), family), flags, points.sign, points.lo, points.hi)
 
 
 def _named(family: str, theta: FloatArray, sign: int) -> dict[str, float]:
-    if family == "power_law":
-        return {"kappa": float(theta[0])}
-    if family not in BREAKS:
+    if family in ("power_law", "quadratic"):
+        return {"kappa" if family == "power_law" else "mix": float(theta[0])}
+    if family in ("constant", "linear"):
         return {}
-    second = {"logistic": "kappa", "saturating": "width"}
-    return {"tau": sign * float(theta[0])} | ({second[family]: float(theta[1])} if family in second else {})
+    place = {"tau": sign * float(theta[0])}
+    if family in ("wide_logistic", "narrow_logistic"):
+        return {**place, "kappa": LOGISTIC_WIDTH / math.exp(theta[1])}
+    return {**place, "width": float(theta[1])} if family == "saturating" else place
 
 
-def _polish(family: str, points: Points, grid: FloatArray) -> FloatArray:
-    """The grid's best θ, refined without leaving the grid's bounds."""
-    y, w = points.y[None, :], points.weights
-    lo, hi = float(points.z[0]), float(points.z[-1])
-    gains = explained(basis(family, points.z, grid, lo, hi), y, w)[:, 0]
-    start = grid[int(gains.argmax())]
-    scale = float(constant_rss(y, w)[0])
-    if family not in (*BREAKS, "power_law") or scale <= 0 or gains.max() <= 0:
-        return start
+def _polish(family: str, points: Points) -> FloatArray:
+    """The search's best θ, refined to rounding without leaving the grid's bounds."""
+    y = points.y[None]
+    found, gain = _search(family, points, y)
+    start, scale = found[0], float(constant_rss(y, points)[0])
+    grid = parameter_grid(family, points.lo, points.hi)
+    if not grid.step.any() or scale <= 0 or gain[0] <= 0:
+        return np.asarray(start)
 
     def loss(theta: FloatArray) -> float:
-        return -float(explained(basis(family, points.z, theta[None, :], lo, hi), y, w)[0, 0]) / scale
+        phi = basis(family, points.z, theta[None, :], points.lo, points.hi)
+        return -float(explained(phi, y, points)[0, 0]) / scale
 
-    bounds = list(zip(grid.min(axis=0), grid.max(axis=0), strict=True))
-    if family == "power_law":  # stay on the side of the start: κ = 0 is not in the grid
-        bounds = [(0.05, 12.0) if start[0] > 0 else (-12.0, -0.05)]
-    options = {"xatol": 1e-10 * (hi - lo), "fatol": 1e-15, "maxiter": 2000}
+    options = {"xatol": 1e-10 * (points.hi - points.lo), "fatol": 1e-15, "maxiter": 2000}
+    bounds = list(zip(grid.least, grid.most, strict=True))
     refined = minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options)
     return np.asarray(refined.x if refined.fun <= loss(start) else start)
 

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, column, interval, statistic_draws, t_widening
+from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, column, interval, statistic_draws
 from emergence.measures.ratio import Fieller, delta_se, fieller_set
 from emergence.measures.resampling import ClusterTable, FloatArray, Statistic
+from emergence.measures.variance_parts import t_widening
 
 #: The four cells: {pretrained, random} initialisation x {full training, frozen probe}.
 FULL, FROZEN, RANDOM_FULL, RANDOM_FROZEN = "full", "frozen", "random_full", "random_frozen"
@@ -166,7 +167,7 @@ def _score(resamples: Resamples, floor: str, level: float) -> EmergenceScore:
 
     n_seeds = min(len(resamples.table.seed_labels[c]) for c in (FROZEN, FULL, floor))
     boot = replace(interval(resamples, ratio, level), n_seeds=n_seeds)
-    moments = _moments(resamples, above_floor, headroom)
+    moments = _moments(resamples, above_floor, headroom, level)
     bad = float((statistic_draws(resamples, headroom).draws <= 0).mean())
     fieller = moments.fieller(level)
     flags = score_flags(moments, fieller, n_seeds, level)
@@ -193,13 +194,13 @@ def _score(resamples: Resamples, floor: str, level: float) -> EmergenceScore:
     )
 
 
-def _moments(resamples: Resamples, above_floor: Statistic, headroom: Statistic) -> RatioMoments:
+def _moments(resamples: Resamples, above_floor: Statistic, headroom: Statistic, level: float) -> RatioMoments:
     """Variances of n and d, and their covariance from that of n − d."""
     n, d = statistic_draws(resamples, above_floor), statistic_draws(resamples, headroom)
     gap = statistic_draws(resamples, lambda m: above_floor(m) - headroom(m))
     bound = math.sqrt(n.variance * d.variance)  # estimates of three variances need not agree exactly
     v_nd = min(max((n.variance + d.variance - gap.variance) / 2, -bound), bound)
-    return RatioMoments(n.point, d.point, n.variance, d.variance, v_nd, min(n.df, d.df))
+    return RatioMoments(n.point, d.point, n.variance, d.variance, v_nd, min(n.df(level), d.df(level)))
 
 
 def score_flags(moments: RatioMoments, fieller: Fieller, n_seeds: int, level: float) -> list[str]:
@@ -230,7 +231,7 @@ def _headline(boot: Estimate, moments: RatioMoments, fieller: Fieller, bad: floa
     lo, hi = fieller.lo, fieller.hi
     if fieller.kind == "complement":  # not an interval: the ends are in ``fieller``
         lo, hi = -math.inf, math.inf
-    kept = tuple(flag for flag in boot.flags if flag.endswith("few_clusters"))
+    kept = tuple(flag for flag in boot.flags if flag.endswith(("few_clusters", "seed_variance_pooled")))
     point = math.nan if undefined else moments.raw
     return replace(
         boot, point=point, lo=lo, hi=hi, method="fieller", se=moments.se, df=moments.df, flags=(*kept, *flags)
@@ -285,6 +286,15 @@ def two_by_two_table(
     unknown = set(scores) - set(CELLS)
     if unknown or not {FULL, FROZEN} <= set(scores):
         raise ValueError(f"cells must include {FULL} and {FROZEN} and be of {CELLS}, got {sorted(scores)}")
+    return cells_table(scores, clusters, seed_labels)
+
+
+def cells_table(
+    scores: Mapping[str, ArrayLike],
+    clusters: Sequence[Hashable] | NDArray[Any],
+    seed_labels: Mapping[str, Sequence[str]] | None = None,
+) -> ClusterTable:
+    """:func:`two_by_two_table` of whatever cells there are, as a peer of another size may lack some."""
     labels = {}
     for name, values in scores.items():
         prefix = "pretrained" if name in (FULL, FROZEN) else name
@@ -293,13 +303,21 @@ def two_by_two_table(
     return ClusterTable.from_questions(scores, clusters, labels)
 
 
-def analyse_two_by_two(table: ClusterTable, *, n_boot: int = N_BOOT, seed: int = 0, level: float = 0.95) -> TwoByTwo:
+def analyse_two_by_two(
+    table: ClusterTable,
+    *,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+    level: float = 0.95,
+    peers: Sequence[ClusterTable] = (),
+) -> TwoByTwo:
     """Both scores, the gap, the benefits and their interaction, all on the same resamples.
 
     Args:
         table: From :func:`two_by_two_table`; the random cells may be absent, and so are then their parts.
+        peers: The same of other model sizes, which help to tell the variance over seeds (``seed_variance_pooled``).
     """
-    resamples = Resamples.draw(table, n_boot, seed)
+    resamples = Resamples.draw(table, n_boot, seed, peers)
     present = [c for c in CELLS if c in table.rows]
 
     def combine(**signs: float) -> Estimate | None:

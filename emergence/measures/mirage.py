@@ -18,7 +18,9 @@ from scipy.optimize import isotonic_regression
 
 from emergence.measures.bootstrap import bootstrap_means
 from emergence.measures.curves import SMOOTH, Points, fit_curve
+from emergence.measures.equivalence import NEGLIGIBLE, Equivalence, largest_break
 from emergence.measures.resampling import ClusterTable, FloatArray
+from emergence.measures.seed_mixture import SeedMixture, seed_mixture
 from emergence.measures.thresholds import MIN_DISTINCT_X, N_DRAWS, Break, BreakTest, break_test, fit_break
 
 ALPHA = 0.05
@@ -162,6 +164,9 @@ class MetricCurve:
         y: (S, K) per seed, or (K,).
         se: (K,) standard error of the mean over seeds.
         higher_is_better: False for Brier scores, distances, losses.
+        covariance: (K, K) of the errors of the mean over seeds, instead of ``se``.
+        seed_covariances: (S, K, K) of each seed's errors; without them a seed is judged by its own scatter.
+        partner: Of a discrete metric: the continuous one that it would follow from; all of them if not named.
     """
 
     name: str
@@ -169,6 +174,9 @@ class MetricCurve:
     y: ArrayLike
     se: ArrayLike
     higher_is_better: bool = True
+    covariance: ArrayLike | None = None
+    seed_covariances: ArrayLike | None = None
+    partner: str = ""
 
     @property
     def by_seed(self) -> FloatArray:
@@ -178,7 +186,10 @@ class MetricCurve:
 
 @dataclass(frozen=True)
 class MetricBreak:
-    """What the break test found for one metric: on the mean over seeds, and how many seeds agree."""
+    """What the break test found for one metric: on the mean over seeds, and how many seeds agree.
+
+    ``equivalence``: the largest break that the data do not exclude. ``partner``: see :class:`MetricCurve`.
+    """
 
     continuous: bool
     test: BreakTest
@@ -187,6 +198,8 @@ class MetricBreak:
     place: Break
     seeds_breaking: tuple[int, ...]
     n_seeds: int
+    equivalence: Equivalence
+    partner: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -199,17 +212,26 @@ class MetricBreak:
             "place": self.place.to_dict(),
             "seeds_breaking": list(self.seeds_breaking),
             "n_seeds": self.n_seeds,
+            "largest_break": self.equivalence.to_dict(),
         }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``artefact``, ``emergent``, ``gradual`` or ``undetermined``, with the reasons as sentences."""
+    """The verdict, with the reasons as sentences.
+
+    Attributes:
+        verdict: ``artefact``, ``emergent``, ``seed_mixture``, ``gradual``, ``no break shown`` or ``undetermined``.
+        reasons, metrics: Why; what was found for each metric.
+        link_coverage: Of the link check, None without one.
+        mixtures: Continuous metric to its test of two kinds of seeds; empty below five seeds.
+    """
 
     verdict: str
     reasons: tuple[str, ...]
     metrics: dict[str, MetricBreak]
     link_coverage: float | None
+    mixtures: dict[str, SeedMixture]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -217,6 +239,7 @@ class Verdict:
             "reasons": list(self.reasons),
             "metrics": {name: metric.to_dict() for name, metric in self.metrics.items()},
             "link_coverage": self.link_coverage,
+            "seed_mixtures": {name: found.to_dict() for name, found in self.mixtures.items()},
         }
 
 
@@ -239,7 +262,7 @@ def judge(
         n_draws, seed: Of the parametric bootstrap.
     """
     tests = [
-        break_test(x, m.by_seed.mean(axis=0), m.se, sign=sign, n_draws=n_draws, seed=seed + k)
+        break_test(x, m.by_seed.mean(axis=0), m.se, sign=sign, covariance=m.covariance, n_draws=n_draws, seed=seed + k)
         for k, m in enumerate(metrics)
     ]
     adjusted = holm([test.p for test in tests])
@@ -247,42 +270,94 @@ def judge(
         metric.name: _metric_break(x, metric, test, float(p), sign, n_draws, seed)
         for metric, test, p in zip(metrics, tests, adjusted, strict=True)
     }
-    verdict, reasons = _decide(len(np.unique(np.asarray(x))), found, link)
-    return Verdict(verdict, tuple(reasons), found, None if link is None else link.coverage)
+    tested = {m.name: seed_mixture(m.by_seed) for m in metrics if m.continuous}
+    mixtures = {name: mixture for name, mixture in tested.items() if mixture is not None}
+    verdict, reasons = _decide(np.asarray(x, dtype=np.float64), found, link, mixtures)
+    return Verdict(verdict, tuple(reasons), found, None if link is None else link.coverage, mixtures)
 
 
 def _metric_break(
     x: ArrayLike, metric: MetricCurve, test: BreakTest, p_holm: float, sign: int, n_draws: int, seed: int
 ) -> MetricBreak:
-    """A break in a single seed is judged by its own scatter, since ``se`` belongs to the mean."""
+    """On the mean over seeds, and, where that breaks, on each seed."""
     curves = metric.by_seed
-    place = fit_break(x, curves.mean(axis=0), metric.se, sign=sign, family=test.breaking)
+    errors: dict[str, Any] = {"covariance": metric.covariance, "sign": sign}
+    mean = curves.mean(axis=0)
+    place = fit_break(x, mean, metric.se, family=test.breaking, **errors)
+    bound = largest_break(x, mean, metric.se, **errors)
     seeds: tuple[int, ...] = ()
     if p_holm < ALPHA:
-        each = [break_test(x, y, sign=sign, n_draws=min(n_draws, 499), seed=seed) for y in curves]
+        own = [None] * len(curves) if metric.seed_covariances is None else np.asarray(metric.seed_covariances)
+        each = [
+            break_test(x, y, sign=sign, covariance=covariance, n_draws=min(n_draws, 499), seed=seed)
+            for y, covariance in zip(curves, own, strict=True)
+        ]
         seeds = tuple(s for s, t in enumerate(each) if t.p < ALPHA)
-    return MetricBreak(metric.continuous, test, p_holm, p_holm < ALPHA, place, seeds, len(curves))
+    return MetricBreak(
+        metric.continuous, test, p_holm, p_holm < ALPHA, place, seeds, len(curves), bound, metric.partner
+    )
 
 
-def _decide(n_distinct: int, found: dict[str, MetricBreak], link: LinkCheck | None) -> tuple[str, list[str]]:
+def _decide(
+    x: FloatArray, found: dict[str, MetricBreak], link: LinkCheck | None, mixtures: dict[str, SeedMixture]
+) -> tuple[str, list[str]]:
     smooth = [n for n, m in found.items() if m.continuous and m.breaks]
     jumpy = [n for n, m in found.items() if not m.continuous and m.breaks]
     reasons = [
         f"{n}: p = {m.test.p:.3g} (Holm {m.p_holm:.3g}), {'breaks' if m.breaks else 'no break'}"
         for n, m in found.items()
     ]
+    n_distinct = len(np.unique(x))
     if n_distinct < MIN_DISTINCT_X:
         return "undetermined", [*reasons, f"{n_distinct} different x; a break takes at least {MIN_DISTINCT_X}"]
+    two_kinds = _two_kinds_of_seeds(mixtures)
+    if two_kinds:
+        at = ", ".join(f"{n} at x = {x[mixtures[n].at]:.3g} (p = {mixtures[n].p:.2g})" for n in two_kinds)
+        return "seed_mixture", [*reasons, f"seeds are of two kinds, so their mean is of neither: {at}"]
     if not smooth and not jumpy:
-        return "gradual", [*reasons, "no metric breaks"]
+        return _without_a_break(found, reasons)
     if not smooth:
-        if link is None:
-            return "undetermined", [*reasons, "only discrete metrics break, but the link to a partner was not checked"]
-        reasons.append(f"the continuous partner predicts the discrete metric at {link.coverage:.0%} of the scales")
-        return ("artefact" if link.coverage >= MIN_LINK_COVERAGE else "undetermined"), reasons
+        return _of_discrete_breaks({n: found[n] for n in jumpy}, found, link, reasons)
     seeds = _seeds_breaking_together({n: found[n] for n in smooth})
     reasons.append(f"continuous metrics that break: {', '.join(smooth)}; two at one place in {seeds} seeds")
     return ("emergent" if seeds >= MIN_BREAKING_SEEDS else "undetermined"), reasons
+
+
+def _two_kinds_of_seeds(mixtures: dict[str, SeedMixture]) -> list[str]:
+    adjusted = holm([mixture.p for mixture in mixtures.values()])
+    return [name for name, p in zip(mixtures, adjusted, strict=True) if p < ALPHA]
+
+
+def _without_a_break(found: dict[str, MetricBreak], reasons: list[str]) -> tuple[str, list[str]]:
+    """Smooth only if a break worth the name is excluded in every metric."""
+    widest = max(found, key=lambda name: found[name].equivalence.upper)
+    bound = found[widest].equivalence
+    what = (
+        f"no metric breaks; a step of more than {bound.upper:.0%} of the rise is excluded (least surely in {widest})"
+        if bound.upper < 1
+        else f"no metric breaks, and no size of break is excluded in {widest}"
+    )
+    return ("gradual" if bound.negligible else "no break shown"), [*reasons, what]
+
+
+def _of_discrete_breaks(
+    jumpy: dict[str, MetricBreak], found: dict[str, MetricBreak], link: LinkCheck | None, reasons: list[str]
+) -> tuple[str, list[str]]:
+    """An artefact only if the metric follows from its partner, and the partner's own break is excluded."""
+    if link is None:
+        return "undetermined", [*reasons, "only discrete metrics break, but the link to a partner was not checked"]
+    reasons = [*reasons, f"the continuous partner predicts the discrete metric at {link.coverage:.0%} of the scales"]
+    if link.coverage < MIN_LINK_COVERAGE:
+        return "undetermined", reasons
+    continuous = [n for n, m in found.items() if m.continuous]
+    named = {m.partner for m in jumpy.values()}
+    partners = continuous if "" in named else sorted(named)
+    open_ones = [n for n in partners if not found[n].equivalence.negligible]
+    bounds = ", ".join(f"{n} {found[n].equivalence.upper:.0%}" for n in partners)
+    reasons.append(f"largest step that the partner does not exclude, of its rise: {bounds}")
+    if open_ones or not partners:
+        return "undetermined", [*reasons, f"an artefact takes less than {NEGLIGIBLE:.0%}"]
+    return "artefact", reasons
 
 
 def _seeds_breaking_together(smooth: dict[str, MetricBreak]) -> int:

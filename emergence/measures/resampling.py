@@ -82,12 +82,22 @@ class ClusterTable:
         return len(self.counts)
 
     @property
+    def cluster_df(self) -> float:
+        """Degrees of freedom of a variance over clusters: one less than the number of equally large clusters that
+        tell it as well, (Σm)²/Σm² for m questions each (Satterthwaite, the variance growing with m); 1 at least."""
+        return max(1.0, self.n**2 / float((self.counts**2).sum()) - 1)
+
+    @property
     def n_seeds(self) -> int:
         return min(len(labels) for labels in self.seed_labels.values())
 
     def row_means(self) -> FloatArray:
         """(R,) mean score of each seed of each column."""
         return np.asarray(self.sums.sum(axis=1) / self.counts.sum())
+
+    def influence(self) -> FloatArray:
+        """(R, C) of each cluster on each row's mean; the squares of a row add up to the variance of its mean."""
+        return np.asarray((self.sums - self.row_means()[:, None] * self.counts) / self.counts.sum())
 
     def seed_means(self, name: str) -> FloatArray:
         """(S,) mean score of each seed of one column."""
@@ -128,18 +138,24 @@ class SeedGroup:
         columns: Names of the columns with these seeds, each with two of them or more.
         labels: The L seeds.
         weights: (B, L) standard normal.
-        df: Degrees of freedom: one less than the seeds of the column with the fewest.
     """
 
     columns: tuple[str, ...]
     labels: tuple[str, ...]
     weights: FloatArray
-    df: int
 
 
 def seed_groups(table: ClusterTable, n_boot: int, rng: np.random.Generator) -> tuple[SeedGroup, ...]:
     """Columns with two seeds or more, put together wherever they share one (frozen with five, full with three of
     them, say)."""
+    return tuple(
+        SeedGroup(columns, labels, rng.standard_normal((n_boot, len(labels))))
+        for columns, labels in sharing_columns(table).items()
+    )
+
+
+def sharing_columns(table: ClusterTable) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Columns that share seeds to the seeds of any of them; a column with one seed is in none."""
     together: list[tuple[list[str], list[str]]] = []
     for name in table.rows:
         labels = list(table.seed_labels[name])
@@ -150,22 +166,42 @@ def seed_groups(table: ClusterTable, n_boot: int, rng: np.random.Generator) -> t
         columns = [column for group in touching for column in group[0]]
         known = [label for group in touching for label in group[1]]
         together.append(([*columns, name], list(dict.fromkeys([*known, *labels]))))
-    return tuple(
-        SeedGroup(
-            tuple(columns),
-            tuple(labels),
-            rng.standard_normal((n_boot, len(labels))),
-            min(len(table.seed_labels[column]) for column in columns) - 1,
-        )
-        for columns, labels in together
-    )
+    return {tuple(columns): tuple(labels) for columns, labels in together}
 
 
-def seed_deviations(
-    table: ClusterTable, group: SeedGroup, gradient: Mapping[str, float], replicates: FloatArray
-) -> FloatArray:
-    """(L,) how far each seed of a group moves a statistic, scaled so that their squares add up to its variance,
-    without the noise of the questions.
+@dataclass(frozen=True, eq=False)
+class SeedSpread:
+    """How far the seeds of a group move a statistic.
+
+    Attributes:
+        raw: (L,) of each seed, scaled so that their squares add up to the variance that the spread of seed means
+            shows, the noise of the questions included.
+        noise: That noise, which resampling the clusters has counted already.
+        df: Degrees of freedom: one less than the seeds of the column with the fewest.
+    """
+
+    raw: FloatArray
+    noise: float
+    df: int
+
+    @property
+    def total(self) -> float:
+        return float((self.raw**2).sum())
+
+    @property
+    def deviations(self) -> FloatArray:
+        """(L,) without the noise: their squares add up to the seeds' own variance."""
+        return self.raw * np.sqrt(max(0.0, 1.0 - self.noise / self.total)) if self.total > 0 else self.raw
+
+
+def seed_spread(
+    table: ClusterTable,
+    columns: Sequence[str],
+    labels: Sequence[str],
+    gradient: Mapping[str, float],
+    n_seeds: Mapping[str, int] | None = None,
+) -> SeedSpread:
+    """The spread of a statistic over seeds.
 
     A column with S seeds contributes deviations of its seed means from their mean over sqrt(S (S - 1)): the squares
     then add up to the variance of a mean over S seeds, unbiased for any S >= 2 (resampling three seeds with
@@ -174,25 +210,55 @@ def seed_deviations(
 
     The spread of seed means over a finite test set has two parts: the seeds' own, and seed-by-question
     noise, which resampling the clusters has already put into the interval. Counting the second twice is
-    the pigeonhole bootstrap's excess (Owen 2007); it is estimated from the cluster replicates and taken
-    out by shrinking the deviations.
+    the pigeonhole bootstrap's excess (Owen 2007); it is estimated from the clusters' influence, to be taken out.
 
     Args:
         table: The scores.
-        group: The seeds.
+        columns, labels: From :func:`sharing_columns`.
         gradient: Name to derivative of the statistic in that column's mean.
-        replicates: (B, R) from :func:`cluster_replicates`.
+        n_seeds: Name to the seeds of the mean whose variance is asked for; by default as many as there are.
     """
-    means = table.row_means()
-    observed = np.zeros(len(group.labels))
-    resampled = np.zeros((len(replicates), len(group.labels)))
-    for name in group.columns:
-        n_seeds = len(table.seed_labels[name])
-        scale = gradient[name] / np.sqrt(n_seeds * (n_seeds - 1))
-        place = [group.labels.index(label) for label in table.seed_labels[name]]
-        of_seeds, on_resamples = means[table.rows[name]], replicates[:, table.rows[name]]
+    means, residuals = table.row_means(), table.influence()
+    observed = np.zeros(len(labels))
+    by_cluster = np.zeros((len(labels), table.n_clusters))
+    for name in columns:
+        own = len(table.seed_labels[name])
+        scale = gradient[name] / np.sqrt((n_seeds or {}).get(name, own) * (own - 1))
+        place = [labels.index(label) for label in table.seed_labels[name]]
+        of_seeds, of_clusters = means[table.rows[name]], residuals[table.rows[name]]
         observed[place] += scale * (of_seeds - of_seeds.mean())
-        resampled[:, place] += scale * (on_resamples - on_resamples.mean(axis=1, keepdims=True))
-    between = float((observed**2).sum())
-    from_questions = float(resampled.var(axis=0).sum())
-    return observed * np.sqrt(max(0.0, 1.0 - from_questions / between)) if between > 0 else observed
+        by_cluster[place] += scale * (of_clusters - of_clusters.mean(axis=0))
+    correction = table.n_clusters / max(1, table.n_clusters - 1)
+    return SeedSpread(
+        observed,
+        float((by_cluster**2).sum()) * correction,
+        min(len(table.seed_labels[name]) for name in columns) - 1,
+    )
+
+
+def pooled_seed_spread(
+    table: ClusterTable, group: SeedGroup, gradient: Mapping[str, float], peers: Sequence[ClusterTable]
+) -> tuple[SeedSpread, bool]:
+    """The spread of a statistic over seeds, and whether other tables helped to tell it.
+
+    Few seeds tell a variance poorly. Other model sizes whose same columns share seeds in the same way are taken to
+    have the same variance: estimates are averaged by their degrees of freedom, which add up. Columns (cells of the
+    2x2) are never pooled with each other: their spreads differ fourfold (METHODS A6).
+
+    Args:
+        table: The scores. group: Of its seeds. gradient: Name to derivative of the statistic in that column's mean.
+        peers: Tables of other sizes with columns of the same names.
+    """
+    n_seeds = {name: len(table.seed_labels[name]) for name in group.columns}
+    own = seed_spread(table, group.columns, group.labels, gradient)
+    spreads = [own]
+    for peer in peers:
+        labels = sharing_columns(peer).get(group.columns)
+        if labels:
+            spreads.append(seed_spread(peer, group.columns, labels, gradient, n_seeds))
+    if len(spreads) == 1 or not any(gradient[name] for name in group.columns):
+        return own, False
+    df = sum(spread.df for spread in spreads)
+    total, noise = (sum(s.df * getattr(s, part) for s in spreads) / df for part in ("total", "noise"))
+    direction = own.raw if own.total > 0 else np.resize([1.0, -1.0], len(group.labels))
+    return SeedSpread(direction * np.sqrt(total / (direction**2).sum()), noise, df), True

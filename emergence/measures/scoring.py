@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from emergence.measures.argument_selection import ArgumentChoices, select_arguments
 from emergence.measures.span_scores import (
     boundary_offset,
     expected_f1,
@@ -29,10 +30,12 @@ from emergence.measures.spans import (
 )
 from emergence.measures.strings import string_em, string_f1
 
-#: Columns of :class:`SpanScores` that are averaged into a result; the string ones only where texts were given.
+#: Columns of :class:`SpanScores` that are averaged into a result; the string ones only where texts were given, the
+#: choice among arguments only where candidates were.
 SCORE_NAMES = (
     "em",
     "f1_tokens",
+    "argument_selection",
     "iou",
     "log_prob",
     "expected_f1",
@@ -52,6 +55,8 @@ class SpanScores:
     Attributes:
         starts, ends: The jointly decoded span, word indices, inclusive.
         em, f1_tokens, iou: Of the joint decode, by word index, best over golds (F1 is the headline).
+        argument_selection: Whether the gold beats the sentence's other arguments, nan where there is none
+            (METHODS A2b); None where no candidates were given.
         log_prob: Span log-probability of the golds in nats, floored (see ``span_scores.GoldLogProb``).
         expected_f1: Mean F1 of spans drawn from the head's distribution.
         em_string, f1_string: SQuAD style; None where no texts were given.
@@ -68,6 +73,7 @@ class SpanScores:
     em: FloatArray
     f1_tokens: FloatArray
     iou: FloatArray
+    argument_selection: FloatArray | None
     log_prob: FloatArray
     expected_f1: FloatArray
     em_string: FloatArray | None
@@ -96,8 +102,9 @@ class SpanScores:
         return {name: values for name, values in named.items() if values is not None}
 
     def means(self) -> dict[str, float]:
-        """Mean over questions (micro) of every score there is, and the ``invalid_rate``."""
-        averages = {name: float(values.mean()) for name, values in self.columns().items()}
+        """Mean over the questions that have it (micro) of every score there is, and the ``invalid_rate``."""
+        present = {name: values[np.isfinite(values)] for name, values in self.columns().items()}
+        averages = {name: float(values.mean()) for name, values in present.items() if len(values)}
         return {**averages, "invalid_rate": self.invalid_rate}
 
 
@@ -110,6 +117,7 @@ def score_spans(
     *,
     sentences: Sequence[Sequence[str]] | None = None,
     gold_texts: Sequence[Sequence[str]] | None = None,
+    choices: ArgumentChoices | None = None,
 ) -> SpanScores:
     """Decode and score N questions.
 
@@ -120,6 +128,7 @@ def score_spans(
         max_len: Longest span in words (convention: 99.5th percentile of the training golds).
         sentences: The words of each sentence, for the string scores.
         gold_texts: Gold answer strings; by default the gold spans' words.
+        choices: The arguments of each question's sentence to choose from, for ``argument_selection``.
     """
     prediction = decode_joint(start, end, lengths, max_len)
     independent = decode_independent(start, end, lengths, max_len)
@@ -134,6 +143,7 @@ def score_spans(
         em=span_em(prediction, golds),
         f1_tokens=span_f1(prediction, golds),
         iou=span_iou(prediction, golds),
+        argument_selection=None if choices is None else select_arguments(start, end, lengths, choices),
         log_prob=likelihood.log_prob,
         expected_f1=expected_f1(start, end, lengths, golds, max_len),
         em_string=em_string,

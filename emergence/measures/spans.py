@@ -107,6 +107,18 @@ class GoldSpans:
         index = np.repeat(self.offsets[picked] - offsets[:-1], counts) + np.arange(offsets[-1])
         return GoldSpans(self.starts[index], self.ends_inclusive[index], offsets)
 
+    def first(self) -> GoldSpans:
+        """Each question's first gold alone, the one with most votes."""
+        at = self.offsets[:-1]
+        return GoldSpans(self.starts[at], self.ends_inclusive[at], np.arange(len(self) + 1))
+
+    def padded(self) -> tuple[IntArray, IntArray, BoolArray]:
+        """First words, last words and mask (N, G), G the most golds of a question; padding repeats the first gold."""
+        column = np.arange(int(self.counts.max(initial=1)))
+        mask = column < self.counts[:, None]
+        rows = self.offsets[:-1, None] + np.where(mask, column, 0)
+        return self.starts[rows], self.ends_inclusive[rows], mask
+
 
 def n_valid_spans(lengths: ArrayLike, max_len: int) -> IntArray:
     """(N,) valid spans of sentences of ``lengths`` words: W·m − m(m − 1)/2 with m = min(W, max_len)."""

@@ -14,27 +14,39 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import ndtri
 
-from emergence.measures.bootstrap import Estimate, t_widening
+from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import RANDOM_FROZEN, EmergenceScore, RatioMoments, score_flags
+from emergence.measures.variance_parts import VariancePart, effective_df, t_widening
 
 
-def mean_over_seeds(estimates: Sequence[Estimate]) -> Estimate:
+def mean_over_seeds(estimates: Sequence[Estimate], peers: Sequence[Sequence[Estimate]] = ()) -> Estimate:
     """Mean of one score over S training seeds on the same test questions.
 
     One seed keeps its own interval. For several, the question part of the variance is the mean of theirs (all
     saw the same questions, so it does not shrink with S); the seeds add their variance over S, known
-    from S − 1 degrees of freedom (Welch-Satterthwaite).
+    from S − 1 degrees of freedom.
+
+    Args:
+        estimates: One for each seed.
+        peers: The same of the same cell at other model sizes: their variance over seeds is averaged in by degrees
+            of freedom, which add up (``seed_variance_pooled``).
     """
     if len(estimates) == 1:
         return estimates[0]
     first, n_seeds = estimates[0], len(estimates)
-    points = np.array([e.point for e in estimates])
-    point, of_seeds = float(points.mean()), float(points.var(ddof=1)) / n_seeds
-    variance = float(np.mean([e.se**2 for e in estimates])) + of_seeds
-    df = variance**2 * (n_seeds - 1) / of_seeds**2 if of_seeds > 0 else math.inf
-    lo, hi, method, se = _normal(point, variance, df, first.level)
-    flags = tuple(dict.fromkeys(flag for e in estimates for flag in e.flags))
-    return Estimate(point, lo, hi, method, first.n, first.n_clusters, n_seeds, flags, first.level, se, df)
+    points = [np.array([e.point for e in group]) for group in (estimates, *peers) if len(group) > 1]
+    df = sum(len(group) - 1 for group in points)
+    of_seeds = sum((len(group) - 1) * float(group.var(ddof=1)) for group in points) / df / n_seeds
+    of_clusters = first.df if math.isfinite(first.df) else max(1, first.n_clusters - 1)  # older files: infinite
+    of_questions = VariancePart(float(np.mean([e.se**2 for e in estimates])), of_clusters)
+    variance = of_questions.variance + of_seeds
+    df_of_both = effective_df((of_questions, VariancePart(of_seeds, df)), first.level)
+    point = float(points[0].mean())
+    lo, hi, method, se = _normal(point, variance, df_of_both, first.level)
+    flags = dict.fromkeys(flag for e in estimates for flag in e.flags)
+    flags |= {"seed_variance_pooled": None} if len(points) > 1 else {}
+    counts = (first.n, first.n_clusters, n_seeds)
+    return Estimate(point, lo, hi, method, *counts, tuple(flags), first.level, se, df_of_both)
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:

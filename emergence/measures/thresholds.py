@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
-from scipy.special import logit
+from scipy.special import fdtri, logit
 
 from emergence.measures.curves import (
     BREAKS,
     FAMILIES,
     LOGISTIC_WIDTH,
+    N_PARAMETERS,
     SMOOTH,
     CurveFit,
     Points,
@@ -37,6 +38,10 @@ _CHI2_95 = 3.841458820694124
 #: With fewer distinct x than this no break may be claimed (METHODS A5).
 MIN_DISTINCT_X = 6
 N_DRAWS = 2_000
+#: What is tested. A saturating ReLU is not: with a wide ramp it is as good an S-curve as a wide logistic, which is
+#: smooth, and with a narrow one it is the narrow logistic. It may still be placed by :func:`fit_break`.
+TESTED_BREAKS = ("relu", "narrow_logistic")
+_N_TAU, _N_SHAPE = 200, 25
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,13 @@ class Break:
 
 
 def fit_families(
-    x: ArrayLike, y: ArrayLike, se: ArrayLike | None = None, *, sign: int, families: tuple[str, ...] = FAMILIES
+    x: ArrayLike,
+    y: ArrayLike,
+    se: ArrayLike | None = None,
+    *,
+    sign: int,
+    covariance: ArrayLike | None = None,
+    families: tuple[str, ...] = FAMILIES,
 ) -> dict[str, CurveFit]:
     """Every family's best curve, lowest AICc first.
 
@@ -68,50 +79,88 @@ def fit_families(
         x, y: (K,) log10 N or loss, and the score.
         se: (K,) standard errors of y; None weighs all alike.
         sign: +1 where progress raises x, −1 where it lowers it.
+        covariance: (K, K) of the errors, instead of ``se``.
         families: Which to fit.
     """
-    points = Points.of(x, y, se, sign)
+    points = Points.of(x, y, se, sign, covariance)
     fits = [fit_curve(family, points) for family in families]
     return {fit.family: fit for fit in sorted(fits, key=lambda f: f.aicc)}
 
 
-def fit_break(x: ArrayLike, y: ArrayLike, se: ArrayLike | None = None, *, sign: int, family: str = "relu") -> Break:
-    """The break of one family with its profile interval {τ : n·ln(RSS(τ)/RSS_min) ≤ 3.84}.
+def fit_break(
+    x: ArrayLike,
+    y: ArrayLike,
+    se: ArrayLike | None = None,
+    *,
+    sign: int,
+    family: str = "relu",
+    covariance: ArrayLike | None = None,
+) -> Break:
+    """The break of one family with its 95% profile interval (METHODS B5).
 
+    {τ : RSS(τ) − RSS_min ≤ 3.84} where the errors are known, else F(1, n − p) · RSS_min / (n − p) in place of 3.84.
     ``width`` is the 10-90% width of a logistic, the ramp of a saturating curve, nan for a ReLU.
     """
     if family not in BREAKS:
         raise ValueError(f"{family!r} has no break; one of {BREAKS}")
-    points = Points.of(x, y, se, sign)
+    points = Points.of(x, y, se, sign, covariance)
     fit = fit_curve(family, points)
     flags = [*fit.flags, *(["few_x"] if points.n_distinct < MIN_DISTINCT_X else [])]
-    width = {"relu": math.nan, "saturating": fit.parameters.get("width", math.nan)}.get(
-        family, LOGISTIC_WIDTH / fit.parameters.get("kappa", math.nan)
-    )
     if "no_rise" in flags:
         return Break(fit, math.nan, math.nan, math.nan, math.nan, tuple(flags))
-    tau, rss = _tau_profile(family, points)
-    best = max(fit.rss, 1e-12 * float(constant_rss(points.y[None], points.weights)[0]))
-    accepted = np.flatnonzero(len(points) * np.log(np.maximum(rss, best) / best) <= _CHI2_95)
-    at = int(np.searchsorted(tau, sign * fit.parameters["tau"]))
-    first, last = min([at, *accepted]), max([at - 1, *accepted])
-    if first == 0 or last == len(tau) - 1:
-        flags.append("interval_reaches_edge")
-    bounds = np.concatenate([[points.z[0]], tau, [points.z[-1]]])  # outward to the next place tried
-    lo, hi = sorted((sign * float(bounds[first]), sign * float(bounds[last + 2])))
-    return Break(fit, fit.parameters["tau"], lo, hi, width, tuple(flags))
+    lo, hi, at_edge = _profile_interval(family, points, fit)
+    least, most = sorted((sign * lo, sign * hi))
+    return Break(fit, fit.parameters["tau"], least, most, _width(fit), (*flags, *(["interval_reaches_edge"] * at_edge)))
 
 
-def _tau_profile(family: str, points: Points) -> tuple[FloatArray, FloatArray]:
-    """Break places along z (rising) and the smallest RSS with the break there."""
-    lo, hi = float(points.z[0]), float(points.z[-1])
-    grid = parameter_grid(family, lo, hi)
-    y = points.y[None, :]
-    gain = explained(basis(family, points.z, grid, lo, hi), y, points.weights)[:, 0]
-    tau, index = np.unique(grid[:, 0], return_inverse=True)
-    best = np.zeros(len(tau))
-    np.maximum.at(best, index, gain)
-    return tau, np.maximum(constant_rss(y, points.weights)[0] - best, 0.0)
+def _width(fit: CurveFit) -> float:
+    if "kappa" in fit.parameters:
+        return LOGISTIC_WIDTH / fit.parameters["kappa"]
+    return fit.parameters.get("width", math.nan)
+
+
+def _profile_interval(family: str, points: Points, fit: CurveFit) -> tuple[float, float, bool]:
+    """Ends along z of the outermost accepted places, and whether one is the edge of the data."""
+    tiny = 1e-12 * float(constant_rss(points.y[None], points)[0])
+    limit = fit.rss + max(_allowed(fit, points), tiny)
+    span = points.hi - points.lo
+    best = points.sign * fit.parameters["tau"]
+    tau = np.unique([*np.linspace(points.lo, points.hi, _N_TAU + 2)[1:-1], best])
+    accepted = np.flatnonzero((_tau_profile(family, points, tau) <= limit) | (tau == best))
+    first, last = int(accepted[0]), int(accepted[-1])
+    lo = points.lo if first == 0 else _edge(family, points, limit, tau[first], tau[first - 1])
+    hi = points.hi if last == len(tau) - 1 else _edge(family, points, limit, tau[last], tau[last + 1])
+    return lo, hi, bool(lo - points.lo < 1e-9 * span or points.hi - hi < 1e-9 * span)
+
+
+def _allowed(fit: CurveFit, points: Points) -> float:
+    """How much worse than the best place an accepted one may fit; without scatter to judge by, anything is accepted."""
+    if points.se_known:
+        return _CHI2_95
+    free = len(points) - N_PARAMETERS[fit.family]
+    return float(fdtri(1, free, 0.95)) * fit.rss / free if free > 0 else math.inf
+
+
+def _edge(family: str, points: Points, limit: float, inside: float, outside: float) -> float:
+    """Where RSS(τ) crosses the limit between an accepted and a rejected place: three rounds of a grid of 16."""
+    for _ in range(3):
+        tau = np.linspace(inside, outside, 17)
+        rejected = np.flatnonzero(_tau_profile(family, points, tau[1:]) > limit)
+        k = int(rejected[0]) if len(rejected) else 15
+        inside, outside = float(tau[k]), float(tau[k + 1])
+    return outside
+
+
+def _tau_profile(family: str, points: Points, tau: FloatArray) -> FloatArray:
+    """(T,) the smallest RSS with the break at each of the places (T,) along z."""
+    y = points.y[None]
+    shape = np.zeros((1, 0))
+    if family != "relu":
+        grid = parameter_grid(family, points.lo, points.hi)
+        shape = np.linspace(grid.least[1], grid.most[1], _N_SHAPE)[:, None]
+    theta = np.concatenate([np.repeat(tau, len(shape))[:, None], np.tile(shape, (len(tau), 1))], axis=1)
+    gain = explained(basis(family, points.z, theta, points.lo, points.hi), y, points)[:, 0]
+    return np.maximum(constant_rss(y, points)[0] - gain.reshape(len(tau), -1).max(axis=1), 0.0)
 
 
 @dataclass(frozen=True)
@@ -140,40 +189,38 @@ def break_test(
     se: ArrayLike | None = None,
     *,
     sign: int,
+    covariance: ArrayLike | None = None,
     smooth: tuple[str, ...] = SMOOTH,
-    breaks: tuple[str, ...] = ("relu", "logistic"),
+    breaks: tuple[str, ...] = TESTED_BREAKS,
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> BreakTest:
     """Does a break fit better than chance allows? Draws repeat the whole choice of curves.
 
-    Noise is N(0, SE²), or, without standard errors, of the smooth fit's residual variance.
+    Noise is N(0, covariance), N(0, SE²), or, without either, of the smooth fit's residual variance.
     """
-    points = Points.of(x, y, se, sign)
-    observed = points.y[None, :]
-    smooth_fit = min((fit_curve(f, points) for f in smooth), key=lambda fit: fit.rss)
-    null = smooth_fit.predict(points.sign * points.z)
-    if points.se_known:
-        sd = points.weights**-0.5
-    else:
-        free = max(1, len(points) - 3)  # every smooth family has at most three parameters
-        sd = np.full(len(points), math.sqrt(smooth_fit.rss / free))
+    points = Points.of(x, y, se, sign, covariance)
+    null = min((fit_curve(f, points, polish=False) for f in smooth), key=lambda fit: fit.rss)
+    scale = 1.0
+    if not points.se_known:
+        scale = math.sqrt(null.rss / max(1, len(points) - N_PARAMETERS[null.family]))
     noise = np.random.default_rng(seed).standard_normal((n_draws, len(points)))
-    draws = null + sd * noise
-    in_data, in_draws = (_break_gain(points, values, smooth, breaks) for values in (observed, draws))
-    breaking = min(breaks, key=lambda f: float(family_rss(f, points, observed)[0]))
-    reached = int((in_draws >= in_data[0] - 1e-12 * abs(in_data[0])).sum())
+    draws = null.predict(points.sign * points.z) + scale * noise @ np.linalg.cholesky(points.covariance).T
+    tried = np.concatenate([points.y[None], draws])  # the data first
+    rss = {f: family_rss(f, points, tried) for f in (*smooth, *breaks)}
+    gain = _gain(points, tried, *(np.min([rss[f] for f in families], axis=0) for families in (smooth, breaks)))
+    reached = int((gain[1:] >= gain[0] - 1e-12 * abs(gain[0])).sum())
+    breaking = min(breaks, key=lambda f: float(rss[f][0]))
     flags = ("few_x",) if points.n_distinct < MIN_DISTINCT_X else ()
-    return BreakTest((1 + reached) / (1 + n_draws), smooth_fit.family, breaking, float(in_data[0]), n_draws, flags)
+    return BreakTest((1 + reached) / (1 + n_draws), null.family, breaking, float(gain[0]), n_draws, flags)
 
 
-def _break_gain(points: Points, y: FloatArray, smooth: tuple[str, ...], breaks: tuple[str, ...]) -> FloatArray:
-    """(D,) how much better the best break fits than the best smooth curve, both on their grids."""
-    best = [np.min([family_rss(f, points, y) for f in families], axis=0) for families in (smooth, breaks)]
+def _gain(points: Points, y: FloatArray, smooth: FloatArray, breaking: FloatArray) -> FloatArray:
+    """(D,) how much better the best break fits than the best smooth curve, from their RSS (D,)."""
     if points.se_known:
-        return np.asarray(best[0] - best[1])
-    tiny = 1e-12 * constant_rss(y, points.weights) + 1e-300
-    return np.asarray(np.log(np.maximum(best[0], tiny) / np.maximum(best[1], tiny)))
+        return np.asarray(smooth - breaking)
+    tiny = 1e-12 * constant_rss(y, points) + 1e-300
+    return np.asarray(np.log(np.maximum(smooth, tiny) / np.maximum(breaking, tiny)))
 
 
 @dataclass(frozen=True)
@@ -199,7 +246,13 @@ def isotonic_crossing(
 ) -> tuple[float, tuple[str, ...]]:
     """The x at which the isotonic fit crosses ``level``, and flags; nan and ``not_reached`` if never."""
     points = Points.of(x, y, se, sign)
-    z, fitted = points.z, isotonic_regression(points.y, weights=points.weights).x
+    return _crossing(points, points.y, level)
+
+
+def _crossing(points: Points, y: FloatArray, level: float) -> tuple[float, tuple[str, ...]]:
+    """Of scores y (K,) in the order of ``points``."""
+    z, sign = points.z, points.sign
+    fitted = isotonic_regression(y, weights=1.0 / np.diag(points.covariance)).x
     above = np.flatnonzero(fitted >= level)
     if not len(above):
         return math.nan, ("not_reached",)
@@ -217,18 +270,22 @@ def crossing_interval(
     *,
     sign: int,
     level: float = 0.5,
+    covariance: ArrayLike | None = None,
     draws: ArrayLike | None = None,
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Crossing:
-    """The crossing with its interval from bootstrap draws (D, K) of y, or from N(y, SE²) without them."""
-    values = np.asarray(y, dtype=np.float64)
+    """The crossing with its interval from bootstrap draws (D, K) of y, or without them from N(y, covariance or SE²)."""
+    points = Points.of(x, y, se, sign, covariance)
     if draws is None:
-        if se is None:
+        if not points.se_known:
             raise ValueError("an interval needs standard errors or bootstrap draws of y")
-        draws = values + np.asarray(se) * np.random.default_rng(seed).standard_normal((n_draws, len(values)))
-    at, flags = isotonic_crossing(x, values, se, sign=sign, level=level)
-    crossings = np.array([isotonic_crossing(x, row, se, sign=sign, level=level)[0] for row in np.asarray(draws)])
+        noise = np.random.default_rng(seed).standard_normal((n_draws, len(points)))
+        drawn = points.y + noise @ np.linalg.cholesky(points.covariance).T
+    else:
+        drawn = np.asarray(draws)[:, np.argsort(sign * np.asarray(x, dtype=np.float64), kind="stable")]
+    at, flags = _crossing(points, points.y, level)
+    crossings = np.array([_crossing(points, row, level)[0] for row in drawn])
     along = np.where(np.isnan(crossings), np.inf, sign * crossings)  # never reached: beyond the data
     ends = np.quantile(along, [0.025, 0.975], method="nearest")  # no interpolation towards infinity
     lo, hi = sorted(sign * float(end) for end in ends)

@@ -18,15 +18,20 @@ from scipy.special import log_softmax
 from emergence.config import EvaluateConfig
 from emergence.data.qa_encoding import EncodedQA
 from emergence.data.records import QAExample
-from emergence.measures.bootstrap import ClusterTable, Estimate, bootstrap_means
+from emergence.data.roles import asked_role
+from emergence.measures.argument_selection import ArgumentChoices, argument_choices, selection_chance
+from emergence.measures.bootstrap import Estimate, bootstrap_present_means
 from emergence.measures.chance import heuristic_scores, learn_wh_rule, rule_scores, uniform_chance
+from emergence.measures.clustering import ClusterKind, document_widening
 from emergence.measures.scoring import SpanScores, answer_length_cap, score_spans
 from emergence.measures.span_scores import span_em, span_f1
 from emergence.measures.spans import GoldSpans, check_logits, decode_joint
 from emergence.training.features import SpanLogits
 
-#: Scores of the breakdowns and of the average over predicates.
-BREAKDOWN_SCORES = ("f1_tokens", "em", "expected_f1", "log_prob")
+#: Scores of the breakdowns; those of the average over predicates are the ones that every question has.
+BREAKDOWN_SCORES = ("f1_tokens", "em", "expected_f1", "log_prob", "argument_selection")
+#: Scores of a row of ``predictions.jsonl``.
+_ROW_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")
 #: Answer lengths in words (of the training gold): first and last of each bin.
 LENGTH_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 10**9))
 #: Which baseline scores a no-model floor is chosen from.
@@ -40,12 +45,16 @@ class Evaluation:
     """Scores of one model on one split.
 
     Attributes:
-        n, n_clusters: Questions and sentences.
+        n, n_clusters, n_documents: Questions, sentences and documents; documents None in older files.
+        cluster: What the intervals resample, ``sentence`` or ``document``.
+        document_widening: Standard error of F1 by documents over that by sentences; None where there is none.
         max_answer_words: Longest span decoded.
         scores: Mean over questions by score name (``measures.scoring.SCORE_NAMES`` and ``invalid_rate``,
-            the share of questions whose start and end, chosen apart, form no valid span).
+            the share of questions whose start and end, chosen apart, form no valid span); of
+            ``argument_selection`` over the questions with another argument, absent where there are none.
         macro: Mean over predicates, each counted once however many questions it has.
-        by: ``role`` (wh-word), ``voice``, ``answer_words`` -> label -> score -> estimate.
+        by: ``role`` (wh-word), ``asked_role`` (``data.roles``), ``voice``, ``answer_words`` -> label -> score ->
+            estimate.
         baselines: No-model rules by name -> score -> estimate; empty where none was asked for.
         floor: The baseline with the highest F1 (R_0 of METHODS B2); None without baselines.
         n_floored: Questions whose log-probability was raised to the floor of ``log_prob``.
@@ -62,11 +71,15 @@ class Evaluation:
     floor: str | None
     n_floored: int
     n_unreachable_questions: int
+    n_documents: int | None = None
+    cluster: ClusterKind = "sentence"
+    document_widening: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; :meth:`from_dict` is the inverse."""
         plain = {key: getattr(self, key) for key in ("n", "n_clusters", "max_answer_words", "floor", "n_floored")}
-        plain["n_unreachable_questions"] = self.n_unreachable_questions
+        more = ("n_unreachable_questions", "n_documents", "cluster", "document_widening")
+        plain |= {key: getattr(self, key) for key in more}
         return plain | {key: _to_plain(getattr(self, key)) for key in ("scores", "macro", "by", "baselines")}
 
     @classmethod
@@ -90,9 +103,26 @@ def max_answer_words(setting: int, train: EncodedQA) -> int:
 
 
 def score_logits(logits: SpanLogits, encoded: EncodedQA, cap: int) -> SpanScores:
-    """All scores per question, string scores included."""
-    sentences = [example.tokens for example in encoded.examples]
-    return score_spans(logits.start, logits.end, logits.lengths, gold_spans(encoded), cap, sentences=sentences)
+    """All scores per question, string scores and the choice among the sentence's arguments included."""
+    sentences, choices = [example.tokens for example in encoded.examples], arguments_to_choose(encoded)
+    golds = gold_spans(encoded)
+    return score_spans(logits.start, logits.end, logits.lengths, golds, cap, sentences=sentences, choices=choices)
+
+
+def arguments_to_choose(encoded: EncodedQA) -> ArgumentChoices:
+    """What each question chooses from: its own golds and those of the other questions about its predicate.
+
+    They are sought among the questions of ``encoded`` alone, so give it a whole split.
+    """
+    predicates = [
+        None if e.predicate_index is None else (e.source, e.sentence_id, e.predicate_index) for e in encoded.examples
+    ]
+    return argument_choices(gold_spans(encoded), predicates)
+
+
+def present(value: float) -> float | None:
+    """JSON's form of a question's score: None for one that it does not have (nan)."""
+    return float(value) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -132,6 +162,7 @@ def evaluate(
     *,
     seed: int = 0,
     baselines_from: EncodedQA | None = None,
+    trained_baselines: Mapping[str, SpanScores] | None = None,
 ) -> Evaluation:
     """The report of one model on one split.
 
@@ -141,29 +172,40 @@ def evaluate(
         config: Draws and level of the intervals.
         seed: Of the bootstrap; equal seeds give comparable resamples across models.
         baselines_from: Training questions the wh-rule learns from; None leaves the baselines out.
+        trained_baselines: Scores of what was trained without a language model (R_1), by name. They stand beside the
+            rules, and are not candidates for ``floor``, which is the best rule.
     """
-    interval = _Intervals(encoded.clusters, config, seed)
+    interval = _Intervals(encoded.resampled(config.cluster), config, seed)
     columns = {**scores.columns(), "invalid_rate": 1.0 - scores.independent_valid.astype(np.float64)}
-    breakdown = {name: columns[name] for name in BREAKDOWN_SCORES}
+    breakdown = {name: columns[name] for name in BREAKDOWN_SCORES if name in columns}
+    of_all = {name: values for name, values in breakdown.items() if name != "argument_selection"}
     everything = np.arange(len(encoded))
     baselines: dict[str, dict[str, Estimate]] = {}
     if baselines_from is not None:
         rules = baseline_scores(encoded, baselines_from, scores.max_len)
         baselines = {name: interval(columns_, everything) for name, columns_ in rules.items()}
+    floor = max(baselines, key=lambda name: baselines[name][_FLOOR_SCORE].point) if baselines else None
+    for name, trained in (trained_baselines or {}).items():
+        kept = {key: values for key, values in trained.columns().items() if key in BREAKDOWN_SCORES}
+        baselines[name] = interval(kept, everything)
+    widening = document_widening(scores.f1_tokens, encoded.clusters, encoded.documents)
     return Evaluation(
         n=len(encoded),
         n_clusters=len(set(encoded.clusters.tolist())),
         max_answer_words=scores.max_len,
         scores=interval(columns, everything),
-        macro=_macro(breakdown, encoded, config, seed),
+        macro=_macro(of_all, encoded, config, seed),
         by={
             kind: {label: interval(breakdown, rows) for label, rows in _groups(labels).items()}
             for kind, labels in breakdown_labels(encoded).items()
         },
         baselines=baselines,
-        floor=max(baselines, key=lambda name: baselines[name][_FLOOR_SCORE].point) if baselines else None,
+        floor=floor,
         n_floored=scores.n_floored,
         n_unreachable_questions=scores.n_unreachable_questions,
+        n_documents=len(np.unique(encoded.documents)),
+        cluster=config.cluster,
+        document_widening=widening if math.isfinite(widening) else None,
     )
 
 
@@ -186,11 +228,12 @@ def baseline_scores(encoded: EncodedQA, train: EncodedQA, cap: int) -> dict[str,
 
 
 def breakdown_labels(encoded: EncodedQA) -> dict[str, list[str]]:
-    """Labels of every question by kind of breakdown: ``role``, ``voice``, ``answer_words``."""
+    """Labels of every question by kind of breakdown: ``role``, ``asked_role``, ``voice``, ``answer_words``."""
     voices = {True: "passive", False: "active", None: "unknown"}
     first = encoded.first_golds
     return {
         "role": [example.wh for example in encoded.examples],
+        "asked_role": [asked_role(example) for example in encoded.examples],
         "voice": [voices[example.is_passive] for example in encoded.examples],
         "answer_words": [_length_label(n) for n in (first[:, 1] - first[:, 0] + 1).tolist()],
     }
@@ -198,7 +241,8 @@ def breakdown_labels(encoded: EncodedQA) -> dict[str, list[str]]:
 
 def prediction_rows(scores: SpanScores, encoded: EncodedQA) -> list[dict[str, Any]]:
     """One JSON-ready row per question for ``predictions.jsonl``; spans are ``[start, end)`` in words."""
-    rows = []
+    rows, chance = [], selection_chance(arguments_to_choose(encoded))
+    columns = scores.columns()
     for i, example in enumerate(encoded.examples):
         start, end = int(scores.starts[i]), int(scores.ends[i]) + 1
         row = {
@@ -211,19 +255,20 @@ def prediction_rows(scores: SpanScores, encoded: EncodedQA) -> list[dict[str, An
             "predicate": None if example.predicate_index is None else example.tokens[example.predicate_index],
             "question": example.question,
             "role": example.wh,
+            "asked_role": asked_role(example),
             "passive": example.is_passive,
             "golds": [[a.start, a.end] for a in example.answers],
             "gold_texts": [a.text for a in example.answers],
             "prediction": [start, end],
             "prediction_text": " ".join(example.tokens[start:end]),
         }
-        numbers = {name: float(getattr(scores, name)[i]) for name in ("em", "f1_tokens", "log_prob", "expected_f1")}
-        rows.append(row | numbers)
+        numbers = {name: present(columns[name][i]) for name in _ROW_SCORES if name in columns}
+        rows.append(row | numbers | {"argument_chance": present(chance[i])})
     return rows
 
 
 class _Intervals:
-    """Means over the questions ``rows`` with sentence-cluster intervals; one seed throughout."""
+    """Means over those of the questions ``rows`` that have a value, with cluster intervals; one seed throughout."""
 
     def __init__(self, clusters: npt.NDArray[np.int64], config: EvaluateConfig, seed: int) -> None:
         self._clusters, self._config, self._seed = clusters, config, seed
@@ -231,10 +276,18 @@ class _Intervals:
     def __call__(
         self, columns: Mapping[str, npt.NDArray[np.float64]], rows: npt.NDArray[np.int64]
     ) -> dict[str, Estimate]:
-        table = ClusterTable.from_questions({k: v[rows] for k, v in columns.items()}, self._clusters[rows])
-        return bootstrap_means(
-            table, n_boot=self._config.bootstrap_draws, seed=self._seed, level=1 - self._config.alpha
-        )
+        config, clusters = self._config, self._clusters[rows]
+        picked = {name: values[rows] for name, values in columns.items()}
+        options = {"n_boot": config.bootstrap_draws, "seed": self._seed}
+        return bootstrap_present_means(picked, clusters, level=1 - config.alpha, **options)
+
+
+def mean_estimates(
+    columns: Mapping[str, npt.NDArray[np.float64]], encoded: EncodedQA, config: EvaluateConfig, seed: int = 0
+) -> dict[str, Estimate]:
+    """Means of per-question columns (N,) over the questions that have a value, with the intervals of an evaluation."""
+    interval = _Intervals(encoded.resampled(config.cluster), config, seed)
+    return interval(columns, np.arange(len(encoded)))
 
 
 def _macro(
@@ -246,7 +299,7 @@ def _macro(
     owner = np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
     counts = np.bincount(owner)
     means = {name: np.bincount(owner, weights=values) / counts for name, values in columns.items()}
-    clusters = np.array([cluster for cluster, _ in seen], dtype=np.int64)
+    clusters = encoded.resampled(config.cluster)[np.unique(owner, return_index=True)[1]]
     return _Intervals(clusters, config, seed)(means, np.arange(len(seen)))
 
 

@@ -22,6 +22,7 @@ from emergence.config import FinetuneConfig
 from emergence.data.qa_encoding import EncodedQA, IntArray, PaddedBatch, batches_by_length
 from emergence.errors import EmergenceError
 from emergence.model import SpanHead, Trunk, span_cross_entropy
+from emergence.model.dropout import ResidualDropout
 from emergence.spec import OnNan
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.evaluate import gold_spans, quick_scores
@@ -29,6 +30,7 @@ from emergence.training.features import predict_finetuned, span_logits
 from emergence.training.finetune_result import EpochScores, FinetuneResult
 from emergence.training.health import REWIND_FACTOR, NonFiniteLossError, Recovery, all_finite, clip_gradients
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
+from emergence.training.search_budget import passes_per_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ def finetune(
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
     on_nan: OnNan = "stop",
+    carried: dict[str, Any] | None = None,
+    announce: bool = True,
 ) -> FinetuneResult:
     """Train ``trunk`` and ``head`` in place; they end with the best epoch's weights.
 
@@ -84,7 +88,7 @@ def finetune(
         trunk, head: Moved to ``device``.
         train, validation: Encoded questions.
         config: See :class:`~emergence.config.FinetuneConfig`.
-        seed: Of the order of the training questions (there is no other randomness).
+        seed: Of the order of the training questions and of dropout's masks.
         precision: ``fp32`` or ``bf16`` (autocast; the head and the loss stay in float32).
         max_answer_words: Longest span decoded on validation.
         checkpointer: Makes the run resumable; a checkpoint that is there is resumed from.
@@ -93,6 +97,8 @@ def finetune(
         save_best: Called after every epoch that is the best so far.
         should_stop: Asked after every step; true saves a checkpoint and raises.
         on_nan: What to do about a loss or gradient that is not finite, as in pretraining.
+        carried: Plain values that every checkpoint holds for the caller, under ``carried``.
+        announce: Log a line for every epoch.
 
     Raises:
         StopRequested: ``should_stop`` was true; the same call resumes.
@@ -117,12 +123,15 @@ def finetune(
         should_stop=should_stop,
         progress=progress or NoProgress(),
         on_nan=on_nan,
+        carried=carried,
+        announce=announce,
     )
-    loop.resume()
     try:
+        loop.resume()
         return loop.run()
     finally:
         loop.progress.close()
+        loop.dropout.remove()
 
 
 @dataclass
@@ -145,6 +154,8 @@ class _Loop:
     should_stop: Callable[[], bool]
     progress: Progress
     on_nan: OnNan
+    carried: dict[str, Any] | None
+    announce: bool
 
     def __post_init__(self) -> None:
         self.state = _State()
@@ -158,6 +169,7 @@ class _Loop:
         cure = f"lower finetune.lr, now {self.config.lr:g}, for example --set finetune.lr={self.config.lr / 3:.1g}"
         intervals = (self.config.checkpoint_every_steps, self.steps_per_epoch)
         self.recovery = Recovery(PHASE, self.checkpointer, self.on_nan, intervals, cure)
+        self.dropout = ResidualDropout(self.trunk, self.config.dropout, self.seed)
         self.clock = time.monotonic()
         self.shown: dict[str, float] = {}
 
@@ -201,6 +213,7 @@ class _Loop:
         for index in self._batches(self.state.epoch)[self.state.batch :]:
             batch = self.train.padded_batch(index)
             self._set_learning_rates()
+            self.dropout.start_step(self.step)
             loss = self._loss(batch)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -283,7 +296,8 @@ class _Loop:
         state.epoch, state.batch, state.loss_sum, state.questions = state.epoch + 1, 0, 0.0, 0
         self.recorder.log("finetune_epoch", **asdict(scores))
         self.recorder.time("finetune_epoch", epoch=scores.epoch, seconds=self._seconds())
-        logger.info(
+        logger.log(
+            logging.INFO if self.announce else logging.DEBUG,
             "epoch %d: training loss %.3f, validation loss %.3f, EM %.3f, F1 %.3f",
             *asdict(scores).values(),
         )
@@ -325,6 +339,7 @@ class _Loop:
             "rewinds": self.state.rewinds,
             "history": self.recorder.position(),
             "steps_per_epoch": self.steps_per_epoch,
+            "carried": self.carried,
         }
         self.checkpointer.save(PHASE, self.step, state, rewind_to=self.recovery.point(self.step))
 
@@ -361,7 +376,7 @@ def training_batches(train: EncodedQA, config: FinetuneConfig, *, seed: int, epo
 
     Ten questions are one step a pass; without a least number of steps a few-shot run would end untrained.
     """
-    passes = math.ceil(config.min_steps_per_epoch / math.ceil(len(train) / config.batch_size))
+    passes = passes_per_epoch(len(train), config)
     orders = range(epoch * passes, (epoch + 1) * passes)
     return [index for k in orders for index in batches_by_length(train.lengths, config.batch_size, seed=seed, epoch=k)]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,96 @@ class EpochScores:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """One point of the search's grid: a factor of both learning rates, and the embedding's scale."""
+
+    lr_factor: float
+    embedding: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting that was tried.
+
+    Attributes:
+        rung: Of the ladder, from 1.
+        steps, questions: Optimiser steps, and the size of the subset that they went over.
+        validation_f1: Token F1 at its end; 0 where it diverged.
+        validation_loss: Nats per question; None where it diverged.
+    """
+
+    lr_factor: float
+    embedding: str
+    rung: int
+    steps: int
+    questions: int
+    validation_f1: float
+    validation_loss: float | None
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.lr_factor, self.embedding)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What the search for settings tried and chose, on validation questions alone.
+
+    Attributes:
+        trials: In the order in which they were trained; none where a finetuning is too short to be searched.
+        chosen: The best of the last rung.
+        edges: Settings that were chosen at the end of their range: a better one may lie beyond.
+        steps: Optimiser steps of all trials.
+        share_of_one_finetuning: Their question passes over those of one finetuning; at most 2.
+        embedding_scale: The factor that ``fresh`` multiplies the embedding with; None where ``fresh`` is no other
+            setting (a random trunk, or one whose embeddings are not normed on entry), so that the grid has half its
+            points.
+    """
+
+    trials: tuple[Trial, ...]
+    chosen: Setting
+    edges: tuple[str, ...]
+    steps: int
+    share_of_one_finetuning: float
+    embedding_scale: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, for ``finetune_stats.json``; the inverse is :meth:`from_dict`."""
+        return {
+            "candidates": [asdict(trial) for trial in self.trials],
+            "chosen": asdict(self.chosen),
+            "edges": list(self.edges),
+            "steps": self.steps,
+            "share_of_one_finetuning": self.share_of_one_finetuning,
+            "embedding_scale": self.embedding_scale,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> SearchResult:
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            trials=tuple(Trial(**trial) for trial in raw["candidates"]),
+            chosen=Setting(**raw["chosen"]),
+            edges=tuple(raw["edges"]),
+            steps=raw["steps"],
+            share_of_one_finetuning=raw["share_of_one_finetuning"],
+            embedding_scale=raw["embedding_scale"],
+        )
+
+
+@dataclass(frozen=True)
 class FinetuneResult:
     """What finetuning did.
 
     Attributes:
         epochs: Every epoch's scores.
         best: The epoch with the highest validation F1 (on a tie the lower loss), whose weights were kept.
-        steps: Optimiser steps taken.
+        steps: Optimiser steps taken, the search's not counted.
         stopped_early: Whether patience ran out before the last epoch.
-        seconds: Wall-clock, added up over resumes.
+        seconds: Wall-clock, added up over resumes, the search's not counted.
         questions_per_second: Training questions over those seconds, validation included in the time.
         rewinds: Times that training went back to a checkpoint after a number that was not finite.
+        search: How the settings were found; None where they were given.
     """
 
     epochs: tuple[EpochScores, ...]
@@ -37,3 +117,15 @@ class FinetuneResult:
     seconds: float
     questions_per_second: float
     rewinds: int = 0
+    search: SearchResult | None = None
+
+    @property
+    def flags(self) -> list[str]:
+        """What a reader should know of a searched finetuning: more epochs, or settings beyond the grid, may be better.
+
+        With the settings given there is nothing to flag: they are as they were asked for.
+        """
+        if self.search is None:
+            return []
+        last = self.best.epoch == self.epochs[-1].epoch and not self.stopped_early
+        return [*(["search_edge"] if self.search.edges else []), *(["best_epoch_is_last"] if last else [])]

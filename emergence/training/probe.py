@@ -125,16 +125,18 @@ def save_progress(
     checkpointer: Checkpointer | None,
     recorder: Recorder,
     fits: Sequence[ProbeFit],
+    conditional: Mapping[str, Any] | None = None,
     validity: Mapping[str, Any] | None = None,
 ) -> None:
-    """Checkpoint the finished fits and what was measured of their validity, both in one file.
+    """Checkpoint the finished fits, what the states add to words, and what was measured of validity, in one file.
 
-    The checkpointer keeps the newest two files whatever their phase, so neither may stand alone.
+    The checkpointer keeps the newest two files whatever their phase, so none may stand alone. They are made in this
+    order, each when the one before is whole.
     """
     if checkpointer is not None:
-        found = dict(validity or {})
-        state = {"fits": [fit.to_state() for fit in fits], "history": recorder.position(), "validity": found}
-        checkpointer.save(PHASE, len(fits) + len(found), state)
+        parts = {"conditional": dict(conditional or {}), "validity": dict(validity or {})}
+        state = {"fits": [fit.to_state() for fit in fits], "history": recorder.position(), **parts}
+        checkpointer.save(PHASE, len(fits) + sum(map(len, parts.values())), state)
 
 
 def _resume(checkpointer: Checkpointer | None, recorder: Recorder) -> list[ProbeFit]:

@@ -27,10 +27,16 @@ _CHUNK_QUESTIONS = 512
 
 @dataclass(frozen=True)
 class ProbeData:
-    """N questions at one layer, and the spans to learn; the spans may be a control task's (METHODS B4)."""
+    """N questions at one layer, and the spans to learn; the spans may be a control task's (METHODS B4).
+
+    Attributes:
+        features: The states. golds: The spans.
+        offset: (sum of W, 2) start and end logits that need no states, for a conditional probe to add to; else None.
+    """
 
     features: LayerFeatures
     golds: GoldSpans
+    offset: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.golds)
@@ -48,7 +54,8 @@ class ProbeData:
         device = self.features.words.device
         words = self.features.words[torch.from_numpy(rows).to(device)]
         questions = self.features.questions[torch.from_numpy(index).to(device)]
-        return ProbeData(LayerFeatures(words, questions, offsets), self.golds.take(index))
+        offset = None if self.offset is None else self.offset[torch.from_numpy(rows).to(device)]
+        return ProbeData(LayerFeatures(words, questions, offsets), self.golds.take(index), offset)
 
 
 @dataclass(frozen=True)
@@ -92,27 +99,52 @@ def layer_data(
         del caches
 
 
-def gather(features: LayerFeatures, index: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor, npt.NDArray[np.bool_]]:
-    """Question states (B, 2D), padded word states (B, W, D) and the word mask of some questions."""
+@dataclass(frozen=True)
+class GatheredBatch:
+    """Some questions, padded: question states (B, 2D), word states (B, W, D), mask (B, W), offset (B, W, 2) or None."""
+
+    questions: Tensor
+    words: Tensor
+    mask: npt.NDArray[np.bool_]
+    offset: Tensor | None
+
+
+def gather(data: ProbeData, index: npt.NDArray[np.int64]) -> GatheredBatch:
+    """The questions at ``index`` as one padded batch; padding repeats a sentence's first word."""
+    features = data.features
     begins = features.word_offsets[:-1][index]
     counts = features.word_offsets[1:][index] - begins
     column = np.arange(int(counts.max()))[None, :]
     mask = column < counts[:, None]  # (B, W)
-    rows = np.where(mask, begins[:, None] + column, begins[:, None])  # padding repeats the first word
     device = features.words.device
-    words = features.words[torch.from_numpy(rows).to(device)].float()  # (B, W, D)
-    return features.questions[torch.from_numpy(index).to(device)], words, mask
+    rows = torch.from_numpy(np.where(mask, begins[:, None] + column, begins[:, None])).to(device)  # (B, W)
+    offset = None if data.offset is None else data.offset[rows]  # (B, W, 2)
+    questions = features.questions[torch.from_numpy(index).to(device)]  # (B, 2D)
+    return GatheredBatch(questions, features.words[rows].float(), mask, offset)
+
+
+def add_offset(logits: tuple[Tensor, Tensor], offset: Tensor | None, scales: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Start and end logits (B, W) plus the scaled offset (B, W, 2), where there is one."""
+    if offset is None or scales is None:
+        return logits
+    start, end = (scales * offset).unbind(-1)  # (B, W)
+    return logits[0] + start, logits[1] + end
 
 
 @torch.no_grad()
-def predict_cached(readout: Readout, data: ProbeData) -> SpanLogits:
-    """Logits of every question, from the states as they are in ``data`` (raw or standardised, as the readout reads)."""
+def predict_cached(readout: Readout, data: ProbeData, scales: Tensor | None = None) -> SpanLogits:
+    """Logits of every question, from the states as they are in ``data`` (raw or standardised, as the readout reads).
+
+    Args:
+        scales: (2,) what the start and the end logits of ``data.offset`` are multiplied by before they are added.
+    """
     start, end = (np.zeros((len(data), int(data.lengths.max())), dtype=np.float32) for _ in range(2))
     for begin in range(0, len(data), _CHUNK_QUESTIONS):
         index = np.arange(begin, min(begin + _CHUNK_QUESTIONS, len(data)))
-        questions, words, mask = gather(data.features, index)
-        for out, logits in zip((start, end), readout(questions, words), strict=True):
-            out[index, : mask.shape[1]] = logits.cpu().numpy()
+        batch = gather(data, index)
+        found = add_offset(readout(batch.questions, batch.words), batch.offset, scales)
+        for out, logits in zip((start, end), found, strict=True):
+            out[index, : batch.mask.shape[1]] = logits.cpu().numpy()
     return SpanLogits(start, end, data.lengths)
 
 

@@ -1,19 +1,22 @@
 """Fitting one probe on the cached states of one layer (METHODS B4).
 
-- ``linear``, the headline: ONE linear layer from a word's state to its start and end logit. Convex, so
-  L-BFGS finds the optimum whatever the seed; the ridge is chosen on validation.
+- ``linear``, the headline: ONE linear layer from a word's state to its start and end logit. L-BFGS from zero, so the
+  seed has no part in it; the ridge is chosen on validation. (Convex on single golds; the sum over several is not
+  quite, which is why the start is fixed.)
 - ``bilinear``: question states against word states, low rank. The linear probe can only find what the
   trunk has already routed to the word; this one asks whether the role is in the states at all.
 - ``mlp``: one hidden layer on the word's state, what the linear probe misses for being linear.
 
-They are fitted on standardised states (:mod:`emergence.training.probe_data`).
+They are fitted on standardised states (:mod:`emergence.training.probe_data`), to the same golds as finetuning. Where
+the data carry an offset, logits that need no states, the probe is added to it with one free scale for each boundary:
+what it then reads is what the states add (conditional probing, Hewitt et al. 2021).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,11 +33,23 @@ from emergence.training.evaluate import quick_scores
 from emergence.training.features import Readout
 from emergence.training.finetune import schedule
 from emergence.training.health import NonFiniteLossError
-from emergence.training.probe_data import CHUNK_ROWS, ProbeData, Standardisation, gather, predict_cached
+from emergence.training.probe_data import (
+    CHUNK_ROWS,
+    ProbeData,
+    Standardisation,
+    add_offset,
+    gather,
+    predict_cached,
+)
 
 FAMILIES = ("linear", "bilinear", "mlp")
 MLP_HIDDEN = 128
 _WARMUP_FRACTION = 0.02
+#: Nats per question: a validation loss that falls by less over the last tenth of the epochs, or to the next ridge, has
+#: settled. A hundredth of what separates the families.
+SETTLED = 2e-3
+#: Smaller ridges are not tried once this many in a row have raised the validation loss.
+_RIDGES_TOO_MANY = 2
 
 
 class MLPHead(nn.Module):
@@ -66,10 +81,11 @@ class ProbeFit:
         weights: Parameters of the probe on raw states, float32 on the CPU (:func:`build_probe` takes them).
         n_trainable: Its parameters.
         ridge: Chosen penalty ridge / 2 * |w|^2 beside the mean loss (linear only).
-        validation_loss, validation_em, validation_f1: Nats per question on the first gold; EM and F1 over all golds.
-        iterations: L-BFGS iterations at the chosen ridge, or the best epoch.
-        converged: L-BFGS met its tolerance at the chosen ridge; the validation loss turned before the last epoch.
+        validation_loss, validation_em, validation_f1: Nats per question, as trained; EM and F1 over all golds.
+        iterations: L-BFGS iterations at the chosen ridge, or the best epoch (0: the offset alone was best).
+        converged: L-BFGS met its tolerance at the chosen ridge; the validation loss had settled at the last epoch.
         path: Validation scores for every ridge, or every epoch.
+        scales: Of the offset's start and end logits; None without an offset.
     """
 
     family: str
@@ -83,24 +99,53 @@ class ProbeFit:
     iterations: int
     converged: bool
     path: tuple[dict[str, float], ...]
+    scales: tuple[float, float] | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What about this fit is to be read with care, and how much it may have changed; empty when nothing is."""
+        found = []
+        if not self.converged and self.ridge is not None:
+            found.append(f"stopped at its limit of {self.iterations} iterations")
+        elif not self.converged:
+            found.append(
+                f"still improving when its epochs ended: validation loss {_late_fall(self.path):+.4f} and F1 "
+                f"{self.validation_f1 - self.path[_late(self.path)]['f1']:+.4f} over the last tenth"
+            )
+        if self.ridge_at_edge:
+            found.append(f"its ridge {self.ridge:g} is the {self.ridge_at_edge} of the grid")
+        return tuple(found)
+
+    @property
+    def ridge_at_edge(self) -> str | None:
+        """``smallest`` or ``largest`` where the chosen ridge is that of all tried and the loss still fell there."""
+        tried = sorted(row["ridge"] for row in self.path) if self.ridge is not None else []
+        if len(tried) < 2 or self.ridge not in (tried[0], tried[-1]):
+            return None
+        inner = next(row for row in self.path if row["ridge"] == tried[1 if self.ridge == tried[0] else -2])
+        if inner["loss"] - self.validation_loss < SETTLED:
+            return None  # beyond the edge there is nothing to be had
+        return "smallest" if self.ridge == tried[0] else "largest"
 
     def summary(self) -> dict[str, Any]:
         """Everything but the weights, as plain JSON types."""
-        return {k: list(v) if k == "path" else v for k, v in vars(self).items() if k != "weights"}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k != "weights"}
+        return {**plain, "remarks": list(self.remarks)}
 
     def to_state(self) -> dict[str, Any]:
-        return {**self.summary(), "weights": self.weights}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ProbeFit:
-        return cls(**{**state, "path": tuple(state["path"])})
+        scales = state.get("scales")  # absent in checkpoints of an earlier version
+        return cls(**{**state, "path": tuple(state["path"]), "scales": None if scales is None else tuple(scales)})
 
 
 def fit_probe(
     family: str,
     train: ProbeData,
     validation: ProbeData,
-    statistics: Standardisation,
+    statistics: Standardisation | None,
     config: ProbeConfig,
     layer: int,
     max_answer_words: int,
@@ -116,7 +161,7 @@ def fit_probe(
 def fit_linear_probe(
     train: ProbeData,
     validation: ProbeData,
-    statistics: Standardisation,
+    statistics: Standardisation | None,
     config: ProbeConfig,
     *,
     layer: int,
@@ -126,7 +171,7 @@ def fit_linear_probe(
 
     Args:
         train, validation: Standardised by :func:`standardise_`.
-        statistics: What it returned.
+        statistics: What it returned, to be folded into the weights; None for a probe that will read these states.
         config: ``ridges`` and ``max_iterations``.
         layer: Recorded in the fit.
         max_answer_words: Longest span decoded on validation.
@@ -134,14 +179,15 @@ def fit_linear_probe(
     Raises:
         NonFiniteLossError: The states are not finite.
     """
-    objective = SpanObjective(train)
-    weights = np.zeros(objective.n_weights)
+    objective = SpanObjective(train, config.train_gold)
+    weights, device = objective.start, train.features.words.device
     found: list[tuple[dict[str, float], npt.NDArray[np.float64]]] = []
     for ridge in sorted(config.ridges, reverse=True):  # from the strongest: each optimum starts the next
         result = objective.minimum(weights, ridge, config.max_iterations)
         weights = result.x
-        head = linear_head(weights, train.features.words.device)
-        scores = quick_scores(predict_cached(reader(head), validation), validation.golds, max_answer_words)
+        head, scales = linear_head(weights, objective.hidden_size, device), objective.scales(weights)
+        logits = predict_cached(reader(head), validation, scales)
+        scores = quick_scores(logits, validation.golds, max_answer_words, config.train_gold)
         if not math.isfinite(scores.loss):
             raise NonFiniteLossError(
                 f"linear probe, layer {layer}, ridge {ridge:g}: the validation loss is {scores.loss}: the trunk's "
@@ -149,12 +195,16 @@ def fit_linear_probe(
             )
         row = {"ridge": ridge, "train_loss": objective.loss, **asdict(scores)}
         found.append(({**row, "iterations": int(result.nit), "converged": bool(result.success)}, weights))
+        losses = [row["loss"] for row, _ in found]
+        if len(losses) - 1 - int(np.argmin(losses)) >= _RIDGES_TOO_MANY:
+            break
     best, weights = min(found, key=lambda pair: pair[0]["loss"])
+    chosen_scales = objective.scales(weights)
     return ProbeFit(
         family="linear",
         layer=layer,
-        weights=_folded(linear_head(weights, train.features.words.device), statistics),
-        n_trainable=2 * (objective.hidden_size + 1),
+        weights=_folded(linear_head(weights, objective.hidden_size, device), statistics),
+        n_trainable=2 * (objective.hidden_size + 1) + (0 if chosen_scales is None else 2),
         ridge=best["ridge"],
         validation_loss=best["loss"],
         validation_em=best["em"],
@@ -162,6 +212,7 @@ def fit_linear_probe(
         iterations=int(best["iterations"]),
         converged=bool(best["converged"]),
         path=tuple(row for row, _ in found),
+        scales=None if chosen_scales is None else _pair(chosen_scales),
     )
 
 
@@ -169,7 +220,7 @@ def fit_minibatch_probe(
     family: str,
     train: ProbeData,
     validation: ProbeData,
-    statistics: Standardisation,
+    statistics: Standardisation | None,
     config: ProbeConfig,
     *,
     layer: int,
@@ -184,36 +235,50 @@ def fit_minibatch_probe(
     size, device = train.features.words.shape[1], train.features.words.device
     own_seed = probe_seed(seed, layer, family)
     probe = new_probe(family, size, config.bilinear_rank, own_seed).to(device)
-    optimizer = new_optimizer(probe, config)
-    path: list[dict[str, float]] = []
-    best, best_weights = math.inf, {}
-    for epoch in range(config.epochs):
-        train_epoch(probe, optimizer, train, config, own_seed, epoch, config.epochs)
-        scores = quick_scores(predict_cached(reader(probe), validation), validation.golds, max_answer_words)
+    scales = None if train.offset is None else torch.ones(2, device=device, requires_grad=True)
+    optimizer = new_optimizer(probe, config, scales)
+
+    def scored(epoch: int) -> dict[str, float]:
+        logits = predict_cached(reader(probe), validation, scales)
+        scores = quick_scores(logits, validation.golds, max_answer_words, config.train_gold)
         if not math.isfinite(scores.loss):
             raise NonFiniteLossError(
-                f"{family} probe, layer {layer}, epoch {epoch + 1}: the validation loss is {scores.loss}: lower "
+                f"{family} probe, layer {layer}, epoch {epoch}: the validation loss is {scores.loss}: lower "
                 f"probe.lr, now {config.lr:g}, for example --set probe.lr={config.lr / 3:.1g}"
             )
-        path.append({"epoch": epoch + 1, **asdict(scores)})
-        if scores.loss < best:
-            best, best_weights = scores.loss, {k: v.detach().clone() for k, v in probe.state_dict().items()}
-        elif len(path) - _best_epoch(path) >= config.patience:
+        return {"epoch": epoch, **asdict(scores)}
+
+    path: list[dict[str, float]] = []
+    best = math.inf
+    if scales is not None:  # the states need not add anything: the offset alone is the first candidate
+        kept, zeros = copy_weights(probe), {name: torch.zeros_like(p) for name, p in probe.state_dict().items()}
+        probe.load_state_dict(zeros)
+        path.append(scored(0))
+        best, best_weights, best_scales = path[0]["loss"], zeros, (1.0, 1.0)
+        probe.load_state_dict(kept)
+    for epoch in range(config.epochs):
+        train_epoch(probe, optimizer, train, config, own_seed, epoch, config.epochs, scales)
+        path.append(scored(epoch + 1))
+        if path[-1]["loss"] < best:
+            best, best_weights = path[-1]["loss"], copy_weights(probe)
+            best_scales = (1.0, 1.0) if scales is None else _pair(scales)
+        elif path[-1]["epoch"] - _best_epoch(path) >= config.patience:
             break
     probe.load_state_dict(best_weights)
-    chosen = path[_best_epoch(path) - 1]
+    chosen = next(row for row in path if row["epoch"] == _best_epoch(path))
     return ProbeFit(
         family=family,
         layer=layer,
         weights=_folded(probe, statistics),
-        n_trainable=sum(p.numel() for p in probe.parameters()),
+        n_trainable=sum(p.numel() for p in probe.parameters()) + (0 if scales is None else 2),
         ridge=None,
         validation_loss=chosen["loss"],
         validation_em=chosen["em"],
         validation_f1=chosen["f1"],
         iterations=_best_epoch(path),
-        converged=_best_epoch(path) < config.epochs,
+        converged=_best_epoch(path) < config.epochs or _late_fall(path) > -SETTLED,
         path=tuple(path),
+        scales=None if scales is None else best_scales,
     )
 
 
@@ -222,9 +287,12 @@ def probe_seed(seed: int, layer: int, family: str) -> int:
     return int(np.random.SeedSequence([seed, layer, FAMILIES.index(family)]).generate_state(1)[0])
 
 
-def new_optimizer(probe: Probe, config: ProbeConfig) -> torch.optim.AdamW:
-    """AdamW with the learning rate and weight decay of ``config``."""
-    return torch.optim.AdamW(probe.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+def new_optimizer(probe: Probe, config: ProbeConfig, scales: Tensor | None = None) -> torch.optim.AdamW:
+    """AdamW with the learning rate and weight decay of ``config``; the offset's scales do not decay."""
+    groups: list[dict[str, Any]] = [{"params": list(probe.parameters())}]
+    if scales is not None:
+        groups.append({"params": [scales], "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
 
 
 def train_epoch(
@@ -235,13 +303,16 @@ def train_epoch(
     seed: int,
     epoch: int,
     n_epochs: int,
+    scales: Tensor | None = None,
 ) -> None:
     """One pass in batches of similar length; the learning rate warms up and then falls to zero over ``n_epochs``."""
     batches = batches_by_length(train.lengths, config.batch_size, seed=seed, epoch=epoch)
     for k, index in enumerate(batches):
         step = epoch * len(batches) + k
-        optimizer.param_groups[0]["lr"] = config.lr * schedule(step, n_epochs * len(batches), _WARMUP_FRACTION)
-        loss = _minibatch_loss(probe, train, index)
+        rate = config.lr * schedule(step, n_epochs * len(batches), _WARMUP_FRACTION)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = _minibatch_loss(probe, train, index, config.train_gold, scales)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -281,85 +352,139 @@ def new_probe(family: str, hidden_size: int, rank: int, seed: int) -> Probe:
 
 
 class SpanObjective:
-    """Mean start + end cross-entropy of a linear map over all training words, and its gradient.
+    """Mean loss of a linear map over all training words, and its gradient: -log of the sum of p over the golds.
 
-    The bias of a linear probe shifts all words of a sentence alike and cancels in the softmax over them,
-    so only the (D, 2) weights are fitted.
+    p(i, j) = softmax(start)_i softmax(end)_j, as in ``model.losses.span_cross_entropy``. The bias of a linear probe
+    shifts all words of a sentence alike and cancels in the softmax over them, so only the (D, 2) weights are fitted,
+    and the two scales of the offset where the data have one.
+
+    Args:
+        train: The questions.
+        train_gold: ``first`` fits each question's first gold alone, ``marginal`` the sum over all.
     """
 
-    def __init__(self, train: ProbeData) -> None:
+    def __init__(self, train: ProbeData, train_gold: str = "first") -> None:
         offsets = train.features.word_offsets
         self.words = train.features.words  # (sum of W, D)
+        self.offset = train.offset  # (sum of W, 2) or None
         self.hidden_size = int(self.words.shape[1])
         self.n_questions = len(train)
         device = self.words.device
         self.counts = torch.from_numpy(np.diff(offsets)).to(device)  # (N,)
         self.owner = torch.repeat_interleave(torch.arange(self.n_questions, device=device), self.counts)  # (sum of W,)
-        first = train.golds.offsets[:-1]
-        golds = np.stack([train.golds.starts[first], train.golds.ends_inclusive[first]], axis=1) + offsets[:-1, None]
-        self.golds = torch.from_numpy(golds).to(device)  # (N, 2) rows of ``words``
+        golds = train.golds if train_gold == "marginal" else train.golds.first()
+        rows = np.stack([golds.starts, golds.ends_inclusive], axis=1) + offsets[:-1][golds.owner, None]
+        self.golds = torch.from_numpy(rows).to(device)  # (G, 2) rows of ``words``
+        self.gold_counts = torch.from_numpy(golds.counts).to(device)  # (N,)
+        self.gold_owner = torch.from_numpy(golds.owner).to(device)  # (G,)
         self.loss = math.nan
 
     @property
-    def n_weights(self) -> int:
-        return 2 * self.hidden_size
+    def start(self) -> npt.NDArray[np.float64]:
+        """Where every fit begins: the offset as it is, and nothing read off the states."""
+        return np.concatenate([np.zeros(2 * self.hidden_size), np.ones(0 if self.offset is None else 2)])
+
+    def scales(self, flat: npt.NDArray[np.float64]) -> Tensor | None:
+        """The offset's two scales among the fitted values; None without an offset."""
+        if self.offset is None:
+            return None
+        return torch.from_numpy(flat[2 * self.hidden_size :]).float().to(self.words.device)
 
     def minimum(self, start: npt.NDArray[np.float64], ridge: float, max_iterations: int) -> OptimizeResult:
-        """L-BFGS from the weights ``start`` (2 D,)."""
+        """L-BFGS from ``start``, shaped as :attr:`start`."""
         options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-8, "gtol": 1e-5}
         return minimize(self, start, args=(ridge,), jac=True, method="L-BFGS-B", options=options)
 
     def __call__(self, flat: npt.NDArray[np.float64], ridge: float) -> tuple[float, npt.NDArray[np.float64]]:
-        """Loss plus ridge / 2 * |w|^2, and the gradient, at weights (2 D,)."""
-        weights = torch.from_numpy(flat.reshape(self.hidden_size, 2)).float().to(self.words.device)  # (D, 2)
+        """Loss plus ridge / 2 * |w|^2, and the gradient, at the weights (2 D,) and the unpenalised scales."""
+        size = 2 * self.hidden_size
+        weights = torch.from_numpy(flat[:size].reshape(self.hidden_size, 2)).float().to(self.words.device)  # (D, 2)
         logits = torch.cat([chunk.float() @ weights for chunk in self.words.split(CHUNK_ROWS)])  # (sum of W, 2)
-        shifted = logits - self._per_question(logits, "max").index_select(0, self.owner)
-        powers = shifted.exp()
-        totals = self._per_question(powers, "sum")  # (N, 2)
-        of_golds = shifted.gather(0, self.golds) - totals.log()  # (N, 2)
-        self.loss = -float(of_golds.sum(dtype=torch.float64)) / self.n_questions
-        slope = powers.div_(totals.index_select(0, self.owner))  # (sum of W, 2): softmax minus one-hot, below
-        slope.scatter_add_(0, self.golds, slope.new_full(self.golds.shape, -1.0))
+        if self.offset is not None and (scales := self.scales(flat)) is not None:
+            logits += scales * self.offset
+        slope = self._slope(logits)  # (sum of W, 2)
         pieces = zip(self.words.split(CHUNK_ROWS), slope.split(CHUNK_ROWS), strict=True)
         gradient = torch.stack([part.T @ rows.float() for rows, part in pieces]).sum(0).T / self.n_questions  # (D, 2)
-        penalty = 0.5 * ridge * float(flat @ flat)
-        return self.loss + penalty, gradient.double().cpu().numpy().ravel() + ridge * flat
+        penalty = 0.5 * ridge * float(flat[:size] @ flat[:size])
+        found = gradient.double().cpu().numpy().ravel() + ridge * flat[:size]
+        if self.offset is not None:
+            of_scales = (slope * self.offset).sum(0, dtype=torch.float64) / self.n_questions  # (2,)
+            found = np.concatenate([found, of_scales.cpu().numpy()])
+        return self.loss + penalty, found
 
-    def _per_question(self, values: Tensor, reduction: str) -> Tensor:
-        """(sum of W, 2) -> (N, 2). The same sums every time, which ``index_add_`` on a GPU would not give."""
-        return torch.segment_reduce(values, reduction, lengths=self.counts, axis=0, unsafe=True)
+    def _slope(self, logits: Tensor) -> Tensor:
+        """(sum of W, 2) derivative by each logit, softmax minus each gold's share; keeps the mean loss in ``loss``."""
+        shifted = logits - _per_question(logits, "max", self.counts).index_select(0, self.owner)
+        powers = shifted.exp()
+        totals = _per_question(powers, "sum", self.counts)  # (N, 2)
+        of_golds = shifted.gather(0, self.golds).sum(1, keepdim=True)  # (G, 1) start plus end
+        peak = _per_question(of_golds, "max", self.gold_counts)  # (N, 1)
+        share = (of_golds - peak.index_select(0, self.gold_owner)).exp()  # (G, 1)
+        sums = _per_question(share, "sum", self.gold_counts)  # (N, 1)
+        log_p = (sums.log() + peak)[:, 0] - totals.log().sum(1)  # (N,)
+        self.loss = -float(log_p.sum(dtype=torch.float64)) / self.n_questions
+        share = share / sums.index_select(0, self.gold_owner)  # (G, 1), adding up to 1 in each question
+        slope = powers.div_(totals.index_select(0, self.owner))
+        return slope.scatter_add_(0, self.golds, -share.expand(-1, 2))
 
 
-def linear_head(weights: npt.NDArray[np.float64], device: torch.device) -> SpanHead:
-    """The span head with the weights (2 D,) of :class:`SpanObjective` and no bias."""
-    head = SpanHead(len(weights) // 2).to(device)
+def _per_question(values: Tensor, reduction: str, counts: Tensor) -> Tensor:
+    """(sum of counts, K) -> (N, K). The same sums every time, which ``index_add_`` on a GPU would not give."""
+    return torch.segment_reduce(values, reduction, lengths=counts, axis=0, unsafe=True)
+
+
+def linear_head(weights: npt.NDArray[np.float64], hidden_size: int, device: torch.device) -> SpanHead:
+    """The span head with the weights (2 D, and scales behind them) of :class:`SpanObjective` and no bias."""
+    head = SpanHead(hidden_size).to(device)
     with torch.no_grad():
-        head.linear.weight.copy_(torch.from_numpy(weights.reshape(-1, 2).T))
+        head.linear.weight.copy_(torch.from_numpy(weights[: 2 * hidden_size].reshape(-1, 2).T))
     return head
 
 
+def copy_weights(probe: nn.Module) -> dict[str, Tensor]:
+    """A copy of the parameters that training cannot change."""
+    return {name: tensor.detach().clone() for name, tensor in probe.state_dict().items()}
+
+
 @torch.no_grad()
-def mean_loss(probe: Probe, data: ProbeData) -> float:
-    """Mean loss on the first golds, nats per question, of few enough questions for one batch."""
-    return float(_minibatch_loss(probe, data, np.arange(len(data))))
+def mean_loss(probe: Probe, data: ProbeData, train_gold: str) -> float:
+    """Mean training loss, nats per question, of few enough questions for one batch."""
+    return float(_minibatch_loss(probe, data, np.arange(len(data)), train_gold))
 
 
-def _minibatch_loss(probe: Probe, data: ProbeData, index: npt.NDArray[np.int64]) -> Tensor:
-    questions, words, mask = gather(data.features, index)
-    start, end = reader(probe)(questions, words)  # (B, W)
-    first = data.golds.offsets[:-1][index]
-    arrays = (mask, data.golds.starts[first][:, None], data.golds.ends_inclusive[first][:, None])
-    word_mask, starts, ends = (torch.from_numpy(array).to(words.device) for array in arrays)
-    return span_cross_entropy(start, end, word_mask, starts, ends, torch.ones_like(starts, dtype=torch.bool))
+def _minibatch_loss(
+    probe: Probe, data: ProbeData, index: npt.NDArray[np.int64], train_gold: str, scales: Tensor | None = None
+) -> Tensor:
+    batch = gather(data, index)
+    start, end = add_offset(reader(probe)(batch.questions, batch.words), batch.offset, scales)  # (B, W)
+    golds = data.golds.take(index) if train_gold == "marginal" else data.golds.take(index).first()
+    arrays = (batch.mask, *golds.padded())
+    word_mask, starts, ends, gold_mask = (torch.from_numpy(array).to(start.device) for array in arrays)
+    return span_cross_entropy(start, end, word_mask, starts, ends, gold_mask, train_gold)
 
 
-def _best_epoch(path: list[dict[str, float]]) -> int:
-    """From 1; the earlier on a tie."""
-    return int(np.argmin([row["loss"] for row in path])) + 1
+def _best_epoch(path: Sequence[Mapping[str, float]]) -> int:
+    """The earlier on a tie."""
+    return int(min(path, key=lambda row: row["loss"])["epoch"])
 
 
-def _folded(probe: Probe, statistics: Standardisation) -> dict[str, Tensor]:
-    """The probe's parameters as they apply to raw states, on the CPU."""
+def _late(path: Sequence[Mapping[str, float]]) -> int:
+    """Where the last tenth of the path begins: a row, one at least before the last."""
+    return max(0, len(path) - 1 - max(1, len(path) // 10))
+
+
+def _late_fall(path: Sequence[Mapping[str, float]]) -> float:
+    """Change of the validation loss over the last tenth of the epochs, negative while it falls."""
+    return path[-1]["loss"] - path[_late(path)]["loss"]
+
+
+def _pair(scales: Tensor) -> tuple[float, float]:
+    start, end = scales.detach().tolist()
+    return start, end
+
+
+def _folded(probe: Probe, statistics: Standardisation | None) -> dict[str, Tensor]:
+    """The probe's parameters as they apply to raw states, on the CPU; as they are without statistics."""
     probe = copy.deepcopy(probe)
     for layer, mean, std in _input_layers(probe, statistics):
         weight = layer.weight.detach().double() / std.double()
@@ -370,8 +495,10 @@ def _folded(probe: Probe, statistics: Standardisation) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in probe.state_dict().items()}
 
 
-def _input_layers(probe: Probe, of: Standardisation) -> Iterator[tuple[nn.Linear, Tensor, Tensor]]:
+def _input_layers(probe: Probe, of: Standardisation | None) -> Iterator[tuple[nn.Linear, Tensor, Tensor]]:
     """The layers that read states, with the statistics of what they read."""
+    if of is None:
+        return
     if isinstance(probe, BilinearProbe):
         yield probe.question, of.question_mean, of.question_std
         yield probe.word, of.word_mean, of.word_std

@@ -42,6 +42,7 @@ from emergence.training.probe_fitting import (
     Probe,
     ProbeFit,
     SpanObjective,
+    copy_weights,
     fit_probe,
     linear_head,
     mean_loss,
@@ -73,7 +74,7 @@ class ProbeValidity:
     Attributes:
         family, layer: The probe, at the layer validation chose.
         task_f1, control_f1: Mean test token F1 on the task and on the control task.
-        selectivity: Their difference, with its sentence-cluster interval; about 0 where the probe learned by rote.
+        selectivity: Their difference, with its cluster interval; about 0 where the probe learned by rote.
         seen_types: Share of test questions whose control type occurs in training; rote reaches no others.
         mdl, control_mdl: Code length of the training answers of either task.
 
@@ -159,13 +160,14 @@ class _LinearLearner:
 
     def __init__(self, fit: ProbeFit, config: ProbeConfig, n: int) -> None:
         self._ridge, self._iterations, self._n = fit.ridge or 0.0, config.max_iterations, n
+        self._train_gold = config.train_gold
         self._weights: npt.NDArray[np.float64] | None = None
 
     def learn(self, prefix: ProbeData) -> Probe:
-        objective = SpanObjective(prefix)
-        start = np.zeros(objective.n_weights) if self._weights is None else self._weights
+        objective = SpanObjective(prefix, self._train_gold)
+        start = objective.start if self._weights is None else self._weights
         self._weights = objective.minimum(start, self._ridge * self._n / len(prefix), self._iterations).x
-        return linear_head(self._weights, prefix.features.words.device)
+        return linear_head(self._weights, objective.hidden_size, prefix.features.words.device)
 
 
 class _MinibatchLearner:
@@ -182,11 +184,12 @@ class _MinibatchLearner:
         config, probe = self._config, self._probe
         optimizer = new_optimizer(probe, config)
         repeats = math.ceil(_STEPS_PER_ROUND / math.ceil(len(prefix) / config.batch_size))
-        best, weights = mean_loss(probe, self._validation), _copy(probe)
+        gold = config.train_gold
+        best, weights = mean_loss(probe, self._validation, gold), copy_weights(probe)
         for epoch in range(config.mdl_epochs * repeats):
             train_epoch(probe, optimizer, prefix, config, self._seed, epoch, config.mdl_epochs * repeats)
-            if (epoch + 1) % repeats == 0 and (loss := mean_loss(probe, self._validation)) < best:
-                best, weights = loss, _copy(probe)
+            if (epoch + 1) % repeats == 0 and (loss := mean_loss(probe, self._validation, gold)) < best:
+                best, weights = loss, copy_weights(probe)
         probe.load_state_dict(weights)
         return probe
 
@@ -217,6 +220,7 @@ def measure_validity(
     precision: str,
     max_answer_words: int,
     checkpointer: Checkpointer | None = None,
+    conditional: Mapping[str, Any] | None = None,
     recorder: Recorder | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
@@ -233,6 +237,7 @@ def measure_validity(
         seed: The one the fits were made with.
         max_answer_words: Longest span decoded.
         checkpointer: Holds the fits; each measured part is added, and a resumed call goes on with the next.
+        conditional: States of the finished conditional probes, kept in the same checkpoint.
 
     Raises:
         StopRequested: ``should_stop`` was true after a part; the same call resumes.
@@ -260,7 +265,7 @@ def measure_validity(
             )
             recorder.time("probe_validity", family=family, part=part, seconds=time.monotonic() - begun)
             progress.update(1)
-            save_progress(checkpointer, recorder, report.fits, found)
+            save_progress(checkpointer, recorder, report.fits, conditional, found)
             if should_stop():
                 progress.close()
                 raise StopRequested(f"stopped after the {part} of the {family} probe; the same command goes on")
@@ -305,7 +310,8 @@ def _summary(
     contrast = code = None
     if control is not None:
         options = {"n_boot": evaluate.bootstrap_draws, "level": 1 - evaluate.alpha}
-        contrast = selectivity(of_task, control, test.clusters, **options)  # type: ignore[arg-type]
+        clusters = test.resampled(evaluate.cluster)
+        contrast = selectivity(of_task, control, clusters, **options)  # type: ignore[arg-type]
         code = DescriptionLength(**found[f"{fit.family} control_mdl"])
     mdl = DescriptionLength(**found[f"{fit.family} mdl"])
     logger.info(
@@ -329,10 +335,6 @@ def _kinds(split: EncodedQA) -> list[Hashable]:
 def _longest(train: EncodedQA) -> int:
     """Words of the longest training answer: what the code must be able to send."""
     return int((train.gold_ends - train.gold_starts).max()) + 1
-
-
-def _copy(probe: Probe) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in probe.state_dict().items()}
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -71,9 +71,13 @@ def write_run(
     finished: bool = True,
     predictions: bool = True,
     trunk_of: ExperimentSpec | None = None,
+    documents: int | None = None,
     **flags: Any,
 ) -> RunDirectory:
-    """A run whose mean test F1 and EM are ``f1`` (``bilinear`` for that probe); older than gains without ``added``."""
+    """A run whose mean test F1 and EM are ``f1`` (``bilinear`` for that probe).
+
+    Older ones tell no ``documents``, and are older than gains without ``added``.
+    """
     spec = spec_of(cell, **flags)
     run = RunStore(root).create(spec, now=datetime(2026, 1, 2, 3, 4, 5))
     prints = {"tokenizer": content_digest(tokenizer), "text": text, "questions": content_digest(questions)}
@@ -86,7 +90,7 @@ def write_run(
     if bilinear is not None:
         scores["bilinear"] = planted(bilinear, number)
     if predictions:
-        rows = _rows(scores, sentences, questions)
+        rows = _rows(scores, sentences, questions, documents)
         run.write_predictions(_with_gains(rows, added, number) if added else rows)
     reports = {name: estimates(values, sentences) for name, values in scores.items()}
     readouts = {
@@ -161,10 +165,14 @@ def _with_gains(rows: list[dict[str, Any]], added: Added, number: int) -> list[d
     return rows
 
 
-def _rows(scores: dict[str, np.ndarray], sentences: list[str], questions: str) -> list[dict[str, Any]]:
+def _rows(
+    scores: dict[str, np.ndarray], sentences: list[str], questions: str, documents: int | None
+) -> list[dict[str, Any]]:
     rows = []
     for i, sentence in enumerate(sentences):
         values = {name: {score: float(found[i]) for score in NAMES} for name, found in scores.items()}
         place = {"id": f"{questions}:{i}", "source": "fake", "sentence_id": sentence}
+        if documents:
+            place["document_id"] = f"d{int(sentence) * documents // N_SENTENCES}"
         rows.append({**place, **values.pop("headline"), "readouts": values})
     return rows

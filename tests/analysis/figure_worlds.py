@@ -22,6 +22,7 @@ from emergence.spec import ExperimentSpec
 #: Planted mean F1 of each condition.
 F1 = {"full": 0.7, "frozen": 0.5, "random": 0.45, "random-frozen": 0.25}
 ROLES = ("who", "what", "where", "when", "how")
+ASKED = {"who": "agent", "what": "patient"}
 SENTENCES = 40
 
 
@@ -31,15 +32,25 @@ def spec(size: str = "tiny", condition: str = "full", **flags: Any) -> Experimen
 
 
 def fake_run(
-    root: Path, size: str = "tiny", condition: str = "full", *, better: float = 0.0, finished: bool = True, **flags: Any
+    root: Path,
+    size: str = "tiny",
+    condition: str = "full",
+    *,
+    better: float = 0.0,
+    finished: bool = True,
+    asked_roles: bool = False,
+    **flags: Any,
 ) -> RunDirectory:
-    """A run whose test F1 is about ``F1[condition] + better``."""
+    """A run whose test F1 is about ``F1[condition] + better``; its predictions are older than asked roles, or not."""
     run = RunStore(root).create(spec(size, condition, **flags))
     rng = np.random.default_rng(len(size) + 10 * run.spec.seed + 100 * list(F1).index(condition))
     run.record_data({"tokenizer": "t", "text": "x", "questions": "q"})
     _write_history(run, better)
     if finished:
-        run.write_predictions(rows := _predictions(rng, F1[condition] + better))
+        rows = _predictions(rng, F1[condition] + better)
+        if asked_roles:
+            rows = [row | {"asked_role": ASKED.get(row["role"], "other")} for row in rows]
+        run.write_predictions(rows)
         run.write_stats(_result(run, rows, better).to_dict())
     return run
 

@@ -33,6 +33,7 @@ def planted(
     series: str = "a",
     random: bool = True,
     noise: float = 0.0,
+    roles: Sequence[str] = (),
 ) -> SnapshotProbes:
     """A run whose snapshots score what ``law`` says."""
     difficulty = np.random.default_rng(7).permutation((np.arange(N) + 0.5) / N)
@@ -59,6 +60,7 @@ def planted(
         clusters=clusters,
         no_model={"rule": "wh_rule", "f1_tokens": 0.3, "em": 0.1},
         snapshots=tuple(snapshots),
+        roles=tuple(roles),
         **summarise(snapshots, clusters, n_boot=100, level=0.95),
     )
 
@@ -96,7 +98,10 @@ def mirage(loss: float, difficulty: FloatArray) -> dict[str, FloatArray]:
     """The partner rises smoothly; a question counts as right only once the partner is past a high bar."""
     level = 0.2 + 0.1 * (9.0 - loss)
     found = scores_from(level, difficulty)
-    for name, partner in (("em", "log_prob"), ("f1_tokens", "expected_f1")):
-        bar = {"em": -1.55, "f1_tokens": 0.56}[name]
+    found["log_prob"] = (
+        -3.0 + 3.5 * level - 0.2 * difficulty
+    )  # questions alike: their scores turn within 12% of the axis
+    found["expected_f1"] = level - 0.06 * difficulty
+    for name, partner, bar in (("em", "log_prob", -1.35), ("f1_tokens", "expected_f1", 0.47)):
         found[name] = (found[partner] > bar).astype(float)
     return found

@@ -12,7 +12,13 @@ import pytest
 
 from emergence.analysis.comparable import Grouping, group_results
 from emergence.analysis.data_ablation import ablate
-from emergence.analysis.emergence_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
+from emergence.analysis.emergence_curve import (
+    LEAST_ROLE_QUESTIONS,
+    EmergenceCurve,
+    _by_role,
+    emergence_curves,
+    read_snapshot_probes,
+)
 from emergence.analysis.figure_curves import add_curve_charts
 from emergence.analysis.figure_data import Charts
 from emergence.analysis.figure_runs import read_folder
@@ -20,6 +26,7 @@ from emergence.analysis.figures import render
 from emergence.analysis.report_alt import alt_text, is_wide
 from emergence.analysis.report_blocks import Table
 from emergence.analysis.report_content import ablation_blocks
+from emergence.analysis.report_roles import role_curve_blocks
 from emergence.analysis.results import collect_results
 from emergence.analysis.scale_curve import ScalePoint, scale_curve_of, scale_curves
 from emergence.analysis.set_scores import score_set
@@ -28,7 +35,7 @@ from emergence.errors import RunDirectoryError
 from emergence.files import to_json
 from emergence.measures.bootstrap import Estimate
 from tests.analysis.fake_runs import write_run
-from tests.analysis.planted_snapshots import LOSSES, Law, breaking, gradual, mirage, planted
+from tests.analysis.planted_snapshots import LOSSES, Law, N, breaking, gradual, mirage, planted
 
 DRAWS = {"n_boot": 60, "n_draws": 119}
 
@@ -59,7 +66,10 @@ def test_one_seed_is_not_enough_for_emergence() -> None:
 def test_a_smooth_curve_has_no_break() -> None:
     curve = curve_of(gradual)
     assert not any(found.found for found in curve.thresholds["loss"].values())
-    assert curve.verdict.verdict == "gradual"
+    assert curve.verdict.verdict == "no break shown", "400 questions do not exclude a small step of exact match"
+    assert 0.1 < curve.verdict.metrics["em"].equivalence.upper < 0.5
+    assert curve.verdict.metrics["expected_f1"].equivalence.negligible
+    assert "of the rise excluded" in curve.text()
     halfway = curve.halfway["loss"]
     assert halfway.lo <= 6.3 <= halfway.hi
     content = json.loads(to_json(curve.to_dict()))
@@ -127,6 +137,66 @@ def point(k: int, score: float) -> ScalePoint:
     return ScalePoint(f"size{k}", 10 ** (5 + k), 2 * 10 ** (5 + k), 6.0 - 0.4 * k, estimate, None)
 
 
+def late_patients(loss: float, difficulty: np.ndarray) -> dict[str, np.ndarray]:
+    """Agents are read from the start, patients only at the end; every third question has no other argument."""
+    scores = gradual(loss, difficulty)
+    is_agent = np.arange(len(difficulty)) % 2 == 0
+    f1 = np.where(is_agent, 1.0, float(loss < 4.0))
+    selection = np.where(np.arange(len(difficulty)) % 3 == 0, np.nan, f1)
+    return scores | {"f1_tokens": f1, "argument_selection": selection}
+
+
+def late_patients_f1(loss: float, difficulty: np.ndarray) -> dict[str, np.ndarray]:
+    return {k: v for k, v in late_patients(loss, difficulty).items() if k != "argument_selection"}
+
+
+def roles_of_planted(n: int = N) -> list[str]:
+    roles = ["agent" if i % 2 == 0 else "patient" for i in range(n)]
+    return [*("place",) * (LEAST_ROLE_QUESTIONS - 1), *roles[LEAST_ROLE_QUESTIONS - 1 :]]
+
+
+def test_roles_have_curves_of_their_own(tmp_path: Path) -> None:
+    result = planted(late_patients_f1, roles=roles_of_planted())
+    save_result(result, tmp_path)
+    assert read_result(tmp_path).roles == result.roles
+    curve = emergence_curves([result], **DRAWS)[0]
+    assert list(curve.by_role) == ["patient", "agent"]  # 29 questions about places are too few
+    for role, first in (("agent", 1.0), ("patient", 0.0)):
+        path = curve.by_role[role]["f1_tokens"]
+        assert [e.point for e in path] == [first] * (len(LOSSES) - 2) + [1.0, 1.0]
+        assert path[0].n == sum(r == role for r in result.roles)
+    assert "patient:   F1 0.000" in curve.text() and "to 1.000" in curve.text()
+    assert set(json.loads(to_json(curve.to_dict()))["by_role"]["agent"]) >= {"f1_tokens"}
+
+
+def test_results_without_roles_have_no_curves_by_role(tmp_path: Path) -> None:
+    save_result(planted(gradual), tmp_path)
+    old = read_result(tmp_path)
+    curve = emergence_curves([old], **DRAWS)[0]
+    assert old.roles == () and curve.by_role == {} and "agent:" not in curve.text()
+
+
+def test_questions_without_another_argument_are_left_out_of_its_curve() -> None:
+    result = planted(gradual, roles=["agent", "patient"] * (N // 2))
+    for snapshot, loss in zip(result.snapshots, LOSSES, strict=False):
+        snapshot.scores["linear"].update(late_patients(loss, np.linspace(0, 1, N)))
+    found = _by_role([result], "linear", [s.step for s in result.path_of_training], 50, 0)
+    assert found["agent"]["f1_tokens"][0].n == N // 2
+    assert found["agent"]["argument_selection"][0].n == sum(i % 3 != 0 for i in range(0, N, 2))
+
+
+def test_the_report_has_a_table_by_role(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    result = planted(late_patients_f1, roles=roles_of_planted())
+    monkeypatch.setattr("emergence.analysis.figure_curves.read_snapshot_probes", lambda paths: ([result], []))
+    charts = Charts()
+    write_run(tmp_path, "full", 0.7)
+    add_curve_charts(read_folder(tmp_path), charts, **DRAWS)
+    (table,) = [block for block in role_curve_blocks(charts) if isinstance(block, Table)]
+    assert [row[:2] for row in table.rows] == [("patient", "f1_tokens"), ("agent", "f1_tokens")]
+    assert len(table.head) == 3 + len(LOSSES) and table.rows[0][3].startswith("0.000 [")
+    assert list(role_curve_blocks(Charts())) == []
+
+
 def test_five_sizes_are_fitted_and_four_are_refused() -> None:
     scores = [0.1, 0.1, 0.1, 0.3, 0.5, 0.7]
     fitted = scale_curve_of("wiki", [point(k, s) for k, s in enumerate(scores)], n_draws=199)
@@ -137,6 +207,8 @@ def test_five_sizes_are_fitted_and_four_are_refused() -> None:
     assert 8.9 < fitted.fits["non_embedding"].half.x < 9.1
     refused = scale_curve_of("wiki", [point(k, s) for k, s in enumerate(scores[:4])], ["x: no score"], n_draws=19)
     assert not refused.fits and set(refused.refused) == {"non_embedding", "total", "loss"}
+    line = scale_curve_of("wiki", [point(k, 0.1 + 0.1 * k) for k in range(6)], n_draws=99).text()
+    assert "no break to claim" in line and "no break to claim" not in fitted.text() and "of the rise excluded" in line
     assert "at least 5" in refused.text() and "left out: x" in refused.text()
     json.loads(to_json(fitted.to_dict()))
 

@@ -131,7 +131,9 @@ def test_the_2x2_is_the_grids(world: Path, charts: Charts) -> None:
             2 if cell == "full" else 1,
         )
     scores = {r["floor"]: r for r in rows_of(charts, "emergence_by_scale") if r["setting"] == "tiny"}
-    assert grid.analysis.probe and scores["random_frozen"]["score"] == grid.analysis.probe.score.point
+    assert grid.analysis.probe and scores["random_frozen"]["score"] == pytest.approx(
+        grid.analysis.probe.score.point, nan_ok=True
+    )
     assert scores["random_frozen"]["pretraining_loss"] == pytest.approx(3.95)  # mean of two seeds' 3.9 and 4.0
 
 
@@ -157,6 +159,18 @@ def test_few_shot_counts_and_roles(charts: Charts) -> None:
     assert roles[0]["n_questions"] == 40 and roles[-1]["n_seeds"] == 2
     voices = [r for r in rows_of(charts, "roles_tiny") if r["by"] == "voice" and r["cell"] == "frozen"]
     assert sum(r["n_questions"] for r in voices) == sum(r["n_questions"] for r in roles)
+
+
+def test_roles_are_asked_roles_where_every_prediction_has_one(tmp_path: Path) -> None:
+    fake_run(tmp_path / "old", "tiny")
+    fake_run(tmp_path / "new", "tiny", asked_roles=True)
+    old = rows_of(prepared(tmp_path / "old"), "roles_tiny")
+    charts = prepared(tmp_path / "new")
+    new = rows_of(charts, "roles_tiny")
+    assert {r["by"] for r in old} == {"role", "voice"} and {r["by"] for r in new} == {"asked_role", "voice"}
+    assert {r["group"] for r in new if r["by"] == "asked_role"} == {"patient", "agent", "other"}
+    (caption,) = [chart.caption for chart in charts.charts if chart.name.startswith("roles_tiny")]
+    assert "role that the question asks for" in caption
 
 
 def test_probes_are_the_fits(world: Path, charts: Charts) -> None:

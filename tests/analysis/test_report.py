@@ -152,6 +152,18 @@ def test_examples_are_drawn_by_role_right_and_wrong(world: Path) -> None:
         assert marked == example.answers[0].text and [p.text for p in example.pieces if p.is_predicate] == ["saw"]
 
 
+def test_examples_say_which_roles_they_are_drawn_by(tmp_path: Path) -> None:
+    fake_run(tmp_path / "old")
+    (found,) = read_folder(tmp_path / "old", n_boot=BOOT).settings
+    assert "most frequent wh-words" in example_blocks(found.comparable)[1].text
+    fake_run(tmp_path / "new", asked_roles=True)
+    (found,) = read_folder(tmp_path / "new", n_boot=BOOT).settings
+    blocks = example_blocks(found.comparable)
+    assert "most frequent asked roles" in blocks[1].text
+    headings = [block.text.split(":")[0] for block in blocks if isinstance(block, Heading)]
+    assert headings[1:] == ["other", "agent", "patient"]
+
+
 def test_a_sentence_is_put_together_from_what_spans_show_of_it() -> None:
     row: dict[str, Any] = {"source": "s", "sentence_id": "1", "predicate_index": 4, "predicate": "ate"}
     row |= {"golds": [[0, 2]], "gold_texts": ["The cat"], "prediction": [5, 7], "prediction_text": "-LRB- fish"}

@@ -6,13 +6,15 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from emergence.analysis.comparable import Grouping, group_results
+from emergence.analysis.comparable import Grouping, group_results, pretrain_label
 from emergence.analysis.results import collect_results
 from emergence.analysis.set_scores import PAIRED, POINT, SUMMARY, SetScores, score_set
 from emergence.errors import DataError
+from emergence.spec import ExperimentSpec
 from tests.analysis.fake_runs import spec_of, write_grid, write_guide_file, write_run
 
 PLANTED = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}
@@ -207,6 +209,14 @@ def test_a_pretraining_text_is_what_it_says_wherever_it_lay(tmp_path: Path) -> N
     write_grid(tmp_path, {"full": 0.7, "frozen": 0.6}, pretrain_text="/home/me/wiki", text="text B", seed=2)
     grouping = group(tmp_path)
     assert len(grouping.sets) == 2 and "differ in pretraining text (text A and text B)" in grouping.mixed[0]
+
+
+def test_a_text_without_word_order_has_a_label_of_its_own(tmp_path: Path) -> None:
+    def label(**flags: Any) -> str:
+        return pretrain_label(ExperimentSpec.from_flags(pretrain_data="shuffled", **flags))
+
+    assert label() == "wiki shuffled" and label(data="microworld") == "microworld shuffled"
+    assert label(pretrain_text="books/gutenberg") == "gutenberg shuffled"
 
 
 def test_runs_trained_otherwise_and_runs_of_the_same_seed_are_left_out(tmp_path: Path) -> None:

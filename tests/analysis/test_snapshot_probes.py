@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +14,25 @@ from typer.testing import CliRunner
 
 from emergence.analysis import snapshot_probes
 from emergence.analysis.emergence_curve import emergence_curves
-from emergence.analysis.snapshot_inputs import SnapshotOptions, find_run, parse_layers
+from emergence.analysis.snapshot_inputs import SnapshotOptions, find_run, parse_layers, prepare, tasks_of, timeline_of
 from emergence.analysis.snapshot_probes import CELLS_FOLDER, probe_snapshots
-from emergence.analysis.snapshot_results import ARRAYS_FILE, JSON_FILE, RESULT_FOLDER, SCORES, read_result
+from emergence.analysis.snapshot_results import (
+    ARRAYS_FILE,
+    JSON_FILE,
+    RESULT_FOLDER,
+    SCORES,
+    ProbedSnapshot,
+    read_result,
+    save_result,
+    summarise,
+)
 from emergence.cli import app
+from emergence.data.roles import ROLES
 from emergence.errors import UsageError
 from emergence.experiment.store import RunDirectory
+from emergence.files import to_json
 from emergence.training.recording import StopRequested
+from tests.analysis.planted_snapshots import gradual, planted
 from tests.experiment.worlds import run_small
 
 SETTINGS = ("pretrain.step_snapshots=3", "probe.ridges=[0.1]", "probe.max_iterations=5")
@@ -53,18 +67,31 @@ def test_every_snapshot_is_probed_on_the_same_questions_and_text(
     assert result.path_of_training[-1].loss["nats_per_token"] < result.path_of_training[0].loss["nats_per_token"]
     assert result.settings["train_questions"] == 20 < result.settings["train_questions_available"]
     assert any("20 of" in note for note in result.notes)
+    # The micro-world's ids end with the gold role; who falls is the one known disagreement.
+    told = [question.rpartition("-")[2] for question in result.ids]
+    assert len(result.roles) == len(result.ids) and set(result.roles) <= set(ROLES)
+    assert {pair for pair in zip(told, result.roles, strict=True) if pair[0] != pair[1]} <= {("agent", "patient")}
     final = result.snapshots[-2]
     for score in SCORES:
         values = final.scores["linear"][score]
         assert values.shape == (len(result.ids),)
-        assert result.estimates[final.name]["linear"][score].point == pytest.approx(float(values.mean()))
+        assert result.estimates[final.name]["linear"][score].point == pytest.approx(float(np.nanmean(values)))
         gain = result.differences["initial"][final.name]["linear"][score]["difference"]["point"]
-        assert gain == pytest.approx(float((values - result.snapshots[0].scores["linear"][score]).mean()))
+        assert gain == pytest.approx(float(np.nanmean(values - result.snapshots[0].scores["linear"][score])))
     layers = final.probes["linear"]["validation_f1_by_layer"]
     assert layers[str(final.probes["linear"]["layer"])] == max(layers.values())
     (curve,) = emergence_curves([read_result(tmp_path)], n_boot=50, n_draws=19)
     assert curve.verdict.verdict == "undetermined" and len(curve.points) == len(steps)
     assert run.verify_manifest() == []
+
+
+def test_random_trunks_do_not_start_as_the_identity(world: tuple[RunDirectory, Path]) -> None:
+    run, cache = world
+    work = prepare(timeline_of(run), options(cache, random_trunks=2))
+    drawn = [task.build().state_dict() for task in tasks_of(work) if task.kind == "random"]
+    outputs = [[weight for name, weight in trunk.items() if name.endswith("output.weight")] for trunk in drawn]
+    assert len(outputs) == 2 and all(bool(weight.abs().sum() > 0) for trunk in outputs for weight in trunk)
+    assert not any(bool((a == b).all()) for a, b in zip(*outputs, strict=True)), "different draws"
 
 
 def test_an_interrupted_call_goes_on_and_ends_with_the_same_bits(
@@ -155,3 +182,35 @@ def test_the_command(world: tuple[RunDirectory, Path], tmp_path: Path) -> None:
     told = CliRunner().invoke(app, [*arguments, "--every", "9", "--random-trunks", "0", "--finetune-samples", "10"])
     assert told.exit_code == 0, told.output
     assert "linear probe" in told.output and "pretrained" in told.output
+
+
+def test_a_score_that_some_questions_lack_counts_the_others_and_old_results_stay_readable(tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+    old = planted(gradual)
+    save_result(old, tmp_path / "old")
+    before = read_result(tmp_path / "old")
+    assert "argument_selection" not in before.snapshots[0].scores["linear"]
+    rng = np.random.default_rng(0)
+    lacks = np.arange(len(old.ids)) % 4 == 3
+    snapshots = []
+    for snapshot in old.snapshots:
+        chosen = np.where(lacks, np.nan, rng.integers(0, 2, len(lacks)).astype(float))
+        scores = {"linear": {**snapshot.scores["linear"], "argument_selection": chosen}}
+        kept = dataclasses.replace(snapshot, scores=scores)
+        snapshots.append(ProbedSnapshot.from_dict(json.loads(to_json(kept.to_dict()))))
+    found = summarise(snapshots, old.clusters, n_boot=100, level=0.95)
+    new = dataclasses.replace(old, snapshots=tuple(snapshots), **found)
+    save_result(new, tmp_path / "new")
+    again = read_result(tmp_path / "new")
+    for result in (new, again):
+        name, values = result.snapshots[1].name, result.snapshots[1].scores["linear"]["argument_selection"]
+        np.testing.assert_array_equal(np.isnan(values), lacks)
+        estimate = result.estimates[name]["linear"]["argument_selection"]
+        assert estimate.point == pytest.approx(np.nanmean(values)) and estimate.n == (~lacks).sum()
+        gain = result.differences["initial"][name]["linear"]["argument_selection"]
+        assert gain["difference"]["n"] == (~lacks).sum() and gain["only_a"] is not None
+        assert result.estimates[name]["linear"]["f1_tokens"] == old.estimates[name]["linear"]["f1_tokens"]
+    mixed = summarise([before.snapshots[0], *snapshots[1:]], old.clusters, n_boot=100, level=0.95)
+    assert "argument_selection" not in mixed["differences"]["initial"][snapshots[1].name]["linear"]
+    assert len(emergence_curves([again], n_boot=50, n_draws=19)) == 1

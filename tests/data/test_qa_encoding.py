@@ -10,7 +10,7 @@ from emergence.data.qa_encoding import (
     batches_by_length,
     batches_for_scoring,
     encode_qa,
-    mark_ids,
+    mark_tokens,
     word_pieces,
 )
 from emergence.data.records import Answer, QAExample
@@ -182,8 +182,36 @@ def test_scoring_batches_respect_the_token_budget() -> None:
     assert batches[0].tolist() == [4]
 
 
+def _counted(text: str) -> tuple[TextTokenizer, np.ndarray]:
+    tokenizer = TextTokenizer.train([text], 400)
+    return tokenizer, np.bincount(tokenizer.encode_batch([text])[0], minlength=tokenizer.vocab_rows)
+
+
 def test_text_marks_are_tokens_that_running_text_has() -> None:
-    tokenizer = TextTokenizer.train(['He said "go" .\n\nShe went .\n' * 50], 400)
-    assert tokenizer.decode([mark_ids(tokenizer, "text")[0]]) == "\n"
-    assert tokenizer.decode([mark_ids(tokenizer, "text")[1]]).endswith('"')
-    assert mark_ids(tokenizer, "special") == (tokenizer.sep, tokenizer.pred)
+    tokenizer, counts = _counted('He said "go" .\n\nShe went .\n' * 150)
+    for known in (None, counts):
+        chosen = mark_tokens(tokenizer, "text", known)
+        assert tokenizer.decode([chosen.separator]) == chosen.texts[0] == "\n"
+        assert chosen.texts[1] == ' "' and tokenizer.decode([chosen.predicate]).endswith('"')
+        assert chosen.unseen == ()
+    assert chosen.counts is not None and min(chosen.counts) >= 100
+    special = mark_tokens(tokenizer, "special", counts)
+    assert (special.separator, special.predicate) == (tokenizer.sep, tokenizer.pred)
+    assert special.unseen == ("<|sep|>", "<|pred|>")  # which is why a frozen trunk does not read them
+
+
+@pytest.mark.parametrize(
+    ("text", "separator", "predicate"),
+    [
+        ("A line (so) .\n\nAnother line .\n\n" * 150, "\n\n", " ("),  # blank lines: a lone newline never occurs
+        ("the dog , that ran , saw the cat. " * 150, ".", ","),  # no newline, no quotation mark: the micro-world
+        ("no point at all " * 200, "\n", ' "'),  # nothing to choose from: the first, flagged
+    ],
+)
+def test_marks_are_chosen_by_their_count_in_the_text(text: str, separator: str, predicate: str) -> None:
+    tokenizer, counts = _counted(text)
+    chosen = mark_tokens(tokenizer, "text", counts)
+    assert chosen.texts == (separator, predicate) and chosen.separator != chosen.predicate
+    assert chosen.counts == (counts[chosen.separator], counts[chosen.predicate])
+    assert bool(chosen.unseen) == ("no point" in text)
+    assert chosen.to_dict()["separator"] == {"text": separator, "count": int(counts[chosen.separator])}

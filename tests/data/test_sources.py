@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from emergence.data import sources
 from emergence.data.records import SPLITS
 from emergence.data.sources import load_qa, load_qa_route, prepare_pretraining_data, prepare_tokenizer
 from emergence.errors import DataError, UsageError
-from emergence.spec import ExperimentSpec
+from emergence.spec import MIXES, ExperimentSpec, PretrainData
 
 SMALL_WORLD = (
     "model.vocab_size=320",
@@ -127,6 +128,51 @@ def test_the_control_mix_differs_from_wiki_with_questions_in_the_questions_alone
     assert "?" not in control.tokenizer.decode(control.train.tokens) and "nq" not in control.provenance
     assert "?" in asked.tokenizer.decode(asked.train.tokens)
     assert prepare_pretraining_data(spec, world_cache).fingerprint == control.fingerprint
+
+
+@pytest.mark.parametrize("route", ["microworld", "local", "hub"])
+def test_shuffled_text_differs_from_wiki_in_word_order_alone(
+    route: str, world_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "fetch", lambda name, cache: (write_text(tmp_path / "hub"), {"route": "stand-in"}))
+    flags: dict[str, Any] = {"data": "microworld"} if route == "microworld" else {}
+    if route == "local":
+        flags = {"pretrain_text": str(write_text(tmp_path / "text"))}
+    plain = prepare_pretraining_data(spec_of(**flags), world_cache)
+    spec = spec_of(**flags, pretrain_data="shuffled")
+    found = prepare_pretraining_data(spec, world_cache)
+    assert found.tokenizer.fingerprint == plain.tokenizer.fingerprint and found.train.n_tokens == plain.train.n_tokens
+    assert found.validation.fingerprint == plain.validation.fingerprint, "losses are on text in its own order"
+    assert found.test.fingerprint == plain.test.fingerprint
+    assert found.fingerprint != plain.fingerprint and not np.array_equal(found.train.tokens, plain.train.tokens)
+    told = found.provenance["shuffled"]
+    assert told["tokens_left_out"] + told["tokens_used_twice"] < 0.2 * plain.train.n_tokens
+    assert told["seed"] == sources.SPLIT_SEED and "shuffled" not in plain.provenance
+    monkeypatch.setattr(sources, "shuffled_stream", lambda *a: pytest.fail("shuffled although it is in the cache"))
+    again = prepare_pretraining_data(dataclasses.replace(spec, seed=3), world_cache)
+    assert again.fingerprint == found.fingerprint and again.provenance == found.provenance, "the same for all seeds"
+
+
+def test_seeds_share_tokenizer_text_and_questions(tmp_path: Path) -> None:
+    """None of these files names its splits, so all are split off by a seed, which must not be the run's."""
+    content = "".join(f" = Town {i} = \n\nLobster {i} ate {i} fish.\n\n" for i in range(60))
+    (tmp_path / "text.txt").write_text(content)
+    rows = [{"question": f"who ate fish {i}", "answer": ["Ann"]} for i in range(40)]
+    (tmp_path / "nq.validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    titles = [squad(f"T{i}", 2)["data"][0] for i in range(40)]
+    (tmp_path / "all.json").write_text(json.dumps({"data": titles}))
+
+    def prints(seed: int, data: PretrainData) -> tuple[str, ...]:
+        paths = {"pretrain_text": str(tmp_path / "text.txt"), "qa_data": str(tmp_path / "all.json")}
+        nq = {"nq_data": str(tmp_path / "nq.validation.jsonl")} if data in MIXES else {}
+        spec = spec_of(**paths, **nq, pretrain_data=data, seed=seed, finetune_data="squad")
+        found = prepare_pretraining_data(spec, tmp_path / "cache")
+        return found.tokenizer.fingerprint, found.fingerprint, load_qa(spec, tmp_path / "cache").fingerprint
+
+    for data in get_args(PretrainData):
+        assert prints(0, data) == prints(3, data), data
+    questions = [load_qa_route("hub", "squad", str(tmp_path / "all.json"), seed).fingerprint for seed in (0, 3)]
+    assert questions[0] != questions[1], "another split seed would be noticed here"
 
 
 def test_local_questions_for_pretraining(tmp_path: Path) -> None:

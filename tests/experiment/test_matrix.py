@@ -46,6 +46,7 @@ def test_every_score_has_its_floor_and_ceiling(guide: Matrix) -> None:
     for name in guide.cells:
         size, _, _, samples = name.split("-")
         assert {f"{size}-R-Z-{samples}", f"{size}-R-F-{samples}", name.replace("-Z-", "-F-")} <= set(guide.cells)
+    assert {f"{size}-WS-{how}-ALL" for size in "TS" for how in "FZ"} <= set(guide.cells), "and a row without word order"
     few = {name.rpartition("-")[2] for name in guide.cells if name.startswith("B-W-Z-")}
     assert few == {"10", "50", "100", "500", "2000", "5000", "ALL"}
 
@@ -57,7 +58,7 @@ def test_the_debug_matrix_has_at_least_24_cells() -> None:
 
 
 def test_patterns_and_seeds_choose(guide: Matrix) -> None:
-    assert len(guide.select(["T-*"])) == 6 and len(guide.select(["T-*", "S-W-*"], seeds=3)) == 24
+    assert len(guide.select(["T-*"])) == 8 and len(guide.select(["T-*", "S-W-*"], seeds=3)) == 30
     assert [c.label for c in guide.select(["T-W-F-*"], seeds=2)] == ["T-W-F-ALL.0", "T-W-F-ALL.1"]
     with pytest.raises(UsageError, match=re.escape("--only T-X-* fits none")):
         guide.select(["T-W-*", "T-X-*"])
@@ -129,7 +130,10 @@ CELLS = '[[cells]]\nsize = "tiny"\n'
         ("[[cells]]\ntrain = 'full'", "[[cells]] number 1 lacks size"),
         ("[[cells]]\nsize = 'tini'", "size must be one of debug, tiny, small"),
         ("[[cells]]\nsize = []", "size is an empty list"),
-        (CELLS + "trunk = 'wikinq'", "trunk must be one of wiki+nq, wiki, wiki+control, random, not 'wikinq'"),
+        (
+            CELLS + "trunk = 'wikinq'",
+            "trunk must be one of wiki+nq, wiki, wiki+control, shuffled, random, not 'wikinq'",
+        ),
         (CELLS + "train = true", "train must be one of full, frozen, not True"),
         (CELLS + "samples = 0", "samples must be 'all' or a whole number"),
         (CELLS + "sample = 10", "unknown key 'sample'; did you mean 'samples'?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,16 @@ import torch
 from worlds import SMALL, run_small, small_spec, trunk_flags
 
 from emergence.analysis.grid import RunScores, build_grid, format_grid
+from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import DataError, EmergenceError, UsageError, WeightsError
+from emergence.experiment import phases
 from emergence.experiment.inputs import marks_of, read_inputs
 from emergence.experiment.result import DOCUMENTED_KEYS, load_result
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.local import describe_result, describe_verdict, verdict_of_runs
 from emergence.training.checkpoint import load_weights
+from emergence.training.finetune_search import finetune_tuned
 from emergence.training.recording import StopRequested
 
 CELLS: dict[str, dict[str, Any]] = {
@@ -112,9 +117,13 @@ def test_scores_agree_between_predictions_and_stats(cells: dict[str, RunDirector
         scores = RunScores.load(run)
         stats = load_result(run.stats_path)
         assert stats.test_scores is not None
-        for name in ("f1_tokens", "em"):
-            assert np.mean(scores.scores["headline"][name]) == pytest.approx(stats.test_scores["scores"][name]["point"])
+        for name in ("f1_tokens", "em", "argument_selection"):
+            assert np.nanmean(scores.scores["headline"][name]) == pytest.approx(
+                stats.test_scores["scores"][name]["point"]
+            )
+        assert all("argument_selection" in columns for columns in scores.scores.values())
     rows = cells["full"].read_predictions()
+    assert {row["argument_selection"] for row in rows} <= {0.0, 1.0, None}
     assert all(0 <= row["prediction"][0] < row["prediction"][1] for row in rows)
 
 
@@ -258,6 +267,78 @@ def test_interrupted_at_every_few_steps_it_ends_the_same(condition: str, cells: 
             cells["frozen"].path / "predictions.jsonl"
         ).read_bytes()
         assert load_result(run.stats_path).probes == load_result(cells["frozen"].stats_path).probes
+
+
+SEARCHED = ("finetune.search=on", "finetune.min_steps_per_epoch=24", "finetune.batch_size=32")
+
+
+def test_a_searched_ceiling_is_recorded_and_survives_interruptions(tmp_path: Path) -> None:
+    """Stopped again and again within the search too; what it found stands in history and result."""
+    whole, result = run_small(tmp_path / "whole", *SEARCHED, random_baseline=True, cache=tmp_path / "cache")
+    assert result.finetuning is not None
+    search = result.finetuning["search"]
+    lines = [line for line in whole.read_history() if line["kind"] == "finetune_search"]
+    assert [{k: v for k, v in line.items() if k != "kind"} for line in lines] == search["candidates"] != []
+    assert search["embedding_scale"] is None and {t["embedding"] for t in search["candidates"]} == {"pretrained"}
+    assert search["steps"] == sum(t["steps"] for t in search["candidates"]) and search["share_of_one_finetuning"] <= 2
+    assert ("search_edge" in result.flags) == bool(search["edges"])
+    assert result.seconds is not None and result.seconds["finetune_search"] > 0
+    assert load_result(whole.stats_path).finetuning == result.finetuning
+    settings = [value for value in SEARCHED if "search" not in value]
+    _, plain = run_small(tmp_path / "plain", *settings, random_baseline=True, cache=tmp_path / "cache")
+    assert result.final_validation_f1 >= plain.final_validation_f1
+
+    spec, stops, again = small_spec(*SEARCHED, random_baseline=True), 0, None
+    while again is None:
+        calls = iter(range(1, 10_000))
+        with contextlib.suppress(StopRequested):
+            again = run_experiment(
+                spec, RunStore(tmp_path / "again"), cache_dir=tmp_path / "cache",
+                should_stop=lambda calls=calls: next(calls) >= 7,
+            )  # fmt: skip
+        stops += again is None
+    assert stops > 5 and again.run_id is not None and again.finetuning == result.finetuning
+    same_result(whole, RunStore(tmp_path / "again").open(again.run_id))
+
+
+def test_the_search_never_meets_a_test_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: set[str] = set()
+    batches = EncodedQA.padded_batch
+
+    def spy(self: EncodedQA, indices: Any) -> Any:
+        met.update(example.split for example in self.examples)
+        return batches(self, indices)
+
+    def tuned(*given: Any, **named: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(EncodedQA, "padded_batch", spy)
+            return finetune_tuned(*given, **named)
+
+    monkeypatch.setattr(phases, "finetune_tuned", tuned)
+    run_small(tmp_path / "runs", *SEARCHED, random_baseline=True)
+    assert met == {"train", "validation"}
+
+
+def test_without_a_search_nothing_is_recorded_of_one(cells: dict[str, RunDirectory]) -> None:
+    for run in cells.values():
+        result = load_result(run.stats_path)
+        assert result.finetuning is None and not {"search_edge", "best_epoch_is_last"} & set(result.flags)
+
+
+@pytest.mark.parametrize("condition", ["full", "frozen", "random"])
+def test_rows_that_pretraining_never_saw_are_drawn_anew_where_a_trunk_is_used(
+    condition: str, cells: dict[str, RunDirectory]
+) -> None:
+    run = cells[condition]
+    weights = load_weights(run.trunk_path)
+    session = types.SimpleNamespace(run=run, spec=run.spec, device=torch.device("cpu"))
+    plain = phases.load_trunk(weights, session).embedding.weight  # type: ignore[arg-type]
+    assert torch.equal(plain, weights.state_dict["embedding.weight"])
+    weights.metadata["token_counts"] = [0, *[1] * 300]
+    drawn = phases.load_trunk(weights, session).embedding.weight  # type: ignore[arg-type]
+    again = phases.load_trunk(weights, session).embedding.weight  # type: ignore[arg-type]
+    assert torch.equal(drawn, again) and torch.equal(drawn[1:301], plain[1:301])
+    assert torch.equal(drawn[0], plain[0]) == (condition == "random")
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ SMALL = (
     "pretrain.log_every_steps=3",
     "pretrain.checkpoint_every_steps=5",
     "finetune.epochs=2",
+    "finetune.search=off",
     "finetune.batch_size=64",
     "finetune.checkpoint_every_steps=3",
     "probe.epochs=2",

@@ -18,9 +18,9 @@ from emergence.measures.bootstrap import (
     column,
     seed_t_interval,
     statistic_draws,
-    t_widening,
 )
 from emergence.measures.resampling import ClusterTable, cluster_jackknife, cluster_replicates
+from emergence.measures.variance_parts import t_widening
 
 
 def _clustered(rng, n_clusters, *, mean=0.4, sd_cluster=0.2, sd=0.3, seeds=1, sd_seed=0.0):
@@ -91,7 +91,7 @@ def test_noise_of_questions_is_not_counted_again_as_seeds():
         values, clusters = _clustered(rng, 100, sd_cluster=0.02, seeds=5)
         table = ClusterTable.from_questions({"x": values}, clusters)
         drawn = statistic_draws(Resamples.draw(table, 300, trial), column("x"))
-        excess.append(drawn.variance / drawn.var_clusters)
+        excess.append(drawn.variance / drawn.clusters.variance)
     assert np.median(excess) == pytest.approx(1.0, abs=0.15) and np.mean(excess) < 1.4
 
 
@@ -139,10 +139,89 @@ def test_some_seeds_shared_is_between_all_and_none():
             table = ClusterTable.from_questions({"a": effects, "b": effects[:3]}, np.arange(40), labels)
             drawn = statistic_draws(Resamples.draw(table, 20, trial), lambda m: m["a"] - m["b"])
             variances[kind].append(drawn.variance)
-            assert [df for df, _ in drawn.var_seeds] == ([2] if kind == "shared" else [4, 2])
+            assert [part.df for part in drawn.seeds] == ([2] if kind == "shared" else [4, 2])
     covariance = math.sqrt(2 / 3 * 5 / 4) / 5  # of the two means; 1/5 without the small bias for partial overlap
     assert np.mean(variances["shared"]) == pytest.approx(1 / 5 + 1 / 3 - 2 * covariance, rel=0.2)
     assert np.mean(variances["apart"]) == pytest.approx(1 / 5 + 1 / 3, rel=0.2)
+
+
+def test_few_clusters_widen_to_students_t():
+    values, clusters = _clustered(np.random.default_rng(1), 10)
+    estimate = bootstrap_means(ClusterTable.from_questions({"x": values}, clusters), n_boot=300)["x"]
+    sizes = np.bincount(clusters)
+    assert estimate.df == pytest.approx(sizes.sum() ** 2 / (sizes**2).sum() - 1) and "few_clusters" in estimate.flags
+    equal = bootstrap_means(ClusterTable.from_questions({"x": values[:, :20]}, np.arange(20) // 2), n_boot=300)["x"]
+    assert equal.df == pytest.approx(9)
+
+
+def test_ten_clusters_cover_as_promised():
+    rng = np.random.default_rng(8)
+    hits = 0
+    for trial in range(400):
+        values, clusters = _clustered(rng, 10)
+        estimate = bootstrap_means(ClusterTable.from_questions({"x": values}, clusters), n_boot=300, seed=trial)["x"]
+        hits += estimate.lo <= 0.4 <= estimate.hi
+    assert hits / 400 >= 0.92  # 0.89 with the bootstrap's own variance and the normal quantile
+
+
+def test_a_cluster_with_most_questions_counts_by_the_jackknife():
+    rng = np.random.default_rng(3)
+    clusters = np.concatenate([np.zeros(60, dtype=int), np.arange(1, 20)])
+    values = rng.normal(size=20)[clusters] + 0.1 * rng.normal(size=len(clusters))
+    table = ClusterTable.from_questions({"x": values}, clusters)
+    left_out = cluster_jackknife(table)[:, 0]
+    jackknife = 19 / 20 * ((left_out - left_out.mean()) ** 2).sum()
+    drawn = statistic_draws(Resamples.draw(table, 4000), column("x"))
+    resampled = cluster_replicates(table, 4000, np.random.default_rng(0))[:, 0].var(ddof=1)
+    assert drawn.clusters.variance == pytest.approx(jackknife) and jackknife > 1.5 * resampled
+    assert drawn.draws.var(ddof=1) == pytest.approx(jackknife)
+
+
+def _sizes(spreads, *, names=("full", "floor"), seeds=3, seed=0):
+    """A table for each spread: columns whose seeds differ by it, on 300 questions without noise of their own."""
+    rng = np.random.default_rng(seed)
+    tables = []
+    for spread in spreads:
+        columns = {name: spread * rng.normal(size=(seeds, 1)) * np.ones((1, 300)) for name in names}
+        labels = {name: [f"{name}:{s}" for s in range(seeds)] for name in names}
+        tables.append(ClusterTable.from_questions(columns, np.arange(300), labels))
+    return tables
+
+
+def test_other_sizes_help_to_tell_the_variance_over_seeds():
+    table, *peers = _sizes((0.1, 0.1, 0.1))
+    alone, pooled = (bootstrap_means(table, n_boot=500, peers=p)["full"] for p in ((), peers))
+    of_seeds = [t.seed_means("full").var(ddof=1) for t in (table, *peers)]
+    assert alone.se**2 == pytest.approx(of_seeds[0] / 3) and alone.df == pytest.approx(2)
+    assert pooled.se**2 == pytest.approx(np.mean(of_seeds) / 3) and pooled.df == pytest.approx(6)
+    assert "seed_variance_pooled" in pooled.flags and "seed_variance_pooled" not in alone.flags
+    assert pooled.point == alone.point
+
+
+def test_other_cells_do_not():
+    """A peer has to have the very column, with its seeds shared in the same way; one of one seed has no spread."""
+    (table,) = _sizes((0.1,))
+    (only_floor,) = _sizes((5.0,), names=("floor",))
+    pooled = bootstrap_means(table, n_boot=200, peers=[only_floor])
+    assert "seed_variance_pooled" not in pooled["full"].flags and "seed_variance_pooled" in pooled["floor"].flags
+    assert pooled["full"].se == pytest.approx(bootstrap_means(table, n_boot=200)["full"].se)
+    shared = ClusterTable.from_questions({"full": np.eye(3)[:, :2], "floor": np.eye(3)[:, :2]}, [0, 1])
+    (single,) = _sizes((5.0,), seeds=1)
+    for peer in (shared, single):
+        assert not bootstrap_means(table, n_boot=200, peers=[peer])["full"].flags
+
+
+def test_pooled_noise_of_questions_is_taken_out():
+    rng = np.random.default_rng(2)
+    ratios = []
+    for trial in range(60):
+        tables = [
+            ClusterTable.from_questions({"x": _clustered(rng, 60, sd_cluster=0.0, seeds=3)[0][:, :100]}, np.arange(100))
+            for _ in range(4)
+        ]
+        drawn = statistic_draws(Resamples.draw(tables[0], 50, trial, tables[1:]), column("x"))
+        ratios.append(drawn.variance / drawn.clusters.variance)
+    assert np.median(ratios) == pytest.approx(1.0, abs=0.15)
 
 
 def test_order_of_questions_and_names_of_clusters_do_not_matter():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from benchmarks.break_coverage import SHAPES, bound_case, verdict_case
+from emergence.measures.equivalence import largest_break
 from emergence.measures.mirage import (
     LinkCheck,
     MetricCurve,
@@ -17,6 +20,7 @@ from emergence.measures.mirage import (
     judge,
     toy_curve,
 )
+from emergence.measures.seed_mixture import seed_mixture
 
 
 def test_known_breakthroughness():
@@ -49,10 +53,10 @@ def test_holm():
 X = np.linspace(5, 9, 10)
 
 
-def _world(rng, latent, *, seeds=3, noise=0.0):
+def _world(rng, latent, *, seeds=3, noise=0.0, spread=0.5):
     """Span log-probability and exact match of 400 questions (100 sentences) whose skill is ``latent`` (K,)."""
     clusters = np.repeat(np.arange(100), 4)
-    hardness = 0.5 * rng.normal(size=100)[clusters] + 0.5 * rng.normal(size=400)
+    hardness = spread * (rng.normal(size=100)[clusters] + rng.normal(size=400))
     skill = latent[:, None, None] - hardness + noise * rng.normal(size=(len(latent), seeds, 400))
     return skill, (skill > 0).astype(float), clusters
 
@@ -69,14 +73,30 @@ def _curves(skill, em, **extra):
 
 def test_a_smooth_skill_behind_a_threshold_is_an_artefact():
     rng = np.random.default_rng(0)
-    skill, em, clusters = _world(rng, np.linspace(-5, 1.5, 10), noise=0.05)
+    skill, em, clusters = _world(rng, np.linspace(-5, 2.5, 10), noise=0.05, spread=0.15)
     link = isotonic_link(X, skill, em, clusters, sign=1, n_boot=300)
     assert link.coverage >= 0.9
-    verdict = judge(X, _curves(skill, em), sign=1, link=link, n_draws=199)
+    curves = _curves(skill, em)
+    verdict = judge(X, curves, sign=1, link=link, n_draws=199)
     assert verdict.verdict == "artefact", verdict.reasons
     assert verdict.metrics["em"].breaks and not verdict.metrics["log_prob"].breaks
-    assert judge(X, _curves(skill, em), sign=1, n_draws=199).verdict == "undetermined"
+    assert verdict.metrics["log_prob"].equivalence.negligible
+    assert judge(X, curves, sign=1, n_draws=199).verdict == "undetermined"
     json.dumps(verdict.to_dict(), allow_nan=False)
+
+
+def test_an_artefact_takes_a_partner_whose_break_is_excluded_not_one_without_a_significant_break():
+    rng = np.random.default_rng(0)
+    skill, em, clusters = _world(rng, np.linspace(-5, 2.5, 10), noise=0.05, spread=0.15)
+    link = isotonic_link(X, skill, em, clusters, sign=1, n_boot=300)
+    sure, discrete = _curves(skill, em)
+    vague = replace(sure, se=np.full(10, 0.5))
+    verdict = judge(X, [vague, discrete], sign=1, link=link, n_draws=199)
+    assert verdict.verdict == "undetermined" and "less than 10%" in verdict.reasons[-1]
+    assert not verdict.metrics["log_prob"].breaks and verdict.metrics["log_prob"].equivalence.upper > 0.1
+    other = replace(sure, name="other")  # the partner is the one named, whatever the rest allows
+    named = judge(X, [vague, other, replace(discrete, partner="other")], sign=1, link=link, n_draws=199)
+    assert named.verdict == "artefact", named.reasons
 
 
 def test_a_real_break_in_two_continuous_metrics_is_emergence():
@@ -101,13 +121,72 @@ def test_lower_is_better_metrics_are_turned():
     assert judge(X, curves, sign=1, n_draws=199).verdict == "emergent"
 
 
-def test_linear_growth_is_gradual_and_few_scales_are_undetermined():
-    y = np.linspace(0.1, 0.4, 10) + 0.002 * np.random.default_rng(2).normal(size=(3, 10))
-    curves = [MetricCurve("f1", True, y, np.full(10, 0.005)), MetricCurve("em", False, y / 2, np.full(10, 0.005))]
-    assert judge(X, curves, sign=1, n_draws=199).verdict == "gradual"
+def test_gradual_only_where_a_break_is_excluded_and_few_scales_are_undetermined():
+    y = np.linspace(0.1, 0.4, 10) + 0.001 * np.random.default_rng(2).normal(size=(3, 10))
+    sure = [MetricCurve("f1", True, y, np.full(10, 0.001)), MetricCurve("em", False, y / 2, np.full(10, 0.001))]
+    verdict = judge(X, sure, sign=1, n_draws=199)
+    assert verdict.verdict == "gradual", verdict.reasons
+    vague = [sure[0], MetricCurve("em", False, y / 2, np.full(10, 0.02))]
+    verdict = judge(X, vague, sign=1, n_draws=199)
+    bound = verdict.metrics["em"].equivalence.upper
+    assert verdict.verdict == "no break shown" and f"more than {bound:.0%}" in verdict.reasons[-1]
+    flat = [MetricCurve("f1", True, np.zeros((3, 10)), np.full(10, 0.02))]
+    assert judge(X, flat, sign=1, n_draws=99).verdict == "no break shown", "what does not rise is not gradual"
     few = [MetricCurve("f1", True, y[:, :4], np.full(4, 0.005))]
     verdict = judge(X[:4], few, sign=1, n_draws=99)
     assert verdict.verdict == "undetermined" and "4 different x" in verdict.reasons[-1]
+
+
+def test_two_kinds_of_seeds_outrank_emergence():
+    """Each seed jumps, half of them late: the mean over seeds is of neither kind."""
+    rng = np.random.default_rng(5)
+
+    def metrics(places):
+        y = np.array([np.maximum(X - place, 0) for place in places]) + 0.01 * rng.normal(size=(len(places), 10))
+        return [MetricCurve(name, True, y + 0.01 * rng.normal(size=y.shape), np.full(10, 0.01)) for name in "ab"]
+
+    assert judge(X, metrics([7.0] * 8), sign=1, n_draws=199).verdict == "emergent"
+    mixed = judge(X, metrics([7.0] * 5 + [7.8] * 3), sign=1, n_draws=199)
+    assert mixed.verdict == "seed_mixture", mixed.reasons
+    assert mixed.mixtures["a"].n_seeds == 8 and "two kinds" in mixed.reasons[-1]
+    json.dumps(mixed.to_dict(), allow_nan=False)
+    few = judge(X, metrics([7.0] * 2 + [7.8] * 2), sign=1, n_draws=199)
+    assert few.mixtures == {} and few.verdict != "seed_mixture"
+
+
+def test_seed_mixture_keeps_its_size_and_sees_two_kinds():
+    rng = np.random.default_rng(6)
+    for n_seeds in (5, 10):
+        null = [seed_mixture(rng.normal(size=(n_seeds, 6))) for _ in range(400)]
+        assert np.mean([m.p < 0.05 for m in null]) == pytest.approx(0.05, abs=0.03)
+    apart = rng.normal(size=(10, 6)) * 0.1 + np.repeat([0.0, 1.0], [6, 4])[:, None] * np.array([0, 0, 0, 1, 0.5, 0])
+    found = seed_mixture(apart)
+    assert found.p < 0.01 and found.at == 3
+    assert seed_mixture(apart[:4]) is None and seed_mixture(np.ones((6, 4))) is None
+
+
+_QUICK = ("logistic, 10% wide", "logistic, 40% wide")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(s, id=s.name, marks=() if s.name in _QUICK else pytest.mark.slow)
+        for s in SHAPES
+        if s.smooth is not None
+    ],
+)
+def test_emergent_is_for_narrow_rises_and_not_for_wide_ones(shape):
+    row = verdict_case(shape, 12, simulations=10, draws=99, seed=3)
+    assert row["emergent"] <= 0.1 if shape.smooth else row["emergent"] >= 0.8
+
+
+def test_equivalence_bound_holds_the_planted_step():
+    for step in (0.1, 0.3):
+        assert bound_case(12, step, 0.01, simulations=40, seed=2)["coverage"] >= 0.875
+    assert bound_case(12, 0.0, 0.003, simulations=20, seed=2)["median_bound"] < 0.05
+    falling = largest_break(X, -X, sign=1)
+    assert (falling.share, falling.upper, falling.negligible) == (0.0, 1.0, False)
 
 
 def test_link_fails_where_the_metric_moves_on_its_own():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emergence.measures.argument_selection import argument_choices
 from emergence.measures.scoring import SCORE_NAMES, answer_length_cap, score_spans
 from emergence.measures.span_scores import (
     boundary_brier,
@@ -214,7 +215,8 @@ def test_score_spans_gives_every_column_and_string_scores():
     end = np.array([[0, 5.0, 0, 0], [0, 0, 0, 5.0]])
     words = [["The", "cat", "ate", "fish"], ["x", "y", "the", "end"]]
     golds = GoldSpans.from_lists([[(1, 1)], [(0, 1)]])
-    scores = score_spans(start, end, [4, 4], golds, 4, sentences=words)
+    choices = argument_choices(golds, [None, None])
+    scores = score_spans(start, end, [4, 4], golds, 4, sentences=words, choices=choices)
     assert tuple(scores.columns()) == SCORE_NAMES
     assert scores.em.tolist() == [0, 0] and scores.em_string.tolist() == [1, 0]
     assert scores.f1_tokens.tolist() == pytest.approx([2 / 3, 0])

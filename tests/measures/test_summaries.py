@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.summaries import difference, mean_over_seeds, score_from_summaries
@@ -48,9 +49,19 @@ def test_one_seed_keeps_its_own_interval_and_several_widen() -> None:
     assert several.point == pytest.approx(0.41) and several.n_seeds == 3
     assert several.se == pytest.approx(math.sqrt(0.02**2 + of_seeds))
     assert several.hi - several.point > 1.96 * several.se  # Student's t, few degrees of freedom
-    assert several.df == pytest.approx(2 * (several.se**2 / of_seeds) ** 2)
+    half = math.sqrt(stdtrit(99, 0.975) ** 2 * 0.02**2 + stdtrit(2, 0.975) ** 2 * of_seeds)
+    assert several.hi - several.point == pytest.approx(half)
+
+
+def test_other_sizes_of_the_cell_help_to_tell_the_variance_over_seeds() -> None:
+    own, other = ([cell(p, 0.001) for p in points] for points in ((0.38, 0.40, 0.45), (0.50, 0.51, 0.52)))
+    alone, pooled = mean_over_seeds(own), mean_over_seeds(own, [other, [cell(0.9, 0.02)]])
+    of_seeds = np.mean([np.var([e.point for e in group], ddof=1) for group in (own, other)]) / 3
+    assert pooled.se == pytest.approx(math.sqrt(0.001**2 + of_seeds)) and pooled.point == alone.point
+    assert pooled.df == pytest.approx(4, abs=0.05) and alone.df == pytest.approx(2, abs=0.05)
+    assert pooled.flags == ("seed_variance_pooled",) and alone.flags == ()
 
 
 def test_equal_seeds_do_not_shrink_the_interval_below_that_of_their_questions() -> None:
     same = mean_over_seeds([cell(0.4, 0.02)] * 5)
-    assert same.se == pytest.approx(0.02) and math.isinf(same.df)
+    assert same.se == pytest.approx(0.02) and same.df == 99

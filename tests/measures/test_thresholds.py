@@ -7,9 +7,22 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
-from emergence.measures.curves import FAMILIES, Points, aicc, family_rss, fit_curve
+from benchmarks.break_coverage import interval_case
+from emergence.measures.curves import (
+    FAMILIES,
+    LOGISTIC_WIDTH,
+    NARROW,
+    SMOOTH,
+    Points,
+    aicc,
+    family_rss,
+    fit_curve,
+    parameter_grid,
+)
 from emergence.measures.thresholds import (
+    TESTED_BREAKS,
     break_test,
     crossing_interval,
     fit_break,
@@ -49,22 +62,28 @@ def test_each_family_recovers_a_curve_of_its_own(family):
         "quadratic": 0.1 + 0.02 * (x - 5) ** 2 + 0.05 * (x - 5),
         "power_law": 0.6 - 0.9 * 10 ** (-0.3 * (x - 5)),
         "relu": 0.1 + 0.2 * np.maximum(x - 6.7, 0),
-        "logistic": 0.1 + 0.5 / (1 + np.exp(-4 * (x - 7.1))),
+        "wide_logistic": 0.1 + 0.5 / (1 + np.exp(-4 * (x - 7.1))),
+        "narrow_logistic": 0.1 + 0.5 / (1 + np.exp(-8 * (x - 7.1))),
         "saturating": 0.1 + 0.3 * np.clip(x - 6.2, 0, 1.3),
     }
     fit = fit_curve(family, Points.of(x, curves[family], None, 1))
     np.testing.assert_allclose(fit.predict(x), curves[family], atol=2e-3)
     best = next(iter(fit_families(x, curves[family], sign=1).values()))
     assert best.rss <= fit.rss + 1e-9
-    planted = {"relu": {"tau": 6.7}, "logistic": {"tau": 7.1, "kappa": 4.0}, "saturating": {"tau": 6.2}}
+    planted = {
+        "relu": {"tau": 6.7},
+        "wide_logistic": {"tau": 7.1, "kappa": 4.0},
+        "narrow_logistic": {"tau": 7.1, "kappa": 8.0},
+        "saturating": {"tau": 6.2},
+    }
     for name, value in planted.get(family, {}).items():
         assert fit.parameters[name] == pytest.approx(value, rel=1e-2)
 
 
 def test_logistic_width_is_that_from_10_to_90_percent():
     x = np.linspace(5, 9, 15)
-    found = fit_break(x, 1 / (1 + np.exp(-3 * (x - 7))), sign=1, family="logistic")
-    assert found.width == pytest.approx(4.394 / 3, rel=1e-2)
+    found = fit_break(x, 1 / (1 + np.exp(-6 * (x - 7))), sign=1, family="narrow_logistic")
+    assert found.width == pytest.approx(4.394 / 6, rel=1e-2)
 
 
 def test_weights_matter_and_grid_rss_is_never_below_the_polished():
@@ -91,15 +110,58 @@ def test_falling_scores_have_no_break():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_profile_interval_covers_the_planted_break():
-    rng = np.random.default_rng(4)
-    x = np.linspace(5, 9, 14)
-    truth = 0.1 + 0.2 * np.maximum(x - 7.2, 0)
-    hits = 0
-    for _ in range(80):
-        found = fit_break(x, truth + 0.03 * rng.normal(size=14), sign=1)
-        hits += found.lo <= 7.2 <= found.hi
-    assert hits / 80 >= 0.85
+@pytest.mark.parametrize(("points", "errors"), [(8, "known"), (12, "correlated"), (8, "estimated"), (12, "estimated")])
+def test_profile_interval_covers_the_planted_break(points: int, errors: str) -> None:
+    row = interval_case(points, 0.5, 0.04, errors, simulations=200, seed=1)
+    assert 0.91 <= row["coverage"] <= 0.99, "95% up to 2.6 standard errors of the simulation"
+
+
+def test_interval_without_scatter_to_judge_by_is_everything():
+    three = fit_break([0.0, 1.0, 2.0], [0.0, 0.0, 1.0], sign=1)
+    assert (three.lo, three.hi) == (0.0, 2.0) and "interval_reaches_edge" in three.flags
+
+
+def _joint(k: int) -> np.ndarray:
+    return 0.05**2 * (0.95 + 0.05 * np.eye(k))
+
+
+def test_what_all_snapshots_share_costs_nothing():
+    """Errors that move all scores together move the level alone: with their covariance the break is placed as surely
+    as if they were not there, and a break is found that independent errors of this size would hide."""
+    x, rng = np.linspace(0, 1, 12), np.random.default_rng(8)
+    y = np.maximum(x - 0.5, 0) + 0.3 + 0.05 * np.sqrt(0.05) * rng.normal(size=12)
+    together = fit_break(x, y, sign=1, covariance=_joint(12))
+    own = fit_break(x, y, np.full(12, 0.05 * np.sqrt(0.05)), sign=1)
+    assert (together.lo, together.hi) == pytest.approx((own.lo, own.hi), abs=1e-6)
+    assert fit_break(x, y, np.full(12, 0.05), sign=1).hi - own.hi > 0.02
+    assert break_test(x, y, sign=1, covariance=_joint(12), n_draws=199).p < 0.05
+    assert break_test(x, y, np.full(12, 0.05), sign=1, n_draws=199).p > 0.1
+
+
+def test_order_of_points_does_not_matter_to_a_covariance():
+    x, order = np.linspace(0, 1, 8), np.random.default_rng(0).permutation(8)
+    y, joint = np.maximum(x - 0.5, 0), 0.02**2 * (np.exp(-np.abs(x[:, None] - x)) + np.diag(x))
+    straight = fit_break(x, y, sign=1, covariance=joint)
+    mixed = fit_break(x[order], y[order], sign=1, covariance=joint[np.ix_(order, order)])
+    assert (mixed.tau, mixed.lo, mixed.hi) == pytest.approx((straight.tau, straight.lo, straight.hi))
+    with pytest.raises(ValueError, match="positive definite"):
+        fit_break(x, y, sign=1, covariance=-joint)
+    with pytest.raises(ValueError, match="covariance"):
+        fit_break(x, y, sign=1, covariance=joint[:3])
+
+
+def test_a_logistic_breaks_only_below_a_fifth_of_the_axis():
+    x, se = np.linspace(0, 1, 12), np.full(12, 0.02)
+    rng = np.random.default_rng(3)
+    p = {
+        width: break_test(x, expit(LOGISTIC_WIDTH / width * (x - 0.47)) + se * rng.normal(size=12), se, sign=1).p
+        for width in (0.1, 0.4, 0.6, 1.0)
+    }
+    assert p[0.1] < 0.01 and min(p[0.4], p[0.6], p[1.0]) > 0.05
+    for family in ("wide_logistic", "narrow_logistic"):
+        widths = np.exp(parameter_grid(family, 2.0, 4.0).theta[:, 1]) / 2.0
+        assert (widths >= NARROW - 1e-9).all() if family in SMOOTH else (widths <= NARROW + 1e-9).all()
+    assert "saturating" not in TESTED_BREAKS
 
 
 def test_break_test_keeps_its_size_and_has_power():
@@ -110,9 +172,10 @@ def test_break_test_keeps_its_size_and_has_power():
         break_test(x, smooth + 0.02 * rng.normal(size=10), np.full(10, 0.02), sign=1, n_draws=99) for _ in range(60)
     ]
     assert np.mean([t.p <= 0.1 for t in null]) <= 0.2
-    hinge = 0.1 + 0.3 * np.maximum(x - 8, 0)
+    assert np.mean([t.p <= 0.5 for t in null]) >= 0.2
+    hinge = 0.1 + 0.3 * np.maximum(x - 7.4, 0)
     found = break_test(x, hinge + 0.01 * rng.normal(size=10), np.full(10, 0.01), sign=1, n_draws=499)
-    assert found.p < 0.05 and found.breaking in ("relu", "logistic") and found.flags == ()
+    assert found.p < 0.05 and found.breaking in ("relu", "narrow_logistic") and found.flags == ()
     unweighted = break_test(x, hinge + 0.003 * rng.normal(size=10), sign=1, n_draws=499)
     assert unweighted.p < 0.05
     assert break_test(x[:4], hinge[:4], np.full(4, 0.01), sign=1, n_draws=50).flags == ("few_x",)

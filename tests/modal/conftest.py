@@ -32,6 +32,7 @@ SMALL = ",".join(
         "pretrain.checkpoint_every_steps=5",
         "pretrain.compile=off",
         "finetune.epochs=3",
+        "finetune.search=off",
         "finetune.checkpoint_every_steps=3",
         "probe.epochs=2",
         "probe.max_iterations=10",

@@ -128,6 +128,23 @@ def test_estimates_go_the_right_way() -> None:
     assert one.hours / 4 < four.hours < one.hours
 
 
+def test_a_plan_counts_the_search() -> None:
+    def plan(*sets: str, **flags: Any) -> Any:
+        return plan_experiment(ExperimentSpec.from_flags(config_name="tiny", set_values=sets, **flags))
+
+    on, off = plan(), plan("finetune.search=off")
+    assert off.search_tokens == 0 and on.finetune_tokens == off.finetune_tokens
+    assert 1.9 * on.finetune_tokens < on.search_tokens <= 2 * on.finetune_tokens
+    assert on.flop - off.flop == pytest.approx(6.0 * on.search_tokens * on.parameters.non_embedding)
+    assert "after a search for its settings that costs 2.0 times as much" in on.text()
+    assert "search" not in off.text()
+    random = plan(random_baseline=True)  # half the grid
+    assert 1.4 * random.finetune_tokens < random.search_tokens <= 1.5 * random.finetune_tokens
+    assert plan(random_baseline=True, freeze_llm=True).search_tokens == plan(skip_finetune=True).search_tokens == 0
+    few = plan(finetune_samples=10)  # 40 steps an epoch, whatever the number of questions
+    assert few.finetune_tokens == 10 * 40 * few.spec.config.finetune.epochs * 45
+
+
 def test_gpu_names() -> None:
     assert find_gpu("a10g").modal_name == "A10G"
     assert find_gpu("A10").name == "A10G"

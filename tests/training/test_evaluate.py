@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,9 +12,11 @@ from qa_tasks import WORDS, WordTokenizer, example
 
 from emergence.config import EvaluateConfig
 from emergence.data.qa_encoding import EncodedQA, encode_qa
+from emergence.data.roles import asked_role
 from emergence.model import span_cross_entropy
 from emergence.training.evaluate import (
     Evaluation,
+    arguments_to_choose,
     baseline_scores,
     breakdown_labels,
     evaluate,
@@ -74,12 +77,13 @@ def test_perfect_and_useless_logits(data: EncodedQA) -> None:
 
 def test_intervals_hold_the_point_and_count_their_questions(data: EncodedQA) -> None:
     found = report(data, 6.0)
-    for estimate in (*found.scores.values(), *found.macro.values()):
+    of_all = [estimate for name, estimate in found.scores.items() if name != "argument_selection"]
+    for estimate in (*of_all, *found.macro.values()):
         assert estimate.lo <= estimate.point <= estimate.hi and estimate.n_clusters == 60
     groups = found.by["role"]
     assert set(groups) == {"who", "what"} and groups["who"]["em"].n + groups["what"]["em"].n == 120
     assert list(groups) == ["who", "what"]  # the most frequent first
-    for kind in ("role", "voice", "answer_words"):
+    for kind in ("role", "asked_role", "voice", "answer_words"):
         total = sum(group["f1_tokens"].point * group["f1_tokens"].n for group in found.by[kind].values())
         assert total / 120 == pytest.approx(found.scores["f1_tokens"].point)
 
@@ -106,6 +110,55 @@ def test_macro_counts_each_predicate_once() -> None:
     found = evaluate(score_logits(SpanLogits(zeros, zeros.copy(), few.n_words), few, 6), few, CONFIG)
     assert found.scores["em"].point == pytest.approx(1 / 3) and found.macro["em"].point == pytest.approx(1 / 2)
     assert found.macro["em"].n == 2
+
+
+def asked_thrice(n: int) -> EncodedQA:
+    """Sentences with two questions about one predicate, and with one about another that has no other argument."""
+    examples = []
+    for i in range(3 * n):
+        where, span = ((4, (0, 2)), (4, (5, 7)), (8, (9, 10)))[i % 3]
+        more = {"predicate_index": where, "sentence_id": f"s{i // 3}", "slots": None, "is_passive": i % 3 == 2}
+        examples.append(example(i, WORDS[:12], ("who acts?", "what acts?", "when?")[i % 3], [span], **more))
+    return encode_qa(examples, WordTokenizer(), "question-first", 64)[0]
+
+
+def test_argument_selection_is_over_the_questions_that_have_another_argument() -> None:
+    data = asked_thrice(40)
+    logits = logits_for(data, 0.0)
+    logits.start[1::6] = 0.0  # half of the questions for what point nowhere: a tie, which is wrong
+    logits.end[1::6] = 0.0
+    scores = score_logits(logits, data, 20)
+    assert scores.argument_selection is not None
+    assert np.isnan(scores.argument_selection[2::3]).all() and np.isfinite(scores.argument_selection[0::3]).all()
+    found = evaluate(scores, data, CONFIG)
+    chosen = found.scores["argument_selection"]
+    assert (chosen.point, chosen.n, chosen.n_clusters) == (0.75, 80, 40) and chosen.lo < 0.75 < chosen.hi
+    assert found.scores["f1_tokens"].n == 120
+    assert found.by["role"]["what"]["argument_selection"].point == 0.5
+    assert "argument_selection" not in found.by["role"]["when?"] and "argument_selection" not in found.macro
+    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_without_predicates_nothing_is_chosen_among() -> None:
+    squad = questions(30, predicates=False)
+    assert "argument_selection" not in report(squad, 0.0).scores
+    row = prediction_rows(score_logits(logits_for(squad, 0.0), squad, 20), squad)[0]
+    assert row["argument_selection"] is None and row["argument_chance"] is None
+
+
+def test_rows_tell_the_choice_and_its_chance() -> None:
+    data = asked_thrice(2)
+    rows = json.loads(json.dumps(prediction_rows(score_logits(logits_for(data, 0.0), data, 20), data), allow_nan=False))
+    assert [row["argument_selection"] for row in rows] == [1.0, 1.0, None] * 2
+    assert [row["argument_chance"] for row in rows] == [0.5, 0.5, None] * 2
+
+
+def test_sentences_of_two_sources_are_two_sentences() -> None:
+    data = asked_thrice(1)
+    other = dataclasses.replace(data.examples[1], source="another")
+    mixed = encode_qa([data.examples[0], other], WordTokenizer(), "question-first", 64)[0]
+    assert arguments_to_choose(mixed).n_clusters.tolist() == [1, 1]
+    assert arguments_to_choose(data).n_clusters.tolist() == [2, 2, 1]
 
 
 def test_baselines_and_their_best(data: EncodedQA) -> None:
@@ -157,7 +210,17 @@ def test_rows_are_json_with_exclusive_spans(data: EncodedQA) -> None:
         assert row["prediction"] == [answer.start, answer.end] == row["golds"][0]
         assert row["prediction_text"] == answer.text and row["em"] == row["f1_tokens"] == 1.0
         assert (row["id"], row["sentence_id"], row["role"]) == (e.id, e.sentence_id, e.wh)
+        assert row["asked_role"] == asked_role(e)
         assert row["predicate"] == e.tokens[e.predicate_index]
+
+
+def test_one_wh_word_holds_several_asked_roles() -> None:
+    """ "What" mixes agents and patients; the breakdown by asked role takes them apart."""
+    slots = [("what", "", "", "acts", "someone", "", ""), ("what", "does", "someone", "see", "", "", "")]
+    examples = [example(i, WORDS[:6], "what?", [(0, 1)], predicate_index=1, slots=slots[i % 2], is_passive=False)
+                for i in range(6)]  # fmt: skip
+    labels = breakdown_labels(encode_qa(examples, WordTokenizer(), "question-first", 64)[0])
+    assert set(labels["role"]) == {"what"} and labels["asked_role"] == ["agent", "patient"] * 3
 
 
 def test_the_report_survives_json(data: EncodedQA) -> None:
@@ -167,3 +230,25 @@ def test_the_report_survives_json(data: EncodedQA) -> None:
 
 def test_same_seed_same_intervals(data: EncodedQA) -> None:
     assert report(data, 3.0) == report(data, 3.0)
+
+
+def test_three_counts_and_documents_as_clusters(data: EncodedQA) -> None:
+    found = score_logits(logits_for(data, 6.0), data, 20)
+    by_sentence, by_document = (
+        evaluate(found, data, EvaluateConfig(bootstrap_draws=300, cluster=kind)) for kind in ("sentence", "document")
+    )
+    for report_, clusters in ((by_sentence, 60), (by_document, 30)):
+        assert (report_.n, report_.n_clusters, report_.n_documents) == (120, 60, 30)
+        assert {e.n_clusters for e in (*report_.scores.values(), *report_.macro.values())} == {clusters}
+    assert (by_sentence.cluster, by_document.cluster) == ("sentence", "document")
+    ratio = by_document.scores["f1_tokens"].se / by_sentence.scores["f1_tokens"].se
+    assert by_sentence.document_widening == pytest.approx(ratio, rel=0.1)
+    assert Evaluation.from_dict(json.loads(json.dumps(by_document.to_dict()))) == by_document
+
+
+def test_an_older_evaluation_does_not_tell_its_documents(data: EncodedQA) -> None:
+    stored = report(data, 6.0).to_dict()
+    for key in ("n_documents", "cluster", "document_widening"):
+        del stored[key]
+    found = Evaluation.from_dict(stored)
+    assert (found.n_documents, found.cluster, found.document_widening) == (None, "sentence", None)

@@ -14,11 +14,12 @@ import torch
 from qa_tasks import WordTokenizer, named_word_task
 
 from emergence.config import FinetuneConfig, ModelConfig
-from emergence.data.qa_encoding import EncodedQA
+from emergence.data.qa_encoding import EncodedQA, encode_qa
+from emergence.data.records import Answer
 from emergence.errors import EmergenceError
 from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.training.checkpoint import Checkpointer
-from emergence.training.evaluate import gold_spans, quick_scores
+from emergence.training.evaluate import QuickScores, gold_spans, quick_scores
 from emergence.training.features import predict_finetuned
 from emergence.training.finetune import FinetuneResult, build_optimizer, finetune, schedule, training_batches
 from emergence.training.health import NonFiniteLossError
@@ -156,10 +157,49 @@ def test_same_seed_same_run(data: tuple[EncodedQA, EncodedQA]) -> None:
     assert a.recorder.history == b.recorder.history
 
 
-def test_marginal_training_sums_over_golds(data: tuple[EncodedQA, EncodedQA]) -> None:
-    result = Run(data, replace(CONFIG, train_gold="marginal", epochs=1))()
-    first = Run(data, replace(CONFIG, epochs=1))()
-    assert result.best.validation_loss == pytest.approx(first.best.validation_loss, rel=1e-5)  # one gold each: the same
+def test_the_best_epoch_has_the_highest_f1_not_the_lowest_loss(
+    data: tuple[EncodedQA, EncodedQA], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_epoch = iter([QuickScores(0.5, 0.3, 0.60), QuickScores(0.9, 0.3, 0.70), QuickScores(0.8, 0.3, 0.70)])
+    monkeypatch.setattr("emergence.training.finetune.quick_scores", lambda *a: next(by_epoch))
+    run = Run(data, replace(CONFIG, epochs=3))
+    assert run().best.epoch == 3, "loss decides between equal F1 alone"
+    assert run.best == [f"finetune_epoch_{n}" for n in (1, 2, 3)]
+
+
+def test_the_learning_rate_falls_to_zero(data: tuple[EncodedQA, EncodedQA]) -> None:
+    run = Run(data, replace(CONFIG, epochs=3, log_every_steps=1))
+    run()
+    rates = [line["lr"] for line in run.recorder.history if line["kind"] == "finetune_step"]
+    peak = rates.index(max(rates))
+    assert peak <= 0.1 * len(rates) and rates[-1] < 0.1 * rates[peak]
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_marginal_training_sums_over_golds() -> None:
+    """Weights stand still, so every loss is that of the initial weights, which is computed here by hand."""
+    two_golds = [
+        replace(example, answers=(*example.answers, Answer(" ".join(example.tokens[:2]), 0, 2, "given")))
+        for example in named_word_task(60, 0, "after", WordTokenizer()).examples
+    ]
+    data = encode_qa(two_golds, WordTokenizer(), "question-first", 64)[0]  # type: ignore[arg-type]
+    still = replace(CONFIG, epochs=1, lr=0.0, head_lr=0.0)
+    runs = {gold: Run((data, data), replace(still, train_gold=gold)) for gold in ("marginal", "first")}
+    logits = predict_finetuned(runs["first"].trunk, runs["first"].head, data, device=CPU, precision="fp32")
+    batch = data.padded_batch(np.arange(len(data)))
+    want = {"marginal": 0.0, "first": 0.0}
+    for i, gold in enumerate(zip(batch.gold_starts, batch.gold_ends, batch.gold_mask, strict=True)):
+        start, end = (np.exp(x[i, : logits.lengths[i]]) for x in (logits.start, logits.end))
+        start, end = start / start.sum(), end / end.sum()
+        p = [start[a] * end[b] for a, b, is_gold in zip(*gold, strict=True) if is_gold]
+        want["marginal"] -= np.log(sum(p)) / len(data)
+        want["first"] -= np.log(p[0]) / len(data)
+    assert want["marginal"] < want["first"] - 0.3
+    assert FinetuneConfig().train_gold == "marginal", "the default"
+    for name, run in runs.items():
+        (epoch,) = run().epochs
+        assert epoch.train_loss == pytest.approx(want[name], rel=1e-4)
+        assert epoch.validation_loss == pytest.approx(want[name], rel=1e-4)
 
 
 def test_divergence_is_reported_before_anything_is_saved(data: tuple[EncodedQA, EncodedQA], tmp_path: Path) -> None:

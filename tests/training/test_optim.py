@@ -50,6 +50,17 @@ def test_orthogonalisation_evens_out_singular_values_and_keeps_directions() -> N
     assert not orthogonalise(torch.zeros(1, 4, 4)).any()
 
 
+def test_muon_iterates_in_fp32_where_bf16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes out of bf16 is a number of bf16; what comes out of fp32 is not."""
+    matrix = torch.randn(1, 24, 24, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("emergence.training.optim.has_fast_bf16", lambda device: False)
+    exact = orthogonalise(matrix)
+    monkeypatch.setattr("emergence.training.optim.has_fast_bf16", lambda device: True)
+    rough = orthogonalise(matrix)
+    as_bf16 = [bool((x == x.to(torch.bfloat16).float()).all()) for x in (exact, rough)]
+    assert as_bf16 == [False, True]
+
+
 def make(optimizer: str) -> tuple[torch.nn.Module, Optimizers]:
     model = ModelConfig(n_layers=2, hidden_size=16, n_heads=2, sequence_length=16)
     trunk = build_trunk(model, 320, seed=0, init="normal")

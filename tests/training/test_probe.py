@@ -10,7 +10,7 @@ import pytest
 import torch
 from qa_tasks import PlantedEncoder, WordTokenizer, named_word_task
 
-from emergence.config import ProbeConfig
+from emergence.config import FinetuneConfig, ProbeConfig
 from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import EmergenceError
 from emergence.measures.spans import GoldSpans
@@ -26,6 +26,7 @@ from emergence.training.probe_fitting import (
     SpanObjective,
     fit_linear_probe,
     fit_minibatch_probe,
+    fit_probe,
     span_head,
 )
 from emergence.training.recording import MemoryRecorder, StopRequested
@@ -79,7 +80,7 @@ def test_a_probe_that_diverges_says_where() -> None:
         with pytest.raises(NonFiniteLossError, match=f"{family} probe, layer 1, epoch 1: .* lower probe.lr"):
             fit_minibatch_probe(family, *parts, statistics, replace(CONFIG, lr=1e30), **options, seed=0)
     parts[1].features.words[3] = torch.inf
-    with pytest.raises(NonFiniteLossError, match="linear probe, layer 1, ridge 10: "):
+    with pytest.raises(NonFiniteLossError, match="linear probe, layer 1, ridge 100: "):
         fit_linear_probe(*parts, statistics, CONFIG, **options)
 
 
@@ -105,30 +106,118 @@ def test_mlp_probe_learns_what_is_not_linear() -> None:
     assert mlp.n_trainable == 2 * 128 + 128 + 128 * 2 + 2
 
 
-def test_gradient_and_loss_of_the_linear_objective() -> None:
+@pytest.mark.parametrize("train_gold", ["first", "marginal"])
+@pytest.mark.parametrize("with_offset", [False, True])
+def test_gradient_and_loss_of_the_linear_objective(train_gold: str, with_offset: bool) -> None:
     train, validation, _ = task("marked", 20)
     parts = layer_data(PlantedEncoder(), train, validation)
     standardise_(parts[0].features, parts[1].features)
-    objective = SpanObjective(parts[0])
-    weights = np.random.default_rng(0).normal(size=objective.n_weights) / 5
+    data = several_golds(parts[0])
+    n_words = len(data.features.words)
+    if with_offset:
+        data = replace(data, offset=torch.randn(n_words, 2, generator=torch.Generator().manual_seed(1)))
+    objective = SpanObjective(data, train_gold)
+    weights = objective.start + np.random.default_rng(0).normal(size=len(objective.start)) / 5
     value, gradient = objective(weights, 0.1)
-    for k in (0, 7, 40, 63):
+    assert len(gradient) == 64 + 2 * with_offset
+    for k in (0, 7, 40, 63, *((64, 65) if with_offset else ())):
         step = np.zeros_like(weights)
         step[k] = 1e-2
         slope = (objective(weights + step, 0.1)[0] - objective(weights - step, 0.1)[0]) / 2e-2
         assert gradient[k] == pytest.approx(slope, abs=2e-3)
     # The same loss by the model's own function, one sentence at a time.
-    w = torch.tensor(weights.reshape(-1, 2), dtype=torch.float32)
+    w = torch.tensor(weights[:64].reshape(-1, 2), dtype=torch.float32)
     losses = []
     for i in range(len(train)):
-        logits = parts[0].features.words[slice(*train.word_offsets[i : i + 2])] @ w
-        gold = torch.tensor(train.first_golds[i])
+        rows = slice(*train.word_offsets[i : i + 2])
+        logits = data.features.words[rows] @ w
+        if data.offset is not None:
+            logits = logits + torch.tensor(weights[64:], dtype=torch.float32) * data.offset[rows]
+        starts, ends, golds = (torch.tensor(part) for part in data.golds.take([i]).padded())
         mask = torch.ones(1, len(logits), dtype=torch.bool)
-        one = torch.ones(1, 1, dtype=torch.bool)
-        losses.append(
-            span_cross_entropy(logits[None, :, 0], logits[None, :, 1], mask, gold[None, :1], gold[None, 1:], one)
-        )
-    assert value == pytest.approx(float(torch.stack(losses).mean()) + 0.05 * (weights**2).sum(), rel=1e-5)
+        losses.append(span_cross_entropy(logits[None, :, 0], logits[None, :, 1], mask, starts, ends, golds, train_gold))
+    penalty = 0.05 * (weights[:64] ** 2).sum()
+    assert value == pytest.approx(float(torch.stack(losses).mean()) + penalty, rel=1e-5)
+
+
+def several_golds(data: ProbeData) -> ProbeData:
+    """Every second question has its first word for another gold."""
+    spans = []
+    for n in range(len(data)):
+        own = data.golds.take([n])
+        golds = list(zip(own.starts.tolist(), own.ends_inclusive.tolist(), strict=True))
+        spans.append([*golds, *([(0, 0)] if n % 2 else [])])
+    return replace(data, golds=GoldSpans.from_lists(spans))
+
+
+@pytest.mark.parametrize("family", ["linear", "bilinear"])
+def test_probes_train_on_the_golds_that_finetuning_trains_on(family: str) -> None:
+    """By default on the sum over all of them: one question, two golds, and the states tell only the second."""
+    train, validation, _ = task("marked", 120)
+    parts = layer_data(PlantedEncoder(), train, validation)
+    statistics = standardise_(parts[0].features, parts[1].features)
+    rng = np.random.default_rng(0)
+    noisy = []
+    for part in parts:  # the gold with most votes is any word, the answer the other one
+        spans = [
+            [(k, k), (int(s), int(e))]
+            for k, s, e in zip(
+                rng.integers(0, part.lengths).tolist(), part.golds.starts, part.golds.ends_inclusive, strict=True
+            )
+        ]
+        noisy.append(replace(part, golds=GoldSpans.from_lists(spans)))
+    found = {
+        gold: fit_probe(family, *noisy, statistics, replace(CONFIG, train_gold=gold, ridges=(1e-2,)), 1, 3, 0)
+        for gold in ("first", "marginal")
+    }
+    assert ProbeConfig().train_gold == FinetuneConfig().train_gold == "marginal"
+    assert found["marginal"].validation_f1 > found["first"].validation_f1 + 0.1
+
+
+def test_an_offset_is_added_to_and_what_it_knows_is_not_learnt_again() -> None:
+    """With the answer in the offset alone, states without it add nothing; with it in the states alone, they add it."""
+    train, validation, _ = task("marked", 200)
+    encoder = PlantedEncoder()
+    blind, seeing = (layer_data(encoder, train, validation, layer=layer) for layer in (0, 1))
+    options = {"max_answer_words": 3, "seed": 0, "layer": 1}
+    for family in ("linear", "bilinear", "mlp"):
+        told = [replace(part, offset=_answers(part, 4.0)) for part in blind]
+        silent = [replace(part, offset=torch.zeros(len(part.features.words), 2)) for part in seeing]
+        fits = []
+        for parts in (told, silent):
+            copies = [replace(p, features=replace(p.features, words=p.features.words.clone())) for p in parts]
+            statistics = standardise_(copies[0].features, copies[1].features)
+            fits.append(fit_probe(family, *copies, statistics, CONFIG, **options))  # type: ignore[arg-type]
+        assert fits[0].scales is not None and min(fits[0].scales) > 0.5 and fits[0].validation_em > 0.95
+        assert fits[1].validation_em > 0.9
+
+
+def _answers(data: ProbeData, height: float) -> torch.Tensor:
+    """(sum of W, 2) logits that point at the first gold."""
+    offset = torch.zeros(len(data.features.words), 2)
+    first, begins = data.golds.first(), torch.from_numpy(data.features.word_offsets[:-1])
+    offset[begins + torch.from_numpy(first.starts), 0] = height
+    offset[begins + torch.from_numpy(first.ends_inclusive), 1] = height
+    return offset
+
+
+def test_where_the_states_add_nothing_the_offset_stands_alone() -> None:
+    """A probe that only overfits must not cost the scorer anything, or a gain of zero would read as a loss."""
+    train, validation, _ = task("marked", 60)
+    noise, parts = torch.Generator().manual_seed(0), []
+    for part in layer_data(PlantedEncoder(), train, validation, layer=0):
+        part.features.words.normal_(generator=noise)
+        offset = 2 * torch.randn(len(part.features.words), 2, generator=noise)
+        starts = [int(torch.multinomial(o[:, 0].softmax(0), 1, generator=noise)) for o in offset.split(
+            part.lengths.tolist())]  # fmt: skip
+        golds = GoldSpans(np.array(starts), np.array(starts), np.arange(len(part) + 1))
+        parts.append(replace(part, offset=offset[:, :1].expand(-1, 2).contiguous(), golds=golds))
+    statistics = standardise_(parts[0].features, parts[1].features)
+    fit = fit_minibatch_probe(
+        "bilinear", *parts, statistics, replace(CONFIG, lr=0.3), layer=0, max_answer_words=3, seed=0
+    )
+    assert fit.iterations == 0 and fit.scales == (1.0, 1.0)
+    assert all((weight == 0).all() for name, weight in fit.weights.items() if "weight" in name)
 
 
 def test_the_optimum_is_stationary_and_better_than_its_neighbours() -> None:
@@ -152,7 +241,10 @@ def test_ridge_is_chosen_on_validation_and_every_one_reported() -> None:
     parts = layer_data(PlantedEncoder(), train, validation)
     statistics = standardise_(parts[0].features, parts[1].features)
     fit = fit_linear_probe(*parts, statistics, CONFIG, layer=1, max_answer_words=3)
-    assert [row["ridge"] for row in fit.path] == sorted(CONFIG.ridges, reverse=True)
+    tried = [row["ridge"] for row in fit.path]
+    assert tried == sorted(CONFIG.ridges, reverse=True)[: len(tried)]
+    losses = [row["loss"] for row in fit.path]
+    assert len(tried) == len(CONFIG.ridges) or min(losses[-2:]) > min(losses)  # weaker ones only overfitted more
     assert fit.validation_loss == min(row["loss"] for row in fit.path)
     train_losses = [row["train_loss"] for row in fit.path]
     assert train_losses == sorted(train_losses, reverse=True)  # weaker penalty, better fit

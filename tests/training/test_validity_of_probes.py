@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from emergence.config import EvaluateConfig, ProbeConfig
 from emergence.data.qa_encoding import EncodedQA, encode_qa
+from emergence.data.records import Answer
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.spans import GoldSpans, n_valid_spans
 from emergence.training.checkpoint import Checkpointer
@@ -116,6 +117,13 @@ def test_what_is_absent_is_neither() -> None:
         assert abs(interval(family).point) < 0.2 and family.mdl.compression < 1.15
 
 
+def test_control_answers_and_the_order_of_the_code_are_the_same_for_all_runs() -> None:
+    """The linear probe is a function of the states, so runs that differ in seed alone agree to the last bit."""
+    splits, linear = asked_words("marked", (120, 40, 40)), replace(CONFIG, families=("linear",))
+    first, second = (measure(PlantedEncoder(), splits, linear, seed=seed)["linear"].to_dict() for seed in (0, 5))
+    assert first == second
+
+
 def test_what_can_only_be_learned_by_rote_scores_high_without_selectivity() -> None:
     found = measure(RoteEncoder(), asked_words("rote"), replace(CONFIG, families=("linear",)))["linear"]
     assert found.task_f1 > 0.9 and found.control_f1 is not None and found.control_f1 > 0.9
@@ -146,6 +154,18 @@ def test_a_longer_training_set_costs_a_perfect_probe_hardly_more_bits() -> None:
         train, validation, fit = linear_parts(asked_words("marked", (n, 60, 4)))
         costs.append(online_code(fit, train, validation, CONFIG, longest=1, seed=0).online_bits)
     assert costs[1] - costs[0] < 0.3 * 120 * np.log2(7)
+
+
+def test_every_training_answer_can_be_sent_however_short_decoded_spans_are() -> None:
+    splits = asked_words("marked", (80, 20, 20))
+    answers = [Answer("the whole sentence", 0, len(e.tokens), "given") for e in splits[0].examples[:5]]
+    few = [replace(e, answers=(answer,)) for e, answer in zip(splits[0].examples, answers, strict=False)]
+    train = encode_qa([*few, *splits[0].examples[5:]], WordTokenizer(), "question-first", 64)[0]
+    linear = replace(CONFIG, families=("linear",))
+    found = measure(PlantedEncoder(), (train, *splits[1:]), linear, max_answer_words=1)["linear"]
+    longest = max(len(e.tokens) for e in splits[0].examples[:5])
+    assert found.mdl.uniform_bits == pytest.approx(np.log2(n_valid_spans(train.n_words, longest)).sum())
+    assert np.isfinite(found.mdl.online_bits) and found.mdl.n_clipped == 0
 
 
 def test_control_answers_are_one_place_for_a_type_in_every_split() -> None:

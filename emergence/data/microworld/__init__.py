@@ -9,6 +9,14 @@ from __future__ import annotations
 
 from emergence.data.microworld.config import MicroWorldConfig
 from emergence.data.microworld.facts import generate_nq_like
-from emergence.data.microworld.generate import generate_qa, generate_text, owner_of, qa_sentences
+from emergence.data.microworld.generate import generate_qa, generate_text, gold_role, owner_of, qa_sentences
 
-__all__ = ["MicroWorldConfig", "generate_nq_like", "generate_qa", "generate_text", "owner_of", "qa_sentences"]
+__all__ = [
+    "MicroWorldConfig",
+    "generate_nq_like",
+    "generate_qa",
+    "generate_text",
+    "gold_role",
+    "owner_of",
+    "qa_sentences",
+]

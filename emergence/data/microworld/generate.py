@@ -85,6 +85,11 @@ def generate_qa(config: MicroWorldConfig) -> QADataset:
     return QADataset("microworld", splits, filtering, digest.hexdigest(), provenance)
 
 
+def gold_role(example: QAExample) -> str:
+    """The role that a question of :func:`generate_qa` asks for, as the grammar knows it: the end of its id."""
+    return example.id.rpartition("-")[2]
+
+
 def _qa_sizes(config: MicroWorldConfig) -> dict[str, int]:
     return {
         "train": config.n_qa_train_documents,

@@ -52,12 +52,15 @@ class Question(NamedTuple):
 
 def ask(frame: Frame, draws: Draws) -> list[Question]:
     """One question for each role in the frame, in the order of their answers in the sentence."""
-    questions = []
-    for role, answers in sorted(frame.roles.items(), key=lambda item: item[1][0]):
-        passive = _ask_passively(frame, role, draws)
-        slots = _passive_slots(frame, role, draws) if passive else _active_slots(frame, role, draws)
-        questions.append(Question(role, slots, answers, passive))
-    return questions
+    roles = sorted(frame.roles, key=lambda role: frame.roles[role][0])
+    return [ask_role(frame, role, draws) for role in roles]
+
+
+def ask_role(frame: Frame, role: str, draws: Draws) -> Question:
+    """The question about one role that the frame has."""
+    passive = _ask_passively(frame, role, draws)
+    slots = _passive_slots(frame, role, draws) if passive else _active_slots(frame, role, draws)
+    return Question(role, slots, frame.roles[role], passive)
 
 
 def _ask_passively(frame: Frame, role: str, draws: Draws) -> bool:

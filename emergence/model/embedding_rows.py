@@ -1,0 +1,74 @@
+"""The scale of a trunk's embedding matrix, and its rows that pretraining never saw as an input.
+
+Where rows are RMS-normed on entry their scale is no part of the function (but for the norm's epsilon), yet it
+decides how far one step of AdamW turns them: pretrained rows are many times as long as freshly drawn ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emergence.errors import WeightsError
+from emergence.model.trunk import EMBEDDING_STD, Trunk
+
+#: Scales nearer than this are one scale: a random trunk's is the fresh one but for the luck of the draw.
+SAME_SCALE = 0.1
+#: Keeps these draws apart from all others of the same seed, the trunk's own initialisation among them.
+_STREAM = 0x0E3B
+
+
+def fresh_scale(trunk: Trunk) -> float | None:
+    """The factor that brings the embedding matrix to the root mean square of a freshly drawn one (0.02).
+
+    None where that would be no other setting: the scale is the fresh one already (within a tenth), or embeddings
+    are not normed on entry (learned positions), so that another scale would be another function.
+    """
+    scale = float(trunk.embedding.weight.detach().float().square().mean().sqrt())
+    if trunk.position is not None or not scale > 0 or abs(EMBEDDING_STD / scale - 1) <= SAME_SCALE:
+        return None
+    return EMBEDDING_STD / scale
+
+
+@torch.no_grad()
+def rescale_embedding(trunk: Trunk, factor: float) -> None:
+    """Multiply the embedding matrix by ``factor``."""
+    trunk.embedding.weight.mul_(factor)
+
+
+@torch.no_grad()
+def redraw_unseen(trunk: Trunk, counts: Sequence[int] | Tensor, seed: int) -> int:
+    """Draw the rows of tokens that the pretraining stream never held anew, at the seen rows' scale.
+
+    Such rows were only ever pushed away as wrong predictions, all in one direction: as inputs they are one token.
+    The draw is N(0, s^2) with s the seen rows' root mean square, and a row's own: which other rows are unseen
+    changes nothing.
+
+    Args:
+        counts: Occurrences of each token in the stream; rows beyond them (padding) count as unseen.
+        seed: Of the draw.
+
+    Returns:
+        How many rows were drawn.
+
+    Raises:
+        WeightsError: More counts than rows.
+    """
+    weight = trunk.embedding.weight
+    given = torch.as_tensor(counts).to(torch.int64).flatten()
+    if len(given) > len(weight):
+        raise WeightsError(f"{len(given)} token counts, but the embedding has {len(weight)} rows: not this trunk's")
+    seen = torch.zeros(len(weight), dtype=torch.bool)
+    seen[: len(given)] = given > 0
+    if not seen.any() or seen.all():
+        return 0
+    scale = math.sqrt(float(weight[seen.to(weight.device)].float().square().mean()))
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, _STREAM]).generate_state(1)[0]))
+    drawn = torch.randn(weight.shape, generator=generator) * scale  # (V, D)
+    unseen = ~seen
+    weight[unseen.to(weight.device)] = drawn[unseen].to(weight)
+    return int(unseen.sum())
