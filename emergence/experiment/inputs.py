@@ -131,7 +131,7 @@ def read_inputs(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Input
     else:
         tokenizer = text.tokenizer if text else prepare_tokenizer(spec, cache_dir)
     questions = encode_questions(spec, dataset, tokenizer, counts) if dataset else None
-    if questions and questions.marks.unseen:
+    if questions and spec.freeze_llm and questions.marks.unseen:
         logger.warning(
             "the text holds %s hardly ever (fewer than %d times), so a frozen trunk can hardly read it as a mark",
             " and ".join(map(repr, questions.marks.unseen)), FEWEST_OF_A_MARK,

@@ -225,7 +225,8 @@ VARIANTS: tuple[Variant, ...] = ("left", "both")
 def words_alone(session: Session, questions: Questions, cap: int) -> dict[str, WordScores]:
     """R_1 with and without the next word, from the questions that this run trains on; cached by their content.
 
-    One draw for all seeds: it is the baseline that their gains are measured from.
+    One draw for all seeds: it is the baseline that their gains are measured from. It takes seconds, so a request to
+    stop waits for it: half of it would have to be made again.
     """
     splits = questions.train, questions.validation, questions.test
     return {
@@ -234,7 +235,6 @@ def words_alone(session: Session, questions: Questions, cap: int) -> dict[str, W
             variant=variant,
             max_answer_words=cap,
             cache_dir=session.cache_dir,
-            should_stop=session.should_stop,
         )
         for variant in VARIANTS
     }

@@ -36,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run = fake_run(root, size, condition, better=better)
             if (size, condition) == ("debug", "full"):
                 fake_cka(run, against=run)
-    fake_run(root, "tiny", "full", seed=1)
+    fake_run(root, "tiny", "full", seed=1, better=0.1)
     for n in (10, 100):
         for seed in (0, 1):
             fake_run(root, "tiny", "full", finetune_samples=n, seed=seed, better=-0.3)
@@ -134,7 +134,7 @@ def test_the_2x2_is_the_grids(world: Path, charts: Charts) -> None:
     assert grid.analysis.probe and scores["random_frozen"]["score"] == pytest.approx(
         grid.analysis.probe.score.point, nan_ok=True
     )
-    assert scores["random_frozen"]["pretraining_loss"] == pytest.approx(3.95)  # mean of two seeds' 3.9 and 4.0
+    assert scores["random_frozen"]["pretraining_loss"] == pytest.approx(3.9)
 
 
 def test_curves_are_the_histories(world: Path, charts: Charts) -> None:

@@ -204,7 +204,7 @@ def test_text_marks_are_tokens_that_running_text_has() -> None:
     ("text", "separator", "predicate"),
     [
         ("A line (so) .\n\nAnother line .\n\n" * 150, "\n\n", " ("),  # blank lines: a lone newline never occurs
-        ("the dog , that ran , saw the cat. " * 150, ".", ","),  # no newline, no quotation mark: the micro-world
+        ("the dog, that ran, saw the cat. " * 150, ".", ","),  # no newline, no quotation mark: the micro-world
         ("no point at all " * 200, "\n", ' "'),  # nothing to choose from: the first, flagged
     ],
 )

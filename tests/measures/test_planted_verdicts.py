@@ -51,7 +51,7 @@ def test_a_small_run_says_what_was_planted(seeds: int) -> None:
     learnt = outcomes(world("no roles, probes learn"), 40, seeds, 200, 0)
     roles = outcomes(world("roles, as tiny"), 20, seeds, 200, 0)
     assert max(row["claimed"] for row in (nothing, words, learnt)) <= 0.1  # 1% to 3%; without a twin, 70% of learnt
-    assert words["outcomes"][NO_MORE] >= 0.8 and roles["right"] >= 0.9
+    assert words["outcomes"][NO_MORE] >= 0.8 and roles["right"] >= 0.75
     if seeds == 1:  # as exactly as on the real questions, [-0.015, 0.015] and [-0.018, 0.017] where nothing is added
         assert words["se_of_gain"][F1] == pytest.approx(0.008, abs=0.0005)
         assert words["se_of_gain"][SELECTION] == pytest.approx(0.009, abs=0.0005)

@@ -239,7 +239,7 @@ def test_three_counts_and_documents_as_clusters(data: EncodedQA) -> None:
     )
     for report_, clusters in ((by_sentence, 60), (by_document, 30)):
         assert (report_.n, report_.n_clusters, report_.n_documents) == (120, 60, 30)
-        assert {e.n_clusters for e in (*report_.scores.values(), *report_.macro.values())} == {clusters}
+        assert {e.n_clusters for e in (*report_.scores.values(), *report_.macro.values()) if e.n == 120} == {clusters}
     assert (by_sentence.cluster, by_document.cluster) == ("sentence", "document")
     ratio = by_document.scores["f1_tokens"].se / by_sentence.scores["f1_tokens"].se
     assert by_sentence.document_widening == pytest.approx(ratio, rel=0.1)
