@@ -116,7 +116,7 @@ def score_set(
         notes += more
     probed = [item.scores for cell in (FROZEN, RANDOM_FROZEN) for item in comparable.cells.get(cell, ())]
     runs = [scores for scores in probed if scores is not None]
-    gains = gains_of_runs(runs, n_boot=n_boot) if len(runs) == len(probed) else ()
+    gains = gains_of_runs(runs, n_boot=n_boot, cluster=cluster) if len(runs) == len(probed) else ()
     return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)), gains)
 
 

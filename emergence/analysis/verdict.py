@@ -400,12 +400,12 @@ def _claim_sentences(judgement: Judgement, gains: Sequence[ScoreGains]) -> list[
     if judgement.claims:
         words = {READS: "alone above words and positions", ADDS: "adds to words and positions"}
         held = [
-            f"{_PROBE_NAMES[claim.family]} {words[claim.kind]} by {_SCORE_NAMES[claim.score]} (p = {claim.p_holm:.2g})"
-            for claim in judgement.shown()
+            f"{_PROBE_NAMES[c.family]} {words[c.kind]} by {_SCORE_NAMES[c.score]} (p = {c.p_adjusted:.2g})"
+            for c in judgement.shown()
         ]
         lines.append(
             f"Of {len(judgement.claims)} comparisons, {len(held) or 'none'} "
-            f"hold{'' if len(held) != 1 else 's'} at {FALSE_CLAIMS:.1%} after Holm's correction"
+            f"hold{'' if len(held) != 1 else 's'} at {FALSE_CLAIMS:.1%}, corrected for all of them"
             + (f": {'; '.join(held)}." if held else ".")
         )
     if judgement.outcome in (NO_MORE, NOT_THERE):

@@ -8,6 +8,7 @@ import numpy as np
 
 from emergence.analysis.grid import HEADLINE, RULE, WORDS, RunScores, in_order, runs_by_cell
 from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.clustering import ClusterKind
 from emergence.measures.conditional import FAMILIES, LINEAR, SCORES, ScoreGains, TrunkScores, conditional_gains
 from emergence.measures.emergence_score import FROZEN, RANDOM_FROZEN
 from emergence.measures.resampling import FloatArray
@@ -16,23 +17,28 @@ from emergence.measures.resampling import FloatArray
 WITH_WORDS = "words+{family}"
 
 
-def gains_of_runs(runs: Sequence[RunScores], *, n_boot: int = N_BOOT, level: float = 0.95) -> tuple[ScoreGains, ...]:
+def gains_of_runs(
+    runs: Sequence[RunScores], *, n_boot: int = N_BOOT, level: float = 0.95, cluster: ClusterKind = "sentence"
+) -> tuple[ScoreGains, ...]:
     """Gains by F1 and by argument selection; empty where no frozen run measured them (older files).
 
     A family counts where all frozen runs of one trunk have it.
 
     Args:
         runs: Of one comparable set; those with all weights trained are passed over.
+        n_boot: Bootstrap resamples. level: Coverage.
+        cluster: What is resampled; sentences where older files do not tell the document.
     """
     cells, _ = runs_by_cell([run for run in runs if run.cell in (FROZEN, RANDOM_FROZEN)])
     if FROZEN not in cells:
         return ()
     first = cells[FROZEN][0]
+    clusters = (first.documents or first.sentences) if cluster == "document" else first.sentences
     found: list[ScoreGains] = []
     for score in SCORES:
         pretrained, twin = (_trunk_scores(cells.get(cell, []), first, score) for cell in (FROZEN, RANDOM_FROZEN))
         if pretrained is not None:
-            gains = conditional_gains(score, pretrained, twin, first.sentences, n_boot=n_boot, level=level)
+            gains = conditional_gains(score, pretrained, twin, clusters, n_boot=n_boot, level=level)
             found += [gains] if gains else []
     return tuple(found)
 

@@ -31,7 +31,7 @@ NO_MORE = "no more than words and positions tell"
 NOT_THERE = "not there"
 UNDETERMINED = "undetermined"
 
-#: Chance of any false claim, over all claims together: the lower end of a 95% interval, after Holm.
+#: Chance of any false claim, over all claims together: that of the lower end of one 95% interval.
 FALSE_CLAIMS = 0.025
 #: A gain worth having. "No more than words and positions tell" takes data that exclude one of this size, at 95%.
 MARGINS: Mapping[str, float] = {F1: 0.03, SELECTION: 0.03}
@@ -200,15 +200,16 @@ class Claim:
 
     Attributes:
         kind: ``READS`` (the probe alone beats R_0, R_1 and its twin) or ``ADDS`` (the gain beats 0 and its twin's).
-        p: One-sided, the largest of the parts' (all of them have to hold). p_holm: Adjusted over all claims.
-        is_shown: ``p_holm`` is at most ``FALSE_CLAIMS``.
+        p: One-sided, the largest of the parts' (all of them have to hold).
+        p_adjusted: Over all claims, see :func:`judge_gains`.
+        is_shown: ``p_adjusted`` is at most ``FALSE_CLAIMS``.
     """
 
     kind: str
     family: str
     score: str
     p: float
-    p_holm: float
+    p_adjusted: float
     is_shown: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -229,8 +230,10 @@ class Judgement:
 def judge_gains(gains: Sequence[ScoreGains]) -> Judgement:
     """The outcome by F1 and argument selection together.
 
-    1. ``READS`` or ``ADDS`` by any family and either score suffices, after Holm's correction over all of them, so
-       that any false claim has a chance of ``FALSE_CLAIMS`` at most.
+    1. ``READS`` or ``ADDS`` by any family and either score suffices, where any false claim has a chance of
+       ``FALSE_CLAIMS`` at most. First the widest families (bilinear, hidden layer) are asked whether they add, by
+       Bonferroni: what a narrower family adds, or a probe alone reads beyond words and positions, they add as well. The
+       other claims share, by Holm, as much of that chance as claims of the first kind held (Bonferroni gatekeeping).
     2. Else ``NO_MORE`` where, by every score, the data exclude that the richest family (bilinear, where fitted)
        adds a gain of ``MARGINS``, over R_1 or over the twin's; ``NOT_THERE`` where they also exclude, for every
        family, that its states alone tell ``STATES_MARGIN`` more than the twin's.
@@ -249,16 +252,28 @@ def judge_gains(gains: Sequence[ScoreGains]) -> Judgement:
 
 
 def _claims(gains: Sequence[ScoreGains]) -> tuple[Claim, ...]:
-    tried = []
+    first: list[tuple[str, str, str, float]] = []
+    others: list[tuple[str, str, str, float]] = []
     for found in gains:
         for name, family in found.families.items():
             if family.difference is None or family.above_twin is None:
                 continue
             beats = [family.above_words, family.above_twin, *([family.above_rule] if family.above_rule else [])]
-            tried.append((READS, name, found.score, _p_all_above(beats)))
-            tried.append((ADDS, name, found.score, _p_all_above([family.gain, family.difference])))
-    adjusted = holm([p for *_, p in tried]) if tried else ()
-    return tuple(Claim(*claim, float(p), bool(p <= FALSE_CLAIMS)) for claim, p in zip(tried, adjusted, strict=True))
+            adds = (ADDS, name, found.score, _p_all_above([family.gain, family.difference]))
+            (first if name in _widest(found) else others).append(adds)
+            others.append((READS, name, found.score, _p_all_above(beats)))
+    adjusted = [min(1.0, len(first) * p) for *_, p in first]
+    won = sum(p <= FALSE_CLAIMS for p in adjusted) / max(len(first), 1)
+    adjusted += [min(1.0, p / won) if won else 1.0 for p in (holm([p for *_, p in others]) if others else ())]
+    return tuple(
+        Claim(kind, family, score, p, float(after), bool(after <= FALSE_CLAIMS))
+        for (kind, family, score, p), after in zip([*first, *others], adjusted, strict=True)
+    )
+
+
+def _widest(found: ScoreGains) -> list[str]:
+    """Families that no other fitted one contains: the bilinear probe and the hidden layer, else the linear probe."""
+    return [name for name in (BILINEAR, MLP) if name in found.families] or [LINEAR]
 
 
 def _excludes_gain(found: ScoreGains) -> bool:
