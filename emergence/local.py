@@ -35,6 +35,9 @@ from emergence.training.recording import TerminalProgress
 #: Derived data (tokenizers, packed streams, downloads), beside the runs that use it.
 CACHE_FOLDER = ".cache"
 
+#: What read-outs are called on a terminal where their name does not say it.
+READOUT_WORDS = {"headline": "as above", "words_left": "words and positions"}
+
 #: The four cells of ``emergence demo``; the second uses the first one's pretrained trunk.
 DEMO_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("pretrain, then train all weights", {}),
@@ -160,6 +163,7 @@ def describe_result(result: RunResult, runs_dir: Path) -> str:
         lines.append(f"token F1         {shown(scores['f1_tokens'])}  ({what})")
         lines.append(f"exact match      {shown(scores['em'])}")
         lines += _other_readouts(result)
+        lines += _minimal_pairs(result.minimal_pairs or {})
         lines += _floor(result.test_scores)
         lines += [f"note             {note}" for note in evaluation_notes(result.test_scores)]
     lines.append(f"run directory    {runs_dir / (result.run_id or '')}")
@@ -193,6 +197,19 @@ def _other_readouts(result: RunResult) -> list[str]:
             f1 = Estimate.from_dict(readout["test"]["f1_tokens"])
             lines.append(f"  {name.replace('_', ', '):<14} {shown(f1)}  (F1, layer {readout['layer']})")
     return lines + _validity(result.probes.get("validity") or {})
+
+
+def _minimal_pairs(found: Mapping[str, Any]) -> list[str]:
+    """Role-crossed pairs, both members right; what ignores word order gets none."""
+    scored = {name: scores for name, scores in found.items() if scores["scores"]}
+    if not scored:
+        return []
+    first = next(iter(scored.values()))
+    lines = [f"minimal pairs    both right of {first['n_pairs']:,} role-crossed pairs (guessing {first['chance']:.2f})"]
+    for name, scores in scored.items():
+        both = Estimate.from_dict(scores["scores"]["both_right"])
+        lines.append(f"  {READOUT_WORDS.get(name, name):<22} {shown(both)}")
+    return lines
 
 
 def _validity(families: Mapping[str, Any]) -> list[str]:

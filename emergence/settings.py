@@ -147,6 +147,12 @@ class EvaluateConfig:
 
     bootstrap_draws: int = _setting("resamples of the clusters", 10_000, low=100)
     cluster: Literal["sentence", "document"] = _setting("what is resampled whole", "sentence")
+    minimal_pairs: int = _setting(
+        "role-crossed minimal pairs of the micro-world; other questions give those a rule finds (0: none)",
+        400,
+        low=0,
+        high=100_000,
+    )
     alpha: float = _setting("1 - confidence level of every interval", 0.05, low=0.0001, high=0.5)
 
 

@@ -239,7 +239,7 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
 _ABSENT_MEANS: dict[str, dict[str, Any]] = {
     "finetune": {"search": "off", "dropout": 0.0},
     "probe": {"train_gold": "first", "conditional": False},
-    "evaluate": {"cluster": "sentence"},
+    "evaluate": {"cluster": "sentence", "minimal_pairs": 0},
 }
 
 

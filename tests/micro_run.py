@@ -33,6 +33,7 @@ MICRO = (
     "probe.max_iterations=2",
     "probe.mdl_epochs=1",
     "evaluate.bootstrap_draws=100",
+    "evaluate.minimal_pairs=0",
     "microworld.text_documents=12",
     "microworld.train_documents=3",
     "microworld.validation_documents=1",

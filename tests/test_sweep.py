@@ -394,6 +394,7 @@ samples = 20
 model = {n_layers = 1, hidden_size = 16, n_heads = 2, vocab_size = 400, sequence_length = 96}
 probe = {epochs = 2, max_iterations = 15}
 evaluate.bootstrap_draws = 200
+evaluate.minimal_pairs = 0
 microworld = {text_documents = 60, train_documents = 8, validation_documents = 4, test_documents = 4}
 [set.pretrain]
 samples_per_epoch = 1_600

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from emergence.data.minimal_sets import minimal_pairs
 from emergence.data.overlap import sentences_in_stream
 from emergence.data.qa_encoding import (
     FEWEST_OF_A_MARK,
@@ -57,6 +58,7 @@ class Questions:
         train: What is trained on. all_train: Every training question, for what must not depend on the limit.
         filtering: Of each split, from raw questions to encoded ones.
         marks: What separates question and sentence and marks the predicate.
+        pairs: Role-crossed minimal pairs; None where there are none.
     """
 
     train: EncodedQA
@@ -65,6 +67,7 @@ class Questions:
     test: EncodedQA
     filtering: dict[str, FilterCounts]
     marks: MarkTokens
+    pairs: EncodedQA | None = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,18 @@ def encode_questions(
     subset = few_shot_indices(len(encoded["train"]), spec.finetune_samples, spec.seed)
     train = encoded["train"] if spec.finetune_samples is None else encoded["train"].subset(subset)
     marks = mark_tokens(tokenizer, marks_of(spec), token_counts)
-    return Questions(train, encoded["train"], encoded["validation"], encoded["test"], filtering, marks)
+    pairs = _minimal_pairs(spec, dataset, tokenizer, token_counts)
+    return Questions(train, encoded["train"], encoded["validation"], encoded["test"], filtering, marks, pairs)
+
+
+def _minimal_pairs(
+    spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTokenizer, token_counts: IntArray | None
+) -> EncodedQA | None:
+    wanted = spec.config.evaluate.minimal_pairs
+    members = minimal_pairs(dataset, n_pairs=wanted) if wanted else []
+    limit = spec.config.model.sequence_length
+    encoded, _ = encode_qa(members, tokenizer, spec.layout, limit, marks_of(spec), token_counts)
+    return encoded if len(encoded) else None
 
 
 def marks_of(spec: ExperimentSpec) -> Marks:

@@ -24,6 +24,7 @@ from emergence.training.evaluate import (
     present,
     score_logits,
 )
+from emergence.training.minimal_pairs import score_minimal_pairs
 
 #: Per-question scores kept for every read-out beside the headline's.
 KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")
@@ -54,6 +55,7 @@ def conclude(session: Session, weights: WeightsFile, trained: Trained, questions
         test_scores=reports["test"][HEADLINE],
         validation_scores=reports["validation"][HEADLINE],
         probes=_probes(session, trained, reports, scores, words, questions),
+        minimal_pairs=_minimal_pairs(session, trained, questions),
         finetuning=_finetuning(trained),
         **common_facts(session, weights, trained),
     )
@@ -159,6 +161,19 @@ def _best_loss(trained: Trained) -> float | None:
     if trained.finetuned:
         return min(epoch.validation_loss for epoch in trained.finetuned.epochs)
     return trained.probes.best("linear").validation_loss if trained.probes else None
+
+
+def _minimal_pairs(session: Session, trained: Trained, questions: Questions) -> dict[str, Any] | None:
+    """Role-crossed pairs by read-out: right only where both members are."""
+    if questions.pairs is None:
+        return None
+    settings = session.spec.config.evaluate
+    return {
+        name: score_minimal_pairs(logits, questions.pairs, trained.cap).to_dict(
+            n_boot=settings.bootstrap_draws, level=1 - settings.alpha
+        )
+        for name, logits in trained.pairs.items()
+    }
 
 
 def _finetuning(trained: Trained) -> dict[str, Any] | None:

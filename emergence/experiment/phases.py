@@ -205,6 +205,7 @@ class Trained:
         finetuned: With all weights trained. probes: On a frozen trunk.
         conditional: What the states add to words and positions, by read-out.
         validity: Of every probe family, where it was measured.
+        pairs: Logits of the role-crossed minimal pairs by read-out; those of R_1 as ``words_left``.
     """
 
     logits: dict[str, dict[str, SpanLogits]]
@@ -215,6 +216,7 @@ class Trained:
     headline_layer: int | None = None
     conditional: dict[str, ConditionalFit] | None = None
     validity: dict[str, ProbeValidity] | None = None
+    pairs: dict[str, SpanLogits] = field(default_factory=dict)
 
 
 HEADLINE = "headline"
@@ -238,6 +240,15 @@ def words_alone(session: Session, questions: Questions, cap: int) -> dict[str, W
         )
         for variant in VARIANTS
     }
+
+
+def words_on_pairs(session: Session, questions: Questions, cap: int) -> dict[str, SpanLogits]:
+    """R_1 on the minimal pairs: their words do not tell the roles, but places can."""
+    if questions.pairs is None:
+        return {}
+    splits = questions.train, questions.validation, questions.pairs
+    found = word_scores(*splits, variant="left", max_answer_words=cap, cache_dir=session.cache_dir)
+    return {"words_left": found.test}
 
 
 def load_trunk(weights: WeightsFile, session: Session) -> Trunk:
@@ -285,7 +296,11 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
         }
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
-    return Trained(logits, cap, words_alone(session, questions, cap), finetuned=result)
+    pairs = words_on_pairs(session, questions, cap)
+    if questions.pairs is not None:
+        on_pairs = predict_finetuned(trunk, head, questions.pairs, device=session.device, precision=session.precision)
+        pairs = {HEADLINE: on_pairs, **pairs}
+    return Trained(logits, cap, words_alone(session, questions, cap), finetuned=result, pairs=pairs)
 
 
 def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
@@ -326,13 +341,27 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
     for name, found in conditional.items():
         logits["validation"][name], logits["test"][name] = found.validation, found.test
     validity = _validity(session, trunk, report, questions, logits["test"], cap, conditional)
+    pairs = words_on_pairs(session, questions, cap)
+    if questions.pairs is not None:
+        chosen = {HEADLINE: report.best("linear")} | {n: fit for n, fit in readouts.items() if n == fit.family}
+        on_pairs = predict_probes(
+            trunk, list(chosen.values()), questions.pairs, device=session.device, precision=session.precision
+        )
+        pairs = dict(zip(chosen, on_pairs, strict=True)) | pairs
     best = report.best("linear")
     saved = session.weights(trunk, FINETUNED, span_head(best), head_layer=best.layer, frozen=True, **_fit_facts(best))
     session.run.save_finetuned(saved)
     # One convex fit is the frozen run's only epoch; the guide promises its snapshot.
     session.run.save_snapshot("finetune_epoch_1", saved)
     return Trained(
-        logits, cap, words, probes=report, headline_layer=best.layer, conditional=conditional, validity=validity
+        logits,
+        cap,
+        words,
+        probes=report,
+        headline_layer=best.layer,
+        conditional=conditional,
+        validity=validity,
+        pairs=pairs,
     )
 
 

@@ -48,6 +48,7 @@ class RunResult:
         lineage: Where the trunk came from: path and sha256 of the weights, their run and pretrain id.
         test_scores, validation_scores: Score name to estimate with interval, and breakdowns.
         probes: By family and layer.
+        minimal_pairs: Read-out or baseline to its scores on role-crossed pairs; None without pairs.
         finetuning: How its settings were searched, with all weights trained.
         pretraining: loss (nats per token), perplexity, bits per byte, tokens, steps.
         parameters: total, non_embedding, trainable.
@@ -78,6 +79,7 @@ class RunResult:
     test_scores: dict[str, Any] | None = None
     validation_scores: dict[str, Any] | None = None
     probes: dict[str, Any] | None = None
+    minimal_pairs: dict[str, Any] | None = None
     finetuning: dict[str, Any] | None = None
     pretraining: dict[str, Any] | None = None
     parameters: dict[str, int] | None = None

@@ -427,3 +427,13 @@ def test_ctrl_c_saves_and_exits_130(tmp_path: Path) -> None:
     assert process.returncode == 130, seen + rest
     assert "the same command" in rest and "Traceback" not in rest
     assert list((tmp_path / "runs").glob("*/checkpoint/*.pth"))
+
+
+def test_role_crossed_pairs_are_put_to_every_read_out(cells: dict[str, RunDirectory]) -> None:
+    for cell, run in cells.items():
+        found = load_result(run.stats_path).minimal_pairs
+        assert found is not None
+        wanted = {"headline", "words_left"} | ({"bilinear"} if "frozen" in cell else set())
+        assert set(found) == wanted
+        assert all(scores["n_pairs"] + scores["n_incomplete"] == 10 for scores in found.values())
+        assert "both right of" in describe_result(load_result(run.stats_path), run.path.parent)

@@ -32,6 +32,7 @@ SMALL = (
     "probe.max_iterations=15",
     "probe.mdl_epochs=1",
     "evaluate.bootstrap_draws=200",
+    "evaluate.minimal_pairs=10",
     "microworld.text_documents=60",
     "microworld.train_documents=8",
     "microworld.validation_documents=4",

@@ -37,6 +37,7 @@ SMALL = ",".join(
         "probe.epochs=2",
         "probe.max_iterations=10",
         "evaluate.bootstrap_draws=100",
+        "evaluate.minimal_pairs=0",
     ]
 )
 FLAGS = ("--config-name", "tiny", "--data", "microworld", "--set", SMALL)
