@@ -18,11 +18,13 @@ import numpy as np
 
 from emergence.analysis.snapshot_results import (
     CURVE_SCORES,
+    GAIN,
     JSON_FILE,
     RESULT_FOLDER,
     FloatArray,
     SnapshotProbes,
     read_result,
+    title_of,
 )
 from emergence.errors import RunDirectoryError
 from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, bootstrap_means, column, interval
@@ -184,7 +186,7 @@ class EmergenceCurve:
         n = f"{self.n_questions:,} test questions, {len(self.runs)} seed{'s' * (len(self.runs) != 1)}"
         first, last = (point.scores["f1_tokens"] for point in (self.points[0], self.points[-1]))
         lines = [
-            f"{self.label}, {self.family} probe: {len(self.points)} snapshots, {n}",
+            f"{self.label}, {title_of(self.family)}: {len(self.points)} snapshots, {n}",
             f"  token F1   {format_estimate(first, 3)} at {self.points[0].loss:.2f} nats/token to "
             f"{format_estimate(last, 3)} at {self.points[-1].loss:.2f}",
         ]
@@ -294,7 +296,7 @@ def _curve(
         n_questions=len(first.ids),
         n_sentences=len(np.unique(first.clusters)),
         floor=floor,
-        no_model=float(first.no_model["f1_tokens"]),
+        no_model=0.0 if family.startswith(GAIN) else float(first.no_model["f1_tokens"]),
         thresholds=thresholds,
         halfway=halfway,
         verdict=verdict,

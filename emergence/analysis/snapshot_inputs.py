@@ -13,23 +13,26 @@ import torch
 
 from emergence.analysis.checkpoints import Checkpoint, Timeline, read_timeline
 from emergence.analysis.snapshot_results import INITIAL, RANDOM, TRAINED
+from emergence.data.qa_encoding import IntArray
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data
 from emergence.data.stream import TokenStream
 from emergence.errors import UsageError
 from emergence.experiment.inputs import Questions, encode_questions, marks_of
 from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
+from emergence.model.embedding_rows import redraw_unseen
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint import load_weights
 from emergence.training.evaluate import max_answer_words
 from emergence.training.few_shot import few_shot_indices
 from emergence.training.precision import resolve_precision, select_device
 from emergence.training.probe_fitting import FAMILIES
+from emergence.training.word_scorer import WordScores, word_scores
 
 #: Training questions by default: enough for a curve, a sixth of the time that all of QA-SRL 1.0 takes.
 DEFAULT_SAMPLES = 2_000
 #: Change it when a stored cell means something else.
-CELL_VERSION = 1
+CELL_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,8 @@ class Work:
     question_fingerprint: str
     text: TokenStream
     device: torch.device
+    token_counts: IntArray
+    words: WordScores | None
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -163,16 +168,28 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
     n = len(questions.all_train)
     limit = min(DEFAULT_SAMPLES, n) if options.samples is None else options.samples or None
     train = questions.all_train.subset(few_shot_indices(n, limit, spec.seed))
+    questions = dataclasses.replace(questions, train=train)
     return Work(
         timeline=timeline,
         spec=spec,
         options=options,
-        questions=dataclasses.replace(questions, train=train),
+        questions=questions,
         n_train_available=n,
         question_fingerprint=dataset.fingerprint,
         text=text.test,
+        token_counts=text.token_counts,
+        words=_words(spec, questions, options.cache_dir),
         device=select_device(options.device),
     )
+
+
+def _words(spec: ExperimentSpec, questions: Questions, cache_dir: Path | None) -> WordScores | None:
+    """R_1, to which the states of every snapshot may add; None where that is not measured."""
+    if not spec.config.probe.conditional:
+        return None
+    cap = max_answer_words(spec.config.finetune.max_answer_words, questions.all_train)
+    splits = questions.train, questions.validation, questions.test
+    return word_scores(*splits, variant="left", max_answer_words=cap, cache_dir=cache_dir)
 
 
 def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> PretrainingData:
@@ -193,7 +210,7 @@ def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> Pretraini
 def tasks_of(work: Work) -> list[Task]:
     """The start, every ``every``-th snapshot, the trained trunk, random trunks."""
     timeline, model, rows = work.timeline, work.timeline.model, work.timeline.vocab_rows
-    found = [_task(point) for point in timeline.checkpoints[: timeline.start_index + 1]]
+    found = [_task(point, work) for point in timeline.checkpoints[: timeline.start_index + 1]]
     if found[0].step != 0:
 
         def first() -> Trunk:
@@ -211,7 +228,7 @@ def tasks_of(work: Work) -> list[Task]:
     return kept
 
 
-def _task(point: Checkpoint) -> Task:
+def _task(point: Checkpoint, work: Work) -> Task:
     facts = point.facts
     if point.phase == "start":
         pretraining = load_weights(point.path).metadata.get("pretraining") or {}
@@ -221,6 +238,7 @@ def _task(point: Checkpoint) -> Task:
     def build() -> Trunk:
         trunk = point.source.build()
         assert isinstance(trunk, Trunk)
+        redraw_unseen(trunk, torch.from_numpy(work.token_counts), work.spec.seed)  # as a run does that probes it
         return trunk
 
     return Task(point.name, TRAINED if step else INITIAL, step, int(facts["tokens_seen"]), point.source.key, build)

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from emergence.analysis.comparable import pretrain_label
 from emergence.analysis.snapshot_inputs import SnapshotOptions, Task, Work, prepare, tasks_of, timeline_of
 from emergence.analysis.snapshot_results import (
+    GAIN,
     RESULT_FOLDER,
     SCORES,
     ProbedSnapshot,
@@ -35,7 +37,9 @@ from emergence.experiment.store import RunDirectory
 from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
 from emergence.measures.measured_coverage import counted
 from emergence.measures.resampling import ClusterTable
+from emergence.model import Trunk
 from emergence.model_size import count_parameters
+from emergence.training.conditional import measure_conditional
 from emergence.training.evaluate import baseline_scores, score_logits
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.probe import ProbeReport, predict_probes, probe_all_layers
@@ -152,6 +156,10 @@ def _probe(work: Work, task: Task, progress: Progress, should_stop: Callable[[],
     chosen = [report.best(family) for family in work.families]
     logits = predict_probes(trunk, chosen, test, device=work.device, precision=precision)
     columns = [score_logits(found, test, work.cap).columns() for found in logits]
+    probes = {family: _fit_facts(report, family) for family in work.families}
+    scores = {f: {score: found[score] for score in SCORES} for f, found in zip(work.families, columns, strict=True)}
+    for family, (facts, gains) in _gains(work, trunk, report, should_stop).items():
+        probes[family], scores[family] = facts, gains
     length, chunk = trunk.config.sequence_length, config.pretrain.loss_chunk_rows
     tokens = work.options.loss_tokens or None
     loss = evaluate_language_model(trunk, work.text, length, work.device, precision, chunk, max_tokens=tokens)
@@ -162,16 +170,49 @@ def _probe(work: Work, task: Task, progress: Progress, should_stop: Callable[[],
         tokens=task.tokens,
         weights=task.weights,
         loss=loss.to_dict(),
-        probes={family: _fit_facts(report, family) for family in work.families},
-        scores={f: {score: found[score] for score in SCORES} for f, found in zip(work.families, columns, strict=True)},
+        probes=probes,
+        scores=scores,
     )
+
+
+def _gains(
+    work: Work, trunk: Trunk, report: ProbeReport, should_stop: Callable[[], bool]
+) -> dict[str, tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]]:
+    """What the states add to words and positions, by family: facts of the fit, and score to (N,) differences."""
+    if work.words is None:
+        return {}
+    questions = work.questions
+    alone = score_logits(work.words.test, questions.test, work.cap).columns()
+    found = measure_conditional(
+        trunk,
+        report,
+        (questions.train, questions.validation, questions.test),
+        {"left": work.words},
+        work.spec.config.probe,
+        seed=work.spec.seed,
+        device=work.device,
+        precision=work.precision,
+        max_answer_words=work.cap,
+        should_stop=should_stop,
+        control=False,
+    )
+    out = {}
+    for fit in found.values():
+        together = score_logits(fit.test, questions.test, work.cap).columns()
+        facts = {"layer": fit.layer, **{key: fit.facts[key] for key in _FACTS if key != "layer"}}
+        facts["validation_f1_by_layer"] = {str(fit.layer): fit.facts["validation_f1"]}
+        out[GAIN + fit.family] = facts, {score: together[score] - alone[score] for score in SCORES}
+    return out
+
+
+#: Of a chosen fit, kept for every snapshot.
+_FACTS = ("layer", "n_trainable", "ridge", "iterations", "converged", "validation_loss", "validation_f1")
 
 
 def _fit_facts(report: ProbeReport, family: str) -> dict[str, Any]:
     best = report.best(family)
-    keys = ("layer", "n_trainable", "ridge", "iterations", "converged", "validation_loss", "validation_f1")
     by_layer = {str(fit.layer): fit.validation_f1 for fit in report.of(family)}
-    return {**{key: getattr(best, key) for key in keys}, "validation_f1_by_layer": by_layer}
+    return {**{key: getattr(best, key) for key in _FACTS}, "validation_f1_by_layer": by_layer}
 
 
 # The result ---------------------------------------------------------------------------------------

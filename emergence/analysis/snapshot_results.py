@@ -28,6 +28,8 @@ CURVE_SCORES = ("f1_tokens", "em", "log_prob", "expected_f1", "brier")
 #: Scores kept for every question; results of older versions lack ``argument_selection``, which is nan for questions
 #: whose sentence has no other argument.
 SCORES = (*CURVE_SCORES, "argument_selection")
+#: ``gain_bilinear``: what a family adds to words and positions, the score of both together minus that of R_1 alone.
+GAIN = "gain_"
 #: ``trained``: after some steps. ``initial``: before the first. ``random``: an ordinary random initialisation, the
 #: floor, because the recipe's own start can be the identity.
 TRAINED, INITIAL, RANDOM = "trained", "initial", "random"
@@ -45,7 +47,7 @@ class ProbedSnapshot:
         weights: Digest of the trunk's weights.
         loss: Of held-out text, as ``LanguageModelLoss.to_dict``.
         probes: Family to the facts of its fit: layer chosen on validation, validation F1 of every layer, ridge...
-        scores: Family -> score -> (N,) per test question.
+        scores: Family -> score -> (N,) per test question; under ``gain_bilinear`` and so on differences to R_1 alone.
     """
 
     name: str
@@ -149,7 +151,7 @@ class SnapshotProbes:
         lines += [f"note: {note}" for note in self.notes]
         for family in self.families:
             header = f"{'snapshot':<22}{'tokens':>12}{'nats/token':>12}{'bits/byte':>11}  {'token F1':<24}"
-            lines += ["", f"{family} probe", header + f"{'EM':>7}{'log p':>9}  layer"]
+            lines += ["", title_of(family), header + f"{'EM':>7}{'log p':>9}  layer"]
             lines += [self._line(snapshot, family) for snapshot in self.snapshots]
         f1 = self.no_model.get("f1_tokens")
         return "\n".join([*lines, "", f"no model: F1 {f1:.3f} ({self.no_model['rule'].replace('_', ' ')})"])
@@ -159,6 +161,13 @@ class SnapshotProbes:
         loss = f"{snapshot.loss['nats_per_token']:>12.3f}{snapshot.loss['bits_per_byte']:>11.3f}"
         scores = f"{format_estimate(found['f1_tokens'], 3):<24}{found['em'].point:>7.3f}{found['log_prob'].point:>9.3f}"
         return f"{snapshot.name:<22}{snapshot.tokens:>12,}{loss}  {scores}  {snapshot.probes[family]['layer']}"
+
+
+def title_of(family: str) -> str:
+    """``bilinear probe``, or what it adds to words and positions, in words."""
+    if family.startswith(GAIN):
+        return f"what the states add to words and positions, {family.removeprefix(GAIN)} probe (differences)"
+    return f"{family} probe"
 
 
 def summarise(

@@ -98,6 +98,7 @@ def measure_conditional(
     recorder: Recorder | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    control: bool = True,
 ) -> dict[str, ConditionalFit]:
     """Every family over every scorer, at the layer validation chose for the family alone, and the control.
 
@@ -110,12 +111,13 @@ def measure_conditional(
         seed: Of the initial weights and batches.
         max_answer_words: Longest span decoded on validation.
         checkpointer: Holds the fits of ``report``; each finished one is added, a resumed call goes on with the next.
+        control: Whether to fit the control, too.
 
     Raises:
         StopRequested: ``should_stop`` was true after a fit; the same call resumes.
     """
     recorder, progress = recorder or NullRecorder(), progress or NoProgress()
-    wanted = _wanted(report, scorers, splits)
+    wanted = _wanted(report, scorers, splits if control else ())
     stored = checkpointer.load(PHASE) if checkpointer is not None else None
     earlier = dict(stored.state.get("conditional", {})) if stored else {}
     found = {name: ConditionalFit.from_state(state) for name, state in earlier.items()}
@@ -169,7 +171,7 @@ def _wanted(
     for scorer in scorers:
         for family in families if scorer == "left" else (richest,):
             out[f"{PREFIX[scorer]}+{family}"] = (family, report.best(family).layer, scorer)
-    if all(example.predicate_index is not None for split in splits for example in split.examples):
+    if splits and all(example.predicate_index is not None for split in splits for example in split.examples):
         out[EMBEDDING_POSITION] = (richest, 0, None)
     return out
 

@@ -80,7 +80,13 @@ def test_every_snapshot_is_probed_on_the_same_questions_and_text(
         assert gain == pytest.approx(float(np.nanmean(values - result.snapshots[0].scores["linear"][score])))
     layers = final.probes["linear"]["validation_f1_by_layer"]
     assert layers[str(final.probes["linear"]["layer"])] == max(layers.values())
-    (curve,) = emergence_curves([read_result(tmp_path)], n_boot=50, n_draws=19)
+    curve, added = emergence_curves([read_result(tmp_path)], n_boot=50, n_draws=19)
+    assert added.family == "gain_linear" and added.no_model == 0.0
+    assert "what the states add to words and positions, linear probe" in result.text()
+    gains = final.scores["gain_linear"]["f1_tokens"]
+    assert added.points[-1].scores["f1_tokens"].point == pytest.approx(float(gains.mean())) and np.abs(gains).max() <= 1
+    of_random = result.snapshots[-1].scores["gain_linear"]["f1_tokens"]
+    assert added.floor["f1_tokens"].point == pytest.approx(float(of_random.mean()))
     assert curve.verdict.verdict == "undetermined" and len(curve.points) == len(steps)
     assert run.verify_manifest() == []
 
