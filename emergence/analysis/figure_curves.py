@@ -26,6 +26,7 @@ from emergence.analysis.figure_panels import (
     with_unit,
 )
 from emergence.analysis.figure_runs import ResultsFolder
+from emergence.analysis.snapshot_results import GAIN
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.emergence_score import FROZEN, FULL
 from emergence.measures.thresholds import N_DRAWS
@@ -175,8 +176,10 @@ def _draw_emergence_curve(figure: Figure, rows: Sequence[Row]) -> None:
 
 def _draw_family(axes: tuple[Axes, Axes], i: int, family: str, rows: Sequence[Row]) -> None:
     """One family's points, band, floor and threshold, against loss and against tokens."""
-    colour = COLOURS[i]
-    style: dict[str, Any] = {"color": colour, "marker": MARKERS[i], "linestyle": LINES[0], "label": f"{family} probe"}
+    colour, name = COLOURS[i], f"{family} probe"
+    if family.startswith(GAIN):
+        name = f"{family.removeprefix(GAIN)} probe beyond words"
+    style: dict[str, Any] = {"color": colour, "marker": MARKERS[i], "linestyle": LINES[0], "label": name}
     for ax, axis in zip(axes, ("loss", "tokens"), strict=True):
         points = sorted((row for row in rows_where(rows, mark=POINT) if row[axis] > 0), key=lambda row: row["step"])
         x = numbers(points, axis)
@@ -185,7 +188,7 @@ def _draw_family(axes: tuple[Axes, Axes], i: int, family: str, rows: Sequence[Ro
         band = (numbers(points, "lo")[order], numbers(points, "hi")[order])
         ax.fill_between(x[order], *band, color=colour, alpha=0.2, linewidth=0)
         for row in rows_where(rows, mark=FLOOR):
-            ax.axhline(row["value"], color=colour, linestyle="--", linewidth=0.8, label=f"{family}, random trunk")
+            ax.axhline(row["value"], color=colour, linestyle="--", linewidth=0.8, label=f"{name}, random trunk")
         for row in rows_where(rows, mark=THRESHOLD, axis=axis):
             ends = [v if axis == "loss" else 10**v for v in (row["lo"], row["hi"], row["value"])]
             if all(math.isfinite(v) for v in ends):

@@ -17,7 +17,7 @@ import numpy as np
 from emergence.analysis.comparable import ComparableSet
 from emergence.analysis.data_ablation import without_order
 from emergence.analysis.figure_runs import ResultsFolder, RunOnDisk
-from emergence.analysis.grid import HEADLINE, RunScores
+from emergence.analysis.grid import HEADLINE, RunScores, words_alone
 from emergence.analysis.results import Found
 from emergence.analysis.set_scores import POINT, SetScores
 from emergence.errors import RunDirectoryError
@@ -40,7 +40,7 @@ CELL_NAMES = {
     RANDOM_FROZEN: "random, frozen",
 }
 _SHUFFLED_WORDS = " Shuffled text: pretrained on the same text with the words of each sentence in random order."
-NO_MODEL = "no_model"
+NO_MODEL, WORDS_ALONE = "no_model", "words_alone"
 #: Mark of a curve's scores by asked role. Not drawn: eight curves a family would hide each other; a table has them.
 BY_ROLE = "by_role"
 #: A group of questions smaller than this is in the data, but has no bar.
@@ -182,11 +182,14 @@ def _two_by_two(folder: ResultsFolder, out: Charts) -> None:
         floor = no_model_floor(found.comparable)
         if floor and mine:
             rows.append({**dict.fromkeys(mine[0]), "setting": label, "cell": NO_MODEL, "f1": floor[1]})
+        alone = words_of(found.comparable)
+        if alone and mine:
+            rows.append({**dict.fromkeys(mine[0]), **_bar(label, WORDS_ALONE, alone)})
     out.add(
         "two_by_two",
         "two_by_two",
         "Frozen and trained, pretrained and random",
-        f"Token F1 on test questions ({_counts(rows)}). {_interval_words(rows)} Dashed: the best rule without a model."
+        f"Token F1 on test questions ({_counts(rows)}). {_interval_words(rows)} Dashed: the best rule without a model; dotted: words and positions, trained without one."
         + (_SHUFFLED_WORDS if any(row["cell"] in SHUFFLED_CELLS.values() for row in rows) else ""),
         rows,
         "no finished run with test scores",
@@ -200,6 +203,11 @@ def no_model_floor(comparable: ComparableSet) -> tuple[str, float] | None:
         if scores.get("floor"):
             return scores["floor"], float(scores["baselines"][scores["floor"]]["f1_tokens"]["point"])
     return None
+
+
+def words_of(comparable: ComparableSet) -> Estimate | None:
+    """Test F1 of words and positions, where a run of the set measured it."""
+    return next((found for item in comparable.results() if (found := words_alone(item.result))), None)
 
 
 def _bar(label: str, cell: str, estimate: Estimate, **more: Any) -> Row:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.analysis.figure_cka import ROWS_IN_WORDS
-from emergence.analysis.figure_data import CELL_NAMES, LEAST_QUESTIONS, NO_MODEL, SHUFFLED_CELLS, Row
+from emergence.analysis.figure_data import CELL_NAMES, LEAST_QUESTIONS, NO_MODEL, SHUFFLED_CELLS, WORDS_ALONE, Row
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN
 from emergence.measures.readings import SCORE_NAMES
 
@@ -55,7 +55,7 @@ def shared_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    last = [label for label in entries if label == "no model" or label.endswith("untrained")]
+    last = [label for label in entries if label in ("no model", "words and positions") or label.endswith("untrained")]
     entries |= {label: entries.pop(label) for label in last}
     if entries:
         width = figure.get_size_inches()[0]
@@ -171,8 +171,11 @@ def _draw_two_by_two(figure: Figure, rows: Sequence[Row]) -> None:
     _cell_bars(ax, [(label, rows_where(rows, setting=label)) for label in settings])
     for i, label in enumerate(settings):
         for row in rows_where(rows, setting=label, cell=NO_MODEL):
-            name = None if ax.get_legend_handles_labels()[1][-1:] == ["no model"] else "no model"
+            name = None if "no model" in ax.get_legend_handles_labels()[1] else "no model"
             ax.plot([i - 0.45, i + 0.45], [row["f1"]] * 2, color="black", linestyle="--", linewidth=0.9, label=name)
+        for row in rows_where(rows, setting=label, cell=WORDS_ALONE):
+            name = None if "words and positions" in ax.get_legend_handles_labels()[1] else "words and positions"
+            ax.plot([i - 0.45, i + 0.45], [row["f1"]] * 2, color="black", linestyle=":", linewidth=1.2, label=name)
     ax.set(ylabel="token F1")
     shared_legend(figure, [ax])
 

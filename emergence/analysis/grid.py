@@ -17,7 +17,7 @@ import numpy.typing as npt
 from emergence.errors import DataError
 from emergence.experiment.result import RunResult, load_result
 from emergence.experiment.store import RunDirectory
-from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind, document_widening
 from emergence.measures.emergence_score import (
     CELLS,
@@ -126,6 +126,7 @@ class Grid:
         reading: Of the primary score, ``strong`` to ``undetermined``; None without a random-frozen run.
         runs: Cell -> the runs in it. n_questions, n_sentences: Shared by all of them.
         readout: Which read-out the frozen cells show. no_model_floor: Name and F1 of the best rule without a model.
+        words_alone: F1 of words and positions without a language model; None where runs are older than that.
         left_out: Runs that could not be compared, with the reason.
         n_documents: None where older files do not tell. cluster: What was resampled.
         document_widening: Standard error by documents over that by sentences, of the ``score`` (without one, of the
@@ -141,6 +142,7 @@ class Grid:
     readout: str
     score_name: str
     no_model_floor: tuple[str, float] | None
+    words_alone: Estimate | None
     left_out: tuple[str, ...]
     n_documents: int | None = None
     cluster: ClusterKind = "sentence"
@@ -158,6 +160,7 @@ class Grid:
             "readout": self.readout,
             "score": self.score_name,
             "no_model_floor": list(self.no_model_floor) if self.no_model_floor else None,
+            "words_alone": self.words_alone.to_dict() if self.words_alone else None,
             "left_out": list(self.left_out),
             "n_documents": self.n_documents,
             "cluster": self.cluster,
@@ -212,6 +215,7 @@ def build_grid(
         readout=readout,
         score_name=score_name,
         no_model_floor=floor,
+        words_alone=words_alone(first.result) if score_name == "f1_tokens" else None,
         left_out=tuple(left_out),
         n_documents=len(set(first.documents)) if first.documents else None,
         cluster=cluster,
@@ -302,6 +306,12 @@ def in_order(run: RunScores, first: RunScores, readout: str, score_name: str) ->
     return run.scores[readout][score_name][[place[question] for question in first.ids]]
 
 
+def words_alone(result: RunResult) -> Estimate | None:
+    """Test F1 of words and positions without a language model (R_1, without the next word), where it was measured."""
+    baselines = (result.test_scores or {}).get("baselines") or {}
+    return Estimate.from_dict(baselines[WORDS]["f1_tokens"]) if WORDS in baselines else None
+
+
 def _no_model_floor(result: RunResult) -> tuple[str, float] | None:
     scores = result.test_scores or {}
     if not scores.get("floor"):
@@ -326,6 +336,8 @@ def format_grid(grid: Grid) -> str:
     ]
     if grid.no_model_floor:
         lines.append(f"{'no model':<14}{grid.no_model_floor[1]:.3f} ({grid.no_model_floor[0].replace('_', ' ')})")
+    if grid.words_alone:
+        lines.append(f"{'':<14}{format_estimate(grid.words_alone, 3)} (words and positions)")
     lines.append("")
     for score in (grid.analysis.probe, grid.analysis.scratch):
         if score:

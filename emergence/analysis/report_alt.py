@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from emergence.analysis.figure_data import CELL_NAMES, NO_MODEL, Chart, Row
+from emergence.analysis.figure_data import CELL_NAMES, NO_MODEL, WORDS_ALONE, Chart, Row
 from emergence.measures.readings import SCORE_NAMES
 
 #: Series told one by one; more are counted.
@@ -39,7 +39,8 @@ def is_wide(chart: Chart) -> bool:
 
 
 def _cell(row: Row) -> str:
-    return "no model" if row["cell"] == NO_MODEL else CELL_NAMES[row["cell"]]
+    others = {NO_MODEL: "no model", WORDS_ALONE: "words and positions"}
+    return others.get(row["cell"]) or CELL_NAMES[row["cell"]]
 
 
 def _value(value: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from emergence import __version__
 from emergence.analysis.comparable import MODES, ComparableSet
 from emergence.analysis.data_ablation import without_order
-from emergence.analysis.figure_data import CELL_NAMES, Chart, Charts, no_model_floor
+from emergence.analysis.figure_data import CELL_NAMES, Chart, Charts, no_model_floor, words_of
 from emergence.analysis.figure_runs import ResultsFolder
 from emergence.analysis.grid import HEADLINE
 from emergence.analysis.report_alt import alt_text, is_wide
@@ -171,6 +171,8 @@ def _two_by_two(comparable: ComparableSet, scores: ReadoutScores, shuffled: Read
     floor = no_model_floor(comparable)
     if floor:
         rows.append((f"no model ({floor[0].replace('_', ' ')})", f"{floor[1]:.3f}", ""))
+    if alone := words_of(comparable):
+        rows.append(("no model (words and positions, trained)", shown(alone), ""))
     n = next(iter(scores.f1.values()), None)
     counts = f" on {counts_of_set(comparable, scores)}" if n and n.n else ""
     level = f", {n.level:.0%} intervals" if n and math.isfinite(n.lo) else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, group_results
-from emergence.analysis.grid import HEADLINE
+from emergence.analysis.grid import HEADLINE, words_alone
 from emergence.analysis.results import OWN_KIND, Collection, Skipped, collect_results
 from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets
 from emergence.analysis.verdict import verdict_of
@@ -271,6 +271,8 @@ def _reading_line(found: SetScores) -> str:
     scores = found.headline
     parts = [f"{SCORE_NAMES[s.floor]} {describe_score(s)}" for s in (scores.probe, scores.scratch) if s]
     parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
+    alone = next((e for item in found.comparable.results() if (e := words_alone(item.result))), None)
+    parts += [f"words and positions F1 {format_estimate(alone, 3)}"] if alone else []
     parts += [f"{scores.split} F1, {scores.basis}"]
     if scores.grid:
         grid = scores.grid
