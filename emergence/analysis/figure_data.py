@@ -189,7 +189,8 @@ def _two_by_two(folder: ResultsFolder, out: Charts) -> None:
         "two_by_two",
         "two_by_two",
         "Frozen and trained, pretrained and random",
-        f"Token F1 on test questions ({_counts(rows)}). {_interval_words(rows)} Dashed: the best rule without a model; dotted: words and positions, trained without one."
+        f"Token F1 on test questions ({_counts(rows)}). {_interval_words(rows)}"
+        " Dashed: the best rule without a model; dotted: words and positions, trained without one."
         + (_SHUFFLED_WORDS if any(row["cell"] in SHUFFLED_CELLS.values() for row in rows) else ""),
         rows,
         "no finished run with test scores",
