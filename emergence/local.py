@@ -36,7 +36,7 @@ from emergence.training.recording import TerminalProgress
 CACHE_FOLDER = ".cache"
 
 #: What read-outs are called on a terminal where their name does not say it.
-READOUT_WORDS = {"headline": "as above", "words_left": "words and positions"}
+READOUT_WORDS = {"headline": "as above", "words_left": "words and positions", "words_both": "words and positions"}
 
 #: The four cells of ``emergence demo``; the second uses the first one's pretrained trunk.
 DEMO_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (

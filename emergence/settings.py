@@ -102,7 +102,8 @@ class FinetuneConfig:
         "first look on validation for learning rate and embedding scale, at the cost of two finetunings at most", "on"
     )
     marks: Literal["auto", "text", "special"] = _setting(
-        "mark predicate and separator by quote and newline (text) or tokens of their own; auto: text if frozen", "auto"
+        "mark separator and predicate by tokens of the text or by tokens of their own; auto: of the text if frozen",
+        "auto",
     )
     max_answer_words: int = _setting(
         "longest span decoded (0: the 99.5th percentile of the training answers)", 0, low=0

@@ -27,7 +27,7 @@ MODES = {FULL: "full", FROZEN: "frozen", RANDOM_FULL: "random", RANDOM_FROZEN: "
 #: Settings that cannot change a score.
 _COSMETIC = (
     *("checkpoint_every_steps", "log_every_steps", "cache_gigabytes", "families", "max_answer_words"),
-    *("validity", "mdl_epochs", "on_nan"),
+    *("validity", "mdl_epochs", "conditional", "on_nan"),
 )
 
 
@@ -303,7 +303,7 @@ def _training_settings(item: Found) -> dict[str, Any]:
     name, settings = ("finetune", item.spec.config.finetune) if whole else ("probe", item.spec.config.probe)
     chosen = {f"{name}.{key}": value for key, value in asdict(settings).items() if key not in _COSMETIC}
     marks = (item.result.data or {}).get("marks") or {}  # absent in results of an earlier version
-    return chosen | {"marks": [mark["text"] for mark in marks.values()]}
+    return chosen if whole else chosen | {"marks": [mark["text"] for mark in marks.values()]}
 
 
 def _same_settings(items: list[Found]) -> tuple[list[Found], list[Skipped]]:

@@ -18,6 +18,7 @@ from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining
 from emergence.data.stream import TokenStream
 from emergence.errors import UsageError
 from emergence.experiment.inputs import Questions, encode_questions, marks_of
+from emergence.experiment.phases import own_scorer
 from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen
@@ -189,7 +190,7 @@ def _words(spec: ExperimentSpec, questions: Questions, cache_dir: Path | None) -
         return None
     cap = max_answer_words(spec.config.finetune.max_answer_words, questions.all_train)
     splits = questions.train, questions.validation, questions.test
-    return word_scores(*splits, variant="left", max_answer_words=cap, cache_dir=cache_dir)
+    return word_scores(*splits, variant=own_scorer(spec.layout), max_answer_words=cap, cache_dir=cache_dir)
 
 
 def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> PretrainingData:

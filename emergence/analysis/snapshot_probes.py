@@ -187,13 +187,14 @@ def _gains(
         trunk,
         report,
         (questions.train, questions.validation, questions.test),
-        {"left": work.words},
+        {work.words.variant: work.words},
         work.spec.config.probe,
         seed=work.spec.seed,
         device=work.device,
         precision=work.precision,
         max_answer_words=work.cap,
         should_stop=should_stop,
+        main=work.words.variant,
         control=False,
     )
     out = {}

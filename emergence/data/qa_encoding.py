@@ -178,6 +178,25 @@ class EncodedQA:
             pad_id=self.pad_id,
         )
 
+    def joined(self, other: EncodedQA) -> EncodedQA:
+        """The examples of both, these first; encoded alike."""
+
+        def offsets(mine: IntArray, theirs: IntArray) -> IntArray:
+            return np.concatenate([mine, theirs[1:] + mine[-1]])
+
+        return EncodedQA(
+            examples=self.examples + other.examples,
+            ids=np.concatenate([self.ids, other.ids]),
+            id_offsets=offsets(self.id_offsets, other.id_offsets),
+            word_positions=np.concatenate([self.word_positions, other.word_positions]),
+            word_offsets=offsets(self.word_offsets, other.word_offsets),
+            question_ranges=np.concatenate([self.question_ranges, other.question_ranges]),
+            gold_starts=np.concatenate([self.gold_starts, other.gold_starts]),
+            gold_ends=np.concatenate([self.gold_ends, other.gold_ends]),
+            gold_offsets=offsets(self.gold_offsets, other.gold_offsets),
+            pad_id=self.pad_id,
+        )
+
     def padded_batch(self, indices: npt.ArrayLike) -> PaddedBatch:
         """The examples at ``indices`` as one right-padded batch."""
         index = np.asarray(indices, dtype=np.int64)

@@ -1,6 +1,6 @@
 """Which argument a question asks for: its semantic role, read off the seven slots and the voice.
 
-A wh-word is no role: *what* is half of all QA-SRL questions and asks for agents as often as for patients. The slots
+A wh-word is no role: *what* is half of all QA-SRL questions and asks for patients, for agents and for more. The slots
 tell more (He et al. 2015; FitzGerald et al. 2018): an empty subject slot is the argument asked for, a stranded
 preposition names the relation. No answer is looked at, so the label is known before any model is.
 

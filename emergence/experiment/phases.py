@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from emergence.experiment.result import current_versions
 from emergence.experiment.store import RunDirectory
 from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen
-from emergence.spec import ExperimentSpec
+from emergence.spec import ExperimentSpec, Layout
 from emergence.training.checkpoint import Checkpointer, WeightsFile, load_into, load_weights
 from emergence.training.conditional import ConditionalFit, measure_conditional
 from emergence.training.distributed import Workers
@@ -224,16 +224,25 @@ HEADLINE = "headline"
 VARIANTS: tuple[Variant, ...] = ("left", "both")
 
 
+def own_scorer(layout: Layout) -> Variant:
+    """R_1 with the knowledge of a state: in the echo layout it has seen the whole sentence, so the next word, too."""
+    return "both" if layout == "echo" else "left"
+
+
 def words_alone(session: Session, questions: Questions, cap: int) -> dict[str, WordScores]:
     """R_1 with and without the next word, from the questions that this run trains on; cached by their content.
+
+    What it says of the minimal pairs stands behind what it says of the test questions.
 
     One draw for all seeds: it is the baseline that their gains are measured from. It takes seconds, so a request to
     stop waits for it: half of it would have to be made again.
     """
-    splits = questions.train, questions.validation, questions.test
+    test = questions.test if questions.pairs is None else questions.test.joined(questions.pairs)
     return {
         variant: word_scores(
-            *splits,
+            questions.train,
+            questions.validation,
+            test,
             variant=variant,
             max_answer_words=cap,
             cache_dir=session.cache_dir,
@@ -242,13 +251,15 @@ def words_alone(session: Session, questions: Questions, cap: int) -> dict[str, W
     }
 
 
-def words_on_pairs(session: Session, questions: Questions, cap: int) -> dict[str, SpanLogits]:
-    """R_1 on the minimal pairs: their words do not tell the roles, but places can."""
+def split_pairs(
+    words: dict[str, WordScores], questions: Questions, layout: Layout
+) -> tuple[dict[str, WordScores], dict[str, SpanLogits]]:
+    """R_1 on the test questions, and the one that a state compares with on the minimal pairs behind them."""
     if questions.pairs is None:
-        return {}
-    splits = questions.train, questions.validation, questions.pairs
-    found = word_scores(*splits, variant="left", max_answer_words=cap, cache_dir=session.cache_dir)
-    return {"words_left": found.test}
+        return words, {}
+    n, variant = len(questions.test), own_scorer(layout)
+    apart = {name: replace(found, test=found.test.rows(slice(0, n))) for name, found in words.items()}
+    return apart, {f"words_{variant}": words[variant].test.rows(slice(n, None))}
 
 
 def load_trunk(weights: WeightsFile, session: Session) -> Trunk:
@@ -296,11 +307,11 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
         }
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
-    pairs = words_on_pairs(session, questions, cap)
+    words, pairs = split_pairs(words_alone(session, questions, cap), questions, session.spec.layout)
     if questions.pairs is not None:
         on_pairs = predict_finetuned(trunk, head, questions.pairs, device=session.device, precision=session.precision)
         pairs = {HEADLINE: on_pairs, **pairs}
-    return Trained(logits, cap, words_alone(session, questions, cap), finetuned=result, pairs=pairs)
+    return Trained(logits, cap, words, finetuned=result, pairs=pairs)
 
 
 def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
@@ -336,12 +347,11 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
         )
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
-    words = words_alone(session, questions, cap)
+    words, pairs = split_pairs(words_alone(session, questions, cap), questions, session.spec.layout)
     conditional = _conditional(session, trunk, report, questions, words, cap)
     for name, found in conditional.items():
         logits["validation"][name], logits["test"][name] = found.validation, found.test
     validity = _validity(session, trunk, report, questions, logits["test"], cap, conditional)
-    pairs = words_on_pairs(session, questions, cap)
     if questions.pairs is not None:
         chosen = {HEADLINE: report.best("linear")} | {n: fit for n, fit in readouts.items() if n == fit.family}
         on_pairs = predict_probes(
@@ -351,7 +361,7 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
     best = report.best("linear")
     saved = session.weights(trunk, FINETUNED, span_head(best), head_layer=best.layer, frozen=True, **_fit_facts(best))
     session.run.save_finetuned(saved)
-    # One convex fit is the frozen run's only epoch; the guide promises its snapshot.
+    # One fit is the frozen run's only epoch; the guide promises its snapshot.
     session.run.save_snapshot("finetune_epoch_1", saved)
     return Trained(
         logits,
@@ -390,6 +400,7 @@ def _conditional(
         recorder=session.recorder,
         should_stop=session.should_stop,
         progress=session.progress,
+        main=own_scorer(session.spec.layout),
     )
 
 

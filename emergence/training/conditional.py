@@ -98,6 +98,7 @@ def measure_conditional(
     recorder: Recorder | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    main: str = "left",
     control: bool = True,
 ) -> dict[str, ConditionalFit]:
     """Every family over every scorer, at the layer validation chose for the family alone, and the control.
@@ -107,17 +108,19 @@ def measure_conditional(
         report: The probes that read states alone; their layers are used.
         splits: Training, validation and test questions.
         scorers: ``left`` and perhaps ``both``; the training logits cross-fitted.
-        config: Of the probes. ``both`` is added to by the bilinear probe alone, or the linear one where there is none.
+        config: Of the probes.
         seed: Of the initial weights and batches.
         max_answer_words: Longest span decoded on validation.
         checkpointer: Holds the fits of ``report``; each finished one is added, a resumed call goes on with the next.
+        main: The scorer that every family is added to: ``left``, or ``both`` where a state has seen the next word, as
+            in the echo layout. The other scorer is added to by the bilinear probe alone (the linear one without it).
         control: Whether to fit the control, too.
 
     Raises:
         StopRequested: ``should_stop`` was true after a fit; the same call resumes.
     """
     recorder, progress = recorder or NullRecorder(), progress or NoProgress()
-    wanted = _wanted(report, scorers, splits if control else ())
+    wanted = _wanted(report, scorers, main, splits if control else ())
     stored = checkpointer.load(PHASE) if checkpointer is not None else None
     earlier = dict(stored.state.get("conditional", {})) if stored else {}
     found = {name: ConditionalFit.from_state(state) for name, state in earlier.items()}
@@ -162,14 +165,14 @@ def scorer_logits(scores: WordScores, lengths: npt.NDArray[np.int64], split: str
 
 
 def _wanted(
-    report: ProbeReport, scorers: Mapping[str, WordScores], splits: Sequence[EncodedQA]
+    report: ProbeReport, scorers: Mapping[str, WordScores], main: str, splits: Sequence[EncodedQA]
 ) -> dict[str, tuple[str, int, str | None]]:
     """Read-out name to family, layer and scorer."""
     families = tuple(dict.fromkeys(fit.family for fit in report.fits))
     richest = "bilinear" if "bilinear" in families else families[0]
     out: dict[str, tuple[str, int, str | None]] = {}
     for scorer in scorers:
-        for family in families if scorer == "left" else (richest,):
+        for family in families if scorer == main else (richest,):
             out[f"{PREFIX[scorer]}+{family}"] = (family, report.best(family).layer, scorer)
     if splits and all(example.predicate_index is not None for split in splits for example in split.examples):
         out[EMBEDDING_POSITION] = (richest, 0, None)

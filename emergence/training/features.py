@@ -36,6 +36,12 @@ class SpanLogits:
     end: npt.NDArray[np.float32]
     lengths: npt.NDArray[np.int64]
 
+    def rows(self, which: slice) -> SpanLogits:
+        """Those of some questions, as wide as the longest of their sentences."""
+        lengths = self.lengths[which]
+        width = int(lengths.max(initial=0))
+        return SpanLogits(self.start[which, :width], self.end[which, :width], lengths)
+
 
 @dataclass(frozen=True)
 class LayerFeatures:

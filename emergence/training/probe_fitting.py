@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from emergence.config import ProbeConfig
 from emergence.data.qa_encoding import batches_by_length
 from emergence.model import BilinearProbe, SpanHead, span_cross_entropy
-from emergence.training.evaluate import quick_scores
+from emergence.training.evaluate import QuickScores, quick_scores
 from emergence.training.features import Readout
 from emergence.training.finetune import schedule
 from emergence.training.health import NonFiniteLossError
@@ -185,13 +185,17 @@ def fit_linear_probe(
     """
     objective = SpanObjective(train, config.train_gold)
     weights, device = objective.start, train.features.words.device
+
+    def scored(weights: npt.NDArray[np.float64]) -> QuickScores:
+        head, scales = linear_head(weights, objective.hidden_size, device), objective.scales(weights)
+        logits = predict_cached(reader(head), validation, scales)
+        return quick_scores(logits, validation.golds, max_answer_words, config.train_gold)
+
     found: list[tuple[dict[str, float], npt.NDArray[np.float64]]] = []
     for ridge in sorted(config.ridges, reverse=True):  # from the strongest: each optimum starts the next
         result = objective.minimum(weights, ridge, config.max_iterations)
         weights = result.x
-        head, scales = linear_head(weights, objective.hidden_size, device), objective.scales(weights)
-        logits = predict_cached(reader(head), validation, scales)
-        scores = quick_scores(logits, validation.golds, max_answer_words, config.train_gold)
+        scores = scored(weights)
         if not math.isfinite(scores.loss):
             raise NonFiniteLossError(
                 f"linear probe, layer {layer}, ridge {ridge:g}: the validation loss is {scores.loss}: the trunk's "
@@ -203,6 +207,8 @@ def fit_linear_probe(
         if len(losses) - 1 - int(np.argmin(losses)) >= _RIDGES_TOO_MANY:
             break
     best, weights = min(found, key=lambda pair: pair[0]["loss"])
+    if train.offset is not None and (alone := scored(objective.start)).loss <= best["loss"]:
+        best, weights = {**best, **asdict(alone), "iterations": 0, "converged": True}, objective.start
     chosen_scales = objective.scales(weights)
     return ProbeFit(
         family="linear",

@@ -4,7 +4,9 @@ A probe that does no better reads no more than words and positions tell, so this
 beat, and what conditional probing (METHODS B4) adds states to. Start and end scores of a word are sums
 of weights of its hashed features (:mod:`emergence.training.word_features`); each boundary is a softmax
 over the sentence's words, trained on the sum over all golds like finetuning. Training questions get the
-scores of models that never saw their sentence, because in-sample ones would hide what states add.
+scores of models that never saw their sentence, because in-sample ones would hide what states add. Last, one scale for
+each boundary is fitted to those: averaged over few passes, scores are too timid, and a probe on top of them must not
+be credited with having made them bolder.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
 from emergence.data.qa_encoding import EncodedQA
@@ -40,11 +43,13 @@ from emergence.training.word_features import N_ROWS, Variant, WordFeatures, word
 logger = logging.getLogger(__name__)
 
 #: Raised whenever features or fit change, so that a cache never answers for another model.
-VERSION = 1
+VERSION = 2
 #: Where scores are kept within the cache.
 CACHE_FOLDER = "words"
 LEARNING_RATE, BATCH_QUESTIONS, MAX_EPOCHS, FOLDS = 0.1, 128, 10, 5
 _EPSILON = 1e-10
+#: Least and largest scale of the scores: a few questions, cross-fitted, know nothing and would have them all at 0.
+SCALES = (0.1, 10.0)
 #: Words scored at once.
 _BLOCK_ROWS = 1 << 15
 _SPLITS = ("train", "validation", "test")
@@ -62,7 +67,8 @@ class WordScores:
         validation, test: Logits from all of train.
         variant: ``left`` or ``both``.
         epoch: Passes over train, chosen on validation.
-        facts: ``folds``, ``epochs_tried``, ``validation_f1`` by epoch, ``rows`` of the weights in use.
+        facts: ``folds``, ``epochs_tried``, ``validation_f1`` by epoch, ``rows`` of the weights in use, ``scales`` of
+            start and end that the logits were multiplied by.
     """
 
     train: SpanLogits
@@ -74,25 +80,45 @@ class WordScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """B training questions, R words.
+class _Place:
+    """Where B questions' words and golds stand among R words.
 
     Attributes:
-        touched: Rows of the weights that occur, (U,).
-        features: Which of them each word has, (R, U).
         firsts: First word of each question, (B,). lengths: Its words, (B,).
         gold_starts, gold_ends: Words (rows) of each gold's boundaries, (G,).
         gold_firsts: First gold of each question, (B,). gold_owner: Question of each gold, (G,).
     """
 
-    touched: IntArray
-    features: csr_array
     firsts: IntArray
     lengths: IntArray
     gold_starts: IntArray
     gold_ends: IntArray
     gold_firsts: IntArray
     gold_owner: IntArray
+
+    @classmethod
+    def of(cls, encoded: EncodedQA, index: IntArray) -> _Place:
+        """The questions ``index``, one after the other."""
+        lengths = encoded.n_words[index]
+        firsts = np.cumsum(lengths) - lengths
+        golds = gold_spans(encoded).take(index)
+        starts, ends = firsts[golds.owner] + golds.starts, firsts[golds.owner] + golds.ends_inclusive
+        return cls(firsts, lengths, starts, ends, golds.offsets[:-1], golds.owner)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B training questions, R words.
+
+    Attributes:
+        touched: Rows of the weights that occur, (U,).
+        features: Which of them each word has, (R, U).
+        place: Where their words and golds stand.
+    """
+
+    touched: IntArray
+    features: csr_array
+    place: _Place
 
 
 def word_scores(
@@ -145,14 +171,18 @@ def _fit_and_score(
     everything = [batch for fold in batches for batch in fold]
     chosen = fit.choose_epoch(everything, features["validation"], splits["validation"], cap)
     crossed = _cross_fitted(fit, chosen.epoch, train, features["train"], fold_of, batches)
-    of_others = {s: _logits(splits[s], score_rows(features[s], chosen.weights)) for s in ("validation", "test")}
+    scales = fit_scales(crossed, train)
+    of_others = {
+        s: _logits(splits[s], scales * score_rows(features[s], chosen.weights)) for s in ("validation", "test")
+    }
     facts = {
         "folds": len(batches),
         "epochs_tried": len(chosen.validation_f1),
         "validation_f1": chosen.validation_f1,
         "rows": n_rows,
+        "scales": scales.tolist(),
     }
-    return WordScores(_logits(train, crossed), **of_others, variant=variant, epoch=chosen.epoch, facts=facts)
+    return WordScores(_logits(train, scales * crossed), **of_others, variant=variant, epoch=chosen.epoch, facts=facts)
 
 
 def _cross_fitted(
@@ -174,6 +204,23 @@ def _cross_fitted(
         of_fold = replace(features, columns=features.columns[rows])
         crossed[rows] = score_rows(of_fold, fit.train(others, epochs))
     return crossed
+
+
+def fit_scales(scores: FloatArray, encoded: EncodedQA) -> FloatArray:
+    """The scales (2,) of start and end at which the scores (R, 2) of all words have the highest likelihood.
+
+    Within :data:`SCALES`, so that what is likeliest stays so. Scores without an opinion, all zeros, stay as they are.
+    """
+    if not scores.any():
+        return np.ones(2)
+    place = _Place.of(encoded, np.arange(len(encoded)))
+
+    def objective(scales: FloatArray) -> tuple[float, FloatArray]:
+        loss, error = _loss_and_error(scales * scores, place)
+        return loss, (error * scores).sum(axis=0) / len(place.firsts)
+
+    found = minimize(objective, np.ones(2), jac=True, method="L-BFGS-B", bounds=[SCALES] * 2)
+    return np.asarray(found.x)
 
 
 def _compact(features: dict[str, WordFeatures]) -> tuple[dict[str, WordFeatures], int]:
@@ -250,7 +297,12 @@ class _Fit:
 
 def loss_and_gradient(batch: Batch, weights: FloatArray) -> tuple[float, FloatArray]:
     """Mean of -log sum_g p_start(g) p_end(g) in nats, and its gradient in ``weights`` (U, 2)."""
-    logits = batch.features @ weights  # (R, 2)
+    loss, error = _loss_and_error(batch.features @ weights, batch.place)
+    return loss, np.asarray(batch.features.T @ error) / len(batch.place.firsts)
+
+
+def _loss_and_error(logits: FloatArray, batch: _Place) -> tuple[float, FloatArray]:
+    """Mean loss of B questions, and B times its derivative by each logit, (R, 2)."""
     shifted = logits - np.repeat(np.maximum.reduceat(logits, batch.firsts, axis=0), batch.lengths, axis=0)
     odds = np.exp(shifted)
     total = np.add.reduceat(odds, batch.firsts, axis=0)  # (B, 2)
@@ -264,8 +316,7 @@ def loss_and_gradient(batch: Batch, weights: FloatArray) -> tuple[float, FloatAr
     error = np.exp(log_p)
     error[:, 0] -= np.bincount(batch.gold_starts, share, len(error))
     error[:, 1] -= np.bincount(batch.gold_ends, share, len(error))
-    n = len(batch.firsts)
-    return -float((top + np.log(mass)).mean()), np.asarray(batch.features.T @ error) / n
+    return -float((top + np.log(mass)).mean()), error
 
 
 def score_rows(features: WordFeatures, weights: FloatArray) -> FloatArray:
@@ -294,23 +345,16 @@ def _batches(encoded: EncodedQA, features: WordFeatures, fold_of: IntArray, seed
 
 def make_batch(encoded: EncodedQA, features: WordFeatures, index: IntArray) -> Batch:
     """The questions ``index`` as one batch."""
-    lengths = encoded.n_words[index]
-    firsts = np.cumsum(lengths) - lengths
-    rows = np.arange(int(lengths.sum())) + np.repeat(features.word_offsets[index] - firsts, lengths)
+    place = _Place.of(encoded, index)
+    rows = np.arange(int(place.lengths.sum())) + np.repeat(features.word_offsets[index] - place.firsts, place.lengths)
     columns = features.columns[rows]
-    touched, place = np.unique(columns, return_inverse=True)
+    touched, inverse = np.unique(columns, return_inverse=True)
     pointers = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(columns.shape[1])
-    entries = (np.ones(columns.size), place.ravel().astype(np.int32), pointers)
-    golds = gold_spans(encoded).take(index)
+    entries = (np.ones(columns.size), inverse.ravel().astype(np.int32), pointers)
     return Batch(
         touched=touched.astype(np.int64),
         features=csr_array(entries, shape=(len(rows), len(touched))),
-        firsts=firsts,
-        lengths=lengths,
-        gold_starts=firsts[golds.owner] + golds.starts,
-        gold_ends=firsts[golds.owner] + golds.ends_inclusive,
-        gold_firsts=golds.offsets[:-1],
-        gold_owner=golds.owner,
+        place=place,
     )
 
 

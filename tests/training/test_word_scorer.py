@@ -112,8 +112,23 @@ def test_cross_fitted_scores_leak_nothing() -> None:
     data = random_labels(120, 3, sentences=40)
     found = word_scores(data, data, data, variant="left", max_answer_words=6)
     chance = 2 * np.log(12)
-    assert loss(found.test, data) < 0.5 * chance  # in-sample, at the first epoch already
+    start, end = found.facts["scales"]
+    assert (start, end) == (0.1, 0.1)  # what was never seen is not known: as little as may be is made of the scores
+    bold = dataclasses.replace(found.test, start=found.test.start / start, end=found.test.end / end)
+    assert loss(bold, data) < 0.5 * chance  # in-sample, at the first epoch already
     assert loss(found.train, data) > 0.98 * chance
+
+
+def test_scores_are_as_bold_as_unseen_questions_warrant() -> None:
+    """No other scale of the cross-fitted logits is likelier, so a probe on top has no boldness to be credited with."""
+    data = planted(300, 0).joined(random_labels(80, 3, sentences=30))
+    found = scored(data)
+    assert 0.1 < min(found.facts["scales"]) <= max(found.facts["scales"]) < 10.0
+    best = loss(found.train, data)
+    for factor in (0.8, 1.25):
+        for start, end in ((factor, 1.0), (1.0, factor)):
+            other = dataclasses.replace(found.train, start=found.train.start * start, end=found.train.end * end)
+            assert loss(other, data) > best
 
 
 def test_questions_of_a_sentence_share_their_fold() -> None:
