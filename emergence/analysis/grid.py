@@ -47,7 +47,7 @@ CELL_OF_CONDITION = {"full": FULL, "frozen": FROZEN, "random": RANDOM_FULL, "ran
 HEADLINE = "headline"
 #: What answers without a language model: words and positions (R_1), and the rule from the wh-word (R_0). Rows hold
 #: their scores beside the read-outs.
-WORDS, RULE = "words_left", "wh_rule"
+WORDS, WORDS_BOTH, RULE = "words_left", "words_both", "wh_rule"
 #: Scores that every read-out has, and those that older files lack.
 REQUIRED_SCORES, OPTIONAL_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1"), ("argument_selection",)
 
@@ -204,7 +204,8 @@ def build_grid(
     analysis = analyse_two_by_two(table, n_boot=n_boot, level=level, peers=tables)
     widening = _document_widening(analysis, scores, first)
     floor = _no_model_floor(first.result)
-    bar = floor[1] if floor and score_name == "f1_tokens" else None
+    alone = words_alone(first.result) if score_name == "f1_tokens" else None
+    bar = model_free(first.result) if score_name == "f1_tokens" else None
     reading = read_score(analysis.probe, analysis.cells[FULL], no_model_floor=bar) if analysis.probe else None
     return Grid(
         analysis=analysis,
@@ -215,7 +216,7 @@ def build_grid(
         readout=readout,
         score_name=score_name,
         no_model_floor=floor,
-        words_alone=words_alone(first.result) if score_name == "f1_tokens" else None,
+        words_alone=alone,
         left_out=tuple(left_out),
         n_documents=len(set(first.documents)) if first.documents else None,
         cluster=cluster,
@@ -307,9 +308,22 @@ def in_order(run: RunScores, first: RunScores, readout: str, score_name: str) ->
 
 
 def words_alone(result: RunResult) -> Estimate | None:
-    """Test F1 of words and positions without a language model (R_1, without the next word), where it was measured."""
+    """Test F1 of words and positions without a language model (R_1), where it was measured."""
     baselines = (result.test_scores or {}).get("baselines") or {}
-    return Estimate.from_dict(baselines[WORDS]["f1_tokens"]) if WORDS in baselines else None
+    name = words_of_layout(result.layout)
+    return Estimate.from_dict(baselines[name]["f1_tokens"]) if name in baselines else None
+
+
+def words_of_layout(layout: str | None) -> str:
+    """R_1 with the knowledge of a state: in the echo layout it has seen the next word."""
+    return WORDS_BOTH if layout == "echo" else WORDS
+
+
+def model_free(result: RunResult) -> float | None:
+    """The highest test F1 without a language model, by rule or trained: a ceiling below it is none."""
+    floor, alone = _no_model_floor(result), words_alone(result)
+    found = [*([floor[1]] if floor else []), *([alone.point] if alone else [])]
+    return max(found, default=None)
 
 
 def _no_model_floor(result: RunResult) -> tuple[str, float] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, missing_cells, peers_of
-from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid
+from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid, model_free
 from emergence.analysis.results import Found
 from emergence.analysis.word_gains import gains_of_runs
 from emergence.errors import DataError
@@ -251,8 +251,5 @@ def _scores_with(readout: str, peer: Mapping[str, tuple[Found, ...]]) -> list[Ru
 
 
 def _no_model_floor(comparable: ComparableSet) -> float | None:
-    for item in comparable.cells[FULL]:
-        scores = item.result.test_scores or {}
-        if scores.get("floor"):
-            return float(scores["baselines"][scores["floor"]]["f1_tokens"]["point"])
-    return None
+    found = (model_free(item.result) for item in comparable.cells[FULL])
+    return next((bar for bar in found if bar is not None), None)

@@ -30,10 +30,12 @@ from emergence.measures.conditional import (
     NOT_THERE,
     READS,
     SELECTION,
+    SPANS,
     UNDETERMINED,
     FamilyGain,
     Judgement,
     ScoreGains,
+    is_below,
     judge_gains,
 )
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
@@ -52,6 +54,8 @@ _FINDINGS = {
     READS: "the frozen states tell who did what to whom: a probe that reads them alone answers better than words and "
     "positions can",
     ADDS: "the frozen states add to what words and positions tell about who did what to whom",
+    SPANS: "the frozen states help to find where answers begin and end, but choosing among the sentence's arguments "
+    "shows no gain, so that they tell who did what to whom is not shown",
     NO_MORE: "the frozen states tell no more about who did what to whom than words and positions do",
     NOT_THERE: "nothing about who did what to whom was found in the frozen states, neither beyond words and positions "
     "nor beyond a random twin's states",
@@ -120,7 +124,7 @@ class Verdict:
 
     Attributes:
         set_label: Of the comparable set.
-        outcome: ``READS``, ``ADDS``, ``NO_MORE``, ``NOT_THERE`` or ``UNDETERMINED``; see :func:`verdict_of`.
+        outcome: ``READS``, ``ADDS``, ``SPANS``, ``NO_MORE``, ``NOT_THERE`` or ``UNDETERMINED``; see :func:`verdict_of`.
         where: ``AT_THE_TOKEN``, ``NOT_ROUTED`` or ``UNDETERMINED`` for the first two outcomes, None for the others.
         guide: ``strong``, ``partial``, ``none`` or ``undetermined``: the linear probe's score by the guide's scale.
         sentences: Plain English with the numbers and intervals, ready to print; the first has the answer.
@@ -163,7 +167,7 @@ def verdict_of(comparable_set: ComparableSet, scores: SetScores | None = None) -
 
     The outcome is that of :func:`measures.conditional.judge_gains`: by F1 and by argument selection, against words
     and positions and against the random twin, corrected for all comparisons. For ``READS`` and ``ADDS`` there is a
-    where, of the families whose claims hold:
+    where, of the families whose claims by argument selection hold:
 
     1. The linear probe or the one with a hidden layer: ``AT_THE_TOKEN``.
     2. The bilinear one alone, and by a score by which it holds it is clearly more above its twin than the linear one
@@ -273,7 +277,7 @@ def _compressions(parts: Sequence[Mapping[str, Any]]) -> list[float] | None:
 
 def _where(judgement: Judgement, by_family: Mapping[str, FamilyFinding]) -> tuple[str | None, str]:
     """The rule of :func:`verdict_of`, and its conclusion as a sentence."""
-    families = {claim.family for claim in judgement.shown()}
+    families = {claim.family for claim in judgement.shown(score=SELECTION)}
     if judgement.outcome not in (READS, ADDS):
         return None, ""
     at_token = [name for name in (LINEAR, MLP) if name in families]
@@ -291,7 +295,9 @@ def _not_routed(judgement: Judgement, bilinear: FamilyFinding | None, linear: Fa
         return UNDETERMINED, "Where: open. The linear probe was not fitted on top of words and positions."
     if bilinear is None or not bilinear.is_vouched:
         return UNDETERMINED, _why_not_vouched(bilinear, BILINEAR)
-    if not any(_is_beyond_linear(bilinear.gains[claim.score], claim.kind) for claim in judgement.shown()):
+    if not any(
+        _is_beyond_linear(bilinear.gains[claim.score], claim.kind) for claim in judgement.shown(score=SELECTION)
+    ):
         return UNDETERMINED, (
             "Where: open. The bilinear probe finds it, and the linear probe does not clearly find less."
         )
@@ -359,7 +365,8 @@ def _first_sentence(
 
 def _scope(gains: Sequence[ScoreGains], by_family: Mapping[str, FamilyFinding]) -> str:
     seeds = [found.words.n_seeds for found in gains] or [finding.frozen.n_seeds for finding in by_family.values()]
-    n = min(seeds, default=1)
+    twins = [family.difference.n_seeds for found in gains for family in found.families.values() if family.difference]
+    n = min([*seeds, *twins], default=1)
     return "For this trained model" if n == 1 else f"Over trainings ({n} seeds)"
 
 
@@ -409,13 +416,28 @@ def _claim_sentences(judgement: Judgement, gains: Sequence[ScoreGains]) -> list[
             + (f": {'; '.join(held)}." if held else ".")
         )
     if judgement.outcome in (NO_MORE, NOT_THERE):
-        lines.append(f"The data exclude that pretraining makes the states add {margins} (one-sided, 95%).")
+        lines += [_excluded(found) for found in gains]
     elif judgement.outcome == UNDETERMINED and judgement.claims:
         lines.append(
             f"Nothing added is shown, and a gain of {margins} is not excluded either: more test questions or seeds "
             "would decide."
         )
     return lines
+
+
+def _excluded(found: ScoreGains) -> str:
+    """Which of the two is below the margin, the gain or what pretraining makes of it."""
+    gain = found.families[_richest(found)]
+    margin, name = MARGINS[found.score], _SCORE_NAMES[found.score]
+    parts = [
+        text
+        for text, estimate in (
+            (f"the states add {margin:g} {name}", gain.gain),
+            (f"they add {margin:g} more than a random twin's", gain.difference),
+        )
+        if is_below(estimate, margin)
+    ]
+    return f"The data exclude that {' and that '.join(parts)} (one-sided, 95%)." if parts else ""
 
 
 def _family_sentence(finding: FamilyFinding) -> str:

@@ -27,6 +27,7 @@ SCORES = (F1, SELECTION)
 
 READS = "reads roles"
 ADDS = "adds to words and positions"
+SPANS = "finds answers better, roles not shown"
 NO_MORE = "no more than words and positions tell"
 NOT_THERE = "not there"
 UNDETERMINED = "undetermined"
@@ -223,27 +224,31 @@ class Judgement:
     outcome: str
     claims: tuple[Claim, ...]
 
-    def shown(self, kind: str | None = None) -> tuple[Claim, ...]:
-        return tuple(claim for claim in self.claims if claim.is_shown and kind in (None, claim.kind))
+    def shown(self, kind: str | None = None, score: str | None = None) -> tuple[Claim, ...]:
+        """The claims that hold, of one kind and by one score where these are given."""
+        return tuple(c for c in self.claims if c.is_shown and kind in (None, c.kind) and score in (None, c.score))
 
 
 def judge_gains(gains: Sequence[ScoreGains]) -> Judgement:
     """The outcome by F1 and argument selection together.
 
-    1. ``READS`` or ``ADDS`` by any family and either score suffices, where any false claim has a chance of
-       ``FALSE_CLAIMS`` at most. First the widest families (bilinear, hidden layer) are asked whether they add, by
-       Bonferroni: what a narrower family adds, or a probe alone reads beyond words and positions, they add as well. The
-       other claims share, by Holm, as much of that chance as claims of the first kind held (Bonferroni gatekeeping).
+    1. ``READS`` or ``ADDS`` by any family, by argument selection, where any false claim has a chance of
+       ``FALSE_CLAIMS`` at most. A gain in F1 alone is ``SPANS``: states that know which words are arguments, of
+       whatever role, have it too, because F1 counts where answers begin and end. First the widest families (bilinear,
+       hidden layer) are asked whether they add, by Bonferroni: what a narrower family adds, or a probe alone reads
+       beyond words and positions, they add as well. The other claims share, by Holm, as much of that chance as claims
+       of the first kind held (Bonferroni gatekeeping).
     2. Else ``NO_MORE`` where, by every score, the data exclude that the richest family (bilinear, where fitted)
        adds a gain of ``MARGINS``, over R_1 or over the twin's; ``NOT_THERE`` where they also exclude, for every
        family, that its states alone tell ``STATES_MARGIN`` more than the twin's.
     3. Else ``UNDETERMINED``; without a random twin always.
     """
     claims = _claims(gains)
-    shown = {claim.kind for claim in claims if claim.is_shown}
     for kind in (READS, ADDS):
-        if kind in shown:
+        if any(claim.is_shown and claim.kind == kind and claim.score == SELECTION for claim in claims):
             return Judgement(kind, claims)
+    if any(claim.is_shown for claim in claims):
+        return Judgement(SPANS, claims)
     if not claims or not all(_excludes_gain(found) for found in gains):
         return Judgement(UNDETERMINED, claims)
     alone = [family.above_twin for found in gains for family in found.families.values()]

@@ -14,7 +14,7 @@ from emergence.analysis.results import collect_results
 from emergence.analysis.set_scores import score_set
 from emergence.analysis.verdict import AT_THE_TOKEN, NOT_ROUTED, Verdict, verdict_of
 from emergence.measures.bootstrap import Estimate
-from emergence.measures.conditional import ADDS, NO_MORE, NOT_THERE, READS, UNDETERMINED
+from emergence.measures.conditional import ADDS, NO_MORE, NOT_THERE, READS, SPANS, UNDETERMINED
 from tests.analysis.fake_runs import Added, write_guide_file, write_run
 
 #: Cell -> (linear, bilinear) F1; full finetuning reaches 0.7.
@@ -35,6 +35,7 @@ def planted(
     full: float | None = 0.7,
     cells: tuple[str, ...] = CELLS,
     seeds: tuple[int, ...] = (42,),
+    selection: dict[str, float] | None = None,
 ) -> ComparableSet:
     """A set of runs with F1 on the pretrained and on the random trunk, and what the states of each add (the random
     ones nothing by default); no gains at all, as older runs, for None."""
@@ -42,7 +43,8 @@ def planted(
         if full is not None:
             write_run(root, "full", full, seed=seed)
         for k, cell in enumerate(cells):
-            added = Added((gains, twin or NOTHING)[k]) if gains else None
+            alone = {"selection": selection} if selection and k == 0 else {}
+            added = Added((gains, twin or NOTHING)[k], **alone) if gains else None
             write_run(root, cell, linear[k], bilinear=bilinear[k], added=added, seed=seed)
     return group_results(collect_results(root)).sets[0]
 
@@ -120,8 +122,15 @@ def test_a_hidden_layer_reads_at_the_token_but_not_linearly(tmp_path: Path) -> N
 
 def test_a_probe_that_beats_words_and_positions_by_itself_reads(tmp_path: Path) -> None:
     gains = {"linear": (0.0, 0.0), "bilinear": (0.08, 0.1)}
-    verdict = judged(measured(planted(tmp_path, gains, bilinear=(0.66, 0.28)), ABOVE_TWIN))
+    runs = planted(tmp_path, gains, bilinear=(0.66, 0.28), selection={"bilinear": 0.95})
+    verdict = judged(measured(runs, ABOVE_TWIN))
     assert (verdict.outcome, verdict.where) == (READS, NOT_ROUTED)
+
+
+def test_a_gain_in_f1_alone_is_no_role(tmp_path: Path) -> None:
+    verdict = judged(measured(planted(tmp_path, {"linear": (0.06, -0.02), "bilinear": (0.08, -0.03)}), ABOVE_TWIN))
+    assert (verdict.outcome, verdict.where) == (SPANS, None)
+    assert "who did what to whom is not shown" in verdict.sentences[0]
 
 
 def test_above_its_twin_and_the_rule_but_not_above_words_and_positions_is_no_reading(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emergence.analysis.grid import HEADLINE, RULE, WORDS, RunScores
-from emergence.analysis.word_gains import gains_of_runs
+from emergence.analysis.grid import HEADLINE, RULE, WORDS, RunScores, words_of_layout
+from emergence.analysis.word_gains import WITH_WORDS, gains_of_runs
+from emergence.experiment.phases import own_scorer
 from tests.analysis.fake_runs import N_SENTENCES, PER_SENTENCE, Added, write_run
 
 ADDED = Added({"linear": (0.01, 0.02), "bilinear": (0.03, 0.06)}, selection={"bilinear": 0.7})
@@ -76,3 +77,10 @@ def test_what_was_not_measured_gives_no_gains(runs: dict[str, RunScores]) -> Non
     assert list(f1.families) == ["bilinear"]
     (f1, _) = gains_of_runs([frozen, without(twin, WORDS)], n_boot=200)
     assert f1.families["bilinear"].difference is None
+
+
+def test_in_the_echo_layout_words_and_positions_know_the_next_word() -> None:
+    """A state of the second copy has seen the whole sentence, so what the next word tells is no gain of the states."""
+    assert (words_of_layout("question-first"), words_of_layout("echo")) == ("words_left", "words_both")
+    assert WITH_WORDS[words_of_layout("echo")].format(family="linear") == "words_both+linear"
+    assert own_scorer("echo") == "both" and own_scorer("question-first") == "left"

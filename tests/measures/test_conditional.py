@@ -18,6 +18,7 @@ from emergence.measures.conditional import (
     NOT_THERE,
     READS,
     SELECTION,
+    SPANS,
     STATES_MARGIN,
     UNDETERMINED,
     FamilyGain,
@@ -127,9 +128,9 @@ def family(**points: Any) -> FamilyGain:
     return FamilyGain(**parts, gain_beyond_linear=None, states_beyond_linear=None)
 
 
-def outcome(f1: dict[str, FamilyGain], selection: dict[str, FamilyGain] | None = None) -> str:
-    found = [ScoreGains(F1, known(0.6), known(0.45), f1)]
-    found += [ScoreGains(SELECTION, known(0.78), None, selection)] if selection else []
+def outcome(selection: dict[str, FamilyGain], f1: dict[str, FamilyGain] | None = None) -> str:
+    found = [ScoreGains(SELECTION, known(0.78), None, selection)]
+    found += [ScoreGains(F1, known(0.6), known(0.45), f1)] if f1 else []
     return judge_gains(found).outcome
 
 
@@ -139,10 +140,13 @@ def test_adding_takes_a_gain_above_zero_and_above_the_twins() -> None:
     assert outcome({"bilinear": family(gain=0.0, difference=0.03)}) == NO_MORE  # the twin is only harmed more
 
 
-def test_either_score_suffices() -> None:
+def test_roles_are_claimed_by_argument_selection_alone() -> None:
+    """States that know which words are arguments, of whatever role, gain F1 and choose no better among arguments."""
     quiet, loud = family(), family(gain=0.03, difference=0.03)
-    assert outcome({"bilinear": quiet}, {"bilinear": loud}) == ADDS
     assert outcome({"bilinear": loud}, {"bilinear": quiet}) == ADDS
+    assert outcome({"bilinear": quiet}, {"bilinear": loud}) == SPANS
+    worse = family(gain=-0.04, difference=-0.04)
+    assert outcome({"bilinear": worse}, {"bilinear": family(gain=0.13, difference=0.13, above_words=0.1)}) == SPANS
 
 
 @pytest.mark.parametrize("missing", ["above_words", "above_rule", "above_twin"])

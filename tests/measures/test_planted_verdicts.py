@@ -50,10 +50,13 @@ def test_a_small_run_says_what_was_planted(seeds: int) -> None:
     words = outcomes(world("words and offsets"), 40, seeds, 200, 0)
     learnt = outcomes(world("no roles, probes learn"), 40, seeds, 200, 0)
     roles = outcomes(world("roles, as tiny"), 20, seeds, 200, 0)
-    assert max(row["claimed"] for row in (nothing, words, learnt)) <= 0.1  # 1% to 3%; without a twin, 70% of learnt
+    spans = outcomes(world("spans, no roles"), 40, seeds, 200, 0)
+    assert (
+        max(row["claimed"] for row in (nothing, words, learnt, spans)) <= 0.1
+    )  # 1% to 3%; without a twin, 70% of learnt
     assert words["outcomes"][NO_MORE] >= 0.8 and roles["right"] >= 0.75
     if seeds == 1:  # as exactly as on the real questions, [-0.015, 0.015] and [-0.018, 0.017] where nothing is added
         assert words["se_of_gain"][F1] == pytest.approx(0.008, abs=0.0005)
-        assert words["se_of_gain"][SELECTION] == pytest.approx(0.009, abs=0.0005)
+        assert words["se_of_gain"][SELECTION] == pytest.approx(0.0085, abs=0.0006)
         assert list(roles["se_of_gain"].values()) == pytest.approx([0.010, 0.010], abs=0.001)
     json.dumps(nothing, allow_nan=False)
