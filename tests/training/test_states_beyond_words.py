@@ -31,17 +31,18 @@ CONFIG = ProbeConfig(families=("linear", "bilinear"), bilinear_rank=16, epochs=1
 OPTIONS = {"seed": 0, "device": CPU, "precision": "fp32", "max_answer_words": 1}
 
 
-def asked_word(n: int, seed: int, tokenizer: WordTokenizer, *, hidden: bool) -> EncodedQA:
-    """The answer is the word that the question names (``hidden``), or always w0 (which words tell)."""
+def asked_word(n: int, seed: int, tokenizer: WordTokenizer, *, hidden: bool | None) -> EncodedQA:
+    """The answer is the word that the question names (``hidden``), always w0 (which words tell), or any (None)."""
     rng = np.random.default_rng(seed)
     examples = []
     for k in range(n):
         words = [WORDS[i] for i in rng.permutation(20)[: rng.integers(5, 9)]]
         if "w0" not in words:
             words[int(rng.integers(len(words)))] = "w0"
-        at = int(rng.integers(len(words))) if hidden else words.index("w0")
+        at = words.index("w0") if hidden is False else int(rng.integers(len(words)))
+        named = "thing" if hidden is None else words[at]
         fields = {"predicate_index": int(rng.integers(len(words))), "sentence_id": f"s{seed}-{k}"}
-        examples.append(example(k, words, f"what {words[at]} ?", [(at, at + 1)], **fields))
+        examples.append(example(k, words, f"what {named} ?", [(at, at + 1)], **fields))
     return encode_qa(examples, tokenizer, "question-first", 64)[0]
 
 
@@ -49,7 +50,7 @@ class NoisyEncoder(PlantedEncoder):
     """States that tell nothing: a twin for the null."""
 
     def hidden_states(self, ids: torch.Tensor) -> list[torch.Tensor]:
-        generator = torch.Generator().manual_seed(int(ids.sum()))
+        generator = torch.Generator().manual_seed(int(ids.sum()) + int(self.table[0, 0] * 1e6))
         return [torch.randn(level.shape, generator=generator) for level in super().hidden_states(ids)]
 
 
@@ -82,6 +83,32 @@ def test_states_add_what_only_they_know_and_noise_adds_nothing() -> None:
         _, found = measure(encoder, splits, {"left": blind})
         gains[name] = f1(found["words+bilinear"].test, splits[2]) - f1(blind.test, splits[2])
     assert gains["planted"] > 0.5 and abs(gains["noise"]) < 0.15
+
+
+def test_states_of_noise_gain_and_lose_nothing() -> None:
+    """By any family, over draws of the noise: neither does a probe that overfits cost the scorer anything, nor is it
+    credited with making its scores bolder. Words tell half of the answers."""
+    tokenizer = WordTokenizer()
+    for word in WORDS:
+        tokenizer.token(word)
+    parts = [
+        [asked_word(n, s + (10 if h is None else 0), tokenizer, hidden=h) for h in (False, None)]
+        for s, n in enumerate((200, 80, 150))
+    ]
+    train, validation, test = (known.joined(unknown) for known, unknown in parts)
+    scorer = word_scores(train, validation, test, variant="left", max_answer_words=1)
+    alone = score_logits(scorer.test, test, 1)
+    assert 0.5 < alone.f1_tokens.mean() < 0.75
+    gains: dict[str, list[list[float]]] = {}
+    for seed in range(8):
+        _, found = measure(NoisyEncoder(seed=seed), (train, validation, test), {"left": scorer}, control=False)
+        for name, fit in found.items():
+            both = score_logits(fit.test, test, 1)
+            gain = [float((getattr(both, s) - getattr(alone, s)).mean()) for s in ("f1_tokens", "log_prob")]
+            gains.setdefault(name, []).append(gain)
+    for name, rows in gains.items():
+        mean, se = np.mean(rows, axis=0), np.std(rows, axis=0, ddof=1) / np.sqrt(len(rows))
+        assert (np.abs(mean) <= 3 * se + 1e-3).all() and abs(mean[0]) < 0.01 and mean[1] < 0.01, (name, mean, se)
 
 
 def _flat(logits: SpanLogits) -> SpanLogits:
