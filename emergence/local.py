@@ -28,6 +28,7 @@ from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.measured_coverage import counted, interval_notes, stored_widening
+from emergence.measures.readings import format_estimate
 from emergence.spec import ExperimentSpec
 from emergence.training.live_sinks import open_sink
 from emergence.training.recording import TerminalProgress
@@ -231,8 +232,8 @@ def _floor(scores: dict[str, Any]) -> list[str]:
 
 
 def shown(estimate: Estimate) -> str:
-    """``0.281 [0.265, 0.297]``."""
-    return f"{estimate.point:.3f} [{estimate.lo:.3f}, {estimate.hi:.3f}]"
+    """``0.281 [0.265, 0.297]``, or that there is no interval."""
+    return format_estimate(estimate, 3)
 
 
 def _announce(run: RunDirectory, what: str) -> None:

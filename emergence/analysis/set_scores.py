@@ -7,15 +7,15 @@ standard errors, the cells as independent. The documented older format: a point,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, missing_cells, peers_of
-from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid, model_free
+from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid, cell_table, model_free
 from emergence.analysis.results import Found
 from emergence.analysis.word_gains import gains_of_runs
 from emergence.errors import DataError
-from emergence.measures.bootstrap import N_BOOT, Estimate
+from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.conditional import ScoreGains
 from emergence.measures.emergence_score import (
@@ -171,6 +171,12 @@ def _score_readout(
 ) -> tuple[ReadoutScores, list[str]]:
     split = "validation" if comparable.is_documented_format else "test"
     f1, em = (cell_estimates(comparable, split, score, readout, peers) for score in ("f1_tokens", "em"))
+    if _all_have_predictions(comparable) and any(_resampled(item) != cluster for item in comparable.results()):
+        # As the runs did themselves, but by what is asked for here, so that no row has intervals of two kinds.
+        f1, em = (
+            {**found, **_from_predictions(comparable, found, score, readout, n_boot, cluster)}
+            for found, score in ((f1, "f1_tokens"), (em, "em"))
+        )
     if FULL not in f1 or FROZEN not in f1:
         return ReadoutScores(readout, split, f1, em), []
     if _all_have_predictions(comparable):
@@ -231,12 +237,32 @@ def _paired(
         PAIRED,
         grid,
     )
-    if grid.cluster == "document":
-        em = {**em, **build_grid(scores, score_name="em", **options).analysis.cells}
-    found = replace(found, em=em)
     unknown = cluster == "document" and grid.cluster != cluster
     missing = ["predictions do not tell the documents: sentences are resampled"] if unknown else []
     return found, [*grid.left_out, *grid.notes, *missing]
+
+
+def _resampled(item: Found) -> str:
+    """What the intervals in a run's own result resample."""
+    return str((item.result.test_scores or {}).get("cluster", "sentence"))
+
+
+def _from_predictions(
+    comparable: ComparableSet,
+    stored: Mapping[str, Estimate],
+    score: str,
+    readout: str,
+    n_boot: int,
+    cluster: ClusterKind,
+) -> dict[str, Estimate]:
+    """Means of the cells in ``stored``, with intervals that resample ``cluster``; sentences where no run tells it."""
+    out = {}
+    for cell, estimate in stored.items():
+        runs = [item.scores for item in comparable.cells[cell] if item.scores is not None]
+        kind: ClusterKind = cluster if all(run.documents for run in runs) else "sentence"
+        table, _ = cell_table({cell: runs}, readout, score, kind)
+        out[cell] = bootstrap_means(table, n_boot=n_boot, level=estimate.level)[cell]
+    return out
 
 
 def _scores_with(readout: str, peer: Mapping[str, tuple[Found, ...]]) -> list[RunScores]:

@@ -116,7 +116,8 @@ def _probe_all(
             if task.name in done:
                 continue
             done[task.name] = _probe(work, task, _Share(progress), should_stop)
-            write_json_atomic(paths[task.name], seal(done[task.name].to_dict()))
+            path = paths[task.name]
+            write_json_atomic(path, seal({**done[task.name].to_dict(), "cell": path.stem}))
             if should_stop():
                 raise StopRequested(f"stopped after {task.name}; the same command goes on with the next snapshot")
     finally:
@@ -129,7 +130,10 @@ def _read_cell(path: Path) -> ProbedSnapshot | None:
     if not path.is_file():
         return None
     try:
-        return ProbedSnapshot.from_dict(unseal(read_json(path), str(path)))
+        content = unseal(read_json(path), str(path))
+        if content.pop("cell", None) != path.stem:
+            raise RunDirectoryError(f"{path}: another snapshot's")
+        return ProbedSnapshot.from_dict(content)
     except RunDirectoryError as error:
         logger.warning("%s: probing that snapshot again", error)
         return None

@@ -57,6 +57,8 @@ FEWEST_OF_A_MARK = 100
 #: Marks of a frozen trunk, in order of preference: what ends a line or a sentence, what opens an aside.
 SEPARATORS = ("\n", "\n\n", ".", ";", ",")
 PREDICATE_MARKS = (' "', '"', " “", "“", " (", "(", " '", "'", ":", ",", ".")
+#: Those of a text that nobody counted: the first of either.
+UNCOUNTED_MARKS = (SEPARATORS[0], PREDICATE_MARKS[0])
 
 #: Batches per shuffled pool that is sorted by length: long enough to hardly pad, short enough to mix.
 _BATCHES_PER_POOL = 50
@@ -307,8 +309,8 @@ def mark_tokens(tokenizer: QATokenizer, marks: Marks, token_counts: IntArray | N
         return MarkTokens(tokenizer.sep, tokenizer.pred, ("<|sep|>", "<|pred|>"), counts)
     ids = {text: int(tokenizer.encode_batch([text])[0][-1]) for text in (*SEPARATORS, *PREDICATE_MARKS)}
     if token_counts is None:
-        chosen = (SEPARATORS[0], PREDICATE_MARKS[0])
-        return MarkTokens(ids[chosen[0]], ids[chosen[1]], chosen, None)
+        separator, predicate = UNCOUNTED_MARKS
+        return MarkTokens(ids[separator], ids[predicate], UNCOUNTED_MARKS, None)
     count = {text: int(token_counts[token]) for text, token in ids.items()}
     separator = _first_frequent(SEPARATORS, count)
     others = [text for text in PREDICATE_MARKS if ids[text] != ids[separator]]

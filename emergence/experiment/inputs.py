@@ -152,7 +152,7 @@ def _token_counts(
     is counted.
     """
     if weights is not None and (counts := weights.file.metadata.get("token_counts")) is not None:
-        return np.asarray(counts, dtype=np.int64)
+        return _checked_counts(counts, weights)
     if weights is not None and (spec.pretrain_text or spec.data == "microworld"):
         text = prepare_pretraining_data(spec, cache_dir)
         of_weights = (weights.file.metadata.get("data") or {}).get("text")
@@ -160,6 +160,20 @@ def _token_counts(
     if text is None and spec.random_baseline and spec.freeze_llm:
         text = prepare_pretraining_data(spec, cache_dir)
     return None if text is None else text.token_counts
+
+
+def _checked_counts(counts: object, weights: GivenWeights) -> IntArray:
+    """Token counts as weights bring them.
+
+    Raises:
+        WeightsError: They are not one count for each row of the embedding.
+    """
+    found = np.asarray(counts)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) != weights.file.vocab_rows:
+        raise WeightsError(f"{weights.path}: its token counts are not one whole number for each of its tokens")
+    if found.min(initial=0) < 0 or not found.any():
+        raise WeightsError(f"{weights.path}: its token counts are not those of a text")
+    return found.astype(np.int64)
 
 
 def encode_questions(

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from emergence.errors import EmergenceError
+from emergence.data.qa_encoding import UNCOUNTED_MARKS
+from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs, refuse_changed_text
 from emergence.experiment.outcome import common_facts, conclude
 from emergence.experiment.phases import Session, finetune_whole, help_pretrain, obtain_trunk, probe_frozen
@@ -24,6 +25,7 @@ from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec import ExperimentSpec
 from emergence.training.distributed import Workers, workers_from_environment
 from emergence.training.precision import select_device
+from emergence.training.probe import PHASE as PROBE_PHASE
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder
 
 logger = logging.getLogger(__name__)
@@ -107,6 +109,7 @@ def run_experiment(
 def _run_phases(session: Session, matching: GivenWeights | None) -> RunResult:
     """Trunk, then finetuning or probing, then the result, each written when it is complete."""
     run, inputs = session.run, session.inputs
+    _refuse_other_marks(session)
     run.record_data(inputs.fingerprints, **inputs.facts())
     run.write_tokenizer(inputs.tokenizer.to_json())
     weights = obtain_trunk(session, matching)
@@ -119,6 +122,26 @@ def _run_phases(session: Session, matching: GivenWeights | None) -> RunResult:
     run.write_stats(result.to_dict())
     session.checkpointer.clear()
     return result
+
+
+def _refuse_other_marks(session: Session) -> None:
+    """Refuse to go on probing with other marks than the first probes were fitted with.
+
+    Versions that did not count tokens took a newline and a quotation mark whatever the text held.
+
+    Raises:
+        RunDirectoryError: Saying what to do.
+    """
+    run, questions = session.run, session.inputs.questions
+    if questions is None or not session.spec.freeze_llm or not session.checkpointer.has(PROBE_PHASE):
+        return
+    stored = run.read_data().get("marks")
+    texts = UNCOUNTED_MARKS if stored is None else tuple(mark["text"] for mark in stored.values())
+    if session.spec.config.finetune.marks != "special" and texts != questions.marks.texts:
+        raise RunDirectoryError(
+            f"{run.run_id}: its probes were begun with the marks {' and '.join(map(repr, texts))}, by another version "
+            "or on other text: start it anew with --fresh"
+        )
 
 
 def _open(

@@ -250,7 +250,7 @@ def interval(resamples: Resamples, statistic: Statistic, level: float = 0.95) ->
     else:
         df, se = drawn.df(level), math.sqrt(drawn.variance)
         acceleration = _acceleration(drawn.left_out)
-        acceleration *= (drawn.clusters.variance / drawn.variance) ** 1.5 if drawn.variance > 0 else math.nan
+        acceleration *= math.sqrt(drawn.clusters.variance / drawn.variance) ** 3 if drawn.variance > 0 else math.nan
         widened = drawn.point + (finite - drawn.point) * t_widening(df, level)
         lo, hi, method = _bca(drawn.point, widened, acceleration, level)
         flags += ["degenerate"] if lo == hi else []
@@ -270,10 +270,13 @@ def _bca(point: float, draws: FloatArray, acceleration: float, level: float) -> 
 
 
 def _acceleration(left_out: FloatArray) -> float:
-    """Efron's a from the jackknife (C,): skewness of the clusters' influence."""
+    """Efron's a from the jackknife (C,): skewness of the clusters' influence, whose size has no part in it."""
     influence = left_out.mean() - left_out
-    second = float((influence**2).sum())
-    return float((influence**3).sum()) / (6.0 * second**1.5) if second > 0 else math.nan
+    largest = float(np.abs(influence).max(initial=0.0))
+    if not largest > 0:
+        return math.nan
+    influence = influence / largest  # the powers of very small numbers would be 0
+    return float((influence**3).sum()) / (6.0 * float((influence**2).sum()) ** 1.5)
 
 
 def seed_t_interval(seed_means: ArrayLike, level: float = 0.95) -> Estimate:

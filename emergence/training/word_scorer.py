@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
 from emergence.data.qa_encoding import EncodedQA
-from emergence.errors import RunDirectoryError
+from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.files import (
     content_digest,
     make_folder,
@@ -153,7 +153,10 @@ def word_scores(
         return found
     scores = _fit_and_score(splits, variant, max_answer_words, seed, should_stop)
     if cache_dir is not None:
-        _write(make_folder(cache_dir / CACHE_FOLDER), key, scores)
+        try:
+            _write(make_folder(cache_dir / CACHE_FOLDER), key, scores)
+        except (EmergenceError, OSError) as error:  # they can be made again
+            logger.warning("scores of words and positions are not kept: %s", error)
     return scores
 
 
@@ -393,7 +396,7 @@ def _write(folder: Path, key: str, scores: WordScores) -> None:
         arrays[split] = np.stack([logits.start[mask], logits.end[mask]], axis=1)
     np.savez(buffer, allow_pickle=False, **arrays)
     write_atomic(folder / f"{key}.npz", buffer.getvalue())
-    content = {"variant": scores.variant, "epoch": scores.epoch, "facts": scores.facts}
+    content = {"key": key, "variant": scores.variant, "epoch": scores.epoch, "facts": scores.facts}
     write_json_atomic(folder / f"{key}.json", seal({**content, "arrays": sha256_file(folder / f"{key}.npz")}))
 
 
@@ -404,6 +407,8 @@ def _read(folder: Path, key: str, splits: dict[str, EncodedQA]) -> WordScores | 
         return None
     try:
         content = read_sealed(path)
+        if content["key"] != key:
+            raise RunDirectoryError(f"{path}: the scores of other questions")
         if not arrays.is_file() or sha256_file(arrays) != content["arrays"]:
             raise RunDirectoryError(f"{arrays}: missing, or its content does not match its sha256")
         with np.load(arrays, allow_pickle=False) as stored:

@@ -148,6 +148,16 @@ def test_the_table_resamples_documents_for_f1_and_em(tmp_path: Path) -> None:
     assert "intervals (sentences, and seeds" in format_table(by_sentence, "markdown")
 
 
+@pytest.mark.parametrize("cells", [("frozen",), ("full", "frozen")])
+def test_all_of_a_row_resamples_what_was_asked_for(tmp_path: Path, cells: tuple[str, ...]) -> None:
+    """Whatever the runs resampled themselves, and where there is no 2x2 to be had."""
+    write_grid(tmp_path, {cell: PLANTED[cell] for cell in cells}, documents=8)
+    for kind, clusters in (("document", 8), ("sentence", 40)):
+        rows = build_table(tmp_path, n_boot=200, cluster=kind).rows  # type: ignore[arg-type]
+        found = {getattr(row, name).n_clusters for row in rows for name in ("test_f1", "test_em") if getattr(row, name)}
+        assert found == {clusters}
+
+
 def test_figures_count_documents_and_never_call_them_sentences(tmp_path: Path) -> None:
     write_grid(tmp_path, PLANTED, documents=8)
     charts = prepare_charts(read_folder(tmp_path, n_boot=100, cluster="document"), n_boot=100).charts

@@ -136,6 +136,19 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return probed
 
 
+def test_a_cell_of_another_snapshot_is_not_taken(
+    world: tuple[RunDirectory, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, cache = world
+    first = probe_snapshots(run.path, options(cache), out_dir=tmp_path)
+    one, other, *_ = sorted((tmp_path / "cells").glob("*.json"))
+    mine, theirs = one.read_bytes(), other.read_bytes()
+    one.write_bytes(theirs), other.write_bytes(mine)
+    second = probe_snapshots(run.path, options(cache), out_dir=tmp_path)
+    assert second.to_dict() == first.to_dict() and "another snapshot's" in caplog.text
+    assert (one.read_bytes(), other.read_bytes()) == (mine, theirs)
+
+
 def test_a_missing_start_is_drawn_again_and_every_second_keeps_the_ends(
     world: tuple[RunDirectory, Path], tmp_path: Path
 ) -> None:

@@ -23,14 +23,15 @@ from worlds import SMALL, run_small, small_spec, trunk_flags
 
 from emergence.analysis.grid import RunScores, build_grid, format_grid
 from emergence.data.qa_encoding import EncodedQA
-from emergence.errors import DataError, EmergenceError, UsageError, WeightsError
+from emergence.errors import DataError, EmergenceError, RunDirectoryError, UsageError, WeightsError
 from emergence.experiment import phases
 from emergence.experiment.inputs import marks_of, read_inputs
 from emergence.experiment.result import DOCUMENTED_KEYS, load_result
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
+from emergence.files import seal, write_json_atomic
 from emergence.local import describe_result, describe_verdict, verdict_of_runs
-from emergence.training.checkpoint import load_weights
+from emergence.training.checkpoint import load_weights, save_weights
 from emergence.training.finetune_search import finetune_tuned
 from emergence.training.recording import StopRequested
 
@@ -437,3 +438,33 @@ def test_role_crossed_pairs_are_put_to_every_read_out(cells: dict[str, RunDirect
         assert set(found) == wanted
         assert all(scores["n_pairs"] + scores["n_incomplete"] == 10 for scores in found.values())
         assert "both right of" in describe_result(load_result(run.stats_path), run.path.parent)
+
+
+def test_probes_that_were_begun_with_other_marks_do_not_go_on(tmp_path: Path) -> None:
+    """As a frozen run of a version that took a newline and a quotation mark whatever the text held."""
+    spec, store = small_spec(freeze_llm=True), RunStore(tmp_path / "runs")
+
+    def probed() -> bool:
+        return any('"probe"' in file.read_text() for file in tmp_path.glob("runs/*/history.jsonl"))
+
+    with pytest.raises(StopRequested):
+        run_experiment(spec, store, cache_dir=tmp_path / "cache", should_stop=probed)
+    (run,) = store.runs()
+    data = run.read_data()
+    assert data["marks"]["separator"]["text"] == "."
+    del data["marks"]
+    write_json_atomic(run.path / "data.json", seal(data))
+    with pytest.raises(RunDirectoryError, match=r"begun with the marks .* --fresh"):
+        run_experiment(spec, store, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("counts", [[1] * 10, ["a"] * 384, [-1] * 384, [0] * 384, [[1]] * 384])
+def test_token_counts_that_are_none_are_refused(counts: list, cells: dict[str, RunDirectory], tmp_path: Path) -> None:
+    weights = load_weights(cells["full"].trunk_path)
+    rows = weights.vocab_rows
+    weights.metadata["token_counts"] = (counts * rows)[:rows] if len(counts) == 384 else counts
+    save_weights(tmp_path / "given.pth", weights)
+    flags = {"skip_pretrain": True, "pretrained_model_path": str(tmp_path / "given.pth"), "freeze_llm": True}
+    with pytest.raises(WeightsError, match="token counts are not"):
+        run_experiment(small_spec(**flags), RunStore(tmp_path / "runs"), cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "runs").glob("*QA*"))

@@ -268,3 +268,13 @@ def test_t_interval_over_seeds():
     assert interval.hi - interval.point == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
     assert seed_t_interval([0.4]).flags == ("single_seed",)
     assert interval.hi - interval.point > norm.ppf(0.975) * interval.se
+
+
+def test_scores_that_hardly_differ_have_an_interval() -> None:
+    """Differences whose cubes are beyond any float: the skewness of a distribution does not depend on its scale."""
+    values = np.array([1.0, 3.0, 2.0, 7.0])
+    found = [
+        bootstrap_means(ClusterTable.from_questions({"a": values * scale}, np.arange(4)), n_boot=200)["a"]
+        for scale in (1.0, 1e-110)
+    ]
+    assert found[1].lo == pytest.approx(found[0].lo * 1e-110) and found[1].hi == pytest.approx(found[0].hi * 1e-110)

@@ -226,6 +226,26 @@ def test_a_damaged_result_is_made_again(tmp_path: Path, caplog: pytest.LogCaptur
     assert file.read_bytes() == whole
 
 
+def test_what_stands_under_another_name_is_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Both variants have scores of one shape, so only their own key tells them apart."""
+    train = planted(60, 0)
+    first = {variant: scored(train, variant, cache_dir=tmp_path) for variant in ("left", "both")}  # type: ignore[arg-type]
+    for suffix in ("json", "npz"):
+        one, other = (tmp_path / "words").glob(f"*.{suffix}")
+        one.rename(tmp_path / "kept"), other.rename(one), (tmp_path / "kept").rename(other)
+    with caplog.at_level(logging.WARNING):
+        for variant, before in first.items():
+            assert same(scored(train, variant, cache_dir=tmp_path), before)  # type: ignore[arg-type]
+    assert "the scores of other questions" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "words").write_text("in the way")
+    with caplog.at_level(logging.WARNING):
+        found = scored(planted(30, 0), cache_dir=tmp_path)
+    assert same(found, scored(planted(30, 0))) and "not kept" in caplog.text
+
+
 def test_a_request_to_stop_is_heard_after_an_epoch(tmp_path: Path) -> None:
     with pytest.raises(StopRequested, match="run the same command again"):
         scored(planted(30, 0), should_stop=lambda: True, cache_dir=tmp_path)
