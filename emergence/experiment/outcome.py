@@ -28,7 +28,7 @@ from emergence.training.minimal_pairs import score_minimal_pairs
 
 #: Per-question scores kept for every read-out beside the headline's.
 KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")
-#: Names of the baselines: R_1 by variant (``words_left``), and the best rule.
+#: Names of the baselines: R_1 by variant (``words_left``), and the rule from the wh-word.
 WORDS, WH_RULE = "words", "wh_rule"
 
 

@@ -46,7 +46,7 @@ class TrunkScores:
     """Per-question scores of the probes on one kind of trunk, over S seeds and N questions.
 
     Attributes:
-        words: (S, N) of R_1. rule: (S, N) of R_0, the wh rule; None where it has no such score.
+        words: (S, N) of R_1. rule: (S, N) of the wh rule; None where it has no such score.
         states: Family to (S, N), the probe on the states alone.
         with_words: Family to (S, N), the probe on top of R_1.
         seeds: S labels; trunks of one kind only share them.
@@ -78,7 +78,7 @@ class FamilyGain:
     Attributes:
         states, twin_states: The probe on states alone, pretrained and random.
         gain, twin_gain: What the states add to R_1. difference: The former minus the latter.
-        above_words, above_rule, above_twin: ``states`` minus R_1, minus R_0, and minus ``twin_states``.
+        above_words, above_rule, above_twin: ``states`` minus R_1, minus the wh rule, and minus ``twin_states``.
         gain_beyond_linear, states_beyond_linear: ``difference`` and ``above_twin``, minus the linear probe's.
     """
 
@@ -99,7 +99,7 @@ class FamilyGain:
 
 @dataclass(frozen=True)
 class ScoreGains:
-    """All families by one score: ``words`` is R_1, ``rule`` R_0."""
+    """All families by one score: ``words`` is R_1, ``rule`` the wh rule."""
 
     score: str
     words: Estimate
@@ -200,7 +200,7 @@ class Claim:
     """One thing that could be claimed of one family by one score.
 
     Attributes:
-        kind: ``READS`` (the probe alone beats R_0, R_1 and its twin) or ``ADDS`` (the gain beats 0 and its twin's).
+        kind: ``READS`` (the probe alone beats R_1, the wh rule and its twin) or ``ADDS`` (the gain beats 0 and its twin's).
         p: One-sided, the largest of the parts' (all of them have to hold).
         p_adjusted: Over all claims, see :func:`judge_gains`.
         is_shown: ``p_adjusted`` is at most ``FALSE_CLAIMS``.
