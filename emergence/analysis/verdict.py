@@ -451,7 +451,8 @@ def _family_sentence(finding: FamilyFinding) -> str:
         parts.append(f"selectivity is {gained(finding.selectivity_difference)} above the twin's")
     if finding.compression_difference:
         compression, twin = (finding.compression[cell] for cell in (FROZEN, RANDOM_FROZEN))
-        parts.append(f"compression {compression:.2f} (random twin {twin:.2f})")
+        unsure = "" if math.isfinite(finding.compression_difference.lo) else ", no interval"
+        parts.append(f"compression {compression:.2f} (random twin {twin:.2f}{unsure})")
     name = _PROBE_NAMES[finding.family]
     return f"{name[0].upper()}{name[1:]}: {'; '.join(parts)}." if parts else ""
 
