@@ -200,8 +200,8 @@ class Claim:
     """One thing that could be claimed of one family by one score.
 
     Attributes:
-        kind: ``READS`` (the probe alone beats R_1, the wh rule and its twin) or ``ADDS`` (the gain beats 0 and that of its
-            twin).
+        kind: ``READS`` (the probe alone beats R_1, the wh rule and its twin) or ``ADDS`` (the gain beats 0 and its
+            twin's).
         p: One-sided, the largest of the parts' (all of them have to hold).
         p_adjusted: Over all claims, see :func:`judge_gains`.
         is_shown: ``p_adjusted`` is at most ``FALSE_CLAIMS``.
