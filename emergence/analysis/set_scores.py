@@ -113,7 +113,7 @@ def score_set(
     for name in (HEADLINE, *_families(comparable)):
         scores, more = _score_readout(comparable, name, n_boot, cluster, peers)
         readouts[name] = scores
-        notes += more
+        notes += [note if name == HEADLINE or note in notes else f"{name} probe: {note}" for note in more]
     probed = [item.scores for cell in (FROZEN, RANDOM_FROZEN) for item in comparable.cells.get(cell, ())]
     runs = [scores for scores in probed if scores is not None]
     gains = gains_of_runs(runs, n_boot=n_boot, cluster=cluster) if len(runs) == len(probed) else ()
