@@ -37,7 +37,15 @@ from emergence.training.recording import TerminalProgress
 CACHE_FOLDER = ".cache"
 
 #: What read-outs are called on a terminal where their name does not say it.
-READOUT_WORDS = {"headline": "as above", "words_left": "words and positions", "words_both": "words and positions"}
+READOUT_WORDS = {
+    "headline": "this run, as above",
+    "words_left": "words and positions",
+    "words_both": "words and positions",
+}
+    "headline": "this run, as above",
+    "words_left": "words and positions",
+    "words_both": "words and positions",
+}
 
 #: The four cells of ``emergence demo``; the second uses the first one's pretrained trunk.
 DEMO_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -228,7 +236,10 @@ def _floor(scores: dict[str, Any]) -> list[str]:
     if not scores["floor"]:
         return []
     floor = Estimate.from_dict(scores["baselines"][scores["floor"]]["f1_tokens"])
-    return [f"no-model floor   {shown(floor)}  (F1, {scores['floor'].replace('_', ' ')})"]
+    lines = [f"no-model floor   {shown(floor)}  (F1, {scores['floor'].replace('_', ' ')})"]
+    if words := scores["baselines"].get("words_left"):
+        lines.append(f"words, positions {shown(Estimate.from_dict(words['f1_tokens']))}  (F1, no language model)")
+    return lines
 
 
 def shown(estimate: Estimate) -> str:

@@ -21,7 +21,6 @@ from emergence.experiment.inputs import Questions, encode_questions, marks_of
 from emergence.experiment.phases import own_scorer
 from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
-from emergence.model.embedding_rows import redraw_unseen
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint import load_weights
 from emergence.training.evaluate import max_answer_words
@@ -33,7 +32,7 @@ from emergence.training.word_scorer import WordScores, word_scores
 #: Training questions by default: enough for a curve, a sixth of the time that all of QA-SRL 1.0 takes.
 DEFAULT_SAMPLES = 2_000
 #: Change it when a stored cell means something else.
-CELL_VERSION = 2
+CELL_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +210,7 @@ def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> Pretraini
 def tasks_of(work: Work) -> list[Task]:
     """The start, every ``every``-th snapshot, the trained trunk, random trunks."""
     timeline, model, rows = work.timeline, work.timeline.model, work.timeline.vocab_rows
-    found = [_task(point, work) for point in timeline.checkpoints[: timeline.start_index + 1]]
+    found = [_task(point) for point in timeline.checkpoints[: timeline.start_index + 1]]
     if found[0].step != 0:
 
         def first() -> Trunk:
@@ -229,7 +228,7 @@ def tasks_of(work: Work) -> list[Task]:
     return kept
 
 
-def _task(point: Checkpoint, work: Work) -> Task:
+def _task(point: Checkpoint) -> Task:
     facts = point.facts
     if point.phase == "start":
         pretraining = load_weights(point.path).metadata.get("pretraining") or {}
@@ -239,7 +238,6 @@ def _task(point: Checkpoint, work: Work) -> Task:
     def build() -> Trunk:
         trunk = point.source.build()
         assert isinstance(trunk, Trunk)
-        redraw_unseen(trunk, torch.from_numpy(work.token_counts), work.spec.seed)  # as a run does that probes it
         return trunk
 
     return Task(point.name, TRAINED if step else INITIAL, step, int(facts["tokens_seen"]), point.source.key, build)

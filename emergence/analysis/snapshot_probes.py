@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from emergence.analysis.comparable import pretrain_label
 from emergence.analysis.snapshot_inputs import SnapshotOptions, Task, Work, prepare, tasks_of, timeline_of
@@ -24,6 +25,7 @@ from emergence.analysis.snapshot_results import (
     GAIN,
     RESULT_FOLDER,
     SCORES,
+    TRAINED,
     ProbedSnapshot,
     SnapshotProbes,
     save_result,
@@ -38,6 +40,7 @@ from emergence.files import content_digest, make_folder, read_json, seal, unseal
 from emergence.measures.measured_coverage import counted
 from emergence.measures.resampling import ClusterTable
 from emergence.model import Trunk
+from emergence.model.embedding_rows import redraw_unseen
 from emergence.model_size import count_parameters
 from emergence.training.conditional import measure_conditional
 from emergence.training.evaluate import baseline_scores, score_logits
@@ -142,6 +145,11 @@ def _read_cell(path: Path) -> ProbedSnapshot | None:
 def _probe(work: Work, task: Task, progress: Progress, should_stop: Callable[[], bool]) -> ProbedSnapshot:
     trunk = task.build().to(work.device).eval().requires_grad_(False)
     config, precision = work.spec.config, work.precision
+    length, chunk = trunk.config.sequence_length, config.pretrain.loss_chunk_rows
+    tokens = work.options.loss_tokens or None
+    loss = evaluate_language_model(trunk, work.text, length, work.device, precision, chunk, max_tokens=tokens)
+    if task.kind == TRAINED:  # after the loss, which the same rows decide; as a run does that probes the trunk
+        redraw_unseen(trunk, torch.from_numpy(work.token_counts), work.spec.seed)
     report = probe_all_layers(
         trunk,
         work.questions.train,
@@ -164,9 +172,6 @@ def _probe(work: Work, task: Task, progress: Progress, should_stop: Callable[[],
     scores = {f: {score: found[score] for score in SCORES} for f, found in zip(work.families, columns, strict=True)}
     for family, (facts, gains) in _gains(work, trunk, report, should_stop).items():
         probes[family], scores[family] = facts, gains
-    length, chunk = trunk.config.sequence_length, config.pretrain.loss_chunk_rows
-    tokens = work.options.loss_tokens or None
-    loss = evaluate_language_model(trunk, work.text, length, work.device, precision, chunk, max_tokens=tokens)
     return ProbedSnapshot(
         name=task.name,
         kind=task.kind,

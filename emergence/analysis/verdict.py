@@ -353,7 +353,7 @@ def _first_sentence(
         text += f", against {_listed(others)}" if others else ""
     added = [
         f"{gained(gain.gain)} {_SCORE_NAMES[found.score]}"
-        + (f" (random twin {gained(gain.twin_gain)})" if gain.twin_gain else "")
+        + (f" (random twin {_twin_gain(gain.twin_gain)})" if gain.twin_gain else "")
         for found in gains
         if (gain := found.families.get(_richest(found)))
     ]
@@ -361,6 +361,12 @@ def _first_sentence(
         name = _PROBE_NAMES[_richest(gains[0])]
         text += f"; on top of words and positions the states add, by {name}, {_listed(added)}"
     return text + "."
+
+
+def _twin_gain(gain: Estimate) -> str:
+    """In words where validation kept words and positions alone, so that the zero is exact."""
+    nothing = gain.point == 0 and gain.lo == gain.hi == 0
+    return "nothing: validation kept words and positions alone" if nothing else gained(gain)
 
 
 def _scope(gains: Sequence[ScoreGains], by_family: Mapping[str, FamilyFinding]) -> str:
@@ -464,7 +470,9 @@ def _guide_sentence(linear: FamilyFinding | None) -> str:
     verdict = linear.reading.verdict if linear.reading else UNDETERMINED
     could_be = linear.reading.could_be if linear.reading else ()
     between = f" (could be {' or '.join(could_be)})" if len(could_be) > 1 else ""
-    return f"By the guide's scale: {verdict}{between}; emergence score {describe_score(linear.score)}."
+    gates = (text for text in linear.reading.evidence if "clearly exceed" in text) if linear.reading else ()
+    why = "".join(f" ({text})" for text in list(gates)[:1])
+    return f"By the guide's scale: {verdict}{between}{why}; emergence score {describe_score(linear.score)}."
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from emergence.analysis.snapshot_results import (
 from emergence.cli import app
 from emergence.data.roles import ROLES
 from emergence.errors import UsageError
+from emergence.experiment.result import load_result
 from emergence.experiment.store import RunDirectory
 from emergence.files import to_json
 from emergence.training.recording import StopRequested
@@ -64,6 +65,10 @@ def test_every_snapshot_is_probed_on_the_same_questions_and_text(
     assert {s.kind for s in result.snapshots} == {"initial", "trained", "random"}
     assert result.path_of_training[-1].name == "pretrained"
     assert len({s.loss["n_tokens"] for s in result.snapshots}) == 1
+    # Of the weights as they were saved, whatever rows are drawn anew for the probes.
+    whole = probe_snapshots(run.path, options(cache, every=100, loss_tokens=0), out_dir=tmp_path / "whole")
+    own = (load_result(run.stats_path).pretraining or {})["test"]["nats_per_token"]
+    assert whole.path_of_training[-1].loss["nats_per_token"] == pytest.approx(own, rel=1e-6)
     assert result.path_of_training[-1].loss["nats_per_token"] < result.path_of_training[0].loss["nats_per_token"]
     assert result.settings["train_questions"] == 20 < result.settings["train_questions_available"]
     assert any("20 of" in note for note in result.notes)
