@@ -42,10 +42,6 @@ READOUT_WORDS = {
     "words_left": "words and positions",
     "words_both": "words and positions",
 }
-    "headline": "this run, as above",
-    "words_left": "words and positions",
-    "words_both": "words and positions",
-}
 
 #: The four cells of ``emergence demo``; the second uses the first one's pretrained trunk.
 DEMO_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
