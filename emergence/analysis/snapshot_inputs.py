@@ -13,6 +13,7 @@ import torch
 
 from emergence.analysis.checkpoints import Checkpoint, Timeline, read_timeline
 from emergence.analysis.snapshot_results import INITIAL, RANDOM, TRAINED
+from emergence.config import ExperimentConfig
 from emergence.data.qa_encoding import IntArray
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data
 from emergence.data.stream import TokenStream
@@ -102,7 +103,7 @@ class Work:
     text: TokenStream
     device: torch.device
     token_counts: IntArray
-    words: WordScores | None
+    words: WordScores
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -161,7 +162,7 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
     if bad := [layer for layer in options.layers or () if not 0 <= layer <= timeline.model.n_layers]:
         raise UsageError(f"--layers {bad[0]}: this model's layers are 0 (embeddings) to {timeline.model.n_layers}")
     spec = dataclasses.replace(timeline.run.spec, freeze_llm=True, finetune_samples=None)
-    spec = dataclasses.replace(spec, qa_data=options.qa_data or spec.qa_data)
+    spec = dataclasses.replace(spec, qa_data=options.qa_data or spec.qa_data, config=_probed_as_today(spec))
     dataset = load_qa(spec, options.cache_dir)
     text = _pretraining_text(timeline, options)
     questions = encode_questions(spec, dataset, timeline.tokenizer, text.token_counts)
@@ -183,10 +184,19 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
     )
 
 
-def _words(spec: ExperimentSpec, questions: Questions, cache_dir: Path | None) -> WordScores | None:
-    """R_1, to which the states of every snapshot may add; None where that is not measured."""
-    if not spec.config.probe.conditional:
-        return None
+def _probed_as_today(spec: ExperimentSpec) -> ExperimentConfig:
+    """The run's configuration, with what states add measured, however old the run is.
+
+    A run that only pretrained never probed, so its probes train on the golds of today's, too.
+    """
+    probe = dataclasses.replace(spec.config.probe, conditional=True)
+    if spec.skip_finetune:
+        probe = dataclasses.replace(probe, train_gold=spec.config.finetune.train_gold)
+    return dataclasses.replace(spec.config, probe=probe)
+
+
+def _words(spec: ExperimentSpec, questions: Questions, cache_dir: Path | None) -> WordScores:
+    """R_1, to which the states of every snapshot may add."""
     cap = max_answer_words(spec.config.finetune.max_answer_words, questions.all_train)
     splits = questions.train, questions.validation, questions.test
     return word_scores(*splits, variant=own_scorer(spec.layout), max_answer_words=cap, cache_dir=cache_dir)

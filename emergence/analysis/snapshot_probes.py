@@ -188,8 +188,6 @@ def _gains(
     work: Work, trunk: Trunk, report: ProbeReport, should_stop: Callable[[], bool]
 ) -> dict[str, tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]]:
     """What the states add to words and positions, by family: facts of the fit, and score to (N,) differences."""
-    if work.words is None:
-        return {}
     questions = work.questions
     alone = score_logits(work.words.test, questions.test, work.cap).columns()
     found = measure_conditional(

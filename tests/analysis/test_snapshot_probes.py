@@ -14,7 +14,15 @@ from typer.testing import CliRunner
 
 from emergence.analysis import snapshot_probes
 from emergence.analysis.emergence_curve import emergence_curves
-from emergence.analysis.snapshot_inputs import SnapshotOptions, find_run, parse_layers, prepare, tasks_of, timeline_of
+from emergence.analysis.snapshot_inputs import (
+    SnapshotOptions,
+    _probed_as_today,
+    find_run,
+    parse_layers,
+    prepare,
+    tasks_of,
+    timeline_of,
+)
 from emergence.analysis.snapshot_probes import CELLS_FOLDER, probe_snapshots
 from emergence.analysis.snapshot_results import (
     ARRAYS_FILE,
@@ -139,6 +147,16 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(snapshot_probes, "_probe", probe)
     return probed
+
+
+def test_old_runs_are_probed_as_today(world: tuple[RunDirectory, Path]) -> None:
+    """What states add is measured whatever the run did itself; the golds are the run's, if it probed at all."""
+    run, _ = world
+    probe = dataclasses.replace(run.spec.config.probe, conditional=False, train_gold="first")
+    old = dataclasses.replace(run.spec, config=dataclasses.replace(run.spec.config, probe=probe))
+    for skipped, gold in ((False, "first"), (True, "marginal")):
+        found = _probed_as_today(dataclasses.replace(old, skip_finetune=skipped)).probe
+        assert (found.conditional, found.train_gold) == (True, gold)
 
 
 def test_a_cell_of_another_snapshot_is_not_taken(
