@@ -54,7 +54,7 @@ NQ = Annotated[str | None, typer.Option(help="Local NQ-open (jsonl or parquet) f
 Questions = Annotated[str | None, typer.Option(help="Local question data (file or folder) instead of the route's.")]
 SetValues = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a config field, e.g. pretrain.epochs=2."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a config field (repeatable), e.g. pretrain.epochs=2."),
 ]
 OnNanFlag = Annotated[
     OnNan, typer.Option(help="At a NaN: stop, or rewind to the last checkpoint and go on at half the learning rate.")

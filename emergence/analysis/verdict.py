@@ -347,7 +347,7 @@ def _first_sentence(
     others = [f"{shown(f1.words)} from words and positions (no language model)"] if f1 else []
     others += [f"{shown(f1.rule)} from the wh rule"] if f1 and f1.rule else []
     others += [f"{shown(full)} after full finetuning"] if full else []
-    text = f"{_scope(gains, by_family)}, {_FINDINGS[judgement.outcome]}{_why_open(gains)}"
+    text = f"{_scope(gains, by_family)}, {_FINDINGS[judgement.outcome]}{_why_open(gains, by_family)}"
     if levels:
         text += f": token F1 is {' and '.join(levels)}"
         text += f", against {_listed(others)}" if others else ""
@@ -376,11 +376,13 @@ def _scope(gains: Sequence[ScoreGains], by_family: Mapping[str, FamilyFinding]) 
     return "For this trained model" if n == 1 else f"Over trainings ({n} seeds)"
 
 
-def _why_open(gains: Sequence[ScoreGains]) -> str:
+def _why_open(gains: Sequence[ScoreGains], by_family: Mapping[str, FamilyFinding]) -> str:
+    if not gains and not by_family:
+        return " (no frozen trunk was probed: run the same command with --freeze-llm)"
     if not gains:
         return (
-            " (these files hold no scores of words and positions, or not beside a frozen run: run again with this "
-            "version to measure what words and positions tell)"
+            " (these files hold no scores of words and positions: run again with this version to measure what words "
+            "and positions tell)"
         )
     if all(family.difference is None for found in gains for family in found.families.values()):
         return " (there is no random twin to hold them against: run the frozen probe with --random-baseline)"
