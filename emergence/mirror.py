@@ -37,12 +37,19 @@ def _publishing_order(name: str) -> tuple[int, str]:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy so that a reader of ``target`` sees the old file or the new one, and nothing stays open."""
+    """Copy so that a reader of ``target`` sees the old file or the new one, and nothing stays open or lies about.
+
+    The source may go away in the middle: a run deletes its older checkpoints while they are copied.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}{TEMPORARY_SUFFIX}")
-    shutil.copyfile(source, beside)
-    shutil.copystat(source, beside)
-    beside.replace(target)
+    try:
+        shutil.copyfile(source, beside)
+        shutil.copystat(source, beside)
+        beside.replace(target)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def copy_tree(source: Path, target: Path) -> int:

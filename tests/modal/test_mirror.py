@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from emergence.mirror import VolumeMirror, copy_new_folders, copy_tree
+from emergence.mirror import VolumeMirror, copy_file, copy_new_folders, copy_tree
 
 
 class Volume:
@@ -170,3 +171,21 @@ def test_cache_folders_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.M
     assert copy_new_folders(cache, other) > 0
     assert set(contents(other)) == {"streams/abc/tokens", "streams/abc/meta", "tokenizer/t.json", "note"}
     assert copy_new_folders(cache, other) == 0
+
+
+def test_a_file_that_goes_away_while_it_is_copied_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run prunes its older checkpoints while the mirror copies them."""
+    source = tmp_path / "000001-finetune.pth"
+    source.write_bytes(b"weights")
+    before = shutil.copyfile
+
+    def copy_and_lose(a: Path, b: Path) -> None:
+        before(a, b)
+        source.unlink()
+
+    monkeypatch.setattr(shutil, "copyfile", copy_and_lose)
+    with pytest.raises(FileNotFoundError):
+        copy_file(source, tmp_path / "volume" / source.name)
+    assert not list((tmp_path / "volume").iterdir())

@@ -34,7 +34,7 @@ trunk = "wiki"
 train = "frozen"
 samples = [10, 100_000]
 [set]
-{chr(10).join(pair if not pair.endswith("=off") else 'pretrain.compile = "off"' for pair in SMALL.split(","))}
+{chr(10).join(pair if not pair.endswith("=off") else pair.replace("=off", ' = "off"') for pair in SMALL.split(","))}
 """
 
 
