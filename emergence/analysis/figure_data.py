@@ -17,9 +17,9 @@ import numpy as np
 from emergence.analysis.comparable import ComparableSet
 from emergence.analysis.data_ablation import without_order
 from emergence.analysis.figure_runs import ResultsFolder, RunOnDisk
-from emergence.analysis.grid import HEADLINE, RunScores, words_alone
+from emergence.analysis.grid import HEADLINE, RunScores
 from emergence.analysis.results import Found
-from emergence.analysis.set_scores import POINT, SetScores
+from emergence.analysis.set_scores import POINT, SetScores, words_of
 from emergence.errors import RunDirectoryError
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
@@ -204,11 +204,6 @@ def no_model_floor(comparable: ComparableSet) -> tuple[str, float] | None:
         if scores.get("floor"):
             return scores["floor"], float(scores["baselines"][scores["floor"]]["f1_tokens"]["point"])
     return None
-
-
-def words_of(comparable: ComparableSet) -> Estimate | None:
-    """Test F1 of words and positions, where a run of the set measured it."""
-    return next((found for item in comparable.results() if (found := words_alone(item.result))), None)
 
 
 def _bar(label: str, cell: str, estimate: Estimate, **more: Any) -> Row:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from emergence import __version__
 from emergence.analysis.comparable import MODES, ComparableSet
 from emergence.analysis.data_ablation import without_order
-from emergence.analysis.figure_data import CELL_NAMES, Chart, Charts, no_model_floor, words_of
+from emergence.analysis.figure_data import CELL_NAMES, Chart, Charts, no_model_floor
 from emergence.analysis.figure_runs import ResultsFolder
 from emergence.analysis.grid import HEADLINE
 from emergence.analysis.report_alt import alt_text, is_wide
@@ -17,7 +17,7 @@ from emergence.analysis.report_examples import example_blocks
 from emergence.analysis.report_glossary import GLOSSARY
 from emergence.analysis.report_provenance import cost, filtering, provenance, reproduction
 from emergence.analysis.report_roles import role_curve_blocks
-from emergence.analysis.set_scores import ReadoutScores, SetScores
+from emergence.analysis.set_scores import ReadoutScores, SetScores, words_of
 from emergence.analysis.table_formats import legend, printed
 from emergence.analysis.tables import ResultsTable, score_text
 from emergence.analysis.verdict import FamilyFinding, Verdict, gained, verdict_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, missing_cells, peers_of
-from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid, cell_table, model_free
+from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid, cell_table, model_free, words_alone
 from emergence.analysis.results import Found
 from emergence.analysis.word_gains import gains_of_runs
 from emergence.errors import DataError
@@ -274,6 +274,11 @@ def _scores_with(readout: str, peer: Mapping[str, tuple[Found, ...]]) -> list[Ru
         if len(scores) == len(items) and all(name in one.scores for one in scores):
             found += scores
     return found
+
+
+def words_of(comparable: ComparableSet) -> Estimate | None:
+    """Test F1 of words and positions, where a run of the set measured it."""
+    return next((found for item in comparable.results() if (found := words_alone(item.result))), None)
 
 
 def _no_model_floor(comparable: ComparableSet) -> float | None:

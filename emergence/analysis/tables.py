@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, group_results
-from emergence.analysis.grid import HEADLINE, words_alone
+from emergence.analysis.grid import HEADLINE
 from emergence.analysis.results import OWN_KIND, Collection, Skipped, collect_results
-from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets
+from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets, words_of
 from emergence.analysis.verdict import verdict_of
 from emergence.errors import DataError
 from emergence.measures.bootstrap import N_BOOT, Estimate
@@ -271,7 +271,7 @@ def _reading_line(found: SetScores) -> str:
     scores = found.headline
     parts = [f"{SCORE_NAMES[s.floor]} {describe_score(s)}" for s in (scores.probe, scores.scratch) if s]
     parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
-    alone = next((e for item in found.comparable.results() if (e := words_alone(item.result))), None)
+    alone = words_of(found.comparable)
     parts += [f"words and positions F1 {format_estimate(alone, 3)}"] if alone else []
     parts += [f"{scores.split} F1, {scores.basis}"]
     if scores.grid:
