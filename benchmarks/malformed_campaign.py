@@ -169,7 +169,7 @@ def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
         return lambda: run(module.app), ["compile_results.py", *rest]
     if name == "generate":
         module = importlib.import_module("scripts.generate_figures")
-        return lambda: sys.exit(module.main()), ["generate_figures.py", *rest]
+        return lambda: run(module.app), ["generate_figures.py", *rest]
     if name == "matrix":
         module = importlib.import_module("emergence.cli_sweep")
         return lambda: run(module.app), ["run_matrix.py", *rest]

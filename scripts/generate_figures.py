@@ -7,30 +7,27 @@ The same as ``emergence figures``.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
-from emergence.errors import EmergenceError
+from emergence.cli import figures_command, run
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def main() -> int:
-    """Draw, and say what was drawn and what was not."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="run directories, results files")
-    parser.add_argument("--out", type=Path, help="where figures go (default: figures in the results folder)")
-    flags = parser.parse_args()
-    try:
-        from emergence.analysis.figures import make_figures
-
-        print(make_figures(flags.results_dir, flags.out).text())
-    except EmergenceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+@app.command(help=(__doc__ or "").partition("\n")[0])
+def main(
+    results_dir: Annotated[Path, typer.Option(help="Run directories, results files.")] = Path("results"),
+    out: Annotated[Path | None, typer.Option(help="Where figures go (default: figures in the results folder).")] = None,
+) -> None:
+    """What ``emergence figures`` does."""
+    figures_command(results_dir, out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(app)
