@@ -22,6 +22,10 @@ else:
     torch.set_num_threads(1)  # results that do not depend on the machine, and no fighting over its cores
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-help", action="store_true", help="rewrite tests/help: the stored --help of all commands")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets, where there is one: ``EMERGENCE_SHARED_DATA`` or ``../shared/data``."""

@@ -25,23 +25,6 @@ def call(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-COMMANDS = [
-    *("run", "plan", "pull", "list", "table", "config", "figures", "report", "probe-snapshots", "curves", "demo"),
-    *("doctor", "sweep", "sweep start", "sweep status", "sweep resume", "sweep cancel"),
-]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
-    code, output = call(*command.split(), "--help")
-    assert code == 0 and "Usage" in output
-
-
-def test_no_command_is_forgotten_above() -> None:
-    names = [command.name for command in cli.app.registered_commands] + ["sweep"]
-    assert set(names) == {command.split()[0] for command in COMMANDS}
-
-
 @pytest.mark.parametrize(
     ("words", "says"),
     [

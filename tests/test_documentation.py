@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from command_lines import emergence_command, modal_command, script_command
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ROOT / "docs" / "methods.md"
@@ -226,14 +226,12 @@ def test_documented_command_parses(page: str, line: str) -> None:
         assert importlib.util.find_spec(words[2]) is not None, line
         return
     if words[0] == "emergence":
-        import emergence.cli
-
-        parse(typer.main.get_command(emergence.cli.app), words[1:])
+        parse(emergence_command(), words[1:])
     elif words[0] == "python":
-        check_script(words[1], words[2:])
+        parse(script_command(words[1]), words[2:])
     elif words[:2] == ["modal", "run"]:
         words = [word for word in words[2:] if word not in ("-d", "--detach")]
-        check_script(words[0], words[1:])
+        parse(modal_command(words[0]), words[1:])
     elif words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert {word for word in words[1:] if "=" not in word} <= set(targets), line
@@ -252,7 +250,10 @@ def test_documented_command_parses(page: str, line: str) -> None:
         "emergence tabel runs",
         "python scripts/generate_figures.py --no-such-flag",
         "python verify_qasrl_alignment.py --no-such-flag",
-        "modal run temporal_cka_analysis.py --no-such-flag",
+        "python temporal_cka_analysis.py --no-such-flag",
+        "modal run temporal_cka_analysis.py --model-dir RUN --no-such-flag",
+        "modal run temporal_cka_analysis.py --model-dir RUN --kernel cubic",
+        "modal run verify_qasrl_alignment.py",
         "make tea",
         "pip install -e '.[no-such-extra]'",
         "no-such-program",
@@ -265,6 +266,7 @@ def test_a_wrong_command_would_be_found(line: str) -> None:
 
 def parse(command: Any, words: list[str]) -> None:
     """Parse without running; an unknown flag, a wrong choice or a missing value is a failure."""
+    assert command is not None, "no command line"
     try:
         with command.make_context(command.name or "script", words) as context:
             if not hasattr(command, "resolve_command"):
@@ -274,23 +276,3 @@ def parse(command: Any, words: list[str]) -> None:
         assert not hasattr(error, "format_message"), error.format_message()
         raise
     parse(subcommand, rest)
-
-
-def check_script(script: str, words: list[str]) -> None:
-    """A script's flags: by its Typer application, the signature of its Modal entry point, or its source."""
-    path = ROOT / script
-    assert path.is_file(), script
-    source = path.read_text(encoding="utf-8")
-    if "typer.Typer(" in source:
-        spec = importlib.util.spec_from_file_location(f"documented_{path.stem}", path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        parse(typer.main.get_command(module.app), words)
-        return
-    if "local_entrypoint" in source:
-        known = {f"--{name.replace('_', '-')}" for name in re.findall(r"^    (\w+): .+,$", source, re.MULTILINE)}
-    else:
-        known = set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', source))
-    flags = {word.partition("=")[0] for word in words if word.startswith("--")}
-    assert flags <= known, f"{script} has no {sorted(flags - known)}"

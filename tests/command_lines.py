@@ -1,0 +1,96 @@
+"""Every command line of the project and what its ``--help`` prints. They are found by walking: nothing lists them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import modal
+import typer
+from modal.app import LocalEntrypoint
+from modal.cli.run import _get_click_command_for_local_entrypoint
+
+import emergence.cli
+import emergence.remote
+
+ROOT = Path(__file__).resolve().parents[1]
+#: What a person may start by its file.
+SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.py"), *ROOT.glob("scripts/*.py")])
+#: Help as on a terminal of this width, without colours.
+TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1", "MODAL_RICH_CLI": "0"}
+
+
+def run_file(script: str, *words: str, name: str = "imported") -> dict[str, Any]:
+    """What ``script`` defines, run as the module ``name`` with ``words`` behind it on the command line.
+
+    Its entry point gets an app of its own, because Modal refuses a second function ``main`` in one app.
+    """
+    with (
+        mock.patch.object(emergence.remote, "app", modal.App()),
+        mock.patch.object(sys, "argv", [script, *words]),
+        mock.patch.object(sys, "path", [*sys.path]),
+    ):
+        return runpy.run_path(str(ROOT / script), run_name=name)
+
+
+def emergence_command() -> Any:
+    """The click command that Typer builds for ``emergence``."""
+    return typer.main.get_command(emergence.cli.app)
+
+
+def script_command(script: str) -> Any:
+    """The click command of ``python SCRIPT``: Typer's, or that of its entry point, which takes the same flags."""
+    app = run_file(script).get("app")
+    return typer.main.get_command(app) if isinstance(app, typer.Typer) else modal_command(script)
+
+
+def modal_command(script: str) -> Any:
+    """The click command that Modal's client builds for ``modal run SCRIPT``; None without an entry point."""
+    for defined in run_file(script).values():
+        if isinstance(defined, LocalEntrypoint):
+            return _get_click_command_for_local_entrypoint(modal.App(), defined)
+    return None
+
+
+def every_help() -> dict[str, str]:
+    """Command lines, and what they print with ``--help``."""
+    texts = dict(_helps_of(emergence_command(), "emergence"))
+    for script in SCRIPTS:
+        if command := modal_command(script):
+            texts |= _helps_of(command, f"modal run {script}")
+        if text := _printed(lambda script=script: run_file(script, "--help", name="__main__")):
+            texts[f"python {script}"] = text
+    return texts
+
+
+def _helps_of(command: Any, program: str) -> Iterator[tuple[str, str]]:
+    for words in _walk(command):
+        yield (
+            " ".join([program, *words]),
+            _printed(lambda words=words: command.main([*words, "--help"], prog_name=program)),
+        )
+
+
+def _walk(command: Any) -> Iterator[list[str]]:
+    yield []
+    for name, below in getattr(command, "commands", {}).items():
+        yield from ([name, *words] for words in _walk(below))
+
+
+def _printed(program: Callable[[], object]) -> str:
+    """Nothing where ``program`` does not end by itself, as a file does that only defines things."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), mock.patch.dict(os.environ, TERMINAL):
+        try:
+            program()
+        except SystemExit as end:
+            assert not end.code, f"exit code {end.code}"
+            return out.getvalue()
+    return ""
