@@ -9,7 +9,6 @@ override single values.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import math
 import tomllib
@@ -31,6 +30,7 @@ from emergence.settings import (
     PretrainConfig,
     ProbeConfig,
 )
+from emergence.wording import did_you_mean
 
 __all__ = [
     "CONFIG_NAMES",
@@ -69,9 +69,7 @@ def config_path(name: str) -> Path:
         path = folder / f"{name}.toml"
         if path.is_file():
             return path
-    near = difflib.get_close_matches(name, CONFIG_NAMES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"no configuration {name!r}: choose from {', '.join(CONFIG_NAMES)}{hint}")
+    raise ConfigError(f"no configuration {name!r}; {did_you_mean(name, CONFIG_NAMES)}")
 
 
 def load_config(name: str, overrides: Iterable[str] = ()) -> ExperimentConfig:
@@ -129,7 +127,7 @@ def config_from_dict(
     for key in raw:
         if key not in top and key not in SECTIONS:
             raise ConfigError(
-                f"{origin.get(('', key), source)}: unknown key {key!r}{_did_you_mean(key, [*top, *SECTIONS])}"
+                f"{origin.get(('', key), source)}: unknown key {key!r}; {did_you_mean(key, [*top, *SECTIONS])}"
             )
     for key in ("name", "run_prefix"):
         if not isinstance(raw.get(key), str) or not str(raw[key]).replace("_", "").replace("-", "").isalnum():
@@ -167,7 +165,7 @@ def _build(kind: type, section: str, values: Mapping[str, Any], where: Mapping[s
     known = {f.name: f for f in fields(kind)}
     for key in values:
         if key not in known:
-            raise ConfigError(f"{where.get(key, source)}: unknown key {section}.{key}{_did_you_mean(key, known)}")
+            raise ConfigError(f"{where.get(key, source)}: unknown key {section}.{key}; {did_you_mean(key, known)}")
     checked = {}
     for key, value in values.items():
         setting = known[key].metadata
@@ -238,12 +236,6 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
         return section, key, tomllib.loads(f"value = {value.strip()}")["value"]
     except (ValueError, RecursionError):  # no TOML (or digits, or brackets, without end): a string
         return section, key, value.strip()
-
-
-def _did_you_mean(key: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = difflib.get_close_matches(key, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(sorted(names))}"
 
 
 def describe_settings() -> dict[str, dict[str, str]]:

@@ -12,6 +12,7 @@ from emergence.config import SECTIONS, ExperimentConfig, describe_settings, load
 from emergence.model_size import count_parameters, training_flops_per_token, training_memory_bytes
 from emergence.planning import find_gpu, plan_experiment
 from emergence.spec import ExperimentSpec
+from emergence.wording import duration
 
 #: What a CPU core sustains in training, in FLOP/s, where torch is not there to measure it.
 ASSUMED_CPU_RATE = 5e10
@@ -91,9 +92,9 @@ def _fact_lines(facts: dict[str, Any]) -> list[str]:
         f"and at most {tokens['max_passes']:g} passes over the text",
         f"memory       {memory['fp32'] / 2**30:.1f} GiB in fp32, {memory['bf16'] / 2**30:.1f} GiB in bf16, "
         f"with {facts['memory_micro_batch']} sequences a forward pass (estimate)",
-        f"time         {_duration(hours['this_cpu'])} on this CPU "
+        f"time         {duration(3600 * hours['this_cpu'])} on this CPU "
         f"({how}: {hours['cpu_flops_per_second'] / 1e9:,.0f} GFLOP/s sustained), "
-        f"about {_duration(hours['modal'])} and ${hours['modal_dollars']:.2f} "
+        f"about {duration(3600 * hours['modal'])} and ${hours['modal_dollars']:.2f} "
         f"on a Modal {hours['modal_gpu']} (prices of {hours['prices_date']}), for all tokens",
     ]
 
@@ -111,12 +112,6 @@ def _cpu_rate() -> tuple[float, bool]:
         matrix @ matrix
         count += 1
     return 0.5 * count * 2 * 1024**3 / (time.perf_counter() - start), True
-
-
-def _duration(hours: float) -> str:
-    if hours < 1:
-        return f"{max(1, round(hours * 60))} minutes"
-    return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.0f} days"
 
 
 def _shown(value: Any) -> str:

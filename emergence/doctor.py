@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from emergence.wording import aligned
+
 Status = Literal["ok", "note", "missing"]
 
 #: Import name by distribution name, for what a local run cannot do without.
@@ -61,14 +63,13 @@ def format_checks(checks: list[Check], *, as_json: bool) -> str:
     """The checks as aligned text, or as a JSON list."""
     if as_json:
         return json.dumps([dataclasses.asdict(check) for check in checks], indent=2)
-    width = max(len(check.name) for check in checks)
     marks = {"ok": "ok     ", "note": "note   ", "missing": "MISSING"}
-    lines = []
+    rows = []
     for check in checks:
-        lines.append(f"{marks[check.status]}  {check.name:<{width}}  {check.found}")
+        rows.append((marks[check.status], check.name, check.found))
         if check.cure:
-            lines.append(f"{'':7}  {'':<{width}}  -> {check.cure}")
-    return "\n".join(lines)
+            rows.append(("", "", f"-> {check.cure}"))
+    return "\n".join(aligned(rows))
 
 
 def _python() -> Check:

@@ -27,11 +27,11 @@ from emergence.experiment.result import RunResult
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.measures.bootstrap import Estimate
-from emergence.measures.measured_coverage import counted, interval_notes, stored_widening
-from emergence.measures.readings import format_estimate
+from emergence.measures.measured_coverage import interval_notes, stored_widening, units_of
 from emergence.spec import ExperimentSpec
 from emergence.training.live_sinks import open_sink
 from emergence.training.recording import TerminalProgress
+from emergence.wording import shown
 
 #: Derived data (tokenizers, packed streams, downloads), beside the runs that use it.
 CACHE_FOLDER = ".cache"
@@ -177,7 +177,7 @@ def describe_result(result: RunResult, runs_dir: Path) -> str:
 
 def counts_of(scores: Mapping[str, Any]) -> str:
     """``1,043 test questions, 184 sentences, 16 documents``."""
-    return f"{scores['n']:,} test questions, {counted(scores['n_clusters'], scores.get('n_documents'))}"
+    return f"{scores['n']:,} test questions, {units_of(scores['n_clusters'], scores.get('n_documents'))}"
 
 
 def evaluation_notes(scores: Mapping[str, Any]) -> list[str]:
@@ -236,11 +236,6 @@ def _floor(scores: dict[str, Any]) -> list[str]:
     if words := scores["baselines"].get("words_left"):
         lines.append(f"words, positions {shown(Estimate.from_dict(words['f1_tokens']))}  (F1, no language model)")
     return lines
-
-
-def shown(estimate: Estimate) -> str:
-    """``0.281 [0.265, 0.297]``, or that there is no interval."""
-    return format_estimate(estimate, 3)
 
 
 def _announce(run: RunDirectory, what: str) -> None:

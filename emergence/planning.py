@@ -8,7 +8,6 @@ without torch.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ from emergence.errors import ConfigError, UsageError
 from emergence.model_size import ParameterCounts, count_parameters, training_flops_per_token
 from emergence.spec import ExperimentSpec
 from emergence.training.search_budget import finetuning_passes, grid_size, search_passes
+from emergence.wording import did_you_mean
 
 #: Share of the peak a very wide model reaches, and the hidden size at which half of it is reached.
 WIDE_UTILISATION, HALF_WIDTH = 0.40, 512
@@ -126,9 +126,8 @@ def find_gpu(text: str) -> Gpu:
     aliases = {key.upper(): value for key, value in table["aliases"].items()}
     key = aliases.get(name.upper(), known.get(name.upper()))
     if key is None:
-        near = difflib.get_close_matches(name.upper(), [*known, *aliases], n=1)
-        hint = f"; did you mean {near[0]}?" if near else f": choose from {', '.join(table['gpus'])}"
-        raise UsageError(f"--gpu {text}: no such GPU in configs/prices.toml{hint}")
+        hint = did_you_mean(name.upper(), [*known, *aliases])
+        raise UsageError(f"--gpu {text}: no such GPU in configs/prices.toml; {hint}")
     most = 4 if key == "A10G" else 8
     if count and not (count.isdecimal() and 1 <= int(count) <= most):
         raise UsageError(f"--gpu {text}: a container has 1 to {most} {key} GPUs, written {key}:N")

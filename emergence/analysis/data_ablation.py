@@ -22,8 +22,8 @@ from emergence.analysis.results import Found
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.emergence_score import FROZEN, FULL
 from emergence.measures.paired import PairedComparison, compare_paired
-from emergence.measures.readings import format_estimate
 from emergence.spec import ExperimentSpec, PretrainData
+from emergence.wording import counted, shown
 
 BASE: PretrainData = "wiki"
 MIXED: PretrainData = "wiki+nq"
@@ -143,8 +143,8 @@ class Ablation:
                 if k == 0 or (c.measure, c.score) != (mine[k - 1].measure, mine[k - 1].score):
                     how = f"{c.by}, paired by question and seed (p: for these seeds)"
                     lines.append(f"{self.plan.name}: {c.contrast}, {how}")
-                what = f"{c.model}, {MODES[c.cell]}, {len(c.seeds)} seed{'s' * (len(c.seeds) != 1)}"
-                found = f"{format_estimate(c.comparison.difference, 3)}, p = {c.comparison.p_sign_flip:.3g}"
+                what = f"{c.model}, {MODES[c.cell]}, {counted(len(c.seeds), 'seed')}"
+                found = f"{shown(c.comparison.difference)}, p = {c.comparison.p_sign_flip:.3g}"
                 lines.append(f"  {what}: {c.mixed:.3f} - {c.base:.3f} = {found}, {c.tokens:,} tokens each")
         lines += [f"  not compared: {reason}" for reason in self.refused]
         return "\n".join([*lines, *(f"  open: {reason}" for reason in self.missing)])

@@ -32,7 +32,6 @@ from emergence.measures.curve_errors import CurveErrors
 from emergence.measures.curves import CurveFit
 from emergence.measures.equivalence import Equivalence, largest_break
 from emergence.measures.mirage import LinkCheck, MetricCurve, Verdict, isotonic_link, judge
-from emergence.measures.readings import format_estimate
 from emergence.measures.resampling import ClusterTable
 from emergence.measures.thresholds import (
     N_DRAWS,
@@ -45,6 +44,7 @@ from emergence.measures.thresholds import (
     fit_break,
     fit_families,
 )
+from emergence.wording import counted, shown
 
 logger = logging.getLogger(__name__)
 
@@ -183,15 +183,15 @@ class EmergenceCurve:
 
     def text(self) -> str:
         """A few lines for a terminal."""
-        n = f"{self.n_questions:,} test questions, {len(self.runs)} seed{'s' * (len(self.runs) != 1)}"
+        n = f"{self.n_questions:,} test questions, {counted(len(self.runs), 'seed')}"
         first, last = (point.scores["f1_tokens"] for point in (self.points[0], self.points[-1]))
         lines = [
             f"{self.label}, {title_of(self.family)}: {len(self.points)} snapshots, {n}",
-            f"  token F1   {format_estimate(first, 3)} at {self.points[0].loss:.2f} nats/token to "
-            f"{format_estimate(last, 3)} at {self.points[-1].loss:.2f}",
+            f"  token F1   {shown(first)} at {self.points[0].loss:.2f} nats/token to "
+            f"{shown(last)} at {self.points[-1].loss:.2f}",
         ]
         if self.floor:
-            lines.append(f"  floor      {format_estimate(self.floor['f1_tokens'], 3)} (random trunks)")
+            lines.append(f"  floor      {shown(self.floor['f1_tokens'])} (random trunks)")
         for axis, by_score in self.thresholds.items():
             lines.append(f"  {axis + ':':<10} {_threshold_words(by_score['f1_tokens'], self.halfway.get(axis))}")
         lines.append(f"  verdict    {self.verdict.verdict}: {'; '.join(self.verdict.reasons)}")
@@ -204,7 +204,7 @@ def _role_lines(by_role: dict[str, dict[str, tuple[Estimate, ...]]]) -> list[str
     lines = []
     for role, by_score in by_role.items():
         ends = [
-            f"{name} {format_estimate(path[0], 3)} to {format_estimate(path[-1], 3)} (n = {path[-1].n:,})"
+            f"{name} {shown(path[0])} to {shown(path[-1])} (n = {path[-1].n:,})"
             for score, name in zip(ROLE_SCORES, ("F1", "argument selection"), strict=True)
             if (path := by_score.get(score))
         ]
@@ -270,7 +270,7 @@ def _curve(
     steps, stacked = _stack(group, family)
     first = group[0]
     points, errors = _points(group, steps, stacked, n_boot, seed)
-    notes = [] if len(group) >= 3 else [f"{len(group)} seed{'s' * (len(group) > 1)}: emergent takes three"]
+    notes = [] if len(group) >= 3 else [f"{counted(len(group), 'seed')}: emergent takes three"]
     dropped = {s.step for r in group for s in r.path_of_training} - set(steps)
     notes += [f"steps that not every seed has are left out: {sorted(dropped)}"] if dropped else []
     floor = _floor(group, family, n_boot, seed)

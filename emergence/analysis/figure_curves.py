@@ -30,6 +30,7 @@ from emergence.analysis.snapshot_results import GAIN
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.emergence_score import FROZEN, FULL
 from emergence.measures.thresholds import N_DRAWS
+from emergence.wording import counted
 
 #: Drawn scores, from the top: the headline, and the smooth score that cannot jump by itself.
 DRAWN = {"f1_tokens": "token F1 (test)", "log_prob": "span log-probability (nats)"}
@@ -58,7 +59,7 @@ def add_curve_charts(folder: ResultsFolder, out: Charts, *, n_boot: int = N_BOOT
 def _caption(curves: Sequence[EmergenceCurve]) -> str:
     first = curves[0]
     level = first.points[0].scores["f1_tokens"].level
-    seeds = f"{len(first.runs)} seed{'s' * (len(first.runs) != 1)}"
+    seeds = counted(len(first.runs), "seed")
     verdicts = ", ".join(f"{curve.family} {curve.verdict.verdict}" for curve in curves)
     return (
         f"Probes on the frozen trunk of every snapshot, layer chosen on validation, against held-out loss (axis "

@@ -23,7 +23,7 @@ from emergence.analysis.set_scores import POINT, SetScores, words_of
 from emergence.errors import RunDirectoryError
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
-from emergence.measures.measured_coverage import counted
+from emergence.measures.measured_coverage import units_of
 from emergence.measures.readings import SCORE_NAMES, describe_score
 from emergence.measures.resampling import ClusterTable
 
@@ -226,7 +226,10 @@ def _counts(rows: Sequence[Row]) -> str:
     found: dict[str, tuple[int, str]] = {}
     for row in rows:
         if row.get("n_questions"):
-            found.setdefault(row["setting"], (row["n_questions"], counted(row["n_sentences"], row.get("n_documents"))))
+            found.setdefault(
+                row["setting"],
+                (row["n_questions"], units_of(row["n_sentences"], row.get("n_documents"))),
+            )
     return "; ".join(f"{label}: {n:,} questions of {units}" for label, (n, units) in found.items())
 
 

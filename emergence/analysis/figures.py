@@ -25,6 +25,7 @@ from emergence.analysis.figure_runs import ResultsFolder, read_folder
 from emergence.errors import UsageError
 from emergence.files import make_folder, write_atomic
 from emergence.measures.bootstrap import N_BOOT
+from emergence.wording import counted
 
 try:
     import matplotlib
@@ -79,7 +80,7 @@ class FigureReport:
         """A line each."""
         lines = [f"drawn    {name}: {title}" for name, title in self.drawn.items()]
         lines += [f"skipped  {name}: {reason}" for name, reason in self.skipped]
-        count = f"{len(self.drawn)} figure{'s' * (len(self.drawn) != 1)}"
+        count = counted(len(self.drawn), "figure")
         return "\n".join(
             [*lines, f"{count} in {self.out_dir}, as {', '.join(FORMATS)} and csv; captions.md has the words"]
         )

@@ -29,16 +29,16 @@ from emergence.measures.emergence_score import (
     analyse_two_by_two,
     cells_table,
 )
-from emergence.measures.measured_coverage import counted, interval_notes
+from emergence.measures.measured_coverage import interval_notes, units_of
 from emergence.measures.readings import (
     FLOORS,
     SCORE_NAMES,
     Reading,
     describe_score,
-    format_estimate,
     read_score,
 )
 from emergence.measures.resampling import ClusterTable
+from emergence.wording import shown
 
 #: Cell of the 2x2 by ``ExperimentSpec.condition``.
 CELL_OF_CONDITION = {"full": FULL, "frozen": FROZEN, "random": RANDOM_FULL, "random-frozen": RANDOM_FROZEN}
@@ -338,12 +338,12 @@ def format_grid(grid: Grid) -> str:
     cells = grid.analysis.cells
 
     def cell(name: str) -> str:
-        return format_estimate(cells[name], 3) if name in cells else "not run"
+        return shown(cells[name]) if name in cells else "not run"
 
     width = max(len(cell(name)) for name in CELLS) + 3
     lines = [
         f"{grid.score_name} on {grid.n_questions:,} test questions "
-        f"({counted(grid.n_sentences, grid.n_documents)}), 95% intervals",
+        f"({units_of(grid.n_sentences, grid.n_documents)}), 95% intervals",
         f"{'':<14}{'frozen, probed':<{width}}{'all weights trained':<{width}}",
         f"{'pretrained':<14}{cell(FROZEN):<{width}}{cell(FULL):<{width}}",
         f"{'random':<14}{cell(RANDOM_FROZEN):<{width}}{cell(RANDOM_FULL):<{width}}",
@@ -351,12 +351,12 @@ def format_grid(grid: Grid) -> str:
     if grid.no_model_floor:
         lines.append(f"{'no model':<14}{grid.no_model_floor[1]:.3f} ({grid.no_model_floor[0].replace('_', ' ')})")
     if grid.words_alone:
-        lines.append(f"{'':<14}{format_estimate(grid.words_alone, 3)} (words and positions)")
+        lines.append(f"{'':<14}{shown(grid.words_alone)} (words and positions)")
     lines.append("")
     for score in (grid.analysis.probe, grid.analysis.scratch):
         if score:
             lines.append(f"{SCORE_NAMES[score.floor]:<20}{describe_score(score, 3)}  floor: {FLOORS[score.floor]}")
-    lines.append(f"{'emergence gap':<20}{format_estimate(grid.analysis.gap, 3)}  full minus frozen")
+    lines.append(f"{'emergence gap':<20}{shown(grid.analysis.gap)}  full minus frozen")
     if grid.reading:
         lines.append(f"{'by the guide':<20}{grid.reading.verdict}" + _open_verdicts(grid.reading))
     lines += [f"{'note':<20}{note}" for note in grid.notes]

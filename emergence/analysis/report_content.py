@@ -20,12 +20,12 @@ from emergence.analysis.report_roles import role_curve_blocks
 from emergence.analysis.set_scores import ReadoutScores, SetScores, words_of
 from emergence.analysis.table_formats import legend, printed
 from emergence.analysis.tables import ResultsTable, score_text
-from emergence.analysis.verdict import FamilyFinding, Verdict, gained, verdict_of
-from emergence.measures.bootstrap import Estimate
+from emergence.analysis.verdict import FamilyFinding, Verdict, verdict_of
 from emergence.measures.conditional import SCORES
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
-from emergence.measures.measured_coverage import counted
-from emergence.measures.readings import FLOORS, SCORE_NAMES, describe_score, format_estimate
+from emergence.measures.measured_coverage import units_of
+from emergence.measures.readings import FLOORS, SCORE_NAMES, describe_score
+from emergence.wording import format_interval, gained, shown
 
 QUESTION = (
     "Does a language model come to know who did what to whom from predicting the next word alone? A trunk is "
@@ -186,7 +186,7 @@ def counts_of_set(comparable: ComparableSet, scores: ReadoutScores) -> str:
     stored = comparable.results()[0].result.test_scores or {}
     documents = scores.grid.n_documents if scores.grid else stored.get("n_documents")
     sentences = scores.grid.n_sentences if scores.grid else stored.get("n_clusters", n.n_clusters)
-    return f"{n.n:,} {scores.split} questions of {counted(sentences, documents)}"
+    return f"{n.n:,} {scores.split} questions of {units_of(sentences, documents)}"
 
 
 def _score_rows(scores: ReadoutScores) -> Iterable[tuple[str, str, str]]:
@@ -198,11 +198,6 @@ def _score_rows(scores: ReadoutScores) -> Iterable[tuple[str, str, str]]:
             yield f"{name}: full minus floor", shown(score.headroom), "what there is to have a share of"
     if scores.gap:
         yield "emergence gap", shown(scores.gap), "full minus frozen"
-
-
-def shown(estimate: Estimate) -> str:
-    """``0.281 [0.265, 0.297]``."""
-    return format_estimate(estimate, 3)
 
 
 def _results(results: ResultsTable) -> Iterable[Block]:
@@ -237,7 +232,7 @@ def ablation_blocks(charts: Charts, name: str = "data_ablation") -> Iterable[Blo
                 row["panel"],
                 row["setting"],
                 MODES[row["cell"]],
-                f"{row['difference']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}]",
+                format_interval(row["difference"], row["lo"], row["hi"], 3),
                 *(f"{row[name]:.3f}" for name in ("first", "second")),
                 f"{row['p']:.2g}",
                 row["n_seeds"],
@@ -286,9 +281,6 @@ def _layers(probes: Mapping[str, object]) -> list[tuple[str, object]]:
 
 
 def _family(finding: FamilyFinding) -> tuple[str, ...]:
-    def estimate(value: Estimate | None) -> str:
-        return shown(value) if value else "-"
-
     def number(value: float | None) -> str:
         return f"{value:.2f}" if value is not None else "-"
 
@@ -299,12 +291,12 @@ def _family(finding: FamilyFinding) -> tuple[str, ...]:
     return (
         finding.family,
         shown(finding.frozen),
-        estimate(finding.random_frozen),
+        shown(finding.random_frozen),
         score_text(finding.score) or "-",
         reading,
         *(gained(finding.gains[name].gain if name in finding.gains else None) for name in SCORES),
         *(gained(finding.gains[name].difference if name in finding.gains else None) for name in SCORES),
-        *(estimate(finding.selectivity.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
+        *(shown(finding.selectivity.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
         *(number(finding.compression.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
         ", ".join(finding.flags).replace("_", " "),
     )

@@ -12,11 +12,11 @@ from emergence.analysis.comparable import MODES, cell_of
 from emergence.analysis.figure_runs import ResultsFolder
 from emergence.analysis.report_blocks import Block, Bullets, Code, Text, table
 from emergence.analysis.results import Found
-from emergence.analysis.table_formats import format_seconds
 from emergence.config import load_config
 from emergence.errors import EmergenceError
 from emergence.experiment.result import DOCUMENTED_KEYS, load_result
 from emergence.spec import ExperimentSpec
+from emergence.wording import duration
 
 #: Characters of a fingerprint: enough to tell two apart.
 _SHORT = 12
@@ -102,13 +102,13 @@ def cost(folder: ResultsFolder) -> Iterator[Block]:
             (
                 item.name,
                 *(f"{seconds[p]:,.0f}" if p in seconds else "-" for p in phases),
-                format_seconds(sum(seconds.values())),
+                duration(sum(seconds.values())),
                 *(f"{speed[p]:,.0f}" if speed.get(p) else "-" for p in rates),
             )
         )
     yield from table("Wall-clock time of each run's own phases, the pretraining of their trunks included", head, rows)
     total = sum(sum((item.result.seconds or {}).values()) for item in items)
-    yield Text(f"All runs together: {format_seconds(total)}." if rows else "Not shown: no run here tells its times.")
+    yield Text(f"All runs together: {duration(total)}." if rows else "Not shown: no run here tells its times.")
     if rows:
         yield Text(
             "Dollars are not in a run directory: emergence plan, with a run's own flags, estimates them for Modal."

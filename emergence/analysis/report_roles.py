@@ -7,6 +7,7 @@ from typing import Any
 
 from emergence.analysis.figure_data import BY_ROLE, Charts
 from emergence.analysis.report_blocks import Block, table
+from emergence.wording import format_interval
 
 
 def role_curve_blocks(charts: Charts) -> Iterable[Block]:
@@ -29,4 +30,4 @@ def role_curve_blocks(charts: Charts) -> Iterable[Block]:
 
 
 def _ends_of(row: Mapping[str, Any] | None) -> str:
-    return "" if row is None else f"{row['value']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}]"
+    return "" if row is None else format_interval(row["value"], row["lo"], row["hi"], 3)

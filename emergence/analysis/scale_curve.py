@@ -19,8 +19,9 @@ from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import FULL
 from emergence.measures.equivalence import Equivalence, largest_break
 from emergence.measures.mirage import ALPHA
-from emergence.measures.readings import describe_score, format_estimate
+from emergence.measures.readings import describe_score
 from emergence.measures.thresholds import N_DRAWS, Break, BreakTest, Crossing, break_test, crossing_interval, fit_break
+from emergence.wording import format_estimate
 
 #: Different sizes a fit takes (METHODS F2).
 LEAST_SIZES = 5

@@ -37,7 +37,7 @@ from emergence.experiment.locks import RunLock
 from emergence.experiment.result import load_result
 from emergence.experiment.store import RunDirectory
 from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
-from emergence.measures.measured_coverage import counted
+from emergence.measures.measured_coverage import units_of
 from emergence.measures.resampling import ClusterTable
 from emergence.model import Trunk
 from emergence.model.embedding_rows import redraw_unseen
@@ -277,7 +277,7 @@ def _no_model(work: Work) -> dict[str, Any]:
 
 def _notes(work: Work, snapshots: Sequence[ProbedSnapshot]) -> list[str]:
     settings, test = work.settings, work.questions.test
-    notes = [f"test questions of {counted(len(set(test.clusters.tolist())), len(set(test.documents.tolist())))}"]
+    notes = [f"test questions of {units_of(len(set(test.clusters.tolist())), len(set(test.documents.tolist())))}"]
     used, available = settings["train_questions"], settings["train_questions_available"]
     if used < available:
         notes.append(

@@ -16,7 +16,7 @@ from emergence.errors import RunDirectoryError
 from emergence.files import read_json, seal, sha256_file, unseal, write_atomic, write_json_atomic
 from emergence.measures.bootstrap import Estimate, bootstrap_present_means
 from emergence.measures.paired import PairedComparison, compare_paired
-from emergence.measures.readings import format_estimate
+from emergence.wording import shown
 
 SCHEMA_VERSION = 1
 KIND = "emergence-snapshot-probes"
@@ -159,7 +159,7 @@ class SnapshotProbes:
     def _line(self, snapshot: ProbedSnapshot, family: str) -> str:
         found = self.estimates[snapshot.name][family]
         loss = f"{snapshot.loss['nats_per_token']:>12.3f}{snapshot.loss['bits_per_byte']:>11.3f}"
-        scores = f"{format_estimate(found['f1_tokens'], 3):<24}{found['em'].point:>7.3f}{found['log_prob'].point:>9.3f}"
+        scores = f"{shown(found['f1_tokens']):<24}{found['em'].point:>7.3f}{found['log_prob'].point:>9.3f}"
         return f"{snapshot.name:<22}{snapshot.tokens:>12,}{loss}  {scores}  {snapshot.probes[family]['layer']}"
 
 

@@ -17,7 +17,7 @@ from emergence.analysis.set_scores import SetScores
 from emergence.analysis.tables import ResultsTable, Row, score_text
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import EmergenceScore
-from emergence.measures.readings import format_estimate
+from emergence.wording import duration, format_estimate
 
 TableFormat = Literal["markdown", "latex", "csv", "json"]
 
@@ -64,7 +64,7 @@ def _columns(table: ResultsTable) -> list[tuple[str, Callable[[Row], str]]]:
         columns.append(("From-Scratch Score", lambda r: score_text(r.score_scratch) or "-"))
     columns += [
         ("Trainable", lambda r: "-" if r.trainable is None else f"{r.trainable:,}"),
-        ("Time", lambda r: format_seconds(r.seconds)),
+        ("Time", lambda r: "-" if r.seconds is None else duration(r.seconds)),
         ("Seeds", lambda r: "-" if r.n_seeds is None else str(r.n_seeds)),
     ]
     return columns
@@ -73,19 +73,7 @@ def _columns(table: ResultsTable) -> list[tuple[str, Callable[[Row], str]]]:
 def _estimate(row: Row, estimate: Estimate | None, *, interval: bool = True) -> str:
     if not row.was_run:
         return "not run"
-    if estimate is None:
-        return "-"
-    return format_estimate(estimate) if interval else f"{estimate.point:.2f}"
-
-
-def format_seconds(seconds: float | None) -> str:
-    """``45 s``, ``12 min``, ``3 h 05 min``; ``-`` for None."""
-    if seconds is None:
-        return "-"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return format_estimate(estimate) if interval or estimate is None else f"{estimate.point:.2f}"
 
 
 def legend(table: ResultsTable) -> list[str]:

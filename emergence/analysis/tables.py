@@ -20,15 +20,15 @@ from emergence.errors import DataError
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
-from emergence.measures.measured_coverage import counted
+from emergence.measures.measured_coverage import units_of
 from emergence.measures.readings import (
     SCORE_NAMES,
     ScaleReading,
     SizeScore,
     describe_score,
-    format_estimate,
     read_sizes,
 )
+from emergence.wording import format_estimate, shown
 
 TABLE_KIND = f"{OWN_KIND}results-table"
 SCHEMA_VERSION = 1
@@ -262,7 +262,7 @@ def score_text(score: EmergenceScore | None, digits: int = 2) -> str:
     if score is None:
         return ""
     if not score.is_meaningful:
-        return f"not meaningful (full - floor {format_estimate(score.headroom, 3)})"
+        return f"not meaningful (full - floor {shown(score.headroom)})"
     return describe_score(score, digits)
 
 
@@ -272,11 +272,11 @@ def _reading_line(found: SetScores) -> str:
     parts = [f"{SCORE_NAMES[s.floor]} {describe_score(s)}" for s in (scores.probe, scores.scratch) if s]
     parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
     alone = words_of(found.comparable)
-    parts += [f"words and positions F1 {format_estimate(alone, 3)}"] if alone else []
+    parts += [f"words and positions F1 {shown(alone)}"] if alone else []
     parts += [f"{scores.split} F1, {scores.basis}"]
     if scores.grid:
         grid = scores.grid
-        parts.append(f"{grid.n_questions:,} questions, {counted(grid.n_sentences, grid.n_documents)}")
+        parts.append(f"{grid.n_questions:,} questions, {units_of(grid.n_sentences, grid.n_documents)}")
     if scores.reading:
         open_ = f" (could be {' or '.join(scores.reading.could_be)})" if len(scores.reading.could_be) > 1 else ""
         parts.append(f"by the guide's scale: {scores.reading.verdict}{open_}")

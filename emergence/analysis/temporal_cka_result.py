@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from emergence.errors import RunDirectoryError
 from emergence.files import read_sealed, seal, sha256_file, write_atomic, write_json_atomic
+from emergence.wording import aligned, format_interval
 
 if TYPE_CHECKING:  # reading a result needs no torch
     from emergence.analysis.checkpoints import Timeline
@@ -196,7 +197,7 @@ def _told(timeline: Timeline) -> tuple[str, int]:
 def _table(found: View, row: int, level: float) -> list[str]:
     """One line a level, with the columns that have something to say."""
     ends = zip(found.drift[row], found.drift_lo[row], found.drift_hi[row], strict=True)
-    drift = [f"{v:.3f} [{lo:.3f}, {hi:.3f}]" if math.isfinite(v) else "undefined" for v, lo, hi in ends]
+    drift = [format_interval(*at, 3) if math.isfinite(at[0]) else "undefined" for at in ends]
     random = found.random[:, row]
     columns: dict[str, Sequence[str]] = {
         "level": _level_names(found),
@@ -210,7 +211,7 @@ def _table(found: View, row: int, level: float) -> list[str]:
         "angle": _numbers(np.degrees(found.procrustes[row]), 1),
         "neighbours": _numbers(found.neighbours[row]),
     }
-    return _aligned({name: cells for name, cells in columns.items() if any(cells)})
+    return _columns({name: cells for name, cells in columns.items() if any(cells)})
 
 
 def _untrained(found: View, row: int) -> list[str]:
@@ -219,7 +220,7 @@ def _untrained(found: View, row: int) -> list[str]:
     if not len(random):
         return []
     parts = {"mean": random.mean(axis=0), "least": random.min(axis=0), "most": random.max(axis=0)}
-    return _aligned({"level": _level_names(found), **{name: _numbers(values) for name, values in parts.items()}})
+    return _columns({"level": _level_names(found), **{name: _numbers(values) for name, values in parts.items()}})
 
 
 def _over_time(timeline: Timeline, found: View) -> list[str]:
@@ -227,15 +228,11 @@ def _over_time(timeline: Timeline, found: View) -> list[str]:
     columns: dict[str, Sequence[str]] = {"checkpoint": [point.name for point in timeline.checkpoints]}
     for level, name in enumerate(_level_names(found)):
         columns[name] = _numbers(found.drift[:, level])
-    return _aligned(columns)
+    return _columns(columns)
 
 
-def _aligned(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    widths = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
-    lines = ["    " + "  ".join(name.ljust(widths[name]) for name in columns).rstrip()]
-    for cells in zip(*columns.values(), strict=True):
-        lines.append("    " + "  ".join(c.ljust(w) for c, w in zip(cells, widths.values(), strict=True)).rstrip())
-    return lines
+def _columns(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"    {line}" for line in aligned([tuple(columns), *zip(*columns.values(), strict=True)])]
 
 
 def _level_names(found: View) -> list[str]:

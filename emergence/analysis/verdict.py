@@ -39,8 +39,9 @@ from emergence.measures.conditional import (
     judge_gains,
 )
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
-from emergence.measures.readings import Reading, describe_score, format_estimate
+from emergence.measures.readings import Reading, describe_score
 from emergence.measures.summaries import difference, mean_over_seeds
+from emergence.wording import gained, shown
 
 AT_THE_TOKEN = "at the token"
 NOT_ROUTED = "not routed to the token"
@@ -479,16 +480,3 @@ def _guide_sentence(linear: FamilyFinding | None) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def shown(estimate: Estimate) -> str:
-    """``0.281 [0.265, 0.297]``."""
-    return format_estimate(estimate, 3)
-
-
-def gained(estimate: Estimate | None) -> str:
-    """``+0.064 [+0.045, +0.083]``; ``-`` for None."""
-    if estimate is None:
-        return "-"
-    point, lo, hi = (f"{round(value, 3) + 0.0:+.3f}" for value in (estimate.point, estimate.lo, estimate.hi))
-    return f"{point} [{lo}, {hi}]" if math.isfinite(estimate.lo) else f"{point} (no interval)"

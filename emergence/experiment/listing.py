@@ -30,6 +30,7 @@ from emergence.experiment.store import RunStore
 from emergence.files import folder_files, parse_json, unseal
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint_names import parse_checkpoint_name
+from emergence.wording import aligned
 
 #: First word of a history line's kind, or a checkpoint's phase, to what the run is doing.
 _STAGES = {"pretrain": "pretraining", "finetune": "finetuning", "probe": "probing"}
@@ -205,11 +206,7 @@ _COLUMNS = ("run", "size", "condition", "seed", "stage", "progress", "val F1", "
 def format_table(summaries: Sequence[RunSummary], now: float | None = None) -> str:
     """The listing as aligned text; ``now`` (seconds since 1970) dates the ages."""
     now = time.time() if now is None else now
-    rows = [_COLUMNS, *(_row(summary, now) for summary in summaries)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(aligned([_COLUMNS, *(_row(summary, now) for summary in summaries)]))
 
 
 def _row(summary: RunSummary, now: float) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ experiment. No torch.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import math
@@ -23,6 +22,7 @@ from typing import Any, get_args
 from emergence.config import CONFIG_NAMES, SECTIONS, config_path, read_toml
 from emergence.errors import ConfigError, UsageError
 from emergence.spec import MIXES, DataRoute, ExperimentSpec, FinetuneData, Layout
+from emergence.wording import did_you_mean
 
 #: What a trunk has seen, with the guide's letters. A random trunk has seen nothing: it is the score's floor.
 TRUNKS = {"wiki+nq": "WN", "wiki": "W", "wiki+control": "WC", "shuffled": "WS", "random": "R"}
@@ -115,9 +115,8 @@ class Matrix:
     def _matching(self, only: Sequence[str]) -> list[str]:
         for pattern in only:
             if not any(fnmatchcase(name, pattern) for name in self.cells):
-                near = difflib.get_close_matches(pattern, self.cells, n=1, cutoff=0.4)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise UsageError(f"--only {pattern} fits none of the {len(self.cells)} cells of {self.source}{hint}")
+                hint = did_you_mean(pattern, self.cells, cutoff=0.4)
+                raise UsageError(f"--only {pattern} fits none of the {len(self.cells)} cells of {self.source}; {hint}")
         return [name for name in self.cells if not only or any(fnmatchcase(name, pattern) for pattern in only)]
 
     def _spec(self, name: str, seed: int, data: Mapping[str, str], set_values: Sequence[str]) -> ExperimentSpec:
@@ -296,6 +295,4 @@ def _refuse_unknown(table: Mapping[str, Any], known: Iterable[str], place: str) 
     names = list(known)
     for key in table:
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(names)}"
-            raise ConfigError(f"{place}: unknown key {key!r}; {hint}")
+            raise ConfigError(f"{place}: unknown key {key!r}; {did_you_mean(key, names)}")

@@ -5,7 +5,6 @@ Names are for people; a run is found by the content of its ``spec.json``. Import
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from emergence.experiment.run_directory import SPEC_FILE, RunDirectory
 from emergence.experiment.weights_path import resolve_weights
 from emergence.files import TEMPORARY_SUFFIX, read_sealed, seal, write_error, write_json_atomic
 from emergence.spec import ExperimentSpec
+from emergence.wording import did_you_mean
 
 __all__ = ["RunDirectory", "RunStore"]
 
@@ -63,9 +63,8 @@ class RunStore:
         """
         path = self._inside(run_id.rstrip("/"))
         if not path.is_dir():
-            near = difflib.get_close_matches(run_id, self.run_ids(), n=1)
-            hint = f"did you mean {near[0]}?" if near else "--list-saved shows what there is"
-            raise RunDirectoryError(f"{self.root} holds no run {run_id!r}: {hint}")
+            hint = did_you_mean(run_id, self.run_ids(), "--list-saved shows what there is")
+            raise RunDirectoryError(f"{self.root} holds no run {run_id!r}; {hint}")
         return RunDirectory.open(path)
 
     def exists(self, run_id: str) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
 from emergence.errors import WeightsError
+from emergence.wording import did_you_mean
 
 
 def resolve_weights(root: Path, given: str, *, confined: bool) -> Path:
@@ -40,8 +40,7 @@ def _explain(root: Path, given: str, candidates: list[Path]) -> str:
         if Path(given).parent != Path() and _weights_in(path.parent):
             return f"--pretrained-model-path {given}: no such file: {_choices(path.parent, Path(given).parent)}"
     known = [str(path.relative_to(root)) for path in sorted(root.glob("*/*.pth"))]
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.7)
-    hint = f"did you mean {near[0]}?" if near else "--list-saved shows the runs there are"
+    hint = did_you_mean(given, known, "--list-saved shows the runs there are", cutoff=0.7)
     return f"--pretrained-model-path {given}: no such file in {root} or here; {hint}"
 
 

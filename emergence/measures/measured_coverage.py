@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from emergence.measures.clustering import ClusterKind
+from emergence.wording import counted
 
 #: (seeds, clusters) to the measured coverage of a nominal 95% interval.
 MEASURED: Mapping[tuple[int, int], float] = {
@@ -45,10 +46,10 @@ def measured_coverage(n_seeds: int, n_clusters: int) -> float:
     return MEASURED.get((seeds, clusters), math.nan)
 
 
-def counted(n_sentences: int, n_documents: int | None) -> str:
+def units_of(n_sentences: int, n_documents: int | None) -> str:
     """``184 sentences, 16 documents``; older files do not tell the documents."""
-    documents = "documents unknown" if n_documents is None else f"{n_documents:,} document{'s' * (n_documents != 1)}"
-    return f"{n_sentences:,} sentence{'s' * (n_sentences != 1)}, {documents}"
+    documents = "documents unknown" if n_documents is None else counted(n_documents, "document")
+    return f"{counted(n_sentences, 'sentence')}, {documents}"
 
 
 def stored_widening(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -79,7 +80,7 @@ def interval_notes(
         cells = ", ".join(name.replace("_", " ") for name, number in n_seeds.items() if number == seeds)
         helped = min((pooled or {}).get(name, 0) for name, number in n_seeds.items() if number == seeds)
         coverage = measured_coverage(helped + 1 if helped else seeds, n_clusters)
-        regime = f"{seeds} seed{'s' * (seeds != 1)} ({cells}), {n_clusters:,} {cluster}{'s' * (n_clusters != 1)}"
+        regime = f"{counted(seeds, 'seed')} ({cells}), {counted(n_clusters, cluster)}"
         if math.isnan(coverage):
             yield f"{regime}: what the interval holds was not measured for so few"
         elif (seeds == 2 and not helped) or coverage < PROMISED:

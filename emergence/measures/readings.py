@@ -17,6 +17,7 @@ from scipy.special import ndtri
 
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import RANDOM_FROZEN, RANDOM_FULL, EmergenceScore
+from emergence.wording import format_estimate
 
 #: By floor: what the two scores are called wherever a person reads them, and the floor in words.
 SCORE_NAMES = {RANDOM_FROZEN: "emergence score", RANDOM_FULL: "from-scratch score"}
@@ -48,16 +49,6 @@ class Reading:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def format_estimate(estimate: Estimate, digits: int = 2) -> str:
-    """``0.50 [0.38, 0.62]``, with ``undefined`` and infinite ends in words."""
-    point = f"{estimate.point:.{digits}f}" if math.isfinite(estimate.point) else "undefined"
-    if math.isnan(estimate.lo) or math.isnan(estimate.hi):
-        return f"{point} (no interval)"
-    if math.isinf(estimate.lo) and math.isinf(estimate.hi):
-        return f"{point} (unbounded)"
-    return f"{point} [{estimate.lo:.{digits}f}, {estimate.hi:.{digits}f}]"
 
 
 def describe_score(score: EmergenceScore, digits: int = 2) -> str:

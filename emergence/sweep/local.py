@@ -27,6 +27,7 @@ from emergence.sweep.graph import Task
 from emergence.sweep.plan import cost_of
 from emergence.sweep.record import FOLDER, Record
 from emergence.sweep.worker import PRELOAD, check_inputs, last_lines, run_cell
+from emergence.wording import duration
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class _Executor:
                 self._settle(item)
             self._forward_requests()
             if time.monotonic() - self.spoke > SILENCE_SECONDS:
-                names = ", ".join(f"{i.task.label} {_clock(time.monotonic() - i.started)}" for i in self.running)
+                names = ", ".join(f"{i.task.label} {duration(time.monotonic() - i.started)}" for i in self.running)
                 self._tell(f"running: {names}{self._left()}")
         if self.requests and self.graph.unfinished:
             left = len(self.graph.unfinished)
@@ -206,7 +207,7 @@ class _Executor:
         done = counts.get("done", 0)
         failed = f", {counts['failed']} failed" if "failed" in counts else ""
         head = f"[{done}/{self.total}{failed}] {item.task.label}"
-        took = _clock(status.seconds or 0.0)
+        took = duration(status.seconds or 0.0)
         if status.state == "done":
             f1 = status.headline.get("test_f1")
             score = "" if f1 is None else f", F1 {f1:.3f}"
@@ -219,13 +220,13 @@ class _Executor:
             self._tell(f"{head}: FAILED after {took}: {status.error}{waits}")
 
     def _left(self) -> str:
-        """``, 13 left, about 12:30``, from what this call has done so far."""
+        """``; 13 left, about 12 min``, from what this call has done so far."""
         unfinished = self.graph.unfinished
         left = sum(self.weights[task.key] for task in unfinished)
         done = sum(self.weights.values()) - left
         if not unfinished:
             return ""
-        estimate = f", about {_clock((time.monotonic() - self.begun) / done * left)}" if done > 0 else ""
+        estimate = f", about {duration((time.monotonic() - self.begun) / done * left)}" if done > 0 else ""
         return f"; {len(unfinished)} left{estimate}"
 
     def _forward_requests(self) -> None:
@@ -269,10 +270,3 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _clock(seconds: float) -> str:
-    """``2:03`` or ``1:02:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

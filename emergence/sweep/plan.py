@@ -11,6 +11,7 @@ from emergence.errors import UsageError
 from emergence.planning import Plan, plan_experiment
 from emergence.sweep.graph import Graph, Task
 from emergence.sweep.record import Place
+from emergence.wording import aligned, counted
 
 #: FLOP/s that one CPU core sustains in training, roughly; and what a run takes besides training, in seconds.
 CPU_RATE, CPU_OVERHEAD_SECONDS = 5e10, 10.0
@@ -124,7 +125,7 @@ class SweepPlan:
             row += [f"{sum(self._hours(cost) for cost in costs):.2f}"]
             row += [plans[0].gpu.modal_name, f"{sum(plan.dollars for plan in plans):.2f}"] if modal else []
             rows.append(row)
-        lines = _aligned(rows) if self.left else []
+        lines = aligned(rows, left=2) if self.left else []
         return "\n".join([*lines, "", self.summary()] if lines else [self.summary()])
 
     def summary(self) -> str:
@@ -145,11 +146,6 @@ class SweepPlan:
         return "; ".join(parts)
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _seeds(seeds: Sequence[int]) -> str:
     return ",".join(map(str, seeds))
 
@@ -159,14 +155,3 @@ def _tokens(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f}{unit}"
     return str(count) if count else "-"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns, the first two to the left."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-
-    def aligned(row: Sequence[str]) -> str:
-        cells = enumerate(zip(row, widths, strict=True))
-        return "  ".join(text.ljust(w) if k < 2 else text.rjust(w) for k, (text, w) in cells).rstrip()
-
-    return [aligned(row) for row in rows]

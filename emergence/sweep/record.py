@@ -6,7 +6,6 @@ at any moment can be gone on with. Results are in the run directories; the recor
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import Any, Literal, cast
 from emergence.errors import ConfigError, RunDirectoryError, UsageError
 from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
 from emergence.sweep.graph import Graph, Status, Task
+from emergence.wording import did_you_mean
 
 Place = Literal["local", "modal"]
 
@@ -145,7 +145,4 @@ def find_record(runs_dir: Path, given: str | None) -> Record:
     for path in files:
         if path.stem == given:
             return load_record(path)
-    names = [path.stem for path in files]
-    near = difflib.get_close_matches(given, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-    raise UsageError(f"no sweep {given!r} in {runs_dir}: {hint}")
+    raise UsageError(f"no sweep {given!r} in {runs_dir}; {did_you_mean(given, [path.stem for path in files])}")

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TextIO
 from tqdm import tqdm
 
 from emergence.errors import EmergenceError
+from emergence.wording import duration
 
 
 class StopRequested(EmergenceError):
@@ -146,15 +147,8 @@ class TerminalProgress:
     def _line(self, values: dict[str, float]) -> str:
         elapsed = self._clock() - self._started
         rate = (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
-        left = f", {_duration((self._total - self._done) / rate)} left" if rate > 0 else ""
+        left = f", {duration((self._total - self._done) / rate)} left" if rate > 0 else ""
         shown = "".join(f", {name} {value:.4g}" for name, value in values.items())
         share = f" ({self._done / self._total:.0%})" if self._total else ""
         done = f"{self._done:,} of {self._total:,} {self._unit}{share}"
         return f"{self._description}: {done}, {rate:,.0f} {self._unit}/s{left}{shown}"
-
-
-def _duration(seconds: float) -> str:
-    """``1:02:03`` or ``2:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

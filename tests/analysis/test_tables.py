@@ -18,7 +18,7 @@ from emergence.analysis.figure_data import prepare_charts
 from emergence.analysis.figure_runs import read_folder
 from emergence.analysis.grid import RunScores, build_grid, format_grid
 from emergence.analysis.scale_curve import scale_curves
-from emergence.analysis.table_formats import format_seconds, format_table, to_markdown
+from emergence.analysis.table_formats import format_table, to_markdown
 from emergence.analysis.tables import ResultsTable, build_table
 from emergence.errors import DataError
 from tests.analysis.fake_runs import Added, write_grid, write_guide_file, write_run
@@ -178,13 +178,6 @@ def test_nothing_to_show_is_an_error_that_names_what_is_there(tmp_path: Path) ->
     run = write_run(tmp_path, "full", 0.5, finished=False)
     with pytest.raises(DataError, match=f"no finished results here: {run.run_id}: not finished"):
         build_table(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (45.2, "45 s"), (725, "12 min"), (3580, "1 h 00 min"), (11_100, "3 h 05 min")]
-)
-def test_seconds(seconds: float | None, text: str) -> None:
-    assert format_seconds(seconds) == text
 
 
 def test_the_command_and_the_script_are_the_same(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ CELLS = '[[cells]]\nsize = "tiny"\n'
     ("text", "says"),
     [
         ("", "a matrix needs [[cells]]"),
-        ("cels = 1", "unknown key 'cels'; did you mean 'cells'?"),
+        ("cels = 1", "unknown key 'cels'; did you mean cells?"),
         ("seeds = 3\n" + CELLS, "seeds must be a list"),
         ("seeds = [0, 0]\n" + CELLS, "a seed twice"),
         ('name = "a/b"\n' + CELLS, "name must be a word"),
@@ -136,9 +136,9 @@ CELLS = '[[cells]]\nsize = "tiny"\n'
         ),
         (CELLS + "train = true", "train must be one of full, frozen, not True"),
         (CELLS + "samples = 0", "samples must be 'all' or a whole number"),
-        (CELLS + "sample = 10", "unknown key 'sample'; did you mean 'samples'?"),
+        (CELLS + "sample = 10", "unknown key 'sample'; did you mean samples?"),
         (CELLS + "set.finetun.lr = 1", "set.finetun: write set.SECTION.KEY"),
-        (CELLS + "set.finetune.lrr = 1", "unknown key 'lrr'; did you mean 'lr'?"),
+        (CELLS + "set.finetune.lrr = 1", "unknown key 'lrr'; did you mean lr?"),
         (CELLS + "set.finetune.lr = []", "set.finetune.lr is an empty list"),
         (CELLS + "tag = 'a b'", "tag must be a word"),
         (CELLS + CELLS + "set.finetune.lr = 1e-5", "another cell is called T-W-F-ALL"),
@@ -155,7 +155,7 @@ def test_what_a_matrix_may_not_say_names_file_and_key(text: str, says: str) -> N
     ("text", "flags", "says"),
     [
         (CELLS + "set.finetune.lr = 'fast'", {}, "finetune.lr must be a number"),
-        (CELLS, {"set_values": ["finetune.lrr=1"]}, "did you mean 'lr'"),
+        (CELLS, {"set_values": ["finetune.lrr=1"]}, "did you mean lr"),
         (CELLS + "set.model.n_heads = [3]", {}, "must divide model.hidden_size"),
     ],
 )

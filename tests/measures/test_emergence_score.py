@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 
-from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import (
     CELLS,
     RatioMoments,
@@ -24,7 +23,6 @@ from emergence.measures.readings import (
     SCORE_NAMES,
     SizeScore,
     describe_score,
-    format_estimate,
     read_score,
     read_sizes,
 )
@@ -267,10 +265,3 @@ def test_scale_reading_refuses_few_sizes_and_falls():
     assert read_sizes(_sizes((0.2, 0.9))).verdict == "undetermined"
     fall = read_sizes(_sizes((0.2, 0.9, 0.5)))
     assert fall.verdict == "undetermined" and any("falls at size2" in line for line in fall.evidence)
-
-
-def test_estimates_in_words():
-    nan, inf = math.nan, math.inf
-    assert format_estimate(Estimate(0.5, 0.4, 0.6, "bca", 1, 1)) == "0.50 [0.40, 0.60]"
-    assert format_estimate(Estimate(nan, -inf, inf, "fieller", 1, 1)) == "undefined (unbounded)"
-    assert format_estimate(Estimate(0.5, nan, nan, "none", 1, 1)) == "0.50 (no interval)"

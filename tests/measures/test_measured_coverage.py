@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emergence.measures import measured_coverage
-from emergence.measures.measured_coverage import MEASURED, counted, interval_notes, stored_widening
+from emergence.measures.measured_coverage import MEASURED, interval_notes, stored_widening, units_of
 from emergence.measures.measured_coverage import measured_coverage as coverage_of
 
 
@@ -26,9 +26,9 @@ def test_a_regime_is_the_nearest_that_is_no_easier() -> None:
 
 
 def test_counts_are_three_and_unknown_documents_are_said() -> None:
-    assert counted(1184, 16) == "1,184 sentences, 16 documents"
-    assert counted(1, 1) == "1 sentence, 1 document"
-    assert counted(3, None) == "3 sentences, documents unknown"
+    assert units_of(1184, 16) == "1,184 sentences, 16 documents"
+    assert units_of(1, 1) == "1 sentence, 1 document"
+    assert units_of(3, None) == "3 sentences, documents unknown"
 
 
 def test_two_seeds_are_warned_about_unless_pooled(monkeypatch: pytest.MonkeyPatch) -> None:

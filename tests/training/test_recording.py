@@ -28,8 +28,8 @@ def test_a_log_file_gets_a_line_now_and_then() -> None:
         progress.update(100, loss=2.34567)
     progress.close()
     assert stream.getvalue().splitlines() == [
-        "pretraining: 2,500 of 10,000 tokens (25%), 100 tokens/s, 1:15 left, loss 2.346",
-        "pretraining: 4,000 of 10,000 tokens (40%), 100 tokens/s, 1:00 left, loss 2.346",
+        "pretraining: 2,500 of 10,000 tokens (25%), 100 tokens/s, 75 s left, loss 2.346",
+        "pretraining: 4,000 of 10,000 tokens (40%), 100 tokens/s, 60 s left, loss 2.346",
     ]
 
 
