@@ -13,7 +13,6 @@ goes on with the next trunk, and equal weights are extracted once.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -31,8 +30,6 @@ from emergence.errors import RunDirectoryError
 from emergence.files import TEMPORARY_SUFFIX, write_error
 from emergence.model import Encoder
 from emergence.training.features import TOKENS_PER_BATCH
-
-logger = logging.getLogger(__name__)
 
 #: Change it when the meaning of the stored rows changes.
 STATES_VERSION = 1

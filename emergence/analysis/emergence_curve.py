@@ -8,7 +8,6 @@ fits, intervals and tests use it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,8 +44,6 @@ from emergence.measures.thresholds import (
     fit_families,
 )
 from emergence.wording import counted, shown
-
-logger = logging.getLogger(__name__)
 
 #: Axis -> (direction of progress, words).
 AXES = {

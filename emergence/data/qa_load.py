@@ -40,7 +40,6 @@ __all__ = [
     "fingerprint",
     "load_every_format",
     "load_qa_path",
-    "merge_datasets",
 ]
 
 log = logging.getLogger(__name__)
@@ -164,14 +163,6 @@ def build_dataset(
     notes["answers_dropped"] = {split: sum(completed[split][1].answers_dropped.values()) for split in SPLITS}
     sources = sorted({example.source for examples in splits.values() for example in examples})
     return QADataset(name or "+".join(sources), splits, filtering, fingerprint(splits), notes)
-
-
-def merge_datasets(parts: Sequence[QADataset]) -> QADataset:
-    """Several data sets as one, split by split, in the order given (``qasrl+squad``)."""
-    splits = {split: [example for part in parts for example in part.splits[split]] for split in SPLITS}
-    filtering = {split: FilterCounts.merge(part.filtering[split] for part in parts) for split in SPLITS}
-    provenance: dict[str, object] = {part.name: part.provenance for part in parts}
-    return QADataset("+".join(part.name for part in parts), splits, filtering, fingerprint(splits), provenance)
 
 
 _ANSWER_FIELDS = attrgetter(*(field.name for field in fields(Answer)))

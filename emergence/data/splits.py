@@ -148,25 +148,6 @@ def _document_key(example: QAExample) -> tuple[str, tuple[str, ...]]:
     return example.document_id, example.tokens if example.document_id == example.sentence_id else ()
 
 
-def sentence_overlap(a: QADataset, b: QADataset) -> dict[tuple[str, str], frozenset[str]]:
-    """Sentences that two data sets share: ``{(split of a, split of b): sentence ids in a}``, none empty.
-
-    A sentence is shared if its id or its tokens are the same. The Gold Standard, the Bank's dense
-    set and QANom reuse sentences of the Bank's dev and test sets.
-    """
-    overlap: dict[tuple[str, str], frozenset[str]] = {}
-    for split_b, examples_b in b.splits.items():
-        ids = {example.sentence_id for example in examples_b}
-        texts = {example.tokens for example in examples_b}
-        for split_a, examples_a in a.splits.items():
-            shared = frozenset(
-                example.sentence_id for example in examples_a if example.sentence_id in ids or example.tokens in texts
-            )
-            if shared:
-                overlap[split_a, split_b] = shared
-    return overlap
-
-
 def require_splits(dataset: QADataset, *splits: str) -> None:
     """Raise ``DataError`` if one of ``splits`` holds no question, as when there were too few documents."""
     empty = [split for split in splits or SPLITS if not dataset.splits.get(split)]

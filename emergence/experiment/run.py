@@ -7,7 +7,6 @@ phase leaves a file that says it is done. Starting the same spec again goes on w
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -27,8 +26,6 @@ from emergence.training.distributed import Workers, workers_from_environment
 from emergence.training.precision import select_device
 from emergence.training.probe import PHASE as PROBE_PHASE
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder
-
-logger = logging.getLogger(__name__)
 
 
 def run_experiment(

@@ -131,12 +131,6 @@ class WhRule:
             starts[rows], ends[rows] = placement.spans(words[rows], predicate[rows])
         return starts, ends
 
-    def to_rows(self) -> list[dict[str, Any]]:
-        """The table as JSON-ready rows; ``*`` stands for any."""
-        table = [(wh, form, p) for (wh, form), p in sorted(self.by_wh_form.items())]
-        table += [(wh, "*", p) for wh, p in sorted(self.by_wh.items())] + [("*", "*", self.overall)]
-        return [{"wh": w, "form": v, "side": p.side, "gap": p.gap, "length": p.length} for w, v, p in table]
-
 
 def learn_wh_rule(
     lengths: ArrayLike,

@@ -138,22 +138,6 @@ class EmergenceScore:
         }
 
 
-def estimate_emergence_score(
-    table: ClusterTable, *, floor: str = RANDOM_FROZEN, n_boot: int = N_BOOT, seed: int = 0, level: float = 0.95
-) -> EmergenceScore:
-    """S with its intervals from per-question scores of three cells on the same questions.
-
-    Args:
-        table: Columns ``frozen``, ``full`` and ``floor``; frozen and full share their seed labels where they
-            share pretrained weights, the floor has labels of its own (see :func:`two_by_two_table`).
-        floor: ``random_frozen`` or ``random_full``.
-        n_boot: Joint resamples of sentences and seeds.
-        seed: Of the resampling.
-        level: Coverage.
-    """
-    return _score(Resamples.draw(table, n_boot, seed), floor, level)
-
-
 def _score(resamples: Resamples, floor: str, level: float) -> EmergenceScore:
     def above_floor(m: Mapping[str, FloatArray]) -> FloatArray:
         return np.asarray(m[FROZEN] - m[floor])

@@ -146,13 +146,6 @@ def online_description_length(
     )
 
 
-def layer_centre_of_gravity(mix_logits: ArrayLike) -> float:
-    """Σ l·softmax(s)_l of a scalar mix over layers 0..L (Peters et al. 2018; Tenney et al. 2019)."""
-    s = np.asarray(mix_logits, dtype=np.float64)
-    weights = np.exp(s - s.max())
-    return float((np.arange(len(s)) * weights).sum() / weights.sum())
-
-
 @dataclass(frozen=True, eq=False)
 class ExpectedLayer:
     """Where along the layers a score is won.

@@ -162,29 +162,3 @@ def span_brier(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: Gold
     for rows, p in iter_probability_bands(start, end, lengths, max_len):
         squares[rows] = np.einsum("rik,rik->r", p, p)
     return 1.0 - 2.0 * np.exp(golds.max_per_question(log_p)) + squares
-
-
-def boundary_brier(
-    start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_len: int
-) -> tuple[FloatArray, FloatArray]:
-    """Brier scores Σ_i (p_i − y_i)² of the start and of the end, each (N,) in [0, 2].
-
-    The p_i are the marginals of the joint span distribution. Of several golds the one with the smallest
-    sum counts, the same gold for both.
-    """
-    shape = (len(golds), np.shape(start)[1])
-    p_start, p_end = np.zeros(shape), np.zeros(shape)
-    for rows, p in iter_probability_bands(start, end, lengths, max_len):  # p (r, W, M)
-        width = p.shape[1]
-        p_start[rows, :width] = p.sum(axis=2)
-        for k in range(p.shape[2]):
-            p_end[rows, k:width] += p[:, : width - k, k]
-    words = np.asarray(lengths)[golds.owner]
-    per_gold = []
-    for marginal, position in ((p_start, golds.starts), (p_end, golds.ends_inclusive)):
-        inside = position < words
-        p_gold = np.where(inside, marginal[golds.owner, np.where(inside, position, 0)], 0.0)
-        per_gold.append(1.0 - 2.0 * p_gold + (marginal**2).sum(axis=1)[golds.owner])
-    total = per_gold[0] + per_gold[1]
-    order = np.lexsort((total, golds.owner))[golds.offsets[:-1]]  # the best gold of each question
-    return per_gold[0][order], per_gold[1][order]

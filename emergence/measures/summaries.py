@@ -1,7 +1,7 @@
 """The emergence score where only means and standard errors are left, not the scores of single questions.
 
 Cells are then taken as independent. They share their test questions, so their errors go together and
-the paired interval (``emergence_score.estimate_emergence_score``) is the narrower one; this one errs on the
+the paired interval (``emergence_score.analyse_two_by_two``) is the narrower one; this one errs on the
 wide side.
 """
 

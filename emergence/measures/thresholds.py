@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
-from scipy.special import fdtri, logit
+from scipy.special import fdtri
 
 from emergence.measures.curves import (
     BREAKS,
@@ -241,14 +241,6 @@ class Crossing:
     flags: tuple[str, ...]
 
 
-def isotonic_crossing(
-    x: ArrayLike, y: ArrayLike, se: ArrayLike | None = None, *, sign: int, level: float = 0.5
-) -> tuple[float, tuple[str, ...]]:
-    """The x at which the isotonic fit crosses ``level``, and flags; nan and ``not_reached`` if never."""
-    points = Points.of(x, y, se, sign)
-    return _crossing(points, points.y, level)
-
-
 def _crossing(points: Points, y: FloatArray, level: float) -> tuple[float, tuple[str, ...]]:
     """Of scores y (K,) in the order of ``points``."""
     z, sign = points.z, points.sign
@@ -290,13 +282,3 @@ def crossing_interval(
     ends = np.quantile(along, [0.025, 0.975], method="nearest")  # no interpolation towards infinity
     lo, hi = sorted(sign * float(end) for end in ends)
     return Crossing(at, lo, hi, float(np.isfinite(along).mean()), flags)
-
-
-def logit_scale(y: ArrayLike, se: ArrayLike, n: int) -> tuple[FloatArray, FloatArray]:
-    """Scores in [0, 1] and their SEs on the logit scale, for fits where an interval touches 0 or 1.
-
-    Scores are pulled half a question of ``n`` off the ends, so that 0 and 1 stay finite.
-    """
-    edge = 0.5 / n
-    inside = np.clip(np.asarray(y, dtype=np.float64), edge, 1 - edge)
-    return np.asarray(logit(inside)), np.asarray(se, dtype=np.float64) / (inside * (1 - inside))

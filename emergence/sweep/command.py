@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -21,8 +20,6 @@ from emergence.sweep.existing import Existing, existing_runs, mark_existing
 from emergence.sweep.graph import Graph, Task, build_tasks
 from emergence.sweep.plan import SweepPlan
 from emergence.sweep.record import FOLDER, Place, Record, find_record, load_record, record_name, record_path
-
-logger = logging.getLogger(__name__)
 
 #: Runs at a time where ``--jobs`` does not say.
 JOBS: Mapping[Place, int] = {"local": 1, "modal": 10}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import multiprocessing
 import os
 import re
@@ -28,8 +27,6 @@ from emergence.sweep.plan import cost_of
 from emergence.sweep.record import FOLDER, Record
 from emergence.sweep.worker import PRELOAD, check_inputs, last_lines, run_cell
 from emergence.wording import duration
-
-logger = logging.getLogger(__name__)
 
 STOPPED = 130
 #: How often signals are looked at, and how long nothing may be said.

@@ -18,7 +18,6 @@ from emergence.data.microworld import (
     owner_of,
     qa_sentences,
 )
-from emergence.data.microworld.clauses import BASIC_CONSTRUCTIONS, COMPLEX_CONSTRUCTIONS
 from emergence.data.microworld.config import HOLDABLE
 from emergence.data.microworld.lexicon import (
     ANIMALS,
@@ -166,6 +165,28 @@ def test_reversible_verbs_are_role_balanced() -> None:
         assert abs(as_agent - as_patient) < 4 * np.sqrt(as_agent + as_patient)
     for noun in agents | patients:
         assert abs(agents[noun] - patients[noun]) < 4.5 * np.sqrt(agents[noun] + patients[noun])
+
+
+#: Constructions of simple clauses, the only ones at difficulty 0.
+BASIC_CONSTRUCTIONS = ("intransitive", "transitive", "to_dative", "instrument", "place", "time")
+#: Constructions whose probability the difficulty scales.
+COMPLEX_CONSTRUCTIONS = (
+    "passive",
+    "short_passive",
+    "double_object",
+    "recipient_passive",
+    "subject_relative",
+    "object_relative",
+    "passive_relative",
+    "place_relative",
+    "modified_noun_phrase",
+    "coordinated_noun_phrase",
+    "coordinated_verb_phrase",
+    "fronted_adjunct",
+    "subordinate_clause",
+    "cleft",
+    "pseudo_cleft",
+)
 
 
 def test_every_construction_occurs_at_full_difficulty_and_only_simple_ones_at_zero(dataset: QADataset) -> None:

@@ -11,12 +11,14 @@ from emergence.data.microworld import MicroWorldConfig, generate_qa, qa_sentence
 from emergence.data.microworld.events import Draws
 from emergence.data.microworld.lexicon import (
     ANIMALS,
+    ANY_TIMES,
+    FUTURE_TIMES,
     NAMES,
     ORIGINS,
+    PAST_TIMES,
     PEOPLE,
     PLACES,
     THINGS,
-    TIMES,
     TOOLS,
     VERBS,
 )
@@ -38,7 +40,7 @@ _SIMPLE_NP = rf"(?:{'|'.join(NAMES)}|(?:[Tt]he|an?)(?: [a-z]+)? (?:{_NOUN})(?: f
 _NP = re.compile(rf"{_SIMPLE_NP}(?: and {_SIMPLE_NP})?")
 _RELATIVE = re.compile(rf"{_SIMPLE_NP} (?:who|that) .+")
 _PLACE = re.compile(rf"(?i:in|at|near|behind) the (?:{'|'.join(PLACES)})(?: where .+)?")
-_TIME = re.compile("|".join(" ".join(time) for time in TIMES), re.IGNORECASE)
+_TIME = re.compile("|".join(" ".join(time) for time in ANY_TIMES + PAST_TIMES + FUTURE_TIMES), re.IGNORECASE)
 
 
 def is_constituent(text: str, role: str) -> bool:

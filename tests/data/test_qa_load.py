@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from qa_files import QA, hub_rows, write
 
-from emergence.data.qa_load import build_dataset, load_every_format, load_qa_path, merge_datasets
-from emergence.data.records import SPLITS, QADataset
+from emergence.data.qa_load import build_dataset, load_every_format, load_qa_path
+from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.errors import DataError
 
 
@@ -134,13 +134,10 @@ def test_a_path_that_is_not_there_and_a_family_that_is_not_there(tmp_path: Path)
 def test_merging_keeps_every_count(tmp_path: Path) -> None:
     qasrl = load_qa_path(write(tmp_path / "a.qa", blocks(*range(9)) + block(10, "elephant")))
     squad = load_qa_path(squad_file(tmp_path / "squad.json"))
-    merged = merge_datasets([qasrl, squad])
-    assert merged.name == "qasrl+squad"
-    for split in SPLITS:
-        merged.filtering[split].check()
-        assert merged.splits[split] == qasrl.splits[split] + squad.splits[split]
-        assert merged.filtering[split].total == qasrl.filtering[split].total + squad.filtering[split].total
-    assert sum(counts.skipped.get("unaligned_span", 0) for counts in merged.filtering.values()) == 1
+    merged = FilterCounts.merge(part.filtering[split] for part in (qasrl, squad) for split in SPLITS)
+    merged.check()
+    assert merged.total == sum(part.filtering[split].total for part in (qasrl, squad) for split in SPLITS)
+    assert merged.skipped["unaligned_span"] == 1
 
 
 def test_nothing_at_all_is_no_data_set() -> None:

@@ -16,7 +16,6 @@ from emergence.data.splits import (
     SplitPart,
     complete_splits,
     require_splits,
-    sentence_overlap,
     separate_documents,
     split_of_path,
 )
@@ -167,24 +166,6 @@ def test_files_that_number_their_sentences_anew_do_not_overlap() -> None:
     assert [len(kept) for kept, _ in separated.values()] == [1, 1]
     with pytest.raises(DataError):
         separate_documents({"train": numbered("train", "x"), "test": numbered("test", "x")})
-
-
-def test_overlap_sees_shared_ids_and_shared_words() -> None:
-    words = {split: (split, "b") for split in SPLITS}
-    a = build_dataset("a", {s: ([example(f"a-{s}", split=s, tokens=words[s])], DocumentCounts(1, 1)) for s in SPLITS})
-    same_id = [example("a-test", split="validation", tokens=("new", "words"))]
-    same_words = [example("other", split="test", tokens=("train", "b"))]
-    alone = [example("alone", tokens=("nowhere", "else"))]
-    counts = {split: DocumentCounts(1, 1) for split in SPLITS}
-    b = build_dataset(
-        "b",
-        {
-            "train": (alone, counts["train"]),
-            "validation": (same_id, counts["validation"]),
-            "test": (same_words, counts["test"]),
-        },
-    )
-    assert sentence_overlap(a, b) == {("test", "validation"): {"a-test:0"}, ("train", "test"): {"a-train:0"}}
 
 
 def test_empty_splits_are_refused_only_where_they_are_needed() -> None:

@@ -14,7 +14,6 @@ from emergence.measures.emergence_score import (
     analyse_two_by_two,
     compute_emergence_gap,
     compute_emergence_score,
-    estimate_emergence_score,
     score_flags,
     two_by_two_table,
 )
@@ -161,7 +160,7 @@ def test_score_interval_covers_the_planted_score():
     hits = 0
     for trial in range(150):
         scores, clusters = cells(rng, means, n_clusters=80, seeds=5, sd_seed=0.01)
-        score = estimate_emergence_score(two_by_two_table(scores, clusters), n_boot=400, seed=trial).score
+        score = analyse_two_by_two(two_by_two_table(scores, clusters), n_boot=400, seed=trial).probe.score
         hits += score.lo <= 0.5 <= score.hi
     assert 0.90 <= hits / 150 <= 0.99
 

@@ -10,7 +10,6 @@ import pytest
 from emergence.measures.probe_validity import (
     ControlTask,
     expected_layer,
-    layer_centre_of_gravity,
     mdl_block_ends,
     online_description_length,
     selectivity,
@@ -100,8 +99,6 @@ def test_known_layer_statistics():
     for layer in (1, 2, 4):
         scores = np.where(np.arange(6) >= layer, 0.7, 0.2)
         assert expected_layer(scores).layer == layer
-    assert layer_centre_of_gravity([0.0, 0.0, 0.0]) == pytest.approx(1.0)
-    assert layer_centre_of_gravity([0.0, 0.0, 800.0]) == pytest.approx(2.0)
     mixed = expected_layer([0.2, 0.5, 0.4, 0.5])
     assert mixed.layer == pytest.approx((0.3 * 1 + 0.1 * 3) / 0.4) and mixed.clipped == pytest.approx(0.1)
     assert math.isnan(expected_layer([0.5, 0.4]).layer)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from emergence.measures.argument_selection import argument_choices
 from emergence.measures.scoring import SCORE_NAMES, answer_length_cap, score_spans
 from emergence.measures.span_scores import (
-    boundary_brier,
     boundary_offset,
     expected_f1,
     gold_log_prob,
@@ -53,10 +52,6 @@ def _naive(start, end, length, golds, max_len):
     probability = dict(zip(spans, p, strict=True))
     best = spans[int(scores.argmax())]
     mass = [probability.get(g, 0.0) for g in golds]
-    p_start = np.array([sum(q for (i, _), q in probability.items() if i == w) for w in range(length)])
-    p_end = np.array([sum(q for (_, j), q in probability.items() if j == w) for w in range(length)])
-    words = np.arange(length)
-    boundary = [(((p_start - (words == s)) ** 2).sum(), ((p_end - (words == e)) ** 2).sum()) for s, e in golds]
     return {
         "decode": best,
         "f1": max(_f1(best, g) for g in golds),
@@ -65,7 +60,6 @@ def _naive(start, end, length, golds, max_len):
         "log_prob": np.log(max(sum(mass), 1e-12)),
         "expected_f1": sum(q * max(_f1(s, g) for g in golds) for s, q in probability.items()),
         "brier": 1 - 2 * max(mass) + (p**2).sum(),
-        "boundary": sum(min(boundary, key=sum)),
         "offset": min(abs(best[0] - s) + abs(best[1] - e) for s, e in golds),
         "edit": min(_levenshtein(range(best[0], best[1] + 1), range(s, e + 1)) for s, e in golds),
         "unreachable": sum(g not in probability for g in golds),
@@ -103,7 +97,6 @@ def test_vectorised_measures_equal_enumeration(batch):
         "log_prob": likelihood.log_prob,
         "expected_f1": expected_f1(*args),
         "brier": span_brier(*args),
-        "boundary": sum(boundary_brier(*args)),
         "offset": boundary_offset(predicted, golds),
         "edit": span_edit_distance(predicted, golds),
     }

@@ -27,8 +27,6 @@ from emergence.measures.thresholds import (
     crossing_interval,
     fit_break,
     fit_families,
-    isotonic_crossing,
-    logit_scale,
 )
 
 LOSS = np.array([3.0, 2.8, 2.6, 2.4, 2.2, 2.0])
@@ -182,11 +180,14 @@ def test_break_test_keeps_its_size_and_has_power():
 
 
 def test_crossing_by_interpolation():
-    assert isotonic_crossing(LOSS, HINGE, sign=-1, level=0.2)[0] == pytest.approx(2.3)
-    assert isotonic_crossing([0, 1, 2, 3], [0.1, 0.5, 0.3, 0.9], sign=1, level=0.4) == (pytest.approx(1.0), ())
-    at, flags = isotonic_crossing(LOSS, HINGE, sign=-1, level=0.5)
-    assert math.isnan(at) and flags == ("not_reached",)
-    assert isotonic_crossing(LOSS, HINGE, sign=-1, level=0.05) == (3.0, ("reached_at_first",))
+    def crossing(x, y, sign, level):
+        found = crossing_interval(x, y, sign=sign, level=level, draws=[y])
+        return found.x, found.flags
+
+    assert crossing(LOSS, HINGE, -1, 0.2) == (pytest.approx(2.3), ())
+    assert crossing([0, 1, 2, 3], [0.1, 0.5, 0.3, 0.9], 1, 0.4) == (pytest.approx(1.0), ())
+    assert crossing(LOSS, HINGE, -1, 0.5) == (pytest.approx(math.nan, nan_ok=True), ("not_reached",))
+    assert crossing(LOSS, HINGE, -1, 0.05) == (3.0, ("reached_at_first",))
 
 
 def test_crossing_interval_and_its_open_end():
@@ -201,12 +202,6 @@ def test_crossing_interval_and_its_open_end():
     assert given.lo == given.hi == pytest.approx(2.3)
     with pytest.raises(ValueError, match="standard errors"):
         crossing_interval(LOSS, HINGE, sign=-1)
-
-
-def test_logit_scale_is_finite_at_the_ends():
-    y, se = logit_scale([0.0, 0.5, 1.0], [0.01, 0.01, 0.01], n=100)
-    assert y[1] == 0.0 and y[0] == pytest.approx(math.log(0.005 / 0.995)) and y[2] == pytest.approx(-y[0])
-    assert se[1] == pytest.approx(0.04)
 
 
 def test_aicc_is_infinite_with_too_few_points():

@@ -16,27 +16,6 @@ Span = tuple[int, int]
 #: relative clause, a coordination before its members.
 Spans = tuple[Span, ...]
 
-#: Constructions of simple clauses, the only ones at difficulty 0.
-BASIC_CONSTRUCTIONS = ("intransitive", "transitive", "to_dative", "instrument", "place", "time")
-#: Constructions whose probability the difficulty scales.
-COMPLEX_CONSTRUCTIONS = (
-    "passive",
-    "short_passive",
-    "double_object",
-    "recipient_passive",
-    "subject_relative",
-    "object_relative",
-    "passive_relative",
-    "place_relative",
-    "modified_noun_phrase",
-    "coordinated_noun_phrase",
-    "coordinated_verb_phrase",
-    "fronted_adjunct",
-    "subordinate_clause",
-    "cleft",
-    "pseudo_cleft",
-)
-
 #: Tense -> auxiliaries and the form of the verb (active), and the auxiliaries before the participle (passive).
 _ACTIVE = {
     "past": ((), "past"),

@@ -132,7 +132,6 @@ TIMES_OF_TENSE = {
     "present": ANY_TIMES,
     "future": ANY_TIMES + FUTURE_TIMES,
 }
-TIMES = ANY_TIMES + PAST_TIMES + FUTURE_TIMES
 
 
 class Verb(NamedTuple):
