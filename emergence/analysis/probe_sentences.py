@@ -19,6 +19,7 @@ from emergence.data.qa_encoding import word_pieces
 from emergence.data.records import QADataset
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError
+from emergence.measures.ragged import offsets_of
 
 IntArray = npt.NDArray[np.int64]
 
@@ -137,7 +138,7 @@ def encode_sentences(sentences: Sequence[ProbeSentence], tokenizer: TextTokenize
         positions += [int(last[i]) for i in sentence.predicates]
     return EncodedSentences(
         ids=np.concatenate(parts),
-        offsets=np.cumsum([0, *(len(part) for part in parts)]),
+        offsets=offsets_of([len(part) for part in parts]),
         predicate_sentences=np.array(owners, dtype=np.int64),
         predicate_positions=np.array(positions, dtype=np.int64),
         pad_id=tokenizer.pad,

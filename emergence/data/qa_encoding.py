@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.data.records import QAExample
+from emergence.measures.ragged import offsets_of, rows_at
 
 Layout = Literal["question-first", "echo"]
 Marks = Literal["text", "special"]
@@ -449,25 +450,22 @@ def _flatten(
 
 def _join(parts: Sequence[npt.NDArray[np.int32]]) -> tuple[npt.NDArray[np.int32], IntArray]:
     """Concatenate, with offsets (len(parts) + 1,)."""
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-    return (np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)), offsets
+    flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+    return flat, offsets_of([len(part) for part in parts])
 
 
 def _take(flat: npt.NDArray[np.int32], offsets: IntArray, index: IntArray) -> tuple[npt.NDArray[np.int32], IntArray]:
     """The ragged rows at ``index``, concatenated, with their offsets."""
-    counts = (offsets[1:] - offsets[:-1])[index]
-    new = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    shift = np.repeat(offsets[:-1][index] - new[:-1], counts)
-    return flat[np.arange(new[-1]) + shift], new
+    where, taken = rows_at(offsets, index)
+    return flat[where], taken
 
 
 def _pad(
     flat: npt.NDArray[np.int32], offsets: IntArray, index: IntArray, fill: int
 ) -> tuple[IntArray, npt.NDArray[np.bool_]]:
     """The ragged rows at ``index`` as a padded matrix, (B, longest) int64, and its mask."""
-    counts = (offsets[1:] - offsets[:-1])[index]
-    column = np.arange(int(counts.max(initial=0)))[None, :]
-    mask = column < counts[:, None]
+    counts = np.diff(offsets)[index]
+    mask = np.arange(int(counts.max(initial=0))) < counts[:, None]
     padded = np.full(mask.shape, fill, dtype=np.int64)
     padded[mask], _ = _take(flat, offsets, index)
     return padded, mask

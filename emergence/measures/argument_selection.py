@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import log_softmax
 
+from emergence.measures.ragged import offsets_of
 from emergence.measures.spans import FloatArray, GoldSpans, IntArray, check_logits
 
 _Span = tuple[int, int]
@@ -71,7 +72,7 @@ def argument_choices(golds: GoldSpans, predicates: Sequence[Hashable | None]) ->
         others = [span for span in everything if not any(_overlap(span, gold) for gold in found)]
         rows += [(question, *span, cluster) for span, cluster in _merged(others)]
     owner, starts, ends, clusters = np.array(rows, dtype=np.int64).reshape(-1, 4).T.copy()
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(golds)))]).astype(np.int64)
+    offsets = offsets_of(np.bincount(owner, minlength=len(golds)))
     n_clusters = np.maximum.reduceat(clusters, offsets[:-1]) + 1 if len(golds) else clusters
     return ArgumentChoices(starts, ends, clusters, owner, offsets, n_clusters)
 

@@ -16,6 +16,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emergence.measures.ragged import offsets_of, rows_at
+
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
 BoolArray: TypeAlias = NDArray[np.bool_]
@@ -66,8 +68,7 @@ class GoldSpans:
         """From one list of ``(start, end_inclusive)`` per question; repeated spans are merged."""
         unique = [list(dict.fromkeys((int(s), int(e)) for s, e in golds)) for golds in spans]
         flat = np.array([span for golds in unique for span in golds], dtype=np.int64).reshape(-1, 2)
-        offsets = np.concatenate([[0], np.cumsum([len(golds) for golds in unique])]).astype(np.int64)
-        return cls(flat[:, 0], flat[:, 1], offsets)
+        return cls(flat[:, 0], flat[:, 1], offsets_of([len(golds) for golds in unique]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -101,10 +102,7 @@ class GoldSpans:
 
     def take(self, rows: ArrayLike) -> GoldSpans:
         """The golds of the questions ``rows`` (indices or a mask), in that order."""
-        picked = np.arange(len(self))[np.asarray(rows)]
-        counts = self.counts[picked]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        index = np.repeat(self.offsets[picked] - offsets[:-1], counts) + np.arange(offsets[-1])
+        index, offsets = rows_at(self.offsets, np.arange(len(self))[np.asarray(rows)])
         return GoldSpans(self.starts[index], self.ends_inclusive[index], offsets)
 
     def first(self) -> GoldSpans:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from emergence.config import ProbeConfig
 from emergence.data.qa_encoding import EncodedQA
+from emergence.measures.ragged import within_rows
 from emergence.model import Encoder
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.features import LayerFeatures, SpanLogits
@@ -198,9 +199,8 @@ def _with_positions(parts: Sequence[ProbeData], splits: Sequence[EncodedQA]) -> 
     out = []
     for part, split in zip(parts, splits, strict=True):
         predicates = np.array([example.predicate_index for example in split.examples], dtype=np.int64)
-        begins = np.repeat(part.features.word_offsets[:-1], part.lengths)
-        within = np.arange(int(part.features.word_offsets[-1])) - begins
-        relative = np.clip(within - np.repeat(predicates, part.lengths), -FARTHEST, FARTHEST) + FARTHEST
+        relative = within_rows(part.features.word_offsets)
+        relative = np.clip(relative - np.repeat(predicates, part.lengths), -FARTHEST, FARTHEST) + FARTHEST
         columns = torch.nn.functional.one_hot(torch.from_numpy(relative), 2 * FARTHEST + 1)
         words = torch.cat([part.features.words.float(), columns.to(part.features.words)], dim=1)
         questions = _widened(part.features.questions, columns.shape[1])

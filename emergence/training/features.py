@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence.data.qa_encoding import EncodedQA, PaddedBatch, batches_for_scoring
+from emergence.measures.ragged import rows_at
 from emergence.model import Encoder, Trunk
 from emergence.training.precision import autocast
 
@@ -98,7 +99,7 @@ def cache_features(
     questions = {layer: torch.empty(n, 2 * size, device=device) for layer in layers}
     for index, batch, states in iter_states(trunk, encoded, device=device, precision=precision):
         rows = torch.from_numpy(index).to(device)
-        places = torch.from_numpy(_word_rows(encoded.word_offsets, index)).to(device)
+        places = torch.from_numpy(rows_at(encoded.word_offsets, index)[0]).to(device)
         mask = torch.from_numpy(batch.word_mask).to(device)
         for layer in layers:
             level = states[layer]
@@ -204,10 +205,3 @@ def _store(out: SpanLogits, index: npt.NDArray[np.int64], batch: PaddedBatch, st
     width = batch.word_mask.shape[1]
     for target, logits in ((out.start, start), (out.end, end)):
         target[index, :width] = np.where(batch.word_mask, logits.float().cpu().numpy(), np.float32(0))
-
-
-def _word_rows(offsets: npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Rows of the flat word states that belong to the questions ``index``, question after question."""
-    counts = (offsets[1:] - offsets[:-1])[index]
-    begins = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum())) + np.repeat(offsets[:-1][index] - begins, counts)

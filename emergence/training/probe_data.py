@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from emergence.data.qa_encoding import EncodedQA
+from emergence.measures.ragged import rows_at
 from emergence.measures.spans import GoldSpans
 from emergence.model import Encoder
 from emergence.training.evaluate import gold_spans
@@ -48,9 +49,7 @@ class ProbeData:
 
     def take(self, index: npt.NDArray[np.int64]) -> ProbeData:
         """The questions at ``index``, in that order; their states are copied."""
-        begins, counts = self.features.word_offsets[:-1][index], self.lengths[index]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        rows = np.repeat(begins - offsets[:-1], counts) + np.arange(offsets[-1])
+        rows, offsets = rows_at(self.features.word_offsets, index)
         device = self.features.words.device
         words = self.features.words[torch.from_numpy(rows).to(device)]
         questions = self.features.questions[torch.from_numpy(index).to(device)]

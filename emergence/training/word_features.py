@@ -19,6 +19,7 @@ from sklearn.feature_extraction import FeatureHasher
 
 from emergence.data.qa_encoding import EncodedQA
 from emergence.data.records import QAExample
+from emergence.measures.ragged import within_rows
 
 Variant = Literal["left", "both"]
 IntArray = npt.NDArray[np.int64]
@@ -110,7 +111,7 @@ def _of_words(encoded: EncodedQA) -> dict[str, _Part]:
     counts, offsets = encoded.n_words, encoded.word_offsets
     words, texts = _coded(word.lower() for example in encoded.examples for word in example.tokens)
     texts = [*texts, "<edge>"]
-    position = np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], counts)
+    position = within_rows(offsets)
     is_last = position == np.repeat(counts - 1, counts)
     shapes = np.array([_shape(word) for example in encoded.examples for word in example.tokens], dtype=np.int64)
     asked = np.array([word in asks for asks, word in _asked_pairs(encoded)], dtype=np.int64)

@@ -35,6 +35,7 @@ from emergence.files import (
     write_atomic,
     write_json_atomic,
 )
+from emergence.measures.ragged import offsets_of, rows_at
 from emergence.training.evaluate import gold_spans, quick_scores
 from emergence.training.features import SpanLogits
 from emergence.training.recording import StopRequested
@@ -100,7 +101,7 @@ class _Place:
     def of(cls, encoded: EncodedQA, index: IntArray) -> _Place:
         """The questions ``index``, one after the other."""
         lengths = encoded.n_words[index]
-        firsts = np.cumsum(lengths) - lengths
+        firsts = offsets_of(lengths)[:-1]
         golds = gold_spans(encoded).take(index)
         starts, ends = firsts[golds.owner] + golds.starts, firsts[golds.owner] + golds.ends_inclusive
         return cls(firsts, lengths, starts, ends, golds.offsets[:-1], golds.owner)
@@ -349,7 +350,7 @@ def _batches(encoded: EncodedQA, features: WordFeatures, fold_of: IntArray, seed
 def make_batch(encoded: EncodedQA, features: WordFeatures, index: IntArray) -> Batch:
     """The questions ``index`` as one batch."""
     place = _Place.of(encoded, index)
-    rows = np.arange(int(place.lengths.sum())) + np.repeat(features.word_offsets[index] - place.firsts, place.lengths)
+    rows, _ = rows_at(features.word_offsets, index)
     columns = features.columns[rows]
     touched, inverse = np.unique(columns, return_inverse=True)
     pointers = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(columns.shape[1])
