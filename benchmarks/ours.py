@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from emergence.config import ModelConfig, PretrainConfig, load_config
 from emergence.data.qa_encoding import EncodedQA, IntArray
 from emergence.model import SpanHead, Trunk, build_trunk, span_cross_entropy
+from emergence.training.context import Context
 from emergence.training.execution import Forward, choose_micro_batch, step_loss
 from emergence.training.features import span_logits
 from emergence.training.finetune import build_optimizer, gold_tensors
@@ -36,6 +37,7 @@ class Pretraining:
     settings: PretrainConfig = field(default_factory=lambda: load_config("tiny").pretrain)
 
     def __post_init__(self) -> None:
+        self.context = Context(self.device, self.precision)
         self.trunk: Trunk = build_trunk(self.config, self.vocab_rows, seed=0).to(self.device)
         self.optimizers: Optimizers = build_optimizers(self.trunk, self.settings)
         self.forward: Forward = torch.compile(self.trunk, dynamic=False) if self.compiled else self.trunk
@@ -43,9 +45,7 @@ class Pretraining:
 
     def step(self, ids: Tensor) -> None:
         """Learn from ids (B, T+1), in micro-batches as the loop takes them."""
-        self.micro_batch = self.micro_batch or choose_micro_batch(
-            self.trunk, self.settings, len(ids), self.device, self.precision
-        )
+        self.micro_batch = self.micro_batch or choose_micro_batch(self.trunk, self.settings, len(ids), self.context)
         for part in ids.split(self.micro_batch):
             loss = step_loss(self.forward, self.trunk, part, self.settings.loss_chunk_rows, self.precision)
             (loss * (len(part) / len(ids))).backward()
@@ -66,6 +66,7 @@ class Finetuning:
     device: torch.device
 
     def __post_init__(self) -> None:
+        self.context = Context(self.device, self.precision)
         self.settings = load_config("tiny").finetune
         self.trunk = build_trunk(self.config, self.vocab_rows, seed=0, init="normal").to(self.device)
         self.head = SpanHead(self.config.hidden_size).to(self.device)
@@ -74,7 +75,7 @@ class Finetuning:
     def step(self, data: EncodedQA, index: IntArray) -> None:
         """Learn from the questions at ``index``."""
         batch = data.padded_batch(index)
-        start, end = span_logits(self.trunk, self.head, batch, device=self.device, precision=self.precision)
+        start, end = span_logits(self.trunk, self.head, batch, self.context)
         loss = span_cross_entropy(start, end, *gold_tensors(batch, self.device), train_gold=self.settings.train_gold)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -23,9 +23,9 @@ from emergence.data.sources import prepare_pretraining_data
 from emergence.data.stream import SequenceOrder
 from emergence.model import build_trunk
 from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.pretrain import pretrain
-from emergence.training.recording import NullRecorder
 
 MARK = -0.20
 VOCAB, LENGTH, BATCH, UPDATES = 4_096, 256, 8, 120
@@ -51,6 +51,7 @@ def run(bench: Bench) -> RowResult:
         checkpoint_every_steps=10**9, validation_tokens=4_096, compile="off", max_passes=4.0,
     )  # fmt: skip
     precision, rows = best_precision(bench.device), data.tokenizer.vocab_rows
+    context = Context(bench.device, precision)
     order = SequenceOrder(data.train.n_sequences(LENGTH), seed=0)
 
     def packed() -> torch.Tensor:
@@ -73,11 +74,12 @@ def run(bench: Bench) -> RowResult:
         settings = dataclasses.replace(settings, samples_per_epoch=n_updates * BATCH)
         with tempfile.TemporaryDirectory() as folder:
             pretrain(
-                trunk, data.train, data.validation, settings, seed=0, device=bench.device, recorder=NullRecorder(),
-                checkpointer=Checkpointer(Path(folder)), save_snapshot=lambda *_: None,
+                trunk, data.train, data.validation, settings,
+                dataclasses.replace(context, checkpointer=Checkpointer(Path(folder))),
+                seed=0, save_snapshot=lambda *_: None,
             )  # fmt: skip
         found = evaluate_language_model(
-            trunk, data.validation, LENGTH, bench.device, precision, settings.loss_chunk_rows, 32_768, strided=False
+            trunk, data.validation, LENGTH, context, settings.loss_chunk_rows, 32_768, strided=False
         )
         return found.bits_per_byte
 

@@ -16,6 +16,7 @@ from benchmarks.rows.pretrain import precision_notes
 from emergence.config import load_config
 from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.model import Trunk, build_trunk
+from emergence.training.context import Context
 from emergence.training.evaluate import gold_spans
 from emergence.training.features import cache_features
 from emergence.training.probe_data import ProbeData, standardise_
@@ -87,7 +88,7 @@ def fit(
     layer = trunk.n_layers
     parts = [
         ProbeData(
-            cache_features(trunk, data, [layer], device=device, precision=precision).layer(layer),
+            cache_features(trunk, data, [layer], Context(device, precision)).layer(layer),
             gold_spans(data),
         )
         for data in (train, validation)

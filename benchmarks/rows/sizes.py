@@ -46,7 +46,7 @@ def _one(bench: Bench, name: str) -> dict[str, Any]:
         model, vocab = dataclasses.replace(model, n_layers=1, hidden_size=16, n_heads=2), 448
     settings = dataclasses.replace(config.pretrain, batch_size=2 if bench.toy else config.pretrain.batch_size)
     ours = Pretraining(model, vocab, precision, device, device.type == "cuda", settings)
-    micro = choose_micro_batch(ours.trunk, settings, settings.batch_size, device, precision)
+    micro = choose_micro_batch(ours.trunk, settings, settings.batch_size, ours.context)
     fed, ids = on(batches(bench, micro), ours.step), next(batches(bench, micro))
 
     def same() -> float:

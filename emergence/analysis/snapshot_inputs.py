@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from emergence.analysis.checkpoints import Checkpoint, Timeline, read_timeline
 from emergence.analysis.snapshot_results import INITIAL, RANDOM, TRAINED
 from emergence.config import ExperimentConfig
@@ -24,6 +22,7 @@ from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint import load_weights
+from emergence.training.context import Context
 from emergence.training.evaluate import max_answer_words
 from emergence.training.few_shot import few_shot_indices
 from emergence.training.precision import resolve_precision, select_device
@@ -101,7 +100,7 @@ class Work:
     n_train_available: int
     question_fingerprint: str
     text: TokenStream
-    device: torch.device
+    context: Context
     token_counts: IntArray
     words: WordScores
 
@@ -117,10 +116,6 @@ class Work:
     @property
     def cap(self) -> int:
         return max_answer_words(self.spec.config.finetune.max_answer_words, self.questions.all_train)
-
-    @property
-    def precision(self) -> str:
-        return resolve_precision(self.spec.config.pretrain.precision, self.device)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -142,7 +137,7 @@ class Work:
             "tokenizer": self.timeline.tokenizer.fingerprint,
             "text": self.text.fingerprint,
             "loss_tokens": self.options.loss_tokens,
-            "precision": self.precision,
+            "precision": self.context.precision,
             "bootstrap_draws": evaluation.bootstrap_draws,
             "level": 1 - evaluation.alpha,
         }
@@ -169,7 +164,7 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
     n = len(questions.all_train)
     limit = min(DEFAULT_SAMPLES, n) if options.samples is None else options.samples or None
     train = questions.all_train.subset(few_shot_indices(n, limit, spec.seed))
-    questions = dataclasses.replace(questions, train=train)
+    questions, device = dataclasses.replace(questions, train=train), select_device(options.device)
     return Work(
         timeline=timeline,
         spec=spec,
@@ -180,7 +175,7 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
         text=text.test,
         token_counts=text.token_counts,
         words=_words(spec, questions, options.cache_dir),
-        device=select_device(options.device),
+        context=Context(device=device, precision=resolve_precision(spec.config.pretrain.precision, device)),
     )
 
 

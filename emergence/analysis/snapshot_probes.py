@@ -58,7 +58,7 @@ def probe_snapshots(
     options: SnapshotOptions = SnapshotOptions(),
     *,
     out_dir: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = NoProgress(),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> SnapshotProbes:
     """Probe every pretraining snapshot of a finished run; also written to ``out_dir``.
@@ -77,11 +77,13 @@ def probe_snapshots(
     """
     timeline = timeline_of(RunDirectory.open(run_dir))
     work = prepare(timeline, options)
+    context = dataclasses.replace(work.context, progress=progress, should_stop=should_stop)
+    work = dataclasses.replace(work, context=context)
     tasks = tasks_of(work)
     folder = (out_dir or run_dir / RESULT_FOLDER) / CELLS_FOLDER
     make_folder(folder)
     with RunLock(folder.parent):
-        snapshots = _probe_all(work, tasks, folder, progress or NoProgress(), should_stop)
+        snapshots = _probe_all(work, tasks, folder)
         result = _result(work, snapshots)
         save_result(result, folder.parent)
     return result
@@ -106,9 +108,8 @@ class _Share:
         pass
 
 
-def _probe_all(
-    work: Work, tasks: Sequence[Task], folder: Path, progress: Progress, should_stop: Callable[[], bool]
-) -> list[ProbedSnapshot]:
+def _probe_all(work: Work, tasks: Sequence[Task], folder: Path) -> list[ProbedSnapshot]:
+    progress = work.context.progress
     settings = content_digest(work.settings)
     paths = {t.name: folder / f"{content_digest([settings, t.kind, t.step, t.weights])[:24]}.json" for t in tasks}
     done = {task.name: cell for task in tasks if (cell := _read_cell(paths[task.name]))}
@@ -118,10 +119,10 @@ def _probe_all(
         for task in tasks:
             if task.name in done:
                 continue
-            done[task.name] = _probe(work, task, _Share(progress), should_stop)
+            done[task.name] = _probe(work, task)
             path = paths[task.name]
             write_json_atomic(path, seal({**done[task.name].to_dict(), "cell": path.stem}))
-            if should_stop():
+            if work.context.should_stop():
                 raise StopRequested(f"stopped after {task.name}; the same command goes on with the next snapshot")
     finally:
         progress.close()
@@ -142,12 +143,12 @@ def _read_cell(path: Path) -> ProbedSnapshot | None:
         return None
 
 
-def _probe(work: Work, task: Task, progress: Progress, should_stop: Callable[[], bool]) -> ProbedSnapshot:
-    trunk = task.build().to(work.device).eval().requires_grad_(False)
-    config, precision = work.spec.config, work.precision
+def _probe(work: Work, task: Task) -> ProbedSnapshot:
+    trunk = task.build().to(work.context.device).eval().requires_grad_(False)
+    config, context = work.spec.config, work.context
     length, chunk = trunk.config.sequence_length, config.pretrain.loss_chunk_rows
     tokens = work.options.loss_tokens or None
-    loss = evaluate_language_model(trunk, work.text, length, work.device, precision, chunk, max_tokens=tokens)
+    loss = evaluate_language_model(trunk, work.text, length, context, chunk, max_tokens=tokens)
     if task.kind == TRAINED:  # after the loss, which the same rows decide; as a run does that probes the trunk
         redraw_unseen(trunk, torch.from_numpy(work.token_counts), work.spec.seed)
     report = probe_all_layers(
@@ -155,22 +156,19 @@ def _probe(work: Work, task: Task, progress: Progress, should_stop: Callable[[],
         work.questions.train,
         work.questions.validation,
         config.probe,
+        dataclasses.replace(context, progress=_Share(context.progress)),
         seed=work.spec.seed,
-        device=work.device,
-        precision=precision,
         max_answer_words=work.cap,
         families=work.families,
         layers=work.layers,
-        should_stop=should_stop,
-        progress=progress,
     )
     test = work.questions.test
     chosen = [report.best(family) for family in work.families]
-    logits = predict_probes(trunk, chosen, test, device=work.device, precision=precision)
+    logits = predict_probes(trunk, chosen, test, context)
     columns = [score_logits(found, test, work.cap).columns() for found in logits]
     probes = {family: _fit_facts(report, family) for family in work.families}
     scores = {f: {score: found[score] for score in SCORES} for f, found in zip(work.families, columns, strict=True)}
-    for family, (facts, gains) in _gains(work, trunk, report, should_stop).items():
+    for family, (facts, gains) in _gains(work, trunk, report).items():
         probes[family], scores[family] = facts, gains
     return ProbedSnapshot(
         name=task.name,
@@ -185,7 +183,7 @@ def _probe(work: Work, task: Task, progress: Progress, should_stop: Callable[[],
 
 
 def _gains(
-    work: Work, trunk: Trunk, report: ProbeReport, should_stop: Callable[[], bool]
+    work: Work, trunk: Trunk, report: ProbeReport
 ) -> dict[str, tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]]:
     """What the states add to words and positions, by family: facts of the fit, and score to (N,) differences."""
     questions = work.questions
@@ -196,11 +194,9 @@ def _gains(
         (questions.train, questions.validation, questions.test),
         {work.words.variant: work.words},
         work.spec.config.probe,
+        dataclasses.replace(work.context, progress=NoProgress()),
         seed=work.spec.seed,
-        device=work.device,
-        precision=work.precision,
         max_answer_words=work.cap,
-        should_stop=should_stop,
         main=work.words.variant,
         control=False,
     )

@@ -7,7 +7,6 @@ knows how far it came, and the history is cut back to where that was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from emergence.experiment.store import RunDirectory
 from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen
 from emergence.spec import ExperimentSpec, Layout
-from emergence.training.checkpoint import Checkpointer, WeightsFile, load_into, load_weights
+from emergence.training.checkpoint import WeightsFile, load_into, load_weights
 from emergence.training.conditional import ConditionalFit, measure_conditional
+from emergence.training.context import Context
 from emergence.training.distributed import Workers
 from emergence.training.evaluate import max_answer_words
 from emergence.training.features import SpanLogits, predict_finetuned
@@ -31,13 +31,11 @@ from emergence.training.finetune_result import FinetuneResult
 from emergence.training.finetune_search import PHASE as SEARCH_PHASE
 from emergence.training.finetune_search import finetune_tuned
 from emergence.training.language_model_eval import evaluate_language_model
-from emergence.training.precision import resolve_precision
 from emergence.training.pretrain import pretrain
 from emergence.training.probe import PHASE as PROBE_PHASE
 from emergence.training.probe import ProbeReport, predict_probes, probe_all_layers
 from emergence.training.probe_fitting import ProbeFit, span_head
 from emergence.training.probe_validity import ProbeValidity, measure_validity
-from emergence.training.recording import NoProgress, Progress, Recorder
 from emergence.training.word_features import Variant
 from emergence.training.word_scorer import WordScores, word_scores
 
@@ -46,27 +44,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Session:
-    """What every phase needs: the run, where to compute, whom to tell, when to stop."""
+    """What every phase needs: the run, its inputs, and a context.
+
+    Attributes:
+        context: Alone in it. workers: Those that share pretraining, which is all they do.
+    """
 
     spec: ExperimentSpec
     run: RunDirectory
     inputs: Inputs
     cache_dir: Path
-    device: torch.device
-    recorder: Recorder
-    checkpointer: Checkpointer
-    should_stop: Callable[[], bool]
-    progress: Progress = field(default_factory=NoProgress)
+    context: Context
     workers: Workers = field(default_factory=Workers)
-
-    @property
-    def precision(self) -> str:
-        return resolve_precision(self.spec.config.pretrain.precision, self.device)
 
     def begin(self, phase: str, position: int) -> None:
         """Cut the history back to where ``phase`` began, unless a checkpoint of the phase will do that."""
-        if not self.checkpointer.has(phase):
-            self.recorder.rewind(position)
+        if not self.context.checkpointer.has(phase):
+            self.context.recorder.rewind(position)
 
     def weights(self, trunk: Trunk, stage: str, head: nn.Module | None = None, **facts: Any) -> WeightsFile:
         """A weights file of ``trunk`` (and ``head``, under ``head.``) that can be used without this run."""
@@ -119,7 +113,7 @@ def help_pretrain(session: Session, matching: GivenWeights | None) -> None:
 
 
 def _take_weights(session: Session, given: GivenWeights) -> None:
-    session.recorder.rewind(0)
+    session.context.recorder.rewind(0)
     metadata = {**session.token_counts(), **given.file.metadata, "source": given.source, "history_bytes": 0}
     if session.spec.pretrains:  # found by content: the very trunk that this run would have pretrained
         metadata["pretrain_id"] = session.spec.pretrain_id
@@ -132,7 +126,7 @@ def _take_weights(session: Session, given: GivenWeights) -> None:
 
 def _draw_random(session: Session) -> None:
     """An ordinary random initialisation: blocks that start as the identity would be a degenerate floor."""
-    session.recorder.rewind(0)
+    session.context.recorder.rewind(0)
     spec = session.spec
     trunk = build_trunk(spec.config.model, session.inputs.tokenizer.vocab_rows, seed=spec.seed, init="normal")
     session.run.save_trunk(session.weights(trunk, RANDOM, history_bytes=0))
@@ -153,24 +147,19 @@ def _pretrain(session: Session) -> None:
         text.train,
         text.validation,
         spec.config.pretrain,
+        replace(session.context, workers=session.workers),
         seed=spec.seed,
-        device=session.device,
-        recorder=session.recorder,
-        checkpointer=session.checkpointer,
         save_snapshot=save_snapshot,
-        should_stop=session.should_stop,
-        progress=session.progress,
-        workers=session.workers,
         on_nan=spec.config.pretrain.on_nan,
     )
     if not session.workers.is_first:
         return
     facts = _held_out_losses(session, trunk)
-    session.recorder.log("pretrain_end", steps=result.steps, tokens=result.tokens_seen, **_brief(facts))
+    session.context.recorder.log("pretrain_end", steps=result.steps, tokens=result.tokens_seen, **_brief(facts))
     pretraining = {**asdict(result), **facts, "seconds": None, "tokens_per_second": None}
     timing = {"seconds": result.seconds, "tokens_per_second": result.tokens_per_second}
-    session.recorder.time("pretrain_end", **timing)
-    position = session.recorder.position()
+    session.context.recorder.time("pretrain_end", **timing)
+    position = session.context.recorder.position()
     session.run.save_trunk(session.weights(trunk, PRETRAINED, pretraining=pretraining, history_bytes=position))
 
 
@@ -181,7 +170,7 @@ def _held_out_losses(session: Session, trunk: Trunk) -> dict[str, Any]:
         return {}
     length, chunk = trunk.config.sequence_length, session.spec.config.pretrain.loss_chunk_rows
     return {
-        split: evaluate_language_model(trunk, stream, length, session.device, session.precision, chunk).to_dict()
+        split: evaluate_language_model(trunk, stream, length, session.context, chunk).to_dict()
         for split, stream in (("validation", text.validation), ("test", text.test))
     }
 
@@ -269,7 +258,7 @@ def load_trunk(weights: WeightsFile, session: Session) -> Trunk:
     counts = weights.metadata.get("token_counts")
     if counts is not None and weights.metadata.get("stage") != RANDOM:
         redraw_unseen(trunk, counts, session.spec.seed)
-    return trunk.to(session.device)
+    return trunk.to(session.context.device)
 
 
 def finetune_whole(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
@@ -277,7 +266,7 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
     trunk = load_trunk(weights, session)
     head = SpanHead(trunk.hidden_size, seed=session.spec.seed)
     cap = max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
-    if not session.checkpointer.has(SEARCH_PHASE):
+    if not session.context.checkpointer.has(SEARCH_PHASE):
         session.begin(FINETUNE_PHASE, weights.metadata["history_bytes"])
 
     def save_epoch(name: str, trunk: Trunk, head: nn.Module, facts: dict[str, Any]) -> None:
@@ -289,27 +278,20 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
         questions.train,
         questions.validation,
         session.spec.config.finetune,
+        session.context,
         seed=session.spec.seed,
-        device=session.device,
-        precision=session.precision,
         max_answer_words=cap,
-        checkpointer=session.checkpointer,
-        recorder=session.recorder,
         save_snapshot=save_epoch,
-        should_stop=session.should_stop,
-        progress=session.progress,
         on_nan=session.spec.config.pretrain.on_nan,
     )
     session.run.save_finetuned(session.weights(trunk, FINETUNED, head, **asdict(result.best)))
     logits = {
-        split: {
-            HEADLINE: predict_finetuned(trunk.eval(), head, encoded, device=session.device, precision=session.precision)
-        }
+        split: {HEADLINE: predict_finetuned(trunk.eval(), head, encoded, session.context)}
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
     words, pairs = split_pairs(words_alone(session, questions, cap), questions, session.spec.layout)
     if questions.pairs is not None:
-        on_pairs = predict_finetuned(trunk, head, questions.pairs, device=session.device, precision=session.precision)
+        on_pairs = predict_finetuned(trunk, head, questions.pairs, session.context)
         pairs = {HEADLINE: on_pairs, **pairs}
     return Trained(logits, cap, words, finetuned=result, pairs=pairs)
 
@@ -324,26 +306,14 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
         questions.train,
         questions.validation,
         session.spec.config.probe,
+        session.context,
         seed=session.spec.seed,
-        device=session.device,
-        precision=session.precision,
         max_answer_words=cap,
-        families=session.spec.config.probe.families,
-        checkpointer=session.checkpointer,
-        recorder=session.recorder,
-        should_stop=session.should_stop,
-        progress=session.progress,
     )
     readouts = named_fits(report)
     logits = {
         split: dict(
-            zip(
-                readouts,
-                predict_probes(
-                    trunk, list(readouts.values()), encoded, device=session.device, precision=session.precision
-                ),
-                strict=True,
-            )
+            zip(readouts, predict_probes(trunk, list(readouts.values()), encoded, session.context), strict=True)
         )
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
@@ -354,9 +324,7 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
     validity = _validity(session, trunk, report, questions, logits["test"], cap, conditional)
     if questions.pairs is not None:
         chosen = {HEADLINE: report.best("linear")} | {n: fit for n, fit in readouts.items() if n == fit.family}
-        on_pairs = predict_probes(
-            trunk, list(chosen.values()), questions.pairs, device=session.device, precision=session.precision
-        )
+        on_pairs = predict_probes(trunk, list(chosen.values()), questions.pairs, session.context)
         pairs = dict(zip(chosen, on_pairs, strict=True)) | pairs
     best = report.best("linear")
     saved = session.weights(trunk, FINETUNED, span_head(best), head_layer=best.layer, frozen=True, **_fit_facts(best))
@@ -392,14 +360,9 @@ def _conditional(
         (questions.train, questions.validation, questions.test),
         words,
         config,
+        session.context,
         seed=session.spec.seed,
-        device=session.device,
-        precision=session.precision,
         max_answer_words=cap,
-        checkpointer=session.checkpointer,
-        recorder=session.recorder,
-        should_stop=session.should_stop,
-        progress=session.progress,
         main=own_scorer(session.spec.layout),
     )
 
@@ -423,15 +386,10 @@ def _validity(
         {"linear": logits[HEADLINE], **logits},
         config.probe,
         config.evaluate,
+        session.context,
         seed=session.spec.seed,
-        device=session.device,
-        precision=session.precision,
         max_answer_words=cap,
-        checkpointer=session.checkpointer,
         conditional={name: found.to_state() for name, found in conditional.items()},
-        recorder=session.recorder,
-        should_stop=session.should_stop,
-        progress=session.progress,
     )
 
 

@@ -22,8 +22,9 @@ from emergence.experiment.phases import Session, finetune_whole, help_pretrain, 
 from emergence.experiment.result import RunResult, load_result
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec import ExperimentSpec
+from emergence.training.context import Context
 from emergence.training.distributed import Workers, workers_from_environment
-from emergence.training.precision import select_device
+from emergence.training.precision import resolve_precision, select_device
 from emergence.training.probe import PHASE as PROBE_PHASE
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder
 
@@ -40,7 +41,7 @@ def run_experiment(
     should_stop: Callable[[], bool] = lambda: False,
     on_commit: Callable[[], None] | None = None,
     on_open: Callable[[RunDirectory, str], None] = lambda run, what: None,
-    progress: Progress | None = None,
+    progress: Progress = NoProgress(),
     wrap_recorder: Callable[[Recorder, RunDirectory], Recorder] = lambda recorder, run: recorder,
 ) -> RunResult | None:
     """Run ``spec`` to its end, or go on with it.
@@ -86,11 +87,14 @@ def run_experiment(
                 run=run,
                 inputs=inputs,
                 cache_dir=cache_dir,
-                device=select_device(device),
-                recorder=wrap_recorder(run.recorder(), run) if workers.is_first else NullRecorder(),
-                checkpointer=run.checkpointer(on_commit),
-                should_stop=should_stop,
-                progress=progress or NoProgress(),
+                context=Context(
+                    device=(place := select_device(device)),
+                    precision=resolve_precision(spec.config.pretrain.precision, place),
+                    recorder=wrap_recorder(run.recorder(), run) if workers.is_first else NullRecorder(),
+                    checkpointer=run.checkpointer(on_commit),
+                    should_stop=should_stop,
+                    progress=progress,
+                ),
                 workers=workers,
             )
             matching = None if fresh or run.trunk_path.is_file() else find_matching_trunk(spec, store, inputs)
@@ -117,7 +121,7 @@ def _run_phases(session: Session, matching: GivenWeights | None) -> RunResult:
         trained = train(session, weights, inputs.questions)
         result = conclude(session, weights, trained, inputs.questions)
     run.write_stats(result.to_dict())
-    session.checkpointer.clear()
+    session.context.checkpointer.clear()
     return result
 
 
@@ -130,7 +134,7 @@ def _refuse_other_marks(session: Session) -> None:
         RunDirectoryError: Saying what to do.
     """
     run, questions = session.run, session.inputs.questions
-    if questions is None or not session.spec.freeze_llm or not session.checkpointer.has(PROBE_PHASE):
+    if questions is None or not session.spec.freeze_llm or not session.context.checkpointer.has(PROBE_PHASE):
         return
     stored = run.read_data().get("marks")
     texts = UNCOUNTED_MARKS if stored is None else tuple(mark["text"] for mark in stored.values())

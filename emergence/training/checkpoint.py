@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,6 +278,19 @@ class Checkpointer:
                 (self._folder / str(name)).unlink(missing_ok=True)
             except OSError as error:  # costs room, not the run; the next save tries again
                 logger.warning("could not delete the old checkpoint %s: %s", name, error.strerror or error)
+
+
+class NoCheckpointer(Checkpointer):
+    """Keeps nothing, so an interrupted loop starts anew."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def save(self, phase: str, step: int, state: dict[str, Any], rewind_to: int | None = None) -> Path:
+        return self._folder
+
+    def _names(self) -> list[CheckpointName]:
+        return []
 
 
 # Sealed PyTorch files ---------------------------------------------------------------------------

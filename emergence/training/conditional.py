@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,12 +30,12 @@ from emergence.config import ProbeConfig
 from emergence.data.qa_encoding import EncodedQA
 from emergence.measures.ragged import within_rows
 from emergence.model import Encoder
-from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.features import LayerFeatures, SpanLogits
 from emergence.training.probe import PHASE, ProbeReport, save_progress
 from emergence.training.probe_data import ProbeData, layer_data, predict_cached, standardise_
 from emergence.training.probe_fitting import fit_probe, readout
-from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
+from emergence.training.recording import StopRequested
 from emergence.training.word_scorer import WordScores
 
 logger = logging.getLogger(__name__)
@@ -90,15 +90,10 @@ def measure_conditional(
     splits: tuple[EncodedQA, EncodedQA, EncodedQA],
     scorers: Mapping[str, WordScores],
     config: ProbeConfig,
+    context: Context,
     *,
     seed: int,
-    device: torch.device,
-    precision: str,
     max_answer_words: int,
-    checkpointer: Checkpointer | None = None,
-    recorder: Recorder | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
     main: str = "left",
     control: bool = True,
 ) -> dict[str, ConditionalFit]:
@@ -110,9 +105,10 @@ def measure_conditional(
         splits: Training, validation and test questions.
         scorers: ``left`` and perhaps ``both``; the training logits cross-fitted.
         config: Of the probes.
+        context: Its checkpointer holds the fits of ``report``; each finished one is added, a resumed call goes on with
+            the next.
         seed: Of the initial weights and batches.
         max_answer_words: Longest span decoded on validation.
-        checkpointer: Holds the fits of ``report``; each finished one is added, a resumed call goes on with the next.
         main: The scorer that every family is added to: ``left``, or ``both`` where a state has seen the next word, as
             in the echo layout. The other scorer is added to by the bilinear probe alone (the linear one without it).
         control: Whether to fit the control, too.
@@ -120,17 +116,16 @@ def measure_conditional(
     Raises:
         StopRequested: ``should_stop`` was true after a fit; the same call resumes.
     """
-    recorder, progress = recorder or NullRecorder(), progress or NoProgress()
     wanted = _wanted(report, scorers, main, splits if control else ())
-    stored = checkpointer.load(PHASE) if checkpointer is not None else None
+    stored = context.checkpointer.load(PHASE)
     earlier = dict(stored.state.get("conditional", {})) if stored else {}
     found = {name: ConditionalFit.from_state(state) for name, state in earlier.items()}
     missing: dict[int, list[str]] = {}
     for name, (_, layer, _) in wanted.items():
         if name not in found:
             missing.setdefault(layer, []).append(name)
-    progress.start(len(wanted), "fits", len(found), "what states add")
-    states = layer_data(trunk, splits, sorted(missing), config.cache_gigabytes, device=device, precision=precision)
+    context.progress.start(len(wanted), "fits", len(found), "what states add")
+    states = layer_data(trunk, splits, sorted(missing), config.cache_gigabytes, context)
     for layer, parts in states:
         _standardise(parts)
         for name in missing[layer]:
@@ -138,13 +133,13 @@ def measure_conditional(
             family, _, scorer = wanted[name]
             given = _with_positions(parts, splits) if scorer is None else _with_offsets(parts, scorers[scorer])
             found[name] = _fit(name, family, layer, scorer, given, config, max_answer_words, seed)
-            recorder.time("probe_conditional", name=name, seconds=time.monotonic() - begun)
-            progress.update(1)
-            save_progress(checkpointer, recorder, report.fits, {n: f.to_state() for n, f in found.items()})
-            if should_stop():
-                progress.close()
+            context.recorder.time("probe_conditional", name=name, seconds=time.monotonic() - begun)
+            context.progress.update(1)
+            save_progress(context, report.fits, {n: f.to_state() for n, f in found.items()})
+            if context.should_stop():
+                context.progress.close()
                 raise StopRequested(f"stopped after the {name} probe; the same command goes on")
-    progress.close()
+    context.progress.close()
     return {name: found[name] for name in wanted}
 
 

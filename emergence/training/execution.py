@@ -14,6 +14,7 @@ from emergence.config import PretrainConfig
 from emergence.errors import EmergenceError
 from emergence.model import Trunk, linear_cross_entropy
 from emergence.model_size import training_flops_per_token
+from emergence.training.context import Context
 from emergence.training.precision import autocast
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,7 @@ def step_loss(forward: Forward, trunk: Trunk, ids: Tensor, chunk_rows: int, prec
         return linear_cross_entropy(states.flatten(0, 1), trunk.unembedding, ids[:, 1:].flatten(), chunk_rows)
 
 
-def choose_micro_batch(
-    trunk: Trunk, config: PretrainConfig, batch_size: int, device: torch.device, precision: str
-) -> int:
+def choose_micro_batch(trunk: Trunk, config: PretrainConfig, batch_size: int, context: Context) -> int:
     """Sequences per forward pass, of this worker's ``batch_size`` per update.
 
     The configured number; else on a GPU the largest that fits, found by trying, and on a CPU the whole batch
@@ -49,14 +48,14 @@ def choose_micro_batch(
     """
     if config.micro_batch_size:
         return min(config.micro_batch_size, batch_size)
-    if device.type == "cpu":
+    if context.device.type == "cpu":
         return _halve_until(batch_size, lambda size: size * trunk.config.sequence_length <= CPU_MICRO_BATCH_TOKENS)
     # The optimisers allocate their state at the first update only; keep its place free meanwhile.
     reserved = [torch.empty_like(weight) for weight in trunk.parameters() for _ in range(2)]
 
     def fits(size: int) -> bool:
         try:
-            run_once(trunk, trunk, size, config.loss_chunk_rows, device, precision)
+            run_once(trunk, trunk, size, config.loss_chunk_rows, context)
         except torch.OutOfMemoryError:
             return False
         finally:
@@ -81,17 +80,15 @@ def _halve_until(size: int, fits: Callable[[int], bool]) -> int:
     return size
 
 
-def run_once(
-    forward: Forward, trunk: Trunk, batch_size: int, chunk_rows: int, device: torch.device, precision: str
-) -> None:
+def run_once(forward: Forward, trunk: Trunk, batch_size: int, chunk_rows: int, context: Context) -> None:
     """One forward and backward pass on arbitrary ids, as training will run it."""
-    ids = torch.arange(trunk.config.sequence_length + 1, device=device) % trunk.vocab_rows  # (T+1,)
+    ids = torch.arange(trunk.config.sequence_length + 1, device=context.device) % trunk.vocab_rows  # (T+1,)
     # A real copy, not an expanded view: the compiler specialises on memory layout.
-    step_loss(forward, trunk, ids.repeat(batch_size, 1), chunk_rows, precision).backward()
+    step_loss(forward, trunk, ids.repeat(batch_size, 1), chunk_rows, context.precision).backward()
 
 
 def choose_forward(
-    trunk: Trunk, config: PretrainConfig, tokens: int, micro_batch: int, device: torch.device, precision: str
+    trunk: Trunk, config: PretrainConfig, tokens: int, micro_batch: int, context: Context
 ) -> tuple[Forward, bool]:
     """The trunk's forward pass, compiled where that pays, and whether it is.
 
@@ -99,18 +96,18 @@ def choose_forward(
     trunk itself is left as it is: same parameters, same names.
 
     Args:
-        trunk: On ``device``.
+        trunk: On the context's device.
         config: Its ``compile`` setting.
         tokens: How many this worker will train on.
         micro_batch: Sequences per pass.
-        device: Where to run.
-        precision: ``fp32`` or ``bf16``.
+        context: Its device and precision.
     """
-    if not wants_compilation(config.compile, device, tokens * training_flops_per_token(trunk.config, trunk.vocab_rows)):
+    flops = tokens * training_flops_per_token(trunk.config, trunk.vocab_rows)
+    if not wants_compilation(config.compile, context.device, flops):
         return trunk, False
     compiled: Forward = torch.compile(trunk, dynamic=False)
     try:
-        run_once(compiled, trunk, micro_batch, config.loss_chunk_rows, device, precision)
+        run_once(compiled, trunk, micro_batch, config.loss_chunk_rows, context)
     except Exception as error:  # the compiler's failures have no common class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         logger.warning("torch.compile failed, training uncompiled: %s", reason)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from emergence.data.qa_encoding import EncodedQA, PaddedBatch, batches_for_scoring
 from emergence.measures.ragged import rows_at
 from emergence.model import Encoder, Trunk
+from emergence.training.context import Context
 from emergence.training.precision import autocast
 
 logger = logging.getLogger(__name__)
@@ -78,26 +79,23 @@ def cache_features(
     trunk: Encoder,
     encoded: EncodedQA,
     layers: Sequence[int],
-    *,
-    device: torch.device,
-    precision: str,
+    context: Context,
     dtype: torch.dtype = torch.float32,
 ) -> FeatureCache:
     """Run the frozen trunk once and keep the states of ``layers``.
 
     Args:
-        trunk: In eval mode on ``device``.
+        trunk: In eval mode on the context's device, where the cache will be, too.
         encoded: N questions.
         layers: Levels to keep: 0 the embeddings, i after block i (the last also final-normed).
-        device: Where the trunk is and the cache will be.
-        precision: ``fp32`` or ``bf16`` (autocast).
+        context: Its device and precision.
         dtype: Of the cached word states.
     """
-    n, size = len(encoded), trunk.hidden_size
+    n, size, device = len(encoded), trunk.hidden_size, context.device
     n_words = int(encoded.word_offsets[-1])
     words = {layer: torch.empty(n_words, size, dtype=dtype, device=device) for layer in layers}
     questions = {layer: torch.empty(n, 2 * size, device=device) for layer in layers}
-    for index, batch, states in iter_states(trunk, encoded, device=device, precision=precision):
+    for index, batch, states in iter_states(trunk, encoded, context):
         rows = torch.from_numpy(index).to(device)
         places = torch.from_numpy(rows_at(encoded.word_offsets, index)[0]).to(device)
         mask = torch.from_numpy(batch.word_mask).to(device)
@@ -127,14 +125,14 @@ def layer_groups(
 
 
 def iter_states(
-    trunk: Encoder, encoded: EncodedQA, *, device: torch.device, precision: str
+    trunk: Encoder, encoded: EncodedQA, context: Context
 ) -> Iterator[tuple[npt.NDArray[np.int64], PaddedBatch, list[Tensor]]]:
     """Yields ``(indices, batch, states)`` with the L + 1 levels of states (B, T, D) in float32, without gradients."""
-    budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    budget = TOKENS_PER_BATCH.get(context.device.type, TOKENS_PER_BATCH["cpu"])
     for index in batches_for_scoring(encoded.lengths, budget):
         batch = encoded.padded_batch(index)
-        with torch.no_grad(), autocast(device, precision):
-            levels = trunk.hidden_states(torch.from_numpy(batch.ids).to(device))  # L + 1 of (B, T, D)
+        with torch.no_grad(), autocast(context.device, context.precision):
+            levels = trunk.hidden_states(torch.from_numpy(batch.ids).to(context.device))  # L + 1 of (B, T, D)
         yield index, batch, [level.float() for level in levels]
 
 
@@ -159,13 +157,11 @@ def predict_readouts(
     trunk: Encoder,
     readouts: Mapping[str, tuple[int, Readout]],
     encoded: EncodedQA,
-    *,
-    device: torch.device,
-    precision: str,
+    context: Context,
 ) -> dict[str, SpanLogits]:
     """Span logits of several read-outs ``name -> (layer, readout)`` of one trunk, in one pass over it."""
     out = {name: _empty_logits(encoded) for name in readouts}
-    for index, batch, states in iter_states(trunk, encoded, device=device, precision=precision):
+    for index, batch, states in iter_states(trunk, encoded, context):
         for name, (layer, readout) in readouts.items():
             with torch.no_grad():
                 logits = readout(question_states(states[layer], batch), word_states(states[layer], batch))
@@ -173,25 +169,21 @@ def predict_readouts(
     return out
 
 
-def predict_finetuned(
-    trunk: Trunk, head: nn.Module, encoded: EncodedQA, *, device: torch.device, precision: str
-) -> SpanLogits:
+def predict_finetuned(trunk: Trunk, head: nn.Module, encoded: EncodedQA, context: Context) -> SpanLogits:
     """Span logits of the whole model: trunk, last layer, span head."""
     out = _empty_logits(encoded)
-    budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    budget = TOKENS_PER_BATCH.get(context.device.type, TOKENS_PER_BATCH["cpu"])
     for index in batches_for_scoring(encoded.lengths, budget):
         batch = encoded.padded_batch(index)
         with torch.no_grad():
-            _store(out, index, batch, *span_logits(trunk, head, batch, device=device, precision=precision))
+            _store(out, index, batch, *span_logits(trunk, head, batch, context))
     return out
 
 
-def span_logits(
-    trunk: Trunk, head: nn.Module, batch: PaddedBatch, *, device: torch.device, precision: str
-) -> tuple[Tensor, Tensor]:
+def span_logits(trunk: Trunk, head: nn.Module, batch: PaddedBatch, context: Context) -> tuple[Tensor, Tensor]:
     """Start and end logits (B, W) of one batch; differentiable. The head runs in float32."""
-    with autocast(device, precision):
-        states = trunk(torch.from_numpy(batch.ids).to(device))  # (B, T, D)
+    with autocast(context.device, context.precision):
+        states = trunk(torch.from_numpy(batch.ids).to(context.device))  # (B, T, D)
     start, end = head(word_states(states, batch).float())  # (B, W)
     return start, end
 

@@ -24,12 +24,12 @@ from emergence.errors import EmergenceError
 from emergence.model import SpanHead, Trunk, span_cross_entropy
 from emergence.model.dropout import ResidualDropout
 from emergence.spec import OnNan
-from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.evaluate import gold_spans, quick_scores
 from emergence.training.features import predict_finetuned, span_logits
 from emergence.training.finetune_result import EpochScores, FinetuneResult
 from emergence.training.health import REWIND_FACTOR, NonFiniteLossError, Recovery, all_finite, clip_gradients
-from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
+from emergence.training.recording import StopRequested
 from emergence.training.search_budget import passes_per_epoch
 
 logger = logging.getLogger(__name__)
@@ -67,17 +67,11 @@ def finetune(
     train: EncodedQA,
     validation: EncodedQA,
     config: FinetuneConfig,
+    context: Context,
     *,
     seed: int,
-    device: torch.device,
-    precision: str,
     max_answer_words: int,
-    checkpointer: Checkpointer | None = None,
-    recorder: Recorder | None = None,
     save_snapshot: SaveModel | None = None,
-    save_best: SaveModel | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
     on_nan: OnNan = "stop",
     carried: dict[str, Any] | None = None,
     announce: bool = True,
@@ -85,43 +79,33 @@ def finetune(
     """Train ``trunk`` and ``head`` in place; they end with the best epoch's weights.
 
     Args:
-        trunk, head: Moved to ``device``.
+        trunk, head: Moved to the context's device.
         train, validation: Encoded questions.
         config: See :class:`~emergence.config.FinetuneConfig`.
+        context: Its recorder takes history lines ``finetune_step`` and ``finetune_epoch``.
         seed: Of the order of the training questions and of dropout's masks.
-        precision: ``fp32`` or ``bf16`` (autocast; the head and the loss stay in float32).
         max_answer_words: Longest span decoded on validation.
-        checkpointer: Makes the run resumable; a checkpoint that is there is resumed from.
-        recorder: History lines ``finetune_step`` and ``finetune_epoch``.
         save_snapshot: Called after every epoch with the name ``finetune_epoch_<n>``.
-        save_best: Called after every epoch that is the best so far.
-        should_stop: Asked after every step; true saves a checkpoint and raises.
         on_nan: What to do about a loss or gradient that is not finite, as in pretraining.
         carried: Plain values that every checkpoint holds for the caller, under ``carried``.
         announce: Log a line for every epoch.
 
     Raises:
-        StopRequested: ``should_stop`` was true; the same call resumes.
+        StopRequested: After saving a checkpoint, because ``should_stop`` was true; the same call resumes.
         NonFiniteLossError: Naming step, batch, cause and what is kept. EmergenceError: There are no questions.
     """
     if not len(train) or not len(validation):
         raise EmergenceError("finetuning needs training and validation questions: give more data, or longer sequences")
     loop = _Loop(
-        trunk=trunk.to(device),
-        head=head.to(device),
+        trunk=trunk.to(context.device),
+        head=head.to(context.device),
         train=train,
         validation=validation,
         config=config,
+        context=context,
         seed=seed,
-        device=device,
-        precision=precision,
         cap=max_answer_words,
-        checkpointer=checkpointer,
-        recorder=recorder or NullRecorder(),
         save_snapshot=save_snapshot,
-        save_best=save_best,
-        should_stop=should_stop,
-        progress=progress or NoProgress(),
         on_nan=on_nan,
         carried=carried,
         announce=announce,
@@ -130,7 +114,7 @@ def finetune(
         loop.resume()
         return loop.run()
     finally:
-        loop.progress.close()
+        context.progress.close()
         loop.dropout.remove()
 
 
@@ -143,16 +127,10 @@ class _Loop:
     train: EncodedQA
     validation: EncodedQA
     config: FinetuneConfig
+    context: Context
     seed: int
-    device: torch.device
-    precision: str
     cap: int
-    checkpointer: Checkpointer | None
-    recorder: Recorder
     save_snapshot: SaveModel | None
-    save_best: SaveModel | None
-    should_stop: Callable[[], bool]
-    progress: Progress
     on_nan: OnNan
     carried: dict[str, Any] | None
     announce: bool
@@ -168,7 +146,7 @@ class _Loop:
         self.pending: list[tuple[Tensor, Tensor, int]] = []
         cure = f"lower finetune.lr, now {self.config.lr:g}, for example --set finetune.lr={self.config.lr / 3:.1g}"
         intervals = (self.config.checkpoint_every_steps, self.steps_per_epoch)
-        self.recovery = Recovery(PHASE, self.checkpointer, self.on_nan, intervals, cure)
+        self.recovery = Recovery(PHASE, self.context.checkpointer, self.on_nan, intervals, cure)
         self.dropout = ResidualDropout(self.trunk, self.config.dropout, self.seed)
         self.clock = time.monotonic()
         self.shown: dict[str, float] = {}
@@ -178,7 +156,7 @@ class _Loop:
         return self.state.epoch * self.steps_per_epoch + self.state.batch
 
     def run(self) -> FinetuneResult:
-        self.progress.start(self.config.epochs * self.steps_per_epoch, "steps", self.step, "finetuning")
+        self.context.progress.start(self.config.epochs * self.steps_per_epoch, "steps", self.step, "finetuning")
         while self.state.epoch < self.config.epochs and not self._out_of_patience():
             try:
                 self._train_epoch()
@@ -224,17 +202,18 @@ class _Loop:
             self._after_step()
 
     def _loss(self, batch: PaddedBatch) -> Tensor:
-        start, end = span_logits(self.trunk, self.head, batch, device=self.device, precision=self.precision)
-        return span_cross_entropy(start, end, *gold_tensors(batch, self.device), train_gold=self.config.train_gold)
+        start, end = span_logits(self.trunk, self.head, batch, self.context)
+        golds = gold_tensors(batch, self.context.device)
+        return span_cross_entropy(start, end, *golds, train_gold=self.config.train_gold)
 
     def _after_step(self) -> None:
         config, step = self.config, self.step
         if step % config.log_every_steps == 0:
             self.shown = {"loss": (loss := self._drain()), "epoch": self.state.epoch + 1}
             rate = float(self.optimizer.param_groups[0]["lr"])
-            self.recorder.log("finetune_step", step=step, epoch=self.state.epoch + 1, loss=loss, lr=rate)
-        self.progress.update(1, **self.shown)
-        stop = self.should_stop()
+            self.context.recorder.log("finetune_step", step=step, epoch=self.state.epoch + 1, loss=loss, lr=rate)
+        self.context.progress.update(1, **self.shown)
+        stop = self.context.should_stop()
         if stop or step % config.checkpoint_every_steps == 0:
             self._save()
         if stop:
@@ -277,7 +256,7 @@ class _Loop:
             raise self.recovery.final(error, rewinds) from None
         self._restore(found.state)
         self.state.rewinds, self.state.seconds, self.clock = rewinds + 1, seconds, time.monotonic()
-        self.recorder.log("finetune_rewind", step=self.step, failed_step=error.step, rewinds=rewinds + 1)
+        self.context.recorder.log("finetune_rewind", step=self.step, failed_step=error.step, rewinds=rewinds + 1)
         self._save()
 
     def _end_epoch(self) -> None:
@@ -285,17 +264,15 @@ class _Loop:
         self._refuse_unless_finite()
         state = self.state
         train_loss = state.loss_sum / state.questions
-        logits = predict_finetuned(
-            self.trunk.eval(), self.head, self.validation, device=self.device, precision=self.precision
-        )
+        logits = predict_finetuned(self.trunk.eval(), self.head, self.validation, self.context)
         found = quick_scores(logits, gold_spans(self.validation), self.cap, self.config.train_gold)
         if not math.isfinite(found.loss):
             raise self._diverged(f"the validation loss is {found.loss}", self.step)
         scores = EpochScores(state.epoch + 1, train_loss, found.loss, found.em, found.f1)
         state.epochs.append(scores)
         state.epoch, state.batch, state.loss_sum, state.questions = state.epoch + 1, 0, 0.0, 0
-        self.recorder.log("finetune_epoch", **asdict(scores))
-        self.recorder.time("finetune_epoch", epoch=scores.epoch, seconds=self._seconds())
+        self.context.recorder.log("finetune_epoch", **asdict(scores))
+        self.context.recorder.time("finetune_epoch", epoch=scores.epoch, seconds=self._seconds())
         logger.log(
             logging.INFO if self.announce else logging.DEBUG,
             "epoch %d: training loss %.3f, validation loss %.3f, EM %.3f, F1 %.3f",
@@ -303,8 +280,6 @@ class _Loop:
         )
         if scores == state.best:
             state.best_weights = {name: _copied(m) for name, m in (("trunk", self.trunk), ("head", self.head))}
-            if self.save_best is not None:
-                self.save_best(f"finetune_epoch_{scores.epoch}", self.trunk, self.head, asdict(scores))
         if self.save_snapshot is not None:
             self.save_snapshot(f"finetune_epoch_{scores.epoch}", self.trunk, self.head, asdict(scores))
         self._save()
@@ -319,8 +294,6 @@ class _Loop:
         return self.state.seconds + time.monotonic() - self.clock
 
     def _save(self) -> None:
-        if self.checkpointer is None:
-            return
         pending = self._read_pending()
         self._refuse_unless_finite()
         state = {
@@ -337,15 +310,15 @@ class _Loop:
             "best_weights": self.state.best_weights,
             "seconds": self._seconds(),
             "rewinds": self.state.rewinds,
-            "history": self.recorder.position(),
+            "history": self.context.recorder.position(),
             "steps_per_epoch": self.steps_per_epoch,
             "carried": self.carried,
         }
-        self.checkpointer.save(PHASE, self.step, state, rewind_to=self.recovery.point(self.step))
+        self.context.checkpointer.save(PHASE, self.step, state, rewind_to=self.recovery.point(self.step))
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one."""
-        found = self.checkpointer.load(PHASE) if self.checkpointer is not None else None
+        found = self.context.checkpointer.load(PHASE)
         if found is None:
             self._save()  # so that history written before the next checkpoint can be taken back
             return
@@ -368,7 +341,7 @@ class _Loop:
             rewinds=saved.get("rewinds", 0),  # absent in checkpoints of an earlier version
         )
         self.pending = [(torch.tensor(loss, dtype=torch.float64), torch.zeros(()), n) for loss, n in saved["pending"]]
-        self.recorder.rewind(saved["history"])
+        self.context.recorder.rewind(saved["history"])
 
 
 def training_batches(train: EncodedQA, config: FinetuneConfig, *, seed: int, epoch: int) -> list[IntArray]:

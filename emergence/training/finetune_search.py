@@ -13,13 +13,12 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from emergence.config import FinetuneConfig
 from emergence.data.qa_encoding import EncodedQA
@@ -27,11 +26,12 @@ from emergence.model import SpanHead, Trunk
 from emergence.model.embedding_rows import fresh_scale, rescale_embedding
 from emergence.spec import OnNan
 from emergence.training.checkpoint import Checkpoint, Checkpointer
+from emergence.training.context import Context
 from emergence.training.finetune import PHASE as FINETUNE_PHASE
 from emergence.training.finetune import SaveModel, finetune
 from emergence.training.finetune_result import FinetuneResult, SearchResult, Setting, Trial
 from emergence.training.health import NonFiniteLossError
-from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder
+from emergence.training.recording import Progress, Recorder
 from emergence.training.search_budget import (
     EMBEDDINGS,
     FRESH,
@@ -55,32 +55,23 @@ def finetune_tuned(
     train: EncodedQA,
     validation: EncodedQA,
     config: FinetuneConfig,
+    context: Context,
     *,
     seed: int,
-    device: torch.device,
-    precision: str,
     max_answer_words: int,
-    checkpointer: Checkpointer | None = None,
-    recorder: Recorder | None = None,
     save_snapshot: SaveModel | None = None,
-    save_best: SaveModel | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
     on_nan: OnNan = "stop",
 ) -> FinetuneResult:
     """As :func:`~emergence.training.finetune.finetune`, after a search with ``config.search = "on"``.
 
     History gets a line ``finetune_search`` for every finished trial. Raises what ``finetune`` does.
     """
-    recorder, progress = recorder or NullRecorder(), progress or NoProgress()
-    trunk, head = trunk.to(device), head.to(device)
-    fixed = {"seed": seed, "device": device, "precision": precision, "max_answer_words": max_answer_words}
-    common = {**fixed, "should_stop": should_stop}
+    trunk, head = trunk.to(context.device), head.to(context.device)
     found = None
     if config.search == "on" and len(train) and len(validation):
-        found = _carried(checkpointer)
+        found = _carried(context.checkpointer)
         if found is None:
-            search = _Search(trunk, head, train, validation, config, common, checkpointer, recorder, progress)
+            search = _Search(trunk, head, train, validation, config, context, seed, max_answer_words)
             found = search.run()
         config = settle(trunk, config, found.chosen, found.embedding_scale)
     result = finetune(
@@ -89,12 +80,10 @@ def finetune_tuned(
         train,
         validation,
         config,
-        **common,  # type: ignore[arg-type]
-        checkpointer=checkpointer,
-        recorder=recorder,
+        context,
+        seed=seed,
+        max_answer_words=max_answer_words,
         save_snapshot=save_snapshot,
-        save_best=save_best,
-        progress=progress,
         on_nan=on_nan,
         carried=found.to_dict() if found else None,
     )
@@ -144,9 +133,9 @@ def _badness(trial: Trial) -> tuple[float, float]:
     return -trial.validation_f1, math.inf if trial.validation_loss is None else trial.validation_loss
 
 
-def _carried(checkpointer: Checkpointer | None) -> SearchResult | None:
+def _carried(checkpointer: Checkpointer) -> SearchResult | None:
     """The search that a finetuning under way started from; None if it has not started."""
-    found = checkpointer.load(FINETUNE_PHASE) if checkpointer is not None else None
+    found = checkpointer.load(FINETUNE_PHASE)
     raw = found.state.get("carried") if found is not None else None
     return SearchResult.from_dict(raw) if raw is not None else None
 
@@ -160,10 +149,9 @@ class _Search:
     train: EncodedQA
     validation: EncodedQA
     config: FinetuneConfig
-    common: dict[str, Any]
-    checkpointer: Checkpointer | None
-    recorder: Recorder
-    progress: Progress
+    context: Context
+    seed: int
+    cap: int
     trials: list[Trial] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -171,7 +159,7 @@ class _Search:
         scale = fresh_scale(self.trunk)
         settings = grid(scale)
         rungs = plan_rungs(len(self.train), self.config, len(settings))
-        self.order = np.random.default_rng([self.common["seed"], 0x5EA]).permutation(len(self.train))
+        self.order = np.random.default_rng([self.seed, 0x5EA]).permutation(len(self.train))
         self.total = sum(rung.candidates for rung in rungs)
         self._resume()
         for rung in rungs:
@@ -197,10 +185,9 @@ class _Search:
                 self.train.subset(np.sort(self.order[: rung.questions])),
                 self.validation,
                 config,
-                **self.common,
-                checkpointer=self._trial_checkpointer(),
-                recorder=_SilentRecorder(self.recorder),
-                progress=_NamedProgress(self.progress, f"search, training {len(self.trials) + 1} of {self.total}"),
+                self._trial_context(),
+                seed=self.seed,
+                max_answer_words=self.cap,
                 announce=False,
             )
             f1, loss = found.best.validation_f1, found.best.validation_loss
@@ -210,8 +197,8 @@ class _Search:
                       validation_f1=f1, validation_loss=loss)  # fmt: skip
         self.trials.append(trial)
         self.seconds += time.monotonic() - clock
-        self.recorder.log("finetune_search", **asdict(trial))
-        self.recorder.time("finetune_search", trial=len(self.trials), seconds=self.seconds)
+        self.context.recorder.log("finetune_search", **asdict(trial))
+        self.context.recorder.time("finetune_search", trial=len(self.trials), seconds=self.seconds)
         logger.info("search: rate x %g, %s embedding, %d steps: validation F1 %.3f",
                     setting.lr_factor, setting.embedding, steps, f1)  # fmt: skip
         self._save()
@@ -230,29 +217,33 @@ class _Search:
 
     def _resume(self) -> None:
         """Take up the finished trials of the newest checkpoint, if there is one."""
-        found = self.checkpointer.load(PHASE) if self.checkpointer is not None else None
+        found = self.context.checkpointer.load(PHASE)
         if found is None:
             self._save()  # so that history written before the next checkpoint can be taken back
             return
         self.trials = [Trial(**trial) for trial in found.state["trials"]]
         self.seconds = found.state["seconds"]
-        self.recorder.rewind(found.state["history"])
+        self.context.recorder.rewind(found.state["history"])
 
     def _save(self) -> None:
-        if self.checkpointer is not None:
-            self.checkpointer.save(PHASE, self._steps_done(), self._progress_made())
+        self.context.checkpointer.save(PHASE, self._steps_done(), self._progress_made())
 
     def _steps_done(self) -> int:
         return sum(trial.steps for trial in self.trials)
 
     def _progress_made(self) -> dict[str, Any]:
         trials = [asdict(trial) for trial in self.trials]
-        return {"trials": trials, "seconds": self.seconds, "history": self.recorder.position(), "trial": None}
+        return {"trials": trials, "seconds": self.seconds, "history": self.context.recorder.position(), "trial": None}
 
-    def _trial_checkpointer(self) -> Checkpointer | None:
-        if self.checkpointer is None:
-            return None
-        return _TrialCheckpointer(self.checkpointer, self._progress_made(), self._steps_done())
+    def _trial_context(self) -> Context:
+        """The search's, for a training that is a part of it."""
+        whole = self.context
+        return replace(
+            whole,
+            recorder=_SilentRecorder(whole.recorder),
+            checkpointer=_TrialCheckpointer(whole.checkpointer, self._progress_made(), self._steps_done()),
+            progress=_NamedProgress(whole.progress, f"search, training {len(self.trials) + 1} of {self.total}"),
+        )
 
 
 class _TrialCheckpointer(Checkpointer):

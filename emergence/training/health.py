@@ -56,14 +56,14 @@ class Recovery:
     """What a training loop does about a number that is not finite.
 
     Attributes:
-        phase: Of its checkpoints. checkpointer: Where they are; None for a loop without any.
+        phase: Of its checkpoints. checkpointer: Where they are.
         on_nan: ``stop`` or ``rewind``.
         intervals: Steps between the checkpoints that the settings ask for; each counted from step 0.
         cure: What else a person can do, for the message.
     """
 
     phase: str
-    checkpointer: Checkpointer | None
+    checkpointer: Checkpointer
     on_nan: OnNan
     intervals: tuple[int, ...]
     cure: str
@@ -74,7 +74,7 @@ class Recovery:
 
     def checkpoint(self, error: NonFiniteLossError, rewinds: int) -> Checkpoint | None:
         """What to go back to after ``rewinds`` earlier ones; None if that is not asked for, or was in vain so often."""
-        if self.checkpointer is None or self.on_nan == "stop" or rewinds >= MOST_REWINDS:
+        if self.on_nan == "stop" or rewinds >= MOST_REWINDS:
             return None
         found = self.checkpointer.load(self.phase, up_to=self.point(max(error.step - 1, 0)))
         if found is not None:
@@ -84,7 +84,7 @@ class Recovery:
 
     def final(self, error: NonFiniteLossError, rewinds: int) -> NonFiniteLossError:
         """``error`` with what was tried, what is kept and what to do now."""
-        kept = None if self.checkpointer is None else self.checkpointer.newest_step(self.phase)
+        kept = self.checkpointer.newest_step(self.phase)
         tried = f"; given up after {rewinds} rewinds" if rewinds else ""
         state = "" if kept is None else f"; the state of step {kept} is kept"
         again = ""

@@ -19,7 +19,7 @@ from emergence.data.stream import TokenStream
 from emergence.errors import DataError
 from emergence.measures.bootstrap import ClusterTable, Estimate, bootstrap_means
 from emergence.model import Trunk, token_losses
-from emergence.training.distributed import Workers
+from emergence.training.context import Context
 from emergence.training.precision import autocast
 
 #: Tokens per forward pass.
@@ -102,11 +102,11 @@ def document_losses(
     stream: TokenStream,
     windows: Windows,
     length: int,
-    device: torch.device,
-    precision: str,
+    context: Context,
     chunk_rows: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sum of losses (nats) and number of scored tokens of each document, both (n_documents,)."""
+    device = context.device
     sums, counts = np.zeros(stream.n_documents), np.zeros(stream.n_documents)
     per_batch = max(1, TOKENS_PER_BATCH[device.type] // length)
     for at in range(0, len(windows), per_batch):
@@ -116,7 +116,7 @@ def document_losses(
         ids = torch.from_numpy(stream.tokens[np.minimum(place, stream.n_tokens - 1)].astype(np.int64)).to(device)
         scored = (place[:, 1:] >= batch.first[:, None]) & (place[:, 1:] < batch.last[:, None])  # (B, T)
         mask = torch.from_numpy(scored).to(device)
-        with autocast(device, precision):
+        with autocast(device, context.precision):
             states = trunk(ids[:, :-1])  # (B, T, D)
             losses = token_losses(states[mask], trunk.unembedding, ids[:, 1:][mask], chunk_rows)  # (scored,)
         document = np.searchsorted(stream.document_ends, place[:, 1:][scored], side="right")
@@ -129,26 +129,22 @@ def evaluate_language_model(
     trunk: Trunk,
     stream: TokenStream,
     sequence_length: int,
-    device: torch.device,
-    precision: str,
+    context: Context,
     chunk_rows: int = 512,
     max_tokens: int | None = None,
     strided: bool = True,
-    workers: Workers | None = None,
 ) -> LanguageModelLoss:
     """Loss of a trunk on held-out text.
 
     Args:
-        trunk: On ``device``.
+        trunk: On the context's device.
         stream: The text; windows run across documents, as in training.
         sequence_length: Context, the training length.
-        device: Where to run.
-        precision: ``fp32`` or ``bf16``.
+        context: Its workers share the windows.
         chunk_rows: Rows of the vocabulary head computed at a time.
         max_tokens: Score at most this many tokens, from windows spread evenly over the text; None for all.
         strided: Stride of half a window and an interval over documents, as reported; else disjoint windows and
             no interval, as during training.
-        workers: Share the windows among these.
 
     Raises:
         DataError: Fewer than two tokens.
@@ -157,10 +153,12 @@ def evaluate_language_model(
         raise DataError("the held-out text has fewer than two tokens: give more text")
     stride = max(1, sequence_length // 2) if strided else sequence_length
     windows = cut_windows(stream.n_tokens, sequence_length, stride, max_tokens)
-    workers = workers or Workers()
+    workers = context.workers
     mine = windows[workers.shard(np.arange(len(windows)))]
-    sums, counts = document_losses(trunk, stream, mine, sequence_length, device, precision, chunk_rows)
-    both = np.array(workers.sum([*sums, *counts], device)) if workers.size > 1 else np.concatenate([sums, counts])
+    sums, counts = document_losses(trunk, stream, mine, sequence_length, context, chunk_rows)
+    both = np.concatenate([sums, counts])
+    if workers.size > 1:
+        both = np.array(workers.sum(both.tolist(), context.device))
     sums, counts = both[: stream.n_documents], both[stream.n_documents :]
     return summarise_losses(stream, sums, counts, with_interval=strided)
 

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,13 @@ from emergence.config import PretrainConfig
 from emergence.data.stream import SequenceOrder, TokenStream
 from emergence.model import Trunk
 from emergence.spec import OnNan
-from emergence.training.checkpoint import Checkpointer
-from emergence.training.distributed import Workers
+from emergence.training.context import Context
 from emergence.training.execution import choose_forward, choose_micro_batch, step_loss
 from emergence.training.health import REWIND_FACTOR, NonFiniteLossError, Recovery, all_finite, clip_gradients
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.optim import build_optimizers
-from emergence.training.precision import resolve_precision
 from emergence.training.pretrain_result import PretrainResult
-from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
+from emergence.training.recording import NoProgress, NullRecorder, StopRequested
 from emergence.training.schedule import learning_rate_factor, plan_pretraining
 
 logger = logging.getLogger(__name__)
@@ -48,15 +46,10 @@ def pretrain(
     train: TokenStream,
     validation: TokenStream,
     config: PretrainConfig,
+    context: Context,
     *,
     seed: int,
-    device: torch.device,
-    recorder: Recorder,
-    checkpointer: Checkpointer,
     save_snapshot: SaveSnapshot,
-    should_stop: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
-    workers: Workers | None = None,
     on_nan: OnNan = "stop",
 ) -> PretrainResult:
     """Train ``trunk`` in place, going on from the newest checkpoint if there is one.
@@ -64,17 +57,13 @@ def pretrain(
     With ``patience``, the trunk ends with the weights of its best evaluation; without, with the last ones.
 
     Args:
-        trunk: Freshly initialised; moved to ``device``.
+        trunk: Freshly initialised; moved to the context's device.
         train: Text to learn. validation: Held-out text.
-        config: How.
+        config: How, but for its precision: the context's, which is that one resolved for a device, decides.
+        context: Its recorder takes ``pretrain_step`` and ``pretrain_evaluation`` lines, and ``pretrain`` timings. Of
+            its workers only the first records, saves and shows.
         seed: Of the order of the sequences.
-        device: Where to run.
-        recorder: Takes ``pretrain_step`` and ``pretrain_evaluation`` lines, and ``pretrain`` timings.
-        checkpointer: Where the resumable state is.
         save_snapshot: Keeps the weights at a named point; may be called again for the same point after a resume.
-        should_stop: Asked after every update.
-        progress: Shown to a person.
-        workers: This process among others; only the first records, saves and shows.
         on_nan: What to do about a loss or gradient that is not finite (:mod:`emergence.training.health`); the history
             records a rewind.
 
@@ -83,17 +72,16 @@ def pretrain(
         NonFiniteLossError: Naming the step, its sequences and what is kept.
         StopRequested: After saving a checkpoint, because ``should_stop`` said so.
     """
-    workers = workers or Workers()
-    if not workers.is_first:
-        recorder, progress = NullRecorder(), None
-    run = _Run(trunk, train, validation, config, seed, device, recorder, checkpointer, save_snapshot, workers, on_nan)
-    progress = progress or NoProgress()
+    if not context.workers.is_first:
+        context = replace(context, recorder=NullRecorder(), progress=NoProgress())
+    run = _Run(trunk, train, validation, config, context, seed, save_snapshot, on_nan)
+    progress = context.progress
     tokens_per_step = run.plan.batch_size * run.length
     run.resume()
     progress.start(run.plan.total_steps * tokens_per_step, "tokens", run.state.tokens_seen, "pretraining")
     try:
         while not run.finished:
-            if workers.sum([float(should_stop())], device)[0]:
+            if context.workers.sum([float(context.should_stop())], context.device)[0]:
                 run.save()
                 raise StopRequested(f"stopped at step {run.state.step} of pretraining; the same command resumes")
             try:
@@ -135,25 +123,21 @@ class _Run:
         train: TokenStream,
         validation: TokenStream,
         config: PretrainConfig,
+        context: Context,
         seed: int,
-        device: torch.device,
-        recorder: Recorder,
-        checkpointer: Checkpointer,
         save_snapshot: SaveSnapshot,
-        workers: Workers,
         on_nan: OnNan,
     ) -> None:
-        self.trunk, self.train, self.validation = trunk.to(device), train, validation
-        self.config, self.device, self.workers = config, device, workers
-        self.recorder, self.checkpointer, self.save_snapshot = recorder, checkpointer, save_snapshot
+        self.trunk, self.train, self.validation = trunk.to(context.device), train, validation
+        self.config, self.context, self.save_snapshot = config, context, save_snapshot
+        self.recorder, self.workers = context.recorder, context.workers
         self.length = trunk.config.sequence_length
         self.order = SequenceOrder(train.n_sequences(self.length), seed)
         self.plan = plan_pretraining(config, self.order.n_sequences)
-        self.precision = resolve_precision(config.precision, device)
         self.optimizers = build_optimizers(trunk, config)
         self.state = _State()
         self.best_weights: dict[str, Tensor] | None = None
-        self.recovery = Recovery(PHASE, checkpointer, on_nan, (config.checkpoint_every_steps,), _CURE)
+        self.recovery = Recovery(PHASE, context.checkpointer, on_nan, (config.checkpoint_every_steps,), _CURE)
         self._saved_step = -1
         self._clock = time.perf_counter()
 
@@ -166,21 +150,17 @@ class _Run:
     def resume(self) -> None:
         """Restore the newest checkpoint, or make the first one, and decide how to execute."""
         self.workers.wait()  # for what the first may still be saving
-        found = self.checkpointer.load(PHASE)
+        found = self.context.checkpointer.load(PHASE)
         self.workers.wait()  # until all have read it, before the first saves another
         if found:
             self._restore(found.state)
             logger.info("pretraining resumes at step %d of %d", self.state.step, self.plan.total_steps)
         per_worker = math.ceil(self.plan.batch_size / self.workers.size)
-        micro = self.state.micro_batch or choose_micro_batch(
-            self.trunk, self.config, per_worker, self.device, self.precision
-        )
+        micro = self.state.micro_batch or choose_micro_batch(self.trunk, self.config, per_worker, self.context)
         self.state.micro_batch = micro
         # By the whole run, not by what is left of it: compiled and uncompiled results differ in the last digits.
         tokens = self.plan.total_steps * per_worker * self.length
-        self.forward, self.compiled = choose_forward(
-            self.trunk, self.config, tokens, micro, self.device, self.precision
-        )
+        self.forward, self.compiled = choose_forward(self.trunk, self.config, tokens, micro, self.context)
         if not found:
             self._log_plan()
             # Before the first step: a run killed early starts over with the history it found.
@@ -201,7 +181,7 @@ class _Run:
             "best_weights": self.best_weights,
             "history": self.recorder.position(),
         }
-        self.checkpointer.save(PHASE, self.state.step, content, rewind_to=self.recovery.point(self.state.step))
+        self.context.checkpointer.save(PHASE, self.state.step, content, rewind_to=self.recovery.point(self.state.step))
         self._saved_step = self.state.step
 
     def _restore(self, content: dict[str, Any]) -> None:
@@ -247,7 +227,7 @@ class _Run:
         self.workers.sum_gradients(self.trunk.parameters())
         clipped = clip_gradients(self.trunk.parameters(), self.config.grad_clip)
         local, norm = torch.stack([local_loss, clipped]).tolist()  # the update's one wait for the GPU
-        loss = self.workers.sum([local], self.device)[0]
+        loss = self.workers.sum([local], self.context.device)[0]
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.optimizers.zero_grad()
             raise NonFiniteLossError(
@@ -295,11 +275,11 @@ class _Run:
     def _backward(self, batch: NDArray[np.int64]) -> Tensor:
         """Accumulate the gradients of this worker's part of the batch; returns that part of the mean loss."""
         mine = self.workers.shard(batch)
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), device=self.context.device)
         for at in range(0, len(mine), self.state.micro_batch):
             sequences = mine[at : at + self.state.micro_batch]
-            ids = torch.from_numpy(self.train.get(sequences, self.length)).to(self.device)  # (b, T+1)
-            loss = step_loss(self.forward, self.trunk, ids, self.config.loss_chunk_rows, self.precision)
+            ids = torch.from_numpy(self.train.get(sequences, self.length)).to(self.context.device)  # (b, T+1)
+            loss = step_loss(self.forward, self.trunk, ids, self.config.loss_chunk_rows, self.context.precision)
             loss = loss * (len(sequences) / len(batch))
             loss.backward()
             total += loss.detach()
@@ -341,8 +321,8 @@ class _Run:
 
     def _evaluate(self) -> None:
         measured = evaluate_language_model(
-            self.trunk, self.validation, self.length, self.device, self.precision, self.config.loss_chunk_rows,
-            self.config.validation_tokens, strided=False, workers=self.workers,
+            self.trunk, self.validation, self.length, self.context, self.config.loss_chunk_rows,
+            self.config.validation_tokens, strided=False,
         )  # fmt: skip
         state, loss = self.state, measured.nats_per_token
         if not math.isfinite(loss):
@@ -385,7 +365,7 @@ class _Run:
             seconds=state.seconds,
             tokens_per_second=state.tokens_seen / state.seconds if state.seconds else 0.0,
             micro_batch_size=state.micro_batch,
-            precision=self.precision,
+            precision=self.context.precision,
             compiled=self.compiled,
             rewinds=state.rewinds,
         )

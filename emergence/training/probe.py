@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from emergence.config import ProbeConfig
 from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import EmergenceError
 from emergence.model import Encoder
-from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.features import SpanLogits, predict_readouts
 from emergence.training.probe_data import layer_data, standardise_
 from emergence.training.probe_fitting import FAMILIES, ProbeFit, fit_probe, readout
-from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
+from emergence.training.recording import StopRequested
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +51,14 @@ def probe_all_layers(
     train: EncodedQA,
     validation: EncodedQA,
     config: ProbeConfig,
+    context: Context,
     *,
     seed: int,
-    device: torch.device,
-    precision: str,
     max_answer_words: int,
     families: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
-    checkpointer: Checkpointer | None = None,
-    recorder: Recorder | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
 ) -> ProbeReport:
-    """Fit every family at every layer of a frozen trunk (in eval mode, on ``device``).
+    """Fit every family at every layer of a frozen trunk (in eval mode, on the context's device).
 
     The trunk runs once over the questions, or once for each group of layers that fits
     ``config.cache_gigabytes``. Each finished fit is checkpointed; a resumed call goes on with the next.
@@ -73,7 +66,7 @@ def probe_all_layers(
     Args:
         families: ``config.families`` by default.
         layers: Levels of states; all L + 1 by default.
-        recorder: One history line ``probe`` for each fit.
+        context: Its recorder gets one history line ``probe`` for each fit.
 
     Raises:
         StopRequested: ``should_stop`` was true after a fit; the same call resumes.
@@ -84,46 +77,40 @@ def probe_all_layers(
     families = config.families if families is None else families
     if unknown := set(families) - set(FAMILIES):
         raise ValueError(f"unknown probe families {sorted(unknown)}")
-    recorder, progress = recorder or NullRecorder(), progress or NoProgress()
     wanted = range(trunk.n_layers + 1) if layers is None else sorted(set(layers))
-    fits = _resume(checkpointer, recorder)
+    fits = _resume(context)
     done = {(fit.family, fit.layer) for fit in fits}
     missing = {layer: [f for f in families if (f, layer) not in done] for layer in wanted}
     missing = {layer: left for layer, left in missing.items() if left}
-    progress.start(len(wanted) * len(families), "probes", len(fits), "probing")
-    states = layer_data(
-        trunk, (train, validation), list(missing), config.cache_gigabytes, device=device, precision=precision
-    )
+    context.progress.start(len(wanted) * len(families), "probes", len(fits), "probing")
+    states = layer_data(trunk, (train, validation), list(missing), config.cache_gigabytes, context)
     for layer, (of_train, of_validation) in states:
         statistics = standardise_(of_train.features, of_validation.features)
         for family in missing[layer]:
             begun = time.monotonic()
             fit = fit_probe(family, of_train, of_validation, statistics, config, layer, max_answer_words, seed)
             fits.append(fit)
-            recorder.log("probe", **{key: value for key, value in fit.summary().items() if key != "path"})
-            recorder.time("probe", family=family, layer=layer, seconds=time.monotonic() - begun)
+            context.recorder.log("probe", **{key: value for key, value in fit.summary().items() if key != "path"})
+            context.recorder.time("probe", family=family, layer=layer, seconds=time.monotonic() - begun)
             logger.info("%s probe, layer %d: validation F1 %.3f", family, layer, fit.validation_f1)
-            progress.update(1, layer=layer, f1=fit.validation_f1)
-            save_progress(checkpointer, recorder, fits)
-            if should_stop():
-                progress.close()
+            context.progress.update(1, layer=layer, f1=fit.validation_f1)
+            save_progress(context, fits)
+            if context.should_stop():
+                context.progress.close()
                 raise StopRequested(f"stopped after the {family} probe of layer {layer}; the same command goes on")
-    progress.close()
+    context.progress.close()
     return ProbeReport(tuple(fits))
 
 
-def predict_probes(
-    trunk: Encoder, fits: Sequence[ProbeFit], encoded: EncodedQA, *, device: torch.device, precision: str
-) -> list[SpanLogits]:
+def predict_probes(trunk: Encoder, fits: Sequence[ProbeFit], encoded: EncodedQA, context: Context) -> list[SpanLogits]:
     """Logits of several fitted probes in one pass over the trunk, in the order of ``fits``."""
-    readouts = {str(i): (fit.layer, readout(fit, device)) for i, fit in enumerate(fits)}
-    found = predict_readouts(trunk, readouts, encoded, device=device, precision=precision)
+    readouts = {str(i): (fit.layer, readout(fit, context.device)) for i, fit in enumerate(fits)}
+    found = predict_readouts(trunk, readouts, encoded, context)
     return [found[str(i)] for i in range(len(fits))]
 
 
 def save_progress(
-    checkpointer: Checkpointer | None,
-    recorder: Recorder,
+    context: Context,
     fits: Sequence[ProbeFit],
     conditional: Mapping[str, Any] | None = None,
     validity: Mapping[str, Any] | None = None,
@@ -133,17 +120,16 @@ def save_progress(
     The checkpointer keeps the newest two files whatever their phase, so none may stand alone. They are made in this
     order, each when the one before is whole.
     """
-    if checkpointer is not None:
-        parts = {"conditional": dict(conditional or {}), "validity": dict(validity or {})}
-        state = {"fits": [fit.to_state() for fit in fits], "history": recorder.position(), **parts}
-        checkpointer.save(PHASE, len(fits) + sum(map(len, parts.values())), state)
+    parts = {"conditional": dict(conditional or {}), "validity": dict(validity or {})}
+    state = {"fits": [fit.to_state() for fit in fits], "history": context.recorder.position(), **parts}
+    context.checkpointer.save(PHASE, len(fits) + sum(map(len, parts.values())), state)
 
 
-def _resume(checkpointer: Checkpointer | None, recorder: Recorder) -> list[ProbeFit]:
+def _resume(context: Context) -> list[ProbeFit]:
     """The fits that an interrupted call had finished."""
-    found = checkpointer.load(PHASE) if checkpointer is not None else None
+    found = context.checkpointer.load(PHASE)
     if found is None:
-        save_progress(checkpointer, recorder, [])  # so that later history can be taken back
+        save_progress(context, [])  # so that later history can be taken back
         return []
-    recorder.rewind(found.state["history"])
+    context.recorder.rewind(found.state["history"])
     return [ProbeFit.from_state(state) for state in found.state["fits"]]

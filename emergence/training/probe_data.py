@@ -18,6 +18,7 @@ from emergence.data.qa_encoding import EncodedQA
 from emergence.measures.ragged import rows_at
 from emergence.measures.spans import GoldSpans
 from emergence.model import Encoder
+from emergence.training.context import Context
 from emergence.training.evaluate import gold_spans
 from emergence.training.features import LayerFeatures, Readout, SpanLogits, cache_features, layer_groups
 
@@ -81,15 +82,13 @@ def layer_data(
     splits: Sequence[EncodedQA],
     layers: Sequence[int],
     gigabytes: float,
-    *,
-    device: torch.device,
-    precision: str,
+    context: Context,
 ) -> Iterator[tuple[int, tuple[ProbeData, ...]]]:
     """Yields each layer with the raw states of all splits; as many layers are cached together as memory allows."""
     n_words = sum(int(split.word_offsets[-1]) for split in splits)
-    groups, dtype = layer_groups(layers, n_words, trunk.hidden_size, gigabytes, device)
+    groups, dtype = layer_groups(layers, n_words, trunk.hidden_size, gigabytes, context.device)
     for group in groups:
-        caches = [cache_features(trunk, s, group, device=device, precision=precision, dtype=dtype) for s in splits]
+        caches = [cache_features(trunk, s, group, context, dtype) for s in splits]
         for layer in group:
             yield (
                 layer,

@@ -11,14 +11,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from emergence.config import EvaluateConfig, ProbeConfig
 from emergence.data.qa_encoding import EncodedQA
@@ -33,7 +32,7 @@ from emergence.measures.probe_validity import (
 from emergence.measures.span_scores import gold_log_prob, span_f1
 from emergence.measures.spans import GoldSpans, decode_joint, n_valid_spans
 from emergence.model import Encoder
-from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.evaluate import gold_spans
 from emergence.training.features import SpanLogits
 from emergence.training.probe import PHASE, ProbeReport, save_progress
@@ -53,7 +52,7 @@ from emergence.training.probe_fitting import (
     readout,
     train_epoch,
 )
-from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder, StopRequested
+from emergence.training.recording import StopRequested
 
 logger = logging.getLogger(__name__)
 
@@ -214,16 +213,11 @@ def measure_validity(
     test_logits: Mapping[str, SpanLogits],
     config: ProbeConfig,
     evaluate: EvaluateConfig,
+    context: Context,
     *,
     seed: int,
-    device: torch.device,
-    precision: str,
     max_answer_words: int,
-    checkpointer: Checkpointer | None = None,
     conditional: Mapping[str, Any] | None = None,
-    recorder: Recorder | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
 ) -> dict[str, ProbeValidity]:
     """Selectivity and description length of every family of ``report``, at its chosen layer.
 
@@ -234,26 +228,25 @@ def measure_validity(
         test_logits: Family to the logits of its chosen fit on the test questions.
         config: Of the probes; the control fits use the task's settings, the linear one its chosen ridge.
         evaluate: Draws and level of the selectivity's interval.
+        context: Its checkpointer holds the fits; each measured part is added, a resumed call goes on with the next.
         seed: The one the fits were made with.
         max_answer_words: Longest span decoded.
-        checkpointer: Holds the fits; each measured part is added, and a resumed call goes on with the next.
         conditional: States of the finished conditional probes, kept in the same checkpoint.
 
     Raises:
         StopRequested: ``should_stop`` was true after a part; the same call resumes.
     """
-    recorder, progress = recorder or NullRecorder(), progress or NoProgress()
     best = {family: report.best(family) for family in dict.fromkeys(fit.family for fit in report.fits)}
     control = control_golds(splits)
     kinds = _PARTS if control else _PARTS[:1]
-    found = _resume(checkpointer)
+    found = _resume(context)
     missing: dict[int, list[tuple[str, str]]] = {}
     for family, fit in best.items():
         for part in kinds:
             if f"{family} {part}" not in found:
                 missing.setdefault(fit.layer, []).append((family, part))
-    progress.start(len(best) * len(kinds), "fits", len(found), "probe validity")
-    states = layer_data(trunk, splits, sorted(missing), config.cache_gigabytes, device=device, precision=precision)
+    context.progress.start(len(best) * len(kinds), "fits", len(found), "probe validity")
+    states = layer_data(trunk, splits, sorted(missing), config.cache_gigabytes, context)
     for layer, data in states:
         task = _Task(*data)
         statistics = standardise_(task.train.features, task.validation.features)
@@ -263,13 +256,13 @@ def measure_validity(
             found[f"{family} {part}"] = _measure(
                 part, best[family], posed, statistics, config, max_answer_words, _longest(splits[0]), seed
             )
-            recorder.time("probe_validity", family=family, part=part, seconds=time.monotonic() - begun)
-            progress.update(1)
-            save_progress(checkpointer, recorder, report.fits, conditional, found)
-            if should_stop():
-                progress.close()
+            context.recorder.time("probe_validity", family=family, part=part, seconds=time.monotonic() - begun)
+            context.progress.update(1)
+            save_progress(context, report.fits, conditional, found)
+            if context.should_stop():
+                context.progress.close()
                 raise StopRequested(f"stopped after the {part} of the {family} probe; the same command goes on")
-    progress.close()
+    context.progress.close()
     return {
         family: _summary(fit, found, test_logits[family], splits[2], control[1] if control else None, evaluate,
                          max_answer_words)
@@ -342,7 +335,7 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
 
 
-def _resume(checkpointer: Checkpointer | None) -> dict[str, Any]:
+def _resume(context: Context) -> dict[str, Any]:
     """The parts that an interrupted call had finished."""
-    stored = checkpointer.load(PHASE) if checkpointer is not None else None
+    stored = context.checkpointer.load(PHASE)
     return dict(stored.state.get("validity", {})) if stored else {}

@@ -25,6 +25,7 @@ from emergence.analysis.grid import RunScores, build_grid, format_grid
 from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import DataError, EmergenceError, RunDirectoryError, UsageError, WeightsError
 from emergence.experiment import phases
+from emergence.experiment import run as run_module
 from emergence.experiment.inputs import marks_of, read_inputs
 from emergence.experiment.result import DOCUMENTED_KEYS, load_result
 from emergence.experiment.run import run_experiment
@@ -32,6 +33,8 @@ from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import seal, write_json_atomic
 from emergence.local import describe_result, describe_verdict, verdict_of_runs
 from emergence.training.checkpoint import load_weights, save_weights
+from emergence.training.context import Context
+from emergence.training.distributed import Workers
 from emergence.training.finetune_search import finetune_tuned
 from emergence.training.recording import StopRequested
 
@@ -324,6 +327,30 @@ def test_the_search_never_meets_a_test_question(tmp_path: Path, monkeypatch: pyt
     assert met == {"train", "validation"}
 
 
+def test_workers_share_pretraining_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others go home after it: a finetuning that waited for them would wait forever."""
+    sizes: dict[str, int] = {}
+
+    def spied(name: str) -> None:
+        original = getattr(phases, name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            sizes[name] = next(value.workers.size for value in given if isinstance(value, Context))
+            return original(*given, **named)
+
+        monkeypatch.setattr(phases, name, call)
+
+    names = ("pretrain", "evaluate_language_model", "finetune_tuned", "predict_finetuned")
+    for name in names:
+        spied(name)
+    for name in ("wait", "sum_gradients"):
+        monkeypatch.setattr(Workers, name, lambda *_: None)
+    monkeypatch.setattr(Workers, "sum", lambda _, values, device: list(values))
+    monkeypatch.setattr(run_module, "workers_from_environment", lambda: contextlib.nullcontext(Workers(0, 2)))
+    run_small(tmp_path / "runs")
+    assert sizes == dict(zip(names, (2, 1, 1, 1), strict=True))
+
+
 def test_without_a_search_nothing_is_recorded_of_one(cells: dict[str, RunDirectory]) -> None:
     for run in cells.values():
         result = load_result(run.stats_path)
@@ -336,7 +363,7 @@ def test_rows_that_pretraining_never_saw_are_drawn_anew_where_a_trunk_is_used(
 ) -> None:
     run = cells[condition]
     weights = load_weights(run.trunk_path)
-    session = types.SimpleNamespace(run=run, spec=run.spec, device=torch.device("cpu"))
+    session = types.SimpleNamespace(run=run, spec=run.spec, context=Context())
     assert ("token_counts" in weights.metadata) == (condition != "random")  # the weights bring them along
     weights.metadata.pop("token_counts", None)
     plain = phases.load_trunk(weights, session).embedding.weight  # type: ignore[arg-type]

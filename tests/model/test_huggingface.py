@@ -13,6 +13,7 @@ from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import UsageError
 from emergence.model import Encoder
 from emergence.model.huggingface import HuggingFaceEncoder, HuggingFaceTokenizer
+from emergence.training.context import Context
 from emergence.training.features import cache_features
 
 transformers = pytest.importorskip("transformers")
@@ -52,7 +53,7 @@ def test_questions_encode_and_their_states_are_cached(
     example = QAExample("1", "qasrl", "train", "d", "s", words, 2, "Who chased something ?", None, (answer,))
     encoded, dropped = encode_qa([example], tokenizer, "question-first", max_tokens=encoder.max_tokens)
     assert dropped == {}
-    cache = cache_features(encoder, encoded, [0, 2], device=torch.device("cpu"), precision="fp32")
+    cache = cache_features(encoder, encoded, [0, 2], context=Context())
     assert cache.words[2].shape == (len(words), 16)
     assert np.isfinite(cache.questions[2].numpy()).all()
 

@@ -19,6 +19,7 @@ from emergence.config import ModelConfig, PretrainConfig
 from emergence.data.stream import TokenStream
 from emergence.model import build_trunk
 from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.distributed import Workers, workers_from_environment
 from emergence.training.pretrain import pretrain
 from emergence.training.recording import MemoryRecorder, StopRequested
@@ -42,9 +43,9 @@ def train(folder: Path) -> dict[str, Any]:
 
             try:
                 pretrain(
-                    trunk, text, held_out, config, seed=0, device=torch.device("cpu"), recorder=recorder,
-                    checkpointer=Checkpointer(folder), save_snapshot=lambda name, *_: snapshots.append(name),
-                    should_stop=should_stop, workers=workers,
+                    trunk, text, held_out, config, Context(
+                        recorder=recorder, checkpointer=Checkpointer(folder), should_stop=should_stop, workers=workers
+                    ), seed=0, save_snapshot=lambda name, *_: snapshots.append(name),
                 )  # fmt: skip
             except StopRequested:
                 assert stops

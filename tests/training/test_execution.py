@@ -12,6 +12,7 @@ from emergence.config import ModelConfig, PretrainConfig
 from emergence.errors import UsageError
 from emergence.model import build_trunk
 from emergence.training import execution, precision
+from emergence.training.context import Context
 from emergence.training.execution import choose_forward, choose_micro_batch, wants_compilation
 from emergence.training.precision import autocast, has_fast_bf16, resolve_precision, select_device
 
@@ -57,11 +58,11 @@ def test_autocast_is_bf16_or_nothing() -> None:
 
 def test_micro_batches_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk = build_trunk(MODEL, 64, seed=0)
-    assert choose_micro_batch(trunk, config(), 8, CPU, "fp32") == 8
-    assert choose_micro_batch(trunk, config(micro_batch_size=2), 8, CPU, "fp32") == 2
-    assert choose_micro_batch(trunk, config(micro_batch_size=8), 3, CPU, "fp32") == 3
+    assert choose_micro_batch(trunk, config(), 8, Context()) == 8
+    assert choose_micro_batch(trunk, config(micro_batch_size=2), 8, Context()) == 2
+    assert choose_micro_batch(trunk, config(micro_batch_size=8), 3, Context()) == 3
     monkeypatch.setattr(execution, "CPU_MICRO_BATCH_TOKENS", 1)
-    assert choose_micro_batch(trunk, config(), 7, CPU, "fp32") == 1
+    assert choose_micro_batch(trunk, config(), 7, Context()) == 1
 
 
 def test_halving_stops_at_the_first_that_fits() -> None:
@@ -99,7 +100,7 @@ def test_a_failing_compiler_means_training_uncompiled(
     monkeypatch.setattr(torch, "compile", broken)
     trunk = build_trunk(MODEL, 64, seed=0)
     with caplog.at_level(logging.WARNING, "emergence"):
-        forward, compiled = choose_forward(trunk, config(compile="on"), 100, 2, CPU, "fp32")
+        forward, compiled = choose_forward(trunk, config(compile="on"), 100, 2, Context())
     assert forward is trunk
     assert not compiled
     assert "training uncompiled: no working C++ compiler" in caplog.text
@@ -108,7 +109,7 @@ def test_a_failing_compiler_means_training_uncompiled(
 def test_a_working_compiler_is_used_and_leaves_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda module, **_options: lambda ids: module(ids))
     trunk = build_trunk(MODEL, 64, seed=0)
-    forward, compiled = choose_forward(trunk, config(compile="on"), 100, 2, CPU, "fp32")
+    forward, compiled = choose_forward(trunk, config(compile="on"), 100, 2, Context())
     assert compiled
     assert forward is not trunk
     assert all(weight.grad is None for weight in trunk.parameters())

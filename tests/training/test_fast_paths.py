@@ -14,6 +14,7 @@ from emergence.data.qa_encoding import EncodedQA, batches_by_length
 from emergence.data.stream import TokenStream
 from emergence.measures.spans import GoldSpans
 from emergence.model import SpanHead, Trunk, build_trunk, span_cross_entropy
+from emergence.training.context import Context
 from emergence.training.evaluate import gold_spans
 from emergence.training.execution import step_loss
 from emergence.training.features import cache_features, span_logits
@@ -73,7 +74,7 @@ def test_length_buckets_give_each_question_the_loss_it_has_alone(trunk: Trunk, q
         losses = []
         for index in batches:
             batch = questions.padded_batch(index)
-            start, end = span_logits(trunk, head, batch, device=CPU, precision="fp32")
+            start, end = span_logits(trunk, head, batch, context=Context())
             loss = span_cross_entropy(start, end, *gold_tensors(batch, CPU), train_gold="marginal")
             losses.append(loss * len(index))
         return torch.stack(losses).sum()
@@ -89,7 +90,7 @@ def test_a_probe_step_on_cached_states_is_one_that_runs_the_trunk_again(trunk: T
     trunk.eval()
     head = SpanHead(16, seed=2)
     golds: GoldSpans = gold_spans(questions)
-    features = cache_features(trunk, questions, [2], device=CPU, precision="fp32").layer(2)
+    features = cache_features(trunk, questions, [2], context=Context()).layer(2)
     index = np.array([3, 17, 29])
     batch = questions.padded_batch(index)
     arrays = (batch.word_mask, batch.gold_starts[:, :1], batch.gold_ends[:, :1], batch.gold_mask[:, :1])

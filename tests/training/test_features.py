@@ -13,6 +13,7 @@ from emergence.config import ModelConfig
 from emergence.data.qa_encoding import EncodedQA
 from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.training import features
+from emergence.training.context import Context
 from emergence.training.features import cache_features, layer_groups, predict_finetuned, predict_readouts
 
 CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ def one_by_one(trunk: Trunk, data: EncodedQA, i: int, layer: int) -> torch.Tenso
 
 def test_states_are_the_trunks_own(trunk: Trunk, data: EncodedQA, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(features.TOKENS_PER_BATCH, "cpu", 60)  # several batches
-    cache = cache_features(trunk, data, [0, 2], device=CPU, precision="fp32")
+    cache = cache_features(trunk, data, [0, 2], context=Context())
     assert set(cache.words) == {0, 2}
     for i in range(len(data)):
         rows = slice(*data.word_offsets[i : i + 2])
@@ -54,7 +55,7 @@ def test_read_outs_see_the_layer_they_ask_for(trunk: Trunk, data: EncodedQA) -> 
         "words": (2, lambda _, words: (words[..., 0], words[..., 1])),
         "question": (1, lambda question, words: (question[:, :1].expand(words.shape[:2]), words[..., 3])),
     }
-    found = predict_readouts(trunk, readouts, data, device=CPU, precision="fp32")
+    found = predict_readouts(trunk, readouts, data, context=Context())
     for i in range(len(data)):
         n = data.n_words[i]
         positions = data.word_positions[slice(*data.word_offsets[i : i + 2])]
@@ -68,17 +69,17 @@ def test_read_outs_see_the_layer_they_ask_for(trunk: Trunk, data: EncodedQA) -> 
 
 def test_the_whole_model_and_a_head_on_cached_states_agree(trunk: Trunk, data: EncodedQA) -> None:
     head = SpanHead(16, seed=4)
-    whole = predict_finetuned(trunk, head, data, device=CPU, precision="fp32")
+    whole = predict_finetuned(trunk, head, data, context=Context())
     readout = {"head": (2, lambda _, words: head(words))}
     np.testing.assert_allclose(
-        whole.end, predict_readouts(trunk, readout, data, device=CPU, precision="fp32")["head"].end, atol=1e-5
+        whole.end, predict_readouts(trunk, readout, data, context=Context())["head"].end, atol=1e-5
     )
     np.testing.assert_array_equal(whole.lengths, data.n_words)
 
 
 def test_bfloat16_cache_is_close(trunk: Trunk, data: EncodedQA) -> None:
-    exact = cache_features(trunk, data, [1], device=CPU, precision="fp32")
-    short = cache_features(trunk, data, [1], device=CPU, precision="fp32", dtype=torch.bfloat16)
+    exact = cache_features(trunk, data, [1], context=Context())
+    short = cache_features(trunk, data, [1], context=Context(), dtype=torch.bfloat16)
     assert short.words[1].dtype == torch.bfloat16
     torch.testing.assert_close(short.words[1].float(), exact.words[1], rtol=1e-2, atol=1e-2)
 
@@ -96,5 +97,5 @@ def test_layers_are_grouped_by_memory(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_one_pass_serves_all_layers() -> None:
     encoder = PlantedEncoder()
-    cache_features(encoder, named_word_task(9, 0, "asked", WordTokenizer()), [0, 1], device=CPU, precision="fp32")
+    cache_features(encoder, named_word_task(9, 0, "asked", WordTokenizer()), [0, 1], context=Context())
     assert encoder.passes == 1

@@ -19,6 +19,7 @@ from emergence.data.records import Answer
 from emergence.errors import EmergenceError
 from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.evaluate import QuickScores, gold_spans, quick_scores
 from emergence.training.features import predict_finetuned
 from emergence.training.finetune import FinetuneResult, build_optimizer, finetune, schedule, training_batches
@@ -47,14 +48,12 @@ class Run:
         self.head = SpanHead(16, seed=0)
         self.recorder: MemoryRecorder = more.pop("recorder", MemoryRecorder())
         self.saved: dict[str, dict[str, torch.Tensor]] = {}
-        self.best: list[str] = []
         self.data, self.config, self.more = data, config, more
 
     def __call__(self) -> FinetuneResult:
         return finetune(
-            self.trunk, self.head, *self.data, self.config, seed=0, device=CPU, precision="fp32", max_answer_words=3,
-            recorder=self.recorder, save_snapshot=self._snapshot, save_best=lambda name, *_: self.best.append(name),
-            **self.more,
+            self.trunk, self.head, *self.data, self.config, Context(recorder=self.recorder, **self.more), seed=0,
+            max_answer_words=3, save_snapshot=self._snapshot,
         )  # fmt: skip
 
     def _snapshot(self, name: str, trunk: Trunk, head: SpanHead, facts: dict[str, Any]) -> None:
@@ -77,7 +76,6 @@ def test_it_learns_to_answer_by_the_predicate(data: tuple[EncodedQA, EncodedQA])
     assert result.best.validation_f1 > 0.9
     assert result.best.validation_f1 == max(e.validation_f1 for e in result.epochs)
     assert list(run.saved) == [f"finetune_epoch_{n}" for n in range(1, 9)]
-    assert run.best[-1] == f"finetune_epoch_{result.best.epoch}"
 
 
 def test_the_model_ends_with_the_best_epochs_weights(data: tuple[EncodedQA, EncodedQA]) -> None:
@@ -85,7 +83,7 @@ def test_the_model_ends_with_the_best_epochs_weights(data: tuple[EncodedQA, Enco
     result = run()
     kept = run.saved[f"finetune_epoch_{result.best.epoch}"].values()
     assert all(torch.equal(a, b) for a, b in zip(run.weights(), kept, strict=True))
-    logits = predict_finetuned(run.trunk.eval(), run.head, data[1], device=CPU, precision="fp32")
+    logits = predict_finetuned(run.trunk.eval(), run.head, data[1], context=Context())
     scores = quick_scores(logits, gold_spans(data[1]), 3)
     assert (scores.loss, scores.f1) == (result.best.validation_loss, result.best.validation_f1)
 
@@ -164,7 +162,6 @@ def test_the_best_epoch_has_the_highest_f1_not_the_lowest_loss(
     monkeypatch.setattr("emergence.training.finetune.quick_scores", lambda *a: next(by_epoch))
     run = Run(data, replace(CONFIG, epochs=3))
     assert run().best.epoch == 3, "loss decides between equal F1 alone"
-    assert run.best == [f"finetune_epoch_{n}" for n in (1, 2, 3)]
 
 
 def test_the_learning_rate_falls_to_zero(data: tuple[EncodedQA, EncodedQA]) -> None:
@@ -185,7 +182,7 @@ def test_marginal_training_sums_over_golds() -> None:
     data = encode_qa(two_golds, WordTokenizer(), "question-first", 64)[0]  # type: ignore[arg-type]
     still = replace(CONFIG, epochs=1, lr=0.0, head_lr=0.0)
     runs = {gold: Run((data, data), replace(still, train_gold=gold)) for gold in ("marginal", "first")}
-    logits = predict_finetuned(runs["first"].trunk, runs["first"].head, data, device=CPU, precision="fp32")
+    logits = predict_finetuned(runs["first"].trunk, runs["first"].head, data, context=Context())
     batch = data.padded_batch(np.arange(len(data)))
     want = {"marginal": 0.0, "first": 0.0}
     for i, gold in enumerate(zip(batch.gold_starts, batch.gold_ends, batch.gold_mask, strict=True)):

@@ -21,6 +21,7 @@ from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.model.embedding_rows import fresh_scale, rescale_embedding
 from emergence.training import finetune_search
 from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.finetune import finetune, training_batches
 from emergence.training.finetune_result import EpochScores, FinetuneResult, SearchResult, Setting, Trial
 from emergence.training.finetune_search import edges_of, finetune_tuned, grid, settle, survivors
@@ -62,8 +63,8 @@ class Run:
 
     def __call__(self, tune: Callable[..., FinetuneResult] = finetune_tuned) -> FinetuneResult:
         return tune(
-            self.trunk, self.head, *self.data, self.config, seed=0, device=CPU, precision="fp32", max_answer_words=3,
-            recorder=self.recorder, **self.more,
+            self.trunk, self.head, *self.data, self.config, Context(recorder=self.recorder, **self.more), seed=0,
+            max_answer_words=3,
         )  # fmt: skip
 
     def weights(self) -> list[torch.Tensor]:

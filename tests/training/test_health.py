@@ -22,6 +22,7 @@ from emergence.spec import OnNan
 from emergence.training import finetune as finetuning
 from emergence.training import pretrain as pretraining
 from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.finetune import _Loop, finetune
 from emergence.training.health import MOST_REWINDS, NonFiniteLossError, clip_gradients
 from emergence.training.pretrain import _Run, pretrain
@@ -57,6 +58,9 @@ class Loop:
     def start(self, on_nan: OnNan = "rewind", should_stop: Callable[[], bool] = lambda: False) -> Any:
         raise AssertionError
 
+    def context(self, should_stop: Callable[[], bool]) -> Context:
+        return Context(recorder=self.recorder, checkpointer=self.checkpointer, should_stop=should_stop)
+
     def rewinds(self) -> list[tuple[int, int, int]]:
         lines = [line for line in self.recorder.history if line["kind"] == f"{self.phase}_rewind"]
         return [(line["step"], line["failed_step"], line["rewinds"]) for line in lines]
@@ -71,8 +75,8 @@ class Pretraining(Loop):
     def start(self, on_nan: OnNan = "rewind", should_stop: Callable[[], bool] = lambda: False) -> Any:
         trunk = build_trunk(MODEL, 64, seed=1)
         result = pretrain(
-            trunk, TEXT, HELD_OUT, PRETRAIN, seed=3, device=CPU, recorder=self.recorder, checkpointer=self.checkpointer,
-            save_snapshot=lambda name, trunk, _: self.keep(name, trunk), should_stop=should_stop, on_nan=on_nan,
+            trunk, TEXT, HELD_OUT, PRETRAIN, self.context(should_stop), seed=3, on_nan=on_nan,
+            save_snapshot=lambda name, trunk, _: self.keep(name, trunk),
         )  # fmt: skip
         self.weights = list(trunk.state_dict().values())
         return result
@@ -87,9 +91,8 @@ class Finetuning(Pretraining):
     def start(self, on_nan: OnNan = "rewind", should_stop: Callable[[], bool] = lambda: False) -> Any:
         trunk, head = build_trunk(MODEL, 64, seed=0, init="normal"), SpanHead(16, seed=0)
         result = finetune(
-            trunk, head, QUESTIONS, UNSEEN, FINETUNE, seed=0, device=CPU, precision="fp32", max_answer_words=3,
-            checkpointer=self.checkpointer, recorder=self.recorder, should_stop=should_stop, on_nan=on_nan,
-            save_snapshot=lambda name, trunk, head, _: self.keep(name, trunk, head),
+            trunk, head, QUESTIONS, UNSEEN, FINETUNE, self.context(should_stop), seed=0, max_answer_words=3,
+            on_nan=on_nan, save_snapshot=lambda name, trunk, head, _: self.keep(name, trunk, head),
         )  # fmt: skip
         self.weights = [*trunk.state_dict().values(), *head.state_dict().values()]
         return result

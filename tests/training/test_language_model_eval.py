@@ -15,6 +15,7 @@ from emergence.config import ModelConfig
 from emergence.data.stream import TokenStream
 from emergence.errors import DataError
 from emergence.model import Trunk, build_trunk
+from emergence.training.context import Context
 from emergence.training.language_model_eval import cut_windows, evaluate_language_model, summarise_losses
 
 T = 16
@@ -63,7 +64,7 @@ def test_strided_loss_equals_brute_force(n_tokens: int) -> None:
         with torch.no_grad():
             log_p = (model(context)[0, -1] @ model.unembedding.T).log_softmax(0)
         nats.append(-float(log_p[int(stream.tokens[p])]))
-    measured = evaluate_language_model(model, stream, T, CPU, "fp32", chunk_rows=7)
+    measured = evaluate_language_model(model, stream, T, Context(), chunk_rows=7)
     assert measured.n_tokens == n_tokens - 1
     assert measured.total_nats == pytest.approx(sum(nats), rel=1e-5)
     assert measured.nats_per_token == pytest.approx(np.mean(nats), rel=1e-5)
@@ -85,21 +86,21 @@ def test_disjoint_windows_are_the_packed_sequences() -> None:
     with torch.no_grad():
         logits = model(blocks[:, :-1]) @ model.unembedding.T
     plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
-    measured = evaluate_language_model(model, stream, T, CPU, "fp32", strided=False)
+    measured = evaluate_language_model(model, stream, T, Context(), strided=False)
     assert measured.nats_per_token == pytest.approx(float(plain), rel=1e-5)
     assert measured.interval is None
 
 
 def test_part_of_a_text_has_about_its_bits_per_byte() -> None:
     model, stream = trunk(), text(4000)
-    whole = evaluate_language_model(model, stream, T, CPU, "fp32", strided=False)
-    part = evaluate_language_model(model, stream, T, CPU, "fp32", strided=False, max_tokens=2000)
+    whole = evaluate_language_model(model, stream, T, Context(), strided=False)
+    part = evaluate_language_model(model, stream, T, Context(), strided=False, max_tokens=2000)
     assert 1900 < part.n_tokens <= 2000
     assert part.bits_per_byte == pytest.approx(whole.bits_per_byte, rel=0.05)
 
 
 def test_the_interval_is_over_documents_and_holds_the_mean() -> None:
-    measured = evaluate_language_model(trunk(), text(2000, 40), T, CPU, "fp32")
+    measured = evaluate_language_model(trunk(), text(2000, 40), T, Context())
     interval = measured.interval
     assert interval is not None
     assert interval.point == pytest.approx(measured.nats_per_token)
@@ -110,4 +111,4 @@ def test_the_interval_is_over_documents_and_holds_the_mean() -> None:
 
 def test_too_short_a_text_is_refused() -> None:
     with pytest.raises(DataError, match="more text"):
-        evaluate_language_model(trunk(), text(1, 1), T, CPU, "fp32")
+        evaluate_language_model(trunk(), text(1, 1), T, Context())

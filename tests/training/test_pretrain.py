@@ -17,6 +17,7 @@ from emergence.data.stream import TokenStream
 from emergence.errors import DataError
 from emergence.model import Trunk, build_trunk
 from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.pretrain import NonFiniteLossError, PretrainResult, pretrain
 from emergence.training.recording import MemoryRecorder, StopRequested
 
@@ -74,8 +75,8 @@ class Lab:
             **changes,
         }
         return pretrain(
-            self.trunk, config=self.config, seed=3, device=CPU, recorder=self.recorder,
-            checkpointer=Checkpointer(self.folder), should_stop=should_stop, **arguments,
+            self.trunk, config=self.config, seed=3, **arguments,
+            context=Context(recorder=self.recorder, checkpointer=Checkpointer(self.folder), should_stop=should_stop),
         )  # fmt: skip
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
@@ -263,8 +264,8 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
         next(trunk.parameters()).fill_(math.inf)
     with pytest.raises(NonFiniteLossError, match="weight is not finite"):
         pretrain(
-            trunk, TRAIN, VALIDATION, settings(), seed=0, device=CPU, recorder=MemoryRecorder(),
-            checkpointer=Checkpointer(tmp_path), save_snapshot=lambda *_: None, on_nan="rewind",
+            trunk, TRAIN, VALIDATION, settings(), Context(checkpointer=Checkpointer(tmp_path)), seed=0,
+            save_snapshot=lambda *_: None, on_nan="rewind",
         )  # fmt: skip
     assert Checkpointer(tmp_path).load() is None
 

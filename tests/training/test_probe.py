@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from emergence.errors import EmergenceError
 from emergence.measures.spans import GoldSpans
 from emergence.model import span_cross_entropy
 from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.evaluate import gold_spans, score_logits
 from emergence.training.features import TOKENS_PER_BATCH, LayerFeatures, cache_features
 from emergence.training.health import NonFiniteLossError
@@ -45,13 +47,12 @@ def task(kind: str, n: int = 200) -> tuple[EncodedQA, EncodedQA, EncodedQA]:
 
 def layer_data(encoder: PlantedEncoder, *splits: EncodedQA, layer: int = 1) -> list[ProbeData]:
     return [
-        ProbeData(cache_features(encoder, s, [layer], device=CPU, precision="fp32").layer(layer), gold_spans(s))
-        for s in splits
+        ProbeData(cache_features(encoder, s, [layer], context=Context()).layer(layer), gold_spans(s)) for s in splits
     ]
 
 
 def exact_match(fit: ProbeFit, encoder: PlantedEncoder, data: EncodedQA) -> float:
-    logits = predict_probes(encoder, [fit], data, device=CPU, precision="fp32")[0]
+    logits = predict_probes(encoder, [fit], data, context=Context())[0]
     return float(score_logits(logits, data, 3).em.mean())
 
 
@@ -257,9 +258,9 @@ def test_the_exported_head_is_one_linear_layer_on_raw_states() -> None:
     report = run(encoder, train, validation, families=("linear",))
     fit = report.best("linear")
     head = span_head(fit)
-    raw = cache_features(encoder, test, [1], device=CPU, precision="fp32").words[1]
+    raw = cache_features(encoder, test, [1], context=Context()).words[1]
     start, _ = head(raw)
-    logits = predict_probes(encoder, [fit], test, device=CPU, precision="fp32")[0]
+    logits = predict_probes(encoder, [fit], test, context=Context())[0]
     inside = np.arange(logits.start.shape[1]) < test.n_words[:, None]
     np.testing.assert_allclose(start.detach().numpy(), logits.start[inside], rtol=1e-4, atol=1e-3)
 
@@ -294,9 +295,12 @@ def test_standardising() -> None:
     assert (constant[0].features.words == 0).all()  # nothing to divide by, and no nan
 
 
-def run(encoder: PlantedEncoder, train: EncodedQA, validation: EncodedQA, **more: object) -> ProbeReport:
-    options: dict[str, object] = {"seed": 0, "device": CPU, "precision": "fp32", "max_answer_words": 3}
-    return probe_all_layers(encoder, train, validation, replace(CONFIG, epochs=4), **{**options, **more})  # type: ignore[arg-type]
+def run(encoder: PlantedEncoder, train: EncodedQA, validation: EncodedQA, **more: Any) -> ProbeReport:
+    families = more.pop("families", None)
+    return probe_all_layers(
+        encoder, train, validation, replace(CONFIG, epochs=4), Context(**more), seed=0, max_answer_words=3,
+        families=families,
+    )  # fmt: skip
 
 
 def test_every_layer_is_fitted_and_the_best_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +320,7 @@ def test_a_small_cache_gives_the_same_fits() -> None:
     train, validation, _ = task("marked", 60)
     encoder, frugal = PlantedEncoder(), PlantedEncoder()
     tight = 1.2e-9 * 4 * 32 * (train.word_offsets[-1] + validation.word_offsets[-1])  # one layer at a time
-    options = {"seed": 0, "device": CPU, "precision": "fp32", "max_answer_words": 3}
+    options = {"seed": 0, "context": Context(), "max_answer_words": 3}
     small = probe_all_layers(
         frugal, train, validation, replace(CONFIG, epochs=2, cache_gigabytes=float(tight)), **options
     )  # type: ignore[arg-type]

@@ -19,16 +19,17 @@ from emergence.training.conditional import (
     measure_conditional,
     scorer_logits,
 )
+from emergence.training.context import Context
 from emergence.training.evaluate import score_logits
 from emergence.training.features import SpanLogits
 from emergence.training.probe import ProbeReport, probe_all_layers
-from emergence.training.recording import MemoryRecorder, StopRequested
+from emergence.training.recording import StopRequested
 from emergence.training.word_scorer import WordScores, word_scores
 
 CPU = torch.device("cpu")
 Splits = tuple[EncodedQA, EncodedQA, EncodedQA]
 CONFIG = ProbeConfig(families=("linear", "bilinear"), bilinear_rank=16, epochs=16, batch_size=16, lr=1e-2, patience=16)
-OPTIONS = {"seed": 0, "device": CPU, "precision": "fp32", "max_answer_words": 1}
+OPTIONS = {"seed": 0, "context": Context(), "max_answer_words": 1}
 
 
 def asked_word(n: int, seed: int, tokenizer: WordTokenizer, *, hidden: bool | None) -> EncodedQA:
@@ -172,12 +173,20 @@ def test_a_stopped_measurement_resumes_and_ends_identical(tmp_path: Path, stop_a
     calls = iter(range(1, 10))
     with pytest.raises(StopRequested):
         measure_conditional(
-            encoder, report, splits, scorers, CONFIG, checkpointer=Checkpointer(tmp_path), recorder=MemoryRecorder(),
-            should_stop=lambda: next(calls) == stop_after, **OPTIONS,
-        )  # type: ignore[arg-type]  # fmt: skip
+            encoder, report, splits, scorers, CONFIG,
+            Context(checkpointer=Checkpointer(tmp_path), should_stop=lambda: next(calls) == stop_after),
+            seed=0, max_answer_words=1,
+        )  # fmt: skip
     resumed = measure_conditional(
-        encoder, report, splits, scorers, CONFIG, checkpointer=Checkpointer(tmp_path), **OPTIONS
-    )  # type: ignore[arg-type]
+        encoder,
+        report,
+        splits,
+        scorers,
+        CONFIG,
+        Context(checkpointer=Checkpointer(tmp_path)),
+        seed=0,
+        max_answer_words=1,
+    )
     assert list(resumed) == list(whole)
     for name, found in whole.items():
         assert resumed[name].facts == found.facts

@@ -19,6 +19,7 @@ from emergence.data.records import Answer
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.spans import GoldSpans, n_valid_spans
 from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
 from emergence.training.features import cache_features
 from emergence.training.probe import PHASE, predict_probes, probe_all_layers
 from emergence.training.probe_data import ProbeData, standardise_
@@ -84,10 +85,10 @@ def measure(
     encoder: PlantedEncoder | RoteEncoder, splits: Splits, config: ProbeConfig = CONFIG, **more: Any
 ) -> dict[str, ProbeValidity]:
     """Fit the families of ``config`` at the last level and measure them."""
-    options: dict[str, Any] = {"seed": 0, "device": CPU, "precision": "fp32", "max_answer_words": 3, **more}
+    options: dict[str, Any] = {"seed": 0, "context": Context(), "max_answer_words": 3, **more}
     report = probe_all_layers(encoder, *splits[:2], config, layers=[encoder.n_layers], **options)
     best = [report.best(family) for family in config.families]
-    logits = predict_probes(encoder, best, splits[2], device=CPU, precision="fp32")
+    logits = predict_probes(encoder, best, splits[2], context=Context())
     by_family = dict(zip(config.families, logits, strict=True))
     return measure_validity(encoder, report, splits, by_family, config, EvaluateConfig(bootstrap_draws=500), **options)
 
@@ -133,7 +134,7 @@ def test_what_can_only_be_learned_by_rote_scores_high_without_selectivity() -> N
 
 
 def linear_parts(splits: Splits) -> tuple[ProbeData, ProbeData, ProbeFit]:
-    states = [cache_features(PlantedEncoder(), s, [1], device=CPU, precision="fp32").layer(1) for s in splits[:2]]
+    states = [cache_features(PlantedEncoder(), s, [1], context=Context()).layer(1) for s in splits[:2]]
     golds = [GoldSpans.from_lists([[tuple(g)] for g in s.first_golds.tolist()]) for s in splits[:2]]
     train, validation = (ProbeData(f, g) for f, g in zip(states, golds, strict=True))
     statistics = standardise_(train.features, validation.features)
@@ -214,7 +215,9 @@ def test_stopped_after_every_part_it_ends_the_same(tmp_path: Path) -> None:
         try:
             again = measure(
                 PlantedEncoder(), splits, config,
-                recorder=recorder, checkpointer=Checkpointer(tmp_path), should_stop=lambda c=calls: next(c, True),
+                context=Context(
+                    recorder=recorder, checkpointer=Checkpointer(tmp_path), should_stop=lambda c=calls: next(c, True)
+                ),
             )  # fmt: skip
             break
         except StopRequested:
