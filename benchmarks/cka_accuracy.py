@@ -19,7 +19,7 @@ Items = list[NDArray[np.float64]]
 
 
 def bias(draws: int = 200) -> None:
-    """Independent Gaussian representations (METHODS C2): what the biased estimator gives, and the debiased one."""
+    """What both estimators give for independent Gaussian representations (docs/methods.md#temporal-cka)."""
     print("independent representations     predicted  biased  debiased mean (SD)")
     rng = np.random.default_rng(0)
     for n, p, q in ((50, 64, 64), (100, 768, 768), (100, 10, 10), (200, 128, 512), (1000, 128, 128)):

@@ -114,7 +114,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Probes on the cached features of a frozen trunk (METHODS B4)."""
+    """Probes on the cached features of a frozen trunk (docs/methods.md#probes)."""
 
     families: tuple[Literal["linear", "bilinear", "mlp"], ...] = _setting(
         "probes fitted at every layer; linear is the headline", ("linear", "bilinear", "mlp")

@@ -21,6 +21,13 @@ from command_lines import emergence_command, modal_command, script_command
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ROOT / "docs" / "methods.md"
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md")] + sorted((ROOT / "docs").glob("*.md"))
+#: Every text in which a person may be sent to a section of a page.
+SOURCES = [*PAGES, *ROOT.glob("*.py")] + [
+    path
+    for folder in ("emergence", "tests", "benchmarks", "scripts", "docs", "notebooks")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in (".py", ".jinja", ".ipynb", ".toml")
+]
 sys.path.insert(0, str(ROOT / "tests" / "analysis"))
 
 #: Sections that the report links to.
@@ -77,6 +84,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors(path)):
             broken.append(target)
     assert broken == []
+
+
+def test_references_to_the_methods_page_lead_to_a_heading() -> None:
+    """Those of docstrings, comments, templates and notebooks; and none is to the sections of another document."""
+    texts = {path: path.read_text(encoding="utf-8") for path in SOURCES}
+    references = [
+        (path, anchor) for path, text in texts.items() for anchor in re.findall(r"methods\.md#([\w-]+)", text)
+    ]
+    assert len(references) > 60
+    known = set(anchors(METHODS))
+    assert [(path, anchor) for path, anchor in references if anchor not in known] == []
+    assert [path for path, text in texts.items() if re.search(r"\bMETHODS [A-Z]\d?\b", text)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

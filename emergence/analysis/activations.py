@@ -2,8 +2,8 @@
 
 One forward pass gives four sets of rows: sentences (the mean over their tokens) and predicates (the state
 of the predicate's last token), each also as residuals after subtracting the mean state of every token
-type, which takes away what any network would share because it reads the same words (METHODS C3). Because
-both are linear in the token states, the residuals need no second pass.
+type, which takes away what any network would share because it reads the same words (docs/methods.md#temporal-cka).
+Because both are linear in the token states, the residuals need no second pass.
 
 The rows of one trunk are one ``.npy`` file, written under a temporary name and then renamed, and read back
 through a memory map a level at a time. Its name is a digest of weights and inputs: an interrupted analysis

@@ -1,4 +1,4 @@
-"""Networks to compare with: what CKA is when nothing was learned, or when something other was (METHODS C3)."""
+"""Networks to read CKA against (docs/methods.md#temporal-cka): nothing was learned, or something other was."""
 
 from __future__ import annotations
 

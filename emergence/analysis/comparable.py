@@ -398,7 +398,7 @@ def peers_of(s: ComparableSet, grouping: Grouping) -> list[dict[str, tuple[Found
     """Cells of the sets that differ from ``s`` in size alone, to pool the variance over seeds with.
 
     Of each, the cells with two seeds or more, on the same pretraining text, with the settings that their size has by
-    default or the same changes to them. Pooling is within a cell, never over cells (METHODS A6).
+    default or the same changes to them. Pooling is within a cell, never over cells (docs/methods.md#intervals).
     """
     text = s.trunk.pretraining_text if s.trunk else None
     peers = []

@@ -2,9 +2,9 @@
 
 Trunks are compared that differ in pretraining data alone and have seen the same number of tokens, in the same cell of
 the 2x2, seed with seed, on the same test questions. A gain of ``wiki+nq`` over ``wiki`` may come from questions or from
-short documents among the long ones; ``wiki+control`` has the short documents and no questions (METHODS H9), so
-``wiki+nq`` minus ``wiki+control`` is the part of it that questions make. ``wiki`` minus ``shuffled`` is what the order
-of words gives: the shuffled text has the same words in every sentence.
+short documents among the long ones; ``wiki+control`` has the short documents and no questions
+(docs/methods.md#data-ablation), so ``wiki+nq`` minus ``wiki+control`` is the part of it that questions make. ``wiki``
+minus ``shuffled`` is what the order of words gives: the shuffled text has the same words in every sentence.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ QUESTIONS = Plan(
     "data ablation", ((MIXED, BASE), (MIXED, CONTROL), (CONTROL, BASE)), (Measure(HEADLINE),), ("f1_tokens",)
 )
 #: What is not known from which words go together: by the answers themselves, by the probe that sees the question, and
-#: by what that probe adds to a scorer of words and positions (METHODS B4).
+#: by what that probe adds to a scorer of words and positions (docs/methods.md#conditional-probing).
 ORDER = Plan(
     "word order",
     ((BASE, SHUFFLED),),

@@ -1,9 +1,9 @@
 """The emergence curve of pretraining: probe scores of a run's snapshots against loss and tokens.
 
 Where does the frozen trunk's score begin to rise, how surely, and is it the trunk or the metric that jumps?
-Thresholds by METHODS B5, the verdict on emergence or artefact by METHODS A5. All snapshots answer the same questions,
-so their errors go together: one set of resamples of the sentences gives their covariance, seeds add their own, and
-fits, intervals and tests use it.
+docs/methods.md#thresholds and docs/methods.md#metric-mirage have the rules. All snapshots answer the same
+questions, so their errors go together: one set of resamples of the sentences gives their covariance, seeds add their
+own, and fits, intervals and tests use it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ AXES = {
 #: What is fitted: all scores along the loss, the headline and its smooth partner along the tokens. Steps are tokens in
 #: another unit, so their threshold would be the same one.
 FITTED = {"loss": CURVE_SCORES, "tokens": ("f1_tokens", "log_prob")}
-#: Discrete scores with the continuous partner each should follow from, if it only thresholds that (METHODS A4).
+#: Discrete scores with the continuous partner each should follow from, if it only thresholds that
+#: (docs/methods.md#metric-mirage).
 PARTNERS = {"em": "log_prob", "f1_tokens": "expected_f1"}
 LOWER_IS_BETTER = ("brier",)
 HEADLINE = "f1_tokens"

@@ -1,7 +1,8 @@
 """The emergence score across model sizes: against parameters, with and without embeddings, and against loss.
 
 A handful of sizes cannot show a threshold: below five different ones no curve is fitted, and below six no break may
-be claimed (METHODS A5, B5, F2). The dense curve is that of the snapshots (:mod:`emergence.analysis.emergence_curve`).
+be claimed (docs/methods.md#emergence-curve). The dense curve is that of the snapshots
+(:mod:`emergence.analysis.emergence_curve`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from emergence.measures.readings import describe_score
 from emergence.measures.thresholds import N_DRAWS, Break, BreakTest, Crossing, break_test, crossing_interval, fit_break
 from emergence.wording import format_estimate
 
-#: Different sizes a fit takes (METHODS F2).
+#: Different sizes a fit takes (docs/methods.md#emergence-curve).
 LEAST_SIZES = 5
 #: Axis -> (direction of progress, attribute of a point, whether it is taken as log10).
 AXES = {

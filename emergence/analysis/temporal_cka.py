@@ -1,9 +1,9 @@
-"""Temporal CKA: how the representations of one run change over pretraining and finetuning (METHODS C).
+"""Temporal CKA: how the representations of one run change over pretraining and finetuning.
 
-Reads a run directory, and optionally a second run to compare with, a twin that finetuned the same trunk
-under another seed, and a run finetuned on control labels; writes ``temporal_cka.json`` and
-``temporal_cka.npz``. States are extracted once per set of weights and kept until the analysis is complete,
-so an interrupted one goes on where it was.
+Reads a run directory, and optionally a second run to compare with, a twin that finetuned the same trunk under another
+seed, and a run finetuned on control labels; writes ``temporal_cka.json`` and ``temporal_cka.npz``. States are
+extracted once per set of weights and kept until the analysis is complete, so an interrupted one goes on where it was.
+The measures: docs/methods.md#temporal-cka.
 """
 
 from __future__ import annotations

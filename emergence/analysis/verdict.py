@@ -2,8 +2,8 @@
 
 A probe may score well because its states hold what words and positions tell anybody, or because a probe learns by
 itself. So the verdict rests on what the states *add* to a scorer without a language model, and on how much more that
-is than a random twin's states add (METHODS B2, B4). The probe families tell where: one layer on a word's own state
-reads what has been brought to the token; the bilinear probe also sees the question's states.
+is than a random twin's states add (docs/methods.md#verdict). The probe families tell where: one layer on a word's own
+state reads what has been brought to the token; the bilinear probe also sees the question's states.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Short documents without questions, for ``--pretrain-data wiki+control``: the control of ``wiki+nq`` (METHODS H9).
+"""Short documents without questions, for ``--pretrain-data wiki+control``: the control of ``wiki+nq``.
 
 What the questions push out of the token budget is the end of the text. The control keeps exactly that text, cut into
 passages: one for every question, as long as it (in tokens) and standing where it stands. So ``wiki+control`` differs
 from ``wiki+nq`` in what the short documents say and in nothing else, and from ``wiki`` in the arrangement of one and
 the same text. It cannot tell the form of questions from their topics and facts, which no encyclopedia's text shares.
+See docs/methods.md#data-ablation.
 """
 
 from __future__ import annotations

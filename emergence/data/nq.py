@@ -3,8 +3,9 @@
 A pair becomes one short document, ``who wrote he ain't heavy he's my brother lyrics? Bobby Scott``: the
 question as it is, a question mark, the first answer. The documents are put between those of the text at
 seeded places, and the stream is cut to the length it has without them, so that ``wiki`` and ``wiki+nq``
-train on the same number of tokens and differ only in what a part of them is (METHODS H9). ``wiki+control``
-has passages of plain text of the same lengths at the same places (:mod:`emergence.data.control_mix`).
+train on the same number of tokens and differ only in what a part of them is (docs/methods.md#data-ablation).
+``wiki+control`` has passages of plain text of the same lengths at the same places
+(:mod:`emergence.data.control_mix`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ by one, as they would stand in running text: with a leading space unless they at
 before, and with Penn Treebank brackets and quotes undone, because that is how the trunk met them in
 pretraining. Unique words and unique questions are encoded once.
 
-A causal state has seen its left context only, so the question comes first (METHODS A3):
+A causal state has seen its left context only, so the question comes first (docs/methods.md#layouts):
 
 - ``question-first``: question, separator, sentence
 - ``echo``: sentence, separator, question, separator, sentence, read at the second copy

@@ -164,7 +164,7 @@ def _pretrain(session: Session) -> None:
 
 
 def _held_out_losses(session: Session, trunk: Trunk) -> dict[str, Any]:
-    """Strided loss on validation and test text (METHODS F1)."""
+    """Strided loss on validation and test text (docs/methods.md#bits-per-byte)."""
     text = session.inputs.text
     if text is None:
         return {}

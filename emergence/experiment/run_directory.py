@@ -1,4 +1,4 @@
-"""One run on disk: every file name of DESIGN's "On disk", what is written when, and who may write.
+"""One run on disk: every file name, what is written when, and who may write.
 
 Imports without torch, so that listing and pulling need none: what touches weights imports the
 checkpoint module when called.

@@ -1,8 +1,8 @@
-"""Which of the sentence's arguments answers the question, with boundaries taken out (METHODS A2b).
+"""Which of the sentence's arguments answers the question, with boundaries taken out.
 
-The candidates of a question are its own golds and the golds of the other questions about the same
-predicate, so that a head need not find phrases: it has to tell who did it from whom it was done to.
-Knowledge of phrases cannot pass for knowledge of roles here.
+The candidates of a question are its own golds and the golds of the other questions about the same predicate, so that
+a head need not find phrases: it has to tell who did it from whom it was done to. Knowledge of phrases cannot pass for
+knowledge of roles here. Defined in docs/methods.md#argument-selection.
 """
 
 from __future__ import annotations

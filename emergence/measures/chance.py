@@ -1,7 +1,7 @@
 """What can be scored without a model: a uniform guess, and rules that know only where the predicate is.
 
-R_0, the no-model floor, is the best of these (METHODS B2). Everything comes per question, so that it can
-be bootstrapped on the same clusters as the models.
+R_0, the no-model floor, is the best of these (docs/methods.md#no-model-floor). Everything comes per question, so that
+it can be bootstrapped on the same clusters as the models.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Centred kernel alignment (CKA): how alike two representations of the same inputs are (Kornblith et al. 2019).
 
 CKA is the correlation of two centred kernel matrices. The usual estimator is biased upwards by width over
-sample size (METHODS C2), so the default is the debiased one of Song et al. (2012), HSIC1. Both are inner
-products once the kernel matrices are centred the right way (Székely and Rizzo 2014: U-centring), so all
-pairs of M representations cost one matrix product of their flattened kernel matrices, built a block of
-rows at a time. All arithmetic is in float64, whatever the type of the states.
+sample size (docs/methods.md#temporal-cka), so the default is the debiased one of Song et al. (2012), HSIC1. Both are
+inner products once the kernel matrices are centred the right way (Székely and Rizzo 2014: U-centring), so all pairs
+of M representations cost one matrix product of their flattened kernel matrices, built a block of rows at a time. All
+arithmetic is in float64, whatever the type of the states.
 
 Axes: n rows (inputs), d features, M representations.
 """

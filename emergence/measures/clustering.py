@@ -1,7 +1,7 @@
 """What the choice of clusters does to a standard error: sentences, or the documents that they come from.
 
 Sentences of one document share topic, style and annotators. Where documents differ in how hard they are, resampling
-sentences understates the error, and the ratio of the two standard errors says by how much (METHODS A6).
+sentences understates the error, and the ratio of the two standard errors says by how much (docs/methods.md#intervals).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What a frozen trunk's states tell beyond words and positions, and what the data allow to claim (METHODS B4).
+"""What a frozen trunk's states tell beyond words and positions, and what the data allow to claim.
 
 R_1 is a scorer of words and positions without any language model. A probe may be good only because its states hold
-what R_1 knows as well, so the question is what the states *add*: gain = score(R_1 + states) - score(R_1). A probe also
-learns by itself, so every gain is held against the same probe's gain on a random twin, question by question.
+what R_1 knows as well, so the question is what the states *add*: gain = score(R_1 + states) - score(R_1). A probe
+also learns by itself, so every gain is held against the same probe's gain on a random twin, question by question.
+Defined in docs/methods.md#conditional-probing, the claims in docs/methods.md#verdict.
 """
 
 from __future__ import annotations

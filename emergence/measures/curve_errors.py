@@ -1,8 +1,8 @@
 """How the errors of a score at K snapshots go together: the covariance that tests of its curve draw from.
 
-All snapshots answer the same questions, so one set of question resamples gives their covariance (METHODS A5). Training
-seeds add a variance of their own, which few seeds tell badly for each snapshot: it is taken as one offset a seed for
-the whole curve and one variance for all snapshots, pooled over them.
+All snapshots answer the same questions, so one set of question resamples gives their covariance
+(docs/methods.md#emergence-curve). Training seeds add a variance of their own, which few seeds tell badly for each
+snapshot: it is taken as one offset a seed for the whole curve and one variance for all snapshots, pooled over them.
 """
 
 from __future__ import annotations

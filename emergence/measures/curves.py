@@ -2,7 +2,7 @@
 
 Every family but the quadratic has the form y = B + A·φ(z; θ) with A ≥ 0, where z is the direction of
 progress (log10 N, or minus the loss). For given θ the best (A, B) is linear, so θ is searched on a grid
-and refined (METHODS B5), for thousands of parametric bootstrap draws at once.
+and refined (docs/methods.md#thresholds), for thousands of parametric bootstrap draws at once.
 
 Errors that go together (snapshots answer the same questions) are made independent by whitening; the level B
 is projected out with them, so that what all snapshots share costs nothing.
@@ -22,8 +22,8 @@ from scipy.special import expit
 
 from emergence.measures.resampling import FloatArray
 
-#: A logistic narrower than this share of the axis (10-90% width) is a break, a wider one is smooth (METHODS A5):
-#: every bounded score is S-shaped sooner or later.
+#: A logistic narrower than this share of the axis (10-90% width) is a break, a wider one is smooth:
+#: every bounded score is S-shaped sooner or later (docs/methods.md#thresholds).
 NARROW = 0.2
 SMOOTH = ("linear", "quadratic", "power_law", "wide_logistic")
 BREAKS = ("relu", "narrow_logistic", "saturating")

@@ -3,7 +3,7 @@
 S = (F − R) / (U − R) and g = U − F, with F the pretrained trunk probed frozen, U the same trunk finetuned
 whole, and R a floor. Two floors, never mixed up: the random trunk probed frozen (primary: the same
 trainable parameters as F) and the random trunk trained whole (the experiment guide's literal baseline,
-a strong one). S is not confined to [0, 1] and is never clipped (METHODS B1 to B3).
+a strong one). S is not confined to [0, 1] and is never clipped (docs/methods.md#emergence-score).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def compute_emergence_gap(f1_full: float, f1_frozen: float) -> float:
 
 @dataclass(frozen=True)
 class RatioMoments:
-    """S = n/d with the variances of n = F − R and d = U − R: all of METHODS B3's algebra.
+    """S = n/d with the variances of n = F − R and d = U − R: the algebra of docs/methods.md#emergence-score.
 
     ``df`` is the degrees of freedom that the seeds leave (infinite for a normal approximation).
     """

@@ -2,7 +2,7 @@
 
 A curve is taken as (1 − s) parts of some smooth family and s parts of one narrow step, both rising: s is the share of
 the whole rise that happens at one place, beyond what the smooth curve puts there. The bound is the largest s whose best
-curve, over all families, shapes and places, fits no worse than chance allows (METHODS A5: the equivalence bound).
+curve, over all families, shapes and places, fits no worse than chance allows (docs/methods.md#thresholds).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from emergence.measures.resampling import FloatArray
 
 #: 10-90% width of the step as a share of the axis: half of what still counts as a break.
 STEP_WIDTH = NARROW / 2
-#: A break below this share of the rise is as good as none (METHODS A5).
+#: A break below this share of the rise is as good as none (docs/methods.md#metric-mirage).
 NEGLIGIBLE = 0.10
 #: 97.5% quantile of chi-squared with one degree of freedom: for a bound 90% would do, if the place of the step were not
 #: searched for as well (benchmarks/break_coverage.py).

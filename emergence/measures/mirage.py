@@ -1,4 +1,4 @@
-"""Emergence, or an artefact of the metric? (METHODS A5; Schaeffer et al. 2023; Snell et al. 2024)
+"""Emergence, or an artefact of the metric? (docs/methods.md#metric-mirage; Schaeffer et al. 2023; Snell et al. 2024)
 
 A smooth gain in log-probability can look like a jump through a metric such as exact match. So: test every
 metric for a break, check whether the discrete one follows from its smooth continuous partner, and judge
@@ -252,7 +252,7 @@ def judge(
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Verdict:
-    """The decision procedure of METHODS A5.
+    """The decision procedure of docs/methods.md#metric-mirage.
 
     Args:
         x: (K,) losses (preferred) or log10 N. Fewer than six different ones force ``undetermined``.

@@ -1,6 +1,6 @@
 """Comparing two ways of answering the same questions, and what clustering costs.
 
-Pair by item and by pretraining seed: the difference is far steadier than either mean (METHODS A6).
+Pair by item and by pretraining seed: the difference is far steadier than either mean (docs/methods.md#intervals).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A probe can memorise. Selectivity subtracts what the same probe reaches on a control task that can only
 be memorised (Hewitt and Liang 2019); minimum description length asks how many bits the labels cost given
-the states, which charges for the probe's effort as well (Voita and Titov 2020). METHODS B4.
+the states, which charges for the probe's effort as well (Voita and Titov 2020).
+Defined in docs/methods.md#selectivity and docs/methods.md#mdl.
 """
 
 from __future__ import annotations

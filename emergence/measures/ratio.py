@@ -1,7 +1,7 @@
 """Intervals for a ratio n/d of two estimates, by the delta method and by Fieller's theorem.
 
 A ratio whose denominator may be zero has no honest bounded interval. Fieller's set then is the whole
-line or what lies outside an interval, and is reported as just that (METHODS B3; Fieller 1954).
+line or what lies outside an interval, and is reported as just that (docs/methods.md#emergence-score; Fieller 1954).
 """
 
 from __future__ import annotations

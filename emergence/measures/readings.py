@@ -29,7 +29,7 @@ NONE_UP_TO = 0.25
 FULL_GATE = 0.20
 #: Share of the whole rise that makes a single step stand out (the guide's scenario A: .78; C: .45).
 STEP_SHARE = 0.6
-#: Fewest sizes for a trend, and for any claim of a threshold (METHODS A5).
+#: Fewest sizes for a trend, and for any claim of a threshold (docs/methods.md#reading).
 MIN_SIZES, MIN_SIZES_FOR_THRESHOLD = 3, 6
 
 

@@ -1,7 +1,7 @@
 """Reducing questions to clusters, and resampling clusters and seeds.
 
 Questions about one sentence are not independent, so whole sentences (clusters) are resampled: each is
-reduced to a sum and a count, and a mean is a ratio of sums (METHODS A6). Several training seeds on the
+reduced to a sum and a count, and a mean is a ratio of sums (docs/methods.md#intervals). Several training seeds on the
 same questions are crossed with the clusters and bring a variance of their own.
 """
 
@@ -243,7 +243,7 @@ def pooled_seed_spread(
 
     Few seeds tell a variance poorly. Other model sizes whose same columns share seeds in the same way are taken to
     have the same variance: estimates are averaged by their degrees of freedom, which add up. Columns (cells of the
-    2x2) are never pooled with each other: their spreads differ fourfold (METHODS A6).
+    2x2) are never pooled with each other: their spreads differ fourfold (docs/methods.md#intervals).
 
     Args:
         table: The scores. group: Of its seeds. gradient: Name to derivative of the statistic in that column's mean.

@@ -56,7 +56,7 @@ class SpanScores:
         starts, ends: The jointly decoded span, word indices, inclusive.
         em, f1_tokens, iou: Of the joint decode, by word index, best over golds (F1 is the headline).
         argument_selection: Whether the gold beats the sentence's other arguments, nan where there is none
-            (METHODS A2b); None where no candidates were given.
+            (docs/methods.md#argument-selection); None where no candidates were given.
         log_prob: Span log-probability of the golds in nats, floored (see ``span_scores.GoldLogProb``).
         expected_f1: Mean F1 of spans drawn from the head's distribution.
         em_string, f1_string: SQuAD style; None where no texts were given.
@@ -161,7 +161,7 @@ def score_spans(
 
 
 def answer_length_cap(golds: GoldSpans, percentile: float = 99.5) -> int:
-    """The default length cap M in words: that percentile of the training golds' lengths, rounded up (METHODS A3)."""
+    """The cap M of docs/methods.md#token-f1: that percentile of the training golds' lengths in words, rounded up."""
     return int(np.ceil(np.percentile(golds.ends_inclusive - golds.starts + 1, percentile)))
 
 

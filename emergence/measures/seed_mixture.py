@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from emergence.measures.resampling import FloatArray
 
-#: Below this many seeds at a scale nothing is said (METHODS A5).
+#: Below this many seeds at a scale nothing is said (docs/methods.md#metric-mirage).
 LEAST_SEEDS = 5
 N_NULL = 9_999
 #: A component's variance is at least this share of all seeds', so that the likelihood stays bounded.

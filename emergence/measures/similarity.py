@@ -1,4 +1,4 @@
-"""Companions of CKA (METHODS C4), and CKA read against a random network (C3).
+"""Companions of CKA, and CKA read against a random network (docs/methods.md#temporal-cka).
 
 CKA weighs directions by their variance, so a few large ones can hide the rest. The angular Procrustes
 distance (Williams et al. 2021) asks for the best rotation of one representation onto the other; the

@@ -2,7 +2,8 @@
 
 Each discrete measure has a continuous partner (exact match and span log-probability, F1 and expected
 F1), because a jump in a discrete one alone may be made by the metric (Schaeffer et al. 2023).
-Indices, not strings: a word repeated elsewhere in the sentence earns nothing.
+Indices, not strings: a word repeated elsewhere in the sentence earns nothing. Defined in docs/methods.md#token-f1 and
+docs/methods.md#other-scores-of-an-answer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from emergence.measures.spans import (
     log_normaliser,
 )
 
-#: Probabilities below this are raised to it in logarithms, and counted (METHODS B4).
+#: Probabilities below this are raised to it in logarithms, and counted.
 PROBABILITY_FLOOR = 1e-12
 
 
@@ -93,7 +94,7 @@ class GoldLogProb:
 
 
 def gold_log_prob(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_len: int) -> GoldLogProb:
-    """log of the probability that the span distribution gives to the golds together (METHODS A4).
+    """log of the probability that the span distribution gives to the golds together.
 
     Args:
         start, end: Logits (N, W), padded with anything.
@@ -132,7 +133,7 @@ def _log_prob_per_gold(
 
 
 def expected_f1(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_len: int) -> FloatArray:
-    """(N,) Σ_{i,j} p(i, j)·F1((i, j), G) with F1 the best over golds: exact, and linear in p (METHODS A4)."""
+    """(N,) Σ_{i,j} p(i, j)·F1((i, j), G) with F1 the best over golds: exact, and linear in p."""
     result = np.zeros(len(golds))
     for rows, p in iter_probability_bands(start, end, lengths, max_len):  # p (r, W, M)
         result[rows] = (p * _f1_of_every_span(golds, rows, *p.shape[1:])).sum(axis=(1, 2))

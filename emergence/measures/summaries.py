@@ -60,7 +60,7 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 def score_from_summaries(
     frozen: Estimate, full: Estimate, random: Estimate, *, floor: str = RANDOM_FROZEN
 ) -> EmergenceScore:
-    """S = (F − R) / (U − R) with Fieller's set, the three cells independent (METHODS B3).
+    """S = (F − R) / (U − R) with Fieller's set, the three cells independent (docs/methods.md#emergence-score).
 
     Without standard errors (nan) there is a point and no interval, flagged ``no_interval``.
 

@@ -2,7 +2,7 @@
 
 Fits with and without a break, a profile interval for the break, a parametric bootstrap test of "no
 break" (never chi-squared: without a break its place is not identified), and the model-free crossing of
-a level (METHODS B5).
+a level (docs/methods.md#thresholds).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from emergence.measures.resampling import FloatArray
 
 #: 95% quantile of chi-squared with one degree of freedom, for the profile interval.
 _CHI2_95 = 3.841458820694124
-#: With fewer distinct x than this no break may be claimed (METHODS A5).
+#: With fewer distinct x than this no break may be claimed (docs/methods.md#thresholds).
 MIN_DISTINCT_X = 6
 N_DRAWS = 2_000
 #: What is tested. A saturating ReLU is not: with a wide ramp it is as good an S-curve as a wide logistic, which is
@@ -96,7 +96,7 @@ def fit_break(
     family: str = "relu",
     covariance: ArrayLike | None = None,
 ) -> Break:
-    """The break of one family with its 95% profile interval (METHODS B5).
+    """The break of one family with its 95% profile interval (docs/methods.md#thresholds).
 
     {τ : RSS(τ) − RSS_min ≤ 3.84} where the errors are known, else F(1, n − p) · RSS_min / (n − p) in place of 3.84.
     ``width`` is the 10-90% width of a logistic, the ramp of a saturating curve, nan for a ReLU.

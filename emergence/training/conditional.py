@@ -1,4 +1,4 @@
-"""What do a trunk's states add to words and positions? Conditional probing (Hewitt et al. 2021; METHODS B4).
+"""What do a trunk's states add to words and positions? Conditional probing (Hewitt et al. 2021).
 
 A probe reads words and positions off any states, a random trunk's too, so a score above a rule is no evidence. Here
 the scorer that has no language model (R_1, :mod:`emergence.training.word_scorer`) goes first: its start and end logits
@@ -9,7 +9,7 @@ The scorer's logits on training questions are cross-fitted. In-sample ones are o
 learn to distrust the states.
 
 Beside these, one control: a bilinear probe on token embeddings and the relative position to the predicate alone, what
-a trunk knows before its first block.
+a trunk knows before its first block. Defined in docs/methods.md#conditional-probing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From span logits to a report: scores with intervals, breakdowns, no-model baselines, prediction rows.
 
-Token-index F1 is the headline (METHODS A2); validation chooses, test reports. Every interval resamples
+Token-index F1 is the headline (docs/methods.md#token-f1); validation chooses, test reports. Every interval resamples
 sentences, because the questions of one sentence are not independent.
 """
 
@@ -56,7 +56,7 @@ class Evaluation:
         by: ``role`` (wh-word), ``asked_role`` (``data.roles``), ``voice``, ``answer_words`` -> label -> score ->
             estimate.
         baselines: No-model rules by name -> score -> estimate; empty where none was asked for.
-        floor: The baseline with the highest F1 (R_0 of METHODS B2); None without baselines.
+        floor: The baseline with the highest F1 (R_0 of docs/methods.md#no-model-floor); None without baselines.
         n_floored: Questions whose log-probability was raised to the floor of ``log_prob``.
         n_unreachable_questions: Questions all of whose golds are longer than ``max_answer_words``.
     """
@@ -210,7 +210,7 @@ def evaluate(
 
 
 def baseline_scores(encoded: EncodedQA, train: EncodedQA, cap: int) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
-    """Per-question F1 and EM of what needs no model, by name (METHODS B2).
+    """Per-question F1 and EM of what needs no model, by name (docs/methods.md#no-model-floor).
 
     ``uniform`` draws a span at random. Where every question has a predicate (not SQuAD) there are the
     fixed rules around it, and ``wh_rule``, which learns on ``train`` where the answer of each kind of question stands.

@@ -11,7 +11,7 @@ from emergence.errors import UsageError
 def few_shot_indices(n_questions: int, limit: int | None, seed: int) -> npt.NDArray[np.int64]:
     """Indices of the training questions to use, in their original order.
 
-    The first ``limit`` of one seeded permutation of the *questions* (the unit of METHODS D4), so the
+    The first ``limit`` of one seeded permutation of the *questions* (the unit of docs/methods.md#few-shot), so the
     questions of a smaller limit are among those of every larger one with the same seed.
 
     Args:

@@ -1,4 +1,4 @@
-"""Full finetuning with settings found on validation: the ceiling must be tuned (METHODS B2).
+"""Full finetuning with settings found on validation: the ceiling must be tuned (docs/methods.md#the-ceiling).
 
 Successive halving over learning rate and embedding scale, from the same grid for pretrained and random trunks; the
 plan of :mod:`emergence.training.search_budget` bounds it by two finetunings. Every trial is a complete training, so

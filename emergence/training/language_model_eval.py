@@ -1,4 +1,4 @@
-"""Held-out language-model loss, in nats per token, bits per byte and perplexities (METHODS F1).
+"""Held-out language-model loss, in nats per token, bits per byte and perplexities (docs/methods.md#bits-per-byte).
 
 The stream is read in windows of the training length; with a stride of half of it, every token but those
 of the first half window is scored with at least half a window of context. Only bits per byte and

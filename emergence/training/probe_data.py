@@ -29,7 +29,7 @@ _CHUNK_QUESTIONS = 512
 
 @dataclass(frozen=True)
 class ProbeData:
-    """N questions at one layer, and the spans to learn; the spans may be a control task's (METHODS B4).
+    """N questions at one layer, and the spans to learn, which may be a control task's (docs/methods.md#selectivity).
 
     Attributes:
         features: The states. golds: The spans.

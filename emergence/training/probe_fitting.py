@@ -1,4 +1,4 @@
-"""Fitting one probe on the cached states of one layer (METHODS B4).
+"""Fitting one probe on the cached states of one layer (docs/methods.md#probes).
 
 - ``linear``, the headline: ONE linear layer from a word's state to its start and end logit. L-BFGS from zero, so the
   seed has no part in it; the ridge is chosen on validation. (Convex on single golds; the sum over several is not

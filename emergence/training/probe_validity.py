@@ -1,4 +1,4 @@
-"""Does a probe read the states, or did it learn the answers itself? (METHODS B4)
+"""Does a probe read the states, or did it learn the answers itself? (docs/methods.md#selectivity, docs/methods.md#mdl)
 
 For every probe family, at the layer it is reported for: *selectivity*, its test score minus that of the same
 probe on a control task that can only be learned by rote (Hewitt and Liang 2019); and the *description

@@ -1,4 +1,4 @@
-"""What the search for finetuning's settings may cost: at most twice one finetuning (METHODS B2).
+"""What the search for finetuning's settings may cost: at most twice one finetuning (docs/methods.md#the-ceiling).
 
 Successive halving (Jamieson & Talwalkar 2016) in question passes, the unit of finetuning's cost: few candidates are
 left when trainings become long. Without torch, so that planning a run can count it.

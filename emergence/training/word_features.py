@@ -53,7 +53,7 @@ class _Part:
 
 
 def word_features(encoded: EncodedQA, variant: Variant) -> WordFeatures:
-    """The hashed features of ``encoded`` (METHODS B2, R_1)."""
+    """The hashed features of ``encoded`` (docs/methods.md#words-and-positions)."""
     parts = {**_of_questions(encoded), **_of_words(encoded)}
     kinds = _LEFT_KINDS + (_NEXT_KINDS if variant == "both" else ())
     columns = [_hashed("*".join(kind), [parts[name] for name in kind]) for kind in kinds]

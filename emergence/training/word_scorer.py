@@ -1,12 +1,12 @@
-"""R_1: what a log-linear model of words and positions scores without any language model (METHODS B2).
+"""R_1: what a log-linear model of words and positions scores without any language model.
 
-A probe that does no better reads no more than words and positions tell, so this is what it has to
-beat, and what conditional probing (METHODS B4) adds states to. Start and end scores of a word are sums
-of weights of its hashed features (:mod:`emergence.training.word_features`); each boundary is a softmax
-over the sentence's words, trained on the sum over all golds like finetuning. Training questions get the
-scores of models that never saw their sentence, because in-sample ones would hide what states add. Last, one scale for
-each boundary is fitted to those: averaged over few passes, scores are too timid, and a probe on top of them must not
-be credited with having made them bolder.
+A probe that does no better reads no more than words and positions tell, so this is what it has to beat, and what
+conditional probing adds states to. Start and end scores of a word are sums of weights of its hashed features
+(:mod:`emergence.training.word_features`); each boundary is a softmax over the sentence's words, trained on the sum
+over all golds like finetuning. Training questions get the scores of models that never saw their sentence, because
+in-sample ones would hide what states add. Last, one scale for each boundary is fitted to those: averaged over few
+passes, scores are too timid, and a probe on top of them must not be credited with having made them bolder. Defined in
+docs/methods.md#words-and-positions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Choosing among a sentence's arguments: every rule of METHODS A2b on examples made by hand."""
+"""Choosing among a sentence's arguments: every rule of docs/methods.md#argument-selection on examples made by hand."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def orthonormal_columns(n: int, p: int) -> NDArray[np.float64]:
     return np.linalg.qr(raw - raw.mean(axis=0))[0]
 
 
-# Known answers (METHODS C5) ------------------------------------------------------------------------
+# Known answers ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["gram", "feature"])
@@ -192,7 +192,7 @@ def test_rows_in_another_order_on_both_sides_change_nothing() -> None:
     assert cka(x[order], y[order]) == pytest.approx(cka(x, y), abs=1e-13)
 
 
-# Bias (METHODS C2) ------------------------------------------------------------------------------
+# Bias ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "p", "q", "expected"), [(50, 64, 64, 0.5614), (100, 10, 10, 0.0909), (60, 20, 90, None)])

@@ -1,4 +1,4 @@
-"""The score, its floors and its intervals: METHODS B6, planted truth, and where it must say undefined."""
+"""The score, its floors and its intervals: known answers, planted truth, and where it must say undefined."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Known answers that the tests of single modules do not hold.
 
-Most of METHODS A7, B6 and C5 is in ``test_strings``, ``test_spans``, ``test_mirage``, ``test_paired``,
-``test_emergence_score``, ``test_probe_validity``, ``test_thresholds``, ``test_cka`` and ``test_similarity``, F1's bits
-per byte in ``test_language_model_eval``; here is the rest, and the two derivations of CKA written out independently
-of the program.
+Most are in ``test_strings``, ``test_spans``, ``test_mirage``, ``test_paired``, ``test_emergence_score``,
+``test_probe_validity``, ``test_thresholds``, ``test_cka`` and ``test_similarity``, bits per byte in
+``test_language_model_eval``; here is the rest, and the two derivations of CKA written out independently of the
+program.
 """
 
 from __future__ import annotations

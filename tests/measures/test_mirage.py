@@ -1,4 +1,4 @@
-"""Artefact or emergence: METHODS A7, and planted worlds of each kind."""
+"""Artefact or emergence: known answers, and planted worlds of each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control task, description length and layer statistics: METHODS B6 and planted truths."""
+"""Control task, description length and layer statistics: known answers and planted truths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding and span scores: METHODS A7, and every vectorised measure against a naive loop."""
+"""Decoding and span scores: known answers, and every vectorised measure against a naive loop."""
 
 from __future__ import annotations
 

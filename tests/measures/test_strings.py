@@ -1,4 +1,4 @@
-"""SQuAD-style strings: METHODS A1 and A7."""
+"""SQuAD-style strings: known answers by its rules."""
 
 from __future__ import annotations
 

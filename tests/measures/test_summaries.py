@@ -1,4 +1,4 @@
-"""The score from means and standard errors alone: METHODS B6's known answers, and seeds."""
+"""The score from means and standard errors alone: known answers, and seeds."""
 
 from __future__ import annotations
 

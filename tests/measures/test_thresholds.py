@@ -1,4 +1,4 @@
-"""Curves and breaks: METHODS B6, planted truths, and the size of the break test."""
+"""Curves and breaks: known answers, planted truths, and the size of the break test."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_strided_loss_equals_brute_force(n_tokens: int) -> None:
 
 
 def test_bits_per_byte_of_a_known_case() -> None:
-    # METHODS F3: 3 nats a token, 1,000 tokens, 4,200 bytes.
+    # docs/methods.md#bits-per-byte: 3 nats a token, 1,000 tokens, 4,200 bytes.
     stream = dataclasses.replace(text(1000, 1), document_bytes=np.array([4200]), document_ends=np.array([1000]))
     found = summarise_losses(stream, np.array([3000.0]), np.array([1000.0]), with_interval=False)
     assert found.bits_per_byte == pytest.approx(1.030496, abs=1e-6)
