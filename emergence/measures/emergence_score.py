@@ -103,9 +103,7 @@ class EmergenceScore:
         fieller: Fieller's set, for comparison or, where the denominator is weak, as the headline.
         above_floor: F − R. headroom: U − R, the denominator.
         bad_denominators: Share of bootstrap draws with U − R ≤ 0; nan without a bootstrap.
-        flags: Of ``denominator_not_positive``, ``denominator_uncertain``, ``interval_unbounded``,
-            ``interval_complement``, ``below_zero``, ``above_one``, ``headroom_small``, ``single_seed``, and those of
-            ``score``.
+        flags: Of :func:`score_flags`, and those of ``score``.
     """
 
     floor: str
@@ -188,7 +186,7 @@ def _moments(resamples: Resamples, above_floor: Statistic, headroom: Statistic, 
 
 
 def score_flags(moments: RatioMoments, fieller: Fieller, n_seeds: int, level: float) -> list[str]:
-    """Reasons for caution with n/d, see :class:`EmergenceScore`."""
+    """Reasons for caution with n/d (docs/methods.md#emergence-score)."""
     flags = []
     if moments.d <= 0:
         flags.append("denominator_not_positive")

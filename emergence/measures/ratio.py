@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Fieller:
         gamma: z²V_dd/d²; from 1 on, the denominator is not clearly different from 0.
     """
 
-    kind: str
+    kind: Literal["bounded", "unbounded", "complement", "half_line", "undefined"]
     lo: float
     hi: float
     gamma: float
