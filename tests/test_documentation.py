@@ -181,8 +181,8 @@ def flags_of_scores() -> set[str]:
 def test_every_key_of_a_temporal_cka_is_explained(tmp_path: Path) -> None:
     from figure_worlds import fake_cka, fake_run
 
+    from emergence.analysis.charts.cka import RESULT_FOLDER
     from emergence.analysis.cka_views import Effort, View
-    from emergence.analysis.figure_cka import RESULT_FOLDER
     from emergence.analysis.temporal_cka_result import JSON_FILE
     from emergence.measures.cka import CKAMethod
     from emergence.measures.cka_resampling import PermutationTest

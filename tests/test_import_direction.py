@@ -106,7 +106,7 @@ def test_rooms_import_downwards(path: Path) -> None:
     ("library", "allowed"),
     [
         ("modal", {"emergence/remote.py", "emergence/remote_client.py", "emergence/remote_sweep.py", *ENTRY_POINTS}),
-        ("matplotlib", {"emergence/analysis/figures.py"}),
+        ("matplotlib", {"emergence/analysis/charts/drawing.py"}),
         ("datasets", {"emergence/data/hub.py"}),
         ("difflib", {"emergence/wording.py"}),
     ],
@@ -115,6 +115,17 @@ def test_one_place_knows_each_of_these_libraries(library: str, allowed: set[str]
     files = [path for path in ALL_FILES if not {"tests", "benchmarks"} & set(path.relative_to(ROOT).parts)]
     users = {path.relative_to(ROOT).as_posix() for path in files if library in libraries(path)}
     assert users <= allowed
+
+
+def test_drawing_alone_needs_matplotlib() -> None:
+    """It is imported when something is drawn: neither ``--help`` nor the words of the report wait for it."""
+    at_import = {
+        ast.unparse(node)
+        for path in PACKAGE_FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and "matplotlib" in ast.unparse(node) and node.col_offset == 0
+    }
+    assert at_import == set()
 
 
 def test_measures_are_pure() -> None:

@@ -50,12 +50,14 @@ class ResultsFolder:
         collection: Results as found. grouping: The same in comparable sets.
         scored: Scores of every set, in the sets' order.
         runs: Run directories: those in a set in the sets' order, then the others.
+        cluster: What the intervals were asked to resample.
     """
 
     collection: Collection
     grouping: Grouping
     scored: tuple[SetScores, ...]
     runs: tuple[RunOnDisk, ...]
+    cluster: ClusterKind = "sentence"
 
     @property
     def root(self) -> Path:
@@ -101,7 +103,7 @@ def read_folder(root: Path, *, n_boot: int = N_BOOT, cluster: ClusterKind = "sen
     collection = collect_results(root)
     grouping = group_results(collection)
     scored = tuple(score_sets(grouping, n_boot=n_boot, cluster=cluster))
-    return ResultsFolder(collection, grouping, scored, tuple(_runs(collection, grouping)))
+    return ResultsFolder(collection, grouping, scored, tuple(_runs(collection, grouping)), cluster)
 
 
 def _runs(collection: Collection, grouping: Grouping) -> Iterator[RunOnDisk]:

@@ -6,18 +6,19 @@ The HTML file holds its figures as data URIs and asks for nothing from outside. 
 from __future__ import annotations
 
 import base64
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emergence.analysis.charts.chart import all_charts
+from emergence.analysis.charts.drawing import render, require, table_text
 from emergence.analysis.escaping import markdown_escape, visible
 from emergence.analysis.figure_runs import read_folder
 from emergence.analysis.report_blocks import Report
 from emergence.analysis.report_content import report_of
 from emergence.analysis.tables import table_of
-from emergence.errors import DataError, UsageError
+from emergence.errors import DataError
 from emergence.files import make_folder, write_atomic
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.clustering import ClusterKind
@@ -57,9 +58,7 @@ def write_report(
         DataError: No such folder, or no finished result in it.
         RunDirectoryError: The report cannot be written.
     """
-    _check_packages()
-    from emergence.analysis.figures import all_charts, render, table_text
-
+    require("writing a report", "jinja2", "matplotlib")
     folder = read_folder(results_dir, n_boot=n_boot, cluster=cluster)
     if not folder.scored:
         there = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])
@@ -75,12 +74,6 @@ def write_report(
     write_atomic(out / HTML_FILE, to_html(report, drawings))
     write_atomic(out / MARKDOWN_FILE, to_markdown(report))
     return WrittenReport(out / HTML_FILE, out / MARKDOWN_FILE, tuple(drawings), report.short)
-
-
-def _check_packages() -> None:
-    for name in ("jinja2", "matplotlib"):
-        if importlib.util.find_spec(name) is None:
-            raise UsageError(f"writing a report needs {name}: pip install 'emergence[report]'")
 
 
 def to_html(report: Report, drawings: Mapping[str, bytes]) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import get_args
 
 from emergence import __version__
+from emergence.analysis.charts.chart import Charts, Place, chart_kinds
+from emergence.analysis.charts.rows import CELL_NAMES
+from emergence.analysis.charts.two_by_two import no_model_floor
 from emergence.analysis.comparable import MODES, ComparableSet
 from emergence.analysis.data_ablation import without_order
-from emergence.analysis.figure_data import CELL_NAMES, Chart, Charts, no_model_floor
 from emergence.analysis.figure_runs import ResultsFolder
 from emergence.analysis.grid import HEADLINE
-from emergence.analysis.report_alt import alt_text, is_wide
 from emergence.analysis.report_blocks import Block, Bullets, Heading, Picture, Report, Section, Table, Text, table
 from emergence.analysis.report_examples import example_blocks
 from emergence.analysis.report_glossary import GLOSSARY
 from emergence.analysis.report_provenance import cost, filtering, provenance, reproduction
-from emergence.analysis.report_roles import role_curve_blocks
 from emergence.analysis.set_scores import ReadoutScores, SetScores, words_of
 from emergence.analysis.table_formats import legend, printed
 from emergence.analysis.tables import ResultsTable, score_text
@@ -25,7 +26,7 @@ from emergence.measures.conditional import SCORES
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.measures.measured_coverage import units_of
 from emergence.measures.readings import FLOORS, SCORE_NAMES, describe_score
-from emergence.wording import format_interval, gained, shown
+from emergence.wording import gained, shown
 
 QUESTION = (
     "Does a language model come to know who did what to whom from predicting the next word alone? A trunk is "
@@ -36,21 +37,6 @@ QUESTION = (
     "positions tell much without any model: the verdict asks what the states add to them, and whether a random trunk's "
     "states add as much."
 )
-#: Sections that figures belong to, by kind, or by name where a kind has several.
-_PLACES = {
-    "two_by_two": "grid",
-    "emergence": "scale",
-    "probing": "probes",
-    "breakdown": "roles",
-    "few_shot": "few-shot",
-    "pretraining": "training",
-    "finetuning": "training",
-    "heatmaps": "cka",
-    "drift": "cka",
-    "emergence_curve": "curve",
-    "data_ablation": "ablation",
-    "word_order": "order",
-}
 
 
 def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> Report:
@@ -61,48 +47,29 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
     """
     scored = list(folder.main)
     verdicts = [(found, verdict_of(found.comparable, found)) for found in scored]
-    pictures: dict[str, list[Block]] = {}
-    for chart in charts.charts:
-        place = _PLACES.get(chart.name) or _PLACES.get(chart.kind, "others")
-        pictures.setdefault(place, []).append(_picture(chart))
+    shown = {place: list(_figures(charts, place)) for place in get_args(Place)}
 
-    def part(place: str, chart: str) -> tuple[Block, ...]:
-        reason = next((why for name, why in charts.skipped if name.startswith(chart)), "no such run in this folder")
-        return tuple(pictures.get(place) or [Text(f"Not shown: {reason}.")])
+    def part(place: Place) -> tuple[Block, ...]:
+        names = tuple(kind.name for kind in chart_kinds() if kind.place == place)
+        reason = charts.reason(names) or "no such run in this folder"
+        return tuple(shown[place] or [Text(f"Not shown: {reason}.")])
 
     sections = [
         Section("question", "The question", (Text(QUESTION),), ("emergence-score", "probes")),
         Section("verdict", "The verdict", tuple(_verdicts(verdicts)), ("verdict", "selectivity", "mdl")),
-        Section("scale", "Over model sizes", tuple(_scale(results, pictures.get("scale", []))), ("emergence-score",)),
-        Section("grid", "The 2x2", tuple(_grids(folder, scored, pictures.get("grid", []))), ("token-f1", "intervals")),
+        Section("scale", "Over model sizes", tuple(_scale(results, shown["scale"])), ("emergence-score",)),
+        Section("grid", "The 2x2", tuple(_grids(folder, scored, shown["grid"])), ("token-f1", "intervals")),
         Section("table", "Results", tuple(_results(results)), ("exact-match", "no-model-floor", "intervals")),
-        Section(
-            "probes", "Probes", tuple(_probes(verdicts, pictures.get("probes", []))), ("probes", "selectivity", "mdl")
-        ),
-        Section("roles", "By role and voice", part("roles", "roles"), ("token-f1", "asked-role")),
+        Section("probes", "Probes", (*_probes(verdicts), *part("probes")), ("probes", "selectivity", "mdl")),
+        Section("roles", "By role and voice", part("roles"), ("token-f1", "asked-role")),
         Section("examples", "Questions and answers", tuple(_examples(scored)), ("exact-match", "token-f1")),
-        Section("few-shot", "Few-shot learning", part("few-shot", "few_shot")),
-        Section("training", "Training", tuple(_training(folder, pictures.get("training", []))), ("bits-per-byte",)),
-        Section(
-            "curve",
-            "Emergence during pretraining",
-            (*part("curve", "emergence_curve"), *role_curve_blocks(charts)),
-            ("asked-role",),
-        ),
-        Section(
-            "ablation",
-            "Questions in the pretraining text",
-            (*part("ablation", "data_ablation"), *ablation_blocks(charts)),
-            ("data-ablation", "intervals"),
-        ),
-        Section(
-            "order",
-            "Word order in the pretraining text",
-            (*part("order", "word_order"), *ablation_blocks(charts, "word_order")),
-            ("shuffled-text", "intervals"),
-        ),
-        Section("cka", "How states change", part("cka", "cka"), ("temporal-cka",)),
-        *([Section("others", "Other figures", tuple(pictures["others"]))] if "others" in pictures else []),
+        Section("few-shot", "Few-shot learning", part("few-shot")),
+        Section("training", "Training", tuple(_training(folder, shown["training"])), ("bits-per-byte",)),
+        Section("curve", "Emergence during pretraining", part("curve"), ("asked-role",)),
+        Section("ablation", "Questions in the pretraining text", part("ablation"), ("data-ablation", "intervals")),
+        Section("order", "Word order in the pretraining text", part("order"), ("shuffled-text", "intervals")),
+        Section("cka", "How states change", part("cka"), ("temporal-cka",)),
+        *([Section("others", "Other figures", part("others"))] if shown["others"] else []),
         Section("filtering", "Data", tuple(filtering(folder)), ("filtering",)),
         Section("cost", "Cost", tuple(cost(folder)), ("cost",)),
         Section("problems", "Problems found in this folder", tuple(_problems(folder, charts))),
@@ -118,8 +85,13 @@ def _in_short(verdict: Verdict) -> str:
     return verdict.short
 
 
-def _picture(chart: Chart) -> Picture:
-    return Picture(chart.name, chart.title, chart.caption, alt_text(chart), is_wide(chart))
+def _figures(charts: Charts, place: Place) -> Iterator[Block]:
+    """The figures of one section, and below them what they say in tables."""
+    mine = [chart for chart in charts.charts if chart.kind.place == place]
+    for chart in mine:
+        yield Picture(chart.name, chart.title, chart.caption, chart.alt, chart.is_wide)
+    for chart in mine:
+        yield from chart.kind.tables(chart, [reason for name, reason in charts.skipped if name == chart.name])
 
 
 # Verdict and score -------------------------------------------------------------------------------
@@ -207,49 +179,10 @@ def _results(results: ResultsTable) -> Iterable[Block]:
     yield Text("Rows that share Model and Pretrain may be compared; what may not is a set of its own.")
 
 
-def ablation_blocks(charts: Charts, name: str = "data_ablation") -> Iterable[Block]:
-    """The differences in numbers, and what they leave open; nothing where there is no figure of that ``name``."""
-    rows = [row for chart in charts.charts if chart.name == name for row in chart.rows]
-    by_measure = name == "word_order"
-    head = (
-        "Compared by" if by_measure else "Pretraining data",
-        "Model",
-        "Mode",
-        "Difference" if by_measure else "Difference in F1",
-        "First",
-        "Second",
-        "p, these seeds",
-        "Seeds",
-        "Tokens",
-    )
-    yield from table(
-        "Text in its own order minus text in random order"
-        if by_measure
-        else "Token F1 after the first pretraining minus after the second",
-        head,
-        [
-            (
-                row["panel"],
-                row["setting"],
-                MODES[row["cell"]],
-                format_interval(row["difference"], row["lo"], row["hi"], 3),
-                *(f"{row[name]:.3f}" for name in ("first", "second")),
-                f"{row['p']:.2g}",
-                row["n_seeds"],
-                f"{row['tokens']:,}",
-            )
-            for row in rows
-        ],
-    )
-    reasons = [reason for chart, reason in charts.skipped if chart == name]
-    if rows and reasons:
-        yield Bullets(tuple(f"Left open: {reason}." for reason in reasons))
-
-
 # Probes, examples, training ----------------------------------------------------------------------
 
 
-def _probes(verdicts: Iterable[tuple[SetScores, Verdict]], pictures: list[Block]) -> Iterable[Block]:
+def _probes(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
     head = (
         *("Probe", "F1, pretrained", "F1, random (floor)", "Emergence score", "By the guide"),
         *("Added to words and positions, F1", "Added, argument selection", "More than random, F1", "More, selection"),
@@ -269,7 +202,6 @@ def _probes(verdicts: Iterable[tuple[SetScores, Verdict]], pictures: list[Block]
         )
         if layers:
             yield Text("; ".join(layers) + ".", "Layers, chosen on validation:")
-    yield from pictures or [Text("Not shown: no finished run with a frozen trunk.")]
 
 
 def _layers(probes: Mapping[str, object]) -> list[tuple[str, object]]:

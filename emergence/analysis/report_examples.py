@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from emergence.analysis.charts.rows import CELL_NAMES
 from emergence.analysis.comparable import ComparableSet
-from emergence.analysis.figure_data import CELL_NAMES
 from emergence.analysis.report_blocks import Answer, Block, Example, Heading, Piece, Text
 from emergence.data.qa_encoding import word_pieces
 from emergence.errors import EmergenceError

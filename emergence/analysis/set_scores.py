@@ -171,7 +171,7 @@ def _score_readout(
 ) -> tuple[ReadoutScores, list[str]]:
     split = "validation" if comparable.is_documented_format else "test"
     f1, em = (cell_estimates(comparable, split, score, readout, peers) for score in ("f1_tokens", "em"))
-    if _all_have_predictions(comparable) and any(_resampled(item) != cluster for item in comparable.results()):
+    if _all_have_predictions(comparable) and any(resampled(item) != cluster for item in comparable.results()):
         # As the runs did themselves, but by what is asked for here, so that no row has intervals of two kinds.
         f1, em = (
             {**found, **_from_predictions(comparable, found, score, readout, n_boot, cluster)}
@@ -242,9 +242,19 @@ def _paired(
     return found, [*grid.left_out, *grid.notes, *missing]
 
 
-def _resampled(item: Found) -> str:
+def resampled(item: Found) -> str:
     """What the intervals in a run's own result resample."""
     return str((item.result.test_scores or {}).get("cluster", "sentence"))
+
+
+def resampled_in(found: SetScores, cluster: ClusterKind) -> set[str]:
+    """What the intervals of a set's cells resample, where ``cluster`` was asked for."""
+    items = found.comparable.results()
+    if found.headline.grid:
+        return {found.headline.grid.cluster}
+    if not _all_have_predictions(found.comparable):
+        return {resampled(item) for item in items}
+    return {cluster if item.scores and item.scores.documents else "sentence" for item in items}
 
 
 def _from_predictions(

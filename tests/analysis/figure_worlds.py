@@ -8,9 +8,9 @@ from typing import Any, cast
 import numpy as np
 
 from emergence.analysis.activations import TrunkSource
+from emergence.analysis.charts.cka import RESULT_FOLDER
 from emergence.analysis.checkpoints import Checkpoint, Phase, Timeline
 from emergence.analysis.cka_views import View
-from emergence.analysis.figure_cka import RESULT_FOLDER
 from emergence.analysis.temporal_cka_result import TemporalCKA, save_result
 from emergence.experiment.result import RunResult
 from emergence.experiment.store import RunDirectory, RunStore

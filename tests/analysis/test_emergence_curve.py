@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emergence.analysis.charts import emergence_curve
+from emergence.analysis.charts.chart import Charts, all_charts
+from emergence.analysis.charts.drawing import render
 from emergence.analysis.comparable import Grouping, group_results
 from emergence.analysis.data_ablation import ablate
 from emergence.analysis.emergence_curve import (
@@ -19,14 +22,8 @@ from emergence.analysis.emergence_curve import (
     emergence_curves,
     read_snapshot_probes,
 )
-from emergence.analysis.figure_curves import add_curve_charts
-from emergence.analysis.figure_data import Charts
 from emergence.analysis.figure_runs import read_folder
-from emergence.analysis.figures import render
-from emergence.analysis.report_alt import alt_text, is_wide
 from emergence.analysis.report_blocks import Table
-from emergence.analysis.report_content import ablation_blocks
-from emergence.analysis.report_roles import role_curve_blocks
 from emergence.analysis.results import collect_results
 from emergence.analysis.scale_curve import ScalePoint, scale_curve_of, scale_curves
 from emergence.analysis.set_scores import score_set
@@ -187,14 +184,16 @@ def test_questions_without_another_argument_are_left_out_of_its_curve() -> None:
 
 def test_the_report_has_a_table_by_role(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     result = planted(late_patients_f1, roles=roles_of_planted())
-    monkeypatch.setattr("emergence.analysis.figure_curves.read_snapshot_probes", lambda paths: ([result], []))
+    monkeypatch.setattr("emergence.analysis.charts.emergence_curve.read_snapshot_probes", lambda paths: ([result], []))
     charts = Charts()
     write_run(tmp_path, "full", 0.7)
-    add_curve_charts(read_folder(tmp_path), charts, **DRAWS)
-    (table,) = [block for block in role_curve_blocks(charts) if isinstance(block, Table)]
+    emergence_curve.collect(read_folder(tmp_path), charts, **DRAWS)
+    (chart,) = charts.charts
+    (table,) = [block for block in chart.kind.tables(chart, ()) if isinstance(block, Table)]
     assert [row[:2] for row in table.rows] == [("patient", "f1_tokens"), ("agent", "f1_tokens")]
     assert len(table.head) == 3 + len(LOSSES) and table.rows[0][3].startswith("0.000 [")
-    assert list(role_curve_blocks(Charts())) == []
+    without = replace(chart, rows=tuple(row for row in chart.rows if row["mark"] != emergence_curve.BY_ROLE))
+    assert list(chart.kind.tables(without, ())) == []
 
 
 def test_five_sizes_are_fitted_and_four_are_refused() -> None:
@@ -264,13 +263,12 @@ def test_the_control_takes_apart_what_questions_and_what_short_documents_add(tmp
     names, points = list(frozen), [difference.point for difference in frozen.values()]
     assert points == pytest.approx([0.10, 0.07, 0.03]), "the parts add up"
     assert not found.refused and not found.missing and len(found.cells) == 6
-    charts = Charts()
-    add_curve_charts(read_folder(tmp_path, n_boot=50), charts, n_boot=50)
+    charts = all_charts(read_folder(tmp_path, n_boot=50), n_boot=50)
     (chart,) = (chart for chart in charts.charts if chart.name == "data_ablation")
     assert len(chart.rows) == 6 and "wiki+control" in chart.caption
-    assert alt_text(chart).count("wiki+nq minus wiki+control") == 2 and is_wide(chart) is False
+    assert chart.alt.count("wiki+nq minus wiki+control") == 2 and chart.is_wide is False
     assert render(chart, ["png"])["png"].startswith(b"\x89PNG")
-    (told,) = ablation_blocks(charts)
+    (told,) = chart.kind.tables(chart, ())
     assert isinstance(told, Table) and [row[2:5:2] for row in told.rows if row[0] == names[1]] == [
         ("full", "0.600"), ("frozen", "0.500"),
     ]  # fmt: skip

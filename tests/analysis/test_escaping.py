@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from emergence.analysis.charts.drawing import table_text
 from emergence.analysis.escaping import csv_cell, figure_text, latex_escape, markdown_escape, visible
-from emergence.analysis.figures import make_figures, table_text
+from emergence.analysis.figures import make_figures
 from emergence.analysis.report import write_report
 from emergence.analysis.table_formats import format_table
 from emergence.analysis.tables import build_table

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from emergence.analysis.charts.chart import all_charts
 from emergence.analysis.comparable import Grouping, group_results, peers_of
-from emergence.analysis.figure_data import prepare_charts
 from emergence.analysis.figure_runs import read_folder
 from emergence.analysis.grid import RunScores, build_grid, format_grid
 from emergence.analysis.results import Found, collect_results
@@ -160,7 +160,7 @@ def test_all_of_a_row_resamples_what_was_asked_for(tmp_path: Path, cells: tuple[
 
 def test_figures_count_documents_and_never_call_them_sentences(tmp_path: Path) -> None:
     write_grid(tmp_path, PLANTED, documents=8)
-    charts = prepare_charts(read_folder(tmp_path, n_boot=100, cluster="document"), n_boot=100).charts
+    charts = all_charts(read_folder(tmp_path, n_boot=100, cluster="document"), n_boot=100).charts
     (chart,) = [chart for chart in charts if chart.name == "two_by_two"]
     assert "120 questions of 40 sentences, 8 documents" in chart.caption
 

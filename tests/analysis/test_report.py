@@ -14,9 +14,9 @@ from fake_runs import spec_of, write_grid, write_guide_file, write_run
 from figure_worlds import F1, fake_run
 from typer.testing import CliRunner
 
-from emergence.analysis import report as report_module
+from emergence.analysis.charts import drawing
+from emergence.analysis.charts.chart import all_charts
 from emergence.analysis.figure_runs import read_folder
-from emergence.analysis.figures import all_charts
 from emergence.analysis.report import WrittenReport, write_report
 from emergence.analysis.report_blocks import Example, Heading
 from emergence.analysis.report_examples import GAP, N_EACH, _known_words, _pieces, example_blocks
@@ -250,7 +250,7 @@ def test_refusals(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) 
         write_report(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no finished results here"):
         write_report(tmp_path)
-    monkeypatch.setattr(report_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(drawing.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs jinja2: pip install 'emergence\[report\]'"):
         write_report(world)
 

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 import emergence.cli as cli
+from emergence.analysis.charts.chart import all_charts
 from emergence.analysis.escaping import latex_escape
-from emergence.analysis.figure_data import prepare_charts
 from emergence.analysis.figure_runs import read_folder
 from emergence.analysis.grid import RunScores, build_grid, format_grid
 from emergence.analysis.scale_curve import scale_curves
@@ -143,8 +143,8 @@ def test_a_score_that_means_nothing_is_in_no_figure_no_curve_and_no_terminal(tmp
     for config_name in ("debug", "tiny"):
         runs = write_grid(tmp_path, cells, config_name=config_name)
     folder = read_folder(tmp_path, n_boot=200)
-    charts = prepare_charts(folder, n_boot=200)
-    (chart,) = (chart for chart in charts.charts if chart.kind == "emergence")
+    charts = all_charts(folder, n_boot=200)
+    (chart,) = (chart for chart in charts.charts if chart.kind.name == "emergence_by_scale")
     assert {row["floor"] for row in chart.rows} == {"random_frozen"}
     reasons = dict(charts.skipped)
     assert reasons["from-scratch score of debug, wiki"].startswith("not meaningful: full finetuning exceeds")

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emergence.analysis.charts.chart import all_charts
+from emergence.analysis.charts.drawing import render
 from emergence.analysis.comparable import Grouping, group_results
 from emergence.analysis.curves_report import read_curves
 from emergence.analysis.data_ablation import ORDER, Ablation, ablate, without_order
 from emergence.analysis.figure_runs import read_folder
-from emergence.analysis.figures import all_charts, render
-from emergence.analysis.report_alt import alt_text
 from emergence.analysis.report_blocks import Picture, Table
 from emergence.analysis.report_content import report_of
 from emergence.analysis.results import Found, collect_results
@@ -150,10 +150,10 @@ def test_the_third_row_stands_in_table_figure_and_report(tmp_path: Path) -> None
     assert {row["setting"] for row in bars.rows} == {"debug, wiki"}, "one group of bars, not two"
     heights = {row["cell"]: round(row["f1"], 2) for row in bars.rows}
     assert (heights["shuffled_full"], heights["shuffled_frozen"], heights["random_frozen"]) == (0.64, 0.33, 0.2)
-    assert "random order" in bars.caption and "shuffled text, frozen: 0.33" in alt_text(bars)
+    assert "random order" in bars.caption and "shuffled text, frozen: 0.33" in bars.alt
     (order,) = (chart for chart in charts.charts if chart.name == "word_order")
     assert [row["panel"] for row in order.rows] == ["token F1"] * 2 + ["bilinear probe, token F1"]
-    assert "wiki minus shuffled, bilinear probe, token F1: 0.10" in alt_text(order)
+    assert "wiki minus shuffled, bilinear probe, token F1: 0.10" in order.alt
     for chart in (bars, order):
         assert render(chart, ["png"])["png"].startswith(b"\x89PNG")
 

@@ -1,59 +1,44 @@
-"""Figures of the emergence curve and of the data ablation: the numbers behind them, and what they look like."""
+"""Scores of probed snapshots along pretraining: against held-out loss, and against tokens seen."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from emergence.analysis.data_ablation import MIXED, ORDER, QUESTIONS, SHUFFLED, Plan, ablate
+from emergence.analysis.charts.chart import Chart, ChartKind, Charts, Figure, Row
+from emergence.analysis.charts.drawing import COLOURS, LINES, MARKERS, Axes, shared_legend, with_unit
+from emergence.analysis.charts.rows import NO_MODEL, distinct, ends_in_words, never, numbers, rows_where
 from emergence.analysis.emergence_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
-from emergence.analysis.figure_data import BY_ROLE, CELL_NAMES, Charts, Row
-from emergence.analysis.figure_panels import (
-    CELL_COLOURS,
-    COLOURS,
-    LINES,
-    MARKERS,
-    NARROW,
-    WIDE,
-    Axes,
-    Figure,
-    distinct,
-    error_bars,
-    numbers,
-    rows_where,
-    shared_legend,
-    with_unit,
-)
 from emergence.analysis.figure_runs import ResultsFolder
+from emergence.analysis.report_blocks import Block, table
 from emergence.analysis.snapshot_results import GAIN
-from emergence.measures.bootstrap import N_BOOT, Estimate
-from emergence.measures.emergence_score import FROZEN, FULL
+from emergence.measures.bootstrap import Estimate
 from emergence.measures.thresholds import N_DRAWS
-from emergence.wording import counted
+from emergence.wording import counted, format_interval
 
 #: Drawn scores, from the top: the headline, and the smooth score that cannot jump by itself.
 DRAWN = {"f1_tokens": "token F1 (test)", "log_prob": "span log-probability (nats)"}
-POINT, FLOOR, NO_MODEL, THRESHOLD = "point", "floor", "no_model", "threshold"
+POINT, FLOOR, THRESHOLD = "point", "floor", "threshold"
+#: Mark of a curve's scores by asked role. Not drawn: eight curves a family would hide each other; a table has them.
+BY_ROLE = "by_role"
 
 
-def add_curve_charts(folder: ResultsFolder, out: Charts, *, n_boot: int = N_BOOT, n_draws: int = N_DRAWS) -> None:
-    """The emergence curve of every setting whose snapshots were probed, and the data ablation."""
+def collect(folder: ResultsFolder, out: Charts, n_boot: int, *, n_draws: int = N_DRAWS) -> None:
+    """The emergence curve of every setting whose snapshots were probed."""
     paths = [found.run.path for found in folder.runs]
     results, problems = read_snapshot_probes(paths)
     for name, reason in problems:
         out.skip(f"emergence_curve of {name}", reason)
     if not results and not problems:
-        out.skip("emergence_curve", "no run's snapshots were probed: emergence probe-snapshots RUN")
+        out.skip(KIND.name, "no run's snapshots were probed: emergence probe-snapshots RUN")
     by_label: dict[str, list[EmergenceCurve]] = {}
     for curve in emergence_curves(results, n_boot=n_boot, n_draws=n_draws):
         by_label.setdefault(curve.label, []).append(curve)
     for label, curves in by_label.items():
-        name = "emergence_curve_" + "".join(c for c in label.replace(", ", "_") if c.isalnum() or c in "_-")
+        of = "".join(c for c in label.replace(", ", "_") if c.isalnum() or c in "_-")
         rows = [row for curve in curves for row in _curve_rows(curve)]
-        out.add(name, "emergence_curve", f"Emergence during pretraining: {label}", _caption(curves), rows, "")
-    _ablation(folder, out, n_boot)
-    _word_order(folder, out, n_boot)
+        out.add(KIND, f"Emergence during pretraining: {label}", _caption(curves), rows, of=of)
 
 
 def _caption(curves: Sequence[EmergenceCurve]) -> str:
@@ -102,62 +87,8 @@ def _ends(estimate: Estimate) -> Row:
     return {"value": estimate.point, "lo": estimate.lo, "hi": estimate.hi}
 
 
-def _ablation(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
-    caption = (
-        "Token F1 after one pretraining minus after another on the same number of tokens, paired by test question and "
-        "seed. Bars: 95% intervals over sentences and seeds. wiki+nq minus wiki, above zero: questions in the text "
-        "helped, or the short documents they come in; wiki+control has the short documents, cut from plain text, so "
-        "wiki+nq minus wiki+control is the questions' own part."
-    )
-    rows = _differences(folder, out, "data_ablation", QUESTIONS, MIXED, n_boot)
-    if rows:
-        out.add("data_ablation", "data_ablation", "Questions in the pretraining text", caption, rows, "")
-
-
-def _word_order(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
-    caption = (
-        "Scores after pretraining on text minus after pretraining on the same text with the words of each sentence in "
-        "random order, on the same number of tokens, paired by test question and seed. Bars: 95% intervals over "
-        "sentences and seeds. Near zero: which words go together is all that the score needs of pretraining."
-    )
-    rows = _differences(folder, out, "word_order", ORDER, SHUFFLED, n_boot)
-    if rows:
-        out.add("word_order", "data_ablation", "Word order in the pretraining text", caption, rows, "")
-
-
-def _differences(folder: ResultsFolder, out: Charts, name: str, plan: Plan, needs: str, n_boot: int) -> list[Row]:
-    """A row for each difference; ``panel`` says where it is drawn. ``needs``: Data without which there is none."""
-    found = ablate(folder.grouping, plan, n_boot=n_boot)
-    if not found.cells and not found.refused:
-        out.skip(name, f"no finished run here was pretrained on {needs}")
-    for reason in (*found.refused, *found.missing):
-        out.skip(name, reason)
-    return [
-        {
-            "setting": cell.model,
-            "panel": cell.contrast if plan is QUESTIONS else cell.by,
-            "contrast": cell.contrast,
-            "measure": cell.measure,
-            "score": cell.score,
-            "cell": cell.cell,
-            "difference": cell.comparison.difference.point,
-            "lo": cell.comparison.difference.lo,
-            "hi": cell.comparison.difference.hi,
-            "p": cell.comparison.p_sign_flip,
-            "first": cell.mixed,
-            "second": cell.base,
-            "tokens": cell.tokens,
-            "n_seeds": len(cell.seeds),
-        }
-        for cell in found.cells
-    ]
-
-
-# Drawings -----------------------------------------------------------------------------------------
-
-
-def _draw_emergence_curve(figure: Figure, rows: Sequence[Row]) -> None:
-    figure.set_size_inches(WIDE, 4.8)
+def _draw(figure: Figure, rows: Sequence[Row]) -> None:
+    figure.set_figheight(4.8)
     panels = figure.subplots(len(DRAWN), 2, sharey="row", sharex="col", squeeze=False)
     for (left, right), (score, words) in zip(panels, DRAWN.items(), strict=True):
         mine = rows_where(rows, score=score)
@@ -197,36 +128,31 @@ def _draw_family(axes: tuple[Axes, Axes], i: int, family: str, rows: Sequence[Ro
                 ax.axvline(ends[2], color=colour, linestyle="-.", linewidth=0.8)
 
 
-def _draw_ablation(figure: Figure, rows: Sequence[Row]) -> None:
-    settings, names = distinct(rows), distinct(rows, "panel")
-    n_rows = math.ceil(len(names) / 3)
-    figure.set_size_inches(NARROW if is_narrow_ablation(rows) else WIDE, 2.8 * n_rows)
-    panels = figure.subplots(n_rows, math.ceil(len(names) / n_rows), sharey=True, squeeze=False)
-    for ax in panels.flat[len(names) :]:
-        ax.set_visible(False)
-    for ax, name in zip(panels.flat, names, strict=False):
-        for i, cell in enumerate((FULL, FROZEN)):
-            mine = rows_where(rows, cell=cell, panel=name)
-            x = [settings.index(row["setting"]) + 0.16 * (i - 0.5) for row in mine]
-            style: dict[str, Any] = {"color": CELL_COLOURS[cell], "marker": MARKERS[i], "linestyle": "none"}
-            if mine:
-                error_bars(ax, x, mine, "difference", label=CELL_NAMES[cell], **style)
-        ax.axhline(0, color="black", linewidth=0.7)
-        ax.set_xticks(range(len(settings)), [setting.replace(" (", "\n(") for setting in settings])
-        ax.set_xlim(-0.5, len(settings) - 0.5)
-        ax.set_title(name.replace(" minus ", "\n\N{MINUS SIGN} ").replace(", ", ",\n"))
-    is_f1 = all(row["score"] == "f1_tokens" for row in rows)
-    for ax in panels[:, 0]:
-        ax.set_ylabel("difference in token F1 (test)" if is_f1 else "difference (test)")
-    shared_legend(figure, panels.flat)
+def _series(rows: Sequence[Row]) -> list[str]:
+    points = [row for row in rows if row["mark"] == POINT and row["loss"] is not None]
+    return ends_in_words(points, lambda row: f"{row['family']} probe, {row['score']} by tokens", "tokens", "value")
 
 
-def is_narrow_ablation(rows: Sequence[Row]) -> bool:
-    """Whether one column of a paper holds the figure."""
-    return len(distinct(rows)) * len(distinct(rows, "panel")) <= 3
+def _tables(chart: Chart, reasons: Sequence[str]) -> Iterable[Block]:
+    """Scores by asked role along the snapshots, a table for each family; nothing where the results tell no roles."""
+    rows = rows_where(chart.rows, mark=BY_ROLE)
+    for family in distinct(rows, "family"):
+        mine = rows_where(rows, family=family)
+        steps = sorted({(row["step"], row["tokens"], row["loss"]) for row in mine})
+        keys = dict.fromkeys((row["role"], row["score"], row["n_questions"]) for row in mine)
+        found = {(row["role"], row["score"], row["step"]): row for row in mine}
+        yield from table(
+            f"{chart.title}, {family} probe: by the role that the question asks for",
+            ("Role", "Score", "n", *(f"{tokens:,.0f} tokens, loss {loss:.2f}" for _, tokens, loss in steps)),
+            [
+                (role, score, f"{n:,}", *(_ends_of(found.get((role, score, step))) for step, _, _ in steps))
+                for role, score, n in keys
+            ],
+        )
 
 
-CURVE_DRAWINGS: dict[str, Callable[[Figure, Sequence[Row]], None]] = {
-    "emergence_curve": _draw_emergence_curve,
-    "data_ablation": _draw_ablation,
-}
+def _ends_of(row: Mapping[str, Any] | None) -> str:
+    return "" if row is None else format_interval(row["value"], row["lo"], row["hi"], 3)
+
+
+KIND = ChartKind("emergence_curve", 90, "curve", collect, _draw, _series, never, _tables)
