@@ -14,6 +14,7 @@ from figure_worlds import fake_run
 from emergence.analysis import charts
 from emergence.analysis.charts import few_shot, finetuning, two_by_two
 from emergence.analysis.charts.chart import Chart, Charts, Place, all_charts, chart_kinds
+from emergence.analysis.charts.drawing import draw
 from emergence.analysis.figure_runs import read_folder
 from emergence.analysis.figures import make_figures
 from emergence.analysis.report_blocks import Picture
@@ -126,3 +127,11 @@ def test_few_shot_intervals_are_the_runs_own(tmp_path: Path, monkeypatch: pytest
     found = Charts()
     few_shot.KIND.collect(folder, found, 20)
     assert "sentences or documents resampled" in found.charts[0].caption
+
+
+def test_training_loss_is_in_the_legend(tmp_path: Path) -> None:
+    fake_run(tmp_path, "debug", "full")
+    found = Charts()
+    finetuning.KIND.collect(read_folder(tmp_path, n_boot=20), found, 20)
+    (legend,) = draw(found.charts[0]).legends
+    assert [text.get_text() for text in legend.get_texts()][1:] == ["training loss"]

@@ -56,11 +56,12 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
         left.plot(epochs, numbers(mine, "train_loss"), linewidth=0.6, **style)
         left.plot(epochs, numbers(mine, "validation_loss"), **marked)
         right.plot(epochs, numbers(mine, "validation_f1"), **marked)
+    left.plot([], [], color="black", linewidth=0.6, label="training loss")
     left.set(xlabel="epoch", ylabel="loss (nats per question)")
     right.set(xlabel="epoch", ylabel="token F1 (validation)", ylim=(0, 1))
     for ax in (left, right):
         ax.locator_params(axis="x", integer=True)
-    shared_legend(figure, [right])
+    shared_legend(figure, [right, left])
 
 
 def _series(rows: Sequence[Row]) -> list[str]:
