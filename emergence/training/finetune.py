@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,8 +27,8 @@ from emergence.training.context import Context
 from emergence.training.evaluate import gold_spans, quick_scores
 from emergence.training.features import predict_finetuned, span_logits
 from emergence.training.finetune_result import EpochScores, FinetuneResult
-from emergence.training.health import REWIND_FACTOR, NonFiniteLossError, Recovery, all_finite, clip_gradients
-from emergence.training.recording import StopRequested
+from emergence.training.health import clip_gradients
+from emergence.training.loop import LoopState, TrainingLoop
 from emergence.training.search_budget import passes_per_epoch
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ SaveModel = Callable[[str, Trunk, SpanHead, dict[str, Any]], None]
 
 
 @dataclass
-class _State:
+class _State(LoopState):
     """All that decides what happens next, beside the weights and the optimiser."""
 
     epoch: int = 0
@@ -50,8 +49,6 @@ class _State:
     questions: int = 0
     epochs: list[EpochScores] = field(default_factory=list)
     best_weights: dict[str, dict[str, Tensor]] | None = None
-    seconds: float = 0.0
-    rewinds: int = 0
 
     @property
     def best(self) -> EpochScores | None:
@@ -96,31 +93,24 @@ def finetune(
     """
     if not len(train) or not len(validation):
         raise EmergenceError("finetuning needs training and validation questions: give more data, or longer sequences")
-    loop = _Loop(
-        trunk=trunk.to(context.device),
-        head=head.to(context.device),
-        train=train,
-        validation=validation,
-        config=config,
-        context=context,
-        seed=seed,
-        cap=max_answer_words,
-        save_snapshot=save_snapshot,
-        on_nan=on_nan,
-        carried=carried,
-        announce=announce,
-    )
+    trunk, head = trunk.to(context.device), head.to(context.device)
+    loop = _Finetuning(
+        trunk, head, train, validation, config, context, seed, max_answer_words,
+        save_snapshot, on_nan, carried, announce,
+    )  # fmt: skip
     try:
-        loop.resume()
-        return loop.run()
+        loop.run()
+        return loop.result()
     finally:
-        context.progress.close()
         loop.dropout.remove()
 
 
 @dataclass
-class _Loop:
-    """The loop's parts share so much that they are methods; :func:`finetune` is the interface."""
+class _Finetuning(TrainingLoop):
+    """The parts of one finetuning and the acts its loop consists of."""
+
+    phase = PHASE
+    title = "finetuning"
 
     trunk: Trunk
     head: SpanHead
@@ -134,9 +124,9 @@ class _Loop:
     on_nan: OnNan
     carried: dict[str, Any] | None
     announce: bool
+    state: _State = field(default_factory=_State, init=False)
 
     def __post_init__(self) -> None:
-        self.state = _State()
         first_epoch = self._batches(0)
         self.steps_per_epoch = len(first_epoch)
         self.questions_per_epoch = sum(map(len, first_epoch))
@@ -144,31 +134,46 @@ class _Loop:
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
         #: Losses not yet in a history line, with gradient norms and questions; on the device until they are read.
         self.pending: list[tuple[Tensor, Tensor, int]] = []
+        self.dropout = ResidualDropout(self.trunk, self.config.dropout, self.seed)
+        self.shown: dict[str, float] = {}
         cure = f"lower finetune.lr, now {self.config.lr:g}, for example --set finetune.lr={self.config.lr / 3:.1g}"
         intervals = (self.config.checkpoint_every_steps, self.steps_per_epoch)
-        self.recovery = Recovery(PHASE, self.context.checkpointer, self.on_nan, intervals, cure)
-        self.dropout = ResidualDropout(self.trunk, self.config.dropout, self.seed)
-        self.clock = time.monotonic()
-        self.shown: dict[str, float] = {}
+        super().__init__(self.context, (self.trunk, self.head), self.on_nan, intervals, cure)
 
     @property
     def step(self) -> int:
         return self.state.epoch * self.steps_per_epoch + self.state.batch
 
-    def run(self) -> FinetuneResult:
-        self.context.progress.start(self.config.epochs * self.steps_per_epoch, "steps", self.step, "finetuning")
-        while self.state.epoch < self.config.epochs and not self._out_of_patience():
-            try:
-                self._train_epoch()
-                self._end_epoch()
-            except NonFiniteLossError as error:
-                self._rewind(error)
+    @property
+    def place(self) -> tuple[int, ...]:
+        return self.state.epoch, self.state.batch  # an epoch's last step, and its end
+
+    @property
+    def finished(self) -> bool:
+        out_of_patience = 0 < self.config.patience <= self.state.stale_epochs()
+        return self.state.epoch >= self.config.epochs or out_of_patience
+
+    @property
+    def extent(self) -> tuple[int, str, int]:
+        return self.config.epochs * self.steps_per_epoch, "steps", self.step
+
+    def where(self, step: int) -> str:
+        epoch, batch = divmod(max(step - 1, 0), self.steps_per_epoch)
+        return f"{super().where(step)} (epoch {epoch + 1}, batch {batch + 1})"
+
+    def advance(self) -> None:
+        """Train what is left of an epoch."""
+        self._train_epoch()
+        self._end_epoch()
+
+    def result(self) -> FinetuneResult:
+        """The outcome; trunk and head are left with the best epoch's weights."""
         best = self.state.best
         if best is None or self.state.best_weights is None:
             raise RuntimeError("finetuning ended without an epoch")
         self.trunk.load_state_dict(self.state.best_weights["trunk"])
         self.head.load_state_dict(self.state.best_weights["head"])
-        seconds = self._seconds()
+        seconds = self.seconds()
         seen = self.state.epoch * self.questions_per_epoch
         return FinetuneResult(
             epochs=tuple(self.state.epochs),
@@ -182,9 +187,6 @@ class _Loop:
 
     def _batches(self, epoch: int) -> list[IntArray]:
         return training_batches(self.train, self.config, seed=self.seed, epoch=epoch)
-
-    def _out_of_patience(self) -> bool:
-        return 0 < self.config.patience <= self.state.stale_epochs()
 
     def _train_epoch(self) -> None:
         self.trunk.train()
@@ -213,11 +215,9 @@ class _Loop:
             rate = float(self.optimizer.param_groups[0]["lr"])
             self.context.recorder.log("finetune_step", step=step, epoch=self.state.epoch + 1, loss=loss, lr=rate)
         self.context.progress.update(1, **self.shown)
-        stop = self.context.should_stop()
-        if stop or step % config.checkpoint_every_steps == 0:
-            self._save()
-        if stop:
-            raise StopRequested(f"stopped after finetuning step {step}; the same command goes on from here")
+        self.stop_if_asked(f"stopped after finetuning step {step}; the same command goes on from here")
+        if step % config.checkpoint_every_steps == 0:
+            self.save()
 
     def _drain(self) -> float:
         """Mean loss since the last call; reading it here, not every step, lets a GPU run ahead."""
@@ -237,42 +237,23 @@ class _Loop:
         read = [(float(loss), float(norm), n) for loss, norm, n in self.pending]
         for step, (loss, norm, _) in enumerate(read, start=first):
             if not math.isfinite(loss) or not math.isfinite(norm):
-                raise self._diverged(f"the loss is {loss} and its gradient's norm {norm}", step)
+                raise self.failure(f"the loss is {loss} and its gradient's norm {norm}", step)
         return [(loss, n) for loss, _, n in read]
-
-    def _diverged(self, what: str, step: int) -> NonFiniteLossError:
-        epoch, batch = divmod(max(step - 1, 0), self.steps_per_epoch)
-        return NonFiniteLossError(f"finetuning step {step} (epoch {epoch + 1}, batch {batch + 1}): {what}", step)
-
-    def _refuse_unless_finite(self) -> None:
-        if not all_finite(self.trunk, self.head):
-            raise self._diverged("a weight is not finite", self.step)
-
-    def _rewind(self, error: NonFiniteLossError) -> None:
-        """Go back to the last checkpoint with half the learning rate, or raise the error that ends the run."""
-        rewinds, seconds = self.state.rewinds, self._seconds()
-        found = self.recovery.checkpoint(error, rewinds)
-        if found is None:
-            raise self.recovery.final(error, rewinds) from None
-        self._restore(found.state)
-        self.state.rewinds, self.state.seconds, self.clock = rewinds + 1, seconds, time.monotonic()
-        self.context.recorder.log("finetune_rewind", step=self.step, failed_step=error.step, rewinds=rewinds + 1)
-        self._save()
 
     def _end_epoch(self) -> None:
         self._drain()
-        self._refuse_unless_finite()
+        self.refuse_unless_finite()
         state = self.state
         train_loss = state.loss_sum / state.questions
         logits = predict_finetuned(self.trunk.eval(), self.head, self.validation, self.context)
         found = quick_scores(logits, gold_spans(self.validation), self.cap, self.config.train_gold)
         if not math.isfinite(found.loss):
-            raise self._diverged(f"the validation loss is {found.loss}", self.step)
+            raise self.failure(f"the validation loss is {found.loss}", self.step)
         scores = EpochScores(state.epoch + 1, train_loss, found.loss, found.em, found.f1)
         state.epochs.append(scores)
         state.epoch, state.batch, state.loss_sum, state.questions = state.epoch + 1, 0, 0.0, 0
         self.context.recorder.log("finetune_epoch", **asdict(scores))
-        self.context.recorder.time("finetune_epoch", epoch=scores.epoch, seconds=self._seconds())
+        self.context.recorder.time("finetune_epoch", epoch=scores.epoch, seconds=self.seconds())
         logger.log(
             logging.INFO if self.announce else logging.DEBUG,
             "epoch %d: training loss %.3f, validation loss %.3f, EM %.3f, F1 %.3f",
@@ -282,21 +263,16 @@ class _Loop:
             state.best_weights = {name: _copied(m) for name, m in (("trunk", self.trunk), ("head", self.head))}
         if self.save_snapshot is not None:
             self.save_snapshot(f"finetune_epoch_{scores.epoch}", self.trunk, self.head, asdict(scores))
-        self._save()
+        self.save()
 
     def _set_learning_rates(self) -> None:
         factor = schedule(self.step, self.config.epochs * self.steps_per_epoch, self.config.warmup_fraction)
-        factor *= REWIND_FACTOR**self.state.rewinds
+        factor *= self.rate_factor
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
 
-    def _seconds(self) -> float:
-        return self.state.seconds + time.monotonic() - self.clock
-
-    def _save(self) -> None:
-        pending = self._read_pending()
-        self._refuse_unless_finite()
-        state = {
+    def content(self) -> dict[str, Any]:
+        return {
             "trunk": self.trunk.state_dict(),
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -305,43 +281,32 @@ class _Loop:
             "loss_sum": self.state.loss_sum,
             "questions": self.state.questions,
             # Apart from loss_sum, so that the next history line is the same after a resume.
-            "pending": pending,
+            "pending": self._read_pending(),
             "epochs": [asdict(scores) for scores in self.state.epochs],
             "best_weights": self.state.best_weights,
-            "seconds": self._seconds(),
+            "seconds": self.seconds(),
             "rewinds": self.state.rewinds,
-            "history": self.context.recorder.position(),
             "steps_per_epoch": self.steps_per_epoch,
             "carried": self.carried,
         }
-        self.context.checkpointer.save(PHASE, self.step, state, rewind_to=self.recovery.point(self.step))
 
-    def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        found = self.context.checkpointer.load(PHASE)
-        if found is None:
-            self._save()  # so that history written before the next checkpoint can be taken back
-            return
-        self._restore(found.state)
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        if saved["steps_per_epoch"] != self.steps_per_epoch:
+    def restore(self, content: dict[str, Any]) -> None:
+        if content["steps_per_epoch"] != self.steps_per_epoch:
             raise EmergenceError("the checkpoint was made with other training questions or another finetune.batch_size")
-        self.trunk.load_state_dict(saved["trunk"])
-        self.head.load_state_dict(saved["head"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self.trunk.load_state_dict(content["trunk"])
+        self.head.load_state_dict(content["head"])
+        self.optimizer.load_state_dict(content["optimizer"])
         self.state = _State(
-            epoch=saved["epoch"],
-            batch=saved["batch"],
-            loss_sum=saved["loss_sum"],
-            questions=saved["questions"],
-            epochs=[EpochScores(**scores) for scores in saved["epochs"]],
-            best_weights=saved["best_weights"],
-            seconds=saved["seconds"],
-            rewinds=saved.get("rewinds", 0),  # absent in checkpoints of an earlier version
+            epoch=content["epoch"],
+            batch=content["batch"],
+            loss_sum=content["loss_sum"],
+            questions=content["questions"],
+            epochs=[EpochScores(**scores) for scores in content["epochs"]],
+            best_weights=content["best_weights"],
+            seconds=content["seconds"],
+            rewinds=content.get("rewinds", 0),  # absent in checkpoints of an earlier version
         )
-        self.pending = [(torch.tensor(loss, dtype=torch.float64), torch.zeros(()), n) for loss, n in saved["pending"]]
-        self.context.recorder.rewind(saved["history"])
+        self.pending = [(torch.tensor(loss, dtype=torch.float64), torch.zeros(()), n) for loss, n in content["pending"]]
 
 
 def training_batches(train: EncodedQA, config: FinetuneConfig, *, seed: int, epoch: int) -> list[IntArray]:

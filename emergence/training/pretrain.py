@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +24,12 @@ from emergence.model import Trunk
 from emergence.spec import OnNan
 from emergence.training.context import Context
 from emergence.training.execution import choose_forward, choose_micro_batch, step_loss
-from emergence.training.health import REWIND_FACTOR, NonFiniteLossError, Recovery, all_finite, clip_gradients
+from emergence.training.health import clip_gradients
 from emergence.training.language_model_eval import evaluate_language_model
+from emergence.training.loop import LoopState, TrainingLoop
 from emergence.training.optim import build_optimizers
 from emergence.training.pretrain_result import PretrainResult
-from emergence.training.recording import NoProgress, NullRecorder, StopRequested
+from emergence.training.recording import NoProgress, NullRecorder
 from emergence.training.schedule import learning_rate_factor, plan_pretraining
 
 logger = logging.getLogger(__name__)
@@ -74,30 +74,13 @@ def pretrain(
     """
     if not context.workers.is_first:
         context = replace(context, recorder=NullRecorder(), progress=NoProgress())
-    run = _Run(trunk, train, validation, config, context, seed, save_snapshot, on_nan)
-    progress = context.progress
-    tokens_per_step = run.plan.batch_size * run.length
-    run.resume()
-    progress.start(run.plan.total_steps * tokens_per_step, "tokens", run.state.tokens_seen, "pretraining")
-    try:
-        while not run.finished:
-            if context.workers.sum([float(context.should_stop())], context.device)[0]:
-                run.save()
-                raise StopRequested(f"stopped at step {run.state.step} of pretraining; the same command resumes")
-            try:
-                loss = run.update()
-                run.arrive()
-            except NonFiniteLossError as error:
-                run.rewind(error)
-                continue
-            progress.update(tokens_per_step, loss=loss, validation=run.state.validation_loss)
-    finally:
-        progress.close()
-    return run.result()
+    loop = _Pretraining(trunk.to(context.device), train, validation, config, context, seed, save_snapshot, on_nan)
+    loop.run()
+    return loop.result()
 
 
 @dataclass
-class _State:
+class _State(LoopState):
     """Where a run is: what a checkpoint holds beside weights and optimisers."""
 
     step: int = 0
@@ -109,51 +92,50 @@ class _State:
     best_step: int = 0
     evaluations_since_best: int = 0
     stopped_early: bool = False
-    seconds: float = 0.0
     micro_batch: int = 0
-    rewinds: int = 0
 
 
-class _Run:
+@dataclass
+class _Pretraining(TrainingLoop):
     """The parts of one pretraining and the acts its loop consists of."""
 
-    def __init__(
-        self,
-        trunk: Trunk,
-        train: TokenStream,
-        validation: TokenStream,
-        config: PretrainConfig,
-        context: Context,
-        seed: int,
-        save_snapshot: SaveSnapshot,
-        on_nan: OnNan,
-    ) -> None:
-        self.trunk, self.train, self.validation = trunk.to(context.device), train, validation
-        self.config, self.context, self.save_snapshot = config, context, save_snapshot
-        self.recorder, self.workers = context.recorder, context.workers
-        self.length = trunk.config.sequence_length
-        self.order = SequenceOrder(train.n_sequences(self.length), seed)
-        self.plan = plan_pretraining(config, self.order.n_sequences)
-        self.optimizers = build_optimizers(trunk, config)
-        self.state = _State()
+    phase = PHASE
+    title = "pretraining"
+
+    trunk: Trunk
+    train: TokenStream
+    validation: TokenStream
+    config: PretrainConfig
+    context: Context
+    seed: int
+    save_snapshot: SaveSnapshot
+    on_nan: OnNan
+    state: _State = field(default_factory=_State, init=False)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.context, (self.trunk,), self.on_nan, (self.config.checkpoint_every_steps,), _CURE)
+        self.workers, self.recorder = self.context.workers, self.context.recorder
+        self.length = self.trunk.config.sequence_length
+        self.order = SequenceOrder(self.train.n_sequences(self.length), self.seed)
+        self.plan = plan_pretraining(self.config, self.order.n_sequences)
+        self.optimizers = build_optimizers(self.trunk, self.config)
         self.best_weights: dict[str, Tensor] | None = None
-        self.recovery = Recovery(PHASE, context.checkpointer, on_nan, (config.checkpoint_every_steps,), _CURE)
-        self._saved_step = -1
-        self._clock = time.perf_counter()
+
+    @property
+    def step(self) -> int:
+        return self.state.step
 
     @property
     def finished(self) -> bool:
         return self.state.step >= self.plan.total_steps or self.state.stopped_early
 
-    # Checkpoints --------------------------------------------------------------------------------
+    @property
+    def extent(self) -> tuple[int, str, int]:
+        return self.plan.total_steps * self.plan.batch_size * self.length, "tokens", self.state.tokens_seen
 
-    def resume(self) -> None:
-        """Restore the newest checkpoint, or make the first one, and decide how to execute."""
-        self.workers.wait()  # for what the first may still be saving
-        found = self.context.checkpointer.load(PHASE)
-        self.workers.wait()  # until all have read it, before the first saves another
-        if found:
-            self._restore(found.state)
+    def prepare(self, *, resumed: bool) -> None:
+        """Decide how to execute."""
+        if resumed:
             logger.info("pretraining resumes at step %d of %d", self.state.step, self.plan.total_steps)
         per_worker = math.ceil(self.plan.batch_size / self.workers.size)
         micro = self.state.micro_batch or choose_micro_batch(self.trunk, self.config, per_worker, self.context)
@@ -161,46 +143,33 @@ class _Run:
         # By the whole run, not by what is left of it: compiled and uncompiled results differ in the last digits.
         tokens = self.plan.total_steps * per_worker * self.length
         self.forward, self.compiled = choose_forward(self.trunk, self.config, tokens, micro, self.context)
-        if not found:
+        if not resumed:
             self._log_plan()
-            # Before the first step: a run killed early starts over with the history it found.
-            self.save()
-        if self.state.step == 0:
-            self.arrive()
 
-    def save(self) -> None:
-        """Save a checkpoint of this step, unless there is one."""
-        if not self.workers.is_first or self._saved_step == self.state.step:
-            return
-        self._refuse_unless_finite()
-        self._count_seconds()
-        content = {
-            "state": asdict(self.state),
+    def begin(self) -> None:
+        if self.state.step == 0:
+            self._arrive()
+
+    def advance(self) -> None:
+        self.stop_if_asked(f"stopped at step {self.step} of pretraining; the same command resumes")
+        loss = self._update()
+        self._arrive()
+        tokens = self.plan.batch_size * self.length
+        self.context.progress.update(tokens, loss=loss, validation=self.state.validation_loss)
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "state": {**asdict(self.state), "seconds": self.seconds()},
             "trunk": self.trunk.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "best_weights": self.best_weights,
-            "history": self.recorder.position(),
         }
-        self.context.checkpointer.save(PHASE, self.state.step, content, rewind_to=self.recovery.point(self.state.step))
-        self._saved_step = self.state.step
 
-    def _restore(self, content: dict[str, Any]) -> None:
+    def restore(self, content: dict[str, Any]) -> None:
         self.state = _State(**content["state"])
         self.trunk.load_state_dict(content["trunk"])
         self.optimizers.load_state_dict(content["optimizers"])
         self.best_weights = content["best_weights"]
-        self.recorder.rewind(content["history"])
-        self._saved_step = self.state.step
-
-    def _refuse_unless_finite(self) -> None:
-        if not all_finite(self.trunk):
-            step = self.state.step
-            raise NonFiniteLossError(f"pretraining step {step}: a weight is not finite", step)
-
-    def _count_seconds(self) -> None:
-        now = time.perf_counter()
-        self.state.seconds += now - self._clock
-        self._clock = now
 
     def _log_plan(self) -> None:
         passes = self.plan.total_steps * self.plan.batch_size / self.order.n_sequences
@@ -219,7 +188,7 @@ class _Run:
 
     # One update ---------------------------------------------------------------------------------
 
-    def update(self) -> float:
+    def _update(self) -> float:
         """Take the next batch and move the weights; returns its loss in nats per token."""
         state = self.state
         batch = self.order.take(state.step * self.plan.batch_size, self.plan.batch_size)
@@ -230,11 +199,8 @@ class _Run:
         loss = self.workers.sum([local], self.context.device)[0]
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.optimizers.zero_grad()
-            raise NonFiniteLossError(
-                f"pretraining step {state.step + 1}: the loss is {loss} and its gradient's norm {norm} on sequences "
-                f"{batch.tolist()}",
-                state.step + 1,
-            )
+            what = f"the loss is {loss} and its gradient's norm {norm} on sequences {batch.tolist()}"
+            raise self.failure(what, state.step + 1)
         self.optimizers.set_factor(self._rate(state.step))
         self.optimizers.step()
         self.optimizers.zero_grad()
@@ -248,29 +214,7 @@ class _Run:
     def _rate(self, step: int) -> float:
         """Share of the peak learning rates at ``step``: the schedule's, halved by every rewind."""
         factor = learning_rate_factor(step, self.config, self.plan.total_steps)
-        return factor * REWIND_FACTOR**self.state.rewinds
-
-    def rewind(self, error: NonFiniteLossError) -> None:
-        """Go back to the last checkpoint with half the learning rate.
-
-        Raises:
-            NonFiniteLossError: That is not asked for, or was done often enough; the last good state is saved.
-        """
-        before = self.state
-        self.workers.wait()
-        found = self.recovery.checkpoint(error, before.rewinds)
-        self.workers.wait()
-        if found is None:
-            if error.step > before.step:  # an update that was not made: all before it is well
-                self.save()
-            raise self.recovery.final(error, before.rewinds) from None
-        self._restore(found.state)
-        self.state.rewinds, self.state.seconds = before.rewinds + 1, before.seconds
-        self.recorder.log("pretrain_rewind", step=self.state.step, failed_step=error.step, rewinds=self.state.rewinds)
-        self._saved_step = -1
-        self.save()
-        if self.state.step == 0:
-            self.arrive()
+        return factor * self.rate_factor
 
     def _backward(self, batch: NDArray[np.int64]) -> Tensor:
         """Accumulate the gradients of this worker's part of the batch; returns that part of the mean loss."""
@@ -298,16 +242,15 @@ class _Run:
             grad_norm=grad_norm,
         )
         state.loss_sum, state.loss_count = 0.0, 0
-        self._count_seconds()
-        self.recorder.time("pretrain", step=state.step, tokens=state.tokens_seen, seconds=state.seconds)
+        self.recorder.time("pretrain", step=state.step, tokens=state.tokens_seen, seconds=self.seconds())
 
     # Between updates ----------------------------------------------------------------------------
 
-    def arrive(self) -> None:
+    def _arrive(self) -> None:
         """Do what the plan says for the step just reached: evaluate, keep snapshots, save a checkpoint."""
         step = self.state.step
         if step in self.plan.evaluation_steps:  # those of the snapshots among them
-            self._refuse_unless_finite()
+            self.refuse_unless_finite()
             self._evaluate()
         if step in self.plan.snapshot_steps:
             self._snapshot(f"pretrain_step_{step}")
@@ -326,7 +269,7 @@ class _Run:
         )  # fmt: skip
         state, loss = self.state, measured.nats_per_token
         if not math.isfinite(loss):
-            raise NonFiniteLossError(f"pretraining step {state.step}: the validation loss is {loss}", state.step)
+            raise self.failure(f"the validation loss is {loss}", state.step)
         state.validation_loss = loss
         if loss < state.best_loss:
             state.best_loss, state.best_step, state.evaluations_since_best = loss, state.step, 0
@@ -351,7 +294,7 @@ class _Run:
             self.save_snapshot(name, self.trunk, {**facts, "validation_loss": self.state.validation_loss})
 
     def result(self) -> PretrainResult:
-        state = self.state
+        state, seconds = self.state, self.seconds()
         samples = state.step * self.plan.batch_size
         return PretrainResult(
             steps=state.step,
@@ -362,8 +305,8 @@ class _Run:
             best_validation_loss=state.best_loss,
             best_step=state.best_step,
             stopped_early=state.stopped_early,
-            seconds=state.seconds,
-            tokens_per_second=state.tokens_seen / state.seconds if state.seconds else 0.0,
+            seconds=seconds,
+            tokens_per_second=state.tokens_seen / seconds if seconds else 0.0,
             micro_batch_size=state.micro_batch,
             precision=self.context.precision,
             compiled=self.compiled,

@@ -23,9 +23,10 @@ from emergence.training import finetune as finetuning
 from emergence.training import pretrain as pretraining
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
-from emergence.training.finetune import _Loop, finetune
-from emergence.training.health import MOST_REWINDS, NonFiniteLossError, clip_gradients
-from emergence.training.pretrain import _Run, pretrain
+from emergence.training.finetune import _Finetuning, finetune
+from emergence.training.health import NonFiniteLossError, clip_gradients
+from emergence.training.loop import MOST_REWINDS
+from emergence.training.pretrain import _Pretraining, pretrain
 from emergence.training.recording import MemoryRecorder, StopRequested
 
 MODEL = ModelConfig(n_layers=1, hidden_size=16, n_heads=2, vocab_size=300, sequence_length=16)
@@ -108,18 +109,18 @@ def sick(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Makes the loss of update :data:`SICK` NaN whenever the learning rate is above this share of its peak."""
 
     def infect(bound: float) -> None:
-        backward, loss_of = _Run._backward, _Loop._loss
+        backward, loss_of = _Pretraining._backward, _Finetuning._loss
 
-        def pretrained(run: _Run, batch: Any) -> Tensor:
+        def pretrained(run: _Pretraining, batch: Any) -> Tensor:
             loss = backward(run, batch)
             return loss * math.nan if run.state.step + 1 == SICK and 0.5**run.state.rewinds > bound else loss
 
-        def finetuned(loop: _Loop, batch: Any) -> Tensor:
+        def finetuned(loop: _Finetuning, batch: Any) -> Tensor:
             loss = loss_of(loop, batch)
             return loss * math.nan if loop.step + 1 == SICK and 0.5**loop.state.rewinds > bound else loss
 
-        monkeypatch.setattr(_Run, "_backward", pretrained)
-        monkeypatch.setattr(_Loop, "_loss", finetuned)
+        monkeypatch.setattr(_Pretraining, "_backward", pretrained)
+        monkeypatch.setattr(_Finetuning, "_loss", finetuned)
 
     return infect
 

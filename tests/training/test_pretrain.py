@@ -18,7 +18,8 @@ from emergence.errors import DataError
 from emergence.model import Trunk, build_trunk
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
-from emergence.training.pretrain import NonFiniteLossError, PretrainResult, pretrain
+from emergence.training.health import NonFiniteLossError
+from emergence.training.pretrain import PretrainResult, pretrain
 from emergence.training.recording import MemoryRecorder, StopRequested
 
 MODEL = ModelConfig(n_layers=1, hidden_size=16, n_heads=2, sequence_length=16)

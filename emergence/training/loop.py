@@ -1,0 +1,227 @@
+"""What pretraining and finetuning share: resuming, going back after a NaN, the clock, and stopping when asked.
+
+A checkpoint never holds a number that is not finite. ``--on-nan rewind`` goes back to the checkpoint that the
+settings place before the failure (not to one that a signal happened to leave later, so that interruptions change
+nothing), halves the learning rate for the rest of the loop, and gives up after :data:`MOST_REWINDS` times.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from emergence.spec import OnNan
+from emergence.training.checkpoint import Checkpoint
+from emergence.training.context import Context
+from emergence.training.health import NonFiniteLossError, all_finite
+from emergence.training.recording import StopRequested
+
+logger = logging.getLogger(__name__)
+
+#: What a rewind multiplies the learning rate with, and how many there are before the run stops all the same.
+REWIND_FACTOR = 0.5
+MOST_REWINDS = 6
+
+
+@dataclass(kw_only=True)
+class LoopState:
+    """What every loop's checkpoint holds: ``seconds`` in training until it was saved, and ``rewinds`` before it."""
+
+    seconds: float = 0.0
+    rewinds: int = 0
+
+
+class TrainingLoop(ABC):
+    """A loop that a kill, a signal or a NaN interrupts without changing what it ends with.
+
+    A subclass does the training: it says where it is, what it needs to go on from there, and what comes next.
+
+    Args:
+        context: Where it runs and whom it tells.
+        modules: What is trained.
+        on_nan: ``stop`` or ``rewind``, at a loss, gradient or weight that is not finite.
+        intervals: Steps between the checkpoints that the settings ask for; each counted from step 0.
+        cure: What else a person can do about such a number, for the message.
+    """
+
+    #: Of its checkpoints and its history lines; and what it is called in messages.
+    phase: ClassVar[str]
+    title: ClassVar[str]
+    state: LoopState
+
+    def __init__(
+        self, context: Context, modules: Sequence[nn.Module], on_nan: OnNan, intervals: Sequence[int], cure: str
+    ) -> None:
+        self.context = context
+        self._modules, self._on_nan, self._intervals, self._cure = modules, on_nan, intervals, cure
+        self._since = time.monotonic()
+        self._saved: object = None
+
+    # What a subclass says ---------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """Updates made."""
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+
+    @property
+    @abstractmethod
+    def extent(self) -> tuple[int, str, int]:
+        """All there is to do, its unit, and how much of it is done."""
+
+    @abstractmethod
+    def advance(self) -> None:
+        """Make the next update, or several; raises ``NonFiniteLossError``, and calls :meth:`stop_if_asked`."""
+
+    @abstractmethod
+    def content(self) -> dict[str, Any]:
+        """All that decides what happens next; raises ``NonFiniteLossError``."""
+
+    @abstractmethod
+    def restore(self, content: dict[str, Any]) -> None:
+        """Take over what :meth:`content` once gave."""
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """What tells two states apart between which a checkpoint is worth saving."""
+        return (self.step,)
+
+    def prepare(self, *, resumed: bool) -> None:  # noqa: B027 (not every loop has something to prepare)
+        """Called once, before the first checkpoint is saved."""
+
+    def begin(self) -> None:  # noqa: B027
+        """Called where the loop starts, resumes or goes on after a rewind."""
+
+    def where(self, step: int) -> str:
+        """``step`` in words, for messages."""
+        return f"{self.title} step {step}"
+
+    # The loop ---------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Go on from the newest checkpoint, if there is one, to the end.
+
+        Raises:
+            NonFiniteLossError: Naming the step and what is kept.
+            StopRequested: After saving a checkpoint, because the context said so.
+        """
+        self._resume()
+        self.context.progress.start(*self.extent, self.title)
+        try:
+            while not self.finished:
+                try:
+                    self.advance()
+                except NonFiniteLossError as error:
+                    self._rewind(error)
+        finally:
+            self.context.progress.close()
+
+    def stop_if_asked(self, message: str) -> None:
+        """Save a checkpoint and raise ``StopRequested``, if any worker is asked to stop."""
+        context = self.context
+        if context.workers.sum([float(context.should_stop())], context.device)[0]:
+            self.save()
+            raise StopRequested(message)
+
+    def seconds(self) -> float:
+        """Wall-clock time in training, over all resumptions."""
+        return self.state.seconds + time.monotonic() - self._since
+
+    @property
+    def rate_factor(self) -> float:
+        """What the rewinds leave of the learning rate."""
+        return REWIND_FACTOR**self.state.rewinds
+
+    # Checkpoints ------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Save a checkpoint, unless there is one of this state, or another worker does."""
+        if not self.context.workers.is_first or self._saved == self._mark():
+            return
+        content = {**self.content(), "history": self.context.recorder.position()}
+        self.refuse_unless_finite()
+        self.context.checkpointer.save(self.phase, self.step, content, rewind_to=self._due(self.step))
+        self._saved = self._mark()
+
+    def _resume(self) -> None:
+        found = self._load()
+        if found is not None:
+            self._take_up(found)
+        self.prepare(resumed=found is not None)
+        if found is None:
+            self.save()  # so that history written before the next checkpoint can be taken back
+        self.begin()
+
+    def _load(self, up_to: int | None = None) -> Checkpoint | None:
+        workers = self.context.workers
+        workers.wait()  # for what the first may still be saving
+        found = self.context.checkpointer.load(self.phase, up_to)
+        workers.wait()  # until all have read it, before the first saves another
+        return found
+
+    def _take_up(self, found: Checkpoint) -> None:
+        self.restore(found.state)
+        self.context.recorder.rewind(found.state["history"])
+        self._saved = self._mark()
+
+    def _mark(self) -> tuple[int, ...]:
+        return (*self.place, self.state.rewinds)
+
+    def _due(self, step: int) -> int:
+        """The step of the last checkpoint at or before ``step`` that the settings ask for."""
+        return max(step - step % interval for interval in self._intervals)
+
+    # Numbers that are not finite --------------------------------------------------------------------
+
+    def failure(self, what: str, step: int) -> NonFiniteLossError:
+        """The error to raise about ``step``."""
+        return NonFiniteLossError(f"{self.where(step)}: {what}", step)
+
+    def refuse_unless_finite(self) -> None:
+        """Raise ``NonFiniteLossError`` for a weight that is not finite."""
+        if not all_finite(*self._modules):
+            raise self.failure("a weight is not finite", self.step)
+
+    def _rewind(self, error: NonFiniteLossError) -> None:
+        """Go back to the last checkpoint with half the learning rate.
+
+        Raises:
+            NonFiniteLossError: That is not asked for, or was in vain so often; the last good state is saved.
+        """
+        rewinds, found = self.state.rewinds, None
+        if self._on_nan == "rewind" and rewinds < MOST_REWINDS:
+            found = self._load(up_to=self._due(max(error.step - 1, 0)))
+        if found is None:
+            if error.step > self.step:  # an update that was not made: all before it is well
+                self.save()
+            raise self._final(error) from None
+        seconds = self.seconds()
+        self._take_up(found)
+        self.state.rewinds, self.state.seconds, self._since = rewinds + 1, seconds, time.monotonic()
+        logger.warning("%s; going on from step %d at %g of the learning rate", error, found.step, self.rate_factor)
+        self.context.recorder.log(
+            f"{self.phase}_rewind", step=self.step, failed_step=error.step, rewinds=self.state.rewinds
+        )
+        self.save()
+        self.begin()
+
+    def _final(self, error: NonFiniteLossError) -> NonFiniteLossError:
+        """``error`` with what was tried, what is kept and what to do now."""
+        kept, rewinds = self.context.checkpointer.newest_step(self.phase), self.state.rewinds
+        tried = f"; given up after {rewinds} rewinds" if rewinds else ""
+        state = "" if kept is None else f"; the state of step {kept} is kept"
+        again = ""
+        if kept is not None and self._on_nan == "stop":
+            again = "add --on-nan rewind to go on from the last checkpoint at half the learning rate, or "
+        return NonFiniteLossError(f"{error}{tried}{state}: {again}{self._cure}", error.step)
