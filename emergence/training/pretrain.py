@@ -64,7 +64,7 @@ def pretrain(
             its workers only the first records, saves and shows.
         seed: Of the order of the sequences.
         save_snapshot: Keeps the weights at a named point; may be called again for the same point after a resume.
-        on_nan: What to do about a loss or gradient that is not finite (:mod:`emergence.training.health`); the history
+        on_nan: What to do about a loss or gradient that is not finite (:mod:`emergence.training.loop`); the history
             records a rewind.
 
     Raises:

@@ -168,6 +168,17 @@ def test_the_same_step_is_tried_at_lower_rates_until_it_gets_through(
     assert all(bool(w.isfinite().all()) for w in loop.weights) and well.rewinds() == []
 
 
+def test_back_at_the_start_it_says_again_what_is_known_there(
+    tmp_path: Path, sick: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "SICK", 2)
+    sick(0.6)
+    loop = Pretraining(tmp_path)
+    loop.start()
+    assert loop.rewinds() == [(0, 2, 1)]
+    assert next(x["step"] for x in loop.recorder.history if x["kind"] == "pretrain_evaluation") == 0
+
+
 def test_it_gives_up_in_one_line_and_never_tries_forever(
     kind: type[Loop], tmp_path: Path, sick: Callable[[float], None]
 ) -> None:
@@ -180,7 +191,8 @@ def test_it_gives_up_in_one_line_and_never_tries_forever(
         assert "\n" not in str(caught.value) and "--on-nan" not in str(caught.value)
         assert [line[2] for line in loop.rewinds()] == list(range(1, MOST_REWINDS + 1))
     kept = loop.checkpointer.load(loop.phase)
-    assert kept is not None and BEFORE <= kept.step < SICK
+    # Pretraining sees it before it moves the weights, so all updates before it are kept, too.
+    assert kept is not None and kept.step == (SICK - 1 if kind is Pretraining else BEFORE)
     assert all(bool(w.isfinite().all()) for w in kept.state["trunk"].values())
 
 
