@@ -9,32 +9,21 @@ Writes ``analysis/temporal_cka/temporal_cka.json`` and ``.npz`` into the run dir
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from typing import Any
 
+from emergence.analyse import AnalysisFlags
+from emergence.flags import flags_of, takes
 from emergence.remote import app
 from emergence.remote_client import check_analysis_first, launch_analysis, run_as_program
 
 
 @app.local_entrypoint()
-def main(
-    model_dir: str,
-    config_name: str = "",
-    against: str | None = None,
-    sentences: int = 2_000,
-    estimator: Literal["debiased", "biased"] = "debiased",
-    kernel: Literal["linear", "rbf"] = "linear",
-    bandwidth: float = 0.4,
-    random_seeds: int = 5,
-    seed_twin: str | None = None,
-    control: str | None = None,
-    qa_data: str | None = None,
-    seed: int = 0,
-    gpu: str = "A10G",
-) -> None:
+@takes(*flags_of(AnalysisFlags), client="modal")
+def main(**flags: Any) -> None:
     """Analyse one run on the volume, or compare two of them."""
-    launch_analysis(locals())
+    launch_analysis(AnalysisFlags(**flags))
 
 
-check_analysis_first(main, __file__)
+check_analysis_first(__file__, __doc__)
 if __name__ == "__main__":
-    sys.exit(run_as_program(main, __doc__))
+    sys.exit(run_as_program(__doc__))

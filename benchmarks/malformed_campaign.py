@@ -151,7 +151,7 @@ def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
     name, rest = words[0], words[1:]
     if name == "cka":
         module = _entry_point("temporal_cka_analysis")
-        return lambda: sys.exit(_client().run_as_program(module.main, module.__doc__)), [
+        return lambda: sys.exit(_client().run_as_program(module.__doc__)), [
             "temporal_cka_analysis.py",
             *rest,
         ]
@@ -161,7 +161,7 @@ def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
     if name == "modal":
         module = _entry_point("pretrain_wikitext_finetune_qasrl_modal")
         file = str(module.__file__)
-        return lambda: _client().check_flags_first(module.main, file), ["modal", "run", file, *rest]
+        return lambda: _client().check_flags_first(file, module.__doc__), ["modal", "run", file, *rest]
     from emergence.cli import run
 
     if name == "compile":

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from emergence.cli_sweep import app as sweep_app
-from emergence.config import ConfigName
 from emergence.errors import EmergenceError
-from emergence.spec import DataRoute, ExperimentSpec, FinetuneData, Layout, OnNan, PretrainData
+from emergence.flags import flags_of, takes
+from emergence.launch import Request
+from emergence.spec import ExperimentSpec, experiment_flags
 
 app = typer.Typer(
     name="emergence",
@@ -29,36 +30,7 @@ app.add_typer(sweep_app, name="sweep", help="A matrix of experiments by one comm
 
 DEFAULT_RUNS = Path("runs")
 
-# The flags of `emergence run`, `emergence plan` and the Modal entry point, with their help.
 RunsDir = Annotated[Path, typer.Option(help="Folder that holds the run directories.")]
-Config = Annotated[ConfigName, typer.Option(help="Model size.")]
-Pretrain = Annotated[
-    PretrainData,
-    typer.Option(help="Pretraining data, one budget; +control: text in place of +nq; shuffled: no word order."),
-]
-Freeze = Annotated[bool, typer.Option("--freeze-llm", help="Freeze the trunk, train only probes.")]
-RandomInit = Annotated[bool, typer.Option("--random-baseline", help="Random trunk, never pretrained.")]
-Samples = Annotated[int | None, typer.Option(help="Few-shot: use this many training questions.")]
-SkipPretrain = Annotated[bool, typer.Option("--skip-pretrain", help="Use existing pretrained weights.")]
-Weights = Annotated[str | None, typer.Option(help="Weights to start from, e.g. RUN/toy_llm_unified_pretrained.pth.")]
-SkipFinetune = Annotated[bool, typer.Option("--skip-finetune", help="Pretrain only.")]
-ListSaved = Annotated[bool, typer.Option("--list-saved", help="List the runs and stop.")]
-Seed = Annotated[int, typer.Option(help="Seeds initialisation, data order and few-shot subsets.")]
-LayoutFlag = Annotated[
-    Layout, typer.Option(help="question-first: question, sentence. echo: sentence, question, sentence.")
-]
-Finetune = Annotated[FinetuneData, typer.Option(help="Questions the hub route loads.")]
-Data = Annotated[DataRoute, typer.Option(help="hub (Hugging Face) or microworld (built in, offline).")]
-Text = Annotated[str | None, typer.Option(help="Local text (file or folder) instead of the route's.")]
-NQ = Annotated[str | None, typer.Option(help="Local NQ-open (jsonl or parquet) for wiki+nq and wiki+control.")]
-Questions = Annotated[str | None, typer.Option(help="Local question data (file or folder) instead of the route's.")]
-SetValues = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a config field (repeatable), e.g. pretrain.epochs=2."),
-]
-OnNanFlag = Annotated[
-    OnNan, typer.Option(help="At a NaN: stop, or rewind to the last checkpoint and go on at half the learning rate.")
-]
 Cluster = Annotated[
     Literal["sentence", "document"], typer.Option(help="What intervals resample whole: documents are the coarser unit.")
 ]
@@ -83,29 +55,14 @@ def run(command: typer.Typer = app) -> None:
 
 
 @app.command("run")
+@takes(*experiment_flags(), *flags_of(Request, "list_saved"))
 def run_command(
-    config_name: Config = "tiny",
-    pretrain_data: Pretrain = "wiki",
-    freeze_llm: Freeze = False,
-    random_baseline: RandomInit = False,
-    finetune_samples: Samples = None,
-    skip_pretrain: SkipPretrain = False,
-    pretrained_model_path: Weights = None,
-    skip_finetune: SkipFinetune = False,
-    list_saved: ListSaved = False,
-    seed: Seed = 0,
-    layout: LayoutFlag = "question-first",
-    finetune_data: Finetune = "qasrl",
-    data: Data = "hub",
-    pretrain_text: Text = None,
-    nq_data: NQ = None,
-    qa_data: Questions = None,
-    on_nan: OnNanFlag = "stop",
-    set_values: SetValues = None,
+    *,
     runs_dir: RunsDir = DEFAULT_RUNS,
     resume: Annotated[str | None, typer.Option(help="Go on with this run (its own command does, too).")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew: no resuming, no trunk from another run.")] = False,
     log: Annotated[str | None, typer.Option(metavar="SINK", help="Also log to tensorboard, wandb or trackio.")] = None,
+    **flags: Any,
 ) -> None:
     """Pretrain, finetune or probe, evaluate; resumes by itself after any interruption.
 
@@ -117,81 +74,25 @@ def run_command(
       emergence run --config-name tiny --random-baseline                 random, all weights trained
       emergence run --config-name tiny --random-baseline --freeze-llm    random, frozen
     """
-    if list_saved:
+    if flags.pop("list_saved"):
         _list_runs(runs_dir, as_json=False)
         return
-    spec = None
-    if resume is None:
-        spec = ExperimentSpec.from_flags(
-            config_name=config_name,
-            set_values=tuple(set_values or ()),
-            pretrain_data=pretrain_data,
-            freeze_llm=freeze_llm,
-            random_baseline=random_baseline,
-            finetune_samples=finetune_samples,
-            skip_pretrain=skip_pretrain,
-            pretrained_model_path=pretrained_model_path,
-            skip_finetune=skip_finetune,
-            seed=seed,
-            layout=layout,
-            finetune_data=finetune_data,
-            data=data,
-            pretrain_text=pretrain_text,
-            nq_data=nq_data,
-            qa_data=qa_data,
-            on_nan=on_nan,
-        )
+    spec = ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags) if resume is None else None
     from emergence.local import run_locally
 
     run_locally(spec, runs_dir, resume=resume, fresh=fresh, sink=log)
 
 
 @app.command("plan")
-def plan_command(
-    config_name: Config = "tiny",
-    pretrain_data: Pretrain = "wiki",
-    freeze_llm: Freeze = False,
-    random_baseline: RandomInit = False,
-    finetune_samples: Samples = None,
-    skip_pretrain: SkipPretrain = False,
-    pretrained_model_path: Weights = None,
-    skip_finetune: SkipFinetune = False,
-    seed: Seed = 0,
-    layout: LayoutFlag = "question-first",
-    finetune_data: Finetune = "qasrl",
-    data: Data = "hub",
-    pretrain_text: Text = None,
-    nq_data: NQ = None,
-    qa_data: Questions = None,
-    set_values: SetValues = None,
-    gpu: Annotated[str | None, typer.Option(help="Instead of the config's: A10G, H100:2, ...")] = None,
-    max_cost: Annotated[float | None, typer.Option(metavar="DOLLARS", help="Exit 2 if the estimate is higher.")] = None,
-    as_json: AsJson = False,
-) -> None:
+@takes(*experiment_flags(), *flags_of(Request, "gpu", "max_cost"))
+def plan_command(*, as_json: AsJson = False, **flags: Any) -> None:
     """What a run on Modal would do and cost: tokens, GPU, hours, dollars. Launches nothing."""
     import json
 
     from emergence.planning import plan_experiment, refuse_if_too_dear
 
-    spec = ExperimentSpec.from_flags(
-        config_name=config_name,
-        set_values=tuple(set_values or ()),
-        pretrain_data=pretrain_data,
-        freeze_llm=freeze_llm,
-        random_baseline=random_baseline,
-        finetune_samples=finetune_samples,
-        skip_pretrain=skip_pretrain,
-        pretrained_model_path=pretrained_model_path,
-        skip_finetune=skip_finetune,
-        seed=seed,
-        layout=layout,
-        finetune_data=finetune_data,
-        data=data,
-        pretrain_text=pretrain_text,
-        nq_data=nq_data,
-        qa_data=qa_data,
-    )
-    plan = plan_experiment(spec, gpu)
+    gpu, max_cost = flags.pop("gpu"), flags.pop("max_cost")
+    plan = plan_experiment(ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags), gpu)
     print(json.dumps(plan.to_dict(), indent=2) if as_json else plan.text())
     refuse_if_too_dear(plan, max_cost)
 

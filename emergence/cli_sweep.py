@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from emergence.spec import DataRoute, FinetuneData
+from emergence.experiment.matrix import DATA_KEYS
+from emergence.flags import flags_of, takes
+from emergence.launch import Request
+from emergence.spec import SET, ExperimentSpec
 from emergence.sweep import command
 
 
@@ -27,14 +31,18 @@ RunsDir = Annotated[Path, typer.Option(help="Folder that holds the run directori
 RecordName = Annotated[str | None, typer.Argument(metavar="[RECORD]", help="Name or file; the last sweep's if none.")]
 Jobs = Annotated[int | None, typer.Option(help="Runs at a time (1 on this machine, 10 on Modal).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a costly launch.")]
-Gpu = Annotated[str | None, typer.Option(help="On Modal: instead of the configurations' GPUs.")]
-MaxCost = Annotated[float | None, typer.Option(metavar="DOLLARS", help="Exit 2 if the estimate is higher.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 RUNS = Path("runs")
+#: Flags that say where the data comes from, for every cell; those that are not given leave it to the matrix file.
+DATA = tuple(
+    replace(each, kind=each.kind | None, default=None, help=f"{each.help} Default: as in the file.")
+    for each in flags_of(ExperimentSpec, *DATA_KEYS)
+)
+GPU = replace(*flags_of(Request, "gpu"), help="On Modal: instead of the configurations' GPUs.")
+LAUNCH = (GPU, *flags_of(Request, "dry_run", "max_cost", "yes"))
 
 
 @app.command("start")
+@takes(*DATA, replace(SET, help="Override a config field in every cell."), *LAUNCH)
 def start_command(
     matrix: Annotated[str, typer.Argument(help="A matrix file, or its name in configs/.")] = "matrix",
     only: Annotated[str | None, typer.Option(metavar="PATTERNS", help="Cells by name, e.g. 'T-*,S-W-*'.")] = None,
@@ -42,19 +50,9 @@ def start_command(
     on: Annotated[Literal["local", "modal"], typer.Option(help="Where to run.")] = "local",
     runs_dir: RunsDir = RUNS,
     jobs: Jobs = None,
-    data: Annotated[DataRoute | None, typer.Option(help="hub or microworld, instead of the file's.")] = None,
-    finetune_data: Annotated[FinetuneData | None, typer.Option(help="Questions the hub route loads.")] = None,
-    pretrain_text: Annotated[str | None, typer.Option(help="Local text instead of the route's.")] = None,
-    nq_data: Annotated[str | None, typer.Option(help="Local NQ-open for wiki+nq and wiki+control.")] = None,
-    qa_data: Annotated[str | None, typer.Option(help="Local question data instead of the route's.")] = None,
-    set_values: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config field in every cell.")
-    ] = None,
-    gpu: Gpu = None,
-    dry_run: DryRun = False,
-    max_cost: MaxCost = None,
-    yes: Yes = False,
+    *,
     as_json: AsJson = False,
+    **flags: Any,
 ) -> None:
     """Run a matrix of experiments, or what is left of it: one pretraining serves all its finetunings.
 
@@ -66,18 +64,11 @@ def start_command(
 
     What is done is found by content and skipped, so the same command goes on after any interruption.
     """
-    flags = {"data": data, "finetune_data": finetune_data, "pretrain_text": pretrain_text}
-    options = _options(jobs=jobs, dry_run=dry_run, max_cost=max_cost, yes=yes, as_json=as_json, gpu=gpu)
-    code = command.start(
-        matrix,
-        on,
-        runs_dir,
-        options,
-        only=[pattern.strip() for pattern in (only or "").split(",") if pattern.strip()],
-        seeds=seeds,
-        data={**flags, "nq_data": nq_data, "qa_data": qa_data},
-        set_values=tuple(set_values or ()),
-    )
+    data = {key: flags.pop(key) for key in DATA_KEYS}
+    patterns = [pattern.strip() for pattern in (only or "").split(",") if pattern.strip()]
+    overrides = tuple(flags.pop("set") or ())
+    options = _options(jobs=jobs, as_json=as_json, **flags)
+    code = command.start(matrix, on, runs_dir, options, only=patterns, seeds=seeds, data=data, set_values=overrides)
     raise typer.Exit(code)
 
 
@@ -88,19 +79,12 @@ def status_command(record: RecordName = None, runs_dir: RunsDir = RUNS, as_json:
 
 
 @app.command("resume")
+@takes(*LAUNCH)
 def resume_command(
-    record: RecordName = None,
-    runs_dir: RunsDir = RUNS,
-    jobs: Jobs = None,
-    gpu: Gpu = None,
-    dry_run: DryRun = False,
-    max_cost: MaxCost = None,
-    yes: Yes = False,
-    as_json: AsJson = False,
+    record: RecordName = None, runs_dir: RunsDir = RUNS, jobs: Jobs = None, *, as_json: AsJson = False, **flags: Any
 ) -> None:
     """Go on with a sweep: what was stopped or failed is tried again."""
-    options = _options(jobs=jobs, dry_run=dry_run, max_cost=max_cost, yes=yes, as_json=as_json, gpu=gpu)
-    raise typer.Exit(command.resume(runs_dir, record, options))
+    raise typer.Exit(command.resume(runs_dir, record, _options(jobs=jobs, as_json=as_json, **flags)))
 
 
 @app.command("cancel")

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emergence.analyse import AnalysisFlags, analyse
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
 from emergence.mirror import copy_file, copy_new_folders, copy_tree
 from emergence.spec import ExperimentSpec
@@ -163,14 +164,13 @@ def copy_of_run(run_id: str) -> None:
     copy_tree(MODELS / run_id, RUNS / run_id)
 
 
-def run_analysis(flags: dict[str, Any]) -> str:
+def run_analysis(flags: AnalysisFlags) -> str:
     """Temporal CKA of local copies of runs; returns its summary."""
-    from emergence.analyse import analyse
     from emergence.experiment.store import RunStore
 
     store = RunStore(RUNS)
-    run = store.open(flags["model_dir"])
-    bring_data(dataclasses.replace(run.spec, qa_data=flags["qa_data"] or run.spec.qa_data, pretrain_text=None))
+    run = store.open(flags.model_dir)
+    bring_data(dataclasses.replace(run.spec, qa_data=flags.qa_data or run.spec.qa_data, pretrain_text=None))
     return analyse(flags, lambda name: store.open(name).path, CACHE).summary()
 
 

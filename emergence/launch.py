@@ -1,7 +1,7 @@
 """From the flags of ``modal run FILE`` to a checked request, before anything is sent anywhere.
 
 ``modal run`` creates the app and builds its image before it calls the entry point, so an entry point
-that checks its flags in its own body is too late to be cheap. It therefore also hands its signature to
+that checks its flags in its own body is too late to be cheap. It therefore also hands its flags to
 :func:`flags_on_command_line` while the file is being imported. Standard library only.
 """
 
@@ -9,54 +9,44 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import re
-import types
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from emergence.errors import UsageError
+from emergence.flags import REQUIRED, Flag, flag, flags_of, for_modal, parser_of
 from emergence.planning import Plan, find_gpu, plan_experiment, refuse_if_too_dear
-from emergence.spec import ExperimentSpec
-
-#: Flags that steer the launch; all others describe the experiment.
-LAUNCH_FLAGS = ("list_saved", "resume", "fresh", "gpu", "dry_run", "max_cost", "yes")
+from emergence.spec import ExperimentSpec, experiment_flags
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """What one invocation asks for.
+    """What one invocation asks for: an experiment, and flags that steer its launch.
 
     Attributes:
         spec: The experiment; None when a stored run's is to be used, or runs are only listed.
-        resume: Name of the run to go on with.
-        fresh: Start a new run even where an unfinished one of the same experiment could go on.
-        list_saved: List runs and stop.
-        gpu: Overrides the configuration's GPU.
-        dry_run: Show the plan and stop.
-        max_cost: Refuse an estimate above this many dollars.
-        yes: Do not ask before a costly launch.
     """
 
     spec: ExperimentSpec | None = None
-    resume: str | None = None
-    fresh: bool = False
-    list_saved: bool = False
-    gpu: str | None = None
-    dry_run: bool = False
-    max_cost: float | None = None
-    yes: bool = False
+    list_saved: bool = flag(False, "List the runs and stop.", before="seed")
+    gpu: str | None = flag(None, "Instead of the config's: A10G, H100:2, ...")
+    resume: str | None = flag(None, "Go on with this run, with the spec it has.", metavar="RUN")
+    fresh: bool = flag(False, "Start a new run where an unfinished one of the same experiment could go on.")
+    dry_run: bool = flag(False, "Show the plan and stop.")
+    max_cost: float | None = flag(None, "Exit 2 if the estimate is higher.", metavar="DOLLARS")
+    yes: bool = flag(False, "Do not ask before a costly launch.")
 
     @classmethod
-    def from_flags(cls, defaults: dict[str, Any], flags: dict[str, Any]) -> Request:
-        """Check flags against each other; ``defaults`` are the entry point's own.
+    def from_flags(cls, flags: dict[str, Any]) -> Request:
+        """Check the values of :func:`launch_flags` against each other.
 
         Raises:
             UsageError: Naming the flag that cures a contradiction.
         """
-        launch = {name: flags[name] for name in LAUNCH_FLAGS}
+        launch = {each.name: flags[each.name] for each in flags_of(cls)}
         launch["resume"] = launch["resume"] or None
         launch["gpu"] = launch["gpu"] or None
         if launch["list_saved"]:
@@ -65,15 +55,14 @@ class Request:
             find_gpu(launch["gpu"])
         if launch["resume"] and launch["fresh"]:
             raise UsageError("--resume goes on with a run and --fresh starts a new one: drop one of the two")
-        experiment = {name: value for name, value in flags.items() if name not in LAUNCH_FLAGS}
         if launch["resume"]:
-            given = [name for name, value in experiment.items() if value != defaults[name]]
+            given = [each.option for each in experiment_flags() if flags[each.name] != each.default]
             if given:
-                flag = "--" + given[0].replace("_", "-")
                 raise UsageError(
-                    f"--resume goes on with the run's own spec: drop {flag}, or start a new run without --resume"
+                    f"--resume goes on with the run's own spec: drop {given[0]}, or start a new run without --resume"
                 )
             return cls(**{**launch, "resume": launch["resume"].strip("/")})
+        experiment = {name: value for name, value in flags.items() if name not in launch}
         overrides = split_overrides(experiment.pop("set"))
         return cls(spec=ExperimentSpec.from_flags(set_values=overrides, **experiment), **launch)
 
@@ -93,6 +82,11 @@ class Request:
         return plan
 
 
+def launch_flags() -> tuple[Flag, ...]:
+    """The flags of ``modal run pretrain_wikitext_finetune_qasrl_modal.py``."""
+    return for_modal((*experiment_flags(), *flags_of(Request)))
+
+
 def split_overrides(text: str | None) -> tuple[str, ...]:
     """``--set`` of ``modal run``, which knows no repeated flags: ``a.b=1,c.d=2`` (or ``;`` or spaces between)."""
     if not text:
@@ -100,51 +94,29 @@ def split_overrides(text: str | None) -> tuple[str, ...]:
     return tuple(part for part in re.split(r"[;,\s]+(?=[a-z_]+(?:\.[a-z_]+)?\s*=)", text.strip(" ;,")) if part)
 
 
-def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Parameter defaults of an entry point."""
-    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+def flags_on_command_line(
+    argv: Sequence[str], file: str, flags: Sequence[Flag], about: str | None = None
+) -> dict[str, Any] | None:
+    """The values of ``flags`` with which ``modal run FILE ...`` is about to call its entry point.
 
-
-def flags_on_command_line(argv: Sequence[str], file: str, function: Callable[..., Any]) -> dict[str, Any] | None:
-    """The flags ``modal run FILE ...`` is about to call ``function`` with.
-
+    ``--help`` is answered here, and ends the process: the client's own has no help texts.
     Returns None when this is not such a command or when the flags do not parse: then the client
     itself says what is wrong, also without a network call.
     """
     places = [i for i, word in enumerate(argv) if i and _is_file(word.split("::")[0], file)]
     if not places or "run" not in argv[1 : places[0]]:
         return None
-    parser = parser_of(function, add_help=False, exit_on_error=False)
+    words = list(argv[places[0] + 1 :])
+    program = f"modal run {Path(file).name}"
+    parser = parser_of(flags, prog=program, description=about, add_help=False, exit_on_error=False)
+    if {"-h", "--help"} & {*words}:
+        parser.print_help()
+        sys.exit(0)
     try:
-        known, unknown = parser.parse_known_args(list(argv[places[0] + 1 :]))
+        known, unknown = parser.parse_known_args(words)
     except (argparse.ArgumentError, SystemExit):
         return None
-    flags = vars(known)
-    return None if unknown or inspect.Parameter.empty in flags.values() else flags
-
-
-def parser_of(function: Callable[..., Any], **settings: Any) -> argparse.ArgumentParser:
-    """A command line with one flag a parameter, as ``modal run`` makes them (those without default are required)."""
-    parser = argparse.ArgumentParser(allow_abbrev=False, **settings)
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        flag, hint, default = "--" + name.replace("_", "-"), parameter.annotation, parameter.default
-        required = default is inspect.Parameter.empty and settings.get("exit_on_error", True)
-        if hint is bool:
-            parser.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=default)
-        else:
-            choices = get_args(hint) if get_origin(hint) is Literal else None
-            parser.add_argument(flag, dest=name, type=_kind(hint), choices=choices, default=default, required=required)
-    return parser
-
-
-def _kind(hint: Any) -> Callable[[str], Any]:
-    """``int`` of ``int | None``; ``str`` of a Literal."""
-    kinds = (
-        [kind for kind in get_args(hint) if kind is not types.NoneType]
-        if get_origin(hint) is types.UnionType
-        else [hint]
-    )
-    return kinds[0] if kinds[0] in (int, float) else str
+    return None if unknown or REQUIRED in vars(known).values() else vars(known)
 
 
 def _is_file(word: str, file: str) -> bool:

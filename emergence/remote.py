@@ -18,7 +18,7 @@ from typing import Any
 import modal
 
 from emergence import container
-from emergence.analyse import runs_named
+from emergence.analyse import AnalysisFlags
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import STATS_FILE
 from emergence.mirror import VolumeMirror, copy_new_folders
@@ -144,15 +144,16 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @app.function(gpu="A10G", retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
-def analyse(flags: dict[str, Any]) -> dict[str, Any]:
+def analyse(given: dict[str, Any]) -> dict[str, Any]:
     """Temporal CKA of runs on the volume; returns ``{"summary": text}`` or ``{"error": ...}``.
 
     Only its own folder of the run is published, so a run can be analysed while it goes on.
     """
     container.log_to_stdout()
-    run_id = flags["model_dir"].strip("/")
+    flags = AnalysisFlags(**given)
+    run_id = flags.model_dir.strip("/")
     try:
-        for name in runs_named(flags):
+        for name in flags.runs():
             container.copy_of_run(name)
         out = container.RUNS / run_id / ANALYSIS_FOLDER
         mirror = VolumeMirror(out, container.MODELS / run_id / ANALYSIS_FOLDER, models_volume.commit, COMMIT_SECONDS)

@@ -5,7 +5,7 @@ Needs ``pip install modal`` and this checkout; no torch, no numpy.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,12 +15,13 @@ from typing import Any, NoReturn, TypeVar
 
 import modal
 
-from emergence.analyse import analyse_locally, check_analysis_flags, runs_named
+from emergence.analyse import AnalysisFlags, analyse_locally
 from emergence.errors import EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.listing import FileFacts, RunSummary, format_table, summarise_run
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, parse_spec_file
 from emergence.files import parse_json
-from emergence.launch import Request, defaults_of, flags_on_command_line, parser_of
+from emergence.flags import flags_of, parser_of
+from emergence.launch import Request, flags_on_command_line, launch_flags
 from emergence.planning import ASK_ABOVE_DOLLARS, Plan, find_gpu
 from emergence.remote import MODELS_VOLUME, analyse, app, locks, models_volume, prepare, refuse_if_going
 from emergence.spec import ExperimentSpec
@@ -35,39 +36,38 @@ R = TypeVar("R")
 _checked: Request | None = None
 
 
-def check_flags_first(entry_point: Any, file: str) -> None:
+def check_flags_first(file: str, about: str | None) -> None:
     """Check the flags of ``modal run FILE`` while the file is imported, before Modal is asked for anything.
 
-    What needs no container is answered here and ends the process: a contradiction (one line, exit code
-    2), ``--list-saved``, ``--dry-run``, an estimate above ``--max-cost``. Otherwise :func:`launch`
+    What needs no container is answered here and ends the process: ``--help`` (``about`` opens it), a contradiction
+    (one line, exit code 2), ``--list-saved``, ``--dry-run``, an estimate above ``--max-cost``. Otherwise :func:`launch`
     takes over where this ended. In a container, or imported by anything else, this does nothing.
     """
     global _checked
-    function = entry_point.info.raw_f
-    flags = flags_on_command_line(sys.argv, file, function) if modal.is_local() else None
+    flags = flags_on_command_line(sys.argv, file, launch_flags(), about) if modal.is_local() else None
     if flags is None:
         return
     try:
-        _checked = _answer_without_container(defaults_of(function), flags)
+        _checked = _answer_without_container(flags)
     except EmergenceError as error:
         _exit(error)
     if _checked is None:
         sys.exit(0)
 
 
-def launch(entry_point: Any, flags: dict[str, Any]) -> None:
+def launch(flags: dict[str, Any]) -> None:
     """Body of the entry point: start the experiment its flags describe, and follow it to its end."""
     try:
-        request = _checked or _answer_without_container(defaults_of(entry_point.info.raw_f), flags)
+        request = _checked or _answer_without_container(flags)
         if request is not None:
             _start_and_follow(request)
     except EmergenceError as error:
         _exit(error)
 
 
-def _answer_without_container(defaults: dict[str, Any], flags: dict[str, Any]) -> Request | None:
+def _answer_without_container(flags: dict[str, Any]) -> Request | None:
     """The checked request; None when it needed no container and has been answered."""
-    request = Request.from_flags(defaults, flags)
+    request = Request.from_flags(flags)
     if request.list_saved:
         print(format_table(saved_runs()))
         return None
@@ -165,22 +165,22 @@ def _free_name(spec: ExperimentSpec) -> str:
 # Analysis -------------------------------------------------------------------------------------------
 
 
-def check_analysis_first(entry_point: Any, file: str) -> None:
+def check_analysis_first(file: str, about: str | None) -> None:
     """:func:`check_flags_first` for ``modal run temporal_cka_analysis.py``."""
-    flags = flags_on_command_line(sys.argv, file, entry_point.info.raw_f) if modal.is_local() else None
+    flags = flags_on_command_line(sys.argv, file, flags_of(AnalysisFlags), about) if modal.is_local() else None
     if flags is not None:
         try:
-            _check_analysis(flags)
+            _check_analysis(AnalysisFlags(**flags))
         except EmergenceError as error:
             _exit(error)
 
 
-def launch_analysis(flags: dict[str, Any]) -> None:
+def launch_analysis(flags: AnalysisFlags) -> None:
     """Body of the entry point: analyse runs on the volume, print the tables."""
     try:
         _check_analysis(flags)
-        call = analyse.with_options(gpu=find_gpu(flags["gpu"]).modal_name).spawn(flags)
-        run_id = flags["model_dir"].strip("/")
+        call = analyse.with_options(gpu=find_gpu(flags.gpu).modal_name).spawn(dataclasses.asdict(flags))
+        run_id = flags.model_dir.strip("/")
         print(f"call         {call.object_id}\nfollow       modal app logs {app.app_id}", flush=True)
         print(_unwrap(call.get())["summary"])
         folder = f"runs/{run_id}"
@@ -189,21 +189,20 @@ def launch_analysis(flags: dict[str, Any]) -> None:
         _exit(error)
 
 
-def run_as_program(entry_point: Any, description: str | None) -> int:
+def run_as_program(about: str | None) -> int:
     """``python temporal_cka_analysis.py``: the same analysis of runs on this machine; returns the exit code."""
-    shape = argparse.RawDescriptionHelpFormatter
-    parser = parser_of(entry_point.info.raw_f, description=description, formatter_class=shape)
+    parser = parser_of(flags_of(AnalysisFlags), description=about)
     try:
-        print(analyse_locally(vars(parser.parse_args())))
+        print(analyse_locally(AnalysisFlags(**vars(parser.parse_args()))))
     except EmergenceError as error:
         _exit(error)
     return 0
 
 
-def _check_analysis(flags: dict[str, Any]) -> None:
-    check_analysis_flags(flags)
-    find_gpu(flags["gpu"])
-    for run_id in runs_named(flags):
+def _check_analysis(flags: AnalysisFlags) -> None:
+    flags.check()
+    find_gpu(flags.gpu)
+    for run_id in flags.runs():
         try:
             VolumeFiles().spec(run_id)
         except RunDirectoryError as error:

@@ -13,10 +13,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
-from emergence.config import ExperimentConfig, config_from_dict, load_config
+from emergence.config import ConfigName, ExperimentConfig, config_from_dict, load_config
 from emergence.errors import ConfigError, UsageError
+from emergence.flags import Flag, flag, flags_of
 
 SPEC_VERSION = 1
 #: Random number generators take 64 bits, and some seeds are made by counting on from this one.
@@ -30,49 +31,60 @@ DataRoute = Literal["hub", "microworld"]
 Layout = Literal["question-first", "echo"]
 OnNan = Literal["stop", "rewind"]
 
+# Flags that shape the configuration, and so are no fields of the spec.
+CONFIG_NAME = Flag("config_name", ConfigName, "tiny", "Model size.")
+ON_NAN = Flag(
+    "on_nan", OnNan, "stop", "At a NaN: stop, or rewind to the last checkpoint and go on at half the learning rate."
+)
+SET = Flag(
+    "set",
+    list[str] | None,
+    None,
+    "Override a config field (repeatable), e.g. pretrain.epochs=2.",
+    metavar="KEY=VALUE",
+    # Modal's client knows no repeated flags.
+    on_modal=Flag("set", str | None, None, "Override config fields, all in one text.", metavar="KEY=VALUE,KEY=VALUE"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentSpec:
     """Everything that decides an experiment's result, and nothing else.
 
-    Attributes:
-        config: The resolved configuration.
-        pretrain_data: ``wiki``, ``wiki+nq`` or its control ``wiki+control``, or ``shuffled``, the text of ``wiki`` with
-            the words of each sentence in random order (the same token budget for all).
-        freeze_llm: Train the probes on a frozen trunk instead of the whole model.
-        random_baseline: A randomly initialised trunk, never pretrained.
-        finetune_samples: Few-shot limit on training questions; None for all.
-        skip_pretrain: Use existing weights (``pretrained_model_path``, or the newest matching run).
-        pretrained_model_path: Weights of another run, relative to the runs folder or absolute.
-        skip_finetune: Pretrain only.
-        seed: Of initialisation, data order and few-shot subsets; never of the splits: seeds share test questions.
-        layout: ``question-first`` or ``echo`` (sentence, question, sentence; read at the second copy).
-        finetune_data: What the hub route loads for finetuning.
-        data: ``hub`` or ``microworld``.
-        pretrain_text: Local text that replaces the route's pretraining text.
-        nq_data: Local NQ-open file for ``wiki+nq`` and ``wiki+control`` (which takes its lengths alone).
-        qa_data: Local question-answer data that replaces the route's.
+    Every field but ``config`` is a flag of all commands that take an experiment, so a new flag is a line here.
     """
 
     config: ExperimentConfig
-    pretrain_data: PretrainData = "wiki"
-    freeze_llm: bool = False
-    random_baseline: bool = False
-    finetune_samples: int | None = None
-    skip_pretrain: bool = False
-    pretrained_model_path: str | None = None
-    skip_finetune: bool = False
-    seed: int = 0
-    layout: Layout = "question-first"
-    finetune_data: FinetuneData = "qasrl"
-    data: DataRoute = "hub"
-    pretrain_text: str | None = None
-    nq_data: str | None = None
-    qa_data: str | None = None
+    pretrain_data: PretrainData = flag(
+        "wiki", "Pretraining data, one budget; +control: text in place of +nq; shuffled: no word order."
+    )
+    freeze_llm: bool = flag(False, "Freeze the trunk, train only probes.")
+    random_baseline: bool = flag(False, "Random trunk, never pretrained.")
+    finetune_samples: int | None = flag(None, "Few-shot: use this many training questions.")
+    # Those of ``pretrained_model_path``, or of the newest run with the same pretraining.
+    skip_pretrain: bool = flag(False, "Use existing pretrained weights.")
+    # Relative to the runs folder, or absolute.
+    pretrained_model_path: str | None = flag(None, "Weights to start from, e.g. RUN/toy_llm_unified_pretrained.pth.")
+    skip_finetune: bool = flag(False, "Pretrain only.")
+    # Never of the splits: seeds share test questions.
+    seed: int = flag(0, "Seeds initialisation, data order and few-shot subsets.")
+    # An echo is read at the second copy of the sentence.
+    layout: Layout = flag("question-first", "question-first: question, sentence. echo: sentence, question, sentence.")
+    finetune_data: FinetuneData = flag("qasrl", "Questions the hub route loads.")
+    data: DataRoute = flag("hub", "hub (Hugging Face) or microworld (built in, offline).")
+    pretrain_text: str | None = flag(None, "Local text (file or folder) instead of the route's.")
+    # The control takes its lengths alone.
+    nq_data: str | None = flag(None, "Local NQ-open (jsonl or parquet) for wiki+nq and wiki+control.")
+    qa_data: str | None = flag(None, "Local question data (file or folder) instead of the route's.")
 
     @classmethod
     def from_flags(
-        cls, *, config_name: str = "tiny", set_values: Sequence[str] = (), on_nan: OnNan = "stop", **flags: Any
+        cls,
+        *,
+        config_name: str = CONFIG_NAME.default,
+        set_values: Sequence[str] | None = (),
+        on_nan: OnNan = ON_NAN.default,
+        **flags: Any,
     ) -> ExperimentSpec:
         """Build and check a spec from command-line flags.
 
@@ -87,18 +99,16 @@ class ExperimentSpec:
             ConfigError: Naming the config key.
         """
         flags = {name: None if value == "" else value for name, value in flags.items()}
-        if on_nan != "stop":
-            set_values = (*set_values, f"pretrain.on_nan={on_nan}")
-        spec = cls(config=load_config(config_name, set_values), **flags)
+        overrides = [*(set_values or ()), *([f"pretrain.on_nan={on_nan}"] if on_nan != ON_NAN.default else [])]
+        spec = cls(config=load_config(config_name, overrides), **flags)
         return spec.checked()
 
     def checked(self) -> ExperimentSpec:
         """Normalise what flags imply and refuse what they contradict; returns the spec to use."""
-        for name, hint in get_type_hints(type(self)).items():
-            value, choices = getattr(self, name), get_args(hint)
-            if choices and all(isinstance(c, str) for c in choices) and value not in choices:
-                flag = "--" + name.replace("_", "-")
-                raise UsageError(f"{flag} must be one of {', '.join(choices)}, not {value!r}")
+        for each in flags_of(type(self)):
+            value, choices = getattr(self, each.name), each.choices
+            if choices and value not in choices:
+                raise UsageError(f"{each.option} must be one of {', '.join(choices)}, not {value!r}")
         _refuse_contradictions(self)
         # A random trunk is never pretrained: --random-baseline alone means --skip-pretrain too.
         return dataclasses.replace(self, skip_pretrain=True) if self.random_baseline else self
@@ -202,6 +212,11 @@ class ExperimentSpec:
         return "_".join([*parts, now.strftime("%Y%m%d-%H%M%S")])
 
 
+def experiment_flags() -> tuple[Flag, ...]:
+    """The flags that describe an experiment: those of ``run``, ``plan`` and ``modal run`` alike."""
+    return (CONFIG_NAME, *flags_of(ExperimentSpec), ON_NAN, SET)
+
+
 def _refuse_contradictions(spec: ExperimentSpec) -> None:
     if spec.random_baseline and spec.pretrained_model_path:
         raise UsageError(
@@ -245,14 +260,10 @@ _ABSENT_MEANS: dict[str, dict[str, Any]] = {
 
 def _check_types(values: Mapping[str, Any], source: str) -> None:
     """Types of a stored spec's own fields (the config checks itself)."""
-    for f in dataclasses.fields(ExperimentSpec):
-        if f.name == "config" or f.name not in values:
-            continue
-        value = values[f.name]
-        kinds: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "int | None": (int, type(None))}
-        allowed = kinds.get(str(f.type), (str, type(None)))
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            raise ConfigError(f"{source}: {f.name} has the impossible value {value!r}")
+    for each in flags_of(ExperimentSpec):
+        value = values.get(each.name, each.default)
+        if not isinstance(value, each.types) or (isinstance(value, bool) and bool not in each.types):
+            raise ConfigError(f"{source}: {each.name} has the impossible value {value!r}")
 
 
 def _as_it_was_meant(config: object) -> Any:

@@ -27,14 +27,14 @@ SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.py
 TERMINAL = {"COLUMNS": "80", "NO_COLOR": "1", "MODAL_RICH_CLI": "0"}
 
 
-def run_file(script: str, *words: str, name: str = "imported") -> dict[str, Any]:
-    """What ``script`` defines, run as the module ``name`` with ``words`` behind it on the command line.
+def run_file(script: str, *line: str, name: str = "imported") -> dict[str, Any]:
+    """What ``script`` defines, run as the module ``name`` by a command line.
 
     Its entry point gets an app of its own, because Modal refuses a second function ``main`` in one app.
     """
     with (
         mock.patch.object(emergence.remote, "app", modal.App()),
-        mock.patch.object(sys, "argv", [script, *words]),
+        mock.patch.object(sys, "argv", [*line] or [script]),
         mock.patch.object(sys, "path", [*sys.path]),
     ):
         return runpy.run_path(str(ROOT / script), run_name=name)
@@ -63,9 +63,10 @@ def every_help() -> dict[str, str]:
     """Command lines, and what they print with ``--help``."""
     texts = dict(_helps_of(emergence_command(), "emergence"))
     for script in SCRIPTS:
-        if command := modal_command(script):
-            texts |= _helps_of(command, f"modal run {script}")
-        if text := _printed(lambda script=script: run_file(script, "--help", name="__main__")):
+        if modal_command(script):  # the file answers before the client does, with help texts
+            line = ("modal", "run", str(ROOT / script), "--help")
+            texts[f"modal run {script}"] = _printed(lambda script=script, line=line: run_file(script, *line))
+        if text := _printed(lambda script=script: run_file(script, script, "--help", name="__main__")):
             texts[f"python {script}"] = text
     return texts
 

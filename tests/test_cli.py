@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import sys
@@ -64,16 +63,10 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
 
 
-def test_run_has_the_flags_of_the_modal_entry_point() -> None:
-    import pretrain_wikitext_finetune_qasrl_modal as entry
-
-    def flags(function: object) -> set[str]:
-        return set(inspect.signature(function).parameters)  # type: ignore[arg-type]
-
-    modal = flags(entry.main.info.raw_f)
-    local = {"set" if name == "set_values" else name for name in flags(cli.run_command)}
-    assert modal - local == {"gpu", "dry_run", "max_cost", "yes"}
-    assert local - modal == {"runs_dir", "log"}
+def test_plan_takes_what_run_takes() -> None:
+    plain, careful = (call("plan", "--config-name", "debug", *more) for more in ((), ("--on-nan", "rewind")))
+    assert plain == careful and plain[0] == 0
+    assert call("plan", "--on-nan", "explode")[0] == 2
 
 
 def test_config_as_json_has_the_three_counts() -> None:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "emergence"
 
 #: A room imports rooms of a lower number only (the rim's modules also import one another).
 ROOMS = {
-    "errors": 0, "wording": 0,
+    "errors": 0, "flags": 0, "wording": 0,
     "measures": 1, "settings": 1,
     "files": 2, "config": 2,
     "spec": 3, "model_size": 3,
@@ -46,7 +46,8 @@ RIM_RANK = max(ROOMS.values()) + 1
 ENTRY_POINTS = ["pretrain_wikitext_finetune_qasrl_modal.py", "temporal_cka_analysis.py"]
 #: What must import on a laptop that has only what launching to Modal takes.
 LIGHT_MODULES = [
-    "emergence.config", "emergence.spec", "emergence.errors", "emergence.files", "emergence.model_size",
+    "emergence.config", "emergence.spec", "emergence.errors", "emergence.files", "emergence.flags",
+    "emergence.model_size",
     "emergence.cli", "emergence.remote", "emergence.remote_sweep", "emergence.sweep.command",
     "emergence.experiment.matrix",
     "emergence.experiment.listing", "emergence.experiment.result", "emergence.experiment.store",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import emergence.container as container
-from emergence.analyse import local_run
+from emergence.analyse import AnalysisFlags, local_run
 from emergence.analysis.snapshot_inputs import find_run
 from emergence.data.hub import HUB_DATA, ArchiveRoute, HubData, HubError, fetch
 from emergence.errors import EmergenceError, RunDirectoryError, UsageError
@@ -77,9 +77,9 @@ def test_run_ids_are_one_word(run_id: str, tmp_path: Path) -> None:
     assert below(tmp_path) == set()
 
 
-@pytest.mark.parametrize("flags", [{"model_dir": "../out"}, {"model_dir": "/etc"}, {"model_dir": "link"}])
+@pytest.mark.parametrize("run_id", ["../out", "/etc", "link"])
 def test_the_container_analyses_runs_of_the_volume_alone(
-    flags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "runs").mkdir()
@@ -87,9 +87,9 @@ def test_the_container_analyses_runs_of_the_volume_alone(
     monkeypatch.setattr(container, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(container, "MODELS", tmp_path / "runs")
     with pytest.raises(RunDirectoryError, match="cannot be the name of a run"):
-        container.run_analysis(flags)
+        container.run_analysis(AnalysisFlags(model_dir=run_id))
     with pytest.raises(RunDirectoryError, match="cannot be the name of a run"):
-        container.copy_of_run(flags["model_dir"])
+        container.copy_of_run(run_id)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 5000, "no/such", "a\0b"])

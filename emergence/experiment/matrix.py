@@ -17,11 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from emergence.config import CONFIG_NAMES, SECTIONS, config_path, read_toml
 from emergence.errors import ConfigError, UsageError
-from emergence.spec import MIXES, DataRoute, ExperimentSpec, FinetuneData, Layout
+from emergence.flags import flags_of
+from emergence.spec import MIXES, ExperimentSpec
 from emergence.wording import did_you_mean
 
 #: What a trunk has seen, with the guide's letters. A random trunk has seen nothing: it is the score's floor.
@@ -41,9 +42,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "size": CONFIG_NAMES,
     "trunk": tuple(TRUNKS),
     "train": tuple(TRAINED),
-    "layout": get_args(Layout),
-    "finetune_data": get_args(FinetuneData),
-    "data": get_args(DataRoute),
+    **{each.name: each.choices for each in flags_of(ExperimentSpec, "layout", *DATA_KEYS) if each.choices},
 }
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 

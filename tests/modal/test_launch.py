@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +9,28 @@ import pytest
 
 from emergence.config import CONFIG_NAMES
 from emergence.errors import UsageError
-from emergence.launch import Request, defaults_of, flags_on_command_line, split_overrides
+from emergence.launch import Request, flags_on_command_line, launch_flags, split_overrides
 from emergence.planning import find_gpu, plan_experiment
 from emergence.spec import ExperimentSpec
 
 FILE = str(Path(__file__).parents[2] / "pretrain_wikitext_finetune_qasrl_modal.py")
 
 
-@pytest.fixture(scope="module")
-def main() -> Any:
-    """The entry point's own function, imported as a container or a test imports it: without side effects."""
-    sys.path.insert(0, str(Path(FILE).parent))
-    import pretrain_wikitext_finetune_qasrl_modal as module
-
-    return module.main.info.raw_f
+def given(*argv: str) -> dict[str, Any] | None:
+    return flags_on_command_line(argv, FILE, launch_flags())
 
 
-def request(main: Any, *words: str) -> Request:
-    flags = flags_on_command_line(["modal", "run", FILE, *words], FILE, main)
+def request(*words: str) -> Request:
+    flags = given("modal", "run", FILE, *words)
     assert flags is not None
-    return Request.from_flags(defaults_of(main), flags)
+    return Request.from_flags(flags)
 
 
 @pytest.mark.parametrize(
     "prefix", [("modal", "run"), ("modal", "run", "-d"), ("x/modal/__main__.py", "run", "--detach", "-q")]
 )
-def test_the_command_line_is_recognised(main: Any, prefix: tuple[str, ...]) -> None:
-    flags = flags_on_command_line([*prefix, FILE + "::main", "--finetune-samples", "10", "--no-yes"], FILE, main)
+def test_the_command_line_is_recognised(prefix: tuple[str, ...]) -> None:
+    flags = given(*prefix, FILE + "::main", "--finetune-samples", "10", "--no-yes")
     assert flags is not None and flags["finetune_samples"] == 10 and flags["yes"] is False and flags["seed"] == 0
 
 
@@ -46,31 +40,35 @@ def test_the_command_line_is_recognised(main: Any, prefix: tuple[str, ...]) -> N
         ["python", "-m", "pytest"],
         ["modal", "run", "other.py"],
         ["modal", "deploy", FILE],
-        ["modal", "run", FILE, "--help"],
         ["modal", "run", FILE, "--config-name", "huge"],
         ["modal", "run", FILE, "--seed", "one"],
         ["modal", "run", FILE, "--no-such-flag"],
     ],
 )
-def test_what_the_client_answers_itself_is_left_to_it(main: Any, argv: list[str]) -> None:
-    assert flags_on_command_line(argv, FILE, main) is None
+def test_what_the_client_answers_itself_is_left_to_it(argv: list[str]) -> None:
+    assert given(*argv) is None
 
 
-def test_flags_reach_the_spec(main: Any) -> None:
+def test_flags_reach_the_spec() -> None:
     wanted = ExperimentSpec.from_flags(
         config_name="small", freeze_llm=True, random_baseline=True, seed=3, layout="echo"
     )
-    made = request(
-        main, "--config-name", "small", "--freeze-llm", "--random-baseline", "--seed", "3", "--layout", "echo"
-    )
+    made = request("--config-name", "small", "--freeze-llm", "--random-baseline", "--seed", "3", "--layout", "echo")
     assert made.spec == wanted
-    careful = request(main, "--on-nan", "rewind").spec
+    careful = request("--on-nan", "rewind").spec
     assert careful == ExperimentSpec.from_flags(set_values=["pretrain.on_nan=rewind"])
 
 
-def test_every_experiment_flag_of_the_spec_is_a_flag_of_the_entry_point(main: Any) -> None:
-    fields = set(ExperimentSpec.__dataclass_fields__) - {"config"}
-    assert fields | {"config_name", "set"} <= set(defaults_of(main))
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_says_what_each_flag_does(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The client's own lists names alone."""
+    with pytest.raises(SystemExit) as end:
+        given("modal", "run", FILE, "--seed", "1", word)
+    text = " ".join(capsys.readouterr().out.split())
+    assert not end.value.code and text.startswith(
+        "usage: modal run pretrain_wikitext_finetune_qasrl_modal.py [OPTIONS]"
+    )
+    assert all(each.option in text and each.help in text for each in launch_flags())
 
 
 @pytest.mark.parametrize(
@@ -98,17 +96,17 @@ def test_overrides_are_split_between_keys_only(text: str | None, parts: tuple[st
         (("--finetune-samples", "0"), "--finetune-samples"),
     ],
 )
-def test_a_contradiction_names_its_cure(main: Any, words: tuple[str, ...], cure: str) -> None:
+def test_a_contradiction_names_its_cure(words: tuple[str, ...], cure: str) -> None:
     with pytest.raises(UsageError, match=cure) as caught:
-        request(main, *words)
+        request(*words)
     assert "\n" not in str(caught.value)
 
 
-def test_max_cost(main: Any) -> None:
-    made = request(main, "--config-name", "medium", "--max-cost", "1")
+def test_max_cost() -> None:
+    made = request("--config-name", "medium", "--max-cost", "1")
     with pytest.raises(UsageError, match="--max-cost 1"):
         made.plan()
-    assert request(main, "--config-name", "tiny", "--max-cost", "1").plan().dollars < 1
+    assert request("--config-name", "tiny", "--max-cost", "1").plan().dollars < 1
 
 
 @pytest.mark.parametrize("name", CONFIG_NAMES)
