@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import secrets
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from emergence.errors import EmergenceError, RunDirectoryError
+from emergence.plain import plain
 
 #: Ends the name of every file still being written; whatever has it is rubbish after a crash.
 TEMPORARY_SUFFIX = ".tmp"
@@ -200,33 +200,6 @@ def to_json(obj: Any, *, indent: int | None = None, sort_keys: bool = False) -> 
     """
     separators = None if indent else (",", ":")
     return json.dumps(plain(obj), indent=indent, separators=separators, sort_keys=sort_keys, allow_nan=False)
-
-
-def plain(value: Any) -> Any:
-    """``value`` in JSON's own types (arrays and scalars of numpy or torch through their ``tolist``)."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {_key(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if callable(getattr(value, "tolist", None)):
-        return plain(value.tolist())
-    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
-
-
-def _key(key: Any) -> str:
-    if isinstance(key, str):
-        return key
-    if isinstance(key, int) and not isinstance(key, bool):
-        return str(key)
-    raise TypeError(f"a JSON key must be a string or a whole number, not {key!r}")
 
 
 def read_json(path: Path, error: ErrorType = RunDirectoryError) -> Any:

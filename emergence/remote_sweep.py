@@ -16,6 +16,7 @@ import modal
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
 from emergence.files import parse_json
+from emergence.plain import plain
 from emergence.planning import find_gpu
 from emergence.pull import pull_run
 from emergence.remote import POLL_SECONDS, app, conduct, is_going, locks, sweeps
@@ -102,7 +103,7 @@ def _sweep(record: Record, existing: Existing) -> dict[str, Any]:
         }
     return {
         "tasks": [task.to_dict() for task in graph.tasks.values()],
-        "states": {key: status.to_dict() for key, status in graph.status.items()},
+        "states": plain(graph.status),
         "jobs": jobs,
         "limit": record.jobs,
     }

@@ -5,8 +5,10 @@ The defaults are the ``modern`` recipe. Reading and checking values is :mod:`eme
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from emergence.plain import plain
 
 
 def _setting(help: str, default: Any = ..., *, low: float | None = None, high: float | None = None) -> Any:
@@ -195,11 +197,7 @@ class ExperimentConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the inverse of :func:`config_from_dict`."""
-        out: dict[str, Any] = {"name": self.name, "run_prefix": self.run_prefix, "recipe": self.recipe}
-        for section in SECTIONS:
-            values = getattr(self, section)
-            out[section] = {f.name: _plain(getattr(values, f.name)) for f in fields(values)}
-        return out
+        return plain(vars(self))
 
 
 SECTIONS: dict[str, type] = {
@@ -226,7 +224,3 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "pretrain": {"optimizer": "adamw", "adamw_lr": 1e-3, "weight_decay": 0.1, "schedule": "cosine"},
     },
 }
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

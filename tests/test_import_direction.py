@@ -15,7 +15,7 @@ PACKAGE = ROOT / "emergence"
 
 #: A room imports rooms of a lower number only (the rim's modules also import one another).
 ROOMS = {
-    "errors": 0, "flags": 0, "wording": 0,
+    "errors": 0, "flags": 0, "plain": 0, "wording": 0,
     "measures": 1, "settings": 1,
     "files": 2, "config": 2,
     "spec": 3, "model_size": 3,

@@ -14,6 +14,7 @@ from emergence.analysis.scale_curve import ScaleCurve, scale_curves
 from emergence.files import to_json
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.thresholds import N_DRAWS
+from emergence.plain import plain
 
 SCHEMA_VERSION = 1
 
@@ -30,15 +31,7 @@ class Curves:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "kind": f"{OWN_KIND}curves",
-            "schema_version": SCHEMA_VERSION,
-            "snapshots": [curve.to_dict() for curve in self.snapshots],
-            "sizes": [curve.to_dict() for curve in self.sizes],
-            "ablation": self.ablation.to_dict(),
-            "order": self.order.to_dict(),
-            "problems": [list(problem) for problem in self.problems],
-        }
+        return plain({"kind": f"{OWN_KIND}curves", "schema_version": SCHEMA_VERSION, **vars(self)})
 
     def shown(self, as_json: bool) -> str:
         """JSON, or a paragraph for each curve."""

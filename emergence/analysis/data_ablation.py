@@ -22,6 +22,7 @@ from emergence.analysis.results import Found
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.emergence_score import FROZEN, FULL
 from emergence.measures.paired import PairedComparison, compare_paired
+from emergence.plain import plain
 from emergence.spec import ExperimentSpec, PretrainData
 from emergence.wording import counted, shown
 
@@ -113,9 +114,6 @@ class AblationCell:
         """``token F1`` (of the finetuned model, or of the linear probe), ``bilinear probe, token F1``."""
         return SCORES[self.score] if self.measure == HEADLINE else f"{self.measure}, {SCORES[self.score]}"
 
-    def to_dict(self) -> dict[str, Any]:
-        return vars(self) | {"seeds": list(self.seeds), "comparison": self.comparison.to_dict()}
-
 
 @dataclass(frozen=True)
 class Ablation:
@@ -131,8 +129,7 @@ class Ablation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        cells = [cell.to_dict() for cell in self.cells]
-        return {"cells": cells, "refused": list(self.refused), "missing": list(self.missing)}
+        return plain({"cells": self.cells, "refused": self.refused, "missing": self.missing})
 
     def text(self) -> str:
         """A line each."""

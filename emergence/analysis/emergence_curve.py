@@ -43,6 +43,7 @@ from emergence.measures.thresholds import (
     fit_break,
     fit_families,
 )
+from emergence.plain import plain
 from emergence.wording import counted, shown
 
 #: Axis -> (direction of progress, words).
@@ -95,16 +96,17 @@ class Threshold:
         return self.breaks[self.test.breaking]
 
     def to_dict(self) -> dict[str, Any]:
-        test = {**vars(self.test), "flags": list(self.test.flags)}
-        return {
-            "axis": self.axis,
-            "score": self.score,
-            "break": self.found,
-            "test": test,
-            "breaks": {family: place.to_dict() for family, place in self.breaks.items()},
-            "fits": {family: fit.to_dict() for family, fit in self.fits.items()},
-            "largest_break": self.largest.to_dict(),
-        }
+        return plain(
+            {
+                "axis": self.axis,
+                "score": self.score,
+                "break": self.found,
+                "test": self.test,
+                "breaks": self.breaks,
+                "fits": self.fits,
+                "largest_break": self.largest,
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,6 @@ class CurvePoint:
     loss: float
     bits_per_byte: float
     scores: dict[str, Estimate]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "scores": {name: found.to_dict() for name, found in self.scores.items()}}
 
 
 @dataclass(frozen=True)
@@ -156,28 +155,9 @@ class EmergenceCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "label": self.label,
-            "family": self.family,
-            "runs": list(self.runs),
-            "n_questions": self.n_questions,
-            "n_sentences": self.n_sentences,
-            "points": [point.to_dict() for point in self.points],
-            "floor": {name: found.to_dict() for name, found in self.floor.items()},
-            "no_model_f1": self.no_model,
-            "thresholds": {
-                axis: {score: found.to_dict() for score, found in by_score.items()}
-                for axis, by_score in self.thresholds.items()
-            },
-            "halfway": {axis: {**vars(x), "flags": list(x.flags)} for axis, x in self.halfway.items()},
-            "verdict": self.verdict.to_dict(),
-            "links": self.links,
-            "notes": list(self.notes),
-            "by_role": {
-                role: {score: [found.to_dict() for found in path] for score, path in by_score.items()}
-                for role, by_score in self.by_role.items()
-            },
-        }
+        first = {key: getattr(self, key) for key in ("label", "family", "runs", "n_questions", "n_sentences")}
+        names = {"no_model": "no_model_f1"}
+        return plain(first | {names.get(key, key): value for key, value in vars(self).items()})
 
     def text(self) -> str:
         """A few lines for a terminal."""

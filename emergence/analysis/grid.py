@@ -38,6 +38,7 @@ from emergence.measures.readings import (
     read_score,
 )
 from emergence.measures.resampling import ClusterTable
+from emergence.plain import plain
 from emergence.wording import shown
 
 #: Cell of the 2x2 by ``ExperimentSpec.condition``.
@@ -151,22 +152,7 @@ class Grid:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "analysis": self.analysis.to_dict(),
-            "reading": self.reading.to_dict() if self.reading else None,
-            "runs": {cell: list(runs) for cell, runs in self.runs.items()},
-            "n_questions": self.n_questions,
-            "n_sentences": self.n_sentences,
-            "readout": self.readout,
-            "score": self.score_name,
-            "no_model_floor": list(self.no_model_floor) if self.no_model_floor else None,
-            "words_alone": self.words_alone.to_dict() if self.words_alone else None,
-            "left_out": list(self.left_out),
-            "n_documents": self.n_documents,
-            "cluster": self.cluster,
-            "document_widening": dict(self.document_widening),
-            "notes": list(self.notes),
-        }
+        return plain({"score" if key == "score_name" else key: value for key, value in vars(self).items()})
 
 
 def build_grid(

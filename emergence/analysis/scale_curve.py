@@ -22,6 +22,7 @@ from emergence.measures.equivalence import Equivalence, largest_break
 from emergence.measures.mirage import ALPHA
 from emergence.measures.readings import describe_score
 from emergence.measures.thresholds import N_DRAWS, Break, BreakTest, Crossing, break_test, crossing_interval, fit_break
+from emergence.plain import plain
 from emergence.wording import format_estimate
 
 #: Different sizes a fit takes (docs/methods.md#emergence-curve).
@@ -52,10 +53,6 @@ class ScalePoint:
     score: Estimate
     scratch: Estimate | None
 
-    def to_dict(self) -> dict[str, Any]:
-        scratch = self.scratch.to_dict() if self.scratch else None
-        return {**vars(self), "score": self.score.to_dict(), "scratch": scratch}
-
 
 @dataclass(frozen=True)
 class ScaleFit:
@@ -68,9 +65,7 @@ class ScaleFit:
     half: Crossing
 
     def to_dict(self) -> dict[str, Any]:
-        test = {**vars(self.test), "flags": list(self.test.flags)}
-        half = {**vars(self.half), "flags": list(self.half.flags)}
-        return {"place": self.place.to_dict(), "test": test, "largest_break": self.largest.to_dict(), "half": half}
+        return plain({"largest_break" if key == "largest" else key: value for key, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -88,16 +83,6 @@ class ScaleCurve:
     fits: dict[str, ScaleFit]
     refused: dict[str, str]
     left_out: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "label": self.label,
-            "points": [point.to_dict() for point in self.points],
-            "fits": {axis: fit.to_dict() for axis, fit in self.fits.items()},
-            "refused": self.refused,
-            "left_out": list(self.left_out),
-        }
 
     def text(self) -> str:
         """A few lines for a terminal."""

@@ -42,6 +42,7 @@ from emergence.measures.resampling import ClusterTable
 from emergence.model import Trunk
 from emergence.model.embedding_rows import redraw_unseen
 from emergence.model_size import count_parameters
+from emergence.plain import plain
 from emergence.training.conditional import measure_conditional
 from emergence.training.evaluate import baseline_scores, score_logits
 from emergence.training.language_model_eval import evaluate_language_model
@@ -121,7 +122,7 @@ def _probe_all(work: Work, tasks: Sequence[Task], folder: Path) -> list[ProbedSn
                 continue
             done[task.name] = _probe(work, task)
             path = paths[task.name]
-            write_json_atomic(path, seal({**done[task.name].to_dict(), "cell": path.stem}))
+            write_json_atomic(path, seal({**plain(done[task.name]), "cell": path.stem}))
             if work.context.should_stop():
                 raise StopRequested(f"stopped after {task.name}; the same command goes on with the next snapshot")
     finally:
@@ -176,7 +177,7 @@ def _probe(work: Work, task: Task) -> ProbedSnapshot:
         step=task.step,
         tokens=task.tokens,
         weights=task.weights,
-        loss=loss.to_dict(),
+        loss=plain(loss),
         probes=probes,
         scores=scores,
     )

@@ -16,6 +16,7 @@ from emergence.errors import RunDirectoryError
 from emergence.files import read_json, seal, sha256_file, unseal, write_atomic, write_json_atomic
 from emergence.measures.bootstrap import Estimate, bootstrap_present_means
 from emergence.measures.paired import PairedComparison, compare_paired
+from emergence.plain import plain
 from emergence.wording import shown
 
 SCHEMA_VERSION = 1
@@ -45,7 +46,7 @@ class ProbedSnapshot:
         name: ``pretrain_step_64``, ``pretrained``, ``random_0``. kind: ``trained``, ``initial`` or ``random``.
         step, tokens: Of pretraining, done so far.
         weights: Digest of the trunk's weights.
-        loss: Of held-out text, as ``LanguageModelLoss.to_dict``.
+        loss: Of held-out text, a plain ``LanguageModelLoss``.
         probes: Family to the facts of its fit: layer chosen on validation, validation F1 of every layer, ridge...
         scores: Family -> score -> (N,) per test question; under ``gain_bilinear`` and so on differences to R_1 alone.
     """
@@ -63,12 +64,9 @@ class ProbedSnapshot:
         """Everything but the per-question scores."""
         return {key: value for key, value in vars(self).items() if key != "scores"}
 
-    def to_dict(self) -> dict[str, Any]:
-        """With the scores as lists; :meth:`from_dict` is the inverse, bit for bit."""
-        return {**self.facts(), "scores": {f: {s: v.tolist() for s, v in c.items()} for f, c in self.scores.items()}}
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProbedSnapshot:
+        """The inverse of ``plain``, bit for bit."""
         scores = {
             f: {s: np.array(v, dtype=np.float64) for s, v in columns.items()} for f, columns in values["scores"].items()
         }
@@ -121,10 +119,7 @@ class SnapshotProbes:
         points = [
             {
                 **snapshot.facts(),
-                "scores": {
-                    family: {score: found.to_dict() for score, found in columns.items()}
-                    for family, columns in self.estimates[snapshot.name].items()
-                },
+                "scores": plain(self.estimates[snapshot.name]),
                 "differences": {
                     reference: by_name[snapshot.name]
                     for reference, by_name in self.differences.items()
@@ -211,7 +206,7 @@ def _differences(
         both = snapshot.scores[family], reference.scores[family]
         return [s for s in both[0] if s in both[1] and (np.isfinite(both[0][s]) & np.isfinite(both[1][s])).any()]
 
-    return {f: {s: compare(f, s).to_dict() for s in shared(f)} for f in snapshot.scores}
+    return {f: {s: plain(compare(f, s)) for s in shared(f)} for f in snapshot.scores}
 
 
 def save_result(result: SnapshotProbes, folder: Path) -> None:

@@ -28,6 +28,7 @@ from emergence.measures.readings import (
     describe_score,
     read_sizes,
 )
+from emergence.plain import plain
 from emergence.wording import format_estimate, shown
 
 TABLE_KIND = f"{OWN_KIND}results-table"
@@ -81,14 +82,6 @@ class Row:
         """Whether the row shows a probe beside the headline's."""
         return self.probe not in (None, "linear")
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        values = {**asdict(self), "runs": list(self.runs)}
-        for name, value in vars(self).items():
-            if isinstance(value, Estimate | EmergenceScore):
-                values[name] = value.to_dict()
-        return values
-
 
 @dataclass(frozen=True)
 class ResultsTable:
@@ -131,11 +124,11 @@ class ResultsTable:
         return {
             "kind": TABLE_KIND,
             "schema_version": SCHEMA_VERSION,
-            "rows": [row.to_dict() for row in self.rows],
+            "rows": plain(self.rows),
             "sets": [_set_dict(found) for found in self.sets],
-            "trends": {label: trend.to_dict() for label, trend in self.trends.items()},
+            "trends": plain(self.trends),
             "kept_apart": list(self.mixed),
-            "skipped": [asdict(item) for item in self.skipped],
+            "skipped": plain(self.skipped),
         }
 
 
@@ -294,8 +287,8 @@ def _set_dict(found: SetScores) -> dict[str, Any]:
             name: {
                 "basis": scores.basis,
                 "split": scores.split,
-                "reading": scores.reading.to_dict() if scores.reading else None,
-                "grid": scores.grid.to_dict() if scores.grid else None,
+                "reading": plain(scores.reading),
+                "grid": plain(scores.grid),
             }
             for name, scores in found.readouts.items()
         },

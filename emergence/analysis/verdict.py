@@ -41,6 +41,7 @@ from emergence.measures.conditional import (
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
 from emergence.measures.readings import Reading, describe_score
 from emergence.measures.summaries import difference, mean_over_seeds
+from emergence.plain import plain
 from emergence.wording import gained, shown
 
 AT_THE_TOKEN = "at the token"
@@ -107,16 +108,9 @@ class FamilyFinding:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        optional = ("random_frozen", "score", "reading", "selectivity_difference", "compression_difference")
-        return {
-            "family": self.family,
-            "frozen": self.frozen.to_dict(),
-            **{name: found.to_dict() if (found := getattr(self, name)) else None for name in optional},
-            "selectivity": {cell: estimate.to_dict() for cell, estimate in self.selectivity.items()},
-            "compression": dict(self.compression),
-            "gains": {score: gain.to_dict() for score, gain in self.gains.items()},
-            "flags": list(self.flags),
-        }
+        last = ("selectivity", "compression", "gains", "flags")
+        facts = {key: value for key, value in vars(self).items() if key not in last}
+        return plain(facts | {key: getattr(self, key) for key in last})
 
 
 @dataclass(frozen=True)
@@ -151,16 +145,9 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "set": self.set_label,
-            "outcome": self.outcome,
-            "where": self.where,
-            "guide": self.guide,
-            "sentences": list(self.sentences),
-            "families": [finding.to_dict() for finding in self.families],
-            "gains": [found.to_dict() for found in self.gains],
-            "claims": [claim.to_dict() for claim in self.judgement.claims],
-        }
+        names = {"set_label": "set"}
+        facts = {names.get(key, key): value for key, value in vars(self).items() if key != "judgement"}
+        return plain(facts | {"claims": self.judgement.claims})
 
 
 def verdict_of(comparable_set: ComparableSet, scores: SetScores | None = None) -> Verdict:

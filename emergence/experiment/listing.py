@@ -28,6 +28,7 @@ from emergence.experiment.run_directory import (
 )
 from emergence.experiment.store import RunStore
 from emergence.files import folder_files, parse_json, unseal
+from emergence.plain import plain
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint_names import parse_checkpoint_name
 from emergence.wording import aligned
@@ -80,7 +81,7 @@ class RunSummary:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``updated`` as ISO time (UTC)."""
         when = None if self.updated is None else datetime.fromtimestamp(self.updated, UTC).isoformat(timespec="seconds")
-        return {**dataclasses.asdict(self), "updated": when}
+        return plain(vars(self) | {"updated": when})
 
 
 def list_runs(root: Path) -> list[RunSummary]:

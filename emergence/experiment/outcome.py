@@ -15,6 +15,7 @@ from emergence.experiment.result import RunResult, current_versions
 from emergence.files import sha256_file
 from emergence.measures.scoring import SpanScores
 from emergence.model_size import count_parameters
+from emergence.plain import plain
 from emergence.training.checkpoint import WeightsFile
 from emergence.training.evaluate import (
     baseline_scores,
@@ -218,7 +219,7 @@ def _probes(
         "readouts": readouts,
         "fits": [f.summary() for f in trained.probes.fits],
         **({"conditional": conditional} if conditional else {}),
-        **({"validity": {f: found.to_dict() for f, found in trained.validity.items()}} if trained.validity else {}),
+        **({"validity": plain(trained.validity)} if trained.validity else {}),
     }
 
 
@@ -234,7 +235,7 @@ def _gain(
     together, alone = _kept(scores["test"][name]), _kept(words["test"][f"{WORDS}_{scorer}"])
     differences = {key: together[key] - alone[key] for key in together}
     found = mean_estimates(differences, questions.test, session.spec.config.evaluate)
-    return {key: estimate.to_dict() for key, estimate in found.items()}
+    return plain(found)
 
 
 def _timings(session: Session) -> tuple[dict[str, float], dict[str, float]]:

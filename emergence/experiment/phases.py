@@ -19,6 +19,7 @@ from emergence.experiment.result import current_versions
 from emergence.experiment.store import RunDirectory
 from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen
+from emergence.plain import plain
 from emergence.spec import ExperimentSpec, Layout
 from emergence.training.checkpoint import WeightsFile, load_into, load_weights
 from emergence.training.conditional import ConditionalFit, measure_conditional
@@ -170,7 +171,7 @@ def _held_out_losses(session: Session, trunk: Trunk) -> dict[str, Any]:
         return {}
     length, chunk = trunk.config.sequence_length, session.spec.config.pretrain.loss_chunk_rows
     return {
-        split: evaluate_language_model(trunk, stream, length, session.context, chunk).to_dict()
+        split: plain(evaluate_language_model(trunk, stream, length, session.context, chunk))
         for split, stream in (("validation", text.validation), ("test", text.test))
     }
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from emergence import __version__
 from emergence.errors import DataError
-from emergence.files import SEAL_KEY, plain, read_json, read_sealed, unseal
+from emergence.files import SEAL_KEY, read_json, read_sealed, unseal
+from emergence.plain import plain
 from emergence.spec import ExperimentSpec
 
 SCHEMA_VERSION = 1

@@ -25,7 +25,6 @@ from emergence.experiment.manifest import (
 )
 from emergence.files import (
     ErrorType,
-    plain,
     read_json_lines,
     read_sealed,
     seal,
@@ -36,6 +35,7 @@ from emergence.files import (
     write_json_atomic,
     write_json_lines_atomic,
 )
+from emergence.plain import plain
 from emergence.spec import ExperimentSpec
 
 if TYPE_CHECKING:

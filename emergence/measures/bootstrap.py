@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,15 +64,9 @@ class Estimate:
     se: float = math.nan
     df: float = math.inf
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: numbers that are not finite become None (the flags say why)."""
-        values = asdict(self)
-        values["flags"] = list(self.flags)
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Estimate:
-        """The inverse of :meth:`to_dict`, with nan for None (infinite for ``df``)."""
+        """The inverse of ``plain``, with nan for None (infinite for ``df``)."""
         numbers = {k: math.nan if values[k] is None else values[k] for k in ("point", "lo", "hi", "se")}
         df = math.inf if values["df"] is None else values["df"]
         return cls(**{**values, **numbers, "df": df, "flags": tuple(values["flags"])})

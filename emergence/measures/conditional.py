@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,9 +94,6 @@ class FamilyGain:
     gain_beyond_linear: Estimate | None
     states_beyond_linear: Estimate | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return {name: None if value is None else value.to_dict() for name, value in vars(self).items()}
-
 
 @dataclass(frozen=True)
 class ScoreGains:
@@ -106,14 +103,6 @@ class ScoreGains:
     words: Estimate
     rule: Estimate | None
     families: Mapping[str, FamilyGain]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "score": self.score,
-            "words": self.words.to_dict(),
-            "rule": self.rule.to_dict() if self.rule else None,
-            "families": {name: gain.to_dict() for name, gain in self.families.items()},
-        }
 
 
 def conditional_gains(
@@ -214,9 +203,6 @@ class Claim:
     p: float
     p_adjusted: float
     is_shown: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

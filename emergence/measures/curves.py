@@ -21,6 +21,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from emergence.measures.resampling import FloatArray
+from emergence.plain import plain
 
 #: A logistic narrower than this share of the axis (10-90% width) is a break, a wider one is smooth:
 #: every bounded score is S-shaped sooner or later (docs/methods.md#thresholds).
@@ -268,14 +269,7 @@ class CurveFit:
         return np.asarray(p["B"] + p["A"] * phi.reshape(z.shape))
 
     def to_dict(self) -> dict[str, Any]:
-        aicc = self.aicc if math.isfinite(self.aicc) else None
-        return {
-            "family": self.family,
-            "parameters": dict(self.parameters),
-            "rss": self.rss,
-            "aicc": aicc,
-            "flags": list(self.flags),
-        }
+        return plain({key: getattr(self, key) for key in ("family", "parameters", "rss", "aicc", "flags")})
 
 
 def fit_curve(family: str, points: Points, *, polish: bool = True) -> CurveFit:

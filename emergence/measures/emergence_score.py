@@ -21,6 +21,7 @@ from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, column, in
 from emergence.measures.ratio import Fieller, delta_se, fieller_set
 from emergence.measures.resampling import ClusterTable, FloatArray, Statistic
 from emergence.measures.variance_parts import t_widening
+from emergence.plain import plain
 
 #: The four cells: {pretrained, random} initialisation x {full training, frozen probe}.
 FULL, FROZEN, RANDOM_FULL, RANDOM_FROZEN = "full", "frozen", "random_full", "random_frozen"
@@ -123,17 +124,7 @@ class EmergenceScore:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "floor": self.floor,
-            "score": self.score.to_dict(),
-            "raw": self.raw if math.isfinite(self.raw) else None,
-            "delta": self.delta.to_dict(),
-            "fieller": {**self.fieller.to_dict(), "text": self.fieller.describe()},
-            "above_floor": self.above_floor.to_dict(),
-            "headroom": self.headroom.to_dict(),
-            "bad_denominators": self.bad_denominators if math.isfinite(self.bad_denominators) else None,
-            "flags": list(self.flags),
-        }
+        return plain(vars(self) | {"fieller": {**vars(self.fieller), "text": self.fieller.describe()}})
 
 
 def _score(resamples: Resamples, floor: str, level: float) -> EmergenceScore:
@@ -243,16 +234,6 @@ class TwoByTwo:
     pretraining_benefit: Estimate | None
     readable_benefit: Estimate | None
     interaction: Estimate | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; parts that could not be computed are None."""
-        names = ("probe", "scratch", "gap", "pretraining_benefit", "readable_benefit", "interaction")
-        parts = {name: getattr(self, name) for name in names}
-        return {
-            "cells": {name: cell.to_dict() for name, cell in self.cells.items()},
-            "seed_sd": {name: sd if math.isfinite(sd) else None for name, sd in self.seed_sd.items()},
-            **{name: None if part is None else part.to_dict() for name, part in parts.items()},
-        }
 
 
 def two_by_two_table(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,9 +42,6 @@ class Equivalence:
     @property
     def negligible(self) -> bool:
         return self.upper < NEGLIGIBLE
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"share": self.share, "upper": self.upper}
 
 
 def largest_break(

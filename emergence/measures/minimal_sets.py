@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.resampling import ClusterTable
 from emergence.measures.spans import BoolArray, FloatArray, IntArray, SpanPair, check_logits, decode_joint
+from emergence.plain import plain
 
 #: Both right by independent guessing between two phrases.
 CHANCE = 0.25
@@ -91,8 +92,8 @@ class MinimalPairScores:
             "n_incomplete": self.n_incomplete,
             "chance": CHANCE,
             "order_free": ORDER_FREE,
-            "scores": {name: estimate.to_dict() for name, estimate in found.items()},
-            "by_kind": {kind: estimate.to_dict() for kind, estimate in kinds.items()},
+            "scores": plain(found),
+            "by_kind": plain(kinds),
         }
 
     def _estimates(

@@ -22,6 +22,7 @@ from emergence.measures.equivalence import NEGLIGIBLE, Equivalence, largest_brea
 from emergence.measures.resampling import ClusterTable, FloatArray
 from emergence.measures.seed_mixture import SeedMixture, seed_mixture
 from emergence.measures.thresholds import MIN_DISTINCT_X, N_DRAWS, Break, BreakTest, break_test, fit_break
+from emergence.plain import plain
 
 ALPHA = 0.05
 #: Share of scales at which the discrete metric must follow from its partner for an artefact.
@@ -202,18 +203,20 @@ class MetricBreak:
     partner: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "continuous": self.continuous,
-            "p": self.test.p,
-            "p_holm": self.p_holm,
-            "breaks": self.breaks,
-            "smooth_family": self.test.smooth,
-            "break_family": self.test.breaking,
-            "place": self.place.to_dict(),
-            "seeds_breaking": list(self.seeds_breaking),
-            "n_seeds": self.n_seeds,
-            "largest_break": self.equivalence.to_dict(),
-        }
+        return plain(
+            {
+                "continuous": self.continuous,
+                "p": self.test.p,
+                "p_holm": self.p_holm,
+                "breaks": self.breaks,
+                "smooth_family": self.test.smooth,
+                "break_family": self.test.breaking,
+                "place": self.place,
+                "seeds_breaking": self.seeds_breaking,
+                "n_seeds": self.n_seeds,
+                "largest_break": self.equivalence,
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -234,13 +237,7 @@ class Verdict:
     mixtures: dict[str, SeedMixture]
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "metrics": {name: metric.to_dict() for name, metric in self.metrics.items()},
-            "link_coverage": self.link_coverage,
-            "seed_mixtures": {name: found.to_dict() for name, found in self.mixtures.items()},
-        }
+        return plain({"seed_mixtures" if key == "mixtures" else key: value for key, value in vars(self).items()})
 
 
 def judge(

@@ -6,7 +6,7 @@ Pair by item and by pretraining seed: the difference is far steadier than either
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,6 @@ class PairedComparison:
     p_mcnemar: float | None
     only_a: int | None
     only_b: int | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "difference": self.difference.to_dict()}
 
 
 def compare_paired(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,6 @@ class DescriptionLength:
     compression: float
     n_examples: int
     n_clipped: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def online_description_length(

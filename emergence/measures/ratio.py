@@ -7,8 +7,8 @@ line or what lies outside an interval, and is reported as just that (docs/method
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,6 @@ class Fieller:
         if self.kind == "complement":
             return not self.lo < ratio < self.hi
         return self.kind != "undefined" and self.lo <= ratio <= self.hi
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: an end that is not finite is None."""
-        values = asdict(self)
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def fieller_set(

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from scipy.special import ndtri
 
@@ -46,9 +45,6 @@ class Reading:
     verdict: str
     could_be: tuple[str, ...]
     evidence: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def describe_score(score: EmergenceScore, digits: int = 2) -> str:
@@ -141,9 +137,6 @@ class ScaleReading:
     step_at: str | None
     rise: Estimate | None
     evidence: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "rise": None if self.rise is None else self.rise.to_dict()}
 
 
 def read_sizes(sizes: Sequence[SizeScore]) -> ScaleReading:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,9 +29,6 @@ class SeedMixture:
     p: float
     at: int
     n_seeds: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def seed_mixture(by_seed: ArrayLike) -> SeedMixture | None:

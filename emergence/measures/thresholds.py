@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -57,11 +56,6 @@ class Break:
     hi: float
     width: float
     flags: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        numbers = {k: getattr(self, k) for k in ("tau", "lo", "hi", "width")}
-        finite = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
-        return {"fit": self.fit.to_dict(), **finite, "flags": list(self.flags)}
 
 
 def fit_families(

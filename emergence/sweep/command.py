@@ -15,6 +15,7 @@ from emergence.errors import EmergenceError, UsageError
 from emergence.experiment.locks import read_holder
 from emergence.experiment.matrix import load_matrix, matrix_path
 from emergence.experiment.store import RunStore
+from emergence.plain import plain
 from emergence.planning import ASK_ABOVE_DOLLARS
 from emergence.sweep.existing import Existing, existing_runs, mark_existing
 from emergence.sweep.graph import Graph, Task, build_tasks
@@ -246,7 +247,7 @@ def status_dict(record: Record) -> dict[str, Any]:
     """The same in JSON's types."""
     tasks = []
     for task in record.graph.tasks.values():
-        status = record.graph.status[task.key].to_dict()
+        status = plain(record.graph.status[task.key])
         tasks.append({"name": task.label, "key": task.key, "is_pretraining": task.is_pretraining, **status})
     about = {"name": record.name, "on": record.on, "jobs": record.jobs, "record": str(record.path)}
     return {**about, "running": is_running(record), "counts": record.graph.counts(), "tasks": tasks}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from emergence.plain import plain
 from emergence.sweep.graph import Graph, Status, Task
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def conduct(
 
 
 def _plain(graph: Graph) -> dict[str, Any]:
-    return {key: status.to_dict() for key, status in graph.status.items()}
+    return plain(graph.status)
 
 
 def _start(graph: Graph, task: Task, job: Mapping[str, Any], calls: Calls) -> None:

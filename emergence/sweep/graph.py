@@ -103,9 +103,6 @@ class Status:
     found: bool = False
     headline: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Status:
         known = {f.name for f in dataclasses.fields(cls)}

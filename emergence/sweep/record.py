@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 from emergence.errors import ConfigError, RunDirectoryError, UsageError
 from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
+from emergence.plain import plain
 from emergence.sweep.graph import Graph, Status, Task
 from emergence.wording import did_you_mean
 
@@ -82,7 +83,7 @@ class Record:
             "conductor": self.conductor,
             "app": self.app,
             "gpu": self.gpu,
-            "tasks": [{**task.to_dict(), **graph.status[key].to_dict()} for key, task in graph.tasks.items()],
+            "tasks": [{**task.to_dict(), **plain(graph.status[key])} for key, task in graph.tasks.items()],
         }
 
 

@@ -26,6 +26,7 @@ from emergence.measures.clustering import ClusterKind, document_widening
 from emergence.measures.scoring import SpanScores, answer_length_cap, score_spans
 from emergence.measures.span_scores import span_em, span_f1
 from emergence.measures.spans import GoldSpans, check_logits, decode_joint
+from emergence.plain import plain
 from emergence.training.features import SpanLogits
 
 #: Scores of the breakdowns; those of the average over predicates are the ones that every question has.
@@ -77,10 +78,9 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; :meth:`from_dict` is the inverse."""
-        plain = {key: getattr(self, key) for key in ("n", "n_clusters", "max_answer_words", "floor", "n_floored")}
-        more = ("n_unreachable_questions", "n_documents", "cluster", "document_widening")
-        plain |= {key: getattr(self, key) for key in more}
-        return plain | {key: _to_plain(getattr(self, key)) for key in ("scores", "macro", "by", "baselines")}
+        nested = ("scores", "macro", "by", "baselines")
+        facts = {key: value for key, value in vars(self).items() if key not in nested}
+        return plain(facts | {key: getattr(self, key) for key in nested})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
@@ -330,10 +330,6 @@ def _wh_and_form(encoded: EncodedQA) -> tuple[list[str], list[str]]:
 def _form(example: QAExample) -> str:
     subject = "?" if example.slots is None else "subject" if example.slots[2] else "no subject"
     return f"passive={example.is_passive}, {subject}"
-
-
-def _to_plain(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, Estimate) else {key: _to_plain(v) for key, v in value.items()}
 
 
 def _from_plain(value: Mapping[str, Any]) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from emergence.plain import plain
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,7 @@ class SearchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for ``finetune_stats.json``; the inverse is :meth:`from_dict`."""
-        return {
-            "candidates": [asdict(trial) for trial in self.trials],
-            "chosen": asdict(self.chosen),
-            "edges": list(self.edges),
-            "steps": self.steps,
-            "share_of_one_finetuning": self.share_of_one_finetuning,
-            "embedding_scale": self.embedding_scale,
-        }
+        return plain({"candidates" if key == "trials" else key: value for key, value in vars(self).items()})
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> SearchResult:

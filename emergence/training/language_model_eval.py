@@ -8,8 +8,7 @@ perplexity per word compare models of different tokenizers.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -52,10 +51,6 @@ class LanguageModelLoss:
     n_words: int
     n_documents: int
     interval: Estimate | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {**asdict(self), "interval": self.interval.to_dict() if self.interval else None}
 
 
 @dataclass(frozen=True)

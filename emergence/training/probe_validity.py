@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +32,7 @@ from emergence.measures.probe_validity import (
 from emergence.measures.span_scores import gold_log_prob, span_f1
 from emergence.measures.spans import GoldSpans, decode_joint, n_valid_spans
 from emergence.model import Encoder
+from emergence.plain import plain
 from emergence.training.context import Context
 from emergence.training.evaluate import gold_spans
 from emergence.training.features import SpanLogits
@@ -91,12 +92,8 @@ class ProbeValidity:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            **{key: getattr(self, key) for key in ("layer", "task_f1", "control_f1", "seen_types")},
-            "selectivity": self.selectivity.to_dict() if self.selectivity else None,
-            "mdl": _finite(self.mdl.to_dict()),
-            "control_mdl": _finite(self.control_mdl.to_dict()) if self.control_mdl else None,
-        }
+        order = ("layer", "task_f1", "control_f1", "seen_types", "selectivity", "mdl", "control_mdl")
+        return plain({key: getattr(self, key) for key in order})
 
 
 def control_golds(splits: Sequence[EncodedQA]) -> tuple[tuple[GoldSpans, ...], float] | None:
@@ -282,7 +279,7 @@ def _measure(
 ) -> Any:
     """One part of one family as plain values: per-question control scores, or a description length."""
     if part != "control":
-        return online_code(fit, task.train, task.validation, config, longest=longest, seed=seed).to_dict()
+        return asdict(online_code(fit, task.train, task.validation, config, longest=longest, seed=seed))
     same = config if fit.ridge is None else replace(config, ridges=(fit.ridge,))
     learned = fit_probe(fit.family, task.train, task.validation, statistics, same, fit.layer, cap, seed)
     logits = predict_cached(readout(learned, task.test.features.words.device), task.test)
@@ -328,11 +325,6 @@ def _kinds(split: EncodedQA) -> list[Hashable]:
 def _longest(train: EncodedQA) -> int:
     """Words of the longest training answer: what the code must be able to send."""
     return int((train.gold_ends - train.gold_starts).max()) + 1
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """With None for a compression that is infinite (answers that cost no bits at all)."""
-    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
 
 
 def _resume(context: Context) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import content_digest, to_json
 from emergence.measures.bootstrap import bootstrap_means
 from emergence.measures.resampling import ClusterTable
+from emergence.plain import plain
 from emergence.spec import ExperimentSpec
 
 N_SENTENCES, PER_SENTENCE = 40, 3
@@ -51,7 +52,7 @@ def planted(mean: float, seed: int) -> np.ndarray:
 
 def estimates(scores: np.ndarray, sentences: list[str]) -> dict[str, Any]:
     table = ClusterTable.from_questions(dict.fromkeys(NAMES, scores), sentences)
-    return {name: found.to_dict() for name, found in bootstrap_means(table, n_boot=200).items()}
+    return {name: plain(found) for name, found in bootstrap_means(table, n_boot=200).items()}
 
 
 def spec_of(cell: str, *, config_name: str = "debug", sets: tuple[str, ...] = (), **flags: Any) -> ExperimentSpec:

@@ -17,6 +17,7 @@ from emergence.experiment.store import RunDirectory, RunStore
 from emergence.measures.bootstrap import bootstrap_means
 from emergence.measures.resampling import ClusterTable
 from emergence.model_size import count_parameters
+from emergence.plain import plain
 from emergence.spec import ExperimentSpec
 
 #: Planted mean F1 of each condition.
@@ -104,7 +105,7 @@ def _answer(*, is_right: bool) -> dict[str, Any]:
 def _result(run: RunDirectory, rows: list[dict[str, Any]], better: float) -> RunResult:
     columns = {name: [row[name] for row in rows] for name in ("em", "f1_tokens")}
     table = ClusterTable.from_questions(columns, [row["sentence_id"] for row in rows])
-    scores = {name: found.to_dict() for name, found in bootstrap_means(table, n_boot=100).items()}
+    scores = {name: plain(found) for name, found in bootstrap_means(table, n_boot=100).items()}
     families = ("linear", "bilinear")
     fits = [
         {"family": family, "layer": layer, "n_trainable": 258, "converged": True, "validation_em": 0.1}

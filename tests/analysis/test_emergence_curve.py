@@ -209,7 +209,7 @@ def test_five_sizes_are_fitted_and_four_are_refused() -> None:
     line = scale_curve_of("wiki", [point(k, 0.1 + 0.1 * k) for k in range(6)], n_draws=99).text()
     assert "no break to claim" in line and "no break to claim" not in fitted.text() and "of the rise excluded" in line
     assert "at least 5" in refused.text() and "left out: x" in refused.text()
-    json.loads(to_json(fitted.to_dict()))
+    json.loads(to_json(fitted))
 
 
 def test_two_sizes_of_a_folder_form_one_series(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_the_ablation_pairs_questions_at_one_token_budget(tmp_path: Path) -> Non
     assert by_cell["frozen"].comparison.difference.point == pytest.approx(0.1, abs=0.03)
     assert by_cell["frozen"].seeds == (0, 1) and by_cell["frozen"].tokens == 1000
     assert by_cell["full"].comparison.difference.point == pytest.approx(0.0, abs=0.03)
-    json.loads(to_json(found.to_dict()))
+    json.loads(to_json(found))
     assert "wiki+nq minus wiki" in found.text() and "open: " in found.text()
 
 

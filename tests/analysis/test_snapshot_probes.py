@@ -240,7 +240,7 @@ def test_a_score_that_some_questions_lack_counts_the_others_and_old_results_stay
         chosen = np.where(lacks, np.nan, rng.integers(0, 2, len(lacks)).astype(float))
         scores = {"linear": {**snapshot.scores["linear"], "argument_selection": chosen}}
         kept = dataclasses.replace(snapshot, scores=scores)
-        snapshots.append(ProbedSnapshot.from_dict(json.loads(to_json(kept.to_dict()))))
+        snapshots.append(ProbedSnapshot.from_dict(json.loads(to_json(kept))))
     found = summarise(snapshots, old.clusters, n_boot=100, level=0.95)
     new = dataclasses.replace(old, snapshots=tuple(snapshots), **found)
     save_result(new, tmp_path / "new")

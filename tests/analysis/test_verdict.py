@@ -15,6 +15,7 @@ from emergence.analysis.set_scores import score_set
 from emergence.analysis.verdict import AT_THE_TOKEN, NOT_ROUTED, Verdict, verdict_of
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import ADDS, NO_MORE, NOT_THERE, READS, SPANS, UNDETERMINED
+from emergence.plain import plain
 from tests.analysis.fake_runs import Added, write_guide_file, write_run
 
 #: Cell -> (linear, bilinear) F1; full finetuning reaches 0.7.
@@ -62,7 +63,7 @@ def measured(
             found: dict[str, Any] = {"selectivity": None, "mdl": None}
             if selectivity:
                 lo, hi = selectivity[cell]
-                found["selectivity"] = Estimate((lo + hi) / 2, lo, hi, "bca", 120, 40, se=(hi - lo) / 4).to_dict()
+                found["selectivity"] = plain(Estimate((lo + hi) / 2, lo, hi, "bca", 120, 40, se=(hi - lo) / 4))
             if compression and cell in compression:
                 found["mdl"] = {"uniform_bits": 1000.0, "online_bits": 1000.0 / compression[cell]}
             validity = {"validity": dict.fromkeys(families, found)}

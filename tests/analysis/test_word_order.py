@@ -60,7 +60,7 @@ def test_plain_text_minus_shuffled_text_is_paired_for_every_readout(tmp_path: Pa
     assert all(c.seeds == (0, 1) and c.contrast == "wiki minus shuffled" for c in found.cells)
     assert all(c.comparison.difference.lo > 0 for c in found.cells), "paired: the questions' own spread is gone"
     assert not found.refused and not found.missing
-    json.loads(to_json(found.to_dict()))
+    json.loads(to_json(found))
 
 
 def with_words(item: Found) -> Found:

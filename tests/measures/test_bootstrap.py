@@ -21,6 +21,7 @@ from emergence.measures.bootstrap import (
 )
 from emergence.measures.resampling import ClusterTable, cluster_jackknife, cluster_replicates
 from emergence.measures.variance_parts import t_widening
+from emergence.plain import plain
 
 
 def _clustered(rng, n_clusters, *, mean=0.4, sd_cluster=0.2, sd=0.3, seeds=1, sd_seed=0.0):
@@ -258,7 +259,7 @@ def test_degenerate_cases_say_so():
 
 def test_estimate_survives_json():
     estimate = Estimate(0.5, float("nan"), float("inf"), "none", 3, 2, 1, ("undefined",))
-    back = Estimate.from_dict(json.loads(json.dumps(estimate.to_dict(), allow_nan=False)))
+    back = Estimate.from_dict(json.loads(json.dumps(plain(estimate), allow_nan=False)))
     assert back.point == 0.5 and back.flags == ("undefined",) and math.isnan(back.lo) and math.isnan(back.hi)
 
 

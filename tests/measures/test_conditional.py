@@ -27,6 +27,7 @@ from emergence.measures.conditional import (
     conditional_gains,
     judge_gains,
 )
+from emergence.plain import plain
 
 N, SENTENCES = 400, 100
 CLUSTERS = np.repeat(np.arange(SENTENCES), N // SENTENCES)
@@ -70,7 +71,7 @@ def test_gains_are_differences_within_a_question() -> None:
     assert bilinear.above_rule and bilinear.above_rule.point == pytest.approx(bilinear.states.point - 0.45)
     assert bilinear.above_words.point == pytest.approx(bilinear.states.point - found.words.point)
     assert found.families["linear"].gain_beyond_linear is None and bilinear.gain_beyond_linear is not None
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(plain(found), allow_nan=False)
 
 
 def test_a_question_without_one_of_the_scores_counts_in_none() -> None:

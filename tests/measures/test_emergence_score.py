@@ -25,6 +25,7 @@ from emergence.measures.readings import (
     read_score,
     read_sizes,
 )
+from emergence.plain import plain
 
 V = 0.02**2
 
@@ -129,7 +130,7 @@ def test_two_by_two_recovers_planted_cells_and_keeps_the_floors_apart():
     assert result.probe.fieller.lo == pytest.approx(result.probe.score.lo, abs=0.02)
     assert result.probe.delta.hi == pytest.approx(result.probe.score.hi, abs=0.02)
     assert "single_seed" in result.probe.flags
-    json.dumps(result.to_dict(), allow_nan=False)
+    json.dumps(plain(result), allow_nan=False)
 
 
 def test_shared_questions_narrow_the_interval():
@@ -149,8 +150,8 @@ def test_weak_denominator_is_undefined_with_fiellers_set():
     assert math.isfinite(result.above_floor.lo)
     below = analysis({"full": 0.1, "frozen": 0.3, "random_frozen": 0.4}).probe
     assert "denominator_not_positive" in below.flags and math.isnan(below.score.point) and math.isfinite(below.raw)
-    json.dumps(result.to_dict(), allow_nan=False)
-    json.dumps(below.to_dict(), allow_nan=False)
+    json.dumps(plain(result), allow_nan=False)
+    json.dumps(plain(below), allow_nan=False)
 
 
 def test_score_interval_covers_the_planted_score():
@@ -225,7 +226,7 @@ def test_a_share_of_next_to_nothing_is_flagged_and_told_as_differences(means):
     text = describe_score(score)
     assert text.startswith("not meaningful: full finetuning ") and f"{score.raw:.2f}" not in text
     assert f"{score.headroom.point:.3f} [" in text and f"{score.above_floor.point:.3f} [" in text
-    assert score.to_dict()["raw"] == score.raw
+    assert plain(score)["raw"] == score.raw
 
 
 def test_headroom_that_is_large_but_unsure_is_small_against_its_interval():
@@ -257,7 +258,7 @@ def test_scale_reading_of_the_guides_scenarios():
     assert (b.verdict, b.pattern) == ("none", "flat")
     c = read_sizes(list(reversed(_sizes((0.20, 0.44, 0.57, 0.73)))))
     assert (c.verdict, c.pattern, c.step_at) == ("scale-dependent", "gradual", None)
-    json.dumps(c.to_dict(), allow_nan=False)
+    json.dumps(plain(c), allow_nan=False)
 
 
 def test_scale_reading_refuses_few_sizes_and_falls():

@@ -21,6 +21,7 @@ from emergence.measures.mirage import (
     toy_curve,
 )
 from emergence.measures.seed_mixture import seed_mixture
+from emergence.plain import plain
 
 
 def test_known_breakthroughness():
@@ -82,7 +83,7 @@ def test_a_smooth_skill_behind_a_threshold_is_an_artefact():
     assert verdict.metrics["em"].breaks and not verdict.metrics["log_prob"].breaks
     assert verdict.metrics["log_prob"].equivalence.negligible
     assert judge(X, curves, sign=1, n_draws=199).verdict == "undetermined"
-    json.dumps(verdict.to_dict(), allow_nan=False)
+    json.dumps(plain(verdict), allow_nan=False)
 
 
 def test_an_artefact_takes_a_partner_whose_break_is_excluded_not_one_without_a_significant_break():
@@ -149,7 +150,7 @@ def test_two_kinds_of_seeds_outrank_emergence():
     mixed = judge(X, metrics([7.0] * 5 + [7.8] * 3), sign=1, n_draws=199)
     assert mixed.verdict == "seed_mixture", mixed.reasons
     assert mixed.mixtures["a"].n_seeds == 8 and "two kinds" in mixed.reasons[-1]
-    json.dumps(mixed.to_dict(), allow_nan=False)
+    json.dumps(plain(mixed), allow_nan=False)
     few = judge(X, metrics([7.0] * 2 + [7.8] * 2), sign=1, n_draws=199)
     assert few.mixtures == {} and few.verdict != "seed_mixture"
 

@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.summaries import difference, mean_over_seeds, score_from_summaries
+from emergence.plain import plain
 
 
 def cell(point: float, se: float) -> Estimate:
@@ -29,7 +30,7 @@ def test_a_weak_denominator_is_undefined_and_unbounded() -> None:
     score = score_from_summaries(cell(0.22, 0.02), cell(0.23, 0.02), cell(0.20, 0.02))
     assert math.isnan(score.score.point) and "denominator_uncertain" in score.flags
     assert math.isinf(score.score.lo) and math.isinf(score.score.hi)
-    assert score.to_dict()["bad_denominators"] is None
+    assert plain(score)["bad_denominators"] is None
 
 
 def test_without_standard_errors_there_is_a_point_and_no_interval() -> None:

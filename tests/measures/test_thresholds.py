@@ -28,6 +28,7 @@ from emergence.measures.thresholds import (
     fit_break,
     fit_families,
 )
+from emergence.plain import plain
 
 LOSS = np.array([3.0, 2.8, 2.6, 2.4, 2.2, 2.0])
 HINGE = np.array([0.1, 0.1, 0.1, 0.15, 0.25, 0.35])
@@ -41,7 +42,7 @@ def test_known_relu_on_the_loss_axis():
     assert found.fit.rss == pytest.approx(0.0, abs=1e-12)
     assert found.lo <= 2.5 <= found.hi and found.hi - found.lo < 0.02
     np.testing.assert_allclose(found.fit.predict(LOSS), HINGE, atol=1e-6)
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(plain(found), allow_nan=False)
 
 
 def test_direction_of_progress_only_mirrors_the_answer():
@@ -105,7 +106,7 @@ def test_monotone_quadratic_never_falls():
 def test_falling_scores_have_no_break():
     found = fit_break(np.arange(8.0), -np.arange(8.0), sign=1)
     assert math.isnan(found.tau) and "no_rise" in found.flags
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(plain(found), allow_nan=False)
 
 
 @pytest.mark.parametrize(("points", "errors"), [(8, "known"), (12, "correlated"), (8, "estimated"), (12, "estimated")])

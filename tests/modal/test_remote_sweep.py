@@ -18,6 +18,7 @@ from standin import StandIn, closure, link_packages
 
 from emergence.analysis.tables import build_table
 from emergence.experiment.store import RunStore
+from emergence.plain import plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -79,7 +80,7 @@ SEEDS = os.environ.get("EMERGENCE_MATRIX_SEEDS", "1")
 
 def timeless(runs: Path) -> list[dict[str, Any]]:
     """The rows of the results table of a folder of runs, without the runs' names and times."""
-    rows = [row.to_dict() for row in build_table(runs, n_boot=200).rows]
+    rows = [plain(row) for row in build_table(runs, n_boot=200).rows]
     return [{key: value for key, value in row.items() if key not in ("runs", "seconds")} for row in rows]
 
 

@@ -15,6 +15,7 @@ from emergence.config import ModelConfig
 from emergence.data.stream import TokenStream
 from emergence.errors import DataError
 from emergence.model import Trunk, build_trunk
+from emergence.plain import plain
 from emergence.training.context import Context
 from emergence.training.language_model_eval import cut_windows, evaluate_language_model, summarise_losses
 
@@ -106,7 +107,7 @@ def test_the_interval_is_over_documents_and_holds_the_mean() -> None:
     assert interval.point == pytest.approx(measured.nats_per_token)
     assert interval.lo < interval.point < interval.hi
     assert interval.n_clusters == measured.n_documents >= 40
-    assert isinstance(measured.to_dict()["interval"], dict)
+    assert isinstance(plain(measured)["interval"], dict)
 
 
 def test_too_short_a_text_is_refused() -> None:
