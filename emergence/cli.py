@@ -211,8 +211,9 @@ def probe_snapshots_command(
     """The frozen probe of every pretraining snapshot: F1 and continuous scores against loss, tokens and steps."""
     from emergence.analysis.snapshot_inputs import SnapshotOptions, find_run, parse_layers, parse_list
     from emergence.analysis.snapshot_probes import probe_snapshots
+    from emergence.experiment.stop_switch import StopSwitch
     from emergence.files import to_json
-    from emergence.local import CACHE_FOLDER, plain_messages, stop_on_signal
+    from emergence.local import CACHE_FOLDER, plain_messages
     from emergence.training.recording import TerminalProgress
 
     run_dir = find_run(run_id, runs_dir)
@@ -228,7 +229,7 @@ def probe_snapshots_command(
         cache_dir=run_dir.parent / CACHE_FOLDER,
         device=device,
     )
-    with plain_messages(), stop_on_signal() as should_stop:
+    with plain_messages(), StopSwitch() as should_stop:
         result = probe_snapshots(run_dir, options, progress=TerminalProgress(), should_stop=should_stop)
     print(to_json(result.to_dict(), indent=2) if as_json else result.text())
 

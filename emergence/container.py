@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from emergence.analyse import AnalysisFlags, analyse
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
+from emergence.experiment.stop_switch import StopSwitch
 from emergence.mirror import copy_file, copy_new_folders, copy_tree
 from emergence.spec import ExperimentSpec
 
@@ -38,38 +39,12 @@ RUNS, CACHE, FILES = WORK / "runs", WORK / "cache", WORK / "files"
 ATTEMPT_SECONDS, SPARE_SECONDS = 24 * 3600, 15 * 60
 #: What a launch is told of the result; everything is in the run directory.
 HEADLINE = ("best_validation_loss", "final_validation_accuracy", "final_validation_f1")
-#: Exit code of a worker that saved and stopped because it was asked to (as after SIGINT).
-STOPPED = 130
 
 
-class StopSwitch:
-    """``should_stop`` of a run: true after SIGINT (Modal's notice of preemption) and near the time limit.
-
-    The first SIGINT only sets the switch, so that the loop can save where it is; a second one raises
-    KeyboardInterrupt as usual. To be entered in the main thread.
-    """
-
-    def __init__(self, on_interrupt: Callable[[], None]) -> None:
-        limit = float(os.environ.get("EMERGENCE_ATTEMPT_SECONDS", ATTEMPT_SECONDS - SPARE_SECONDS))
-        self.deadline = time.monotonic() + limit
-        self.interrupted = False
-        self._on_interrupt = on_interrupt
-
-    def __call__(self) -> bool:
-        return self.interrupted or time.monotonic() > self.deadline
-
-    def __enter__(self) -> StopSwitch:
-        self._previous = signal.signal(signal.SIGINT, self._interrupt)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        self._on_interrupt()
+def attempt_switch(on_interrupt: Callable[[], None]) -> StopSwitch:
+    """``should_stop`` of an attempt: true after SIGINT (Modal's notice of preemption) and near the time limit."""
+    limit = float(os.environ.get("EMERGENCE_ATTEMPT_SECONDS", ATTEMPT_SECONDS - SPARE_SECONDS))
+    return StopSwitch(on_interrupt, signals=[signal.SIGINT], seconds=limit)
 
 
 def working_copy(spec: ExperimentSpec, run_id: str, trunk: str | None = None, text: str | None = None) -> Path:
@@ -179,7 +154,7 @@ def _announce(run: RunDirectory, what: str) -> None:
     logger.info("%s run %s", "new" if what == "resumed" and not begun else what, run.run_id)
 
 
-def run_on_devices(job: dict[str, Any], devices: int, stop: StopSwitch) -> None:
+def run_on_devices(job: dict[str, Any], devices: int, stop: Callable[[], bool]) -> None:
     """A job's experiment on several devices of this container: a worker a device, started by torchrun.
 
     The workers are told to stop through a file; user errors come back through another.
@@ -205,9 +180,7 @@ def run_on_devices(job: dict[str, Any], devices: int, stop: StopSwitch) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     if error_file.exists():
         told = json.loads(error_file.read_text(encoding="utf-8"))
-        error = EmergenceError(told["message"])
-        error.exit_code = told["exit_code"]
-        raise error
+        raise EmergenceError(told["message"], told["exit_code"])
     if process.returncode != 0:
         raise RuntimeError(f"a worker of {job['run_id']} failed with exit code {process.returncode}; see above")
 

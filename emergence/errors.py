@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+#: Exit code of what saved and stopped because it was asked to (as a shell reports SIGINT).
+STOPPED = 130
 #: Longest message: what a user gave may be quoted in it, whatever its length.
 _MOST_CHARACTERS = 2_000
 
@@ -25,12 +27,14 @@ def one_line(text: str) -> str:
 
 
 class EmergenceError(Exception):
-    """The experiment cannot go on; the message names what to do. Exit code 1."""
+    """The experiment cannot go on; the message names what to do. Exit code 1, unless another process gave one."""
 
     exit_code = 1
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
         super().__init__(one_line(message))
+        if exit_code is not None:
+            self.exit_code = exit_code
 
 
 class UsageError(EmergenceError):

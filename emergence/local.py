@@ -7,15 +7,13 @@ stops at once, and costs what was done since the last checkpoint.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import textwrap
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from emergence.analysis.comparable import group_results
@@ -25,6 +23,7 @@ from emergence.analysis.verdict import Verdict, verdict_of
 from emergence.errors import UsageError
 from emergence.experiment.result import RunResult
 from emergence.experiment.run import run_experiment
+from emergence.experiment.stop_switch import StopSwitch
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.measured_coverage import interval_notes, stored_widening, units_of
@@ -71,7 +70,7 @@ def run_locally(
         spec = store.open(resume).spec
     if spec is None:
         raise ValueError("neither a spec nor a run to resume")
-    with plain_messages(), stop_on_signal() as should_stop, open_sink(sink) as wrap_recorder:
+    with plain_messages(), StopSwitch() as should_stop, open_sink(sink) as wrap_recorder:
         result = run_experiment(
             spec,
             store,
@@ -100,7 +99,7 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
     flags: dict[str, Any] = {"config_name": "debug", "data": "microworld", "seed": seed}
     trunk: str | None = None
     runs = []
-    with plain_messages(), stop_on_signal() as should_stop:
+    with plain_messages(), StopSwitch() as should_stop:
         for number, (title, extra) in enumerate(DEMO_CELLS, start=1):
             if trunk and not extra.get("random_baseline"):
                 extra = {**extra, "skip_pretrain": True, "pretrained_model_path": trunk}
@@ -245,26 +244,6 @@ def _announce(run: RunDirectory, what: str) -> None:
         "finished": "finished already (start anew with --fresh):",
     }
     print(f"{doing[what]} {run.run_id}", file=sys.stderr)
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """``should_stop`` for the training loops: true once SIGINT or SIGTERM came; a second SIGINT interrupts at once."""
-    asked = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked = True
-        print("stopping at the next step, to save a checkpoint (again: stop at once)", file=sys.stderr)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import modal
 
 from emergence import container
 from emergence.analyse import AnalysisFlags
-from emergence.errors import EmergenceError, RunDirectoryError
+from emergence.errors import STOPPED, EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import STATS_FILE
 from emergence.mirror import VolumeMirror, copy_new_folders
 from emergence.spec import ExperimentSpec
@@ -115,7 +115,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     mirror = VolumeMirror(folder, container.MODELS / run_id, models_volume.commit, COMMIT_SECONDS)
     mirror.adopt()
     try:
-        with container.StopSwitch(mirror.hurry) as stop:
+        with container.attempt_switch(mirror.hurry) as stop:
             container.bring_data(spec)
             devices = int(job["gpu"].partition(":")[2] or 1)
             if devices > 1:
@@ -125,8 +125,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         answer = {"results": container.headline(folder)}
     except EmergenceError as error:
         mirror.close()
-        if error.exit_code == container.STOPPED:
-            if stop.interrupted:
+        if error.exit_code == STOPPED:
+            if stop.requests:
                 raise KeyboardInterrupt from None  # Modal restarts the same input in another container
             raise AttemptOver(f"{run_id}: the time limit is near; the next attempt goes on from here") from None
         answer = _answer(error)
@@ -186,9 +186,9 @@ def conduct(name: str, launch: str) -> dict[str, int]:
     def publish(states: dict[str, Any]) -> None:
         sweeps.put(name, {"launch": launch, "states": states})
 
-    with container.StopSwitch(lambda: None) as stop:
+    with container.attempt_switch(lambda: None) as stop:
         if not run_conductor(sweep, states, _Calls(), publish, stop, POLL_SECONDS):
-            if stop.interrupted:
+            if stop.requests:
                 raise KeyboardInterrupt  # Modal restarts the same input in another container
             raise AttemptOver(f"{name}: the time limit is near; the next attempt goes on from here")
     return dict(Counter(status["state"] for status in dict(sweeps.get(name))["states"].values()))

@@ -148,9 +148,7 @@ def _start_and_follow(request: Request) -> None:
 def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
     """A remote function's answer, with user errors raised again."""
     if "error" in answer:
-        error = EmergenceError(answer["error"])
-        error.exit_code = answer["exit_code"]
-        raise error
+        raise EmergenceError(answer["error"], answer["exit_code"])
     return answer
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import modal
 
-from emergence.errors import EmergenceError, RunDirectoryError
+from emergence.errors import STOPPED, EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
 from emergence.files import parse_json
 from emergence.plain import plain
@@ -136,12 +136,11 @@ def _follow(record: Record, say: Say) -> None:
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         record.save()
-        error = EmergenceError(
+        raise EmergenceError(
             f"not following any more; the sweep goes on: `emergence sweep status {record.name}`, "
-            "`emergence sweep cancel` ends it"
-        )
-        error.exit_code = 130
-        raise error from None
+            "`emergence sweep cancel` ends it",
+            STOPPED,
+        ) from None
 
 
 def _tell(graph: Graph, told: dict[str, str], say: Say) -> None:

@@ -19,8 +19,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import EmergenceError, RunDirectoryError, UsageError
+from emergence.errors import STOPPED, EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.locks import RunLock, read_holder
+from emergence.experiment.stop_switch import StopSwitch
 from emergence.files import make_folder
 from emergence.sweep.graph import Task
 from emergence.sweep.plan import cost_of
@@ -28,7 +29,6 @@ from emergence.sweep.record import FOLDER, Record
 from emergence.sweep.worker import PRELOAD, check_inputs, last_lines, run_cell
 from emergence.wording import duration
 
-STOPPED = 130
 #: How often signals are looked at, and how long nothing may be said.
 POLL_SECONDS, SILENCE_SECONDS = 0.5, 60.0
 #: What the libraries below torch and numpy take their number of threads from.
@@ -62,9 +62,9 @@ def run_local(record: Record, say: Say) -> None:
         make_folder(record.logs)
         record.save()
         context = _processes()
-        with _stop_requests() as requests:
-            _check(record, context, requests, say)
-            _Executor(record, context, requests, say).run()
+        with StopSwitch(lambda: None, counts_only=True) as stop:
+            _check(record, context, stop, say)
+            _Executor(record, context, stop, say).run()
 
 
 def _processes() -> Any:
@@ -113,7 +113,7 @@ class _Running:
         return told or {"error": f"its process ended with exit code {code}", "exit_code": code or 1}
 
 
-def _check(record: Record, context: Any, requests: list[int], say: Say) -> None:
+def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
     """Read the data of everything that is left, in a process of its own; refuse the sweep if any is wrong."""
     tasks = record.graph.unfinished
     job = {
@@ -132,7 +132,7 @@ def _check(record: Record, context: Any, requests: list[int], say: Say) -> None:
     say("reading the data")
     running = _Running.start(context, check_inputs, None, job)
     while not wait([running.process.sentinel], POLL_SECONDS):
-        if requests:
+        if stop():
             running.process.kill()  # nothing to save: what is complete in the cache stays
             running.process.join()
             raise SweepStopped("stopped before any run was started")
@@ -145,9 +145,9 @@ def _check(record: Record, context: Any, requests: list[int], say: Say) -> None:
 class _Executor:
     """The loop that starts, watches and settles tasks."""
 
-    def __init__(self, record: Record, context: Any, requests: list[int], say: Say) -> None:
+    def __init__(self, record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
         self.record, self.graph, self.context, self.say = record, record.graph, context, say
-        self.requests, self.forwarded = requests, 0
+        self.stop, self.forwarded = stop, 0
         self.running: list[_Running] = []
         self.weights = {task.key: cost_of(task).cpu_hours for task in self.graph.unfinished}
         self.total, self.begun = len(self.graph.tasks), time.monotonic()
@@ -156,7 +156,7 @@ class _Executor:
     def run(self) -> None:
         """Until nothing is running and nothing can be started."""
         while True:
-            if not self.requests:
+            if not self.stop():
                 self._start_what_can_be()
             if not self.running:
                 break
@@ -168,7 +168,7 @@ class _Executor:
             if time.monotonic() - self.spoke > SILENCE_SECONDS:
                 names = ", ".join(f"{i.task.label} {duration(time.monotonic() - i.started)}" for i in self.running)
                 self._tell(f"running: {names}{self._left()}")
-        if self.requests and self.graph.unfinished:
+        if self.stop() and self.graph.unfinished:
             left = len(self.graph.unfinished)
             raise SweepStopped(f"stopped with {left} of {self.total} runs left: `emergence sweep resume` goes on")
 
@@ -192,7 +192,7 @@ class _Executor:
         status.seconds = time.monotonic() - item.started
         if "error" not in answer:
             status.state, status.run_id, status.headline = "done", answer["run_id"], answer["headline"]
-        elif answer["exit_code"] == STOPPED and self.requests:
+        elif answer["exit_code"] == STOPPED and self.stop():
             status.state = "stopped"
         else:
             self.graph.fail(item.task.key, answer["error"], last_lines(item.log))
@@ -228,7 +228,7 @@ class _Executor:
 
     def _forward_requests(self) -> None:
         """Pass on each Ctrl-C once: the first saves and stops, a second one stops at once."""
-        while self.forwarded < len(self.requests):
+        while self.forwarded < self.stop.requests:
             self.forwarded += 1
             for item in self.running:
                 item.interrupt()
@@ -253,17 +253,3 @@ def _divided_threads(jobs: int) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that gets a signal's number for each SIGINT or SIGTERM."""
-    requests: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda n, frame: requests.append(n))
-    try:
-        yield requests
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

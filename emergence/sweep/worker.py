@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import EmergenceError, UsageError
+from emergence.errors import STOPPED, EmergenceError, UsageError
 from emergence.spec import ExperimentSpec
 
 #: Imported once by the fork server (the last one by torch itself, when it is told to be deterministic: seconds).
@@ -31,12 +31,13 @@ def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
     """Run ``job["spec"]`` under ``job["runs_dir"]``; answers its run id, or its error and exit code."""
     with _OwnProcess(job, answers):
         from emergence.experiment.run import run_experiment
+        from emergence.experiment.stop_switch import StopSwitch
         from emergence.experiment.store import RunStore
-        from emergence.local import CACHE_FOLDER, describe_result, plain_messages, stop_on_signal
+        from emergence.local import CACHE_FOLDER, describe_result, plain_messages
         from emergence.training.recording import TerminalProgress
 
         runs_dir = Path(job["runs_dir"])
-        with plain_messages(), stop_on_signal() as should_stop:
+        with plain_messages(), StopSwitch() as should_stop:
             result = run_experiment(
                 ExperimentSpec.from_dict(job["spec"]),
                 RunStore(runs_dir),
@@ -137,7 +138,7 @@ class _OwnProcess:
         elif error is not None:
             traceback.print_exc()
             told = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-            code = 130 if isinstance(error, KeyboardInterrupt) else CRASHED
+            code = STOPPED if isinstance(error, KeyboardInterrupt) else CRASHED
             _answer(self.answers, error=told, exit_code=code)
         sys.stdout.flush()
         sys.stderr.flush()

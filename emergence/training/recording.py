@@ -14,14 +14,14 @@ from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
-from emergence.errors import EmergenceError
+from emergence.errors import STOPPED, EmergenceError
 from emergence.wording import duration
 
 
 class StopRequested(EmergenceError):
     """Training saved a checkpoint and stopped because it was asked to; the same command resumes. Exit code 130."""
 
-    exit_code = 130
+    exit_code = STOPPED
 
 
 class Recorder(Protocol):
