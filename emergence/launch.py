@@ -87,6 +87,29 @@ def launch_flags() -> tuple[Flag, ...]:
     return for_modal((*experiment_flags(), *flags_of(Request)))
 
 
+def job_of(spec: ExperimentSpec, run_id: str, gpu: str | None, *, fresh: bool = False, **more: Any) -> dict[str, Any]:
+    """A *job*: what the functions on Modal are told of one run, in JSON's types.
+
+    Args:
+        gpu: Instead of the configuration's.
+        fresh: Start anew where a run of that name has begun.
+        **more: What else the launch decides.
+
+    Raises:
+        UsageError: An unknown GPU.
+    """
+    compute = spec.config.compute
+    return {
+        "run_id": run_id,
+        "spec": spec.to_dict(),
+        "fresh": fresh,
+        "gpu": find_gpu(gpu or compute.gpu).modal_name,
+        "cpu": compute.cpu,
+        "memory": int(compute.memory_gigabytes * 1024),
+        **more,
+    }
+
+
 def split_overrides(text: str | None) -> tuple[str, ...]:
     """``--set`` of ``modal run``, which knows no repeated flags: ``a.b=1,c.d=2`` (or ``;`` or spaces between)."""
     if not text:

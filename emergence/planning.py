@@ -8,6 +8,7 @@ without torch.
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -204,3 +205,17 @@ def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:
             "raise it, or take a smaller --config-name, a cheaper --gpu, or fewer tokens "
             "(--set pretrain.samples_per_epoch=N)"
         )
+
+
+def ask_if_dear(dollars: float, yes: bool) -> None:
+    """Let a person agree to a costly launch; ``yes`` is ``--yes``.
+
+    Raises:
+        UsageError: No, or nobody to ask.
+    """
+    if yes or dollars <= ASK_ABOVE_DOLLARS:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"the estimate is above ${ASK_ABOVE_DOLLARS:g} and nobody can be asked here: add --yes")
+    if input("Launch? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("not launched")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, NoReturn, TypeVar
@@ -19,10 +19,11 @@ from emergence.analyse import AnalysisFlags, analyse_locally
 from emergence.errors import EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.listing import FileFacts, RunSummary, format_table, summarise_run
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, parse_spec_file
+from emergence.experiment.store import numbered
 from emergence.files import parse_json
 from emergence.flags import flags_of, parser_of
-from emergence.launch import Request, flags_on_command_line, launch_flags
-from emergence.planning import ASK_ABOVE_DOLLARS, Plan, find_gpu
+from emergence.launch import Request, flags_on_command_line, job_of, launch_flags
+from emergence.planning import ask_if_dear, find_gpu
 from emergence.remote import MODELS_VOLUME, analyse, app, locks, models_volume, prepare, refuse_if_going
 from emergence.spec import ExperimentSpec
 
@@ -78,8 +79,7 @@ def _answer_without_container(flags: dict[str, Any]) -> Request | None:
     if request.dry_run:
         print("dry run: nothing was launched")
         return None
-    if not request.yes:
-        _ask(plan)
+    ask_if_dear(plan.dollars, request.yes)
     return request
 
 
@@ -95,20 +95,6 @@ def _with_stored_spec(request: Request, run_id: str) -> Request:
     return request
 
 
-def _ask(plan: Plan) -> None:
-    """Let a person agree to a costly launch.
-
-    Raises:
-        UsageError: No, or nobody to ask.
-    """
-    if plan.dollars <= ASK_ABOVE_DOLLARS:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(f"the estimate is above ${ASK_ABOVE_DOLLARS:g} and nobody can be asked here: add --yes")
-    if input("Launch? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UsageError("not launched")
-
-
 def _start_and_follow(request: Request) -> None:
     spec = request.spec
     assert spec is not None
@@ -116,17 +102,9 @@ def _start_and_follow(request: Request) -> None:
     run_id = request.resume or (None if request.fresh else volume.unfinished_twin(spec))
     if run_id and not request.resume:
         print(f"going on with {run_id}, an unfinished run of the same experiment (--fresh starts a new one)")
-    run_id = run_id or _free_name(spec)
+    run_id = run_id or free_name(spec, {entry.path.strip("/") for entry in models_volume.listdir("/")})
     refuse_if_going(run_id, dict(locks.get(run_id) or {}))
-    compute, plan = spec.config.compute, request.plan()
-    job = {
-        "run_id": run_id,
-        "spec": spec.to_dict(),
-        "fresh": request.fresh,
-        "gpu": plan.gpu.modal_name,
-        "cpu": compute.cpu,
-        "memory": int(compute.memory_gigabytes * 1024),
-    }
+    job = job_of(spec, run_id, request.gpu, fresh=request.fresh)
     preparing = prepare.spawn(job)
     print(
         f"run          {run_id}\n"
@@ -138,7 +116,7 @@ def _start_and_follow(request: Request) -> None:
         flush=True,
     )
     call_id = _unwrap(preparing.get())["call"]
-    print(f"training     {call_id} on {plan.gpu.modal_name}", flush=True)
+    print(f"training     {call_id} on {job['gpu']}", flush=True)
     results = _unwrap(modal.FunctionCall.from_id(call_id).get())["results"]
     print(f"finished     {run_id}")
     for name, value in results.items():
@@ -152,12 +130,10 @@ def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _free_name(spec: ExperimentSpec) -> str:
-    """A name that no run has, neither on the volume nor about to be."""
-    taken = {entry.path.strip("/") for entry in models_volume.listdir("/")}
-    name = spec.run_name(datetime.now())
-    tries = [name, *(f"{name}-{k}" for k in range(2, 100))]
-    return next(candidate for candidate in tries if candidate not in taken and locks.get(candidate) is None)
+def free_name(spec: ExperimentSpec, taken: Collection[str]) -> str:
+    """A name that no run on the volume (``taken``) has, nor one that is about to be."""
+    names = numbered(spec.run_name(datetime.now()))
+    return next(name for name in names if name not in taken and locks.get(name) is None)
 
 
 # Analysis -------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import modal
@@ -16,11 +15,11 @@ import modal
 from emergence.errors import STOPPED, EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
 from emergence.files import parse_json
+from emergence.launch import job_of
 from emergence.plain import plain
-from emergence.planning import find_gpu
 from emergence.pull import pull_run
-from emergence.remote import POLL_SECONDS, app, conduct, is_going, locks, sweeps
-from emergence.remote_client import VolumeFiles, in_parallel
+from emergence.remote import POLL_SECONDS, app, conduct, is_going, sweeps
+from emergence.remote_client import VolumeFiles, free_name, in_parallel
 from emergence.sweep.existing import Existing
 from emergence.sweep.graph import Graph, Status, Task
 from emergence.sweep.record import Record
@@ -89,18 +88,9 @@ def _sweep(record: Record, existing: Existing) -> dict[str, Any]:
     taken = set(VolumeFiles().runs())
     jobs = {}
     for task in graph.in_state("waiting"):
-        run_id = _begun(task, existing) or _free_name(task, taken)
+        run_id = _begun(task, existing) or free_name(task.spec, taken)
         taken.add(run_id)
-        compute = task.spec.config.compute
-        jobs[task.key] = {
-            "run_id": run_id,
-            "spec": task.spec.to_dict(),
-            "fresh": False,
-            "gpu": find_gpu(record.gpu or compute.gpu).modal_name,
-            "cpu": compute.cpu,
-            "memory": int(compute.memory_gigabytes * 1024),
-            "max_containers": record.jobs,
-        }
+        jobs[task.key] = job_of(task.spec, run_id, record.gpu, max_containers=record.jobs)
     return {
         "tasks": [task.to_dict() for task in graph.tasks.values()],
         "states": plain(graph.status),
@@ -114,12 +104,6 @@ def _begun(task: Task, existing: Existing) -> str | None:
     if task.is_pretraining:
         return existing.begun.get(task.spec.pretrain_id, (None, None))[0]
     return existing.unfinished.get(task.key)
-
-
-def _free_name(task: Task, taken: set[str]) -> str:
-    name = task.spec.run_name(datetime.now())
-    tries = [name, *(f"{name}-{k}" for k in range(2, 1000))]
-    return next(candidate for candidate in tries if candidate not in taken and locks.get(candidate) is None)
 
 
 def _follow(record: Record, say: Say) -> None:

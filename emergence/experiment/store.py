@@ -5,6 +5,7 @@ Names are for people; a run is found by the content of its ``spec.json``. Import
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Iterator
@@ -29,6 +30,12 @@ _TIMESTAMP = re.compile(r"_(\d{8}-\d{6})(?:-(\d+))?$")
 def is_run_id(name: str) -> bool:
     """Whether ``name`` can be a run's: one word that names a folder and nothing beyond."""
     return _RUN_ID.fullmatch(name) is not None
+
+
+def numbered(name: str) -> Iterator[str]:
+    """``name``, ``name-2``, ``name-3``...: what a run may be called, the first that is free."""
+    yield name
+    yield from (f"{name}-{number}" for number in itertools.count(2))
 
 
 class RunStore:
@@ -140,10 +147,7 @@ class RunStore:
         return path
 
     def _unique_folder(self, name: str) -> Path:
-        number = 1
-        while not self._make(path := self._inside(name if number == 1 else f"{name}-{number}")):
-            number += 1
-        return path
+        return next(path for path in map(self._inside, numbered(name)) if self._make(path))
 
     @staticmethod
     def _make(path: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from emergence.experiment.locks import read_holder
 from emergence.experiment.matrix import load_matrix, matrix_path
 from emergence.experiment.store import RunStore
 from emergence.plain import plain
-from emergence.planning import ASK_ABOVE_DOLLARS
+from emergence.planning import ask_if_dear
 from emergence.sweep.existing import Existing, existing_runs, mark_existing
 from emergence.sweep.graph import Graph, Task, build_tasks
 from emergence.sweep.plan import SweepPlan
@@ -122,8 +121,7 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
         options.say("dry run: nothing was started")
         return 0
     if plan.left:
-        if record.on == "modal":
-            _ask(plan, options)
+        ask_if_dear(plan.dollars, options.yes)
         _execute(record, existing, options)
     elif not record.path.exists():
         record.save()
@@ -140,20 +138,6 @@ def _execute(record: Record, existing: Existing, options: Options) -> None:
         from emergence.sweep.local import run_local
 
         run_local(record, options.say)
-
-
-def _ask(plan: SweepPlan, options: Options) -> None:
-    """Let a person agree to a costly sweep.
-
-    Raises:
-        UsageError: No, or nobody to ask.
-    """
-    if options.yes or plan.dollars <= ASK_ABOVE_DOLLARS:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(f"the estimate is above ${ASK_ABOVE_DOLLARS:g} and nobody can be asked here: add --yes")
-    if input("Launch? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise UsageError("not launched")
 
 
 def conclude(record: Record, options: Options) -> int:

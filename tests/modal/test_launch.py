@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from emergence import remote_client
 from emergence.config import CONFIG_NAMES
 from emergence.errors import UsageError
-from emergence.launch import Request, flags_on_command_line, launch_flags, split_overrides
-from emergence.planning import find_gpu, plan_experiment
+from emergence.launch import Request, flags_on_command_line, job_of, launch_flags, split_overrides
+from emergence.planning import ask_if_dear, find_gpu, plan_experiment
 from emergence.spec import ExperimentSpec
 
 FILE = str(Path(__file__).parents[2] / "pretrain_wikitext_finetune_qasrl_modal.py")
@@ -148,3 +151,54 @@ def test_gpu_names() -> None:
     assert find_gpu("A10").name == "A10G"
     assert find_gpu("H100:2").modal_name == "H100:2"
     assert find_gpu("H100:2").count == 2
+
+
+# What a launch decides --------------------------------------------------------------------------------------
+
+
+def test_a_job_is_what_the_containers_read() -> None:
+    spec = ExperimentSpec.from_flags(config_name="tiny")
+    one, cell = job_of(spec, "RUN", None, fresh=True), job_of(spec, "RUN", "h100:2", max_containers=3)
+    compute = spec.config.compute
+    assert one == json.loads(json.dumps(one)) == {
+        "run_id": "RUN", "spec": spec.to_dict(), "fresh": True, "gpu": find_gpu(compute.gpu).modal_name,
+        "cpu": compute.cpu, "memory": int(compute.memory_gigabytes * 1024),
+    }  # fmt: skip
+    assert cell == {**one, "fresh": False, "gpu": "H100:2", "max_containers": 3}
+
+
+def test_a_free_name_is_neither_on_the_volume_nor_about_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, asked = ExperimentSpec.from_flags(config_name="debug"), []
+
+    class Locks:
+        def get(self, name: str) -> Any:
+            asked.append(name)
+            return {"holder": "fc-1"} if name.endswith("-2") else None
+
+    monkeypatch.setattr(remote_client, "locks", Locks())
+    name = remote_client.free_name(spec, ())
+    assert re.fullmatch(r"DebugQA_\w+_\d{8}-\d{6}", name) and asked == [name]
+
+    class AllTimes:
+        """Holds the plain name of a spec at any time."""
+
+        def __contains__(self, name: object) -> bool:
+            return not str(name).endswith(("-2", "-3"))
+
+    assert remote_client.free_name(spec, AllTimes())[-2:] == "-3"  # type: ignore[arg-type]
+
+
+def test_a_costly_launch_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_if_dear(9.0, yes=False)
+    ask_if_dear(99.0, yes=True)
+    monkeypatch.setattr("sys.stdin", type("Pipe", (), {"isatty": lambda self: False})())
+    with pytest.raises(UsageError, match=r"above \$10 and nobody can be asked here: add --yes"):
+        ask_if_dear(99.0, yes=False)
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    for said in ("y", "YES ", "n", ""):
+        monkeypatch.setattr("builtins.input", lambda question, said=said: said)
+        if said in ("n", ""):
+            with pytest.raises(UsageError, match="not launched"):
+                ask_if_dear(99.0, yes=False)
+        else:
+            ask_if_dear(99.0, yes=False)
