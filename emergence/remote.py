@@ -9,9 +9,10 @@ A run survives whatever ends its container: its working copy is on the container
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 import traceback
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +23,13 @@ from emergence.analyse import AnalysisFlags
 from emergence.errors import STOPPED, EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import STATS_FILE
 from emergence.mirror import VolumeMirror, copy_new_folders
+from emergence.plain import plain
 from emergence.spec import ExperimentSpec
 from emergence.sweep.conductor import conduct as run_conductor
+from emergence.sweep.graph import Graph, Status, Task
+from emergence.sweep.place import Outcome
+
+logger = logging.getLogger(__name__)
 
 MODELS_VOLUME, DATA_VOLUME, LOCKS = "llm-models", "llm-training-data", "emergence-run-locks"
 #: Where a conductor publishes the states of its sweep, by the sweep's name.
@@ -182,31 +188,54 @@ def conduct(name: str, launch: str) -> dict[str, int]:
     """
     container.log_to_stdout()
     sweep, states = dict(sweeps.get(f"{name}/{launch}")), dict(sweeps.get(name))["states"]
+    tasks = [Task.from_dict(raw) for raw in sweep["tasks"]]
+    graph = Graph(tasks, {key: Status.from_dict(raw) for key, raw in states.items()})
 
-    def publish(states: dict[str, Any]) -> None:
-        sweeps.put(name, {"launch": launch, "states": states})
+    def publish(task: Task) -> None:
+        sweeps.put(name, {"launch": launch, "states": plain(graph.status)})
 
     with container.attempt_switch(lambda: None) as stop:
-        if not run_conductor(sweep, states, _Calls(), publish, stop, POLL_SECONDS):
+        if not run_conductor(graph, Calls(sweep["jobs"]), sweep["limit"], publish, stop):
             if stop.requests:
                 raise KeyboardInterrupt  # Modal restarts the same input in another container
             raise AttemptOver(f"{name}: the time limit is near; the next attempt goes on from here")
-    return dict(Counter(status["state"] for status in dict(sweeps.get(name))["states"].values()))
+    return graph.counts()
 
 
-class _Calls:
-    """:class:`emergence.sweep.conductor.Calls` by Modal."""
+class Calls:
+    """:class:`emergence.sweep.place.Runner` by function calls; ``jobs`` holds what each gets, by the task's key."""
 
-    def start(self, job: Mapping[str, Any]) -> str:
-        return prepare.with_options(max_containers=job["max_containers"]).spawn(dict(job)).object_id
+    def __init__(self, jobs: Mapping[str, Mapping[str, Any]]) -> None:
+        self.jobs = jobs
 
-    def find(self, run_id: str) -> list[str]:
-        entry = locks.get(run_id) or {}
-        calls = [call_id for call_id in (entry.get("holder"), entry.get("train")) if call_id]
-        return calls if any(is_going(call_id) for call_id in calls) else []
+    def start(self, task: Task, status: Status, trunk: str | None) -> None:
+        job = {**self.jobs[task.key], "trunk": trunk}
+        status.run_id = job["run_id"]
+        entry = locks.get(status.run_id) or {}  # a conductor that ended before it could publish the call
+        status.calls = [call_id for call_id in (entry.get("holder"), entry.get("train")) if call_id]
+        if not any(is_going(call_id) for call_id in status.calls):
+            call = prepare.with_options(max_containers=job["max_containers"]).spawn(job)
+            status.calls = [call.object_id]
+        logger.info("started %s as %s: %s", task.label, status.run_id, status.calls[-1])
 
-    def answer(self, call_id: str) -> dict[str, Any] | None:
-        return answer_of(call_id)
+    def look(self, task: Task, status: Status) -> Outcome | None:
+        answer = answer_of(status.calls[-1])
+        if answer is None:
+            return None
+        if "call" in answer:  # prepared: another call carries on
+            status.calls.append(answer["call"])
+            return None
+        if "results" in answer:
+            return Outcome(headline=answer["results"])
+        lines = str(answer["error"]).strip().splitlines() or ["it failed without a word"]
+        return Outcome(error=lines[-1], last_lines=lines[-6:] if len(lines) > 1 else [])
+
+    def wait(self) -> None:
+        time.sleep(POLL_SECONDS)
+
+    def stop(self) -> bool:
+        """The calls go on, and the next conductor takes them up."""
+        return False
 
 
 def answer_of(call_id: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Sweeps: the graph, what is done already, the record, the executor; end to end with SIGKILL (slow)."""
+"""Sweeps: the graph, what is done already, the record, the loop, the places; end to end with SIGKILL (slow)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import emergence.sweep.local as local
-from emergence.errors import EmergenceError, RunDirectoryError, UsageError
+from emergence.errors import STOPPED, EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.matrix import Matrix, matrix_from_dict
 from emergence.experiment.run_directory import TRUNK_FILE
 from emergence.experiment.store import RunDirectory, RunStore
+from emergence.plain import plain
 from emergence.spec import ExperimentSpec
 from emergence.sweep import command
 from emergence.sweep.conductor import conduct
-from emergence.sweep.existing import existing_runs, mark_existing
+from emergence.sweep.existing import Existing, existing_runs, mark_existing
 from emergence.sweep.graph import Graph, Status, Task, build_tasks
+from emergence.sweep.place import Outcome, Say
 from emergence.sweep.plan import SweepPlan
-from emergence.sweep.record import find_record, load_record, record_name, record_path
+from emergence.sweep.record import Record, find_record, load_record, record_name, record_path
 from emergence.sweep.worker import last_lines
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,18 +146,18 @@ def test_a_pretraining_is_gone_on_with_as_it_began_and_left_out_when_nobody_need
 
 
 def test_the_plan_counts_a_pretraining_once_and_nothing_that_is_done() -> None:
-    tasks = tasks_of()
-    plan = SweepPlan.of(Graph(tasks), "modal", 4)
+    tasks, modal = tasks_of(), command.place_of("modal")
+    plan = SweepPlan.of(Graph(tasks), modal, 4)
     told = plan.to_dict()
     pretrained = [task["pretrain_tokens"] for task in told["tasks"]]
     assert pretrained[0] == pretrained[1] > 0 and set(pretrained[2:]) == {0}
     assert plan.dollars == pytest.approx(sum(task["dollars"] for task in told["tasks"])) and plan.dollars > 0
     assert "14 runs to do (2 pretrainings)" in plan.text() and "4 containers at a time" in plan.text()
     done = Graph(tasks, {task.key: Status("done", run_id="R") for task in tasks})
-    assert SweepPlan.of(done, "modal", 4).text() == "nothing to do: all 14 runs are done already"
+    assert SweepPlan.of(done, modal, 4).text() == "nothing to do: all 14 runs are done already"
     with pytest.raises(UsageError, match=r"--max-cost 0\.01"):
         plan.refuse_if_too_dear(0.01)
-    assert SweepPlan.of(Graph(tasks), "local", 1).dollars == 0
+    assert SweepPlan.of(Graph(tasks), command.place_of("local"), 1).dollars == 0
 
 
 # The record -------------------------------------------------------------------------------------------
@@ -162,7 +165,7 @@ def test_the_plan_counts_a_pretraining_once_and_nothing_that_is_done() -> None:
 
 def test_a_record_survives_writing_and_reading(tmp_path: Path) -> None:
     tasks = tasks_of()
-    record = command.Record("m-1", record_path(tmp_path, "m-1"), "modal", 3, "/somewhere", Graph(tasks))
+    record = Record("m-1", record_path(tmp_path, "m-1"), "modal", 3, "/somewhere", Graph(tasks))
     record.graph.fail(tasks[0].key, "no", ["a", "b"])
     record.conductor = "fc-1"
     record.save()
@@ -243,10 +246,10 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
     return world
 
 
-def sweep(tmp_path: Path, **options: Any) -> tuple[int, str]:
+def sweep(tmp_path: Path, on: str = "local", **options: Any) -> tuple[int, str]:
     lines: list[str] = []
     told = command.Options(out=lines.append, say=lines.append, **options)
-    return command.start(str(tmp_path / "m.toml"), "local", tmp_path / "runs", told), "\n".join(lines)
+    return command.start(str(tmp_path / "m.toml"), on, tmp_path / "runs", told), "\n".join(lines)
 
 
 def test_a_sweep_runs_everything_once(pretend: Pretend, tmp_path: Path) -> None:
@@ -273,6 +276,33 @@ def test_a_failure_stops_what_depends_on_it_and_resume_tries_again(pretend: Pret
     options = command.Options(out=lines.append, say=lines.append)
     assert command.resume(tmp_path / "runs", None, options) == 0
     assert pretend.started == ["D-W-pretrain.0", "D-W-F-ALL.0", "D-W-Z-ALL.0"]
+
+
+def test_ctrl_c_saves_what_runs_starts_nothing_more_and_resume_goes_on(pretend: Pretend, tmp_path: Path) -> None:
+    def saved(run: str) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"error": "saved", "exit_code": STOPPED}
+
+    pretend.outcome = saved
+    lines: list[str] = []
+    options = command.Options(out=lines.append, say=lines.append)
+    with pytest.raises(EmergenceError, match="stopped with 5 of 5 runs left: `emergence sweep resume`") as error:
+        command.start(str(tmp_path / "m.toml"), "local", tmp_path / "runs", options)
+    assert error.value.exit_code == STOPPED and pretend.started == ["D-W-pretrain.0"]
+    assert lines[-1] == "[0/5] D-W-pretrain.0: stopped, saved"
+    command.show_status(tmp_path / "runs", None, options)
+    assert "not running on local; 1 stopped, 4 waiting" in lines[-1]
+    pretend.outcome = lambda run: {"run_id": run, "headline": {}}
+    assert command.resume(tmp_path / "runs", None, options) == 0 and len(pretend.started) == 6
+
+
+def test_each_ctrl_c_is_passed_on_once(tmp_path: Path) -> None:
+    record = Record("m-1", record_path(tmp_path, "m-1"), "local", 1, "/", Graph(tasks_of()))
+    runner, heard = local._Processes(record, None, local.StopSwitch(), lambda text: None), []
+    runner.running["key"] = SimpleNamespace(interrupt=lambda: heard.append("SIGINT"))  # type: ignore[assignment]
+    for runner.stop_switch.requests in (1, 1, 2, 2):
+        assert runner.stop()
+    assert heard == ["SIGINT"] * 2
 
 
 def test_data_that_is_wrong_refuses_the_sweep(
@@ -312,70 +342,136 @@ def test_the_end_of_a_log_is_the_end(tmp_path: Path) -> None:
     assert last_lines(log, 2) == ["line 8999", "done"] and last_lines(tmp_path / "none") == []
 
 
-# The conductor ----------------------------------------------------------------------------------------
+# The loop, and a third place ----------------------------------------------------------------------------
 
 
-class FakeCalls:
-    """Calls that end at the second look."""
+class Memory:
+    """A place in memory: a run ends at the second look. All that a sweep asks of a place is here."""
 
-    def __init__(self) -> None:
-        self.jobs: dict[str, Mapping[str, Any]] = {}
-        self.looks: dict[str, int] = {}
-        self.held: dict[str, list[str]] = {}
-        self.going, self.most = 0, 0
+    name, jobs, is_rented = "memory", 2, False
 
-    def start(self, job: Mapping[str, Any]) -> str:
-        call = f"fc-{len(self.jobs)}"
-        self.jobs[call] = job
-        self.going += 1
-        self.most = max(self.most, self.going)
-        return call
+    def __init__(self, waits: bool = True) -> None:
+        self.waits, self.conducting = waits, False
+        self.done: dict[str, ExperimentSpec] = {}
+        self.broken: set[str] = set()
+        self.stop_at: set[int] = set()  # numbers of looks
+        self.started: dict[str, str | None] = {}
+        self.looks, self.most, self.heard = dict[str, int](), 0, 0
 
-    def find(self, run_id: str) -> list[str]:
-        return self.held.get(run_id, [])
+    def at_a_time(self, jobs: int) -> str:
+        return f"{jobs} at a time in memory"
 
-    def answer(self, call_id: str) -> dict[str, Any] | None:
-        self.looks[call_id] = self.looks.get(call_id, 0) + 1
-        if self.looks[call_id] < 2:
+    def existing(self, runs_dir: Path) -> Existing:
+        found = Existing()
+        for run_id, spec in self.done.items():
+            found.add(run_id, spec, spec.experiment_id, has_trunk=True, stats={})
+        return found
+
+    def run(self, record: Record, existing: Existing, say: Say) -> None:
+        self.conducting = True
+        over = conduct(record.graph, self, record.jobs, lambda task: record.save(), self.should_stop)
+        self.conducting = False
+        if not over:
+            raise EmergenceError("stopped", STOPPED)
+
+    def refresh(self, record: Record) -> None:
+        for task in record.graph.in_state("running"):
+            record.graph.status[task.key].state = "stopped"
+
+    def is_running(self, record: Record) -> bool:
+        return self.conducting
+
+    def cancel(self, record: Record) -> str:
+        return f"{record.name} is forgotten"
+
+    def should_stop(self) -> bool:
+        return max(self.looks.values(), default=0) in self.stop_at
+
+    def start(self, task: Task, status: Status, trunk: str | None) -> None:
+        assert task.label not in self.started
+        self.started[task.label], self.looks[task.label] = trunk, 0
+        self.most = max(self.most, len(self.looks))
+
+    def look(self, task: Task, status: Status) -> Outcome | None:
+        self.looks[task.label] += 1
+        if self.looks[task.label] < 2:
+            status.calls.append("another carries on")
             return None
-        if not call_id.endswith("-train"):
-            return {"call": f"{call_id}-train"}
-        self.going -= 1
-        broken = "D-W-F" in str(self.jobs.get(call_id.removesuffix("-train"), {}).get("run_id"))
-        return {"error": "Traceback\nit broke", "exit_code": 1} if broken else {"results": {"final_validation_f1": 0.5}}
+        del self.looks[task.label]
+        if self.heard:
+            return Outcome(stopped=True)
+        if task.label in self.broken:
+            return Outcome(error="it broke", last_lines=["Traceback", "it broke"])
+        self.done[f"run of {task.label}"] = task.spec
+        return Outcome(f"run of {task.label}", {"f1": 0.5}, seconds=3.0)
+
+    def wait(self) -> None: ...
+
+    def stop(self) -> bool:
+        self.heard += 1
+        return self.waits
 
 
-def conducted(tasks: list[Task], calls: FakeCalls, states: Any = None, stop: Any = None) -> tuple[bool, dict[str, Any]]:
-    told: list[dict[str, Any]] = []
-    jobs = {task.key: {"run_id": task.label} for task in tasks}
-    sweep = {"tasks": [task.to_dict() for task in tasks], "jobs": jobs, "limit": 2}
-    over = conduct(sweep, states or {}, calls, told.append, stop or (lambda: False), 0.0)
-    return over, {task.label: told[-1][task.key] for task in tasks}
+def in_memory(tasks: list[Task], place: Memory, states: Any = None) -> tuple[bool, dict[str, Any]]:
+    """Whether the loop came to its end, and the states as last noted, by label."""
+    graph, noted = Graph(tasks, {key: Status.from_dict(raw) for key, raw in (states or {}).items()}), [{}]
+    over = conduct(graph, place, 2, lambda task: noted.append(plain(graph.status)), place.should_stop)
+    assert noted[-1] == plain(graph.status), "every change is noted"
+    return over, {task.label: noted[-1][task.key] for task in tasks}
 
 
-def test_the_conductor_keeps_to_the_graph_and_the_limit() -> None:
-    calls = FakeCalls()
-    over, states = conducted(tasks_of("D-W-*", "D-R-*"), calls)
-    assert over and calls.most == 2 and len(calls.jobs) == 9
+def test_the_loop_keeps_to_the_graph_and_the_limit() -> None:
+    place = Memory()
+    place.broken = {"D-W-F-ALL.0", "D-W-F-20.0"}
+    over, states = in_memory(tasks_of("D-W-*", "D-R-*"), place)
+    assert over and place.most == 2 and len(place.started) == 9
     failed = [name for name, state in states.items() if state["state"] == "failed"]
-    assert failed == ["D-W-F-ALL.0", "D-W-F-20.0"] and states[failed[0]]["error"] == "it broke"
-    assert all(len(state["calls"]) == 2 for state in states.values())
-    trunks = {str(job["run_id"]): job["trunk"] for job in calls.jobs.values()}
-    assert trunks["D-W-Z-ALL.0"] == "D-W-pretrain.0" and trunks["D-R-Z-ALL.0"] is trunks["D-W-pretrain.0"] is None
+    assert set(failed) == place.broken and states[failed[0]]["error"] == "it broke"
+    assert states["D-W-Z-ALL.0"]["headline"] == {"f1": 0.5} and states["D-W-Z-ALL.0"]["seconds"] == 3.0
+    assert place.started["D-W-Z-ALL.0"] == "run of D-W-pretrain.0"
+    assert place.started["D-R-Z-ALL.0"] is place.started["D-W-pretrain.0"] is None
 
 
-def test_the_next_conductor_goes_on_with_what_runs() -> None:
-    calls, tasks = FakeCalls(), tasks_of("D-W-Z-ALL")
-    asked = iter([False, True])
-    over, states = conducted(tasks, calls, stop=lambda: next(asked))
-    assert not over and states["D-W-pretrain.0"]["state"] == "running"
-    known = {task.key: states[task.label] for task in tasks}
-    lost = {task.key: {"state": "waiting"} for task in tasks}  # it ended before it could publish the call
-    calls.held["D-W-pretrain.0"] = ["fc-0"]
-    for before in (known, lost):
-        calls.looks.clear()
-        assert conducted(tasks, calls, before)[1]["D-W-Z-ALL.0"]["state"] == "done"
-    assert [job["run_id"] for job in calls.jobs.values()].count("D-W-pretrain.0") == 1
+def test_the_next_loop_goes_on_with_what_runs() -> None:
+    place, tasks = Memory(waits=False), tasks_of("D-W-Z-ALL")
+    place.stop_at = {1}
+    over, states = in_memory(tasks, place)
+    left = states["D-W-pretrain.0"]
+    assert not over and (left["state"], left["calls"]) == ("running", ["another carries on"])
+    place.stop_at, place.heard = set(), 0
+    over, states = in_memory(tasks, place, {task.key: states[task.label] for task in tasks})
+    assert over and states["D-W-Z-ALL.0"]["state"] == "done" and list(place.started) == [t.label for t in tasks]
+
+
+@pytest.fixture
+def memory(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> Memory:
+    place = Memory()
+    monkeypatch.setattr(command, "place_of", lambda on: {"memory": place}[on])
+    return place
+
+
+def test_a_third_place_needs_only_the_protocol(memory: Memory, tmp_path: Path) -> None:
+    memory.broken = {"D-W-pretrain.0"}
+    code, text = sweep(tmp_path, "memory")
+    assert code == 1 and list(memory.started) == ["D-W-pretrain.0", "D-R-F-ALL.0", "D-R-Z-ALL.0"]
+    assert "2 at a time in memory" in text and "failed       D-W-pretrain.0: it broke" in text and "| Traceback" in text
+    assert "not started  D-W-Z-ALL.0: needs D-W-pretrain.0, which failed" in text
+
+    memory.broken, memory.stop_at, memory.started = set(), {1}, {}
+    lines: list[str] = []
+    options = command.Options(out=lines.append, say=lines.append)
+    with pytest.raises(EmergenceError) as stopped:
+        command.resume(tmp_path / "runs", None, options)
+    assert stopped.value.exit_code == STOPPED and list(memory.started) == ["D-W-pretrain.0"]
+    command.show_status(tmp_path / "runs", None, options)
+    assert "not running on memory; 1 stopped, 2 waiting, 2 done" in lines[-1]
+
+    memory.stop_at, memory.started, memory.heard = set(), {}, 0
+    assert command.resume(tmp_path / "runs", None, options) == 0
+    assert list(memory.started) == ["D-W-pretrain.0", "D-W-F-ALL.0", "D-W-Z-ALL.0"]
+    assert command.cancel(tmp_path / "runs", None, options) == 0 and lines[-1].endswith("is forgotten")
+    code, text = sweep(tmp_path, "memory")
+    assert code == 0 and "nothing to do: all 5 runs are done already" in text
 
 
 # End to end -------------------------------------------------------------------------------------------

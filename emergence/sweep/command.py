@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from emergence.errors import EmergenceError, UsageError
-from emergence.experiment.locks import read_holder
 from emergence.experiment.matrix import load_matrix, matrix_path
-from emergence.experiment.store import RunStore
 from emergence.plain import plain
 from emergence.planning import ask_if_dear
-from emergence.sweep.existing import Existing, existing_runs, mark_existing
+from emergence.sweep.existing import mark_existing
 from emergence.sweep.graph import Graph, Task, build_tasks
+from emergence.sweep.place import Place
 from emergence.sweep.plan import SweepPlan
-from emergence.sweep.record import FOLDER, Place, Record, find_record, load_record, record_name, record_path
+from emergence.sweep.record import Record, find_record, load_record, record_name, record_path
 
-#: Runs at a time where ``--jobs`` does not say.
-JOBS: Mapping[Place, int] = {"local": 1, "modal": 10}
+
+def place_of(on: str) -> Place:
+    """The place that ``--on`` names."""
+    if on == "modal":
+        from emergence.remote_sweep import ModalPlace
+
+        return ModalPlace()
+    from emergence.sweep.local import LocalPlace
+
+    return LocalPlace()
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Options:
 
 def start(
     matrix: str,
-    on: Place,
+    on: str,
     runs_dir: Path,
     options: Options,
     *,
@@ -86,10 +92,10 @@ def resume(runs_dir: Path, given: str | None, options: Options) -> int:
     return _go_on(record, list(record.graph.tasks.values()), options)
 
 
-def _jobs(options: Options, on: Place) -> int:
+def _jobs(options: Options, on: str) -> int:
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
-    return options.jobs or JOBS[on]
+    return options.jobs or place_of(on).jobs
 
 
 def _keep_what_is_known(record: Record, before: Record) -> None:
@@ -99,19 +105,15 @@ def _keep_what_is_known(record: Record, before: Record) -> None:
 
 
 def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
-    if record.on == "modal":
-        from emergence.remote_sweep import existing_on_volume
-
-        existing = existing_on_volume()
-    else:
-        existing = existing_runs(RunStore(record.runs_dir))
+    place = place_of(record.on)
+    existing = place.existing(record.runs_dir)
     before, graph = record.graph.status, mark_existing(tasks, existing)
     for key, status in graph.status.items():  # the same run as on record: keep how long it took
         if status.state == "done" and key in before and before[key].run_id == status.run_id:
             before[key].state = "done"
             graph.status[key] = before[key]
     record.graph = graph
-    plan = SweepPlan.of(graph, record.on, record.jobs, record.gpu)
+    plan = SweepPlan.of(graph, place, record.jobs, record.gpu)
     if options.as_json and options.dry_run:
         options.out(json.dumps(plan.to_dict(), indent=2))
     elif not options.as_json:
@@ -122,22 +124,11 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
         return 0
     if plan.left:
         ask_if_dear(plan.dollars, options.yes)
-        _execute(record, existing, options)
+        options.say(f"record       {record.path}")
+        place.run(record, existing, options.say)
     elif not record.path.exists():
         record.save()
     return conclude(record, options)
-
-
-def _execute(record: Record, existing: Existing, options: Options) -> None:
-    options.say(f"record       {record.path}")
-    if record.on == "modal":
-        from emergence.remote_sweep import run_on_modal
-
-        run_on_modal(record, existing, options.say)
-    else:
-        from emergence.sweep.local import run_local
-
-        run_local(record, options.say)
 
 
 def conclude(record: Record, options: Options) -> int:
@@ -186,30 +177,9 @@ def _scores(graph: Graph, task: Task) -> str:
 def show_status(runs_dir: Path, given: str | None, options: Options) -> int:
     """Print how far a sweep is."""
     record = find_record(runs_dir, given)
-    refresh(record)
+    place_of(record.on).refresh(record)
     options.out(json.dumps(status_dict(record), indent=2) if options.as_json else status_text(record))
     return 0
-
-
-def refresh(record: Record) -> None:
-    """Bring the states of a loaded record up to date with what is running."""
-    if record.on == "modal":
-        from emergence.remote_sweep import refresh_from_modal
-
-        refresh_from_modal(record)
-    elif read_holder(record.runs_dir / FOLDER) is None:
-        for task in record.graph.in_state("running"):
-            record.graph.status[task.key].state = "stopped"
-
-
-def is_running(record: Record) -> bool:
-    """Whether somebody executes it now."""
-    if record.on == "modal":
-        from emergence.remote_sweep import is_conducted
-
-        return is_conducted(record)
-    # One local sweep a folder, so a running one is the one with running tasks.
-    return read_holder(record.runs_dir / FOLDER) is not None and bool(record.graph.in_state("running"))
 
 
 def status_text(record: Record) -> str:
@@ -222,7 +192,7 @@ def status_text(record: Record) -> str:
         took = "" if status.seconds is None else f"{status.seconds:8.0f} s"
         lines.append(f"{task.label:<28} {status.state:<8} {took:>10}  {status.run_id or ''}  {_scores(graph, task)}")
     counts = ", ".join(f"{count} {state}" for state, count in graph.counts().items())
-    running = "running" if is_running(record) else "not running"
+    running = "running" if place_of(record.on).is_running(record) else "not running"
     lines.append(f"{record.name}: {running} on {record.on}; {counts}")
     return "\n".join([*(line.rstrip() for line in lines), *failures(graph)])
 
@@ -234,23 +204,13 @@ def status_dict(record: Record) -> dict[str, Any]:
         status = plain(record.graph.status[task.key])
         tasks.append({"name": task.label, "key": task.key, "is_pretraining": task.is_pretraining, **status})
     about = {"name": record.name, "on": record.on, "jobs": record.jobs, "record": str(record.path)}
-    return {**about, "running": is_running(record), "counts": record.graph.counts(), "tasks": tasks}
+    return {**about, "running": place_of(record.on).is_running(record), "counts": record.graph.counts(), "tasks": tasks}
 
 
 def cancel(runs_dir: Path, given: str | None, options: Options) -> int:
-    """Stop a sweep that runs elsewhere: local runs save first, calls on Modal are cancelled."""
+    """Stop a sweep that runs elsewhere."""
     record = find_record(runs_dir, given)
-    if record.on == "modal":
-        from emergence.remote_sweep import cancel_on_modal
-
-        options.out(f"{record.name}: {cancel_on_modal(record)} calls cancelled; `emergence sweep resume` goes on")
-        return 0
-    holder = read_holder(record.runs_dir / FOLDER)
-    if holder is None or not record.graph.in_state("running"):
-        options.out(f"{record.name} is not running: nothing to cancel")
-        return 0
-    os.kill(holder.pid, signal.SIGINT)
-    options.out(f"asked {holder} to save and stop; `emergence sweep resume` goes on")
+    options.out(place_of(record.on).cancel(record))
     return 0
 
 

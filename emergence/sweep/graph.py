@@ -1,6 +1,6 @@
 """The tasks of a sweep and what depends on what: one pretraining serves all its finetunings.
 
-Pure bookkeeping, shared by the local executor and the one on Modal. Standard library only.
+Pure bookkeeping, the same wherever a sweep runs. Standard library only.
 """
 
 from __future__ import annotations

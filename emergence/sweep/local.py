@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,8 +22,12 @@ from typing import Any
 from emergence.errors import STOPPED, EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.locks import RunLock, read_holder
 from emergence.experiment.stop_switch import StopSwitch
+from emergence.experiment.store import RunStore
 from emergence.files import make_folder
-from emergence.sweep.graph import Task
+from emergence.sweep.conductor import conduct
+from emergence.sweep.existing import Existing, existing_runs
+from emergence.sweep.graph import Status, Task
+from emergence.sweep.place import Outcome, Say
 from emergence.sweep.plan import cost_of
 from emergence.sweep.record import FOLDER, Record
 from emergence.sweep.worker import PRELOAD, check_inputs, last_lines, run_cell
@@ -34,37 +38,61 @@ POLL_SECONDS, SILENCE_SECONDS = 0.5, 60.0
 #: What the libraries below torch and numpy take their number of threads from.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-Say = Callable[[str], None]
 
+class LocalPlace:
+    """:class:`emergence.sweep.place.Place` on this machine."""
 
-class SweepStopped(EmergenceError):
-    """The sweep was asked to stop, and its runs have saved where they are. Exit code 130."""
+    name, jobs, is_rented = "local", 1, False
 
-    exit_code = STOPPED
+    def at_a_time(self, jobs: int) -> str:
+        return f"{jobs} at a time on this machine"
 
+    def existing(self, runs_dir: Path) -> Existing:
+        return existing_runs(RunStore(runs_dir))
 
-def run_local(record: Record, say: Say) -> None:
-    """Execute what is left of ``record``; its graph and file tell how each task ended.
+    def run(self, record: Record, existing: Existing, say: Say) -> None:
+        """Execute what is left.
 
-    Raises:
-        UsageError: Data that is missing or too small; no run has been started.
-        RunDirectoryError: Another sweep works in this folder.
-        SweepStopped: After SIGINT or SIGTERM.
-    """
-    folder = make_folder(record.runs_dir / FOLDER)
-    # One sweep a folder: two would start the same pretraining side by side before either could see the other's.
-    if holder := read_holder(folder):
-        raise RunDirectoryError(
-            f"another sweep works in {record.runs_dir}: {holder}: wait for it (emergence sweep status), "
-            "stop it (emergence sweep cancel), or use another --runs-dir"
-        )
-    with RunLock(folder), _divided_threads(record.jobs):
-        make_folder(record.logs)
-        record.save()
-        context = _processes()
-        with StopSwitch(lambda: None, counts_only=True) as stop:
-            _check(record, context, stop, say)
-            _Executor(record, context, stop, say).run()
+        Raises:
+            UsageError: Data that is missing or too small; no run has been started.
+            RunDirectoryError: Another sweep works in this folder.
+            EmergenceError: After SIGINT or SIGTERM, when its runs have saved where they are; exit code 130.
+        """
+        folder = make_folder(record.runs_dir / FOLDER)
+        # One sweep a folder: two would start the same pretraining side by side before either could see the other's.
+        if holder := read_holder(folder):
+            raise RunDirectoryError(
+                f"another sweep works in {record.runs_dir}: {holder}: wait for it (emergence sweep status), "
+                "stop it (emergence sweep cancel), or use another --runs-dir"
+            )
+        with RunLock(folder), _divided_threads(record.jobs):
+            make_folder(record.logs)
+            record.save()
+            context = _processes()
+            with StopSwitch(lambda: None, counts_only=True) as stop:
+                _check(record, context, stop, say)
+                runner = _Processes(record, context, stop, say)
+                if not conduct(record.graph, runner, record.jobs, runner.note, stop):
+                    left, total = len(record.graph.unfinished), len(record.graph.tasks)
+                    told = f"stopped with {left} of {total} runs left: `emergence sweep resume` goes on"
+                    raise EmergenceError(told, STOPPED)
+
+    def refresh(self, record: Record) -> None:
+        if read_holder(record.runs_dir / FOLDER) is None:
+            for task in record.graph.in_state("running"):
+                record.graph.status[task.key].state = "stopped"
+
+    def is_running(self, record: Record) -> bool:
+        # One local sweep a folder, so a running one is the one with running tasks.
+        return read_holder(record.runs_dir / FOLDER) is not None and bool(record.graph.in_state("running"))
+
+    def cancel(self, record: Record) -> str:
+        """Its runs save first."""
+        holder = read_holder(record.runs_dir / FOLDER)
+        if holder is None or not record.graph.in_state("running"):
+            return f"{record.name} is not running: nothing to cancel"
+        os.kill(holder.pid, signal.SIGINT)
+        return f"asked {holder} to save and stop; `emergence sweep resume` goes on"
 
 
 def _processes() -> Any:
@@ -78,21 +106,20 @@ def _processes() -> Any:
 
 @dataclass
 class _Running:
-    """A task's process."""
+    """A process of a sweep."""
 
-    task: Task
     process: Any
     answers: Connection
     log: Path
     started: float
 
     @classmethod
-    def start(cls, context: Any, target: Any, task: Task | None, job: dict[str, Any]) -> _Running:
+    def start(cls, context: Any, target: Any, job: dict[str, Any]) -> _Running:
         reader, writer = context.Pipe(duplex=False)
         process = context.Process(target=target, args=(job, writer), daemon=False)
         process.start()
         writer.close()
-        return cls(task, process, reader, Path(job["log"]), time.monotonic())  # type: ignore[arg-type]
+        return cls(process, reader, Path(job["log"]), time.monotonic())
 
     def interrupt(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -113,97 +140,88 @@ class _Running:
         return told or {"error": f"its process ended with exit code {code}", "exit_code": code or 1}
 
 
+def _job(record: Record, log: str, **what: Any) -> dict[str, Any]:
+    """What a process of the sweep is told: ``what``, and where it works and writes."""
+    where = {"runs_dir": str(record.runs_dir.resolve()), "cwd": record.cwd, "log": str(record.logs.resolve() / log)}
+    return {**what, **where}
+
+
 def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
     """Read the data of everything that is left, in a process of its own; refuse the sweep if any is wrong."""
-    tasks = record.graph.unfinished
-    job = {
-        "specs": [(task.label, task.spec.to_dict()) for task in tasks if not task.is_pretraining],
-        "runs_dir": str(record.runs_dir.resolve()),
-        "cwd": record.cwd,
-        "trunks": {
-            task.spec.pretrain_id: record.graph.status[task.key].run_id
-            for task in record.graph.in_state("done")
-            if task.is_pretraining
-        },
-        "log": str(record.logs.resolve() / "data.log"),
-    }
-    if not job["specs"]:
+    graph = record.graph
+    specs = [(task.label, task.spec.to_dict()) for task in graph.unfinished if not task.is_pretraining]
+    if not specs:
         return
+    done = [task for task in graph.in_state("done") if task.is_pretraining]
+    trunks = {task.spec.pretrain_id: graph.status[task.key].run_id for task in done}
+    job = _job(record, "data.log", specs=specs, trunks=trunks)
     say("reading the data")
-    running = _Running.start(context, check_inputs, None, job)
+    running = _Running.start(context, check_inputs, job)
     while not wait([running.process.sentinel], POLL_SECONDS):
         if stop():
             running.process.kill()  # nothing to save: what is complete in the cache stays
             running.process.join()
-            raise SweepStopped("stopped before any run was started")
+            raise EmergenceError("stopped before any run was started", STOPPED)
     answer = running.answer()
     if "error" in answer:
         error = UsageError(answer["error"]) if answer["exit_code"] == UsageError.exit_code else None
         raise error or EmergenceError(f"reading the data failed: {answer['error']}; see {running.log}")
 
 
-class _Executor:
-    """The loop that starts, watches and settles tasks."""
+class _Processes:
+    """:class:`emergence.sweep.place.Runner` by a process a task; tells the user how far the sweep is."""
 
     def __init__(self, record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
         self.record, self.graph, self.context, self.say = record, record.graph, context, say
-        self.stop, self.forwarded = stop, 0
-        self.running: list[_Running] = []
+        self.stop_switch, self.forwarded = stop, 0
+        self.running: dict[str, _Running] = {}
         self.weights = {task.key: cost_of(task).cpu_hours for task in self.graph.unfinished}
         self.total, self.begun = len(self.graph.tasks), time.monotonic()
         self.spoke = time.monotonic()
 
-    def run(self) -> None:
-        """Until nothing is running and nothing can be started."""
-        while True:
-            if not self.stop():
-                self._start_what_can_be()
-            if not self.running:
-                break
-            ended = wait([item.process.sentinel for item in self.running], POLL_SECONDS)
-            for item in [item for item in self.running if item.process.sentinel in ended]:
-                self.running.remove(item)
-                self._settle(item)
-            self._forward_requests()
-            if time.monotonic() - self.spoke > SILENCE_SECONDS:
-                names = ", ".join(f"{i.task.label} {duration(time.monotonic() - i.started)}" for i in self.running)
-                self._tell(f"running: {names}{self._left()}")
-        if self.stop() and self.graph.unfinished:
-            left = len(self.graph.unfinished)
-            raise SweepStopped(f"stopped with {left} of {self.total} runs left: `emergence sweep resume` goes on")
+    def start(self, task: Task, status: Status, trunk: str | None) -> None:
+        status.log = re.sub(r"[^A-Za-z0-9_.=+-]", "_", task.label) + ".log"
+        job = _job(self.record, status.log, spec=task.spec.to_dict(), trunk=trunk)
+        self.running[task.key] = _Running.start(self.context, run_cell, job)
 
-    def _start_what_can_be(self) -> None:
-        for task in self.graph.ready()[: max(0, self.record.jobs - len(self.running))]:
-            status = self.graph.status[task.key]
-            log = self.record.logs.resolve() / (re.sub(r"[^A-Za-z0-9_.=+-]", "_", task.label) + ".log")
-            status.state, status.log, status.error, status.last_lines = "running", log.name, None, []
-            job = {
-                "spec": task.spec.to_dict(),
-                "trunk": self.graph.trunk_of(task),
-                "runs_dir": str(self.record.runs_dir.resolve()),
-                "cwd": self.record.cwd,
-                "log": str(log),
-            }
-            self.record.save()
-            self.running.append(_Running.start(self.context, run_cell, task, job))
-
-    def _settle(self, item: _Running) -> None:
-        answer, status = item.answer(), self.graph.status[item.task.key]
-        status.seconds = time.monotonic() - item.started
+    def look(self, task: Task, status: Status) -> Outcome | None:
+        item = self.running[task.key]
+        if not wait([item.process.sentinel], 0):
+            return None
+        del self.running[task.key]
+        answer, seconds = item.answer(), time.monotonic() - item.started
         if "error" not in answer:
-            status.state, status.run_id, status.headline = "done", answer["run_id"], answer["headline"]
-        elif answer["exit_code"] == STOPPED and self.stop():
-            status.state = "stopped"
-        else:
-            self.graph.fail(item.task.key, answer["error"], last_lines(item.log))
-        self.record.save()
-        self._report(item)
+            return Outcome(answer["run_id"], answer["headline"], seconds=seconds)
+        if answer["exit_code"] == STOPPED and self.stop_switch():
+            return Outcome(stopped=True, seconds=seconds)
+        return Outcome(error=answer["error"], last_lines=last_lines(item.log), seconds=seconds)
 
-    def _report(self, item: _Running) -> None:
-        status, counts = self.graph.status[item.task.key], self.graph.counts()
+    def wait(self) -> None:
+        wait([item.process.sentinel for item in self.running.values()], POLL_SECONDS)
+        if time.monotonic() - self.spoke > SILENCE_SECONDS:
+            took = {key: duration(time.monotonic() - item.started) for key, item in self.running.items()}
+            names = ", ".join(f"{self.graph.tasks[key].label} {clock}" for key, clock in took.items())
+            self._tell(f"running: {names}{self._left()}")
+
+    def stop(self) -> bool:
+        """Pass on each Ctrl-C once: the first saves and stops, a second one stops at once."""
+        while self.forwarded < self.stop_switch.requests:
+            self.forwarded += 1
+            for item in self.running.values():
+                item.interrupt()
+        return True
+
+    def note(self, task: Task) -> None:
+        """Store the states, and tell of a task that has ended."""
+        self.record.save()
+        if self.graph.status[task.key].state != "running":
+            self._report(task)
+
+    def _report(self, task: Task) -> None:
+        status, counts = self.graph.status[task.key], self.graph.counts()
         done = counts.get("done", 0)
         failed = f", {counts['failed']} failed" if "failed" in counts else ""
-        head = f"[{done}/{self.total}{failed}] {item.task.label}"
+        head = f"[{done}/{self.total}{failed}] {task.label}"
         took = duration(status.seconds or 0.0)
         if status.state == "done":
             f1 = status.headline.get("test_f1")
@@ -212,7 +230,7 @@ class _Executor:
         elif status.state == "stopped":
             self._tell(f"{head}: stopped, saved")
         else:
-            blocked = sum(1 for t in self.graph.in_state("blocked") if t.needs == item.task.key)
+            blocked = sum(1 for t in self.graph.in_state("blocked") if t.needs == task.key)
             waits = f"; {blocked} runs that need it are left out" if blocked else ""
             self._tell(f"{head}: FAILED after {took}: {status.error}{waits}")
 
@@ -225,13 +243,6 @@ class _Executor:
             return ""
         estimate = f", about {duration((time.monotonic() - self.begun) / done * left)}" if done > 0 else ""
         return f"; {len(unfinished)} left{estimate}"
-
-    def _forward_requests(self) -> None:
-        """Pass on each Ctrl-C once: the first saves and stops, a second one stops at once."""
-        while self.forwarded < self.stop.requests:
-            self.forwarded += 1
-            for item in self.running:
-                item.interrupt()
 
     def _tell(self, text: str) -> None:
         self.spoke = time.monotonic()

@@ -10,7 +10,7 @@ from typing import Any
 from emergence.errors import UsageError
 from emergence.planning import Plan, plan_experiment
 from emergence.sweep.graph import Graph, Task
-from emergence.sweep.record import Place
+from emergence.sweep.place import Place
 from emergence.wording import aligned, counted
 
 #: FLOP/s that one CPU core sustains in training, roughly; and what a run takes besides training, in seconds.
@@ -51,23 +51,23 @@ class SweepPlan:
     """
 
     graph: Graph
-    on: Place
+    place: Place
     jobs: int
     left: tuple[Cost, ...]
     done: tuple[Task, ...]
 
     @classmethod
-    def of(cls, graph: Graph, on: Place, jobs: int, gpu: str | None = None) -> SweepPlan:
+    def of(cls, graph: Graph, place: Place, jobs: int, gpu: str | None = None) -> SweepPlan:
         left = tuple(cost_of(task, gpu) for task in graph.tasks.values() if graph.status[task.key].state != "done")
-        return cls(graph, on, jobs, left, tuple(graph.in_state("done")))
+        return cls(graph, place, jobs, left, tuple(graph.in_state("done")))
 
     @property
     def dollars(self) -> float:
-        return sum(cost.plan.dollars for cost in self.left) if self.on == "modal" else 0.0
+        return sum(cost.plan.dollars for cost in self.left) if self.place.is_rented else 0.0
 
     @property
     def hours(self) -> float:
-        """Of one GPU after the other, or of one CPU core."""
+        """Of one GPU after the other where they are rented, else of one CPU core."""
         return sum(self._hours(cost) for cost in self.left)
 
     @property
@@ -75,7 +75,7 @@ class SweepPlan:
         return sum(cost.plan.pretrain_tokens + cost.plan.finetune_tokens for cost in self.left)
 
     def _hours(self, cost: Cost) -> float:
-        return cost.plan.hours if self.on == "modal" else cost.cpu_hours
+        return cost.plan.hours if self.place.is_rented else cost.cpu_hours
 
     def refuse_if_too_dear(self, max_cost: float | None) -> None:
         """``--max-cost``, over all that is left to do.
@@ -92,7 +92,7 @@ class SweepPlan:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for ``--json``."""
         return {
-            "on": self.on,
+            "on": self.place.name,
             "jobs": self.jobs,
             "tasks": [self._task_dict(cost) for cost in self.left],
             "done": [{"name": t.label, "run_id": self.graph.status[t.key].run_id} for t in self.done],
@@ -113,9 +113,9 @@ class SweepPlan:
 
     def text(self) -> str:
         """A line for every cell, its seeds together, and the total."""
-        modal = self.on == "modal"
-        titles = ["run", "seeds", "pretraining", "finetuning", "GPU hours" if modal else "core hours"]
-        rows = [titles + (["GPU", "dollars"] if modal else [])]
+        rented = self.place.is_rented
+        titles = ["run", "seeds", "pretraining", "finetuning", "GPU hours" if rented else "core hours"]
+        rows = [titles + (["GPU", "dollars"] if rented else [])]
         for name in dict.fromkeys(cost.task.name for cost in self.left):
             costs = [cost for cost in self.left if cost.task.name == name]
             plans = [cost.plan for cost in costs]
@@ -123,7 +123,7 @@ class SweepPlan:
             row += [_tokens(sum(plan.pretrain_tokens for plan in plans))]
             row += [_tokens(sum(plan.finetune_tokens for plan in plans))]
             row += [f"{sum(self._hours(cost) for cost in costs):.2f}"]
-            row += [plans[0].gpu.modal_name, f"{sum(plan.dollars for plan in plans):.2f}"] if modal else []
+            row += [plans[0].gpu.modal_name, f"{sum(plan.dollars for plan in plans):.2f}"] if rented else []
             rows.append(row)
         lines = aligned(rows, left=2) if self.left else []
         return "\n".join([*lines, "", self.summary()] if lines else [self.summary()])
@@ -136,13 +136,12 @@ class SweepPlan:
         pretrainings = sum(cost.task.is_pretraining for cost in self.left)
         parts = [f"{counted(len(self.left), 'run')} to do ({counted(pretrainings, 'pretraining')}), {done}"]
         parts.append(f"{_tokens(self.tokens)} tokens at most")
-        if self.on == "modal":
+        if self.place.is_rented:
             date = self.left[0].plan.prices_date
             parts.append(f"{self.hours:.1f} GPU hours, ${self.dollars:.2f} (estimate, list prices of {date})")
-            parts.append(f"at most {counted(self.jobs, 'container')} at a time")
         else:
             parts.append(f"about {max(self.hours, 0.01):.2f} core hours (at {CPU_RATE / 1e9:.0f} GFLOP/s a core)")
-            parts.append(f"{self.jobs} at a time on this machine")
+        parts.append(self.place.at_a_time(self.jobs))
         return "; ".join(parts)
 
 

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from emergence.errors import ConfigError, RunDirectoryError, UsageError
 from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
 from emergence.plain import plain
 from emergence.sweep.graph import Graph, Status, Task
 from emergence.wording import did_you_mean
-
-Place = Literal["local", "modal"]
 
 #: Hidden, so that nothing takes it for a run.
 FOLDER = ".sweeps"
@@ -32,7 +30,7 @@ class Record:
     Attributes:
         name: Of the file: the matrix's name and its cells' digest, so that the same command finds it again.
         path: The file.
-        on: ``local`` or ``modal``.
+        on: Name of the place it runs at.
         jobs: Runs at a time.
         cwd: Where it was started: relative data paths are meant from there.
         graph: Tasks and states.
@@ -44,7 +42,7 @@ class Record:
 
     name: str
     path: Path
-    on: Place
+    on: str
     jobs: int
     cwd: str
     graph: Graph
@@ -87,7 +85,7 @@ class Record:
         }
 
 
-def record_name(matrix: str, on: Place, tasks: Sequence[Task]) -> str:
+def record_name(matrix: str, on: str, tasks: Sequence[Task]) -> str:
     """``matrix-1a2b3c4d``: equal for equal cells at the same place."""
     cells = sorted(task.key for task in tasks if not task.is_pretraining)
     return f"{matrix}-{content_digest([on, cells])[:8]}"
@@ -115,7 +113,7 @@ def load_record(path: Path) -> Record:
         return Record(
             name=path.stem,
             path=path,
-            on=cast(Place, raw["on"]),
+            on=raw["on"],
             jobs=raw["jobs"],
             cwd=raw["cwd"],
             graph=Graph(tasks, status),

@@ -18,8 +18,11 @@ from emergence import container, remote
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
 from emergence.experiment.inputs import find_matching_trunk, read_inputs
 from emergence.experiment.store import RunStore
+from emergence.plain import plain
 from emergence.remote import AttemptOver, is_going, reserve
 from emergence.spec import ExperimentSpec
+from emergence.sweep.graph import Status, Task
+from emergence.sweep.place import Outcome
 from tests.experiment.worlds import run_small, small_spec
 
 prepare, train = remote.prepare.local, remote.train.local
@@ -271,6 +274,85 @@ def test_a_sweeps_cell_takes_the_trunk_of_its_text_and_of_no_other(
     inputs = read_inputs(spec, RunStore(container.RUNS), container.CACHE)
     found = find_matching_trunk(spec, RunStore(container.RUNS), inputs)
     assert found is not None and found.path.parent.name == run.run_id
+
+
+# A sweep's calls ------------------------------------------------------------------------------------------
+
+
+class Prepare:
+    """``remote.prepare`` as far as a conductor uses it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def with_options(self, **options: Any) -> Prepare:
+        assert options == {"max_containers": 3}
+        return self
+
+    def spawn(self, job: dict[str, Any]) -> Any:
+        self.world.spawned.append(job)
+        return types.SimpleNamespace(object_id=f"fc-{len(self.world.spawned)}")
+
+
+@pytest.fixture
+def pretraining(world: World, monkeypatch: pytest.MonkeyPatch) -> Task:
+    monkeypatch.setattr(remote, "prepare", Prepare(world))
+    spec = ExperimentSpec.from_flags(config_name="debug", data="microworld", skip_finetune=True)
+    return Task("pretrain-x", "D-W-pretrain", spec, is_pretraining=True)
+
+
+def test_a_sweeps_call_is_started_once_and_followed_to_its_answer(
+    world: World, pretraining: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, status = remote.Calls({pretraining.key: job(max_containers=3)}), Status()
+    calls.start(pretraining, status, "TRUNK")
+    assert world.spawned == [{**job(max_containers=3), "trunk": "TRUNK"}]
+    assert (status.run_id, status.calls) == ("RUN", ["fc-1"])
+    answers: dict[str, Any] = {"fc-1": None}
+    monkeypatch.setattr(remote, "answer_of", answers.get)
+    assert calls.look(pretraining, status) is None and status.calls == ["fc-1"]
+    answers["fc-1"] = {"call": "fc-train"}
+    assert calls.look(pretraining, status) is None and status.calls == ["fc-1", "fc-train"]
+    answers["fc-train"] = {"results": {"final_validation_f1": 0.5}}
+    assert calls.look(pretraining, status) == Outcome(headline={"final_validation_f1": 0.5})
+    answers["fc-train"] = {"error": "Traceback\nit broke", "exit_code": 1}
+    assert calls.look(pretraining, status) == Outcome(error="it broke", last_lines=["Traceback", "it broke"])
+    answers["fc-train"] = {"error": "no such file", "exit_code": 2}
+    assert calls.look(pretraining, status) == Outcome(error="no such file", last_lines=[])
+
+    # The next conductor takes up a call that the one before it could not publish, while it goes on.
+    world.locks["RUN"] = {"holder": "fc-lost", "train": "fc-going"}
+    world.going, lost = {"fc-going"}, Status()
+    calls.start(pretraining, lost, None)
+    assert lost.calls == ["fc-lost", "fc-going"] and len(world.spawned) == 1
+    world.going = set()
+    calls.start(pretraining, lost, None)
+    assert lost.calls == ["fc-2"]
+
+
+def test_a_conductor_publishes_the_states_and_leaves_near_its_time_limit(
+    world: World, pretraining: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = {"tasks": [pretraining.to_dict()], "jobs": {pretraining.key: job(max_containers=3)}, "limit": 1}
+    sweeps = Table({"S/1": sweep, "S": {"launch": "1", "states": {pretraining.key: plain(Status())}}})
+    monkeypatch.setattr(remote, "sweeps", sweeps)
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.0)
+    conduct = remote.conduct.local
+    monkeypatch.setenv("EMERGENCE_ATTEMPT_SECONDS", "-1")
+    with pytest.raises(AttemptOver):
+        conduct("S", "1")
+    assert not world.spawned
+    monkeypatch.delenv("EMERGENCE_ATTEMPT_SECONDS")
+    looks = iter([None, None, {"results": {}}])
+
+    def answer(call_id: str) -> Any:
+        state = sweeps["S"]["states"][pretraining.key]
+        assert (state["state"], state["run_id"], state["calls"]) == ("running", "RUN", ["fc-1"])
+        return next(looks)
+
+    monkeypatch.setattr(remote, "answer_of", answer)
+    assert conduct("S", "1") == {"done": 1} and sweeps["S"]["states"][pretraining.key]["state"] == "done"
+    assert sweeps["S"]["launch"] == "1"
 
 
 # The app --------------------------------------------------------------------------------------------------
