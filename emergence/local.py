@@ -21,12 +21,13 @@ from emergence.analysis.grid import Grid, RunScores, build_grid, format_grid
 from emergence.analysis.results import Collection, Found
 from emergence.analysis.verdict import Verdict, verdict_of
 from emergence.errors import UsageError
+from emergence.experiment.facts import HEADLINE, WORDS, WORDS_BOTH, Scores, Validity
 from emergence.experiment.result import RunResult
 from emergence.experiment.run import run_experiment
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.measures.bootstrap import Estimate
-from emergence.measures.measured_coverage import interval_notes, stored_widening, units_of
+from emergence.measures.measured_coverage import interval_notes, units_of
 from emergence.spec import ExperimentSpec
 from emergence.training.live_sinks import open_sink
 from emergence.training.recording import TerminalProgress
@@ -37,9 +38,9 @@ CACHE_FOLDER = ".cache"
 
 #: What read-outs are called on a terminal where their name does not say it.
 READOUT_WORDS = {
-    "headline": "this run, as above",
-    "words_left": "words and positions",
-    "words_both": "words and positions",
+    HEADLINE: "this run, as above",
+    WORDS: "words and positions",
+    WORDS_BOTH: "words and positions",
 }
 
 #: The four cells of ``emergence demo``; the second uses the first one's pretrained trunk.
@@ -154,40 +155,37 @@ def describe_verdict(verdict: Verdict) -> str:
 def describe_result(result: RunResult, runs_dir: Path) -> str:
     """The few lines that end a run: held-out loss, test scores with intervals, where everything is."""
     lines = []
-    if result.pretraining:
-        loss = result.pretraining.get("test") or result.pretraining.get("validation")
-        if loss:
-            lines.append(
-                f"held-out text    {loss['nats_per_token']:.3f} nats/token, {loss['bits_per_byte']:.3f} bits/byte, "
-                f"perplexity {loss['perplexity']:.1f}"
-            )
+    if loss := result.held_out_loss:
+        lines.append(
+            f"held-out text    {loss.nats_per_token:.3f} nats/token, {loss.bits_per_byte:.3f} bits/byte, "
+            f"perplexity {loss.perplexity:.1f}"
+        )
     if result.test_scores:
-        scores = {name: Estimate.from_dict(value) for name, value in result.test_scores["scores"].items()}
-        what = counts_of(result.test_scores)
-        lines.append(f"token F1         {shown(scores['f1_tokens'])}  ({what})")
-        lines.append(f"exact match      {shown(scores['em'])}")
+        test = result.scores("test")
+        lines.append(f"token F1         {shown(test.estimate('f1_tokens'))}  ({counts_of(test)})")
+        lines.append(f"exact match      {shown(test.estimate('em'))}")
         lines += _other_readouts(result)
         lines += _minimal_pairs(result.minimal_pairs or {})
-        lines += _floor(result.test_scores)
-        lines += [f"note             {note}" for note in evaluation_notes(result.test_scores)]
+        lines += _no_model(result)
+        lines += [f"note             {note}" for note in evaluation_notes(test)]
     lines.append(f"run directory    {runs_dir / (result.run_id or '')}")
     return "\n".join(lines)
 
 
-def counts_of(scores: Mapping[str, Any]) -> str:
+def counts_of(scores: Scores) -> str:
     """``1,043 test questions, 184 sentences, 16 documents``."""
-    return f"{scores['n']:,} test questions, {units_of(scores['n_clusters'], scores.get('n_documents'))}"
+    return f"{scores.n:,} test questions, {units_of(scores.n_clusters or 0, scores.n_documents)}"
 
 
-def evaluation_notes(scores: Mapping[str, Any]) -> list[str]:
+def evaluation_notes(scores: Scores) -> list[str]:
     """How far the intervals of one run can be trusted."""
     return list(
         interval_notes(
             {"this run": 1},
-            n_sentences=scores["n_clusters"],
-            n_documents=scores.get("n_documents"),
-            cluster=scores.get("cluster", "sentence"),
-            widening=stored_widening(scores),
+            n_sentences=scores.n_clusters or 0,
+            n_documents=scores.n_documents,
+            cluster=scores.cluster,
+            widening=scores.widening,
         )
     )
 
@@ -195,12 +193,13 @@ def evaluation_notes(scores: Mapping[str, Any]) -> list[str]:
 def _other_readouts(result: RunResult) -> list[str]:
     if not result.probes:
         return []
-    lines = [f"                 by the linear probe at layer {result.probes['headline_layer']}, chosen on validation"]
-    for name, readout in result.probes["readouts"].items():
-        if name != "headline":
-            f1 = Estimate.from_dict(readout["test"]["f1_tokens"])
-            lines.append(f"  {name.replace('_', ', '):<14} {shown(f1)}  (F1, layer {readout['layer']})")
-    return lines + _validity(result.probes.get("validity") or {})
+    layer = result.chosen_layers["linear"]
+    lines = [f"                 by the linear probe at layer {layer}, chosen on validation"]
+    for name, readout in result.readouts.items():
+        if name != HEADLINE:
+            f1 = shown(readout.estimate("test", "f1_tokens"))
+            lines.append(f"  {name.replace('_', ', '):<14} {f1}  (F1, layer {readout.layer})")
+    return lines + _validity(result.validities)
 
 
 def _minimal_pairs(found: Mapping[str, Any]) -> list[str]:
@@ -216,24 +215,24 @@ def _minimal_pairs(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _validity(families: Mapping[str, Any]) -> list[str]:
+def _validity(families: Mapping[str, Validity]) -> list[str]:
     """One line for each family: F1 beyond rote, and how much shorter the states make the answers' code."""
     lines = []
     for family, found in families.items():
-        contrast = f"selectivity {shown(Estimate.from_dict(found['selectivity']))}, " if found["selectivity"] else ""
-        code = found["mdl"]["compression"]
-        compression = "" if code is None else f"compression {code:.2f}"
+        contrast = f"selectivity {shown(found.selectivity)}, " if found.selectivity else ""
+        compression = "" if found.compression is None else f"compression {found.compression:.2f}"
         lines.append(f"  {family:<14} {contrast}{compression}")
     return lines
 
 
-def _floor(scores: dict[str, Any]) -> list[str]:
-    if not scores["floor"]:
+def _no_model(result: RunResult) -> list[str]:
+    """What needs no language model: the best rule, and words and positions as a state of this layout knows them."""
+    if not result.no_model_floor:
         return []
-    floor = Estimate.from_dict(scores["baselines"][scores["floor"]]["f1_tokens"])
-    lines = [f"no-model floor   {shown(floor)}  (F1, {scores['floor'].replace('_', ' ')})"]
-    if words := scores["baselines"].get("words_left"):
-        lines.append(f"words, positions {shown(Estimate.from_dict(words['f1_tokens']))}  (F1, no language model)")
+    name, floor = result.no_model_floor
+    lines = [f"no-model floor   {shown(floor)}  (F1, {name.replace('_', ' ')})"]
+    if words := result.words_alone:
+        lines.append(f"words, positions {shown(words)}  (F1, no language model)")
     return lines
 
 

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from emergence.analysis.grid import CELL_OF_CONDITION
+import numpy as np
+
+from emergence.analysis.grid import CELL_OF_CONDITION, ModelFree, model_free
 from emergence.analysis.results import Collection, Found, Skipped
 from emergence.config import ConfigName, load_config
 from emergence.files import content_digest
@@ -94,8 +96,20 @@ class ComparableSet:
     @property
     def n_params(self) -> int | None:
         """Non-embedding parameters, where recorded."""
-        counts = (item.result.parameters for items in self.cells.values() for item in items)
-        return next((c["non_embedding"] for c in counts if c and "non_embedding" in c), None)
+        counts = (item.result.n_parameters("non_embedding") for item in self.results())
+        return next((count for count in counts if count is not None), None)
+
+    @property
+    def model_free(self) -> ModelFree:
+        """What answers the test questions without a language model."""
+        return model_free([item.result for item in self.results()])
+
+    @property
+    def held_out_loss(self) -> float:
+        """Of the pretrained trunks in nats per token, averaged over the seeds; nan where it is not recorded."""
+        found = (item.result.held_out_loss for item in self.cells.get(FULL, ()))
+        losses = [loss.nats_per_token for loss in found if loss]
+        return float(np.mean(losses)) if losses else math.nan
 
     def results(self) -> list[Found]:
         return [item for items in self.cells.values() for item in items]
@@ -192,7 +206,6 @@ def _base_key(item: Found) -> BaseKey:
     if spec is None:
         unknown = (NOT_RECORDED,) * 4
         return BaseKey(result.config_name, NOT_RECORDED, result.finetune_samples_limit, *unknown, "older format")
-    prints = (result.data or {}).get("fingerprints", {})
     evaluation = spec.config.evaluate
     scoring = {
         "alpha": evaluation.alpha,
@@ -204,8 +217,8 @@ def _base_key(item: Found) -> BaseKey:
         layout=spec.layout,
         samples=spec.finetune_samples,
         model_settings=_short(content_digest(asdict(spec.config.model))),
-        tokenizer=_short(prints.get("tokenizer")),
-        test_questions=_short(prints.get("questions")),
+        tokenizer=_short(result.fingerprint("tokenizer")),
+        test_questions=_short(result.fingerprint("questions")),
         evaluation_settings=_short(content_digest(scoring)),
         file_format="run",
     )
@@ -225,24 +238,21 @@ def _trunk_key(item: Found, trunk_specs: Mapping[str, ExperimentSpec], texts: Ma
         world = asdict(spec.config.microworld) if spec.data == "microworld" else None
         alone = replace(spec, seed=0)
         settings = _short(content_digest([alone.training_id, world])) if text else alone.pretrain_id
-    pretraining = item.result.pretraining
-    lineage = item.result.lineage or {}
-    given = Path(str((lineage.get("source") or {}).get("path", ""))).name
-    steps = str(pretraining.get("steps")) if pretraining else given or NOT_RECORDED
-    return TrunkKey(pretrain_label(spec or item.spec), _short(text), settings, steps)
+    steps, given = item.result.pretrained.steps, Path(item.result.trunk.given("path") or "").name
+    steps_label = (given or NOT_RECORDED) if steps is None else str(steps)
+    return TrunkKey(pretrain_label(spec or item.spec), _short(text), settings, steps_label)
 
 
 def _own_text(item: Found) -> str | None:
     """The fingerprint of the text that a run read itself; None where it was given its weights."""
     if item.spec is None or not item.spec.pretrains:
         return None
-    text = (item.result.data or {}).get("fingerprints", {}).get("text")
-    return str(text) if text else None
+    return item.result.fingerprint("text")
 
 
 def _trunk_spec(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> tuple[ExperimentSpec | None, str | None]:
     """The spec that pretrained the trunk of ``item``, where it is its own or among the results; and its id."""
-    pretrain_id = (item.result.lineage or {}).get("pretrain_id")
+    pretrain_id = item.result.trunk.pretrain_id
     if item.spec is not None and (pretrain_id is None or item.spec.pretrain_id == pretrain_id):
         return item.spec, item.spec.pretrain_id
     return trunk_specs.get(str(pretrain_id)), pretrain_id
@@ -302,7 +312,7 @@ def _training_settings(item: Found) -> dict[str, Any]:
     whole = cell_of(item) in (FULL, RANDOM_FULL)
     name, settings = ("finetune", item.spec.config.finetune) if whole else ("probe", item.spec.config.probe)
     chosen = {f"{name}.{key}": value for key, value in asdict(settings).items() if key not in _COSMETIC}
-    marks = (item.result.data or {}).get("marks") or {}  # absent in results of an earlier version
+    marks = item.result.data_fact("marks") or {}  # absent in results of an earlier version
     return chosen if whole else chosen | {"marks": [mark["text"] for mark in marks.values()]}
 
 

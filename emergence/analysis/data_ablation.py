@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, seed_of
-from emergence.analysis.grid import HEADLINE, RunScores
+from emergence.analysis.grid import RunScores
 from emergence.analysis.results import Found
+from emergence.experiment.facts import HEADLINE
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.emergence_score import FROZEN, FULL
 from emergence.measures.paired import PairedComparison, compare_paired
@@ -198,7 +199,7 @@ def _twins(mixed: ComparableSet, against: str, sets: Sequence[ComparableSet]) ->
 def _specs(found: ComparableSet) -> list[ExperimentSpec]:
     """Specs that say how the set's trunks were pretrained: of runs whose trunk is the one their spec describes."""
     items = [item for cell in (FULL, FROZEN) for item in found.cells.get(cell, ())]
-    known = [(item.spec, (item.result.lineage or {}).get("pretrain_id")) for item in items]
+    known = [(item.spec, item.result.trunk.pretrain_id) for item in items]
     return [spec for spec, trunk in known if spec is not None and trunk in (None, spec.pretrain_id)]
 
 
@@ -236,7 +237,7 @@ def _compare(base: ComparableSet, mixed: ComparableSet, cell: str, plan: Plan, n
     if not seeds:
         return "no seed was run with both"
     runs = [[by_seed[seed] for seed in seeds] for by_seed in (ours, theirs)]
-    budgets = {_tokens(item) for items in runs for item in items}
+    budgets = {item.result.pretrained.tokens_seen for items in runs for item in items}
     if len(budgets) != 1 or None in budgets:
         seen = " and ".join("unknown" if b is None else f"{b:,}" for b in sorted(budgets, key=lambda b: b or 0))
         return f"pretrained on different numbers of tokens ({seen})"
@@ -270,12 +271,6 @@ def _measured(
 
 def _by_seed(items: Sequence[Found]) -> dict[int, Found]:
     return {seed: i for i in items if i.scores is not None and (seed := seed_of(i)) is not None}
-
-
-def _tokens(item: Found) -> int | None:
-    """Pretraining tokens that the trunk has seen."""
-    seen: Mapping[str, Any] = item.result.pretraining or {}
-    return int(seen["tokens_seen"]) if seen.get("tokens_seen") is not None else None
 
 
 def _scores(item: Found) -> RunScores:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.errors import DataError
+from emergence.experiment.facts import HEADLINE
 from emergence.experiment.result import RunResult, load_result
 from emergence.experiment.store import RunDirectory
 from emergence.measures.bootstrap import N_BOOT, Estimate
@@ -44,11 +45,6 @@ from emergence.wording import shown
 #: Cell of the 2x2 by ``ExperimentSpec.condition``.
 CELL_OF_CONDITION = {"full": FULL, "frozen": FROZEN, "random": RANDOM_FULL, "random-frozen": RANDOM_FROZEN}
 
-#: The read-out reported for a run: the finetuned model, or the linear probe at its chosen layer.
-HEADLINE = "headline"
-#: What answers without a language model: words and positions (R_1), and the rule from the wh-word (R_0). Rows hold
-#: their scores beside the read-outs.
-WORDS, WORDS_BOTH, RULE = "words_left", "words_both", "wh_rule"
 #: Scores that every read-out has, and those that older files lack.
 REQUIRED_SCORES, OPTIONAL_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1"), ("argument_selection",)
 
@@ -189,9 +185,8 @@ def build_grid(
     tables = [cell_table(other, readout, score_name, cluster)[0] for other in others]
     analysis = analyse_two_by_two(table, n_boot=n_boot, level=level, peers=tables)
     widening = _document_widening(analysis, scores, first)
-    floor = _no_model_floor(first.result)
-    alone = words_alone(first.result) if score_name == "f1_tokens" else None
-    bar = model_free(first.result) if score_name == "f1_tokens" else None
+    free = model_free([member.result for members in cells.values() for member in members])
+    bar = free.bar if score_name == "f1_tokens" else None
     reading = read_score(analysis.probe, analysis.cells[FULL], no_model_floor=bar) if analysis.probe else None
     return Grid(
         analysis=analysis,
@@ -201,8 +196,8 @@ def build_grid(
         n_sentences=len(set(first.sentences)),
         readout=readout,
         score_name=score_name,
-        no_model_floor=floor,
-        words_alone=alone,
+        no_model_floor=(free.floor[0], free.floor[1].point) if free.floor else None,
+        words_alone=free.words if score_name == "f1_tokens" else None,
         left_out=tuple(left_out),
         n_documents=len(set(first.documents)) if first.documents else None,
         cluster=cluster,
@@ -293,30 +288,30 @@ def in_order(run: RunScores, first: RunScores, readout: str, score_name: str) ->
     return run.scores[readout][score_name][[place[question] for question in first.ids]]
 
 
-def words_alone(result: RunResult) -> Estimate | None:
-    """Test F1 of words and positions without a language model (R_1), where it was measured."""
-    baselines = (result.test_scores or {}).get("baselines") or {}
-    name = words_of_layout(result.layout)
-    return Estimate.from_dict(baselines[name]["f1_tokens"]) if name in baselines else None
+@dataclass(frozen=True)
+class ModelFree:
+    """What answers the test questions without a language model; None for what was not measured.
+
+    Attributes:
+        floor: Name and F1 of the best rule (R_0). words: F1 of words and positions (R_1).
+    """
+
+    floor: tuple[str, Estimate] | None
+    words: Estimate | None
+
+    @property
+    def bar(self) -> float | None:
+        """The higher F1 of the two: a ceiling below it is none."""
+        found = [*([self.floor[1].point] if self.floor else []), *([self.words.point] if self.words else [])]
+        return max(found, default=None)
 
 
-def words_of_layout(layout: str | None) -> str:
-    """R_1 with the knowledge of a state: in the echo layout it has seen the next word."""
-    return WORDS_BOTH if layout == "echo" else WORDS
-
-
-def model_free(result: RunResult) -> float | None:
-    """The highest test F1 without a language model, by rule or trained: a ceiling below it is none."""
-    floor, alone = _no_model_floor(result), words_alone(result)
-    found = [*([floor[1]] if floor else []), *([alone.point] if alone else [])]
-    return max(found, default=None)
-
-
-def _no_model_floor(result: RunResult) -> tuple[str, float] | None:
-    scores = result.test_scores or {}
-    if not scores.get("floor"):
-        return None
-    return scores["floor"], float(scores["baselines"][scores["floor"]]["f1_tokens"]["point"])
+def model_free(results: Sequence[RunResult]) -> ModelFree:
+    """Of results on the same questions: each from the first that measured it."""
+    return ModelFree(
+        next((floor for result in results if (floor := result.no_model_floor)), None),
+        next((words for result in results if (words := result.words_alone)), None),
+    )
 
 
 def format_grid(grid: Grid) -> str:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import get_args
 
 from emergence import __version__
 from emergence.analysis.charts.chart import Charts, Place, chart_kinds
 from emergence.analysis.charts.rows import CELL_NAMES
-from emergence.analysis.charts.two_by_two import no_model_floor
 from emergence.analysis.comparable import MODES, ComparableSet
 from emergence.analysis.data_ablation import without_order
 from emergence.analysis.figure_runs import ResultsFolder
-from emergence.analysis.grid import HEADLINE
 from emergence.analysis.report_blocks import Block, Bullets, Heading, Picture, Report, Section, Table, Text, table
 from emergence.analysis.report_examples import example_blocks
 from emergence.analysis.report_glossary import GLOSSARY
 from emergence.analysis.report_provenance import cost, filtering, provenance, reproduction
-from emergence.analysis.set_scores import ReadoutScores, SetScores, words_of
+from emergence.analysis.set_scores import ReadoutScores, SetScores
 from emergence.analysis.table_formats import legend, printed
 from emergence.analysis.tables import ResultsTable, score_text
 from emergence.analysis.verdict import FamilyFinding, Verdict, verdict_of
@@ -140,11 +138,11 @@ def _two_by_two(comparable: ComparableSet, scores: ReadoutScores, shuffled: Read
         *([("trunk of shuffled text", cell(FROZEN, shuffled), cell(FULL, shuffled))] if shuffled else []),
         ("random trunk", cell(RANDOM_FROZEN), cell(RANDOM_FULL)),
     ]
-    floor = no_model_floor(comparable)
-    if floor:
-        rows.append((f"no model ({floor[0].replace('_', ' ')})", f"{floor[1]:.3f}", ""))
-    if alone := words_of(comparable):
-        rows.append(("no model (words and positions, trained)", shown(alone), ""))
+    free = comparable.model_free
+    if free.floor:
+        rows.append((f"no model ({free.floor[0].replace('_', ' ')})", f"{free.floor[1].point:.3f}", ""))
+    if free.words:
+        rows.append(("no model (words and positions, trained)", shown(free.words), ""))
     n = next(iter(scores.f1.values()), None)
     counts = f" on {counts_of_set(comparable, scores)}" if n and n.n else ""
     level = f", {n.level:.0%} intervals" if n and math.isfinite(n.lo) else ""
@@ -155,9 +153,9 @@ def _two_by_two(comparable: ComparableSet, scores: ReadoutScores, shuffled: Read
 def counts_of_set(comparable: ComparableSet, scores: ReadoutScores) -> str:
     """``1,043 test questions of 184 sentences, 16 documents``; what was not recorded is unknown."""
     n = next(iter(scores.f1.values()))
-    stored = comparable.results()[0].result.test_scores or {}
-    documents = scores.grid.n_documents if scores.grid else stored.get("n_documents")
-    sentences = scores.grid.n_sentences if scores.grid else stored.get("n_clusters", n.n_clusters)
+    stored = comparable.results()[0].result.scores("test")
+    documents = scores.grid.n_documents if scores.grid else stored.n_documents
+    sentences = scores.grid.n_sentences if scores.grid else stored.n_clusters or n.n_clusters
     return f"{n.n:,} {scores.split} questions of {units_of(sentences, documents)}"
 
 
@@ -194,22 +192,14 @@ def _probes(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
         yield from table(caption, head, [_family(finding) for finding in verdict.families])
         layers = sorted(
             {
-                f"{'linear' if name == HEADLINE else name} on the {CELL_NAMES[cell]} trunk: layer {layer}"
+                f"{family} on the {CELL_NAMES[cell]} trunk: layer {layer}"
                 for cell in (FROZEN, RANDOM_FROZEN)
                 for item in found.comparable.cells.get(cell, ())
-                for name, layer in _layers(item.result.probes or {})
+                for family, layer in item.result.chosen_layers.items()
             }
         )
         if layers:
             yield Text("; ".join(layers) + ".", "Layers, chosen on validation:")
-
-
-def _layers(probes: Mapping[str, object]) -> list[tuple[str, object]]:
-    readouts = probes.get("readouts")
-    found = [(HEADLINE, probes["headline_layer"])] if "headline_layer" in probes else []
-    if isinstance(readouts, dict):
-        found += [(name, facts["layer"]) for name, facts in readouts.items() if facts.get("family") == name != "linear"]
-    return found
 
 
 def _family(finding: FamilyFinding) -> tuple[str, ...]:
@@ -244,13 +234,12 @@ def _training(folder: ResultsFolder, pictures: list[Block]) -> Iterable[Block]:
     rows = {}
     for found in folder.scored:
         for item in found.comparable.cells.get(FULL, ()):
-            facts = item.result.pretraining or {}
-            loss = facts.get("test") or facts.get("validation")
+            loss, how = item.result.held_out_loss, item.result.pretrained
             if loss:
                 rows[item.name] = (
-                    *(item.name, f"{loss['nats_per_token']:.3f}", _number(loss.get("bits_per_byte"), ".3f")),
-                    *(_number(loss.get("perplexity"), ".1f"), _number(facts.get("tokens_seen"), ",")),
-                    *(_number(facts.get("passes"), ".2f"), _number(facts.get("steps"), ",")),
+                    *(item.name, f"{loss.nats_per_token:.3f}", _number(loss.bits_per_byte, ".3f")),
+                    *(_number(loss.perplexity, ".1f"), _number(how.tokens_seen, ",")),
+                    *(_number(how.passes, ".2f"), _number(how.steps, ",")),
                 )
     yield from table("Pretraining, on held-out text", head, rows.values())
     yield from pictures or [Text("Not shown: no training history in this folder.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -30,7 +30,7 @@ def used(folder: ResultsFolder) -> list[Found]:
 def used_and_trunks(folder: ResultsFolder) -> list[Found]:
     """The same, with the runs in this folder that pretrained a trunk of theirs and are in no number themselves."""
     items = used(folder)
-    made = {(item.result.lineage or {}).get("run_id") for item in items if not item.result.random_baseline}
+    made = {item.result.trunk.run_id for item in items if not item.result.random_baseline}
     known = {item.result.run_id for item in items}
     trunks = []
     for found in folder.runs:
@@ -47,9 +47,9 @@ def used_and_trunks(folder: ResultsFolder) -> list[Found]:
 
 def filtering(folder: ResultsFolder) -> Iterator[Block]:
     """What was read, kept and dropped, one table for each set of questions."""
-    tables: dict[str, tuple[Mapping[str, Mapping[str, int]], list[Found]]] = {}
+    tables: dict[str, tuple[dict[str, dict[str, int]], list[Found]]] = {}
     for item in used(folder):
-        counts = (item.result.data or {}).get("filtering") or {"train": item.result.qasrl_train_filtering or {}}
+        counts = item.result.question_counts
         tables.setdefault(json.dumps(counts, sort_keys=True), (counts, []))[1].append(item)
     for counts, items in tables.values():
         reasons = list(dict.fromkeys(reason for split in counts.values() for reason in split))
@@ -58,8 +58,8 @@ def filtering(folder: ResultsFolder) -> Iterator[Block]:
         ]
         yield from table("Questions read, kept and dropped", ("Count", *counts), rows)
         yield Text(", ".join(item.name for item in items) + ".", "Runs:")
-        facts = (items[0].result.data or {}).get("questions") or {}
-        shown = [f"{key}: {_plain(facts[key])}" for key in ("name", "route", "path", "formats") if facts.get(key)]
+        facts = {key: items[0].result.data_fact("questions", key) for key in ("name", "route", "path", "formats")}
+        shown = [f"{key}: {_plain(value)}" for key, value in facts.items() if value]
         if shown:
             yield Text("; ".join(shown) + ".", "Questions:")
     yield from _texts(folder)
@@ -68,13 +68,11 @@ def filtering(folder: ResultsFolder) -> Iterator[Block]:
 def _texts(folder: ResultsFolder) -> Iterator[Block]:
     rows = []
     for item in used(folder):
-        facts = item.result.data or {}
-        overlap = facts.get("overlap") or {}
-        if facts.get("text") or overlap:
-            n = overlap.get("test_sentences_in_pretraining_text")
-            shared = f"{n:,} of {overlap['test_sentences']:,}" if n is not None else "-"
-            name = facts.get("text", {}).get("name") or facts.get("text", {}).get("route") or "-"
-            rows.append((item.name, str(name), shared))
+        fact = item.result.data_fact
+        if fact("text") or fact("overlap"):
+            n = fact("overlap", "test_sentences_in_pretraining_text")
+            shared = f"{n:,} of {fact('overlap', 'test_sentences'):,}" if n is not None else "-"
+            rows.append((item.name, str(fact("text", "name") or fact("text", "route") or "-"), shared))
     yield from table("Pretraining text", ("Run", "Text", "Test sentences found in it"), rows)
 
 
@@ -165,16 +163,14 @@ def _identity(item: Found) -> tuple[str, ...]:
 
 
 def _lineage(item: Found) -> tuple[str, ...]:
-    prints = (item.result.data or {}).get("fingerprints", {})
-    lineage = item.result.lineage or {}
-    source = (lineage.get("source") or {}).get("run_id") or lineage.get("run_id") or "-"
-    parts = [prints.get("tokenizer"), prints.get("text"), prints.get("questions"), lineage.get("trunk_sha256")]
-    own = "random" if item.result.random_baseline else ("this run" if source == item.result.run_id else str(source))
+    result, trunk = item.result, item.result.trunk
+    parts = [*(result.fingerprint(part) for part in ("tokenizer", "text", "questions")), trunk.trunk_sha256]
+    made_by = trunk.given("run_id") or trunk.run_id or "-"
     return (
         item.name,
-        *(str(part)[:_SHORT] if part else "-" for part in parts),
-        own,
-        str(lineage.get("pretrain_id") or "-"),
+        *(part[:_SHORT] if part else "-" for part in parts),
+        "random" if result.random_baseline else ("this run" if made_by == result.run_id else made_by),
+        trunk.pretrain_id or "-",
     )
 
 

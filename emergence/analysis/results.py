@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from emergence.analysis.grid import HEADLINE, RunScores
+from emergence.analysis.grid import RunScores
 from emergence.errors import DataError, EmergenceError
+from emergence.experiment.facts import HEADLINE
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.result import RunResult, load_result, recognise
 from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, SPEC_FILE, TOKENIZER_FILE
 from emergence.experiment.store import RunDirectory
 from emergence.files import read_json
-from emergence.measures.bootstrap import Estimate
 from emergence.spec import ExperimentSpec
 
 #: Top-level key of the JSON this package writes from results, so that reading them again passes it over.
@@ -52,25 +52,6 @@ class Found:
     scores: RunScores | None = None
     remark: str | None = None
     trunk_seed: int | None = None
-
-    def estimate(self, split: str, score: str, readout: str = HEADLINE) -> Estimate | None:
-        """A stored mean with its interval; a point alone for the older format's validation scores.
-
-        Args:
-            split: ``validation`` or ``test``. score: ``f1_tokens`` or ``em``.
-            readout: ``headline`` or a probe's name.
-        """
-        if self.spec is None:
-            names = {"f1_tokens": self.result.final_validation_f1, "em": self.result.final_validation_accuracy}
-            value = names.get(score) if split == "validation" and readout == HEADLINE else None
-            flags = ("no_interval",)
-            return None if value is None else Estimate(value, math.nan, math.nan, "none", 0, 0, flags=flags)
-        if readout == HEADLINE:
-            stored = (self.result.test_scores if split == "test" else self.result.validation_scores) or {}
-            values = stored.get("scores", {}).get(score)
-        else:
-            values = ((self.result.probes or {}).get("readouts", {}).get(readout) or {}).get(split, {}).get(score)
-        return None if values is None else Estimate.from_dict(values)
 
 
 @dataclass(frozen=True)
@@ -190,7 +171,7 @@ def _read_scores(run: RunDirectory, item: Found) -> RunScores:
         mean = float(scores.scores[HEADLINE]["f1_tokens"].mean())
     except (KeyError, TypeError, ValueError) as reason:
         raise DataError(f"predictions.jsonl is not in this program's format ({reason!r})") from None
-    stored = item.estimate("test", "f1_tokens")
+    stored = item.result.estimate("test", "f1_tokens")
     if stored is None or not math.isclose(mean, stored.point, abs_tol=1e-6):
         raise DataError("predictions.jsonl does not give the F1 in finetune_stats.json")
     return scores
@@ -220,10 +201,8 @@ def _checked(name: str, result: RunResult) -> Found:
         item, split = Found(name, result), "validation"
     else:
         item, split = Found(name, result, ExperimentSpec.from_dict(result.spec or {}, "spec")), "test"
-    try:
-        score = item.estimate(split, "f1_tokens")
-    except (KeyError, TypeError, AttributeError) as reason:
-        raise DataError(f"its {split} scores are not in this program's format ({reason!r})") from None
+    result.check_facts()
+    score = result.estimate(split, "f1_tokens")
     if score is None or not math.isfinite(score.point):
         raise DataError(f"it has no {split} F1 (null: the score did not exist, or was no finite number)")
     return item

@@ -172,16 +172,15 @@ def _point(scores: SetScores) -> ScalePoint | str:
     if not probe.is_meaningful:
         return f"its emergence score is {describe_score(probe)}"
     results = [item.result for item in scores.comparable.cells[FULL]]
-    counts = next((r.parameters for r in results if r.parameters and "non_embedding" in r.parameters), None)
-    if counts is None:
+    counts = [[r.n_parameters(kind) for kind in ("non_embedding", "total")] for r in results]
+    n_non_embedding, n_total = next((pair for pair in counts if None not in pair), (None, None))
+    if n_non_embedding is None or n_total is None:
         return "its parameters are not recorded"
-    pretraining = [(r.pretraining or {}).get("test") or (r.pretraining or {}).get("validation") for r in results]
-    losses = [loss["nats_per_token"] for loss in pretraining if loss]
     return ScalePoint(
         label=scores.comparable.model,
-        n_non_embedding=int(counts["non_embedding"]),
-        n_total=int(counts["total"]),
-        loss=float(np.mean(losses)) if losses else math.nan,
+        n_non_embedding=n_non_embedding,
+        n_total=n_total,
+        loss=scores.comparable.held_out_loss,
         score=probe.score,
         scratch=scratch.score if scratch and scratch.is_meaningful else None,
     )

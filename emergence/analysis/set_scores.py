@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, missing_cells, peers_of
-from emergence.analysis.grid import HEADLINE, Grid, RunScores, build_grid, cell_table, model_free, words_alone
+from emergence.analysis.grid import Grid, RunScores, build_grid, cell_table
 from emergence.analysis.results import Found
 from emergence.analysis.word_gains import gains_of_runs
 from emergence.errors import DataError
+from emergence.experiment.facts import HEADLINE
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.conditional import ScoreGains
@@ -25,7 +26,7 @@ from emergence.measures.emergence_score import (
     RANDOM_FULL,
     EmergenceScore,
 )
-from emergence.measures.measured_coverage import interval_notes, stored_widening
+from emergence.measures.measured_coverage import interval_notes
 from emergence.measures.readings import Reading, read_score
 from emergence.measures.summaries import difference, mean_over_seeds, score_from_summaries
 
@@ -125,8 +126,7 @@ def _families(comparable: ComparableSet) -> list[str]:
     names: dict[str, None] = {}
     for cell in (FROZEN, RANDOM_FROZEN):
         for item in comparable.cells.get(cell, ()):
-            readouts: Mapping[str, Any] = (item.result.probes or {}).get("readouts", {})
-            names |= {name: None for name, facts in readouts.items() if facts.get("family") == name}
+            names |= {name: None for name, found in item.result.readouts.items() if found.family == name}
     return list(names)
 
 
@@ -138,7 +138,7 @@ def cell_estimate(
     items: tuple[Found, ...], split: str, score: str, readout: str, peers: Sequence[tuple[Found, ...]] = ()
 ) -> Estimate | None:
     """Mean over the seeds of one cell; None unless all of them have it. Peers: the same cell of other sizes."""
-    groups = [[item.estimate(split, score, readout) for item in group] for group in (items, *peers)]
+    groups = [[item.result.estimate(split, score, readout) for item in group] for group in (items, *peers)]
     there = [[estimate for estimate in found if estimate is not None] for found in groups]
     if not there[0] or len(there[0]) < len(groups[0]):
         return None
@@ -171,7 +171,8 @@ def _score_readout(
 ) -> tuple[ReadoutScores, list[str]]:
     split = "validation" if comparable.is_documented_format else "test"
     f1, em = (cell_estimates(comparable, split, score, readout, peers) for score in ("f1_tokens", "em"))
-    if _all_have_predictions(comparable) and any(resampled(item) != cluster for item in comparable.results()):
+    clusters = {item.result.scores("test").cluster for item in comparable.results()}
+    if _all_have_predictions(comparable) and clusters != {cluster}:
         # As the runs did themselves, but by what is asked for here, so that no row has intervals of two kinds.
         f1, em = (
             {**found, **_from_predictions(comparable, found, score, readout, n_boot, cluster)}
@@ -187,7 +188,7 @@ def _score_readout(
         for floor in (RANDOM_FROZEN, RANDOM_FULL)
     )
     gap = difference(f1[FULL], f1[FROZEN])
-    reading = read_score(probe, f1[FULL], no_model_floor=_no_model_floor(comparable)) if probe else None
+    reading = read_score(probe, f1[FULL], no_model_floor=comparable.model_free.bar) if probe else None
     reading = None if basis == POINT else reading
     notes = [] if basis == POINT else _summary_notes(comparable, f1)
     return ReadoutScores(readout, split, f1, em, probe, scratch, gap, reading, basis), notes
@@ -195,14 +196,14 @@ def _score_readout(
 
 def _summary_notes(comparable: ComparableSet, f1: Mapping[str, Estimate]) -> list[str]:
     """How far intervals from stats files alone can be trusted."""
-    stored = comparable.cells[FULL][0].result.test_scores or {}
+    stored = comparable.cells[FULL][0].result.scores("test")
     return list(
         interval_notes(
             {cell: estimate.n_seeds for cell, estimate in f1.items()},
-            n_sentences=stored.get("n_clusters") or f1[FULL].n_clusters,
-            n_documents=stored.get("n_documents"),
-            cluster=stored.get("cluster", "sentence"),
-            widening=stored_widening(stored),
+            n_sentences=stored.n_clusters or f1[FULL].n_clusters,
+            n_documents=stored.n_documents,
+            cluster=stored.cluster,
+            widening=stored.widening,
         )
     )
 
@@ -242,18 +243,13 @@ def _paired(
     return found, [*grid.left_out, *grid.notes, *missing]
 
 
-def resampled(item: Found) -> str:
-    """What the intervals in a run's own result resample."""
-    return str((item.result.test_scores or {}).get("cluster", "sentence"))
-
-
 def resampled_in(found: SetScores, cluster: ClusterKind) -> set[str]:
     """What the intervals of a set's cells resample, where ``cluster`` was asked for."""
     items = found.comparable.results()
     if found.headline.grid:
         return {found.headline.grid.cluster}
     if not _all_have_predictions(found.comparable):
-        return {resampled(item) for item in items}
+        return {item.result.scores("test").cluster for item in items}
     return {cluster if item.scores and item.scores.documents else "sentence" for item in items}
 
 
@@ -284,13 +280,3 @@ def _scores_with(readout: str, peer: Mapping[str, tuple[Found, ...]]) -> list[Ru
         if len(scores) == len(items) and all(name in one.scores for one in scores):
             found += scores
     return found
-
-
-def words_of(comparable: ComparableSet) -> Estimate | None:
-    """Test F1 of words and positions, where a run of the set measured it."""
-    return next((found for item in comparable.results() if (found := words_alone(item.result))), None)
-
-
-def _no_model_floor(comparable: ComparableSet) -> float | None:
-    found = (model_free(item.result) for item in comparable.cells[FULL])
-    return next((bar for bar in found if bar is not None), None)

@@ -16,8 +16,8 @@ from emergence.data.qa_encoding import IntArray
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data
 from emergence.data.stream import TokenStream
 from emergence.errors import UsageError
+from emergence.experiment.facts import own_scorer
 from emergence.experiment.inputs import Questions, encode_questions, marks_of
-from emergence.experiment.phases import own_scorer
 from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
 from emergence.spec import ExperimentSpec

@@ -33,6 +33,7 @@ from emergence.analysis.snapshot_results import (
 )
 from emergence.data.roles import asked_role
 from emergence.errors import RunDirectoryError
+from emergence.experiment.facts import dig
 from emergence.experiment.locks import RunLock
 from emergence.experiment.result import load_result
 from emergence.experiment.store import RunDirectory
@@ -243,7 +244,6 @@ def _result(work: Work, snapshots: Sequence[ProbedSnapshot]) -> SnapshotProbes:
 def _run_facts(work: Work) -> dict[str, Any]:
     run, timeline = work.timeline.run, work.timeline
     counts = count_parameters(timeline.model, timeline.vocab_rows)
-    own = load_result(run.stats_path).pretraining or {}
     pretraining = dataclasses.replace(run.spec, seed=0).pretrain_id
     series = content_digest([pretraining, {k: v for k, v in work.settings.items() if k != "seed"}])
     return {
@@ -257,7 +257,7 @@ def _run_facts(work: Work) -> dict[str, Any]:
         "n_params_total": counts.total,
         "n_params_non_embedding": counts.non_embedding,
         "init": timeline.model.init,
-        "whole_test_text": own.get("test"),
+        "whole_test_text": dig(load_result(run.stats_path).pretraining, "test"),
     }
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from emergence.analysis.comparable import MODES, ComparableSet, Grouping, group_results
-from emergence.analysis.grid import HEADLINE
 from emergence.analysis.results import OWN_KIND, Collection, Skipped, collect_results
-from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets, words_of
+from emergence.analysis.set_scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets
 from emergence.analysis.verdict import verdict_of
 from emergence.errors import DataError
+from emergence.experiment.facts import HEADLINE
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
@@ -222,11 +222,10 @@ def _row(found: SetScores, cell: str, scores: ReadoutScores) -> Row:
 
 def _trainable(comparable: ComparableSet, cell: str, readout: str) -> int | None:
     result = comparable.cells[cell][0].result
-    if readout != HEADLINE:
-        count = (result.probes or {})["readouts"][readout].get("n_trainable")
-    else:
-        count = (result.parameters or {}).get("trainable")
-    return None if count is None else int(count)
+    if readout == HEADLINE:
+        return result.n_parameters("trainable")
+    found = result.readout(readout)
+    return found.n_trainable if found else None
 
 
 def _seconds(comparable: ComparableSet, cell: str) -> float | None:
@@ -264,7 +263,7 @@ def _reading_line(found: SetScores) -> str:
     scores = found.headline
     parts = [f"{SCORE_NAMES[s.floor]} {describe_score(s)}" for s in (scores.probe, scores.scratch) if s]
     parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
-    alone = words_of(found.comparable)
+    alone = found.comparable.model_free.words
     parts += [f"words and positions F1 {shown(alone)}"] if alone else []
     parts += [f"{scores.split} F1, {scores.basis}"]
     if scores.grid:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from emergence.analysis.comparable import ComparableSet, missing_cells
-from emergence.analysis.grid import HEADLINE
 from emergence.analysis.set_scores import ReadoutScores, SetScores, score_set
+from emergence.experiment.facts import HEADLINE, Validity
 from emergence.measures.bootstrap import Estimate, seed_t_interval
 from emergence.measures.conditional import (
     ADDS,
@@ -234,30 +234,28 @@ def _finding(comparable: ComparableSet, readout: ReadoutScores, gains: Sequence[
 
 
 def _by_cell(
-    comparable: ComparableSet, family: str, summary: Callable[[Sequence[Mapping[str, Any]]], Value | None]
+    comparable: ComparableSet, family: str, summary: Callable[[Sequence[Validity]], Value | None]
 ) -> dict[str, Value]:
     """``summary`` over the seeds of both frozen cells, where all of them have this family's validity."""
     found = {}
     for cell in (FROZEN, RANDOM_FROZEN):
         items = comparable.cells.get(cell, ())
-        parts = [((item.result.probes or {}).get("validity") or {}).get(family) for item in items]
-        value = summary([part for part in parts if part]) if parts and all(parts) else None
+        parts = [part for item in items if (part := item.result.validity(family))]
+        value = summary(parts) if parts and len(parts) == len(items) else None
         if value is not None:
             found[cell] = value
     return found
 
 
-def _mean_selectivity(parts: Sequence[Mapping[str, Any]]) -> Estimate | None:
-    values = [part.get("selectivity") for part in parts]
-    return mean_over_seeds([Estimate.from_dict(value) for value in values if value]) if all(values) else None
+def _mean_selectivity(parts: Sequence[Validity]) -> Estimate | None:
+    values = [part.selectivity for part in parts if part.selectivity]
+    return mean_over_seeds(values) if len(values) == len(parts) else None
 
 
-def _compressions(parts: Sequence[Mapping[str, Any]]) -> list[float] | None:
+def _compressions(parts: Sequence[Validity]) -> list[float] | None:
     """Of each seed."""
-    codes = [part.get("mdl") or {} for part in parts]
-    if not all(code.get("online_bits", 0) > 0 for code in codes):
-        return None
-    return [code["uniform_bits"] / code["online_bits"] for code in codes]
+    values = [part.compression for part in parts if part.compression is not None]
+    return values if len(values) == len(parts) else None
 
 
 # Where --------------------------------------------------------------------------------------------

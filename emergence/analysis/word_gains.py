@@ -6,16 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emergence.analysis.grid import (
-    HEADLINE,
-    RULE,
-    WORDS,
-    WORDS_BOTH,
-    RunScores,
-    in_order,
-    runs_by_cell,
-    words_of_layout,
-)
+from emergence.analysis.grid import RunScores, in_order, runs_by_cell
+from emergence.experiment.facts import HEADLINE, RULE, WORDS, WORDS_BOTH, words_of_layout
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.conditional import FAMILIES, LINEAR, SCORES, ScoreGains, TrunkScores, conditional_gains

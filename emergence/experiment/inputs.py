@@ -25,6 +25,7 @@ from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError, UsageError, WeightsError
+from emergence.experiment.facts import dig
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, check_matches, load_weights
@@ -155,7 +156,7 @@ def _token_counts(
         return _checked_counts(counts, weights)
     if weights is not None and (spec.pretrain_text or spec.data == "microworld"):
         text = prepare_pretraining_data(spec, cache_dir)
-        of_weights = (weights.file.metadata.get("data") or {}).get("text")
+        of_weights = dig(weights.file.metadata, "data", "text")
         return text.token_counts if text.fingerprint == of_weights else None
     if text is None and spec.random_baseline and spec.freeze_llm:
         text = prepare_pretraining_data(spec, cache_dir)
@@ -243,7 +244,7 @@ def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -
         except WeightsError as error:
             logger.warning("not using the trunk of %s: %s", found.run_id, error)
             continue
-        if (weights.metadata.get("data") or {}).get("text") == text:
+        if dig(weights.metadata, "data", "text") == text:
             return GivenWeights(weights, found.trunk_path)
     return None
 

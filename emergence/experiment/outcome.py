@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.data.qa_encoding import EncodedQA
+from emergence.experiment.facts import HEADLINE, RULE, words_name
 from emergence.experiment.inputs import Questions
-from emergence.experiment.phases import HEADLINE, Session, Trained, named_fits
+from emergence.experiment.phases import Session, Trained, named_fits
 from emergence.experiment.result import RunResult, current_versions
 from emergence.files import sha256_file
 from emergence.measures.scoring import SpanScores
@@ -29,8 +30,6 @@ from emergence.training.minimal_pairs import score_minimal_pairs
 
 #: Per-question scores kept for every read-out beside the headline's.
 KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")
-#: Names of the baselines: R_1 by variant (``words_left``), and the rule from the wh-word.
-WORDS, WH_RULE = "words", "wh_rule"
 
 
 def conclude(session: Session, weights: WeightsFile, trained: Trained, questions: Questions) -> RunResult:
@@ -107,7 +106,7 @@ def common_facts(session: Session, weights: WeightsFile, trained: Trained | None
 def _words(trained: Trained, split: str, encoded: EncodedQA) -> dict[str, SpanScores]:
     """R_1 on one split, by its name among the baselines."""
     return {
-        f"{WORDS}_{variant}": score_logits(getattr(found, split), encoded, trained.cap)
+        words_name(variant): score_logits(getattr(found, split), encoded, trained.cap)
         for variant, found in trained.words.items()
     }
 
@@ -141,7 +140,7 @@ def _rows(
     rules = baseline_scores(questions.test, questions.all_train, scores[HEADLINE].max_len)
     others = {name: _kept(found) for name, found in scores.items() if name != HEADLINE}
     alone = {name: _kept(found) for name, found in words.items()}
-    alone |= {name: columns for name, columns in rules.items() if name == WH_RULE}
+    alone |= {name: columns for name, columns in rules.items() if name == RULE}
     for i, row in enumerate(rows):
         row["readouts"] = {name: _at(columns, i) for name, columns in others.items()}
         row["baselines"] = {name: _at(columns, i) for name, columns in alone.items()}
@@ -232,7 +231,7 @@ def _gain(
     questions: Questions,
 ) -> dict[str, Any]:
     """Test score of scorer and states together minus the scorer's alone, question by question, with intervals."""
-    together, alone = _kept(scores["test"][name]), _kept(words["test"][f"{WORDS}_{scorer}"])
+    together, alone = _kept(scores["test"][name]), _kept(words["test"][words_name(scorer)])
     differences = {key: together[key] - alone[key] for key in together}
     found = mean_estimates(differences, questions.test, session.spec.config.evaluate)
     return plain(found)

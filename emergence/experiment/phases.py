@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emergence.experiment.facts import HEADLINE, own_scorer, words_name
 from emergence.experiment.inputs import FINETUNED, PRETRAINED, RANDOM, GivenWeights, Inputs, Questions
 from emergence.experiment.result import current_versions
 from emergence.experiment.store import RunDirectory
@@ -209,14 +210,8 @@ class Trained:
     pairs: dict[str, SpanLogits] = field(default_factory=dict)
 
 
-HEADLINE = "headline"
 #: Of R_1: what a causal state could know, and the next word too.
 VARIANTS: tuple[Variant, ...] = ("left", "both")
-
-
-def own_scorer(layout: Layout) -> Variant:
-    """R_1 with the knowledge of a state: in the echo layout it has seen the whole sentence, so the next word, too."""
-    return "both" if layout == "echo" else "left"
 
 
 def words_alone(session: Session, questions: Questions, cap: int) -> dict[str, WordScores]:
@@ -249,7 +244,7 @@ def split_pairs(
         return words, {}
     n, variant = len(questions.test), own_scorer(layout)
     apart = {name: replace(found, test=found.test.rows(slice(0, n))) for name, found in words.items()}
-    return apart, {f"words_{variant}": words[variant].test.rows(slice(n, None))}
+    return apart, {words_name(variant): words[variant].test.rows(slice(n, None))}
 
 
 def load_trunk(weights: WeightsFile, session: Session) -> Trunk:

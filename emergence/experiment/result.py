@@ -17,13 +17,30 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emergence import __version__
 from emergence.errors import DataError
+from emergence.experiment.facts import (
+    HEADLINE,
+    HeldOutLoss,
+    LayerFit,
+    Pretraining,
+    Readout,
+    Scores,
+    TrunkOrigin,
+    Validity,
+    dig,
+    is_of,
+    view_of,
+    words_of_layout,
+)
 from emergence.files import SEAL_KEY, read_json, read_sealed, unseal
 from emergence.plain import plain
 from emergence.spec import ExperimentSpec
+
+if TYPE_CHECKING:
+    from emergence.measures.bootstrap import Estimate
 
 SCHEMA_VERSION = 1
 
@@ -34,6 +51,9 @@ _REQUIRED = ("config_name", "freeze_llm", "random_baseline", "final_validation_f
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """The result of one run; None wherever a number does not exist.
+
+    The fields are what is stored. Readers ask the properties and methods, which know where each fact lies, give None
+    (or nothing) where an older file lacks it, and raise DataError where it is malformed.
 
     Attributes:
         config_name: Size.
@@ -112,6 +132,115 @@ class RunResult:
     def is_documented_format(self) -> bool:
         """Whether the file held the guide's keys alone, so that nothing says which run it was."""
         return self.run_id is None
+
+    def check_facts(self) -> None:
+        """Raises DataError where a fact that readers ask for is malformed."""
+        _ = self.readouts, self.fits, self.validities, self.no_model_floor, self.words_alone
+        _ = self.held_out_loss, self.pretrained, self.trunk
+
+    def scores(self, split: str) -> Scores:
+        """Of ``validation`` or ``test``."""
+        stored = self.test_scores if split == "test" else self.validation_scores
+        return view_of(Scores, stored, stored=stored, cluster=dig(stored, "cluster") or "sentence")
+
+    def estimate(self, split: str, score: str, readout: str = HEADLINE) -> Estimate | None:
+        """A stored mean with its interval; a point alone for the older format's validation scores.
+
+        Args:
+            split: ``validation`` or ``test``. score: ``f1_tokens`` or ``em``.
+            readout: ``headline`` or a probe's name.
+        """
+        if self.is_documented_format:
+            from emergence.measures.bootstrap import Estimate
+
+            names = {"f1_tokens": self.final_validation_f1, "em": self.final_validation_accuracy}
+            value = names.get(score) if split == "validation" and readout == HEADLINE else None
+            return None if value is None else Estimate(value, math.nan, math.nan, "none", 0, 0, flags=("no_interval",))
+        if readout == HEADLINE:
+            return self.scores(split).estimate(score)
+        found = self.readout(readout)
+        return found.estimate(split, score) if found else None
+
+    @property
+    def readouts(self) -> dict[str, Readout]:
+        """Scored probes by name: ``headline``, ``bilinear``, ``bilinear_last``, ...; empty with all weights trained."""
+        return {
+            name: view_of(Readout, stored, stored=stored)
+            for name, stored in (dig(self.probes, "readouts") or {}).items()
+        }
+
+    def readout(self, name: str) -> Readout | None:
+        """One of :attr:`readouts`."""
+        return self.readouts.get(name)
+
+    @property
+    def chosen_layers(self) -> dict[str, int]:
+        """Probe family to the layer that validation chose."""
+        chosen = {"linear": dig(self.probes, "headline_layer")}
+        chosen |= {name: found.layer for name, found in self.readouts.items() if found.family == name != "linear"}
+        return {family: layer for family, layer in chosen.items() if layer is not None}
+
+    @property
+    def fits(self) -> tuple[LayerFit, ...]:
+        """Every family at every layer."""
+        return tuple(view_of(LayerFit, fit) for fit in dig(self.probes, "fits") or ())
+
+    @property
+    def validities(self) -> dict[str, Validity]:
+        """By probe family; empty where it was not measured."""
+        return {family: Validity.of(stored) for family, stored in (dig(self.probes, "validity") or {}).items()}
+
+    def validity(self, family: str) -> Validity | None:
+        """One of :attr:`validities`."""
+        return self.validities.get(family)
+
+    @property
+    def no_model_floor(self) -> tuple[str, Estimate] | None:
+        """Name and test F1 of the best rule without a model (R_0)."""
+        name: str | None = dig(self.test_scores, "floor")
+        f1 = self.scores("test").baseline(name) if name else None
+        return (name, f1) if name and f1 else None
+
+    @property
+    def words_alone(self) -> Estimate | None:
+        """Test F1 of words and positions without a language model (R_1), of those that a state of this layout sees."""
+        return self.scores("test").baseline(words_of_layout(self.layout))
+
+    @property
+    def held_out_loss(self) -> HeldOutLoss | None:
+        """Of the pretrained trunk; None for a random one."""
+        stored = dig(self.pretraining, "test") or dig(self.pretraining, "validation")
+        return None if dig(stored, "nats_per_token") is None else view_of(HeldOutLoss, stored)
+
+    @property
+    def pretrained(self) -> Pretraining:
+        """How the trunk was pretrained."""
+        return view_of(Pretraining, self.pretraining)
+
+    @property
+    def trunk(self) -> TrunkOrigin:
+        """Where the trunk came from."""
+        return view_of(TrunkOrigin, self.lineage)
+
+    def fingerprint(self, part: str) -> str | None:
+        """Identity of the run's ``tokenizer``, pretraining ``text`` or ``questions``."""
+        found: str | None = dig(self.data, "fingerprints", part)
+        return found
+
+    def data_fact(self, *path: str) -> Any:
+        """Provenance of the data, as ``data.json`` has it: ``questions``, ``text``, ``overlap``, ``marks``."""
+        return dig(self.data, *path)
+
+    def n_parameters(self, kind: str) -> int | None:
+        """``total``, ``non_embedding`` or ``trainable``."""
+        found: int | None = dig(self.parameters, kind)
+        return found
+
+    @property
+    def question_counts(self) -> dict[str, dict[str, int]]:
+        """Split to its questions read, kept and dropped by reason; older files tell of ``train`` alone."""
+        found: dict[str, dict[str, int]] | None = dig(self.data, "filtering")
+        return found or {"train": self.qasrl_train_filtering or {}}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, documented keys first; numbers that are not finite become null and leave a flag."""
@@ -198,15 +327,11 @@ def _installed(library: str) -> str | None:
 
 def _check_values(values: Mapping[str, Any], source: str) -> None:
     """Types and ranges, from the annotations of :class:`RunResult`."""
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "list": list}
     for f in dataclasses.fields(RunResult):
         if f.name not in values:
             continue
-        value, annotation = values[f.name], str(f.type)
-        kind, optional = kinds[annotation.split("[")[0].split(" ")[0]], annotation.endswith("| None")
-        wrong_bool = isinstance(value, bool) and kind is not bool
-        if not (value is None and optional) and (not isinstance(value, kind) or wrong_bool):  # type: ignore[arg-type]
-            raise DataError(f"{f.name} has the impossible value {str(value)[:60]!r}", source)
+        if not is_of(values[f.name], str(f.type)):
+            raise DataError(f"{f.name} has the impossible value {str(values[f.name])[:60]!r}", source)
     for name in ("final_validation_accuracy", "final_validation_f1"):
         value = values.get(name)
         if value is not None and not 0 <= value <= 1:

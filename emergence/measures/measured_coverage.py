@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from emergence.measures.clustering import ClusterKind
 from emergence.wording import counted
@@ -50,12 +49,6 @@ def units_of(n_sentences: int, n_documents: int | None) -> str:
     """``184 sentences, 16 documents``; older files do not tell the documents."""
     documents = "documents unknown" if n_documents is None else counted(n_documents, "document")
     return f"{counted(n_sentences, 'sentence')}, {documents}"
-
-
-def stored_widening(scores: Mapping[str, Any]) -> dict[str, float]:
-    """``widening`` of :func:`interval_notes` from a stored evaluation; empty where an older file has none."""
-    found = scores.get("document_widening")
-    return {} if found is None else {"F1": float(found)}
 
 
 def interval_notes(

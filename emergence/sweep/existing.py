@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from emergence.errors import EmergenceError
+from emergence.experiment.facts import TrunkOrigin, dig, view_of
 from emergence.experiment.run_directory import TRUNK_FILE
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import read_json, unseal
@@ -45,30 +46,29 @@ class Existing:
             has_trunk: Whether its trunk is there.
             stats: Its result, None without one.
         """
-        lineage = (stats or {}).get("lineage") or {}
+        trunk = view_of(TrunkOrigin, dig(stats, "lineage"))
         if stats is not None:
             self.finished.setdefault(experiment_id, run_id)
-            if same := equivalent_cell(spec, lineage):
+            if same := equivalent_cell(spec, trunk):
                 self.finished.setdefault(same.experiment_id, run_id)
         else:
             self.unfinished.setdefault(experiment_id, run_id)
         if spec.random_baseline:
             return
-        if has_trunk and (spec.pretrains or equivalent_cell(spec, lineage)):
+        if has_trunk and (spec.pretrains or equivalent_cell(spec, trunk)):
             self.trunks.setdefault(spec.pretrain_id, run_id)
         elif not has_trunk and spec.skip_finetune:
             self.begun.setdefault(spec.pretrain_id, (run_id, spec))
 
 
-def equivalent_cell(spec: ExperimentSpec, lineage: Mapping[str, Any]) -> ExperimentSpec | None:
+def equivalent_cell(spec: ExperimentSpec, trunk: TrunkOrigin) -> ExperimentSpec | None:
     """The cell that a run with ``--skip-pretrain`` is: the same experiment, if its weights are of that pretraining.
 
     Snapshots taken on the way are of the same pretraining and another trunk, so the file's name has to be the trunk's.
     """
-    source = lineage.get("source") or {}
-    if not spec.skip_pretrain or spec.random_baseline or source.get("pretrain_id") != spec.pretrain_id:
+    if not spec.skip_pretrain or spec.random_baseline or trunk.given("pretrain_id") != spec.pretrain_id:
         return None
-    if PurePath(str(source.get("path"))).name != TRUNK_FILE:
+    if PurePath(trunk.given("path") or "").name != TRUNK_FILE:
         return None
     return dataclasses.replace(spec, skip_pretrain=False, pretrained_model_path=None)
 

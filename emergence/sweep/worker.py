@@ -8,6 +8,7 @@ however that ends: whoever was killed must not leave writers behind.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
@@ -50,8 +51,8 @@ def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
         if result is None or result.run_id is None:
             raise UsageError("a sweep runs each cell in one process: start it without torchrun")
         _say(describe_result(result, runs_dir))
-        scores = (result.test_scores or {}).get("scores", {})
-        headline = {"test_f1": scores["f1_tokens"]["point"]} if "f1_tokens" in scores else {}
+        f1 = result.estimate("test", "f1_tokens")
+        headline = {"test_f1": f1.point} if f1 and math.isfinite(f1.point) else {}
         _answer(answers, run_id=result.run_id, headline=headline)
 
 

@@ -118,15 +118,17 @@ def test_captions_say_what_their_intervals_resample(tmp_path: Path, cluster: str
     assert "sentences resampled" in captions("stats")["two_by_two"], "as its run did"
 
 
-def test_few_shot_intervals_are_the_runs_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_shot_intervals_are_the_runs_own(tmp_path: Path) -> None:
     for n in (10, 100):
         write_run(tmp_path, "full", 0.5, finetune_samples=n)
     folder = read_folder(tmp_path, n_boot=20)
-    stored = iter(["document", "sentence"])
-    monkeypatch.setattr(few_shot, "resampled", lambda item: next(stored))
-    found = Charts()
-    few_shot.KIND.collect(folder, found, 20)
-    assert "sentences or documents resampled" in found.charts[0].caption
+    items = [item for found in folder.grouping.sets for item in found.results()]
+    for item, cluster in zip(items, ("document", "sentence"), strict=True):
+        assert item.result.test_scores
+        item.result.test_scores["cluster"] = cluster
+    charts = Charts()
+    few_shot.KIND.collect(folder, charts, 20)
+    assert "sentences or documents resampled" in charts.charts[0].caption
 
 
 def test_training_loss_is_in_the_legend(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from emergence.analysis.table_formats import format_table
 from emergence.analysis.tables import build_table
 from emergence.cli import app
 from emergence.config import load_config
+from emergence.experiment.facts import Scores
+from emergence.experiment.result import RunResult
 from emergence.local import counts_of, evaluation_notes
 from tests.analysis.fake_runs import write_grid, write_run
 
@@ -165,12 +169,18 @@ def test_figures_count_documents_and_never_call_them_sentences(tmp_path: Path) -
     assert "120 questions of 40 sentences, 8 documents" in chart.caption
 
 
+def scores_of(stored: dict[str, Any]) -> Scores:
+    guide = {"config_name": "tiny", "freeze_llm": True, "random_baseline": False, "final_validation_f1": 0.5}
+    return replace(RunResult.from_dict(guide, "guide"), test_scores=stored).scores("test")
+
+
 def test_a_run_ends_with_its_counts_and_what_documents_do() -> None:
-    scores = {"n": 1043, "n_clusters": 184, "n_documents": 16, "cluster": "sentence", "document_widening": 1.31}
+    stored = {"n": 1043, "n_clusters": 184, "n_documents": 16, "cluster": "sentence", "document_widening": 1.31}
+    scores = scores_of(stored)
     assert counts_of(scores) == "1,043 test questions, 184 sentences, 16 documents"
     (note,) = evaluation_notes(scores)
     assert "1.31 times (F1)" in note and "--cluster document" in note
-    older = {"n": 1043, "n_clusters": 184}
+    older = scores_of({"n": 1043, "n_clusters": 184})
     assert counts_of(older).endswith("documents unknown") and evaluation_notes(older) == []
 
 

@@ -246,5 +246,6 @@ def test_malformed_test_scores_are_damage_not_a_crash(tmp_path: Path) -> None:
     stats = json.loads(run.stats_path.read_text())
     for name, scores in {"list.json": {"scores": []}, "empty.json": {"scores": {"f1_tokens": {"point": 1}}}}.items():
         (tmp_path / name).write_text(to_json(seal({**stats, "test_scores": scores})))
+    (tmp_path / "probes.json").write_text(to_json(seal({**stats, "probes": {"readouts": {"bilinear": 3}}})))
     left_out = reasons(tmp_path)
-    assert all(left_out[name][0] == "damaged" for name in ("list.json", "empty.json"))
+    assert all(left_out[name][0] == "damaged" for name in ("list.json", "empty.json", "probes.json"))

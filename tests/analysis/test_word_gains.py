@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emergence.analysis.grid import HEADLINE, RULE, WORDS, RunScores, words_of_layout
+from emergence.analysis.grid import RunScores
 from emergence.analysis.word_gains import WITH_WORDS, gains_of_runs
-from emergence.experiment.phases import own_scorer
+from emergence.experiment.facts import HEADLINE, RULE, WORDS, own_scorer, words_of_layout
 from tests.analysis.fake_runs import N_SENTENCES, PER_SENTENCE, Added, write_run
 
 ADDED = Added({"linear": (0.01, 0.02), "bilinear": (0.03, 0.06)}, selection={"bilinear": 0.7})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emergence.measures import measured_coverage
-from emergence.measures.measured_coverage import MEASURED, interval_notes, stored_widening, units_of
+from emergence.measures.measured_coverage import MEASURED, interval_notes, units_of
 from emergence.measures.measured_coverage import measured_coverage as coverage_of
 
 
@@ -57,4 +57,3 @@ def test_documents_are_reported_and_warned_about_where_they_matter() -> None:
     assert "1.40 times (F1)" in large and large.endswith("(--cluster document)")
     (used,) = notes({"full": 5}, widening={"F1": 1.4}, cluster="document", n_documents=500)
     assert used.startswith("documents are resampled; ")
-    assert stored_widening({}) == {} and stored_widening({"document_widening": 1.5}) == {"F1": 1.5}

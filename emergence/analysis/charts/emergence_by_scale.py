@@ -13,7 +13,6 @@ from emergence.analysis.charts.drawing import COLOURS, LINES, MARKERS, error_bar
 from emergence.analysis.charts.rows import distinct, interval_words, never, numbers, rows_where, slug, value_words
 from emergence.analysis.figure_runs import ResultsFolder
 from emergence.analysis.set_scores import POINT, SetScores, resampled_in
-from emergence.measures.emergence_score import FULL
 from emergence.measures.readings import SCORE_NAMES, describe_score
 
 
@@ -43,7 +42,8 @@ def _score_rows(found: SetScores, out: Charts) -> Iterator[Row]:
     comparable, scores = found.comparable, found.headline
     if scores.basis in (None, POINT) or comparable.n_params is None:
         return
-    where = {"setting": comparable.base.size, "non_embedding": comparable.n_params, "pretraining_loss": _loss(found)}
+    where = {"setting": comparable.base.size, "non_embedding": comparable.n_params}
+    where |= {"pretraining_loss": comparable.held_out_loss}
     for score in (scores.probe, scores.scratch):
         if score is None:
             continue
@@ -53,14 +53,6 @@ def _score_rows(found: SetScores, out: Charts) -> Iterator[Row]:
             continue
         ends = {"score": e.point, "lo": e.lo, "hi": e.hi, "level": e.level, "method": e.method}
         yield {**where, "floor": score.floor, **ends, "n_seeds": e.n_seeds, "flags": " ".join(score.flags)}
-
-
-def _loss(found: SetScores) -> float:
-    """Held-out loss of the pretrained trunks, nats per token, averaged over the seeds."""
-    full = [item.result for item in found.comparable.cells.get(FULL, ())]
-    pretraining = [(r.pretraining or {}).get("test") or (r.pretraining or {}).get("validation") for r in full]
-    losses = [p["nats_per_token"] for p in pretraining if p]
-    return float(np.mean(losses)) if losses else math.nan
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:

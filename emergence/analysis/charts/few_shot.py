@@ -30,7 +30,6 @@ from emergence.analysis.charts.rows import (
 )
 from emergence.analysis.figure_runs import ResultsFolder
 from emergence.analysis.results import Found
-from emergence.analysis.set_scores import resampled
 from emergence.measures.emergence_score import CELLS
 
 
@@ -42,7 +41,7 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         mine = [row for cell, item in items if (row := _few_shot_row(label, cell, item))]
         if len({row["samples"] for row in mine if row["limited"]}) >= 2:
             rows += sorted(mine, key=lambda row: (CELLS.index(row["cell"]), row["samples"], row["seed"]))
-            clusters |= {resampled(item) for _, item in items}
+            clusters |= {item.result.scores("test").cluster for _, item in items}
     caption = (
         f"Test token F1 against training questions. {interval_words(rows, clusters)} "
         "Where a number of questions was run with several seeds: their mean, and a band over their range."
@@ -52,11 +51,9 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
 
 
 def _few_shot_row(label: str, cell: str, item: Found) -> Row | None:
-    estimate = item.estimate("test", "f1_tokens") if item.spec else None
-    limit, available = (
-        item.result.finetune_samples_limit,
-        (item.result.qasrl_train_filtering or {}).get("valid_examples"),
-    )
+    estimate = item.result.estimate("test", "f1_tokens") if item.spec else None
+    limit = item.result.finetune_samples_limit
+    available = (item.result.qasrl_train_filtering or {}).get("valid_examples")
     known = [n for n in (limit, available) if n is not None]
     if estimate is None or not known:
         return None

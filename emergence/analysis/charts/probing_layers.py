@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from emergence.analysis.charts.chart import ChartKind, Charts, Figure, Row
@@ -18,10 +19,8 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         label, mine = found.comparable.label, []
         for cell in (FROZEN, RANDOM_FROZEN):
             for item in found.comparable.cells.get(cell, ()):
-                for fit in (item.result.probes or {}).get("fits", ()):
-                    keys = ("family", "layer", "validation_f1", "validation_em", "n_trainable", "converged")
-                    facts = {key: fit[key] for key in keys}
-                    mine.append({"setting": label, "cell": cell, "seed": item.result.seed, **facts})
+                where = {"setting": label, "cell": cell, "seed": item.result.seed}
+                mine += [{**where, **asdict(fit)} for fit in item.result.fits]
         rows += mine
         if mine and not any(row["cell"] == RANDOM_FROZEN for row in mine):
             out.skip(f"floor of probing_layers: {label}", "no random trunk was probed (--random-baseline)")

@@ -19,7 +19,8 @@ from emergence.analysis.charts.rows import (
     value_words,
 )
 from emergence.analysis.figure_runs import ResultsFolder
-from emergence.analysis.grid import HEADLINE, RunScores
+from emergence.analysis.grid import RunScores
+from emergence.experiment.facts import HEADLINE
 from emergence.measures.bootstrap import bootstrap_means
 from emergence.measures.emergence_score import CELLS
 from emergence.measures.resampling import ClusterTable

@@ -17,10 +17,9 @@ from emergence.analysis.charts.rows import (
     rows_where,
     value_words,
 )
-from emergence.analysis.comparable import ComparableSet
 from emergence.analysis.data_ablation import without_order
 from emergence.analysis.figure_runs import ResultsFolder
-from emergence.analysis.set_scores import resampled_in, words_of
+from emergence.analysis.set_scores import resampled_in
 from emergence.measures.emergence_score import CELLS
 from emergence.measures.measured_coverage import units_of
 
@@ -43,12 +42,11 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
             row |= {"n_sentences": grid.n_sentences, "n_documents": grid.n_documents} if grid else {}
         rows += mine
         clusters |= resampled_in(found, folder.cluster)
-        floor = no_model_floor(found.comparable)
-        if floor and mine:
-            rows.append({**dict.fromkeys(mine[0]), "setting": label, "cell": NO_MODEL, "f1": floor[1]})
-        alone = words_of(found.comparable)
-        if alone and mine:
-            rows.append({**dict.fromkeys(mine[0]), **cell_row(label, WORDS_ALONE, alone)})
+        free = found.comparable.model_free
+        if free.floor and mine:
+            rows.append({**dict.fromkeys(mine[0]), "setting": label, "cell": NO_MODEL, "f1": free.floor[1].point})
+        if free.words and mine:
+            rows.append({**dict.fromkeys(mine[0]), **cell_row(label, WORDS_ALONE, free.words)})
     out.add(
         KIND,
         "Frozen and trained, pretrained and random",
@@ -58,15 +56,6 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         rows,
         "no finished run with test scores",
     )
-
-
-def no_model_floor(comparable: ComparableSet) -> tuple[str, float] | None:
-    """Name and test F1 of the best rule without a model, where a run of the set measured it."""
-    for item in comparable.results():
-        scores = item.result.test_scores or {}
-        if scores.get("floor"):
-            return scores["floor"], float(scores["baselines"][scores["floor"]]["f1_tokens"]["point"])
-    return None
 
 
 def _counts(rows: Sequence[Row]) -> str:
