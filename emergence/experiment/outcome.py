@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from emergence.data.qa_encoding import EncodedQA
 from emergence.experiment.facts import HEADLINE, RULE, words_name
 from emergence.experiment.inputs import Questions
@@ -19,6 +16,7 @@ from emergence.model_size import count_parameters
 from emergence.plain import plain
 from emergence.training.checkpoint import WeightsFile
 from emergence.training.evaluate import (
+    Columns,
     baseline_scores,
     evaluate,
     mean_estimates,
@@ -39,10 +37,12 @@ def conclude(session: Session, weights: WeightsFile, trained: Trained, questions
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
     words = {split: _words(trained, split, getattr(questions, split)) for split in scores}
+    rules = {split: baseline_scores(getattr(questions, split), questions.all_train, trained.cap) for split in scores}
     reports = {
-        split: _report(session, scores[split], words[split], getattr(questions, split), questions) for split in scores
+        split: _report(session, scores[split], rules[split], words[split], getattr(questions, split))
+        for split in scores
     }
-    session.run.write_predictions(_rows(scores["test"], words["test"], questions))
+    session.run.write_predictions(_rows(scores["test"], rules["test"], words["test"], questions))
     headline = reports["validation"][HEADLINE]["scores"]
     return RunResult.from_spec(
         session.spec,
@@ -114,9 +114,9 @@ def _words(trained: Trained, split: str, encoded: EncodedQA) -> dict[str, SpanSc
 def _report(
     session: Session,
     scores: Mapping[str, SpanScores],
+    rules: Mapping[str, Columns],
     words: Mapping[str, SpanScores],
     encoded: EncodedQA,
-    questions: Questions,
 ) -> dict[str, dict[str, Any]]:
     """Every read-out's evaluation; the baselines without a language model stand beside the headline's."""
     settings = session.spec.config.evaluate
@@ -125,7 +125,7 @@ def _report(
             found,
             encoded,
             settings,
-            baselines_from=questions.all_train if name == HEADLINE else None,
+            rules=rules if name == HEADLINE else None,
             trained_baselines=words if name == HEADLINE else None,
         ).to_dict()
         for name, found in scores.items()
@@ -133,11 +133,13 @@ def _report(
 
 
 def _rows(
-    scores: Mapping[str, SpanScores], words: Mapping[str, SpanScores], questions: Questions
+    scores: Mapping[str, SpanScores],
+    rules: Mapping[str, Columns],
+    words: Mapping[str, SpanScores],
+    questions: Questions,
 ) -> list[dict[str, Any]]:
     """Prediction rows of the headline, with the other read-outs' scores and those that need no language model."""
     rows = prediction_rows(scores[HEADLINE], questions.test)
-    rules = baseline_scores(questions.test, questions.all_train, scores[HEADLINE].max_len)
     others = {name: _kept(found) for name, found in scores.items() if name != HEADLINE}
     alone = {name: _kept(found) for name, found in words.items()}
     alone |= {name: columns for name, columns in rules.items() if name == RULE}
@@ -147,12 +149,12 @@ def _rows(
     return rows
 
 
-def _kept(scores: SpanScores) -> dict[str, npt.NDArray[np.float64]]:
+def _kept(scores: SpanScores) -> Columns:
     columns = scores.columns()
     return {name: columns[name] for name in KEPT_SCORES if name in columns}
 
 
-def _at(columns: Mapping[str, npt.NDArray[np.float64]], i: int) -> dict[str, float | None]:
+def _at(columns: Columns, i: int) -> dict[str, float | None]:
     """One question's scores; None where a score has no value for it."""
     return {name: present(values[i]) for name, values in columns.items()}
 

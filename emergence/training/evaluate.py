@@ -39,6 +39,8 @@ LENGTH_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 10**9))
 _FLOOR_SCORE = "f1_tokens"
 
 Breakdown = dict[str, dict[str, dict[str, Estimate]]]
+#: Score name to its (N,) values.
+Columns = dict[str, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def evaluate(
     config: EvaluateConfig,
     *,
     seed: int = 0,
-    baselines_from: EncodedQA | None = None,
+    rules: Mapping[str, Columns] | None = None,
     trained_baselines: Mapping[str, SpanScores] | None = None,
 ) -> Evaluation:
     """The report of one model on one split.
@@ -171,7 +173,7 @@ def evaluate(
         encoded: The same questions.
         config: Draws and level of the intervals.
         seed: Of the bootstrap; equal seeds give comparable resamples across models.
-        baselines_from: Training questions the wh-rule learns from; None leaves the baselines out.
+        rules: From :func:`baseline_scores`, of the same questions and longest span; None leaves them out.
         trained_baselines: Scores of what was trained without a language model (R_1), by name. They stand beside the
             rules, and are not candidates for ``floor``, which is the best rule.
     """
@@ -180,10 +182,7 @@ def evaluate(
     breakdown = {name: columns[name] for name in BREAKDOWN_SCORES if name in columns}
     of_all = {name: values for name, values in breakdown.items() if name != "argument_selection"}
     everything = np.arange(len(encoded))
-    baselines: dict[str, dict[str, Estimate]] = {}
-    if baselines_from is not None:
-        rules = baseline_scores(encoded, baselines_from, scores.max_len)
-        baselines = {name: interval(columns_, everything) for name, columns_ in rules.items()}
+    baselines = {name: interval(found, everything) for name, found in (rules or {}).items()}
     floor = max(baselines, key=lambda name: baselines[name][_FLOOR_SCORE].point) if baselines else None
     for name, trained in (trained_baselines or {}).items():
         kept = {key: values for key, values in trained.columns().items() if key in BREAKDOWN_SCORES}
@@ -209,7 +208,7 @@ def evaluate(
     )
 
 
-def baseline_scores(encoded: EncodedQA, train: EncodedQA, cap: int) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+def baseline_scores(encoded: EncodedQA, train: EncodedQA, cap: int) -> dict[str, Columns]:
     """Per-question F1 and EM of what needs no model, by name (docs/methods.md#no-model-floor).
 
     ``uniform`` draws a span at random. Where every question has a predicate (not SQuAD) there are the

@@ -24,7 +24,7 @@ from worlds import SMALL, run_small, small_spec, trunk_flags
 from emergence.analysis.grid import RunScores, build_grid, format_grid
 from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import DataError, EmergenceError, RunDirectoryError, UsageError, WeightsError
-from emergence.experiment import phases
+from emergence.experiment import outcome, phases
 from emergence.experiment import run as run_module
 from emergence.experiment.inputs import marks_of, read_inputs
 from emergence.experiment.result import DOCUMENTED_KEYS, load_result
@@ -32,6 +32,7 @@ from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import seal, write_json_atomic
 from emergence.local import describe_result, describe_verdict, verdict_of_runs
+from emergence.training import evaluate as evaluation
 from emergence.training.checkpoint import load_weights, save_weights
 from emergence.training.context import Context
 from emergence.training.distributed import Workers
@@ -151,9 +152,15 @@ def test_frozen_runs_say_how_far_their_probes_are_to_be_believed(cells: dict[str
     assert verdict.short in describe_verdict(verdict)
 
 
-def test_validity_can_be_left_out(tmp_path: Path) -> None:
+def test_validity_can_be_left_out_and_rules_are_scored_once_a_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored, score = [], evaluation.baseline_scores
+    for module in (evaluation, outcome):
+        monkeypatch.setattr(module, "baseline_scores", lambda *given: scored.append(given) or score(*given))
     _, result = run_small(tmp_path / "runs", "probe.validity=false", random_baseline=True, freeze_llm=True)
-    assert result.probes is not None and "validity" not in result.probes
+    assert result.probes is not None and result.validities == {}
+    assert len(scored) == 2
 
 
 def test_the_2x2_from_the_directories(cells: dict[str, RunDirectory]) -> None:

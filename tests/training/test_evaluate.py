@@ -64,7 +64,8 @@ def data() -> EncodedQA:
 
 
 def report(data: EncodedQA, noise: float, train: EncodedQA | None = None) -> Evaluation:
-    return evaluate(score_logits(logits_for(data, noise), data, 20), data, CONFIG, baselines_from=train)
+    scores = score_logits(logits_for(data, noise), data, 20)
+    return evaluate(scores, data, CONFIG, rules=baseline_scores(data, train, 20) if train else None)
 
 
 def test_perfect_and_useless_logits(data: EncodedQA) -> None:
