@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from emergence.flags import takes
-from emergence.launch import launch_flags
-from emergence.remote import app
-from emergence.remote_client import check_flags_first, launch
+from emergence.remote.app import app
+from emergence.remote.client import check_flags_first, launch
+from emergence.remote.launch import launch_flags
+from emergence.spec.flags import takes
 
 
 @app.local_entrypoint()

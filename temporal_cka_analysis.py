@@ -11,10 +11,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from emergence.analyse import AnalysisFlags
-from emergence.flags import flags_of, takes
-from emergence.remote import app
-from emergence.remote_client import check_analysis_first, launch_analysis, run_as_program
+from emergence.remote.app import app
+from emergence.remote.client import check_analysis_first, launch_analysis, run_as_program
+from emergence.spec.flags import flags_of, takes
+from emergence.studies.cka.analyse import AnalysisFlags
 
 
 @app.local_entrypoint()

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from micro_run import micro_run, micro_spec
 
-from emergence.analysis.temporal_cka_result import ARRAYS_FILE, JSON_FILE, read_result
 from emergence.data.sources import prepare_pretraining_data
 from emergence.data.stream import load_streams
 from emergence.errors import EmergenceError
@@ -34,6 +33,7 @@ from emergence.experiment.manifest import read_manifest
 from emergence.experiment.result import load_result
 from emergence.experiment.run_directory import RunDirectory
 from emergence.files import seal, sha256_file, write_json_atomic
+from emergence.studies.cka.result import ARRAYS_FILE, JSON_FILE, read_result
 from emergence.training.checkpoint import Checkpointer, load_weights
 
 

@@ -171,7 +171,7 @@ def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
         module = importlib.import_module("scripts.generate_figures")
         return lambda: run(module.app), ["generate_figures.py", *rest]
     if name == "matrix":
-        module = importlib.import_module("emergence.cli_sweep")
+        module = importlib.import_module("emergence.commands.sweep_app")
         return lambda: run(module.app), ["run_matrix.py", *rest]
     return run, ["emergence", *words]
 
@@ -179,7 +179,7 @@ def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
 @functools.cache
 def _entry_point(name: str) -> ModuleType:
     """An entry point of Modal under a name and with an app of its own: an app takes one ``main``."""
-    remote, modal = importlib.import_module("emergence.remote"), importlib.import_module("modal")
+    remote, modal = importlib.import_module("emergence.remote.app"), importlib.import_module("modal")
     found = importlib.util.spec_from_file_location(f"malformed_{name}", ROOT / f"{name}.py")
     assert found and found.loader
     module = importlib.util.module_from_spec(found)
@@ -192,7 +192,7 @@ def _entry_point(name: str) -> ModuleType:
 
 
 def _client() -> Any:
-    return importlib.import_module("emergence.remote_client")
+    return importlib.import_module("emergence.remote.client")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 from emergence.data.records import QAExample
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data
 from emergence.data.text import load_text_path
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 
 #: Rows of the vocabulary in every row of the table, whatever the text yields: the default of all sizes.
 VOCAB_ROWS = 16_384

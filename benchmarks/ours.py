@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from emergence.config import ModelConfig, PretrainConfig, load_config
+from emergence.answering.features import span_logits
+from emergence.answering.finetune import build_optimizer, gold_tensors
 from emergence.data.qa_encoding import EncodedQA, IntArray
 from emergence.model import SpanHead, Trunk, build_trunk, span_cross_entropy
+from emergence.spec.config import ModelConfig, PretrainConfig, load_config
 from emergence.training.context import Context
 from emergence.training.execution import Forward, choose_micro_batch, step_loss
-from emergence.training.features import span_logits
-from emergence.training.finetune import build_optimizer, gold_tensors
 from emergence.training.optim import Optimizers, build_optimizers
 
 #: What the table is measured at: (blocks, width, heads).

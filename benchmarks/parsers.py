@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import samples
-from emergence.config import load_config_file
 from emergence.data.align import normalise
 from emergence.data.formats.raw import examples_from_raw
 from emergence.data.formats.recognise import is_sentences_file, recognise
@@ -25,11 +24,12 @@ from emergence.data.records import QAExample
 from emergence.data.text_files import cut_documents, natural_text, open_text_file
 from emergence.errors import EmergenceError
 from emergence.experiment.manifest import parse_manifest
-from emergence.experiment.matrix import load_matrix
 from emergence.experiment.result import load_result
 from emergence.experiment.run_directory import RunDirectory
 from emergence.files import parse_json, parse_json_lines, seal, to_json
-from emergence.spec import ExperimentSpec
+from emergence.spec.config import load_config_file
+from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.matrix import load_matrix
 from emergence.sweep.record import load_record
 
 
@@ -142,7 +142,7 @@ def _sealed_run(path: Path) -> None:
 
 
 def _sealed_stats(path: Path) -> None:
-    from emergence.analysis.tables import build_table
+    from emergence.findings.table import build_table
 
     _sealed(path)
     load_result(path)
@@ -182,7 +182,7 @@ def _spec_file() -> str:
 
 
 def _record_json() -> str:
-    from emergence.experiment.matrix import Cell
+    from emergence.spec.matrix import Cell
     from emergence.sweep.graph import Graph, build_tasks
     from emergence.sweep.record import Record
 
@@ -221,7 +221,7 @@ def _manifest(path: Path) -> None:
 
 
 def _config() -> list[str]:
-    from emergence.config import CONFIG_NAMES, config_path
+    from emergence.spec.config import CONFIG_NAMES, config_path
 
     return [config_path(name).read_text() for name in CONFIG_NAMES[:2]]
 

@@ -17,13 +17,13 @@ from benchmarks.ours import Finetuning, Pretraining, model_config
 from benchmarks.rows.cka import drifting
 from benchmarks.rows.pretrain import batches
 from benchmarks.rows.probe import fit
+from emergence.answering.finetune import training_batches
 from emergence.data.qa_encoding import encode_qa
 from emergence.data.records import TextDoc
 from emergence.data.stream import encode_documents
 from emergence.measures.cka import cka_matrix
 from emergence.model import build_trunk
-from emergence.model_size import count_parameters
-from emergence.training.finetune import training_batches
+from emergence.spec.model_size import count_parameters
 
 _SHAPE = (2, 64, 4)
 

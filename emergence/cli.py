@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from emergence.cli_sweep import app as sweep_app
+from emergence.commands.sweep_app import app as sweep_app
 from emergence.errors import EmergenceError
-from emergence.flags import flags_of, takes
-from emergence.launch import Request
-from emergence.spec import ExperimentSpec, experiment_flags
+from emergence.remote.launch import Request
+from emergence.spec.experiment import ExperimentSpec, experiment_flags
+from emergence.spec.flags import flags_of, takes
 
 app = typer.Typer(
     name="emergence",
@@ -78,7 +78,7 @@ def run_command(
         _list_runs(runs_dir, as_json=False)
         return
     spec = ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags) if resume is None else None
-    from emergence.local import run_locally
+    from emergence.commands.run import run_locally
 
     run_locally(spec, runs_dir, resume=resume, fresh=fresh, sink=log)
 
@@ -89,7 +89,7 @@ def plan_command(*, as_json: AsJson = False, **flags: Any) -> None:
     """What a run on Modal would do and cost: tokens, GPU, hours, dollars. Launches nothing."""
     import json
 
-    from emergence.planning import plan_experiment, refuse_if_too_dear
+    from emergence.spec.cost import plan_experiment, refuse_if_too_dear
 
     gpu, max_cost = flags.pop("gpu"), flags.pop("max_cost")
     plan = plan_experiment(ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags), gpu)
@@ -106,8 +106,8 @@ def pull_command(
     ] = "all",
 ) -> None:
     """Fetch a finished run from Modal: verified against its manifest, resumable, never overwriting."""
-    from emergence.pull import pull_run
-    from emergence.remote_client import VolumeFiles
+    from emergence.remote.client import VolumeFiles
+    from emergence.remote.pull import pull_run
 
     pulled = pull_run(
         VolumeFiles(), run_id, to, only, lambda name, size: print(f"{size / 2**20:8.1f} MiB  {name}", file=sys.stderr)
@@ -135,9 +135,9 @@ def table_command(
     cluster: Cluster = "sentence",
 ) -> None:
     """The results table: F1, EM, emergence score with intervals, parameters, time; names what it left out."""
-    from emergence.analysis.table_formats import format_table
-    from emergence.analysis.tables import build_table
     from emergence.files import write_atomic
+    from emergence.findings.table import build_table
+    from emergence.report.table_formats import format_table
 
     table = build_table(results_dir, cluster=cluster)
     text = format_table(table, style)
@@ -159,7 +159,7 @@ def config_command(
     as_json: AsJson = False,
 ) -> None:
     """Show a configuration: resolved values, parameter counts, tokens, memory and time estimates."""
-    from emergence.describe import describe_config
+    from emergence.commands.config import describe_config
 
     print(describe_config(name, tuple(set_values or ()), as_json=as_json))
 
@@ -172,7 +172,7 @@ def figures_command(
     out: Annotated[Path | None, typer.Option(help="Where figures go (default: figures in DIR).")] = None,
 ) -> None:
     """Draw every figure that DIR allows, as PNG, PDF and SVG with the data behind it."""
-    from emergence.analysis.figures import make_figures
+    from emergence.report.figures import make_figures
 
     print(make_figures(results_dir, out).text())
 
@@ -186,7 +186,7 @@ def report_command(
     cluster: Cluster = "sentence",
 ) -> None:
     """One HTML file that opens anywhere, and its Markdown twin: verdict, 2x2, figures, examples, cost, provenance."""
-    from emergence.analysis.report import write_report
+    from emergence.report.write import write_report
 
     print(write_report(results_dir, out, cluster=cluster).text())
 
@@ -209,12 +209,12 @@ def probe_snapshots_command(
     as_json: AsJson = False,
 ) -> None:
     """The frozen probe of every pretraining snapshot: F1 and continuous scores against loss, tokens and steps."""
-    from emergence.analysis.snapshot_inputs import SnapshotOptions, find_run, parse_layers, parse_list
-    from emergence.analysis.snapshot_probes import probe_snapshots
     from emergence.experiment.stop_switch import StopSwitch
+    from emergence.experiment.store import CACHE_FOLDER
     from emergence.files import to_json
-    from emergence.local import CACHE_FOLDER, plain_messages
-    from emergence.training.recording import TerminalProgress
+    from emergence.studies.snapshots.inputs import SnapshotOptions, find_run, parse_layers, parse_list
+    from emergence.studies.snapshots.probes import probe_snapshots
+    from emergence.training.recording import TerminalProgress, plain_messages
 
     run_dir = find_run(run_id, runs_dir)
     options = SnapshotOptions(
@@ -242,7 +242,7 @@ def curves_command(
     as_json: AsJson = False,
 ) -> None:
     """Emergence over snapshots (thresholds, artefact or not), over sizes; what questions and word order give."""
-    from emergence.analysis.curves_report import read_curves
+    from emergence.findings.curves import read_curves
 
     print(read_curves(results_dir).shown(as_json))
 
@@ -254,7 +254,7 @@ def demo_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run all four cells anew.")] = False,
 ) -> None:
     """The whole experiment on the built-in micro-world: the 2x2, score and gap, in a few minutes on a CPU."""
-    from emergence.local import run_demo
+    from emergence.commands.run import run_demo
 
     run_demo(runs_dir, seed=seed, fresh=fresh)
 
@@ -264,7 +264,7 @@ def doctor_command(
     as_json: AsJson = False,
 ) -> None:
     """What this machine can do, what is missing, and what to do about it."""
-    from emergence.doctor import diagnose, format_checks
+    from emergence.commands.doctor import diagnose, format_checks
 
     checks = diagnose()
     print(format_checks(checks, as_json=as_json))

@@ -18,7 +18,7 @@ from modal.app import LocalEntrypoint
 from modal.cli.run import _get_click_command_for_local_entrypoint
 
 import emergence.cli
-import emergence.remote
+import emergence.remote.app
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What a person may start by its file.
@@ -33,7 +33,7 @@ def run_file(script: str, *line: str, name: str = "imported") -> dict[str, Any]:
     Its entry point gets an app of its own, because Modal refuses a second function ``main`` in one app.
     """
     with (
-        mock.patch.object(emergence.remote, "app", modal.App()),
+        mock.patch.object(emergence.remote.app, "app", modal.App()),
         mock.patch.object(sys, "argv", [*line] or [script]),
         mock.patch.object(sys, "path", [*sys.path]),
     ):

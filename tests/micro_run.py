@@ -7,7 +7,7 @@ from typing import Any
 
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 
 MICRO = (
     "model.n_layers=1",

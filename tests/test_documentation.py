@@ -67,7 +67,7 @@ def _without_code(text: str) -> str:
 
 
 def test_sections_that_the_report_links_to_exist_once() -> None:
-    from emergence.analysis.report_glossary import GLOSSARY
+    from emergence.report.glossary import GLOSSARY
 
     found = anchors(METHODS)
     assert [name for name in {*ANCHORS, *GLOSSARY} if found.count(name) != 1] == []
@@ -116,15 +116,15 @@ def explained() -> set[str]:
 
 
 def test_every_key_of_a_result_is_explained() -> None:
+    from emergence.answering.evaluate import Evaluation
+    from emergence.answering.probe_fitting import ProbeFit
+    from emergence.answering.probe_validity import ProbeValidity
     from emergence.experiment.result import SCHEMA_VERSION, RunResult
     from emergence.measures.bootstrap import Estimate
     from emergence.measures.probe_validity import DescriptionLength
     from emergence.measures.scoring import SCORE_NAMES
-    from emergence.training.evaluate import Evaluation
     from emergence.training.language_model_eval import LanguageModelLoss
     from emergence.training.pretrain import PretrainResult
-    from emergence.training.probe_fitting import ProbeFit
-    from emergence.training.probe_validity import ProbeValidity
 
     assert SCHEMA_VERSION == 1
     kinds: tuple[Any, ...] = (
@@ -181,11 +181,11 @@ def flags_of_scores() -> set[str]:
 def test_every_key_of_a_temporal_cka_is_explained(tmp_path: Path) -> None:
     from figure_worlds import fake_cka, fake_run
 
-    from emergence.analysis.charts.cka import RESULT_FOLDER
-    from emergence.analysis.cka_views import Effort, View
-    from emergence.analysis.temporal_cka_result import JSON_FILE
     from emergence.measures.cka import CKAMethod
     from emergence.measures.cka_resampling import PermutationTest
+    from emergence.report.charts.cka import RESULT_FOLDER
+    from emergence.studies.cka.result import JSON_FILE
+    from emergence.studies.cka.views import Effort, View
 
     run = fake_run(tmp_path, "debug")
     fake_cka(run)
@@ -197,15 +197,15 @@ def test_every_key_of_a_temporal_cka_is_explained(tmp_path: Path) -> None:
 
 
 def test_every_key_of_a_plan_is_explained() -> None:
-    from emergence.planning import plan_experiment
-    from emergence.spec import ExperimentSpec
+    from emergence.spec.cost import plan_experiment
+    from emergence.spec.experiment import ExperimentSpec
 
     plan = plan_experiment(ExperimentSpec.from_flags(config_name="debug", data="microworld"))
     assert sorted(set(plan.to_dict()) - explained()) == []
 
 
 def test_every_key_of_a_configuration_is_explained() -> None:
-    from emergence.describe import describe_config
+    from emergence.commands.config import describe_config
 
     facts = json.loads(describe_config("debug", as_json=True))
     keys = set(facts) | {key for name in facts if name != "config" for key in _keys(facts[name])}

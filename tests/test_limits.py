@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from emergence.analysis import results
-from emergence.analysis.results import collect_results
 from emergence.data import file_search
 from emergence.data.file_search import files_at
 from emergence.data.wikitext import plain_heading
 from emergence.errors import ConfigError, DataError, EmergenceError, UsageError, one_line
-from emergence.experiment.matrix import matrix_from_dict
-from emergence.spec import ExperimentSpec
+from emergence.findings import collect as results
+from emergence.findings.collect import collect_results
+from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.matrix import matrix_from_dict
 
 CELLS = [{"size": "debug", "trunk": "random", "train": "frozen"}]
 

@@ -11,10 +11,10 @@ import pytest
 import benchmarks.malformed_campaign as campaign
 from benchmarks import samples
 from benchmarks.malformed_cases import Case, file_cases, flag_cases
-from emergence.config import load_config
 from emergence.data.tokenizer import TextTokenizer
 from emergence.model.trunk import build_trunk
-from emergence.spec import ExperimentSpec
+from emergence.spec.config import load_config
+from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, save_weights
 from tests.micro_run import MICRO
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-import emergence.container as container
-from emergence.analyse import AnalysisFlags, local_run
-from emergence.analysis.snapshot_inputs import find_run
+import emergence.remote.container as container
 from emergence.data.hub import HUB_DATA, ArchiveRoute, HubData, HubError, fetch
 from emergence.errors import EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.manifest import parse_manifest
-from emergence.experiment.matrix import Cell, matrix_from_dict
 from emergence.experiment.store import RunStore, is_run_id
 from emergence.files import seal, sha256_text, to_json
-from emergence.mirror import copy_new_folders, copy_tree
-from emergence.pull import pull_run
-from emergence.spec import ExperimentSpec
+from emergence.remote.mirror import copy_new_folders, copy_tree
+from emergence.remote.pull import pull_run
+from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.matrix import Cell, matrix_from_dict
+from emergence.studies.cka.analyse import AnalysisFlags, local_run
+from emergence.studies.snapshots.inputs import find_run
 from emergence.sweep.graph import build_tasks
 
 #: Names that lead elsewhere, or that a terminal or another system would take for something else.

@@ -14,15 +14,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
-from emergence.analysis.data_ablation import Ablation, AblationCell
-from emergence.analysis.emergence_curve import CurvePoint, EmergenceCurve, Threshold
-from emergence.analysis.grid import Grid
-from emergence.analysis.scale_curve import ScaleCurve, ScaleFit, ScalePoint
-from emergence.analysis.snapshot_results import ProbedSnapshot
-from emergence.analysis.tables import Row
-from emergence.analysis.verdict import FamilyFinding, Verdict
+from emergence.answering.evaluate import Evaluation
+from emergence.answering.finetune_result import SearchResult
+from emergence.answering.probe_validity import ProbeValidity
 from emergence.experiment.listing import RunSummary
 from emergence.files import to_json
+from emergence.findings.ablation import Ablation, AblationCell
+from emergence.findings.scale_curve import ScaleCurve, ScaleFit, ScalePoint
+from emergence.findings.snapshot_curve import CurvePoint, EmergenceCurve, Threshold
+from emergence.findings.table import Row
+from emergence.findings.two_by_two import Grid
+from emergence.findings.verdict import FamilyFinding, Verdict
 from emergence.measures import mirage
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import Claim, FamilyGain, ScoreGains
@@ -36,11 +38,9 @@ from emergence.measures.readings import Reading, ScaleReading
 from emergence.measures.seed_mixture import SeedMixture
 from emergence.measures.thresholds import Break
 from emergence.plain import plain
+from emergence.studies.snapshots.result import ProbedSnapshot
 from emergence.sweep.graph import Status
-from emergence.training.evaluate import Evaluation
-from emergence.training.finetune_result import SearchResult
 from emergence.training.language_model_eval import LanguageModelLoss
-from emergence.training.probe_validity import ProbeValidity
 
 KINDS = [
     Ablation, AblationCell, Break, Claim, CurveFit, CurvePoint, DescriptionLength, EmergenceCurve, EmergenceScore,

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 import emergence.sweep.local as local
+from emergence.commands import sweep as command
 from emergence.errors import STOPPED, EmergenceError, RunDirectoryError, UsageError
-from emergence.experiment.matrix import Matrix, matrix_from_dict
 from emergence.experiment.run_directory import TRUNK_FILE
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.plain import plain
-from emergence.spec import ExperimentSpec
-from emergence.sweep import command
+from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.matrix import Matrix, matrix_from_dict
 from emergence.sweep.conductor import conduct
 from emergence.sweep.existing import Existing, existing_runs, mark_existing
 from emergence.sweep.graph import Graph, Status, Task, build_tasks

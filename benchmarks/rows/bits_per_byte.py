@@ -18,10 +18,10 @@ from benchmarks.measure import best_precision, interleaved
 from benchmarks.ours import SHAPES, Pretraining, model_config
 from benchmarks.report import Comparison, Figure, RowResult
 from benchmarks.rows.pretrain import on, precision_notes
-from emergence.config import RECIPES, ModelConfig, PretrainConfig, load_config
 from emergence.data.sources import prepare_pretraining_data
 from emergence.data.stream import SequenceOrder
 from emergence.model import build_trunk
+from emergence.spec.config import RECIPES, ModelConfig, PretrainConfig, load_config
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.language_model_eval import evaluate_language_model

@@ -10,8 +10,8 @@ from benchmarks.ours import SHAPES, Finetuning, model_config
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult
 from benchmarks.rows.pretrain import precision_notes
+from emergence.answering.finetune import training_batches
 from emergence.data.qa_encoding import encode_qa
-from emergence.training.finetune import training_batches
 
 MARK = 50.0
 #: Updates of ours in one piece of work (they are short), and examples in one of the predecessor's.

@@ -9,7 +9,7 @@ from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved
 from benchmarks.ours import Pretraining, model_config
 from benchmarks.report import Comparison, Figure, RowResult
 from benchmarks.rows.pretrain import batches, on, precision_notes
-from emergence.model_size import training_flops_per_token
+from emergence.spec.model_size import training_flops_per_token
 
 MARK = 0.5
 #: (blocks, width, heads) and sequences per update (base and medium take 128 and more); not compiled.

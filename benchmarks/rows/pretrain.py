@@ -16,7 +16,7 @@ from benchmarks.peers.gpt2 import PlainGPT2, hugging_face_step, tuned_step
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult
 from emergence.data.stream import SequenceOrder
-from emergence.model_size import training_flops_per_token
+from emergence.spec.model_size import training_flops_per_token
 
 #: Marks by shape: against the padded predecessor, plain float32 GPT-2, the best-tuned one.
 MARKS = {"2x128": (20.0, 4.0, 1.7), "4x256": (18.0, 4.0, 1.3)}

@@ -13,14 +13,14 @@ from benchmarks.ours import SHAPES, model_config
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult
 from benchmarks.rows.pretrain import precision_notes
-from emergence.config import load_config
+from emergence.answering.evaluate import gold_spans
+from emergence.answering.features import cache_features
+from emergence.answering.probe_data import ProbeData, standardise_
+from emergence.answering.probe_fitting import fit_linear_probe
 from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.model import Trunk, build_trunk
+from emergence.spec.config import load_config
 from emergence.training.context import Context
-from emergence.training.evaluate import gold_spans
-from emergence.training.features import cache_features
-from emergence.training.probe_data import ProbeData, standardise_
-from emergence.training.probe_fitting import fit_linear_probe
 
 MARK = 600.0
 EXAMPLES, EPOCHS, THEIR_BATCH = 2_000, 15, 8

@@ -12,10 +12,10 @@ from pathlib import Path
 from benchmarks.materials import Bench
 from benchmarks.measure import child_cpu_seconds
 from benchmarks.report import Comparison, Figure, RowResult
-from emergence.config import ExperimentConfig
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
-from emergence.spec import ExperimentSpec
+from emergence.spec.config import ExperimentConfig
+from emergence.spec.experiment import ExperimentSpec
 from emergence.training.recording import StopRequested
 
 MARK = 5.0

@@ -16,8 +16,8 @@ from benchmarks.measure import Work, best_precision, gemm, interleaved, peak_byt
 from benchmarks.ours import Pretraining
 from benchmarks.report import Comparison, Figure, RowResult
 from benchmarks.rows.pretrain import batches, on, precision_notes
-from emergence.config import load_config
-from emergence.model_size import training_flops_per_token
+from emergence.spec.config import load_config
+from emergence.spec.model_size import training_flops_per_token
 from emergence.training.execution import choose_micro_batch
 
 MARK = 0.5

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emergence.config import MicroworldSettings
 from emergence.data.cache import building, default_cache_dir
 from emergence.data.control_mix import CONTROL_VERSION
 from emergence.data.hub import fetch
@@ -36,7 +35,8 @@ from emergence.data.text import LocalText, TextSplits, load_text_path
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import UsageError, WeightsError
 from emergence.files import read_sealed, seal, write_json_atomic
-from emergence.spec import MIXES, ExperimentSpec
+from emergence.spec.config import MicroworldSettings
+from emergence.spec.experiment import MIXES, ExperimentSpec
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from emergence.answering.few_shot import few_shot_indices
 from emergence.data.minimal_sets import minimal_pairs
 from emergence.data.overlap import sentences_in_stream
 from emergence.data.qa_encoding import (
@@ -27,9 +28,8 @@ from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError, UsageError, WeightsError
 from emergence.experiment.facts import dig
 from emergence.experiment.store import RunDirectory, RunStore
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, check_matches, load_weights
-from emergence.training.few_shot import few_shot_indices
 
 logger = logging.getLogger(__name__)
 

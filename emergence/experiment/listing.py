@@ -29,7 +29,7 @@ from emergence.experiment.run_directory import (
 from emergence.experiment.store import RunStore
 from emergence.files import folder_files, parse_json, unseal
 from emergence.plain import plain
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint_names import parse_checkpoint_name
 from emergence.wording import aligned
 

@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from emergence.data.qa_encoding import EncodedQA
-from emergence.experiment.facts import HEADLINE, RULE, words_name
-from emergence.experiment.inputs import Questions
-from emergence.experiment.phases import Session, Trained, named_fits
-from emergence.experiment.result import RunResult, current_versions
-from emergence.files import sha256_file
-from emergence.measures.scoring import SpanScores
-from emergence.model_size import count_parameters
-from emergence.plain import plain
-from emergence.training.checkpoint import WeightsFile
-from emergence.training.evaluate import (
+from emergence.answering.evaluate import (
     Columns,
     baseline_scores,
     evaluate,
@@ -24,7 +14,17 @@ from emergence.training.evaluate import (
     present,
     score_logits,
 )
-from emergence.training.minimal_pairs import score_minimal_pairs
+from emergence.answering.minimal_pairs import score_minimal_pairs
+from emergence.data.qa_encoding import EncodedQA
+from emergence.experiment.facts import HEADLINE, RULE, words_name
+from emergence.experiment.inputs import Questions
+from emergence.experiment.phases import Session, Trained, named_fits
+from emergence.experiment.result import RunResult, current_versions
+from emergence.files import sha256_file
+from emergence.measures.scoring import SpanScores
+from emergence.plain import plain
+from emergence.spec.model_size import count_parameters
+from emergence.training.checkpoint import WeightsFile
 
 #: Per-question scores kept for every read-out beside the headline's.
 KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")

@@ -14,6 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emergence.answering.conditional import ConditionalFit, measure_conditional
+from emergence.answering.evaluate import max_answer_words
+from emergence.answering.features import SpanLogits, predict_finetuned
+from emergence.answering.finetune import PHASE as FINETUNE_PHASE
+from emergence.answering.finetune_result import FinetuneResult
+from emergence.answering.finetune_search import PHASE as SEARCH_PHASE
+from emergence.answering.finetune_search import finetune_tuned
+from emergence.answering.probe import PHASE as PROBE_PHASE
+from emergence.answering.probe import ProbeReport, predict_probes, probe_all_layers
+from emergence.answering.probe_fitting import ProbeFit, span_head
+from emergence.answering.probe_validity import ProbeValidity, measure_validity
+from emergence.answering.word_features import Variant
+from emergence.answering.word_scorer import WordScores, word_scores
 from emergence.experiment.facts import HEADLINE, own_scorer, words_name
 from emergence.experiment.inputs import FINETUNED, PRETRAINED, RANDOM, GivenWeights, Inputs, Questions
 from emergence.experiment.result import current_versions
@@ -21,25 +34,12 @@ from emergence.experiment.store import RunDirectory
 from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen
 from emergence.plain import plain
-from emergence.spec import ExperimentSpec, Layout
+from emergence.spec.experiment import ExperimentSpec, Layout
 from emergence.training.checkpoint import WeightsFile, load_into, load_weights
-from emergence.training.conditional import ConditionalFit, measure_conditional
 from emergence.training.context import Context
 from emergence.training.distributed import Workers
-from emergence.training.evaluate import max_answer_words
-from emergence.training.features import SpanLogits, predict_finetuned
-from emergence.training.finetune import PHASE as FINETUNE_PHASE
-from emergence.training.finetune_result import FinetuneResult
-from emergence.training.finetune_search import PHASE as SEARCH_PHASE
-from emergence.training.finetune_search import finetune_tuned
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.pretrain import pretrain
-from emergence.training.probe import PHASE as PROBE_PHASE
-from emergence.training.probe import ProbeReport, predict_probes, probe_all_layers
-from emergence.training.probe_fitting import ProbeFit, span_head
-from emergence.training.probe_validity import ProbeValidity, measure_validity
-from emergence.training.word_features import Variant
-from emergence.training.word_scorer import WordScores, word_scores
 
 logger = logging.getLogger(__name__)
 

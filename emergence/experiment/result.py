@@ -37,7 +37,7 @@ from emergence.experiment.facts import (
 )
 from emergence.files import SEAL_KEY, read_json, read_sealed, unseal
 from emergence.plain import plain
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 
 if TYPE_CHECKING:
     from emergence.measures.bootstrap import Estimate

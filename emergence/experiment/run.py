@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from emergence.answering.probe import PHASE as PROBE_PHASE
 from emergence.data.qa_encoding import UNCOUNTED_MARKS
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs, refuse_changed_text
@@ -21,11 +22,10 @@ from emergence.experiment.outcome import common_facts, conclude
 from emergence.experiment.phases import Session, finetune_whole, help_pretrain, obtain_trunk, probe_frozen
 from emergence.experiment.result import RunResult, load_result
 from emergence.experiment.store import RunDirectory, RunStore
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 from emergence.training.context import Context
 from emergence.training.distributed import Workers, workers_from_environment
 from emergence.training.precision import resolve_precision, select_device
-from emergence.training.probe import PHASE as PROBE_PHASE
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder
 
 

@@ -36,7 +36,7 @@ from emergence.files import (
     write_json_lines_atomic,
 )
 from emergence.plain import plain
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 
 if TYPE_CHECKING:
     from emergence.training.checkpoint import Checkpointer, WeightsFile

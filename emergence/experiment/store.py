@@ -16,8 +16,11 @@ from emergence.errors import RunDirectoryError
 from emergence.experiment.run_directory import SPEC_FILE, RunDirectory
 from emergence.experiment.weights_path import resolve_weights
 from emergence.files import TEMPORARY_SUFFIX, read_sealed, seal, write_error, write_json_atomic
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 from emergence.wording import did_you_mean
+
+#: Derived data (tokenizers, packed streams, downloads), beside the runs that use it.
+CACHE_FOLDER = ".cache"
 
 __all__ = ["RunDirectory", "RunStore"]
 

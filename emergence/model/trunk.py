@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emergence.config import ModelConfig
 from emergence.errors import UsageError
 from emergence.model.cpu_kernels import rms_norm, squared_relu
+from emergence.spec.config import ModelConfig
 
 ROTARY_BASE = 10_000.0
 EMBEDDING_STD = 0.02

@@ -16,7 +16,7 @@ from emergence.experiment.facts import TrunkOrigin, dig, view_of
 from emergence.experiment.run_directory import TRUNK_FILE
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import read_json, unseal
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 from emergence.sweep.graph import Graph, Status, Task
 
 

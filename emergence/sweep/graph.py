@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from emergence.errors import RunDirectoryError
-from emergence.experiment.matrix import Cell
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.matrix import Cell
 
 State = Literal["waiting", "running", "done", "failed", "blocked", "stopped"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emergence.errors import UsageError
-from emergence.planning import Plan, plan_experiment
+from emergence.spec.cost import Plan, plan_experiment
 from emergence.sweep.graph import Graph, Task
 from emergence.sweep.place import Place
 from emergence.wording import aligned, counted

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from emergence.errors import STOPPED, EmergenceError, UsageError
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 
 #: Imported once by the fork server (the last one by torch itself, when it is told to be deterministic: seconds).
-PRELOAD = ("emergence.sweep.worker", "emergence.local", "emergence.experiment.run", "torch._inductor")
+PRELOAD = ("emergence.sweep.worker", "emergence.report.terminal", "emergence.experiment.run", "torch._inductor")
 #: Exit code of a process whose sweep is gone, and of one that failed unexpectedly.
 ABANDONED, CRASHED = 3, 1
 
@@ -33,9 +33,9 @@ def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
     with _OwnProcess(job, answers):
         from emergence.experiment.run import run_experiment
         from emergence.experiment.stop_switch import StopSwitch
-        from emergence.experiment.store import RunStore
-        from emergence.local import CACHE_FOLDER, describe_result, plain_messages
-        from emergence.training.recording import TerminalProgress
+        from emergence.experiment.store import CACHE_FOLDER, RunStore
+        from emergence.report.terminal import describe_result
+        from emergence.training.recording import TerminalProgress, plain_messages
 
         runs_dir = Path(job["runs_dir"])
         with plain_messages(), StopSwitch() as should_stop:
@@ -59,7 +59,8 @@ def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
 def check_inputs(job: Mapping[str, Any], answers: Connection) -> None:
     """Read all data that ``job["specs"]`` name, once each, into the cache; answers the first thing that is wrong."""
     with _OwnProcess(job, answers):
-        from emergence.local import CACHE_FOLDER, plain_messages
+        from emergence.experiment.store import CACHE_FOLDER
+        from emergence.training.recording import plain_messages
 
         runs_dir = Path(job["runs_dir"])
         reader = _Reader(runs_dir, runs_dir / CACHE_FOLDER, job["trunks"])

@@ -21,9 +21,9 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor, nn
 
-from emergence.config import ModelConfig, model_config_from_dict
 from emergence.errors import ConfigError, WeightsError
 from emergence.files import atomic_writer, make_folder, to_json
+from emergence.spec.config import ModelConfig, model_config_from_dict
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
 from emergence.training.sealing import SealingStream, check_seal
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from emergence.config import PretrainConfig
 from emergence.errors import EmergenceError
 from emergence.model import Trunk, linear_cross_entropy
-from emergence.model_size import training_flops_per_token
+from emergence.spec.config import PretrainConfig
+from emergence.spec.model_size import training_flops_per_token
 from emergence.training.context import Context
 from emergence.training.precision import autocast
 

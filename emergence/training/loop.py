@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from emergence.spec import OnNan
+from emergence.spec.experiment import OnNan
 from emergence.training.checkpoint import Checkpoint
 from emergence.training.context import Context
 from emergence.training.health import NonFiniteLossError, all_finite

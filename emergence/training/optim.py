@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emergence.config import PretrainConfig
 from emergence.model import Trunk
+from emergence.spec.config import PretrainConfig
 from emergence.training.precision import has_fast_bf16
 
 #: Coefficients of the quintic Newton-Schulz iteration and their number of steps (Jordan et al. 2024).

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emergence.config import PretrainConfig
 from emergence.data.stream import SequenceOrder, TokenStream
 from emergence.model import Trunk
-from emergence.spec import OnNan
+from emergence.spec.config import PretrainConfig
+from emergence.spec.experiment import OnNan
 from emergence.training.context import Context
 from emergence.training.execution import choose_forward, choose_micro_batch, step_loss
 from emergence.training.health import clip_gradients

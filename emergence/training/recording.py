@@ -7,9 +7,12 @@ facts go to the timings, where nobody compares them.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
@@ -152,3 +155,26 @@ class TerminalProgress:
         share = f" ({self._done / self._total:.0%})" if self._total else ""
         done = f"{self._done:,} of {self._total:,} {self._unit}{share}"
         return f"{self._description}: {done}, {rate:,.0f} {self._unit}/s{left}{shown}"
+
+
+@contextmanager
+def plain_messages() -> Iterator[None]:
+    """Log messages of the package as plain lines on standard error; warnings too."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("emergence")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    warnings_logger = logging.getLogger("py.warnings")
+    warnings_logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        warnings_logger.removeHandler(handler)
+        logging.captureWarnings(False)
+        logger.setLevel(level)

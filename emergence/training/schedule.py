@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from emergence.config import PretrainConfig
+from emergence.spec.config import PretrainConfig
 
 
 @dataclass(frozen=True)

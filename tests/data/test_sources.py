@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from qa_files import QA
 
-from emergence.config import MicroworldSettings
 from emergence.data import sources
 from emergence.data.records import SPLITS
 from emergence.data.sources import load_qa, load_qa_route, prepare_pretraining_data, prepare_tokenizer
 from emergence.errors import DataError, UsageError
-from emergence.spec import MIXES, ExperimentSpec, PretrainData
+from emergence.spec.config import MicroworldSettings
+from emergence.spec.experiment import MIXES, ExperimentSpec, PretrainData
 
 SMALL_WORLD = (
     "model.vocab_size=320",

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from emergence.analysis.grid import model_free
 from emergence.errors import DataError
 from emergence.experiment.facts import HeldOutLoss
 from emergence.experiment.result import RunResult
-from emergence.local import describe_result
+from emergence.findings.two_by_two import model_free
 from emergence.measures.bootstrap import Estimate
 from emergence.plain import plain
-from emergence.spec import ExperimentSpec
+from emergence.report.terminal import describe_result
+from emergence.spec.experiment import ExperimentSpec
 
 
 def estimate(point: float) -> dict[str, Any]:

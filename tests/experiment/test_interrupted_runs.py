@@ -15,7 +15,7 @@ from emergence.experiment.locks import LOCK_FILE
 from emergence.experiment.run_directory import MANIFEST_FILE, SPEC_FILE, TIMINGS_FILE
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import folder_files
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile
 
 SPEC = ExperimentSpec.from_flags(config_name="debug", data="microworld")

@@ -24,7 +24,7 @@ from emergence.experiment.listing import (
 from emergence.experiment.result import RunResult
 from emergence.experiment.run_directory import HISTORY_FILE, SPEC_FILE, STATS_FILE
 from emergence.experiment.store import RunDirectory, RunStore
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile
 
 

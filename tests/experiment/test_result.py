@@ -11,7 +11,7 @@ import pytest
 from emergence.errors import DataError
 from emergence.experiment.result import DOCUMENTED_KEYS, RunResult, current_versions, load_result, recognise
 from emergence.files import seal, to_json
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 
 #: Copied from the experiment guide.
 GUIDE = {

@@ -21,7 +21,9 @@ import pytest
 import torch
 from worlds import SMALL, run_small, small_spec, trunk_flags
 
-from emergence.analysis.grid import RunScores, build_grid, format_grid
+from emergence.answering import evaluate as evaluation
+from emergence.answering.finetune_search import finetune_tuned
+from emergence.commands.run import verdict_of_runs
 from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import DataError, EmergenceError, RunDirectoryError, UsageError, WeightsError
 from emergence.experiment import outcome, phases
@@ -31,12 +33,11 @@ from emergence.experiment.result import DOCUMENTED_KEYS, load_result
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import seal, write_json_atomic
-from emergence.local import describe_result, describe_verdict, verdict_of_runs
-from emergence.training import evaluate as evaluation
+from emergence.findings.two_by_two import RunScores, build_grid, format_grid
+from emergence.report.terminal import describe_result, describe_verdict
 from emergence.training.checkpoint import load_weights, save_weights
 from emergence.training.context import Context
 from emergence.training.distributed import Workers
-from emergence.training.finetune_search import finetune_tuned
 from emergence.training.recording import StopRequested
 
 CELLS: dict[str, dict[str, Any]] = {

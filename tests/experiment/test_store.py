@@ -27,7 +27,7 @@ from emergence.experiment.run_directory import (
 )
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import folder_files, read_json, seal, to_json, unseal, write_json_atomic
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, load_weights
 
 NOON = datetime(2025, 12, 31, 12, 0, 0)
@@ -81,7 +81,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from emergence.experiment.store import RunStore
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 spec = ExperimentSpec.from_flags(config_name="debug", data="microworld")
 sys.stdin.readline()
 for _ in range(15):

@@ -8,7 +8,7 @@ from typing import Any
 from emergence.experiment.result import RunResult
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
-from emergence.spec import ExperimentSpec
+from emergence.spec.experiment import ExperimentSpec
 
 SMALL = (
     "model.n_layers=1",

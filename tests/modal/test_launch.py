@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from emergence import remote_client
-from emergence.config import CONFIG_NAMES
 from emergence.errors import UsageError
-from emergence.launch import Request, flags_on_command_line, job_of, launch_flags, split_overrides
-from emergence.planning import ask_if_dear, find_gpu, plan_experiment
-from emergence.spec import ExperimentSpec
+from emergence.remote import client as remote_client
+from emergence.remote.launch import Request, flags_on_command_line, job_of, launch_flags, split_overrides
+from emergence.spec.config import CONFIG_NAMES
+from emergence.spec.cost import ask_if_dear, find_gpu, plan_experiment
+from emergence.spec.experiment import ExperimentSpec
 
 FILE = str(Path(__file__).parents[2] / "pretrain_wikitext_finetune_qasrl_modal.py")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emergence.mirror import VolumeMirror, copy_file, copy_new_folders, copy_tree
+from emergence.remote.mirror import VolumeMirror, copy_file, copy_new_folders, copy_tree
 
 
 class Volume:
@@ -80,7 +80,7 @@ def test_checkpoints_and_weights_come_first_and_the_result_last(
     local: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    import emergence.mirror as module
+    import emergence.remote.mirror as module
 
     original = module.copy_file
 
@@ -154,7 +154,7 @@ def test_cache_folders_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.M
     for name in ("streams/abc/tokens", "streams/abc/meta", "tokenizer/t.json", "streams/.abd.xyz/half", "note"):
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
         (cache / name).write_text(name)
-    import emergence.mirror as module
+    import emergence.remote.mirror as module
 
     original = module.copy_file
 

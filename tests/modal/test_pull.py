@@ -10,7 +10,7 @@ import pytest
 
 from emergence.errors import RunDirectoryError
 from emergence.experiment.manifest import MANIFEST_FILE, describe_folder, manifest_text
-from emergence.pull import ATTEMPTS, pull_run
+from emergence.remote.pull import ATTEMPTS, pull_run
 
 FILES = {
     "spec.json": b"{}",

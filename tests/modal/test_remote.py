@@ -14,13 +14,14 @@ from typing import Any
 import modal
 import pytest
 
-from emergence import container, remote
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
 from emergence.experiment.inputs import find_matching_trunk, read_inputs
 from emergence.experiment.store import RunStore
 from emergence.plain import plain
-from emergence.remote import AttemptOver, is_going, reserve
-from emergence.spec import ExperimentSpec
+from emergence.remote import app as remote
+from emergence.remote import container
+from emergence.remote.app import AttemptOver, is_going, reserve
+from emergence.spec.experiment import ExperimentSpec
 from emergence.sweep.graph import Status, Task
 from emergence.sweep.place import Outcome
 from tests.experiment.worlds import run_small, small_spec

@@ -16,8 +16,8 @@ import pytest
 from conftest import ROOT, SMALL
 from standin import StandIn, closure, link_packages
 
-from emergence.analysis.tables import build_table
 from emergence.experiment.store import RunStore
+from emergence.findings.table import build_table
 from emergence.plain import plain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -21,8 +21,8 @@ from standin_containers import Container
 
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
-from emergence.launch import split_overrides
-from emergence.spec import ExperimentSpec
+from emergence.remote.launch import split_overrides
+from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import load_weights
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
 
@@ -354,10 +354,10 @@ PULL = """
 import sys
 from pathlib import Path
 from emergence.errors import EmergenceError
-import emergence.pull
-from emergence.pull import pull_run
-from emergence.remote_client import VolumeFiles
-emergence.pull.FIRST_PAUSE = 0.01
+import emergence.remote.pull
+from emergence.remote.pull import pull_run
+from emergence.remote.client import VolumeFiles
+emergence.remote.pull.FIRST_PAUSE = 0.01
 try:
     print(len(pull_run(VolumeFiles(), "RUN", Path(sys.argv[1])).downloaded), "files")
 except EmergenceError as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emergence.config import ModelConfig
 from emergence.errors import UsageError
 from emergence.model import Trunk, build_trunk
 from emergence.model.dropout import ResidualDropout
+from emergence.spec.config import ModelConfig
 
 MODEL = ModelConfig(n_layers=2, hidden_size=64, n_heads=2, vocab_size=300, sequence_length=32)
 IDS = torch.arange(60).view(3, 20)

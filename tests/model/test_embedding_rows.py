@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emergence.config import ModelConfig
 from emergence.errors import WeightsError
 from emergence.model import Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen, rescale_embedding
+from emergence.spec.config import ModelConfig
 
 MODEL = ModelConfig(n_layers=1, hidden_size=64, n_heads=2, vocab_size=300, sequence_length=32)
 COUNTS = [0, 5, 0, 7, *([3] * 90), 0]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from emergence.answering.features import cache_features
 from emergence.data.qa_encoding import encode_qa
 from emergence.data.records import Answer, QAExample
 from emergence.data.tokenizer import TextTokenizer
@@ -14,7 +15,6 @@ from emergence.errors import UsageError
 from emergence.model import Encoder
 from emergence.model.huggingface import HuggingFaceEncoder, HuggingFaceTokenizer
 from emergence.training.context import Context
-from emergence.training.features import cache_features
 
 transformers = pytest.importorskip("transformers")
 

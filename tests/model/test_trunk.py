@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from emergence.config import ModelConfig
 from emergence.errors import UsageError
 from emergence.model import Encoder, Trunk, build_trunk
 from emergence.model.trunk import rotate, rotation_table
+from emergence.spec.config import ModelConfig
 
 RECIPES: dict[str, dict[str, Any]] = {
     "modern": {},

@@ -20,9 +20,9 @@ import pytest
 import torch
 from fault_injection import Killed, counted, failing, killed_at
 
-from emergence.config import load_config
 from emergence.errors import RunDirectoryError, WeightsError
 from emergence.files import sweep_temporary
+from emergence.spec.config import load_config
 from emergence.training.checkpoint import (
     Checkpointer,
     WeightsFile,

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from emergence.config import ModelConfig, PretrainConfig
 from emergence.data.stream import TokenStream
 from emergence.model import build_trunk
+from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.distributed import Workers, workers_from_environment

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from emergence.config import ModelConfig, PretrainConfig
 from emergence.errors import UsageError
 from emergence.model import build_trunk
+from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training import execution, precision
 from emergence.training.context import Context
 from emergence.training.execution import choose_forward, choose_micro_batch, wants_compilation

@@ -15,15 +15,15 @@ import torch
 from qa_tasks import WordTokenizer, named_word_task
 from torch import Tensor
 
-from emergence.config import FinetuneConfig, ModelConfig, PretrainConfig
+from emergence.answering import finetune as finetuning
+from emergence.answering.finetune import _Finetuning, finetune
 from emergence.data.stream import TokenStream
 from emergence.model import SpanHead, build_trunk
-from emergence.spec import OnNan
-from emergence.training import finetune as finetuning
+from emergence.spec.config import FinetuneConfig, ModelConfig, PretrainConfig
+from emergence.spec.experiment import OnNan
 from emergence.training import pretrain as pretraining
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
-from emergence.training.finetune import _Finetuning, finetune
 from emergence.training.health import NonFiniteLossError, clip_gradients
 from emergence.training.loop import MOST_REWINDS
 from emergence.training.pretrain import _Pretraining, pretrain

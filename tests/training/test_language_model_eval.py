@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emergence.config import ModelConfig
 from emergence.data.stream import TokenStream
 from emergence.errors import DataError
 from emergence.model import Trunk, build_trunk
 from emergence.plain import plain
+from emergence.spec.config import ModelConfig
 from emergence.training.context import Context
 from emergence.training.language_model_eval import cut_windows, evaluate_language_model, summarise_losses
 

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from emergence.config import ModelConfig, PretrainConfig
 from emergence.model import build_trunk
+from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training.optim import Muon, Optimizers, build_optimizers, orthogonalise
 
 SHAPES = [(16, 16), (16, 16), (64, 16), (16, 64)]

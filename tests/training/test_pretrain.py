@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from emergence.config import ModelConfig, PretrainConfig
 from emergence.data.stream import TokenStream
 from emergence.errors import DataError
 from emergence.model import Trunk, build_trunk
+from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.health import NonFiniteLossError

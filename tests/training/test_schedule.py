@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emergence.config import PretrainConfig
+from emergence.spec.config import PretrainConfig
 from emergence.training.schedule import learning_rate_factor, log_spaced_steps, plan_pretraining
 
 

@@ -1,1 +1,0 @@
-"""From run directories to answers: scores, similarity of representations, figures, reports."""

@@ -1,0 +1,233 @@
+"""What do a trunk's states add to words and positions? Conditional probing (Hewitt et al. 2021).
+
+A probe reads words and positions off any states, a random trunk's too, so a score above a rule is no evidence. Here
+the scorer that has no language model (R_1, :mod:`emergence.answering.word_scorer`) goes first: its start and end logits
+stand under the probe as an offset with one free scale for each boundary, and the probe is fitted on top. What the two
+score together beyond the scorer alone is what the states add; the same on a random trunk is what any states would.
+
+The scorer's logits on training questions are cross-fitted. In-sample ones are over-confident, and the probe would
+learn to distrust the states.
+
+Beside these, one control: a bilinear probe on token embeddings and the relative position to the predicate alone, what
+a trunk knows before its first block. Defined in docs/methods.md#conditional-probing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import log_softmax
+from torch import Tensor
+
+from emergence.answering.features import LayerFeatures, SpanLogits
+from emergence.answering.probe import PHASE, ProbeReport, save_progress
+from emergence.answering.probe_data import ProbeData, layer_data, predict_cached, standardise_
+from emergence.answering.probe_fitting import fit_probe, readout
+from emergence.answering.word_scorer import WordScores
+from emergence.data.qa_encoding import EncodedQA
+from emergence.measures.ragged import within_rows
+from emergence.model import Encoder
+from emergence.spec.config import ProbeConfig
+from emergence.training.context import Context
+from emergence.training.recording import StopRequested
+
+logger = logging.getLogger(__name__)
+
+#: The control read-out on embeddings and relative position.
+EMBEDDING_POSITION = "embedding_position"
+#: Read-outs by the scorer they add to: ``words+bilinear`` adds the bilinear probe to what needs no states.
+PREFIX = {"left": "words", "both": "words_both"}
+#: Relative positions farther from the predicate than this many words are one.
+FARTHEST = 12
+
+
+@dataclass(frozen=True)
+class ConditionalFit:
+    """One conditional probe, or the control, and what it says about every validation and test question.
+
+    Attributes:
+        name: Read-out name, ``words+bilinear``. family: Of the probe. layer: Of the states.
+        scorer: ``left`` or ``both``; None for the control.
+        validation, test: Logits of scorer and probe together.
+        facts: Of the fit: validation scores, ridge, scales, whether it converged.
+    """
+
+    name: str
+    family: str
+    layer: int
+    scorer: str | None
+    validation: SpanLogits
+    test: SpanLogits
+    facts: dict[str, Any]
+
+    def to_state(self) -> dict[str, Any]:
+        """For a checkpoint; :meth:`from_state` is the inverse, bit for bit."""
+        logits = {
+            split: {key: torch.from_numpy(getattr(found, key)) for key in ("start", "end", "lengths")}
+            for split, found in (("validation", self.validation), ("test", self.test))
+        }
+        return {**{k: getattr(self, k) for k in ("name", "family", "layer", "scorer", "facts")}, **logits}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> ConditionalFit:
+        logits = {
+            split: SpanLogits(*(state[split][key].numpy() for key in ("start", "end", "lengths")))
+            for split in ("validation", "test")
+        }
+        return cls(**{**state, **logits})
+
+
+def measure_conditional(
+    trunk: Encoder,
+    report: ProbeReport,
+    splits: tuple[EncodedQA, EncodedQA, EncodedQA],
+    scorers: Mapping[str, WordScores],
+    config: ProbeConfig,
+    context: Context,
+    *,
+    seed: int,
+    max_answer_words: int,
+    main: str = "left",
+    control: bool = True,
+) -> dict[str, ConditionalFit]:
+    """Every family over every scorer, at the layer validation chose for the family alone, and the control.
+
+    Args:
+        trunk: In eval mode, frozen; it runs once over the questions.
+        report: The probes that read states alone; their layers are used.
+        splits: Training, validation and test questions.
+        scorers: ``left`` and perhaps ``both``; the training logits cross-fitted.
+        config: Of the probes.
+        context: Its checkpointer holds the fits of ``report``; each finished one is added, a resumed call goes on with
+            the next.
+        seed: Of the initial weights and batches.
+        max_answer_words: Longest span decoded on validation.
+        main: The scorer that every family is added to: ``left``, or ``both`` where a state has seen the next word, as
+            in the echo layout. The other scorer is added to by the bilinear probe alone (the linear one without it).
+        control: Whether to fit the control, too.
+
+    Raises:
+        StopRequested: ``should_stop`` was true after a fit; the same call resumes.
+    """
+    wanted = _wanted(report, scorers, main, splits if control else ())
+    stored = context.checkpointer.load(PHASE)
+    earlier = dict(stored.state.get("conditional", {})) if stored else {}
+    found = {name: ConditionalFit.from_state(state) for name, state in earlier.items()}
+    missing: dict[int, list[str]] = {}
+    for name, (_, layer, _) in wanted.items():
+        if name not in found:
+            missing.setdefault(layer, []).append(name)
+    context.progress.start(len(wanted), "fits", len(found), "what states add")
+    states = layer_data(trunk, splits, sorted(missing), config.cache_gigabytes, context)
+    for layer, parts in states:
+        _standardise(parts)
+        for name in missing[layer]:
+            begun = time.monotonic()
+            family, _, scorer = wanted[name]
+            given = _with_positions(parts, splits) if scorer is None else _with_offsets(parts, scorers[scorer])
+            found[name] = _fit(name, family, layer, scorer, given, config, max_answer_words, seed)
+            context.recorder.time("probe_conditional", name=name, seconds=time.monotonic() - begun)
+            context.progress.update(1)
+            save_progress(context, report.fits, {n: f.to_state() for n, f in found.items()})
+            if context.should_stop():
+                context.progress.close()
+                raise StopRequested(f"stopped after the {name} probe; the same command goes on")
+    context.progress.close()
+    return {name: found[name] for name in wanted}
+
+
+def scorer_logits(scores: WordScores, lengths: npt.NDArray[np.int64], split: str) -> npt.NDArray[np.float32]:
+    """(sum of W, 2) the scorer's log-probabilities of each word starting and ending the answer, by sentence.
+
+    Raises:
+        ValueError: Its questions are not these.
+    """
+    logits: SpanLogits = getattr(scores, split)
+    if not np.array_equal(logits.lengths, lengths):
+        raise ValueError("the scorer's logits are of other questions")
+    inside = np.arange(logits.start.shape[1]) < lengths[:, None]  # (N, W)
+    columns = [
+        log_softmax(np.where(inside, values.astype(np.float64), -np.inf), axis=1)[inside]
+        for values in (logits.start, logits.end)
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _wanted(
+    report: ProbeReport, scorers: Mapping[str, WordScores], main: str, splits: Sequence[EncodedQA]
+) -> dict[str, tuple[str, int, str | None]]:
+    """Read-out name to family, layer and scorer."""
+    families = tuple(dict.fromkeys(fit.family for fit in report.fits))
+    richest = "bilinear" if "bilinear" in families else families[0]
+    out: dict[str, tuple[str, int, str | None]] = {}
+    for scorer in scorers:
+        for family in families if scorer == main else (richest,):
+            out[f"{PREFIX[scorer]}+{family}"] = (family, report.best(family).layer, scorer)
+    if splits and all(example.predicate_index is not None for split in splits for example in split.examples):
+        out[EMBEDDING_POSITION] = (richest, 0, None)
+    return out
+
+
+def _standardise(parts: Sequence[ProbeData]) -> None:
+    """All parts in place, by the first one's statistics."""
+    standardise_(*(part.features for part in parts))
+
+
+def _with_offsets(parts: Sequence[ProbeData], scores: WordScores) -> list[ProbeData]:
+    return [
+        replace(
+            part, offset=torch.from_numpy(scorer_logits(scores, part.lengths, split)).to(part.features.words.device)
+        )
+        for part, split in zip(parts, ("train", "validation", "test"), strict=True)
+    ]
+
+
+def _with_positions(parts: Sequence[ProbeData], splits: Sequence[EncodedQA]) -> list[ProbeData]:
+    """The states with one column for each relative position to the predicate behind them, all standardised."""
+    out = []
+    for part, split in zip(parts, splits, strict=True):
+        predicates = np.array([example.predicate_index for example in split.examples], dtype=np.int64)
+        relative = within_rows(part.features.word_offsets)
+        relative = np.clip(relative - np.repeat(predicates, part.lengths), -FARTHEST, FARTHEST) + FARTHEST
+        columns = torch.nn.functional.one_hot(torch.from_numpy(relative), 2 * FARTHEST + 1)
+        words = torch.cat([part.features.words.float(), columns.to(part.features.words)], dim=1)
+        questions = _widened(part.features.questions, columns.shape[1])
+        out.append(replace(part, features=LayerFeatures(words, questions, part.features.word_offsets)))
+    _standardise(out)
+    return out
+
+
+def _widened(questions: Tensor, more: int) -> Tensor:
+    """Question states (N, 2D) as a probe of width D + more expects them: (N, 2 (D + more)), new columns zero."""
+    mean, last = questions.chunk(2, dim=1)
+    empty = questions.new_zeros(len(questions), more)
+    return torch.cat([mean, empty, last, empty], dim=1)
+
+
+def _fit(
+    name: str,
+    family: str,
+    layer: int,
+    scorer: str | None,
+    parts: Sequence[ProbeData],
+    config: ProbeConfig,
+    cap: int,
+    seed: int,
+) -> ConditionalFit:
+    train, validation, test = parts
+    fit = fit_probe(family, train, validation, None, config, layer, cap, seed)
+    device = train.features.words.device
+    scales = None if fit.scales is None else torch.tensor(fit.scales, device=device)
+    of_validation, of_test = (predict_cached(readout(fit, device), part, scales) for part in (validation, test))
+    kept = ("n_trainable", "ridge", "validation_loss", "validation_f1", "iterations", "converged", "scales")
+    facts = {key: getattr(fit, key) for key in kept} | {"remarks": list(fit.remarks)}
+    facts["scales"] = None if fit.scales is None else list(fit.scales)
+    logger.info("%s, layer %d: validation F1 %.3f", name, layer, fit.validation_f1)
+    return ConditionalFit(name, family, layer, scorer, of_validation, of_test, facts)

@@ -1,0 +1,337 @@
+"""From span logits to a report: scores with intervals, breakdowns, no-model baselines, prediction rows.
+
+Token-index F1 is the headline (docs/methods.md#token-f1); validation chooses, test reports. Every interval resamples
+sentences, because the questions of one sentence are not independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from emergence.answering.features import SpanLogits
+from emergence.data.qa_encoding import EncodedQA
+from emergence.data.records import QAExample
+from emergence.data.roles import asked_role
+from emergence.measures.argument_selection import ArgumentChoices, argument_choices, selection_chance
+from emergence.measures.bootstrap import Estimate, bootstrap_present_means
+from emergence.measures.chance import heuristic_scores, learn_wh_rule, rule_scores, uniform_chance
+from emergence.measures.clustering import ClusterKind, document_widening
+from emergence.measures.scoring import SpanScores, answer_length_cap, score_spans
+from emergence.measures.span_scores import span_em, span_f1
+from emergence.measures.spans import GoldSpans, check_logits, decode_joint
+from emergence.plain import plain
+from emergence.spec.config import EvaluateConfig
+
+#: Scores of the breakdowns; those of the average over predicates are the ones that every question has.
+BREAKDOWN_SCORES = ("f1_tokens", "em", "expected_f1", "log_prob", "argument_selection")
+#: Scores of a row of ``predictions.jsonl``.
+_ROW_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")
+#: Answer lengths in words (of the training gold): first and last of each bin.
+LENGTH_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 10**9))
+#: Which baseline scores a no-model floor is chosen from.
+_FLOOR_SCORE = "f1_tokens"
+
+Breakdown = dict[str, dict[str, dict[str, Estimate]]]
+#: Score name to its (N,) values.
+Columns = dict[str, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on one split.
+
+    Attributes:
+        n, n_clusters, n_documents: Questions, sentences and documents; documents None in older files.
+        cluster: What the intervals resample, ``sentence`` or ``document``.
+        document_widening: Standard error of F1 by documents over that by sentences; None where there is none.
+        max_answer_words: Longest span decoded.
+        scores: Mean over questions by score name (``measures.scoring.SCORE_NAMES`` and ``invalid_rate``,
+            the share of questions whose start and end, chosen apart, form no valid span); of
+            ``argument_selection`` over the questions with another argument, absent where there are none.
+        macro: Mean over predicates, each counted once however many questions it has.
+        by: ``role`` (wh-word), ``asked_role`` (``data.roles``), ``voice``, ``answer_words`` -> label -> score ->
+            estimate.
+        baselines: No-model rules by name -> score -> estimate; empty where none was asked for.
+        floor: The baseline with the highest F1 (R_0 of docs/methods.md#no-model-floor); None without baselines.
+        n_floored: Questions whose log-probability was raised to the floor of ``log_prob``.
+        n_unreachable_questions: Questions all of whose golds are longer than ``max_answer_words``.
+    """
+
+    n: int
+    n_clusters: int
+    max_answer_words: int
+    scores: dict[str, Estimate]
+    macro: dict[str, Estimate]
+    by: Breakdown
+    baselines: dict[str, dict[str, Estimate]]
+    floor: str | None
+    n_floored: int
+    n_unreachable_questions: int
+    n_documents: int | None = None
+    cluster: ClusterKind = "sentence"
+    document_widening: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; :meth:`from_dict` is the inverse."""
+        nested = ("scores", "macro", "by", "baselines")
+        facts = {key: value for key, value in vars(self).items() if key not in nested}
+        return plain(facts | {key: getattr(self, key) for key in nested})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
+        """Rebuild a stored evaluation."""
+        nested = {key: _from_plain(values[key]) for key in ("scores", "macro", "by", "baselines")}
+        return cls(**{**values, **nested})
+
+
+def gold_spans(encoded: EncodedQA) -> GoldSpans:
+    """All golds of the questions; the first of each is the one to train on."""
+    return GoldSpans(encoded.gold_starts.astype(np.int64), encoded.gold_ends.astype(np.int64), encoded.gold_offsets)
+
+
+def max_answer_words(setting: int, train: EncodedQA) -> int:
+    """The longest span to decode: ``setting``, or if 0 the 99.5th percentile of the training answers' lengths.
+
+    Use the whole training split, also for few-shot runs: sizes are comparable only under one cap.
+    """
+    return setting or answer_length_cap(gold_spans(train))
+
+
+def score_logits(logits: SpanLogits, encoded: EncodedQA, cap: int) -> SpanScores:
+    """All scores per question, string scores and the choice among the sentence's arguments included."""
+    sentences, choices = [example.tokens for example in encoded.examples], arguments_to_choose(encoded)
+    golds = gold_spans(encoded)
+    return score_spans(logits.start, logits.end, logits.lengths, golds, cap, sentences=sentences, choices=choices)
+
+
+def arguments_to_choose(encoded: EncodedQA) -> ArgumentChoices:
+    """What each question chooses from: its own golds and those of the other questions about its predicate.
+
+    They are sought among the questions of ``encoded`` alone, so give it a whole split.
+    """
+    predicates = [
+        None if e.predicate_index is None else (e.source, e.sentence_id, e.predicate_index) for e in encoded.examples
+    ]
+    return argument_choices(gold_spans(encoded), predicates)
+
+
+def present(value: float) -> float | None:
+    """JSON's form of a question's score: None for one that it does not have (nan)."""
+    return float(value) if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class QuickScores:
+    """What model selection looks at: mean loss (nats per question), exact match and token F1 of the joint decode."""
+
+    loss: float
+    em: float
+    f1: float
+
+
+def quick_scores(logits: SpanLogits, golds: GoldSpans, cap: int, train_gold: str = "first") -> QuickScores:
+    """Loss as in training (``model.losses.span_cross_entropy``), against all golds EM and F1.
+
+    All of them are NaN if a logit is not finite.
+    """
+    if not (np.isfinite(logits.start).all() and np.isfinite(logits.end).all()):
+        return QuickScores(math.nan, math.nan, math.nan)  # whoever trains knows what to say about it
+    start, end, _ = check_logits(logits.start, logits.end, logits.lengths)
+    start_log_p, end_log_p = log_softmax(start, axis=1), log_softmax(end, axis=1)  # (N, W)
+    of_golds = start_log_p[golds.owner, golds.starts] + end_log_p[golds.owner, golds.ends_inclusive]  # (G,)
+    if train_gold == "first":
+        log_p = of_golds[golds.offsets[:-1]]
+    else:
+        top = golds.max_per_question(of_golds)
+        log_p = top + np.log(golds.sum_per_question(np.exp(of_golds - top[golds.owner])))
+    decoded = decode_joint(logits.start, logits.end, logits.lengths, cap)
+    return QuickScores(
+        -float(log_p.mean()), float(span_em(decoded, golds).mean()), float(span_f1(decoded, golds).mean())
+    )
+
+
+def evaluate(
+    scores: SpanScores,
+    encoded: EncodedQA,
+    config: EvaluateConfig,
+    *,
+    seed: int = 0,
+    rules: Mapping[str, Columns] | None = None,
+    trained_baselines: Mapping[str, SpanScores] | None = None,
+) -> Evaluation:
+    """The report of one model on one split.
+
+    Args:
+        scores: From :func:`score_logits`.
+        encoded: The same questions.
+        config: Draws and level of the intervals.
+        seed: Of the bootstrap; equal seeds give comparable resamples across models.
+        rules: From :func:`baseline_scores`, of the same questions and longest span; None leaves them out.
+        trained_baselines: Scores of what was trained without a language model (R_1), by name. They stand beside the
+            rules, and are not candidates for ``floor``, which is the best rule.
+    """
+    interval = _Intervals(encoded.resampled(config.cluster), config, seed)
+    columns = {**scores.columns(), "invalid_rate": 1.0 - scores.independent_valid.astype(np.float64)}
+    breakdown = {name: columns[name] for name in BREAKDOWN_SCORES if name in columns}
+    of_all = {name: values for name, values in breakdown.items() if name != "argument_selection"}
+    everything = np.arange(len(encoded))
+    baselines = {name: interval(found, everything) for name, found in (rules or {}).items()}
+    floor = max(baselines, key=lambda name: baselines[name][_FLOOR_SCORE].point) if baselines else None
+    for name, trained in (trained_baselines or {}).items():
+        kept = {key: values for key, values in trained.columns().items() if key in BREAKDOWN_SCORES}
+        baselines[name] = interval(kept, everything)
+    widening = document_widening(scores.f1_tokens, encoded.clusters, encoded.documents)
+    return Evaluation(
+        n=len(encoded),
+        n_clusters=len(set(encoded.clusters.tolist())),
+        max_answer_words=scores.max_len,
+        scores=interval(columns, everything),
+        macro=_macro(of_all, encoded, config, seed),
+        by={
+            kind: {label: interval(breakdown, rows) for label, rows in _groups(labels).items()}
+            for kind, labels in breakdown_labels(encoded).items()
+        },
+        baselines=baselines,
+        floor=floor,
+        n_floored=scores.n_floored,
+        n_unreachable_questions=scores.n_unreachable_questions,
+        n_documents=len(np.unique(encoded.documents)),
+        cluster=config.cluster,
+        document_widening=widening if math.isfinite(widening) else None,
+    )
+
+
+def baseline_scores(encoded: EncodedQA, train: EncodedQA, cap: int) -> dict[str, Columns]:
+    """Per-question F1 and EM of what needs no model, by name (docs/methods.md#no-model-floor).
+
+    ``uniform`` draws a span at random. Where every question has a predicate (not SQuAD) there are the
+    fixed rules around it, and ``wh_rule``, which learns on ``train`` where the answer of each kind of question stands.
+    """
+    golds = gold_spans(encoded)
+    chance = uniform_chance(encoded.n_words, golds, cap)
+    rows = {"uniform": {"f1_tokens": chance.f1, "em": chance.em}}
+    where, where_train = _predicates(encoded), _predicates(train)
+    if where is None or where_train is None:
+        whole = (np.zeros_like(encoded.n_words), encoded.n_words - 1)
+        return {**rows, "whole_sentence": rule_scores(whole, golds)}
+    rows |= heuristic_scores(encoded.n_words, where, golds)
+    rule = learn_wh_rule(train.n_words, where_train, *_wh_and_form(train), gold_spans(train))
+    return {**rows, "wh_rule": rule_scores(rule.spans(encoded.n_words, where, *_wh_and_form(encoded)), golds)}
+
+
+def breakdown_labels(encoded: EncodedQA) -> dict[str, list[str]]:
+    """Labels of every question by kind of breakdown: ``role``, ``asked_role``, ``voice``, ``answer_words``."""
+    voices = {True: "passive", False: "active", None: "unknown"}
+    first = encoded.first_golds
+    return {
+        "role": [example.wh for example in encoded.examples],
+        "asked_role": [asked_role(example) for example in encoded.examples],
+        "voice": [voices[example.is_passive] for example in encoded.examples],
+        "answer_words": [_length_label(n) for n in (first[:, 1] - first[:, 0] + 1).tolist()],
+    }
+
+
+def prediction_rows(scores: SpanScores, encoded: EncodedQA) -> list[dict[str, Any]]:
+    """One JSON-ready row per question for ``predictions.jsonl``; spans are ``[start, end)`` in words."""
+    rows, chance = [], selection_chance(arguments_to_choose(encoded))
+    columns = scores.columns()
+    for i, example in enumerate(encoded.examples):
+        start, end = int(scores.starts[i]), int(scores.ends[i]) + 1
+        row = {
+            "id": example.id,
+            "source": example.source,
+            "sentence_id": example.sentence_id,
+            "document_id": example.document_id,
+            "words": list(example.tokens),
+            "predicate_index": example.predicate_index,
+            "predicate": None if example.predicate_index is None else example.tokens[example.predicate_index],
+            "question": example.question,
+            "role": example.wh,
+            "asked_role": asked_role(example),
+            "passive": example.is_passive,
+            "golds": [[a.start, a.end] for a in example.answers],
+            "gold_texts": [a.text for a in example.answers],
+            "prediction": [start, end],
+            "prediction_text": " ".join(example.tokens[start:end]),
+        }
+        numbers = {name: present(columns[name][i]) for name in _ROW_SCORES if name in columns}
+        rows.append(row | numbers | {"argument_chance": present(chance[i])})
+    return rows
+
+
+class _Intervals:
+    """Means over those of the questions ``rows`` that have a value, with cluster intervals; one seed throughout."""
+
+    def __init__(self, clusters: npt.NDArray[np.int64], config: EvaluateConfig, seed: int) -> None:
+        self._clusters, self._config, self._seed = clusters, config, seed
+
+    def __call__(
+        self, columns: Mapping[str, npt.NDArray[np.float64]], rows: npt.NDArray[np.int64]
+    ) -> dict[str, Estimate]:
+        config, clusters = self._config, self._clusters[rows]
+        picked = {name: values[rows] for name, values in columns.items()}
+        options = {"n_boot": config.bootstrap_draws, "seed": self._seed}
+        return bootstrap_present_means(picked, clusters, level=1 - config.alpha, **options)
+
+
+def mean_estimates(
+    columns: Mapping[str, npt.NDArray[np.float64]], encoded: EncodedQA, config: EvaluateConfig, seed: int = 0
+) -> dict[str, Estimate]:
+    """Means of per-question columns (N,) over the questions that have a value, with the intervals of an evaluation."""
+    interval = _Intervals(encoded.resampled(config.cluster), config, seed)
+    return interval(columns, np.arange(len(encoded)))
+
+
+def _macro(
+    columns: Mapping[str, npt.NDArray[np.float64]], encoded: EncodedQA, config: EvaluateConfig, seed: int
+) -> dict[str, Estimate]:
+    """Averages within each predicate occurrence (without one: the sentence), then over those."""
+    seen: dict[tuple[int, int | None], int] = {}
+    keys = ((int(c), e.predicate_index) for c, e in zip(encoded.clusters, encoded.examples, strict=True))
+    owner = np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
+    counts = np.bincount(owner)
+    means = {name: np.bincount(owner, weights=values) / counts for name, values in columns.items()}
+    clusters = encoded.resampled(config.cluster)[np.unique(owner, return_index=True)[1]]
+    return _Intervals(clusters, config, seed)(means, np.arange(len(seen)))
+
+
+def _groups(labels: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+    """Rows of each label, the most frequent label first."""
+    array = np.array(labels, dtype=object)
+    names, counts = np.unique(array.astype(str), return_counts=True)
+    order = np.lexsort((names, -counts))
+    return {str(names[i]): np.flatnonzero(array == names[i]) for i in order}
+
+
+def _length_label(n_words: int) -> str:
+    low, high = next(b for b in LENGTH_BINS if n_words <= b[1])
+    return f"{low}" if low == high else f"{low}+" if high == LENGTH_BINS[-1][1] else f"{low}-{high}"
+
+
+def _predicates(encoded: EncodedQA) -> npt.NDArray[np.int64] | None:
+    """Predicate word indices (N,), or None where some question has none."""
+    indices = [example.predicate_index for example in encoded.examples]
+    return None if None in indices else np.array(indices, dtype=np.int64)
+
+
+def _wh_and_form(encoded: EncodedQA) -> tuple[list[str], list[str]]:
+    """What the wh-rule may read off a question: its wh-word; its voice and whether it has a subject."""
+    return [e.wh for e in encoded.examples], [_form(e) for e in encoded.examples]
+
+
+def _form(example: QAExample) -> str:
+    subject = "?" if example.slots is None else "subject" if example.slots[2] else "no subject"
+    return f"passive={example.is_passive}, {subject}"
+
+
+def _from_plain(value: Mapping[str, Any]) -> Any:
+    if "point" in value and "n_clusters" in value:
+        return Estimate.from_dict(value)
+    return {key: _from_plain(v) for key, v in value.items()}

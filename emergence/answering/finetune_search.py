@@ -1,0 +1,305 @@
+"""Full finetuning with settings found on validation: the ceiling must be tuned (docs/methods.md#the-ceiling).
+
+Successive halving over learning rate and embedding scale, from the same grid for pretrained and random trunks; the
+plan of :mod:`emergence.spec.search_budget` bounds it by two finetunings. Every trial is a complete training, so
+its learning rate reaches zero, on a fixed subset of the training questions. Short trainings favour what moves fast,
+high rates and fresh embeddings, so each rung also keeps the best of the slower ones, and the last rung is half a
+finetuning. A run that is killed in the search goes on in the middle of its trial, to the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emergence.answering.finetune import PHASE as FINETUNE_PHASE
+from emergence.answering.finetune import SaveModel, finetune
+from emergence.answering.finetune_result import FinetuneResult, SearchResult, Setting, Trial
+from emergence.data.qa_encoding import EncodedQA
+from emergence.model import SpanHead, Trunk
+from emergence.model.embedding_rows import fresh_scale, rescale_embedding
+from emergence.spec.config import FinetuneConfig
+from emergence.spec.experiment import OnNan
+from emergence.spec.search_budget import (
+    EMBEDDINGS,
+    FRESH,
+    LR_FACTORS,
+    PRETRAINED,
+    Rung,
+    finetuning_passes,
+    plan_rungs,
+)
+from emergence.training.checkpoint import Checkpoint, Checkpointer
+from emergence.training.context import Context
+from emergence.training.health import NonFiniteLossError
+from emergence.training.recording import Progress, Recorder
+
+logger = logging.getLogger(__name__)
+
+PHASE = "finetune_search"
+#: What the configuration itself asks for.
+DEFAULT = Setting(1.0, PRETRAINED)
+
+
+def finetune_tuned(
+    trunk: Trunk,
+    head: SpanHead,
+    train: EncodedQA,
+    validation: EncodedQA,
+    config: FinetuneConfig,
+    context: Context,
+    *,
+    seed: int,
+    max_answer_words: int,
+    save_snapshot: SaveModel | None = None,
+    on_nan: OnNan = "stop",
+) -> FinetuneResult:
+    """As :func:`~emergence.answering.finetune.finetune`, after a search with ``config.search = "on"``.
+
+    History gets a line ``finetune_search`` for every finished trial. Raises what ``finetune`` does.
+    """
+    trunk, head = trunk.to(context.device), head.to(context.device)
+    found = None
+    if config.search == "on" and len(train) and len(validation):
+        found = _carried(context.checkpointer)
+        if found is None:
+            search = _Search(trunk, head, train, validation, config, context, seed, max_answer_words)
+            found = search.run()
+        config = settle(trunk, config, found.chosen, found.embedding_scale)
+    result = finetune(
+        trunk,
+        head,
+        train,
+        validation,
+        config,
+        context,
+        seed=seed,
+        max_answer_words=max_answer_words,
+        save_snapshot=save_snapshot,
+        on_nan=on_nan,
+        carried=found.to_dict() if found else None,
+    )
+    result = replace(result, search=found)
+    if result.flags:
+        logger.warning("finetuning: %s; a better setting may lie beyond", " and ".join(result.flags).replace("_", " "))
+    return result
+
+
+def grid(embedding_scale: float | None) -> list[Setting]:
+    """The settings that the search starts from, the configuration's own first: six, or three with one scale."""
+    scales = EMBEDDINGS if embedding_scale is not None else (PRETRAINED,)
+    points = [Setting(factor, scale) for scale in scales for factor in LR_FACTORS]
+    return sorted(points, key=lambda point: point != DEFAULT)
+
+
+def settle(trunk: Trunk, config: FinetuneConfig, setting: Setting, embedding_scale: float | None) -> FinetuneConfig:
+    """Bring ``trunk`` to the setting's embedding scale, in place; returns the configuration that it means."""
+    if setting.embedding != PRETRAINED and embedding_scale is not None:
+        rescale_embedding(trunk, embedding_scale)
+    factor = setting.lr_factor
+    return replace(config, lr=config.lr * factor, head_lr=config.head_lr * factor)
+
+
+def survivors(trials: Sequence[Trial], keep: int) -> list[Setting]:
+    """The ``keep`` settings of a rung that go on, best first.
+
+    The best by validation F1 (on a tie the lower loss); the best of those that move less than it (a lower rate, or
+    its rate without its fresh embedding); the best of the lower rates; the best with the other embedding; by score.
+    """
+    ranked = sorted(trials, key=_badness)
+    best = ranked[0]
+    slower = [t for t in ranked if (t.lr_factor, t.embedding == FRESH) < (best.lr_factor, best.embedding == FRESH)]
+    lower = [t for t in ranked if t.lr_factor < best.lr_factor]
+    other = [t for t in ranked if t.embedding != best.embedding]
+    order = [best, *slower[:1], *lower[:1], *other[:1], *ranked]
+    kept = set(list(dict.fromkeys(trial.setting for trial in order))[:keep])
+    return [trial.setting for trial in ranked if trial.setting in kept]
+
+
+def edges_of(chosen: Setting) -> tuple[str, ...]:
+    """Which of the chosen values lie at an end of a range that goes on beyond it."""
+    return ("lr_factor",) if chosen.lr_factor in (min(LR_FACTORS), max(LR_FACTORS)) else ()
+
+
+def _badness(trial: Trial) -> tuple[float, float]:
+    return -trial.validation_f1, math.inf if trial.validation_loss is None else trial.validation_loss
+
+
+def _carried(checkpointer: Checkpointer) -> SearchResult | None:
+    """The search that a finetuning under way started from; None if it has not started."""
+    found = checkpointer.load(FINETUNE_PHASE)
+    raw = found.state.get("carried") if found is not None else None
+    return SearchResult.from_dict(raw) if raw is not None else None
+
+
+@dataclass
+class _Search:
+    """The trials so far decide what comes next, so they, and the trial under way, are all the state there is."""
+
+    trunk: Trunk
+    head: SpanHead
+    train: EncodedQA
+    validation: EncodedQA
+    config: FinetuneConfig
+    context: Context
+    seed: int
+    cap: int
+    trials: list[Trial] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def run(self) -> SearchResult:
+        scale = fresh_scale(self.trunk)
+        settings = grid(scale)
+        rungs = plan_rungs(len(self.train), self.config, len(settings))
+        self.order = np.random.default_rng([self.seed, 0x5EA]).permutation(len(self.train))
+        self.total = sum(rung.candidates for rung in rungs)
+        self._resume()
+        for rung in rungs:
+            done = [trial for trial in self.trials if trial.rung == rung.number]
+            for setting in settings[len(done) :]:
+                done.append(self._try(setting, rung, scale))
+            after = next((r.candidates for r in rungs if r.number > rung.number), 1)
+            settings = survivors(done, after)
+        return self._result(settings[0], rungs, scale)
+
+    def _try(self, setting: Setting, rung: Rung, scale: float | None) -> Trial:
+        """One complete training on the rung's subset, scored on all validation questions at its end."""
+        clock = time.monotonic()
+        trunk, head = copy.deepcopy(self.trunk), copy.deepcopy(self.head)
+        steps = rung.steps(self.config.batch_size)
+        # One epoch over as many passes: the validation questions are scored once, and the rate falls to zero.
+        config = replace(settle(trunk, self.config, setting, scale), epochs=1, min_steps_per_epoch=steps, patience=0)
+        f1, loss = 0.0, None
+        try:
+            found = finetune(
+                trunk,
+                head,
+                self.train.subset(np.sort(self.order[: rung.questions])),
+                self.validation,
+                config,
+                self._trial_context(),
+                seed=self.seed,
+                max_answer_words=self.cap,
+                announce=False,
+            )
+            f1, loss = found.best.validation_f1, found.best.validation_loss
+        except NonFiniteLossError as error:
+            logger.info("search: %s", error)
+        trial = Trial(**asdict(setting), rung=rung.number, steps=steps, questions=rung.questions,
+                      validation_f1=f1, validation_loss=loss)  # fmt: skip
+        self.trials.append(trial)
+        self.seconds += time.monotonic() - clock
+        self.context.recorder.log("finetune_search", **asdict(trial))
+        self.context.recorder.time("finetune_search", trial=len(self.trials), seconds=self.seconds)
+        logger.info("search: rate x %g, %s embedding, %d steps: validation F1 %.3f",
+                    setting.lr_factor, setting.embedding, steps, f1)  # fmt: skip
+        self._save()
+        return trial
+
+    def _result(self, chosen: Setting, rungs: Sequence[Rung], scale: float | None) -> SearchResult:
+        passes = sum(rung.question_passes for rung in rungs)
+        share = passes / finetuning_passes(len(self.train), self.config)
+        steps = sum(trial.steps for trial in self.trials)
+        logger.info("search: chose rate x %g, %s embedding after %.2f finetunings' worth of training",
+                    chosen.lr_factor, chosen.embedding, share)  # fmt: skip
+        edges = edges_of(chosen) if rungs else ()
+        return SearchResult(tuple(self.trials), chosen, edges, steps, share, scale)
+
+    # State -----------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """Take up the finished trials of the newest checkpoint, if there is one."""
+        found = self.context.checkpointer.load(PHASE)
+        if found is None:
+            self._save()  # so that history written before the next checkpoint can be taken back
+            return
+        self.trials = [Trial(**trial) for trial in found.state["trials"]]
+        self.seconds = found.state["seconds"]
+        self.context.recorder.rewind(found.state["history"])
+
+    def _save(self) -> None:
+        self.context.checkpointer.save(PHASE, self._steps_done(), self._progress_made())
+
+    def _steps_done(self) -> int:
+        return sum(trial.steps for trial in self.trials)
+
+    def _progress_made(self) -> dict[str, Any]:
+        trials = [asdict(trial) for trial in self.trials]
+        return {"trials": trials, "seconds": self.seconds, "history": self.context.recorder.position(), "trial": None}
+
+    def _trial_context(self) -> Context:
+        """The search's, for a training that is a part of it."""
+        whole = self.context
+        return replace(
+            whole,
+            recorder=_SilentRecorder(whole.recorder),
+            checkpointer=_TrialCheckpointer(whole.checkpointer, self._progress_made(), self._steps_done()),
+            progress=_NamedProgress(whole.progress, f"search, training {len(self.trials) + 1} of {self.total}"),
+        )
+
+
+class _TrialCheckpointer(Checkpointer):
+    """Keeps a trial's state inside the search's own, under the search's phase.
+
+    Neither a trial's untouched start nor its end is saved: the finished trials on disk say as much.
+    """
+
+    def __init__(self, inner: Checkpointer, progress: dict[str, Any], steps_before: int) -> None:
+        self._inner, self._progress, self._before = inner, progress, steps_before
+
+    def save(self, phase: str, step: int, state: dict[str, Any], rewind_to: int | None = None) -> Path | None:  # type: ignore[override]
+        if not step > 0 or state["epoch"]:
+            return None
+        return self._inner.save(PHASE, self._before + step, {**self._progress, "trial": state})
+
+    def load(self, phase: str | None = None, up_to: int | None = None) -> Checkpoint | None:
+        found = self._inner.load(PHASE)
+        if found is None or found.state["trial"] is None or found.state["trials"] != self._progress["trials"]:
+            return None
+        return Checkpoint(FINETUNE_PHASE, found.step - self._before, found.state["trial"])
+
+    def newest_step(self, phase: str) -> int | None:
+        return None
+
+
+class _SilentRecorder:
+    """A trial writes nothing of its own, but its checkpoints hold where the run's history stood."""
+
+    def __init__(self, inner: Recorder) -> None:
+        self._inner = inner
+
+    def log(self, kind: str, /, **values: Any) -> None:
+        pass
+
+    def time(self, kind: str, /, **values: Any) -> None:
+        pass
+
+    def position(self) -> int:
+        return self._inner.position()
+
+    def rewind(self, position: int) -> None:
+        self._inner.rewind(position)
+
+
+class _NamedProgress:
+    """Says which trial the steps belong to."""
+
+    def __init__(self, inner: Progress, description: str) -> None:
+        self._inner, self._description = inner, description
+
+    def start(self, total: int, unit: str, initial: int = 0, description: str = "") -> None:
+        self._inner.start(total, unit, initial, self._description)
+
+    def update(self, n: int, /, **values: float) -> None:
+        self._inner.update(n, **values)
+
+    def close(self) -> None:
+        self._inner.close()

@@ -1,0 +1,155 @@
+"""What probes are fitted on: one layer's cached states of N questions, and the spans to learn.
+
+States are standardised with training statistics (an unstandardised probe can look blind from scale
+alone); the statistics are folded back into the fitted weights, so a finished probe reads raw states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from emergence.answering.evaluate import gold_spans
+from emergence.answering.features import LayerFeatures, Readout, SpanLogits, cache_features, layer_groups
+from emergence.data.qa_encoding import EncodedQA
+from emergence.measures.ragged import rows_at
+from emergence.measures.spans import GoldSpans
+from emergence.model import Encoder
+from emergence.training.context import Context
+
+#: Rows of word states multiplied at a time (bfloat16 ones are widened first), and questions scored at a time.
+CHUNK_ROWS = 1 << 18
+_CHUNK_QUESTIONS = 512
+
+
+@dataclass(frozen=True)
+class ProbeData:
+    """N questions at one layer, and the spans to learn, which may be a control task's (docs/methods.md#selectivity).
+
+    Attributes:
+        features: The states. golds: The spans.
+        offset: (sum of W, 2) start and end logits that need no states, for a conditional probe to add to; else None.
+    """
+
+    features: LayerFeatures
+    golds: GoldSpans
+    offset: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.golds)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(N,) words of each sentence."""
+        return np.diff(self.features.word_offsets)
+
+    def take(self, index: npt.NDArray[np.int64]) -> ProbeData:
+        """The questions at ``index``, in that order; their states are copied."""
+        rows, offsets = rows_at(self.features.word_offsets, index)
+        device = self.features.words.device
+        words = self.features.words[torch.from_numpy(rows).to(device)]
+        questions = self.features.questions[torch.from_numpy(index).to(device)]
+        offset = None if self.offset is None else self.offset[torch.from_numpy(rows).to(device)]
+        return ProbeData(LayerFeatures(words, questions, offsets), self.golds.take(index), offset)
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """Mean and standard deviation of each feature over the training words and questions."""
+
+    word_mean: Tensor
+    word_std: Tensor
+    question_mean: Tensor
+    question_std: Tensor
+
+
+def standardise_(train: LayerFeatures, *others: LayerFeatures) -> Standardisation:
+    """Standardise all features IN PLACE with the statistics of ``train``; a constant feature becomes zero."""
+    statistics = Standardisation(*_moments(train.words), *_moments(train.questions))
+    for features in (train, *others):
+        features.words.sub_(statistics.word_mean).div_(statistics.word_std)
+        features.questions.sub_(statistics.question_mean).div_(statistics.question_std)
+    return statistics
+
+
+def layer_data(
+    trunk: Encoder,
+    splits: Sequence[EncodedQA],
+    layers: Sequence[int],
+    gigabytes: float,
+    context: Context,
+) -> Iterator[tuple[int, tuple[ProbeData, ...]]]:
+    """Yields each layer with the raw states of all splits; as many layers are cached together as memory allows."""
+    n_words = sum(int(split.word_offsets[-1]) for split in splits)
+    groups, dtype = layer_groups(layers, n_words, trunk.hidden_size, gigabytes, context.device)
+    for group in groups:
+        caches = [cache_features(trunk, s, group, context, dtype) for s in splits]
+        for layer in group:
+            yield (
+                layer,
+                tuple(ProbeData(c.layer(layer), gold_spans(s)) for c, s in zip(caches, splits, strict=True)),
+            )
+        del caches
+
+
+@dataclass(frozen=True)
+class GatheredBatch:
+    """Some questions, padded: question states (B, 2D), word states (B, W, D), mask (B, W), offset (B, W, 2) or None."""
+
+    questions: Tensor
+    words: Tensor
+    mask: npt.NDArray[np.bool_]
+    offset: Tensor | None
+
+
+def gather(data: ProbeData, index: npt.NDArray[np.int64]) -> GatheredBatch:
+    """The questions at ``index`` as one padded batch; padding repeats a sentence's first word."""
+    features = data.features
+    begins = features.word_offsets[:-1][index]
+    counts = features.word_offsets[1:][index] - begins
+    column = np.arange(int(counts.max()))[None, :]
+    mask = column < counts[:, None]  # (B, W)
+    device = features.words.device
+    rows = torch.from_numpy(np.where(mask, begins[:, None] + column, begins[:, None])).to(device)  # (B, W)
+    offset = None if data.offset is None else data.offset[rows]  # (B, W, 2)
+    questions = features.questions[torch.from_numpy(index).to(device)]  # (B, 2D)
+    return GatheredBatch(questions, features.words[rows].float(), mask, offset)
+
+
+def add_offset(logits: tuple[Tensor, Tensor], offset: Tensor | None, scales: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Start and end logits (B, W) plus the scaled offset (B, W, 2), where there is one."""
+    if offset is None or scales is None:
+        return logits
+    start, end = (scales * offset).unbind(-1)  # (B, W)
+    return logits[0] + start, logits[1] + end
+
+
+@torch.no_grad()
+def predict_cached(readout: Readout, data: ProbeData, scales: Tensor | None = None) -> SpanLogits:
+    """Logits of every question, from the states as they are in ``data`` (raw or standardised, as the readout reads).
+
+    Args:
+        scales: (2,) what the start and the end logits of ``data.offset`` are multiplied by before they are added.
+    """
+    start, end = (np.zeros((len(data), int(data.lengths.max())), dtype=np.float32) for _ in range(2))
+    for begin in range(0, len(data), _CHUNK_QUESTIONS):
+        index = np.arange(begin, min(begin + _CHUNK_QUESTIONS, len(data)))
+        batch = gather(data, index)
+        found = add_offset(readout(batch.questions, batch.words), batch.offset, scales)
+        for out, logits in zip((start, end), found, strict=True):
+            out[index, : batch.mask.shape[1]] = logits.cpu().numpy()
+    return SpanLogits(start, end, data.lengths)
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column, (D,) each in float32; 1 where a column is constant."""
+    n = values.shape[0]
+    mean = torch.stack([chunk.sum(0, dtype=torch.float64) for chunk in values.split(CHUNK_ROWS)]).sum(0) / n
+    squares = [(chunk.double() - mean).square().sum(0) for chunk in values.split(CHUNK_ROWS)]
+    std = (torch.stack(squares).sum(0) / n).sqrt()
+    return mean.float(), torch.where(std > 1e-6 * mean.abs(), std, torch.ones_like(std)).float()

@@ -1,0 +1,546 @@
+"""Fitting one probe on the cached states of one layer (docs/methods.md#probes).
+
+- ``linear``, the headline: ONE linear layer from a word's state to its start and end logit. L-BFGS from zero, so the
+  seed has no part in it; the ridge is chosen on validation. (Convex on single golds; the sum over several is not
+  quite, which is why the start is fixed.)
+- ``bilinear``: question states against word states, low rank. The linear probe can only find what the
+  trunk has already routed to the word; this one asks whether the role is in the states at all.
+- ``mlp``: one hidden layer on the word's state, what the linear probe misses for being linear.
+
+They are fitted on standardised states (:mod:`emergence.answering.probe_data`), to the same golds as finetuning. Where
+the data carry an offset, logits that need no states, the probe is added to it with one free scale for each boundary:
+what it then reads is what the states add (conditional probing, Hewitt et al. 2021).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import OptimizeResult, minimize
+from torch import Tensor, nn
+
+from emergence.answering.evaluate import QuickScores, quick_scores
+from emergence.answering.features import Readout
+from emergence.answering.finetune import schedule
+from emergence.answering.probe_data import (
+    CHUNK_ROWS,
+    ProbeData,
+    Standardisation,
+    add_offset,
+    gather,
+    predict_cached,
+)
+from emergence.data.qa_encoding import batches_by_length
+from emergence.model import BilinearProbe, SpanHead, span_cross_entropy
+from emergence.spec.config import ProbeConfig
+from emergence.training.health import NonFiniteLossError
+
+FAMILIES = ("linear", "bilinear", "mlp")
+MLP_HIDDEN = 128
+_WARMUP_FRACTION = 0.02
+#: Nats per question: a validation loss that falls by less over the last tenth of the epochs, or to the next ridge, has
+#: settled. A hundredth of what separates the families.
+SETTLED = 2e-3
+#: Curvature of the loss along a direction of the states, over their variance there; and of the largest variance, what
+#: keeps directions without any from being blown up. Both decide how fast the optimum is found, not where it lies.
+_CURVATURE, _VARIANCE_FLOOR = 0.5, 1e-5
+#: Smaller ridges are not tried once this many in a row have raised the validation loss.
+_RIDGES_TOO_MANY = 2
+
+
+class MLPHead(nn.Module):
+    """Word states (..., D) to start and end logits (...) through one hidden layer."""
+
+    def __init__(self, hidden_size: int, *, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.input, self.output = nn.Linear(hidden_size, MLP_HIDDEN), nn.Linear(MLP_HIDDEN, 2)
+        with torch.no_grad():
+            for layer in (self.input, self.output):
+                layer.weight.normal_(0.0, 1 / math.sqrt(layer.in_features), generator=generator)
+                layer.bias.zero_()
+
+    def forward(self, word_states: Tensor) -> tuple[Tensor, Tensor]:
+        start, end = self.output(nn.functional.gelu(self.input(word_states))).unbind(-1)  # (...)
+        return start, end
+
+
+Probe = SpanHead | BilinearProbe | MLPHead
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeFit:
+    """A fitted probe of one family at one layer.
+
+    Attributes:
+        family, layer: Layer 0 is the embeddings, i follows block i.
+        weights: Parameters of the probe on raw states, float32 on the CPU (:func:`build_probe` takes them).
+        n_trainable: Its parameters.
+        ridge: Chosen penalty ridge / 2 * |w|^2 beside the mean loss (linear only).
+        validation_loss, validation_em, validation_f1: Nats per question, as trained; EM and F1 over all golds.
+        iterations: L-BFGS iterations at the chosen ridge, or the best epoch (0: the offset alone was best).
+        converged: L-BFGS met its tolerance at the chosen ridge; the validation loss had settled at the last epoch.
+        path: Validation scores for every ridge, or every epoch.
+        scales: Of the offset's start and end logits; None without an offset.
+    """
+
+    family: str
+    layer: int
+    weights: dict[str, Tensor]
+    n_trainable: int
+    ridge: float | None
+    validation_loss: float
+    validation_em: float
+    validation_f1: float
+    iterations: int
+    converged: bool
+    path: tuple[dict[str, float], ...]
+    scales: tuple[float, float] | None = None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What about this fit is to be read with care, and how much it may have changed; empty when nothing is."""
+        found = []
+        if not self.converged and self.ridge is not None:
+            found.append(f"stopped at its limit of {self.iterations} iterations")
+        elif not self.converged:
+            found.append(
+                f"still improving when its epochs ended: validation loss {_late_fall(self.path):+.4f} and F1 "
+                f"{self.validation_f1 - self.path[_late(self.path)]['f1']:+.4f} over the last tenth"
+            )
+        if self.ridge_at_edge:
+            found.append(f"its ridge {self.ridge:g} is the {self.ridge_at_edge} of the grid")
+        return tuple(found)
+
+    @property
+    def ridge_at_edge(self) -> str | None:
+        """``smallest`` or ``largest`` where the chosen ridge is that of all tried and the loss still fell there."""
+        tried = sorted(row["ridge"] for row in self.path) if self.ridge is not None else []
+        if len(tried) < 2 or self.ridge not in (tried[0], tried[-1]):
+            return None
+        inner = next(row for row in self.path if row["ridge"] == tried[1 if self.ridge == tried[0] else -2])
+        if inner["loss"] - self.validation_loss < SETTLED:
+            return None  # beyond the edge there is nothing to be had
+        return "smallest" if self.ridge == tried[0] else "largest"
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the weights, as plain JSON types."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k != "weights"}
+        return {**plain, "remarks": list(self.remarks)}
+
+    def to_state(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> ProbeFit:
+        scales = state.get("scales")  # absent in checkpoints of an earlier version
+        return cls(**{**state, "path": tuple(state["path"]), "scales": None if scales is None else tuple(scales)})
+
+
+def fit_probe(
+    family: str,
+    train: ProbeData,
+    validation: ProbeData,
+    statistics: Standardisation | None,
+    config: ProbeConfig,
+    layer: int,
+    max_answer_words: int,
+    seed: int,
+) -> ProbeFit:
+    """A probe of any family, on standardised states; arguments as below."""
+    parts = (train, validation, statistics, config)
+    if family == "linear":
+        return fit_linear_probe(*parts, layer=layer, max_answer_words=max_answer_words)
+    return fit_minibatch_probe(family, *parts, layer=layer, max_answer_words=max_answer_words, seed=seed)
+
+
+def fit_linear_probe(
+    train: ProbeData,
+    validation: ProbeData,
+    statistics: Standardisation | None,
+    config: ProbeConfig,
+    *,
+    layer: int,
+    max_answer_words: int,
+) -> ProbeFit:
+    """The linear probe at the ridge with the lowest validation loss; deterministic and seed-free.
+
+    Args:
+        train, validation: Standardised by :func:`standardise_`.
+        statistics: What it returned, to be folded into the weights; None for a probe that will read these states.
+        config: ``ridges`` and ``max_iterations``.
+        layer: Recorded in the fit.
+        max_answer_words: Longest span decoded on validation.
+
+    Raises:
+        NonFiniteLossError: The states are not finite.
+    """
+    objective = SpanObjective(train, config.train_gold)
+    weights, device = objective.start, train.features.words.device
+
+    def scored(weights: npt.NDArray[np.float64]) -> QuickScores:
+        head, scales = linear_head(weights, objective.hidden_size, device), objective.scales(weights)
+        logits = predict_cached(reader(head), validation, scales)
+        return quick_scores(logits, validation.golds, max_answer_words, config.train_gold)
+
+    found: list[tuple[dict[str, float], npt.NDArray[np.float64]]] = []
+    for ridge in sorted(config.ridges, reverse=True):  # from the strongest: each optimum starts the next
+        result = objective.minimum(weights, ridge, config.max_iterations)
+        weights = result.x
+        scores = scored(weights)
+        if not math.isfinite(scores.loss):
+            raise NonFiniteLossError(
+                f"linear probe, layer {layer}, ridge {ridge:g}: the validation loss is {scores.loss}: the trunk's "
+                "states are too large or not finite, use --set pretrain.precision=fp32"
+            )
+        row = {"ridge": ridge, "train_loss": objective.loss, **asdict(scores)}
+        found.append(({**row, "iterations": int(result.nit), "converged": bool(result.success)}, weights))
+        losses = [row["loss"] for row, _ in found]
+        if len(losses) - 1 - int(np.argmin(losses)) >= _RIDGES_TOO_MANY:
+            break
+    best, weights = min(found, key=lambda pair: pair[0]["loss"])
+    if train.offset is not None and (alone := scored(objective.start)).loss <= best["loss"]:
+        best, weights = {**best, **asdict(alone), "iterations": 0, "converged": True}, objective.start
+    chosen_scales = objective.scales(weights)
+    return ProbeFit(
+        family="linear",
+        layer=layer,
+        weights=_folded(linear_head(weights, objective.hidden_size, device), statistics),
+        n_trainable=2 * (objective.hidden_size + 1) + (0 if chosen_scales is None else 2),
+        ridge=best["ridge"],
+        validation_loss=best["loss"],
+        validation_em=best["em"],
+        validation_f1=best["f1"],
+        iterations=int(best["iterations"]),
+        converged=bool(best["converged"]),
+        path=tuple(row for row, _ in found),
+        scales=None if chosen_scales is None else _pair(chosen_scales),
+    )
+
+
+def fit_minibatch_probe(
+    family: str,
+    train: ProbeData,
+    validation: ProbeData,
+    statistics: Standardisation | None,
+    config: ProbeConfig,
+    *,
+    layer: int,
+    max_answer_words: int,
+    seed: int,
+) -> ProbeFit:
+    """A ``bilinear`` or ``mlp`` probe by AdamW on the cached states; the epoch with the lowest validation loss.
+
+    Raises:
+        NonFiniteLossError: Training diverged; names layer, epoch and the rate.
+    """
+    size, device = train.features.words.shape[1], train.features.words.device
+    own_seed = probe_seed(seed, layer, family)
+    probe = new_probe(family, size, config.bilinear_rank, own_seed).to(device)
+    scales = None if train.offset is None else torch.ones(2, device=device, requires_grad=True)
+    optimizer = new_optimizer(probe, config, scales)
+
+    def scored(epoch: int) -> dict[str, float]:
+        logits = predict_cached(reader(probe), validation, scales)
+        scores = quick_scores(logits, validation.golds, max_answer_words, config.train_gold)
+        if not math.isfinite(scores.loss):
+            raise NonFiniteLossError(
+                f"{family} probe, layer {layer}, epoch {epoch}: the validation loss is {scores.loss}: lower "
+                f"probe.lr, now {config.lr:g}, for example --set probe.lr={config.lr / 3:.1g}"
+            )
+        return {"epoch": epoch, **asdict(scores)}
+
+    path: list[dict[str, float]] = []
+    best = math.inf
+    if scales is not None:  # the states need not add anything: the offset alone is the first candidate
+        kept, zeros = copy_weights(probe), {name: torch.zeros_like(p) for name, p in probe.state_dict().items()}
+        probe.load_state_dict(zeros)
+        path.append(scored(0))
+        best, best_weights, best_scales = path[0]["loss"], zeros, (1.0, 1.0)
+        probe.load_state_dict(kept)
+    for epoch in range(config.epochs):
+        train_epoch(probe, optimizer, train, config, own_seed, epoch, config.epochs, scales)
+        path.append(scored(epoch + 1))
+        if path[-1]["loss"] < best:
+            best, best_weights = path[-1]["loss"], copy_weights(probe)
+            best_scales = (1.0, 1.0) if scales is None else _pair(scales)
+        elif path[-1]["epoch"] - _best_epoch(path) >= config.patience:
+            break
+    probe.load_state_dict(best_weights)
+    chosen = next(row for row in path if row["epoch"] == _best_epoch(path))
+    return ProbeFit(
+        family=family,
+        layer=layer,
+        weights=_folded(probe, statistics),
+        n_trainable=sum(p.numel() for p in probe.parameters()) + (0 if scales is None else 2),
+        ridge=None,
+        validation_loss=chosen["loss"],
+        validation_em=chosen["em"],
+        validation_f1=chosen["f1"],
+        iterations=_best_epoch(path),
+        converged=_best_epoch(path) < config.epochs or _late_fall(path) > -SETTLED,
+        path=tuple(path),
+        scales=None if scales is None else best_scales,
+    )
+
+
+def probe_seed(seed: int, layer: int, family: str) -> int:
+    """The seed of one family's probe at one layer."""
+    return int(np.random.SeedSequence([seed, layer, FAMILIES.index(family)]).generate_state(1)[0])
+
+
+def new_optimizer(probe: Probe, config: ProbeConfig, scales: Tensor | None = None) -> torch.optim.AdamW:
+    """AdamW with the learning rate and weight decay of ``config``; the offset's scales do not decay."""
+    groups: list[dict[str, Any]] = [{"params": list(probe.parameters())}]
+    if scales is not None:
+        groups.append({"params": [scales], "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def train_epoch(
+    probe: Probe,
+    optimizer: torch.optim.AdamW,
+    train: ProbeData,
+    config: ProbeConfig,
+    seed: int,
+    epoch: int,
+    n_epochs: int,
+    scales: Tensor | None = None,
+) -> None:
+    """One pass in batches of similar length; the learning rate warms up and then falls to zero over ``n_epochs``."""
+    batches = batches_by_length(train.lengths, config.batch_size, seed=seed, epoch=epoch)
+    for k, index in enumerate(batches):
+        step = epoch * len(batches) + k
+        rate = config.lr * schedule(step, n_epochs * len(batches), _WARMUP_FRACTION)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = _minibatch_loss(probe, train, index, config.train_gold, scales)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def span_head(fit: ProbeFit) -> SpanHead:
+    """The fitted linear probe as the span head it is."""
+    head = SpanHead(fit.weights["linear.weight"].shape[1])
+    head.load_state_dict(fit.weights)
+    return head
+
+
+def readout(fit: ProbeFit, device: torch.device) -> Readout:
+    """The fitted probe as a function of raw question states (N, 2D) and word states (N, W, D)."""
+    if fit.family == "bilinear":
+        probe = new_probe("bilinear", fit.weights["word.weight"].shape[1], fit.weights["word.weight"].shape[0] // 2, 0)
+    else:
+        first = "linear.weight" if fit.family == "linear" else "input.weight"
+        probe = new_probe(fit.family, fit.weights[first].shape[1], 1, 0)
+    probe.load_state_dict(fit.weights)
+    probe.to(device)
+    return reader(probe)
+
+
+def reader(probe: Probe) -> Readout:
+    """A probe as a function of question states (N, 2D) and word states (N, W, D); only the bilinear one uses both."""
+    if isinstance(probe, BilinearProbe):
+        return probe
+    return lambda questions, words: probe(words)
+
+
+def new_probe(family: str, hidden_size: int, rank: int, seed: int) -> Probe:
+    """An unfitted probe; ``rank`` is the bilinear probe's."""
+    if family == "bilinear":
+        return BilinearProbe(hidden_size, rank, seed=seed)
+    return MLPHead(hidden_size, seed=seed) if family == "mlp" else SpanHead(hidden_size, seed=seed)
+
+
+class SpanObjective:
+    """Mean loss of a linear map over all training words, and its gradient: -log of the sum of p over the golds.
+
+    p(i, j) = softmax(start)_i softmax(end)_j, as in ``model.losses.span_cross_entropy``. The bias of a linear probe
+    shifts all words of a sentence alike and cancels in the softmax over them, so only the (D, 2) weights are fitted,
+    and the two scales of the offset where the data have one.
+
+    Args:
+        train: The questions.
+        train_gold: ``first`` fits each question's first gold alone, ``marginal`` the sum over all.
+    """
+
+    def __init__(self, train: ProbeData, train_gold: str = "first") -> None:
+        offsets = train.features.word_offsets
+        self.words = train.features.words  # (sum of W, D)
+        self.offset = train.offset  # (sum of W, 2) or None
+        self.hidden_size = int(self.words.shape[1])
+        self.n_questions = len(train)
+        device = self.words.device
+        self.counts = torch.from_numpy(np.diff(offsets)).to(device)  # (N,)
+        self.owner = torch.repeat_interleave(torch.arange(self.n_questions, device=device), self.counts)  # (sum of W,)
+        golds = train.golds if train_gold == "marginal" else train.golds.first()
+        rows = np.stack([golds.starts, golds.ends_inclusive], axis=1) + offsets[:-1][golds.owner, None]
+        self.golds = torch.from_numpy(rows).to(device)  # (G, 2) rows of ``words``
+        self.gold_counts = torch.from_numpy(golds.counts).to(device)  # (N,)
+        self.gold_owner = torch.from_numpy(golds.owner).to(device)  # (G,)
+        self.loss = math.nan
+
+    @property
+    def start(self) -> npt.NDArray[np.float64]:
+        """Where every fit begins: the offset as it is, and nothing read off the states."""
+        return np.concatenate([np.zeros(2 * self.hidden_size), np.ones(0 if self.offset is None else 2)])
+
+    def scales(self, flat: npt.NDArray[np.float64]) -> Tensor | None:
+        """The offset's two scales among the fitted values; None without an offset."""
+        if self.offset is None:
+            return None
+        return torch.from_numpy(flat[2 * self.hidden_size :]).float().to(self.words.device)
+
+    def minimum(self, start: npt.NDArray[np.float64], ridge: float, max_iterations: int) -> OptimizeResult:
+        """L-BFGS from ``start``, shaped as :attr:`start`.
+
+        It runs along the states' principal directions, each at the scale of its curvature, where the same optimum takes
+        a fraction of the iterations: as they stand, states are far from uncorrelated.
+        """
+        variances, directions = self._principal
+        scale = 1 / np.sqrt(_CURVATURE * variances + ridge + _VARIANCE_FLOOR * variances.max(initial=1e-12))
+        size = 2 * self.hidden_size
+
+        def back(found: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            weights = directions @ (scale[:, None] * found[:size].reshape(-1, 2))
+            return np.concatenate([weights.ravel(), found[size:]])
+
+        def turned(found: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+            value, gradient = self(back(found), ridge)
+            slope = scale[:, None] * (directions.T @ gradient[:size].reshape(-1, 2))
+            return value, np.concatenate([slope.ravel(), gradient[size:]])
+
+        begin = (directions.T @ start[:size].reshape(-1, 2)) / scale[:, None]
+        options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-8, "gtol": 1e-5}
+        first = np.concatenate([begin.ravel(), start[size:]])
+        result = minimize(turned, first, jac=True, method="L-BFGS-B", options=options)
+        result.x = back(result.x)
+        return result
+
+    @cached_property
+    def _principal(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Second moments (D,) of the states along their principal directions, the columns of (D, D)."""
+        chunks = self.words.split(CHUNK_ROWS)
+        moments = torch.stack([chunk.double().T @ chunk.double() for chunk in chunks]).sum(0) / max(len(self.words), 1)
+        variances, directions = np.linalg.eigh(moments.cpu().numpy())
+        return np.maximum(variances, 0.0), directions
+
+    def __call__(self, flat: npt.NDArray[np.float64], ridge: float) -> tuple[float, npt.NDArray[np.float64]]:
+        """Loss plus ridge / 2 * |w|^2, and the gradient, at the weights (2 D,) and the unpenalised scales."""
+        size = 2 * self.hidden_size
+        weights = torch.from_numpy(flat[:size].reshape(self.hidden_size, 2)).float().to(self.words.device)  # (D, 2)
+        logits = torch.cat([chunk.float() @ weights for chunk in self.words.split(CHUNK_ROWS)])  # (sum of W, 2)
+        if self.offset is not None and (scales := self.scales(flat)) is not None:
+            logits += scales * self.offset
+        slope = self._slope(logits)  # (sum of W, 2)
+        pieces = zip(self.words.split(CHUNK_ROWS), slope.split(CHUNK_ROWS), strict=True)
+        gradient = torch.stack([part.T @ rows.float() for rows, part in pieces]).sum(0).T / self.n_questions  # (D, 2)
+        penalty = 0.5 * ridge * float(flat[:size] @ flat[:size])
+        found = gradient.double().cpu().numpy().ravel() + ridge * flat[:size]
+        if self.offset is not None:
+            of_scales = (slope * self.offset).sum(0, dtype=torch.float64) / self.n_questions  # (2,)
+            found = np.concatenate([found, of_scales.cpu().numpy()])
+        return self.loss + penalty, found
+
+    def _slope(self, logits: Tensor) -> Tensor:
+        """(sum of W, 2) derivative by each logit, softmax minus each gold's share; keeps the mean loss in ``loss``."""
+        shifted = logits - _per_question(logits, "max", self.counts).index_select(0, self.owner)
+        powers = shifted.exp()
+        totals = _per_question(powers, "sum", self.counts)  # (N, 2)
+        of_golds = shifted.gather(0, self.golds).sum(1, keepdim=True)  # (G, 1) start plus end
+        peak = _per_question(of_golds, "max", self.gold_counts)  # (N, 1)
+        share = (of_golds - peak.index_select(0, self.gold_owner)).exp()  # (G, 1)
+        sums = _per_question(share, "sum", self.gold_counts)  # (N, 1)
+        log_p = (sums.log() + peak)[:, 0] - totals.log().sum(1)  # (N,)
+        self.loss = -float(log_p.sum(dtype=torch.float64)) / self.n_questions
+        share = share / sums.index_select(0, self.gold_owner)  # (G, 1), adding up to 1 in each question
+        slope = powers.div_(totals.index_select(0, self.owner))
+        return slope.scatter_add_(0, self.golds, -share.expand(-1, 2))
+
+
+def _per_question(values: Tensor, reduction: str, counts: Tensor) -> Tensor:
+    """(sum of counts, K) -> (N, K). The same sums every time, which ``index_add_`` on a GPU would not give."""
+    return torch.segment_reduce(values, reduction, lengths=counts, axis=0, unsafe=True)
+
+
+def linear_head(weights: npt.NDArray[np.float64], hidden_size: int, device: torch.device) -> SpanHead:
+    """The span head with the weights (2 D, and scales behind them) of :class:`SpanObjective` and no bias."""
+    head = SpanHead(hidden_size).to(device)
+    with torch.no_grad():
+        head.linear.weight.copy_(torch.from_numpy(weights[: 2 * hidden_size].reshape(-1, 2).T))
+    return head
+
+
+def copy_weights(probe: nn.Module) -> dict[str, Tensor]:
+    """A copy of the parameters that training cannot change."""
+    return {name: tensor.detach().clone() for name, tensor in probe.state_dict().items()}
+
+
+@torch.no_grad()
+def mean_loss(probe: Probe, data: ProbeData, train_gold: str) -> float:
+    """Mean training loss, nats per question, of few enough questions for one batch."""
+    return float(_minibatch_loss(probe, data, np.arange(len(data)), train_gold))
+
+
+def _minibatch_loss(
+    probe: Probe, data: ProbeData, index: npt.NDArray[np.int64], train_gold: str, scales: Tensor | None = None
+) -> Tensor:
+    batch = gather(data, index)
+    start, end = add_offset(reader(probe)(batch.questions, batch.words), batch.offset, scales)  # (B, W)
+    golds = data.golds.take(index) if train_gold == "marginal" else data.golds.take(index).first()
+    arrays = (batch.mask, *golds.padded())
+    word_mask, starts, ends, gold_mask = (torch.from_numpy(array).to(start.device) for array in arrays)
+    return span_cross_entropy(start, end, word_mask, starts, ends, gold_mask, train_gold)
+
+
+def _best_epoch(path: Sequence[Mapping[str, float]]) -> int:
+    """The earlier on a tie."""
+    return int(min(path, key=lambda row: row["loss"])["epoch"])
+
+
+def _late(path: Sequence[Mapping[str, float]]) -> int:
+    """Where the last tenth of the path begins: a row, one at least before the last."""
+    return max(0, len(path) - 1 - max(1, len(path) // 10))
+
+
+def _late_fall(path: Sequence[Mapping[str, float]]) -> float:
+    """Change of the validation loss over the last tenth of the epochs, negative while it falls."""
+    return path[-1]["loss"] - path[_late(path)]["loss"]
+
+
+def _pair(scales: Tensor) -> tuple[float, float]:
+    start, end = scales.detach().tolist()
+    return start, end
+
+
+def _folded(probe: Probe, statistics: Standardisation | None) -> dict[str, Tensor]:
+    """The probe's parameters as they apply to raw states, on the CPU; as they are without statistics."""
+    probe = copy.deepcopy(probe)
+    for layer, mean, std in _input_layers(probe, statistics):
+        weight = layer.weight.detach().double() / std.double()
+        bias = layer.bias.detach().double() - weight @ mean.double()
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+    return {name: tensor.detach().cpu() for name, tensor in probe.state_dict().items()}
+
+
+def _input_layers(probe: Probe, of: Standardisation | None) -> Iterator[tuple[nn.Linear, Tensor, Tensor]]:
+    """The layers that read states, with the statistics of what they read."""
+    if of is None:
+        return
+    if isinstance(probe, BilinearProbe):
+        yield probe.question, of.question_mean, of.question_std
+        yield probe.word, of.word_mean, of.word_std
+        yield probe.linear.linear, of.word_mean, of.word_std
+    else:
+        yield probe.input if isinstance(probe, MLPHead) else probe.linear, of.word_mean, of.word_std

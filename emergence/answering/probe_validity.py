@@ -1,0 +1,333 @@
+"""Does a probe read the states, or did it learn the answers itself? (docs/methods.md#selectivity, docs/methods.md#mdl)
+
+For every probe family, at the layer it is reported for: *selectivity*, its test score minus that of the same
+probe on a control task that can only be learned by rote (Hewitt and Liang 2019); and the *description
+length* of the training answers given the states, by the online code (Voita and Titov 2020), for the task
+and for the control. Everything but the trunk's seed is fixed, so that runs differ in their states alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emergence.answering.evaluate import gold_spans
+from emergence.answering.features import SpanLogits
+from emergence.answering.probe import PHASE, ProbeReport, save_progress
+from emergence.answering.probe_data import ProbeData, Standardisation, layer_data, predict_cached, standardise_
+from emergence.answering.probe_fitting import (
+    Probe,
+    ProbeFit,
+    SpanObjective,
+    copy_weights,
+    fit_probe,
+    linear_head,
+    mean_loss,
+    new_optimizer,
+    new_probe,
+    probe_seed,
+    reader,
+    readout,
+    train_epoch,
+)
+from emergence.data.qa_encoding import EncodedQA
+from emergence.measures.bootstrap import Estimate
+from emergence.measures.probe_validity import (
+    ControlTask,
+    DescriptionLength,
+    mdl_block_ends,
+    online_description_length,
+    selectivity,
+)
+from emergence.measures.span_scores import gold_log_prob, span_f1
+from emergence.measures.spans import GoldSpans, decode_joint, n_valid_spans
+from emergence.model import Encoder
+from emergence.plain import plain
+from emergence.spec.config import EvaluateConfig, ProbeConfig
+from emergence.training.context import Context
+from emergence.training.recording import StopRequested
+
+logger = logging.getLogger(__name__)
+
+#: Of the control answers and of the order in which the online code sends the questions: the same for all runs.
+_CONTROL_SEED = _ORDER_SEED = 0
+#: The code's probes choose among their rounds by the loss on this many validation questions.
+_VALIDATION_QUESTIONS = 512
+#: A round is one epoch, or as many over a short prefix as it takes to make this many steps.
+_STEPS_PER_ROUND = 5
+#: What is measured for each family, in this order.
+_PARTS = ("mdl", "control", "control_mdl")
+
+
+@dataclass(frozen=True)
+class ProbeValidity:
+    """How far one family's score is the states' doing.
+
+    Attributes:
+        family, layer: The probe, at the layer validation chose.
+        task_f1, control_f1: Mean test token F1 on the task and on the control task.
+        selectivity: Their difference, with its cluster interval; about 0 where the probe learned by rote.
+        seen_types: Share of test questions whose control type occurs in training; rote reaches no others.
+        mdl, control_mdl: Code length of the training answers of either task.
+
+    The control parts are None where a question has no predicate for the control answers to lie around.
+    """
+
+    family: str
+    layer: int
+    task_f1: float
+    control_f1: float | None
+    selectivity: Estimate | None
+    seen_types: float | None
+    mdl: DescriptionLength
+    control_mdl: DescriptionLength | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        order = ("layer", "task_f1", "control_f1", "seen_types", "selectivity", "mdl", "control_mdl")
+        return plain({key: getattr(self, key) for key in order})
+
+
+def control_golds(splits: Sequence[EncodedQA]) -> tuple[tuple[GoldSpans, ...], float] | None:
+    """The control answers of all splits, places drawn from the first one's golds, and the share of types seen.
+
+    A type is (the predicate in lower case, wh-word). None where some question has no predicate.
+    """
+    places: list[npt.NDArray[np.int64]] = []
+    for split in splits:
+        indices = [example.predicate_index for example in split.examples]
+        if None in indices:
+            return None
+        places.append(np.array(indices, dtype=np.int64))
+    kinds = [_kinds(split) for split in splits]
+    first = splits[0].first_golds
+    task = ControlTask(first[:, 0] - places[0], first[:, 1] - first[:, 0] + 1, _CONTROL_SEED)
+    spans = (task.spans(kind, where, split.n_words) for kind, where, split in zip(kinds, places, splits, strict=True))
+    golds = tuple(GoldSpans(starts, ends, np.arange(len(starts) + 1)) for starts, ends in spans)
+    known = set(kinds[0])
+    return golds, float(np.mean([kind in known for kind in kinds[-1]]))
+
+
+def online_code(
+    fit: ProbeFit, train: ProbeData, validation: ProbeData, config: ProbeConfig, *, longest: int, seed: int
+) -> DescriptionLength:
+    """Bits to send the training answers to somebody who has the states, block after block.
+
+    Each block is coded by a probe of the family of ``fit`` trained on all before it, going on from the probe of
+    the block before. The linear one keeps the Gaussian prior that its ridge is at the full size (ridge times n / m
+    on m questions); the others keep their best round on validation.
+
+    Args:
+        fit: The finished probe: its family, layer and ridge.
+        train, validation: Standardised.
+        config: ``mdl_epochs`` and the optimiser's settings.
+        longest: Words of the longest span that can be sent; no answer may be longer.
+        seed: Of the initial weights and the batches.
+    """
+    order = np.random.default_rng(_ORDER_SEED).permutation(len(train))
+    ends = mdl_block_ends(len(train))
+    learner: _LinearLearner | _MinibatchLearner
+    if fit.family == "linear":
+        learner = _LinearLearner(fit, config, len(train))
+    else:
+        learner = _MinibatchLearner(fit, config, train, validation, seed)
+    blocks, clipped = [], 0
+    for end, next_end in pairwise(ends.tolist()):
+        probe = learner.learn(train.take(order[:end]))
+        block = train.take(order[end:next_end])
+        logits = predict_cached(reader(probe), block)
+        coded = gold_log_prob(logits.start, logits.end, logits.lengths, block.golds, longest)
+        blocks.append(coded.log_prob)
+        clipped += coded.n_floored
+    length = online_description_length(n_valid_spans(train.lengths[order], longest), ends, blocks)
+    return replace(length, n_clipped=clipped)
+
+
+class _LinearLearner:
+    """The linear probe of a growing prefix; each optimum starts the next."""
+
+    def __init__(self, fit: ProbeFit, config: ProbeConfig, n: int) -> None:
+        self._ridge, self._iterations, self._n = fit.ridge or 0.0, config.max_iterations, n
+        self._train_gold = config.train_gold
+        self._weights: npt.NDArray[np.float64] | None = None
+
+    def learn(self, prefix: ProbeData) -> Probe:
+        objective = SpanObjective(prefix, self._train_gold)
+        start = objective.start if self._weights is None else self._weights
+        self._weights = objective.minimum(start, self._ridge * self._n / len(prefix), self._iterations).x
+        return linear_head(self._weights, objective.hidden_size, prefix.features.words.device)
+
+
+class _MinibatchLearner:
+    """A bilinear or mlp probe of a growing prefix, the best of its rounds and of what it was before."""
+
+    def __init__(self, fit: ProbeFit, config: ProbeConfig, train: ProbeData, validation: ProbeData, seed: int) -> None:
+        device, size = train.features.words.device, int(train.features.words.shape[1])
+        self._seed, self._config = probe_seed(seed, fit.layer, fit.family), config
+        self._probe = new_probe(fit.family, size, config.bilinear_rank, self._seed).to(device)
+        few = np.unique(np.linspace(0, len(validation) - 1, _VALIDATION_QUESTIONS).round().astype(np.int64))
+        self._validation = validation.take(few)
+
+    def learn(self, prefix: ProbeData) -> Probe:
+        config, probe = self._config, self._probe
+        optimizer = new_optimizer(probe, config)
+        repeats = math.ceil(_STEPS_PER_ROUND / math.ceil(len(prefix) / config.batch_size))
+        gold = config.train_gold
+        best, weights = mean_loss(probe, self._validation, gold), copy_weights(probe)
+        for epoch in range(config.mdl_epochs * repeats):
+            train_epoch(probe, optimizer, prefix, config, self._seed, epoch, config.mdl_epochs * repeats)
+            if (epoch + 1) % repeats == 0 and (loss := mean_loss(probe, self._validation, gold)) < best:
+                best, weights = loss, copy_weights(probe)
+        probe.load_state_dict(weights)
+        return probe
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The questions of all splits with the golds to learn, at one layer; the test states are raw."""
+
+    train: ProbeData
+    validation: ProbeData
+    test: ProbeData
+
+    def control(self, golds: Sequence[GoldSpans]) -> _Task:
+        parts = (self.train, self.validation, self.test)
+        return _Task(*(replace(part, golds=gold) for part, gold in zip(parts, golds, strict=True)))
+
+
+def measure_validity(
+    trunk: Encoder,
+    report: ProbeReport,
+    splits: tuple[EncodedQA, EncodedQA, EncodedQA],
+    test_logits: Mapping[str, SpanLogits],
+    config: ProbeConfig,
+    evaluate: EvaluateConfig,
+    context: Context,
+    *,
+    seed: int,
+    max_answer_words: int,
+    conditional: Mapping[str, Any] | None = None,
+) -> dict[str, ProbeValidity]:
+    """Selectivity and description length of every family of ``report``, at its chosen layer.
+
+    Args:
+        trunk: In eval mode, frozen; it runs once over the questions.
+        report: The fits.
+        splits: Training, validation and test questions.
+        test_logits: Family to the logits of its chosen fit on the test questions.
+        config: Of the probes; the control fits use the task's settings, the linear one its chosen ridge.
+        evaluate: Draws and level of the selectivity's interval.
+        context: Its checkpointer holds the fits; each measured part is added, a resumed call goes on with the next.
+        seed: The one the fits were made with.
+        max_answer_words: Longest span decoded.
+        conditional: States of the finished conditional probes, kept in the same checkpoint.
+
+    Raises:
+        StopRequested: ``should_stop`` was true after a part; the same call resumes.
+    """
+    best = {family: report.best(family) for family in dict.fromkeys(fit.family for fit in report.fits)}
+    control = control_golds(splits)
+    kinds = _PARTS if control else _PARTS[:1]
+    found = _resume(context)
+    missing: dict[int, list[tuple[str, str]]] = {}
+    for family, fit in best.items():
+        for part in kinds:
+            if f"{family} {part}" not in found:
+                missing.setdefault(fit.layer, []).append((family, part))
+    context.progress.start(len(best) * len(kinds), "fits", len(found), "probe validity")
+    states = layer_data(trunk, splits, sorted(missing), config.cache_gigabytes, context)
+    for layer, data in states:
+        task = _Task(*data)
+        statistics = standardise_(task.train.features, task.validation.features)
+        for family, part in missing[layer]:
+            begun = time.monotonic()
+            posed = task.control(control[0]) if control and part.startswith("control") else task
+            found[f"{family} {part}"] = _measure(
+                part, best[family], posed, statistics, config, max_answer_words, _longest(splits[0]), seed
+            )
+            context.recorder.time("probe_validity", family=family, part=part, seconds=time.monotonic() - begun)
+            context.progress.update(1)
+            save_progress(context, report.fits, conditional, found)
+            if context.should_stop():
+                context.progress.close()
+                raise StopRequested(f"stopped after the {part} of the {family} probe; the same command goes on")
+    context.progress.close()
+    return {
+        family: _summary(fit, found, test_logits[family], splits[2], control[1] if control else None, evaluate,
+                         max_answer_words)
+        for family, fit in best.items()
+    }  # fmt: skip
+
+
+def _measure(
+    part: str,
+    fit: ProbeFit,
+    task: _Task,
+    statistics: Standardisation,
+    config: ProbeConfig,
+    cap: int,
+    longest: int,
+    seed: int,
+) -> Any:
+    """One part of one family as plain values: per-question control scores, or a description length."""
+    if part != "control":
+        return asdict(online_code(fit, task.train, task.validation, config, longest=longest, seed=seed))
+    same = config if fit.ridge is None else replace(config, ridges=(fit.ridge,))
+    learned = fit_probe(fit.family, task.train, task.validation, statistics, same, fit.layer, cap, seed)
+    logits = predict_cached(readout(learned, task.test.features.words.device), task.test)
+    return _f1(logits, task.test.golds, cap).tolist()
+
+
+def _summary(
+    fit: ProbeFit,
+    found: Mapping[str, Any],
+    logits: SpanLogits,
+    test: EncodedQA,
+    seen: float | None,
+    evaluate: EvaluateConfig,
+    cap: int,
+) -> ProbeValidity:
+    of_task = _f1(logits, gold_spans(test), cap)
+    control = found.get(f"{fit.family} control")
+    contrast = code = None
+    if control is not None:
+        options = {"n_boot": evaluate.bootstrap_draws, "level": 1 - evaluate.alpha}
+        clusters = test.resampled(evaluate.cluster)
+        contrast = selectivity(of_task, control, clusters, **options)  # type: ignore[arg-type]
+        code = DescriptionLength(**found[f"{fit.family} control_mdl"])
+    mdl = DescriptionLength(**found[f"{fit.family} mdl"])
+    logger.info(
+        "%s probe, layer %d: selectivity %s, compression %.2f",
+        fit.family, fit.layer, f"{contrast.point:.3f}" if contrast else "unknown", mdl.compression,
+    )  # fmt: skip
+    mean = None if control is None else float(np.mean(control))
+    return ProbeValidity(fit.family, fit.layer, float(of_task.mean()), mean, contrast, seen, mdl, code)
+
+
+def _f1(logits: SpanLogits, golds: GoldSpans, cap: int) -> npt.NDArray[np.float64]:
+    """(N,) token F1 of the decoded spans."""
+    return span_f1(decode_joint(logits.start, logits.end, logits.lengths, cap), golds)
+
+
+def _kinds(split: EncodedQA) -> list[Hashable]:
+    """(N,) control types; every question has a predicate."""
+    return [(e.tokens[e.predicate_index].lower(), e.wh) for e in split.examples if e.predicate_index is not None]
+
+
+def _longest(train: EncodedQA) -> int:
+    """Words of the longest training answer: what the code must be able to send."""
+    return int((train.gold_ends - train.gold_starts).max()) + 1
+
+
+def _resume(context: Context) -> dict[str, Any]:
+    """The parts that an interrupted call had finished."""
+    stored = context.checkpointer.load(PHASE)
+    return dict(stored.state.get("validity", {})) if stored else {}

@@ -1,0 +1,420 @@
+"""R_1: what a log-linear model of words and positions scores without any language model.
+
+A probe that does no better reads no more than words and positions tell, so this is what it has to beat, and what
+conditional probing adds states to. Start and end scores of a word are sums of weights of its hashed features
+(:mod:`emergence.answering.word_features`); each boundary is a softmax over the sentence's words, trained on the sum
+over all golds like finetuning. Training questions get the scores of models that never saw their sentence, because
+in-sample ones would hide what states add. Last, one scale for each boundary is fitted to those: averaged over few
+passes, scores are too timid, and a probe on top of them must not be credited with having made them bolder. Defined in
+docs/methods.md#words-and-positions.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.sparse import csr_array
+
+from emergence.answering.evaluate import gold_spans, quick_scores
+from emergence.answering.features import SpanLogits
+from emergence.answering.word_features import N_ROWS, Variant, WordFeatures, word_features
+from emergence.data.qa_encoding import EncodedQA
+from emergence.errors import EmergenceError, RunDirectoryError
+from emergence.files import (
+    content_digest,
+    make_folder,
+    read_sealed,
+    seal,
+    sha256_file,
+    write_atomic,
+    write_json_atomic,
+)
+from emergence.measures.ragged import offsets_of, rows_at
+from emergence.training.recording import StopRequested
+
+logger = logging.getLogger(__name__)
+
+#: Raised whenever features or fit change, so that a cache never answers for another model.
+VERSION = 2
+#: Where scores are kept within the cache.
+CACHE_FOLDER = "words"
+LEARNING_RATE, BATCH_QUESTIONS, MAX_EPOCHS, FOLDS = 0.1, 128, 10, 5
+_EPSILON = 1e-10
+#: Least and largest scale of the scores: a few questions, cross-fitted, know nothing and would have them all at 0.
+SCALES = (0.1, 10.0)
+#: Words scored at once.
+_BLOCK_ROWS = 1 << 15
+_SPLITS = ("train", "validation", "test")
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class WordScores:
+    """Scores of words and positions for three splits.
+
+    Attributes:
+        train: Logits (N, W) of the training questions, each from a model that never saw its sentence.
+        validation, test: Logits from all of train.
+        variant: ``left`` or ``both``.
+        epoch: Passes over train, chosen on validation.
+        facts: ``folds``, ``epochs_tried``, ``validation_f1`` by epoch, ``rows`` of the weights in use, ``scales`` of
+            start and end that the logits were multiplied by.
+    """
+
+    train: SpanLogits
+    validation: SpanLogits
+    test: SpanLogits
+    variant: str
+    epoch: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where B questions' words and golds stand among R words.
+
+    Attributes:
+        firsts: First word of each question, (B,). lengths: Its words, (B,).
+        gold_starts, gold_ends: Words (rows) of each gold's boundaries, (G,).
+        gold_firsts: First gold of each question, (B,). gold_owner: Question of each gold, (G,).
+    """
+
+    firsts: IntArray
+    lengths: IntArray
+    gold_starts: IntArray
+    gold_ends: IntArray
+    gold_firsts: IntArray
+    gold_owner: IntArray
+
+    @classmethod
+    def of(cls, encoded: EncodedQA, index: IntArray) -> _Place:
+        """The questions ``index``, one after the other."""
+        lengths = encoded.n_words[index]
+        firsts = offsets_of(lengths)[:-1]
+        golds = gold_spans(encoded).take(index)
+        starts, ends = firsts[golds.owner] + golds.starts, firsts[golds.owner] + golds.ends_inclusive
+        return cls(firsts, lengths, starts, ends, golds.offsets[:-1], golds.owner)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B training questions, R words.
+
+    Attributes:
+        touched: Rows of the weights that occur, (U,).
+        features: Which of them each word has, (R, U).
+        place: Where their words and golds stand.
+    """
+
+    touched: IntArray
+    features: csr_array
+    place: _Place
+
+
+def word_scores(
+    train: EncodedQA,
+    validation: EncodedQA,
+    test: EncodedQA,
+    *,
+    variant: Variant,
+    max_answer_words: int,
+    seed: int = 0,
+    cache_dir: Path | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> WordScores:
+    """Fit R_1 on ``train`` and score all three splits; equal arguments give equal bits.
+
+    Args:
+        train: Questions to learn from; those of ``validation`` choose the epoch, those of ``test`` nothing.
+        validation, test: The other questions.
+        variant: ``left``: the question, the word, the words before it, the predicate's place. ``both``: the next
+            word too.
+        max_answer_words: Longest span decoded where the epoch is chosen.
+        seed: Of folds and the order of training.
+        cache_dir: Where scores of the same questions are kept and found again; None keeps nothing.
+        should_stop: Asked after every epoch.
+
+    Raises:
+        StopRequested: ``should_stop`` was true; the same call starts anew.
+    """
+    splits = {"train": train, "validation": validation, "test": test}
+    key = _fingerprint(splits, variant, max_answer_words, seed)
+    if cache_dir is not None and (found := _read(cache_dir / CACHE_FOLDER, key, splits)) is not None:
+        return found
+    scores = _fit_and_score(splits, variant, max_answer_words, seed, should_stop)
+    if cache_dir is not None:
+        try:
+            _write(make_folder(cache_dir / CACHE_FOLDER), key, scores)
+        except (EmergenceError, OSError) as error:  # they can be made again
+            logger.warning("scores of words and positions are not kept: %s", error)
+    return scores
+
+
+# Fitting ------------------------------------------------------------------------------------------
+
+
+def _fit_and_score(
+    splits: dict[str, EncodedQA], variant: Variant, cap: int, seed: int, should_stop: Callable[[], bool]
+) -> WordScores:
+    features, n_rows = _compact({split: word_features(encoded, variant) for split, encoded in splits.items()})
+    train = splits["train"]
+    fold_of = fold_of_questions(train.clusters, seed)
+    batches = _batches(train, features["train"], fold_of, seed)
+    fit = _Fit(n_rows, seed, should_stop)
+    everything = [batch for fold in batches for batch in fold]
+    chosen = fit.choose_epoch(everything, features["validation"], splits["validation"], cap)
+    crossed = _cross_fitted(fit, chosen.epoch, train, features["train"], fold_of, batches)
+    scales = fit_scales(crossed, train)
+    of_others = {
+        s: _logits(splits[s], scales * score_rows(features[s], chosen.weights)) for s in ("validation", "test")
+    }
+    facts = {
+        "folds": len(batches),
+        "epochs_tried": len(chosen.validation_f1),
+        "validation_f1": chosen.validation_f1,
+        "rows": n_rows,
+        "scales": scales.tolist(),
+    }
+    return WordScores(_logits(train, scales * crossed), **of_others, variant=variant, epoch=chosen.epoch, facts=facts)
+
+
+def _cross_fitted(
+    fit: _Fit,
+    epochs: int,
+    train: EncodedQA,
+    features: WordFeatures,
+    fold_of: IntArray,
+    batches: Sequence[Sequence[Batch]],
+) -> FloatArray:
+    """Scores of the training words, (R, 2), each fold's from a fit to the others.
+
+    A single sentence leaves nothing to learn from: its questions get no opinion, zeros.
+    """
+    crossed = np.zeros((int(train.word_offsets[-1]), 2))
+    for fold in range(len(batches)) if len(batches) > 1 else ():
+        others = [batch for k, part in enumerate(batches) if k != fold for batch in part]
+        rows = np.repeat(fold_of == fold, train.n_words)
+        of_fold = replace(features, columns=features.columns[rows])
+        crossed[rows] = score_rows(of_fold, fit.train(others, epochs))
+    return crossed
+
+
+def fit_scales(scores: FloatArray, encoded: EncodedQA) -> FloatArray:
+    """The scales (2,) of start and end at which the scores (R, 2) of all words have the highest likelihood.
+
+    Within :data:`SCALES`, so that what is likeliest stays so. Scores without an opinion, all zeros, stay as they are.
+    """
+    if not scores.any():
+        return np.ones(2)
+    place = _Place.of(encoded, np.arange(len(encoded)))
+
+    def objective(scales: FloatArray) -> tuple[float, FloatArray]:
+        loss, error = _loss_and_error(scales * scores, place)
+        return loss, (error * scores).sum(axis=0) / len(place.firsts)
+
+    found = minimize(objective, np.ones(2), jac=True, method="L-BFGS-B", bounds=[SCALES] * 2)
+    return np.asarray(found.x)
+
+
+def _compact(features: dict[str, WordFeatures]) -> tuple[dict[str, WordFeatures], int]:
+    """The rows that training uses as 0..K-1, the most frequent first, all others as K; and K.
+
+    Frequent rows then lie together in the processor's cache, which takes most of the time of a pass away.
+    """
+    counts = np.bincount(features["train"].columns.ravel(), minlength=N_ROWS)
+    n_rows = int((counts > 0).sum())
+    places = np.full(N_ROWS, n_rows, dtype=np.int32)
+    places[np.argsort(-counts, kind="stable")[:n_rows]] = np.arange(n_rows, dtype=np.int32)
+    return {split: replace(found, columns=places[found.columns]) for split, found in features.items()}, n_rows
+
+
+def fold_of_questions(clusters: npt.ArrayLike, seed: int) -> IntArray:
+    """Fold of each question, (N,): sentences are dealt out to ``FOLDS`` folds, or to as many as there are sentences."""
+    cluster = np.asarray(clusters, dtype=np.int64)
+    n = int(cluster.max(initial=-1)) + 1
+    order = np.random.default_rng([seed, 0xF01D]).permutation(n)
+    fold = np.empty(n, dtype=np.int64)
+    fold[order] = np.arange(n) % max(1, min(FOLDS, n))
+    return fold[cluster]
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    weights: FloatArray
+    epoch: int
+    validation_f1: list[float]
+
+
+class _Fit:
+    """Adagrad over batches; asks after every epoch whether to stop."""
+
+    def __init__(self, n_rows: int, seed: int, should_stop: Callable[[], bool]) -> None:
+        self._n_rows, self._seed, self._should_stop = n_rows, seed, should_stop
+
+    def choose_epoch(
+        self, batches: Sequence[Batch], features: WordFeatures, validation: EncodedQA, cap: int
+    ) -> _Chosen:
+        """Weights of the epoch with the highest validation F1, the first of equals."""
+        golds, best, f1 = gold_spans(validation), None, list[float]()
+        weights, squares = self._zeros()
+        for epoch in range(1, MAX_EPOCHS + 1):
+            self._pass(batches, weights, squares, epoch)
+            found = quick_scores(_logits(validation, score_rows(features, weights)), golds, cap).f1
+            if best is None or found > max(f1):
+                best = _Chosen(weights.copy(), epoch, f1)
+            f1.append(found)
+        assert best is not None
+        return best
+
+    def train(self, batches: Sequence[Batch], epochs: int) -> FloatArray:
+        weights, squares = self._zeros()
+        for epoch in range(1, epochs + 1):
+            self._pass(batches, weights, squares, epoch)
+        return weights
+
+    def _zeros(self) -> tuple[FloatArray, FloatArray]:
+        """Weights and sums of squared gradients; the last row belongs to features that training never showed."""
+        return np.zeros((self._n_rows + 1, 2)), np.zeros((self._n_rows + 1, 2))
+
+    def _pass(self, batches: Sequence[Batch], weights: FloatArray, squares: FloatArray, epoch: int) -> None:
+        """One epoch in place; ``squares`` are Adagrad's sums of squared gradients."""
+        for number in np.random.default_rng([self._seed, epoch, 0x3A5]).permutation(len(batches)):
+            batch = batches[number]
+            _, gradient = loss_and_gradient(batch, weights[batch.touched])
+            total = squares[batch.touched] + gradient**2
+            squares[batch.touched] = total
+            weights[batch.touched] -= LEARNING_RATE * gradient / (np.sqrt(total) + _EPSILON)
+        if self._should_stop():
+            raise StopRequested("stopped while words and positions were scored: run the same command again")
+
+
+def loss_and_gradient(batch: Batch, weights: FloatArray) -> tuple[float, FloatArray]:
+    """Mean of -log sum_g p_start(g) p_end(g) in nats, and its gradient in ``weights`` (U, 2)."""
+    loss, error = _loss_and_error(batch.features @ weights, batch.place)
+    return loss, np.asarray(batch.features.T @ error) / len(batch.place.firsts)
+
+
+def _loss_and_error(logits: FloatArray, batch: _Place) -> tuple[float, FloatArray]:
+    """Mean loss of B questions, and B times its derivative by each logit, (R, 2)."""
+    shifted = logits - np.repeat(np.maximum.reduceat(logits, batch.firsts, axis=0), batch.lengths, axis=0)
+    odds = np.exp(shifted)
+    total = np.add.reduceat(odds, batch.firsts, axis=0)  # (B, 2)
+    log_total = np.repeat(np.log(total), batch.lengths, axis=0)
+    log_p = shifted - log_total  # (R, 2)
+    of_golds = log_p[batch.gold_starts, 0] + log_p[batch.gold_ends, 1]  # (G,)
+    top = np.maximum.reduceat(of_golds, batch.gold_firsts)  # (B,)
+    share = np.exp(of_golds - top[batch.gold_owner])
+    mass = np.add.reduceat(share, batch.gold_firsts)
+    share /= mass[batch.gold_owner]
+    error = np.exp(log_p)
+    error[:, 0] -= np.bincount(batch.gold_starts, share, len(error))
+    error[:, 1] -= np.bincount(batch.gold_ends, share, len(error))
+    return -float((top + np.log(mass)).mean()), error
+
+
+def score_rows(features: WordFeatures, weights: FloatArray) -> FloatArray:
+    """Start and end scores of every word, (R, 2)."""
+    columns = features.columns
+    blocks = [
+        weights[columns[first : first + _BLOCK_ROWS]].sum(axis=1) for first in range(0, len(columns), _BLOCK_ROWS)
+    ]
+    return np.concatenate(blocks) if blocks else np.zeros((0, 2))
+
+
+def _batches(encoded: EncodedQA, features: WordFeatures, fold_of: IntArray, seed: int) -> list[list[Batch]]:
+    """Batches by fold; none straddles folds, so all fits share them."""
+    rng = np.random.default_rng([seed, 0xBA7C])
+    folds = []
+    for fold in range(int(fold_of.max(initial=0)) + 1):
+        order = rng.permutation(np.flatnonzero(fold_of == fold))
+        folds.append(
+            [
+                make_batch(encoded, features, order[first : first + BATCH_QUESTIONS])
+                for first in range(0, len(order), BATCH_QUESTIONS)
+            ]
+        )
+    return folds
+
+
+def make_batch(encoded: EncodedQA, features: WordFeatures, index: IntArray) -> Batch:
+    """The questions ``index`` as one batch."""
+    place = _Place.of(encoded, index)
+    rows, _ = rows_at(features.word_offsets, index)
+    columns = features.columns[rows]
+    touched, inverse = np.unique(columns, return_inverse=True)
+    pointers = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(columns.shape[1])
+    entries = (np.ones(columns.size), inverse.ravel().astype(np.int32), pointers)
+    return Batch(
+        touched=touched.astype(np.int64),
+        features=csr_array(entries, shape=(len(rows), len(touched))),
+        place=place,
+    )
+
+
+def _logits(encoded: EncodedQA, scores: FloatArray) -> SpanLogits:
+    """Scores of all words, (R, 2), as padded logits."""
+    lengths = encoded.n_words
+    mask = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
+    padded = np.zeros((2, *mask.shape), dtype=np.float32)
+    padded[:, mask] = scores.T
+    return SpanLogits(padded[0], padded[1], lengths)
+
+
+# The cache ----------------------------------------------------------------------------------------
+
+
+def _fingerprint(splits: dict[str, EncodedQA], variant: str, cap: int, seed: int) -> str:
+    """Of everything the scores depend on."""
+    settings = [VERSION, variant, cap, seed, LEARNING_RATE, BATCH_QUESTIONS, MAX_EPOCHS, FOLDS, N_ROWS]
+    questions = {
+        split: [
+            [e.source, e.sentence_id, e.tokens, e.predicate_index, e.question, e.slots, e.is_passive]
+            + [[a.start, a.end] for a in e.answers]
+            for e in encoded.examples
+        ]
+        for split, encoded in splits.items()
+    }
+    return content_digest({"settings": settings, "questions": questions})
+
+
+def _write(folder: Path, key: str, scores: WordScores) -> None:
+    """Arrays first, then the sealed JSON that vouches for them."""
+    arrays, buffer = {}, io.BytesIO()
+    for split in _SPLITS:
+        logits: SpanLogits = getattr(scores, split)
+        mask = np.arange(logits.start.shape[1]) < logits.lengths[:, None]
+        arrays[split] = np.stack([logits.start[mask], logits.end[mask]], axis=1)
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_atomic(folder / f"{key}.npz", buffer.getvalue())
+    content = {"key": key, "variant": scores.variant, "epoch": scores.epoch, "facts": scores.facts}
+    write_json_atomic(folder / f"{key}.json", seal({**content, "arrays": sha256_file(folder / f"{key}.npz")}))
+
+
+def _read(folder: Path, key: str, splits: dict[str, EncodedQA]) -> WordScores | None:
+    """Kept scores; None where there are none, or where they are damaged (they are then made again)."""
+    path, arrays = folder / f"{key}.json", folder / f"{key}.npz"
+    if not path.is_file():
+        return None
+    try:
+        content = read_sealed(path)
+        if content["key"] != key:
+            raise RunDirectoryError(f"{path}: the scores of other questions")
+        if not arrays.is_file() or sha256_file(arrays) != content["arrays"]:
+            raise RunDirectoryError(f"{arrays}: missing, or its content does not match its sha256")
+        with np.load(arrays, allow_pickle=False) as stored:
+            found = {split: _logits(splits[split], stored[split]) for split in _SPLITS}
+        return WordScores(**found, variant=content["variant"], epoch=content["epoch"], facts=content["facts"])
+    except (RunDirectoryError, OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        logger.warning("%s: damaged (%s), scoring words and positions again", path, error)
+        return None

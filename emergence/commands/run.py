@@ -1,0 +1,138 @@
+"""The local twin of ``remote/``: runs experiments on this machine and tells the user about it.
+
+Ctrl-C becomes a request to stop (checkpoint, then exit 130), so that it costs nothing; a second one
+stops at once, and costs what was done since the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from emergence.errors import UsageError
+from emergence.experiment.result import RunResult
+from emergence.experiment.run import run_experiment
+from emergence.experiment.stop_switch import StopSwitch
+from emergence.experiment.store import CACHE_FOLDER, RunDirectory, RunStore
+from emergence.findings.collect import Collection, Found
+from emergence.findings.comparable import group_results
+from emergence.findings.two_by_two import Grid, RunScores, build_grid, format_grid
+from emergence.findings.verdict import Verdict, verdict_of
+from emergence.report.terminal import describe_result, describe_verdict
+from emergence.spec.experiment import ExperimentSpec
+from emergence.training.live_sinks import open_sink
+from emergence.training.recording import TerminalProgress, plain_messages
+
+#: The four cells of ``emergence demo``; the second uses the first one's pretrained trunk.
+DEMO_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("pretrain, then train all weights", {}),
+    ("linear probe on the frozen pretrained trunk", {"freeze_llm": True}),
+    ("train all weights of a random trunk", {"random_baseline": True}),
+    ("linear probe on a frozen random trunk", {"random_baseline": True, "freeze_llm": True}),
+)
+
+
+def run_locally(
+    spec: ExperimentSpec | None, runs_dir: Path, *, resume: str | None, fresh: bool, sink: str | None
+) -> RunResult | None:
+    """``emergence run``: run one experiment and print what it found.
+
+    Args:
+        spec: What to run; None to take the spec of ``resume``.
+        runs_dir: Folder of run directories; made when the first run is.
+        resume: Run id to go on with.
+        fresh: Start anew even where an unfinished or finished twin exists.
+        sink: ``tensorboard``, ``wandb`` or ``trackio``, or None.
+    """
+    store = RunStore(runs_dir)
+    if resume is not None:
+        if fresh:
+            raise UsageError("--resume goes on with a run and --fresh starts a new one: drop one of the two")
+        spec = store.open(resume).spec
+    if spec is None:
+        raise ValueError("neither a spec nor a run to resume")
+    with plain_messages(), StopSwitch() as should_stop, open_sink(sink) as wrap_recorder:
+        result = run_experiment(
+            spec,
+            store,
+            cache_dir=runs_dir / CACHE_FOLDER,
+            run_id=resume,
+            fresh=fresh,
+            should_stop=should_stop,
+            on_open=_announce,
+            progress=TerminalProgress(),
+            wrap_recorder=wrap_recorder,
+        )
+    if result is not None:
+        print(describe_result(result, runs_dir))
+    return result
+
+
+def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
+    """``emergence demo``: all four cells on the micro-world, then the 2x2.
+
+    Args:
+        runs_dir: Folder of run directories; finished cells found there are used as they are.
+        seed: Of all four runs.
+        fresh: Run all cells anew.
+    """
+    store, started = RunStore(runs_dir), time.monotonic()
+    flags: dict[str, Any] = {"config_name": "debug", "data": "microworld", "seed": seed}
+    trunk: str | None = None
+    runs = []
+    with plain_messages(), StopSwitch() as should_stop:
+        for number, (title, extra) in enumerate(DEMO_CELLS, start=1):
+            if trunk and not extra.get("random_baseline"):
+                extra = {**extra, "skip_pretrain": True, "pretrained_model_path": trunk}
+            spec = ExperimentSpec.from_flags(**flags, **extra)
+            print(f"\n[{number}/{len(DEMO_CELLS)}] {title}", file=sys.stderr)
+            result = run_experiment(
+                spec,
+                store,
+                cache_dir=runs_dir / CACHE_FOLDER,
+                fresh=fresh,
+                should_stop=should_stop,
+                on_open=_announce,
+                progress=TerminalProgress(),
+            )
+            if result is None or result.run_id is None:
+                raise UsageError("the demo runs in one process: start it without torchrun")
+            run = store.open(result.run_id)
+            trunk = trunk or f"{run.run_id}/{run.trunk_path.name}"
+            runs.append(RunScores.load(run))
+    grid = build_grid(runs)
+    print("\n" + format_grid(grid))
+    print("\n" + describe_verdict(verdict_of_runs(runs, runs_dir)))
+    print("\nrun directories")
+    for run_scores in runs:
+        print(f"  {run_scores.run.path}")
+    print(f"\n{_report_line(runs_dir)}\n{time.monotonic() - started:.0f} s in all")
+    return grid
+
+
+def _report_line(runs_dir: Path) -> str:
+    """Write the report and name it; without the packages it takes, say which."""
+    from emergence.report.write import write_report
+
+    try:
+        return f"report           {write_report(runs_dir).html}"
+    except UsageError as error:
+        return f"no report        {error}"
+
+
+def verdict_of_runs(runs: Sequence[RunScores], root: Path) -> Verdict:
+    """The verdict of finished runs that differ in nothing but cell and seed."""
+    found = tuple(Found(run.run.run_id, run.result, run.run.spec, run) for run in runs)
+    return verdict_of(group_results(Collection(root, found, ())).sets[0])
+
+
+def _announce(run: RunDirectory, what: str) -> None:
+    doing = {
+        "new": "new run",
+        "resumed": "going on with",
+        "finished": "finished already (start anew with --fresh):",
+    }
+    print(f"{doing[what]} {run.run_id}", file=sys.stderr)

@@ -1,0 +1,230 @@
+"""All results under a folder: run directories, downloaded copies, and renamed ``finetune_stats.json`` files.
+
+People rename and move these files (``results/tiny_full.json``), so they are recognised by content, and
+everything that could be a result but is none is named with its reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from emergence.errors import DataError, EmergenceError
+from emergence.experiment.facts import HEADLINE
+from emergence.experiment.manifest import MANIFEST_FILE
+from emergence.experiment.result import RunResult, load_result, recognise
+from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, SPEC_FILE, TOKENIZER_FILE
+from emergence.experiment.store import RunDirectory
+from emergence.files import read_json
+from emergence.findings.two_by_two import RunScores
+from emergence.spec.experiment import ExperimentSpec
+
+#: Top-level key of the JSON this package writes from results, so that reading them again passes it over.
+KIND_KEY = "kind"
+OWN_KIND = "emergence-"
+#: A folder that holds more than this is none of results, but a disk or somebody's home.
+MOST_ENTRIES, MOST_CANDIDATES = 50_000, 5_000
+#: A results file is thousands of times smaller.
+_MOST_BYTES = 1 << 26
+_RUN_FILES = (SPEC_FILE, DATA_FILE, TOKENIZER_FILE, MANIFEST_FILE)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One readable result.
+
+    Attributes:
+        name: Path from the folder that was searched: the run directory, or the stats file.
+        result: Its numbers.
+        spec: None for the documented older format, which does not tell.
+        scores: Per question, where a run directory holds them.
+        remark: Why there are none although there should be (a damaged file); None when all is well.
+        trunk_seed: Of the pretraining, where the trunk is one of another seed than the run's own.
+    """
+
+    name: str
+    result: RunResult
+    spec: ExperimentSpec | None = None
+    scores: RunScores | None = None
+    remark: str | None = None
+    trunk_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that is in no average, and why.
+
+    Attributes:
+        name: Path from the folder that was searched.
+        kind: ``unfinished``, ``pretraining`` (no questions were asked), ``damaged``, ``foreign``, ``copy``,
+            ``incomparable``.
+        reason: One sentence.
+    """
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a folder holds."""
+
+    root: Path
+    found: tuple[Found, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def collect_results(root: Path) -> Collection:
+    """Every result under ``root``, which may also be one results file or one run directory.
+
+    Raises:
+        DataError: No such folder, or one with far too much in it.
+    """
+    found: list[Found] = []
+    skipped: list[Skipped] = []
+    for path in _candidates(root):
+        name = path.relative_to(root).as_posix() if path != root else root.resolve().name
+        try:
+            item = _read_run(path, name) if path.is_dir() else _read_file(path, name)
+        except _NotAResultError as reason:
+            skipped.append(Skipped(name, reason.kind, str(reason)))
+        except EmergenceError as error:
+            skipped.append(Skipped(name, "damaged", _without_path(error, path, root)))
+        else:
+            found += [item] if item else []
+    return _without_copies(root, found, skipped)
+
+
+class _NotAResultError(Exception):
+    """What was read is no result; not an error of anybody's."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def _candidates(root: Path) -> list[Path]:
+    """Run directories (not looked into any further) and JSON files elsewhere, in a fixed order; no hidden ones."""
+    try:
+        if root.is_file():
+            return [root]
+        if not root.is_dir():
+            raise DataError("no such folder: give the one that holds the run directories or downloaded stats", root)
+    except OSError as error:  # a name too long, no permission
+        raise DataError(f"cannot be read: {error.strerror or error}: give a folder of run directories", root) from None
+    found = list(itertools.islice(_walked(root), MOST_CANDIDATES + 1))
+    if len(found) > MOST_CANDIDATES:
+        raise DataError(f"holds more than {MOST_CANDIDATES:,} JSON files: give the folder of the run directories", root)
+    return found
+
+
+def _walked(root: Path) -> Iterator[Path]:
+    seen = 0
+    for parent, folders, files in os.walk(root):
+        folder = Path(parent)
+        seen += 1 + len(folders) + len(files)
+        if seen > MOST_ENTRIES:
+            raise DataError(f"holds more than {MOST_ENTRIES:,} files: give the folder of the run directories", root)
+        if SPEC_FILE in files:
+            yield folder
+            if _is_run(folder):
+                folders.clear()
+                continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.endswith(".json") and not name.startswith(".") and name not in _RUN_FILES:
+                yield folder / name
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        RunDirectory.open(folder)
+    except EmergenceError:
+        return False
+    return True
+
+
+def _read_run(folder: Path, name: str) -> Found:
+    run = RunDirectory.open(folder)
+    if not run.is_finished:
+        raise _NotAResultError("unfinished", "not finished: its own command goes on with it")
+    item = _checked(name, load_result(run.stats_path))
+    if item.result.experiment_id != run.experiment_id:
+        raise DataError(f"its finetune_stats.json is not of the experiment in its {SPEC_FILE}")
+    if not (folder / PREDICTIONS_FILE).exists():  # a copy of the small files alone
+        return item
+    try:
+        return replace(item, scores=_read_scores(run, item))
+    except EmergenceError as error:
+        return replace(item, remark=_without_path(error, folder, folder))
+
+
+def _read_scores(run: RunDirectory, item: Found) -> RunScores:
+    """Scores per question, compared with the mean in the stats."""
+    try:
+        scores = RunScores.load(run)
+        mean = float(scores.scores[HEADLINE]["f1_tokens"].mean())
+    except (KeyError, TypeError, ValueError) as reason:
+        raise DataError(f"predictions.jsonl is not in this program's format ({reason!r})") from None
+    stored = item.result.estimate("test", "f1_tokens")
+    if stored is None or not math.isclose(mean, stored.point, abs_tol=1e-6):
+        raise DataError("predictions.jsonl does not give the F1 in finetune_stats.json")
+    return scores
+
+
+def _read_file(path: Path, name: str) -> Found | None:
+    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+        raise _NotAResultError("foreign", "not a results file: no file, or far too large for one")
+    raw = read_json(path, DataError)
+    if isinstance(raw, dict) and str(raw.get(KIND_KEY, "")).startswith(OWN_KIND):
+        return None
+    if not recognise(raw):
+        raise _NotAResultError("foreign", "not a results file: it has none of the keys of a finetune_stats.json")
+    return _checked(name, load_result(path))
+
+
+def _checked(name: str, result: RunResult) -> Found:
+    """The result with its spec, once its score can be read.
+
+    Raises:
+        DataError: A score that is missing, null (it was not finite) or malformed.
+        ConfigError: A malformed spec.
+    """
+    if result.condition == "pretrain-only":
+        raise _NotAResultError("pretraining", "pretraining only: no questions were put to it")
+    if result.is_documented_format:
+        item, split = Found(name, result), "validation"
+    else:
+        item, split = Found(name, result, ExperimentSpec.from_dict(result.spec or {}, "spec")), "test"
+    result.check_facts()
+    score = result.estimate(split, "f1_tokens")
+    if score is None or not math.isfinite(score.point):
+        raise DataError(f"it has no {split} F1 (null: the score did not exist, or was no finite number)")
+    return item
+
+
+def _without_path(error: EmergenceError, path: Path, root: Path) -> str:
+    """The message without the path that is named beside it already."""
+    message = str(error)
+    for prefix in (f"{path}: ", f"{path}/", f"{root}/"):
+        message = message.removeprefix(prefix)
+    return message
+
+
+def _without_copies(root: Path, found: list[Found], skipped: list[Skipped]) -> Collection:
+    """One of every result: the one with its predictions, where a run is there as a folder and as a renamed file."""
+    kept: dict[str, Found] = {}
+    for item in sorted(found, key=lambda f: (f.scores is None, f.name)):
+        content = item.result.to_dict()
+        identity = f"{item.result.run_id}\x1f{item.result.experiment_id}" if item.spec else repr(content)
+        if identity in kept:
+            skipped.append(Skipped(item.name, "copy", f"the same run as {kept[identity].name}, which is used"))
+        else:
+            kept[identity] = item
+    ordered = tuple(sorted(kept.values(), key=lambda f: f.name))
+    return Collection(root, ordered, tuple(sorted(skipped, key=lambda s: s.name)))

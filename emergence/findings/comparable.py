@@ -1,0 +1,436 @@
+"""Which results may stand beside each other: sets that differ in nothing but the cell of the 2x2 and the seed.
+
+Size, pretraining data and settings, layout, number of training questions, tokenizer and test questions
+must agree. What does not is a set of its own, and the difference is said; it is never averaged in.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from emergence.files import content_digest
+from emergence.findings.collect import Collection, Found, Skipped
+from emergence.findings.two_by_two import CELL_OF_CONDITION, ModelFree, model_free
+from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.spec.config import ConfigName, load_config
+from emergence.spec.experiment import ExperimentSpec, pretrain_label
+
+NOT_RECORDED = "not recorded"
+#: The guide's names of the cells, in its table's order. Its ``random`` is a random trunk trained whole.
+MODES = {FULL: "full", FROZEN: "frozen", RANDOM_FULL: "random", RANDOM_FROZEN: "random frozen"}
+#: Settings that cannot change a score.
+_COSMETIC = (
+    *("checkpoint_every_steps", "log_every_steps", "cache_gigabytes", "families", "max_answer_words"),
+    *("validity", "mdl_epochs", "conditional", "on_nan"),
+)
+
+
+@dataclass(frozen=True)
+class BaseKey:
+    """What pretrained and random cells have in common; the field names are used in messages."""
+
+    size: str
+    layout: str
+    samples: int | None
+    model_settings: str
+    tokenizer: str
+    test_questions: str
+    evaluation_settings: str
+    file_format: str
+
+
+@dataclass(frozen=True)
+class TrunkKey:
+    """What pretrained cells have in common beyond that."""
+
+    pretrain: str
+    pretraining_text: str
+    pretraining_settings: str
+    pretraining_steps: str
+
+
+@dataclass(frozen=True)
+class ComparableSet:
+    """Results that differ in cell and seed only.
+
+    Attributes:
+        base, trunk: What they share; ``trunk`` is None where only random trunks were run.
+        cells: Cell of the 2x2 to its results, one for each seed.
+        number: From 1 on among the sets of one ``label``; 0 where the label is unique.
+    """
+
+    base: BaseKey
+    trunk: TrunkKey | None
+    cells: Mapping[str, tuple[Found, ...]]
+    number: int = 0
+
+    @property
+    def pretrain(self) -> str:
+        return self.trunk.pretrain if self.trunk else "none"
+
+    @property
+    def is_documented_format(self) -> bool:
+        return all(item.spec is None for items in self.cells.values() for item in items)
+
+    @property
+    def model(self) -> str:
+        """``tiny``, with what is not the default behind it."""
+        parts = [self.base.layout] if self.base.layout not in ("question-first", NOT_RECORDED) else []
+        parts += [f"n={self.base.samples}"] if self.base.samples is not None else []
+        parts += [f"set {self.number}"] if self.number else []
+        return self.base.size + (f" ({', '.join(parts)})" if parts else "")
+
+    @property
+    def label(self) -> str:
+        """``tiny, wiki``."""
+        return f"{self.model}, {self.pretrain}" if self.pretrain != NOT_RECORDED else self.model
+
+    @property
+    def n_params(self) -> int | None:
+        """Non-embedding parameters, where recorded."""
+        counts = (item.result.n_parameters("non_embedding") for item in self.results())
+        return next((count for count in counts if count is not None), None)
+
+    @property
+    def model_free(self) -> ModelFree:
+        """What answers the test questions without a language model."""
+        return model_free([item.result for item in self.results()])
+
+    @property
+    def held_out_loss(self) -> float:
+        """Of the pretrained trunks in nats per token, averaged over the seeds; nan where it is not recorded."""
+        found = (item.result.held_out_loss for item in self.cells.get(FULL, ()))
+        losses = [loss.nats_per_token for loss in found if loss]
+        return float(np.mean(losses)) if losses else math.nan
+
+    def results(self) -> list[Found]:
+        return [item for items in self.cells.values() for item in items]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Comparable sets, what could not be put into any, and which sets only look alike."""
+
+    sets: tuple[ComparableSet, ...]
+    skipped: tuple[Skipped, ...]
+    mixed: tuple[str, ...]
+
+    def over_sizes(self) -> dict[str, tuple[ComparableSet, ...]]:
+        """Label (``wiki``) to sets that differ in size alone, smallest first; two sizes at least."""
+        groups: dict[tuple[object, ...], list[ComparableSet]] = {}
+        for s in self.sets:
+            base = s.base
+            same = (s.pretrain, base.layout, base.samples, base.tokenizer, base.test_questions, base.file_format)
+            groups.setdefault((*same, base.evaluation_settings), []).append(s)
+        series: dict[str, tuple[ComparableSet, ...]] = {}
+        for (pretrain, layout, samples, *_), members in groups.items():
+            if len({s.base.size for s in members}) == len(members) > 1:
+                parts = [str(pretrain), *([str(layout)] if layout != "question-first" else [])]
+                label = ", ".join([*parts, *([f"n={samples}"] if samples is not None else [])])
+                series[label if label not in series else f"{label} ({len(series)})"] = tuple(members)
+        return series
+
+    def over_samples(self) -> dict[str, tuple[ComparableSet, ...]]:
+        """Label (``tiny, wiki``) to sets that differ in the number of training questions alone, fewest first."""
+        groups: dict[tuple[BaseKey, TrunkKey | None], list[ComparableSet]] = {}
+        for s in self.sets:
+            groups.setdefault((replace(s.base, samples=None), s.trunk), []).append(s)
+        series: dict[str, tuple[ComparableSet, ...]] = {}
+        for (base, trunk), members in groups.items():
+            if len(members) > 1:
+                whole = [s for s in members if s.base.samples is None]
+                label = whole[0].label if whole else ComparableSet(base, trunk, {}).label
+                ordered = sorted(members, key=lambda s: s.base.samples or math.inf)
+                series[label if label not in series else f"{label} ({len(series)})"] = tuple(ordered)
+        return series
+
+
+def group_results(collection: Collection) -> Grouping:
+    """The comparable sets of a collection, smallest model first."""
+    trunk_specs = {i.spec.pretrain_id: i.spec for i in collection.found if i.spec and i.spec.pretrains}
+    texts = {i.spec.pretrain_id: text for i in collection.found if i.spec and (text := _own_text(i))}
+    skipped: list[Skipped] = []
+    by_key: dict[tuple[BaseKey, TrunkKey | None], list[Found]] = {}
+    for item in collection.found:
+        key = _base_key(item), _trunk_key(item, trunk_specs, texts)
+        by_key.setdefault(key, []).append(_with_seed(item, trunk_specs))
+    sets = []
+    for base in dict.fromkeys(base for base, _ in by_key):
+        trunks: list[TrunkKey | None] = [trunk for other, trunk in by_key if other == base and trunk is not None]
+        random = by_key.get((base, None), [])
+        for trunk in trunks or [None]:
+            members = by_key[base, trunk] + random if trunk else random
+            cells, left_out = _cells(members)
+            skipped += [s for s in left_out if s not in skipped]
+            sets.append(ComparableSet(base, trunk, cells))
+    sets = [s for s in sets if s.cells]
+    sets = _numbered(sorted(sets, key=_place))
+    return Grouping(tuple(sets), tuple(skipped), tuple(_mixed(sets)))
+
+
+def _place(s: ComparableSet) -> tuple[object, ...]:
+    """Sorts sets as the guide's table does; the full training set before few-shot ones."""
+    names: tuple[str, ...] = get_args(ConfigName)
+    size = names.index(s.base.size) if s.base.size in names else len(names)
+    return size, s.base.size, s.n_params or 0, s.pretrain, s.base.layout, -(s.base.samples or 10**12)
+
+
+def cell_of(item: Found) -> str:
+    """The result's cell of the 2x2."""
+    if item.spec is not None:
+        return CELL_OF_CONDITION[item.spec.condition]
+    frozen, random = item.result.freeze_llm, item.result.random_baseline
+    return CELL_OF_CONDITION[("random-frozen" if frozen else "random") if random else ("frozen" if frozen else "full")]
+
+
+def seed_of(item: Found) -> int | None:
+    """The seed of the trunk; None where the file does not tell."""
+    if item.spec is None:
+        return None
+    return item.spec.seed if item.trunk_seed is None else item.trunk_seed
+
+
+# Keys ---------------------------------------------------------------------------------------------
+
+
+def _base_key(item: Found) -> BaseKey:
+    result, spec = item.result, item.spec
+    if spec is None:
+        unknown = (NOT_RECORDED,) * 4
+        return BaseKey(result.config_name, NOT_RECORDED, result.finetune_samples_limit, *unknown, "older format")
+    evaluation = spec.config.evaluate
+    scoring = {
+        "alpha": evaluation.alpha,
+        "cluster": evaluation.cluster,
+        "longest": spec.config.finetune.max_answer_words,
+    }
+    return BaseKey(
+        size=result.config_name,
+        layout=spec.layout,
+        samples=spec.finetune_samples,
+        model_settings=_short(content_digest(asdict(spec.config.model))),
+        tokenizer=_short(result.fingerprint("tokenizer")),
+        test_questions=_short(result.fingerprint("questions")),
+        evaluation_settings=_short(content_digest(scoring)),
+        file_format="run",
+    )
+
+
+def _trunk_key(item: Found, trunk_specs: Mapping[str, ExperimentSpec], texts: Mapping[str, str]) -> TrunkKey | None:
+    """None for a random trunk, which is the floor of every pretraining."""
+    if item.result.random_baseline and item.spec is not None:
+        return None
+    if item.spec is None:
+        return TrunkKey(*(NOT_RECORDED,) * 4)
+    spec, pretrain_id = _trunk_spec(item, trunk_specs)
+    # A text is what it says, not where it lay; where no run recorded it, the path stands for it.
+    text = _own_text(item) or texts.get(spec.pretrain_id if spec else str(pretrain_id))
+    settings = f"pretraining {pretrain_id}"
+    if spec:
+        world = asdict(spec.config.microworld) if spec.data == "microworld" else None
+        alone = replace(spec, seed=0)
+        settings = _short(content_digest([alone.training_id, world])) if text else alone.pretrain_id
+    steps, given = item.result.pretrained.steps, Path(item.result.trunk.given("path") or "").name
+    steps_label = (given or NOT_RECORDED) if steps is None else str(steps)
+    return TrunkKey(pretrain_label(spec or item.spec), _short(text), settings, steps_label)
+
+
+def _own_text(item: Found) -> str | None:
+    """The fingerprint of the text that a run read itself; None where it was given its weights."""
+    if item.spec is None or not item.spec.pretrains:
+        return None
+    return item.result.fingerprint("text")
+
+
+def _trunk_spec(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> tuple[ExperimentSpec | None, str | None]:
+    """The spec that pretrained the trunk of ``item``, where it is its own or among the results; and its id."""
+    pretrain_id = item.result.trunk.pretrain_id
+    if item.spec is not None and (pretrain_id is None or item.spec.pretrain_id == pretrain_id):
+        return item.spec, item.spec.pretrain_id
+    return trunk_specs.get(str(pretrain_id)), pretrain_id
+
+
+def _with_seed(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> Found:
+    """The result with the seed of its trunk, where it probes or finetunes one of another seed than its own."""
+    if item.spec is None or item.spec.random_baseline:
+        return item
+    spec, _ = _trunk_spec(item, trunk_specs)
+    if spec is None or spec.seed == item.spec.seed:
+        return item
+    scores = replace(item.scores, trunk_seed=spec.seed) if item.scores else None
+    return replace(item, scores=scores, trunk_seed=spec.seed)
+
+
+def _short(fingerprint: object) -> str:
+    return str(fingerprint)[:12] if fingerprint else NOT_RECORDED
+
+
+# Cells --------------------------------------------------------------------------------------------
+
+
+def _cells(members: Iterable[Found]) -> tuple[dict[str, tuple[Found, ...]], list[Skipped]]:
+    """Members by cell: equal training settings, one of each seed."""
+    cells: dict[str, tuple[Found, ...]] = {}
+    skipped: list[Skipped] = []
+    for cell in CELLS:
+        items = [item for item in members if cell_of(item) == cell]
+        if any(item.spec is None for item in items) and len(items) > 1:
+            names = " and ".join(item.name for item in items)
+            why = f"{names} are all {items[0].result.config_name} {MODES[cell]}, and nothing in them says "
+            skipped += [
+                Skipped(i.name, "incomparable", why + "how they differ: put each experiment into its own folder")
+                for i in items
+            ]
+            continue
+        items, left_out = _same_settings(items)
+        items, doubles = _one_per_seed(items)
+        skipped += left_out + doubles
+        if items:
+            cells[cell] = tuple(items)
+    return cells, skipped
+
+
+def _training_settings(item: Found) -> dict[str, Any]:
+    if item.spec is None:
+        return {}
+    whole = cell_of(item) in (FULL, RANDOM_FULL)
+    name, settings = ("finetune", item.spec.config.finetune) if whole else ("probe", item.spec.config.probe)
+    chosen = {f"{name}.{key}": value for key, value in asdict(settings).items() if key not in _COSMETIC}
+    marks = item.result.data_fact("marks") or {}  # absent in results of an earlier version
+    return chosen if whole else chosen | {"marks": [mark["text"] for mark in marks.values()]}
+
+
+def _same_settings(items: list[Found]) -> tuple[list[Found], list[Skipped]]:
+    """Those trained the way most of them were."""
+    if len(items) < 2:
+        return items, []
+    digests = [content_digest(_training_settings(item)) for item in items]
+    common = Counter(digests).most_common(1)[0][0]
+    usual = next(item for item, digest in zip(items, digests, strict=True) if digest == common)
+    kept, skipped = [], []
+    for item, digest in zip(items, digests, strict=True):
+        if digest == common:
+            kept.append(item)
+            continue
+        there, here = _training_settings(usual), _training_settings(item)
+        changed = ", ".join(f"{key} {here[key]} instead of {there[key]}" for key in here if here[key] != there[key])
+        skipped.append(Skipped(item.name, "incomparable", f"trained with {changed} in {usual.name}"))
+    return kept, skipped
+
+
+def _one_per_seed(items: list[Found]) -> tuple[list[Found], list[Skipped]]:
+    """One result of each seed: with predictions rather than without, the newest of those."""
+    best: dict[int | None, Found] = {}
+    skipped = []
+    for item in sorted(items, key=_preference, reverse=True):
+        seed = seed_of(item)
+        if seed in best:
+            why = f"the same cell and pretraining seed {seed} as {best[seed].name}, which is used"
+            skipped.append(Skipped(item.name, "incomparable", why))
+        else:
+            best[seed] = item
+    return [best[seed] for seed in sorted(best, key=lambda s: -1 if s is None else s)], skipped
+
+
+def _preference(item: Found) -> tuple[bool, str, str]:
+    stamp = re.search(r"\d{8}-\d{6}(-\d+)?$", item.result.run_id or "")
+    return item.scores is not None, stamp[0] if stamp else "", item.name
+
+
+# Sets that only look alike --------------------------------------------------------------------------
+
+
+def _look(s: ComparableSet) -> tuple[str, str, int | None]:
+    """Sets that a reader would take for one another."""
+    layout = "question-first" if s.base.layout == NOT_RECORDED else s.base.layout
+    return s.base.size, layout, s.base.samples
+
+
+def _alike(a: ComparableSet, b: ComparableSet) -> bool:
+    labels = {a.pretrain, b.pretrain}
+    return _look(a) == _look(b) and (len(labels) == 1 or bool(labels & {"none", NOT_RECORDED}))
+
+
+def _numbered(sets: Sequence[ComparableSet]) -> list[ComparableSet]:
+    seen: Counter[str] = Counter()
+    out = []
+    for s in sets:
+        if any(other is not s and _alike(s, other) for other in sets):
+            seen[s.base.size] += 1
+            s = replace(s, number=seen[s.base.size])
+        out.append(s)
+    return out
+
+
+def _mixed(sets: Sequence[ComparableSet]) -> list[str]:
+    """A sentence for each pair of sets that look alike and may not be compared."""
+    sentences = []
+    for i, a in enumerate(sets):
+        for b in sets[i + 1 :]:
+            if not _alike(a, b):
+                continue
+            parts = ", ".join(_differences(a, b))
+            sentences.append(f"{_members(a)} and {_members(b)} are not compared: they differ in {parts}")
+    return sentences
+
+
+def _differences(a: ComparableSet, b: ComparableSet) -> list[str]:
+    if a.base.file_format != b.base.file_format:
+        return ["format (one is the older one, which does not record what was compared)"]
+    pairs = [(asdict(a.base), asdict(b.base))]
+    pairs += [(asdict(a.trunk), asdict(b.trunk))] if a.trunk and b.trunk else []
+    return [f"{key.replace('_', ' ')} ({x[key]} and {y[key]})" for x, y in pairs for key in x if x[key] != y[key]]
+
+
+def _members(s: ComparableSet) -> str:
+    names = [item.name for item in s.results()]
+    more = f" and {len(names) - 4} more" if len(names) > 5 else ""
+    return f"{s.label} ({', '.join(names[:4] if more else names)}{more})"
+
+
+def peers_of(s: ComparableSet, grouping: Grouping) -> list[dict[str, tuple[Found, ...]]]:
+    """Cells of the sets that differ from ``s`` in size alone, to pool the variance over seeds with.
+
+    Of each, the cells with two seeds or more, on the same pretraining text, with the settings that their size has by
+    default or the same changes to them. Pooling is within a cell, never over cells (docs/methods.md#intervals).
+    """
+    text = s.trunk.pretraining_text if s.trunk else None
+    peers = []
+    for series in grouping.over_sizes().values():
+        for other in series if any(one is s for one in series) else ():
+            if other is s or (other.trunk.pretraining_text if other.trunk else None) != text:
+                continue
+            cells = {
+                cell: items
+                for cell, items in other.cells.items()
+                if len(items) > 1 and cell in s.cells and _changes(items[0]) == _changes(s.cells[cell][0])
+            }
+            peers += [cells] if cells else []
+    return peers
+
+
+def _changes(item: Found) -> dict[str, Any]:
+    """Training settings other than the size's own."""
+    if item.spec is None:
+        return {}
+    usual = replace(item, spec=replace(item.spec, config=load_config(item.spec.config.name)))
+    own = _training_settings(usual)
+    return {key: value for key, value in _training_settings(item).items() if value != own.get(key)}
+
+
+def missing_cells(s: ComparableSet) -> dict[str, str]:
+    """Cells that were not run, with what to run; the random ones are compulsory, or there is no score."""
+    weights = "--skip-pretrain --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
+    flags = {FULL: "", FROZEN: f"--freeze-llm {weights}", RANDOM_FROZEN: "--random-baseline --freeze-llm"}
+    flags[RANDOM_FULL] = "--random-baseline --skip-pretrain"
+    missing = {cell: flags[cell] for cell in CELLS if cell not in s.cells}
+    without = "the same command without --freeze-llm and --random-baseline"
+    return {cell: f"the same command with {f}" if f else without for cell, f in missing.items()}

@@ -1,0 +1,132 @@
+"""What figures and the report read of a folder: results grouped as in the table, scored once, and training histories.
+
+Grouping is ``comparable.group_results`` alone, so a figure never puts side by side what the table keeps apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from emergence.errors import EmergenceError
+from emergence.experiment.run_directory import SPEC_FILE
+from emergence.experiment.store import RunDirectory
+from emergence.findings.collect import Collection, Skipped, collect_results
+from emergence.findings.comparable import ComparableSet, Grouping, group_results
+from emergence.findings.scores import SetScores, score_sets
+from emergence.findings.two_by_two import CELL_OF_CONDITION
+from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.clustering import ClusterKind
+from emergence.spec.experiment import pretrain_label
+
+
+@dataclass(frozen=True, eq=False)
+class RunOnDisk:
+    """A run directory under the folder, finished or not.
+
+    Attributes:
+        name: As in the collection. label: Of its comparable set; size and pretraining where it is in none.
+        run: The directory. is_drawn: Whether its curves stand beside others': its result is in a comparable set,
+            or it has none yet.
+    """
+
+    name: str
+    label: str
+    run: RunDirectory
+    is_drawn: bool
+
+    @property
+    def cell(self) -> str | None:
+        """Its cell of the 2x2; None for a run that only pretrained."""
+        return CELL_OF_CONDITION.get(self.run.spec.condition)
+
+
+@dataclass(frozen=True, eq=False)
+class ResultsFolder:
+    """What a folder holds.
+
+    Attributes:
+        collection: Results as found. grouping: The same in comparable sets.
+        scored: Scores of every set, in the sets' order.
+        runs: Run directories: those in a set in the sets' order, then the others.
+        cluster: What the intervals were asked to resample.
+    """
+
+    collection: Collection
+    grouping: Grouping
+    scored: tuple[SetScores, ...]
+    runs: tuple[RunOnDisk, ...]
+    cluster: ClusterKind = "sentence"
+
+    @property
+    def root(self) -> Path:
+        return self.collection.root
+
+    @property
+    def main(self) -> tuple[SetScores, ...]:
+        """Of the sets that differ in the number of training questions alone, the one with the most: all, if any."""
+        return tuple(s for s in self.scored if not any(_is_more(other, s) for other in self.scored))
+
+    @property
+    def settings(self) -> tuple[SetScores, ...]:
+        """The main sets with test scores."""
+        return tuple(s for s in self.main if not s.comparable.is_documented_format)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What is in no set, by name."""
+        return tuple(dict.fromkeys([*self.collection.skipped, *self.grouping.skipped]))
+
+    def scores_of(self, comparable: ComparableSet) -> SetScores:
+        return next(found for found in self.scored if found.comparable is comparable)
+
+
+def _is_more(other: SetScores, than: SetScores) -> bool:
+    """Whether a set is ``than`` with more training questions, and with a pretrained trunk if it had one."""
+    a, b = other.comparable, than.comparable
+    if replace(a.base, samples=None) != replace(b.base, samples=None) or b.trunk not in (None, a.trunk):
+        return False
+    counts = [math.inf if base.samples is None else base.samples for base in (a.base, b.base)]
+    return counts[0] > counts[1]
+
+
+def read_folder(root: Path, *, n_boot: int = N_BOOT, cluster: ClusterKind = "sentence") -> ResultsFolder:
+    """Read, group and score every result under ``root`` (or ``root`` itself, if it is a run).
+
+    Args:
+        cluster: What the intervals resample.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    collection = collect_results(root)
+    grouping = group_results(collection)
+    scored = tuple(score_sets(grouping, n_boot=n_boot, cluster=cluster))
+    return ResultsFolder(collection, grouping, scored, tuple(_runs(collection, grouping)), cluster)
+
+
+def _runs(collection: Collection, grouping: Grouping) -> Iterator[RunOnDisk]:
+    """Every readable run directory once; damaged ones are in the collection's list already."""
+    labels: dict[str, str] = {}
+    for s in grouping.sets:
+        for item in s.results():  # a random trunk serves several sets: the first names it
+            labels.setdefault(item.name, s.label)
+    curves_only = [item.name for item in collection.skipped if item.kind in ("unfinished", "pretraining")]
+    for name in dict.fromkeys([*labels, *(item.name for item in collection.found), *curves_only]):
+        run = open_run(collection.root, name)
+        if run is not None:
+            label = labels.get(name) or f"{run.spec.config.name}, {pretrain_label(run.spec)}"
+            yield RunOnDisk(name, label, run, name in labels or name in curves_only)
+
+
+def open_run(root: Path, name: str) -> RunDirectory | None:
+    """The run directory of a result, by its name in the collection; None for a stats file without one."""
+    path = root if (root / SPEC_FILE).is_file() else root / name
+    if not (path / SPEC_FILE).is_file():
+        return None
+    try:
+        return RunDirectory.open(path)
+    except EmergenceError:
+        return None

@@ -1,0 +1,282 @@
+"""The emergence score of one comparable set, by the best evidence its files hold.
+
+Predictions of every run: paired bootstrap over the shared test questions. Stats files alone: from means and
+standard errors, the cells as independent. The documented older format: a point, without an interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emergence.errors import DataError
+from emergence.experiment.facts import HEADLINE
+from emergence.findings.collect import Found
+from emergence.findings.comparable import MODES, ComparableSet, Grouping, missing_cells, peers_of
+from emergence.findings.two_by_two import Grid, RunScores, build_grid, cell_table
+from emergence.findings.word_gains import gains_of_runs
+from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
+from emergence.measures.clustering import ClusterKind
+from emergence.measures.conditional import ScoreGains
+from emergence.measures.emergence_score import (
+    FROZEN,
+    FULL,
+    RANDOM_FROZEN,
+    RANDOM_FULL,
+    EmergenceScore,
+)
+from emergence.measures.measured_coverage import interval_notes
+from emergence.measures.readings import Reading, read_score
+from emergence.measures.summaries import difference, mean_over_seeds, score_from_summaries
+
+#: How a score came about.
+PAIRED, SUMMARY, POINT = "paired bootstrap", "independent summaries", "point only"
+NO_INTERVAL = "no interval: per-question scores are not in this file"
+
+
+@dataclass(frozen=True)
+class ReadoutScores:
+    """One read-out of the frozen cells against full finetuning.
+
+    Attributes:
+        readout: ``headline`` (the linear probe) or a probe family.
+        split: Whose scores these are: ``test``, or ``validation`` for the older format.
+        f1, em: Cell to its mean over seeds.
+        probe, scratch: The score against the random trunk probed frozen (primary) and trained whole (the guide's).
+        gap: Full minus frozen. reading: Of the primary score; None without one or without intervals.
+        basis: ``PAIRED``, ``SUMMARY`` or ``POINT``; None where full or frozen is missing.
+        grid: All of the 2x2, where the basis is paired.
+    """
+
+    readout: str
+    split: str
+    f1: Mapping[str, Estimate]
+    em: Mapping[str, Estimate]
+    probe: EmergenceScore | None = None
+    scratch: EmergenceScore | None = None
+    gap: Estimate | None = None
+    reading: Reading | None = None
+    basis: str | None = None
+    grid: Grid | None = None
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """The scores of one comparable set.
+
+    Attributes:
+        readouts: ``headline`` first, then the other probe families that both or either frozen cell has.
+        notes: What a reader of these numbers should know.
+        gains: What the frozen states add to words and positions, by F1 and argument selection; empty for older files.
+    """
+
+    comparable: ComparableSet
+    readouts: Mapping[str, ReadoutScores]
+    notes: tuple[str, ...]
+    gains: tuple[ScoreGains, ...] = ()
+
+    @property
+    def headline(self) -> ReadoutScores:
+        return self.readouts[HEADLINE]
+
+
+def score_sets(grouping: Grouping, *, n_boot: int = N_BOOT, cluster: ClusterKind = "sentence") -> list[SetScores]:
+    """Scores of all sets, in their order; sets that differ in size alone help each other to the variance over seeds."""
+    return [score_set(s, n_boot=n_boot, cluster=cluster, peers=peers_of(s, grouping)) for s in grouping.sets]
+
+
+def score_set(
+    comparable: ComparableSet,
+    *,
+    n_boot: int = N_BOOT,
+    cluster: ClusterKind = "sentence",
+    peers: Sequence[Mapping[str, tuple[Found, ...]]] = (),
+) -> SetScores:
+    """Scores of every read-out, with notes on what could not be computed.
+
+    Args:
+        cluster: What is resampled, where predictions tell it.
+        peers: Cells of other sizes to pool the variance over seeds with, see :func:`~.comparable.peers_of`.
+    """
+    notes = [f"{MODES[cell]} was not run: {how}" for cell, how in missing_cells(comparable).items()]
+    results = comparable.results()
+    notes += [f"{item.name}: {item.remark}" for item in results if item.remark]
+    if comparable.is_documented_format:
+        notes.append(f"{NO_INTERVAL}; F1 and EM are of the validation questions, there are none of the test questions")
+    elif not _all_have_predictions(comparable):
+        names = ", ".join(item.name for item in results if item.scores is None)
+        notes.append(
+            f"no predictions beside {names}: cells are taken as independent, so intervals are wider than paired ones"
+            + ("; they resample what their runs did, not documents" if cluster == "document" else "")
+        )
+    readouts: dict[str, ReadoutScores] = {}
+    for name in (HEADLINE, *_families(comparable)):
+        scores, more = _score_readout(comparable, name, n_boot, cluster, peers)
+        readouts[name] = scores
+        notes += [note if name == HEADLINE or note in notes else f"{name} probe: {note}" for note in more]
+    probed = [item.scores for cell in (FROZEN, RANDOM_FROZEN) for item in comparable.cells.get(cell, ())]
+    runs = [scores for scores in probed if scores is not None]
+    gains = gains_of_runs(runs, n_boot=n_boot, cluster=cluster) if len(runs) == len(probed) else ()
+    return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)), gains)
+
+
+def _families(comparable: ComparableSet) -> list[str]:
+    """Probe families beside the linear one: read-outs named as their family, at the layer validation chose."""
+    names: dict[str, None] = {}
+    for cell in (FROZEN, RANDOM_FROZEN):
+        for item in comparable.cells.get(cell, ()):
+            names |= {name: None for name, found in item.result.readouts.items() if found.family == name}
+    return list(names)
+
+
+def _all_have_predictions(comparable: ComparableSet) -> bool:
+    return all(item.scores is not None for item in comparable.results())
+
+
+def cell_estimate(
+    items: tuple[Found, ...], split: str, score: str, readout: str, peers: Sequence[tuple[Found, ...]] = ()
+) -> Estimate | None:
+    """Mean over the seeds of one cell; None unless all of them have it. Peers: the same cell of other sizes."""
+    groups = [[item.result.estimate(split, score, readout) for item in group] for group in (items, *peers)]
+    there = [[estimate for estimate in found if estimate is not None] for found in groups]
+    if not there[0] or len(there[0]) < len(groups[0]):
+        return None
+    return mean_over_seeds(there[0], [found for found in there[1:] if len(found) > 1])
+
+
+def cell_estimates(
+    comparable: ComparableSet,
+    split: str,
+    score: str,
+    readout: str,
+    peers: Sequence[Mapping[str, tuple[Found, ...]]] = (),
+) -> dict[str, Estimate]:
+    """The same for every cell; cells with all weights trained have the headline alone."""
+    out = {}
+    for cell, items in comparable.cells.items():
+        name = readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
+        estimate = cell_estimate(items, split, score, name, [peer[cell] for peer in peers if cell in peer])
+        if estimate is not None:
+            out[cell] = estimate
+    return out
+
+
+def _score_readout(
+    comparable: ComparableSet,
+    readout: str,
+    n_boot: int,
+    cluster: ClusterKind,
+    peers: Sequence[Mapping[str, tuple[Found, ...]]],
+) -> tuple[ReadoutScores, list[str]]:
+    split = "validation" if comparable.is_documented_format else "test"
+    f1, em = (cell_estimates(comparable, split, score, readout, peers) for score in ("f1_tokens", "em"))
+    clusters = {item.result.scores("test").cluster for item in comparable.results()}
+    if _all_have_predictions(comparable) and clusters != {cluster}:
+        # As the runs did themselves, but by what is asked for here, so that no row has intervals of two kinds.
+        f1, em = (
+            {**found, **_from_predictions(comparable, found, score, readout, n_boot, cluster)}
+            for found, score in ((f1, "f1_tokens"), (em, "em"))
+        )
+    if FULL not in f1 or FROZEN not in f1:
+        return ReadoutScores(readout, split, f1, em), []
+    if _all_have_predictions(comparable):
+        return _paired(comparable, readout, f1, em, n_boot, cluster, peers)
+    basis = POINT if comparable.is_documented_format else SUMMARY
+    probe, scratch = (
+        score_from_summaries(f1[FROZEN], f1[FULL], f1[floor], floor=floor) if floor in f1 else None
+        for floor in (RANDOM_FROZEN, RANDOM_FULL)
+    )
+    gap = difference(f1[FULL], f1[FROZEN])
+    reading = read_score(probe, f1[FULL], no_model_floor=comparable.model_free.bar) if probe else None
+    reading = None if basis == POINT else reading
+    notes = [] if basis == POINT else _summary_notes(comparable, f1)
+    return ReadoutScores(readout, split, f1, em, probe, scratch, gap, reading, basis), notes
+
+
+def _summary_notes(comparable: ComparableSet, f1: Mapping[str, Estimate]) -> list[str]:
+    """How far intervals from stats files alone can be trusted."""
+    stored = comparable.cells[FULL][0].result.scores("test")
+    return list(
+        interval_notes(
+            {cell: estimate.n_seeds for cell, estimate in f1.items()},
+            n_sentences=stored.n_clusters or f1[FULL].n_clusters,
+            n_documents=stored.n_documents,
+            cluster=stored.cluster,
+            widening=stored.widening,
+        )
+    )
+
+
+def _paired(
+    comparable: ComparableSet,
+    readout: str,
+    f1: dict[str, Estimate],
+    em: dict[str, Estimate],
+    n_boot: int,
+    cluster: ClusterKind,
+    peers: Sequence[Mapping[str, tuple[Found, ...]]],
+) -> tuple[ReadoutScores, list[str]]:
+    """From per-question scores; a cell whose runs lack the read-out stays out of the grid."""
+    scores = [item.scores for cell in f1 for item in comparable.cells[cell] if item.scores is not None]
+    others = [_scores_with(readout, peer) for peer in peers]
+    options: dict[str, Any] = {"readout": readout, "n_boot": n_boot, "level": f1[FULL].level, "cluster": cluster}
+    try:
+        grid = build_grid(scores, peers=[other for other in others if other], **options)
+    except (DataError, ValueError) as error:
+        return ReadoutScores(readout, "test", f1, em), [f"{readout}: no score: {error}"]
+    analysis = grid.analysis
+    found = ReadoutScores(
+        readout,
+        "test",
+        {**f1, **analysis.cells},
+        em,
+        analysis.probe,
+        analysis.scratch,
+        analysis.gap,
+        grid.reading,
+        PAIRED,
+        grid,
+    )
+    unknown = cluster == "document" and grid.cluster != cluster
+    missing = ["predictions do not tell the documents: sentences are resampled"] if unknown else []
+    return found, [*grid.left_out, *grid.notes, *missing]
+
+
+def resampled_in(found: SetScores, cluster: ClusterKind) -> set[str]:
+    """What the intervals of a set's cells resample, where ``cluster`` was asked for."""
+    items = found.comparable.results()
+    if found.headline.grid:
+        return {found.headline.grid.cluster}
+    if not _all_have_predictions(found.comparable):
+        return {item.result.scores("test").cluster for item in items}
+    return {cluster if item.scores and item.scores.documents else "sentence" for item in items}
+
+
+def _from_predictions(
+    comparable: ComparableSet,
+    stored: Mapping[str, Estimate],
+    score: str,
+    readout: str,
+    n_boot: int,
+    cluster: ClusterKind,
+) -> dict[str, Estimate]:
+    """Means of the cells in ``stored``, with intervals that resample ``cluster``; sentences where no run tells it."""
+    out = {}
+    for cell, estimate in stored.items():
+        runs = [item.scores for item in comparable.cells[cell] if item.scores is not None]
+        kind: ClusterKind = cluster if all(run.documents for run in runs) else "sentence"
+        table, _ = cell_table({cell: runs}, readout, score, kind)
+        out[cell] = bootstrap_means(table, n_boot=n_boot, level=estimate.level)[cell]
+    return out
+
+
+def _scores_with(readout: str, peer: Mapping[str, tuple[Found, ...]]) -> list[RunScores]:
+    """Per-question scores of the cells that have them for all their runs, and the read-out in frozen ones."""
+    found = []
+    for cell, items in peer.items():
+        scores = [item.scores for item in items if item.scores is not None]
+        name = readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
+        if len(scores) == len(items) and all(name in one.scores for one in scores):
+            found += scores
+    return found

@@ -1,0 +1,295 @@
+"""The experiment guide's results table: every size, pretraining and mode with F1, EM and emergence score.
+
+Rows of the random baselines are always there, "not run" where they were not, because without them there is no
+score. Test scores are reported; validation stands beside them under its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from emergence.errors import DataError
+from emergence.experiment.facts import HEADLINE
+from emergence.findings.collect import OWN_KIND, Collection, Skipped, collect_results
+from emergence.findings.comparable import MODES, ComparableSet, Grouping, group_results
+from emergence.findings.scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets
+from emergence.findings.verdict import verdict_of
+from emergence.measures.bootstrap import N_BOOT, Estimate
+from emergence.measures.clustering import ClusterKind
+from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
+from emergence.measures.measured_coverage import units_of
+from emergence.measures.readings import (
+    SCORE_NAMES,
+    ScaleReading,
+    SizeScore,
+    describe_score,
+    read_sizes,
+)
+from emergence.plain import plain
+from emergence.wording import format_estimate, shown
+
+TABLE_KIND = f"{OWN_KIND}results-table"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        set_label: Of the comparable set: rows that share it may be compared.
+        model: Size, and what is not the default. config_name, layout, finetune_samples: The same, apart.
+        pretrain: Pretraining data. mode: As in ``comparable.MODES``.
+        probe: Of a frozen mode, ``linear`` or another family.
+        was_run: Whether there is such a run; if not, all that follows is None.
+        n_seeds: Training seeds averaged over; None where the file does not tell. runs: Names of the results.
+        test_f1, test_em, validation_f1, validation_em: Means over questions and seeds, with intervals.
+        score, score_scratch: The emergence score (floor ``random frozen``) and the from-scratch score (floor
+            ``random``); in frozen rows alone.
+        gap: Full minus frozen F1, in frozen rows alone.
+        score_split, score_basis: Whose F1 the score is of, and how its interval came about.
+        trainable: Parameters trained. seconds: Wall-clock time of one run's own phases (mean over seeds).
+    """
+
+    set_label: str
+    model: str
+    config_name: str
+    layout: str
+    finetune_samples: int | None
+    pretrain: str
+    mode: str
+    probe: str | None
+    was_run: bool
+    n_seeds: int | None = None
+    runs: tuple[str, ...] = ()
+    test_f1: Estimate | None = None
+    test_em: Estimate | None = None
+    validation_f1: Estimate | None = None
+    validation_em: Estimate | None = None
+    score: EmergenceScore | None = None
+    score_scratch: EmergenceScore | None = None
+    gap: Estimate | None = None
+    score_split: str | None = None
+    score_basis: str | None = None
+    trainable: int | None = None
+    seconds: float | None = None
+
+    @property
+    def is_extra_probe(self) -> bool:
+        """Whether the row shows a probe beside the headline's."""
+        return self.probe not in (None, "linear")
+
+
+@dataclass(frozen=True)
+class ResultsTable:
+    """The table with all that belongs under it.
+
+    Attributes:
+        rows: In the guide's order.
+        sets: Scores by comparable set, for whoever needs more than the table.
+        trends: Label (``wiki``) to the reading over several sizes.
+        skipped: What is in no row, and why. mixed: Sets that look alike and were kept apart.
+    """
+
+    root: Path
+    rows: tuple[Row, ...]
+    sets: tuple[SetScores, ...]
+    trends: dict[str, ScaleReading]
+    skipped: tuple[Skipped, ...]
+    mixed: tuple[str, ...]
+
+    @property
+    def has_validation_only(self) -> bool:
+        """Whether some rows come from the older format, which has no test scores."""
+        return any(row.was_run and row.test_f1 is None for row in self.rows)
+
+    def notes(self) -> list[str]:
+        """Verdicts and readings, what was kept apart, what is missing and what was skipped; a sentence each."""
+        verdicts = [verdict_of(found.comparable, found) for found in self.sets]
+        lines = [f"{verdict.set_label}: verdict: {verdict.short}. {verdict.sentences[0]}" for verdict in verdicts]
+        lines += [_reading_line(found) for found in self.sets if found.headline.basis]
+        for label, trend in self.trends.items():
+            pattern = f", {trend.pattern}" if trend.pattern else ""
+            lines.append(f"Over sizes, {label}: {trend.verdict}{pattern} ({'; '.join(trend.evidence[-2:])})")
+        lines += [f"Kept apart: {sentence}" for sentence in self.mixed]
+        lines += [f"{found.comparable.label}: {note}" for found in self.sets for note in found.notes]
+        lines += [f"Not in the table ({item.kind}): {item.name}: {item.reason}" for item in self.skipped]
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "kind": TABLE_KIND,
+            "schema_version": SCHEMA_VERSION,
+            "rows": plain(self.rows),
+            "sets": [_set_dict(found) for found in self.sets],
+            "trends": plain(self.trends),
+            "kept_apart": list(self.mixed),
+            "skipped": plain(self.skipped),
+        }
+
+
+def build_table(
+    root: Path, *, n_boot: int = N_BOOT, only: Container[str] | None = None, cluster: ClusterKind = "sentence"
+) -> ResultsTable:
+    """The table of everything under ``root``.
+
+    Args:
+        cluster: What the intervals resample.
+        only: Run ids to which the table is restricted.
+
+    Raises:
+        DataError: No such folder, or no result in it (naming what is there instead).
+    """
+    collection = collect_results(root)
+    if only is not None:
+        found = tuple(item for item in collection.found if item.result.run_id in only)
+        skipped = tuple(item for item in collection.skipped if item.name in only and item.kind != "pretraining")
+        collection = replace(collection, found=found, skipped=skipped)
+    if not collection.found:
+        there = "; ".join(f"{item.name}: {item.reason}" for item in collection.skipped[:5])
+        raise DataError(f"no finished results here{': ' + there if there else ''}", root)
+    grouping = group_results(collection)
+    return table_of(collection, grouping, score_sets(grouping, n_boot=n_boot, cluster=cluster))
+
+
+def table_of(collection: Collection, grouping: Grouping, scored: Sequence[SetScores]) -> ResultsTable:
+    """The table of sets that are scored already."""
+    return ResultsTable(
+        root=collection.root,
+        rows=tuple(row for found in scored for row in _rows(found)),
+        sets=tuple(scored),
+        trends=_trends(grouping, scored),
+        skipped=_all_skipped(collection.skipped, grouping),
+        mixed=grouping.mixed,
+    )
+
+
+def _all_skipped(collected: Sequence[Skipped], grouping: Grouping) -> tuple[Skipped, ...]:
+    return tuple(sorted({*collected, *grouping.skipped}, key=lambda item: (item.kind, item.name)))
+
+
+def _rows(found: SetScores) -> list[Row]:
+    """The four cells, the other probe families of the frozen ones after each."""
+    rows = []
+    for cell in MODES:
+        rows.append(_row(found, cell, found.headline))
+        if cell in (FROZEN, RANDOM_FROZEN):
+            others = (scores for name, scores in found.readouts.items() if name != HEADLINE)
+            rows += [_row(found, cell, scores) for scores in others if cell in scores.f1]
+    return rows
+
+
+def _row(found: SetScores, cell: str, scores: ReadoutScores) -> Row:
+    comparable, items = found.comparable, found.comparable.cells.get(cell, ())
+    is_frozen = cell in (FROZEN, RANDOM_FROZEN)
+    shared: dict[str, Any] = {
+        "set_label": comparable.label,
+        "model": comparable.model,
+        "config_name": comparable.base.size,
+        "layout": comparable.base.layout,
+        "finetune_samples": comparable.base.samples,
+        "pretrain": comparable.pretrain if cell in (FULL, FROZEN) else "none",
+        "mode": MODES[cell],
+        "probe": ("linear" if scores.readout == HEADLINE else scores.readout) if is_frozen else None,
+    }
+    if not items:
+        return Row(**shared, was_run=False)
+    test = scores.split == "test"
+    validation = {name: cell_estimates(comparable, "validation", name, scores.readout) for name in ("f1_tokens", "em")}
+    used = scores.grid.runs.get(cell) if scores.grid else None
+    return Row(
+        **shared,
+        was_run=True,
+        n_seeds=(len(used) if used else len(items)) if test else None,
+        runs=tuple(item.name for item in items),
+        test_f1=scores.f1.get(cell) if test else None,
+        test_em=scores.em.get(cell) if test else None,
+        validation_f1=validation["f1_tokens"].get(cell),
+        validation_em=validation["em"].get(cell),
+        score=scores.probe if cell == FROZEN else None,
+        score_scratch=scores.scratch if cell == FROZEN else None,
+        gap=scores.gap if cell == FROZEN else None,
+        score_split=scores.split if cell == FROZEN and scores.basis else None,
+        score_basis=scores.basis if cell == FROZEN else None,
+        trainable=_trainable(comparable, cell, scores.readout),
+        seconds=_seconds(comparable, cell),
+    )
+
+
+def _trainable(comparable: ComparableSet, cell: str, readout: str) -> int | None:
+    result = comparable.cells[cell][0].result
+    if readout == HEADLINE:
+        return result.n_parameters("trainable")
+    found = result.readout(readout)
+    return found.n_trainable if found else None
+
+
+def _seconds(comparable: ComparableSet, cell: str) -> float | None:
+    """Mean over the seeds; None where a run does not tell."""
+    times = [sum(item.result.seconds.values()) for item in comparable.cells[cell] if item.result.seconds]
+    return sum(times) / len(times) if times and len(times) == len(comparable.cells[cell]) else None
+
+
+def _trends(grouping: Grouping, scored: Sequence[SetScores]) -> dict[str, ScaleReading]:
+    """Readings over two sizes or more that differ in size alone."""
+    by_set = {id(found.comparable): found.headline for found in scored if found.headline.basis not in (None, POINT)}
+    trends: dict[str, ScaleReading] = {}
+    for label, members in grouping.over_sizes().items():
+        sizes = [
+            SizeScore(s.base.size, float(s.n_params), scores.probe, scores.reading)
+            for s in members
+            if (scores := by_set.get(id(s))) and scores.probe and scores.reading and s.n_params
+        ]
+        if len(sizes) > 1:
+            trends[label] = read_sizes(sizes)
+    return trends
+
+
+def score_text(score: EmergenceScore | None, digits: int = 2) -> str:
+    """``0.50 [0.38, 0.62]``; the reason in place of a number that means nothing. Empty for None."""
+    if score is None:
+        return ""
+    if not score.is_meaningful:
+        return f"not meaningful (full - floor {shown(score.headroom)})"
+    return describe_score(score, digits)
+
+
+def _reading_line(found: SetScores) -> str:
+    """``tiny, wiki: emergence score ..., gap ..., by the guide's scale: ...``."""
+    scores = found.headline
+    parts = [f"{SCORE_NAMES[s.floor]} {describe_score(s)}" for s in (scores.probe, scores.scratch) if s]
+    parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
+    alone = found.comparable.model_free.words
+    parts += [f"words and positions F1 {shown(alone)}"] if alone else []
+    parts += [f"{scores.split} F1, {scores.basis}"]
+    if scores.grid:
+        grid = scores.grid
+        parts.append(f"{grid.n_questions:,} questions, {units_of(grid.n_sentences, grid.n_documents)}")
+    if scores.reading:
+        open_ = f" (could be {' or '.join(scores.reading.could_be)})" if len(scores.reading.could_be) > 1 else ""
+        parts.append(f"by the guide's scale: {scores.reading.verdict}{open_}")
+    return f"{found.comparable.label}: {'; '.join(parts)}"
+
+
+def _set_dict(found: SetScores) -> dict[str, Any]:
+    comparable = found.comparable
+    return {
+        "label": comparable.label,
+        "shared": asdict(comparable.base) | (asdict(comparable.trunk) if comparable.trunk else {}),
+        "runs": {cell: [item.name for item in items] for cell, items in comparable.cells.items()},
+        "verdict": verdict_of(comparable, found).to_dict(),
+        "readouts": {
+            name: {
+                "basis": scores.basis,
+                "split": scores.split,
+                "reading": plain(scores.reading),
+                "grid": plain(scores.grid),
+            }
+            for name, scores in found.readouts.items()
+        },
+        "notes": list(found.notes),
+    }

@@ -1,0 +1,467 @@
+"""What a comparable set says: do the frozen states tell who did what to whom beyond words and positions, and where.
+
+A probe may score well because its states hold what words and positions tell anybody, or because a probe learns by
+itself. So the verdict rests on what the states *add* to a scorer without a language model, and on how much more that
+is than a random twin's states add (docs/methods.md#verdict). The probe families tell where: one layer on a word's own
+state reads what has been brought to the token; the bilinear probe also sees the question's states.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from emergence.experiment.facts import HEADLINE, Validity
+from emergence.findings.comparable import ComparableSet, missing_cells
+from emergence.findings.scores import ReadoutScores, SetScores, score_set
+from emergence.measures.bootstrap import Estimate, seed_t_interval
+from emergence.measures.conditional import (
+    ADDS,
+    BILINEAR,
+    F1,
+    FALSE_CLAIMS,
+    FAMILIES,
+    LINEAR,
+    MARGINS,
+    MLP,
+    NO_MORE,
+    NOT_THERE,
+    READS,
+    SELECTION,
+    SPANS,
+    UNDETERMINED,
+    FamilyGain,
+    Judgement,
+    ScoreGains,
+    is_below,
+    judge_gains,
+)
+from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
+from emergence.measures.readings import Reading, describe_score
+from emergence.measures.summaries import difference, mean_over_seeds
+from emergence.plain import plain
+from emergence.wording import gained, shown
+
+AT_THE_TOKEN = "at the token"
+NOT_ROUTED = "not routed to the token"
+
+Value = TypeVar("Value")
+
+_PROBE_NAMES = {LINEAR: "the linear probe", BILINEAR: "the bilinear probe", MLP: "the probe with a hidden layer"}
+_SCORE_NAMES = {F1: "token F1", SELECTION: "argument selection"}
+#: How the first sentence begins, after the scope.
+_FINDINGS = {
+    READS: "the frozen states tell who did what to whom: a probe that reads them alone answers better than words and "
+    "positions can",
+    ADDS: "the frozen states add to what words and positions tell about who did what to whom",
+    SPANS: "the frozen states help to find where answers begin and end, but choosing among the sentence's arguments "
+    "shows no gain, so that they tell who did what to whom is not shown",
+    NO_MORE: "the frozen states tell no more about who did what to whom than words and positions do",
+    NOT_THERE: "nothing about who did what to whom was found in the frozen states, neither beyond words and positions "
+    "nor beyond a random twin's states",
+    UNDETERMINED: "it is open whether the frozen states tell more about who did what to whom than words and positions "
+    "do",
+}
+
+
+@dataclass(frozen=True)
+class FamilyFinding:
+    """One probe family of a comparable set.
+
+    Attributes:
+        family: ``linear`` (the headline), ``bilinear`` or ``mlp``.
+        frozen, random_frozen: Test F1 on the pretrained and on the random trunk, mean over seeds.
+        score: Share of what full finetuning gains over this family's floor; None without that floor or full finetuning.
+        reading: Of the score, by the guide's scale; None without one or without intervals.
+        selectivity: ``frozen`` or ``random_frozen`` -> task F1 minus control-task F1, where measured.
+        compression: The same keys -> uniform over online code length (1: nothing learned), where measured.
+        selectivity_difference, compression_difference: Pretrained minus random trunk, None unless both are measured.
+            The former as if independent, the latter over seeds (no interval for one seed).
+        gains: Score name -> what this family adds to words and positions.
+        flags: ``no_floor``, ``no_full``, ``no_validity``, ``selectivity_not_above_twin`` (not clearly),
+            ``compression_not_above_twin``, and those of the score.
+    """
+
+    family: str
+    frozen: Estimate
+    random_frozen: Estimate | None
+    score: EmergenceScore | None
+    reading: Reading | None
+    selectivity: Mapping[str, Estimate]
+    compression: Mapping[str, float]
+    selectivity_difference: Estimate | None
+    compression_difference: Estimate | None
+    gains: Mapping[str, FamilyGain]
+    flags: tuple[str, ...]
+
+    @property
+    def is_vouched(self) -> bool:
+        """Selectivity or compression is clearly above the random twin's, and neither speaks against it.
+
+        Being above zero counts for nothing: random trunks are, too.
+        """
+        differences = (self.selectivity_difference, self.compression_difference)
+        clear = any(found is not None and found.lo > 0 for found in differences)
+        return clear and not {"selectivity_not_above_twin", "compression_not_above_twin"} & set(self.flags)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        last = ("selectivity", "compression", "gains", "flags")
+        facts = {key: value for key, value in vars(self).items() if key not in last}
+        return plain(facts | {key: getattr(self, key) for key in last})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one comparable set says, with its evidence.
+
+    Attributes:
+        set_label: Of the comparable set.
+        outcome: ``READS``, ``ADDS``, ``SPANS``, ``NO_MORE``, ``NOT_THERE`` or ``UNDETERMINED``; see :func:`verdict_of`.
+        where: ``AT_THE_TOKEN``, ``NOT_ROUTED`` or ``UNDETERMINED`` for the first two outcomes, None for the others.
+        guide: ``strong``, ``partial``, ``none`` or ``undetermined``: the linear probe's score by the guide's scale.
+        sentences: Plain English with the numbers and intervals, ready to print; the first has the answer.
+        families: Linear first.
+        gains, judgement: What decided: gains by each score, and every claim that was tried.
+    """
+
+    set_label: str
+    outcome: str
+    where: str | None
+    guide: str
+    sentences: tuple[str, ...]
+    families: tuple[FamilyFinding, ...]
+    gains: tuple[ScoreGains, ...]
+    judgement: Judgement
+
+    @property
+    def short(self) -> str:
+        """``adds to words and positions, not routed to the token``."""
+        if self.where is None:
+            return self.outcome
+        return f"{self.outcome}, {'where: ' if self.where == UNDETERMINED else ''}{self.where}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        names = {"set_label": "set"}
+        facts = {names.get(key, key): value for key, value in vars(self).items() if key != "judgement"}
+        return plain(facts | {"claims": self.judgement.claims})
+
+
+def verdict_of(comparable_set: ComparableSet, scores: SetScores | None = None) -> Verdict:
+    """The verdict of one comparable set, decided by intervals of differences and never by points.
+
+    The outcome is that of :func:`measures.conditional.judge_gains`: by F1 and by argument selection, against words
+    and positions and against the random twin, corrected for all comparisons. For ``READS`` and ``ADDS`` there is a
+    where, of the families whose claims by argument selection hold:
+
+    1. The linear probe or the one with a hidden layer: ``AT_THE_TOKEN``.
+    2. The bilinear one alone, and by a score by which it holds it is clearly more above its twin than the linear one
+       is: ``NOT_ROUTED``.
+
+    Either way a family's validity has to vouch for it: selectivity, or compression, clearly above the random twin's.
+    Else the where is ``UNDETERMINED``, with the reason. Files without gains have an outcome of ``UNDETERMINED``.
+
+    Args:
+        comparable_set: From ``analysis.comparable.group_results``.
+        scores: Of the same set, where they are there already; computed by default.
+    """
+    scores = scores or score_set(comparable_set)
+    found = (_finding(comparable_set, readout, scores.gains) for readout in scores.readouts.values())
+    findings = tuple(finding for finding in found if finding is not None)
+    by_family = {finding.family: finding for finding in findings}
+    judgement = judge_gains(scores.gains)
+    where, why = _where(judgement, by_family)
+    full = scores.headline.f1.get(FULL)
+    linear = by_family.get(LINEAR)
+    sentences = [
+        _first_sentence(judgement, scores.gains, by_family, full),
+        why,
+        *_selection_sentences(scores.gains),
+        *_claim_sentences(judgement, scores.gains),
+        *(_family_sentence(finding) for finding in findings),
+        _guide_sentence(linear),
+    ]
+    sentences += [f"{cell.replace('_', ' ')} was not run: {how}" for cell, how in missing_cells(comparable_set).items()]
+    return Verdict(
+        set_label=comparable_set.label,
+        outcome=judgement.outcome,
+        where=where,
+        guide=linear.reading.verdict if linear and linear.reading else UNDETERMINED,
+        sentences=tuple(sentence for sentence in sentences if sentence),
+        families=findings,
+        gains=scores.gains,
+        judgement=judgement,
+    )
+
+
+# Evidence -----------------------------------------------------------------------------------------
+
+
+def _finding(comparable: ComparableSet, readout: ReadoutScores, gains: Sequence[ScoreGains]) -> FamilyFinding | None:
+    """One family's numbers; None where the frozen cell does not have it, or it is no family but a control."""
+    family = LINEAR if readout.readout == HEADLINE else readout.readout
+    if FROZEN not in readout.f1 or family not in FAMILIES:
+        return None
+    selectivity = _by_cell(comparable, family, _mean_selectivity)
+    compressions = _by_cell(comparable, family, _compressions)
+    both = {FROZEN, RANDOM_FROZEN}
+    contrast = difference(selectivity[FROZEN], selectivity[RANDOM_FROZEN]) if both <= set(selectivity) else None
+    shorter = None
+    if both <= set(compressions):
+        shorter = difference(*(seed_t_interval(compressions[cell]) for cell in (FROZEN, RANDOM_FROZEN)))
+    flags = ["no_floor"] if RANDOM_FROZEN not in readout.f1 else []
+    flags += ["no_full"] if FULL not in readout.f1 else []
+    flags += ["no_validity"] if contrast is None and shorter is None else []
+    flags += ["selectivity_not_above_twin"] if contrast and not contrast.lo > 0 else []
+    flags += ["compression_not_above_twin"] if shorter and not shorter.point > 0 else []
+    flags += readout.probe.flags if readout.probe else []
+    return FamilyFinding(
+        family=family,
+        frozen=readout.f1[FROZEN],
+        random_frozen=readout.f1.get(RANDOM_FROZEN),
+        score=readout.probe,
+        reading=readout.reading,
+        selectivity=selectivity,
+        compression={cell: sum(values) / len(values) for cell, values in compressions.items()},
+        selectivity_difference=contrast,
+        compression_difference=shorter,
+        gains={found.score: found.families[family] for found in gains if family in found.families},
+        flags=tuple(dict.fromkeys(flags)),
+    )
+
+
+def _by_cell(
+    comparable: ComparableSet, family: str, summary: Callable[[Sequence[Validity]], Value | None]
+) -> dict[str, Value]:
+    """``summary`` over the seeds of both frozen cells, where all of them have this family's validity."""
+    found = {}
+    for cell in (FROZEN, RANDOM_FROZEN):
+        items = comparable.cells.get(cell, ())
+        parts = [part for item in items if (part := item.result.validity(family))]
+        value = summary(parts) if parts and len(parts) == len(items) else None
+        if value is not None:
+            found[cell] = value
+    return found
+
+
+def _mean_selectivity(parts: Sequence[Validity]) -> Estimate | None:
+    values = [part.selectivity for part in parts if part.selectivity]
+    return mean_over_seeds(values) if len(values) == len(parts) else None
+
+
+def _compressions(parts: Sequence[Validity]) -> list[float] | None:
+    """Of each seed."""
+    values = [part.compression for part in parts if part.compression is not None]
+    return values if len(values) == len(parts) else None
+
+
+# Where --------------------------------------------------------------------------------------------
+
+
+def _where(judgement: Judgement, by_family: Mapping[str, FamilyFinding]) -> tuple[str | None, str]:
+    """The rule of :func:`verdict_of`, and its conclusion as a sentence."""
+    families = {claim.family for claim in judgement.shown(score=SELECTION)}
+    if judgement.outcome not in (READS, ADDS):
+        return None, ""
+    at_token = [name for name in (LINEAR, MLP) if name in families]
+    if at_token:
+        vouched = [name for name in at_token if name in by_family and by_family[name].is_vouched]
+        if not vouched:
+            return UNDETERMINED, _why_not_vouched(by_family.get(at_token[0]), at_token[0])
+        how = "" if LINEAR in vouched else ", but not linearly: it takes a hidden layer"
+        return AT_THE_TOKEN, f"Where: at the token{how}. The word's own state tells whether it is the answer."
+    return _not_routed(judgement, by_family.get(BILINEAR), by_family.get(LINEAR))
+
+
+def _not_routed(judgement: Judgement, bilinear: FamilyFinding | None, linear: FamilyFinding | None) -> tuple[str, str]:
+    if linear is None or not linear.gains:
+        return UNDETERMINED, "Where: open. The linear probe was not fitted on top of words and positions."
+    if bilinear is None or not bilinear.is_vouched:
+        return UNDETERMINED, _why_not_vouched(bilinear, BILINEAR)
+    if not any(
+        _is_beyond_linear(bilinear.gains[claim.score], claim.kind) for claim in judgement.shown(score=SELECTION)
+    ):
+        return UNDETERMINED, (
+            "Where: open. The bilinear probe finds it, and the linear probe does not clearly find less."
+        )
+    return NOT_ROUTED, (
+        "Where: there, but not routed to the token by the question. Only the probe that compares the question's states "
+        "with the word's finds it."
+    )
+
+
+def _is_beyond_linear(gain: FamilyGain, kind: str) -> bool:
+    found = gain.states_beyond_linear if kind == READS else gain.gain_beyond_linear
+    return found is not None and found.lo > 0
+
+
+def _why_not_vouched(finding: FamilyFinding | None, family: str) -> str:
+    reasons = {
+        "no_validity": "selectivity and description length were not measured on both trunks; run the frozen cells "
+        "again with --fresh",
+        "selectivity_not_above_twin": "its selectivity is not clearly above that on the random twin",
+        "compression_not_above_twin": "its code is no shorter than on the random twin",
+    }
+    flags = finding.flags if finding else ("no_validity",)
+    why = "; ".join(text for flag, text in reasons.items() if flag in flags)
+    return f"Where: open, because nothing vouches for {_PROBE_NAMES[family]}: {why or _ONE_MODEL}."
+
+
+_ONE_MODEL = "compression is known for one seed alone, without an interval, and selectivity not at all"
+
+
+# Sentences ----------------------------------------------------------------------------------------
+
+
+def _first_sentence(
+    judgement: Judgement,
+    gains: Sequence[ScoreGains],
+    by_family: Mapping[str, FamilyFinding],
+    full: Estimate | None,
+) -> str:
+    """The answer with every number it rests on."""
+    f1 = next((found for found in gains if found.score == F1), None)
+    levels = []
+    for name in (LINEAR, MLP, BILINEAR):
+        if name in by_family and (name != MLP or BILINEAR not in by_family):
+            finding = by_family[name]
+            twin = f" (random twin {shown(finding.random_frozen)})" if finding.random_frozen else ""
+            levels.append(f"{shown(finding.frozen)} with {_PROBE_NAMES[name]}{twin}")
+    others = [f"{shown(f1.words)} from words and positions (no language model)"] if f1 else []
+    others += [f"{shown(f1.rule)} from the wh rule"] if f1 and f1.rule else []
+    others += [f"{shown(full)} after full finetuning"] if full else []
+    text = f"{_scope(gains, by_family)}, {_FINDINGS[judgement.outcome]}{_why_open(gains, by_family)}"
+    if levels:
+        text += f": token F1 is {' and '.join(levels)}"
+        text += f", against {_listed(others)}" if others else ""
+    added = [
+        f"{gained(gain.gain)} {_SCORE_NAMES[found.score]}"
+        + (f" (random twin {_twin_gain(gain.twin_gain)})" if gain.twin_gain else "")
+        for found in gains
+        if (gain := found.families.get(_richest(found)))
+    ]
+    if added:
+        name = _PROBE_NAMES[_richest(gains[0])]
+        text += f"; on top of words and positions the states add, by {name}, {_listed(added)}"
+    return text + "."
+
+
+def _twin_gain(gain: Estimate) -> str:
+    """In words where validation kept words and positions alone, so that the zero is exact."""
+    nothing = gain.point == 0 and gain.lo == gain.hi == 0
+    return "nothing: validation kept words and positions alone" if nothing else gained(gain)
+
+
+def _scope(gains: Sequence[ScoreGains], by_family: Mapping[str, FamilyFinding]) -> str:
+    seeds = [found.words.n_seeds for found in gains] or [finding.frozen.n_seeds for finding in by_family.values()]
+    twins = [family.difference.n_seeds for found in gains for family in found.families.values() if family.difference]
+    n = min([*seeds, *twins], default=1)
+    return "For this trained model" if n == 1 else f"Over trainings ({n} seeds)"
+
+
+def _why_open(gains: Sequence[ScoreGains], by_family: Mapping[str, FamilyFinding]) -> str:
+    if not gains and not by_family:
+        return " (no frozen trunk was probed: run the same command with --freeze-llm)"
+    if not gains:
+        return (
+            " (these files hold no scores of words and positions: run again with this version to measure what words "
+            "and positions tell)"
+        )
+    if all(family.difference is None for found in gains for family in found.families.values()):
+        return " (there is no random twin to hold them against: run the frozen probe with --random-baseline)"
+    return ""
+
+
+def _richest(found: ScoreGains) -> str:
+    return next(name for name in (BILINEAR, MLP, LINEAR) if name in found.families)
+
+
+def _selection_sentences(gains: Sequence[ScoreGains]) -> list[str]:
+    for found in gains:
+        if found.score == SELECTION:
+            parts = [
+                f"{_PROBE_NAMES[name]} {shown(family.states)}"
+                + (f" (random twin {shown(family.twin_states)})" if family.twin_states else "")
+                for name, family in found.families.items()
+            ]
+            return [
+                f"Choosing among the sentence's arguments (argument selection, {found.words.n:,} questions): "
+                f"words and positions {shown(found.words)}, {', '.join(parts)}."
+            ]
+    return []
+
+
+def _claim_sentences(judgement: Judgement, gains: Sequence[ScoreGains]) -> list[str]:
+    """What holds of what was tried, and what is excluded."""
+    lines = []
+    margins = " or ".join(f"{MARGINS[found.score]:g} {_SCORE_NAMES[found.score]}" for found in gains)
+    if judgement.claims:
+        words = {READS: "alone above words and positions", ADDS: "adds to words and positions"}
+        held = [
+            f"{_PROBE_NAMES[c.family]} {words[c.kind]} by {_SCORE_NAMES[c.score]} (p = {c.p_adjusted:.2g})"
+            for c in judgement.shown()
+        ]
+        lines.append(
+            f"Of {len(judgement.claims)} comparisons, {len(held) or 'none'} "
+            f"hold{'' if len(held) != 1 else 's'} at {FALSE_CLAIMS:.1%}, corrected for all of them"
+            + (f": {'; '.join(held)}." if held else ".")
+        )
+    if judgement.outcome in (NO_MORE, NOT_THERE):
+        lines += [_excluded(found) for found in gains]
+    elif judgement.outcome == UNDETERMINED and judgement.claims:
+        lines.append(
+            f"Nothing added is shown, and a gain of {margins} is not excluded either: more test questions or seeds "
+            "would decide."
+        )
+    return lines
+
+
+def _excluded(found: ScoreGains) -> str:
+    """Which of the two is below the margin, the gain or what pretraining makes of it."""
+    gain = found.families[_richest(found)]
+    margin, name = MARGINS[found.score], _SCORE_NAMES[found.score]
+    parts = [
+        text
+        for text, estimate in (
+            (f"the states add {margin:g} {name}", gain.gain),
+            (f"they add {margin:g} more than a random twin's", gain.difference),
+        )
+        if is_below(estimate, margin)
+    ]
+    return f"The data exclude that {' and that '.join(parts)} (one-sided, 95%)." if parts else ""
+
+
+def _family_sentence(finding: FamilyFinding) -> str:
+    """What a family adds, and whether it is the probe's own doing."""
+    parts = [
+        f"adds {gained(gain.difference)} {_SCORE_NAMES[score]} more than on its random twin"
+        for score, gain in finding.gains.items()
+        if gain.difference
+    ]
+    if finding.selectivity_difference:
+        parts.append(f"selectivity is {gained(finding.selectivity_difference)} above the twin's")
+    if finding.compression_difference:
+        compression, twin = (finding.compression[cell] for cell in (FROZEN, RANDOM_FROZEN))
+        unsure = "" if math.isfinite(finding.compression_difference.lo) else ", no interval"
+        parts.append(f"compression {compression:.2f} (random twin {twin:.2f}{unsure})")
+    name = _PROBE_NAMES[finding.family]
+    return f"{name[0].upper()}{name[1:]}: {'; '.join(parts)}." if parts else ""
+
+
+def _guide_sentence(linear: FamilyFinding | None) -> str:
+    """The guide's reading of the linear probe's score, for those who ask for it."""
+    if linear is None or linear.score is None:
+        return "By the guide's scale: no emergence score; it takes full, frozen and random frozen runs on one test set."
+    verdict = linear.reading.verdict if linear.reading else UNDETERMINED
+    could_be = linear.reading.could_be if linear.reading else ()
+    between = f" (could be {' or '.join(could_be)})" if len(could_be) > 1 else ""
+    gates = (text for text in linear.reading.evidence if "clearly exceed" in text) if linear.reading else ()
+    why = "".join(f" ({text})" for text in list(gates)[:1])
+    return f"By the guide's scale: {verdict}{between}{why}; emergence score {describe_score(linear.score)}."
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,68 @@
+"""What the states of finished runs add to words and positions, from their per-question scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from emergence.experiment.facts import HEADLINE, RULE, WORDS, WORDS_BOTH, words_of_layout
+from emergence.findings.two_by_two import RunScores, in_order, runs_by_cell
+from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.clustering import ClusterKind
+from emergence.measures.conditional import FAMILIES, LINEAR, SCORES, ScoreGains, TrunkScores, conditional_gains
+from emergence.measures.emergence_score import FROZEN, RANDOM_FROZEN
+from emergence.measures.resampling import FloatArray
+
+#: Read-outs of a family on top of R_1, by the baseline that it is then: in the echo layout a state has seen the next
+#: word, so R_1 knows it, too.
+WITH_WORDS = {WORDS: "words+{family}", WORDS_BOTH: "words_both+{family}"}
+
+
+def gains_of_runs(
+    runs: Sequence[RunScores], *, n_boot: int = N_BOOT, level: float = 0.95, cluster: ClusterKind = "sentence"
+) -> tuple[ScoreGains, ...]:
+    """Gains by F1 and by argument selection; empty where no frozen run measured them (older files).
+
+    A family counts where all frozen runs of one trunk have it.
+
+    Args:
+        runs: Of one comparable set; those with all weights trained are passed over.
+        n_boot: Bootstrap resamples. level: Coverage.
+        cluster: What is resampled; sentences where older files do not tell the document.
+    """
+    cells, _ = runs_by_cell([run for run in runs if run.cell in (FROZEN, RANDOM_FROZEN)])
+    if FROZEN not in cells:
+        return ()
+    first = cells[FROZEN][0]
+    clusters = (first.documents or first.sentences) if cluster == "document" else first.sentences
+    found: list[ScoreGains] = []
+    for score in SCORES:
+        pretrained, twin = (_trunk_scores(cells.get(cell, []), first, score) for cell in (FROZEN, RANDOM_FROZEN))
+        if pretrained is not None:
+            gains = conditional_gains(score, pretrained, twin, clusters, n_boot=n_boot, level=level)
+            found += [gains] if gains else []
+    return tuple(found)
+
+
+def _trunk_scores(members: Sequence[RunScores], first: RunScores, score: str) -> TrunkScores | None:
+    """Of one cell; None where a run lacks R_1."""
+
+    def rows(readout: str) -> FloatArray | None:
+        if not all(score in run.scores.get(readout, {}) for run in members):
+            return None
+        return np.stack([in_order(run, first, readout, score) for run in members])
+
+    baseline = words_of_layout(first.run.spec.layout)
+    words = rows(baseline) if members else None
+    if words is None:
+        return None
+    alone = {name: rows(HEADLINE if name == LINEAR else name) for name in FAMILIES}
+    with_words = {name: rows(WITH_WORDS[baseline].format(family=name)) for name in FAMILIES}
+    return TrunkScores(
+        words=words,
+        rule=rows(RULE),
+        states={name: found for name, found in alone.items() if found is not None},
+        with_words={name: found for name, found in with_words.items() if found is not None},
+        seeds=tuple(run.seed_label for run in members),
+    )

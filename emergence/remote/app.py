@@ -1,0 +1,317 @@
+"""The Modal app: image, volumes and the remote functions.
+
+``prepare`` runs on a CPU container: it reserves the run's name, prepares the data (so that no GPU waits
+for a download) and starts ``train`` on the GPU the run asked for. Both get a plain dictionary, the *job*.
+A run survives whatever ends its container: its working copy is on the container's disk and a
+:class:`~emergence.remote.mirror.VolumeMirror` publishes it to the volume, from where the next attempt goes on.
+``conduct`` drives the runs of a sweep from a small container, so that none waits for the laptop that asked for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import modal
+
+from emergence.errors import STOPPED, EmergenceError, RunDirectoryError
+from emergence.experiment.run_directory import STATS_FILE
+from emergence.plain import plain
+from emergence.remote import container
+from emergence.remote.mirror import VolumeMirror, copy_new_folders
+from emergence.spec.experiment import ExperimentSpec
+from emergence.studies.cka.analyse import AnalysisFlags
+from emergence.sweep.conductor import conduct as run_conductor
+from emergence.sweep.graph import Graph, Status, Task
+from emergence.sweep.place import Outcome
+
+logger = logging.getLogger(__name__)
+
+MODELS_VOLUME, DATA_VOLUME, LOCKS = "llm-models", "llm-training-data", "emergence-run-locks"
+#: Where a conductor publishes the states of its sweep, by the sweep's name.
+SWEEPS = "emergence-sweeps"
+#: The working copy is published to the volume this often.
+COMMIT_SECONDS = float(os.environ.get("EMERGENCE_COMMIT_SECONDS", "60"))
+#: A conductor looks at its calls this often.
+POLL_SECONDS = float(os.environ.get("EMERGENCE_POLL_SECONDS", "10"))
+#: Where an analysis writes in a run directory.
+ANALYSIS_FOLDER = "analysis"
+#: Attempts in a row that fail without publishing anything before a run gives up (Modal would go on).
+FRUITLESS_ATTEMPTS = 3
+
+image = (
+    modal.Image.debian_slim(python_version="3.11")
+    .pip_install(
+        "torch==2.13.0",
+        "numpy==2.4.6",
+        "scipy==1.17.1",
+        "scikit-learn==1.9.1",
+        "datasets==5.2.0",
+        "huggingface_hub==2.4.0",
+        "tokenizers==0.23.3",
+        "pyarrow==26.0.1",
+        "tqdm==4.70.1",
+    )
+    .env({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
+    .add_local_python_source("emergence")  # last, so that editing a file rebuilds nothing
+)
+app = modal.App("emergence", image=image, include_source=False)
+models_volume = modal.Volume.from_name(MODELS_VOLUME, create_if_missing=True)
+data_volume = modal.Volume.from_name(DATA_VOLUME, create_if_missing=True)
+locks = modal.Dict.from_name(LOCKS, create_if_missing=True)
+sweeps = modal.Dict.from_name(SWEEPS, create_if_missing=True)
+# The laptop's own token where it has one, else nothing in it. The object is always there: what the app is
+# made of may not depend on where the file is imported.
+hub_token = modal.Secret.from_dict({"HF_TOKEN": os.environ.get("HF_TOKEN")})
+
+_COMMON: dict[str, Any] = {
+    "volumes": {"/models": models_volume, "/data": data_volume},
+    "secrets": [hub_token],
+    "timeout": container.ATTEMPT_SECONDS,
+    "single_use_containers": True,
+}
+
+
+class AttemptOver(RuntimeError):
+    """An attempt ended by itself before Modal's time limit; Modal's retry goes on from its checkpoint."""
+
+
+# In the containers ------------------------------------------------------------------------------
+
+
+@app.function(cpu=4.0, memory=16 * 1024, retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
+def prepare(job: dict[str, Any]) -> dict[str, Any]:
+    """Reserve the run, prepare its data on a CPU, start training; returns ``{"call": id}`` or ``{"error": ...}``."""
+    container.log_to_stdout()
+    run_id, me = job["run_id"], modal.current_function_call_id() or ""
+    try:
+        entry = reserve(run_id, me)
+        if not entry["train"]:
+            try:
+                text = _prepare(ExperimentSpec.from_dict(job["spec"]), run_id, job.get("trunk"))
+            except EmergenceError:
+                locks.pop(run_id, None)
+                raise
+    except EmergenceError as error:
+        return _answer(error)
+    if not entry["train"]:  # else an earlier attempt of this very call came this far
+        resources = {"gpu": job["gpu"], "cpu": job["cpu"], "memory": job["memory"]}
+        if "max_containers" in job:  # one of a sweep's
+            resources["max_containers"] = job["max_containers"]
+        entry["train"] = train.with_options(**resources).spawn({**job, "holder": me, "text": text}).object_id
+        locks.put(run_id, entry)
+    return {"call": entry["train"]}
+
+
+@app.function(gpu="A10G", retries=modal.Retries(max_retries=10, initial_delay=5.0), **_COMMON)
+def train(job: dict[str, Any]) -> dict[str, Any]:
+    """One attempt at a run on the GPU; returns its headline results or ``{"error": ...}``."""
+    container.log_to_stdout()
+    run_id, spec = job["run_id"], ExperimentSpec.from_dict(job["spec"])
+    if (container.MODELS / run_id / STATS_FILE).exists():  # finished, and then the container was lost
+        return {"results": container.headline(container.MODELS / run_id)}
+    entry = locks.get(run_id) or {}
+    if entry.get("holder") != job["holder"]:
+        return _answer(RunDirectoryError(f"{run_id} is in use by another launch: wait for it, or stop it"))
+    folder = container.working_copy(spec, run_id, job.get("trunk"), job.get("text"))
+    mirror = VolumeMirror(folder, container.MODELS / run_id, models_volume.commit, COMMIT_SECONDS)
+    mirror.adopt()
+    try:
+        with container.attempt_switch(mirror.hurry) as stop:
+            container.bring_data(spec)
+            devices = int(job["gpu"].partition(":")[2] or 1)
+            if devices > 1:
+                container.run_on_devices(job, devices, stop)
+            else:
+                container.run_in_process(job, stop, mirror.request)
+        answer = {"results": container.headline(folder)}
+    except EmergenceError as error:
+        mirror.close()
+        if error.exit_code == STOPPED:
+            if stop.requests:
+                raise KeyboardInterrupt from None  # Modal restarts the same input in another container
+            raise AttemptOver(f"{run_id}: the time limit is near; the next attempt goes on from here") from None
+        answer = _answer(error)
+    except Exception as error:
+        entry["fruitless"] = 0 if mirror.publications else entry["fruitless"] + 1
+        locks.put(run_id, entry)
+        if entry["fruitless"] < FRUITLESS_ATTEMPTS:
+            raise
+        traceback.print_exc()
+        answer = _answer(EmergenceError(f"{run_id} failed {FRUITLESS_ATTEMPTS} times without getting on: {error!r}"))
+    finally:
+        mirror.close()
+    locks.pop(run_id, None)
+    return answer
+
+
+@app.function(gpu="A10G", retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
+def analyse(given: dict[str, Any]) -> dict[str, Any]:
+    """Temporal CKA of runs on the volume; returns ``{"summary": text}`` or ``{"error": ...}``.
+
+    Only its own folder of the run is published, so a run can be analysed while it goes on.
+    """
+    container.log_to_stdout()
+    flags = AnalysisFlags(**given)
+    run_id = flags.model_dir.strip("/")
+    try:
+        for name in flags.runs():
+            container.copy_of_run(name)
+        out = container.RUNS / run_id / ANALYSIS_FOLDER
+        mirror = VolumeMirror(out, container.MODELS / run_id / ANALYSIS_FOLDER, models_volume.commit, COMMIT_SECONDS)
+        mirror.adopt()
+        try:
+            return {"summary": container.run_analysis(flags)}
+        finally:
+            mirror.close()
+    except EmergenceError as error:
+        return _answer(error)
+
+
+@app.function(
+    cpu=0.25,
+    memory=1024,
+    timeout=container.ATTEMPT_SECONDS,
+    retries=modal.Retries(max_retries=10, initial_delay=5.0),
+    single_use_containers=True,
+    max_containers=100,
+)
+def conduct(name: str, launch: str) -> dict[str, int]:
+    """Start and watch the calls of a sweep until all have ended; returns the number of tasks by state.
+
+    Args:
+        name: The sweep's. launch: Under ``NAME/LAUNCH`` in the table of sweeps is what is to be done.
+    """
+    container.log_to_stdout()
+    sweep, states = dict(sweeps.get(f"{name}/{launch}")), dict(sweeps.get(name))["states"]
+    tasks = [Task.from_dict(raw) for raw in sweep["tasks"]]
+    graph = Graph(tasks, {key: Status.from_dict(raw) for key, raw in states.items()})
+
+    def publish(task: Task) -> None:
+        sweeps.put(name, {"launch": launch, "states": plain(graph.status)})
+
+    with container.attempt_switch(lambda: None) as stop:
+        if not run_conductor(graph, Calls(sweep["jobs"]), sweep["limit"], publish, stop):
+            if stop.requests:
+                raise KeyboardInterrupt  # Modal restarts the same input in another container
+            raise AttemptOver(f"{name}: the time limit is near; the next attempt goes on from here")
+    return graph.counts()
+
+
+class Calls:
+    """:class:`emergence.sweep.place.Runner` by function calls; ``jobs`` holds what each gets, by the task's key."""
+
+    def __init__(self, jobs: Mapping[str, Mapping[str, Any]]) -> None:
+        self.jobs = jobs
+
+    def start(self, task: Task, status: Status, trunk: str | None) -> None:
+        job = {**self.jobs[task.key], "trunk": trunk}
+        status.run_id = job["run_id"]
+        entry = locks.get(status.run_id) or {}  # a conductor that ended before it could publish the call
+        status.calls = [call_id for call_id in (entry.get("holder"), entry.get("train")) if call_id]
+        if not any(is_going(call_id) for call_id in status.calls):
+            call = prepare.with_options(max_containers=job["max_containers"]).spawn(job)
+            status.calls = [call.object_id]
+        logger.info("started %s as %s: %s", task.label, status.run_id, status.calls[-1])
+
+    def look(self, task: Task, status: Status) -> Outcome | None:
+        answer = answer_of(status.calls[-1])
+        if answer is None:
+            return None
+        if "call" in answer:  # prepared: another call carries on
+            status.calls.append(answer["call"])
+            return None
+        if "results" in answer:
+            return Outcome(headline=answer["results"])
+        lines = str(answer["error"]).strip().splitlines() or ["it failed without a word"]
+        return Outcome(error=lines[-1], last_lines=lines[-6:] if len(lines) > 1 else [])
+
+    def wait(self) -> None:
+        time.sleep(POLL_SECONDS)
+
+    def stop(self) -> bool:
+        """The calls go on, and the next conductor takes them up."""
+        return False
+
+
+def answer_of(call_id: str) -> dict[str, Any] | None:
+    """What a call returned, its exception as ``error``; None while it is going."""
+    try:
+        return dict(modal.FunctionCall.from_id(call_id).get(timeout=0))
+    except TimeoutError:
+        return None
+    except Exception as error:  # it failed for good, was cancelled, or Modal forgot it
+        return {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
+
+
+def reserve(run_id: str, call_id: str) -> dict[str, Any]:
+    """Make ``call_id`` the only launch that may write a run; returns the run's entry in the lock table.
+
+    Raises:
+        RunDirectoryError: Another launch holds the run and is still going.
+    """
+    mine = {"holder": call_id, "train": None, "fruitless": 0}
+    if locks.put(run_id, mine, skip_if_exists=True):
+        return mine
+    entry = dict(locks.get(run_id) or {})
+    if entry.get("holder") == call_id:
+        return entry
+    refuse_if_going(run_id, entry)
+    locks.pop(run_id, None)
+    if not locks.put(run_id, mine, skip_if_exists=True):
+        raise RunDirectoryError(f"{run_id} was taken by another launch a moment ago: wait for it")
+    return mine
+
+
+def refuse_if_going(run_id: str, entry: dict[str, Any]) -> None:
+    """Raise for a run whose holder, as the lock table has it, has not ended yet.
+
+    Raises:
+        RunDirectoryError: Naming the function call.
+    """
+    for call_id in (entry.get("train"), entry.get("holder")):
+        if call_id and is_going(call_id):
+            raise RunDirectoryError(
+                f"{run_id} is being written by {call_id}: wait for it, or stop its app (modal app list)"
+            )
+
+
+def is_going(call_id: str) -> bool:
+    """Whether a function call has not ended yet."""
+    try:
+        modal.FunctionCall.from_id(call_id).get(timeout=0)
+    except TimeoutError:
+        return True
+    except Exception:  # it failed, was stopped, or is so old that Modal forgot it
+        return False
+    return False
+
+
+def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None:
+    """All that the run reads, checked and cached on the data volume, and an empty run directory.
+
+    Raises what the run itself would: before a GPU is rented. Returns the fingerprint of the pretraining text.
+    """
+    from emergence.experiment.inputs import read_inputs, refuse_changed_text
+    from emergence.experiment.store import RunStore
+
+    container.working_copy(spec, run_id, trunk)
+    container.bring_data(spec)
+    text = read_inputs(spec, RunStore(container.RUNS), container.CACHE).fingerprints["text"]
+    refuse_changed_text(RunStore(container.RUNS), trunk, text)
+    if copy_new_folders(container.CACHE, container.DATA / "cache"):
+        data_volume.commit()
+    volume = RunStore(container.MODELS)
+    if not volume.exists(run_id):  # from here on it is listed, and can be resumed
+        volume.create(spec, run_id=run_id)
+        models_volume.commit()
+    return text
+
+
+def _answer(error: EmergenceError) -> dict[str, Any]:
+    """A user error as a result: raised, Modal would retry it."""
+    return {"error": str(error), "exit_code": error.exit_code}

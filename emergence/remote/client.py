@@ -1,0 +1,284 @@
+"""The laptop's side of Modal: check flags early, show the plan, launch, follow, list.
+
+Needs ``pip install modal`` and this checkout; no torch, no numpy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, NoReturn, TypeVar
+
+import modal
+
+from emergence.errors import EmergenceError, RunDirectoryError, UsageError
+from emergence.experiment.listing import FileFacts, RunSummary, format_table, summarise_run
+from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, parse_spec_file
+from emergence.experiment.store import numbered
+from emergence.files import parse_json
+from emergence.remote.app import MODELS_VOLUME, analyse, app, locks, models_volume, prepare, refuse_if_going
+from emergence.remote.launch import Request, flags_on_command_line, job_of, launch_flags
+from emergence.spec.cost import ask_if_dear, find_gpu
+from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.flags import flags_of, parser_of
+from emergence.studies.cka.analyse import AnalysisFlags, analyse_locally
+
+ENTRY_POINT = "pretrain_wikitext_finetune_qasrl_modal.py"
+#: Small files are read this many at a time.
+READERS = 8
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_checked: Request | None = None
+
+
+def check_flags_first(file: str, about: str | None) -> None:
+    """Check the flags of ``modal run FILE`` while the file is imported, before Modal is asked for anything.
+
+    What needs no container is answered here and ends the process: ``--help`` (``about`` opens it), a contradiction
+    (one line, exit code 2), ``--list-saved``, ``--dry-run``, an estimate above ``--max-cost``. Otherwise :func:`launch`
+    takes over where this ended. In a container, or imported by anything else, this does nothing.
+    """
+    global _checked
+    flags = flags_on_command_line(sys.argv, file, launch_flags(), about) if modal.is_local() else None
+    if flags is None:
+        return
+    try:
+        _checked = _answer_without_container(flags)
+    except EmergenceError as error:
+        _exit(error)
+    if _checked is None:
+        sys.exit(0)
+
+
+def launch(flags: dict[str, Any]) -> None:
+    """Body of the entry point: start the experiment its flags describe, and follow it to its end."""
+    try:
+        request = _checked or _answer_without_container(flags)
+        if request is not None:
+            _start_and_follow(request)
+    except EmergenceError as error:
+        _exit(error)
+
+
+def _answer_without_container(flags: dict[str, Any]) -> Request | None:
+    """The checked request; None when it needed no container and has been answered."""
+    request = Request.from_flags(flags)
+    if request.list_saved:
+        print(format_table(saved_runs()))
+        return None
+    if request.resume:
+        request = _with_stored_spec(request, request.resume)
+    plan = request.plan()
+    print(plan.text())
+    if request.dry_run:
+        print("dry run: nothing was launched")
+        return None
+    ask_if_dear(plan.dollars, request.yes)
+    return request
+
+
+def _with_stored_spec(request: Request, run_id: str) -> Request:
+    volume = VolumeFiles()
+    try:
+        request = request.resumed(volume.spec(run_id))
+    except RunDirectoryError as error:
+        raise UsageError(f"--resume {run_id}: {error}; --list-saved shows the runs on the volume") from None
+    refuse_if_going(run_id, dict(locks.get(run_id) or {}))
+    if STATS_FILE in volume.facts(run_id):
+        raise UsageError(f"--resume {run_id}: it has finished; fetch it with: emergence pull {run_id}")
+    return request
+
+
+def _start_and_follow(request: Request) -> None:
+    spec = request.spec
+    assert spec is not None
+    volume = VolumeFiles()
+    run_id = request.resume or (None if request.fresh else volume.unfinished_twin(spec))
+    if run_id and not request.resume:
+        print(f"going on with {run_id}, an unfinished run of the same experiment (--fresh starts a new one)")
+    run_id = run_id or free_name(spec, {entry.path.strip("/") for entry in models_volume.listdir("/")})
+    refuse_if_going(run_id, dict(locks.get(run_id) or {}))
+    job = job_of(spec, run_id, request.gpu, fresh=request.fresh)
+    preparing = prepare.spawn(job)
+    print(
+        f"run          {run_id}\n"
+        f"call         {preparing.object_id} (data, on a CPU), then the training\n"
+        f"follow       modal app logs {app.app_id}\n"
+        f"list         modal run {ENTRY_POINT} --list-saved\n"
+        f"pull         emergence pull {run_id}\n"
+        f"resume       modal run -d {ENTRY_POINT} --resume {run_id}",
+        flush=True,
+    )
+    call_id = _unwrap(preparing.get())["call"]
+    print(f"training     {call_id} on {job['gpu']}", flush=True)
+    results = _unwrap(modal.FunctionCall.from_id(call_id).get())["results"]
+    print(f"finished     {run_id}")
+    for name, value in results.items():
+        print(f"  {name} = {value}")
+
+
+def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
+    """A remote function's answer, with user errors raised again."""
+    if "error" in answer:
+        raise EmergenceError(answer["error"], answer["exit_code"])
+    return answer
+
+
+def free_name(spec: ExperimentSpec, taken: Collection[str]) -> str:
+    """A name that no run on the volume (``taken``) has, nor one that is about to be."""
+    names = numbered(spec.run_name(datetime.now()))
+    return next(name for name in names if name not in taken and locks.get(name) is None)
+
+
+# Analysis -------------------------------------------------------------------------------------------
+
+
+def check_analysis_first(file: str, about: str | None) -> None:
+    """:func:`check_flags_first` for ``modal run temporal_cka_analysis.py``."""
+    flags = flags_on_command_line(sys.argv, file, flags_of(AnalysisFlags), about) if modal.is_local() else None
+    if flags is not None:
+        try:
+            _check_analysis(AnalysisFlags(**flags))
+        except EmergenceError as error:
+            _exit(error)
+
+
+def launch_analysis(flags: AnalysisFlags) -> None:
+    """Body of the entry point: analyse runs on the volume, print the tables."""
+    try:
+        _check_analysis(flags)
+        call = analyse.with_options(gpu=find_gpu(flags.gpu).modal_name).spawn(dataclasses.asdict(flags))
+        run_id = flags.model_dir.strip("/")
+        print(f"call         {call.object_id}\nfollow       modal app logs {app.app_id}", flush=True)
+        print(_unwrap(call.get())["summary"])
+        folder = f"runs/{run_id}"
+        print(f"fetch        mkdir -p {folder} && modal volume get {MODELS_VOLUME} {run_id}/analysis {folder}")
+    except EmergenceError as error:
+        _exit(error)
+
+
+def run_as_program(about: str | None) -> int:
+    """``python temporal_cka_analysis.py``: the same analysis of runs on this machine; returns the exit code."""
+    parser = parser_of(flags_of(AnalysisFlags), description=about)
+    try:
+        print(analyse_locally(AnalysisFlags(**vars(parser.parse_args()))))
+    except EmergenceError as error:
+        _exit(error)
+    return 0
+
+
+def _check_analysis(flags: AnalysisFlags) -> None:
+    flags.check()
+    find_gpu(flags.gpu)
+    for run_id in flags.runs():
+        try:
+            VolumeFiles().spec(run_id)
+        except RunDirectoryError as error:
+            raise UsageError(f"{error}; --list-saved shows the runs on the volume") from None
+
+
+# What is on the volume -----------------------------------------------------------------------------
+
+
+class VolumeFiles:
+    """The models volume as :class:`emergence.remote.pull.RemoteFiles`, read through the client."""
+
+    def facts(self, folder: str = "/") -> dict[str, FileFacts]:
+        """Size and age of every file below ``folder`` by its relative name; empty if there is no such folder."""
+        try:
+            entries = models_volume.listdir(folder, recursive=True)
+        except (FileNotFoundError, modal.exception.NotFoundError):
+            return {}
+        prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        files = (entry for entry in entries if entry.type.name == "FILE")
+        return {e.path.strip("/").removeprefix(prefix): FileFacts(e.size, float(e.mtime)) for e in files}
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {name: facts.bytes for name, facts in self.facts(folder).items()}
+
+    def read(self, path: str) -> Iterator[bytes]:
+        yield from models_volume.read_file(path)
+
+    def content(self, path: str) -> bytes:
+        """One small file.
+
+        Raises:
+            OSError: It is not there, or cannot be read now.
+        """
+        try:
+            return b"".join(self.read(path))
+        except modal.exception.Error as error:
+            raise OSError(str(error)) from error
+
+    def spec(self, run_id: str) -> ExperimentSpec:
+        """The spec of a run.
+
+        Raises:
+            RunDirectoryError: No such run, or its ``spec.json`` is damaged.
+        """
+        path = f"{run_id}/{SPEC_FILE}"
+        try:
+            return parse_spec_file(parse_json(self.content(path).decode(), path), path)[0]
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunDirectoryError(f"{path}: {error}") from None
+
+    def runs(self) -> dict[str, dict[str, FileFacts]]:
+        """The files of every run directory."""
+        runs: dict[str, dict[str, FileFacts]] = defaultdict(dict)
+        for path, facts in self.facts().items():
+            run_id, _, name = path.partition("/")
+            if name:
+                runs[run_id][name] = facts
+        return runs
+
+    def unfinished_twin(self, spec: ExperimentSpec) -> str | None:
+        """The newest run of the same experiment that has no result yet."""
+
+        def is_twin(run_id: str) -> bool:
+            try:
+                return self.spec(run_id).experiment_id == spec.experiment_id
+            except EmergenceError:
+                return False
+
+        runs = self.runs().items()
+        open_runs = sorted((r for r, files in runs if SPEC_FILE in files and STATS_FILE not in files), reverse=True)
+        twins = in_parallel(is_twin, open_runs)
+        return next((run_id for run_id, twin in zip(open_runs, twins, strict=True) if twin), None)
+
+
+def saved_runs() -> list[RunSummary]:
+    """Every run on the volume, last changed first, without a container."""
+    volume = VolumeFiles()
+
+    def summarise(item: tuple[str, dict[str, FileFacts]]) -> RunSummary:
+        run_id, files = item
+        running = None if STATS_FILE in files else _is_running(run_id)
+        path = f"{MODELS_VOLUME}/{run_id}"
+        return summarise_run(run_id, path, files, lambda name: volume.content(f"{run_id}/{name}"), running)
+
+    summaries = in_parallel(summarise, list(volume.runs().items()))
+    return sorted(summaries, key=lambda s: (s.updated or 0.0, s.run_id), reverse=True)
+
+
+def _is_running(run_id: str) -> bool:
+    try:
+        refuse_if_going(run_id, dict(locks.get(run_id) or {}))
+    except RunDirectoryError:
+        return True
+    return False
+
+
+def in_parallel(action: Callable[[T], R], items: list[T]) -> list[R]:
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(action, items))
+
+
+def _exit(error: EmergenceError) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)

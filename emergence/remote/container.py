@@ -1,0 +1,212 @@
+"""What happens inside a Modal container, told without Modal: folders, stopping, one process or several.
+
+The working copy of a run and all caches lie on the container's own disk; the volumes are only copied
+from and to (a volume may not have open or memory-mapped files while it commits).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emergence.errors import DataError, EmergenceError, RunDirectoryError
+from emergence.experiment.stop_switch import StopSwitch
+from emergence.remote.mirror import copy_file, copy_new_folders, copy_tree
+from emergence.spec.experiment import ExperimentSpec
+from emergence.studies.cka.analyse import AnalysisFlags, analyse
+
+if TYPE_CHECKING:
+    from emergence.experiment.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+#: A container's root; another folder only where a test runs containers on its own machine.
+ROOT = Path(os.environ.get("EMERGENCE_CONTAINER_ROOT", "/"))
+#: Where the volumes are mounted, and the container's own disk.
+MODELS, DATA, WORK = ROOT / "models", ROOT / "data", ROOT / "work"
+RUNS, CACHE, FILES = WORK / "runs", WORK / "cache", WORK / "files"
+
+#: Modal's limit for one attempt, and how long before it an attempt stops by itself, saved.
+ATTEMPT_SECONDS, SPARE_SECONDS = 24 * 3600, 15 * 60
+#: What a launch is told of the result; everything is in the run directory.
+HEADLINE = ("best_validation_loss", "final_validation_accuracy", "final_validation_f1")
+
+
+def attempt_switch(on_interrupt: Callable[[], None]) -> StopSwitch:
+    """``should_stop`` of an attempt: true after SIGINT (Modal's notice of preemption) and near the time limit."""
+    limit = float(os.environ.get("EMERGENCE_ATTEMPT_SECONDS", ATTEMPT_SECONDS - SPARE_SECONDS))
+    return StopSwitch(on_interrupt, signals=[signal.SIGINT], seconds=limit)
+
+
+def working_copy(spec: ExperimentSpec, run_id: str, trunk: str | None = None, text: str | None = None) -> Path:
+    """The run's folder on local disk, as last published, beside what it needs of other runs.
+
+    Args:
+        trunk: The run whose trunk a sweep means it to take.
+        text: Fingerprint of its pretraining text, where that has been read already.
+
+    Raises:
+        WeightsError: The weights the spec names are not on the volume.
+    """
+    from emergence.experiment.run_directory import DATA_FILE, SPEC_FILE, STATS_FILE, TRUNK_FILE
+    from emergence.experiment.store import RunStore
+
+    RUNS.mkdir(parents=True, exist_ok=True)
+    if (MODELS / run_id).exists():
+        copy_tree(MODELS / run_id, RUNS / run_id)
+    needed = []
+    if spec.pretrained_model_path:
+        needed.append(RunStore(MODELS).resolve_weights(spec.pretrained_model_path))
+    elif not spec.random_baseline:
+        volume = RunStore(MODELS)
+        sources = [volume.open(trunk)] if trunk else [volume.find_pretrained(spec.pretrain_id)]
+        sources += [volume.find_pretrained_on(text, spec)] if text else []
+        needed += [source.path / TRUNK_FILE for source in sources if source]
+    for path in needed:
+        if path.is_relative_to(MODELS.resolve()) and path.parent.name != run_id:
+            for name in (SPEC_FILE, DATA_FILE, STATS_FILE, path.name):
+                if (path.parent / name).exists():
+                    copy_file(path.parent / name, RUNS / path.parent.relative_to(MODELS.resolve()) / name)
+    return RUNS / run_id
+
+
+def bring_data(spec: ExperimentSpec) -> None:
+    """Copy caches and the files the flags name from the data volume; relative paths then resolve.
+
+    Raises:
+        DataError: A named file is not on the volume.
+    """
+    os.environ["HF_HOME"] = str(WORK / "huggingface")
+    for folder in (CACHE, FILES):
+        folder.mkdir(parents=True, exist_ok=True)
+    if (DATA / "cache").exists():
+        copy_new_folders(DATA / "cache", CACHE)
+    for name in (spec.pretrain_text, spec.nq_data, spec.qa_data):
+        if name is None or Path(name).is_absolute():
+            continue
+        source = DATA / name
+        if source.is_dir():
+            copy_tree(source, FILES / name)
+        elif source.is_file():
+            copy_file(source, FILES / name)
+        else:
+            raise DataError(f"{name} is not on the volume: modal volume put llm-training-data {name} {name}")
+    os.chdir(FILES)
+
+
+def run_in_process(job: dict[str, Any], stop: Callable[[], bool], on_commit: Callable[[], None] | None = None) -> None:
+    """A job's experiment in this process; ``on_commit`` is called after each checkpoint."""
+    from emergence.experiment.run import run_experiment
+    from emergence.experiment.store import RunStore
+    from emergence.report.terminal import describe_result
+    from emergence.training.recording import TerminalProgress
+
+    result = run_experiment(
+        ExperimentSpec.from_dict(job["spec"]),
+        RunStore(RUNS),
+        cache_dir=CACHE,
+        run_id=job["run_id"],
+        fresh=job["fresh"],
+        trunk=job.get("trunk"),
+        should_stop=stop,
+        on_commit=on_commit,
+        on_open=_announce,
+        progress=TerminalProgress(),
+    )
+    if result is not None:
+        logger.info("result\n%s", describe_result(result, Path("llm-models")))
+
+
+def copy_of_run(run_id: str) -> None:
+    """Put a run from the volume on local disk.
+
+    Raises:
+        RunDirectoryError: It is not there.
+    """
+    from emergence.experiment.store import RunStore
+
+    if not RunStore(MODELS).exists(run_id):
+        raise RunDirectoryError(f"there is no run {run_id!r} on the volume: --list-saved shows what there is")
+    copy_tree(MODELS / run_id, RUNS / run_id)
+
+
+def run_analysis(flags: AnalysisFlags) -> str:
+    """Temporal CKA of local copies of runs; returns its summary."""
+    from emergence.experiment.store import RunStore
+
+    store = RunStore(RUNS)
+    run = store.open(flags.model_dir)
+    bring_data(dataclasses.replace(run.spec, qa_data=flags.qa_data or run.spec.qa_data, pretrain_text=None))
+    return analyse(flags, lambda name: store.open(name).path, CACHE).summary()
+
+
+def _announce(run: RunDirectory, what: str) -> None:
+    begun = (run.path / "history.jsonl").exists()
+    logger.info("%s run %s", "new" if what == "resumed" and not begun else what, run.run_id)
+
+
+def run_on_devices(job: dict[str, Any], devices: int, stop: Callable[[], bool]) -> None:
+    """A job's experiment on several devices of this container: a worker a device, started by torchrun.
+
+    The workers are told to stop through a file; user errors come back through another.
+
+    Raises:
+        EmergenceError: A worker met a user error, or saved and stopped on request (exit code 130).
+        RuntimeError: A worker failed.
+    """
+    job_file, stop_file, error_file = (WORK / name for name in ("job.json", "stop", "error.json"))
+    job_file.write_text(json.dumps(job), encoding="utf-8")
+    for file in (stop_file, error_file):
+        file.unlink(missing_ok=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+    # Its own session: SIGINT reaches the workers through the stop file, when all of them are between two steps.
+    process = subprocess.Popen([*launcher, "-m", "emergence.remote.container", str(job_file)], start_new_session=True)
+    try:
+        while process.poll() is None:
+            if stop():
+                stop_file.touch()
+            time.sleep(0.2)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    if error_file.exists():
+        told = json.loads(error_file.read_text(encoding="utf-8"))
+        raise EmergenceError(told["message"], told["exit_code"])
+    if process.returncode != 0:
+        raise RuntimeError(f"a worker of {job['run_id']} failed with exit code {process.returncode}; see above")
+
+
+def work(job_file: Path) -> int:
+    """One worker of :func:`run_on_devices`; returns its exit code."""
+    try:
+        run_in_process(json.loads(job_file.read_text(encoding="utf-8")), (WORK / "stop").exists)
+    except EmergenceError as error:
+        told = json.dumps({"message": str(error), "exit_code": error.exit_code})
+        (WORK / "error.json").write_text(told, encoding="utf-8")
+        return error.exit_code
+    return 0
+
+
+def headline(folder: Path) -> dict[str, Any]:
+    """The documented scores in a run's ``finetune_stats.json``, for the launching terminal."""
+    stats = json.loads((folder / "finetune_stats.json").read_text(encoding="utf-8"))
+    return {key: stats.get(key) for key in HEADLINE}
+
+
+def log_to_stdout() -> None:
+    """Log lines of the package among what Modal shows of a container."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
+if __name__ == "__main__":
+    log_to_stdout()
+    sys.exit(work(Path(sys.argv[1])))

@@ -1,0 +1,149 @@
+"""From the flags of ``modal run FILE`` to a checked request, before anything is sent anywhere.
+
+``modal run`` creates the app and builds its image before it calls the entry point, so an entry point
+that checks its flags in its own body is too late to be cheap. It therefore also hands its flags to
+:func:`flags_on_command_line` while the file is being imported. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emergence.errors import UsageError
+from emergence.spec.cost import Plan, find_gpu, plan_experiment, refuse_if_too_dear
+from emergence.spec.experiment import ExperimentSpec, experiment_flags
+from emergence.spec.flags import REQUIRED, Flag, flag, flags_of, for_modal, parser_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What one invocation asks for: an experiment, and flags that steer its launch.
+
+    Attributes:
+        spec: The experiment; None when a stored run's is to be used, or runs are only listed.
+    """
+
+    spec: ExperimentSpec | None = None
+    list_saved: bool = flag(False, "List the runs and stop.", before="seed")
+    gpu: str | None = flag(None, "Instead of the config's: A10G, H100:2, ...")
+    resume: str | None = flag(None, "Go on with this run, with the spec it has.", metavar="RUN")
+    fresh: bool = flag(False, "Start a new run where an unfinished one of the same experiment could go on.")
+    dry_run: bool = flag(False, "Show the plan and stop.")
+    max_cost: float | None = flag(None, "Exit 2 if the estimate is higher.", metavar="DOLLARS")
+    yes: bool = flag(False, "Do not ask before a costly launch.")
+
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> Request:
+        """Check the values of :func:`launch_flags` against each other.
+
+        Raises:
+            UsageError: Naming the flag that cures a contradiction.
+        """
+        launch = {each.name: flags[each.name] for each in flags_of(cls)}
+        launch["resume"] = launch["resume"] or None
+        launch["gpu"] = launch["gpu"] or None
+        if launch["list_saved"]:
+            return cls(list_saved=True)
+        if launch["gpu"]:
+            find_gpu(launch["gpu"])
+        if launch["resume"] and launch["fresh"]:
+            raise UsageError("--resume goes on with a run and --fresh starts a new one: drop one of the two")
+        if launch["resume"]:
+            given = [each.option for each in experiment_flags() if flags[each.name] != each.default]
+            if given:
+                raise UsageError(
+                    f"--resume goes on with the run's own spec: drop {given[0]}, or start a new run without --resume"
+                )
+            return cls(**{**launch, "resume": launch["resume"].strip("/")})
+        experiment = {name: value for name, value in flags.items() if name not in launch}
+        overrides = split_overrides(experiment.pop("set"))
+        return cls(spec=ExperimentSpec.from_flags(set_values=overrides, **experiment), **launch)
+
+    def resumed(self, spec: ExperimentSpec) -> Request:
+        """This request with the spec of the run it goes on with."""
+        return dataclasses.replace(self, spec=spec)
+
+    def plan(self) -> Plan:
+        """The estimate for this request.
+
+        Raises:
+            UsageError: Dearer than ``--max-cost``.
+        """
+        assert self.spec is not None
+        plan = plan_experiment(self.spec, self.gpu)
+        refuse_if_too_dear(plan, self.max_cost)
+        return plan
+
+
+def launch_flags() -> tuple[Flag, ...]:
+    """The flags of ``modal run pretrain_wikitext_finetune_qasrl_modal.py``."""
+    return for_modal((*experiment_flags(), *flags_of(Request)))
+
+
+def job_of(spec: ExperimentSpec, run_id: str, gpu: str | None, *, fresh: bool = False, **more: Any) -> dict[str, Any]:
+    """A *job*: what the functions on Modal are told of one run, in JSON's types.
+
+    Args:
+        gpu: Instead of the configuration's.
+        fresh: Start anew where a run of that name has begun.
+        **more: What else the launch decides.
+
+    Raises:
+        UsageError: An unknown GPU.
+    """
+    compute = spec.config.compute
+    return {
+        "run_id": run_id,
+        "spec": spec.to_dict(),
+        "fresh": fresh,
+        "gpu": find_gpu(gpu or compute.gpu).modal_name,
+        "cpu": compute.cpu,
+        "memory": int(compute.memory_gigabytes * 1024),
+        **more,
+    }
+
+
+def split_overrides(text: str | None) -> tuple[str, ...]:
+    """``--set`` of ``modal run``, which knows no repeated flags: ``a.b=1,c.d=2`` (or ``;`` or spaces between)."""
+    if not text:
+        return ()
+    return tuple(part for part in re.split(r"[;,\s]+(?=[a-z_]+(?:\.[a-z_]+)?\s*=)", text.strip(" ;,")) if part)
+
+
+def flags_on_command_line(
+    argv: Sequence[str], file: str, flags: Sequence[Flag], about: str | None = None
+) -> dict[str, Any] | None:
+    """The values of ``flags`` with which ``modal run FILE ...`` is about to call its entry point.
+
+    ``--help`` is answered here, and ends the process: the client's own has no help texts.
+    Returns None when this is not such a command or when the flags do not parse: then the client
+    itself says what is wrong, also without a network call.
+    """
+    places = [i for i, word in enumerate(argv) if i and _is_file(word.split("::")[0], file)]
+    if not places or "run" not in argv[1 : places[0]]:
+        return None
+    words = list(argv[places[0] + 1 :])
+    program = f"modal run {Path(file).name}"
+    parser = parser_of(flags, prog=program, description=about, add_help=False, exit_on_error=False)
+    if {"-h", "--help"} & {*words}:
+        parser.print_help()
+        sys.exit(0)
+    try:
+        known, unknown = parser.parse_known_args(words)
+    except (argparse.ArgumentError, SystemExit):
+        return None
+    return None if unknown or REQUIRED in vars(known).values() else vars(known)
+
+
+def _is_file(word: str, file: str) -> bool:
+    try:
+        return word.endswith(".py") and Path(word).resolve() == Path(file).resolve()
+    except OSError:
+        return False

@@ -1,0 +1,71 @@
+"""Loss and validation F1 by epoch, of every run that trained all weights on the questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from emergence.findings.folder import ResultsFolder
+from emergence.measures.emergence_score import FULL
+from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
+from emergence.report.charts.drawing import COLOURS, MARKERS, shared_legend
+from emergence.report.charts.rows import (
+    CELL_NAMES,
+    cell_words,
+    distinct,
+    ends_in_words,
+    histories,
+    never,
+    numbers,
+    rows_where,
+)
+
+
+def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+    rows: list[Row] = []
+    main = {found.comparable.label for found in folder.main}
+    for found, history in histories(folder, out):
+        spec = found.run.spec
+        if not found.is_drawn or (spec.finetune_samples is not None and found.label not in main):
+            continue
+        for line in history:
+            if line["kind"] != "finetune_epoch":
+                continue
+            values = {key: line[key] for key in ("epoch", "train_loss", "validation_loss", "validation_f1")}
+            rows.append({"setting": found.label, "cell": found.cell, "run": found.name, "seed": spec.seed, **values})
+    caption = (
+        "Finetuning with all weights trained, by epoch. Left: negative log-likelihood of the answer span; "
+        "thin without markers: training. Right: token F1 on validation questions."
+    )
+    out.add(KIND, "Finetuning", caption, rows, "no run here finetuned all weights")
+
+
+def _draw(figure: Figure, rows: Sequence[Row]) -> None:
+    figure.set_figheight(2.6)
+    left, right = figure.subplots(1, 2)
+    settings = distinct(rows)
+    for run in distinct(rows, "run"):
+        mine = rows_where(rows, run=run)
+        i, cell = settings.index(mine[0]["setting"]), mine[0]["cell"]
+        line = "-" if cell == FULL else "--"
+        name = f"{mine[0]['setting']}: {CELL_NAMES[cell]}"
+        filled = "white" if cell != FULL else COLOURS[i % 7]
+        style: dict[str, Any] = {"color": COLOURS[i % 7], "linestyle": line}
+        marked = {**style, "marker": MARKERS[i % 7], "markerfacecolor": filled, "label": name}
+        epochs = numbers(mine, "epoch")
+        left.plot(epochs, numbers(mine, "train_loss"), linewidth=0.6, **style)
+        left.plot(epochs, numbers(mine, "validation_loss"), **marked)
+        right.plot(epochs, numbers(mine, "validation_f1"), **marked)
+    left.plot([], [], color="black", linewidth=0.6, label="training loss")
+    left.set(xlabel="epoch", ylabel="loss (nats per question)")
+    right.set(xlabel="epoch", ylabel="token F1 (validation)", ylim=(0, 1))
+    for ax in (left, right):
+        ax.locator_params(axis="x", integer=True)
+    shared_legend(figure, [right, left])
+
+
+def _series(rows: Sequence[Row]) -> list[str]:
+    return ends_in_words(rows, lambda r: f"{r['setting']}, {cell_words(r)}, F1 by epoch", "epoch", "validation_f1")
+
+
+KIND = ChartKind("finetuning", 20, "training", _collect, _draw, _series, never)

@@ -1,0 +1,63 @@
+"""Loss against tokens seen, of every run that pretrained a trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from emergence.findings.folder import ResultsFolder
+from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
+from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, shared_legend, with_unit
+from emergence.report.charts.rows import always, distinct, ends_in_words, histories, numbers, rows_where
+
+
+def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+    rows: list[Row] = []
+    drawn: dict[str, str] = {}
+    for found, history in histories(folder, out):
+        spec = found.run.spec
+        if not any(line["kind"].startswith("pretrain_") for line in history):
+            continue
+        if drawn.setdefault(spec.pretrain_id, found.name) != found.name:
+            out.skip(f"pretraining of {found.name}", f"the same as that of {drawn[spec.pretrain_id]}")
+            continue
+        for line in history:
+            which = {"pretrain_step": "train", "pretrain_evaluation": "validation"}.get(line["kind"])
+            loss = line.get("loss") if which == "train" else line.get("validation_loss")
+            if which and loss is not None:
+                where: Row = {"setting": found.label, "run": found.name, "seed": spec.seed}
+                rows.append({**where, "split": which, "step": line["step"], "tokens": line["tokens"], "loss": loss})
+    caption = (
+        "Cross-entropy of the next token against tokens seen. Thin: training batches. Thick, with markers: "
+        "held-out text; dotted: before the first step."
+    )
+    out.add(KIND, "Pretraining", caption, rows, "no run here pretrained a trunk")
+
+
+def _draw(figure: Figure, rows: Sequence[Row]) -> None:
+    figure.set_figheight(2.6)
+    ax = figure.subplots()
+    for i, label in enumerate(distinct(rows)):
+        colour, marker, line = COLOURS[i % 7], MARKERS[i % 7], LINES[i % 4]
+        for k, run in enumerate(distinct(rows_where(rows, setting=label), "run")):
+            mine = [row for row in rows_where(rows, run=run) if row["tokens"] > 0]
+            train, held_out = rows_where(mine, split="train"), rows_where(mine, split="validation")
+            ax.plot(numbers(train, "tokens"), numbers(train, "loss"), color=colour, linewidth=0.4, alpha=0.55)
+            name = f"{label} (held-out text)" if k == 0 else None
+            style: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": line, "label": name}
+            every = max(1, len(held_out) // 15)
+            ax.plot(numbers(held_out, "tokens"), numbers(held_out, "loss"), markevery=every, **style)
+            for row in [row for row in rows_where(rows, run=run, split="validation") if row["tokens"] == 0]:
+                ax.axhline(row["loss"], color=colour, linestyle=":", linewidth=0.8)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(with_unit)
+    ax.set(xlabel="tokens seen", ylabel="loss (nats per token)")
+    shared_legend(figure, [ax])
+
+
+def _series(rows: Sequence[Row]) -> list[str]:
+    held_out = [row for row in rows if row["split"] == "validation"] or list(rows)
+    return ends_in_words(held_out, lambda row: f"{row['setting']}, loss by tokens", "tokens", "loss")
+
+
+KIND = ChartKind("pretraining_loss", 10, "training", _collect, _draw, _series, always)

@@ -1,0 +1,133 @@
+"""What several kinds of figure share of their data and words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emergence.errors import RunDirectoryError
+from emergence.findings.folder import ResultsFolder, RunOnDisk
+from emergence.measures.bootstrap import Estimate
+from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.report.charts.chart import Charts, Row
+
+#: Cells of the row between pretrained and random: a trunk pretrained on shuffled text.
+SHUFFLED_CELLS = {FULL: "shuffled_full", FROZEN: "shuffled_frozen"}
+#: Cells in words, in the order of bars.
+CELL_NAMES = {
+    FULL: "pretrained, all weights trained",
+    FROZEN: "pretrained, frozen",
+    "shuffled_full": "shuffled text, all weights trained",
+    "shuffled_frozen": "shuffled text, frozen",
+    RANDOM_FULL: "random, all weights trained",
+    RANDOM_FROZEN: "random, frozen",
+}
+NO_MODEL, WORDS_ALONE = "no_model", "words_alone"
+
+
+# Rows --------------------------------------------------------------------------------------------
+
+
+def histories(folder: ResultsFolder, out: Charts) -> Iterator[tuple[RunOnDisk, list[Row]]]:
+    """Runs with their history, in the order of sets; those in none (unfinished, say) last."""
+    for found in folder.runs:
+        try:
+            yield found, found.run.read_curves()
+        except RunDirectoryError as error:
+            out.skip(f"training of {found.name}", str(error))
+
+
+def cell_row(label: str, cell: str, estimate: Estimate, **more: Any) -> Row:
+    """Token F1 of one cell of a set, with its interval and counts."""
+    return {
+        "setting": label,
+        **more,
+        "cell": cell,
+        "f1": estimate.point,
+        "lo": estimate.lo,
+        "hi": estimate.hi,
+        "level": estimate.level,
+        "n_questions": estimate.n,
+        "n_sentences": estimate.n_clusters,
+        "n_seeds": estimate.n_seeds,
+    }
+
+
+def slug(label: str) -> str:
+    """A set's label as part of a file name: ``tiny_wiki``."""
+    return re.sub(r"[^a-z0-9.]+", "_", label.lower()).strip("_")
+
+
+def numbers(rows: Iterable[Row], key: str) -> npt.NDArray[np.float64]:
+    """One column; nan where there is no value."""
+    return np.array([math.nan if row[key] is None else row[key] for row in rows], dtype=float)
+
+
+def distinct(rows: Iterable[Row], key: str = "setting") -> list[str]:
+    """Distinct values in order of appearance."""
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def rows_where(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """Rows with these values."""
+    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+
+
+# Widths ------------------------------------------------------------------------------------------
+
+
+def always(rows: Sequence[Row]) -> bool:
+    """One column always holds the figure."""
+    return True
+
+
+def never(rows: Sequence[Row]) -> bool:
+    """The figure always takes two columns."""
+    return False
+
+
+def of_one_setting(rows: Sequence[Row]) -> bool:
+    """One column holds the figure's one panel."""
+    return len(distinct(rows)) == 1
+
+
+# Words -------------------------------------------------------------------------------------------
+
+
+def interval_words(rows: Sequence[Row], clusters: Iterable[str]) -> str:
+    """``Bars: 95% intervals, sentences resampled (2 seeds).``; ``clusters``: what the intervals resample."""
+    if not rows:
+        return ""
+    level = next(row["level"] for row in rows if row.get("level"))
+    seeds = sorted({row["n_seeds"] for row in rows if row.get("n_seeds")})
+    n = "one seed" if seeds == [1] else f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seeds"
+    resampled = " or ".join(f"{cluster}s" for cluster in sorted(set(clusters), reverse=True))
+    return f"Bars: {level:.0%} intervals, {resampled} resampled ({n})."
+
+
+def cell_words(row: Row) -> str:
+    """The row's cell, or what stands in for a model."""
+    others = {NO_MODEL: "no model", WORDS_ALONE: "words and positions"}
+    return others.get(row["cell"]) or CELL_NAMES[row["cell"]]
+
+
+def value_words(value: Any) -> str:
+    """Two digits."""
+    return "undefined" if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def ends_in_words(rows: Sequence[Row], name: Callable[[Row], str], x: str, y: str) -> list[str]:
+    """First and last point of every series."""
+    told = []
+    for label, group in groupby(sorted(rows, key=name), key=name):
+        points = sorted((row for row in group if row[y] is not None), key=lambda row: row[x])
+        if points:
+            first, last = points[0], points[-1]
+            told.append(f"{label}: {value_words(first[y])} at {first[x]:,} to {value_words(last[y])} at {last[x]:,}")
+    return told

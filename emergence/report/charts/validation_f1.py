@@ -1,0 +1,34 @@
+"""The 2x2 from results files with the guide's keys alone: validation F1, drawn and told as the 2x2 is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from emergence.findings.folder import ResultsFolder
+from emergence.measures.emergence_score import CELLS
+from emergence.report.charts import two_by_two
+from emergence.report.charts.chart import Charts, Row
+
+
+def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+    rows: list[Row] = []
+    for found in folder.scored:
+        comparable = found.comparable
+        if not comparable.is_documented_format:
+            continue
+        if comparable.base.samples is not None:
+            out.skip(comparable.label, "older format, few-shot: its seed is unknown")
+            continue
+        for cell in CELLS:
+            if cell in found.headline.f1:
+                f1 = found.headline.f1[cell].point
+                rows.append({"setting": comparable.label, "cell": cell, "f1": f1, "lo": math.nan, "hi": math.nan})
+    caption = (
+        "Token F1 on validation questions, from results files that hold the guide's keys alone: no intervals, and "
+        "nothing says whether the runs saw the same questions."
+    )
+    out.add(KIND, "Validation F1, older results files", caption, rows)
+
+
+KIND = replace(two_by_two.KIND, name="validation_f1", rank=80, collect=_collect)

@@ -1,0 +1,65 @@
+"""``emergence figures``: every chart as PNG, PDF and SVG with its data as CSV, and the words of all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from emergence.files import make_folder, write_atomic
+from emergence.findings.folder import read_folder
+from emergence.measures.bootstrap import N_BOOT
+from emergence.report.charts.chart import all_charts
+from emergence.report.charts.drawing import FORMATS, require, save
+from emergence.report.escaping import markdown_escape
+from emergence.wording import counted
+
+
+@dataclass(frozen=True)
+class FigureReport:
+    """What :func:`make_figures` did.
+
+    Attributes:
+        out_dir: Where the files are.
+        drawn: Figure name to its title.
+        skipped: Name of a figure or run, and why it is not drawn.
+    """
+
+    out_dir: Path
+    drawn: dict[str, str]
+    skipped: tuple[tuple[str, str], ...]
+
+    def text(self) -> str:
+        """A line each."""
+        lines = [f"drawn    {name}: {title}" for name, title in self.drawn.items()]
+        lines += [f"skipped  {name}: {reason}" for name, reason in self.skipped]
+        count = counted(len(self.drawn), "figure")
+        return "\n".join(
+            [*lines, f"{count} in {self.out_dir}, as {', '.join(FORMATS)} and csv; captions.md has the words"]
+        )
+
+
+def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int = N_BOOT) -> FigureReport:
+    """Every figure that a folder of runs and downloaded results allows.
+
+    Args:
+        results_dir: Run directories, renamed or copied ones among them, and results files; or one run.
+        out_dir: Where figures go; by default ``figures`` in ``results_dir``.
+        n_boot: Bootstrap resamples.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+        DataError: No such folder.
+        RunDirectoryError: The figures cannot be written.
+    """
+    require("drawing figures", "matplotlib")
+    folder = read_folder(results_dir, n_boot=n_boot)
+    found = all_charts(folder, n_boot=n_boot)
+    out = make_folder(out_dir or results_dir / "figures")
+    for chart in found.charts:
+        save(chart, out)
+    words = [
+        f"## {chart.name}\n\n**{markdown_escape(chart.title)}.** {markdown_escape(chart.caption)}\n"
+        for chart in found.charts
+    ]
+    write_atomic(out / "captions.md", "\n".join(["# Captions\n", *words]))
+    return FigureReport(out, {chart.name: chart.title for chart in found.charts}, tuple(found.skipped))

@@ -1,0 +1,239 @@
+"""Where the report's numbers come from: data, cost, provenance of every run, and the commands that give them again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+from emergence.errors import EmergenceError
+from emergence.experiment.result import DOCUMENTED_KEYS, load_result
+from emergence.findings.collect import Found
+from emergence.findings.comparable import MODES, cell_of
+from emergence.findings.folder import ResultsFolder
+from emergence.report.blocks import Block, Bullets, Code, Text, table
+from emergence.spec.config import load_config
+from emergence.spec.experiment import ExperimentSpec
+from emergence.wording import duration
+
+#: Characters of a fingerprint: enough to tell two apart.
+_SHORT = 12
+
+
+def used(folder: ResultsFolder) -> list[Found]:
+    """Every result that is in some number of the report, each once, in the order of the table."""
+    return list({item.name: item for found in folder.scored for item in found.comparable.results()}.values())
+
+
+def used_and_trunks(folder: ResultsFolder) -> list[Found]:
+    """The same, with the runs in this folder that pretrained a trunk of theirs and are in no number themselves."""
+    items = used(folder)
+    made = {item.result.trunk.run_id for item in items if not item.result.random_baseline}
+    known = {item.result.run_id for item in items}
+    trunks = []
+    for found in folder.runs:
+        if found.run.run_id in made - known and found.run.is_finished:
+            try:
+                trunks.append(Found(found.name, load_result(found.run.stats_path), found.run.spec))
+            except EmergenceError:
+                continue  # the collection has it among what is damaged
+    return [*trunks, *items]
+
+
+# Data --------------------------------------------------------------------------------------------
+
+
+def filtering(folder: ResultsFolder) -> Iterator[Block]:
+    """What was read, kept and dropped, one table for each set of questions."""
+    tables: dict[str, tuple[dict[str, dict[str, int]], list[Found]]] = {}
+    for item in used(folder):
+        counts = item.result.question_counts
+        tables.setdefault(json.dumps(counts, sort_keys=True), (counts, []))[1].append(item)
+    for counts, items in tables.values():
+        reasons = list(dict.fromkeys(reason for split in counts.values() for reason in split))
+        rows = [
+            (reason.replace("_", " "), *(_count(split.get(reason)) for split in counts.values())) for reason in reasons
+        ]
+        yield from table("Questions read, kept and dropped", ("Count", *counts), rows)
+        yield Text(", ".join(item.name for item in items) + ".", "Runs:")
+        facts = {key: items[0].result.data_fact("questions", key) for key in ("name", "route", "path", "formats")}
+        shown = [f"{key}: {_plain(value)}" for key, value in facts.items() if value]
+        if shown:
+            yield Text("; ".join(shown) + ".", "Questions:")
+    yield from _texts(folder)
+
+
+def _texts(folder: ResultsFolder) -> Iterator[Block]:
+    rows = []
+    for item in used(folder):
+        fact = item.result.data_fact
+        if fact("text") or fact("overlap"):
+            n = fact("overlap", "test_sentences_in_pretraining_text")
+            shared = f"{n:,} of {fact('overlap', 'test_sentences'):,}" if n is not None else "-"
+            rows.append((item.name, str(fact("text", "name") or fact("text", "route") or "-"), shared))
+    yield from table("Pretraining text", ("Run", "Text", "Test sentences found in it"), rows)
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# Cost --------------------------------------------------------------------------------------------
+
+
+def cost(folder: ResultsFolder) -> Iterator[Block]:
+    """Seconds by phase and tokens per second of every run."""
+    items = [item for item in used_and_trunks(folder) if item.result.seconds]
+    phases = list(dict.fromkeys(phase for item in items for phase in item.result.seconds or {}))
+    rates = list(dict.fromkeys(phase for item in items for phase in item.result.tokens_per_second or {}))
+    head = ("Run", *(f"{p} (s)" for p in phases), "All", *(f"{p} (tokens/s)" for p in rates))
+    rows = []
+    for item in items:
+        seconds, speed = item.result.seconds or {}, item.result.tokens_per_second or {}
+        rows.append(
+            (
+                item.name,
+                *(f"{seconds[p]:,.0f}" if p in seconds else "-" for p in phases),
+                duration(sum(seconds.values())),
+                *(f"{speed[p]:,.0f}" if speed.get(p) else "-" for p in rates),
+            )
+        )
+    yield from table("Wall-clock time of each run's own phases, the pretraining of their trunks included", head, rows)
+    total = sum(sum((item.result.seconds or {}).values()) for item in items)
+    yield Text(f"All runs together: {duration(total)}." if rows else "Not shown: no run here tells its times.")
+    if rows:
+        yield Text(
+            "Dollars are not in a run directory: emergence plan, with a run's own flags, estimates them for Modal."
+        )
+
+
+# Provenance --------------------------------------------------------------------------------------
+
+
+def provenance(folder: ResultsFolder) -> Iterator[Block]:
+    """Every run that is in a number: identity, seeds, data, trunk, versions, and its spec in full."""
+    items = used(folder)
+    head = ("Run directory or file", "Cell", "Size", "Seed", "Layout", "Questions trained on", "Experiment", "Created")
+    yield from table("Runs", head, [_identity(item) for item in items])
+    columns = ("Run", "Tokenizer", "Pretraining text", "Questions", "Trunk (sha256)", "Trunk from", "Pretraining id")
+    title = f"Data fingerprints and lineage (first {_SHORT} characters)"
+    yield from table(title, columns, [_lineage(item) for item in items])
+    yield from _versions(items)
+    shared: dict[str, list[str]] = {}
+    for item in items:
+        if item.spec is not None:
+            text = json.dumps(item.spec.config.to_dict(), indent=1, sort_keys=True)
+            shared.setdefault(text, []).append(item.name)
+    for text, runs in shared.items():
+        yield Code(f"Configuration of {', '.join(runs)}", text, folded=True)
+    older = [item.name for item in items if item.spec is None]
+    if older:
+        keys = ", ".join(DOCUMENTED_KEYS)
+        yield Bullets((f"{', '.join(older)}: older format, which holds {keys} and nothing on where they come from.",))
+
+
+def _versions(items: Iterable[Found]) -> Iterator[Block]:
+    """Runs with the same versions on the same machine in one line."""
+    groups: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for item in items:
+        facts = dict(item.result.versions or {})
+        if facts:
+            groups.setdefault(json.dumps(facts, sort_keys=True), (facts, []))[1].append(item.name)
+    names = list(dict.fromkeys(name for facts, _ in groups.values() for name in facts))
+    rows = [(", ".join(runs), *(str(facts.get(name, "-")) for name in names)) for facts, runs in groups.values()]
+    yield from table("Versions and machine", ("Runs", *names), rows)
+
+
+def _identity(item: Found) -> tuple[str, ...]:
+    result, spec = item.result, item.spec
+    limit = "all" if result.finetune_samples_limit is None else f"{result.finetune_samples_limit:,}"
+    created = item.scores.run.created if item.scores else "-"
+    known = (
+        (str(result.seed), spec.layout, limit, str(result.experiment_id), created)
+        if spec
+        else ("-", "-", limit, "-", "-")
+    )
+    return item.name, MODES[cell_of(item)], result.config_name, *known
+
+
+def _lineage(item: Found) -> tuple[str, ...]:
+    result, trunk = item.result, item.result.trunk
+    parts = [*(result.fingerprint(part) for part in ("tokenizer", "text", "questions")), trunk.trunk_sha256]
+    made_by = trunk.given("run_id") or trunk.run_id or "-"
+    return (
+        item.name,
+        *(part[:_SHORT] if part else "-" for part in parts),
+        "random" if result.random_baseline else ("this run" if made_by == result.run_id else made_by),
+        trunk.pretrain_id or "-",
+    )
+
+
+# Commands ----------------------------------------------------------------------------------------
+
+
+def reproduction(folder: ResultsFolder) -> Iterator[Block]:
+    """The commands that give each number again."""
+    root = shlex.quote(str(folder.root))
+    yield Code(
+        "Every table and figure of this report, from the run directories",
+        "\n".join(
+            [
+                f"emergence report {root}    # this report",
+                f"emergence table {root} --format json    # scores, intervals, readings with all their digits",
+                f"emergence figures {root}    # figures as PNG, PDF, SVG, each with its data as CSV",
+                f"emergence list --runs-dir {root}    # the runs",
+            ]
+        ),
+    )
+    items = [item for item in used_and_trunks(folder) if item.spec is not None]
+    pretraining = sorted(items, key=lambda item: (item.spec is not None and not item.spec.pretrains, item.name))
+    lines = [f"# {item.name}\n{command(item.spec, str(folder.root))}" for item in pretraining if item.spec]
+    if lines:
+        yield Code("Every run (those that pretrain first: others use their trunks)", "\n".join(lines))
+        yield Text(
+            "The same command on the same machine and versions gives the same numbers; add --fresh to run it anew "
+            "where the finished run is still there. On Modal: modal run pretrain_wikitext_finetune_qasrl_modal.py with "
+            "the same flags, without --runs-dir."
+        )
+    names = [item.name for item in items if item.spec and item.spec.pretrains]
+    if names:
+        path = shlex.quote(str(folder.root / names[0]))
+        yield Code(
+            "Similarity over checkpoints, and probes of every pretraining snapshot",
+            f"python temporal_cka_analysis.py --model-dir {path}\nemergence probe-snapshots {path}",
+        )
+
+
+def command(spec: ExperimentSpec, runs_dir: str) -> str:
+    """``emergence run`` with the flags that make this spec."""
+    parts = ["emergence", "run", "--config-name", spec.config.name, "--runs-dir", runs_dir]
+    defaults = {f.name: f.default for f in fields(ExperimentSpec)}
+    for f in fields(ExperimentSpec):
+        value, flag = getattr(spec, f.name), "--" + f.name.replace("_", "-")
+        implied = f.name == "skip_pretrain" and spec.random_baseline
+        if f.name == "config" or value == defaults[f.name] or implied:
+            continue
+        parts += [flag] if value is True else [flag, str(value)]
+    for setting in _settings(spec):
+        parts += ["--set", setting]
+    return shlex.join(parts)
+
+
+def _settings(spec: ExperimentSpec) -> Iterable[str]:
+    """``section.key=value`` for what is not as the configuration of that name has it today."""
+    try:
+        usual = load_config(spec.config.name).to_dict()
+    except EmergenceError:
+        return
+    for section, values in spec.config.to_dict().items():
+        if not isinstance(values, dict):
+            continue
+        for key, value in values.items():
+            if section != "compute" and value != usual[section].get(key):
+                yield f"{section}.{key}={json.dumps(value) if not isinstance(value, str) else value}"

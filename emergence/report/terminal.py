@@ -1,0 +1,112 @@
+"""What a finished run and a verdict say on a terminal, after `emergence run`, in the demo and in a container's log."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emergence.experiment.facts import HEADLINE, WORDS, WORDS_BOTH, Scores, Validity
+from emergence.experiment.result import RunResult
+from emergence.findings.verdict import Verdict
+from emergence.measures.bootstrap import Estimate
+from emergence.measures.measured_coverage import interval_notes, units_of
+from emergence.wording import shown
+
+#: What read-outs are called on a terminal where their name does not say it.
+READOUT_WORDS = {
+    HEADLINE: "this run, as above",
+    WORDS: "words and positions",
+    WORDS_BOTH: "words and positions",
+}
+
+
+def describe_verdict(verdict: Verdict) -> str:
+    """The outcome and where, then the sentences it rests on, each on lines of its own."""
+    sentences = (textwrap.fill(s, 110, initial_indent="  ", subsequent_indent="    ") for s in verdict.sentences)
+    return "\n".join([f"verdict             {verdict.short}", *sentences])
+
+
+def describe_result(result: RunResult, runs_dir: Path) -> str:
+    """The few lines that end a run: held-out loss, test scores with intervals, where everything is."""
+    lines = []
+    if loss := result.held_out_loss:
+        lines.append(
+            f"held-out text    {loss.nats_per_token:.3f} nats/token, {loss.bits_per_byte:.3f} bits/byte, "
+            f"perplexity {loss.perplexity:.1f}"
+        )
+    if result.test_scores:
+        test = result.scores("test")
+        lines.append(f"token F1         {shown(test.estimate('f1_tokens'))}  ({counts_of(test)})")
+        lines.append(f"exact match      {shown(test.estimate('em'))}")
+        lines += _other_readouts(result)
+        lines += _minimal_pairs(result.minimal_pairs or {})
+        lines += _no_model(result)
+        lines += [f"note             {note}" for note in evaluation_notes(test)]
+    lines.append(f"run directory    {runs_dir / (result.run_id or '')}")
+    return "\n".join(lines)
+
+
+def counts_of(scores: Scores) -> str:
+    """``1,043 test questions, 184 sentences, 16 documents``."""
+    return f"{scores.n:,} test questions, {units_of(scores.n_clusters or 0, scores.n_documents)}"
+
+
+def evaluation_notes(scores: Scores) -> list[str]:
+    """How far the intervals of one run can be trusted."""
+    return list(
+        interval_notes(
+            {"this run": 1},
+            n_sentences=scores.n_clusters or 0,
+            n_documents=scores.n_documents,
+            cluster=scores.cluster,
+            widening=scores.widening,
+        )
+    )
+
+
+def _other_readouts(result: RunResult) -> list[str]:
+    if not result.probes:
+        return []
+    layer = result.chosen_layers["linear"]
+    lines = [f"                 by the linear probe at layer {layer}, chosen on validation"]
+    for name, readout in result.readouts.items():
+        if name != HEADLINE:
+            f1 = shown(readout.estimate("test", "f1_tokens"))
+            lines.append(f"  {name.replace('_', ', '):<14} {f1}  (F1, layer {readout.layer})")
+    return lines + _validity(result.validities)
+
+
+def _minimal_pairs(found: Mapping[str, Any]) -> list[str]:
+    """Role-crossed pairs, both members right; what ignores word order gets none."""
+    scored = {name: scores for name, scores in found.items() if scores["scores"]}
+    if not scored:
+        return []
+    first = next(iter(scored.values()))
+    lines = [f"minimal pairs    both right of {first['n_pairs']:,} role-crossed pairs (guessing {first['chance']:.2f})"]
+    for name, scores in scored.items():
+        both = Estimate.from_dict(scores["scores"]["both_right"])
+        lines.append(f"  {READOUT_WORDS.get(name, name):<22} {shown(both)}")
+    return lines
+
+
+def _validity(families: Mapping[str, Validity]) -> list[str]:
+    """One line for each family: F1 beyond rote, and how much shorter the states make the answers' code."""
+    lines = []
+    for family, found in families.items():
+        contrast = f"selectivity {shown(found.selectivity)}, " if found.selectivity else ""
+        compression = "" if found.compression is None else f"compression {found.compression:.2f}"
+        lines.append(f"  {family:<14} {contrast}{compression}")
+    return lines
+
+
+def _no_model(result: RunResult) -> list[str]:
+    """What needs no language model: the best rule, and words and positions as a state of this layout knows them."""
+    if not result.no_model_floor:
+        return []
+    name, floor = result.no_model_floor
+    lines = [f"no-model floor   {shown(floor)}  (F1, {name.replace('_', ' ')})"]
+    if words := result.words_alone:
+        lines.append(f"words, positions {shown(words)}  (F1, no language model)")
+    return lines

@@ -1,0 +1,106 @@
+"""``emergence report``: one HTML file that opens anywhere, and its Markdown twin beside the figures.
+
+The HTML file holds its figures as data URIs and asks for nothing from outside. Jinja escapes whatever comes from data.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emergence.errors import DataError
+from emergence.files import make_folder, write_atomic
+from emergence.findings.folder import read_folder
+from emergence.findings.table import table_of
+from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.clustering import ClusterKind
+from emergence.report.blocks import Report
+from emergence.report.charts.chart import all_charts
+from emergence.report.charts.drawing import render, require, table_text
+from emergence.report.escaping import markdown_escape, visible
+from emergence.report.sections import report_of
+
+HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
+#: Of the report within the results folder.
+DEFAULT_FOLDER = "report"
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """What :func:`write_report` wrote: both files, names of the figures, and the verdict of each set."""
+
+    html: Path
+    markdown: Path
+    figures: tuple[str, ...]
+    short: tuple[tuple[str, str], ...]
+
+    def text(self) -> str:
+        """A line each."""
+        lines = [f"{label}: {verdict}" for label, verdict in self.short]
+        return "\n".join([*lines, f"report    {self.html}", f"markdown  {self.markdown}, {len(self.figures)} figures"])
+
+
+def write_report(
+    results_dir: Path, out_dir: Path | None = None, *, n_boot: int = N_BOOT, cluster: ClusterKind = "sentence"
+) -> WrittenReport:
+    """Write ``report.html``, ``report.md`` and its figures (SVG, with their data as CSV).
+
+    Args:
+        results_dir: Run directories, downloaded copies and results files.
+        out_dir: Where the report goes; by default ``report`` in ``results_dir``.
+        n_boot: Bootstrap resamples. cluster: What the intervals of the 2x2 and the table resample.
+
+    Raises:
+        UsageError: A package of the ``report`` extra is missing.
+        DataError: No such folder, or no finished result in it.
+        RunDirectoryError: The report cannot be written.
+    """
+    require("writing a report", "jinja2", "matplotlib")
+    folder = read_folder(results_dir, n_boot=n_boot, cluster=cluster)
+    if not folder.scored:
+        there = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])
+        raise DataError(f"no finished results here{': ' + there if there else ''}", results_dir)
+    charts = all_charts(folder, n_boot=n_boot)
+    report = report_of(folder, table_of(folder.collection, folder.grouping, folder.scored), charts)
+    out = make_folder(out_dir or results_dir / DEFAULT_FOLDER)
+    drawings = {}
+    for chart in charts.charts:
+        drawings[chart.name] = render(chart, ("svg",), caption=False)["svg"]
+        write_atomic(out / f"{chart.name}.svg", drawings[chart.name])
+        write_atomic(out / f"{chart.name}.csv", table_text(chart.rows))
+    write_atomic(out / HTML_FILE, to_html(report, drawings))
+    write_atomic(out / MARKDOWN_FILE, to_markdown(report))
+    return WrittenReport(out / HTML_FILE, out / MARKDOWN_FILE, tuple(drawings), report.short)
+
+
+def to_html(report: Report, drawings: Mapping[str, bytes]) -> str:
+    """One file with everything in it.
+
+    Args:
+        report: What to say. drawings: Name of each picture to its SVG.
+    """
+    sources = {name: "data:image/svg+xml;base64," + base64.b64encode(svg).decode() for name, svg in drawings.items()}
+    return _render("report.html.jinja", escape=True, report=report, sources=sources)
+
+
+def to_markdown(report: Report) -> str:
+    """GitHub's Markdown, with the pictures as files beside it."""
+    return _render("report.md.jinja", escape=False, report=report).rstrip("\n") + "\n"
+
+
+def _render(template: str, *, escape: bool, **content: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("emergence.report"),
+        autoescape=escape,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = markdown_escape
+    return environment.get_template(template).render(**content)

@@ -1,0 +1,221 @@
+"""What a run will cost, before it costs anything: tokens, GPU hours and dollars.
+
+The token and FLOP counts follow from the configuration; the hours assume a share of the GPU's peak that
+narrow models do not reach for lack of work per kernel, so they are estimates to decide by, not promises.
+Prices come from the dated table in ``configs/prices.toml``. Standard library only: it runs on a laptop
+without torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from emergence.errors import ConfigError, UsageError
+from emergence.spec.config import config_path
+from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.model_size import ParameterCounts, count_parameters, training_flops_per_token
+from emergence.spec.search_budget import finetuning_passes, grid_size, search_passes
+from emergence.wording import did_you_mean
+
+#: Share of the peak a very wide model reaches, and the hidden size at which half of it is reached.
+WIDE_UTILISATION, HALF_WIDTH = 0.40, 512
+#: Container start, data copying, compilation, evaluation.
+OVERHEAD_HOURS = 0.1
+#: Training questions and tokens a question (with its sentence) by ``--finetune-data``, rounded.
+QUESTIONS = {"qasrl": (6_400, 45), "qasrl-bank": (190_000, 45), "squad": (87_600, 200), "qasrl+squad": (94_000, 190)}
+#: Another device brings this share of a first one (gradients have to be exchanged).
+EXTRA_DEVICE = 0.8
+#: Costlier launches ask first (or need ``--yes``).
+ASK_ABOVE_DOLLARS = 10.0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One line of the price table, times a count."""
+
+    name: str
+    count: int
+    dollars_per_hour: float
+    tflops: float
+
+    @property
+    def modal_name(self) -> str:
+        return self.name if self.count == 1 else f"{self.name}:{self.count}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch amounts to. Hours and dollars are estimates for one uninterrupted attempt."""
+
+    spec: ExperimentSpec
+    gpu: Gpu
+    parameters: ParameterCounts
+    pretrain_tokens: int
+    finetune_tokens: int
+    search_tokens: int
+    flop: float
+    utilisation: float
+    hours: float
+    dollars: float
+    prices_date: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, for ``emergence plan --json``."""
+        return {
+            "config_name": self.spec.config.name,
+            "condition": self.spec.condition,
+            "experiment_id": self.spec.experiment_id,
+            "gpu": self.gpu.modal_name,
+            "gpu_dollars_per_hour": self.gpu.dollars_per_hour * self.gpu.count,
+            "parameters_total": self.parameters.total,
+            "parameters_non_embedding": self.parameters.non_embedding,
+            "pretrain_tokens": self.pretrain_tokens,
+            "finetune_tokens": self.finetune_tokens,
+            "search_tokens": self.search_tokens,
+            "flop": self.flop,
+            "assumed_utilisation": self.utilisation,
+            "hours": self.hours,
+            "dollars": self.dollars,
+            "prices_date": self.prices_date,
+        }
+
+    def text(self) -> str:
+        """The plan as a few aligned lines."""
+        spec, gpu = self.spec, self.gpu
+        trunk = (
+            f"{self.parameters.total / 1e6:.1f}M parameters, {self.parameters.non_embedding / 1e6:.2f}M non-embedding"
+        )
+        text = f"{self.pretrain_tokens:,} tokens at most" if self.pretrain_tokens else "none"
+        tuning = "none" if spec.skip_finetune else "probes on a frozen trunk" if spec.freeze_llm else "all weights"
+        if self.search_tokens:
+            share = self.search_tokens / self.finetune_tokens
+            tuning += f", after a search for its settings that costs {share:.1f} times as much"
+        price = f"${gpu.dollars_per_hour * gpu.count:.2f}/h for the GPU, list price of {self.prices_date}"
+        rows = [
+            ("experiment", f"{spec.config.name}, {spec.condition} ({spec.data}, {spec.layout}, seed {spec.seed})"),
+            ("model", trunk),
+            ("pretraining", text),
+            ("finetuning", tuning),
+            ("GPU", f"{gpu.modal_name} ({price})"),
+            ("estimate", f"{self.hours:.1f} hours, ${self.dollars:.2f} (at {self.utilisation:.0%} of the GPU's peak)"),
+        ]
+        return "\n".join(f"{name:<12} {value}" for name, value in rows)
+
+
+@cache
+def _prices() -> dict[str, Any]:
+    path = config_path("prices")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+
+
+def find_gpu(text: str) -> Gpu:
+    """A GPU by Modal's name, optionally with a count (``A10G``, ``H100:2``).
+
+    Raises:
+        UsageError: Not in the price table, or an impossible count.
+    """
+    table = _prices()
+    name, _, count = text.partition(":")
+    known = {key.upper(): key for key in table["gpus"]}
+    aliases = {key.upper(): value for key, value in table["aliases"].items()}
+    key = aliases.get(name.upper(), known.get(name.upper()))
+    if key is None:
+        hint = did_you_mean(name.upper(), [*known, *aliases])
+        raise UsageError(f"--gpu {text}: no such GPU in configs/prices.toml; {hint}")
+    most = 4 if key == "A10G" else 8
+    if count and not (count.isdecimal() and 1 <= int(count) <= most):
+        raise UsageError(f"--gpu {text}: a container has 1 to {most} {key} GPUs, written {key}:N")
+    entry = table["gpus"][key]
+    return Gpu(key, int(count or 1), float(entry["dollars"]), float(entry["tflops"]))
+
+
+def plan_experiment(spec: ExperimentSpec, gpu: str | None = None) -> Plan:
+    """Estimate one run on Modal.
+
+    Args:
+        spec: The experiment.
+        gpu: Overrides the configuration's GPU.
+
+    Raises:
+        UsageError: An unknown GPU.
+    """
+    table = _prices()
+    device = find_gpu(gpu or spec.config.compute.gpu)
+    model, pretrain = spec.config.model, spec.config.pretrain
+    vocab_rows = -(-model.vocab_size // 64) * 64
+    parameters = count_parameters(model, vocab_rows)
+    tokens = pretrain.epochs * pretrain.samples_per_epoch * model.sequence_length if spec.pretrains else 0
+    tuning_tokens, search_tokens = _finetune_tokens(spec)
+    # Finetuning has no vocabulary head: 6 N a token (Kaplan et al. 2020).
+    pretrain_flop = tokens * training_flops_per_token(model, vocab_rows)
+    flop = pretrain_flop + 6.0 * (tuning_tokens + search_tokens) * parameters.non_embedding
+    utilisation = WIDE_UTILISATION * model.hidden_size / (model.hidden_size + HALF_WIDTH)
+    speed = device.tflops * 1e12 * utilisation * (1 + EXTRA_DEVICE * (device.count - 1))
+    hours = flop / speed / 3600 + OVERHEAD_HOURS
+    compute = spec.config.compute
+    container = compute.cpu * table["cpu_core"] + compute.memory_gigabytes * table["memory_gigabyte"]
+    dollars = hours * (device.dollars_per_hour * device.count + container)
+    return Plan(
+        spec=spec,
+        gpu=device,
+        parameters=parameters,
+        pretrain_tokens=tokens,
+        finetune_tokens=tuning_tokens,
+        search_tokens=search_tokens,
+        flop=flop,
+        utilisation=utilisation,
+        hours=hours,
+        dollars=dollars,
+        prices_date=str(table["date"]),
+    )
+
+
+def _finetune_tokens(spec: ExperimentSpec) -> tuple[int, int]:
+    """Tokens that finetuning (or one pass for probe features) reads, roughly, and those of the search before it."""
+    if spec.skip_finetune:
+        return 0, 0
+    questions, length = QUESTIONS[spec.finetune_data]
+    if spec.data == "microworld":
+        questions, length = spec.config.microworld.train_documents * 8, 30
+    questions = min(questions, spec.finetune_samples or questions)
+    length *= 2 if spec.layout == "echo" else 1
+    if spec.freeze_llm:
+        return questions * length, 0
+    config = spec.config.finetune
+    searched = search_passes(questions, config, grid_size(spec.random_baseline))
+    return finetuning_passes(questions, config) * length, searched * length
+
+
+def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:
+    """``--max-cost``.
+
+    Raises:
+        UsageError: The estimate is higher.
+    """
+    if max_cost is not None and plan.dollars > max_cost:
+        raise UsageError(
+            f"the estimate of ${plan.dollars:.2f} is above --max-cost {max_cost:g}: "
+            "raise it, or take a smaller --config-name, a cheaper --gpu, or fewer tokens "
+            "(--set pretrain.samples_per_epoch=N)"
+        )
+
+
+def ask_if_dear(dollars: float, yes: bool) -> None:
+    """Let a person agree to a costly launch; ``yes`` is ``--yes``.
+
+    Raises:
+        UsageError: No, or nobody to ask.
+    """
+    if yes or dollars <= ASK_ABOVE_DOLLARS:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"the estimate is above ${ASK_ABOVE_DOLLARS:g} and nobody can be asked here: add --yes")
+    if input("Launch? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("not launched")

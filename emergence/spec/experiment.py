@@ -1,0 +1,303 @@
+"""One frozen description of an experiment, built the same way from Modal's flags and from the local CLI.
+
+The spec holds the *resolved* configuration, so it travels alone: into the container, into
+``spec.json``, into the result file. Its content, not its name, says whether two runs are the same
+experiment (:attr:`ExperimentSpec.experiment_id`) or share a pretraining (:attr:`ExperimentSpec.pretrain_id`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from emergence.errors import ConfigError, UsageError
+from emergence.spec.config import ConfigName, ExperimentConfig, config_from_dict, load_config
+from emergence.spec.flags import Flag, flag, flags_of
+
+SPEC_VERSION = 1
+#: Random number generators take 64 bits, and some seeds are made by counting on from this one.
+MOST_SEED = 2**32 - 1
+
+PretrainData = Literal["wiki", "wiki+nq", "wiki+control", "shuffled"]
+#: Pretraining data in which short documents take the place of some text: NQ-open's, or passages as long as they.
+MIXES: tuple[PretrainData, ...] = ("wiki+nq", "wiki+control")
+FinetuneData = Literal["qasrl", "qasrl-bank", "squad", "qasrl+squad"]
+DataRoute = Literal["hub", "microworld"]
+Layout = Literal["question-first", "echo"]
+OnNan = Literal["stop", "rewind"]
+
+# Flags that shape the configuration, and so are no fields of the spec.
+CONFIG_NAME = Flag("config_name", ConfigName, "tiny", "Model size.")
+ON_NAN = Flag(
+    "on_nan", OnNan, "stop", "At a NaN: stop, or rewind to the last checkpoint and go on at half the learning rate."
+)
+SET = Flag(
+    "set",
+    list[str] | None,
+    None,
+    "Override a config field (repeatable), e.g. pretrain.epochs=2.",
+    metavar="KEY=VALUE",
+    # Modal's client knows no repeated flags.
+    on_modal=Flag("set", str | None, None, "Override config fields, all in one text.", metavar="KEY=VALUE,KEY=VALUE"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSpec:
+    """Everything that decides an experiment's result, and nothing else.
+
+    Every field but ``config`` is a flag of all commands that take an experiment, so a new flag is a line here.
+    """
+
+    config: ExperimentConfig
+    pretrain_data: PretrainData = flag(
+        "wiki", "Pretraining data, one budget; +control: text in place of +nq; shuffled: no word order."
+    )
+    freeze_llm: bool = flag(False, "Freeze the trunk, train only probes.")
+    random_baseline: bool = flag(False, "Random trunk, never pretrained.")
+    finetune_samples: int | None = flag(None, "Few-shot: use this many training questions.")
+    # Those of ``pretrained_model_path``, or of the newest run with the same pretraining.
+    skip_pretrain: bool = flag(False, "Use existing pretrained weights.")
+    # Relative to the runs folder, or absolute.
+    pretrained_model_path: str | None = flag(None, "Weights to start from, e.g. RUN/toy_llm_unified_pretrained.pth.")
+    skip_finetune: bool = flag(False, "Pretrain only.")
+    # Never of the splits: seeds share test questions.
+    seed: int = flag(0, "Seeds initialisation, data order and few-shot subsets.")
+    # An echo is read at the second copy of the sentence.
+    layout: Layout = flag("question-first", "question-first: question, sentence. echo: sentence, question, sentence.")
+    finetune_data: FinetuneData = flag("qasrl", "Questions the hub route loads.")
+    data: DataRoute = flag("hub", "hub (Hugging Face) or microworld (built in, offline).")
+    pretrain_text: str | None = flag(None, "Local text (file or folder) instead of the route's.")
+    # The control takes its lengths alone.
+    nq_data: str | None = flag(None, "Local NQ-open (jsonl or parquet) for wiki+nq and wiki+control.")
+    qa_data: str | None = flag(None, "Local question data (file or folder) instead of the route's.")
+
+    @classmethod
+    def from_flags(
+        cls,
+        *,
+        config_name: str = CONFIG_NAME.default,
+        set_values: Sequence[str] | None = (),
+        on_nan: OnNan = ON_NAN.default,
+        **flags: Any,
+    ) -> ExperimentSpec:
+        """Build and check a spec from command-line flags.
+
+        Args:
+            config_name: A configuration in ``configs/``.
+            set_values: ``section.key=value`` overrides.
+            on_nan: Other than ``stop``: short for ``pretrain.on_nan=...``, which is of no consequence for the identity.
+            **flags: The remaining fields of :class:`ExperimentSpec`; empty strings count as not given.
+
+        Raises:
+            UsageError: Naming the flag that cures a contradiction.
+            ConfigError: Naming the config key.
+        """
+        flags = {name: None if value == "" else value for name, value in flags.items()}
+        overrides = [*(set_values or ()), *([f"pretrain.on_nan={on_nan}"] if on_nan != ON_NAN.default else [])]
+        spec = cls(config=load_config(config_name, overrides), **flags)
+        return spec.checked()
+
+    def checked(self) -> ExperimentSpec:
+        """Normalise what flags imply and refuse what they contradict; returns the spec to use."""
+        for each in flags_of(type(self)):
+            value, choices = getattr(self, each.name), each.choices
+            if choices and value not in choices:
+                raise UsageError(f"{each.option} must be one of {', '.join(choices)}, not {value!r}")
+        _refuse_contradictions(self)
+        # A random trunk is never pretrained: --random-baseline alone means --skip-pretrain too.
+        return dataclasses.replace(self, skip_pretrain=True) if self.random_baseline else self
+
+    # What the flags amount to -------------------------------------------------------------------
+
+    @property
+    def initialisation(self) -> Literal["pretrained", "random"]:
+        """The row of the 2x2 this run belongs to."""
+        return "random" if self.random_baseline else "pretrained"
+
+    @property
+    def trained(self) -> Literal["frozen", "full"]:
+        """The column of the 2x2: probes on a frozen trunk, or all weights trained."""
+        return "frozen" if self.freeze_llm else "full"
+
+    @property
+    def condition(self) -> str:
+        """``full``, ``frozen``, ``random``, ``random-frozen`` or ``pretrain-only``."""
+        if self.skip_finetune:
+            return "pretrain-only"
+        if self.random_baseline:
+            return "random-frozen" if self.freeze_llm else "random"
+        return self.trained
+
+    @property
+    def pretrains(self) -> bool:
+        return not self.skip_pretrain
+
+    # Identity -----------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; :meth:`from_dict` is the inverse."""
+        out: dict[str, Any] = {"spec_version": SPEC_VERSION}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            out[f.name] = value.to_dict() if isinstance(value, ExperimentConfig) else value
+        return out
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], source: str = "spec") -> ExperimentSpec:
+        """Rebuild a stored spec.
+
+        Raises:
+            ConfigError: A field is unknown or malformed, or the version is a later one.
+        """
+        if not isinstance(raw, Mapping):
+            raise ConfigError(f"{source}: not a spec")
+        values = dict(raw)
+        version = values.pop("spec_version", None)
+        if version != SPEC_VERSION:
+            raise ConfigError(f"{source}: spec version {version!r}, but this program reads version {SPEC_VERSION}")
+        known = {f.name for f in dataclasses.fields(cls)}
+        if set(values) - known or "config" not in values:
+            raise ConfigError(f"{source}: not a spec of this program (keys {sorted(set(values) ^ known)} differ)")
+        _check_types(values, source)
+        values["config"] = config_from_dict(_as_it_was_meant(values["config"]), f"{source}: config")
+        try:
+            return cls(**values).checked()
+        except UsageError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+    @property
+    def experiment_id(self) -> str:
+        """Twelve hexadecimal digits of the content: equal specs are the same experiment."""
+        content = self.to_dict()
+        content["config"] = _without_cosmetics(content["config"])
+        return _digest(content)
+
+    @property
+    def pretrain_id(self) -> str:
+        """Identity of the pretraining alone: specs that share it can share one trunk."""
+        config = _without_cosmetics(self.config.to_dict())
+        content = {key: config[key] for key in ("model", "pretrain")}
+        content["world"] = config["microworld"] if self.data == "microworld" and not self.pretrain_text else None
+        content["data"] = [self.data, self.pretrain_data, self.pretrain_text, self.nq_data]
+        content["seed"] = self.seed
+        return _digest(content)
+
+    @property
+    def training_id(self) -> str:
+        """Identity of the pretraining but for its data: with equal data, wherever that lies, it gives one trunk."""
+        config = _without_cosmetics(self.config.to_dict())
+        return _digest([config["model"], config["pretrain"], self.seed])
+
+    def run_name(self, now: datetime) -> str:
+        """``TinyQA_spe200k_frozen_20251231-005835``: only what differs from the defaults adds a suffix."""
+        parts = [self.config.run_prefix]
+        if self.pretrain_data != "wiki":
+            parts.append(self.pretrain_data.replace("+", ""))
+        if self.finetune_samples is not None:
+            parts.append(f"n{self.finetune_samples}")
+        if self.freeze_llm:
+            parts.append("frozen")
+        if self.random_baseline:
+            parts.append("random")
+        if self.layout == "echo":
+            parts.append("echo")
+        if self.seed:
+            parts.append(f"seed{self.seed}")
+        return "_".join([*parts, now.strftime("%Y%m%d-%H%M%S")])
+
+
+def experiment_flags() -> tuple[Flag, ...]:
+    """The flags that describe an experiment: those of ``run``, ``plan`` and ``modal run`` alike."""
+    return (CONFIG_NAME, *flags_of(ExperimentSpec), ON_NAN, SET)
+
+
+def pretrain_label(spec: ExperimentSpec) -> str:
+    """``wiki``, ``wiki+nq``, ``wiki shuffled``; ``microworld`` or the name of a local text in place of ``wiki``."""
+    text = Path(spec.pretrain_text).name if spec.pretrain_text else ("microworld" if spec.data == "microworld" else "")
+    if spec.pretrain_data == "shuffled":
+        return f"{text or 'wiki'} shuffled"
+    return spec.pretrain_data.replace("wiki", text or "wiki", 1)
+
+
+def _refuse_contradictions(spec: ExperimentSpec) -> None:
+    if spec.random_baseline and spec.pretrained_model_path:
+        raise UsageError(
+            "--random-baseline uses random weights, --pretrained-model-path pretrained ones: drop one of the two"
+        )
+    if spec.skip_pretrain and spec.skip_finetune:
+        raise UsageError("--skip-pretrain and --skip-finetune together leave nothing to do: drop one of the two")
+    if spec.random_baseline and spec.skip_finetune:
+        raise UsageError(
+            "--random-baseline never pretrains, so --skip-finetune leaves nothing to do: drop one of the two"
+        )
+    if spec.pretrained_model_path and not spec.skip_pretrain:
+        raise UsageError("--pretrained-model-path is used instead of pretraining: add --skip-pretrain")
+    if spec.freeze_llm and spec.skip_finetune:
+        raise UsageError("--freeze-llm trains a probe but --skip-finetune trains nothing: drop one of the two")
+    if spec.freeze_llm and spec.skip_pretrain and not spec.pretrained_model_path and not spec.random_baseline:
+        raise UsageError(
+            "--freeze-llm --skip-pretrain needs weights to probe: add "
+            "--pretrained-model-path RUN/toy_llm_unified_pretrained.pth (or --random-baseline for the floor)"
+        )
+    if spec.finetune_samples is not None and spec.finetune_samples <= 0:
+        raise UsageError(
+            f"--finetune-samples must be at least 1, not {spec.finetune_samples}: drop the flag to use all questions"
+        )
+    if not 0 <= spec.seed <= MOST_SEED:
+        raise UsageError(f"--seed must be between 0 and {MOST_SEED}, not {spec.seed}")
+    if spec.nq_data and spec.pretrain_data not in MIXES:
+        raise UsageError(
+            "--nq-data is only used with --pretrain-data wiki+nq or wiki+control: add one of them, or drop --nq-data"
+        )
+
+
+#: Settings that came later than the first stored specs, at what their absence means. A stored run must neither begin
+#: to search nor train its probes on other golds when it is resumed, and its experiment stays the one it was.
+_ABSENT_MEANS: dict[str, dict[str, Any]] = {
+    "finetune": {"search": "off", "dropout": 0.0},
+    "probe": {"train_gold": "first", "conditional": False},
+    "evaluate": {"cluster": "sentence", "minimal_pairs": 0},
+}
+
+
+def _check_types(values: Mapping[str, Any], source: str) -> None:
+    """Types of a stored spec's own fields (the config checks itself)."""
+    for each in flags_of(ExperimentSpec):
+        value = values.get(each.name, each.default)
+        if not isinstance(value, each.types) or (isinstance(value, bool) and bool not in each.types):
+            raise ConfigError(f"{source}: {each.name} has the impossible value {value!r}")
+
+
+def _as_it_was_meant(config: object) -> Any:
+    """A stored config, with the settings that it is too old to hold at what it did."""
+    if not isinstance(config, Mapping):
+        return config
+    out = dict(config)
+    for section, settings in _ABSENT_MEANS.items():
+        stored = config.get(section)
+        if isinstance(stored, Mapping):
+            out[section] = {**settings, **stored}
+    return out
+
+
+def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config dictionary without what cannot change a result (names, logging and checkpoint cadence, hardware)."""
+    out = {key: value for key, value in config.items() if key not in ("name", "run_prefix", "compute")}
+    for section in ("pretrain", "finetune"):
+        cosmetic = ("log_every_steps", "checkpoint_every_steps", "on_nan")
+        out[section] = {key: value for key, value in config[section].items() if key not in cosmetic}
+    for section, settings in _ABSENT_MEANS.items():  # so that what is as it was has the identity that it had
+        out[section] = {k: v for k, v in out[section].items() if k not in settings or v != settings[k]}
+    return out
+
+
+def _digest(content: object) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -1,0 +1,213 @@
+"""States of the probe sentences at every level of a trunk, extracted once per set of weights.
+
+One forward pass gives four sets of rows: sentences (the mean over their tokens) and predicates (the state
+of the predicate's last token), each also as residuals after subtracting the mean state of every token
+type, which takes away what any network would share because it reads the same words (docs/methods.md#temporal-cka).
+Because both are linear in the token states, the residuals need no second pass.
+
+The rows of one trunk are one ``.npy`` file, written under a temporary name and then renamed, and read back
+through a memory map a level at a time. Its name is a digest of weights and inputs: an interrupted analysis
+goes on with the next trunk, and equal weights are extracted once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from emergence.answering.features import TOKENS_PER_BATCH
+from emergence.data.qa_encoding import batches_for_scoring
+from emergence.errors import RunDirectoryError
+from emergence.files import TEMPORARY_SUFFIX, write_error
+from emergence.model import Encoder
+from emergence.studies.probe_sentences import EncodedSentences
+
+#: Change it when the meaning of the stored rows changes.
+STATES_VERSION = 1
+#: What is compared: sentence or predicate rows, as they are or without what the token types explain.
+ROWS = ("sentence", "predicate")
+PASSES = ("raw", "residual")
+#: Residuals this small beside the states (squared) are rounding: the level is a function of the token alone.
+_NOTHING_LEFT = 1e-9
+
+
+@dataclass(frozen=True)
+class TrunkSource:
+    """A trunk to be extracted.
+
+    Attributes:
+        key: Identity of its weights: equal keys, equal states.
+        n_levels: L + 1. hidden_size: D.
+        build: Makes it, on the CPU.
+    """
+
+    key: str
+    n_levels: int
+    hidden_size: int
+    build: Callable[[], Encoder]
+
+
+@dataclass(frozen=True)
+class States:
+    """The extracted rows of one trunk.
+
+    Attributes:
+        path: ``.npy`` file of shape (L + 1, 2 (N + P), D) in float32.
+        n_levels: L + 1.
+        n_sentences, n_predicates: N and P.
+    """
+
+    path: Path
+    n_levels: int
+    n_sentences: int
+    n_predicates: int
+
+    def levels(self, rows: str, which: str) -> list[npt.NDArray[np.float32]]:
+        """L + 1 memory maps (N or P, D) of ``sentence`` or ``predicate`` rows, ``raw`` or ``residual``."""
+        sizes = [self.n_sentences, self.n_predicates] * len(PASSES)
+        place = PASSES.index(which) * len(ROWS) + ROWS.index(rows)
+        first = sum(sizes[:place])
+        stored = np.load(self.path, mmap_mode="r")
+        return [stored[level, first : first + sizes[place]] for level in range(self.n_levels)]
+
+
+def weights_key(state_dict: Mapping[str, Tensor]) -> str:
+    """sha256 (hexadecimal) of a trunk's weights; heads do not count."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(trunk_weights(state_dict).items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def trunk_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The trunk's part of a weights file (a head's tensors are named ``head.*``)."""
+    return {name: tensor for name, tensor in state_dict.items() if not name.startswith("head.")}
+
+
+def extract_states(source: TrunkSource, inputs: EncodedSentences, folder: Path, *, device: torch.device) -> States:
+    """The states of ``source`` on ``inputs``: from ``folder``, or extracted into it.
+
+    Args:
+        source: Which trunk.
+        inputs: N sentences, P predicates.
+        folder: Where the files are kept; must exist.
+        device: Where to run.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
+    identity = f"{STATES_VERSION}|{source.key}|{inputs.fingerprint}"
+    path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
+    n, p = len(inputs), len(inputs.predicate_sentences)
+    states = States(path, source.n_levels, n, p)
+    if path.is_file():
+        return states
+    shape = (source.n_levels, len(PASSES) * (n + p), source.hidden_size)
+    _check_space(folder, 4 * int(np.prod(shape)))
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        _reserve(temporary)
+        encoder = source.build()
+        _fill(stored, _on_device(encoder, device), inputs, device)
+        stored.flush()
+        del stored
+        temporary.replace(path)
+    except OSError as error:
+        raise write_error(path, error, 4 * int(np.prod(shape))) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return states
+
+
+def _on_device(encoder: Encoder, device: torch.device) -> Encoder:
+    if isinstance(encoder, torch.nn.Module):
+        encoder.to(device).eval()
+    return encoder
+
+
+def _fill(
+    stored: npt.NDArray[np.float32],
+    encoder: Encoder,
+    inputs: EncodedSentences,
+    device: torch.device,
+) -> None:
+    """Run the encoder in float32 and write its rows into ``stored`` (L + 1, 2 (N + P), D)."""
+    n, owners = len(inputs), inputs.predicate_sentences
+    types = _TokenTypes(inputs, stored.shape[0], stored.shape[2])
+    for index in batches_for_scoring(inputs.lengths, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])):
+        ids, inside = inputs.padded(index)
+        with torch.no_grad():
+            levels = encoder.hidden_states(torch.from_numpy(ids).to(device))  # L + 1 of (B, T, D)
+        weight = torch.from_numpy(inside / inside.sum(axis=1, keepdims=True)).to(device, torch.float32)  # (B, T)
+        row_of = np.full(n, -1)
+        row_of[index] = np.arange(len(index))
+        asked = np.flatnonzero(row_of[owners] >= 0)
+        rows = torch.from_numpy(row_of[owners[asked]]).to(device)
+        positions = torch.from_numpy(inputs.predicate_positions[asked]).to(device)
+        for level, states in enumerate(levels):
+            states = states.float()  # (B, T, D)
+            stored[level, index] = torch.einsum("bt,btd->bd", weight, states).cpu().numpy()
+            stored[level, n + asked] = states[rows, positions].cpu().numpy()
+            types.add(level, ids, inside, states)
+    types.write_residuals(stored, inputs)
+
+
+class _TokenTypes:
+    """Mean state of every token type of the probe sentences, at every level."""
+
+    def __init__(self, inputs: EncodedSentences, n_levels: int, hidden_size: int) -> None:
+        first = np.zeros(len(inputs.ids), dtype=bool)
+        first[inputs.offsets[:-1]] = True  # <|endoftext|> is no token of the sentence
+        self.types, self.index = np.unique(inputs.ids, return_inverse=True)
+        self.counts = np.bincount(self.index[~first], minlength=len(self.types))
+        self.sums = torch.zeros(n_levels, len(self.types), hidden_size, dtype=torch.float64)
+
+    def add(self, level: int, ids: npt.NDArray[np.int64], inside: npt.NDArray[np.bool_], states: Tensor) -> None:
+        """Count the states (B, T, D) of the tokens marked by ``inside``."""
+        number = torch.from_numpy(np.searchsorted(self.types, ids[inside]))
+        kept = states[torch.from_numpy(inside).to(states.device)]  # (tokens, D)
+        # On the CPU, where the order of the additions is fixed.
+        self.sums[level].index_add_(0, number, kept.double().cpu())
+
+    def write_residuals(self, stored: npt.NDArray[np.float32], inputs: EncodedSentences) -> None:
+        """Second half of ``stored``: its first half minus the mean over the row's tokens of their types' means."""
+        n, p = len(inputs), len(inputs.predicate_sentences)
+        ranges = zip(inputs.offsets[:-1], inputs.offsets[1:], strict=True)
+        numbers = [self.index[begin + 1 : end] for begin, end in ranges]
+        asked = self.index[inputs.offsets[inputs.predicate_sentences] + inputs.predicate_positions]  # (P,)
+        for level in range(len(stored)):
+            means = self.sums[level].numpy() / np.maximum(self.counts, 1)[:, None]  # (types, D)
+            expected = np.stack([means[tokens].mean(axis=0) for tokens in numbers])  # (N, D)
+            for rows, of_types in ((slice(0, n), expected), (slice(n, n + p), means[asked])):
+                raw = stored[level, rows].astype(np.float64)
+                residual = raw - of_types
+                if (residual**2).sum() <= _NOTHING_LEFT * ((raw - raw.mean(axis=0)) ** 2).sum():
+                    residual[:] = 0.0
+                stored[level, rows.start + n + p : rows.stop + n + p] = residual
+
+
+def _reserve(path: Path) -> None:
+    """Give a sparse file its room now: a disk that fills up under a memory map kills the process, not the write."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RunDirectoryError(
+            f"{folder} has {free / 1e9:.1f} GB free, but the states of one checkpoint take {needed / 1e9:.1f} GB: "
+            "make room, or compare on fewer --sentences"
+        )

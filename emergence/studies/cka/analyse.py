@@ -1,0 +1,114 @@
+"""Temporal CKA from flags: the same for ``python temporal_cka_analysis.py`` and in a Modal container."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from emergence.errors import RunDirectoryError, UsageError
+from emergence.spec.flags import REQUIRED, flag
+
+if TYPE_CHECKING:
+    from emergence.studies.cka.result import TemporalCKA
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisFlags:
+    """The flags of ``temporal_cka_analysis.py``. Names of runs are folders here, or runs on the volume."""
+
+    model_dir: str = flag(REQUIRED, "Run to analyse.", metavar="RUN")
+    config_name: str = flag("", "Size that the run has to have.")
+    against: str | None = flag(None, "Compare with this run.", metavar="RUN")
+    sentences: int = flag(2_000, "Most probe sentences.")
+    estimator: Literal["debiased", "biased"] = flag("debiased", "biased: only to reproduce papers.")
+    kernel: Literal["linear", "rbf"] = flag("linear", "Of the similarities between sentences.")
+    bandwidth: float = flag(0.4, "Of rbf: sigma over the median distance between different rows.")
+    random_seeds: int = flag(5, "Untrained trunks to compare with.")
+    seed_twin: str | None = flag(None, "Run that finetuned the same trunk under another seed.", metavar="RUN")
+    control: str | None = flag(None, "Run that finetuned the same trunk on control labels.", metavar="RUN")
+    qa_data: str | None = flag(None, "Where the run's questions lie now.")
+    seed: int = flag(0, "Of the choice of sentences and of all resampling.")
+    gpu: str = flag("A10G", "On Modal.")
+
+    def check(self) -> None:
+        """Refuse what can be refused without looking at a run.
+
+        Raises:
+            UsageError: An impossible value.
+        """
+        if not self.model_dir:
+            raise UsageError("--model-dir is empty: name a run, see --list-saved")
+        if self.sentences < 1 or self.seed < 0:
+            raise UsageError("--sentences must be 1 or more, and --seed 0 or more")
+        if not 0 < self.bandwidth < float("inf"):
+            raise UsageError(f"--bandwidth must be above 0, not {self.bandwidth:g}")
+        if self.random_seeds < 0:
+            raise UsageError(f"--random-seeds must be 0 or more, not {self.random_seeds}")
+
+    def runs(self) -> list[str]:
+        """The runs that the analysis reads."""
+        return [run.rstrip("/") for run in (self.model_dir, self.against, self.seed_twin, self.control) if run]
+
+
+def analyse(flags: AnalysisFlags, find: Callable[[str], Path], cache_dir: Path) -> TemporalCKA:
+    """Run the analysis that flags describe; results go into the run's ``analysis/temporal_cka``.
+
+    Args:
+        flags: What to analyse, and how.
+        find: The run directory that a flag names.
+        cache_dir: Where derived data is kept.
+
+    Raises:
+        UsageError: Flags that do not fit the run.
+        RunDirectoryError: Not a run directory, or one without weights.
+    """
+    from emergence.experiment.run_directory import RunDirectory
+    from emergence.measures.cka import CKAMethod
+    from emergence.studies.cka.temporal import CKAOptions, analyse_run
+    from emergence.training.recording import TerminalProgress
+
+    flags.check()
+    run_dir = find(flags.model_dir)
+    against, seed_twin, control = (
+        find(run) if run else None for run in (flags.against, flags.seed_twin, flags.control)
+    )
+    size = RunDirectory.open(run_dir).spec.config.name
+    if flags.config_name and flags.config_name != size:
+        raise UsageError(f"{run_dir.name} is a run of size {size}: use --config-name {size}, or leave it out")
+    options = CKAOptions(
+        sentences=flags.sentences,
+        method=CKAMethod(flags.estimator, flags.kernel, flags.bandwidth),
+        random_seeds=flags.random_seeds,
+        seed_twin=seed_twin,
+        control=control,
+        qa_data=flags.qa_data or None,
+        cache_dir=cache_dir,
+        seed=flags.seed,
+    )
+    return analyse_run(run_dir, against=against, options=options, progress=TerminalProgress())
+
+
+def local_run(name: str) -> Path:
+    """A run directory on this machine: a path, or a name in ``runs``.
+
+    Raises:
+        RunDirectoryError: Neither.
+    """
+    reason = "no such folder here or in runs"
+    try:
+        for path in (Path(name), Path("runs") / name):
+            if path.is_dir():
+                return path
+    except OSError as error:  # a name too long, no permission
+        reason = error.strerror or str(error)
+    raise RunDirectoryError(f"--model-dir {name[:200]}: {reason}: fetch it with emergence pull RUN")
+
+
+def analyse_locally(flags: AnalysisFlags) -> str:
+    """The analysis of runs on this machine; returns its summary."""
+    from emergence.experiment.store import CACHE_FOLDER
+
+    run_dir = local_run(flags.model_dir)
+    return analyse(flags, local_run, run_dir.parent / CACHE_FOLDER).summary()

@@ -1,0 +1,55 @@
+"""Networks to read CKA against (docs/methods.md#temporal-cka): nothing was learned, or something other was."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from emergence.model import Trunk, build_trunk
+from emergence.spec.config import ModelConfig
+from emergence.studies.activations import TrunkSource, trunk_weights
+from emergence.studies.trunks import Checkpoint, Timeline, trunk_of
+from emergence.training.checkpoint import load_weights
+
+#: First seed of the random networks, far from the seeds that runs use.
+FIRST_RANDOM_SEED = 70_000
+
+
+def random_trunks(timeline: Timeline, count: int) -> list[TrunkSource]:
+    """Untrained trunks of the run's architecture, with the ordinary initialisation of the random baselines.
+
+    The recipe's own start would be degenerate: its blocks are the identity.
+    """
+    return [_random_trunk(timeline.model, timeline.vocab_rows, FIRST_RANDOM_SEED + i) for i in range(count)]
+
+
+def matched_noise(timeline: Timeline, target: Checkpoint, seed: int) -> TrunkSource:
+    """The start moved as far as ``target`` is from it, tensor by tensor, in a random direction."""
+
+    def build() -> Trunk:
+        start, moved = (trunk_weights(load_weights(p.path).state_dict) for p in (timeline.start, target))
+        generator = torch.Generator().manual_seed(seed)
+        state = {name: _moved(start[name], moved[name], generator) for name in sorted(start)}
+        return trunk_of(timeline.model, timeline.vocab_rows, state, target.path)
+
+    source = target.source
+    key = f"noise|{timeline.start.source.key}|{source.key}|{seed}"
+    return TrunkSource(key, source.n_levels, source.hidden_size, build)
+
+
+def _random_trunk(model: ModelConfig, vocab_rows: int, seed: int) -> TrunkSource:
+    def build() -> Trunk:
+        return build_trunk(model, vocab_rows, seed=seed, init="normal")
+
+    return TrunkSource(f"random|{model}|{vocab_rows}|{seed}", model.n_layers + 1, model.hidden_size, build)
+
+
+def _moved(start: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+    """``start`` plus a random direction as long as ``target - start``."""
+    direction = torch.randn(start.shape, generator=generator, dtype=torch.float64)
+    length = float((target.double() - start.double()).norm())
+    norm = float(direction.norm())
+    scale = length / norm if math.isfinite(norm) and norm > 0 else 0.0
+    return (start.double() + scale * direction).to(start.dtype)

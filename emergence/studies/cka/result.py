@@ -1,0 +1,261 @@
+"""What a temporal CKA found: written as JSON and npz, read back, and told in a few tables."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emergence.errors import RunDirectoryError
+from emergence.files import read_sealed, seal, sha256_file, write_atomic, write_json_atomic
+from emergence.wording import aligned, format_interval
+
+if TYPE_CHECKING:  # reading a result needs no torch
+    from emergence.studies.cka.views import View
+    from emergence.studies.trunks import Timeline
+
+SCHEMA_VERSION = 1
+JSON_FILE, ARRAYS_FILE = "temporal_cka.json", "temporal_cka.npz"
+#: How the two runs are called in the keys of the arrays.
+RUN_NAMES = ("run", "against")
+#: Curves small enough to stand in the JSON too; the heatmaps are in the npz alone.
+_HEATMAPS = ("layers", "from_start")
+_WHAT = {
+    "sentence/raw": "sentences (mean over tokens)",
+    "sentence/residual": "sentences, without what their token types explain",
+    "predicate/raw": "predicates",
+    "predicate/residual": "predicates, without what their token types explain",
+}
+_LEGEND = (
+    "untrained: CKA with randomly initialised networks; excess: what is left of the way from there to 1",
+    "noise: the start moved as far in a random direction; p: of no correspondence, by permuting sentences",
+    "twin, control: another seed of the same finetuning; the same finetuning on control labels",
+    "angle: degrees left after the best rotation; neighbours: share of nearest rows kept",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TemporalCKA:
+    """Everything that one call compared.
+
+    Attributes:
+        timelines: The run, and the one it is compared with if there is one.
+        views: For each, ``<rows>/<pass>`` to its curves (``sentence/raw``, ``predicate/residual``...).
+        cross: ``<rows>/<pass>`` to ``start`` and ``last``: levels of the first run against the second's.
+        missing: For each run, null comparison to why it is not there.
+        n_sentences, n_predicates: Rows.
+        probe_fingerprint: Identity of the sentences: equal means comparable.
+        notes: What a reader should know.
+        settings: How it was computed.
+    """
+
+    timelines: tuple[Timeline, ...]
+    views: tuple[dict[str, View], ...]
+    cross: dict[str, dict[str, npt.NDArray[np.float64]]]
+    missing: tuple[dict[str, str], ...]
+    n_sentences: int
+    n_predicates: int
+    probe_fingerprint: str
+    notes: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float64]]:
+        """All arrays: ``run/sentence/raw/drift``, ``against/...``, ``cross/sentence/raw/last``."""
+        out: dict[str, npt.NDArray[np.float64]] = {}
+        for name, views in zip(RUN_NAMES, self.views, strict=False):
+            for rows, found in views.items():
+                out |= {f"{name}/{rows}/{key}": array for key, array in found.arrays().items()}
+        for rows, blocks in self.cross.items():
+            out |= {f"cross/{rows}/{key}": array for key, array in blocks.items()}
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; undefined values become null."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "settings": self.settings,
+            "probe": {
+                "sentences": self.n_sentences,
+                "predicates": self.n_predicates,
+                "fingerprint": self.probe_fingerprint,
+            },
+            "notes": list(self.notes),
+            "runs": [
+                _run_dict(timeline, views, missing)
+                for timeline, views, missing in zip(self.timelines, self.views, self.missing, strict=True)
+            ],
+            "cross": {rows: {key: a.tolist() for key, a in blocks.items()} for rows, blocks in self.cross.items()},
+        }
+
+    def summary(self) -> str:
+        """Tables for a terminal."""
+        s = self.settings
+        kernel = "linear" if s["kernel"] == "linear" else f"rbf (bandwidth {s['bandwidth']:g})"
+        lines = [f"{s['estimator']} {kernel} CKA on {self.n_sentences:,} sentences, {self.n_predicates:,} predicates"]
+        lines += [f"note: {note}" for note in self.notes]
+        for timeline, views, missing in zip(self.timelines, self.views, self.missing, strict=True):
+            lines += ["", *_run_lines(timeline, views, missing, s)]
+        if self.cross:
+            lines += ["", *_cross_lines(self)]
+        return "\n".join([*lines, "", *_LEGEND])
+
+
+def save_result(result: TemporalCKA, folder: Path) -> None:
+    """Write ``temporal_cka.npz``, then ``temporal_cka.json`` with its sha256."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **result.arrays())
+    write_atomic(folder / ARRAYS_FILE, buffer.getvalue())
+    content = {**result.to_dict(), "arrays": {"file": ARRAYS_FILE, "sha256": sha256_file(folder / ARRAYS_FILE)}}
+    write_json_atomic(folder / JSON_FILE, seal(content))
+
+
+def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]:
+    """What :func:`save_result` wrote: the JSON's content and the arrays by key.
+
+    Raises:
+        RunDirectoryError: Missing, damaged, of another version, or arrays and JSON do not belong together.
+    """
+    content = read_sealed(folder / JSON_FILE)
+    arrays = folder / ARRAYS_FILE
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise RunDirectoryError(f"{folder / JSON_FILE}: not a temporal CKA of this version: run the analysis again")
+    try:
+        if not arrays.is_file() or sha256_file(arrays) != content["arrays"]["sha256"]:
+            raise RunDirectoryError(f"{arrays}: missing or damaged: run the analysis again")
+        with np.load(arrays, allow_pickle=False) as stored:
+            return content, {key: stored[key] for key in stored.files}
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as reason:
+        raise RunDirectoryError(f"{arrays}: not in this program's format ({reason}): run the analysis again") from None
+
+
+def _run_dict(timeline: Timeline, views: Mapping[str, View], missing: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "run_id": timeline.run.run_id,
+        "experiment_id": timeline.run.spec.experiment_id,
+        "config_name": timeline.run.spec.config.name,
+        "condition": timeline.run.spec.condition,
+        "seed": timeline.run.spec.seed,
+        "n_levels": timeline.model.n_layers + 1,
+        "start_index": timeline.start_index,
+        "trunk_never_moved": timeline.trunk_never_moved,
+        "checkpoints": [
+            {"name": p.name, "phase": p.phase, "weights": p.source.key, **p.facts} for p in timeline.checkpoints
+        ],
+        "missing": dict(missing),
+        "views": {rows: _view_dict(found) for rows, found in views.items()},
+    }
+
+
+def _view_dict(found: View) -> dict[str, Any]:
+    curves = {key: array.tolist() for key, array in found.arrays().items() if key not in _HEATMAPS}
+    permutation = [asdict(test) if test else None for test in found.permutation]
+    flags = [list(level) for level in found.flags]
+    return {**curves, "neighbours_chance": found.neighbours_chance, "permutation": permutation, "flags": flags}
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def _run_lines(
+    timeline: Timeline, views: Mapping[str, View], missing: Mapping[str, str], settings: Mapping[str, Any]
+) -> list[str]:
+    before, after = timeline.start_index, len(timeline.finetuned)
+    lines = [f"{timeline.run.run_id}: {before} pretraining checkpoints, the start, {after} of finetuning"]
+    if timeline.trunk_never_moved:
+        furthest = max(float(np.nanmax(np.abs(1.0 - found.drift[before:]))) for found in views.values())
+        lines.append(
+            "  Its finetuning checkpoints hold the start's trunk weight for weight, so their CKA with it is 1 by "
+            f"construction: a check of this program, not a finding (largest |1 - CKA|: {furthest:.1e})."
+        )
+    lines += [f"  no {name} comparison: {reason}" for name, reason in missing.items()]
+    point, row = _told(timeline)
+    if point == "pretrained":
+        return [*lines, "  There is one checkpoint only: nothing to compare over time."]
+    if timeline.trunk_never_moved:
+        for rows, found in views.items():
+            lines += ["", f"  {_WHAT[rows]}: its trunk against untrained ones", *_untrained(found, row)]
+        return lines
+    for rows, found in views.items():
+        lines += ["", f"  {_WHAT[rows]}: {point} against the start", *_table(found, row, settings["level"])]
+    rows, found = next(iter(views.items()))
+    return [*lines, "", f"  {_WHAT[rows]}: every checkpoint against the start", *_over_time(timeline, found)]
+
+
+def _told(timeline: Timeline) -> tuple[str, int]:
+    """Name and index of the checkpoint the tables show: the last, or the first where nothing was finetuned."""
+    index = len(timeline.checkpoints) - 1 if timeline.finetuned else 0
+    return timeline.checkpoints[index].name, index
+
+
+def _table(found: View, row: int, level: float) -> list[str]:
+    """One line a level, with the columns that have something to say."""
+    ends = zip(found.drift[row], found.drift_lo[row], found.drift_hi[row], strict=True)
+    drift = [format_interval(*at, 3) if math.isfinite(at[0]) else "undefined" for at in ends]
+    random = found.random[:, row]
+    columns: dict[str, Sequence[str]] = {
+        "level": _level_names(found),
+        f"CKA [{level:.0%}]": drift,
+        "untrained": _numbers(random.mean(axis=0)) if len(random) else [],
+        "excess": _numbers(found.excess[row]) if len(random) else [],
+        "noise": _numbers(found.noise[row]),
+        "twin": _numbers(found.twin),
+        "control": _numbers(found.control[-1]) if len(found.control) else [],
+        "p": [f"{test.p_value:.3f}" if test else "" for test in found.permutation],
+        "angle": _numbers(np.degrees(found.procrustes[row]), 1),
+        "neighbours": _numbers(found.neighbours[row]),
+    }
+    return _columns({name: cells for name, cells in columns.items() if any(cells)})
+
+
+def _untrained(found: View, row: int) -> list[str]:
+    """CKA with untrained trunks, their mean and range."""
+    random = found.random[:, row]
+    if not len(random):
+        return []
+    parts = {"mean": random.mean(axis=0), "least": random.min(axis=0), "most": random.max(axis=0)}
+    return _columns({"level": _level_names(found), **{name: _numbers(values) for name, values in parts.items()}})
+
+
+def _over_time(timeline: Timeline, found: View) -> list[str]:
+    """Similarity to the start, one line a checkpoint."""
+    columns: dict[str, Sequence[str]] = {"checkpoint": [point.name for point in timeline.checkpoints]}
+    for level, name in enumerate(_level_names(found)):
+        columns[name] = _numbers(found.drift[:, level])
+    return _columns(columns)
+
+
+def _columns(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"    {line}" for line in aligned([tuple(columns), *zip(*columns.values(), strict=True)])]
+
+
+def _level_names(found: View) -> list[str]:
+    return ["embeddings", *map(str, range(1, found.drift.shape[1]))]
+
+
+def _numbers(values: npt.NDArray[np.float64], digits: int = 3) -> list[str]:
+    return [f"{value:.{digits}f}" if math.isfinite(value) else "" for value in values]
+
+
+def _cross_lines(result: TemporalCKA) -> list[str]:
+    left, right = (timeline.run.run_id for timeline in result.timelines)
+    lines = [f"{left} against {right}, last checkpoints: most similar level"]
+    for rows, blocks in result.cross.items():
+        block = blocks["last"]
+        best = [_best(row) for row in block]
+        lines.append(f"  {_WHAT[rows]}")
+        lines += [f"    level {i:<3} {text}" for i, text in enumerate(best)]
+    return lines
+
+
+def _best(row: npt.NDArray[np.float64]) -> str:
+    if not np.isfinite(row).any():
+        return "undefined"
+    level = int(np.nanargmax(row))
+    return f"level {level:<3} {row[level]:.3f}"

@@ -1,0 +1,295 @@
+"""Temporal CKA: how the representations of one run change over pretraining and finetuning.
+
+Reads a run directory, and optionally a second run to compare with, a twin that finetuned the same trunk under another
+seed, and a run finetuned on control labels; writes ``temporal_cka.json`` and ``temporal_cka.npz``. States are
+extracted once per set of weights and kept until the analysis is complete, so an interrupted one goes on where it was.
+The measures: docs/methods.md#temporal-cka.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from emergence.data.sources import load_qa
+from emergence.errors import RunDirectoryError, UsageError
+from emergence.experiment.store import RunDirectory
+from emergence.files import make_folder
+from emergence.measures.cka import CKAMethod
+from emergence.studies.activations import PASSES, ROWS, States, TrunkSource, extract_states
+from emergence.studies.cka.nulls import matched_noise, random_trunks
+from emergence.studies.cka.result import TemporalCKA, save_result
+from emergence.studies.cka.views import Atlas, Cast, Effort, View, view
+from emergence.studies.probe_sentences import (
+    LEAST_SENTENCES,
+    EncodedSentences,
+    ProbeSet,
+    choose_sentences,
+    encode_sentences,
+    fitting,
+)
+from emergence.studies.trunks import Timeline, read_timeline
+from emergence.training.precision import select_device
+from emergence.training.recording import NoProgress, Progress
+
+logger = logging.getLogger(__name__)
+
+#: Where results go within a run directory, and where the states lie until they are written.
+RESULT_FOLDER = Path("analysis") / "temporal_cka"
+STATES_FOLDER = "states"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CKAOptions:
+    """How to compare.
+
+    Attributes:
+        sentences: Most probe sentences.
+        method: Which CKA. batch_rows: Minibatch CKA in batches of this many rows.
+        random_seeds: Untrained trunks to compare with.
+        effort: Resampling.
+        seed_twin: A run that finetuned the same trunk under another seed.
+        control: A run that finetuned the same trunk on control labels.
+        qa_data: Questions to take the sentences from, where the run's own are not reachable.
+        cache_dir: Where derived data is kept.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; the GPU where there is one by default.
+        seed: Of the choice of sentences and of all resampling.
+        keep_states: Keep the extracted states.
+    """
+
+    sentences: int = 2_000
+    method: CKAMethod = field(default_factory=CKAMethod)
+    batch_rows: int | None = None
+    random_seeds: int = 5
+    effort: Effort = field(default_factory=Effort)
+    seed_twin: Path | None = None
+    control: Path | None = None
+    qa_data: str | None = None
+    cache_dir: Path | None = None
+    device: str | None = None
+    seed: int = 0
+    keep_states: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sentences < LEAST_SENTENCES:
+            raise UsageError(f"--sentences must be at least {LEAST_SENTENCES}, not {self.sentences}")
+        if self.random_seeds < 0:
+            raise UsageError(f"--random-seeds must be 0 or more, not {self.random_seeds}")
+        if self.batch_rows is not None and not self.method.debiased:
+            raise UsageError("batches add up the debiased HSIC: leave batch_rows out, or use --estimator debiased")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One run under analysis: its checkpoints, the sentences as it reads them, the trunks of its curves."""
+
+    timeline: Timeline
+    inputs: EncodedSentences
+    cast: Cast
+    missing: dict[str, str]
+
+
+def analyse_run(
+    run_dir: Path,
+    *,
+    against: Path | None = None,
+    out_dir: Path | None = None,
+    options: CKAOptions = CKAOptions(),
+    progress: Progress | None = None,
+) -> TemporalCKA:
+    """Temporal CKA of one run, or of two on the same sentences; also written to ``out_dir``.
+
+    Args:
+        run_dir: A run directory, finished or not, as long as it has a trunk.
+        against: Another run to compare with, of any size and tokenizer.
+        out_dir: Where results go; by default ``analysis/temporal_cka`` in ``run_dir``.
+        options: How.
+        progress: Shown to a person while states are extracted.
+
+    Raises:
+        RunDirectoryError: Not a run directory, or one without a trunk.
+        WeightsError: A damaged weights file.
+        DataError: The questions cannot be loaded, or hold too few sentences.
+        UsageError: ``seed_twin`` or ``control`` did not start from the same trunk.
+    """
+    timelines = [read_timeline(RunDirectory.open(path)) for path in (run_dir, against) if path is not None]
+    probe, notes = _probe(timelines, options)
+    subjects = [_subject(timeline, probe, options, twins=i == 0) for i, timeline in enumerate(timelines)]
+    out = out_dir or run_dir / RESULT_FOLDER
+    folder = out / STATES_FOLDER
+    make_folder(folder)
+    states = _extract(subjects, folder, select_device(options.device), progress or NoProgress())
+    result = _result(subjects, states, probe, notes, options)
+    save_result(result, out)
+    if not options.keep_states:
+        shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+# What is compared -------------------------------------------------------------------------------
+
+
+def _probe(timelines: Sequence[Timeline], options: CKAOptions) -> tuple[ProbeSet, list[str]]:
+    """The sentences, all short enough for every run, and what a reader should know about them."""
+    run = timelines[0].run
+    spec = dataclasses.replace(run.spec, qa_data=options.qa_data) if options.qa_data else run.spec
+    dataset = load_qa(spec, options.cache_dir)
+    notes = [note for timeline in timelines if (note := _data_note(timeline.run, dataset.fingerprint))]
+    chosen = choose_sentences(dataset, options.sentences, options.seed)
+    if len(chosen.sentences) < options.sentences:
+        notes.append(
+            f"test and validation hold {chosen.available} sentences, fewer than the {options.sentences} asked for"
+        )
+    keep = np.ones(len(chosen.sentences), dtype=bool)
+    for timeline in timelines:
+        keep &= fitting(chosen.sentences, timeline.tokenizer, timeline.model.sequence_length)
+    if not keep.all():
+        notes.append(f"{int((~keep).sum())} sentences were left out: longer than a trunk's sequence length")
+    if keep.sum() < LEAST_SENTENCES:
+        raise UsageError(f"only {int(keep.sum())} sentences fit the trunks' sequence length: too few to compare")
+    kept = tuple(s for s, k in zip(chosen.sentences, keep, strict=True) if k)
+    return ProbeSet(kept, chosen.available), notes
+
+
+def _data_note(run: RunDirectory, fingerprint: str) -> str | None:
+    try:
+        known = run.read_data()["fingerprints"].get("questions")
+    except (RunDirectoryError, KeyError):
+        known = None
+    if known in (None, fingerprint):
+        return None
+    return f"{run.run_id} was trained on other questions than the sentences come from: it may have seen some of them"
+
+
+def _subject(timeline: Timeline, probe: ProbeSet, options: CKAOptions, *, twins: bool) -> _Subject:
+    """The trunks one run is compared with; ``twins`` and control runs belong to the first run only."""
+    missing: dict[str, str] = {}
+    noise: dict[int, TrunkSource] = {}
+    if not timeline.finetuned:
+        missing["noise"] = "there is no finetuning checkpoint"
+    elif timeline.trunk_never_moved:
+        missing["noise"] = "the trunk did not move"
+    else:
+        first = timeline.start_index + 1
+        noise = {first + i: matched_noise(timeline, p, options.seed + i) for i, p in enumerate(timeline.finetuned)}
+    twin, control = (_sibling(timeline, path, name) if twins else None for path, name in _siblings(options))
+    if twins and twin is None:
+        missing["twin"] = "no twin was given (--seed-twin RUN: the same trunk finetuned under another --seed)"
+    if twins and control is None:
+        missing["control"] = "no control run was given (--control RUN: the same trunk finetuned on control labels)"
+    if options.random_seeds < 1:
+        missing["random"] = "no untrained trunks were asked for"
+    cast = Cast(
+        checkpoints=tuple(point.source for point in timeline.checkpoints),
+        start=timeline.start_index,
+        random=tuple(random_trunks(timeline, options.random_seeds)),
+        noise=noise,
+        twin=twin.last.source if twin else None,
+        control=tuple(point.source for point in control.finetuned) if control else (),
+    )
+    inputs = encode_sentences(probe.sentences, timeline.tokenizer)
+    # With another tokenizer the same weights have other states.
+    return _Subject(timeline, inputs, cast.keyed(inputs.fingerprint), missing)
+
+
+def _siblings(options: CKAOptions) -> list[tuple[Path | None, str]]:
+    return [(options.seed_twin, "--seed-twin"), (options.control, "--control")]
+
+
+def _sibling(timeline: Timeline, path: Path | None, flag: str) -> Timeline | None:
+    """The timeline of a run that must have started from the same trunk."""
+    if path is None:
+        return None
+    found = read_timeline(RunDirectory.open(path))
+    if found.start.source.key != timeline.start.source.key:
+        raise UsageError(
+            f"{flag} {path}: it did not start from the trunk of {timeline.run.run_id}: finetune that one, with "
+            f"--skip-pretrain --pretrained-model-path {timeline.run.run_id}/{timeline.run.trunk_path.name}"
+        )
+    if not found.finetuned or found.trunk_never_moved:
+        raise UsageError(f"{flag} {path}: it holds no finetuned trunk: give a run without --freeze-llm")
+    return found
+
+
+def _extract(subjects: Sequence[_Subject], folder: Path, device: torch.device, progress: Progress) -> dict[str, States]:
+    """States of every trunk on its run's inputs, by the trunk's key."""
+    work = {source.key: (source, subject.inputs) for subject in subjects for source in subject.cast.everyone()}
+    found: dict[str, States] = {}
+    progress.start(len(work), "trunks", 0, "states")
+    try:
+        for key, (source, inputs) in work.items():
+            found[key] = extract_states(source, inputs, folder, device=device)
+            progress.update(1)
+    finally:
+        progress.close()
+    return found
+
+
+# The comparison ---------------------------------------------------------------------------------
+
+
+def _result(
+    subjects: Sequence[_Subject],
+    states: dict[str, States],
+    probe: ProbeSet,
+    notes: list[str],
+    options: CKAOptions,
+) -> TemporalCKA:
+    views: list[dict[str, View]] = [{} for _ in subjects]
+    cross: dict[str, dict[str, np.ndarray]] = {}
+    owners = subjects[0].inputs.predicate_sentences
+    for rows in ROWS:
+        blocks = np.arange(len(probe.sentences)) if rows == "sentence" else owners
+        if len(np.unique(blocks)) < LEAST_SENTENCES:
+            notes.append(f"no {rows} rows: only {len(np.unique(blocks))} sentences have any")
+            continue
+        for which in PASSES:
+            name = f"{rows}/{which}"
+            logger.info("comparing %s rows, %s", rows, "as they are" if which == "raw" else "without token types")
+            atlas = Atlas.chart(states, rows, which, blocks, options.method, options.batch_rows)
+            for subject, found in zip(subjects, views, strict=True):
+                found[name] = view(atlas, subject.cast, dataclasses.replace(options.effort, seed=options.seed))
+            if len(subjects) == 2:
+                cross[name] = _cross(atlas, *(subject.cast for subject in subjects))
+    return TemporalCKA(
+        timelines=tuple(subject.timeline for subject in subjects),
+        views=tuple(views),
+        cross=cross,
+        missing=tuple(subject.missing for subject in subjects),
+        n_sentences=len(probe.sentences),
+        n_predicates=len(owners),
+        probe_fingerprint=probe.fingerprint,
+        notes=tuple(notes),
+        settings=_settings(options),
+    )
+
+
+def _cross(atlas: Atlas, left: Cast, right: Cast) -> dict[str, np.ndarray]:
+    """Levels of the first run (rows) against those of the second, where both began and where both ended."""
+    ends: dict[str, Callable[[Cast], TrunkSource]] = {
+        "start": lambda cast: cast.checkpoints[cast.start],
+        "last": lambda cast: cast.checkpoints[-1],
+    }
+    return {name: atlas.block(pick(left), pick(right)) for name, pick in ends.items()}
+
+
+def _settings(options: CKAOptions) -> dict[str, Any]:
+    """What another analysis must share to be comparable."""
+    effort = dataclasses.asdict(options.effort)
+    effort.pop("seed")
+    return {
+        **dataclasses.asdict(options.method),
+        "batch_rows": options.batch_rows,
+        "sentences": options.sentences,
+        "random_seeds": options.random_seeds,
+        "seed": options.seed,
+        **effort,
+    }

@@ -1,0 +1,282 @@
+"""What the frozen probe of a run's snapshots reads: the run's trunks, its questions and held-out text, encoded once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from emergence.answering.evaluate import max_answer_words
+from emergence.answering.few_shot import few_shot_indices
+from emergence.answering.probe_fitting import FAMILIES
+from emergence.answering.word_scorer import WordScores, word_scores
+from emergence.data.qa_encoding import IntArray
+from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data
+from emergence.data.stream import TokenStream
+from emergence.errors import UsageError
+from emergence.experiment.facts import own_scorer
+from emergence.experiment.inputs import Questions, encode_questions, marks_of
+from emergence.experiment.store import RunDirectory
+from emergence.model import Trunk, build_trunk
+from emergence.spec.config import ExperimentConfig
+from emergence.spec.experiment import ExperimentSpec
+from emergence.studies.snapshots.result import INITIAL, RANDOM, TRAINED
+from emergence.studies.trunks import Checkpoint, Timeline, read_timeline
+from emergence.training.checkpoint import load_weights
+from emergence.training.context import Context
+from emergence.training.precision import resolve_precision, select_device
+
+#: Training questions by default: enough for a curve, a sixth of the time that all of QA-SRL 1.0 takes.
+DEFAULT_SAMPLES = 2_000
+#: Change it when a stored cell means something else.
+CELL_VERSION = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotOptions:
+    """What to probe, and how.
+
+    Attributes:
+        families: Of probes; the run's own by default. layers: Levels of states; all by default.
+        every: Probe every n-th snapshot; the first and the last always.
+        samples: Training questions, the nested subset of the run's seed (as ``--finetune-samples`` of a run); 0 for
+            all. By default 2,000, or all if there are fewer.
+        loss_tokens: Most tokens of held-out text scored, spread evenly; the same ones for every snapshot. 0 for all.
+        random_trunks: Untrained trunks to probe as the floor.
+        qa_data, pretrain_text: Where the run's questions and text lie now, if not where they lay.
+        cache_dir: Where derived data is kept.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; the GPU where there is one by default.
+    """
+
+    families: tuple[str, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    every: int = 1
+    samples: int | None = None
+    loss_tokens: int = 65_536
+    random_trunks: int = 1
+    qa_data: str | None = None
+    pretrain_text: str | None = None
+    cache_dir: Path | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.families or ()) - set(FAMILIES):
+            raise UsageError(f"--families {sorted(unknown)[0]}: choose from {', '.join(FAMILIES)}")
+        if self.families == () or self.layers == ():
+            raise UsageError("--families and --layers need at least one entry: drop the flag for the default")
+        for flag, value, least in (
+            ("--every", self.every, 1),
+            ("--finetune-samples", self.samples or 0, 0),
+            ("--loss-tokens", self.loss_tokens, 0),
+            ("--random-trunks", self.random_trunks, 0),
+        ):
+            if value < least:
+                raise UsageError(f"{flag} must be {least} or more, not {value}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One trunk to probe; ``weights`` identifies it, ``build`` makes it on the CPU."""
+
+    name: str
+    kind: str
+    step: int
+    tokens: int
+    weights: str
+    build: Callable[[], Trunk]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every snapshot shares: the run, its data, encoded once."""
+
+    timeline: Timeline
+    spec: ExperimentSpec
+    options: SnapshotOptions
+    questions: Questions
+    n_train_available: int
+    question_fingerprint: str
+    text: TokenStream
+    context: Context
+    token_counts: IntArray
+    words: WordScores
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        return self.options.families or tuple(self.spec.config.probe.families)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        found = self.options.layers
+        return tuple(range(self.timeline.model.n_layers + 1)) if found is None else tuple(sorted(set(found)))
+
+    @property
+    def cap(self) -> int:
+        return max_answer_words(self.spec.config.finetune.max_answer_words, self.questions.all_train)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that decides a cell besides its weights, and the draws of the intervals."""
+        probe = dataclasses.asdict(self.spec.config.probe)
+        evaluation = self.spec.config.evaluate
+        return {
+            "cell_version": CELL_VERSION,
+            "families": list(self.families),
+            "layers": list(self.layers),
+            "train_questions": len(self.questions.train),
+            "train_questions_available": self.n_train_available,
+            "seed": self.spec.seed,
+            "layout": self.spec.layout,
+            "marks": marks_of(self.spec) if marks_of(self.spec) == "special" else list(self.questions.marks.texts),
+            "max_answer_words": self.cap,
+            "probe": {k: v for k, v in probe.items() if k not in ("families", "cache_gigabytes")},
+            "questions": self.question_fingerprint,
+            "tokenizer": self.timeline.tokenizer.fingerprint,
+            "text": self.text.fingerprint,
+            "loss_tokens": self.options.loss_tokens,
+            "precision": self.context.precision,
+            "bootstrap_draws": evaluation.bootstrap_draws,
+            "level": 1 - evaluation.alpha,
+        }
+
+
+def timeline_of(run: RunDirectory) -> Timeline:
+    if not run.is_finished:
+        raise UsageError(f"{run.run_id} is not finished: run its command again to go on with it, then probe it")
+    if not any(snapshot.phase == "pretrain" for snapshot in run.snapshots()):
+        hint = "give the run that pretrained it" if not run.spec.pretrains else "pretrain with pretrain.step_snapshots"
+        raise UsageError(f"{run.run_id} has no pretraining snapshots (pretrain_*.pth): {hint}")
+    return read_timeline(run)
+
+
+def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
+    """Read and encode questions and text; layers are checked here because the model is known here."""
+    if bad := [layer for layer in options.layers or () if not 0 <= layer <= timeline.model.n_layers]:
+        raise UsageError(f"--layers {bad[0]}: this model's layers are 0 (embeddings) to {timeline.model.n_layers}")
+    spec = dataclasses.replace(timeline.run.spec, freeze_llm=True, finetune_samples=None)
+    spec = dataclasses.replace(spec, qa_data=options.qa_data or spec.qa_data, config=_probed_as_today(spec))
+    dataset = load_qa(spec, options.cache_dir)
+    text = _pretraining_text(timeline, options)
+    questions = encode_questions(spec, dataset, timeline.tokenizer, text.token_counts)
+    n = len(questions.all_train)
+    limit = min(DEFAULT_SAMPLES, n) if options.samples is None else options.samples or None
+    train = questions.all_train.subset(few_shot_indices(n, limit, spec.seed))
+    questions, device = dataclasses.replace(questions, train=train), select_device(options.device)
+    return Work(
+        timeline=timeline,
+        spec=spec,
+        options=options,
+        questions=questions,
+        n_train_available=n,
+        question_fingerprint=dataset.fingerprint,
+        text=text.test,
+        token_counts=text.token_counts,
+        words=_words(spec, questions, options.cache_dir),
+        context=Context(device=device, precision=resolve_precision(spec.config.pretrain.precision, device)),
+    )
+
+
+def _probed_as_today(spec: ExperimentSpec) -> ExperimentConfig:
+    """The run's configuration, with what states add measured, however old the run is.
+
+    A run that only pretrained never probed, so its probes train on the golds of today's, too.
+    """
+    probe = dataclasses.replace(spec.config.probe, conditional=True)
+    if spec.skip_finetune:
+        probe = dataclasses.replace(probe, train_gold=spec.config.finetune.train_gold)
+    return dataclasses.replace(spec.config, probe=probe)
+
+
+def _words(spec: ExperimentSpec, questions: Questions, cache_dir: Path | None) -> WordScores:
+    """R_1, to which the states of every snapshot may add."""
+    cap = max_answer_words(spec.config.finetune.max_answer_words, questions.all_train)
+    splits = questions.train, questions.validation, questions.test
+    return word_scores(*splits, variant=own_scorer(spec.layout), max_answer_words=cap, cache_dir=cache_dir)
+
+
+def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> PretrainingData:
+    """The run's text alone: its test split is the same with and without NQ questions in training."""
+    spec = timeline.run.spec
+    text = dataclasses.replace(
+        spec, pretrain_data="wiki", nq_data=None, pretrain_text=options.pretrain_text or spec.pretrain_text
+    )
+    found = prepare_pretraining_data(text, options.cache_dir)
+    if found.tokenizer.fingerprint != timeline.tokenizer.fingerprint:
+        raise UsageError(
+            f"the pretraining text gives another tokenizer than that of {timeline.run.run_id}, so losses could not be "
+            "compared: say where its own text lies with --pretrain-text"
+        )
+    return found
+
+
+def tasks_of(work: Work) -> list[Task]:
+    """The start, every ``every``-th snapshot, the trained trunk, random trunks."""
+    timeline, model, rows = work.timeline, work.timeline.model, work.timeline.vocab_rows
+    found = [_task(point) for point in timeline.checkpoints[: timeline.start_index + 1]]
+    if found[0].step != 0:
+
+        def first() -> Trunk:
+            return build_trunk(model, rows, seed=work.spec.seed)
+
+        found.insert(0, Task("initial", INITIAL, 0, 0, f"{model.init} initialisation, seed {work.spec.seed}", first))
+    kept = [task for i, task in enumerate(found) if i % work.options.every == 0 or i == len(found) - 1]
+    for k in range(work.options.random_trunks):
+        seed = work.spec.seed + k
+
+        def draw(seed: int = seed) -> Trunk:
+            return build_trunk(model, rows, seed=seed, init="normal")
+
+        kept.append(Task(f"random_{k}", RANDOM, 0, 0, f"normal initialisation, seed {seed}", draw))
+    return kept
+
+
+def _task(point: Checkpoint) -> Task:
+    facts = point.facts
+    if point.phase == "start":
+        pretraining = load_weights(point.path).metadata.get("pretraining") or {}
+        facts = {"step": pretraining.get("steps", 0), "tokens_seen": pretraining.get("tokens_seen", 0)}
+    step = int(facts["step"])
+
+    def build() -> Trunk:
+        trunk = point.source.build()
+        assert isinstance(trunk, Trunk)
+        return trunk
+
+    return Task(point.name, TRAINED if step else INITIAL, step, int(facts["tokens_seen"]), point.source.key, build)
+
+
+def find_run(name: str, runs_dir: Path) -> Path:
+    """A run directory: a path, or a name in ``runs_dir``.
+
+    Raises:
+        UsageError: Neither.
+    """
+    reason = f"no such folder here or in {runs_dir}"
+    try:
+        for path in (Path(name), runs_dir / name):
+            if name and path.is_dir():
+                return path
+    except OSError as error:  # a name too long, no permission
+        reason = error.strerror or str(error)
+    raise UsageError(f"{name[:200]}: {reason}: emergence list shows the runs there are")
+
+
+def parse_list(text: str | None) -> tuple[str, ...] | None:
+    """Comma-separated entries of a flag; None where it was not given."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """Layers as whole numbers.
+
+    Raises:
+        UsageError: Something else.
+    """
+    parts = parse_list(text)
+    try:
+        return None if parts is None else tuple(int(part) for part in parts)
+    except ValueError:
+        raise UsageError(f"--layers {text}: give whole numbers with commas, e.g. 0,2,3") from None

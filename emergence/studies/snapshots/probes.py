@@ -1,0 +1,305 @@
+"""The frozen probe of every pretraining snapshot of one run: the dense emergence curve that four sizes cannot give.
+
+Questions and held-out text are encoded once. Each snapshot is loaded, its states cached, every family fitted at
+every layer, test questions scored at the layer validation chose, its loss on held-out text measured, and dropped.
+A finished snapshot is a sealed file under ``cells``, so the same call after an interruption goes on with the next
+one and ends with the same bits. No probe starts from the previous snapshot's: L-BFGS stops within a tolerance of the
+optimum, and where it stops must not depend on which snapshots came before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from emergence.answering.conditional import measure_conditional
+from emergence.answering.evaluate import baseline_scores, score_logits
+from emergence.answering.probe import ProbeReport, predict_probes, probe_all_layers
+from emergence.data.roles import asked_role
+from emergence.errors import RunDirectoryError
+from emergence.experiment.facts import dig
+from emergence.experiment.locks import RunLock
+from emergence.experiment.result import load_result
+from emergence.experiment.store import RunDirectory
+from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
+from emergence.measures.measured_coverage import units_of
+from emergence.measures.resampling import ClusterTable
+from emergence.model import Trunk
+from emergence.model.embedding_rows import redraw_unseen
+from emergence.plain import plain
+from emergence.spec.experiment import pretrain_label
+from emergence.spec.model_size import count_parameters
+from emergence.studies.snapshots.inputs import SnapshotOptions, Task, Work, prepare, tasks_of, timeline_of
+from emergence.studies.snapshots.result import (
+    GAIN,
+    RESULT_FOLDER,
+    SCORES,
+    TRAINED,
+    ProbedSnapshot,
+    SnapshotProbes,
+    save_result,
+    summarise,
+)
+from emergence.training.language_model_eval import evaluate_language_model
+from emergence.training.recording import NoProgress, Progress, StopRequested
+
+logger = logging.getLogger(__name__)
+
+CELLS_FOLDER = "cells"
+
+
+def probe_snapshots(
+    run_dir: Path,
+    options: SnapshotOptions = SnapshotOptions(),
+    *,
+    out_dir: Path | None = None,
+    progress: Progress = NoProgress(),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> SnapshotProbes:
+    """Probe every pretraining snapshot of a finished run; also written to ``out_dir``.
+
+    Args:
+        run_dir: The run that pretrained.
+        options: What and how.
+        out_dir: Where results go; by default ``analysis/snapshot_probes`` in ``run_dir``.
+        progress: Shown to a person; counts fitted probes.
+        should_stop: Asked after every fit.
+
+    Raises:
+        UsageError: The run is not finished, kept no snapshots, or was made of another text.
+        DataError: Questions or text cannot be found.
+        StopRequested: ``should_stop`` was true; the same call goes on.
+    """
+    timeline = timeline_of(RunDirectory.open(run_dir))
+    work = prepare(timeline, options)
+    context = dataclasses.replace(work.context, progress=progress, should_stop=should_stop)
+    work = dataclasses.replace(work, context=context)
+    tasks = tasks_of(work)
+    folder = (out_dir or run_dir / RESULT_FOLDER) / CELLS_FOLDER
+    make_folder(folder)
+    with RunLock(folder.parent):
+        snapshots = _probe_all(work, tasks, folder)
+        result = _result(work, snapshots)
+        save_result(result, folder.parent)
+    return result
+
+
+# Probing ------------------------------------------------------------------------------------------
+
+
+class _Share:
+    """Passes the progress of one snapshot's probes on to the bar of all."""
+
+    def __init__(self, whole: Progress) -> None:
+        self._whole = whole
+
+    def start(self, total: int, unit: str, initial: int = 0, description: str = "") -> None:
+        pass
+
+    def update(self, n: int, /, **values: float) -> None:
+        self._whole.update(n, **values)
+
+    def close(self) -> None:
+        pass
+
+
+def _probe_all(work: Work, tasks: Sequence[Task], folder: Path) -> list[ProbedSnapshot]:
+    progress = work.context.progress
+    settings = content_digest(work.settings)
+    paths = {t.name: folder / f"{content_digest([settings, t.kind, t.step, t.weights])[:24]}.json" for t in tasks}
+    done = {task.name: cell for task in tasks if (cell := _read_cell(paths[task.name]))}
+    each = len(work.families) * len(work.layers)
+    progress.start(len(tasks) * each, "probes", len(done) * each, "probing snapshots")
+    try:
+        for task in tasks:
+            if task.name in done:
+                continue
+            done[task.name] = _probe(work, task)
+            path = paths[task.name]
+            write_json_atomic(path, seal({**plain(done[task.name]), "cell": path.stem}))
+            if work.context.should_stop():
+                raise StopRequested(f"stopped after {task.name}; the same command goes on with the next snapshot")
+    finally:
+        progress.close()
+    return [dataclasses.replace(done[task.name], name=task.name) for task in tasks]
+
+
+def _read_cell(path: Path) -> ProbedSnapshot | None:
+    """A finished snapshot; None where there is none, or where its file is damaged (it is then probed again)."""
+    if not path.is_file():
+        return None
+    try:
+        content = unseal(read_json(path), str(path))
+        if content.pop("cell", None) != path.stem:
+            raise RunDirectoryError(f"{path}: another snapshot's")
+        return ProbedSnapshot.from_dict(content)
+    except RunDirectoryError as error:
+        logger.warning("%s: probing that snapshot again", error)
+        return None
+
+
+def _probe(work: Work, task: Task) -> ProbedSnapshot:
+    trunk = task.build().to(work.context.device).eval().requires_grad_(False)
+    config, context = work.spec.config, work.context
+    length, chunk = trunk.config.sequence_length, config.pretrain.loss_chunk_rows
+    tokens = work.options.loss_tokens or None
+    loss = evaluate_language_model(trunk, work.text, length, context, chunk, max_tokens=tokens)
+    if task.kind == TRAINED:  # after the loss, which the same rows decide; as a run does that probes the trunk
+        redraw_unseen(trunk, torch.from_numpy(work.token_counts), work.spec.seed)
+    report = probe_all_layers(
+        trunk,
+        work.questions.train,
+        work.questions.validation,
+        config.probe,
+        dataclasses.replace(context, progress=_Share(context.progress)),
+        seed=work.spec.seed,
+        max_answer_words=work.cap,
+        families=work.families,
+        layers=work.layers,
+    )
+    test = work.questions.test
+    chosen = [report.best(family) for family in work.families]
+    logits = predict_probes(trunk, chosen, test, context)
+    columns = [score_logits(found, test, work.cap).columns() for found in logits]
+    probes = {family: _fit_facts(report, family) for family in work.families}
+    scores = {f: {score: found[score] for score in SCORES} for f, found in zip(work.families, columns, strict=True)}
+    for family, (facts, gains) in _gains(work, trunk, report).items():
+        probes[family], scores[family] = facts, gains
+    return ProbedSnapshot(
+        name=task.name,
+        kind=task.kind,
+        step=task.step,
+        tokens=task.tokens,
+        weights=task.weights,
+        loss=plain(loss),
+        probes=probes,
+        scores=scores,
+    )
+
+
+def _gains(
+    work: Work, trunk: Trunk, report: ProbeReport
+) -> dict[str, tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]]:
+    """What the states add to words and positions, by family: facts of the fit, and score to (N,) differences."""
+    questions = work.questions
+    alone = score_logits(work.words.test, questions.test, work.cap).columns()
+    found = measure_conditional(
+        trunk,
+        report,
+        (questions.train, questions.validation, questions.test),
+        {work.words.variant: work.words},
+        work.spec.config.probe,
+        dataclasses.replace(work.context, progress=NoProgress()),
+        seed=work.spec.seed,
+        max_answer_words=work.cap,
+        main=work.words.variant,
+        control=False,
+    )
+    out = {}
+    for fit in found.values():
+        together = score_logits(fit.test, questions.test, work.cap).columns()
+        facts = {"layer": fit.layer, **{key: fit.facts[key] for key in _FACTS if key != "layer"}}
+        facts["validation_f1_by_layer"] = {str(fit.layer): fit.facts["validation_f1"]}
+        out[GAIN + fit.family] = facts, {score: together[score] - alone[score] for score in SCORES}
+    return out
+
+
+#: Of a chosen fit, kept for every snapshot.
+_FACTS = ("layer", "n_trainable", "ridge", "iterations", "converged", "validation_loss", "validation_f1")
+
+
+def _fit_facts(report: ProbeReport, family: str) -> dict[str, Any]:
+    best = report.best(family)
+    by_layer = {str(fit.layer): fit.validation_f1 for fit in report.of(family)}
+    return {**{key: getattr(best, key) for key in _FACTS}, "validation_f1_by_layer": by_layer}
+
+
+# The result ---------------------------------------------------------------------------------------
+
+
+def _result(work: Work, snapshots: Sequence[ProbedSnapshot]) -> SnapshotProbes:
+    test, evaluation = work.questions.test, work.spec.config.evaluate
+    clusters = np.asarray(test.clusters)
+    found = summarise(snapshots, clusters, n_boot=evaluation.bootstrap_draws, level=1 - evaluation.alpha)
+    return SnapshotProbes(
+        run=_run_facts(work),
+        settings=work.settings,
+        notes=tuple(_notes(work, snapshots)),
+        ids=tuple(example.id for example in test.examples),
+        clusters=clusters,
+        no_model=_no_model(work),
+        snapshots=tuple(snapshots),
+        roles=tuple(asked_role(example) for example in test.examples),
+        **found,
+    )
+
+
+def _run_facts(work: Work) -> dict[str, Any]:
+    run, timeline = work.timeline.run, work.timeline
+    counts = count_parameters(timeline.model, timeline.vocab_rows)
+    pretraining = dataclasses.replace(run.spec, seed=0).pretrain_id
+    series = content_digest([pretraining, {k: v for k, v in work.settings.items() if k != "seed"}])
+    return {
+        "run_id": run.run_id,
+        "config_name": run.spec.config.name,
+        "pretrain_data": run.spec.pretrain_data,
+        "text": pretrain_label(run.spec),
+        "seed": run.spec.seed,
+        "pretrain_id": run.spec.pretrain_id,
+        "series": series,
+        "n_params_total": counts.total,
+        "n_params_non_embedding": counts.non_embedding,
+        "init": timeline.model.init,
+        "whole_test_text": dig(load_result(run.stats_path).pretraining, "test"),
+    }
+
+
+def _no_model(work: Work) -> dict[str, Any]:
+    test = work.questions.test
+    rules = baseline_scores(test, work.questions.all_train, work.cap)
+    means = {
+        rule: ClusterTable.from_questions(columns, test.clusters).row_means().tolist()
+        for rule, columns in rules.items()
+    }
+    rule = max(means, key=lambda name: means[name][0])
+    return {"rule": rule, **dict(zip(rules[rule], means[rule], strict=True))}
+
+
+def _notes(work: Work, snapshots: Sequence[ProbedSnapshot]) -> list[str]:
+    settings, test = work.settings, work.questions.test
+    notes = [f"test questions of {units_of(len(set(test.clusters.tolist())), len(set(test.documents.tolist())))}"]
+    used, available = settings["train_questions"], settings["train_questions_available"]
+    if used < available:
+        notes.append(
+            f"probes are trained on {used:,} of {available:,} questions (seed {work.spec.seed}; "
+            "--finetune-samples 0 for all)"
+        )
+    limit = work.options.loss_tokens
+    if 0 < limit < work.text.n_tokens:
+        notes.append(
+            f"loss on {snapshots[0].loss['n_tokens']:,} of {work.text.n_tokens:,} tokens of the test text, the same "
+            "for every snapshot"
+        )
+    else:
+        notes.append("loss on the whole test text")
+    if snapshots[0].name == "initial":
+        notes.append("no snapshot of step 0 was kept: its trunk was drawn again from the run's seed")
+    if work.timeline.model.init == "zero_residual":
+        notes.append("before the first step the blocks are the identity (zero_residual), so the floor is random_*")
+    try:
+        known = work.timeline.run.read_data()["fingerprints"].get("questions")
+    except (RunDirectoryError, KeyError):
+        known = None
+    if known not in (None, settings["questions"]):
+        notes.append("the questions are not those of the run")
+    poor = [s.name for s in snapshots if not all(fit["converged"] for fit in s.probes.values())]
+    if poor:
+        notes.append(f"a chosen probe was stopped before it met its tolerance: {', '.join(poor)}")
+    return notes

@@ -1,0 +1,148 @@
+"""The life of one trunk: its snapshots through pretraining, the trunk finetuning began with, those after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from emergence.data.tokenizer import TextTokenizer
+from emergence.errors import RunDirectoryError
+from emergence.experiment.store import RunDirectory
+from emergence.model import Trunk, build_trunk
+from emergence.spec.config import ModelConfig
+from emergence.studies.activations import TrunkSource, trunk_weights, weights_key
+from emergence.training.checkpoint import WeightsFile, load_into, load_weights
+
+Phase = Literal["pretrain", "start", "finetune"]
+
+#: Facts of a weights file that a reader of a curve wants.
+_FACTS = ("step", "tokens_seen", "epoch", "train_loss", "validation_loss", "validation_em", "validation_f1")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One point in the life of a trunk.
+
+    Attributes:
+        name: ``pretrain_step_64``, ``pretrained``, ``finetune_epoch_3``...
+        phase: ``start`` is the trunk that finetuning begins with, the reference of drift.
+        path: The weights file.
+        source: Its trunk.
+        facts: Step, loss and the like, as far as the file tells.
+    """
+
+    name: str
+    phase: Phase
+    path: Path
+    source: TrunkSource
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Checkpoints of one run in order.
+
+    Attributes:
+        run: The run.
+        checkpoints: Pretraining, start, finetuning.
+        model: The architecture of all of them. vocab_rows: Their embedding rows.
+        tokenizer: Of all of them.
+    """
+
+    run: RunDirectory
+    checkpoints: tuple[Checkpoint, ...]
+    model: ModelConfig
+    vocab_rows: int
+    tokenizer: TextTokenizer
+
+    @property
+    def start_index(self) -> int:
+        return next(i for i, point in enumerate(self.checkpoints) if point.phase == "start")
+
+    @property
+    def start(self) -> Checkpoint:
+        return self.checkpoints[self.start_index]
+
+    @property
+    def last(self) -> Checkpoint:
+        return self.checkpoints[-1]
+
+    @property
+    def finetuned(self) -> tuple[Checkpoint, ...]:
+        return self.checkpoints[self.start_index + 1 :]
+
+    @property
+    def trunk_never_moved(self) -> bool:
+        """Whether there are finetuning checkpoints, and all hold the start's trunk (a frozen run)."""
+        return bool(self.finetuned) and all(p.source.key == self.start.source.key for p in self.finetuned)
+
+
+def read_timeline(run: RunDirectory) -> Timeline:
+    """The checkpoints of a run, finished or not.
+
+    A pretraining snapshot with the start's weights is left out, because the start stands for it; so is
+    ``toy_llm_qasrl_finetuned.pth`` where it repeats an epoch's snapshot.
+
+    Raises:
+        RunDirectoryError: There is no trunk to begin with.
+        WeightsError: A file is damaged, or of another architecture than the rest.
+    """
+    if not run.trunk_path.is_file():
+        raise RunDirectoryError(
+            f"{run.path} has no {run.trunk_path.name} yet: let the run finish pretraining, then compare"
+        )
+    weights = load_weights(run.trunk_path)
+    start = _checkpoint("pretrained", "start", run.trunk_path, weights)
+    points: dict[str, list[Checkpoint]] = {"pretrain": [], "finetune": []}
+    for snapshot in run.snapshots():
+        phase: Phase = "pretrain" if snapshot.phase == "pretrain" else "finetune"
+        points[phase].append(_checkpoint(snapshot.path.stem, phase, snapshot.path))
+    if run.finetuned_path.is_file():
+        best = _checkpoint("finetuned", "finetune", run.finetuned_path)
+        if best.source.key not in {point.source.key for point in points["finetune"]}:
+            points["finetune"].append(best)
+    return Timeline(
+        run,
+        (*_in_order(points["pretrain"], {start.source.key}), start, *points["finetune"]),
+        weights.model,
+        weights.vocab_rows,
+        TextTokenizer.from_json(weights.tokenizer_json, str(run.trunk_path)),
+    )
+
+
+def trunk_of(model: ModelConfig, vocab_rows: int, state: Mapping[str, Tensor], origin: str | Path) -> Trunk:
+    """A trunk with the given weights, heads left out.
+
+    Raises:
+        WeightsError: They do not fit; ``origin`` says where they came from.
+    """
+    trunk = build_trunk(model, vocab_rows, seed=0)
+    load_into(trunk, trunk_weights(state), origin)
+    return trunk
+
+
+def _checkpoint(name: str, phase: Phase, path: Path, weights: WeightsFile | None = None) -> Checkpoint:
+    """Read ``path`` for what identifies it; its weights are not kept, but read again when they are wanted."""
+    weights = weights or load_weights(path)
+
+    def build() -> Trunk:
+        again = load_weights(path)
+        return trunk_of(again.model, again.vocab_rows, again.state_dict, path)
+
+    source = TrunkSource(weights_key(weights.state_dict), weights.model.n_layers + 1, weights.model.hidden_size, build)
+    facts = {key: weights.metadata[key] for key in _FACTS if weights.metadata.get(key) is not None}
+    return Checkpoint(name, phase, path, source, facts)
+
+
+def _in_order(points: list[Checkpoint], known: set[str]) -> list[Checkpoint]:
+    """Pretraining snapshots by step (epoch ends and log-spaced steps are one series), each set of weights once."""
+    ordered, seen = [], set(known)
+    for point in sorted(points, key=lambda p: (p.facts.get("step", 0), p.name)):
+        if point.source.key not in seen:
+            seen.add(point.source.key)
+            ordered.append(point)
+    return ordered

@@ -1,0 +1,360 @@
+"""Probes find what is planted, fail where nothing is, and know how they got there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from qa_tasks import PlantedEncoder, WordTokenizer, named_word_task
+
+from emergence.answering.evaluate import gold_spans, score_logits
+from emergence.answering.features import TOKENS_PER_BATCH, LayerFeatures, cache_features
+from emergence.answering.probe import ProbeReport, predict_probes, probe_all_layers
+from emergence.answering.probe_data import ProbeData, standardise_
+from emergence.answering.probe_fitting import (
+    ProbeFit,
+    SpanObjective,
+    fit_linear_probe,
+    fit_minibatch_probe,
+    fit_probe,
+    span_head,
+)
+from emergence.data.qa_encoding import EncodedQA
+from emergence.errors import EmergenceError
+from emergence.measures.spans import GoldSpans
+from emergence.model import span_cross_entropy
+from emergence.spec.config import FinetuneConfig, ProbeConfig
+from emergence.training.checkpoint import Checkpointer
+from emergence.training.context import Context
+from emergence.training.health import NonFiniteLossError
+from emergence.training.recording import MemoryRecorder, StopRequested
+
+CPU = torch.device("cpu")
+CONFIG = ProbeConfig(bilinear_rank=16, epochs=16, batch_size=16, lr=1e-2, patience=16)
+
+
+def task(kind: str, n: int = 200) -> tuple[EncodedQA, EncodedQA, EncodedQA]:
+    tokenizer = WordTokenizer()
+    for word in range(20):
+        tokenizer.token(f"w{word}")
+    train, validation, test = (named_word_task(m, seed, kind, tokenizer) for seed, m in enumerate((n, 60, 60)))
+    return train, validation, test
+
+
+def layer_data(encoder: PlantedEncoder, *splits: EncodedQA, layer: int = 1) -> list[ProbeData]:
+    return [
+        ProbeData(cache_features(encoder, s, [layer], context=Context()).layer(layer), gold_spans(s)) for s in splits
+    ]
+
+
+def exact_match(fit: ProbeFit, encoder: PlantedEncoder, data: EncodedQA) -> float:
+    logits = predict_probes(encoder, [fit], data, context=Context())[0]
+    return float(score_logits(logits, data, 3).em.mean())
+
+
+def test_linear_probe_finds_a_marked_word_and_bilinear_the_one_asked_for() -> None:
+    encoder = PlantedEncoder()
+    options = {"layer": 1, "max_answer_words": 3}
+    for kind, linear_em in (("marked", 1.0), ("asked", None)):
+        train, validation, test = task(kind)
+        parts = layer_data(encoder, train, validation)
+        statistics = standardise_(parts[0].features, parts[1].features)
+        linear = fit_linear_probe(*parts, statistics, CONFIG, **options)
+        bilinear = fit_minibatch_probe("bilinear", *parts, statistics, CONFIG, **options, seed=0)
+        assert exact_match(bilinear, encoder, test) > 0.95
+        if linear_em:
+            assert exact_match(linear, encoder, test) == linear_em and linear.validation_em == linear_em
+        else:  # the word asked for differs, and the linear probe cannot see the question
+            assert exact_match(linear, encoder, test) < 0.45
+
+
+def test_a_probe_that_diverges_says_where() -> None:
+    train, validation, _ = task("marked", 20)
+    parts = layer_data(PlantedEncoder(), train, validation)
+    statistics = standardise_(parts[0].features, parts[1].features)
+    options = {"layer": 1, "max_answer_words": 3}
+    for family in ("bilinear", "mlp"):
+        with pytest.raises(NonFiniteLossError, match=f"{family} probe, layer 1, epoch 1: .* lower probe.lr"):
+            fit_minibatch_probe(family, *parts, statistics, replace(CONFIG, lr=1e30), **options, seed=0)
+    parts[1].features.words[3] = torch.inf
+    with pytest.raises(NonFiniteLossError, match="linear probe, layer 1, ridge 100: "):
+        fit_linear_probe(*parts, statistics, CONFIG, **options)
+
+
+def test_mlp_probe_learns_what_is_not_linear() -> None:
+    """The answer is the word whose two planted signs differ (exclusive or)."""
+    rng = np.random.default_rng(0)
+    n, width = 400, 4
+    signs = np.where(rng.random((n, width, 1)) < 0.5, 1.0, -1.0) * np.ones(2)  # equal signs
+    answer = rng.integers(0, width, n)
+    signs[np.arange(n), answer, 1] *= -1
+    features = torch.tensor(signs.reshape(-1, 2), dtype=torch.float32)
+    offsets = np.arange(0, n * width + 1, width)
+    parts = []
+    for rows in (slice(0, 300), slice(300, 400)):
+        size = rows.stop - rows.start
+        words = features[rows.start * width : rows.stop * width].clone()
+        golds = GoldSpans(answer[rows], answer[rows], np.arange(size + 1))
+        parts.append(ProbeData(LayerFeatures(words, torch.zeros(size, 4), offsets[: size + 1]), golds))
+    statistics = standardise_(parts[0].features, parts[1].features)
+    mlp = fit_minibatch_probe("mlp", *parts, statistics, CONFIG, layer=0, max_answer_words=1, seed=0)
+    linear = fit_linear_probe(*parts, statistics, CONFIG, layer=0, max_answer_words=1)
+    assert mlp.validation_em > 0.97 > 0.5 > linear.validation_em
+    assert mlp.n_trainable == 2 * 128 + 128 + 128 * 2 + 2
+
+
+@pytest.mark.parametrize("train_gold", ["first", "marginal"])
+@pytest.mark.parametrize("with_offset", [False, True])
+def test_gradient_and_loss_of_the_linear_objective(train_gold: str, with_offset: bool) -> None:
+    train, validation, _ = task("marked", 20)
+    parts = layer_data(PlantedEncoder(), train, validation)
+    standardise_(parts[0].features, parts[1].features)
+    data = several_golds(parts[0])
+    n_words = len(data.features.words)
+    if with_offset:
+        data = replace(data, offset=torch.randn(n_words, 2, generator=torch.Generator().manual_seed(1)))
+    objective = SpanObjective(data, train_gold)
+    weights = objective.start + np.random.default_rng(0).normal(size=len(objective.start)) / 5
+    value, gradient = objective(weights, 0.1)
+    assert len(gradient) == 64 + 2 * with_offset
+    for k in (0, 7, 40, 63, *((64, 65) if with_offset else ())):
+        step = np.zeros_like(weights)
+        step[k] = 1e-2
+        slope = (objective(weights + step, 0.1)[0] - objective(weights - step, 0.1)[0]) / 2e-2
+        assert gradient[k] == pytest.approx(slope, abs=2e-3)
+    # The same loss by the model's own function, one sentence at a time.
+    w = torch.tensor(weights[:64].reshape(-1, 2), dtype=torch.float32)
+    losses = []
+    for i in range(len(train)):
+        rows = slice(*train.word_offsets[i : i + 2])
+        logits = data.features.words[rows] @ w
+        if data.offset is not None:
+            logits = logits + torch.tensor(weights[64:], dtype=torch.float32) * data.offset[rows]
+        starts, ends, golds = (torch.tensor(part) for part in data.golds.take([i]).padded())
+        mask = torch.ones(1, len(logits), dtype=torch.bool)
+        losses.append(span_cross_entropy(logits[None, :, 0], logits[None, :, 1], mask, starts, ends, golds, train_gold))
+    penalty = 0.05 * (weights[:64] ** 2).sum()
+    assert value == pytest.approx(float(torch.stack(losses).mean()) + penalty, rel=1e-5)
+
+
+def several_golds(data: ProbeData) -> ProbeData:
+    """Every second question has its first word for another gold."""
+    spans = []
+    for n in range(len(data)):
+        own = data.golds.take([n])
+        golds = list(zip(own.starts.tolist(), own.ends_inclusive.tolist(), strict=True))
+        spans.append([*golds, *([(0, 0)] if n % 2 else [])])
+    return replace(data, golds=GoldSpans.from_lists(spans))
+
+
+@pytest.mark.parametrize("family", ["linear", "bilinear"])
+def test_probes_train_on_the_golds_that_finetuning_trains_on(family: str) -> None:
+    """By default on the sum over all of them: one question, two golds, and the states tell only the second."""
+    train, validation, _ = task("marked", 120)
+    parts = layer_data(PlantedEncoder(), train, validation)
+    statistics = standardise_(parts[0].features, parts[1].features)
+    rng = np.random.default_rng(0)
+    noisy = []
+    for part in parts:  # the gold with most votes is any word, the answer the other one
+        spans = [
+            [(k, k), (int(s), int(e))]
+            for k, s, e in zip(
+                rng.integers(0, part.lengths).tolist(), part.golds.starts, part.golds.ends_inclusive, strict=True
+            )
+        ]
+        noisy.append(replace(part, golds=GoldSpans.from_lists(spans)))
+    found = {
+        gold: fit_probe(family, *noisy, statistics, replace(CONFIG, train_gold=gold, ridges=(1e-2,)), 1, 3, 0)
+        for gold in ("first", "marginal")
+    }
+    assert ProbeConfig().train_gold == FinetuneConfig().train_gold == "marginal"
+    assert found["marginal"].validation_f1 > found["first"].validation_f1 + 0.1
+
+
+def test_an_offset_is_added_to_and_what_it_knows_is_not_learnt_again() -> None:
+    """With the answer in the offset alone, states without it add nothing; with it in the states alone, they add it."""
+    train, validation, _ = task("marked", 200)
+    encoder = PlantedEncoder()
+    blind, seeing = (layer_data(encoder, train, validation, layer=layer) for layer in (0, 1))
+    options = {"max_answer_words": 3, "seed": 0, "layer": 1}
+    for family in ("linear", "bilinear", "mlp"):
+        told = [replace(part, offset=_answers(part, 4.0)) for part in blind]
+        silent = [replace(part, offset=torch.zeros(len(part.features.words), 2)) for part in seeing]
+        fits = []
+        for parts in (told, silent):
+            copies = [replace(p, features=replace(p.features, words=p.features.words.clone())) for p in parts]
+            statistics = standardise_(copies[0].features, copies[1].features)
+            fits.append(fit_probe(family, *copies, statistics, CONFIG, **options))  # type: ignore[arg-type]
+        assert fits[0].scales is not None and min(fits[0].scales) > 0.5 and fits[0].validation_em > 0.95
+        assert fits[1].validation_em > 0.9
+
+
+def _answers(data: ProbeData, height: float) -> torch.Tensor:
+    """(sum of W, 2) logits that point at the first gold."""
+    offset = torch.zeros(len(data.features.words), 2)
+    first, begins = data.golds.first(), torch.from_numpy(data.features.word_offsets[:-1])
+    offset[begins + torch.from_numpy(first.starts), 0] = height
+    offset[begins + torch.from_numpy(first.ends_inclusive), 1] = height
+    return offset
+
+
+def test_where_the_states_add_nothing_the_offset_stands_alone() -> None:
+    """A probe that only overfits must not cost the scorer anything, or a gain of zero would read as a loss."""
+    train, validation, _ = task("marked", 60)
+    noise, parts = torch.Generator().manual_seed(0), []
+    for part in layer_data(PlantedEncoder(), train, validation, layer=0):
+        part.features.words.normal_(generator=noise)
+        offset = 2 * torch.randn(len(part.features.words), 2, generator=noise)
+        starts = [int(torch.multinomial(o[:, 0].softmax(0), 1, generator=noise)) for o in offset.split(
+            part.lengths.tolist())]  # fmt: skip
+        golds = GoldSpans(np.array(starts), np.array(starts), np.arange(len(part) + 1))
+        parts.append(replace(part, offset=offset[:, :1].expand(-1, 2).contiguous(), golds=golds))
+    statistics = standardise_(parts[0].features, parts[1].features)
+    fit = fit_minibatch_probe(
+        "bilinear", *parts, statistics, replace(CONFIG, lr=0.3), layer=0, max_answer_words=3, seed=0
+    )
+    assert fit.iterations == 0 and fit.scales == (1.0, 1.0)
+    assert all((weight == 0).all() for name, weight in fit.weights.items() if "weight" in name)
+
+
+def test_the_optimum_is_stationary_and_better_than_its_neighbours() -> None:
+    train, validation, _ = task("asked", 200)
+    parts = layer_data(PlantedEncoder(), train, validation)
+    statistics = standardise_(parts[0].features, parts[1].features)
+    config = replace(CONFIG, ridges=(1e-2,), max_iterations=300)
+    fit = fit_linear_probe(*parts, statistics, config, layer=1, max_answer_words=3)
+    assert fit.converged and fit.ridge == 1e-2 and len(fit.path) == 1
+    objective = SpanObjective(parts[0])
+    raw = fit.weights["linear.weight"] * statistics.word_std  # back to standardised states
+    best, gradient = objective(raw.T.double().numpy().ravel(), 1e-2)
+    assert np.abs(gradient).max() < 1e-3
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        assert objective(raw.T.double().numpy().ravel() + 0.05 * rng.normal(size=64), 1e-2)[0] > best
+
+
+def test_ridge_is_chosen_on_validation_and_every_one_reported() -> None:
+    train, validation, _ = task("asked", 60)
+    parts = layer_data(PlantedEncoder(), train, validation)
+    statistics = standardise_(parts[0].features, parts[1].features)
+    fit = fit_linear_probe(*parts, statistics, CONFIG, layer=1, max_answer_words=3)
+    tried = [row["ridge"] for row in fit.path]
+    assert tried == sorted(CONFIG.ridges, reverse=True)[: len(tried)]
+    losses = [row["loss"] for row in fit.path]
+    assert len(tried) == len(CONFIG.ridges) or min(losses[-2:]) > min(losses)  # weaker ones only overfitted more
+    assert fit.validation_loss == min(row["loss"] for row in fit.path)
+    train_losses = [row["train_loss"] for row in fit.path]
+    assert train_losses == sorted(train_losses, reverse=True)  # weaker penalty, better fit
+    assert fit.n_trainable == 2 * 33 == sum(v.numel() for v in fit.weights.values())
+
+
+def test_the_exported_head_is_one_linear_layer_on_raw_states() -> None:
+    encoder = PlantedEncoder()
+    train, validation, test = task("marked")
+    report = run(encoder, train, validation, families=("linear",))
+    fit = report.best("linear")
+    head = span_head(fit)
+    raw = cache_features(encoder, test, [1], context=Context()).words[1]
+    start, _ = head(raw)
+    logits = predict_probes(encoder, [fit], test, context=Context())[0]
+    inside = np.arange(logits.start.shape[1]) < test.n_words[:, None]
+    np.testing.assert_allclose(start.detach().numpy(), logits.start[inside], rtol=1e-4, atol=1e-3)
+
+
+def test_control_targets_can_be_fitted() -> None:
+    train, validation, _ = task("marked")
+    parts = layer_data(PlantedEncoder(), train, validation)
+    rng = np.random.default_rng(0)
+    control = []
+    for part, data in zip(parts, (train, validation), strict=True):
+        where = (rng.random(len(data)) * data.n_words).astype(np.int64)
+        control.append(ProbeData(part.features, GoldSpans(where, where, np.arange(len(data) + 1))))
+    statistics = standardise_(parts[0].features, parts[1].features)
+    task_fit = fit_linear_probe(*parts, statistics, CONFIG, layer=1, max_answer_words=3)
+    control_fit = fit_linear_probe(*control, statistics, CONFIG, layer=1, max_answer_words=3)
+    assert task_fit.validation_em == 1.0 and control_fit.validation_em < 0.4
+
+
+def test_standardising() -> None:
+    train, validation, _ = task("marked")
+    parts = layer_data(PlantedEncoder(), train, validation)
+    before = parts[1].features.words.clone()
+    statistics = standardise_(parts[0].features, parts[1].features)
+    words = parts[0].features.words.double()
+    torch.testing.assert_close(words.mean(0), torch.zeros(32).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(words.std(0, correction=0), torch.ones(32).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        parts[1].features.words, (before - statistics.word_mean) / statistics.word_std, atol=1e-5, rtol=1e-5
+    )
+    constant = layer_data(PlantedEncoder(), train, validation, layer=0)
+    standardise_(constant[0].features, constant[1].features)
+    assert (constant[0].features.words == 0).all()  # nothing to divide by, and no nan
+
+
+def run(encoder: PlantedEncoder, train: EncodedQA, validation: EncodedQA, **more: Any) -> ProbeReport:
+    families = more.pop("families", None)
+    return probe_all_layers(
+        encoder, train, validation, replace(CONFIG, epochs=4), Context(**more), seed=0, max_answer_words=3,
+        families=families,
+    )  # fmt: skip
+
+
+def test_every_layer_is_fitted_and_the_best_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOKENS_PER_BATCH, "cpu", 1 << 20)  # all questions of a split in one batch
+    train, validation, _ = task("marked")
+    encoder = PlantedEncoder()
+    report = run(encoder, train, validation, families=("linear", "bilinear", "mlp"))
+    assert [(f.family, f.layer) for f in report.fits] == [
+        (family, layer) for layer in (0, 1) for family in ("linear", "bilinear", "mlp")
+    ]
+    assert encoder.passes == 2  # once over the training questions, once over the validation ones
+    assert report.best("linear").layer == 1 and report.last("linear").layer == 1
+    assert report.best("linear").validation_em == 1.0 > 0.5 > report.of("linear")[0].validation_em
+
+
+def test_a_small_cache_gives_the_same_fits() -> None:
+    train, validation, _ = task("marked", 60)
+    encoder, frugal = PlantedEncoder(), PlantedEncoder()
+    tight = 1.2e-9 * 4 * 32 * (train.word_offsets[-1] + validation.word_offsets[-1])  # one layer at a time
+    options = {"seed": 0, "context": Context(), "max_answer_words": 3}
+    small = probe_all_layers(
+        frugal, train, validation, replace(CONFIG, epochs=2, cache_gigabytes=float(tight)), **options
+    )  # type: ignore[arg-type]
+    large = probe_all_layers(encoder, train, validation, replace(CONFIG, epochs=2), **options)  # type: ignore[arg-type]
+    assert (frugal.passes, encoder.passes) == (4, 2)
+    assert_equal(small, large)
+
+
+def assert_equal(a: ProbeReport, b: ProbeReport) -> None:
+    assert len(a.fits) == len(b.fits)
+    for x, y in zip(a.fits, b.fits, strict=True):
+        assert x.summary() == y.summary()
+        assert all(torch.equal(x.weights[k], y.weights[k]) for k in y.weights) and x.weights.keys() == y.weights.keys()
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_a_stopped_run_resumes_and_ends_identical(tmp_path: Path, stop_after: int) -> None:
+    train, validation, _ = task("asked", 60)
+    undisturbed = MemoryRecorder()
+    whole = run(PlantedEncoder(), train, validation, recorder=undisturbed)
+    recorder, checkpointer = MemoryRecorder(), Checkpointer(tmp_path)
+    calls = iter(range(1, 10))
+    with pytest.raises(StopRequested):
+        run(
+            PlantedEncoder(), train, validation, recorder=recorder, checkpointer=checkpointer,
+            should_stop=lambda: next(calls) == stop_after,
+        )  # fmt: skip
+    recorder.log("after the checkpoint")  # a killed run may have written more than it saved
+    resumed = run(PlantedEncoder(), train, validation, recorder=recorder, checkpointer=Checkpointer(tmp_path))
+    assert_equal(resumed, whole)
+    assert recorder.history == undisturbed.history
+
+
+def test_no_questions_is_one_line() -> None:
+    train, validation, _ = task("marked", 20)
+    with pytest.raises(EmergenceError, match="needs training and validation questions"):
+        run(PlantedEncoder(), train, validation.subset([]))

@@ -1,0 +1,31 @@
+"""Per-question scores read from a run: those of older versions too, and null where a question has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from emergence.findings.two_by_two import RunScores
+from tests.findings.fake_runs import write_run
+
+
+def test_argument_selection_is_read_where_it_is_there(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "frozen", 0.4, bilinear=0.5)
+    old = RunScores.load(run)
+    assert set(old.scores) == {"headline", "bilinear"} and "argument_selection" not in old.scores["headline"]
+    rows = run.read_predictions()
+    for i, row in enumerate(rows):
+        row["argument_selection"] = None if i % 3 == 2 else float(i % 3)
+        row["readouts"]["bilinear"]["argument_selection"] = None if i % 3 == 2 else 1.0
+    run.write_predictions(rows)
+    run.write_stats(old.result.to_dict())
+    new = RunScores.load(run)
+    n = len(rows) // 3
+    np.testing.assert_array_equal(new.scores["headline"]["argument_selection"], [0.0, 1.0, np.nan] * n)
+    np.testing.assert_array_equal(new.scores["bilinear"]["argument_selection"], [1.0, 1.0, np.nan] * n)
+    np.testing.assert_array_equal(new.scores["headline"]["f1_tokens"], old.scores["headline"]["f1_tokens"])
+    del rows[0]["readouts"]["bilinear"]["argument_selection"]  # a read-out kept by an older version
+    run.write_predictions(rows)
+    run.write_stats(old.result.to_dict())
+    assert "argument_selection" not in RunScores.load(run).scores["bilinear"]

@@ -1,0 +1,197 @@
+"""The results table: the guide's columns and rows in four formats, and the commands that print it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import emergence.cli as cli
+from emergence.errors import DataError
+from emergence.findings.folder import read_folder
+from emergence.findings.scale_curve import scale_curves
+from emergence.findings.table import ResultsTable, build_table
+from emergence.findings.two_by_two import RunScores, build_grid, format_grid
+from emergence.report.charts.chart import all_charts
+from emergence.report.escaping import latex_escape
+from emergence.report.table_formats import format_table, to_markdown
+from tests.findings.fake_runs import Added, write_grid, write_guide_file, write_run
+
+ROOT = Path(cli.__file__).resolve().parent.parent
+PLANTED = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sizes with all cells and a bilinear probe, one without random runs, and a foreign file."""
+    root = tmp_path_factory.mktemp("results")
+    write_grid(root, PLANTED, bilinear=0.45)
+    write_grid(root, {**PLANTED, "frozen": 0.55}, config_name="tiny")
+    write_grid(root, {"full": 0.5, "frozen": 0.3}, layout="echo")
+    (root / "a_50%_{odd}_name.json").write_text("{}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path) -> ResultsTable:
+    return build_table(folder, n_boot=200)
+
+
+def test_rows_are_the_guides_and_random_ones_compulsory(table: ResultsTable) -> None:
+    modes = [(row.config_name, row.layout, row.mode, row.probe, row.was_run) for row in table.rows]
+    cells = [("full", None), ("frozen", "linear"), ("random", None), ("random frozen", "linear")]
+    with_bilinear = [*cells[:2], ("frozen", "bilinear"), *cells[2:], ("random frozen", "bilinear")]
+    echo = [("debug", "echo", mode, probe, "random" not in mode) for mode, probe in cells]
+    debug = [("debug", "question-first", mode, probe, True) for mode, probe in with_bilinear]
+    tiny = [("tiny", "question-first", mode, probe, True) for mode, probe in cells]
+    assert sorted(map(str, modes)) == sorted(map(str, echo + debug + tiny))
+    assert {row.pretrain for row in table.rows if "random" in row.mode} == {"none"}
+
+
+def test_scores_stand_in_frozen_rows_alone_each_against_its_own_floor(table: ResultsTable) -> None:
+    for row in table.rows:
+        assert (row.gap is not None) == (row.mode == "frozen")
+    scores = {(row.config_name, row.layout, row.probe): row for row in table.rows if row.mode == "frozen"}
+    linear, bilinear = (scores["debug", "question-first", probe] for probe in ("linear", "bilinear"))
+    assert linear.score and linear.score.score.point == pytest.approx(0.5)
+    assert linear.score_scratch and linear.score_scratch.score.point == pytest.approx(1 / 3)
+    assert bilinear.score and bilinear.score.raw == pytest.approx(0)  # its own floor is as high
+    assert scores["debug", "echo", "linear"].score is None
+    assert (linear.trainable, bilinear.trainable, linear.seconds) == (130, 640, 3700.0)
+
+
+def test_markdown_has_the_guides_columns_intervals_and_every_name_left_out(table: ResultsTable) -> None:
+    text = to_markdown(table)
+    lines = text.splitlines()
+    columns = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert columns[:7] == ["Model", "Pretrain", "Mode", "F1 (test)", "EM (test)", "F1 (validation)", "EM (validation)"]
+    assert {line.count("|") for line in lines[: len(table.rows) + 2]} == {len(columns) + 1}
+    frozen = next(line for line in lines if line.startswith("| debug | wiki | frozen |"))
+    assert "0.40 [" in frozen and "0.50 [" in frozen and "1 h 02 min" in frozen
+    assert any("debug (echo)" in line and "not run" in line for line in lines)
+    assert "a_50%\\_{odd}\\_name.json" in text and "not a results file" in text
+    assert "--random-baseline --freeze-llm" in text
+
+
+def test_latex_is_escaped_and_balanced(table: ResultsTable) -> None:
+    text = format_table(table, "latex")
+    body = [line for line in text.splitlines() if not line.startswith("%")]
+    n_columns = body[0].count("l", body[0].index("}{"))
+    rows = [line for line in body if line.endswith("\\\\")]
+    assert len(rows) == len(table.rows) + 1
+    assert {line.count("&") - line.count("\\&") for line in rows} == {n_columns - 1}
+    assert latex_escape(r"50% of a_b & c$ #1 {x} ~ ^ \ <|>") == (
+        r"50\% of a\_b \& c\$ \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} "
+        r"\textless{}\textbar{}\textgreater{}"
+    )
+
+
+def test_csv_has_one_number_a_column(table: ResultsTable) -> None:
+    rows = list(csv.DictReader(io.StringIO(format_table(table, "csv"))))
+    assert len(rows) == len(table.rows)
+    frozen = next(r for r in rows if (r["config_name"], r["layout"], r["mode"]) == ("tiny", "question-first", "frozen"))
+    assert float(frozen["test_f1_lo"]) < float(frozen["test_f1_point"]) < float(frozen["test_f1_hi"])
+    assert float(frozen["score_point"]) == pytest.approx(0.875) and frozen["score_basis"] == "paired bootstrap"
+    assert frozen["trainable"] == "130" and frozen["finetune_samples"] == ""
+    missing = next(r for r in rows if r["was_run"] == "False")
+    assert missing["test_f1_point"] == missing["score_point"] == ""
+
+
+def test_json_is_strict_complete_and_not_taken_for_a_result(table: ResultsTable, folder: Path, tmp_path: Path) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    content = json.loads(format_table(table, "json"), parse_constant=refuse)
+    assert len(content["rows"]) == len(table.rows) and content["skipped"][0]["kind"] == "foreign"
+    assert content["sets"][0]["readouts"]["headline"]["grid"]["analysis"]["cells"]
+    (tmp_path / "table.json").write_text(format_table(table, "json"))
+    write_guide_file(tmp_path / "tiny_full.json", 0.5)
+    assert not build_table(tmp_path).skipped
+
+
+def test_the_same_folder_gives_the_same_text(table: ResultsTable, folder: Path) -> None:
+    assert format_table(build_table(folder, n_boot=200), "json") == format_table(table, "json")
+
+
+def test_guide_files_show_validation_points_and_say_so(tmp_path: Path) -> None:
+    write_guide_file(tmp_path / "tiny_full.json", 0.25)
+    write_guide_file(tmp_path / "tiny_frozen.json", 0.05, frozen=True)
+    write_guide_file(tmp_path / "tiny_random.json", 0.0, random=True)
+    text = to_markdown(build_table(tmp_path))
+    assert "F1 (test)" not in text and "F1 (validation)" in text
+    assert "| 0.20 (no interval) |" in text
+    assert "per-question scores are not in this file" in text and "validation questions" in text
+
+
+def test_a_score_that_means_nothing_is_a_reason_in_words_and_a_number_in_json(tmp_path: Path) -> None:
+    write_grid(tmp_path, {"full": 0.2, "frozen": 0.2, "random_frozen": 0.3})
+    text = to_markdown(build_table(tmp_path, n_boot=200))
+    assert "not meaningful (full - floor -0.100 [" in text and "does not exceed this floor: -0.100 [" in text
+    assert "by the guide's scale: undetermined" in text
+    (row,) = (row for row in build_table(tmp_path, n_boot=200).to_dict()["rows"] if row["score"])
+    assert row["score"]["raw"] == pytest.approx(1.0) and "headroom_small" in row["score"]["flags"]
+
+
+def test_a_score_that_means_nothing_is_in_no_figure_no_curve_and_no_terminal(tmp_path: Path) -> None:
+    cells = {"full": 0.70, "frozen": 0.5, "random_full": 0.67, "random_frozen": 0.3}
+    for config_name in ("debug", "tiny"):
+        runs = write_grid(tmp_path, cells, config_name=config_name)
+    folder = read_folder(tmp_path, n_boot=200)
+    charts = all_charts(folder, n_boot=200)
+    (chart,) = (chart for chart in charts.charts if chart.kind.name == "emergence_by_scale")
+    assert {row["floor"] for row in chart.rows} == {"random_frozen"}
+    reasons = dict(charts.skipped)
+    assert reasons["from-scratch score of debug, wiki"].startswith("not meaningful: full finetuning exceeds")
+    (curve,) = scale_curves(folder.scored, n_draws=19)
+    assert len(curve.points) == 2 and all(point.scratch is None for point in curve.points)
+    text = format_grid(build_grid([RunScores.load(run) for run in runs.values()], n_boot=200))
+    assert "emergence score     0.500 [" in text and "-6." not in text
+    assert "from-scratch score  not meaningful: full finetuning exceeds this floor by only 0.030 [" in text
+    assert "by the guide        partial" in text
+
+
+def test_table_and_json_tell_the_verdict(tmp_path: Path) -> None:
+    added = Added({"linear": (0.0, 0.0), "bilinear": (0.03, 0.06)})
+    nothing = Added({"linear": (0.0, 0.0), "bilinear": (0.0, 0.0)})
+    write_run(tmp_path, "frozen", 0.3, bilinear=0.5, added=added)
+    write_run(tmp_path, "random_frozen", 0.2, bilinear=0.28, added=nothing)
+    table = build_table(tmp_path, n_boot=200)
+    assert "verdict: adds to words and positions, where: undetermined. For this trained model, " in to_markdown(table)
+    assert table.to_dict()["sets"][0]["verdict"]["outcome"] == "adds to words and positions"
+    assert "reads roles" not in to_markdown(table)
+
+
+def test_sizes_are_read_together(tmp_path: Path) -> None:
+    for config_name in ("debug", "tiny"):
+        write_grid(tmp_path, PLANTED, config_name=config_name)
+    (trend,) = build_table(tmp_path, n_boot=200).trends.values()
+    assert trend.verdict == "undetermined" and "a trend needs 3" in trend.evidence[-1]
+
+
+def test_nothing_to_show_is_an_error_that_names_what_is_there(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "full", 0.5, finished=False)
+    with pytest.raises(DataError, match=f"no finished results here: {run.run_id}: not finished"):
+        build_table(tmp_path)
+
+
+def test_the_command_and_the_script_are_the_same(tmp_path: Path) -> None:
+    write_guide_file(tmp_path / "results" / "tiny_full.json", 0.25)
+    command = CliRunner().invoke(cli.app, ["table", str(tmp_path / "results")])
+    assert command.exit_code == 0
+    script = [sys.executable, str(ROOT / "scripts" / "compile_results.py"), "--results-dir", "./results/"]
+    assert subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, check=True).stdout == command.stdout
+    out = tmp_path / "table.tex"
+    call = subprocess.run(
+        [*script, "--format", "latex", "--output", str(out)], check=True, cwd=tmp_path, capture_output=True
+    )
+    assert out.read_text().startswith("% needs") and b"random frozen was not run" in call.stderr
+    missing = subprocess.run([*script[:-1], "nowhere"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert missing.returncode == 2 and missing.stderr == (
+        "error: nowhere: no such folder: give the one that holds the run directories or downloaded stats\n"
+    )

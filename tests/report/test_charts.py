@@ -1,0 +1,139 @@
+"""A kind of figure is one file: dropped into the package it is drawn, told and has a place; without words it fails."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from figure_worlds import fake_run
+
+from emergence.findings.folder import read_folder
+from emergence.findings.table import table_of
+from emergence.report import charts
+from emergence.report.blocks import Picture
+from emergence.report.charts import few_shot, finetuning, two_by_two
+from emergence.report.charts.chart import Chart, Charts, Place, all_charts, chart_kinds
+from emergence.report.charts.drawing import draw
+from emergence.report.figures import make_figures
+from emergence.report.sections import report_of
+from tests.findings.fake_runs import write_grid, write_run
+
+MODULE = """
+from emergence.report.charts.chart import ChartKind
+from emergence.report.charts.rows import always
+
+def collect(folder, out, n_boot):
+    rows = [{"run": run.name, "n": len(run.name)} for run in folder.runs]
+    out.add(KIND, "Names", "Letters in the name of each run.", rows, "no runs")
+
+def draw(figure, rows):
+    figure.subplots().plot([row["n"] for row in rows])
+
+def series(rows):
+    return [f"{row['run']}: {row['n']} letters" for row in rows]
+
+KIND = ChartKind("planted_names", 25, "training", collect, draw, series, always)
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose modules are in the package of charts."""
+    folder = tmp_path / "more"
+    folder.mkdir()
+    monkeypatch.setattr(charts, "__path__", [*charts.__path__, str(folder)])
+    yield folder
+    for name in [name for name in sys.modules if name.startswith(f"{charts.__name__}.planted_")]:
+        del sys.modules[name]
+
+
+def test_a_new_file_is_a_figure_with_a_place_in_the_report(tmp_path: Path, package: Path) -> None:
+    (package / "planted_names.py").write_text(MODULE)
+    root = tmp_path / "runs"
+    run = fake_run(root, "debug", "full")
+    done = make_figures(root, tmp_path / "out", n_boot=20)
+    names = list(done.drawn)
+    assert names.index("planted_names") == names.index("finetuning") + 1, "its rank is its place"
+    assert (tmp_path / "out" / "planted_names.csv").read_text() == f"run,n\n{run.run_id},{len(run.run_id)}\n"
+    assert "**Names.** Letters in the name" in (tmp_path / "out" / "captions.md").read_text()
+
+    folder = read_folder(root, n_boot=20)
+    results = table_of(folder.collection, folder.grouping, folder.scored)
+    sections = {s.anchor: s for s in report_of(folder, results, all_charts(folder, n_boot=20)).sections}
+    pictures = [block for block in sections["training"].blocks if isinstance(block, Picture)]
+    assert [picture.name for picture in pictures] == ["pretraining_loss", "finetuning", "planted_names"]
+    (mine,) = (picture for picture in pictures if picture.name == "planted_names")
+    assert (mine.title, mine.caption, mine.is_wide) == ("Names", "Letters in the name of each run.", False)
+    assert mine.alt == f"Names. {run.run_id}: {len(run.run_id)} letters."
+    assert set(get_args(Place)) - {"others"} <= set(sections), "every place is a section"
+
+
+def test_a_figure_without_words_or_a_place_is_refused(package: Path) -> None:
+    (package / "planted_mute.py").write_text(MODULE.replace(", draw, series, always", ", draw, is_narrow=always"))
+    with pytest.raises(TypeError, match="series"):
+        chart_kinds()
+    (package / "planted_mute.py").write_text("")
+    with pytest.raises(AttributeError, match="KIND"):
+        chart_kinds()
+    rows = ({"n": 1},)
+    for words in (("", "a caption"), ("a title", " ")):
+        with pytest.raises(ValueError, match="needs a title and a caption"):
+            Chart("mute", finetuning.KIND, *words, rows)
+    with pytest.raises(ValueError, match="no section attic"):
+        replace(finetuning.KIND, place="attic")  # type: ignore[arg-type]
+
+
+def test_kinds_are_named_as_their_files_and_ranked() -> None:
+    kinds = chart_kinds()
+    files = {path.stem for path in Path(two_by_two.__file__).parent.glob("[a-z]*.py")}
+    assert {kind.name for kind in kinds} == files - {"chart", "rows", "drawing"}
+    assert len({kind.rank for kind in kinds}) == len(kinds)
+
+
+# What the pictures say ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cluster", ["sentence", "document"])
+def test_captions_say_what_their_intervals_resample(tmp_path: Path, cluster: str) -> None:
+    cells = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}
+    for size in ("debug", "tiny"):
+        write_grid(tmp_path / "whole", cells, documents=8, config_name=size)
+    write_run(tmp_path / "alone", "full", 0.6, documents=8)
+    write_run(tmp_path / "old", "full", 0.6)
+    write_run(tmp_path / "stats", "full", 0.6, documents=8, predictions=False)
+
+    def captions(name: str) -> dict[str, str]:
+        folder = read_folder(tmp_path / name, n_boot=50, cluster=cluster)  # type: ignore[arg-type]
+        return {chart.kind.name: chart.caption for chart in all_charts(folder, n_boot=50).charts}
+
+    asked = f"{cluster}s resampled"
+    whole = captions("whole")
+    assert asked in whole["two_by_two"] and asked in whole["emergence_by_scale"]
+    assert asked in captions("alone")["two_by_two"], "no 2x2, but predictions"
+    assert "sentences resampled" in captions("old")["two_by_two"], "older predictions tell no documents"
+    assert "sentences resampled" in captions("stats")["two_by_two"], "as its run did"
+
+
+def test_few_shot_intervals_are_the_runs_own(tmp_path: Path) -> None:
+    for n in (10, 100):
+        write_run(tmp_path, "full", 0.5, finetune_samples=n)
+    folder = read_folder(tmp_path, n_boot=20)
+    items = [item for found in folder.grouping.sets for item in found.results()]
+    for item, cluster in zip(items, ("document", "sentence"), strict=True):
+        assert item.result.test_scores
+        item.result.test_scores["cluster"] = cluster
+    charts = Charts()
+    few_shot.KIND.collect(folder, charts, 20)
+    assert "sentences or documents resampled" in charts.charts[0].caption
+
+
+def test_training_loss_is_in_the_legend(tmp_path: Path) -> None:
+    fake_run(tmp_path, "debug", "full")
+    found = Charts()
+    finetuning.KIND.collect(read_folder(tmp_path, n_boot=20), found, 20)
+    (legend,) = draw(found.charts[0]).legends
+    assert [text.get_text() for text in legend.get_texts()][1:] == ["training loss"]

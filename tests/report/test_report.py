@@ -1,0 +1,266 @@
+"""The report from planted runs: one file that stands alone, its twin, escaping, examples, and what it leaves out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runs import spec_of, write_grid, write_guide_file, write_run
+from figure_worlds import F1, fake_run
+from typer.testing import CliRunner
+
+from emergence.cli import app
+from emergence.errors import DataError, UsageError
+from emergence.findings.folder import read_folder
+from emergence.findings.table import build_table
+from emergence.report.blocks import Example, Heading
+from emergence.report.charts import drawing
+from emergence.report.charts.chart import all_charts
+from emergence.report.examples import GAP, N_EACH, _known_words, _pieces, example_blocks
+from emergence.report.provenance import command
+from emergence.report.write import WrittenReport, write_report
+from emergence.spec.experiment import ExperimentSpec
+
+BOOT = 100
+CELLS = {"full": 0.7, "frozen": 0.5, "random_full": 0.4, "random_frozen": 0.2}
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags with attributes, text, and tags that do not close."""
+
+    void = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.open = "", list[str]()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open += [] if tag in self.void else [tag]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report") / "<b>runs"
+    for condition in F1:
+        fake_run(root, "debug", condition)
+    return root
+
+
+@pytest.fixture(scope="module")
+def written(world: Path) -> WrittenReport:
+    return write_report(world, n_boot=BOOT)
+
+
+@pytest.fixture(scope="module")
+def page(written: WrittenReport) -> Page:
+    return Page(written.html.read_text())
+
+
+# One file that stands alone ----------------------------------------------------------------------
+
+
+def test_nothing_comes_from_outside(written: WrittenReport, page: Page) -> None:
+    assert page.open == [] and page.all("script") == []
+    links = [a["href"] or "" for a in page.all("a")]
+    sources = [a["src"] or "" for a in page.all("img")] + [a["href"] or "" for a in page.all("link")]
+    assert all(link.startswith("#") for link in links) and all(source.startswith("data:") for source in sources)
+    ids = [a["id"] for _, a in page.tags if a.get("id")]
+    assert len(ids) == len(set(ids)) and {link[1:] for link in links} <= set(ids)
+    assert "@import" not in written.html.read_text() and "url(" not in written.html.read_text()
+    assert any("default-src 'none'" in (a.get("content") or "") for a in page.all("meta"))
+
+
+def test_every_figure_is_inlined_with_its_numbers_in_words(written: WrittenReport, page: Page) -> None:
+    assert set(written.figures) == {
+        *("pretraining_loss", "finetuning", "two_by_two", "probing_layers", "roles_debug_microworld")
+    }
+    images = page.all("img")
+    assert len(images) == len(written.figures)
+    f1 = json.loads(build_json(written.html.parents[1]))["sets"][0]["readouts"]["headline"]["grid"]["analysis"]["cells"]
+    alt = next(a["alt"] or "" for a in images if "Frozen and trained" in (a["alt"] or ""))
+    assert f"pretrained, frozen: {f1['frozen']['point']:.2f}" in alt
+    for name in written.figures:
+        assert (written.html.parent / f"{name}.svg").is_file() and (written.html.parent / f"{name}.csv").is_file()
+        assert f"({name}.svg)" in written.markdown.read_text()
+
+
+def build_json(root: Path) -> str:
+    return json.dumps(build_table(root, n_boot=BOOT).to_dict())
+
+
+def test_both_say_the_same(written: WrittenReport, page: Page) -> None:
+    markdown = written.markdown.read_text()
+    tables = page.all("table")
+    assert len(tables) >= 8 and len(re.findall(r"^\|(?:---\|)+$", markdown, re.M)) == len(tables)
+    for title in ("The verdict", "The 2x2", "Results", "Probes", "Data", "Cost", "Provenance", "How to reproduce"):
+        assert title in page.text and f"## {title}" in markdown
+    numbers = set(re.findall(r"\d\.\d\d\d? \[\d\.\d\d\d?, \d\.\d\d\d?\]", page.text))
+    assert len(numbers) > 8 and all(number in markdown for number in numbers)
+    assert all(a.get("scope") in ("col", "row") for a in page.all("th"))
+    assert "4,800" in page.text and "total raw examples" in page.text  # data filtering
+    assert "docs/methods.md#emergence-score" in page.text and "docs/methods.md#emergence-score" in markdown
+
+
+def test_methods_has_the_sections_that_the_glossary_names() -> None:
+    from emergence.report.glossary import GLOSSARY
+
+    titles = re.findall(r"^## (.+)$", (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text(), re.M)
+    assert set(GLOSSARY) <= {title.lower().replace(" ", "-") for title in titles}
+
+
+def test_what_comes_from_data_is_text(written: WrittenReport, page: Page) -> None:
+    assert "<script>alert(1)</script>" in page.text and "saw <i>it</i> & you?" in page.text
+    assert page.all("i") == [] and "<b>runs" in page.text
+    markdown = written.markdown.read_text()
+    assert "<script>" not in markdown.replace("\\<", "") and r"\*\*" in markdown
+
+
+# Examples ----------------------------------------------------------------------------------------
+
+
+def test_examples_are_drawn_by_role_right_and_wrong(world: Path) -> None:
+    (found,) = read_folder(world, n_boot=BOOT).settings
+    blocks = example_blocks(found.comparable)
+    assert blocks == example_blocks(found.comparable)
+    roles = [block.text.split(":")[0] for block in blocks if isinstance(block, Heading)][1:]
+    assert roles[:2] == ["what", "who"] and len(roles) == 5
+    examples = [block for block in blocks if isinstance(block, Example)]
+    right = [e for e in examples if e.answers[0].is_right]
+    assert len(right) == N_EACH * 5 and len(examples) == 2 * len(right)
+    for example in examples:
+        assert example.answers[0].cell == "pretrained, frozen" and len(example.answers) == 4
+        assert "".join(p.text for p in example.pieces if p.is_gold) == "Emma Bo"
+        marked = " ".join(p.text for p in example.pieces if p.is_predicted)
+        assert marked == example.answers[0].text and [p.text for p in example.pieces if p.is_predicate] == ["saw"]
+
+
+def test_examples_say_which_roles_they_are_drawn_by(tmp_path: Path) -> None:
+    fake_run(tmp_path / "old")
+    (found,) = read_folder(tmp_path / "old", n_boot=BOOT).settings
+    assert "most frequent wh-words" in example_blocks(found.comparable)[1].text
+    fake_run(tmp_path / "new", asked_roles=True)
+    (found,) = read_folder(tmp_path / "new", n_boot=BOOT).settings
+    blocks = example_blocks(found.comparable)
+    assert "most frequent asked roles" in blocks[1].text
+    headings = [block.text.split(":")[0] for block in blocks if isinstance(block, Heading)]
+    assert headings[1:] == ["other", "agent", "patient"]
+
+
+def test_a_sentence_is_put_together_from_what_spans_show_of_it() -> None:
+    row: dict[str, Any] = {"source": "s", "sentence_id": "1", "predicate_index": 4, "predicate": "ate"}
+    row |= {"golds": [[0, 2]], "gold_texts": ["The cat"], "prediction": [5, 7], "prediction_text": "-LRB- fish"}
+    words = _known_words([row])["s", "1"]
+    pieces = _pieces(words, row, is_whole=False)
+    text = "".join(" " * p.has_space_before + p.text for p in pieces)
+    assert text == f"The cat {GAP} ate (fish {GAP}"
+    assert [p.text for p in pieces if p.is_gold] == ["The cat"] and [p.text for p in pieces if p.is_predicted] == [
+        "(fish"
+    ]
+
+
+# Commands ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        spec_of("full", pretrain_data="wiki+nq", seed=3, layout="echo", qa_data="/a b/qa"),
+        spec_of("random_frozen", finetune_samples=10, sets=("finetune.epochs=7", "probe.ridges=[0.5, 1.0]")),
+        spec_of("frozen", skip_pretrain=True, pretrained_model_path="RUN/x.pth", sets=("finetune.marks=text",)),
+    ],
+)
+def test_the_command_of_a_run_makes_its_spec(spec: ExperimentSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[ExperimentSpec] = []
+    monkeypatch.setattr("emergence.commands.run.run_locally", lambda given, *_, **__: asked.append(given))
+    parts = shlex.split(command(spec, "some runs"))
+    assert parts[0] == "emergence"
+    done = CliRunner().invoke(app, parts[1:], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert asked == [spec]
+
+
+# What is left out --------------------------------------------------------------------------------
+
+
+def test_what_does_not_belong_is_named_and_in_no_average(tmp_path: Path) -> None:
+    """In the report, the figures and the table alike."""
+    write_grid(tmp_path, CELLS)
+    half = write_run(tmp_path, "full", 0.9, finished=False, seed=7)
+    tokenizer = write_run(tmp_path, "frozen", 0.9, tokenizer="tokenizer B", seed=8)
+    questions = write_run(tmp_path, "full", 0.1, questions="questions B", seed=9)
+    (tmp_path / "foreign.json").write_text('{"accuracy": 0.9}')
+    write_guide_file(tmp_path / "nan.json", float("nan"))
+    null = write_run(tmp_path, "random_full", 0.9, seed=10)
+    stats = json.loads(null.stats_path.read_text())
+    stats["test_scores"]["scores"]["f1_tokens"]["point"] = None
+    null.stats_path.unlink()
+    null.write_stats({key: value for key, value in stats.items() if key != "sha256"})
+
+    table = build_table(tmp_path, n_boot=BOOT)
+    charts = all_charts(read_folder(tmp_path, n_boot=BOOT), n_boot=BOOT)
+    written = write_report(tmp_path, n_boot=BOOT)
+    texts = {
+        "table": "\n".join(table.notes()),
+        "figures": "\n".join(f"{name}: {why}" for name, why in charts.skipped),
+        "report": Page(written.html.read_text()).text,
+        "twin": written.markdown.read_text(),
+    }
+    for what, text in texts.items():
+        for name in (half.run_id, "foreign.json", "nan.json", null.run_id, tokenizer.run_id, questions.run_id):
+            assert name in text, (what, name)
+        assert "differ in tokenizer" in text and "differ in test questions" in text, what
+
+    means = {(r.set_label, r.mode): r.test_f1.point for r in table.rows if r.test_f1 and not r.is_extra_probe}
+    (two_by_two,) = [chart for chart in charts.charts if chart.name == "two_by_two"]
+    drawn = sorted(row["f1"] for row in two_by_two.rows)
+    assert drawn == sorted(means.values())
+    clean = next(found for found in table.sets if len(found.comparable.cells) == 4)
+    assert {cell: e.point for cell, e in clean.headline.f1.items()} == pytest.approx(CELLS)
+
+
+def test_the_older_format_alone(tmp_path: Path) -> None:
+    write_guide_file(tmp_path / "full.json", 0.7)
+    write_guide_file(tmp_path / "frozen.json", 0.5, frozen=True)
+    text = Page(write_report(tmp_path, n_boot=BOOT).html.read_text()).text
+    assert "no interval: per-question scores are not in this file" in text and "undetermined" in text
+    assert "older format, which holds config_name" in text and "6,414" in text
+    assert "Not shown: no run here has predictions" in text
+
+
+def test_refusals(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        write_report(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no finished results here"):
+        write_report(tmp_path)
+    monkeypatch.setattr(drawing.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"needs jinja2: pip install 'emergence\[report\]'"):
+        write_report(world)
+
+
+def test_few_shot_runs_alone_have_a_verdict_and_beside_all_questions_none(tmp_path: Path) -> None:
+    for condition in F1:
+        fake_run(tmp_path, "debug", condition, finetune_samples=40)
+    (few,) = read_folder(tmp_path, n_boot=BOOT).main
+    assert few.comparable.base.samples == 40
+    for condition in F1:
+        fake_run(tmp_path, "debug", condition)
+    (all_questions,) = read_folder(tmp_path, n_boot=BOOT).main
+    assert all_questions.comparable.base.samples is None

@@ -1,0 +1,148 @@
+"""The spec: flags in, contradictions refused, identity by content."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from emergence.errors import ConfigError, UsageError
+from emergence.spec.experiment import ExperimentSpec, _without_cosmetics
+
+WHEN = datetime(2025, 12, 31, 0, 58, 35)
+
+
+def spec(**flags: Any) -> ExperimentSpec:
+    return ExperimentSpec.from_flags(**flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ({}, "TinyQA_spe200k_20251231-005835"),
+        ({"config_name": "base", "pretrain_data": "wiki+nq"}, "BaseQA_spe800k_wikinq_20251231-005835"),
+        ({"config_name": "tiny", "pretrain_data": "wiki+control"}, "TinyQA_spe200k_wikicontrol_20251231-005835"),
+        ({"config_name": "tiny", "pretrain_data": "shuffled"}, "TinyQA_spe200k_shuffled_20251231-005835"),
+        ({"random_baseline": True}, "TinyQA_spe200k_random_20251231-005835"),
+        (
+            {"freeze_llm": True, "skip_pretrain": True, "pretrained_model_path": "w.pth"},
+            "TinyQA_spe200k_frozen_20251231-005835",
+        ),
+        (
+            {"config_name": "small", "finetune_samples": 100, "freeze_llm": True, "layout": "echo", "seed": 3},
+            "SmallQA_spe400k_n100_frozen_echo_seed3_20251231-005835",
+        ),
+    ],
+)
+def test_run_names_add_only_what_differs(flags: dict[str, Any], name: str) -> None:
+    assert spec(**flags).run_name(WHEN) == name
+
+
+@pytest.mark.parametrize(
+    ("flags", "cure"),
+    [
+        ({"freeze_llm": True, "skip_pretrain": True}, "--pretrained-model-path"),
+        ({"random_baseline": True, "pretrained_model_path": "w.pth"}, "drop one"),
+        ({"skip_pretrain": True, "skip_finetune": True}, "drop one"),
+        ({"random_baseline": True, "skip_finetune": True}, "drop one"),
+        ({"freeze_llm": True, "skip_finetune": True}, "drop one"),
+        ({"pretrained_model_path": "w.pth"}, "--skip-pretrain"),
+        ({"finetune_samples": 0}, "--finetune-samples"),
+        ({"finetune_samples": -5}, "--finetune-samples"),
+        ({"seed": -1}, "--seed"),
+        ({"nq_data": "nq.jsonl"}, "wiki\\+nq"),
+        ({"layout": "backwards"}, "question-first, echo"),
+        ({"data": "web"}, "hub, microworld"),
+        ({"pretrain_data": "c4"}, "wiki, wiki\\+nq"),
+    ],
+)
+def test_contradictions_name_the_flag_that_cures_them(flags: dict[str, Any], cure: str) -> None:
+    with pytest.raises(UsageError, match=cure) as caught:
+        spec(**flags)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_the_2x2_conditions() -> None:
+    assert spec().condition == "full"
+    assert spec(freeze_llm=True).condition == "frozen"
+    assert spec(random_baseline=True).condition == "random"
+    assert spec(random_baseline=True, freeze_llm=True).condition == "random-frozen"
+    assert spec(skip_finetune=True).condition == "pretrain-only"
+
+
+def test_random_baseline_never_pretrains_with_or_without_the_flag() -> None:
+    assert spec(random_baseline=True) == spec(random_baseline=True, skip_pretrain=True)
+    assert not spec(random_baseline=True).pretrains
+
+
+def test_a_spec_survives_json_and_keeps_its_identity() -> None:
+    one = spec(freeze_llm=True, finetune_samples=10, set_values=["pretrain.epochs=2"])
+    two = ExperimentSpec.from_dict(json.loads(json.dumps(one.to_dict())))
+    assert two == one
+    assert two.experiment_id == one.experiment_id
+
+
+def test_identity_follows_content_not_cosmetics() -> None:
+    assert spec(set_values=["pretrain.log_every_steps=3", "compute.gpu=H100"]).experiment_id == spec().experiment_id
+    assert spec(set_values=["pretrain.adamw_lr=1e-3"]).experiment_id != spec().experiment_id
+    assert spec(seed=1).experiment_id != spec().experiment_id
+
+
+def test_conditions_share_the_pretraining_that_layouts_and_probes_cannot_change() -> None:
+    assert spec(freeze_llm=True, layout="echo", finetune_samples=5).pretrain_id == spec().pretrain_id
+    for other in (
+        {"seed": 1},
+        {"pretrain_data": "wiki+nq"},
+        {"pretrain_data": "wiki+control"},
+        {"pretrain_data": "shuffled"},
+        {"set_values": ["model.n_layers=2"]},
+        {"data": "microworld"},
+    ):
+        assert spec(**other).pretrain_id != spec().pretrain_id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec_version": 99},
+        {"seed": "zero"},
+        {"freeze_llm": 1},
+        {"finetune_samples": -1},
+        {"unknown": True},
+        {"config": {"name": "x"}},
+        {"config": None},
+        {"layout": 3},
+    ],
+)
+def test_a_damaged_stored_spec_is_refused(change: dict[str, Any]) -> None:
+    raw = {**spec().to_dict(), **change}
+    with pytest.raises(ConfigError, match=r"spec\.json"):
+        ExperimentSpec.from_dict(raw, "spec.json")
+
+
+def test_what_to_do_at_a_nan_is_no_other_experiment() -> None:
+    careful = spec(set_values=("pretrain.on_nan=rewind",))
+    assert careful.config.pretrain.on_nan == "rewind"
+    assert (careful.experiment_id, careful.pretrain_id) == (spec().experiment_id, spec().pretrain_id)
+    assert spec(on_nan="rewind") == careful and spec(on_nan="stop") == spec()
+
+
+def test_a_spec_of_before_the_search_does_not_begin_to_search() -> None:
+    stored = spec(set_values=("finetune.search=off",)).to_dict()
+    for key in ("search", "dropout"):
+        del stored["config"]["finetune"][key]
+    old = ExperimentSpec.from_dict(json.loads(json.dumps(stored)))
+    assert old.config.finetune.search == "off" and spec().config.finetune.search == "on"
+    assert old == spec(set_values=("finetune.search=off",))
+    assert ExperimentSpec.from_dict(spec().to_dict()).config.finetune.search == "on"
+
+
+def test_without_a_search_the_identity_is_that_of_before_it() -> None:
+    off = spec(config_name="debug", data="microworld", set_values=("finetune.search=off",))
+    assert not {"search", "dropout"} & set(_without_cosmetics(off.config.to_dict())["finetune"])
+    assert off.experiment_id != spec(config_name="debug", data="microworld").experiment_id
+    dropped = spec(config_name="debug", data="microworld", set_values=("finetune.search=off", "finetune.dropout=0.1"))
+    assert dropped.experiment_id != off.experiment_id

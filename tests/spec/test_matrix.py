@@ -1,0 +1,176 @@
+"""Matrix files: the guide's cells, what a file may say, and how what it may not is refused."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emergence.errors import ConfigError, UsageError
+from emergence.spec.config import config_path
+from emergence.spec.matrix import Matrix, load_matrix, matrix_from_dict, matrix_path
+
+#: The guide's "Full Experimental Matrix".
+GUIDE = [
+    *("T-WN-F-ALL", "T-WN-Z-ALL", "T-W-F-ALL", "T-W-Z-ALL", "S-WN-F-ALL", "S-WN-Z-ALL", "S-W-F-ALL", "S-W-Z-ALL"),
+    *("B-WN-F-ALL", "B-WN-Z-ALL", "B-WN-F-100", "B-WN-Z-100", "B-W-F-ALL", "B-W-Z-ALL"),
+    *("M-WN-F-ALL", "M-WN-Z-ALL", "M-W-F-ALL", "M-W-Z-ALL"),
+]
+
+
+def matrix(text: str) -> Matrix:
+    return matrix_from_dict(tomllib.loads(text), "m.toml", "m")
+
+
+@pytest.fixture(scope="module")
+def guide() -> Matrix:
+    return load_matrix(config_path("matrix"))
+
+
+def test_the_guides_eighteen_cells_are_there_and_are_what_they_are_called(guide: Matrix) -> None:
+    assert len(GUIDE) == 18 and set(GUIDE) <= set(guide.cells)
+    sizes = {"T": "tiny", "S": "small", "B": "base", "M": "medium"}
+    for cell in guide.select(GUIDE):
+        size, trunk, trained, samples = cell.name.split("-")
+        assert cell.spec.config.name == sizes[size]
+        assert cell.spec.pretrain_data == {"WN": "wiki+nq", "W": "wiki"}[trunk] and not cell.spec.random_baseline
+        assert cell.spec.freeze_llm == (trained == "Z")
+        assert cell.spec.finetune_samples == (None if samples == "ALL" else int(samples))
+
+
+def test_every_score_has_its_floor_and_ceiling(guide: Matrix) -> None:
+    """Whatever is probed frozen is there trained whole and on a random trunk, at the same number of questions."""
+    for name in guide.cells:
+        size, _, _, samples = name.split("-")
+        assert {f"{size}-R-Z-{samples}", f"{size}-R-F-{samples}", name.replace("-Z-", "-F-")} <= set(guide.cells)
+    assert {f"{size}-WS-{how}-ALL" for size in "TS" for how in "FZ"} <= set(guide.cells), "and a row without word order"
+    few = {name.rpartition("-")[2] for name in guide.cells if name.startswith("B-W-Z-")}
+    assert few == {"10", "50", "100", "500", "2000", "5000", "ALL"}
+
+
+def test_the_debug_matrix_has_at_least_24_cells() -> None:
+    cells = load_matrix(matrix_path("matrix-debug")).select()
+    assert len(cells) >= 24 and len({cell.spec.experiment_id for cell in cells}) == len(cells)
+    assert all(cell.spec.data == "microworld" for cell in cells)
+
+
+def test_patterns_and_seeds_choose(guide: Matrix) -> None:
+    assert len(guide.select(["T-*"])) == 8 and len(guide.select(["T-*", "S-W-*"], seeds=3)) == 30
+    assert [c.label for c in guide.select(["T-W-F-*"], seeds=2)] == ["T-W-F-ALL.0", "T-W-F-ALL.1"]
+    with pytest.raises(UsageError, match=re.escape("--only T-X-* fits none")):
+        guide.select(["T-W-*", "T-X-*"])
+    with pytest.raises(UsageError, match="--seeds"):
+        guide.select(seeds=0)
+
+
+def test_equal_content_is_the_experiment_of_the_single_command(guide: Matrix) -> None:
+    from emergence.spec.experiment import ExperimentSpec
+
+    (cell,) = guide.select(["T-W-Z-ALL"], data={"pretrain_text": "t"}, set_values=["pretrain.batch_size=4"])
+    alone = ExperimentSpec.from_flags(config_name="tiny", pretrain_text="t", set_values=["pretrain.batch_size=4"])
+    assert cell.spec.pretrain_id == alone.pretrain_id
+    frozen = ExperimentSpec.from_flags(
+        config_name="tiny", pretrain_text="t", freeze_llm=True, set_values=["pretrain.batch_size=4"]
+    )
+    assert cell.spec.experiment_id == frozen.experiment_id
+
+
+def test_any_config_field_is_an_axis() -> None:
+    found = matrix(
+        """
+        [set.pretrain]
+        epochs = 2
+        [[cells]]
+        size = "tiny"
+        trunk = "wiki"
+        train = "full"
+        layout = ["question-first", "echo"]
+        set.finetune.lr = [1e-4, 1e-3]
+        set.probe.ridges = [[0.1, 1.0]]
+        """
+    )
+    assert list(found.cells) == [
+        "T-W-F-ALL-finetune.lr=0.0001",
+        "T-W-F-ALL-finetune.lr=0.001",
+        "T-W-F-ALL-echo-finetune.lr=0.0001",
+        "T-W-F-ALL-echo-finetune.lr=0.001",
+    ]
+    cells = found.select(set_values=["finetune.epochs=5"])
+    assert [c.spec.config.finetune.lr for c in cells] == [1e-4, 1e-3, 1e-4, 1e-3]
+    assert {(c.spec.config.pretrain.epochs, c.spec.config.finetune.epochs) for c in cells} == {(2, 5)}
+    assert {c.spec.config.probe.ridges for c in cells} == {(0.1, 1.0)}
+    assert len({c.spec.experiment_id for c in cells}) == 4 and len({c.spec.pretrain_id for c in cells}) == 1
+
+
+def test_nq_data_goes_to_the_cells_that_read_it() -> None:
+    found = matrix(
+        'nq_data = "nq.jsonl"\n[[cells]]\nsize = "tiny"\ntrunk = ["wiki", "wiki+nq", "wiki+control"]\ntrain = "full"'
+    )
+    assert list(found.cells) == ["T-W-F-ALL", "T-WN-F-ALL", "T-WC-F-ALL"]
+    assert [c.spec.nq_data for c in found.select()] == [None, "nq.jsonl", "nq.jsonl"]
+    assert [c.spec.nq_data for c in found.select(data={"nq_data": "other"})] == [None, "other", "other"]
+
+
+CELLS = '[[cells]]\nsize = "tiny"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "a matrix needs [[cells]]"),
+        ("cels = 1", "unknown key 'cels'; did you mean cells?"),
+        ("seeds = 3\n" + CELLS, "seeds must be a list"),
+        ("seeds = [0, 0]\n" + CELLS, "a seed twice"),
+        ('name = "a/b"\n' + CELLS, "name must be a word"),
+        ('data = "disk"\n' + CELLS, "data must be one of hub, microworld, not 'disk'"),
+        ("qa_data = 3\n" + CELLS, "qa_data must be a path"),
+        ("[[cells]]\ntrain = 'full'", "[[cells]] number 1 lacks size"),
+        ("[[cells]]\nsize = 'tini'", "size must be one of debug, tiny, small"),
+        ("[[cells]]\nsize = []", "size is an empty list"),
+        (
+            CELLS + "trunk = 'wikinq'",
+            "trunk must be one of wiki+nq, wiki, wiki+control, shuffled, random, not 'wikinq'",
+        ),
+        (CELLS + "train = true", "train must be one of full, frozen, not True"),
+        (CELLS + "samples = 0", "samples must be 'all' or a whole number"),
+        (CELLS + "sample = 10", "unknown key 'sample'; did you mean samples?"),
+        (CELLS + "set.finetun.lr = 1", "set.finetun: write set.SECTION.KEY"),
+        (CELLS + "set.finetune.lrr = 1", "unknown key 'lrr'; did you mean lr?"),
+        (CELLS + "set.finetune.lr = []", "set.finetune.lr is an empty list"),
+        (CELLS + "tag = 'a b'", "tag must be a word"),
+        (CELLS + CELLS + "set.finetune.lr = 1e-5", "another cell is called T-W-F-ALL"),
+        ("[set.finetune]\nlr = [1e-3, 1e-4]\n" + CELLS, "an axis belongs in a [[cells]] table"),
+    ],
+)
+def test_what_a_matrix_may_not_say_names_file_and_key(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        matrix(text)
+    assert str(caught.value).startswith("m.toml: ") and says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "says"),
+    [
+        (CELLS + "set.finetune.lr = 'fast'", {}, "finetune.lr must be a number"),
+        (CELLS, {"set_values": ["finetune.lrr=1"]}, "did you mean lr"),
+        (CELLS + "set.model.n_heads = [3]", {}, "must divide model.hidden_size"),
+    ],
+)
+def test_values_are_checked_with_the_cell(text: str, flags: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape("m.toml: cell T-W-F-ALL: ")) as caught:
+        matrix(text).select(**flags)
+    assert says in str(caught.value)
+
+
+def test_a_matrix_is_found_by_name_or_path(tmp_path: Path) -> None:
+    assert load_matrix(matrix_path("matrix")).name == "matrix"
+    file = tmp_path / "mine.toml"
+    file.write_text(CELLS)
+    assert load_matrix(matrix_path(str(file))).name == "mine"
+    with pytest.raises(ConfigError, match="no matrix 'matrx'"):
+        matrix_path("matrx")
+    with pytest.raises(ConfigError, match=r"none\.toml: not a readable TOML file"):
+        load_matrix(tmp_path / "none.toml")
