@@ -1,0 +1,1 @@
+"""How a trunk answers questions: states, finetuning and its search, probes, what they add to words, evaluation."""

@@ -1,0 +1,1 @@
+"""What each ``emergence`` command does; :mod:`emergence.cli` holds their flags."""

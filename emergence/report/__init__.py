@@ -1,0 +1,1 @@
+"""Telling what was found: HTML and Markdown reports, tables in four formats, terminal lines, charts."""

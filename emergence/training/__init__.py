@@ -1,1 +1,1 @@
-"""Training: pretraining, probing, finetuning, and what makes them resumable."""
+"""Pretraining, and what every loop needs: context, loop, checkpoints, optimisers, schedules, recording."""

@@ -375,7 +375,7 @@ def test_the_functions_are_declared_as_documented() -> None:
 def test_the_image_has_the_versions_the_tests_passed_with() -> None:
     root = Path(__file__).resolve().parents[2]
     tested = dict(re.findall(r"^([\w-]+)==(\S+)$", (root / "constraints.txt").read_text().replace("_", "-"), re.M))
-    source = (root / "emergence" / "remote.py").read_text()
+    source = (root / "emergence" / "remote" / "app.py").read_text()
     pinned = re.findall(r'"([\w-]+)==([^"]+)"', source)
     assert len(pinned) >= 8
     for name, version in pinned:

@@ -26,7 +26,7 @@ from emergence.spec.flags import REQUIRED, Flag, flag, flags_of, for_modal, pars
 from emergence.spec.matrix import DATA_KEYS
 from emergence.studies.cka.analyse import AnalysisFlags
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The frozen probe of every pretraining snapshot of a run."""
