@@ -1,1 +1,1 @@
-"""What a folder of runs says: results collected, compared by content, scored, judged, in tables and curves. No torch."""
+"""What a folder of runs says: collected, compared by content, scored, judged, in tables and curves. No torch."""

@@ -1,1 +1,1 @@
-"""What is asked of the program, checked before anything costs: flags, settings, configurations, matrices, cost. No torch."""
+"""What is asked of the program, checked before anything costs: flags, settings, configurations, cost. No torch."""
