@@ -1,7 +1,7 @@
 """Truncate every file of a finished run at 20 places and flip 200 of its bits: every damage must be noticed on loading.
 
-    python benchmarks/damage_campaign.py --out damage.json
-    python benchmarks/damage_campaign.py --run RUN --truncations 20 --flips 200 --out damage.json
+    python -m benchmarks.damage_campaign --out damage.json
+    python -m benchmarks.damage_campaign --run RUN --truncations 20 --flips 200 --out damage.json
 
 Each file is read by the loader that the program reads it with; a run without ``--run`` is made on the spot, with its
 token streams, tokenizer cache and a resumable checkpoint.
@@ -20,11 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 import numpy as np
 import torch
-from micro_run import micro_run, micro_spec
 
 from emergence.data.sources import prepare_pretraining_data
 from emergence.data.stream import load_streams
@@ -35,6 +32,7 @@ from emergence.experiment.run_directory import RunDirectory
 from emergence.files import seal, sha256_file, write_json_atomic
 from emergence.studies.cka.result import ARRAYS_FILE, JSON_FILE, read_result
 from emergence.training.checkpoint import Checkpointer, load_weights
+from tests.small_runs import micro_run, micro_spec
 
 
 def loader_of(path: Path) -> Callable[[], object]:

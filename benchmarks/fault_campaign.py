@@ -1,9 +1,9 @@
 """Kill or fail a whole small run at every write, fsync and rename; resume it; compare bit for bit.
 
-    python benchmarks/fault_campaign.py --points all --out faults.json            # every point, killed
-    python benchmarks/fault_campaign.py --points 100 --kind ENOSPC --out full.json
-    python benchmarks/fault_campaign.py --random-kills 500 --out random.json
-    python benchmarks/fault_campaign.py --condition frozen --points all --out frozen.json
+    python -m benchmarks.fault_campaign --points all --out faults.json            # every point, killed
+    python -m benchmarks.fault_campaign --points 100 --kind ENOSPC --out full.json
+    python -m benchmarks.fault_campaign --random-kills 500 --out random.json
+    python -m benchmarks.fault_campaign --condition frozen --points all --out frozen.json
 
 Points are visited in an order that spreads over the run, so that a campaign cut short has seen all phases; the file
 given with ``--out`` is written after every point, and the same command goes on from it. POSIX only (it forks).
@@ -27,14 +27,13 @@ from typing import Any
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import torch  # noqa: E402
-from forked_faults import KILLED, REFUSED, Attempt, Fault, attempt, content_of  # noqa: E402
-from micro_run import micro_run  # noqa: E402
 
 from emergence.experiment.store import RunStore  # noqa: E402
 from emergence.files import write_json_atomic  # noqa: E402
+from tests.forked_faults import KILLED, REFUSED, Attempt, Fault, attempt, content_of  # noqa: E402
+from tests.small_runs import micro_run  # noqa: E402
 
 KINDS = ("kill", "ENOSPC", "EIO", "EACCES", "EROFS", "clock", "slow")
 CONDITIONS: dict[str, dict[str, Any]] = {"full": {}, "frozen": {"freeze_llm": True}}

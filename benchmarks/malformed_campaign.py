@@ -213,7 +213,7 @@ def stopped_before_training() -> Iterator[None]:
 
 def campaign(count: int, seed: int, scratch: Path) -> dict[str, Any]:
     """All flag cases, then damaged files of every kind, then damaged runs, ``count`` cases in all."""
-    from tests.micro_run import MICRO, micro_run
+    from tests.small_runs import MICRO, micro_run
 
     finished = scratch / "runs" / micro_run(scratch)
     chance = random.Random(seed)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fault_injection import CHANGES
+from tests.fault_injection import CHANGES
 
 #: Exit code of a child that was killed at its point (as a shell reports SIGKILL).
 KILLED = 137

@@ -9,14 +9,14 @@ import json
 import math
 import re
 import shlex
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from command_lines import emergence_command, modal_command, script_command
+
+from tests.command_lines import emergence_command, modal_command, script_command
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ROOT / "docs" / "methods.md"
@@ -28,7 +28,6 @@ SOURCES = [*PAGES, *ROOT.glob("*.py")] + [
     for path in sorted((ROOT / folder).rglob("*"))
     if path.suffix in (".py", ".jinja", ".ipynb", ".toml")
 ]
-sys.path.insert(0, str(ROOT / "tests" / "analysis"))
 
 #: Sections that the report links to.
 ANCHORS = (
@@ -179,13 +178,12 @@ def flags_of_scores() -> set[str]:
 
 
 def test_every_key_of_a_temporal_cka_is_explained(tmp_path: Path) -> None:
-    from figure_worlds import fake_cka, fake_run
-
     from emergence.measures.cka import CKAMethod
     from emergence.measures.cka_resampling import PermutationTest
     from emergence.report.charts.cka import RESULT_FOLDER
     from emergence.studies.cka.result import JSON_FILE
     from emergence.studies.cka.views import Effort, View
+    from tests.planted_runs import fake_cka, fake_run
 
     run = fake_run(tmp_path, "debug")
     fake_cka(run)

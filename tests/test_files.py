@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_injection import Killed, counted, failing, killed_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,6 +36,7 @@ from emergence.files import (
     write_json_atomic,
     write_json_lines_atomic,
 )
+from tests.fault_injection import Killed, counted, failing, killed_at
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -17,7 +17,7 @@ from torch import nn
 
 import benchmarks.malformed_campaign as campaign
 from benchmarks.malformed_cases import Case
-from tests.micro_run import MICRO
+from tests.small_runs import MICRO
 
 NAMES = ("toy_llm_unified_pretrained.pth", "toy_llm_qasrl_finetuned.pth", "toy_llm_wiki_nq_pretrained.pth")
 #: What the payloads would make.

@@ -6,7 +6,8 @@ import difflib
 from pathlib import Path
 
 import pytest
-from command_lines import every_help
+
+from tests.command_lines import every_help
 
 FOLDER = Path(__file__).parent / "help"
 REWRITE = "python -m pytest tests/test_help.py --update-help"

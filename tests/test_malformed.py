@@ -16,7 +16,7 @@ from emergence.model.trunk import build_trunk
 from emergence.spec.config import load_config
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, save_weights
-from tests.micro_run import MICRO
+from tests.small_runs import MICRO
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,8 @@ pytest.importorskip("matplotlib")
 
 TESTS = Path(__file__).parent
 NOTEBOOK = TESTS.parent / "notebooks" / "read_results.ipynb"
-for folder in ("analysis", "experiment"):
-    sys.path.insert(0, str(TESTS / folder))
-
-from figure_worlds import fake_cka, fake_run  # noqa: E402
-from worlds import run_small, trunk_flags  # noqa: E402
+from tests.planted_runs import fake_cka, fake_run  # noqa: E402
+from tests.small_runs import run_small, trunk_flags  # noqa: E402
 
 
 def notebook() -> Any:

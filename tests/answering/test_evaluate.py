@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from qa_tasks import WORDS, WordTokenizer, example
 
 from emergence.answering.evaluate import (
     Evaluation,
@@ -28,6 +27,7 @@ from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.data.roles import asked_role
 from emergence.model import span_cross_entropy
 from emergence.spec.config import EvaluateConfig
+from tests.answering.qa_tasks import WORDS, WordTokenizer, example
 
 CONFIG = EvaluateConfig(bootstrap_draws=300)
 

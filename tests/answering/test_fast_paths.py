@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from qa_tasks import WordTokenizer, named_word_task
 from torch import Tensor
 
 from emergence.answering.evaluate import gold_spans
@@ -19,6 +18,7 @@ from emergence.model import SpanHead, Trunk, build_trunk, span_cross_entropy
 from emergence.spec.config import ModelConfig
 from emergence.training.context import Context
 from emergence.training.execution import step_loss
+from tests.answering.qa_tasks import WordTokenizer, named_word_task
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(n_layers=2, hidden_size=16, n_heads=2, vocab_size=300, sequence_length=64)

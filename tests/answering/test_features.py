@@ -7,7 +7,6 @@ import logging
 import numpy as np
 import pytest
 import torch
-from qa_tasks import PlantedEncoder, WordTokenizer, named_word_task
 
 from emergence.answering import features
 from emergence.answering.features import cache_features, layer_groups, predict_finetuned, predict_readouts
@@ -15,6 +14,7 @@ from emergence.data.qa_encoding import EncodedQA
 from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.spec.config import ModelConfig
 from emergence.training.context import Context
+from tests.answering.qa_tasks import PlantedEncoder, WordTokenizer, named_word_task
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qa_tasks import WordTokenizer, named_word_task
 
 from emergence.answering.evaluate import QuickScores, gold_spans, quick_scores
 from emergence.answering.features import predict_finetuned
@@ -25,6 +24,7 @@ from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.health import NonFiniteLossError
 from emergence.training.recording import MemoryRecorder, StopRequested
+from tests.answering.qa_tasks import WordTokenizer, named_word_task
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_layers=2, hidden_size=16, n_heads=2, vocab_size=300, sequence_length=64)

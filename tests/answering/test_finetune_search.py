@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qa_tasks import WordTokenizer, named_word_task
 
 from emergence.answering import finetune_search
 from emergence.answering.finetune import finetune, training_batches
@@ -33,6 +32,7 @@ from emergence.spec.search_budget import (
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.recording import MemoryRecorder, StopRequested
+from tests.answering.qa_tasks import WordTokenizer, named_word_task
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_layers=2, hidden_size=16, n_heads=2, vocab_size=300, sequence_length=64)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from qa_tasks import WordTokenizer
 
 from emergence.answering.features import SpanLogits
 from emergence.answering.minimal_pairs import score_minimal_pairs
 from emergence.data.minimal_sets import crossed_span, microworld_pairs
 from emergence.data.qa_encoding import EncodedQA, encode_qa
+from tests.answering.qa_tasks import WordTokenizer
 
 
 @pytest.fixture(scope="module")

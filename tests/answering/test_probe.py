@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qa_tasks import PlantedEncoder, WordTokenizer, named_word_task
 
 from emergence.answering.evaluate import gold_spans, score_logits
 from emergence.answering.features import TOKENS_PER_BATCH, LayerFeatures, cache_features
@@ -32,6 +31,7 @@ from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.health import NonFiniteLossError
 from emergence.training.recording import MemoryRecorder, StopRequested
+from tests.answering.qa_tasks import PlantedEncoder, WordTokenizer, named_word_task
 
 CPU = torch.device("cpu")
 CONFIG = ProbeConfig(bilinear_rank=16, epochs=16, batch_size=16, lr=1e-2, patience=16)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from qa_tasks import WORDS, PlantedEncoder, WordTokenizer, example
 
 from emergence.answering.conditional import (
     EMBEDDING_POSITION,
@@ -25,6 +24,7 @@ from emergence.spec.config import ProbeConfig
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.recording import StopRequested
+from tests.answering.qa_tasks import WORDS, PlantedEncoder, WordTokenizer, example
 
 CPU = torch.device("cpu")
 Splits = tuple[EncodedQA, EncodedQA, EncodedQA]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qa_tasks import WORDS, PlantedEncoder, WordTokenizer, example, named_word_task
 from torch import Tensor, nn
 
 from emergence.answering.features import cache_features
@@ -26,6 +25,7 @@ from emergence.spec.config import EvaluateConfig, ProbeConfig
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.recording import MemoryRecorder, StopRequested
+from tests.answering.qa_tasks import WORDS, PlantedEncoder, WordTokenizer, example, named_word_task
 
 CPU = torch.device("cpu")
 CONFIG = ProbeConfig(

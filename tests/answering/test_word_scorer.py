@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qa_tasks import WORDS, WordTokenizer, example
 
 from emergence.answering import word_scorer
 from emergence.answering.evaluate import gold_spans, quick_scores
@@ -24,6 +23,7 @@ from emergence.answering.word_scorer import (
 from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.data.records import QAExample
 from emergence.training.recording import StopRequested
+from tests.answering.qa_tasks import WORDS, WordTokenizer, example
 
 SLOTS = {
     "who": ("who", "", "", "acted", "something", "", ""),

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qa_files import read_all, write
 
 from emergence.data.formats import bank
 from emergence.data.formats.raw import examples_from_raw
 from emergence.data.formats.recognise import recognise
 from emergence.data.formats.slots import question_text
 from emergence.errors import DataError
+from tests.data.qa_files import read_all, write
 
 FORMS = {
     "stem": "serve",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qa_files import read_all, write
 
 from emergence.data.formats import gold_csv
 from emergence.data.formats.raw import examples_from_raw
 from emergence.data.formats.recognise import recognise
 from emergence.errors import DataError
+from tests.data.qa_files import read_all, write
 
 GOLD_HEADER = (
     "qasrl_id,verb_idx,verb,question,is_redundant,answer_range,answer,wh,subj,obj,obj2,aux,prep,verb_prefix,is_passive"

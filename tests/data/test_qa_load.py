@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from qa_files import QA, hub_rows, write
 
 from emergence.data.qa_load import build_dataset, load_every_format, load_qa_path
 from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.errors import DataError
+from tests.data.qa_files import QA, hub_rows, write
 
 
 def block(number: int, answer: str = "Rome") -> str:

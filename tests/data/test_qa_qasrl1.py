@@ -6,13 +6,13 @@ import gzip
 from pathlib import Path
 
 import pytest
-from qa_files import QA, hub_rows, read_all, write
 
 from emergence.data.formats import qasrl1
 from emergence.data.formats.raw import examples_from_raw
 from emergence.data.formats.recognise import recognise
 from emergence.data.records import Answer
 from emergence.errors import DataError
+from tests.data.qa_files import QA, hub_rows, read_all, write
 
 
 def test_qasrl1_reads_slots_answers_and_counts_every_drop(tmp_path: Path) -> None:

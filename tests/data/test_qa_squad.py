@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from qa_files import hub_rows, read_all, write
 
 from emergence.data.formats import squad
 from emergence.data.formats.raw import examples_from_raw
 from emergence.data.formats.recognise import recognise
 from emergence.errors import DataError
+from tests.data.qa_files import hub_rows, read_all, write
 
 CONTEXT = "Levi's Stadium, in Santa Clara, cost $1.3 billion. It is a 68,500-seat stadium (it's big)."
 

@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from qa_files import QA
 
 from emergence.data import sources
 from emergence.data.records import SPLITS
@@ -17,6 +16,7 @@ from emergence.data.sources import load_qa, load_qa_route, prepare_pretraining_d
 from emergence.errors import DataError, UsageError
 from emergence.spec.config import MicroworldSettings
 from emergence.spec.experiment import MIXES, ExperimentSpec, PretrainData
+from tests.data.qa_files import QA
 
 SMALL_WORLD = (
     "model.vocab_size=320",

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fault_injection import counted, failing_at
 
 from emergence.data.cache import building, default_cache_dir
 from emergence.data.nq import mix_into
@@ -29,6 +28,7 @@ from emergence.data.stream import (
 )
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError, RunDirectoryError
+from tests.fault_injection import counted, failing_at
 
 DOCUMENTS = [TextDoc(str(i), f"Document {i} says naïve things to {i * i} lobsters.") for i in range(20)]
 TOKENIZER = TextTokenizer.train([document.text for document in DOCUMENTS], 300)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qa_files import QA, write
 from typer.testing import CliRunner
 
 from emergence.data import qa_load
 from emergence.data.qa_load import load_qa_path
 from emergence.data.records import QADataset, QAExample
+from tests.data.qa_files import QA, write
 
 SCRIPT = Path(__file__).resolve().parents[2] / "verify_qasrl_alignment.py"
 _spec = importlib.util.spec_from_file_location("verify_qasrl_alignment", SCRIPT)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fault_injection import Killed, counted, failing_at, killed_at
 
 from emergence.errors import RunDirectoryError
 from emergence.experiment.locks import LOCK_FILE
@@ -17,6 +16,7 @@ from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import folder_files
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile
+from tests.fault_injection import Killed, counted, failing_at, killed_at
 
 SPEC = ExperimentSpec.from_flags(config_name="debug", data="microworld")
 NOON = datetime(2025, 12, 31, 12, 0, 0)

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fault_injection import failing
 
 from emergence.errors import RunDirectoryError
 from emergence.experiment import locks
 from emergence.experiment.locks import LOCK_FILE, STALE_SECONDS, RunLock, read_holder
+from tests.fault_injection import failing
 
 PROGRAM = """
 import sys

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from worlds import SMALL, run_small, small_spec, trunk_flags
 
 from emergence.answering import evaluate as evaluation
 from emergence.answering.finetune_search import finetune_tuned
@@ -39,6 +38,7 @@ from emergence.training.checkpoint import load_weights, save_weights
 from emergence.training.context import Context
 from emergence.training.distributed import Workers
 from emergence.training.recording import StopRequested
+from tests.small_runs import SMALL, run_small, small_spec, trunk_flags
 
 CELLS: dict[str, dict[str, Any]] = {
     "full": {},

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from fault_injection import failing
 
 from emergence.errors import RunDirectoryError, WeightsError
 from emergence.experiment.manifest import MANIFEST_FILE, parse_manifest, read_manifest
@@ -29,6 +28,7 @@ from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import folder_files, read_json, seal, to_json, unseal, write_json_atomic
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, load_weights
+from tests.fault_injection import failing
 
 NOON = datetime(2025, 12, 31, 12, 0, 0)
 

@@ -15,7 +15,7 @@ from emergence.findings.collect import collect_results
 from emergence.findings.comparable import Grouping, group_results
 from emergence.findings.scores import PAIRED, POINT, SUMMARY, SetScores, score_set
 from emergence.spec.experiment import ExperimentSpec, pretrain_label
-from tests.findings.fake_runs import spec_of, write_grid, write_guide_file, write_run
+from tests.planted_runs import spec_of, write_grid, write_guide_file, write_run
 
 PLANTED = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}
 

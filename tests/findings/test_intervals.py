@@ -24,7 +24,7 @@ from emergence.report.charts.chart import all_charts
 from emergence.report.table_formats import format_table
 from emergence.report.terminal import counts_of, evaluation_notes
 from emergence.spec.config import load_config
-from tests.findings.fake_runs import write_grid, write_run
+from tests.planted_runs import write_grid, write_run
 
 PLANTED = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}
 SPREAD = (-0.02, 0.0, 0.03)

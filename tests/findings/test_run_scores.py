@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from emergence.findings.two_by_two import RunScores
-from tests.findings.fake_runs import write_run
+from tests.planted_runs import write_run
 
 
 def test_argument_selection_is_read_where_it_is_there(tmp_path: Path) -> None:

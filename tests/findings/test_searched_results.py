@@ -9,7 +9,7 @@ from emergence.experiment.run_directory import MANIFEST_FILE
 from emergence.files import read_json, seal, unseal, write_json_atomic
 from emergence.findings.collect import collect_results
 from emergence.findings.comparable import group_results
-from tests.findings.fake_runs import write_grid, write_run
+from tests.planted_runs import write_grid, write_run
 
 
 def test_what_a_search_chose_is_no_setting_and_whether_there_was_one_is(tmp_path: Path) -> None:

@@ -31,14 +31,22 @@ from emergence.report.charts import emergence_curve
 from emergence.report.charts.chart import Charts, all_charts
 from emergence.report.charts.drawing import render
 from emergence.studies.snapshots.result import JSON_FILE, RESULT_FOLDER, read_result, save_result
-from tests.findings.fake_runs import write_run
-from tests.findings.planted_snapshots import LOSSES, Law, N, breaking, gradual, mirage, planted
+from tests.planted_runs import (
+    LOSSES,
+    N_SNAPSHOT_QUESTIONS,
+    Law,
+    breaking,
+    gradual,
+    mirage,
+    planted_snapshots,
+    write_run,
+)
 
 DRAWS = {"n_boot": 60, "n_draws": 119}
 
 
 def curve_of(law: Law, seeds: int = 1, **settings: object) -> EmergenceCurve:
-    (curve,) = emergence_curves([planted(law, seed=s, **settings) for s in range(seeds)], **DRAWS)  # type: ignore[arg-type]
+    (curve,) = emergence_curves([planted_snapshots(law, seed=s, **settings) for s in range(seeds)], **DRAWS)  # type: ignore[arg-type]
     return curve
 
 
@@ -97,8 +105,8 @@ def test_two_losses_are_no_curve() -> None:
 
 
 def test_settings_stay_apart_and_seeds_keep_their_common_steps() -> None:
-    one, other = planted(gradual, losses=LOSSES[:2]), planted(gradual, losses=LOSSES[:3], seed=1)
-    apart = planted(gradual, losses=LOSSES[:2], series="b")
+    one, other = planted_snapshots(gradual, losses=LOSSES[:2]), planted_snapshots(gradual, losses=LOSSES[:3], seed=1)
+    apart = planted_snapshots(gradual, losses=LOSSES[:2], series="b")
     first, second = emergence_curves([one, other, apart], n_boot=50, n_draws=19)
     assert [point.step for point in first.points] == [0, 1]
     assert any("[2]" in note for note in first.notes)
@@ -106,7 +114,7 @@ def test_settings_stay_apart_and_seeds_keep_their_common_steps() -> None:
 
 
 def test_results_are_read_back_as_they_were_written(tmp_path: Path) -> None:
-    result = planted(gradual, losses=LOSSES[:3])
+    result = planted_snapshots(gradual, losses=LOSSES[:3])
     folder = tmp_path / "run" / RESULT_FOLDER
     folder.mkdir(parents=True)
     save_result(result, folder)
@@ -147,13 +155,13 @@ def late_patients_f1(loss: float, difficulty: np.ndarray) -> dict[str, np.ndarra
     return {k: v for k, v in late_patients(loss, difficulty).items() if k != "argument_selection"}
 
 
-def roles_of_planted(n: int = N) -> list[str]:
+def roles_of_planted(n: int = N_SNAPSHOT_QUESTIONS) -> list[str]:
     roles = ["agent" if i % 2 == 0 else "patient" for i in range(n)]
     return [*("place",) * (LEAST_ROLE_QUESTIONS - 1), *roles[LEAST_ROLE_QUESTIONS - 1 :]]
 
 
 def test_roles_have_curves_of_their_own(tmp_path: Path) -> None:
-    result = planted(late_patients_f1, roles=roles_of_planted())
+    result = planted_snapshots(late_patients_f1, roles=roles_of_planted())
     save_result(result, tmp_path)
     assert read_result(tmp_path).roles == result.roles
     curve = emergence_curves([result], **DRAWS)[0]
@@ -167,23 +175,23 @@ def test_roles_have_curves_of_their_own(tmp_path: Path) -> None:
 
 
 def test_results_without_roles_have_no_curves_by_role(tmp_path: Path) -> None:
-    save_result(planted(gradual), tmp_path)
+    save_result(planted_snapshots(gradual), tmp_path)
     old = read_result(tmp_path)
     curve = emergence_curves([old], **DRAWS)[0]
     assert old.roles == () and curve.by_role == {} and "agent:" not in curve.text()
 
 
 def test_questions_without_another_argument_are_left_out_of_its_curve() -> None:
-    result = planted(gradual, roles=["agent", "patient"] * (N // 2))
+    result = planted_snapshots(gradual, roles=["agent", "patient"] * (N_SNAPSHOT_QUESTIONS // 2))
     for snapshot, loss in zip(result.snapshots, LOSSES, strict=False):
-        snapshot.scores["linear"].update(late_patients(loss, np.linspace(0, 1, N)))
+        snapshot.scores["linear"].update(late_patients(loss, np.linspace(0, 1, N_SNAPSHOT_QUESTIONS)))
     found = _by_role([result], "linear", [s.step for s in result.path_of_training], 50, 0)
-    assert found["agent"]["f1_tokens"][0].n == N // 2
-    assert found["agent"]["argument_selection"][0].n == sum(i % 3 != 0 for i in range(0, N, 2))
+    assert found["agent"]["f1_tokens"][0].n == N_SNAPSHOT_QUESTIONS // 2
+    assert found["agent"]["argument_selection"][0].n == sum(i % 3 != 0 for i in range(0, N_SNAPSHOT_QUESTIONS, 2))
 
 
 def test_the_report_has_a_table_by_role(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    result = planted(late_patients_f1, roles=roles_of_planted())
+    result = planted_snapshots(late_patients_f1, roles=roles_of_planted())
     monkeypatch.setattr("emergence.report.charts.emergence_curve.read_snapshot_probes", lambda paths: ([result], []))
     charts = Charts()
     write_run(tmp_path, "full", 0.7)

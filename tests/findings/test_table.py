@@ -21,7 +21,7 @@ from emergence.findings.two_by_two import RunScores, build_grid, format_grid
 from emergence.report.charts.chart import all_charts
 from emergence.report.escaping import latex_escape
 from emergence.report.table_formats import format_table, to_markdown
-from tests.findings.fake_runs import Added, write_grid, write_guide_file, write_run
+from tests.planted_runs import Added, write_grid, write_guide_file, write_run
 
 ROOT = Path(cli.__file__).resolve().parent.parent
 PLANTED = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}

@@ -16,7 +16,7 @@ from emergence.findings.verdict import AT_THE_TOKEN, NOT_ROUTED, Verdict, verdic
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import ADDS, NO_MORE, NOT_THERE, READS, SPANS, UNDETERMINED
 from emergence.plain import plain
-from tests.findings.fake_runs import Added, write_guide_file, write_run
+from tests.planted_runs import Added, write_guide_file, write_run
 
 #: Cell -> (linear, bilinear) F1; full finetuning reaches 0.7.
 LOW, BILINEAR = (0.30, 0.23), (0.54, 0.28)

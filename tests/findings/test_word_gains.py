@@ -10,7 +10,7 @@ import pytest
 from emergence.experiment.facts import HEADLINE, RULE, WORDS, own_scorer, words_of_layout
 from emergence.findings.two_by_two import RunScores
 from emergence.findings.word_gains import WITH_WORDS, gains_of_runs
-from tests.findings.fake_runs import N_SENTENCES, PER_SENTENCE, Added, write_run
+from tests.planted_runs import N_SENTENCES, PER_SENTENCE, Added, write_run
 
 ADDED = Added({"linear": (0.01, 0.02), "bilinear": (0.03, 0.06)}, selection={"bilinear": 0.7})
 NOTHING = Added({"linear": (0.0, 0.0), "bilinear": (0.0, 0.0)})

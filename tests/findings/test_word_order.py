@@ -22,7 +22,7 @@ from emergence.report.blocks import Picture, Table
 from emergence.report.charts.chart import all_charts
 from emergence.report.charts.drawing import render
 from emergence.report.sections import report_of
-from tests.findings.fake_runs import planted, write_run
+from tests.planted_runs import question_scores, write_run
 
 WIKI = {"full": 0.70, "frozen": 0.40, "bilinear": 0.55}
 SHUFFLED = {"full": 0.64, "frozen": 0.33, "bilinear": 0.45}
@@ -69,10 +69,10 @@ def with_words(item: Found) -> Found:
         return item
     n, seed = len(item.scores.ids), item.spec.seed
     gain = 0.05 if item.spec.pretrain_data == "wiki" else 0.01
-    chosen = np.where(np.arange(n) % 3 == 0, np.nan, planted(0.8, seed))
+    chosen = np.where(np.arange(n) % 3 == 0, np.nan, question_scores(0.8, seed))
     scores: dict[str, Any] = {name: dict(values) for name, values in item.scores.scores.items()}
     for readout, value in (("words_left", 0.0), ("words+bilinear", gain)):
-        scores[readout] = {"f1_tokens": planted(0.5, seed) + value, "argument_selection": chosen + 2 * value}
+        scores[readout] = {"f1_tokens": question_scores(0.5, seed) + value, "argument_selection": chosen + 2 * value}
     return replace(item, scores=replace(item.scores, scores=scores))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from figure_worlds import fake_run
 
 from emergence.findings.folder import read_folder
 from emergence.findings.table import table_of
@@ -20,7 +19,7 @@ from emergence.report.charts.chart import Chart, Charts, Place, all_charts, char
 from emergence.report.charts.drawing import draw
 from emergence.report.figures import make_figures
 from emergence.report.sections import report_of
-from tests.findings.fake_runs import write_grid, write_run
+from tests.planted_runs import fake_run, write_grid, write_run
 
 MODULE = """
 from emergence.report.charts.chart import ChartKind

@@ -16,7 +16,7 @@ from emergence.report.escaping import csv_cell, figure_text, latex_escape, markd
 from emergence.report.figures import make_figures
 from emergence.report.table_formats import format_table
 from emergence.report.write import write_report
-from tests.findings.fake_runs import write_guide_file
+from tests.planted_runs import write_guide_file
 
 HOSTILE = (
     "<script>alert(1)</script>",

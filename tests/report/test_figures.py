@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from figure_worlds import F1, fake_cka, fake_run, spec
 
 from emergence.errors import DataError
 from emergence.experiment.result import load_result
@@ -23,6 +22,7 @@ from emergence.report.charts.chart import Charts, all_charts
 from emergence.report.charts.cka import RESULT_FOLDER
 from emergence.report.charts.drawing import FORMATS, save
 from emergence.report.figures import make_figures
+from tests.planted_runs import F1, fake_cka, fake_run, fake_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOT = 100
@@ -233,7 +233,7 @@ def test_figures_keep_apart_what_the_table_keeps_apart(tmp_path: Path) -> None:
     fake_run(tmp_path, "debug", "full", pretrain_data="wiki+nq")
     for condition in F1:
         fake_run(tmp_path, "debug", condition)
-    other = RunStore(tmp_path).create(spec("debug", "frozen", seed=5))
+    other = RunStore(tmp_path).create(fake_spec("debug", "frozen", seed=5))
     other.record_data({"tokenizer": "another", "text": "x", "questions": "q"})
     frozen = next(r for r in RunStore(tmp_path).runs() if r.is_finished and r.spec.condition == "frozen")
     result = load_result(frozen.stats_path)

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import spec_of, write_grid, write_guide_file, write_run
-from figure_worlds import F1, fake_run
 from typer.testing import CliRunner
 
 from emergence.cli import app
@@ -25,6 +23,7 @@ from emergence.report.examples import GAP, N_EACH, _known_words, _pieces, exampl
 from emergence.report.provenance import command
 from emergence.report.write import WrittenReport, write_report
 from emergence.spec.experiment import ExperimentSpec
+from tests.planted_runs import F1, fake_run, spec_of, write_grid, write_guide_file, write_run
 
 BOOT = 100
 CELLS = {"full": 0.7, "frozen": 0.5, "random_full": 0.4, "random_frozen": 0.2}

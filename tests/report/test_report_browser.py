@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from figure_worlds import F1, fake_cka, fake_run
 
 from emergence.report.write import write_report
+from tests.planted_runs import F1, fake_cka, fake_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

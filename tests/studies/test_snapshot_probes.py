@@ -41,8 +41,8 @@ from emergence.studies.snapshots.result import (
     summarise,
 )
 from emergence.training.recording import StopRequested
-from tests.experiment.worlds import run_small
-from tests.findings.planted_snapshots import gradual, planted
+from tests.planted_runs import gradual, planted_snapshots
+from tests.small_runs import run_small
 
 SETTINGS = ("pretrain.step_snapshots=3", "probe.ridges=[0.1]", "probe.max_iterations=5")
 
@@ -229,7 +229,7 @@ def test_the_command(world: tuple[RunDirectory, Path], tmp_path: Path) -> None:
 def test_a_score_that_some_questions_lack_counts_the_others_and_old_results_stay_readable(tmp_path: Path) -> None:
     for folder in ("old", "new"):
         (tmp_path / folder).mkdir()
-    old = planted(gradual)
+    old = planted_snapshots(gradual)
     save_result(old, tmp_path / "old")
     before = read_result(tmp_path / "old")
     assert "argument_selection" not in before.snapshots[0].scores["linear"]

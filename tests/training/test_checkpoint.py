@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fault_injection import Killed, counted, failing, killed_at
 
 from emergence.errors import RunDirectoryError, WeightsError
 from emergence.files import sweep_temporary
@@ -33,6 +32,7 @@ from emergence.training.checkpoint import (
 )
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
 from emergence.training.sealing import SealingStream
+from tests.fault_injection import Killed, counted, failing, killed_at
 
 
 def tiny_weights() -> WeightsFile:

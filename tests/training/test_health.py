@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qa_tasks import WordTokenizer, named_word_task
 from torch import Tensor
 
 from emergence.answering import finetune as finetuning
@@ -28,6 +27,7 @@ from emergence.training.health import NonFiniteLossError, clip_gradients
 from emergence.training.loop import MOST_REWINDS
 from emergence.training.pretrain import _Pretraining, pretrain
 from emergence.training.recording import MemoryRecorder, StopRequested
+from tests.answering.qa_tasks import WordTokenizer, named_word_task
 
 MODEL = ModelConfig(n_layers=1, hidden_size=16, n_heads=2, vocab_size=300, sequence_length=16)
 CPU = torch.device("cpu")

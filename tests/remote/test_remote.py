@@ -24,7 +24,7 @@ from emergence.remote.app import AttemptOver, is_going, reserve
 from emergence.spec.experiment import ExperimentSpec
 from emergence.sweep.graph import Status, Task
 from emergence.sweep.place import Outcome
-from tests.experiment.worlds import run_small, small_spec
+from tests.small_runs import run_small, small_spec
 
 prepare, train = remote.prepare.local, remote.train.local
 pytestmark = pytest.mark.filterwarnings("ignore:.*is executing locally and will not have access to the mounted Volume")

@@ -1,4 +1,7 @@
-"""Experiments small enough for tests: the micro-world, one narrow block, a few steps."""
+"""Experiments small enough for tests: the micro-world, one narrow block, a few steps.
+
+``micro`` is the smallest that goes through every phase: pretrain, snapshot, checkpoint, finetune or probe, score, seal.
+"""
 
 from __future__ import annotations
 
@@ -55,3 +58,49 @@ def run_small(root: Path, *extra: str, cache: Path | None = None, **flags: Any) 
 def trunk_flags(run: RunDirectory) -> dict[str, Any]:
     """Flags that start from the trunk of ``run``."""
     return {"skip_pretrain": True, "pretrained_model_path": f"{run.run_id}/{run.trunk_path.name}"}
+
+
+MICRO = (
+    "model.n_layers=1",
+    "model.hidden_size=8",
+    "model.n_heads=2",
+    "model.vocab_size=320",
+    "model.sequence_length=96",
+    "pretrain.samples_per_epoch=24",
+    "pretrain.batch_size=8",
+    "pretrain.evaluations_per_epoch=1",
+    "pretrain.validation_tokens=96",
+    "pretrain.step_snapshots=2",
+    "pretrain.log_every_steps=1",
+    "pretrain.checkpoint_every_steps=1",
+    "finetune.epochs=2",
+    "finetune.search=off",
+    "finetune.batch_size=512",
+    "finetune.min_steps_per_epoch=2",
+    "finetune.log_every_steps=1",
+    "finetune.checkpoint_every_steps=1",
+    "probe.epochs=1",
+    "probe.ridges=[0.1]",
+    "probe.max_iterations=2",
+    "probe.mdl_epochs=1",
+    "evaluate.bootstrap_draws=100",
+    "evaluate.minimal_pairs=0",
+    "microworld.text_documents=12",
+    "microworld.train_documents=3",
+    "microworld.validation_documents=1",
+    "microworld.test_documents=1",
+)
+#: Weights files hold the run's name, so it is fixed.
+NAME = "Micro_20260101-000000"
+
+
+def micro_spec(*extra: str, **flags: Any) -> ExperimentSpec:
+    return ExperimentSpec.from_flags(config_name="debug", data="microworld", set_values=(*MICRO, *extra), **flags)
+
+
+def micro_run(root: Path, cache: Path | None = None, *extra: str, **flags: Any) -> str:
+    """Run (or go on with) the micro run under ``root``; returns its name."""
+    spec = micro_spec(*extra, **flags)
+    result = run_experiment(spec, RunStore(root / "runs"), cache_dir=cache or root / "cache", run_id=NAME)
+    assert result is not None and result.run_id == NAME
+    return NAME

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from modal_proto import api_pb2 as pb
 
 if TYPE_CHECKING:
-    from standin_server import Call, Server
+    from tests.remote.standin_server import Call, Server
 
 Snapshot = dict[str, tuple[int, int]]
 

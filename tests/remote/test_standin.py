@@ -6,7 +6,8 @@ from pathlib import Path
 
 import modal
 import pytest
-from standin import StandIn, check_client_version
+
+from tests.remote.standin import StandIn, check_client_version
 
 PACKAGE = """
 import os, signal

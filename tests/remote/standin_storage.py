@@ -10,7 +10,8 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as pb
-from standin_containers import Container, Volume
+
+from tests.remote.standin_containers import Container, Volume
 
 #: Files are downloaded in pieces of this many bytes, as the client expects.
 BLOCK = 8 * 1024 * 1024

@@ -21,8 +21,9 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as pb
 from modal_proto.api_grpc import ModalClientBase
-from standin_containers import Container
-from standin_storage import Storage
+
+from tests.remote.standin_containers import Container
+from tests.remote.standin_storage import Storage
 
 SUCCESS = pb.GenericResult.GENERIC_STATUS_SUCCESS
 TASK_HEADER = "x-standin-task"

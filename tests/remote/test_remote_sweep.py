@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, SMALL
-from standin import StandIn, closure, link_packages
 
 from emergence.experiment.store import RunStore
 from emergence.findings.table import build_table
 from emergence.plain import plain
+from tests.remote.standin import StandIn, closure, link_packages
+from tests.remote.standin_flags import ROOT, SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

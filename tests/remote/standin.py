@@ -25,9 +25,10 @@ from typing import Any
 import grpclib.server
 import modal
 from aiohttp import web
-from standin_containers import Container, Rules
-from standin_server import Call, Server, as_grpc_service
-from standin_storage import BLOCK
+
+from tests.remote.standin_containers import Container, Rules
+from tests.remote.standin_server import Call, Server, as_grpc_service
+from tests.remote.standin_storage import BLOCK
 
 WRITTEN_FOR = ">=1.6,<1.7"
 
@@ -37,7 +38,7 @@ def check_client_version() -> None:
     if tuple(int(part) for part in modal.__version__.split(".")[:2]) != (1, 6):
         raise AssertionError(
             f"the Modal stand-in is written for modal{WRITTEN_FOR}, and modal {modal.__version__} is installed: "
-            "read the client's release notes, bring tests/modal/standin_server.py up to date, then raise WRITTEN_FOR"
+            "read the client's release notes, bring tests/remote/standin_server.py up to date, then raise WRITTEN_FOR"
         )
 
 

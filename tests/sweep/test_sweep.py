@@ -33,7 +33,7 @@ from emergence.sweep.plan import SweepPlan
 from emergence.sweep.record import Record, find_record, load_record, record_name, record_path
 from emergence.sweep.worker import last_lines
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 MATRIX: dict[str, Any] = {
     "data": "microworld",

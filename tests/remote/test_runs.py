@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENTRY_POINT, FLAGS, ROOT, SMALL
-from standin import StandIn
-from standin_containers import Container
 
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
@@ -25,6 +22,9 @@ from emergence.remote.launch import split_overrides
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import load_weights
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
+from tests.remote.standin import StandIn
+from tests.remote.standin_containers import Container
+from tests.remote.standin_flags import ENTRY_POINT, FLAGS, ROOT, SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
