@@ -31,7 +31,7 @@ from scipy.special import expit
 
 from emergence.measures.curves import LOGISTIC_WIDTH
 from emergence.measures.equivalence import STEP_WIDTH, largest_break
-from emergence.measures.mirage import MetricCurve, judge
+from emergence.measures.mirage import MetricCurve, diagnose
 from emergence.measures.thresholds import fit_break
 
 FloatArray = NDArray[np.float64]
@@ -161,7 +161,7 @@ def verdict_case(shape: Shape, points: int, simulations: int, draws: int, seed: 
     found: Counter[str] = Counter()
     for trial in range(simulations):
         x, metrics = world(shape, points, rng)
-        found[judge(x, metrics, sign=1, n_draws=draws, seed=trial).verdict] += 1
+        found[diagnose(x, metrics, sign=1, n_draws=draws, seed=trial).verdict] += 1
     shares = {name: count / simulations for name, count in found.most_common()}
     emergent = shares.get("emergent", 0.0)
     inside = {True: emergent <= MOST_FALSE, False: emergent >= LEAST_FOUND, None: True}[shape.smooth]

@@ -46,7 +46,7 @@ KINDS = [
     Ablation, AblationCell, Break, Claim, CurveFit, CurvePoint, DescriptionLength, EmergenceCurve, EmergenceScore,
     Equivalence, Estimate, Evaluation, FamilyFinding, FamilyGain, Fieller, Grid, LanguageModelLoss, PairedComparison,
     ProbeValidity, ProbedSnapshot, Reading, Row, RunSummary, ScaleCurve, ScaleFit, ScalePoint, ScaleReading, ScoreGains,
-    SearchResult, SeedMixture, Status, Threshold, TwoByTwo, Verdict, mirage.MetricBreak, mirage.Verdict,
+    SearchResult, SeedMixture, Status, Threshold, TwoByTwo, Verdict, mirage.MetricBreak, mirage.Diagnosis,
 ]  # fmt: skip
 
 

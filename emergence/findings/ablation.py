@@ -142,8 +142,8 @@ class Ablation:
                     how = f"{c.by}, paired by question and seed (p: for these seeds)"
                     lines.append(f"{self.plan.name}: {c.contrast}, {how}")
                 what = f"{c.model}, {MODES[c.cell]}, {counted(len(c.seeds), 'seed')}"
-                found = f"{shown(c.comparison.difference)}, p = {c.comparison.p_sign_flip:.3g}"
-                lines.append(f"  {what}: {c.mixed:.3f} - {c.base:.3f} = {found}, {c.tokens:,} tokens each")
+                difference = f"{shown(c.comparison.difference)}, p = {c.comparison.p_sign_flip:.3g}"
+                lines.append(f"  {what}: {c.mixed:.3f} - {c.base:.3f} = {difference}, {c.tokens:,} tokens each")
         lines += [f"  not compared: {reason}" for reason in self.refused]
         return "\n".join([*lines, *(f"  open: {reason}" for reason in self.missing)])
 
@@ -155,7 +155,7 @@ def ablate(grouping: Grouping, plan: Plan = QUESTIONS, *, n_boot: int = N_BOOT) 
     missing: list[str] = []
     sets = _with_trunk(grouping)
     for data, against in plan.contrasts:
-        for mixed in (found for found in sets if _data(found) == data):
+        for mixed in (s for s in sets if _data(s) == data):
             twins = _twins(mixed, against, sets)
             if not twins and against == BASE:
                 refused.append(f"{mixed.label}: there is no run on wiki alone with the same settings")
@@ -164,12 +164,12 @@ def ablate(grouping: Grouping, plan: Plan = QUESTIONS, *, n_boot: int = N_BOOT) 
                     f"{mixed.label}: whether a difference is the questions' own only --pretrain-data {CONTROL} can tell"
                 )
             for base in twins:
-                found, reasons = _compare_cells(mixed, base, plan, n_boot)
-                cells += found
+                compared, reasons = _compare_cells(mixed, base, plan, n_boot)
+                cells += compared
                 refused += reasons
         if data == BASE:  # the other way round: most runs on wiki have nobody to be compared with, and need nobody
-            alone = [found for found in sets if _data(found) == against and not _twins(found, BASE, sets)]
-            refused += [f"{found.label}: there is no run on wiki alone with the same settings" for found in alone]
+            alone = [s for s in sets if _data(s) == against and not _twins(s, BASE, sets)]
+            refused += [f"{s.label}: there is no run on wiki alone with the same settings" for s in alone]
     order = [(measure.words, score) for measure in plan.measures for score in plan.scores]
     cells.sort(key=lambda c: (plan.contrasts.index((c.data, c.against)), order.index((c.measure, c.score))))
     return Ablation(tuple(cells), tuple(refused), tuple(missing), plan)
@@ -178,39 +178,39 @@ def ablate(grouping: Grouping, plan: Plan = QUESTIONS, *, n_boot: int = N_BOOT) 
 def without_order(grouping: Grouping) -> dict[int, ComparableSet]:
     """Sets by the ``id`` of the set on plain text that has the same settings and steps: its row without word order."""
     sets = _with_trunk(grouping)
-    pairs = ((found, twin) for found in sets if _data(found) == BASE for twin in _twins(found, SHUFFLED, sets))
-    return {id(found): twin for found, twin in pairs if _steps(found) == _steps(twin)}
+    pairs = ((s, twin) for s in sets if _data(s) == BASE for twin in _twins(s, SHUFFLED, sets))
+    return {id(s): twin for s, twin in pairs if _steps(s) == _steps(twin)}
 
 
 def _with_trunk(grouping: Grouping) -> list[ComparableSet]:
-    return [found for found in grouping.sets if found.trunk and not found.is_documented_format]
+    return [s for s in grouping.sets if s.trunk and not s.is_documented_format]
 
 
-def _steps(found: ComparableSet) -> str | None:
-    return found.trunk.pretraining_steps if found.trunk else None
+def _steps(s: ComparableSet) -> str | None:
+    return s.trunk.pretraining_steps if s.trunk else None
 
 
 def _twins(mixed: ComparableSet, against: str, sets: Sequence[ComparableSet]) -> list[ComparableSet]:
     """Sets that differ from ``mixed`` in nothing but their pretraining data being ``against``."""
-    same = [found for found in sets if _data(found) == against and found.base == mixed.base]
-    return [found for found in same if _settings(found) == _settings(mixed)]
+    same = [s for s in sets if _data(s) == against and s.base == mixed.base]
+    return [s for s in same if _settings(s) == _settings(mixed)]
 
 
-def _specs(found: ComparableSet) -> list[ExperimentSpec]:
+def _specs(s: ComparableSet) -> list[ExperimentSpec]:
     """Specs that say how the set's trunks were pretrained: of runs whose trunk is the one their spec describes."""
-    items = [item for cell in (FULL, FROZEN) for item in found.cells.get(cell, ())]
+    items = [item for cell in (FULL, FROZEN) for item in s.cells.get(cell, ())]
     known = [(item.spec, item.result.trunk.pretrain_id) for item in items]
     return [spec for spec, trunk in known if spec is not None and trunk in (None, spec.pretrain_id)]
 
 
-def _data(found: ComparableSet) -> str | None:
+def _data(s: ComparableSet) -> str | None:
     """As in ``--pretrain-data``; None where nothing says."""
-    return next((spec.pretrain_data for spec in _specs(found)), None)
+    return next((spec.pretrain_data for spec in _specs(s)), None)
 
 
-def _settings(found: ComparableSet) -> str:
+def _settings(s: ComparableSet) -> str:
     """Identity of the pretraining but for seed and what its text is mixed with."""
-    return str(replace(_specs(found)[0], seed=0, pretrain_data=BASE, nq_data=None).pretrain_id)
+    return str(replace(_specs(s)[0], seed=0, pretrain_data=BASE, nq_data=None).pretrain_id)
 
 
 def _compare_cells(
@@ -220,11 +220,11 @@ def _compare_cells(
     cells: list[AblationCell] = []
     refused = []
     for cell in (FULL, FROZEN):
-        found = _compare(base, mixed, cell, plan, n_boot)
-        if isinstance(found, str):
-            refused.append(f"{mixed.label} and {_data(base)}, {MODES[cell]}: {found}")
+        compared = _compare(base, mixed, cell, plan, n_boot)
+        if isinstance(compared, str):
+            refused.append(f"{mixed.label} and {_data(base)}, {MODES[cell]}: {compared}")
         else:
-            cells += found
+            cells += compared
     return cells, refused
 
 
@@ -248,7 +248,7 @@ def _compare(base: ComparableSet, mixed: ComparableSet, cell: str, plan: Plan, n
     where = {"model": mixed.model, "cell": cell, "seeds": tuple(seeds), "tokens": tokens}
     where |= {"data": str(_data(mixed)), "against": str(_data(base))}
     asked = [(measure, score) for measure in plan.measures if cell in measure.cells for score in plan.scores]
-    return [found for measure, score in asked if (found := _measured(where, runs, measure, score, n_boot))]
+    return [comparison for measure, score in asked if (comparison := _measured(where, runs, measure, score, n_boot))]
 
 
 def _measured(
@@ -257,7 +257,7 @@ def _measured(
     """One comparison of runs (two sides, seeds); None where their files do not have the scores."""
     first = _scores(runs[0][0])
     values = [[_values(item, measure, score, first.ids) for item in items] for items in runs]
-    if any(found is None for side in values for found in side):
+    if any(column is None for side in values for column in side):
         return None
     both = np.array(values, dtype=np.float64)  # (2, S, N)
     known = np.isfinite(both).all(axis=(0, 1))  # (N,) a question may have no other argument to choose from
@@ -280,11 +280,11 @@ def _scores(item: Found) -> RunScores:
 
 def _values(item: Found, measure: Measure, score: str, ids: Sequence[str]) -> NDArray[np.float64] | None:
     """(N,) of one run in the order of ``ids``; None where its files do not have them."""
-    found = _scores(item)
+    run = _scores(item)
     names = [name for name in (measure.readout, measure.minus) if name]
-    columns = [found.scores[name][score] for name in names if score in found.scores.get(name, {})]
+    columns = [run.scores[name][score] for name in names if score in run.scores.get(name, {})]
     if len(columns) < len(names):
         return None
-    place = {question: i for i, question in enumerate(found.ids)}
+    place = {question: i for i, question in enumerate(run.ids)}
     whole = columns[0] - (columns[1] if measure.minus else 0.0)  # (N,)
     return np.asarray(whole, dtype=np.float64)[[place[question] for question in ids]]

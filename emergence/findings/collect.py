@@ -85,7 +85,7 @@ def collect_results(root: Path) -> Collection:
     Raises:
         DataError: No such folder, or one with far too much in it.
     """
-    found: list[Found] = []
+    results: list[Found] = []
     skipped: list[Skipped] = []
     for path in _candidates(root):
         name = path.relative_to(root).as_posix() if path != root else root.resolve().name
@@ -96,8 +96,8 @@ def collect_results(root: Path) -> Collection:
         except EmergenceError as error:
             skipped.append(Skipped(name, "damaged", _without_path(error, path, root)))
         else:
-            found += [item] if item else []
-    return _without_copies(root, found, skipped)
+            results += [item] if item else []
+    return _without_copies(root, results, skipped)
 
 
 class _NotAResultError(Exception):
@@ -117,10 +117,10 @@ def _candidates(root: Path) -> list[Path]:
             raise DataError("no such folder: give the one that holds the run directories or downloaded stats", root)
     except OSError as error:  # a name too long, no permission
         raise DataError(f"cannot be read: {error.strerror or error}: give a folder of run directories", root) from None
-    found = list(itertools.islice(_walked(root), MOST_CANDIDATES + 1))
-    if len(found) > MOST_CANDIDATES:
+    candidates = list(itertools.islice(_walked(root), MOST_CANDIDATES + 1))
+    if len(candidates) > MOST_CANDIDATES:
         raise DataError(f"holds more than {MOST_CANDIDATES:,} JSON files: give the folder of the run directories", root)
-    return found
+    return candidates
 
 
 def _walked(root: Path) -> Iterator[Path]:
@@ -216,10 +216,10 @@ def _without_path(error: EmergenceError, path: Path, root: Path) -> str:
     return message
 
 
-def _without_copies(root: Path, found: list[Found], skipped: list[Skipped]) -> Collection:
+def _without_copies(root: Path, results: list[Found], skipped: list[Skipped]) -> Collection:
     """One of every result: the one with its predictions, where a run is there as a folder and as a renamed file."""
     kept: dict[str, Found] = {}
-    for item in sorted(found, key=lambda f: (f.scores is None, f.name)):
+    for item in sorted(results, key=lambda f: (f.scores is None, f.name)):
         content = item.result.to_dict()
         identity = f"{item.result.run_id}\x1f{item.result.experiment_id}" if item.spec else repr(content)
         if identity in kept:

@@ -24,7 +24,7 @@ from emergence.spec.config import ConfigName, load_config
 from emergence.spec.experiment import ExperimentSpec, pretrain_label
 
 NOT_RECORDED = "not recorded"
-#: The guide's names of the cells, in its table's order. Its ``random`` is a random trunk trained whole.
+#: The cells in words for people: the guide's, in its table's order. Its ``random`` is a random trunk trained whole.
 MODES = {FULL: "full", FROZEN: "frozen", RANDOM_FULL: "random", RANDOM_FROZEN: "random frozen"}
 #: Settings that cannot change a score.
 _COSMETIC = (
@@ -107,8 +107,8 @@ class ComparableSet:
     @property
     def held_out_loss(self) -> float:
         """Of the pretrained trunks in nats per token, averaged over the seeds; nan where it is not recorded."""
-        found = (item.result.held_out_loss for item in self.cells.get(FULL, ()))
-        losses = [loss.nats_per_token for loss in found if loss]
+        recorded = (item.result.held_out_loss for item in self.cells.get(FULL, ()))
+        losses = [loss.nats_per_token for loss in recorded if loss]
         return float(np.mean(losses)) if losses else math.nan
 
     def results(self) -> list[Found]:
@@ -188,7 +188,7 @@ def cell_of(item: Found) -> str:
     if item.spec is not None:
         return CELL_OF_CONDITION[item.spec.condition]
     frozen, random = item.result.freeze_llm, item.result.random_baseline
-    return CELL_OF_CONDITION[("random-frozen" if frozen else "random") if random else ("frozen" if frozen else "full")]
+    return (RANDOM_FROZEN if frozen else RANDOM_FULL) if random else (FROZEN if frozen else FULL)
 
 
 def seed_of(item: Found) -> int | None:

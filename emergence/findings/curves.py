@@ -38,7 +38,7 @@ class Curves:
         if as_json:
             return to_json(self.to_dict(), indent=2)
         parts = [curve.text() for curve in self.snapshots] + [curve.text() for curve in self.sizes]
-        parts += [found.text() for found in (self.ablation, self.order) if found.text()]
+        parts += [ablation.text() for ablation in (self.ablation, self.order) if ablation.text()]
         parts += [f"left out: {name}: {reason}" for name, reason in self.problems]
         if not self.snapshots:
             parts.append("no snapshots were probed: emergence probe-snapshots RUN")
@@ -52,7 +52,7 @@ def read_curves(root: Path, *, n_boot: int = N_BOOT, n_draws: int = N_DRAWS) -> 
         DataError: There is no such folder.
     """
     folder = read_folder(root, n_boot=n_boot)
-    results, problems = read_snapshot_probes([found.run.path for found in folder.runs])
+    results, problems = read_snapshot_probes([on_disk.run.path for on_disk in folder.runs])
     return Curves(
         snapshots=tuple(emergence_curves(results, n_boot=n_boot, n_draws=n_draws)),
         sizes=tuple(scale_curves(folder.scored, n_draws=n_draws)),

@@ -51,14 +51,12 @@ class ResultsFolder:
         collection: Results as found. grouping: The same in comparable sets.
         scored: Scores of every set, in the sets' order.
         runs: Run directories: those in a set in the sets' order, then the others.
-        cluster: What the intervals were asked to resample.
     """
 
     collection: Collection
     grouping: Grouping
     scored: tuple[SetScores, ...]
     runs: tuple[RunOnDisk, ...]
-    cluster: ClusterKind = "sentence"
 
     @property
     def root(self) -> Path:
@@ -80,7 +78,7 @@ class ResultsFolder:
         return tuple(dict.fromkeys([*self.collection.skipped, *self.grouping.skipped]))
 
     def scores_of(self, comparable: ComparableSet) -> SetScores:
-        return next(found for found in self.scored if found.comparable is comparable)
+        return next(scores for scores in self.scored if scores.comparable is comparable)
 
 
 def _is_more(other: SetScores, than: SetScores) -> bool:
@@ -104,7 +102,7 @@ def read_folder(root: Path, *, n_boot: int = N_BOOT, cluster: ClusterKind = "sen
     collection = collect_results(root)
     grouping = group_results(collection)
     scored = tuple(score_sets(grouping, n_boot=n_boot, cluster=cluster))
-    return ResultsFolder(collection, grouping, scored, tuple(_runs(collection, grouping)), cluster)
+    return ResultsFolder(collection, grouping, scored, tuple(_runs(collection, grouping)))
 
 
 def _runs(collection: Collection, grouping: Grouping) -> Iterator[RunOnDisk]:

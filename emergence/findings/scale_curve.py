@@ -119,9 +119,9 @@ def scale_curves(scored: Sequence[SetScores], *, n_draws: int = N_DRAWS, seed: i
     """
     series: dict[tuple[Any, ...], list[SetScores]] = {}
     for scores in scored:
-        found = scores.comparable
-        if found.trunk is not None and not found.is_documented_format:
-            series.setdefault((found.pretrain, *_shared(found.base)), []).append(scores)
+        comparable = scores.comparable
+        if comparable.trunk is not None and not comparable.is_documented_format:
+            series.setdefault((comparable.pretrain, *_shared(comparable.base)), []).append(scores)
     return [
         _scale_curve(_label(key, sets[0].comparable), sets, n_draws, seed)
         for key, sets in series.items()

@@ -14,18 +14,12 @@ from emergence.errors import DataError
 from emergence.experiment.facts import HEADLINE
 from emergence.findings.collect import Found
 from emergence.findings.comparable import MODES, ComparableSet, Grouping, missing_cells, peers_of
-from emergence.findings.two_by_two import Grid, RunScores, build_grid, cell_table
+from emergence.findings.two_by_two import Grid, RunScores, build_grid, cell_table, readout_of
 from emergence.findings.word_gains import gains_of_runs
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.conditional import ScoreGains
-from emergence.measures.emergence_score import (
-    FROZEN,
-    FULL,
-    RANDOM_FROZEN,
-    RANDOM_FULL,
-    EmergenceScore,
-)
+from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, RANDOM_FROZEN, RANDOM_FULL, EmergenceScore
 from emergence.measures.measured_coverage import interval_notes
 from emergence.measures.readings import Reading, read_score
 from emergence.measures.summaries import difference, mean_over_seeds, score_from_summaries
@@ -69,16 +63,40 @@ class SetScores:
         readouts: ``headline`` first, then the other probe families that both or either frozen cell has.
         notes: What a reader of these numbers should know.
         gains: What the frozen states add to words and positions, by F1 and argument selection; empty for older files.
+        cluster: What the intervals were asked to resample.
     """
 
     comparable: ComparableSet
     readouts: Mapping[str, ReadoutScores]
     notes: tuple[str, ...]
     gains: tuple[ScoreGains, ...] = ()
+    cluster: ClusterKind = "sentence"
 
     @property
     def headline(self) -> ReadoutScores:
         return self.readouts[HEADLINE]
+
+    @property
+    def resampled(self) -> set[str]:
+        """What the intervals of the cells resample: what was asked for, wherever the files allow it."""
+        items = self.comparable.results()
+        if self.headline.grid:
+            return {self.headline.grid.cluster}
+        if not _all_have_predictions(self.comparable):
+            return {item.result.scores("test").cluster for item in items}
+        return {self.cluster if item.scores and item.scores.documents else "sentence" for item in items}
+
+    @property
+    def units(self) -> tuple[int, int | None]:
+        """How many sentences and documents the scored questions are from; documents None where files do not tell."""
+        grid = self.headline.grid
+        if grid:
+            return grid.n_sentences, grid.n_documents
+        first = self.comparable.results()[0]
+        if first.scores:
+            return first.scores.units
+        stored = first.result.scores("test")
+        return stored.n_clusters or next(iter(self.headline.f1.values())).n_clusters, stored.n_documents
 
 
 def score_sets(grouping: Grouping, *, n_boot: int = N_BOOT, cluster: ClusterKind = "sentence") -> list[SetScores]:
@@ -115,18 +133,18 @@ def score_set(
         scores, more = _score_readout(comparable, name, n_boot, cluster, peers)
         readouts[name] = scores
         notes += [note if name == HEADLINE or note in notes else f"{name} probe: {note}" for note in more]
-    probed = [item.scores for cell in (FROZEN, RANDOM_FROZEN) for item in comparable.cells.get(cell, ())]
+    probed = [item.scores for cell in FROZEN_CELLS for item in comparable.cells.get(cell, ())]
     runs = [scores for scores in probed if scores is not None]
     gains = gains_of_runs(runs, n_boot=n_boot, cluster=cluster) if len(runs) == len(probed) else ()
-    return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)), gains)
+    return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)), gains, cluster)
 
 
 def _families(comparable: ComparableSet) -> list[str]:
     """Probe families beside the linear one: read-outs named as their family, at the layer validation chose."""
     names: dict[str, None] = {}
-    for cell in (FROZEN, RANDOM_FROZEN):
+    for cell in FROZEN_CELLS:
         for item in comparable.cells.get(cell, ()):
-            names |= {name: None for name, found in item.result.readouts.items() if found.family == name}
+            names |= {name: None for name, fit in item.result.readouts.items() if fit.family == name}
     return list(names)
 
 
@@ -139,10 +157,10 @@ def cell_estimate(
 ) -> Estimate | None:
     """Mean over the seeds of one cell; None unless all of them have it. Peers: the same cell of other sizes."""
     groups = [[item.result.estimate(split, score, readout) for item in group] for group in (items, *peers)]
-    there = [[estimate for estimate in found if estimate is not None] for found in groups]
+    there = [[estimate for estimate in group if estimate is not None] for group in groups]
     if not there[0] or len(there[0]) < len(groups[0]):
         return None
-    return mean_over_seeds(there[0], [found for found in there[1:] if len(found) > 1])
+    return mean_over_seeds(there[0], [peer for peer in there[1:] if len(peer) > 1])
 
 
 def cell_estimates(
@@ -155,8 +173,9 @@ def cell_estimates(
     """The same for every cell; cells with all weights trained have the headline alone."""
     out = {}
     for cell, items in comparable.cells.items():
-        name = readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
-        estimate = cell_estimate(items, split, score, name, [peer[cell] for peer in peers if cell in peer])
+        estimate = cell_estimate(
+            items, split, score, readout_of(cell, readout), [peer[cell] for peer in peers if cell in peer]
+        )
         if estimate is not None:
             out[cell] = estimate
     return out
@@ -175,8 +194,8 @@ def _score_readout(
     if _all_have_predictions(comparable) and clusters != {cluster}:
         # As the runs did themselves, but by what is asked for here, so that no row has intervals of two kinds.
         f1, em = (
-            {**found, **_from_predictions(comparable, found, score, readout, n_boot, cluster)}
-            for found, score in ((f1, "f1_tokens"), (em, "em"))
+            {**stored, **_from_predictions(comparable, stored, score, readout, n_boot, cluster)}
+            for stored, score in ((f1, "f1_tokens"), (em, "em"))
         )
     if FULL not in f1 or FROZEN not in f1:
         return ReadoutScores(readout, split, f1, em), []
@@ -226,7 +245,7 @@ def _paired(
     except (DataError, ValueError) as error:
         return ReadoutScores(readout, "test", f1, em), [f"{readout}: no score: {error}"]
     analysis = grid.analysis
-    found = ReadoutScores(
+    scored = ReadoutScores(
         readout,
         "test",
         {**f1, **analysis.cells},
@@ -240,17 +259,7 @@ def _paired(
     )
     unknown = cluster == "document" and grid.cluster != cluster
     missing = ["predictions do not tell the documents: sentences are resampled"] if unknown else []
-    return found, [*grid.left_out, *grid.notes, *missing]
-
-
-def resampled_in(found: SetScores, cluster: ClusterKind) -> set[str]:
-    """What the intervals of a set's cells resample, where ``cluster`` was asked for."""
-    items = found.comparable.results()
-    if found.headline.grid:
-        return {found.headline.grid.cluster}
-    if not _all_have_predictions(found.comparable):
-        return {item.result.scores("test").cluster for item in items}
-    return {cluster if item.scores and item.scores.documents else "sentence" for item in items}
+    return scored, [*grid.left_out, *grid.notes, *missing]
 
 
 def _from_predictions(
@@ -273,10 +282,9 @@ def _from_predictions(
 
 def _scores_with(readout: str, peer: Mapping[str, tuple[Found, ...]]) -> list[RunScores]:
     """Per-question scores of the cells that have them for all their runs, and the read-out in frozen ones."""
-    found = []
+    usable: list[RunScores] = []
     for cell, items in peer.items():
         scores = [item.scores for item in items if item.scores is not None]
-        name = readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
-        if len(scores) == len(items) and all(name in one.scores for one in scores):
-            found += scores
-    return found
+        if len(scores) == len(items) and all(readout_of(cell, readout) in one.scores for one in scores):
+            usable += scores
+    return usable

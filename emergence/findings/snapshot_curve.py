@@ -17,10 +17,11 @@ import numpy as np
 
 from emergence.errors import RunDirectoryError
 from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, bootstrap_means, column, interval
+from emergence.measures.conditional import F1, SELECTION
 from emergence.measures.curve_errors import CurveErrors
 from emergence.measures.curves import CurveFit
 from emergence.measures.equivalence import Equivalence, largest_break
-from emergence.measures.mirage import LinkCheck, MetricCurve, Verdict, isotonic_link, judge
+from emergence.measures.mirage import Diagnosis, LinkCheck, MetricCurve, diagnose, isotonic_link
 from emergence.measures.resampling import ClusterTable
 from emergence.measures.thresholds import (
     N_DRAWS,
@@ -53,16 +54,15 @@ AXES = {
 }
 #: What is fitted: all scores along the loss, the headline and its smooth partner along the tokens. Steps are tokens in
 #: another unit, so their threshold would be the same one.
-FITTED = {"loss": CURVE_SCORES, "tokens": ("f1_tokens", "log_prob")}
+FITTED = {"loss": CURVE_SCORES, "tokens": (F1, "log_prob")}
 #: Discrete scores with the continuous partner each should follow from, if it only thresholds that
 #: (docs/methods.md#metric-mirage).
-PARTNERS = {"em": "log_prob", "f1_tokens": "expected_f1"}
+PARTNERS = {"em": "log_prob", F1: "expected_f1"}
 LOWER_IS_BETTER = ("brier",)
-HEADLINE = "f1_tokens"
 #: A curve takes this many different x (``measures.curves.Points``).
 LEAST_POINTS = 3
 #: Scores of the curves by asked role; the second where the results have it.
-ROLE_SCORES = ("f1_tokens", "argument_selection")
+ROLE_SCORES = (F1, SELECTION)
 #: A role that fewer test questions ask for has no curve.
 LEAST_ROLE_QUESTIONS = 30
 
@@ -87,7 +87,7 @@ class Threshold:
     largest: Equivalence
 
     @property
-    def found(self) -> bool:
+    def is_break(self) -> bool:
         """A break, by enough different x to claim one."""
         return self.test.p < 0.05 and "few_x" not in self.test.flags
 
@@ -100,7 +100,7 @@ class Threshold:
             {
                 "axis": self.axis,
                 "score": self.score,
-                "break": self.found,
+                "break": self.is_break,
                 "test": self.test,
                 "breaks": self.breaks,
                 "fits": self.fits,
@@ -131,7 +131,7 @@ class EmergenceCurve:
         floor: Score -> mean of the random trunks; empty without one. no_model: F1 of the best rule without a model.
         thresholds: Axis -> score -> threshold; empty with too few points.
         halfway: Axis -> where F1 has risen half the way from floor to last point, by isotonic fit.
-        verdict: On the loss axis; the words are those of :class:`~emergence.measures.mirage.Verdict`.
+        verdict: On the loss axis; the words are those of :class:`~emergence.measures.mirage.Diagnosis`.
         links: Discrete score -> share of snapshots at which its continuous partner predicts it.
         notes: What a reader should know.
         by_role: Asked role -> score -> an estimate for each point; roles of at least ``LEAST_ROLE_QUESTIONS``
@@ -148,7 +148,7 @@ class EmergenceCurve:
     no_model: float
     thresholds: dict[str, dict[str, Threshold]]
     halfway: dict[str, Crossing]
-    verdict: Verdict
+    verdict: Diagnosis
     links: dict[str, float]
     notes: tuple[str, ...]
     by_role: dict[str, dict[str, tuple[Estimate, ...]]] = field(default_factory=dict)
@@ -162,7 +162,7 @@ class EmergenceCurve:
     def text(self) -> str:
         """A few lines for a terminal."""
         n = f"{self.n_questions:,} test questions, {counted(len(self.runs), 'seed')}"
-        first, last = (point.scores["f1_tokens"] for point in (self.points[0], self.points[-1]))
+        first, last = (point.scores[F1] for point in (self.points[0], self.points[-1]))
         lines = [
             f"{self.label}, {title_of(self.family)}: {len(self.points)} snapshots, {n}",
             f"  token F1   {shown(first)} at {self.points[0].loss:.2f} nats/token to "
@@ -190,14 +190,15 @@ def _role_lines(by_role: dict[str, dict[str, tuple[Estimate, ...]]]) -> list[str
     return lines
 
 
-def _threshold_words(found: Threshold, halfway: Crossing | None) -> str:
-    place = found.place
-    what = "break" if found.found else f"no break to claim; steps above {found.largest.upper:.0%} of the rise excluded"
-    where = f"{found.test.breaking} at {_place(place.tau, found.axis)}"
-    ends = f"[{_place(place.lo, found.axis)}, {_place(place.hi, found.axis)}]"
+def _threshold_words(threshold: Threshold, halfway: Crossing | None) -> str:
+    place = threshold.place
+    nothing = f"no break to claim; steps above {threshold.largest.upper:.0%} of the rise excluded"
+    what = "break" if threshold.is_break else nothing
+    where = f"{threshold.test.breaking} at {_place(place.tau, threshold.axis)}"
+    ends = f"[{_place(place.lo, threshold.axis)}, {_place(place.hi, threshold.axis)}]"
     flags = f" ({', '.join(place.flags)})" if place.flags else ""
-    half = f"; half of the rise at {_place(halfway.x, found.axis)}" if halfway else ""
-    return f"F1 {what} (p = {found.test.p:.3g}): {where} {ends}{flags}{half}"
+    half = f"; half of the rise at {_place(halfway.x, threshold.axis)}" if halfway else ""
+    return f"F1 {what} (p = {threshold.test.p:.3g}): {where} {ends}{flags}{half}"
 
 
 def _place(x: float, axis: str) -> str:
@@ -208,14 +209,14 @@ def _place(x: float, axis: str) -> str:
 
 def read_snapshot_probes(run_dirs: Sequence[Path]) -> tuple[list[SnapshotProbes], list[tuple[str, str]]]:
     """Results of all runs that have them; name and reason of those that cannot be read."""
-    found, problems = [], []
+    results, problems = [], []
     for path in run_dirs:
         if (path / RESULT_FOLDER / JSON_FILE).is_file():
             try:
-                found.append(read_result(path / RESULT_FOLDER))
+                results.append(read_result(path / RESULT_FOLDER))
             except RunDirectoryError as error:
                 problems.append((path.name, str(error)))
-    return found, problems
+    return results, problems
 
 
 def emergence_curves(
@@ -264,8 +265,8 @@ def _curve(
         thresholds[axis] = {
             score: _threshold(axis, score, x, chosen, joint[score], n_draws, seed) for score in FITTED[axis]
         }
-        halfway |= _halfway(axis, sign, x, chosen, joint[HEADLINE], floor, n_draws, seed)
-    verdict, links = _judge(points, errors, stacked, first.clusters, n_boot, n_draws, seed)
+        halfway |= _halfway(axis, sign, x, chosen, joint[F1], floor, n_draws, seed)
+    verdict, links = _diagnose(points, errors, stacked, first.clusters, n_boot, n_draws, seed)
     return EmergenceCurve(
         label=label,
         family=family,
@@ -274,7 +275,7 @@ def _curve(
         n_questions=len(first.ids),
         n_sentences=len(np.unique(first.clusters)),
         floor=floor,
-        no_model=0.0 if family.startswith(GAIN) else float(first.no_model["f1_tokens"]),
+        no_model=0.0 if family.startswith(GAIN) else float(first.no_model[F1]),
         thresholds=thresholds,
         halfway=halfway,
         verdict=verdict,
@@ -290,9 +291,9 @@ def _curve(
 def _stack(group: Sequence[SnapshotProbes], family: str) -> tuple[list[int], dict[str, FloatArray]]:
     """Steps that all seeds have, and score -> (K, S, N)."""
     by_step = [{s.step: s for s in result.path_of_training} for result in group]
-    steps = sorted(set.intersection(*(set(found) for found in by_step)))
+    steps = sorted(set.intersection(*(set(snapshots) for snapshots in by_step)))
     stacked = {
-        score: np.array([[found[step].scores[family][score] for found in by_step] for step in steps])
+        score: np.array([[snapshots[step].scores[family][score] for snapshots in by_step] for step in steps])
         for score in CURVE_SCORES
     }
     return steps, stacked
@@ -338,12 +339,12 @@ def _by_role(
     first, seeds = group[0], [str(result.run["seed"]) for result in group]
     by_step = [{s.step: s.scores[family] for s in result.path_of_training} for result in group]
     stacked = {
-        score: np.array([[found[step][score] for found in by_step] for step in steps])  # (K, S, N)
+        score: np.array([[snapshots[step][score] for snapshots in by_step] for step in steps])  # (K, S, N)
         for score in ROLE_SCORES
-        if all(score in found[step] for found in by_step for step in steps)
+        if all(score in snapshots[step] for snapshots in by_step for step in steps)
     }
     names, counts = np.unique(np.array(first.roles, dtype=str), return_counts=True)
-    found: dict[str, dict[str, tuple[Estimate, ...]]] = {}
+    curves: dict[str, dict[str, tuple[Estimate, ...]]] = {}
     for role in names[np.lexsort((names, -counts))]:
         for score, values in stacked.items():
             rows = (np.array(first.roles) == role) & np.isfinite(values).all(axis=(0, 1))
@@ -352,8 +353,8 @@ def _by_role(
             columns = {str(k): point[:, rows] for k, point in enumerate(values)}
             table = ClusterTable.from_questions(columns, first.clusters[rows], dict.fromkeys(columns, seeds))
             path = tuple(bootstrap_means(table, n_boot=n_boot, seed=seed).values())
-            found.setdefault(str(role), {})[score] = path
-    return found
+            curves.setdefault(str(role), {})[score] = path
+    return curves
 
 
 def along(points: Sequence[CurvePoint], axis: str) -> tuple[FloatArray, list[int]]:
@@ -389,7 +390,7 @@ def _threshold(
         score,
         break_test(x, y, n_draws=n_draws, seed=seed, **errors),
         {family: fit_break(x, y, family=family, **errors) for family in TESTED_BREAKS},
-        fit_families(x, y, **errors) if score == HEADLINE else {},
+        fit_families(x, y, **errors) if score == F1 else {},
         largest_break(x, y, **errors),
     )
 
@@ -404,15 +405,15 @@ def _halfway(
     n_draws: int,
     seed: int,
 ) -> dict[str, Crossing]:
-    y = _turned(points, HEADLINE)
-    bottom = floor["f1_tokens"].point if floor else float(y[0])
+    y = _turned(points, F1)
+    bottom = floor[F1].point if floor else float(y[0])
     if y[-1] <= bottom:
         return {}
     level = (bottom + y[-1]) / 2
     return {axis: crossing_interval(x, y, sign=sign, level=level, covariance=covariance, n_draws=n_draws, seed=seed)}
 
 
-def _judge(
+def _diagnose(
     points: Sequence[CurvePoint],
     errors: dict[str, CurveErrors],
     stacked: dict[str, FloatArray],
@@ -420,12 +421,12 @@ def _judge(
     n_boot: int,
     n_draws: int,
     seed: int,
-) -> tuple[Verdict, dict[str, float]]:
+) -> tuple[Diagnosis, dict[str, float]]:
     """On the loss axis. Of two discrete scores, the link that holds at fewer snapshots speaks for both."""
     sign, x = AXES["loss"][0], np.array([point.loss for point in points])
     if len(np.unique(x)) < LEAST_POINTS:
         reason = f"{len(np.unique(x))} different losses: pretrain with more pretrain.step_snapshots"
-        return Verdict("undetermined", (reason,), {}, None, {}), {}
+        return Diagnosis("undetermined", (reason,), {}, None, {}), {}
     checks: dict[str, LinkCheck] = {
         discrete: isotonic_link(x, stacked[partner], stacked[discrete], clusters, sign=sign, n_boot=n_boot, seed=seed)
         for discrete, partner in PARTNERS.items()
@@ -444,5 +445,5 @@ def _judge(
         for score in CURVE_SCORES
     ]
     weakest = min(checks.values(), key=lambda check: check.coverage)
-    verdict = judge(x, metrics, sign=sign, link=weakest, n_draws=n_draws, seed=seed)
+    verdict = diagnose(x, metrics, sign=sign, link=weakest, n_draws=n_draws, seed=seed)
     return verdict, {score: check.coverage for score, check in checks.items()}

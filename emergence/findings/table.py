@@ -19,7 +19,7 @@ from emergence.findings.scores import POINT, ReadoutScores, SetScores, cell_esti
 from emergence.findings.verdict import verdict_of
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind
-from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
+from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, EmergenceScore
 from emergence.measures.measured_coverage import units_of
 from emergence.measures.readings import (
     SCORE_NAMES,
@@ -108,14 +108,14 @@ class ResultsTable:
 
     def notes(self) -> list[str]:
         """Verdicts and readings, what was kept apart, what is missing and what was skipped; a sentence each."""
-        verdicts = [verdict_of(found.comparable, found) for found in self.sets]
+        verdicts = [verdict_of(set_scores.comparable, set_scores) for set_scores in self.sets]
         lines = [f"{verdict.set_label}: verdict: {verdict.short}. {verdict.sentences[0]}" for verdict in verdicts]
-        lines += [_reading_line(found) for found in self.sets if found.headline.basis]
+        lines += [_reading_line(set_scores) for set_scores in self.sets if set_scores.headline.basis]
         for label, trend in self.trends.items():
             pattern = f", {trend.pattern}" if trend.pattern else ""
             lines.append(f"Over sizes, {label}: {trend.verdict}{pattern} ({'; '.join(trend.evidence[-2:])})")
         lines += [f"Kept apart: {sentence}" for sentence in self.mixed]
-        lines += [f"{found.comparable.label}: {note}" for found in self.sets for note in found.notes]
+        lines += [f"{set_scores.comparable.label}: {note}" for set_scores in self.sets for note in set_scores.notes]
         lines += [f"Not in the table ({item.kind}): {item.name}: {item.reason}" for item in self.skipped]
         return lines
 
@@ -125,7 +125,7 @@ class ResultsTable:
             "kind": TABLE_KIND,
             "schema_version": SCHEMA_VERSION,
             "rows": plain(self.rows),
-            "sets": [_set_dict(found) for found in self.sets],
+            "sets": [_set_dict(set_scores) for set_scores in self.sets],
             "trends": plain(self.trends),
             "kept_apart": list(self.mixed),
             "skipped": plain(self.skipped),
@@ -146,9 +146,9 @@ def build_table(
     """
     collection = collect_results(root)
     if only is not None:
-        found = tuple(item for item in collection.found if item.result.run_id in only)
+        kept = tuple(item for item in collection.found if item.result.run_id in only)
         skipped = tuple(item for item in collection.skipped if item.name in only and item.kind != "pretraining")
-        collection = replace(collection, found=found, skipped=skipped)
+        collection = replace(collection, found=kept, skipped=skipped)
     if not collection.found:
         there = "; ".join(f"{item.name}: {item.reason}" for item in collection.skipped[:5])
         raise DataError(f"no finished results here{': ' + there if there else ''}", root)
@@ -160,7 +160,7 @@ def table_of(collection: Collection, grouping: Grouping, scored: Sequence[SetSco
     """The table of sets that are scored already."""
     return ResultsTable(
         root=collection.root,
-        rows=tuple(row for found in scored for row in _rows(found)),
+        rows=tuple(row for set_scores in scored for row in _rows(set_scores)),
         sets=tuple(scored),
         trends=_trends(grouping, scored),
         skipped=_all_skipped(collection.skipped, grouping),
@@ -172,20 +172,20 @@ def _all_skipped(collected: Sequence[Skipped], grouping: Grouping) -> tuple[Skip
     return tuple(sorted({*collected, *grouping.skipped}, key=lambda item: (item.kind, item.name)))
 
 
-def _rows(found: SetScores) -> list[Row]:
+def _rows(set_scores: SetScores) -> list[Row]:
     """The four cells, the other probe families of the frozen ones after each."""
     rows = []
     for cell in MODES:
-        rows.append(_row(found, cell, found.headline))
-        if cell in (FROZEN, RANDOM_FROZEN):
-            others = (scores for name, scores in found.readouts.items() if name != HEADLINE)
-            rows += [_row(found, cell, scores) for scores in others if cell in scores.f1]
+        rows.append(_row(set_scores, cell, set_scores.headline))
+        if cell in FROZEN_CELLS:
+            others = (scores for name, scores in set_scores.readouts.items() if name != HEADLINE)
+            rows += [_row(set_scores, cell, scores) for scores in others if cell in scores.f1]
     return rows
 
 
-def _row(found: SetScores, cell: str, scores: ReadoutScores) -> Row:
-    comparable, items = found.comparable, found.comparable.cells.get(cell, ())
-    is_frozen = cell in (FROZEN, RANDOM_FROZEN)
+def _row(set_scores: SetScores, cell: str, scores: ReadoutScores) -> Row:
+    comparable, items = set_scores.comparable, set_scores.comparable.cells.get(cell, ())
+    is_frozen = cell in FROZEN_CELLS
     shared: dict[str, Any] = {
         "set_label": comparable.label,
         "model": comparable.model,
@@ -224,8 +224,8 @@ def _trainable(comparable: ComparableSet, cell: str, readout: str) -> int | None
     result = comparable.cells[cell][0].result
     if readout == HEADLINE:
         return result.n_parameters("trainable")
-    found = result.readout(readout)
-    return found.n_trainable if found else None
+    fit = result.readout(readout)
+    return fit.n_trainable if fit else None
 
 
 def _seconds(comparable: ComparableSet, cell: str) -> float | None:
@@ -236,7 +236,7 @@ def _seconds(comparable: ComparableSet, cell: str) -> float | None:
 
 def _trends(grouping: Grouping, scored: Sequence[SetScores]) -> dict[str, ScaleReading]:
     """Readings over two sizes or more that differ in size alone."""
-    by_set = {id(found.comparable): found.headline for found in scored if found.headline.basis not in (None, POINT)}
+    by_set = {id(s.comparable): s.headline for s in scored if s.headline.basis not in (None, POINT)}
     trends: dict[str, ScaleReading] = {}
     for label, members in grouping.over_sizes().items():
         sizes = [
@@ -258,12 +258,12 @@ def score_text(score: EmergenceScore | None, digits: int = 2) -> str:
     return describe_score(score, digits)
 
 
-def _reading_line(found: SetScores) -> str:
+def _reading_line(set_scores: SetScores) -> str:
     """``tiny, wiki: emergence score ..., gap ..., by the guide's scale: ...``."""
-    scores = found.headline
+    scores = set_scores.headline
     parts = [f"{SCORE_NAMES[s.floor]} {describe_score(s)}" for s in (scores.probe, scores.scratch) if s]
     parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
-    alone = found.comparable.model_free.words
+    alone = set_scores.comparable.model_free.words
     parts += [f"words and positions F1 {shown(alone)}"] if alone else []
     parts += [f"{scores.split} F1, {scores.basis}"]
     if scores.grid:
@@ -272,16 +272,16 @@ def _reading_line(found: SetScores) -> str:
     if scores.reading:
         open_ = f" (could be {' or '.join(scores.reading.could_be)})" if len(scores.reading.could_be) > 1 else ""
         parts.append(f"by the guide's scale: {scores.reading.verdict}{open_}")
-    return f"{found.comparable.label}: {'; '.join(parts)}"
+    return f"{set_scores.comparable.label}: {'; '.join(parts)}"
 
 
-def _set_dict(found: SetScores) -> dict[str, Any]:
-    comparable = found.comparable
+def _set_dict(set_scores: SetScores) -> dict[str, Any]:
+    comparable = set_scores.comparable
     return {
         "label": comparable.label,
         "shared": asdict(comparable.base) | (asdict(comparable.trunk) if comparable.trunk else {}),
         "runs": {cell: [item.name for item in items] for cell, items in comparable.cells.items()},
-        "verdict": verdict_of(comparable, found).to_dict(),
+        "verdict": verdict_of(comparable, set_scores).to_dict(),
         "readouts": {
             name: {
                 "basis": scores.basis,
@@ -289,7 +289,7 @@ def _set_dict(found: SetScores) -> dict[str, Any]:
                 "reading": plain(scores.reading),
                 "grid": plain(scores.grid),
             }
-            for name, scores in found.readouts.items()
+            for name, scores in set_scores.readouts.items()
         },
-        "notes": list(found.notes),
+        "notes": list(set_scores.notes),
     }

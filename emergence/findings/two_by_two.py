@@ -23,6 +23,7 @@ from emergence.measures.clustering import ClusterKind, document_widening
 from emergence.measures.emergence_score import (
     CELLS,
     FROZEN,
+    FROZEN_CELLS,
     FULL,
     RANDOM_FROZEN,
     RANDOM_FULL,
@@ -99,6 +100,11 @@ class RunScores:
     def cell(self) -> str | None:
         """The run's cell of the 2x2; None for a run that only pretrained."""
         return CELL_OF_CONDITION.get(self.run.spec.condition)
+
+    @property
+    def units(self) -> tuple[int, int | None]:
+        """How many sentences and documents the questions are from; documents None where the file does not tell."""
+        return len(set(self.sentences)), len(set(self.documents)) if self.documents else None
 
     @property
     def seed_label(self) -> str:
@@ -179,6 +185,7 @@ def build_grid(
         have = ", ".join(cells) or "none"
         raise DataError(f"a 2x2 needs a full and a frozen run on the same test questions; found: {have}")
     first = cells[FULL][0]
+    n_sentences, n_documents = first.units
     cluster = cluster if first.documents else "sentence"
     table, scores = cell_table(cells, readout, score_name, cluster)
     others = [runs_by_cell(list(group))[0] for group in peers]
@@ -193,20 +200,20 @@ def build_grid(
         reading=reading,
         runs={cell: [member.run.run_id for member in members] for cell, members in cells.items()},
         n_questions=len(first.ids),
-        n_sentences=len(set(first.sentences)),
+        n_sentences=n_sentences,
         readout=readout,
         score_name=score_name,
         no_model_floor=(free.floor[0], free.floor[1].point) if free.floor else None,
         words_alone=free.words if score_name == "f1_tokens" else None,
         left_out=tuple(left_out),
-        n_documents=len(set(first.documents)) if first.documents else None,
+        n_documents=n_documents,
         cluster=cluster,
         document_widening=widening,
         notes=tuple(
             interval_notes(
                 {cell: len(members) for cell, members in cells.items()},
-                n_sentences=len(set(first.sentences)),
-                n_documents=len(set(first.documents)) if first.documents else None,
+                n_sentences=n_sentences,
+                n_documents=n_documents,
                 cluster=cluster,
                 widening=widening,
                 pooled=_pooled(analysis, cells, others),
@@ -221,7 +228,7 @@ def cell_table(
     """Runs by cell as a table to resample, and the scores (S, N) of each cell, in the question order of the first."""
     first = next(iter(cells.values()))[0]
     scores = {
-        cell: np.stack([in_order(member, first, _readout_of(cell, readout), score_name) for member in members])
+        cell: np.stack([in_order(member, first, readout_of(cell, readout), score_name) for member in members])
         for cell, members in cells.items()
     }
     labels = {cell: [member.seed_label for member in members] for cell, members in cells.items()}
@@ -240,8 +247,9 @@ def _pooled(
     }
 
 
-def _readout_of(cell: str, readout: str) -> str:
-    return readout if cell in (FROZEN, RANDOM_FROZEN) else HEADLINE
+def readout_of(cell: str, readout: str) -> str:
+    """``readout`` for a frozen cell; a cell with all weights trained has the headline alone."""
+    return readout if cell in FROZEN_CELLS else HEADLINE
 
 
 def _document_widening(
@@ -255,11 +263,11 @@ def _document_widening(
     name, influence = "gap", mean[FULL] - mean[FROZEN]
     if math.isfinite(raw):
         name, influence = "score", mean[FROZEN] - mean[RANDOM_FROZEN] - raw * (mean[FULL] - mean[RANDOM_FROZEN])
-    found = {
+    widening = {
         key: document_widening(values, first.sentences, first.documents)
         for key, values in ((name, influence), ("F1", mean[FROZEN]))
     }
-    return {key: times for key, times in found.items() if math.isfinite(times)}
+    return {key: times for key, times in widening.items() if math.isfinite(times)}
 
 
 def runs_by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], list[str]]:
@@ -302,8 +310,8 @@ class ModelFree:
     @property
     def bar(self) -> float | None:
         """The higher F1 of the two: a ceiling below it is none."""
-        found = [*([self.floor[1].point] if self.floor else []), *([self.words.point] if self.words else [])]
-        return max(found, default=None)
+        bars = [*([self.floor[1].point] if self.floor else []), *([self.words.point] if self.words else [])]
+        return max(bars, default=None)
 
 
 def model_free(results: Sequence[RunResult]) -> ModelFree:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from emergence.experiment.facts import HEADLINE, Validity
-from emergence.findings.comparable import ComparableSet, missing_cells
+from emergence.findings.comparable import MODES, ComparableSet, missing_cells
 from emergence.findings.scores import ReadoutScores, SetScores, score_set
 from emergence.measures.bootstrap import Estimate, seed_t_interval
 from emergence.measures.conditional import (
@@ -38,7 +38,7 @@ from emergence.measures.conditional import (
     is_below,
     judge_gains,
 )
-from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, EmergenceScore
+from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, RANDOM_FROZEN, EmergenceScore
 from emergence.measures.readings import Reading, describe_score
 from emergence.measures.summaries import difference, mean_over_seeds
 from emergence.plain import plain
@@ -103,7 +103,7 @@ class FamilyFinding:
         Being above zero counts for nothing: random trunks are, too.
         """
         differences = (self.selectivity_difference, self.compression_difference)
-        clear = any(found is not None and found.lo > 0 for found in differences)
+        clear = any(contrast is not None and contrast.lo > 0 for contrast in differences)
         return clear and not {"selectivity_not_above_twin", "compression_not_above_twin"} & set(self.flags)
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,8 +169,8 @@ def verdict_of(comparable_set: ComparableSet, scores: SetScores | None = None) -
         scores: Of the same set, where they are there already; computed by default.
     """
     scores = scores or score_set(comparable_set)
-    found = (_finding(comparable_set, readout, scores.gains) for readout in scores.readouts.values())
-    findings = tuple(finding for finding in found if finding is not None)
+    readouts = scores.readouts.values()
+    findings = tuple(f for readout in readouts if (f := _finding(comparable_set, readout, scores.gains)))
     by_family = {finding.family: finding for finding in findings}
     judgement = judge_gains(scores.gains)
     where, why = _where(judgement, by_family)
@@ -184,7 +184,7 @@ def verdict_of(comparable_set: ComparableSet, scores: SetScores | None = None) -
         *(_family_sentence(finding) for finding in findings),
         _guide_sentence(linear),
     ]
-    sentences += [f"{cell.replace('_', ' ')} was not run: {how}" for cell, how in missing_cells(comparable_set).items()]
+    sentences += [f"{MODES[cell]} was not run: {how}" for cell, how in missing_cells(comparable_set).items()]
     return Verdict(
         set_label=comparable_set.label,
         outcome=judgement.outcome,
@@ -207,11 +207,12 @@ def _finding(comparable: ComparableSet, readout: ReadoutScores, gains: Sequence[
         return None
     selectivity = _by_cell(comparable, family, _mean_selectivity)
     compressions = _by_cell(comparable, family, _compressions)
-    both = {FROZEN, RANDOM_FROZEN}
-    contrast = difference(selectivity[FROZEN], selectivity[RANDOM_FROZEN]) if both <= set(selectivity) else None
+    contrast = (
+        difference(selectivity[FROZEN], selectivity[RANDOM_FROZEN]) if set(FROZEN_CELLS) <= set(selectivity) else None
+    )
     shorter = None
-    if both <= set(compressions):
-        shorter = difference(*(seed_t_interval(compressions[cell]) for cell in (FROZEN, RANDOM_FROZEN)))
+    if set(FROZEN_CELLS) <= set(compressions):
+        shorter = difference(*(seed_t_interval(compressions[cell]) for cell in FROZEN_CELLS))
     flags = ["no_floor"] if RANDOM_FROZEN not in readout.f1 else []
     flags += ["no_full"] if FULL not in readout.f1 else []
     flags += ["no_validity"] if contrast is None and shorter is None else []
@@ -228,7 +229,7 @@ def _finding(comparable: ComparableSet, readout: ReadoutScores, gains: Sequence[
         compression={cell: sum(values) / len(values) for cell, values in compressions.items()},
         selectivity_difference=contrast,
         compression_difference=shorter,
-        gains={found.score: found.families[family] for found in gains if family in found.families},
+        gains={one.score: one.families[family] for one in gains if family in one.families},
         flags=tuple(dict.fromkeys(flags)),
     )
 
@@ -237,14 +238,14 @@ def _by_cell(
     comparable: ComparableSet, family: str, summary: Callable[[Sequence[Validity]], Value | None]
 ) -> dict[str, Value]:
     """``summary`` over the seeds of both frozen cells, where all of them have this family's validity."""
-    found = {}
-    for cell in (FROZEN, RANDOM_FROZEN):
+    by_cell = {}
+    for cell in FROZEN_CELLS:
         items = comparable.cells.get(cell, ())
         parts = [part for item in items if (part := item.result.validity(family))]
         value = summary(parts) if parts and len(parts) == len(items) else None
         if value is not None:
-            found[cell] = value
-    return found
+            by_cell[cell] = value
+    return by_cell
 
 
 def _mean_selectivity(parts: Sequence[Validity]) -> Estimate | None:
@@ -294,8 +295,8 @@ def _not_routed(judgement: Judgement, bilinear: FamilyFinding | None, linear: Fa
 
 
 def _is_beyond_linear(gain: FamilyGain, kind: str) -> bool:
-    found = gain.states_beyond_linear if kind == READS else gain.gain_beyond_linear
-    return found is not None and found.lo > 0
+    beyond = gain.states_beyond_linear if kind == READS else gain.gain_beyond_linear
+    return beyond is not None and beyond.lo > 0
 
 
 def _why_not_vouched(finding: FamilyFinding | None, family: str) -> str:
@@ -323,7 +324,7 @@ def _first_sentence(
     full: Estimate | None,
 ) -> str:
     """The answer with every number it rests on."""
-    f1 = next((found for found in gains if found.score == F1), None)
+    f1 = next((one for one in gains if one.score == F1), None)
     levels = []
     for name in (LINEAR, MLP, BILINEAR):
         if name in by_family and (name != MLP or BILINEAR not in by_family):
@@ -338,13 +339,13 @@ def _first_sentence(
         text += f": token F1 is {' and '.join(levels)}"
         text += f", against {_listed(others)}" if others else ""
     added = [
-        f"{gained(gain.gain)} {_SCORE_NAMES[found.score]}"
+        f"{gained(gain.gain)} {_SCORE_NAMES[one.score]}"
         + (f" (random twin {_twin_gain(gain.twin_gain)})" if gain.twin_gain else "")
-        for found in gains
-        if (gain := found.families.get(_richest(found)))
+        for one in gains
+        if (gain := one.families.get(one.richest))
     ]
     if added:
-        name = _PROBE_NAMES[_richest(gains[0])]
+        name = _PROBE_NAMES[gains[0].richest]
         text += f"; on top of words and positions the states add, by {name}, {_listed(added)}"
     return text + "."
 
@@ -356,8 +357,8 @@ def _twin_gain(gain: Estimate) -> str:
 
 
 def _scope(gains: Sequence[ScoreGains], by_family: Mapping[str, FamilyFinding]) -> str:
-    seeds = [found.words.n_seeds for found in gains] or [finding.frozen.n_seeds for finding in by_family.values()]
-    twins = [family.difference.n_seeds for found in gains for family in found.families.values() if family.difference]
+    seeds = [one.words.n_seeds for one in gains] or [finding.frozen.n_seeds for finding in by_family.values()]
+    twins = [family.difference.n_seeds for one in gains for family in one.families.values() if family.difference]
     n = min([*seeds, *twins], default=1)
     return "For this trained model" if n == 1 else f"Over trainings ({n} seeds)"
 
@@ -370,26 +371,22 @@ def _why_open(gains: Sequence[ScoreGains], by_family: Mapping[str, FamilyFinding
             " (these files hold no scores of words and positions: run again with this version to measure what words "
             "and positions tell)"
         )
-    if all(family.difference is None for found in gains for family in found.families.values()):
+    if all(family.difference is None for one in gains for family in one.families.values()):
         return " (there is no random twin to hold them against: run the frozen probe with --random-baseline)"
     return ""
 
 
-def _richest(found: ScoreGains) -> str:
-    return next(name for name in (BILINEAR, MLP, LINEAR) if name in found.families)
-
-
 def _selection_sentences(gains: Sequence[ScoreGains]) -> list[str]:
-    for found in gains:
-        if found.score == SELECTION:
+    for one in gains:
+        if one.score == SELECTION:
             parts = [
                 f"{_PROBE_NAMES[name]} {shown(family.states)}"
                 + (f" (random twin {shown(family.twin_states)})" if family.twin_states else "")
-                for name, family in found.families.items()
+                for name, family in one.families.items()
             ]
             return [
-                f"Choosing among the sentence's arguments (argument selection, {found.words.n:,} questions): "
-                f"words and positions {shown(found.words)}, {', '.join(parts)}."
+                f"Choosing among the sentence's arguments (argument selection, {one.words.n:,} questions): "
+                f"words and positions {shown(one.words)}, {', '.join(parts)}."
             ]
     return []
 
@@ -397,7 +394,7 @@ def _selection_sentences(gains: Sequence[ScoreGains]) -> list[str]:
 def _claim_sentences(judgement: Judgement, gains: Sequence[ScoreGains]) -> list[str]:
     """What holds of what was tried, and what is excluded."""
     lines = []
-    margins = " or ".join(f"{MARGINS[found.score]:g} {_SCORE_NAMES[found.score]}" for found in gains)
+    margins = " or ".join(f"{MARGINS[one.score]:g} {_SCORE_NAMES[one.score]}" for one in gains)
     if judgement.claims:
         words = {READS: "alone above words and positions", ADDS: "adds to words and positions"}
         held = [
@@ -410,7 +407,7 @@ def _claim_sentences(judgement: Judgement, gains: Sequence[ScoreGains]) -> list[
             + (f": {'; '.join(held)}." if held else ".")
         )
     if judgement.outcome in (NO_MORE, NOT_THERE):
-        lines += [_excluded(found) for found in gains]
+        lines += [_excluded(one) for one in gains]
     elif judgement.outcome == UNDETERMINED and judgement.claims:
         lines.append(
             f"Nothing added is shown, and a gain of {margins} is not excluded either: more test questions or seeds "
@@ -419,10 +416,10 @@ def _claim_sentences(judgement: Judgement, gains: Sequence[ScoreGains]) -> list[
     return lines
 
 
-def _excluded(found: ScoreGains) -> str:
+def _excluded(score_gains: ScoreGains) -> str:
     """Which of the two is below the margin, the gain or what pretraining makes of it."""
-    gain = found.families[_richest(found)]
-    margin, name = MARGINS[found.score], _SCORE_NAMES[found.score]
+    gain = score_gains.families[score_gains.richest]
+    margin, name = MARGINS[score_gains.score], _SCORE_NAMES[score_gains.score]
     parts = [
         text
         for text, estimate in (
@@ -444,7 +441,7 @@ def _family_sentence(finding: FamilyFinding) -> str:
     if finding.selectivity_difference:
         parts.append(f"selectivity is {gained(finding.selectivity_difference)} above the twin's")
     if finding.compression_difference:
-        compression, twin = (finding.compression[cell] for cell in (FROZEN, RANDOM_FROZEN))
+        compression, twin = (finding.compression[cell] for cell in FROZEN_CELLS)
         unsure = "" if math.isfinite(finding.compression_difference.lo) else ", no interval"
         parts.append(f"compression {compression:.2f} (random twin {twin:.2f}{unsure})")
     name = _PROBE_NAMES[finding.family]

@@ -11,7 +11,7 @@ from emergence.findings.two_by_two import RunScores, in_order, runs_by_cell
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.conditional import FAMILIES, LINEAR, SCORES, ScoreGains, TrunkScores, conditional_gains
-from emergence.measures.emergence_score import FROZEN, RANDOM_FROZEN
+from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS
 from emergence.measures.resampling import FloatArray
 
 #: Read-outs of a family on top of R_1, by the baseline that it is then: in the echo layout a state has seen the next
@@ -31,18 +31,18 @@ def gains_of_runs(
         n_boot: Bootstrap resamples. level: Coverage.
         cluster: What is resampled; sentences where older files do not tell the document.
     """
-    cells, _ = runs_by_cell([run for run in runs if run.cell in (FROZEN, RANDOM_FROZEN)])
+    cells, _ = runs_by_cell([run for run in runs if run.cell in FROZEN_CELLS])
     if FROZEN not in cells:
         return ()
     first = cells[FROZEN][0]
     clusters = (first.documents or first.sentences) if cluster == "document" else first.sentences
-    found: list[ScoreGains] = []
+    measured: list[ScoreGains] = []
     for score in SCORES:
-        pretrained, twin = (_trunk_scores(cells.get(cell, []), first, score) for cell in (FROZEN, RANDOM_FROZEN))
+        pretrained, twin = (_trunk_scores(cells.get(cell, []), first, score) for cell in FROZEN_CELLS)
         if pretrained is not None:
             gains = conditional_gains(score, pretrained, twin, clusters, n_boot=n_boot, level=level)
-            found += [gains] if gains else []
-    return tuple(found)
+            measured += [gains] if gains else []
+    return tuple(measured)
 
 
 def _trunk_scores(members: Sequence[RunScores], first: RunScores, score: str) -> TrunkScores | None:
@@ -62,7 +62,7 @@ def _trunk_scores(members: Sequence[RunScores], first: RunScores, score: str) ->
     return TrunkScores(
         words=words,
         rule=rows(RULE),
-        states={name: found for name, found in alone.items() if found is not None},
-        with_words={name: found for name, found in with_words.items() if found is not None},
+        states={name: values for name, values in alone.items() if values is not None},
+        with_words={name: values for name, values in with_words.items() if values is not None},
         seeds=tuple(run.seed_label for run in members),
     )

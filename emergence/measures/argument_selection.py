@@ -62,14 +62,14 @@ def argument_choices(golds: GoldSpans, predicates: Sequence[Hashable | None]) ->
     spans = list(zip(golds.starts.tolist(), golds.ends_inclusive.tolist(), strict=True))
     own = [spans[first:stop] for first, stop in zip(golds.offsets[:-1], golds.offsets[1:], strict=True)]
     about: dict[Hashable, dict[_Span, None]] = {}
-    for predicate, found in zip(predicates, own, strict=True):
+    for predicate, own_golds in zip(predicates, own, strict=True):
         if predicate is not None:
-            about.setdefault(predicate, {}).update(dict.fromkeys(found))
+            about.setdefault(predicate, {}).update(dict.fromkeys(own_golds))
     rows: list[tuple[int, int, int, int]] = []
-    for question, (predicate, found) in enumerate(zip(predicates, own, strict=True)):
-        rows += [(question, start, end, 0) for start, end in found]
+    for question, (predicate, own_golds) in enumerate(zip(predicates, own, strict=True)):
+        rows += [(question, start, end, 0) for start, end in own_golds]
         everything = () if predicate is None else about[predicate]
-        others = [span for span in everything if not any(_overlap(span, gold) for gold in found)]
+        others = [span for span in everything if not any(_overlap(span, gold) for gold in own_golds)]
         rows += [(question, *span, cluster) for span, cluster in _merged(others)]
     owner, starts, ends, clusters = np.array(rows, dtype=np.int64).reshape(-1, 4).T.copy()
     offsets = offsets_of(np.bincount(owner, minlength=len(golds)))

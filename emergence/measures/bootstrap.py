@@ -214,13 +214,13 @@ def bootstrap_present_means(
     together: dict[bytes, dict[str, FloatArray]] = {}
     for name, values in columns.items():
         together.setdefault(np.isfinite(values).tobytes(), {})[name] = values
-    found: dict[str, Estimate] = {}
+    means: dict[str, Estimate] = {}
     for mask, same in together.items():
         rows = np.frombuffer(mask, dtype=np.bool_)
         if rows.any():
             table = ClusterTable.from_questions({name: values[rows] for name, values in same.items()}, clusters[rows])
-            found |= bootstrap_means(table, n_boot=n_boot, seed=seed, level=level)
-    return {name: found[name] for name in columns if name in found}
+            means |= bootstrap_means(table, n_boot=n_boot, seed=seed, level=level)
+    return {name: means[name] for name in columns if name in means}
 
 
 def column(name: str) -> Statistic:

@@ -66,10 +66,10 @@ class TrunkScores:
 
     def columns(self) -> dict[str, FloatArray]:
         """Everything that is averaged, by name; gains are differences within a question."""
-        found = {"words": self.words} | ({} if self.rule is None else {"rule": self.rule})
+        columns = {"words": self.words} | ({} if self.rule is None else {"rule": self.rule})
         for name in self.families:
-            found |= {f"states {name}": self.states[name], f"gain {name}": self.with_words[name] - self.words}
-        return found
+            columns |= {f"states {name}": self.states[name], f"gain {name}": self.with_words[name] - self.words}
+        return columns
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ class ScoreGains:
     words: Estimate
     rule: Estimate | None
     families: Mapping[str, FamilyGain]
+
+    @property
+    def richest(self) -> str:
+        """The family that can find the most: bilinear where it was fitted."""
+        return next(name for name in (BILINEAR, MLP, LINEAR) if name in self.families)
 
 
 def conditional_gains(
@@ -150,10 +155,10 @@ class _Measured:
         table = self.resamples.table
         if not set(signs) <= set(table.rows):
             return None
-        found = interval(
+        estimate = interval(
             self.resamples, lambda m: np.asarray(sum(sign * m[name] for name, sign in signs.items())), self.level
         )
-        return replace(found, n_seeds=min(len(table.seed_labels[name]) for name in signs))
+        return replace(estimate, n_seeds=min(len(table.seed_labels[name]) for name in signs))
 
 
 def _family(measured: _Measured, name: str) -> FamilyGain:
@@ -237,9 +242,9 @@ def judge_gains(gains: Sequence[ScoreGains]) -> Judgement:
             return Judgement(kind, claims)
     if any(claim.is_shown for claim in claims):
         return Judgement(SPANS, claims)
-    if not claims or not all(_excludes_gain(found) for found in gains):
+    if not claims or not all(_excludes_gain(one) for one in gains):
         return Judgement(UNDETERMINED, claims)
-    alone = [family.above_twin for found in gains for family in found.families.values()]
+    alone = [family.above_twin for one in gains for family in one.families.values()]
     is_empty = all(is_below(estimate, STATES_MARGIN) for estimate in alone)
     return Judgement(NOT_THERE if is_empty else NO_MORE, claims)
 
@@ -247,14 +252,14 @@ def judge_gains(gains: Sequence[ScoreGains]) -> Judgement:
 def _claims(gains: Sequence[ScoreGains]) -> tuple[Claim, ...]:
     first: list[tuple[str, str, str, float]] = []
     others: list[tuple[str, str, str, float]] = []
-    for found in gains:
-        for name, family in found.families.items():
+    for one in gains:
+        for name, family in one.families.items():
             if family.difference is None or family.above_twin is None:
                 continue
             beats = [family.above_words, family.above_twin, *([family.above_rule] if family.above_rule else [])]
-            adds = (ADDS, name, found.score, _p_all_above([family.gain, family.difference]))
-            (first if name in _widest(found) else others).append(adds)
-            others.append((READS, name, found.score, _p_all_above(beats)))
+            adds = (ADDS, name, one.score, _p_all_above([family.gain, family.difference]))
+            (first if name in _widest(one) else others).append(adds)
+            others.append((READS, name, one.score, _p_all_above(beats)))
     adjusted = [min(1.0, len(first) * p) for *_, p in first]
     won = sum(p <= FALSE_CLAIMS for p in adjusted) / max(len(first), 1)
     adjusted += [min(1.0, p / won) if won else 1.0 for p in (holm([p for *_, p in others]) if others else ())]
@@ -264,14 +269,14 @@ def _claims(gains: Sequence[ScoreGains]) -> tuple[Claim, ...]:
     )
 
 
-def _widest(found: ScoreGains) -> list[str]:
+def _widest(score_gains: ScoreGains) -> list[str]:
     """Families that no other fitted one contains: the bilinear probe and the hidden layer, else the linear probe."""
-    return [name for name in (BILINEAR, MLP) if name in found.families] or [LINEAR]
+    return [name for name in (BILINEAR, MLP) if name in score_gains.families] or [LINEAR]
 
 
-def _excludes_gain(found: ScoreGains) -> bool:
-    richest = next(found.families[name] for name in (BILINEAR, MLP, LINEAR) if name in found.families)
-    return any(is_below(estimate, MARGINS[found.score]) for estimate in (richest.gain, richest.difference))
+def _excludes_gain(score_gains: ScoreGains) -> bool:
+    richest = score_gains.families[score_gains.richest]
+    return any(is_below(estimate, MARGINS[score_gains.score]) for estimate in (richest.gain, richest.difference))
 
 
 def _p_all_above(estimates: Sequence[Estimate]) -> float:

@@ -300,8 +300,8 @@ def _named(family: str, theta: FloatArray, sign: int) -> dict[str, float]:
 def _polish(family: str, points: Points) -> FloatArray:
     """The search's best θ, refined to rounding without leaving the grid's bounds."""
     y = points.y[None]
-    found, gain = _search(family, points, y)
-    start, scale = found[0], float(constant_rss(y, points)[0])
+    best, gain = _search(family, points, y)
+    start, scale = best[0], float(constant_rss(y, points)[0])
     grid = parameter_grid(family, points.lo, points.hi)
     if not grid.step.any() or scale <= 0 or gain[0] <= 0:
         return np.asarray(start)

@@ -26,6 +26,8 @@ from emergence.plain import plain
 #: The four cells: {pretrained, random} initialisation x {full training, frozen probe}.
 FULL, FROZEN, RANDOM_FULL, RANDOM_FROZEN = "full", "frozen", "random_full", "random_frozen"
 CELLS = (FULL, FROZEN, RANDOM_FULL, RANDOM_FROZEN)
+#: Cells whose trunk is probed and not trained: the pretrained trunk and its random twin.
+FROZEN_CELLS = (FROZEN, RANDOM_FROZEN)
 #: Least U − R that a share of it means anything, in units of F1.
 MIN_HEADROOM = 0.1
 #: Share of bootstrap draws with a denominator ≤ 0 from which Fieller's set replaces the bootstrap.
@@ -283,7 +285,7 @@ def analyse_two_by_two(
     resamples = Resamples.draw(table, n_boot, seed, peers)
     present = [c for c in CELLS if c in table.rows]
 
-    def combine(**signs: float) -> Estimate | None:
+    def combine(signs: Mapping[str, float]) -> Estimate | None:
         """The interval of a signed sum of cells; None where a cell is absent."""
         if not set(signs) <= set(present):
             return None
@@ -291,7 +293,7 @@ def analyse_two_by_two(
         total = interval(resamples, lambda m: np.asarray(sum(sign * m[c] for c, sign in signs.items())), level)
         return replace(total, n_seeds=n_seeds)
 
-    gap = combine(full=1, frozen=-1)
+    gap = combine({FULL: 1, FROZEN: -1})
     assert gap is not None  # both cells are required by two_by_two_table
     return TwoByTwo(
         cells={c: replace(interval(resamples, column(c), level), n_seeds=len(table.seed_labels[c])) for c in present},
@@ -299,9 +301,9 @@ def analyse_two_by_two(
         probe=_score(resamples, RANDOM_FROZEN, level) if RANDOM_FROZEN in present else None,
         scratch=_score(resamples, RANDOM_FULL, level) if RANDOM_FULL in present else None,
         gap=gap,
-        pretraining_benefit=combine(full=1, random_full=-1),
-        readable_benefit=combine(frozen=1, random_frozen=-1),
-        interaction=combine(full=1, random_full=-1, frozen=-1, random_frozen=1),
+        pretraining_benefit=combine({FULL: 1, RANDOM_FULL: -1}),
+        readable_benefit=combine({FROZEN: 1, RANDOM_FROZEN: -1}),
+        interaction=combine({FULL: 1, RANDOM_FULL: -1, FROZEN: -1, RANDOM_FROZEN: 1}),
     )
 
 

@@ -75,8 +75,8 @@ def _upper(over: FloatArray, last: int) -> float:
 def _profile(points: Points) -> FloatArray:
     """(shares,) the smallest RSS with that share of the rise in one step."""
     y = points.whiten @ points.y
-    found = np.max([_explained_by_share(family, points, y) for family in SMOOTH], axis=0)
-    return np.maximum(float(y @ y) - found, 0.0)
+    most = np.max([_explained_by_share(family, points, y) for family in SMOOTH], axis=0)
+    return np.maximum(float(y @ y) - most, 0.0)
 
 
 def _explained_by_share(family: str, points: Points, y: FloatArray) -> FloatArray:

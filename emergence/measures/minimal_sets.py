@@ -85,14 +85,14 @@ class MinimalPairScores:
     def to_dict(self, *, n_boot: int = N_BOOT, seed: int = 0, level: float = 0.95) -> dict[str, Any]:
         """JSON-ready; ``scores`` and ``by_kind`` are empty without pairs."""
         everything = np.ones(len(self), dtype=bool)
-        found = self._estimates(SCORE_NAMES, everything, n_boot, seed, level) if len(self) else {}
+        estimates = self._estimates(SCORE_NAMES, everything, n_boot, seed, level) if len(self) else {}
         kinds = self.by_kind(n_boot=n_boot, seed=seed, level=level)
         return {
             "n_pairs": len(self),
             "n_incomplete": self.n_incomplete,
             "chance": CHANCE,
             "order_free": ORDER_FREE,
-            "scores": plain(found),
+            "scores": plain(estimates),
             "by_kind": plain(kinds),
         }
 

@@ -220,7 +220,7 @@ class MetricBreak:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Diagnosis:
     """The verdict, with the reasons as sentences.
 
     Attributes:
@@ -240,7 +240,7 @@ class Verdict:
         return plain({"seed_mixtures" if key == "mixtures" else key: value for key, value in vars(self).items()})
 
 
-def judge(
+def diagnose(
     x: ArrayLike,
     metrics: Sequence[MetricCurve],
     *,
@@ -248,7 +248,7 @@ def judge(
     link: LinkCheck | None = None,
     n_draws: int = N_DRAWS,
     seed: int = 0,
-) -> Verdict:
+) -> Diagnosis:
     """The decision procedure of docs/methods.md#metric-mirage.
 
     Args:
@@ -263,14 +263,14 @@ def judge(
         for k, m in enumerate(metrics)
     ]
     adjusted = holm([test.p for test in tests])
-    found = {
+    breaks = {
         metric.name: _metric_break(x, metric, test, float(p), sign, n_draws, seed)
         for metric, test, p in zip(metrics, tests, adjusted, strict=True)
     }
     tested = {m.name: seed_mixture(m.by_seed) for m in metrics if m.continuous}
     mixtures = {name: mixture for name, mixture in tested.items() if mixture is not None}
-    verdict, reasons = _decide(np.asarray(x, dtype=np.float64), found, link, mixtures)
-    return Verdict(verdict, tuple(reasons), found, None if link is None else link.coverage, mixtures)
+    verdict, reasons = _decide(np.asarray(x, dtype=np.float64), breaks, link, mixtures)
+    return Diagnosis(verdict, tuple(reasons), breaks, None if link is None else link.coverage, mixtures)
 
 
 def _metric_break(
@@ -296,13 +296,13 @@ def _metric_break(
 
 
 def _decide(
-    x: FloatArray, found: dict[str, MetricBreak], link: LinkCheck | None, mixtures: dict[str, SeedMixture]
+    x: FloatArray, breaks: dict[str, MetricBreak], link: LinkCheck | None, mixtures: dict[str, SeedMixture]
 ) -> tuple[str, list[str]]:
-    smooth = [n for n, m in found.items() if m.continuous and m.breaks]
-    jumpy = [n for n, m in found.items() if not m.continuous and m.breaks]
+    smooth = [n for n, m in breaks.items() if m.continuous and m.breaks]
+    jumpy = [n for n, m in breaks.items() if not m.continuous and m.breaks]
     reasons = [
         f"{n}: p = {m.test.p:.3g} (Holm {m.p_holm:.3g}), {'breaks' if m.breaks else 'no break'}"
-        for n, m in found.items()
+        for n, m in breaks.items()
     ]
     n_distinct = len(np.unique(x))
     if n_distinct < MIN_DISTINCT_X:
@@ -312,10 +312,10 @@ def _decide(
         at = ", ".join(f"{n} at x = {x[mixtures[n].at]:.3g} (p = {mixtures[n].p:.2g})" for n in two_kinds)
         return "seed_mixture", [*reasons, f"seeds are of two kinds, so their mean is of neither: {at}"]
     if not smooth and not jumpy:
-        return _without_a_break(found, reasons)
+        return _without_a_break(breaks, reasons)
     if not smooth:
-        return _of_discrete_breaks({n: found[n] for n in jumpy}, found, link, reasons)
-    seeds = _seeds_breaking_together({n: found[n] for n in smooth})
+        return _of_discrete_breaks({n: breaks[n] for n in jumpy}, breaks, link, reasons)
+    seeds = _seeds_breaking_together({n: breaks[n] for n in smooth})
     reasons.append(f"continuous metrics that break: {', '.join(smooth)}; two at one place in {seeds} seeds")
     return ("emergent" if seeds >= MIN_BREAKING_SEEDS else "undetermined"), reasons
 
@@ -325,10 +325,10 @@ def _two_kinds_of_seeds(mixtures: dict[str, SeedMixture]) -> list[str]:
     return [name for name, p in zip(mixtures, adjusted, strict=True) if p < ALPHA]
 
 
-def _without_a_break(found: dict[str, MetricBreak], reasons: list[str]) -> tuple[str, list[str]]:
+def _without_a_break(breaks: dict[str, MetricBreak], reasons: list[str]) -> tuple[str, list[str]]:
     """Smooth only if a break worth the name is excluded in every metric."""
-    widest = max(found, key=lambda name: found[name].equivalence.upper)
-    bound = found[widest].equivalence
+    widest = max(breaks, key=lambda name: breaks[name].equivalence.upper)
+    bound = breaks[widest].equivalence
     what = (
         f"no metric breaks; a step of more than {bound.upper:.0%} of the rise is excluded (least surely in {widest})"
         if bound.upper < 1
@@ -338,7 +338,7 @@ def _without_a_break(found: dict[str, MetricBreak], reasons: list[str]) -> tuple
 
 
 def _of_discrete_breaks(
-    jumpy: dict[str, MetricBreak], found: dict[str, MetricBreak], link: LinkCheck | None, reasons: list[str]
+    jumpy: dict[str, MetricBreak], breaks: dict[str, MetricBreak], link: LinkCheck | None, reasons: list[str]
 ) -> tuple[str, list[str]]:
     """An artefact only if the metric follows from its partner, and the partner's own break is excluded."""
     if link is None:
@@ -346,11 +346,11 @@ def _of_discrete_breaks(
     reasons = [*reasons, f"the continuous partner predicts the discrete metric at {link.coverage:.0%} of the scales"]
     if link.coverage < MIN_LINK_COVERAGE:
         return "undetermined", reasons
-    continuous = [n for n, m in found.items() if m.continuous]
+    continuous = [n for n, m in breaks.items() if m.continuous]
     named = {m.partner for m in jumpy.values()}
     partners = continuous if "" in named else sorted(named)
-    open_ones = [n for n in partners if not found[n].equivalence.negligible]
-    bounds = ", ".join(f"{n} {found[n].equivalence.upper:.0%}" for n in partners)
+    open_ones = [n for n in partners if not breaks[n].equivalence.negligible]
+    bounds = ", ".join(f"{n} {breaks[n].equivalence.upper:.0%}" for n in partners)
     reasons.append(f"largest step that the partner does not exclude, of its rise: {bounds}")
     if open_ones or not partners:
         return "undetermined", [*reasons, f"an artefact takes less than {NEGLIGIBLE:.0%}"]

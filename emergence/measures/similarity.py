@@ -49,15 +49,15 @@ def nearest_neighbours(x: ArrayLike, k: int = 10) -> NDArray[np.int64]:
     rows = rows - rows.mean(axis=0)
     squares = (rows**2).sum(axis=1)
     grain = max(_TIE * float(squares.mean()), np.finfo(np.float64).tiny)
-    found = np.empty((n, k), dtype=np.int64)
+    nearest = np.empty((n, k), dtype=np.int64)
     step = max(1, BLOCK_BYTES // (16 * n))
     for first in range(0, n, step):
         last = min(first + step, n)
         distances = squares[first:last, None] + squares[None, :] - 2.0 * (rows[first:last] @ rows.T)  # (b, n)
         distances = np.rint(distances / grain) * n + np.arange(n)  # whole numbers, below 2^53 where they matter
         distances[np.arange(last - first), np.arange(first, last)] = np.inf
-        found[first:last] = np.argpartition(distances, k - 1, axis=1)[:, :k]
-    return found
+        nearest[first:last] = np.argpartition(distances, k - 1, axis=1)[:, :k]
+    return nearest
 
 
 def mutual_neighbours(left: NDArray[np.int64], right: NDArray[np.int64]) -> float:

@@ -152,8 +152,8 @@ class Report:
     pictures: tuple[Picture, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        found = (block for section in self.sections for block in section.blocks if isinstance(block, Picture))
-        object.__setattr__(self, "pictures", tuple(found))
+        pictures = (block for section in self.sections for block in section.blocks if isinstance(block, Picture))
+        object.__setattr__(self, "pictures", tuple(pictures))
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[Block]:

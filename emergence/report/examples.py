@@ -70,10 +70,10 @@ def _rule(marked: str, questions: Sequence[Prediction]) -> str:
 
 def _predictions(comparable: ComparableSet) -> dict[str, dict[str, Prediction]]:
     """Cell to the rows of its first seed by question id; cells without readable ones are left out."""
-    found: dict[str, dict[str, Prediction]] = {}
+    by_cell: dict[str, dict[str, Prediction]] = {}
     for cell in CELLS:
         for item in comparable.cells.get(cell, ()):
-            if item.scores is None or cell in found:
+            if item.scores is None or cell in by_cell:
                 continue
             try:
                 rows = item.scores.run.read_predictions()
@@ -82,8 +82,8 @@ def _predictions(comparable: ComparableSet) -> dict[str, dict[str, Prediction]]:
             if all(
                 {"question", "golds", "prediction", "prediction_text", "em", "f1_tokens"} <= row.keys() for row in rows
             ):
-                found[cell] = {str(row["id"]): row for row in rows}
-    return found
+                by_cell[cell] = {str(row["id"]): row for row in rows}
+    return by_cell
 
 
 def _known_words(rows: Iterable[Prediction]) -> dict[tuple[str, str], dict[int, str]]:

@@ -24,7 +24,7 @@ _SHORT = 12
 
 def used(folder: ResultsFolder) -> list[Found]:
     """Every result that is in some number of the report, each once, in the order of the table."""
-    return list({item.name: item for found in folder.scored for item in found.comparable.results()}.values())
+    return list({item.name: item for scores in folder.scored for item in scores.comparable.results()}.values())
 
 
 def used_and_trunks(folder: ResultsFolder) -> list[Found]:
@@ -33,10 +33,10 @@ def used_and_trunks(folder: ResultsFolder) -> list[Found]:
     made = {item.result.trunk.run_id for item in items if not item.result.random_baseline}
     known = {item.result.run_id for item in items}
     trunks = []
-    for found in folder.runs:
-        if found.run.run_id in made - known and found.run.is_finished:
+    for on_disk in folder.runs:
+        if on_disk.run.run_id in made - known and on_disk.run.is_finished:
             try:
-                trunks.append(Found(found.name, load_result(found.run.stats_path), found.run.spec))
+                trunks.append(Found(on_disk.name, load_result(on_disk.run.stats_path), on_disk.run.spec))
             except EmergenceError:
                 continue  # the collection has it among what is damaged
     return [*trunks, *items]

@@ -14,7 +14,7 @@ from emergence.findings.scores import ReadoutScores, SetScores
 from emergence.findings.table import ResultsTable, score_text
 from emergence.findings.verdict import FamilyFinding, Verdict, verdict_of
 from emergence.measures.conditional import SCORES
-from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.measures.measured_coverage import units_of
 from emergence.measures.readings import FLOORS, SCORE_NAMES, describe_score
 from emergence.report.blocks import Block, Bullets, Heading, Picture, Report, Section, Table, Text, table
@@ -44,7 +44,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         folder: From ``figure_runs.read_folder``. results: Its table. charts: Its figures.
     """
     scored = list(folder.main)
-    verdicts = [(found, verdict_of(found.comparable, found)) for found in scored]
+    verdicts = [(scores, verdict_of(scores.comparable, scores)) for scores in scored]
     shown = {place: list(_figures(charts, place)) for place in get_args(Place)}
 
     def part(place: Place) -> tuple[Block, ...]:
@@ -96,10 +96,10 @@ def _figures(charts: Charts, place: Place) -> Iterator[Block]:
 
 
 def _verdicts(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
-    for found, verdict in verdicts:
+    for set_scores, verdict in verdicts:
         yield Heading(f"{verdict.set_label}: {_in_short(verdict)}")
         yield Bullets(verdict.sentences)
-        reading = found.headline.reading
+        reading = set_scores.headline.reading
         if reading:
             yield Text("; ".join(reading.evidence).replace("_", " ") + ".", "By the guide's scale:")
 
@@ -116,19 +116,20 @@ def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:
 
 def _grids(folder: ResultsFolder, scored: Iterable[SetScores], pictures: list[Block]) -> Iterable[Block]:
     twins = without_order(folder.grouping)
-    for found in scored:
-        comparable, scores = found.comparable, found.headline
+    for set_scores in scored:
+        comparable, scores = set_scores.comparable, set_scores.headline
         twin = twins.get(id(comparable))
         yield Heading(comparable.label)
-        yield _two_by_two(comparable, scores, folder.scores_of(twin).headline if twin else None)
+        yield _two_by_two(set_scores, folder.scores_of(twin).headline if twin else None)
         yield from table(f"Score and gap: {comparable.label}", ("Number", "Value", "What it is"), _score_rows(scores))
         if scores.basis:
             yield Text(f"{scores.split} F1, {scores.basis}.", "How:")
     yield from pictures
 
 
-def _two_by_two(comparable: ComparableSet, scores: ReadoutScores, shuffled: ReadoutScores | None) -> Table:
+def _two_by_two(set_scores: SetScores, shuffled: ReadoutScores | None) -> Table:
     """``shuffled``: Scores of the trunk pretrained on the same text without word order, where there is one."""
+    comparable, scores = set_scores.comparable, set_scores.headline
 
     def cell(name: str, of: ReadoutScores = scores) -> str:
         return shown(of.f1[name]) if name in of.f1 else "not run"
@@ -144,19 +145,10 @@ def _two_by_two(comparable: ComparableSet, scores: ReadoutScores, shuffled: Read
     if free.words:
         rows.append(("no model (words and positions, trained)", shown(free.words), ""))
     n = next(iter(scores.f1.values()), None)
-    counts = f" on {counts_of_set(comparable, scores)}" if n and n.n else ""
+    counts = f" on {n.n:,} {scores.split} questions of {units_of(*set_scores.units)}" if n and n.n else ""
     level = f", {n.level:.0%} intervals" if n and math.isfinite(n.lo) else ""
     head = ("Token F1", "frozen, linear probe", "all weights trained")
     return Table(f"{comparable.label}: token F1{counts}{level}", head, tuple(rows))
-
-
-def counts_of_set(comparable: ComparableSet, scores: ReadoutScores) -> str:
-    """``1,043 test questions of 184 sentences, 16 documents``; what was not recorded is unknown."""
-    n = next(iter(scores.f1.values()))
-    stored = comparable.results()[0].result.scores("test")
-    documents = scores.grid.n_documents if scores.grid else stored.n_documents
-    sentences = scores.grid.n_sentences if scores.grid else stored.n_clusters or n.n_clusters
-    return f"{n.n:,} {scores.split} questions of {units_of(sentences, documents)}"
 
 
 def _score_rows(scores: ReadoutScores) -> Iterable[tuple[str, str, str]]:
@@ -187,14 +179,14 @@ def _probes(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
         *("Selectivity, pretrained", "Selectivity, random", "Compression, pretrained", "Compression, random"),
         "Remarks",
     )
-    for found, verdict in verdicts:
+    for set_scores, verdict in verdicts:
         caption = f"Probe families of {verdict.set_label}, each against its own random floor"
         yield from table(caption, head, [_family(finding) for finding in verdict.families])
         layers = sorted(
             {
                 f"{family} on the {CELL_NAMES[cell]} trunk: layer {layer}"
-                for cell in (FROZEN, RANDOM_FROZEN)
-                for item in found.comparable.cells.get(cell, ())
+                for cell in FROZEN_CELLS
+                for item in set_scores.comparable.cells.get(cell, ())
                 for family, layer in item.result.chosen_layers.items()
             }
         )
@@ -218,22 +210,22 @@ def _family(finding: FamilyFinding) -> tuple[str, ...]:
         reading,
         *(gained(finding.gains[name].gain if name in finding.gains else None) for name in SCORES),
         *(gained(finding.gains[name].difference if name in finding.gains else None) for name in SCORES),
-        *(shown(finding.selectivity.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
-        *(number(finding.compression.get(cell)) for cell in (FROZEN, RANDOM_FROZEN)),
+        *(shown(finding.selectivity.get(cell)) for cell in FROZEN_CELLS),
+        *(number(finding.compression.get(cell)) for cell in FROZEN_CELLS),
         ", ".join(finding.flags).replace("_", " "),
     )
 
 
 def _examples(scored: Iterable[SetScores]) -> Iterable[Block]:
-    blocks = [block for found in scored for block in example_blocks(found.comparable)]
+    blocks = [block for set_scores in scored for block in example_blocks(set_scores.comparable)]
     return blocks or [Text("Not shown: no run here has predictions that tell what was answered.")]
 
 
 def _training(folder: ResultsFolder, pictures: list[Block]) -> Iterable[Block]:
     head = ("Run", "Nats per token (test)", "Bits per byte", "Perplexity", "Tokens seen", "Passes", "Steps")
     rows = {}
-    for found in folder.scored:
-        for item in found.comparable.cells.get(FULL, ()):
+    for set_scores in folder.scored:
+        for item in set_scores.comparable.cells.get(FULL, ()):
             loss, how = item.result.held_out_loss, item.result.pretrained
             if loss:
                 rows[item.name] = (
@@ -259,11 +251,13 @@ def _problems(folder: ResultsFolder, charts: Charts) -> Iterable[Block]:
     yield from table("In no number of this report", ("Name", "Kind", "Why"), rows)
     if folder.grouping.mixed:
         yield Bullets(tuple(f"Kept apart: {sentence}" for sentence in folder.grouping.mixed))
-    notes = [f"{found.comparable.label}: {note}" for found in folder.scored for note in found.notes]
-    notes += [f"{found.comparable.label}: {flag}" for found in folder.scored for flag in _flags(found.comparable)]
+    notes = [f"{scores.comparable.label}: {note}" for scores in folder.scored for note in scores.notes]
+    notes += [f"{scores.comparable.label}: {flag}" for scores in folder.scored for flag in _flags(scores.comparable)]
     if notes:
         yield Bullets(tuple(notes))
-    told = {item.name for item in folder.skipped} | {found.comparable.label for found in folder.scored} | {"kept apart"}
+    told = (
+        {item.name for item in folder.skipped} | {scores.comparable.label for scores in folder.scored} | {"kept apart"}
+    )
     left = [(name, reason) for name, reason in charts.skipped if name not in told]
     yield from table("Figures and curves not drawn", ("Figure", "Why"), left)
     if not (rows or notes or left or folder.grouping.mixed):

@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable
 from typing import Literal
 
-from emergence.findings.scores import SetScores
 from emergence.findings.table import ResultsTable, Row, score_text
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import EmergenceScore
@@ -82,8 +81,9 @@ def legend(table: ResultsTable) -> list[str]:
     levels = sorted({row.test_f1.level for row in table.rows if row.test_f1})
     if levels:
         shown = " and ".join(f"{level:.0%}" for level in levels)
-        unit = "documents" if any(_is_by_document(found) for found in table.sets) else "sentences"
-        lines.append(f"Brackets are {shown} intervals ({unit}, and seeds where there are several, resampled).")
+        by = {unit for scores in table.sets if scores.headline.split == "test" for unit in scores.resampled}
+        units = " or ".join(f"{unit}s" for unit in sorted(by, reverse=True))
+        lines.append(f"Brackets are {shown} intervals ({units}, and seeds where there are several, resampled).")
     if any(row.n_seeds == 1 for row in table.rows):
         lines.append("With one seed they speak of the test questions, not of training again.")
     if table.has_validation_only:
@@ -102,11 +102,6 @@ def legend(table: ResultsTable) -> list[str]:
             "Not meaningful: full finetuning exceeds the floor by too little for a share of it to say anything."
         )
     return lines
-
-
-def _is_by_document(found: SetScores) -> bool:
-    grid = found.headline.grid
-    return grid is not None and grid.cluster == "document"
 
 
 def to_markdown(table: ResultsTable) -> str:

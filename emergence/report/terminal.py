@@ -78,9 +78,9 @@ def _other_readouts(result: RunResult) -> list[str]:
     return lines + _validity(result.validities)
 
 
-def _minimal_pairs(found: Mapping[str, Any]) -> list[str]:
+def _minimal_pairs(by_readout: Mapping[str, Any]) -> list[str]:
     """Role-crossed pairs, both members right; what ignores word order gets none."""
-    scored = {name: scores for name, scores in found.items() if scores["scores"]}
+    scored = {name: scores for name, scores in by_readout.items() if scores["scores"]}
     if not scored:
         return []
     first = next(iter(scored.values()))
@@ -94,9 +94,9 @@ def _minimal_pairs(found: Mapping[str, Any]) -> list[str]:
 def _validity(families: Mapping[str, Validity]) -> list[str]:
     """One line for each family: F1 beyond rote, and how much shorter the states make the answers' code."""
     lines = []
-    for family, found in families.items():
-        contrast = f"selectivity {shown(found.selectivity)}, " if found.selectivity else ""
-        compression = "" if found.compression is None else f"compression {found.compression:.2f}"
+    for family, validity in families.items():
+        contrast = f"selectivity {shown(validity.selectivity)}, " if validity.selectivity else ""
+        compression = "" if validity.compression is None else f"compression {validity.compression:.2f}"
         lines.append(f"  {family:<14} {contrast}{compression}")
     return lines
 

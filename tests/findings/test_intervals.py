@@ -162,11 +162,16 @@ def test_all_of_a_row_resamples_what_was_asked_for(tmp_path: Path, cells: tuple[
         assert found == {clusters}
 
 
-def test_figures_count_documents_and_never_call_them_sentences(tmp_path: Path) -> None:
-    write_grid(tmp_path, PLANTED, documents=8)
+@pytest.mark.parametrize("cells", [("frozen",), tuple(PLANTED)])
+def test_figures_and_tables_tell_documents_from_sentences(tmp_path: Path, cells: tuple[str, ...]) -> None:
+    """With a paired 2x2 and without one."""
+    write_grid(tmp_path, {cell: PLANTED[cell] for cell in cells}, documents=8)
     charts = all_charts(read_folder(tmp_path, n_boot=100, cluster="document"), n_boot=100).charts
     (chart,) = [chart for chart in charts if chart.name == "two_by_two"]
     assert "120 questions of 40 sentences, 8 documents" in chart.caption
+    assert {(row["n_sentences"], row["n_documents"]) for row in chart.rows} == {(40, 8)}
+    table = build_table(tmp_path, n_boot=100, cluster="document")
+    assert "intervals (documents, and seeds" in format_table(table, "markdown")
 
 
 def scores_of(stored: dict[str, Any]) -> Scores:

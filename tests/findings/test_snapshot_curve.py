@@ -52,10 +52,10 @@ def curve_of(law: Law, seeds: int = 1, **settings: object) -> EmergenceCurve:
 
 def test_a_break_in_three_seeds_is_found_where_it_is_and_called_emergent() -> None:
     curve = curve_of(breaking, seeds=3)
-    found = curve.thresholds["loss"]["expected_f1"]
-    assert found.found
-    assert found.breaks["relu"].tau == pytest.approx(5.8, abs=0.05)
-    assert found.breaks["relu"].lo <= 5.8 <= found.breaks["relu"].hi + 1e-9
+    threshold = curve.thresholds["loss"]["expected_f1"]
+    assert threshold.is_break
+    assert threshold.breaks["relu"].tau == pytest.approx(5.8, abs=0.05)
+    assert threshold.breaks["relu"].lo <= 5.8 <= threshold.breaks["relu"].hi + 1e-9
     assert curve.verdict.verdict == "emergent"
     assert len(curve.runs) == 3
     assert curve.points[0].scores["f1_tokens"].n_seeds == 3
@@ -63,14 +63,14 @@ def test_a_break_in_three_seeds_is_found_where_it_is_and_called_emergent() -> No
 
 def test_one_seed_is_not_enough_for_emergence() -> None:
     curve = curve_of(breaking)
-    assert curve.thresholds["loss"]["expected_f1"].found
+    assert curve.thresholds["loss"]["expected_f1"].is_break
     assert curve.verdict.verdict == "undetermined"
     assert any("three" in note for note in curve.notes)
 
 
 def test_a_smooth_curve_has_no_break() -> None:
     curve = curve_of(gradual)
-    assert not any(found.found for found in curve.thresholds["loss"].values())
+    assert not any(threshold.is_break for threshold in curve.thresholds["loss"].values())
     assert curve.verdict.verdict == "no break shown", "400 questions do not exclude a small step of exact match"
     assert 0.1 < curve.verdict.metrics["em"].equivalence.upper < 0.5
     assert curve.verdict.metrics["expected_f1"].equivalence.negligible
@@ -85,8 +85,8 @@ def test_a_smooth_curve_has_no_break() -> None:
 
 def test_a_metric_that_thresholds_a_smooth_one_is_an_artefact() -> None:
     curve = curve_of(mirage)
-    assert curve.thresholds["loss"]["em"].found
-    assert not curve.thresholds["loss"]["log_prob"].found
+    assert curve.thresholds["loss"]["em"].is_break
+    assert not curve.thresholds["loss"]["log_prob"].is_break
     assert min(curve.links.values()) >= 0.9
     assert curve.verdict.verdict == "artefact"
 
@@ -95,7 +95,7 @@ def test_a_metric_that_thresholds_a_smooth_one_is_an_artefact() -> None:
 def test_fewer_than_six_losses_are_undetermined() -> None:
     few = curve_of(breaking, losses=LOSSES[::2])
     assert few.verdict.verdict == "undetermined"
-    assert not few.thresholds["loss"]["f1_tokens"].found
+    assert not few.thresholds["loss"]["f1_tokens"].is_break
 
 
 def test_two_losses_are_no_curve() -> None:

@@ -15,9 +15,9 @@ from emergence.measures.mirage import (
     LinkCheck,
     MetricCurve,
     breakthroughness,
+    diagnose,
     holm,
     isotonic_link,
-    judge,
     toy_curve,
 )
 from emergence.measures.seed_mixture import seed_mixture
@@ -78,11 +78,11 @@ def test_a_smooth_skill_behind_a_threshold_is_an_artefact():
     link = isotonic_link(X, skill, em, clusters, sign=1, n_boot=300)
     assert link.coverage >= 0.9
     curves = _curves(skill, em)
-    verdict = judge(X, curves, sign=1, link=link, n_draws=199)
+    verdict = diagnose(X, curves, sign=1, link=link, n_draws=199)
     assert verdict.verdict == "artefact", verdict.reasons
     assert verdict.metrics["em"].breaks and not verdict.metrics["log_prob"].breaks
     assert verdict.metrics["log_prob"].equivalence.negligible
-    assert judge(X, curves, sign=1, n_draws=199).verdict == "undetermined"
+    assert diagnose(X, curves, sign=1, n_draws=199).verdict == "undetermined"
     json.dumps(plain(verdict), allow_nan=False)
 
 
@@ -92,11 +92,11 @@ def test_an_artefact_takes_a_partner_whose_break_is_excluded_not_one_without_a_s
     link = isotonic_link(X, skill, em, clusters, sign=1, n_boot=300)
     sure, discrete = _curves(skill, em)
     vague = replace(sure, se=np.full(10, 0.5))
-    verdict = judge(X, [vague, discrete], sign=1, link=link, n_draws=199)
+    verdict = diagnose(X, [vague, discrete], sign=1, link=link, n_draws=199)
     assert verdict.verdict == "undetermined" and "less than 10%" in verdict.reasons[-1]
     assert not verdict.metrics["log_prob"].breaks and verdict.metrics["log_prob"].equivalence.upper > 0.1
     other = replace(sure, name="other")  # the partner is the one named, whatever the rest allows
-    named = judge(X, [vague, other, replace(discrete, partner="other")], sign=1, link=link, n_draws=199)
+    named = diagnose(X, [vague, other, replace(discrete, partner="other")], sign=1, link=link, n_draws=199)
     assert named.verdict == "artefact", named.reasons
 
 
@@ -105,36 +105,36 @@ def test_a_real_break_in_two_continuous_metrics_is_emergence():
     latent = -3 + 2.0 * np.maximum(X - 7.2, 0)
     skill, em, _ = _world(rng, latent, noise=0.3)
     curves = _curves(skill, em, margin=0.3 * skill + 0.02 * rng.normal(size=skill.shape))
-    verdict = judge(X, curves, sign=1, n_draws=199)
+    verdict = diagnose(X, curves, sign=1, n_draws=199)
     assert verdict.verdict == "emergent", verdict.reasons
     place = verdict.metrics["log_prob"].place
     assert place.lo <= 7.2 <= place.hi
-    mirrored = judge(-X, curves, sign=-1, n_draws=199)
+    mirrored = diagnose(-X, curves, sign=-1, n_draws=199)
     assert mirrored.verdict == "emergent" and mirrored.metrics["log_prob"].place.tau == pytest.approx(-place.tau)
     one_seed = _curves(skill[:, :1], em[:, :1], margin=0.3 * skill[:, :1])
-    assert judge(X, one_seed, sign=1, n_draws=199).verdict == "undetermined"
+    assert diagnose(X, one_seed, sign=1, n_draws=199).verdict == "undetermined"
 
 
 def test_lower_is_better_metrics_are_turned():
     latent = -3 + 2.0 * np.maximum(X - 7.2, 0)
     y = np.tile(latent, (3, 1)) + 0.01 * np.random.default_rng(0).normal(size=(3, 10))
     curves = [MetricCurve("a", True, y, np.full(10, 0.01)), MetricCurve("b", True, -y, np.full(10, 0.01), False)]
-    assert judge(X, curves, sign=1, n_draws=199).verdict == "emergent"
+    assert diagnose(X, curves, sign=1, n_draws=199).verdict == "emergent"
 
 
 def test_gradual_only_where_a_break_is_excluded_and_few_scales_are_undetermined():
     y = np.linspace(0.1, 0.4, 10) + 0.001 * np.random.default_rng(2).normal(size=(3, 10))
     sure = [MetricCurve("f1", True, y, np.full(10, 0.001)), MetricCurve("em", False, y / 2, np.full(10, 0.001))]
-    verdict = judge(X, sure, sign=1, n_draws=199)
+    verdict = diagnose(X, sure, sign=1, n_draws=199)
     assert verdict.verdict == "gradual", verdict.reasons
     vague = [sure[0], MetricCurve("em", False, y / 2, np.full(10, 0.02))]
-    verdict = judge(X, vague, sign=1, n_draws=199)
+    verdict = diagnose(X, vague, sign=1, n_draws=199)
     bound = verdict.metrics["em"].equivalence.upper
     assert verdict.verdict == "no break shown" and f"more than {bound:.0%}" in verdict.reasons[-1]
     flat = [MetricCurve("f1", True, np.zeros((3, 10)), np.full(10, 0.02))]
-    assert judge(X, flat, sign=1, n_draws=99).verdict == "no break shown", "what does not rise is not gradual"
+    assert diagnose(X, flat, sign=1, n_draws=99).verdict == "no break shown", "what does not rise is not gradual"
     few = [MetricCurve("f1", True, y[:, :4], np.full(4, 0.005))]
-    verdict = judge(X[:4], few, sign=1, n_draws=99)
+    verdict = diagnose(X[:4], few, sign=1, n_draws=99)
     assert verdict.verdict == "undetermined" and "4 different x" in verdict.reasons[-1]
 
 
@@ -146,12 +146,12 @@ def test_two_kinds_of_seeds_outrank_emergence():
         y = np.array([np.maximum(X - place, 0) for place in places]) + 0.01 * rng.normal(size=(len(places), 10))
         return [MetricCurve(name, True, y + 0.01 * rng.normal(size=y.shape), np.full(10, 0.01)) for name in "ab"]
 
-    assert judge(X, metrics([7.0] * 8), sign=1, n_draws=199).verdict == "emergent"
-    mixed = judge(X, metrics([7.0] * 5 + [7.8] * 3), sign=1, n_draws=199)
+    assert diagnose(X, metrics([7.0] * 8), sign=1, n_draws=199).verdict == "emergent"
+    mixed = diagnose(X, metrics([7.0] * 5 + [7.8] * 3), sign=1, n_draws=199)
     assert mixed.verdict == "seed_mixture", mixed.reasons
     assert mixed.mixtures["a"].n_seeds == 8 and "two kinds" in mixed.reasons[-1]
     json.dumps(plain(mixed), allow_nan=False)
-    few = judge(X, metrics([7.0] * 2 + [7.8] * 2), sign=1, n_draws=199)
+    few = diagnose(X, metrics([7.0] * 2 + [7.8] * 2), sign=1, n_draws=199)
     assert few.mixtures == {} and few.verdict != "seed_mixture"
 
 

@@ -14,8 +14,8 @@ from emergence.findings.folder import read_folder
 from emergence.findings.table import table_of
 from emergence.report import charts
 from emergence.report.blocks import Picture
-from emergence.report.charts import few_shot, finetuning, two_by_two
-from emergence.report.charts.chart import Chart, Charts, Place, all_charts, chart_kinds
+from emergence.report.charts import few_shot, finetuning, pretraining_loss, two_by_two
+from emergence.report.charts.chart import Chart, ChartKind, Charts, Place, all_charts, chart_kinds
 from emergence.report.charts.drawing import draw
 from emergence.report.figures import make_figures
 from emergence.report.sections import report_of
@@ -125,14 +125,26 @@ def test_few_shot_intervals_are_the_runs_own(tmp_path: Path) -> None:
     for item, cluster in zip(items, ("document", "sentence"), strict=True):
         assert item.result.test_scores
         item.result.test_scores["cluster"] = cluster
+        item.result.test_scores["scores"]["f1_tokens"]["n_clusters"] = {"document": 8, "sentence": 40}[cluster]
     charts = Charts()
     few_shot.KIND.collect(folder, charts, 20)
     assert "sentences or documents resampled" in charts.charts[0].caption
+    assert {row["n_sentences"] for row in charts.charts[0].rows} == {40}, "whatever the interval resamples"
 
 
-def test_training_loss_is_in_the_legend(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "thin"), [(finetuning.KIND, "training loss"), (pretraining_loss.KIND, "training batches")]
+)
+def test_thin_lines_are_in_the_legend(tmp_path: Path, kind: ChartKind, thin: str) -> None:
     fake_run(tmp_path, "debug", "full")
-    found = Charts()
-    finetuning.KIND.collect(read_folder(tmp_path, n_boot=20), found, 20)
-    (legend,) = draw(found.charts[0]).legends
-    assert [text.get_text() for text in legend.get_texts()][1:] == ["training loss"]
+    charts = Charts()
+    kind.collect(read_folder(tmp_path, n_boot=20), charts, 20)
+    (legend,) = draw(charts.charts[0]).legends
+    assert [text.get_text() for text in legend.get_texts()][1:] == [thin]
+
+
+def test_a_damaged_history_is_named_once(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, "debug", "full")
+    (run.path / "history.jsonl").write_text("{\n{}\n")
+    charts = all_charts(read_folder(tmp_path, n_boot=20), n_boot=20)
+    assert [name for name, _ in charts.skipped].count(f"training of {run.run_id}") == 1

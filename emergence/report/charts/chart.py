@@ -117,7 +117,8 @@ class Charts:
             self.skip(name, otherwise)
 
     def skip(self, name: str, reason: str) -> None:
-        self.skipped.append((name, reason))
+        if (name, reason) not in self.skipped:  # several kinds read a history: a damaged one is named once
+            self.skipped.append((name, reason))
 
     def reason(self, names: tuple[str, ...]) -> str | None:
         """The first reason that a figure whose name begins with one of ``names`` is not there."""
@@ -144,7 +145,7 @@ def all_charts(folder: ResultsFolder, *, n_boot: int = N_BOOT) -> Charts:
     """
     out = Charts(skipped=[(item.name, item.reason) for item in folder.skipped])
     out.skipped += [("kept apart", sentence) for sentence in folder.grouping.mixed]
-    out.skipped += [(found.comparable.label, note) for found in folder.scored for note in found.notes]
+    out.skipped += [(scores.comparable.label, note) for scores in folder.scored for note in scores.notes]
     for kind in chart_kinds():
         kind.collect(folder, out, n_boot)
     return out

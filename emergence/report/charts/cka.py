@@ -29,17 +29,17 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
     from emergence.studies.cka.result import JSON_FILE, read_result
 
     found_any = False
-    for found in folder.runs:
-        where = found.run.path / RESULT_FOLDER
+    for on_disk in folder.runs:
+        where = on_disk.run.path / RESULT_FOLDER
         if not (where / JSON_FILE).is_file():
             continue
         found_any = True
         try:
             content, arrays = read_result(where)
         except RunDirectoryError as error:
-            out.skip(f"{KIND.name}_{found.name}", str(error))
+            out.skip(f"{KIND.name}_{on_disk.name}", str(error))
             continue
-        _charts_of(found.name, content, arrays, out)
+        _charts_of(on_disk.name, content, arrays, out)
     if not found_any:
         out.skip(KIND.name, "no run was analysed: python temporal_cka_analysis.py --model-dir RUN")
 

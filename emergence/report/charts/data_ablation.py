@@ -30,10 +30,10 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
 
 def differences(folder: ResultsFolder, out: Charts, name: str, plan: Plan, needs: str, n_boot: int) -> list[Row]:
     """A row for each difference; ``panel`` says where it is drawn. ``needs``: Data without which there is none."""
-    found = ablate(folder.grouping, plan, n_boot=n_boot)
-    if not found.cells and not found.refused:
+    ablation = ablate(folder.grouping, plan, n_boot=n_boot)
+    if not ablation.cells and not ablation.refused:
         out.skip(name, f"no finished run here was pretrained on {needs}")
-    for reason in (*found.refused, *found.missing):
+    for reason in (*ablation.refused, *ablation.missing):
         out.skip(name, reason)
     return [
         {
@@ -52,7 +52,7 @@ def differences(folder: ResultsFolder, out: Charts, name: str, plan: Plan, needs
             "tokens": cell.tokens,
             "n_seeds": len(cell.seeds),
         }
-        for cell in found.cells
+        for cell in ablation.cells
     ]
 
 

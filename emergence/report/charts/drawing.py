@@ -106,11 +106,11 @@ def cell_bars(ax: Axes, groups: Sequence[tuple[str, list[Row]]]) -> None:
     present = [cell for cell in CELL_NAMES if any(rows_where(rows, cell=cell) for _, rows in groups)]
     width = 0.8 / len(present)
     for i, cell in enumerate(present):
-        found = [
+        bars = [
             (g, rows_where(rows, cell=cell)[0]) for g, (_, rows) in enumerate(groups) if rows_where(rows, cell=cell)
         ]
-        x = np.array([g for g, _ in found]) + (i - (len(present) - 1) / 2) * width
-        rows = [row for _, row in found]
+        x = np.array([g for g, _ in bars]) + (i - (len(present) - 1) / 2) * width
+        rows = [row for _, row in bars]
         style: dict[str, Any] = {
             "color": CELL_COLOURS[cell],
             "hatch": CELL_HATCHES[cell],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from emergence.findings.folder import ResultsFolder
-from emergence.findings.scores import POINT, SetScores, resampled_in
+from emergence.findings.scores import POINT, SetScores
 from emergence.measures.readings import SCORE_NAMES, describe_score
 from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend, with_unit
@@ -23,7 +23,7 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         rows = [row for s in members for row in _score_rows(folder.scores_of(s), out)]
         if len({row["setting"] for row in rows}) < 2:
             continue
-        clusters = {cluster for s in members for cluster in resampled_in(folder.scores_of(s), folder.cluster)}
+        clusters = set().union(*(folder.scores_of(s).resampled for s in members))
         caption = (
             "Score S = (frozen - floor) / (full - floor) of each size, against non-embedding parameters and "
             f"against pretraining loss on held-out text (axis reversed). {interval_words(rows, clusters)} The "
@@ -37,9 +37,9 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         out.skip(KIND.name, "it takes two sizes with an emergence score that differ in nothing else")
 
 
-def _score_rows(found: SetScores, out: Charts) -> Iterator[Row]:
+def _score_rows(set_scores: SetScores, out: Charts) -> Iterator[Row]:
     """The score of one size against each floor."""
-    comparable, scores = found.comparable, found.headline
+    comparable, scores = set_scores.comparable, set_scores.headline
     if scores.basis in (None, POINT) or comparable.n_params is None:
         return
     where = {"setting": comparable.base.size, "non_embedding": comparable.n_params}

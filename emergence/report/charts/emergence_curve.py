@@ -26,7 +26,7 @@ BY_ROLE = "by_role"
 
 def collect(folder: ResultsFolder, out: Charts, n_boot: int, *, n_draws: int = N_DRAWS) -> None:
     """The emergence curve of every setting whose snapshots were probed."""
-    paths = [found.run.path for found in folder.runs]
+    paths = [on_disk.run.path for on_disk in folder.runs]
     results, problems = read_snapshot_probes(paths)
     for name, reason in problems:
         out.skip(f"emergence_curve of {name}", reason)
@@ -70,9 +70,10 @@ def _curve_rows(curve: EmergenceCurve) -> list[Row]:
             rows.append({**empty, "mark": FLOOR, "score": score, **_ends(curve.floor[score])})
         for axis, by_score in curve.thresholds.items():
             if score in by_score:
-                found = by_score[score]
-                place = {"value": found.place.tau, "lo": found.place.lo, "hi": found.place.hi, "p": found.test.p}
-                mark = THRESHOLD if found.found else "no_threshold"
+                threshold = by_score[score]
+                tau, lo, hi = threshold.place.tau, threshold.place.lo, threshold.place.hi
+                place = {"value": tau, "lo": lo, "hi": hi, "p": threshold.test.p}
+                mark = THRESHOLD if threshold.is_break else "no_threshold"
                 rows.append({**empty, "mark": mark, "score": score, "axis": axis, **place})
     for role, along_path in curve.by_role.items():
         for score, path in along_path.items():
@@ -140,12 +141,12 @@ def _tables(chart: Chart, reasons: Sequence[str]) -> Iterable[Block]:
         mine = rows_where(rows, family=family)
         steps = sorted({(row["step"], row["tokens"], row["loss"]) for row in mine})
         keys = dict.fromkeys((row["role"], row["score"], row["n_questions"]) for row in mine)
-        found = {(row["role"], row["score"], row["step"]): row for row in mine}
+        by_place = {(row["role"], row["score"], row["step"]): row for row in mine}
         yield from table(
             f"{chart.title}, {family} probe: by the role that the question asks for",
             ("Role", "Score", "n", *(f"{tokens:,.0f} tokens, loss {loss:.2f}" for _, tokens, loss in steps)),
             [
-                (role, score, f"{n:,}", *(_ends_of(found.get((role, score, step))) for step, _, _ in steps))
+                (role, score, f"{n:,}", *(_ends_of(by_place.get((role, score, step))) for step, _, _ in steps))
                 for role, score, n in keys
             ],
         )

@@ -57,7 +57,7 @@ def _few_shot_row(label: str, cell: str, item: Found) -> Row | None:
     known = [n for n in (limit, available) if n is not None]
     if estimate is None or not known:
         return None
-    row = cell_row(label, cell, estimate)
+    row = cell_row(label, cell, estimate, item.result.scores("test").n_clusters or estimate.n_clusters)
     return {**row, "samples": min(known), "limited": limit is not None, "seed": item.result.seed}
 
 

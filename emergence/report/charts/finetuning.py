@@ -23,16 +23,17 @@ from emergence.report.charts.rows import (
 
 def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
     rows: list[Row] = []
-    main = {found.comparable.label for found in folder.main}
-    for found, history in histories(folder, out):
-        spec = found.run.spec
-        if not found.is_drawn or (spec.finetune_samples is not None and found.label not in main):
+    main = {set_scores.comparable.label for set_scores in folder.main}
+    for on_disk, history in histories(folder, out):
+        spec = on_disk.run.spec
+        if not on_disk.is_drawn or (spec.finetune_samples is not None and on_disk.label not in main):
             continue
         for line in history:
             if line["kind"] != "finetune_epoch":
                 continue
             values = {key: line[key] for key in ("epoch", "train_loss", "validation_loss", "validation_f1")}
-            rows.append({"setting": found.label, "cell": found.cell, "run": found.name, "seed": spec.seed, **values})
+            where: Row = {"setting": on_disk.label, "cell": on_disk.cell, "run": on_disk.name, "seed": spec.seed}
+            rows.append({**where, **values})
     caption = (
         "Finetuning with all weights trained, by epoch. Left: negative log-likelihood of the answer span; "
         "thin without markers: training. Right: token F1 on validation questions."

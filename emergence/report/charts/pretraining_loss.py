@@ -14,18 +14,18 @@ from emergence.report.charts.rows import always, distinct, ends_in_words, histor
 def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
     rows: list[Row] = []
     drawn: dict[str, str] = {}
-    for found, history in histories(folder, out):
-        spec = found.run.spec
+    for on_disk, history in histories(folder, out):
+        spec = on_disk.run.spec
         if not any(line["kind"].startswith("pretrain_") for line in history):
             continue
-        if drawn.setdefault(spec.pretrain_id, found.name) != found.name:
-            out.skip(f"pretraining of {found.name}", f"the same as that of {drawn[spec.pretrain_id]}")
+        if drawn.setdefault(spec.pretrain_id, on_disk.name) != on_disk.name:
+            out.skip(f"pretraining of {on_disk.name}", f"the same as that of {drawn[spec.pretrain_id]}")
             continue
         for line in history:
             which = {"pretrain_step": "train", "pretrain_evaluation": "validation"}.get(line["kind"])
             loss = line.get("loss") if which == "train" else line.get("validation_loss")
             if which and loss is not None:
-                where: Row = {"setting": found.label, "run": found.name, "seed": spec.seed}
+                where: Row = {"setting": on_disk.label, "run": on_disk.name, "seed": spec.seed}
                 rows.append({**where, "split": which, "step": line["step"], "tokens": line["tokens"], "loss": loss})
     caption = (
         "Cross-entropy of the next token against tokens seen. Thin: training batches. Thick, with markers: "
@@ -49,6 +49,7 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
             ax.plot(numbers(held_out, "tokens"), numbers(held_out, "loss"), markevery=every, **style)
             for row in [row for row in rows_where(rows, run=run, split="validation") if row["tokens"] == 0]:
                 ax.axhline(row["loss"], color=colour, linestyle=":", linewidth=0.8)
+    ax.plot([], [], color="black", linewidth=0.4, alpha=0.55, label="training batches")
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(with_unit)
     ax.set(xlabel="tokens seen", ylabel="loss (nats per token)")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from emergence.findings.folder import ResultsFolder
-from emergence.measures.emergence_score import FROZEN, RANDOM_FROZEN
+from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, RANDOM_FROZEN
 from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, MARKERS, panel_grid, shared_legend
 from emergence.report.charts.rows import cell_words, distinct, ends_in_words, numbers, of_one_setting, rows_where
@@ -15,10 +15,10 @@ from emergence.report.charts.rows import cell_words, distinct, ends_in_words, nu
 
 def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
     rows: list[Row] = []
-    for found in folder.settings:
-        label, mine = found.comparable.label, []
-        for cell in (FROZEN, RANDOM_FROZEN):
-            for item in found.comparable.cells.get(cell, ()):
+    for set_scores in folder.settings:
+        label, mine = set_scores.comparable.label, []
+        for cell in FROZEN_CELLS:
+            for item in set_scores.comparable.cells.get(cell, ()):
                 where = {"setting": label, "cell": cell, "seed": item.result.seed}
                 mine += [{**where, **asdict(fit)} for fit in item.result.fits]
         rows += mine
@@ -37,7 +37,7 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     families = distinct(rows, "family")
     for ax, label in zip(panels, labels, strict=True):
         for i, family in enumerate(families):
-            for cell in (FROZEN, RANDOM_FROZEN):
+            for cell in FROZEN_CELLS:
                 mine = rows_where(rows, setting=label, family=family, cell=cell)
                 layers = sorted({row["layer"] for row in mine})
                 scores = [numbers(rows_where(mine, layer=layer), "validation_f1") for layer in layers]

@@ -32,9 +32,9 @@ LEAST_QUESTIONS = 10
 def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
     if not folder.settings:
         out.skip(KIND.name, "no finished run with predictions")
-    for found in folder.settings:
-        label = found.comparable.label
-        runs = [(c, item.scores) for c in CELLS for item in found.comparable.cells.get(c, ()) if item.scores]
+    for set_scores in folder.settings:
+        label = set_scores.comparable.label
+        runs = [(c, item.scores) for c in CELLS for item in set_scores.comparable.cells.get(c, ()) if item.scores]
         rows = _breakdown(label, runs, n_boot) if runs else []
         caption = (
             f"Token F1 by {_role_words(rows)} and the voice of the predicate; n: test questions. "
@@ -76,7 +76,9 @@ def _breakdown(label: str, runs: Sequence[tuple[str, RunScores]], n_boot: int) -
                 {cell: [f"{cell}:{seed}" for seed in seeds[cell]] for cell in columns},
             )
             means = bootstrap_means(table, n_boot=n_boot)
-            rows += [cell_row(label, cell, mean, by=kind, group=str(name)) for cell, mean in means.items()]
+            rows += [
+                cell_row(label, cell, mean, mean.n_clusters, by=kind, group=str(name)) for cell, mean in means.items()
+            ]
     for row in rows:
         row["n_seeds"] = len(seeds[row["cell"]])
     return rows
@@ -100,8 +102,8 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     ratios = [len(groups) for groups in kinds.values()]
     axes = figure.subplots(1, len(kinds), sharey=True, width_ratios=ratios, squeeze=False)[0]
     for ax, (kind, groups) in zip(axes, kinds.items(), strict=True):
-        found = [(name, rows_where(big, by=kind, group=name)) for name in groups]
-        cell_bars(ax, [(f"{name}\nn={mine[0]['n_questions']:,}", mine) for name, mine in found])
+        named = [(name, rows_where(big, by=kind, group=name)) for name in groups]
+        cell_bars(ax, [(f"{name}\nn={mine[0]['n_questions']:,}", mine) for name, mine in named])
         ax.set_xlabel({"asked_role": "asked role", "role": "wh-word", "voice": "voice"}[kind])
     axes[0].set_ylabel("token F1 (test)")
     shared_legend(figure, axes)

@@ -19,7 +19,7 @@ from emergence.report.charts.chart import Charts, Row
 
 #: Cells of the row between pretrained and random: a trunk pretrained on shuffled text.
 SHUFFLED_CELLS = {FULL: "shuffled_full", FROZEN: "shuffled_frozen"}
-#: Cells in words, in the order of bars.
+#: Cells in the words of figures, in the order of bars.
 CELL_NAMES = {
     FULL: "pretrained, all weights trained",
     FROZEN: "pretrained, frozen",
@@ -36,15 +36,15 @@ NO_MODEL, WORDS_ALONE = "no_model", "words_alone"
 
 def histories(folder: ResultsFolder, out: Charts) -> Iterator[tuple[RunOnDisk, list[Row]]]:
     """Runs with their history, in the order of sets; those in none (unfinished, say) last."""
-    for found in folder.runs:
+    for on_disk in folder.runs:
         try:
-            yield found, found.run.read_curves()
+            yield on_disk, on_disk.run.read_curves()
         except RunDirectoryError as error:
-            out.skip(f"training of {found.name}", str(error))
+            out.skip(f"training of {on_disk.name}", str(error))
 
 
-def cell_row(label: str, cell: str, estimate: Estimate, **more: Any) -> Row:
-    """Token F1 of one cell of a set, with its interval and counts."""
+def cell_row(label: str, cell: str, estimate: Estimate, n_sentences: int, **more: Any) -> Row:
+    """Token F1 of one cell of a set, with its interval and counts; the estimate may count documents."""
     return {
         "setting": label,
         **more,
@@ -54,7 +54,7 @@ def cell_row(label: str, cell: str, estimate: Estimate, **more: Any) -> Row:
         "hi": estimate.hi,
         "level": estimate.level,
         "n_questions": estimate.n,
-        "n_sentences": estimate.n_clusters,
+        "n_sentences": n_sentences,
         "n_seeds": estimate.n_seeds,
     }
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from emergence.findings.ablation import without_order
 from emergence.findings.folder import ResultsFolder
-from emergence.findings.scores import resampled_in
 from emergence.measures.emergence_score import CELLS
 from emergence.measures.measured_coverage import units_of
 from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
@@ -31,22 +30,21 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
     clusters: set[str] = set()
     twins = without_order(folder.grouping)
     shown_elsewhere = {id(twin) for twin in twins.values()}
-    for found in (s for s in folder.settings if id(s.comparable) not in shown_elsewhere):
-        label = found.comparable.label
-        mine = [cell_row(label, cell, found.headline.f1[cell]) for cell in CELLS if cell in found.headline.f1]
-        twin = twins.get(id(found.comparable))
-        f1 = folder.scores_of(twin).headline.f1 if twin else {}
-        mine += [cell_row(label, name, f1[cell]) for cell, name in SHUFFLED_CELLS.items() if cell in f1]
-        grid = found.headline.grid
-        for row in mine:
-            row |= {"n_sentences": grid.n_sentences, "n_documents": grid.n_documents} if grid else {}
+    for set_scores in (s for s in folder.settings if id(s.comparable) not in shown_elsewhere):
+        label = set_scores.comparable.label
+        n_sentences, n_documents = set_scores.units
+        twin = twins.get(id(set_scores.comparable))
+        f1 = {cell: set_scores.headline.f1[cell] for cell in CELLS if cell in set_scores.headline.f1}
+        shuffled = folder.scores_of(twin).headline.f1 if twin else {}
+        f1 |= {name: shuffled[cell] for cell, name in SHUFFLED_CELLS.items() if cell in shuffled}
+        mine = [cell_row(label, cell, mean, n_sentences) | {"n_documents": n_documents} for cell, mean in f1.items()]
         rows += mine
-        clusters |= resampled_in(found, folder.cluster)
-        free = found.comparable.model_free
+        clusters |= set_scores.resampled
+        free = set_scores.comparable.model_free
         if free.floor and mine:
             rows.append({**dict.fromkeys(mine[0]), "setting": label, "cell": NO_MODEL, "f1": free.floor[1].point})
         if free.words and mine:
-            rows.append({**dict.fromkeys(mine[0]), **cell_row(label, WORDS_ALONE, free.words)})
+            rows.append({**dict.fromkeys(mine[0]), **cell_row(label, WORDS_ALONE, free.words, n_sentences)})
     out.add(
         KIND,
         "Frozen and trained, pretrained and random",
@@ -60,11 +58,11 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
 
 def _counts(rows: Sequence[Row]) -> str:
     """``tiny: 1,200 questions of 300 sentences, 20 documents; ...``"""
-    found: dict[str, tuple[int, str]] = {}
+    counts: dict[str, tuple[int, str]] = {}
     for row in rows:
         if row.get("n_questions"):
-            found.setdefault(row["setting"], (row["n_questions"], units_of(row["n_sentences"], row.get("n_documents"))))
-    return "; ".join(f"{label}: {n:,} questions of {units}" for label, (n, units) in found.items())
+            counts.setdefault(row["setting"], (row["n_questions"], units_of(row["n_sentences"], row["n_documents"])))
+    return "; ".join(f"{label}: {n:,} questions of {units}" for label, (n, units) in counts.items())
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:

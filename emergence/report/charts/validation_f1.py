@@ -13,16 +13,16 @@ from emergence.report.charts.chart import Charts, Row
 
 def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
     rows: list[Row] = []
-    for found in folder.scored:
-        comparable = found.comparable
+    for set_scores in folder.scored:
+        comparable = set_scores.comparable
         if not comparable.is_documented_format:
             continue
         if comparable.base.samples is not None:
             out.skip(comparable.label, "older format, few-shot: its seed is unknown")
             continue
         for cell in CELLS:
-            if cell in found.headline.f1:
-                f1 = found.headline.f1[cell].point
+            if cell in set_scores.headline.f1:
+                f1 = set_scores.headline.f1[cell].point
                 rows.append({"setting": comparable.label, "cell": cell, "f1": f1, "lo": math.nan, "hi": math.nan})
     caption = (
         "Token F1 on validation questions, from results files that hold the guide's keys alone: no intervals, and "
