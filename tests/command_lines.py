@@ -1,4 +1,7 @@
-"""Every command line of the project and what its ``--help`` prints. They are found by walking: nothing lists them."""
+"""The project's command lines, in this process: how one ends, and what each prints with ``--help``.
+
+They are found by walking: nothing lists them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import modal
@@ -38,6 +41,29 @@ def run_file(script: str, *line: str, name: str = "imported") -> dict[str, Any]:
         mock.patch.object(sys, "path", [*sys.path]),
     ):
         return runpy.run_path(str(ROOT / script), run_name=name)
+
+
+class Ended(NamedTuple):
+    """How a command line ended: its exit code, standard output and standard error."""
+
+    code: Any
+    out: str
+    err: str
+
+
+def typed(program: str, *words: str) -> Ended:
+    """``emergence WORDS``, or ``python SCRIPT WORDS``, through the program's own entry point."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            if program == "emergence":
+                with mock.patch.object(sys, "argv", [program, *words]):
+                    emergence.cli.run()
+            else:
+                run_file(program, program, *words, name="__main__")
+        except SystemExit as end:
+            return Ended(end.code or 0, out.getvalue(), err.getvalue())
+    return Ended(0, out.getvalue(), err.getvalue())
 
 
 def emergence_command() -> Any:

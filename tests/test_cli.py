@@ -8,20 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import emergence.cli as cli
-from emergence.errors import EmergenceError
+from tests.command_lines import typed
 
 ROOT = Path(cli.__file__).resolve().parent.parent
 
 
 def call(*words: str) -> tuple[int, str]:
-    """Exit code and output of ``emergence WORDS``, as the console entry point turns errors into codes."""
-    result = CliRunner().invoke(cli.app, list(words))
-    if isinstance(result.exception, EmergenceError):
-        return result.exception.exit_code, f"error: {result.exception}"
-    return result.exit_code, result.output
+    """Exit code and all output of ``emergence WORDS``."""
+    code, out, err = typed("emergence", *words)
+    return code, out + err
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-import emergence.cli as cli
 from emergence.errors import DataError
 from emergence.findings.folder import read_folder
 from emergence.findings.scale_curve import scale_curves
@@ -21,9 +17,9 @@ from emergence.findings.two_by_two import RunScores, build_grid, format_grid
 from emergence.report.charts.chart import all_charts
 from emergence.report.escaping import latex_escape
 from emergence.report.table_formats import format_table, to_markdown
+from tests.command_lines import typed
 from tests.planted_runs import Added, write_grid, write_guide_file, write_run
 
-ROOT = Path(cli.__file__).resolve().parent.parent
 PLANTED = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}
 
 
@@ -180,18 +176,17 @@ def test_nothing_to_show_is_an_error_that_names_what_is_there(tmp_path: Path) ->
         build_table(tmp_path)
 
 
-def test_the_command_and_the_script_are_the_same(tmp_path: Path) -> None:
+def test_the_command_and_the_script_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     write_guide_file(tmp_path / "results" / "tiny_full.json", 0.25)
-    command = CliRunner().invoke(cli.app, ["table", str(tmp_path / "results")])
-    assert command.exit_code == 0
-    script = [sys.executable, str(ROOT / "scripts" / "compile_results.py"), "--results-dir", "./results/"]
-    assert subprocess.run(script, capture_output=True, text=True, cwd=tmp_path, check=True).stdout == command.stdout
+    command = typed("emergence", "table", str(tmp_path / "results"))
+    script = ("scripts/compile_results.py", "--results-dir")
+    assert command.code == 0 and typed(*script, "./results/").out == command.out
     out = tmp_path / "table.tex"
-    call = subprocess.run(
-        [*script, "--format", "latex", "--output", str(out)], check=True, cwd=tmp_path, capture_output=True
-    )
-    assert out.read_text().startswith("% needs") and b"random frozen was not run" in call.stderr
-    missing = subprocess.run([*script[:-1], "nowhere"], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert missing.returncode == 2 and missing.stderr == (
-        "error: nowhere: no such folder: give the one that holds the run directories or downloaded stats\n"
+    call = typed(*script, "./results/", "--format", "latex", "--output", str(out))
+    assert call.code == 0 and out.read_text().startswith("% needs") and "random frozen was not run" in call.err
+    assert typed(*script, "nowhere") == (
+        2,
+        "",
+        "error: nowhere: no such folder: give the one that holds the run directories or downloaded stats\n",
     )

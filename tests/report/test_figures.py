@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,9 +20,9 @@ from emergence.report.charts.chart import Charts, all_charts
 from emergence.report.charts.cka import RESULT_FOLDER
 from emergence.report.charts.drawing import FORMATS, save
 from emergence.report.figures import make_figures
+from tests.command_lines import typed
 from tests.planted_runs import F1, fake_cka, fake_run, fake_spec
 
-ROOT = Path(__file__).resolve().parents[2]
 BOOT = 100
 
 
@@ -106,12 +104,11 @@ def test_the_report_of_one_run(world: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw_is_said_by_script_and_command(tmp_path: Path) -> None:
-    script = ROOT / "scripts" / "generate_figures.py"
-    for command in ([str(script), "--results-dir"], ["-m", "emergence.cli", "figures"]):
-        there = subprocess.run([sys.executable, *command, str(tmp_path)], capture_output=True, text=True, check=False)
-        assert there.returncode == 0 and "0 figures" in there.stdout and "skipped  few_shot" in there.stdout
-        missing = subprocess.run([sys.executable, *command, "nowhere"], capture_output=True, text=True, check=False)
-        assert missing.returncode == 2 and missing.stderr.startswith("error: nowhere: no such folder")
+    for command in (("scripts/generate_figures.py", "--results-dir"), ("emergence", "figures")):
+        there = typed(*command, str(tmp_path))
+        assert there.code == 0 and "0 figures" in there.out and "skipped  few_shot" in there.out
+        missing = typed(*command, "nowhere")
+        assert missing.code == 2 and missing.err.startswith("error: nowhere: no such folder")
 
 
 def test_no_folder() -> None:
