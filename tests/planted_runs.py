@@ -37,6 +37,8 @@ from emergence.studies.snapshots.result import (
 )
 from emergence.studies.trunks import Checkpoint, Phase, Timeline
 
+# Scores alone --------------------------------------------------------------------------------------
+
 N_SENTENCES, PER_SENTENCE = 40, 3
 CELL_FLAGS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -199,6 +201,8 @@ def _rows(
         rows.append({**place, **values.pop("headline"), "readouts": values})
     return rows
 
+
+# What figures and reports tell ---------------------------------------------------------------------
 
 #: Planted mean F1 of each condition.
 F1 = {"full": 0.7, "frozen": 0.5, "random": 0.45, "random-frozen": 0.25}
@@ -371,6 +375,8 @@ def _view(n_points: int, n_levels: int, less: float) -> View:
         **none,
     )
 
+
+# Snapshots -----------------------------------------------------------------------------------------
 
 LOSSES = (9.0, 8.2, 7.4, 6.6, 5.8, 5.0, 4.6, 4.2, 3.9, 3.6)
 N_SNAPSHOT_QUESTIONS, SNAPSHOT_SENTENCES = 400, 80

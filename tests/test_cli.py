@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import emergence.cli as cli
-from tests.command_lines import typed
-
-ROOT = Path(cli.__file__).resolve().parent.parent
+from tests.command_lines import ROOT, typed
 
 
 def call(*words: str) -> tuple[int, str]:
