@@ -1,7 +1,8 @@
 """Which results may stand beside each other: sets that differ in nothing but the cell of the 2x2 and the seed.
 
-Size, pretraining data and settings, layout, number of training questions, tokenizer and test questions
-must agree. What does not is a set of its own, and the difference is said; it is never averaged in.
+Size, pretraining data and settings, layout, number of training questions, tokenizer and test questions must agree.
+A result that differs in one of them makes a set of its own, and a sentence names the difference. Results that differ
+are never averaged.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class BaseKey:
 
 @dataclass(frozen=True)
 class TrunkKey:
-    """What pretrained cells have in common beyond that."""
+    """What pretrained cells have in common beyond their :class:`BaseKey`."""
 
     pretrain: str
     pretraining_text: str
@@ -62,8 +63,8 @@ class ComparableSet:
     """Results that differ in cell and seed only.
 
     Attributes:
-        base, trunk: What they share; ``trunk`` is None where only random trunks were run.
-        cells: Cell of the 2x2 to its results, one for each seed.
+        base, trunk: What the results share; ``trunk`` is None where only random trunks were run.
+        cells: Cell of the 2x2 -> its results, one for each seed.
         number: From 1 on among the sets of one ``label``; 0 where the label is unique.
     """
 
@@ -106,7 +107,7 @@ class ComparableSet:
 
     @property
     def held_out_loss(self) -> float:
-        """Of the pretrained trunks in nats per token, averaged over the seeds; nan where it is not recorded."""
+        """Loss of the pretrained trunks in nats per token, averaged over the seeds; nan where it is not recorded."""
         recorded = (item.result.held_out_loss for item in self.cells.get(FULL, ()))
         losses = [loss.nats_per_token for loss in recorded if loss]
         return float(np.mean(losses)) if losses else math.nan
@@ -399,8 +400,9 @@ def _members(s: ComparableSet) -> str:
 def peers_of(s: ComparableSet, grouping: Grouping) -> list[dict[str, tuple[Found, ...]]]:
     """Cells of the sets that differ from ``s`` in size alone, to pool the variance over seeds with.
 
-    Of each, the cells with two seeds or more, on the same pretraining text, with the settings that their size has by
-    default or the same changes to them. Pooling is within a cell, never over cells (docs/methods.md#intervals).
+    A cell is taken if it has two seeds or more, the same pretraining text, and the same changes to its size's default
+    settings as the cell of ``s`` has. Example: both were trained with ``finetune.epochs=3``, or both with the defaults.
+    Pooling is within a cell, never over cells (docs/methods.md#intervals).
     """
     text = s.trunk.pretraining_text if s.trunk else None
     peers = []
@@ -427,7 +429,7 @@ def _changes(item: Found) -> dict[str, Any]:
 
 
 def missing_cells(s: ComparableSet) -> dict[str, str]:
-    """Cells that were not run, with what to run; the random ones are compulsory, or there is no score."""
+    """Cells that were not run, with what to run. Without the random cells there is no score."""
     weights = "--skip-pretrain --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
     flags = {FULL: "", FROZEN: f"--freeze-llm {weights}", RANDOM_FROZEN: "--random-baseline --freeze-llm"}
     flags[RANDOM_FULL] = "--random-baseline --skip-pretrain"

@@ -41,7 +41,7 @@ class ScalePoint:
     """The emergence score of one size.
 
     Attributes:
-        label: Of the comparable set. n_non_embedding, n_total: Parameters.
+        label: The comparable set's label. n_non_embedding, n_total: Counts of parameters.
         loss: Held-out nats per token, averaged over the trunks' seeds; nan where it is not recorded.
         score: Against the frozen random trunk. scratch: Against the random trunk trained whole, where that was run.
     """
@@ -114,7 +114,7 @@ def scale_curves(scored: Sequence[SetScores], *, n_draws: int = N_DRAWS, seed: i
     """One curve for every kind of comparable set of which some size has a full and a frozen run.
 
     Args:
-        scored: Sets with their scores (``set_scores.score_set``, ``figure_runs.ResultsFolder.scored``).
+        scored: Sets with their scores (:attr:`emergence.findings.folder.ResultsFolder.scored`).
         n_draws, seed: Of the tests and the crossing's interval.
     """
     series: dict[tuple[Any, ...], list[SetScores]] = {}

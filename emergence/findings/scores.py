@@ -1,7 +1,8 @@
 """The emergence score of one comparable set, by the best evidence its files hold.
 
-Predictions of every run: paired bootstrap over the shared test questions. Stats files alone: from means and
-standard errors, the cells as independent. The documented older format: a point, without an interval.
+Where every run has its predictions, a paired bootstrap resamples the shared test questions. Where there are only stats
+files, the score comes from means and standard errors, with the cells taken as independent. The documented older format
+gives a point without an interval.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class ReadoutScores:
         split: Whose scores these are: ``test``, or ``validation`` for the older format.
         f1, em: Cell to its mean over seeds.
         probe, scratch: The score against the random trunk probed frozen (primary) and trained whole (the guide's).
-        gap: Full minus frozen. reading: Of the primary score; None without one or without intervals.
+        gap: Full minus frozen. reading: The guide's reading of ``probe``; None without a score or without intervals.
         basis: ``PAIRED``, ``SUMMARY`` or ``POINT``; None where full or frozen is missing.
         grid: All of the 2x2, where the basis is paired.
     """
@@ -60,7 +61,7 @@ class SetScores:
     """The scores of one comparable set.
 
     Attributes:
-        readouts: ``headline`` first, then the other probe families that both or either frozen cell has.
+        readouts: ``headline`` first, then every other probe family that a frozen cell has.
         notes: What a reader of these numbers should know.
         gains: What the frozen states add to words and positions, by F1 and argument selection; empty for older files.
         cluster: What the intervals were asked to resample.
@@ -155,7 +156,7 @@ def _all_have_predictions(comparable: ComparableSet) -> bool:
 def cell_estimate(
     items: tuple[Found, ...], split: str, score: str, readout: str, peers: Sequence[tuple[Found, ...]] = ()
 ) -> Estimate | None:
-    """Mean over the seeds of one cell; None unless all of them have it. Peers: the same cell of other sizes."""
+    """Mean over the seeds of one cell; None unless every seed has the score. ``peers``: that cell of other sizes."""
     groups = [[item.result.estimate(split, score, readout) for item in group] for group in (items, *peers)]
     there = [[estimate for estimate in group if estimate is not None] for group in groups]
     if not there[0] or len(there[0]) < len(groups[0]):
@@ -170,7 +171,7 @@ def cell_estimates(
     readout: str,
     peers: Sequence[Mapping[str, tuple[Found, ...]]] = (),
 ) -> dict[str, Estimate]:
-    """The same for every cell; cells with all weights trained have the headline alone."""
+    """:func:`cell_estimate` of every cell; cells with all weights trained have the headline alone."""
     out = {}
     for cell, items in comparable.cells.items():
         estimate = cell_estimate(

@@ -1,7 +1,7 @@
 """The 2x2 of an emergence claim from run directories: {random, pretrained} x {frozen, all weights trained}.
 
-Scores are compared question by question, so only runs that saw the same test questions are put
-together; whatever does not match is named, never averaged in.
+Scores are compared question by question, so only runs that saw the same test questions are put together. A run that
+does not match is named and left out.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class RunScores:
     """Per-question test scores of one run.
 
     Attributes:
-        run: Where they come from. result: Its result file.
-        ids: Question ids in the file's order. sentences: The cluster of each.
+        run: The run directory. result: Its result file.
+        ids: Question ids in the file's order. sentences: The sentence that each question is from.
         scores: Read-out -> score name -> (N,) values; argument selection is nan where a question has no other
             argument to choose from, and absent from older files. Baselines (``words_left``, ``words_both``,
             ``wh_rule``) stand among the read-outs, with the scores they have.
-        trunk_seed: Of the pretraining, where the run probes a trunk of another seed than its own.
-        documents: That each question is from; None for older files, which do not tell.
+        trunk_seed: Seed of the pretraining, where the run probes a trunk of another seed than its own.
+        documents: The document that each question is from; None for older files, which do not tell.
     """
 
     run: RunDirectory
@@ -126,14 +126,14 @@ class Grid:
 
     Attributes:
         analysis: Cells, scores against both floors, gap, benefits.
-        reading: Of the primary score, ``strong`` to ``undetermined``; None without a random-frozen run.
-        runs: Cell -> the runs in it. n_questions, n_sentences: Shared by all of them.
+        reading: The guide's reading of the primary score; None where the random trunk was not probed frozen.
+        runs: Cell -> ids of its runs. n_questions, n_sentences: Counts that all runs share.
         readout: Which read-out the frozen cells show. no_model_floor: Name and F1 of the best rule without a model.
         words_alone: F1 of words and positions without a language model; None where runs are older than that.
         left_out: Runs that could not be compared, with the reason.
         n_documents: None where older files do not tell. cluster: What was resampled.
-        document_widening: Standard error by documents over that by sentences, of the ``score`` (without one, of the
-            ``gap``) and of the frozen cell's ``F1``; empty where the documents are unknown.
+        document_widening: ``score`` (``gap`` where there is no score) and ``F1`` (of the frozen cell) -> standard error
+            by documents over the one by sentences. Empty where the documents are unknown.
         notes: How far the intervals can be trusted.
     """
 
@@ -301,7 +301,7 @@ class ModelFree:
     """What answers the test questions without a language model; None for what was not measured.
 
     Attributes:
-        floor: Name and F1 of the best rule (R_0). words: F1 of words and positions (R_1).
+        floor: Name and F1 of the best rule (R_0). words: F1 of the scorer of words and positions (R_1).
     """
 
     floor: tuple[str, Estimate] | None
@@ -315,7 +315,7 @@ class ModelFree:
 
 
 def model_free(results: Sequence[RunResult]) -> ModelFree:
-    """Of results on the same questions: each from the first that measured it."""
+    """Rule and scorer of results on the same questions, each from the first result that measured it."""
     return ModelFree(
         next((floor for result in results if (floor := result.no_model_floor)), None),
         next((words for result in results if (words := result.words_alone)), None),

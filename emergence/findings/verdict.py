@@ -72,16 +72,16 @@ class FamilyFinding:
 
     Attributes:
         family: ``linear`` (the headline), ``bilinear`` or ``mlp``.
-        frozen, random_frozen: Test F1 on the pretrained and on the random trunk, mean over seeds.
+        frozen, random_frozen: Test F1 on the pretrained and on the random trunk, each a mean over seeds.
         score: Share of what full finetuning gains over this family's floor; None without that floor or full finetuning.
-        reading: Of the score, by the guide's scale; None without one or without intervals.
+        reading: The guide's reading of the score; None without a score or without intervals.
         selectivity: ``frozen`` or ``random_frozen`` -> task F1 minus control-task F1, where measured.
         compression: The same keys -> uniform over online code length (1: nothing learned), where measured.
-        selectivity_difference, compression_difference: Pretrained minus random trunk, None unless both are measured.
-            The former as if independent, the latter over seeds (no interval for one seed).
+        selectivity_difference: Pretrained minus random trunk, taken as independent. None unless both are measured.
+        compression_difference: The same of compression, over seeds; one seed gives no interval.
         gains: Score name -> what this family adds to words and positions.
-        flags: ``no_floor``, ``no_full``, ``no_validity``, ``selectivity_not_above_twin`` (not clearly),
-            ``compression_not_above_twin``, and those of the score.
+        flags: ``no_floor``, ``no_full``, ``no_validity``, ``selectivity_not_above_twin`` (its interval reaches 0),
+            ``compression_not_above_twin``, and the flags of the score.
     """
 
     family: str
@@ -98,9 +98,9 @@ class FamilyFinding:
 
     @property
     def is_vouched(self) -> bool:
-        """Selectivity or compression is clearly above the random twin's, and neither speaks against it.
+        """Whether selectivity or compression is clearly above the random twin's, and neither is flagged as not above.
 
-        Being above zero counts for nothing: random trunks are, too.
+        A value above zero vouches for nothing, because random trunks have one, too.
         """
         differences = (self.selectivity_difference, self.compression_difference)
         clear = any(contrast is not None and contrast.lo > 0 for contrast in differences)
@@ -118,13 +118,14 @@ class Verdict:
     """What one comparable set says, with its evidence.
 
     Attributes:
-        set_label: Of the comparable set.
+        set_label: The comparable set's label.
         outcome: ``READS``, ``ADDS``, ``SPANS``, ``NO_MORE``, ``NOT_THERE`` or ``UNDETERMINED``; see :func:`verdict_of`.
         where: ``AT_THE_TOKEN``, ``NOT_ROUTED`` or ``UNDETERMINED`` for the first two outcomes, None for the others.
         guide: ``strong``, ``partial``, ``none`` or ``undetermined``: the linear probe's score by the guide's scale.
-        sentences: Plain English with the numbers and intervals, ready to print; the first has the answer.
-        families: Linear first.
-        gains, judgement: What decided: gains by each score, and every claim that was tried.
+        sentences: Plain English with numbers and intervals, ready to print. The first sentence has the answer.
+        families: One finding for each probe family, the linear probe first.
+        gains: What the states add, by each score. The verdict rests on them.
+        judgement: The outcome with every claim that was tried.
     """
 
     set_label: str
@@ -153,20 +154,23 @@ class Verdict:
 def verdict_of(comparable_set: ComparableSet, scores: SetScores | None = None) -> Verdict:
     """The verdict of one comparable set, decided by intervals of differences and never by points.
 
-    The outcome is that of :func:`measures.conditional.judge_gains`: by F1 and by argument selection, against words
-    and positions and against the random twin, corrected for all comparisons. For ``READS`` and ``ADDS`` there is a
-    where, of the families whose claims by argument selection hold:
+    The outcome is the one of :func:`measures.conditional.judge_gains`. Files without gains have ``UNDETERMINED``.
 
-    1. The linear probe or the one with a hidden layer: ``AT_THE_TOKEN``.
-    2. The bilinear one alone, and by a score by which it holds it is clearly more above its twin than the linear one
-       is: ``NOT_ROUTED``.
+    ``READS`` and ``ADDS`` also say where. The rule looks at the families whose claims by argument selection hold:
 
-    Either way a family's validity has to vouch for it: selectivity, or compression, clearly above the random twin's.
-    Else the where is ``UNDETERMINED``, with the reason. Files without gains have an outcome of ``UNDETERMINED``.
+    1. The linear probe is among them, or the probe with a hidden layer: ``AT_THE_TOKEN``.
+    2. Only the bilinear probe is, and it exceeds its random twin by clearly more than the linear probe does:
+       ``NOT_ROUTED``.
+
+    In both cases the family's selectivity or compression has to be clearly above the random twin's
+    (:attr:`FamilyFinding.is_vouched`). Otherwise the where is ``UNDETERMINED``, and a sentence tells the reason.
+
+    Example: the claims of the linear and the bilinear probe hold. The linear probe's selectivity is 0.10 [0.02, 0.18]
+    above the twin's, so the where is ``AT_THE_TOKEN``. With [-0.02, 0.22] it would be ``UNDETERMINED``.
 
     Args:
-        comparable_set: From ``analysis.comparable.group_results``.
-        scores: Of the same set, where they are there already; computed by default.
+        comparable_set: From :func:`emergence.findings.comparable.group_results`.
+        scores: Scores of the same set; computed where not given.
     """
     scores = scores or score_set(comparable_set)
     readouts = scores.readouts.values()
@@ -201,7 +205,7 @@ def verdict_of(comparable_set: ComparableSet, scores: SetScores | None = None) -
 
 
 def _finding(comparable: ComparableSet, readout: ReadoutScores, gains: Sequence[ScoreGains]) -> FamilyFinding | None:
-    """One family's numbers; None where the frozen cell does not have it, or it is no family but a control."""
+    """One family's numbers; None where the frozen cell lacks it, or where the read-out is a control and no family."""
     family = LINEAR if readout.readout == HEADLINE else readout.readout
     if FROZEN not in readout.f1 or family not in FAMILIES:
         return None
@@ -254,7 +258,7 @@ def _mean_selectivity(parts: Sequence[Validity]) -> Estimate | None:
 
 
 def _compressions(parts: Sequence[Validity]) -> list[float] | None:
-    """Of each seed."""
+    """One compression for each seed; None unless every seed has it."""
     values = [part.compression for part in parts if part.compression is not None]
     return values if len(values) == len(parts) else None
 
@@ -351,7 +355,7 @@ def _first_sentence(
 
 
 def _twin_gain(gain: Estimate) -> str:
-    """In words where validation kept words and positions alone, so that the zero is exact."""
+    """The gain, or a phrase where validation kept words and positions alone, which makes the zero exact."""
     nothing = gain.point == 0 and gain.lo == gain.hi == 0
     return "nothing: validation kept words and positions alone" if nothing else gained(gain)
 

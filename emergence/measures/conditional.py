@@ -47,10 +47,10 @@ class TrunkScores:
     """Per-question scores of the probes on one kind of trunk, over S seeds and N questions.
 
     Attributes:
-        words: (S, N) of R_1. rule: (S, N) of the wh rule; None where it has no such score.
-        states: Family to (S, N), the probe on the states alone.
-        with_words: Family to (S, N), the probe on top of R_1.
-        seeds: S labels; trunks of one kind only share them.
+        words: (S, N) scores of R_1. rule: (S, N) scores of the wh rule; None where it has no such score.
+        states: Family -> (S, N) scores of the probe on the states alone.
+        with_words: Family -> (S, N) scores of the probe on top of R_1.
+        seeds: S labels. Equal labels mean the same seed only within one kind of trunk.
     """
 
     words: FloatArray
@@ -61,11 +61,11 @@ class TrunkScores:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """Those that were fitted both alone and on top of R_1."""
+        """Families that were fitted both alone and on top of R_1."""
         return tuple(name for name in FAMILIES if name in self.states and name in self.with_words)
 
     def columns(self) -> dict[str, FloatArray]:
-        """Everything that is averaged, by name; gains are differences within a question."""
+        """Everything that is averaged, by name. A gain is a difference within a question."""
         columns = {"words": self.words} | ({} if self.rule is None else {"rule": self.rule})
         for name in self.families:
             columns |= {f"states {name}": self.states[name], f"gain {name}": self.with_words[name] - self.words}
@@ -74,11 +74,11 @@ class TrunkScores:
 
 @dataclass(frozen=True)
 class FamilyGain:
-    """One probe family by one score; all with paired intervals, parts without a random twin None.
+    """One probe family by one score, all with paired intervals. What needs a random twin is None without one.
 
     Attributes:
-        states, twin_states: The probe on states alone, pretrained and random.
-        gain, twin_gain: What the states add to R_1. difference: The former minus the latter.
+        states, twin_states: The probe on states alone, on the pretrained and on the random trunk.
+        gain, twin_gain: What the states of each trunk add to R_1. difference: ``gain`` minus ``twin_gain``.
         above_words, above_rule, above_twin: ``states`` minus R_1, minus the wh rule, and minus ``twin_states``.
         gain_beyond_linear, states_beyond_linear: ``difference`` and ``above_twin``, minus the linear probe's.
     """
@@ -122,12 +122,13 @@ def conditional_gains(
 ) -> ScoreGains | None:
     """Gains of every family, on the same resamples of sentences and seeds.
 
-    A question counts only where every column has a finite score (argument selection is nan where a sentence has
-    no other argument). None where none is left, or no family was fitted on top of R_1.
+    A question counts only if every column has a finite score for it. Example: argument selection is nan for a question
+    whose sentence has no other argument. The result is None if no question counts, or if no family was fitted on top
+    of R_1.
 
     Args:
-        score: Its name. clusters: (N,) the sentence of each question.
-        pretrained, twin: Their seeds are independent of each other.
+        score: The score's name. clusters: (N,) the sentence of each question.
+        pretrained, twin: Scores on both trunks, whose seeds are independent of each other.
     """
     trunks = {"pretrained": pretrained} | ({"random": twin} if twin is not None and twin.families else {})
     columns = {f"{kind} {name}": rows for kind, trunk in trunks.items() for name, rows in trunk.columns().items()}
@@ -197,8 +198,8 @@ class Claim:
     Attributes:
         kind: ``READS`` (the probe alone beats R_1, the wh rule and its twin) or ``ADDS`` (the gain beats 0 and its
             twin's).
-        p: One-sided, the largest of the parts' (all of them have to hold).
-        p_adjusted: Over all claims, see :func:`judge_gains`.
+        p: One-sided p of the claim: the largest of its parts, because all of them have to hold.
+        p_adjusted: The same, corrected for all claims; see :func:`judge_gains`.
         is_shown: ``p_adjusted`` is at most ``FALSE_CLAIMS``.
     """
 
@@ -225,16 +226,20 @@ class Judgement:
 def judge_gains(gains: Sequence[ScoreGains]) -> Judgement:
     """The outcome by F1 and argument selection together.
 
-    1. ``READS`` or ``ADDS`` by any family, by argument selection, where any false claim has a chance of
-       ``FALSE_CLAIMS`` at most. A gain in F1 alone is ``SPANS``: states that know which words are arguments, of
-       whatever role, have it too, because F1 counts where answers begin and end. First the widest families (bilinear,
-       hidden layer) are asked whether they add, by Bonferroni: what a narrower family adds, or a probe alone reads
-       beyond words and positions, they add as well. The other claims share, by Holm, as much of that chance as claims
-       of the first kind held (Bonferroni gatekeeping).
-    2. Else ``NO_MORE`` where, by every score, the data exclude that the richest family (bilinear, where fitted)
-       adds a gain of ``MARGINS``, over R_1 or over the twin's; ``NOT_THERE`` where they also exclude, for every
-       family, that its states alone tell ``STATES_MARGIN`` more than the twin's.
-    3. Else ``UNDETERMINED``; without a random twin always.
+    1. ``READS`` or ``ADDS``, if such a claim by argument selection holds for some family. If claims hold by F1 alone,
+       the outcome is ``SPANS``. States that know which words are arguments, of whatever role, gain in F1 too, because
+       F1 counts where answers begin and end.
+    2. ``NO_MORE``, if by every score the data exclude that the richest family (bilinear, where fitted) adds a gain of
+       ``MARGINS``, to R_1 or beyond the twin's. ``NOT_THERE``, if they also exclude for every family that its states
+       alone tell ``STATES_MARGIN`` more than the twin's.
+    3. ``UNDETERMINED`` otherwise, and always without a random twin.
+
+    The chance of any false claim is ``FALSE_CLAIMS`` at most, by Bonferroni gatekeeping. The widest families (bilinear,
+    hidden layer) are asked first whether they add, because they add whatever a narrower family adds or a probe alone
+    reads. The other claims share, by Holm, the part of the chance that first claims held.
+
+    Example: two wide families by two scores make four first claims, each tested at ``FALSE_CLAIMS`` / 4. If two of
+    them hold, the other claims have ``FALSE_CLAIMS`` / 2 together.
     """
     claims = _claims(gains)
     for kind in (READS, ADDS):
@@ -270,7 +275,7 @@ def _claims(gains: Sequence[ScoreGains]) -> tuple[Claim, ...]:
 
 
 def _widest(score_gains: ScoreGains) -> list[str]:
-    """Families that no other fitted one contains: the bilinear probe and the hidden layer, else the linear probe."""
+    """Fitted families that no other one contains: the bilinear probe and the hidden layer, else the linear probe."""
     return [name for name in (BILINEAR, MLP) if name in score_gains.families] or [LINEAR]
 
 
@@ -280,7 +285,7 @@ def _excludes_gain(score_gains: ScoreGains) -> bool:
 
 
 def _p_all_above(estimates: Sequence[Estimate]) -> float:
-    """One-sided p of "not all of them are above 0": the largest p (intersection-union test)."""
+    """One-sided p of "not all of them are above 0", which is the largest p (intersection-union test)."""
     return max(_p_above(estimate) for estimate in estimates)
 
 
@@ -298,5 +303,5 @@ def is_below(estimate: Estimate | None, margin: float) -> bool:
 
 
 def _df(estimate: Estimate) -> float:
-    """Of the seeds, and never more than the sentences leave."""
+    """Degrees of freedom of the seeds, and never more than the sentences leave."""
     return min(estimate.df, max(estimate.n_clusters - 1, 1))

@@ -1,8 +1,8 @@
 """Emergence, or an artefact of the metric? (docs/methods.md#metric-mirage; Schaeffer et al. 2023; Snell et al. 2024)
 
-A smooth gain in log-probability can look like a jump through a metric such as exact match. So: test every
-metric for a break, check whether the discrete one follows from its smooth continuous partner, and judge
-by a fixed procedure that can return either answer, or neither.
+A smooth gain in log-probability can look like a jump through a metric such as exact match. So every metric is tested
+for a break, and a discrete metric is held against what its smooth continuous partner predicts. A fixed procedure then
+answers emergence, artefact, or neither.
 """
 
 from __future__ import annotations
@@ -160,14 +160,14 @@ class MetricCurve:
     """One metric over K scales or checkpoints.
 
     Attributes:
-        name: Of the metric.
+        name: The metric's name.
         continuous: Whether it changes smoothly with the model's probabilities (log-probability, expected F1).
         y: (S, K) per seed, or (K,).
         se: (K,) standard error of the mean over seeds.
         higher_is_better: False for Brier scores, distances, losses.
         covariance: (K, K) of the errors of the mean over seeds, instead of ``se``.
         seed_covariances: (S, K, K) of each seed's errors; without them a seed is judged by its own scatter.
-        partner: Of a discrete metric: the continuous one that it would follow from; all of them if not named.
+        partner: The continuous metric that a discrete one would follow from; empty stands for all of them.
     """
 
     name: str
@@ -187,9 +187,9 @@ class MetricCurve:
 
 @dataclass(frozen=True)
 class MetricBreak:
-    """What the break test found for one metric: on the mean over seeds, and how many seeds agree.
+    """The break test of one metric on the mean over seeds, and the seeds that break by themselves.
 
-    ``equivalence``: the largest break that the data do not exclude. ``partner``: see :class:`MetricCurve`.
+    ``equivalence`` is the largest break that the data do not exclude. ``partner`` is that of the :class:`MetricCurve`.
     """
 
     continuous: bool
@@ -221,13 +221,13 @@ class MetricBreak:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The verdict, with the reasons as sentences.
+    """What a curve's rise is, with the reasons.
 
     Attributes:
         verdict: ``artefact``, ``emergent``, ``seed_mixture``, ``gradual``, ``no break shown`` or ``undetermined``.
-        reasons, metrics: Why; what was found for each metric.
-        link_coverage: Of the link check, None without one.
-        mixtures: Continuous metric to its test of two kinds of seeds; empty below five seeds.
+        reasons: A sentence for each step of the decision. metrics: Name of a metric -> its break test.
+        link_coverage: The coverage of the link check; None without one.
+        mixtures: Continuous metric -> its test of two kinds of seeds. Empty below five seeds.
     """
 
     verdict: str
@@ -253,10 +253,10 @@ def diagnose(
 
     Args:
         x: (K,) losses (preferred) or log10 N. Fewer than six different ones force ``undetermined``.
-        metrics: Discrete and continuous ones on the same x.
+        metrics: Discrete and continuous metrics on the same x.
         sign: +1 where progress raises x, −1 where it lowers it.
-        link: Of the discrete metric that would be called an artefact; without it there is no such verdict.
-        n_draws, seed: Of the parametric bootstrap.
+        link: The link check of the discrete metric; without it nothing is called an artefact.
+        n_draws, seed: Draws and seed of the parametric bootstrap.
     """
     tests = [
         break_test(x, m.by_seed.mean(axis=0), m.se, sign=sign, covariance=m.covariance, n_draws=n_draws, seed=seed + k)
@@ -276,7 +276,7 @@ def diagnose(
 def _metric_break(
     x: ArrayLike, metric: MetricCurve, test: BreakTest, p_holm: float, sign: int, n_draws: int, seed: int
 ) -> MetricBreak:
-    """On the mean over seeds, and, where that breaks, on each seed."""
+    """Test the mean over seeds, and, where it breaks, each seed."""
     curves = metric.by_seed
     errors: dict[str, Any] = {"covariance": metric.covariance, "sign": sign}
     mean = curves.mean(axis=0)
@@ -326,7 +326,7 @@ def _two_kinds_of_seeds(mixtures: dict[str, SeedMixture]) -> list[str]:
 
 
 def _without_a_break(breaks: dict[str, MetricBreak], reasons: list[str]) -> tuple[str, list[str]]:
-    """Smooth only if a break worth the name is excluded in every metric."""
+    """``gradual`` only if every metric excludes a break worth the name."""
     widest = max(breaks, key=lambda name: breaks[name].equivalence.upper)
     bound = breaks[widest].equivalence
     what = (

@@ -1,8 +1,8 @@
 """Is there a scale, or a loss, at which a score starts to rise? Where, and how surely?
 
-Fits with and without a break, a profile interval for the break, a parametric bootstrap test of "no
-break" (never chi-squared: without a break its place is not identified), and the model-free crossing of
-a level (docs/methods.md#thresholds).
+The module fits curves with and without a break, and gives the break a profile interval. It tests "no break" by a
+parametric bootstrap. A chi-squared test would be wrong, because without a break its place is not identified. The
+crossing of a level needs no model of the curve (docs/methods.md#thresholds).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _N_TAU, _N_SHAPE = 200, 25
 
 @dataclass(frozen=True)
 class Break:
-    """A fitted break: where the curve turns, and the 95% profile interval of that place, in units of x.
+    """A fitted break: the place ``tau`` where the curve turns and its 95% profile interval, in units of x.
 
     ``flags``: ``no_rise`` (nothing to place), ``interval_reaches_edge`` (one-sided at best), ``few_x``.
     """
@@ -92,8 +92,9 @@ def fit_break(
 ) -> Break:
     """The break of one family with its 95% profile interval (docs/methods.md#thresholds).
 
-    {τ : RSS(τ) − RSS_min ≤ 3.84} where the errors are known, else F(1, n − p) · RSS_min / (n − p) in place of 3.84.
-    ``width`` is the 10-90% width of a logistic, the ramp of a saturating curve, nan for a ReLU.
+    The interval is {τ : RSS(τ) − RSS_min ≤ 3.84} where the errors are known. Where they are not,
+    F(1, n − p) · RSS_min / (n − p) stands in place of 3.84. ``width`` is the 10-90% width of a logistic, the ramp of a
+    saturating curve, and nan for a ReLU.
     """
     if family not in BREAKS:
         raise ValueError(f"{family!r} has no break; one of {BREAKS}")
@@ -164,8 +165,8 @@ class BreakTest:
     Attributes:
         p: Share of draws from the best smooth curve in which a break helps at least as much as in the data.
         smooth: The smooth family with the smallest RSS. breaking: The breaking one.
-        gain: RSS(smooth) − RSS(break) with standard errors, ln of their ratio without.
-        n_draws: Draws.
+        gain: RSS(smooth) − RSS(break) where standard errors are known, else the logarithm of their ratio.
+        n_draws: Draws of the bootstrap.
         flags: ``few_x`` with fewer than six distinct x: p then is no evidence of a break.
     """
 
@@ -189,9 +190,10 @@ def break_test(
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> BreakTest:
-    """Does a break fit better than chance allows? Draws repeat the whole choice of curves.
+    """Does a break fit better than chance allows? Every draw repeats the whole choice of curves.
 
-    Noise is N(0, covariance), N(0, SE²), or, without either, of the smooth fit's residual variance.
+    The noise has the given covariance, or else the given standard errors. Without either it has the residual variance
+    of the smooth fit.
     """
     points = Points.of(x, y, se, sign, covariance)
     null = min((fit_curve(f, points, polish=False) for f in smooth), key=lambda fit: fit.rss)
@@ -222,9 +224,9 @@ class Crossing:
     """Where a monotone curve reaches a level, in units of x.
 
     Attributes:
-        x: By interpolation; nan where it is never reached.
+        x: The place, by interpolation; nan where the level is never reached.
         lo, hi: 95% bootstrap interval; an end is infinite where more than 2.5% of the draws never cross.
-        share_reached: Of the draws.
+        share_reached: Share of the draws that reach the level.
         flags: ``not_reached``, or ``reached_at_first`` where the first point is already there.
     """
 
@@ -236,7 +238,7 @@ class Crossing:
 
 
 def _crossing(points: Points, y: FloatArray, level: float) -> tuple[float, tuple[str, ...]]:
-    """Of scores y (K,) in the order of ``points``."""
+    """The place of scores y (K,) in the order of ``points``, and its flags."""
     z, sign = points.z, points.sign
     fitted = isotonic_regression(y, weights=1.0 / np.diag(points.covariance)).x
     above = np.flatnonzero(fitted >= level)

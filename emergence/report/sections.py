@@ -41,7 +41,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
     """The report on one folder.
 
     Args:
-        folder: From ``figure_runs.read_folder``. results: Its table. charts: Its figures.
+        folder: From :func:`emergence.findings.folder.read_folder`. results: Its table. charts: Its figures.
     """
     scored = list(folder.main)
     verdicts = [(scores, verdict_of(scores.comparable, scores)) for scores in scored]
