@@ -43,7 +43,7 @@ class Found:
         spec: None for the documented older format, which does not tell.
         scores: Per question, where a run directory holds them.
         remark: Why there are none although there should be (a damaged file); None when all is well.
-        trunk_seed: Of the pretraining, where the trunk is one of another seed than the run's own.
+        trunk_seed: Seed of the pretraining, where the trunk is one of another seed than the run's own.
     """
 
     name: str

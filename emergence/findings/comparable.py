@@ -310,7 +310,7 @@ def _training_settings(item: Found) -> dict[str, Any]:
 
 
 def _same_settings(items: list[Found]) -> tuple[list[Found], list[Skipped]]:
-    """Those trained the way most of them were."""
+    """The results that were trained the way most of them were, and the others with the reason."""
     if len(items) < 2:
         return items, []
     digests = [content_digest(_training_settings(item)) for item in items]

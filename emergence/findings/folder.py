@@ -27,7 +27,7 @@ class RunOnDisk:
     """A run directory under the folder, finished or not.
 
     Attributes:
-        name: As in the collection. label: Of its comparable set; size and pretraining where it is in none.
+        name: Its name in the collection. label: Its comparable set's; size and pretraining where it is in none.
         run: The directory. is_drawn: Whether its curves stand beside others': its result is in a comparable set,
             or it has none yet.
     """
@@ -64,7 +64,7 @@ class ResultsFolder:
 
     @property
     def main(self) -> tuple[SetScores, ...]:
-        """Of the sets that differ in the number of training questions alone, the one with the most: all, if any."""
+        """The sets with all training questions, or with the most that were tried where no run had all."""
         return tuple(s for s in self.scored if not any(_is_more(other, s) for other in self.scored))
 
     @property

@@ -115,7 +115,7 @@ def scale_curves(scored: Sequence[SetScores], *, n_draws: int = N_DRAWS, seed: i
 
     Args:
         scored: Sets with their scores (:attr:`emergence.findings.folder.ResultsFolder.scored`).
-        n_draws, seed: Of the tests and the crossing's interval.
+        n_draws, seed: Draws and seed of the tests and the crossing's interval.
     """
     series: dict[tuple[Any, ...], list[SetScores]] = {}
     for scores in scored:

@@ -75,7 +75,7 @@ class Threshold:
         axis: One of ``AXES``. score: One of ``CURVE_SCORES``; Brier scores turned, so that more is better.
         test: Parametric bootstrap of "no break".
         breaks: ``relu`` and ``narrow_logistic``: place with its 95% profile interval.
-        fits: Of the headline: every family's curve, lowest AICc first.
+        fits: Every family's curve of token F1, lowest AICc first; empty for other scores.
         largest: The largest break that the data do not exclude.
     """
 
@@ -126,7 +126,7 @@ class EmergenceCurve:
     """One probe family along the pretraining of one setting.
 
     Attributes:
-        label: Size and pretraining data. family: Of the probe. runs: Run ids, one a seed.
+        label: Size and pretraining data. family: The probe family. runs: Run ids, one a seed.
         points: By step. n_questions, n_sentences: Behind every score.
         floor: Score -> mean of the random trunks; empty without one. no_model: F1 of the best rule without a model.
         thresholds: Axis -> score -> threshold; empty with too few points.
@@ -226,7 +226,7 @@ def emergence_curves(
 
     Args:
         results: From :func:`read_result`.
-        n_boot: Resamples of sentences. n_draws: Of the break tests. seed: Of all of them.
+        n_boot: Resamples of sentences. n_draws: Draws of the break tests. seed: Where all of them begin.
     """
     groups: dict[str, list[SnapshotProbes]] = {}
     for result in results:

@@ -21,13 +21,7 @@ from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, EmergenceScore
 from emergence.measures.measured_coverage import units_of
-from emergence.measures.readings import (
-    SCORE_NAMES,
-    ScaleReading,
-    SizeScore,
-    describe_score,
-    read_sizes,
-)
+from emergence.measures.readings import SCORE_NAMES, ScaleReading, SizeScore, describe_score, read_sizes
 from emergence.plain import plain
 from emergence.wording import format_estimate, shown
 
@@ -40,10 +34,10 @@ class Row:
     """One line of the table.
 
     Attributes:
-        set_label: Of the comparable set: rows that share it may be compared.
+        set_label: The comparable set's label; rows that share it may be compared.
         model: Size, and what is not the default. config_name, layout, finetune_samples: The same, apart.
         pretrain: Pretraining data. mode: As in ``comparable.MODES``.
-        probe: Of a frozen mode, ``linear`` or another family.
+        probe: The family of a frozen mode's probe: ``linear`` or another one.
         was_run: Whether there is such a run; if not, all that follows is None.
         n_seeds: Training seeds averaged over; None where the file does not tell. runs: Names of the results.
         test_f1, test_em, validation_f1, validation_em: Means over questions and seeds, with intervals.

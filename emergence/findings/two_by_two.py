@@ -32,13 +32,7 @@ from emergence.measures.emergence_score import (
     cells_table,
 )
 from emergence.measures.measured_coverage import interval_notes, units_of
-from emergence.measures.readings import (
-    FLOORS,
-    SCORE_NAMES,
-    Reading,
-    describe_score,
-    read_score,
-)
+from emergence.measures.readings import FLOORS, SCORE_NAMES, Reading, describe_score, read_score
 from emergence.measures.resampling import ClusterTable
 from emergence.plain import plain
 from emergence.wording import shown
@@ -108,7 +102,7 @@ class RunScores:
 
     @property
     def seed_label(self) -> str:
-        """What makes two runs' training draws the same: the pretraining seed, or the random trunk's."""
+        """Two runs with equal labels had the same training draws: the label is the seed of the trunk."""
         return str(self.run.spec.seed if self.trunk_seed is None else self.trunk_seed)
 
 
@@ -171,7 +165,7 @@ def build_grid(
 
     Args:
         runs: Finished runs of one size, pretraining data, layout and number of training questions.
-        readout: Of the frozen cells; cells with all weights trained have the headline alone.
+        readout: The frozen cells' read-out; cells with all weights trained have the headline alone.
         score_name: ``f1_tokens``, ``em``, ``expected_f1`` or ``log_prob``.
         n_boot: Bootstrap resamples. level: Coverage.
         cluster: What is resampled; sentences where older files do not tell the document.

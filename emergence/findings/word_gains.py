@@ -27,7 +27,7 @@ def gains_of_runs(
     A family counts where all frozen runs of one trunk have it.
 
     Args:
-        runs: Of one comparable set; those with all weights trained are passed over.
+        runs: Runs of one comparable set; those with all weights trained are passed over.
         n_boot: Bootstrap resamples. level: Coverage.
         cluster: What is resampled; sentences where older files do not tell the document.
     """
@@ -46,7 +46,7 @@ def gains_of_runs(
 
 
 def _trunk_scores(members: Sequence[RunScores], first: RunScores, score: str) -> TrunkScores | None:
-    """Of one cell; None where a run lacks R_1."""
+    """The scores of one cell; None where a run lacks R_1."""
 
     def rows(readout: str) -> FloatArray | None:
         if not all(score in run.scores.get(readout, {}) for run in members):

@@ -50,7 +50,7 @@ def argument_choices(golds: GoldSpans, predicates: Sequence[Hashable | None]) ->
     out; the others are merged where they overlap, directly or through a third, into one cluster.
 
     Args:
-        golds: Of the N questions.
+        golds: Gold spans of the N questions.
         predicates: What each question asks about, equal for questions about one occurrence of a predicate in
             one sentence; None for a question without a predicate, which then has its own golds alone.
 
@@ -101,7 +101,7 @@ def select_arguments(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, choic
     Args:
         start, end: Logits (N, W), padded with anything.
         lengths: (N,) words of each sentence.
-        choices: Of the same N questions.
+        choices: The candidates of the same N questions.
 
     Raises:
         ValueError: Logits of another number of questions, or that are not finite.

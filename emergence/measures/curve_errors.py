@@ -33,7 +33,7 @@ class CurveErrors:
 
     @classmethod
     def of(cls, resamples: Resamples, columns: Sequence[str]) -> CurveErrors:
-        """Of the columns (one a snapshot, all with the same S seeds) of the resampled table.
+        """The errors of the columns (one a snapshot, all with the same S seeds) of the resampled table.
 
         Raises:
             ValueError: columns with different numbers of seeds.

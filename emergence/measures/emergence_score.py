@@ -84,7 +84,7 @@ class RatioMoments:
 
     @property
     def se(self) -> float:
-        """Of n/d, by the delta method."""
+        """Standard error of n/d, by the delta method."""
         return delta_se(self.n, self.d, self.v_nn, self.v_dd, self.v_nd)
 
     def quantile(self, level: float) -> float:
@@ -106,7 +106,7 @@ class EmergenceScore:
         fieller: Fieller's set, for comparison or, where the denominator is weak, as the headline.
         above_floor: F − R. headroom: U − R, the denominator.
         bad_denominators: Share of bootstrap draws with U − R ≤ 0; nan without a bootstrap.
-        flags: Of :func:`score_flags`, and those of ``score``.
+        flags: The flags of :func:`score_flags`, and those of ``score``.
     """
 
     floor: str

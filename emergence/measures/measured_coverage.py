@@ -36,9 +36,9 @@ DOCUMENTS_MATTER = 1.1
 
 
 def measured_coverage(n_seeds: int, n_clusters: int) -> float:
-    """Of the nearest regime that is no easier: no more seeds (from two on, and one apart) and no more clusters.
+    """The coverage of the nearest regime that is no easier: with no more clusters and no more seeds.
 
-    nan where there is none, for fewer clusters than were measured.
+    One seed is a regime of its own. The coverage is nan for fewer clusters than were measured.
     """
     seeds = max((s for s, _ in MEASURED if s <= n_seeds and (s > 1) == (n_seeds > 1)), default=1)
     clusters = max((c for s, c in MEASURED if s == seeds and c <= n_clusters), default=0)
@@ -63,8 +63,8 @@ def interval_notes(
     """What a reader of these intervals should know, a sentence each.
 
     Args:
-        n_seeds: Of every cell, by its name.
-        n_sentences, n_documents: Of the questions; documents None where unknown. cluster: Which of them was resampled.
+        n_seeds: Cell -> its number of seeds.
+        n_sentences, n_documents: Counts; documents None where unknown. cluster: Which of them was resampled.
         widening: Name of a number (``score``, ``F1``) to its standard error by documents over that by sentences.
         pooled: Cell to the degrees of freedom of its variance over seeds, where other sizes helped to tell it.
     """

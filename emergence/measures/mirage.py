@@ -119,7 +119,7 @@ def isotonic_link(
         discrete: Same shape, e.g. exact match.
         clusters: (N,) sentence of each question.
         sign: +1 where progress raises x, −1 where it lowers it.
-        n_boot, seed: Of the standard errors.
+        n_boot, seed: Resamples and seed of the standard errors.
     """
     partner, metric = (np.asarray(v, dtype=np.float64) for v in (continuous, discrete))
     if partner.shape != metric.shape or partner.ndim not in (2, 3) or len(partner) != np.size(x):

@@ -32,7 +32,7 @@ class SeedMixture:
 
 
 def seed_mixture(by_seed: ArrayLike) -> SeedMixture | None:
-    """Of scores (S, K) of S seeds at K scales; None below five seeds or where all seeds are alike.
+    """The test of scores (S, K) of S seeds at K scales; None below five seeds or where all seeds are alike.
 
     One scale is tested, that of the largest variance over seeds. For normal scores the variance says nothing about the
     shape the test looks at (Basu), so choosing by it costs no correction.
@@ -49,7 +49,7 @@ def seed_mixture(by_seed: ArrayLike) -> SeedMixture | None:
 
 @lru_cache(maxsize=32)
 def _null(n_seeds: int) -> FloatArray:
-    """Of one normal component; its mean and variance do not matter."""
+    """The statistic of one normal component, whose mean and variance do not matter."""
     return _likelihood_ratio(np.random.default_rng(n_seeds).standard_normal((N_NULL, n_seeds)))
 
 

@@ -139,7 +139,7 @@ class Report:
     """All of it.
 
     Attributes:
-        title: Of the document. short: Set label and verdict, the answer before everything else.
+        title: The document's title. short: Set label and verdict, the answer before everything else.
         sections: In order. glossary: Anchor in ``docs/methods.md`` to term and one line.
         program: Name and version of what wrote it.
     """

@@ -19,7 +19,7 @@ from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZE
 from emergence.report.blocks import Answer, Block, Example, Heading, Piece, Text
 from emergence.report.charts.rows import CELL_NAMES
 
-#: Of the draw.
+#: Seed of the draw.
 SEED = 0
 #: Roles shown, the most frequent first, and questions of each that were answered right and wrong.
 N_ROLES, N_EACH = 5, 2

@@ -24,7 +24,7 @@ from emergence.report.escaping import markdown_escape, visible
 from emergence.report.sections import report_of
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
-#: Of the report within the results folder.
+#: Where the report lies within the results folder.
 DEFAULT_FOLDER = "report"
 
 

@@ -39,7 +39,7 @@ class ChartKind:
     """All that the program knows of a kind of figure.
 
     Attributes:
-        name: Of its module. Names of its charts begin with it.
+        name: The name of its module, with which names of its charts begin.
         rank: Its place among the figures; the lowest comes first.
         place: The section of the report that shows it.
         collect: Adds the charts of a folder to those found, or the reason why there is none. The last argument is the
