@@ -30,7 +30,7 @@ from emergence.experiment.manifest import read_manifest
 from emergence.experiment.result import load_result
 from emergence.experiment.run_directory import RunDirectory
 from emergence.files import seal, sha256_file, write_json_atomic
-from emergence.studies.cka.result import ARRAYS_FILE, JSON_FILE, read_result
+from emergence.studies.cka.result import FILES, read_result
 from emergence.training.checkpoint import Checkpointer, load_weights
 from tests.small_runs import micro_run, micro_spec
 
@@ -46,7 +46,7 @@ def loader_of(path: Path) -> Callable[[], object]:
         return lambda: _tokenizer(path)
     if path.suffix == ".pth":
         return lambda: load_weights(path)
-    if path.name in (JSON_FILE, ARRAYS_FILE):
+    if path.name in (FILES.json_file, FILES.arrays_file):
         return lambda: read_result(folder)
     readers: dict[str, Callable[[], object]] = {
         "MANIFEST.json": lambda: read_manifest(folder),
@@ -125,10 +125,10 @@ def make_run(root: Path) -> list[Path]:
     Checkpointer(folder / "checkpoint").save("pretrain", 3, {"w": torch.ones(20), "step": 3})
     analysis = folder / "analysis" / "temporal_cka"
     analysis.mkdir(parents=True)
-    np.savez_compressed(analysis / ARRAYS_FILE, allow_pickle=False, **{"run/sentence/raw/drift": np.ones((3, 2))})
+    np.savez_compressed(analysis / FILES.arrays_file, allow_pickle=False, **{"run/sentence/raw/drift": np.ones((3, 2))})
     content: dict[str, Any] = {"schema_version": 1, "settings": {"level": 1e-05}, "runs": []}
-    digest = {"file": ARRAYS_FILE, "sha256": sha256_file(analysis / ARRAYS_FILE)}
-    write_json_atomic(analysis / JSON_FILE, seal({**content, "arrays": digest}))
+    digest = {"file": FILES.arrays_file, "sha256": sha256_file(analysis / FILES.arrays_file)}
+    write_json_atomic(analysis / FILES.json_file, seal({**content, "arrays": digest}))
     prepare_pretraining_data(micro_spec(), root / "cache")
     return [path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.endswith(".tmp")]
 

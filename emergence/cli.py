@@ -210,9 +210,9 @@ def probe_snapshots_command(
 ) -> None:
     """The frozen probe of every pretraining snapshot: F1 and continuous scores against loss, tokens and steps."""
     from emergence.experiment.stop_switch import StopSwitch
-    from emergence.experiment.store import CACHE_FOLDER
+    from emergence.experiment.store import CACHE_FOLDER, find_run
     from emergence.files import to_json
-    from emergence.studies.snapshots.inputs import SnapshotOptions, find_run, parse_layers, parse_list
+    from emergence.studies.snapshots.inputs import SnapshotOptions, parse_layers, parse_list
     from emergence.studies.snapshots.probes import probe_snapshots
     from emergence.training.recording import TerminalProgress, plain_messages
 

@@ -20,11 +20,10 @@ from emergence.files import content_digest, to_json
 from emergence.measures.bootstrap import bootstrap_means
 from emergence.measures.resampling import ClusterTable
 from emergence.plain import plain
-from emergence.report.charts.cka import RESULT_FOLDER
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.model_size import count_parameters
 from emergence.studies.activations import TrunkSource
-from emergence.studies.cka.result import TemporalCKA, save_result
+from emergence.studies.cka.result import FILES, TemporalCKA
 from emergence.studies.cka.views import View
 from emergence.studies.snapshots.result import (
     INITIAL,
@@ -330,9 +329,9 @@ def fake_cka(run: RunDirectory, *, against: RunDirectory | None = None) -> Tempo
         notes=(),
         settings=settings,
     )
-    folder = run.path / RESULT_FOLDER
+    folder = run.path / FILES.folder
     folder.mkdir(parents=True)
-    save_result(result, folder)
+    FILES.save(result, folder)
     return result
 
 

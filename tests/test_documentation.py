@@ -180,14 +180,13 @@ def flags_of_scores() -> set[str]:
 def test_every_key_of_a_temporal_cka_is_explained(tmp_path: Path) -> None:
     from emergence.measures.cka import CKAMethod
     from emergence.measures.cka_resampling import PermutationTest
-    from emergence.report.charts.cka import RESULT_FOLDER
-    from emergence.studies.cka.result import JSON_FILE
+    from emergence.studies.cka.result import FILES
     from emergence.studies.cka.views import Effort, View
     from tests.planted_runs import fake_cka, fake_run
 
     run = fake_run(tmp_path, "debug")
     fake_cka(run)
-    content = json.loads((run.path / RESULT_FOLDER / JSON_FILE).read_text())
+    content = json.loads((run.path / FILES.folder / FILES.json_file).read_text())
     keys = {f.name for kind in (View, Effort, CKAMethod, PermutationTest) for f in dataclasses.fields(kind)}
     keys |= set(content) | set(content["probe"]) | set(content["runs"][0]) | set(content["runs"][0]["views"])
     keys |= {key for point in content["runs"][0]["checkpoints"] for key in point} | set(content["arrays"])

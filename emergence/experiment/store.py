@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from emergence.errors import RunDirectoryError
+from emergence.errors import RunDirectoryError, UsageError
 from emergence.experiment.run_directory import SPEC_FILE, RunDirectory
 from emergence.experiment.weights_path import resolve_weights
 from emergence.files import TEMPORARY_SUFFIX, read_sealed, seal, write_error, write_json_atomic
@@ -39,6 +39,24 @@ def numbered(name: str) -> Iterator[str]:
     """``name``, ``name-2``, ``name-3``...: what a run may be called, the first that is free."""
     yield name
     yield from (f"{name}-{number}" for number in itertools.count(2))
+
+
+def find_run(name: str, runs_dir: Path = Path("runs")) -> Path:
+    """A run directory on this machine: a path, or a name in ``runs_dir``.
+
+    Raises:
+        UsageError: Neither.
+    """
+    reason = f"no such folder here or in {runs_dir}"
+    try:
+        for path in (Path(name), runs_dir / name):
+            if name and path.is_dir():
+                return path
+    except OSError as error:  # a name too long, no permission
+        reason = error.strerror or str(error)
+    raise UsageError(
+        f"{name[:200]}: {reason}: emergence list shows the runs there are, emergence pull RUN fetches one from Modal"
+    )
 
 
 class RunStore:

@@ -37,9 +37,8 @@ from emergence.measures.thresholds import (
 from emergence.plain import plain
 from emergence.studies.snapshots.result import (
     CURVE_SCORES,
+    FILES,
     GAIN,
-    JSON_FILE,
-    RESULT_FOLDER,
     FloatArray,
     SnapshotProbes,
     read_result,
@@ -211,9 +210,9 @@ def read_snapshot_probes(run_dirs: Sequence[Path]) -> tuple[list[SnapshotProbes]
     """Results of all runs that have them; name and reason of those that cannot be read."""
     results, problems = [], []
     for path in run_dirs:
-        if (path / RESULT_FOLDER / JSON_FILE).is_file():
+        if (path / FILES.folder / FILES.json_file).is_file():
             try:
-                results.append(read_result(path / RESULT_FOLDER))
+                results.append(read_result(path / FILES.folder))
             except RunDirectoryError as error:
                 problems.append((path.name, str(error)))
     return results, problems

@@ -24,7 +24,7 @@ _FACTS = ("step", "tokens_seen", "epoch", "train_loss", "validation_loss", "vali
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TimelinePoint:
     """One point in the life of a trunk.
 
     Attributes:
@@ -44,7 +44,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Checkpoints of one run in order.
+    """The points of one run in order.
 
     Attributes:
         run: The run.
@@ -54,7 +54,7 @@ class Timeline:
     """
 
     run: RunDirectory
-    checkpoints: tuple[Checkpoint, ...]
+    checkpoints: tuple[TimelinePoint, ...]
     model: ModelConfig
     vocab_rows: int
     tokenizer: TextTokenizer
@@ -64,15 +64,15 @@ class Timeline:
         return next(i for i, point in enumerate(self.checkpoints) if point.phase == "start")
 
     @property
-    def start(self) -> Checkpoint:
+    def start(self) -> TimelinePoint:
         return self.checkpoints[self.start_index]
 
     @property
-    def last(self) -> Checkpoint:
+    def last(self) -> TimelinePoint:
         return self.checkpoints[-1]
 
     @property
-    def finetuned(self) -> tuple[Checkpoint, ...]:
+    def finetuned(self) -> tuple[TimelinePoint, ...]:
         return self.checkpoints[self.start_index + 1 :]
 
     @property
@@ -97,7 +97,7 @@ def read_timeline(run: RunDirectory) -> Timeline:
         )
     weights = load_weights(run.trunk_path)
     start = _checkpoint("pretrained", "start", run.trunk_path, weights)
-    points: dict[str, list[Checkpoint]] = {"pretrain": [], "finetune": []}
+    points: dict[str, list[TimelinePoint]] = {"pretrain": [], "finetune": []}
     for snapshot in run.snapshots():
         phase: Phase = "pretrain" if snapshot.phase == "pretrain" else "finetune"
         points[phase].append(_checkpoint(snapshot.path.stem, phase, snapshot.path))
@@ -114,6 +114,15 @@ def read_timeline(run: RunDirectory) -> Timeline:
     )
 
 
+def has_other_questions(run: RunDirectory, fingerprint: str) -> bool:
+    """Whether ``run`` tells what questions it read, and they are not those with ``fingerprint``."""
+    try:
+        known = run.read_data()["fingerprints"].get("questions")
+    except (RunDirectoryError, KeyError):
+        return False
+    return known not in (None, fingerprint)
+
+
 def trunk_of(model: ModelConfig, vocab_rows: int, state: Mapping[str, Tensor], origin: str | Path) -> Trunk:
     """A trunk with the given weights, heads left out.
 
@@ -125,7 +134,7 @@ def trunk_of(model: ModelConfig, vocab_rows: int, state: Mapping[str, Tensor], o
     return trunk
 
 
-def _checkpoint(name: str, phase: Phase, path: Path, weights: WeightsFile | None = None) -> Checkpoint:
+def _checkpoint(name: str, phase: Phase, path: Path, weights: WeightsFile | None = None) -> TimelinePoint:
     """Read ``path`` for what identifies it; its weights are not kept, but read again when they are wanted."""
     weights = weights or load_weights(path)
 
@@ -135,10 +144,10 @@ def _checkpoint(name: str, phase: Phase, path: Path, weights: WeightsFile | None
 
     source = TrunkSource(weights_key(weights.state_dict), weights.model.n_layers + 1, weights.model.hidden_size, build)
     facts = {key: weights.metadata[key] for key in _FACTS if weights.metadata.get(key) is not None}
-    return Checkpoint(name, phase, path, source, facts)
+    return TimelinePoint(name, phase, path, source, facts)
 
 
-def _in_order(points: list[Checkpoint], known: set[str]) -> list[Checkpoint]:
+def _in_order(points: list[TimelinePoint], known: set[str]) -> list[TimelinePoint]:
     """Pretraining snapshots by step (epoch ends and log-spaced steps are one series), each set of weights once."""
     ordered, seen = [], set(known)
     for point in sorted(points, key=lambda p: (p.facts.get("step", 0), p.name)):

@@ -30,7 +30,7 @@ from emergence.report.blocks import Table
 from emergence.report.charts import emergence_curve
 from emergence.report.charts.chart import Charts, all_charts
 from emergence.report.charts.drawing import render
-from emergence.studies.snapshots.result import JSON_FILE, RESULT_FOLDER, read_result, save_result
+from emergence.studies.snapshots.result import FILES, read_result
 from tests.planted_runs import (
     LOSSES,
     N_SNAPSHOT_QUESTIONS,
@@ -115,9 +115,9 @@ def test_settings_stay_apart_and_seeds_keep_their_common_steps() -> None:
 
 def test_results_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     result = planted_snapshots(gradual, losses=LOSSES[:3])
-    folder = tmp_path / "run" / RESULT_FOLDER
+    folder = tmp_path / "run" / FILES.folder
     folder.mkdir(parents=True)
-    save_result(result, folder)
+    FILES.save(result, folder)
     again = read_result(folder)
     assert to_json(again.to_dict()) == to_json(result.to_dict())
     assert again.ids == result.ids
@@ -126,7 +126,7 @@ def test_results_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     assert result.estimates["pretrain_step_2"]["linear"]["f1_tokens"].point == pytest.approx(0.36, abs=0.01)
     gain = result.differences["initial"]["pretrain_step_2"]["linear"]["f1_tokens"]
     assert gain["difference"]["point"] == pytest.approx(0.16, abs=0.01) and gain["p_sign_flip"] < 0.05
-    path = folder / JSON_FILE
+    path = folder / FILES.json_file
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(RunDirectoryError, match="sha256"):
         read_result(folder)
@@ -162,7 +162,7 @@ def roles_of_planted(n: int = N_SNAPSHOT_QUESTIONS) -> list[str]:
 
 def test_roles_have_curves_of_their_own(tmp_path: Path) -> None:
     result = planted_snapshots(late_patients_f1, roles=roles_of_planted())
-    save_result(result, tmp_path)
+    FILES.save(result, tmp_path)
     assert read_result(tmp_path).roles == result.roles
     curve = emergence_curves([result], **DRAWS)[0]
     assert list(curve.by_role) == ["patient", "agent"]  # 29 questions about places are too few
@@ -175,7 +175,7 @@ def test_roles_have_curves_of_their_own(tmp_path: Path) -> None:
 
 
 def test_results_without_roles_have_no_curves_by_role(tmp_path: Path) -> None:
-    save_result(planted_snapshots(gradual), tmp_path)
+    FILES.save(planted_snapshots(gradual), tmp_path)
     old = read_result(tmp_path)
     curve = emergence_curves([old], **DRAWS)[0]
     assert old.roles == () and curve.by_role == {} and "agent:" not in curve.text()

@@ -17,9 +17,9 @@ from emergence.findings.table import build_table
 from emergence.findings.two_by_two import RunScores, build_grid
 from emergence.measures.emergence_score import CELLS
 from emergence.report.charts.chart import Charts, all_charts
-from emergence.report.charts.cka import RESULT_FOLDER
 from emergence.report.charts.drawing import FORMATS, save
 from emergence.report.figures import make_figures
+from emergence.studies.cka.result import FILES
 from tests.command_lines import typed
 from tests.planted_runs import F1, fake_cka, fake_run, fake_spec
 
@@ -249,5 +249,5 @@ def test_figures_keep_apart_what_the_table_keeps_apart(tmp_path: Path) -> None:
 def test_damaged_cka(tmp_path: Path) -> None:
     run = fake_run(tmp_path, "debug", "full")
     fake_cka(run)
-    (run.path / RESULT_FOLDER / "temporal_cka.npz").write_bytes(b"")
+    (run.path / FILES.folder / "temporal_cka.npz").write_bytes(b"")
     assert "run the analysis again" in reasons(prepared(tmp_path))

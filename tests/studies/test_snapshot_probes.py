@@ -16,28 +16,24 @@ from emergence.cli import app
 from emergence.data.roles import ROLES
 from emergence.errors import UsageError
 from emergence.experiment.result import load_result
-from emergence.experiment.store import RunDirectory
+from emergence.experiment.store import RunDirectory, find_run
 from emergence.files import to_json
 from emergence.findings.snapshot_curve import emergence_curves
 from emergence.studies.snapshots import probes as snapshot_probes
 from emergence.studies.snapshots.inputs import (
     SnapshotOptions,
     _probed_as_today,
-    find_run,
     parse_layers,
     prepare,
-    tasks_of,
     timeline_of,
+    trunks_to_probe,
 )
-from emergence.studies.snapshots.probes import CELLS_FOLDER, probe_snapshots
+from emergence.studies.snapshots.probes import probe_snapshots
 from emergence.studies.snapshots.result import (
-    ARRAYS_FILE,
-    JSON_FILE,
-    RESULT_FOLDER,
+    FILES,
     SCORES,
     ProbedSnapshot,
     read_result,
-    save_result,
     summarise,
 )
 from emergence.training.recording import StopRequested
@@ -60,7 +56,7 @@ def options(cache: Path, **more: object) -> SnapshotOptions:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in (JSON_FILE, ARRAYS_FILE)}
+    return {name: (folder / name).read_bytes() for name in (FILES.json_file, FILES.arrays_file)}
 
 
 def test_every_snapshot_is_probed_on_the_same_questions_and_text(
@@ -107,7 +103,7 @@ def test_every_snapshot_is_probed_on_the_same_questions_and_text(
 def test_random_trunks_do_not_start_as_the_identity(world: tuple[RunDirectory, Path]) -> None:
     run, cache = world
     work = prepare(timeline_of(run), options(cache, random_trunks=2))
-    drawn = [task.build().state_dict() for task in tasks_of(work) if task.kind == "random"]
+    drawn = [task.build().state_dict() for task in trunks_to_probe(work) if task.kind == "random"]
     outputs = [[weight for name, weight in trunk.items() if name.endswith("output.weight")] for trunk in drawn]
     assert len(outputs) == 2 and all(bool(weight.abs().sum() > 0) for trunk in outputs for weight in trunk)
     assert not any(bool((a == b).all()) for a, b in zip(*outputs, strict=True)), "different draws"
@@ -122,8 +118,8 @@ def test_an_interrupted_call_goes_on_and_ends_with_the_same_bits(
     asked = iter([False, False, True])
     with pytest.raises(StopRequested, match="same command goes on"):
         probe_snapshots(run.path, few, out_dir=tmp_path / "cut", should_stop=lambda: next(asked))
-    cells = sorted((tmp_path / "cut" / CELLS_FOLDER).iterdir())
-    assert len(cells) == 1 and not (tmp_path / "cut" / JSON_FILE).exists()
+    cells = sorted((tmp_path / "cut" / "cells").iterdir())
+    assert len(cells) == 1 and not (tmp_path / "cut" / FILES.json_file).exists()
     damaged = shutil.copy(cells[0], tmp_path / "damaged.json")
     probed = counted(monkeypatch)
     probe_snapshots(run.path, few, out_dir=tmp_path / "cut")
@@ -141,9 +137,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     probed: list[str] = []
     before: Callable[..., object] = snapshot_probes._probe
 
-    def probe(work: object, task: snapshot_probes.Task, *rest: object) -> object:
-        probed.append(task.name)
-        return before(work, task, *rest)
+    def probe(work: object, asked: snapshot_probes.TrunkToProbe, *rest: object) -> object:
+        probed.append(asked.name)
+        return before(work, asked, *rest)
 
     monkeypatch.setattr(snapshot_probes, "_probe", probe)
     return probed
@@ -188,7 +184,7 @@ def test_a_missing_start_is_drawn_again_and_every_second_keeps_the_ends(
     again = probe_snapshots(run.path, options(cache, **few), out_dir=tmp_path / "out")
     assert again.snapshots[0].name == "pretrain_step_0"
     assert np.array_equal(again.snapshots[0].scores["linear"]["em"], result.snapshots[0].scores["linear"]["em"])
-    assert (copy / RESULT_FOLDER / JSON_FILE).is_file()
+    assert (copy / FILES.folder / FILES.json_file).is_file()
 
 
 def test_what_cannot_be_probed_is_refused_in_one_line(world: tuple[RunDirectory, Path], tmp_path: Path) -> None:
@@ -230,7 +226,7 @@ def test_a_score_that_some_questions_lack_counts_the_others_and_old_results_stay
     for folder in ("old", "new"):
         (tmp_path / folder).mkdir()
     old = planted_snapshots(gradual)
-    save_result(old, tmp_path / "old")
+    FILES.save(old, tmp_path / "old")
     before = read_result(tmp_path / "old")
     assert "argument_selection" not in before.snapshots[0].scores["linear"]
     rng = np.random.default_rng(0)
@@ -243,7 +239,7 @@ def test_a_score_that_some_questions_lack_counts_the_others_and_old_results_stay
         snapshots.append(ProbedSnapshot.from_dict(json.loads(to_json(kept))))
     found = summarise(snapshots, old.clusters, n_boot=100, level=0.95)
     new = dataclasses.replace(old, snapshots=tuple(snapshots), **found)
-    save_result(new, tmp_path / "new")
+    FILES.save(new, tmp_path / "new")
     again = read_result(tmp_path / "new")
     for result in (new, again):
         name, values = result.snapshots[1].name, result.snapshots[1].scores["linear"]["argument_selection"]

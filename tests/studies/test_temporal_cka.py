@@ -17,6 +17,7 @@ from torch import Tensor
 from emergence.data.sources import load_qa
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError, RunDirectoryError, UsageError
+from emergence.experiment.locks import RunLock
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.measures.cka import CKAMethod, cka
 from emergence.model import Trunk, build_trunk
@@ -282,6 +283,29 @@ def test_questions_that_changed_are_noted(tmp_path: Path, tokenizer: TextTokeniz
     run.record_data({"questions": "0123"})
     result = analyse_run(run.path, options=CURVES)
     assert "was trained on other questions" in result.notes[0] and "one checkpoint only" in result.summary()
+
+
+def test_an_interrupted_analysis_goes_on_and_two_at_once_are_refused(
+    full: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract, extracted = temporal_cka.extract_states, list[TrunkSource]()
+
+    def interrupted(source: TrunkSource, *rest: object, **more: object) -> object:
+        if len(extracted) == 2:
+            raise KeyboardInterrupt
+        extracted.append(source)
+        return extract(source, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(temporal_cka, "extract_states", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        analyse_run(full.path, out_dir=tmp_path, options=CURVES)
+    monkeypatch.undo()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "states").glob("*.npy")}
+    assert len(kept) == 2
+    with RunLock(tmp_path), pytest.raises(RunDirectoryError, match="is being written by process"):
+        analyse_run(full.path, out_dir=tmp_path, options=CURVES)
+    analyse_run(full.path, out_dir=tmp_path, options=dataclasses.replace(CURVES, keep_states=True))
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in (tmp_path / "states").glob("*.npy")}.items()
 
 
 # Extraction -------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,8 @@ from emergence.findings.folder import ResultsFolder
 from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, Axes, error_bars, shared_legend
 from emergence.report.charts.rows import distinct, never, numbers, rows_where
+from emergence.studies.cka.result import FILES, read_result
 
-#: As ``emergence.studies.cka.temporal.RESULT_FOLDER``, which cannot be imported without torch.
-RESULT_FOLDER = Path("analysis") / "temporal_cka"
 ROWS_IN_WORDS = {"sentence/raw": "sentences (mean over tokens)", "predicate/raw": "predicate tokens"}
 
 Arrays = Mapping[str, npt.NDArray[np.float64]]
@@ -26,12 +24,10 @@ Arrays = Mapping[str, npt.NDArray[np.float64]]
 
 def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
     """Heatmaps and drift curves of every run that was analysed."""
-    from emergence.studies.cka.result import JSON_FILE, read_result
-
     found_any = False
     for on_disk in folder.runs:
-        where = on_disk.run.path / RESULT_FOLDER
-        if not (where / JSON_FILE).is_file():
+        where = on_disk.run.path / FILES.folder
+        if not (where / FILES.json_file).is_file():
             continue
         found_any = True
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from emergence.errors import RunDirectoryError, UsageError
+from emergence.errors import UsageError
 from emergence.spec.flags import REQUIRED, flag
 
 if TYPE_CHECKING:
@@ -90,25 +90,9 @@ def analyse(flags: AnalysisFlags, find: Callable[[str], Path], cache_dir: Path) 
     return analyse_run(run_dir, against=against, options=options, progress=TerminalProgress())
 
 
-def local_run(name: str) -> Path:
-    """A run directory on this machine: a path, or a name in ``runs``.
-
-    Raises:
-        RunDirectoryError: Neither.
-    """
-    reason = "no such folder here or in runs"
-    try:
-        for path in (Path(name), Path("runs") / name):
-            if path.is_dir():
-                return path
-    except OSError as error:  # a name too long, no permission
-        reason = error.strerror or str(error)
-    raise RunDirectoryError(f"--model-dir {name[:200]}: {reason}: fetch it with emergence pull RUN")
-
-
 def analyse_locally(flags: AnalysisFlags) -> str:
     """The analysis of runs on this machine; returns its summary."""
-    from emergence.experiment.store import CACHE_FOLDER
+    from emergence.experiment.store import CACHE_FOLDER, find_run
 
-    run_dir = local_run(flags.model_dir)
-    return analyse(flags, local_run, run_dir.parent / CACHE_FOLDER).summary()
+    cache = find_run(flags.model_dir).parent / CACHE_FOLDER
+    return analyse(flags, find_run, cache).summary()

@@ -10,7 +10,7 @@ from torch import Tensor
 from emergence.model import Trunk, build_trunk
 from emergence.spec.config import ModelConfig
 from emergence.studies.activations import TrunkSource, trunk_weights
-from emergence.studies.trunks import Checkpoint, Timeline, trunk_of
+from emergence.studies.trunks import Timeline, TimelinePoint, trunk_of
 from emergence.training.checkpoint import load_weights
 
 #: First seed of the random networks, far from the seeds that runs use.
@@ -25,7 +25,7 @@ def random_trunks(timeline: Timeline, count: int) -> list[TrunkSource]:
     return [_random_trunk(timeline.model, timeline.vocab_rows, FIRST_RANDOM_SEED + i) for i in range(count)]
 
 
-def matched_noise(timeline: Timeline, target: Checkpoint, seed: int) -> TrunkSource:
+def matched_noise(timeline: Timeline, target: TimelinePoint, seed: int) -> TrunkSource:
     """The start moved as far as ``target`` is from it, tensor by tensor, in a random direction."""
 
     def build() -> Trunk:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from emergence.errors import RunDirectoryError
-from emergence.files import read_sealed, seal, sha256_file, write_atomic, write_json_atomic
+from emergence.studies.study import StudyFiles
 from emergence.wording import aligned, format_interval
 
 if TYPE_CHECKING:  # reading a result needs no torch
     from emergence.studies.cka.views import View
     from emergence.studies.trunks import Timeline
 
-SCHEMA_VERSION = 1
-JSON_FILE, ARRAYS_FILE = "temporal_cka.json", "temporal_cka.npz"
+FILES = StudyFiles(name="temporal_cka", version=1, what="a temporal CKA", again="run the analysis again")
 #: How the two runs are called in the keys of the arrays.
 RUN_NAMES = ("run", "against")
 #: Curves small enough to stand in the JSON too; the heatmaps are in the npz alone.
@@ -70,8 +66,8 @@ class TemporalCKA:
         """All arrays: ``run/sentence/raw/drift``, ``against/...``, ``cross/sentence/raw/last``."""
         out: dict[str, npt.NDArray[np.float64]] = {}
         for name, views in zip(RUN_NAMES, self.views, strict=False):
-            for rows, found in views.items():
-                out |= {f"{name}/{rows}/{key}": array for key, array in found.arrays().items()}
+            for rows, view in views.items():
+                out |= {f"{name}/{rows}/{key}": array for key, array in view.arrays().items()}
         for rows, blocks in self.cross.items():
             out |= {f"cross/{rows}/{key}": array for key, array in blocks.items()}
         return out
@@ -79,7 +75,7 @@ class TemporalCKA:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; undefined values become null."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            **FILES.header,
             "settings": self.settings,
             "probe": {
                 "sentences": self.n_sentences,
@@ -107,32 +103,9 @@ class TemporalCKA:
         return "\n".join([*lines, "", *_LEGEND])
 
 
-def save_result(result: TemporalCKA, folder: Path) -> None:
-    """Write ``temporal_cka.npz``, then ``temporal_cka.json`` with its sha256."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **result.arrays())
-    write_atomic(folder / ARRAYS_FILE, buffer.getvalue())
-    content = {**result.to_dict(), "arrays": {"file": ARRAYS_FILE, "sha256": sha256_file(folder / ARRAYS_FILE)}}
-    write_json_atomic(folder / JSON_FILE, seal(content))
-
-
 def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]:
-    """What :func:`save_result` wrote: the JSON's content and the arrays by key.
-
-    Raises:
-        RunDirectoryError: Missing, damaged, of another version, or arrays and JSON do not belong together.
-    """
-    content = read_sealed(folder / JSON_FILE)
-    arrays = folder / ARRAYS_FILE
-    if content.get("schema_version") != SCHEMA_VERSION:
-        raise RunDirectoryError(f"{folder / JSON_FILE}: not a temporal CKA of this version: run the analysis again")
-    try:
-        if not arrays.is_file() or sha256_file(arrays) != content["arrays"]["sha256"]:
-            raise RunDirectoryError(f"{arrays}: missing or damaged: run the analysis again")
-        with np.load(arrays, allow_pickle=False) as stored:
-            return content, {key: stored[key] for key in stored.files}
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as reason:
-        raise RunDirectoryError(f"{arrays}: not in this program's format ({reason}): run the analysis again") from None
+    """The JSON's content and the arrays by key of the temporal CKA in ``folder``; errors: :meth:`StudyFiles.read`."""
+    return FILES.read(folder, lambda content, arrays: (content, arrays))
 
 
 def _run_dict(timeline: Timeline, views: Mapping[str, View], missing: Mapping[str, str]) -> dict[str, Any]:
@@ -149,15 +122,15 @@ def _run_dict(timeline: Timeline, views: Mapping[str, View], missing: Mapping[st
             {"name": p.name, "phase": p.phase, "weights": p.source.key, **p.facts} for p in timeline.checkpoints
         ],
         "missing": dict(missing),
-        "views": {rows: _view_dict(found) for rows, found in views.items()},
+        "views": {rows: _view_dict(view) for rows, view in views.items()},
     }
 
 
-def _view_dict(found: View) -> dict[str, Any]:
-    curves = {key: array.tolist() for key, array in found.arrays().items() if key not in _HEATMAPS}
-    permutation = [asdict(test) if test else None for test in found.permutation]
-    flags = [list(level) for level in found.flags]
-    return {**curves, "neighbours_chance": found.neighbours_chance, "permutation": permutation, "flags": flags}
+def _view_dict(view: View) -> dict[str, Any]:
+    curves = {key: array.tolist() for key, array in view.arrays().items() if key not in _HEATMAPS}
+    permutation = [asdict(test) if test else None for test in view.permutation]
+    flags = [list(level) for level in view.flags]
+    return {**curves, "neighbours_chance": view.neighbours_chance, "permutation": permutation, "flags": flags}
 
 
 # Tables -----------------------------------------------------------------------------------------
@@ -169,7 +142,7 @@ def _run_lines(
     before, after = timeline.start_index, len(timeline.finetuned)
     lines = [f"{timeline.run.run_id}: {before} pretraining checkpoints, the start, {after} of finetuning"]
     if timeline.trunk_never_moved:
-        furthest = max(float(np.nanmax(np.abs(1.0 - found.drift[before:]))) for found in views.values())
+        furthest = max(float(np.nanmax(np.abs(1.0 - view.drift[before:]))) for view in views.values())
         lines.append(
             "  Its finetuning checkpoints hold the start's trunk weight for weight, so their CKA with it is 1 by "
             f"construction: a check of this program, not a finding (largest |1 - CKA|: {furthest:.1e})."
@@ -179,13 +152,13 @@ def _run_lines(
     if point == "pretrained":
         return [*lines, "  There is one checkpoint only: nothing to compare over time."]
     if timeline.trunk_never_moved:
-        for rows, found in views.items():
-            lines += ["", f"  {_WHAT[rows]}: its trunk against untrained ones", *_untrained(found, row)]
+        for rows, view in views.items():
+            lines += ["", f"  {_WHAT[rows]}: its trunk against untrained ones", *_untrained(view, row)]
         return lines
-    for rows, found in views.items():
-        lines += ["", f"  {_WHAT[rows]}: {point} against the start", *_table(found, row, settings["level"])]
-    rows, found = next(iter(views.items()))
-    return [*lines, "", f"  {_WHAT[rows]}: every checkpoint against the start", *_over_time(timeline, found)]
+    for rows, view in views.items():
+        lines += ["", f"  {_WHAT[rows]}: {point} against the start", *_table(view, row, settings["level"])]
+    rows, view = next(iter(views.items()))
+    return [*lines, "", f"  {_WHAT[rows]}: every checkpoint against the start", *_over_time(timeline, view)]
 
 
 def _told(timeline: Timeline) -> tuple[str, int]:
@@ -194,40 +167,40 @@ def _told(timeline: Timeline) -> tuple[str, int]:
     return timeline.checkpoints[index].name, index
 
 
-def _table(found: View, row: int, level: float) -> list[str]:
+def _table(view: View, row: int, level: float) -> list[str]:
     """One line a level, with the columns that have something to say."""
-    ends = zip(found.drift[row], found.drift_lo[row], found.drift_hi[row], strict=True)
+    ends = zip(view.drift[row], view.drift_lo[row], view.drift_hi[row], strict=True)
     drift = [format_interval(*at, 3) if math.isfinite(at[0]) else "undefined" for at in ends]
-    random = found.random[:, row]
+    random = view.random[:, row]
     columns: dict[str, Sequence[str]] = {
-        "level": _level_names(found),
+        "level": _level_names(view),
         f"CKA [{level:.0%}]": drift,
         "untrained": _numbers(random.mean(axis=0)) if len(random) else [],
-        "excess": _numbers(found.excess[row]) if len(random) else [],
-        "noise": _numbers(found.noise[row]),
-        "twin": _numbers(found.twin),
-        "control": _numbers(found.control[-1]) if len(found.control) else [],
-        "p": [f"{test.p_value:.3f}" if test else "" for test in found.permutation],
-        "angle": _numbers(np.degrees(found.procrustes[row]), 1),
-        "neighbours": _numbers(found.neighbours[row]),
+        "excess": _numbers(view.excess[row]) if len(random) else [],
+        "noise": _numbers(view.noise[row]),
+        "twin": _numbers(view.twin),
+        "control": _numbers(view.control[-1]) if len(view.control) else [],
+        "p": [f"{test.p_value:.3f}" if test else "" for test in view.permutation],
+        "angle": _numbers(np.degrees(view.procrustes[row]), 1),
+        "neighbours": _numbers(view.neighbours[row]),
     }
     return _columns({name: cells for name, cells in columns.items() if any(cells)})
 
 
-def _untrained(found: View, row: int) -> list[str]:
+def _untrained(view: View, row: int) -> list[str]:
     """CKA with untrained trunks, their mean and range."""
-    random = found.random[:, row]
+    random = view.random[:, row]
     if not len(random):
         return []
     parts = {"mean": random.mean(axis=0), "least": random.min(axis=0), "most": random.max(axis=0)}
-    return _columns({"level": _level_names(found), **{name: _numbers(values) for name, values in parts.items()}})
+    return _columns({"level": _level_names(view), **{name: _numbers(values) for name, values in parts.items()}})
 
 
-def _over_time(timeline: Timeline, found: View) -> list[str]:
+def _over_time(timeline: Timeline, view: View) -> list[str]:
     """Similarity to the start, one line a checkpoint."""
     columns: dict[str, Sequence[str]] = {"checkpoint": [point.name for point in timeline.checkpoints]}
-    for level, name in enumerate(_level_names(found)):
-        columns[name] = _numbers(found.drift[:, level])
+    for level, name in enumerate(_level_names(view)):
+        columns[name] = _numbers(view.drift[:, level])
     return _columns(columns)
 
 
@@ -235,8 +208,8 @@ def _columns(columns: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"    {line}" for line in aligned([tuple(columns), *zip(*columns.values(), strict=True)])]
 
 
-def _level_names(found: View) -> list[str]:
-    return ["embeddings", *map(str, range(1, found.drift.shape[1]))]
+def _level_names(view: View) -> list[str]:
+    return ["embeddings", *map(str, range(1, view.drift.shape[1]))]
 
 
 def _numbers(values: npt.NDArray[np.float64], digits: int = 3) -> list[str]:

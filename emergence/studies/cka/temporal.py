@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,12 @@ import numpy as np
 import torch
 
 from emergence.data.sources import load_qa
-from emergence.errors import RunDirectoryError, UsageError
+from emergence.errors import UsageError
 from emergence.experiment.store import RunDirectory
-from emergence.files import make_folder
 from emergence.measures.cka import CKAMethod
 from emergence.studies.activations import PASSES, ROWS, States, TrunkSource, extract_states
 from emergence.studies.cka.nulls import matched_noise, random_trunks
-from emergence.studies.cka.result import TemporalCKA, save_result
+from emergence.studies.cka.result import FILES, TemporalCKA
 from emergence.studies.cka.views import Atlas, Cast, Effort, View, view
 from emergence.studies.probe_sentences import (
     LEAST_SENTENCES,
@@ -36,15 +35,12 @@ from emergence.studies.probe_sentences import (
     encode_sentences,
     fitting,
 )
-from emergence.studies.trunks import Timeline, read_timeline
+from emergence.studies.study import Cell, Study
+from emergence.studies.trunks import Timeline, has_other_questions, read_timeline
 from emergence.training.precision import select_device
 from emergence.training.recording import NoProgress, Progress
 
 logger = logging.getLogger(__name__)
-
-#: Where results go within a run directory, and where the states lie until they are written.
-RESULT_FOLDER = Path("analysis") / "temporal_cka"
-STATES_FOLDER = "states"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +99,7 @@ def analyse_run(
     against: Path | None = None,
     out_dir: Path | None = None,
     options: CKAOptions = CKAOptions(),
-    progress: Progress | None = None,
+    progress: Progress = NoProgress(),
 ) -> TemporalCKA:
     """Temporal CKA of one run, or of two on the same sentences; also written to ``out_dir``.
 
@@ -123,15 +119,7 @@ def analyse_run(
     timelines = [read_timeline(RunDirectory.open(path)) for path in (run_dir, against) if path is not None]
     probe, notes = _probe(timelines, options)
     subjects = [_subject(timeline, probe, options, twins=i == 0) for i, timeline in enumerate(timelines)]
-    out = out_dir or run_dir / RESULT_FOLDER
-    folder = out / STATES_FOLDER
-    make_folder(folder)
-    states = _extract(subjects, folder, select_device(options.device), progress or NoProgress())
-    result = _result(subjects, states, probe, notes, options)
-    save_result(result, out)
-    if not options.keep_states:
-        shutil.rmtree(folder, ignore_errors=True)
-    return result
+    return CKAStudy(subjects, probe, notes, options).run(out_dir or run_dir / FILES.folder, progress)
 
 
 # What is compared -------------------------------------------------------------------------------
@@ -160,11 +148,7 @@ def _probe(timelines: Sequence[Timeline], options: CKAOptions) -> tuple[ProbeSet
 
 
 def _data_note(run: RunDirectory, fingerprint: str) -> str | None:
-    try:
-        known = run.read_data()["fingerprints"].get("questions")
-    except (RunDirectoryError, KeyError):
-        known = None
-    if known in (None, fingerprint):
+    if not has_other_questions(run, fingerprint):
         return None
     return f"{run.run_id} was trained on other questions than the sentences come from: it may have seen some of them"
 
@@ -219,18 +203,42 @@ def _sibling(timeline: Timeline, path: Path | None, flag: str) -> Timeline | Non
     return found
 
 
-def _extract(subjects: Sequence[_Subject], folder: Path, device: torch.device, progress: Progress) -> dict[str, States]:
-    """States of every trunk on its run's inputs, by the trunk's key."""
-    work = {source.key: (source, subject.inputs) for subject in subjects for source in subject.cast.everyone()}
-    found: dict[str, States] = {}
-    progress.start(len(work), "trunks", 0, "states")
-    try:
-        for key, (source, inputs) in work.items():
-            found[key] = extract_states(source, inputs, folder, device=device)
-            progress.update(1)
-    finally:
-        progress.close()
-    return found
+class CKAStudy(Study[States, TemporalCKA]):
+    """A cell is the states of a trunk on its run's inputs: files too large for JSON, which go when all is compared."""
+
+    files = FILES
+    cells_folder = "states"
+    noun = "trunk"
+    steps = "trunks"
+
+    def __init__(self, subjects: Sequence[_Subject], probe: ProbeSet, notes: list[str], options: CKAOptions) -> None:
+        self._subjects, self._probe, self._notes, self._options = subjects, probe, notes, options
+        self.keep_cells = options.keep_states
+        # By the trunk's key.
+        self._sources = {source.key: (source, s.inputs) for s in subjects for source in s.cast.everyone()}
+
+    def cells(self, folder: Path) -> list[Cell[States]]:
+        device = select_device(self._options.device)
+        return [
+            Cell(key, key, partial(_states, source, inputs, folder, device))
+            for key, (source, inputs) in self._sources.items()
+        ]
+
+    def stored(self, cell: Cell[States], folder: Path) -> States | None:
+        return None  # extract_states takes what is there
+
+    def store(self, cell: Cell[States], made: States, folder: Path) -> None:
+        """The states are in their file already."""
+
+    def result(self, made: Sequence[States]) -> TemporalCKA:
+        states = dict(zip(self._sources, made, strict=True))
+        return _result(self._subjects, states, self._probe, self._notes, self._options)
+
+
+def _states(
+    source: TrunkSource, inputs: EncodedSentences, folder: Path, device: torch.device, progress: Progress
+) -> States:
+    return extract_states(source, inputs, folder, device=device)
 
 
 # The comparison ---------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from emergence.model import Trunk, build_trunk
 from emergence.spec.config import ExperimentConfig
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.snapshots.result import INITIAL, RANDOM, TRAINED
-from emergence.studies.trunks import Checkpoint, Timeline, read_timeline
+from emergence.studies.trunks import Timeline, TimelinePoint, read_timeline
 from emergence.training.checkpoint import load_weights
 from emergence.training.context import Context
 from emergence.training.precision import resolve_precision, select_device
@@ -78,7 +78,7 @@ class SnapshotOptions:
 
 
 @dataclass(frozen=True)
-class Task:
+class TrunkToProbe:
     """One trunk to probe; ``weights`` identifies it, ``build`` makes it on the CPU."""
 
     name: str
@@ -110,8 +110,8 @@ class Work:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        found = self.options.layers
-        return tuple(range(self.timeline.model.n_layers + 1)) if found is None else tuple(sorted(set(found)))
+        chosen = self.options.layers
+        return tuple(range(self.timeline.model.n_layers + 1)) if chosen is None else tuple(sorted(set(chosen)))
 
     @property
     def cap(self) -> int:
@@ -203,37 +203,39 @@ def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> Pretraini
     text = dataclasses.replace(
         spec, pretrain_data="wiki", nq_data=None, pretrain_text=options.pretrain_text or spec.pretrain_text
     )
-    found = prepare_pretraining_data(text, options.cache_dir)
-    if found.tokenizer.fingerprint != timeline.tokenizer.fingerprint:
+    data = prepare_pretraining_data(text, options.cache_dir)
+    if data.tokenizer.fingerprint != timeline.tokenizer.fingerprint:
         raise UsageError(
             f"the pretraining text gives another tokenizer than that of {timeline.run.run_id}, so losses could not be "
             "compared: say where its own text lies with --pretrain-text"
         )
-    return found
+    return data
 
 
-def tasks_of(work: Work) -> list[Task]:
+def trunks_to_probe(work: Work) -> list[TrunkToProbe]:
     """The start, every ``every``-th snapshot, the trained trunk, random trunks."""
     timeline, model, rows = work.timeline, work.timeline.model, work.timeline.vocab_rows
-    found = [_task(point) for point in timeline.checkpoints[: timeline.start_index + 1]]
-    if found[0].step != 0:
+    trunks = [_to_probe(point) for point in timeline.checkpoints[: timeline.start_index + 1]]
+    if trunks[0].step != 0:
 
         def first() -> Trunk:
             return build_trunk(model, rows, seed=work.spec.seed)
 
-        found.insert(0, Task("initial", INITIAL, 0, 0, f"{model.init} initialisation, seed {work.spec.seed}", first))
-    kept = [task for i, task in enumerate(found) if i % work.options.every == 0 or i == len(found) - 1]
+        trunks.insert(
+            0, TrunkToProbe("initial", INITIAL, 0, 0, f"{model.init} initialisation, seed {work.spec.seed}", first)
+        )
+    kept = [trunk for i, trunk in enumerate(trunks) if i % work.options.every == 0 or i == len(trunks) - 1]
     for k in range(work.options.random_trunks):
         seed = work.spec.seed + k
 
         def draw(seed: int = seed) -> Trunk:
             return build_trunk(model, rows, seed=seed, init="normal")
 
-        kept.append(Task(f"random_{k}", RANDOM, 0, 0, f"normal initialisation, seed {seed}", draw))
+        kept.append(TrunkToProbe(f"random_{k}", RANDOM, 0, 0, f"normal initialisation, seed {seed}", draw))
     return kept
 
 
-def _task(point: Checkpoint) -> Task:
+def _to_probe(point: TimelinePoint) -> TrunkToProbe:
     facts = point.facts
     if point.phase == "start":
         pretraining = load_weights(point.path).metadata.get("pretraining") or {}
@@ -245,23 +247,9 @@ def _task(point: Checkpoint) -> Task:
         assert isinstance(trunk, Trunk)
         return trunk
 
-    return Task(point.name, TRAINED if step else INITIAL, step, int(facts["tokens_seen"]), point.source.key, build)
-
-
-def find_run(name: str, runs_dir: Path) -> Path:
-    """A run directory: a path, or a name in ``runs_dir``.
-
-    Raises:
-        UsageError: Neither.
-    """
-    reason = f"no such folder here or in {runs_dir}"
-    try:
-        for path in (Path(name), runs_dir / name):
-            if name and path.is_dir():
-                return path
-    except OSError as error:  # a name too long, no permission
-        reason = error.strerror or str(error)
-    raise UsageError(f"{name[:200]}: {reason}: emergence list shows the runs there are")
+    return TrunkToProbe(
+        point.name, TRAINED if step else INITIAL, step, int(facts["tokens_seen"]), point.source.key, build
+    )
 
 
 def parse_list(text: str | None) -> tuple[str, ...] | None:

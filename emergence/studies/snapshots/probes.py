@@ -10,8 +10,8 @@ optimum, and where it stops must not depend on which snapshots came before.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,10 @@ from emergence.answering.conditional import measure_conditional
 from emergence.answering.evaluate import baseline_scores, score_logits
 from emergence.answering.probe import ProbeReport, predict_probes, probe_all_layers
 from emergence.data.roles import asked_role
-from emergence.errors import RunDirectoryError
 from emergence.experiment.facts import dig
-from emergence.experiment.locks import RunLock
 from emergence.experiment.result import load_result
 from emergence.experiment.store import RunDirectory
-from emergence.files import content_digest, make_folder, read_json, seal, unseal, write_json_atomic
+from emergence.files import content_digest
 from emergence.measures.measured_coverage import units_of
 from emergence.measures.resampling import ClusterTable
 from emergence.model import Trunk
@@ -36,23 +34,19 @@ from emergence.model.embedding_rows import redraw_unseen
 from emergence.plain import plain
 from emergence.spec.experiment import pretrain_label
 from emergence.spec.model_size import count_parameters
-from emergence.studies.snapshots.inputs import SnapshotOptions, Task, Work, prepare, tasks_of, timeline_of
-from emergence.studies.snapshots.result import (
-    GAIN,
-    RESULT_FOLDER,
-    SCORES,
-    TRAINED,
-    ProbedSnapshot,
-    SnapshotProbes,
-    save_result,
-    summarise,
+from emergence.studies.snapshots.inputs import (
+    SnapshotOptions,
+    TrunkToProbe,
+    Work,
+    prepare,
+    timeline_of,
+    trunks_to_probe,
 )
+from emergence.studies.snapshots.result import FILES, GAIN, SCORES, TRAINED, ProbedSnapshot, SnapshotProbes, summarise
+from emergence.studies.study import Cell, Study
+from emergence.studies.trunks import has_other_questions
 from emergence.training.language_model_eval import evaluate_language_model
-from emergence.training.recording import NoProgress, Progress, StopRequested
-
-logger = logging.getLogger(__name__)
-
-CELLS_FOLDER = "cells"
+from emergence.training.recording import NoProgress, Progress
 
 
 def probe_snapshots(
@@ -77,88 +71,59 @@ def probe_snapshots(
         DataError: Questions or text cannot be found.
         StopRequested: ``should_stop`` was true; the same call goes on.
     """
-    timeline = timeline_of(RunDirectory.open(run_dir))
-    work = prepare(timeline, options)
-    context = dataclasses.replace(work.context, progress=progress, should_stop=should_stop)
-    work = dataclasses.replace(work, context=context)
-    tasks = tasks_of(work)
-    folder = (out_dir or run_dir / RESULT_FOLDER) / CELLS_FOLDER
-    make_folder(folder)
-    with RunLock(folder.parent):
-        snapshots = _probe_all(work, tasks, folder)
-        result = _result(work, snapshots)
-        save_result(result, folder.parent)
-    return result
+    work = prepare(timeline_of(RunDirectory.open(run_dir)), options)
+    work = dataclasses.replace(work, context=dataclasses.replace(work.context, should_stop=should_stop))
+    return SnapshotStudy(work).run(out_dir or run_dir / FILES.folder, progress, should_stop)
 
 
 # Probing ------------------------------------------------------------------------------------------
 
 
-class _Share:
-    """Passes the progress of one snapshot's probes on to the bar of all."""
+class SnapshotStudy(Study[ProbedSnapshot, SnapshotProbes]):
+    """A cell is a probed trunk."""
 
-    def __init__(self, whole: Progress) -> None:
-        self._whole = whole
+    files = FILES
+    noun = "snapshot"
+    steps = "probes"
 
-    def start(self, total: int, unit: str, initial: int = 0, description: str = "") -> None:
-        pass
+    def __init__(self, work: Work) -> None:
+        self._work, self._trunks = work, trunks_to_probe(work)
 
-    def update(self, n: int, /, **values: float) -> None:
-        self._whole.update(n, **values)
+    def cells(self, folder: Path) -> list[Cell[ProbedSnapshot]]:
+        settings, steps = content_digest(self._work.settings), len(self._work.families) * len(self._work.layers)
+        return [
+            Cell(
+                trunk.name,
+                content_digest([settings, trunk.kind, trunk.step, trunk.weights])[:24],
+                partial(_probe, self._work, trunk),
+                steps,
+            )
+            for trunk in self._trunks
+        ]
 
-    def close(self) -> None:
-        pass
-
-
-def _probe_all(work: Work, tasks: Sequence[Task], folder: Path) -> list[ProbedSnapshot]:
-    progress = work.context.progress
-    settings = content_digest(work.settings)
-    paths = {t.name: folder / f"{content_digest([settings, t.kind, t.step, t.weights])[:24]}.json" for t in tasks}
-    done = {task.name: cell for task in tasks if (cell := _read_cell(paths[task.name]))}
-    each = len(work.families) * len(work.layers)
-    progress.start(len(tasks) * each, "probes", len(done) * each, "probing snapshots")
-    try:
-        for task in tasks:
-            if task.name in done:
-                continue
-            done[task.name] = _probe(work, task)
-            path = paths[task.name]
-            write_json_atomic(path, seal({**plain(done[task.name]), "cell": path.stem}))
-            if work.context.should_stop():
-                raise StopRequested(f"stopped after {task.name}; the same command goes on with the next snapshot")
-    finally:
-        progress.close()
-    return [dataclasses.replace(done[task.name], name=task.name) for task in tasks]
-
-
-def _read_cell(path: Path) -> ProbedSnapshot | None:
-    """A finished snapshot; None where there is none, or where its file is damaged (it is then probed again)."""
-    if not path.is_file():
-        return None
-    try:
-        content = unseal(read_json(path), str(path))
-        if content.pop("cell", None) != path.stem:
-            raise RunDirectoryError(f"{path}: another snapshot's")
+    def restore(self, content: dict[str, Any]) -> ProbedSnapshot:
         return ProbedSnapshot.from_dict(content)
-    except RunDirectoryError as error:
-        logger.warning("%s: probing that snapshot again", error)
-        return None
+
+    def result(self, made: Sequence[ProbedSnapshot]) -> SnapshotProbes:
+        # The name is not among what decides a cell.
+        named = [dataclasses.replace(cell, name=trunk.name) for cell, trunk in zip(made, self._trunks, strict=True)]
+        return _result(self._work, named)
 
 
-def _probe(work: Work, task: Task) -> ProbedSnapshot:
-    trunk = task.build().to(work.context.device).eval().requires_grad_(False)
+def _probe(work: Work, asked: TrunkToProbe, progress: Progress) -> ProbedSnapshot:
+    trunk = asked.build().to(work.context.device).eval().requires_grad_(False)
     config, context = work.spec.config, work.context
     length, chunk = trunk.config.sequence_length, config.pretrain.loss_chunk_rows
     tokens = work.options.loss_tokens or None
     loss = evaluate_language_model(trunk, work.text, length, context, chunk, max_tokens=tokens)
-    if task.kind == TRAINED:  # after the loss, which the same rows decide; as a run does that probes the trunk
+    if asked.kind == TRAINED:  # after the loss, which the same rows decide; as a run does that probes the trunk
         redraw_unseen(trunk, torch.from_numpy(work.token_counts), work.spec.seed)
     report = probe_all_layers(
         trunk,
         work.questions.train,
         work.questions.validation,
         config.probe,
-        dataclasses.replace(context, progress=_Share(context.progress)),
+        dataclasses.replace(context, progress=progress),
         seed=work.spec.seed,
         max_answer_words=work.cap,
         families=work.families,
@@ -167,17 +132,17 @@ def _probe(work: Work, task: Task) -> ProbedSnapshot:
     test = work.questions.test
     chosen = [report.best(family) for family in work.families]
     logits = predict_probes(trunk, chosen, test, context)
-    columns = [score_logits(found, test, work.cap).columns() for found in logits]
+    columns = [score_logits(each, test, work.cap).columns() for each in logits]
     probes = {family: _fit_facts(report, family) for family in work.families}
-    scores = {f: {score: found[score] for score in SCORES} for f, found in zip(work.families, columns, strict=True)}
+    scores = {f: {score: of[score] for score in SCORES} for f, of in zip(work.families, columns, strict=True)}
     for family, (facts, gains) in _gains(work, trunk, report).items():
         probes[family], scores[family] = facts, gains
     return ProbedSnapshot(
-        name=task.name,
-        kind=task.kind,
-        step=task.step,
-        tokens=task.tokens,
-        weights=task.weights,
+        name=asked.name,
+        kind=asked.kind,
+        step=asked.step,
+        tokens=asked.tokens,
+        weights=asked.weights,
         loss=plain(loss),
         probes=probes,
         scores=scores,
@@ -190,7 +155,7 @@ def _gains(
     """What the states add to words and positions, by family: facts of the fit, and score to (N,) differences."""
     questions = work.questions
     alone = score_logits(work.words.test, questions.test, work.cap).columns()
-    found = measure_conditional(
+    fits = measure_conditional(
         trunk,
         report,
         (questions.train, questions.validation, questions.test),
@@ -203,7 +168,7 @@ def _gains(
         control=False,
     )
     out = {}
-    for fit in found.values():
+    for fit in fits.values():
         together = score_logits(fit.test, questions.test, work.cap).columns()
         facts = {"layer": fit.layer, **{key: fit.facts[key] for key in _FACTS if key != "layer"}}
         facts["validation_f1_by_layer"] = {str(fit.layer): fit.facts["validation_f1"]}
@@ -227,7 +192,7 @@ def _fit_facts(report: ProbeReport, family: str) -> dict[str, Any]:
 def _result(work: Work, snapshots: Sequence[ProbedSnapshot]) -> SnapshotProbes:
     test, evaluation = work.questions.test, work.spec.config.evaluate
     clusters = np.asarray(test.clusters)
-    found = summarise(snapshots, clusters, n_boot=evaluation.bootstrap_draws, level=1 - evaluation.alpha)
+    summary = summarise(snapshots, clusters, n_boot=evaluation.bootstrap_draws, level=1 - evaluation.alpha)
     return SnapshotProbes(
         run=_run_facts(work),
         settings=work.settings,
@@ -237,7 +202,7 @@ def _result(work: Work, snapshots: Sequence[ProbedSnapshot]) -> SnapshotProbes:
         no_model=_no_model(work),
         snapshots=tuple(snapshots),
         roles=tuple(asked_role(example) for example in test.examples),
-        **found,
+        **summary,
     )
 
 
@@ -293,11 +258,7 @@ def _notes(work: Work, snapshots: Sequence[ProbedSnapshot]) -> list[str]:
         notes.append("no snapshot of step 0 was kept: its trunk was drawn again from the run's seed")
     if work.timeline.model.init == "zero_residual":
         notes.append("before the first step the blocks are the identity (zero_residual), so the floor is random_*")
-    try:
-        known = work.timeline.run.read_data()["fingerprints"].get("questions")
-    except (RunDirectoryError, KeyError):
-        known = None
-    if known not in (None, settings["questions"]):
+    if has_other_questions(work.timeline.run, settings["questions"]):
         notes.append("the questions are not those of the run")
     poor = [s.name for s in snapshots if not all(fit["converged"] for fit in s.probes.values())]
     if poor:

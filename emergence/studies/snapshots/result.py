@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emergence.errors import RunDirectoryError
-from emergence.files import read_json, seal, sha256_file, unseal, write_atomic, write_json_atomic
 from emergence.measures.bootstrap import Estimate, bootstrap_present_means
 from emergence.measures.paired import PairedComparison, compare_paired
 from emergence.plain import plain
+from emergence.studies.study import StudyFiles
 from emergence.wording import shown
 
-SCHEMA_VERSION = 1
-KIND = "emergence-snapshot-probes"
-#: Where results go within a run directory.
-RESULT_FOLDER = Path("analysis") / "snapshot_probes"
-JSON_FILE, ARRAYS_FILE = "snapshot_probes.json", "snapshot_probes.npz"
+FILES = StudyFiles(
+    name="snapshot_probes",
+    version=1,
+    what="snapshot probes",
+    again="run emergence probe-snapshots again",
+    kind="emergence-snapshot-probes",
+)
 #: Scores that every question has; higher is better but for ``brier``.
 CURVE_SCORES = ("f1_tokens", "em", "log_prob", "expected_f1", "brier")
 #: Scores kept for every question; results of older versions lack ``argument_selection``, which is nan for questions
@@ -129,8 +128,7 @@ class SnapshotProbes:
             for snapshot in self.snapshots
         ]
         return {
-            "kind": KIND,
-            "schema_version": SCHEMA_VERSION,
+            **FILES.header,
             "run": self.run,
             "settings": self.settings,
             "notes": list(self.notes),
@@ -138,6 +136,16 @@ class SnapshotProbes:
             "no_model": self.no_model,
             "snapshots": points,
         }
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Questions, their sentences and roles, and ``snapshot/family/score`` of each question."""
+        out: dict[str, npt.NDArray[Any]] = {"ids": np.array(self.ids), "clusters": self.clusters}
+        if self.roles:
+            out["roles"] = np.array(self.roles)
+        for snapshot in self.snapshots:
+            for family, columns in snapshot.scores.items():
+                out |= {f"{snapshot.name}/{family}/{score}": values for score, values in columns.items()}
+        return out
 
     def text(self) -> str:
         """Tables for a terminal."""
@@ -209,44 +217,12 @@ def _differences(
     return {f: {s: plain(compare(f, s)) for s in shared(f)} for f in snapshot.scores}
 
 
-def save_result(result: SnapshotProbes, folder: Path) -> None:
-    """Write ``snapshot_probes.npz``, then ``snapshot_probes.json``, sealed, with its sha256."""
-    arrays: dict[str, npt.NDArray[Any]] = {"ids": np.array(result.ids), "clusters": result.clusters}
-    if result.roles:
-        arrays["roles"] = np.array(result.roles)
-    for snapshot in result.snapshots:
-        for family, columns in snapshot.scores.items():
-            arrays |= {f"{snapshot.name}/{family}/{score}": values for score, values in columns.items()}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomic(folder / ARRAYS_FILE, buffer.getvalue())
-    content = {**result.to_dict(), "arrays": {"file": ARRAYS_FILE, "sha256": sha256_file(folder / ARRAYS_FILE)}}
-    write_json_atomic(folder / JSON_FILE, seal(content))
-
-
 def read_result(folder: Path) -> SnapshotProbes:
-    """What :func:`save_result` wrote.
-
-    Raises:
-        RunDirectoryError: Missing, damaged, of another version, or arrays and JSON do not belong together.
-    """
-    path, arrays = folder / JSON_FILE, folder / ARRAYS_FILE
-    content = unseal(read_json(path), str(path))
-    try:
-        return _from_files(path, arrays, content)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as reason:
-        raise RunDirectoryError(
-            f"{path}: not in this program's format ({reason}): run emergence probe-snapshots again"
-        ) from None
+    """The snapshot probes in ``folder``; for errors see :meth:`StudyFiles.read`."""
+    return FILES.read(folder, _from_files)
 
 
-def _from_files(path: Path, arrays: Path, content: dict[str, Any]) -> SnapshotProbes:
-    if content.get("kind") != KIND or content.get("schema_version") != SCHEMA_VERSION:
-        raise RunDirectoryError(f"{path}: not snapshot probes of this version: run emergence probe-snapshots again")
-    if not arrays.is_file() or sha256_file(arrays) != content["arrays"]["sha256"]:
-        raise RunDirectoryError(f"{arrays}: missing or damaged: run emergence probe-snapshots again")
-    with np.load(arrays, allow_pickle=False) as stored:
-        scores = {key: stored[key] for key in stored.files}
+def _from_files(content: dict[str, Any], scores: dict[str, npt.NDArray[Any]]) -> SnapshotProbes:
     snapshots, estimates = [], {}
     differences: dict[str, dict[str, Any]] = {}
     for point in content["snapshots"]:

@@ -1,0 +1,230 @@
+"""What every study of trunks shares: sealed cells, one writer, resuming, and a result as JSON and npz.
+
+A new study gives a :class:`StudyFiles` and a subclass of :class:`Study`: its cells, and what they amount to. Nothing
+here needs torch, so results can be read without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import shutil
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from emergence.errors import RunDirectoryError
+from emergence.experiment.locks import RunLock
+from emergence.files import make_folder, read_sealed, seal, sha256_file, write_atomic, write_json_atomic
+from emergence.plain import plain
+from emergence.training.recording import NoProgress, Progress, StopRequested
+
+logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+Read = TypeVar("Read")
+Result = TypeVar("Result", bound="StudyResult")
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class StudyResult(Protocol):
+    """What a study ends with."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of its JSON file, which begins with :attr:`StudyFiles.header`."""
+
+    def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The content of its npz file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFiles:
+    """Where a study's results lie, and how they are told from others.
+
+    Attributes:
+        name: Of the files, and of their folder within a run's ``analysis``.
+        version: Of the result's schema; others are refused.
+        what, again: For errors: what the file should be, and how to make it anew.
+        kind: Stored in the JSON, if given; readers of run results pass over kinds that begin with ``emergence-``.
+    """
+
+    name: str
+    version: int
+    what: str
+    again: str
+    kind: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Within a run directory."""
+        return Path("analysis") / self.name
+
+    @property
+    def json_file(self) -> str:
+        return f"{self.name}.json"
+
+    @property
+    def arrays_file(self) -> str:
+        return f"{self.name}.npz"
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The first entries of the JSON."""
+        return {**({"kind": self.kind} if self.kind else {}), "schema_version": self.version}
+
+    def save(self, result: StudyResult, folder: Path) -> None:
+        """Write the arrays, then the JSON, sealed, with their sha256."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **result.arrays())
+        data = buffer.getvalue()
+        write_atomic(folder / self.arrays_file, data)
+        arrays = {"file": self.arrays_file, "sha256": hashlib.sha256(data).hexdigest()}
+        write_json_atomic(folder / self.json_file, seal({**result.to_dict(), "arrays": arrays}))
+
+    def read(self, folder: Path, build: Callable[[dict[str, Any], Arrays], Read]) -> Read:
+        """What ``build`` makes of the JSON's content and the arrays that :meth:`save` wrote.
+
+        Raises:
+            RunDirectoryError: Missing, damaged, of another version, or arrays and JSON do not belong together.
+        """
+        path, stored = folder / self.json_file, folder / self.arrays_file
+        content = read_sealed(path)
+        if {key: content.get(key) for key in self.header} != self.header:
+            raise RunDirectoryError(f"{path}: not {self.what} of this version: {self.again}")
+        try:
+            if not stored.is_file() or sha256_file(stored) != content["arrays"]["sha256"]:
+                raise RunDirectoryError(f"{stored}: missing or damaged: {self.again}")
+            with np.load(stored, allow_pickle=False) as arrays:
+                return build(content, {key: arrays[key] for key in arrays.files})
+        except (KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as reason:
+            raise RunDirectoryError(f"{path}: not in this program's format ({reason}): {self.again}") from None
+
+
+@dataclass(frozen=True)
+class Cell(Generic[Made]):
+    """A part of a study that is kept as soon as it is done.
+
+    Attributes:
+        name: For people.
+        key: Digest of all that decides it; equal keys are computed once.
+        compute: Makes it; may count its steps on the bar.
+        steps: How many it takes on the bar.
+    """
+
+    name: str
+    key: str
+    compute: Callable[[Progress], Made]
+    steps: int = 1
+
+
+class Study(ABC, Generic[Made, Result]):
+    """Cells that are computed one by one, and the result that they make together.
+
+    A cell must be what :func:`emergence.plain.plain` knows, and ``restore`` the inverse of that to the bit: then an
+    interrupted study ends with the same bytes.
+    """
+
+    files: ClassVar[StudyFiles]
+    #: The folder of cells beside the result, what a cell is of, what the bar counts.
+    cells_folder: ClassVar[str] = "cells"
+    noun: ClassVar[str] = "cell"
+    steps: ClassVar[str] = "cells"
+    #: Whether cells stay when the result is written.
+    keep_cells: bool = True
+
+    @abstractmethod
+    def cells(self, folder: Path) -> Sequence[Cell[Made]]:
+        """All cells; ``folder`` is where they are kept."""
+
+    @abstractmethod
+    def result(self, made: Sequence[Made]) -> Result:
+        """What the cells, in their order, amount to."""
+
+    def restore(self, content: dict[str, Any]) -> Made:
+        """A cell from its stored JSON."""
+        raise NotImplementedError
+
+    def stored(self, cell: Cell[Made], folder: Path) -> Made | None:
+        """A finished cell; None where there is none, or where its file is damaged (it is then computed again)."""
+        path = folder / f"{cell.key}.json"
+        if not path.is_file():
+            return None
+        try:
+            content = read_sealed(path)
+            if content.pop("cell", None) != cell.key:
+                raise RunDirectoryError(f"{path}: another {self.noun}'s")
+            return self.restore(content)
+        except RunDirectoryError as error:
+            logger.warning("%s: doing that %s again", error, self.noun)
+            return None
+
+    def store(self, cell: Cell[Made], made: Made, folder: Path) -> None:
+        """Keep a finished cell."""
+        write_json_atomic(folder / f"{cell.key}.json", seal({**plain(made), "cell": cell.key}))
+
+    def run(
+        self, out: Path, progress: Progress = NoProgress(), should_stop: Callable[[], bool] = lambda: False
+    ) -> Result:
+        """Compute what is missing, and write the result into ``out``.
+
+        Raises:
+            RunDirectoryError: Another process writes there.
+            StopRequested: ``should_stop`` was true after a cell; the same call goes on.
+        """
+        folder = make_folder(out / self.cells_folder)
+        with RunLock(out):
+            result = self.result(self._compute(folder, progress, should_stop))
+            self.files.save(result, out)
+            if not self.keep_cells:
+                shutil.rmtree(folder, ignore_errors=True)
+        return result
+
+    def _compute(self, folder: Path, progress: Progress, should_stop: Callable[[], bool]) -> list[Made]:
+        cells = self.cells(folder)
+        each = {cell.key: cell for cell in cells}
+        done = {key: made for key, cell in each.items() if (made := self.stored(cell, folder)) is not None}
+        finished = sum(each[key].steps for key in done)
+        progress.start(sum(cell.steps for cell in each.values()), self.steps, finished, f"{self.files.name} of a run")
+        try:
+            for key, cell in each.items():
+                if key in done:
+                    continue
+                share = _Share(progress, cell.steps)
+                done[key] = cell.compute(share)
+                self.store(cell, done[key], folder)
+                share.finish()
+                if should_stop():
+                    goes_on = f"the same command goes on with the next {self.noun}"
+                    raise StopRequested(f"stopped after {cell.name}; {goes_on}")
+        finally:
+            progress.close()
+        return [done[cell.key] for cell in cells]
+
+
+class _Share:
+    """Passes the progress of one cell on to the bar of all."""
+
+    def __init__(self, whole: Progress, steps: int) -> None:
+        self._whole, self._left = whole, steps
+
+    def start(self, total: int, unit: str, initial: int = 0, description: str = "") -> None:
+        pass
+
+    def update(self, n: int, /, **values: float) -> None:
+        self._left -= n
+        self._whole.update(n, **values)
+
+    def close(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        """Count the steps that the cell did not count itself."""
+        if self._left > 0:
+            self._whole.update(self._left)
