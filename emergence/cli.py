@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from emergence.commands.sweep_app import app as sweep_app
 from emergence.errors import EmergenceError
@@ -18,8 +19,21 @@ from emergence.remote.launch import Request
 from emergence.spec.experiment import ExperimentSpec, experiment_flags
 from emergence.spec.flags import flags_of, takes
 
+
+class _PlainErrors(TyperGroup):
+    """Takes from Typer's messages the prefix that pydantic gives them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="emergence",
+    cls=_PlainErrors,
     help="Does semantic-role understanding emerge from next-token prediction? Pretrain, probe, compare.",
     no_args_is_help=True,
     add_completion=False,

@@ -21,7 +21,9 @@ def call(*words: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["run", "--config-name", "huge"], "huge"),
+        (["run", "--config-name", "tinyy"], "Invalid value for '--config-name': 'tinyy' is not one of 'debug', 'tiny'"),
+        (["table", "--format", "word"], "Invalid value for '--format': 'word' is not one of"),
+        (["sweep", "--on", "moon"], "Invalid value for '--on': 'moon' is not one of"),
         (["run", "--no-such-flag"], "no-such-flag"),
         (["run", "--finetune-samples", "many"], "--finetune-samples"),
         (["run", "--finetune-samples", "0"], "at least 1"),

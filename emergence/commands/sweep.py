@@ -18,17 +18,24 @@ from emergence.sweep.graph import Graph, Task, build_tasks
 from emergence.sweep.place import Place
 from emergence.sweep.plan import SweepPlan
 from emergence.sweep.record import Record, find_record, load_record, record_name, record_path
+from emergence.wording import did_you_mean
 
 
 def place_of(on: str) -> Place:
-    """The place that ``--on`` names."""
+    """The place that ``--on`` or a sweep's record names.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
     if on == "modal":
         from emergence.remote.sweep import ModalPlace
 
         return ModalPlace()
-    from emergence.sweep.local import LocalPlace
+    if on == "local":
+        from emergence.sweep.local import LocalPlace
 
-    return LocalPlace()
+        return LocalPlace()
+    raise UsageError(f"no place {on!r} to run a sweep at; {did_you_mean(on, ('local', 'modal'))}")
 
 
 @dataclass(frozen=True)

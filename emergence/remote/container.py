@@ -38,7 +38,7 @@ RUNS, CACHE, FILES = WORK / "runs", WORK / "cache", WORK / "files"
 #: Modal's limit for one attempt, and how long before it an attempt stops by itself, saved.
 ATTEMPT_SECONDS, SPARE_SECONDS = 24 * 3600, 15 * 60
 #: What a launch is told of the result; everything is in the run directory.
-HEADLINE = ("best_validation_loss", "final_validation_accuracy", "final_validation_f1")
+TOLD = ("best_validation_loss", "final_validation_accuracy", "final_validation_f1")
 
 
 def attempt_switch(on_interrupt: Callable[[], None]) -> StopSwitch:
@@ -199,7 +199,7 @@ def work(job_file: Path) -> int:
 def headline(folder: Path) -> dict[str, Any]:
     """The documented scores in a run's ``finetune_stats.json``, for the launching terminal."""
     stats = json.loads((folder / "finetune_stats.json").read_text(encoding="utf-8"))
-    return {key: stats.get(key) for key in HEADLINE}
+    return {key: stats.get(key) for key in TOLD}
 
 
 def log_to_stdout() -> None:

@@ -32,6 +32,13 @@ DataRoute = Literal["hub", "microworld"]
 Layout = Literal["question-first", "echo"]
 OnNan = Literal["stop", "rewind"]
 
+#: The flags of the first stored specs, which are always part of an experiment's identity. A later flag is part of it
+#: only where it is not at its default, so that runs older than the flag stay the experiments that they were.
+_FIRST_FLAGS = frozenset({
+    "pretrain_data", "freeze_llm", "random_baseline", "finetune_samples", "skip_pretrain", "pretrained_model_path",
+    "skip_finetune", "seed", "layout", "finetune_data", "data", "pretrain_text", "nq_data", "qa_data",
+})  # fmt: skip
+
 # Flags that shape the configuration, and so are no fields of the spec.
 CONFIG_NAME = Flag("config_name", ConfigName, "tiny", "Model size.")
 ON_NAN = Flag(
@@ -165,7 +172,7 @@ class ExperimentSpec:
         known = {f.name for f in dataclasses.fields(cls)}
         if set(values) - known or "config" not in values:
             raise ConfigError(f"{source}: not a spec of this program (keys {sorted(set(values) ^ known)} differ)")
-        _check_types(values, source)
+        _check_types(cls, values, source)
         values["config"] = config_from_dict(_as_it_was_meant(values["config"]), f"{source}: config")
         try:
             return cls(**values).checked()
@@ -175,7 +182,8 @@ class ExperimentSpec:
     @property
     def experiment_id(self) -> str:
         """Twelve hexadecimal digits of the content: equal specs are the same experiment."""
-        content = self.to_dict()
+        defaults = {each.name: each.default for each in flags_of(type(self)) if each.name not in _FIRST_FLAGS}
+        content = {k: v for k, v in self.to_dict().items() if k not in defaults or v != defaults[k]}
         content["config"] = _without_cosmetics(content["config"])
         return _digest(content)
 
@@ -267,9 +275,9 @@ _ABSENT_MEANS: dict[str, dict[str, Any]] = {
 }
 
 
-def _check_types(values: Mapping[str, Any], source: str) -> None:
+def _check_types(owner: type[ExperimentSpec], values: Mapping[str, Any], source: str) -> None:
     """Types of a stored spec's own fields (the config checks itself)."""
-    for each in flags_of(ExperimentSpec):
+    for each in flags_of(owner):
         value = values.get(each.name, each.default)
         if not isinstance(value, each.types) or (isinstance(value, bool) and bool not in each.types):
             raise ConfigError(f"{source}: {each.name} has the impossible value {value!r}")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emergence.errors import ConfigError, UsageError
 from emergence.spec.experiment import ExperimentSpec, _without_cosmetics
+from emergence.spec.flags import flag
 
+STORED = [json.loads(line) for line in (Path(__file__).parent / "stored_specs.jsonl").read_text().splitlines()]
 WHEN = datetime(2025, 12, 31, 0, 58, 35)
 
 
@@ -89,6 +93,30 @@ def test_identity_follows_content_not_cosmetics() -> None:
     assert spec(set_values=["pretrain.log_every_steps=3", "compute.gpu=H100"]).experiment_id == spec().experiment_id
     assert spec(set_values=["pretrain.adamw_lr=1e-3"]).experiment_id != spec().experiment_id
     assert spec(seed=1).experiment_id != spec().experiment_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterSpec(ExperimentSpec):
+    """With a flag that stored specs are too old to hold."""
+
+    depth: int = flag(1, "New.")
+
+
+@pytest.mark.parametrize("kind", [ExperimentSpec, LaterSpec])
+@pytest.mark.parametrize("stored", STORED, ids=lambda stored: stored["ids"][0])
+def test_stored_specs_keep_their_identities(stored: dict[str, Any], kind: type[ExperimentSpec]) -> None:
+    """A new flag needs nothing for this; a new setting says in ``_ABSENT_MEANS`` what its absence means."""
+    old = kind.from_dict(stored["spec"])
+    assert [old.experiment_id, old.pretrain_id, old.training_id] == stored["ids"]
+
+
+def test_a_later_flag_is_part_of_the_identity_where_it_is_given() -> None:
+    stored = STORED[0]["spec"]
+    one, two = (LaterSpec.from_dict({**stored, "depth": depth}) for depth in (1, 2))
+    assert one == LaterSpec.from_dict(stored) == LaterSpec.from_dict(one.to_dict())
+    assert one.experiment_id == STORED[0]["ids"][0] != two.experiment_id
+    with pytest.raises(ConfigError, match="depth has the impossible value"):
+        LaterSpec.from_dict({**stored, "depth": "deep"})
 
 
 def test_conditions_share_the_pretraining_that_layouts_and_probes_cannot_change() -> None:

@@ -443,6 +443,12 @@ def test_the_next_loop_goes_on_with_what_runs() -> None:
     assert over and states["D-W-Z-ALL.0"]["state"] == "done" and list(place.started) == [t.label for t in tasks]
 
 
+@pytest.mark.parametrize("on", ["Modal", "laptop", ""])
+def test_a_place_that_is_none_is_refused(on: str) -> None:
+    with pytest.raises(UsageError, match=f"no place '{on}' to run a sweep at"):
+        command.place_of(on)
+
+
 @pytest.fixture
 def memory(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> Memory:
     place = Memory()
