@@ -34,7 +34,7 @@ from emergence.studies.snapshots.result import (
     SnapshotProbes,
     summarise,
 )
-from emergence.studies.trunks import Checkpoint, Phase, Timeline
+from emergence.studies.trunks import Phase, Timeline, TimelinePoint
 
 # Scores alone --------------------------------------------------------------------------------------
 
@@ -344,7 +344,7 @@ def _timeline(run: RunDirectory, names: list[str]) -> Timeline:
 
     levels, width = run.spec.config.model.n_layers + 1, run.spec.config.model.hidden_size
     sources = [TrunkSource(name, levels, width, build) for name in names]
-    points = [Checkpoint(n, phase(n), run.path, s) for n, s in zip(names, sources, strict=True)]
+    points = [TimelinePoint(n, phase(n), run.path, s) for n, s in zip(names, sources, strict=True)]
     return Timeline(run, tuple(points), run.spec.config.model, 400, cast(Any, None))
 
 
