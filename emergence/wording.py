@@ -11,6 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 
+#: Choices listed in an error, so that it stays one line a person reads.
+MOST_CHOICES = 12
+
+
 class HasInterval(Protocol):
     """A number with the ends of its interval, as an ``Estimate`` is; ends may be infinite, or nan for none."""
 
@@ -33,13 +37,16 @@ def did_you_mean(given: str, known: Iterable[str], otherwise: str | None = None,
     names = list(known)
     if near := difflib.get_close_matches(given, names, n=1, cutoff=cutoff):
         return f"did you mean {near[0]}?"
-    return f"choose from {', '.join(names)}" if otherwise is None else otherwise
+    more = f" and {len(names) - MOST_CHOICES} more" if len(names) > MOST_CHOICES else ""
+    return f"choose from {', '.join(names[:MOST_CHOICES])}{more}" if otherwise is None else otherwise
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h 05 min``."""
+    """``45 s``, ``12 min``, ``3 h 05 min``, ``3.3 days``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
+    if seconds >= 48 * 3600:
+        return f"{seconds / 86400:,.1f} days"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
 

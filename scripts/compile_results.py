@@ -7,10 +7,13 @@ The same as ``emergence table ./results/``.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
 from emergence.cli import Cluster, TableFile, TableStyle, run, table_command
 

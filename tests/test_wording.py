@@ -25,12 +25,13 @@ def test_a_near_miss_is_named_and_otherwise_what_there_is() -> None:
     assert did_you_mean("huge", ["tiny"], "see --help") == "see --help"
     assert did_you_mean("tiles", ["tiny"], cutoff=0.4) == "did you mean tiny?"
     assert did_you_mean("tiles", ["tiny"], cutoff=0.5) == "choose from tiny"
+    assert did_you_mean("tiny", map(str, range(400))).endswith("10, 11 and 388 more")
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.0, "0 s"), (45.2, "45 s"), (89.4, "89 s"), (725, "12 min"), (3580, "1 h 00 min"), (11_100, "3 h 05 min"),
-     (7.2e6, "2,000 h 00 min")],
+     (172_799, "48 h 00 min"), (172_800, "2.0 days"), (281_880, "3.3 days"), (8.64e8, "10,000.0 days")],
 )  # fmt: skip
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

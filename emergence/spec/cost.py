@@ -127,7 +127,7 @@ def find_gpu(text: str) -> Gpu:
     aliases = {key.upper(): value for key, value in table["aliases"].items()}
     key = aliases.get(name.upper(), known.get(name.upper()))
     if key is None:
-        hint = did_you_mean(name.upper(), [*known, *aliases])
+        hint = did_you_mean(name.upper(), [*known, *aliases], f"choose from {', '.join(table['gpus'])}")
         raise UsageError(f"--gpu {text}: no such GPU in configs/prices.toml; {hint}")
     most = 4 if key == "A10G" else 8
     if count and not (count.isdecimal() and 1 <= int(count) <= most):
