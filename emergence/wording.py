@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-
 #: Choices listed in an error, so that it stays one line a person reads.
 MOST_CHOICES = 12
 

@@ -82,7 +82,7 @@ class ProbeFit:
 
     Attributes:
         family, layer: Layer 0 is the embeddings, i follows block i.
-        weights: Parameters of the probe on raw states, float32 on the CPU (:func:`build_probe` takes them).
+        weights: Parameters of the probe on raw states, float32 on the CPU (:func:`readout` takes them).
         n_trainable: Its parameters.
         ridge: Chosen penalty ridge / 2 * |w|^2 beside the mean loss (linear only).
         validation_loss, validation_em, validation_f1: Nats per question, as trained; EM and F1 over all golds.

@@ -1,4 +1,4 @@
-"""``emergence sweep``: the flags. The work is in :mod:`emergence.sweep`."""
+"""``emergence sweep``: the flags. The work is in :mod:`emergence.commands.sweep`."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def ablate(grouping: Grouping, plan: Plan = QUESTIONS, *, n_boot: int = N_BOOT) 
 
 
 def without_order(grouping: Grouping) -> dict[int, ComparableSet]:
-    """Sets by the ``id`` of the set on plain text that has the same settings and steps: its row without word order."""
+    """For each set on plain text, by its ``id``, the set on shuffled text with equal settings and steps."""
     sets = _with_trunk(grouping)
     pairs = ((s, twin) for s in sets if _data(s) == BASE for twin in _twins(s, SHUFFLED, sets))
     return {id(s): twin for s, twin in pairs if _steps(s) == _steps(twin)}
@@ -197,7 +197,7 @@ def _twins(mixed: ComparableSet, against: str, sets: Sequence[ComparableSet]) ->
 
 
 def _specs(s: ComparableSet) -> list[ExperimentSpec]:
-    """Specs that say how the set's trunks were pretrained: of runs whose trunk is the one their spec describes."""
+    """Specs of the runs whose trunk is the one that their spec describes."""
     items = [item for cell in (FULL, FROZEN) for item in s.cells.get(cell, ())]
     known = [(item.spec, item.result.trunk.pretrain_id) for item in items]
     return [spec for spec, trunk in known if spec is not None and trunk in (None, spec.pretrain_id)]
@@ -209,7 +209,7 @@ def _data(s: ComparableSet) -> str | None:
 
 
 def _settings(s: ComparableSet) -> str:
-    """Identity of the pretraining but for seed and what its text is mixed with."""
+    """The ``pretrain_id`` with seed and data mix set aside."""
     return str(replace(_specs(s)[0], seed=0, pretrain_data=BASE, nq_data=None).pretrain_id)
 
 

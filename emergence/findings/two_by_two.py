@@ -303,7 +303,7 @@ class ModelFree:
 
     @property
     def bar(self) -> float | None:
-        """The higher F1 of the two: a ceiling below it is none."""
+        """The higher of both F1s. Full finetuning below it is no ceiling."""
         bars = [*([self.floor[1].point] if self.floor else []), *([self.words.point] if self.words else [])]
         return max(bars, default=None)
 

@@ -234,7 +234,7 @@ class Calls:
         time.sleep(POLL_SECONDS)
 
     def stop(self) -> bool:
-        """The calls go on, and the next conductor takes them up."""
+        """False: there is nothing to wait for, since calls outlive the conductor and the next one takes them up."""
         return False
 
 

@@ -185,8 +185,10 @@ class VolumeMirror:
         return changed
 
     def _delete_gone(self, names: set[str], final: bool) -> int:
-        """Delete on the volume what is gone here: only at the second look, as the first may have just
-        missed the file whose arrival made the gone one superfluous."""
+        """Delete on the volume what is gone here, at the second look.
+
+        The first look may have just missed the file whose arrival made the gone one superfluous.
+        """
         gone = _names(self.remote) - names
         now = gone if final else gone & self._gone
         for name in now:

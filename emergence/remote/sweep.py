@@ -158,7 +158,7 @@ def _sweep(record: Record, existing: Existing) -> dict[str, Any]:
 
 
 def _begun(task: Task, existing: Existing) -> str | None:
-    """The run to go on with."""
+    """The begun run that the task goes on with, if there is one."""
     if task.is_pretraining:
         return existing.begun.get(task.spec.pretrain_id, (None, None))[0]
     return existing.unfinished.get(task.key)

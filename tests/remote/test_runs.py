@@ -270,7 +270,7 @@ def breaks(checkout: Path, file: str, old: str, new: str) -> None:
 
 
 def test_without_commits_a_killed_run_would_begin_again(standin: StandIn, checkout: Path) -> None:
-    breaks(checkout, "remote.py", "MODELS / run_id, models_volume.commit,", "MODELS / run_id, lambda: None,")
+    breaks(checkout, "remote/app.py", "MODELS / run_id, models_volume.commit,", "MODELS / run_id, lambda: None,")
 
     def has_checkpoint(container: Container) -> bool:
         return container.name == "train" and any((container.root / "work" / "runs").glob("*/checkpoint/*.pth"))
@@ -283,7 +283,7 @@ def test_without_commits_a_killed_run_would_begin_again(standin: StandIn, checko
 
 
 def test_without_the_mount_nothing_starts(standin: StandIn, checkout: Path) -> None:
-    breaks(checkout, "remote.py", '.add_local_python_source("emergence")', "")
+    breaks(checkout, "remote/app.py", '.add_local_python_source("emergence")', "")
     done = standin.modal("run", ENTRY_POINT, *FLAGS, cwd=checkout)
     assert done.returncode == 1 and "No module named 'emergence'" in done.stdout + done.stderr
 
