@@ -15,9 +15,9 @@ a trunk knows before its first block. Defined in docs/methods.md#conditional-pro
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,16 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from emergence.answering.features import LayerFeatures, SpanLogits
-from emergence.answering.probe import PHASE, ProbeReport, save_progress
-from emergence.answering.probe_data import ProbeData, layer_data, predict_cached, standardise_
+from emergence.answering.probe import ProbeReport
+from emergence.answering.probe_data import ProbeData, predict_cached, standardise_
 from emergence.answering.probe_fitting import fit_probe, readout
+from emergence.answering.probe_loop import Piece, ProbeState, fit_pieces
 from emergence.answering.word_scorer import WordScores
 from emergence.data.qa_encoding import EncodedQA
 from emergence.measures.ragged import within_rows
 from emergence.model import Encoder
 from emergence.spec.config import ProbeConfig
 from emergence.training.context import Context
-from emergence.training.recording import StopRequested
 
 logger = logging.getLogger(__name__)
 
@@ -117,30 +117,25 @@ def measure_conditional(
         StopRequested: ``should_stop`` was true after a fit; the same call resumes.
     """
     wanted = _wanted(report, scorers, main, splits if control else ())
-    stored = context.checkpointer.load(PHASE)
-    earlier = dict(stored.state.get("conditional", {})) if stored else {}
-    found = {name: ConditionalFit.from_state(state) for name, state in earlier.items()}
-    missing: dict[int, list[str]] = {}
-    for name, (_, layer, _) in wanted.items():
-        if name not in found:
-            missing.setdefault(layer, []).append(name)
-    context.progress.start(len(wanted), "fits", len(found), "what states add")
-    states = layer_data(trunk, splits, sorted(missing), config.cache_gigabytes, context)
-    for layer, parts in states:
-        _standardise(parts)
-        for name in missing[layer]:
-            begun = time.monotonic()
-            family, _, scorer = wanted[name]
-            given = _with_positions(parts, splits) if scorer is None else _with_offsets(parts, scorers[scorer])
-            found[name] = _fit(name, family, layer, scorer, given, config, max_answer_words, seed)
-            context.recorder.time("probe_conditional", name=name, seconds=time.monotonic() - begun)
-            context.progress.update(1)
-            save_progress(context, report.fits, {n: f.to_state() for n, f in found.items()})
-            if context.should_stop():
-                context.progress.close()
-                raise StopRequested(f"stopped after the {name} probe; the same command goes on")
-    context.progress.close()
-    return {name: found[name] for name in wanted}
+    state = ProbeState.resumed(context, report.fits)
+
+    def fit(name: str, parts: Sequence[ProbeData]) -> dict[str, float]:
+        family, layer, scorer = wanted[name]
+        given = _with_positions(parts, splits) if scorer is None else _with_offsets(parts, scorers[scorer])
+        fitted = _fit(name, family, layer, scorer, given, config, max_answer_words, seed)
+        state.conditional[name] = fitted.to_state()
+        return {}
+
+    pieces = [
+        Piece(layer, f"{name} probe", {"name": name}, partial(fit, name))
+        for name, (_, layer, _) in wanted.items()
+        if name not in state.conditional
+    ]
+    fit_pieces(
+        pieces, trunk, splits, _standardised, state, context,
+        kind="probe_conditional", gigabytes=config.cache_gigabytes, progress=(len(wanted), "fits", "what states add"),
+    )  # fmt: skip
+    return {name: ConditionalFit.from_state(state.conditional[name]) for name in wanted}
 
 
 def scorer_logits(scores: WordScores, lengths: npt.NDArray[np.int64], split: str) -> npt.NDArray[np.float32]:
@@ -175,9 +170,10 @@ def _wanted(
     return out
 
 
-def _standardise(parts: Sequence[ProbeData]) -> None:
-    """All parts in place, by the first one's statistics."""
+def _standardised(parts: Sequence[ProbeData]) -> Sequence[ProbeData]:
+    """All parts, in place, by the first one's statistics."""
     standardise_(*(part.features for part in parts))
+    return parts
 
 
 def _with_offsets(parts: Sequence[ProbeData], scores: WordScores) -> list[ProbeData]:
@@ -189,7 +185,7 @@ def _with_offsets(parts: Sequence[ProbeData], scores: WordScores) -> list[ProbeD
     ]
 
 
-def _with_positions(parts: Sequence[ProbeData], splits: Sequence[EncodedQA]) -> list[ProbeData]:
+def _with_positions(parts: Sequence[ProbeData], splits: Sequence[EncodedQA]) -> Sequence[ProbeData]:
     """The states with one column for each relative position to the predicate behind them, all standardised."""
     out = []
     for part, split in zip(parts, splits, strict=True):
@@ -200,8 +196,7 @@ def _with_positions(parts: Sequence[ProbeData], splits: Sequence[EncodedQA]) -> 
         words = torch.cat([part.features.words.float(), columns.to(part.features.words)], dim=1)
         questions = _widened(part.features.questions, columns.shape[1])
         out.append(replace(part, features=LayerFeatures(words, questions, part.features.word_offsets)))
-    _standardise(out)
-    return out
+    return _standardised(out)
 
 
 def _widened(questions: Tensor, more: int) -> Tensor:

@@ -40,6 +40,7 @@ from emergence.spec.search_budget import (
 from emergence.training.checkpoint import Checkpoint, Checkpointer
 from emergence.training.context import Context
 from emergence.training.health import NonFiniteLossError
+from emergence.training.loop import resume
 from emergence.training.recording import Progress, Recorder
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ class _Search:
         rungs = plan_rungs(len(self.train), self.config, len(settings))
         self.order = np.random.default_rng([self.seed, 0x5EA]).permutation(len(self.train))
         self.total = sum(rung.candidates for rung in rungs)
-        self._resume()
+        resume(self.context, PHASE, self._restore, self._save)
         for rung in rungs:
             done = [trial for trial in self.trials if trial.rung == rung.number]
             for setting in settings[len(done) :]:
@@ -215,15 +216,9 @@ class _Search:
 
     # State -----------------------------------------------------------------------------------------
 
-    def _resume(self) -> None:
-        """Take up the finished trials of the newest checkpoint, if there is one."""
-        found = self.context.checkpointer.load(PHASE)
-        if found is None:
-            self._save()  # so that history written before the next checkpoint can be taken back
-            return
-        self.trials = [Trial(**trial) for trial in found.state["trials"]]
-        self.seconds = found.state["seconds"]
-        self.context.recorder.rewind(found.state["history"])
+    def _restore(self, content: dict[str, Any]) -> None:
+        self.trials = [Trial(**trial) for trial in content["trials"]]
+        self.seconds = content["seconds"]
 
     def _save(self) -> None:
         self.context.checkpointer.save(PHASE, self._steps_done(), self._progress_made())

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from emergence.answering.evaluate import gold_spans
 from emergence.answering.features import SpanLogits
-from emergence.answering.probe import PHASE, ProbeReport, save_progress
-from emergence.answering.probe_data import ProbeData, Standardisation, layer_data, predict_cached, standardise_
+from emergence.answering.probe import ProbeReport
+from emergence.answering.probe_data import ProbeData, Standardisation, predict_cached, standardise_
 from emergence.answering.probe_fitting import (
     Probe,
     ProbeFit,
@@ -38,6 +38,7 @@ from emergence.answering.probe_fitting import (
     readout,
     train_epoch,
 )
+from emergence.answering.probe_loop import Piece, ProbeState, fit_pieces
 from emergence.data.qa_encoding import EncodedQA
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.probe_validity import (
@@ -53,7 +54,6 @@ from emergence.model import Encoder
 from emergence.plain import plain
 from emergence.spec.config import EvaluateConfig, ProbeConfig
 from emergence.training.context import Context
-from emergence.training.recording import StopRequested
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,6 @@ def measure_validity(
     *,
     seed: int,
     max_answer_words: int,
-    conditional: Mapping[str, Any] | None = None,
 ) -> dict[str, ProbeValidity]:
     """Selectivity and description length of every family of ``report``, at its chosen layer.
 
@@ -228,7 +227,6 @@ def measure_validity(
         context: Its checkpointer holds the fits; each measured part is added, a resumed call goes on with the next.
         seed: The one the fits were made with.
         max_answer_words: Longest span decoded.
-        conditional: States of the finished conditional probes, kept in the same checkpoint.
 
     Raises:
         StopRequested: ``should_stop`` was true after a part; the same call resumes.
@@ -236,35 +234,37 @@ def measure_validity(
     best = {family: report.best(family) for family in dict.fromkeys(fit.family for fit in report.fits)}
     control = control_golds(splits)
     kinds = _PARTS if control else _PARTS[:1]
-    found = _resume(context)
-    missing: dict[int, list[tuple[str, str]]] = {}
-    for family, fit in best.items():
-        for part in kinds:
-            if f"{family} {part}" not in found:
-                missing.setdefault(fit.layer, []).append((family, part))
-    context.progress.start(len(best) * len(kinds), "fits", len(found), "probe validity")
-    states = layer_data(trunk, splits, sorted(missing), config.cache_gigabytes, context)
-    for layer, data in states:
-        task = _Task(*data)
-        statistics = standardise_(task.train.features, task.validation.features)
-        for family, part in missing[layer]:
-            begun = time.monotonic()
-            posed = task.control(control[0]) if control and part.startswith("control") else task
-            found[f"{family} {part}"] = _measure(
-                part, best[family], posed, statistics, config, max_answer_words, _longest(splits[0]), seed
-            )
-            context.recorder.time("probe_validity", family=family, part=part, seconds=time.monotonic() - begun)
-            context.progress.update(1)
-            save_progress(context, report.fits, conditional, found)
-            if context.should_stop():
-                context.progress.close()
-                raise StopRequested(f"stopped after the {part} of the {family} probe; the same command goes on")
-    context.progress.close()
-    return {
-        family: _summary(fit, found, test_logits[family], splits[2], control[1] if control else None, evaluate,
-                         max_answer_words)
+    state = ProbeState.resumed(context, report.fits)
+
+    def measure(family: str, part: str, prepared: tuple[_Task, Standardisation]) -> dict[str, float]:
+        task, statistics = prepared
+        posed = task.control(control[0]) if control and part.startswith("control") else task
+        state.validity[f"{family} {part}"] = _measure(
+            part, best[family], posed, statistics, config, max_answer_words, _longest(splits[0]), seed
+        )
+        return {}
+
+    pieces = [
+        Piece(fit.layer, f"{part} of the {family} probe", {"family": family, "part": part},
+              partial(measure, family, part))
         for family, fit in best.items()
-    }  # fmt: skip
+        for part in kinds
+        if f"{family} {part}" not in state.validity
+    ]  # fmt: skip
+    fit_pieces(
+        pieces, trunk, splits, _standardised, state, context, kind="probe_validity", gigabytes=config.cache_gigabytes,
+        progress=(len(best) * len(kinds), "fits", "probe validity"),
+    )  # fmt: skip
+    seen_types = control[1] if control else None
+    return {
+        family: _summary(fit, state.validity, test_logits[family], splits[2], seen_types, evaluate, max_answer_words)
+        for family, fit in best.items()
+    }
+
+
+def _standardised(data: Sequence[ProbeData]) -> tuple[_Task, Standardisation]:
+    task = _Task(*data)
+    return task, standardise_(task.train.features, task.validation.features)
 
 
 def _measure(
@@ -325,9 +325,3 @@ def _kinds(split: EncodedQA) -> list[Hashable]:
 def _longest(train: EncodedQA) -> int:
     """Words of the longest training answer: what the code must be able to send."""
     return int((train.gold_ends - train.gold_starts).max()) + 1
-
-
-def _resume(context: Context) -> dict[str, Any]:
-    """The parts that an interrupted call had finished."""
-    stored = context.checkpointer.load(PHASE)
-    return dict(stored.state.get("validity", {})) if stored else {}

@@ -21,9 +21,9 @@ from emergence.answering.finetune import PHASE as FINETUNE_PHASE
 from emergence.answering.finetune_result import FinetuneResult
 from emergence.answering.finetune_search import PHASE as SEARCH_PHASE
 from emergence.answering.finetune_search import finetune_tuned
-from emergence.answering.probe import PHASE as PROBE_PHASE
 from emergence.answering.probe import ProbeReport, predict_probes, probe_all_layers
 from emergence.answering.probe_fitting import ProbeFit, span_head
+from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.answering.probe_validity import ProbeValidity, measure_validity
 from emergence.answering.word_features import Variant
 from emergence.answering.word_scorer import WordScores, word_scores
@@ -317,7 +317,7 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
     conditional = _conditional(session, trunk, report, questions, words, cap)
     for name, found in conditional.items():
         logits["validation"][name], logits["test"][name] = found.validation, found.test
-    validity = _validity(session, trunk, report, questions, logits["test"], cap, conditional)
+    validity = _validity(session, trunk, report, questions, logits["test"], cap)
     if questions.pairs is not None:
         chosen = {HEADLINE: report.best("linear")} | {n: fit for n, fit in readouts.items() if n == fit.family}
         on_pairs = predict_probes(trunk, list(chosen.values()), questions.pairs, session.context)
@@ -370,7 +370,6 @@ def _validity(
     questions: Questions,
     logits: dict[str, SpanLogits],
     cap: int,
-    conditional: dict[str, ConditionalFit],
 ) -> dict[str, ProbeValidity] | None:
     config = session.spec.config
     if not config.probe.validity or not len(questions.test):
@@ -385,7 +384,6 @@ def _validity(
         session.context,
         seed=session.spec.seed,
         max_answer_words=cap,
-        conditional={name: found.to_state() for name, found in conditional.items()},
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from emergence.answering.probe import PHASE as PROBE_PHASE
+from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.data.qa_encoding import UNCOUNTED_MARKS
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs, refuse_changed_text

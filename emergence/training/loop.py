@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -155,24 +155,16 @@ class TrainingLoop(ABC):
         self._saved = self._mark()
 
     def _resume(self) -> None:
-        found = self._load()
-        if found is not None:
-            self._take_up(found)
-        self.prepare(resumed=found is not None)
-        if found is None:
-            self.save()  # so that history written before the next checkpoint can be taken back
+        if resume(self.context, self.phase, self._restore, self._save_start):
+            self.prepare(resumed=True)
         self.begin()
 
-    def _load(self, up_to: int | None = None) -> Checkpoint | None:
-        workers = self.context.workers
-        workers.wait()  # for what the first may still be saving
-        found = self.context.checkpointer.load(self.phase, up_to)
-        workers.wait()  # until all have read it, before the first saves another
-        return found
+    def _save_start(self) -> None:
+        self.prepare(resumed=False)
+        self.save()
 
-    def _take_up(self, found: Checkpoint) -> None:
-        self.restore(found.state)
-        self.context.recorder.rewind(found.state["history"])
+    def _restore(self, content: dict[str, Any]) -> None:
+        self.restore(content)
         self._saved = self._mark()
 
     def _mark(self) -> tuple[int, ...]:
@@ -199,17 +191,17 @@ class TrainingLoop(ABC):
         Raises:
             NonFiniteLossError: That is not asked for, or was in vain so often; the last good state is saved.
         """
-        rewinds, found = self.state.rewinds, None
+        rewinds, checkpoint = self.state.rewinds, None
         if self._on_nan == "rewind" and rewinds < MOST_REWINDS:
-            found = self._load(up_to=self._due(max(error.step - 1, 0)))
-        if found is None:
+            checkpoint = _load(self.context, self.phase, up_to=self._due(max(error.step - 1, 0)))
+        if checkpoint is None:
             if error.step > self.step:  # an update that was not made: all before it is well
                 self.save()
             raise self._final(error) from None
         seconds = self.seconds()
-        self._take_up(found)
+        _take_up(self.context, checkpoint, self._restore)
         self.state.rewinds, self.state.seconds, self._since = rewinds + 1, seconds, time.monotonic()
-        logger.warning("%s; going on from step %d at %g of the learning rate", error, found.step, self.rate_factor)
+        logger.warning("%s; going on from step %d at %g of the learning rate", error, checkpoint.step, self.rate_factor)
         self.context.recorder.log(
             f"{self.phase}_rewind", step=self.step, failed_step=error.step, rewinds=self.state.rewinds
         )
@@ -225,3 +217,35 @@ class TrainingLoop(ABC):
         if kept is not None and self._on_nan == "stop":
             again = "add --on-nan rewind to go on from the last checkpoint at half the learning rate, or "
         return NonFiniteLossError(f"{error}{tried}{state}: {again}{self._cure}", error.step)
+
+
+def resume(
+    context: Context, phase: str, restore: Callable[[dict[str, Any]], None], save_start: Callable[[], None]
+) -> bool:
+    """Go on from the newest checkpoint of ``phase``, if there is one; returns whether there was.
+
+    Args:
+        context: Its history is cut back to where it stood when the checkpoint was saved.
+        phase: Of the checkpoints.
+        restore: Takes over the checkpoint's state.
+        save_start: Called where there is no checkpoint. It saves one of the start, so that history written before the
+            next checkpoint can be taken back.
+    """
+    checkpoint = _load(context, phase)
+    if checkpoint is None:
+        save_start()
+        return False
+    _take_up(context, checkpoint, restore)
+    return True
+
+
+def _load(context: Context, phase: str, up_to: int | None = None) -> Checkpoint | None:
+    context.workers.wait()  # for what the first may still be saving
+    checkpoint = context.checkpointer.load(phase, up_to)
+    context.workers.wait()  # until all have read it, before the first saves another
+    return checkpoint
+
+
+def _take_up(context: Context, checkpoint: Checkpoint, restore: Callable[[dict[str, Any]], None]) -> None:
+    restore(checkpoint.state)
+    context.recorder.rewind(checkpoint.state["history"])

@@ -59,26 +59,6 @@ class NullRecorder:
         pass
 
 
-class MemoryRecorder:
-    """Keeps history and timings as lists of dictionaries."""
-
-    def __init__(self) -> None:
-        self.history: list[dict[str, Any]] = []
-        self.timings: list[dict[str, Any]] = []
-
-    def log(self, kind: str, /, **values: Any) -> None:
-        self.history.append({"kind": kind, **values})
-
-    def time(self, kind: str, /, **values: Any) -> None:
-        self.timings.append({"kind": kind, **values})
-
-    def position(self) -> int:
-        return len(self.history)
-
-    def rewind(self, position: int) -> None:
-        del self.history[position:]
-
-
 class Progress(Protocol):
     """Shows a person how far a loop has come."""
 

@@ -31,8 +31,9 @@ from emergence.spec.search_budget import (
 )
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
-from emergence.training.recording import MemoryRecorder, StopRequested
+from emergence.training.recording import StopRequested
 from tests.answering.qa_tasks import WordTokenizer, named_word_task
+from tests.memory_recorder import MemoryRecorder
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_layers=2, hidden_size=16, n_heads=2, vocab_size=300, sequence_length=64)

@@ -30,8 +30,9 @@ from emergence.spec.config import FinetuneConfig, ProbeConfig
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.health import NonFiniteLossError
-from emergence.training.recording import MemoryRecorder, StopRequested
+from emergence.training.recording import StopRequested
 from tests.answering.qa_tasks import PlantedEncoder, WordTokenizer, named_word_task
+from tests.memory_recorder import MemoryRecorder
 
 CPU = torch.device("cpu")
 CONFIG = ProbeConfig(bilinear_rank=16, epochs=16, batch_size=16, lr=1e-2, patience=16)

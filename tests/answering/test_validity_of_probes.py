@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from emergence.answering.features import cache_features
-from emergence.answering.probe import PHASE, predict_probes, probe_all_layers
+from emergence.answering.probe import predict_probes, probe_all_layers
 from emergence.answering.probe_data import ProbeData, standardise_
 from emergence.answering.probe_fitting import ProbeFit, fit_linear_probe
+from emergence.answering.probe_loop import PHASE
 from emergence.answering.probe_validity import ProbeValidity, control_golds, measure_validity, online_code
 from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.data.records import Answer
@@ -24,8 +25,9 @@ from emergence.measures.spans import GoldSpans, n_valid_spans
 from emergence.spec.config import EvaluateConfig, ProbeConfig
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
-from emergence.training.recording import MemoryRecorder, StopRequested
+from emergence.training.recording import StopRequested
 from tests.answering.qa_tasks import WORDS, PlantedEncoder, WordTokenizer, example, named_word_task
+from tests.memory_recorder import MemoryRecorder
 
 CPU = torch.device("cpu")
 CONFIG = ProbeConfig(

@@ -22,7 +22,8 @@ from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.distributed import Workers, workers_from_environment
 from emergence.training.pretrain import pretrain
-from emergence.training.recording import MemoryRecorder, StopRequested
+from emergence.training.recording import StopRequested
+from tests.memory_recorder import MemoryRecorder
 
 
 def train(folder: Path) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from emergence.training.context import Context
 from emergence.training.health import NonFiniteLossError, clip_gradients
 from emergence.training.loop import MOST_REWINDS
 from emergence.training.pretrain import _Pretraining, pretrain
-from emergence.training.recording import MemoryRecorder, StopRequested
+from emergence.training.recording import StopRequested
 from tests.answering.qa_tasks import WordTokenizer, named_word_task
+from tests.memory_recorder import MemoryRecorder
 
 MODEL = ModelConfig(n_layers=1, hidden_size=16, n_heads=2, vocab_size=300, sequence_length=16)
 CPU = torch.device("cpu")

@@ -20,7 +20,8 @@ from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.health import NonFiniteLossError
 from emergence.training.pretrain import PretrainResult, pretrain
-from emergence.training.recording import MemoryRecorder, StopRequested
+from emergence.training.recording import StopRequested
+from tests.memory_recorder import MemoryRecorder
 
 MODEL = ModelConfig(n_layers=1, hidden_size=16, n_heads=2, sequence_length=16)
 ROWS = 64

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 
-from emergence.training.recording import MemoryRecorder, StopRequested, TerminalProgress
+from emergence.training.recording import StopRequested, TerminalProgress
+from tests.memory_recorder import MemoryRecorder
 
 
 def test_rewinding_drops_what_came_after() -> None:
