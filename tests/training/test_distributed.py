@@ -63,7 +63,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     outputs = [tmp_path / f"rank{rank}.json" for rank in range(2)]
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / "both"), str(outputs[rank])],
+            [sys.executable, "-m", "tests.training.test_distributed", str(tmp_path / "both"), str(outputs[rank])],
+            cwd=Path(__file__).parents[2],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
