@@ -33,6 +33,7 @@ from emergence.answering.probe_fitting import fit_probe, readout
 from emergence.answering.probe_loop import Piece, ProbeState, fit_pieces
 from emergence.answering.word_scorer import WordScores
 from emergence.data.qa_encoding import EncodedQA
+from emergence.measures.conditional import WITH_WORDS
 from emergence.measures.ragged import within_rows
 from emergence.model import Encoder
 from emergence.spec.config import ProbeConfig
@@ -42,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 #: The control read-out on embeddings and relative position.
 EMBEDDING_POSITION = "embedding_position"
-#: Read-outs by the scorer they add to: ``words+bilinear`` adds the bilinear probe to what needs no states.
-PREFIX = {"left": "words", "both": "words_both"}
 #: Relative positions farther from the predicate than this many words are one.
 FARTHEST = 12
 
@@ -164,7 +163,7 @@ def _wanted(
     out: dict[str, tuple[str, int, str | None]] = {}
     for scorer in scorers:
         for family in families if scorer == main else (richest,):
-            out[f"{PREFIX[scorer]}+{family}"] = (family, report.best(family).layer, scorer)
+            out[WITH_WORDS[scorer].format(family=family)] = (family, report.best(family).layer, scorer)
     if splits and all(example.predicate_index is not None for split in splits for example in split.examples):
         out[EMBEDDING_POSITION] = (richest, 0, None)
     return out
@@ -213,11 +212,11 @@ def _fit(
     scorer: str | None,
     parts: Sequence[ProbeData],
     config: ProbeConfig,
-    cap: int,
+    max_answer_words: int,
     seed: int,
 ) -> ConditionalFit:
     train, validation, test = parts
-    fit = fit_probe(family, train, validation, None, config, layer, cap, seed)
+    fit = fit_probe(family, train, validation, None, config, layer, max_answer_words, seed)
     device = train.features.words.device
     scales = None if fit.scales is None else torch.tensor(fit.scales, device=device)
     of_validation, of_test = (predict_cached(readout(fit, device), part, scales) for part in (validation, test))

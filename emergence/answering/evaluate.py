@@ -96,7 +96,7 @@ def gold_spans(encoded: EncodedQA) -> GoldSpans:
     return GoldSpans(encoded.gold_starts.astype(np.int64), encoded.gold_ends.astype(np.int64), encoded.gold_offsets)
 
 
-def max_answer_words(setting: int, train: EncodedQA) -> int:
+def choose_max_answer_words(setting: int, train: EncodedQA) -> int:
     """The longest span to decode: ``setting``, or if 0 the 99.5th percentile of the training answers' lengths.
 
     Use the whole training split, also for few-shot runs: sizes are comparable only under one cap.
@@ -104,11 +104,13 @@ def max_answer_words(setting: int, train: EncodedQA) -> int:
     return setting or answer_length_cap(gold_spans(train))
 
 
-def score_logits(logits: SpanLogits, encoded: EncodedQA, cap: int) -> SpanScores:
+def score_logits(logits: SpanLogits, encoded: EncodedQA, max_answer_words: int) -> SpanScores:
     """All scores per question, string scores and the choice among the sentence's arguments included."""
     sentences, choices = [example.tokens for example in encoded.examples], arguments_to_choose(encoded)
     golds = gold_spans(encoded)
-    return score_spans(logits.start, logits.end, logits.lengths, golds, cap, sentences=sentences, choices=choices)
+    return score_spans(
+        logits.start, logits.end, logits.lengths, golds, max_answer_words, sentences=sentences, choices=choices
+    )
 
 
 def arguments_to_choose(encoded: EncodedQA) -> ArgumentChoices:
@@ -136,7 +138,7 @@ class QuickScores:
     f1: float
 
 
-def quick_scores(logits: SpanLogits, golds: GoldSpans, cap: int, train_gold: str = "first") -> QuickScores:
+def quick_scores(logits: SpanLogits, golds: GoldSpans, max_answer_words: int, train_gold: str = "first") -> QuickScores:
     """Loss as in training (``model.losses.span_cross_entropy``), against all golds EM and F1.
 
     All of them are NaN if a logit is not finite.
@@ -151,7 +153,7 @@ def quick_scores(logits: SpanLogits, golds: GoldSpans, cap: int, train_gold: str
     else:
         top = golds.max_per_question(of_golds)
         log_p = top + np.log(golds.sum_per_question(np.exp(of_golds - top[golds.owner])))
-    decoded = decode_joint(logits.start, logits.end, logits.lengths, cap)
+    decoded = decode_joint(logits.start, logits.end, logits.lengths, max_answer_words)
     return QuickScores(
         -float(log_p.mean()), float(span_em(decoded, golds).mean()), float(span_f1(decoded, golds).mean())
     )
@@ -191,7 +193,7 @@ def evaluate(
     return Evaluation(
         n=len(encoded),
         n_clusters=len(set(encoded.clusters.tolist())),
-        max_answer_words=scores.max_len,
+        max_answer_words=scores.max_answer_words,
         scores=interval(columns, everything),
         macro=_macro(of_all, encoded, config, seed),
         by={
@@ -208,14 +210,14 @@ def evaluate(
     )
 
 
-def baseline_scores(encoded: EncodedQA, train: EncodedQA, cap: int) -> dict[str, Columns]:
+def baseline_scores(encoded: EncodedQA, train: EncodedQA, max_answer_words: int) -> dict[str, Columns]:
     """Per-question F1 and EM of what needs no model, by name (docs/methods.md#no-model-floor).
 
     ``uniform`` draws a span at random. Where every question has a predicate (not SQuAD) there are the
     fixed rules around it, and ``wh_rule``, which learns on ``train`` where the answer of each kind of question stands.
     """
     golds = gold_spans(encoded)
-    chance = uniform_chance(encoded.n_words, golds, cap)
+    chance = uniform_chance(encoded.n_words, golds, max_answer_words)
     rows = {"uniform": {"f1_tokens": chance.f1, "em": chance.em}}
     where, where_train = _predicates(encoded), _predicates(train)
     if where is None or where_train is None:

@@ -119,7 +119,7 @@ class _Finetuning(TrainingLoop):
     config: FinetuneConfig
     context: Context
     seed: int
-    cap: int
+    max_answer_words: int
     save_snapshot: SaveModel | None
     on_nan: OnNan
     carried: dict[str, Any] | None
@@ -246,7 +246,7 @@ class _Finetuning(TrainingLoop):
         state = self.state
         train_loss = state.loss_sum / state.questions
         logits = predict_finetuned(self.trunk.eval(), self.head, self.validation, self.context)
-        found = quick_scores(logits, gold_spans(self.validation), self.cap, self.config.train_gold)
+        found = quick_scores(logits, gold_spans(self.validation), self.max_answer_words, self.config.train_gold)
         if not math.isfinite(found.loss):
             raise self.failure(f"the validation loss is {found.loss}", self.step)
         scores = EpochScores(state.epoch + 1, train_loss, found.loss, found.em, found.f1)

@@ -152,7 +152,7 @@ class _Search:
     config: FinetuneConfig
     context: Context
     seed: int
-    cap: int
+    max_answer_words: int
     trials: list[Trial] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -188,7 +188,7 @@ class _Search:
                 config,
                 self._trial_context(),
                 seed=self.seed,
-                max_answer_words=self.cap,
+                max_answer_words=self.max_answer_words,
                 announce=False,
             )
             f1, loss = found.best.validation_f1, found.best.validation_loss

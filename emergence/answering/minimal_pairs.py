@@ -11,13 +11,15 @@ from emergence.data.roles import asked_role
 from emergence.measures.minimal_sets import MinimalPairScores, score_pairs
 
 
-def score_minimal_pairs(logits: SpanLogits, encoded: EncodedQA, cap: int | None = None) -> MinimalPairScores:
+def score_minimal_pairs(
+    logits: SpanLogits, encoded: EncodedQA, max_answer_words: int | None = None
+) -> MinimalPairScores:
     """Scores of the pairs of ``data.minimal_sets.minimal_pairs``, encoded.
 
     Args:
         logits: Of the encoded questions.
         encoded: Members in any order; a pair of which encoding dropped a member is left out and counted.
-        cap: Longest span decoded, for the exact matches; None for the longest sentence.
+        max_answer_words: Longest span decoded, for the exact matches; None for the longest sentence.
 
     Pairs of natural sentences are resampled by their sentence (``document_id``), and kinds are construction and role.
     """
@@ -40,6 +42,6 @@ def score_minimal_pairs(logits: SpanLogits, encoded: EncodedQA, cap: int | None 
         (crossed[:, 0], crossed[:, 1] - 1),
         clusters=[example.document_id for example in first],
         kinds=[f"{construction_of(example)}/{asked_role(example)}" for example in first],
-        max_len=cap or max(logits.start.shape[1], 1),
+        max_answer_words=max_answer_words or max(logits.start.shape[1], 1),
         n_incomplete=len(rows) - len(whole),
     )

@@ -117,7 +117,7 @@ def control_golds(splits: Sequence[EncodedQA]) -> tuple[tuple[GoldSpans, ...], f
 
 
 def online_code(
-    fit: ProbeFit, train: ProbeData, validation: ProbeData, config: ProbeConfig, *, longest: int, seed: int
+    fit: ProbeFit, train: ProbeData, validation: ProbeData, config: ProbeConfig, *, max_coded_words: int, seed: int
 ) -> DescriptionLength:
     """Bits to send the training answers to somebody who has the states, block after block.
 
@@ -129,7 +129,7 @@ def online_code(
         fit: The finished probe: its family, layer and ridge.
         train, validation: Standardised.
         config: ``mdl_epochs`` and the optimiser's settings.
-        longest: Words of the longest span that can be sent; no answer may be longer.
+        max_coded_words: Words of the longest span that can be sent; no answer may be longer.
         seed: Of the initial weights and the batches.
     """
     order = np.random.default_rng(_ORDER_SEED).permutation(len(train))
@@ -144,10 +144,10 @@ def online_code(
         probe = learner.learn(train.take(order[:end]))
         block = train.take(order[end:next_end])
         logits = predict_cached(reader(probe), block)
-        coded = gold_log_prob(logits.start, logits.end, logits.lengths, block.golds, longest)
+        coded = gold_log_prob(logits.start, logits.end, logits.lengths, block.golds, max_coded_words)
         blocks.append(coded.log_prob)
         clipped += coded.n_floored
-    length = online_description_length(n_valid_spans(train.lengths[order], longest), ends, blocks)
+    length = online_description_length(n_valid_spans(train.lengths[order], max_coded_words), ends, blocks)
     return replace(length, n_clipped=clipped)
 
 
@@ -240,7 +240,7 @@ def measure_validity(
         task, statistics = prepared
         posed = task.control(control[0]) if control and part.startswith("control") else task
         state.validity[f"{family} {part}"] = _measure(
-            part, best[family], posed, statistics, config, max_answer_words, _longest(splits[0]), seed
+            part, best[family], posed, statistics, config, max_answer_words, _longest_answer(splits[0]), seed
         )
         return {}
 
@@ -273,17 +273,18 @@ def _measure(
     task: _Task,
     statistics: Standardisation,
     config: ProbeConfig,
-    cap: int,
-    longest: int,
+    max_answer_words: int,
+    max_coded_words: int,
     seed: int,
 ) -> Any:
     """One part of one family as plain values: per-question control scores, or a description length."""
     if part != "control":
-        return asdict(online_code(fit, task.train, task.validation, config, longest=longest, seed=seed))
+        code = online_code(fit, task.train, task.validation, config, max_coded_words=max_coded_words, seed=seed)
+        return asdict(code)
     same = config if fit.ridge is None else replace(config, ridges=(fit.ridge,))
-    learned = fit_probe(fit.family, task.train, task.validation, statistics, same, fit.layer, cap, seed)
+    learned = fit_probe(fit.family, task.train, task.validation, statistics, same, fit.layer, max_answer_words, seed)
     logits = predict_cached(readout(learned, task.test.features.words.device), task.test)
-    return _f1(logits, task.test.golds, cap).tolist()
+    return _f1(logits, task.test.golds, max_answer_words).tolist()
 
 
 def _summary(
@@ -293,9 +294,9 @@ def _summary(
     test: EncodedQA,
     seen: float | None,
     evaluate: EvaluateConfig,
-    cap: int,
+    max_answer_words: int,
 ) -> ProbeValidity:
-    of_task = _f1(logits, gold_spans(test), cap)
+    of_task = _f1(logits, gold_spans(test), max_answer_words)
     control = found.get(f"{fit.family} control")
     contrast = code = None
     if control is not None:
@@ -312,9 +313,9 @@ def _summary(
     return ProbeValidity(fit.family, fit.layer, float(of_task.mean()), mean, contrast, seen, mdl, code)
 
 
-def _f1(logits: SpanLogits, golds: GoldSpans, cap: int) -> npt.NDArray[np.float64]:
+def _f1(logits: SpanLogits, golds: GoldSpans, max_answer_words: int) -> npt.NDArray[np.float64]:
     """(N,) token F1 of the decoded spans."""
-    return span_f1(decode_joint(logits.start, logits.end, logits.lengths, cap), golds)
+    return span_f1(decode_joint(logits.start, logits.end, logits.lengths, max_answer_words), golds)
 
 
 def _kinds(split: EncodedQA) -> list[Hashable]:
@@ -322,6 +323,6 @@ def _kinds(split: EncodedQA) -> list[Hashable]:
     return [(e.tokens[e.predicate_index].lower(), e.wh) for e in split.examples if e.predicate_index is not None]
 
 
-def _longest(train: EncodedQA) -> int:
+def _longest_answer(train: EncodedQA) -> int:
     """Words of the longest training answer: what the code must be able to send."""
     return int((train.gold_ends - train.gold_starts).max()) + 1

@@ -165,7 +165,7 @@ def word_scores(
 
 
 def _fit_and_score(
-    splits: dict[str, EncodedQA], variant: Variant, cap: int, seed: int, should_stop: Callable[[], bool]
+    splits: dict[str, EncodedQA], variant: Variant, max_answer_words: int, seed: int, should_stop: Callable[[], bool]
 ) -> WordScores:
     features, n_rows = _compact({split: word_features(encoded, variant) for split, encoded in splits.items()})
     train = splits["train"]
@@ -173,7 +173,7 @@ def _fit_and_score(
     batches = _batches(train, features["train"], fold_of, seed)
     fit = _Fit(n_rows, seed, should_stop)
     everything = [batch for fold in batches for batch in fold]
-    chosen = fit.choose_epoch(everything, features["validation"], splits["validation"], cap)
+    chosen = fit.choose_epoch(everything, features["validation"], splits["validation"], max_answer_words)
     crossed = _cross_fitted(fit, chosen.epoch, train, features["train"], fold_of, batches)
     scales = fit_scales(crossed, train)
     of_others = {
@@ -263,14 +263,14 @@ class _Fit:
         self._n_rows, self._seed, self._should_stop = n_rows, seed, should_stop
 
     def choose_epoch(
-        self, batches: Sequence[Batch], features: WordFeatures, validation: EncodedQA, cap: int
+        self, batches: Sequence[Batch], features: WordFeatures, validation: EncodedQA, max_answer_words: int
     ) -> _Chosen:
         """Weights of the epoch with the highest validation F1, the first of equals."""
         golds, best, f1 = gold_spans(validation), None, list[float]()
         weights, squares = self._zeros()
         for epoch in range(1, MAX_EPOCHS + 1):
             self._pass(batches, weights, squares, epoch)
-            found = quick_scores(_logits(validation, score_rows(features, weights)), golds, cap).f1
+            found = quick_scores(_logits(validation, score_rows(features, weights)), golds, max_answer_words).f1
             if best is None or found > max(f1):
                 best = _Chosen(weights.copy(), epoch, f1)
             f1.append(found)
@@ -374,9 +374,9 @@ def _logits(encoded: EncodedQA, scores: FloatArray) -> SpanLogits:
 # The cache ----------------------------------------------------------------------------------------
 
 
-def _fingerprint(splits: dict[str, EncodedQA], variant: str, cap: int, seed: int) -> str:
+def _fingerprint(splits: dict[str, EncodedQA], variant: str, max_answer_words: int, seed: int) -> str:
     """Of everything the scores depend on."""
-    settings = [VERSION, variant, cap, seed, LEARNING_RATE, BATCH_QUESTIONS, MAX_EPOCHS, FOLDS, N_ROWS]
+    settings = [VERSION, variant, max_answer_words, seed, LEARNING_RATE, BATCH_QUESTIONS, MAX_EPOCHS, FOLDS, N_ROWS]
     questions = {
         split: [
             [e.source, e.sentence_id, e.tokens, e.predicate_index, e.question, e.slots, e.is_passive]

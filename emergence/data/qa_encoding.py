@@ -31,8 +31,8 @@ import numpy.typing as npt
 
 from emergence.data.records import QAExample
 from emergence.measures.ragged import offsets_of, rows_at
+from emergence.spec.experiment import Layout
 
-Layout = Literal["question-first", "echo"]
 Marks = Literal["text", "special"]
 IntArray = npt.NDArray[np.int64]
 
@@ -431,7 +431,7 @@ def _flatten(
 ) -> EncodedQA:
     ids, id_offsets = _join([row[0] for row in rows])
     positions, word_offsets = _join([row[1] for row in rows])
-    golds = [np.array(list(dict.fromkeys((a.start, a.end - 1) for a in e.answers)), dtype=np.int32) for e in kept]
+    golds = [np.array(list(dict.fromkeys(a.span for a in e.answers)), dtype=np.int32) for e in kept]
     starts, gold_offsets = _join([g[:, 0] for g in golds])
     ends, _ = _join([g[:, 1] for g in golds])
     return EncodedQA(

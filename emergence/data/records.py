@@ -2,6 +2,9 @@
 
 ``TextDoc`` feeds pretraining, ``QAPair`` is NQ-open (questions without passages), and ``QAExample``
 is one QA-SRL (or SQuAD) question with its answers as spans of word tokens.
+
+Files have exclusive ends, and so has an ``Answer``. Encoded questions and all that is computed from them have inclusive
+ones (:mod:`emergence.measures.spans`); ``Answer.span`` converts.
 """
 
 from __future__ import annotations
@@ -48,6 +51,11 @@ class Answer:
     alignment: str
     #: How many annotators gave this span (1 where the source does not say).
     votes: int = 1
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Its first and its last word."""
+        return self.start, self.end - 1
 
 
 @dataclass(frozen=True, slots=True)

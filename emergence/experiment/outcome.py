@@ -33,11 +33,17 @@ KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection
 def conclude(session: Session, weights: WeightsFile, trained: Trained, questions: Questions) -> RunResult:
     """Score validation and test, write predictions, and put the result together (not yet on disk)."""
     scores = {
-        split: {name: score_logits(logits, encoded, trained.cap) for name, logits in trained.logits[split].items()}
+        split: {
+            name: score_logits(logits, encoded, trained.max_answer_words)
+            for name, logits in trained.logits[split].items()
+        }
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
     words = {split: _words(trained, split, getattr(questions, split)) for split in scores}
-    rules = {split: baseline_scores(getattr(questions, split), questions.all_train, trained.cap) for split in scores}
+    rules = {
+        split: baseline_scores(getattr(questions, split), questions.all_train, trained.max_answer_words)
+        for split in scores
+    }
     reports = {
         split: _report(session, scores[split], rules[split], words[split], getattr(questions, split))
         for split in scores
@@ -106,7 +112,7 @@ def common_facts(session: Session, weights: WeightsFile, trained: Trained | None
 def _words(trained: Trained, split: str, encoded: EncodedQA) -> dict[str, SpanScores]:
     """R_1 on one split, by its name among the baselines."""
     return {
-        words_name(variant): score_logits(getattr(found, split), encoded, trained.cap)
+        words_name(variant): score_logits(getattr(found, split), encoded, trained.max_answer_words)
         for variant, found in trained.words.items()
     }
 
@@ -171,7 +177,7 @@ def _minimal_pairs(session: Session, trained: Trained, questions: Questions) -> 
         return None
     settings = session.spec.config.evaluate
     return {
-        name: score_minimal_pairs(logits, questions.pairs, trained.cap).to_dict(
+        name: score_minimal_pairs(logits, questions.pairs, trained.max_answer_words).to_dict(
             n_boot=settings.bootstrap_draws, level=1 - settings.alpha
         )
         for name, logits in trained.pairs.items()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence.answering.conditional import ConditionalFit, measure_conditional
-from emergence.answering.evaluate import max_answer_words
+from emergence.answering.evaluate import choose_max_answer_words
 from emergence.answering.features import SpanLogits, predict_finetuned
 from emergence.answering.finetune import PHASE as FINETUNE_PHASE
 from emergence.answering.finetune_result import FinetuneResult
@@ -200,7 +200,7 @@ class Trained:
     """
 
     logits: dict[str, dict[str, SpanLogits]]
-    cap: int
+    max_answer_words: int
     words: dict[str, WordScores]
     finetuned: FinetuneResult | None = None
     probes: ProbeReport | None = None
@@ -214,7 +214,7 @@ class Trained:
 VARIANTS: tuple[Variant, ...] = ("left", "both")
 
 
-def words_alone(session: Session, questions: Questions, cap: int) -> dict[str, WordScores]:
+def words_alone(session: Session, questions: Questions, max_answer_words: int) -> dict[str, WordScores]:
     """R_1 with and without the next word, from the questions that this run trains on; cached by their content.
 
     What it says of the minimal pairs stands behind what it says of the test questions.
@@ -229,7 +229,7 @@ def words_alone(session: Session, questions: Questions, cap: int) -> dict[str, W
             questions.validation,
             test,
             variant=variant,
-            max_answer_words=cap,
+            max_answer_words=max_answer_words,
             cache_dir=session.cache_dir,
         )
         for variant in VARIANTS
@@ -261,7 +261,7 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
     """Find the settings on validation, train trunk and head; the best epoch's weights are kept and scored."""
     trunk = load_trunk(weights, session)
     head = SpanHead(trunk.hidden_size, seed=session.spec.seed)
-    cap = max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
+    max_answer_words = choose_max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
     if not session.context.checkpointer.has(SEARCH_PHASE):
         session.begin(FINETUNE_PHASE, weights.metadata["history_bytes"])
 
@@ -276,7 +276,7 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
         session.spec.config.finetune,
         session.context,
         seed=session.spec.seed,
-        max_answer_words=cap,
+        max_answer_words=max_answer_words,
         save_snapshot=save_epoch,
         on_nan=session.spec.config.pretrain.on_nan,
     )
@@ -285,17 +285,17 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
         split: {HEADLINE: predict_finetuned(trunk.eval(), head, encoded, session.context)}
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
-    words, pairs = split_pairs(words_alone(session, questions, cap), questions, session.spec.layout)
+    words, pairs = split_pairs(words_alone(session, questions, max_answer_words), questions, session.spec.layout)
     if questions.pairs is not None:
         on_pairs = predict_finetuned(trunk, head, questions.pairs, session.context)
         pairs = {HEADLINE: on_pairs, **pairs}
-    return Trained(logits, cap, words, finetuned=result, pairs=pairs)
+    return Trained(logits, max_answer_words, words, finetuned=result, pairs=pairs)
 
 
 def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
     """Fit every probe on the frozen trunk; the linear one at the layer chosen on validation is the headline."""
     trunk = load_trunk(weights, session).eval().requires_grad_(False)
-    cap = max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
+    max_answer_words = choose_max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
     session.begin(PROBE_PHASE, weights.metadata["history_bytes"])
     report = probe_all_layers(
         trunk,
@@ -304,7 +304,7 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
         session.spec.config.probe,
         session.context,
         seed=session.spec.seed,
-        max_answer_words=cap,
+        max_answer_words=max_answer_words,
     )
     readouts = named_fits(report)
     logits = {
@@ -313,11 +313,11 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
         )
         for split, encoded in (("validation", questions.validation), ("test", questions.test))
     }
-    words, pairs = split_pairs(words_alone(session, questions, cap), questions, session.spec.layout)
-    conditional = _conditional(session, trunk, report, questions, words, cap)
+    words, pairs = split_pairs(words_alone(session, questions, max_answer_words), questions, session.spec.layout)
+    conditional = _conditional(session, trunk, report, questions, words, max_answer_words)
     for name, found in conditional.items():
         logits["validation"][name], logits["test"][name] = found.validation, found.test
-    validity = _validity(session, trunk, report, questions, logits["test"], cap)
+    validity = _validity(session, trunk, report, questions, logits["test"], max_answer_words)
     if questions.pairs is not None:
         chosen = {HEADLINE: report.best("linear")} | {n: fit for n, fit in readouts.items() if n == fit.family}
         on_pairs = predict_probes(trunk, list(chosen.values()), questions.pairs, session.context)
@@ -329,7 +329,7 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
     session.run.save_snapshot("finetune_epoch_1", saved)
     return Trained(
         logits,
-        cap,
+        max_answer_words,
         words,
         probes=report,
         headline_layer=best.layer,
@@ -345,7 +345,7 @@ def _conditional(
     report: ProbeReport,
     questions: Questions,
     words: dict[str, WordScores],
-    cap: int,
+    max_answer_words: int,
 ) -> dict[str, ConditionalFit]:
     config = session.spec.config.probe
     if not config.conditional:
@@ -358,7 +358,7 @@ def _conditional(
         config,
         session.context,
         seed=session.spec.seed,
-        max_answer_words=cap,
+        max_answer_words=max_answer_words,
         main=own_scorer(session.spec.layout),
     )
 
@@ -369,7 +369,7 @@ def _validity(
     report: ProbeReport,
     questions: Questions,
     logits: dict[str, SpanLogits],
-    cap: int,
+    max_answer_words: int,
 ) -> dict[str, ProbeValidity] | None:
     config = session.spec.config
     if not config.probe.validity or not len(questions.test):
@@ -383,7 +383,7 @@ def _validity(
         config.evaluate,
         session.context,
         seed=session.spec.seed,
-        max_answer_words=cap,
+        max_answer_words=max_answer_words,
     )
 
 

@@ -6,17 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emergence.experiment.facts import HEADLINE, RULE, WORDS, WORDS_BOTH, words_of_layout
+from emergence.experiment.facts import HEADLINE, RULE, own_scorer, words_name
 from emergence.findings.two_by_two import RunScores, in_order, runs_by_cell
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.clustering import ClusterKind
-from emergence.measures.conditional import FAMILIES, LINEAR, SCORES, ScoreGains, TrunkScores, conditional_gains
+from emergence.measures.conditional import (
+    FAMILIES,
+    LINEAR,
+    SCORES,
+    WITH_WORDS,
+    ScoreGains,
+    TrunkScores,
+    conditional_gains,
+)
 from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS
 from emergence.measures.resampling import FloatArray
-
-#: Read-outs of a family on top of R_1, by the baseline that it is then: in the echo layout a state has seen the next
-#: word, so R_1 knows it, too.
-WITH_WORDS = {WORDS: "words+{family}", WORDS_BOTH: "words_both+{family}"}
 
 
 def gains_of_runs(
@@ -53,12 +57,12 @@ def _trunk_scores(members: Sequence[RunScores], first: RunScores, score: str) ->
             return None
         return np.stack([in_order(run, first, readout, score) for run in members])
 
-    baseline = words_of_layout(first.run.spec.layout)
-    words = rows(baseline) if members else None
+    scorer = own_scorer(first.run.spec.layout)
+    words = rows(words_name(scorer)) if members else None
     if words is None:
         return None
     alone = {name: rows(HEADLINE if name == LINEAR else name) for name in FAMILIES}
-    with_words = {name: rows(WITH_WORDS[baseline].format(family=name)) for name in FAMILIES}
+    with_words = {name: rows(WITH_WORDS[scorer].format(family=name)) for name in FAMILIES}
     return TrunkScores(
         words=words,
         rule=rows(RULE),

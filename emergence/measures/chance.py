@@ -32,15 +32,15 @@ class UniformChance:
     log_prob: FloatArray
 
 
-def uniform_chance(lengths: ArrayLike, golds: GoldSpans, max_len: int) -> UniformChance:
+def uniform_chance(lengths: ArrayLike, golds: GoldSpans, max_answer_words: int) -> UniformChance:
     """Uniform-span chance by enumeration over the valid spans of each sentence."""
     words = np.asarray(lengths, dtype=np.int64)
     flat = np.zeros((len(words), int(words.max(initial=1))))
-    hits = golds.sum_per_question(golds.reachable(words, max_len).astype(np.float64))
-    em = hits / n_valid_spans(words, max_len)
+    hits = golds.sum_per_question(golds.reachable(words, max_answer_words).astype(np.float64))
+    em = hits / n_valid_spans(words, max_answer_words)
     return UniformChance(
         em=em,
-        f1=expected_f1(flat, flat, words, golds, max_len),
+        f1=expected_f1(flat, flat, words, golds, max_answer_words),
         log_prob=np.log(np.maximum(em, PROBABILITY_FLOOR)),
     )
 

@@ -25,6 +25,9 @@ LINEAR, BILINEAR, MLP = "linear", "bilinear", "mlp"
 FAMILIES = (LINEAR, BILINEAR, MLP)
 F1, SELECTION = "f1_tokens", "argument_selection"
 SCORES = (F1, SELECTION)
+#: Read-outs of a family on top of a scorer without a language model (R_1), by the scorer. In the echo layout a state
+#: has seen the next word, so R_1 knows it, too.
+WITH_WORDS = {"left": "words+{family}", "both": "words_both+{family}"}
 
 READS = "reads roles"
 ADDS = "adds to words and positions"

@@ -116,7 +116,7 @@ def score_pairs(
     *,
     clusters: Sequence[Hashable],
     kinds: Sequence[str],
-    max_len: int,
+    max_answer_words: int,
     n_incomplete: int = 0,
 ) -> MinimalPairScores:
     """Score P pairs whose members stand one after the other, a before b.
@@ -126,14 +126,14 @@ def score_pairs(
         lengths: (2P,) words of each sentence.
         own, crossed: First and last word (inclusive) of each member's right and wrong phrase, (2P,) each.
         clusters, kinds: (P,) see :class:`MinimalPairScores`.
-        max_len: Longest span decoded, in words.
+        max_answer_words: Longest span decoded, in words.
         n_incomplete: Handed on.
 
     A tie is wrong: a reader without a preference knows nothing.
     """
     first, last, words = check_logits(start, end, lengths)
     prefers = _span_score(first, last, own) > _span_score(first, last, crossed)  # log Z is common to both
-    decoded = decode_joint(start, end, words, max_len)
+    decoded = decode_joint(start, end, words, max_answer_words)
     exact = (decoded[0] == np.asarray(own[0])) & (decoded[1] == np.asarray(own[1]))
     pairs = [np.asarray(values).reshape(-1, 2) for values in (prefers, exact)]
     return MinimalPairScores(pairs[0], pairs[1], tuple(clusters), tuple(kinds), n_incomplete)

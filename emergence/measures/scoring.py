@@ -65,7 +65,7 @@ class SpanScores:
         brier: Span Brier score, in [0, 2]; lower is better.
         boundary_offset, edit_distance: Words, smallest over golds; lower is better.
         n_floored, n_unreachable_golds, n_unreachable_questions: What the floor and the length cap did.
-        max_len: The length cap in words.
+        max_answer_words: The length cap in words.
     """
 
     starts: IntArray
@@ -86,7 +86,7 @@ class SpanScores:
     n_floored: int
     n_unreachable_golds: int
     n_unreachable_questions: int
-    max_len: int
+    max_answer_words: int
 
     def __len__(self) -> int:
         return len(self.em)
@@ -113,7 +113,7 @@ def score_spans(
     end: ArrayLike,
     lengths: ArrayLike,
     golds: GoldSpans,
-    max_len: int,
+    max_answer_words: int,
     *,
     sentences: Sequence[Sequence[str]] | None = None,
     gold_texts: Sequence[Sequence[str]] | None = None,
@@ -125,14 +125,14 @@ def score_spans(
         start, end: Logits (N, W) over the words of each sentence, padded with anything.
         lengths: (N,) words of each sentence.
         golds: Gold spans of the N questions.
-        max_len: Longest span in words (convention: 99.5th percentile of the training golds).
+        max_answer_words: Longest span in words (convention: 99.5th percentile of the training golds).
         sentences: The words of each sentence, for the string scores.
         gold_texts: Gold answer strings; by default the gold spans' words.
         choices: The arguments of each question's sentence to choose from, for ``argument_selection``.
     """
-    prediction = decode_joint(start, end, lengths, max_len)
-    independent = decode_independent(start, end, lengths, max_len)
-    likelihood = gold_log_prob(start, end, lengths, golds, max_len)
+    prediction = decode_joint(start, end, lengths, max_answer_words)
+    independent = decode_independent(start, end, lengths, max_answer_words)
+    likelihood = gold_log_prob(start, end, lengths, golds, max_answer_words)
     em_string = f1_string = None
     if sentences is not None:
         texts = gold_texts if gold_texts is not None else _gold_texts(sentences, golds)
@@ -145,18 +145,18 @@ def score_spans(
         iou=span_iou(prediction, golds),
         argument_selection=None if choices is None else select_arguments(start, end, lengths, choices),
         log_prob=likelihood.log_prob,
-        expected_f1=expected_f1(start, end, lengths, golds, max_len),
+        expected_f1=expected_f1(start, end, lengths, golds, max_answer_words),
         em_string=em_string,
         f1_string=f1_string,
         independent_valid=independent[2],
         f1_tokens_independent=span_f1(empty_where_invalid(*independent), golds),
-        brier=span_brier(start, end, lengths, golds, max_len),
+        brier=span_brier(start, end, lengths, golds, max_answer_words),
         boundary_offset=boundary_offset(prediction, golds),
         edit_distance=span_edit_distance(prediction, golds),
         n_floored=likelihood.n_floored,
         n_unreachable_golds=likelihood.n_unreachable_golds,
         n_unreachable_questions=likelihood.n_unreachable_questions,
-        max_len=max_len,
+        max_answer_words=max_answer_words,
     )
 
 

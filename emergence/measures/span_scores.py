@@ -93,16 +93,18 @@ class GoldLogProb:
     n_unreachable_questions: int
 
 
-def gold_log_prob(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_len: int) -> GoldLogProb:
+def gold_log_prob(
+    start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_answer_words: int
+) -> GoldLogProb:
     """log of the probability that the span distribution gives to the golds together.
 
     Args:
         start, end: Logits (N, W), padded with anything.
         lengths: (N,) words of each sentence.
         golds: The N questions' gold spans.
-        max_len: Longest span in words.
+        max_answer_words: Longest span in words.
     """
-    log_p, reachable = _log_prob_per_gold(start, end, lengths, golds, max_len)
+    log_p, reachable = _log_prob_per_gold(start, end, lengths, golds, max_answer_words)
     top = golds.max_per_question(log_p)
     some = np.isfinite(top)
     safe_top = np.where(some, top, 0.0)
@@ -118,24 +120,26 @@ def gold_log_prob(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: G
 
 
 def _log_prob_per_gold(
-    start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_len: int
+    start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_answer_words: int
 ) -> tuple[FloatArray, np.ndarray]:
     """(G,) log p(g), −inf for unreachable golds, and which are reachable."""
     first, last, words = check_logits(start, end, lengths)
     if len(words) != len(golds):
         raise ValueError(f"{len(words)} sentences but golds of {len(golds)} questions")
-    reachable = golds.reachable(words, max_len)
+    reachable = golds.reachable(words, max_answer_words)
     log_p = np.full(len(golds.starts), -np.inf)
     owner = golds.owner[reachable]
     scores = first[owner, golds.starts[reachable]] + last[owner, golds.ends_inclusive[reachable]]
-    log_p[reachable] = scores - log_normaliser(first, last, max_len)[owner]
+    log_p[reachable] = scores - log_normaliser(first, last, max_answer_words)[owner]
     return log_p, reachable
 
 
-def expected_f1(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_len: int) -> FloatArray:
+def expected_f1(
+    start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_answer_words: int
+) -> FloatArray:
     """(N,) Σ_{i,j} p(i, j)·F1((i, j), G) with F1 the best over golds: exact, and linear in p."""
     result = np.zeros(len(golds))
-    for rows, p in iter_probability_bands(start, end, lengths, max_len):  # p (r, W, M)
+    for rows, p in iter_probability_bands(start, end, lengths, max_answer_words):  # p (r, W, M)
         result[rows] = (p * _f1_of_every_span(golds, rows, *p.shape[1:])).sum(axis=(1, 2))
     return result
 
@@ -156,10 +160,12 @@ def _f1_of_every_span(golds: GoldSpans, rows: IntArray, width: int, longest: int
     return best
 
 
-def span_brier(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_len: int) -> FloatArray:
+def span_brier(
+    start: ArrayLike, end: ArrayLike, lengths: ArrayLike, golds: GoldSpans, max_answer_words: int
+) -> FloatArray:
     """(N,) Brier score of the span distribution, 1 − 2p(g) + Σp², smallest over golds; in [0, 2]."""
-    log_p, _ = _log_prob_per_gold(start, end, lengths, golds, max_len)
+    log_p, _ = _log_prob_per_gold(start, end, lengths, golds, max_answer_words)
     squares = np.zeros(len(golds))
-    for rows, p in iter_probability_bands(start, end, lengths, max_len):
+    for rows, p in iter_probability_bands(start, end, lengths, max_answer_words):
         squares[rows] = np.einsum("rik,rik->r", p, p)
     return 1.0 - 2.0 * np.exp(golds.max_per_question(log_p)) + squares

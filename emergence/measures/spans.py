@@ -1,7 +1,8 @@
 """Spans as index pairs: gold spans, the distribution a span head defines, decoding.
 
-A span is a pair of WORD indices, both inclusive. A span head gives each word a start and an end
-logit; the valid spans of a sentence of ``W`` words are ``0 <= i <= j < min(W, i + max_len)``, and
+A span is a pair of WORD indices, its first and its last word: both ends are inclusive. Files and
+``data.records.Answer`` have exclusive ends; ``Answer.span`` converts. A span head gives each word a start and an end
+logit; the valid spans of a sentence of ``W`` words are ``0 <= i <= j < min(W, i + max_answer_words)``, and
 ``p(i, j)`` is the softmax of ``start[i] + end[j]`` over them (joint normalisation). Everything is
 vectorised over a padded batch; what stands in the padding never matters.
 """
@@ -95,10 +96,10 @@ class GoldSpans:
         """(G,) -> (N,): sum over each question's golds."""
         return np.add.reduceat(values, self.offsets[:-1]) if len(values) else values[:0]
 
-    def reachable(self, lengths: ArrayLike, max_len: int) -> BoolArray:
-        """(G,) whether each gold is among the valid spans at all (in the sentence, not longer than ``max_len``)."""
+    def reachable(self, lengths: ArrayLike, max_answer_words: int) -> BoolArray:
+        """(G,) whether each gold is a valid span: in the sentence, at most ``max_answer_words`` long."""
         inside = self.ends_inclusive < np.asarray(lengths)[self.owner]
-        return np.asarray(inside & (self.ends_inclusive - self.starts < max_len))
+        return np.asarray(inside & (self.ends_inclusive - self.starts < max_answer_words))
 
     def take(self, rows: ArrayLike) -> GoldSpans:
         """The golds of the questions ``rows`` (indices or a mask), in that order."""
@@ -118,10 +119,10 @@ class GoldSpans:
         return self.starts[rows], self.ends_inclusive[rows], mask
 
 
-def n_valid_spans(lengths: ArrayLike, max_len: int) -> IntArray:
-    """(N,) valid spans of sentences of ``lengths`` words: W·m − m(m − 1)/2 with m = min(W, max_len)."""
+def n_valid_spans(lengths: ArrayLike, max_answer_words: int) -> IntArray:
+    """(N,) valid spans of sentences of ``lengths`` words: W·m − m(m − 1)/2 with m = min(W, max_answer_words)."""
     words = np.asarray(lengths, dtype=np.int64)
-    longest = np.minimum(words, max_len)
+    longest = np.minimum(words, max_answer_words)
     return words * longest - longest * (longest - 1) // 2
 
 
@@ -147,28 +148,28 @@ def check_logits(start: ArrayLike, end: ArrayLike, lengths: ArrayLike) -> tuple[
     return masked[0], masked[1], words
 
 
-def decode_joint(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, max_len: int) -> SpanPair:
+def decode_joint(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, max_answer_words: int) -> SpanPair:
     """The valid span with the highest ``start[i] + end[j]``, exactly; ties go to the smallest i, then smallest j.
 
     Args:
         start, end: Logits (N, W), padded with anything.
         lengths: (N,) words of each sentence.
-        max_len: Longest span in words.
+        max_answer_words: Longest span in words.
     """
     first, last, _ = check_logits(start, end, lengths)
-    best, best_offset = _best_per_start(first, last, max_len)
+    best, best_offset = _best_per_start(first, last, max_answer_words)
     starts = best.argmax(axis=1) if best.shape[1] else np.zeros(0, dtype=np.int64)
     return starts.astype(np.int64), (starts + best_offset[np.arange(len(starts)), starts]).astype(np.int64)
 
 
-def _best_per_start(first: FloatArray, last: FloatArray, max_len: int) -> tuple[FloatArray, IntArray]:
+def _best_per_start(first: FloatArray, last: FloatArray, max_answer_words: int) -> tuple[FloatArray, IntArray]:
     """Best score over the ends of each start, and its offset j − i: both (N, W)."""
-    if max_len < 1:
-        raise ValueError(f"max_len must be at least 1, got {max_len}")
+    if max_answer_words < 1:
+        raise ValueError(f"max_answer_words must be at least 1, got {max_answer_words}")
     width = first.shape[1]
     best = first + last
     offset = np.zeros(best.shape, dtype=np.int64)
-    for k in range(1, min(max_len, width)):
+    for k in range(1, min(max_answer_words, width)):
         score = first[:, : width - k] + last[:, k:]
         better = score > best[:, : width - k]  # strict: the smaller end keeps a tie
         best[:, : width - k][better] = score[better]
@@ -177,22 +178,22 @@ def _best_per_start(first: FloatArray, last: FloatArray, max_len: int) -> tuple[
 
 
 def decode_independent(
-    start: ArrayLike, end: ArrayLike, lengths: ArrayLike, max_len: int
+    start: ArrayLike, end: ArrayLike, lengths: ArrayLike, max_answer_words: int
 ) -> tuple[IntArray, IntArray, BoolArray]:
     """Start and end chosen apart by argmax, and whether the pair is a valid span (N,).
 
-    Invalid when the end precedes the start or the span is longer than ``max_len``; the share of those is
+    Invalid when the end precedes the start or the span is longer than ``max_answer_words``; the share of those is
     how far the head is from having learned spans.
     """
     first, last, _ = check_logits(start, end, lengths)
     starts = first.argmax(axis=1).astype(np.int64)
     ends = last.argmax(axis=1).astype(np.int64)
-    return starts, ends, (starts <= ends) & (ends - starts < max_len)
+    return starts, ends, (starts <= ends) & (ends - starts < max_answer_words)
 
 
-def invalid_rate(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, max_len: int) -> float:
+def invalid_rate(start: ArrayLike, end: ArrayLike, lengths: ArrayLike, max_answer_words: int) -> float:
     """Share of sentences whose independently chosen start and end do not form a valid span."""
-    valid = decode_independent(start, end, lengths, max_len)[2]
+    valid = decode_independent(start, end, lengths, max_answer_words)[2]
     return float(1.0 - valid.mean()) if len(valid) else float("nan")
 
 
@@ -201,31 +202,31 @@ def empty_where_invalid(starts: IntArray, ends: IntArray, valid: BoolArray) -> S
     return np.where(valid, starts, 0), np.where(valid, ends, -1)
 
 
-def log_normaliser(first: FloatArray, last: FloatArray, max_len: int) -> FloatArray:
+def log_normaliser(first: FloatArray, last: FloatArray, max_answer_words: int) -> FloatArray:
     """(N,) log Σ exp(start[i] + end[j]) over valid spans; the logits come from :func:`check_logits`."""
-    top = _best_per_start(first, last, max_len)[0].max(axis=1)
+    top = _best_per_start(first, last, max_answer_words)[0].max(axis=1)
     width = first.shape[1]
     total = np.zeros(len(first))
     shifted = first - top[:, None]
-    for k in range(min(max_len, width)):
+    for k in range(min(max_answer_words, width)):
         total += np.exp(shifted[:, : width - k] + last[:, k:]).sum(axis=1)
     return np.asarray(top + np.log(total))
 
 
 def iter_probability_bands(
-    start: ArrayLike, end: ArrayLike, lengths: ArrayLike, max_len: int
+    start: ArrayLike, end: ArrayLike, lengths: ArrayLike, max_answer_words: int
 ) -> Iterator[tuple[IntArray, FloatArray]]:
     """Yields ``(rows, p)`` with ``p[r, i, k]`` = p(span i..i+k of question rows[r]), zero where there is no such span.
 
-    Blocks hold sentences of similar length, so that little of the (rows, words, max_len) band is padding.
+    Blocks hold sentences of similar length, so that little of the (rows, words, max_answer_words) band is padding.
     """
     first, last, words = check_logits(start, end, lengths)
     order = np.argsort(words, kind="stable")
     begin = 0
     while begin < len(order):
-        stop, width = _block_end(words[order], begin, max_len)
+        stop, width = _block_end(words[order], begin, max_answer_words)
         rows = order[begin:stop]
-        longest = min(max_len, width)
+        longest = min(max_answer_words, width)
         a = first[rows, :width]
         b = np.pad(last[rows, :width], ((0, 0), (0, longest - 1)), constant_values=-np.inf)
         scores = a[:, :, None] + np.lib.stride_tricks.sliding_window_view(b, longest, axis=1)  # (r, W, M)
@@ -236,9 +237,9 @@ def iter_probability_bands(
         begin = stop
 
 
-def _block_end(sorted_words: IntArray, begin: int, max_len: int) -> tuple[int, int]:
+def _block_end(sorted_words: IntArray, begin: int, max_answer_words: int) -> tuple[int, int]:
     """The largest block of sentences from ``begin`` on that stays within the element budget, and its width."""
     remaining = sorted_words[begin:]
-    elements = np.arange(1, len(remaining) + 1) * remaining * np.minimum(remaining, max_len)
+    elements = np.arange(1, len(remaining) + 1) * remaining * np.minimum(remaining, max_answer_words)
     size = max(1, int(np.searchsorted(elements, _BLOCK_ELEMENTS, side="right")))
     return begin + size, int(remaining[size - 1])

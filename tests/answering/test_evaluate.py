@@ -14,9 +14,9 @@ from emergence.answering.evaluate import (
     arguments_to_choose,
     baseline_scores,
     breakdown_labels,
+    choose_max_answer_words,
     evaluate,
     gold_spans,
-    max_answer_words,
     prediction_rows,
     quick_scores,
     score_logits,
@@ -192,7 +192,10 @@ def test_quick_scores_have_the_training_loss(data: EncodedQA) -> None:
 
 def test_the_length_cap_comes_from_training_answers(data: EncodedQA) -> None:
     lengths = gold_spans(data).ends_inclusive - gold_spans(data).starts + 1
-    assert max_answer_words(0, data) == np.ceil(np.percentile(lengths, 99.5)) and max_answer_words(7, data) == 7
+    assert (
+        choose_max_answer_words(0, data) == np.ceil(np.percentile(lengths, 99.5))
+        and choose_max_answer_words(7, data) == 7
+    )
 
 
 def test_length_bins(data: EncodedQA) -> None:

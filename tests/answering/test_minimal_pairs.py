@@ -54,7 +54,7 @@ def test_members_may_come_in_any_order_and_a_lost_one_takes_its_pair(encoded: En
 def test_the_cap_bounds_exact_matches_alone(encoded: EncodedQA) -> None:
     logits = pointing_at(encoded, encoded.first_golds)
     one_word = np.diff(encoded.first_golds, axis=1)[:, 0] == 0
-    found = score_minimal_pairs(logits, encoded, cap=1)
+    found = score_minimal_pairs(logits, encoded, max_answer_words=1)
     assert found.both_right.mean() == 1.0
     assert found.both_exact.tolist() == one_word.reshape(-1, 2).all(axis=1).tolist()
 

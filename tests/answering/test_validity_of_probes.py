@@ -146,7 +146,7 @@ def linear_parts(splits: Splits) -> tuple[ProbeData, ProbeData, ProbeFit]:
 def test_a_probe_that_knows_nothing_sends_the_uniform_code() -> None:
     train, validation, fit = linear_parts(asked_words("marked"))
     stiff = replace(fit, ridge=1e9)
-    code = online_code(stiff, train, validation, CONFIG, longest=4, seed=0)
+    code = online_code(stiff, train, validation, CONFIG, max_coded_words=4, seed=0)
     assert code.uniform_bits == pytest.approx(np.log2(n_valid_spans(train.lengths, 4)).sum())
     assert code.compression == pytest.approx(1.0, abs=1e-4) and code.n_clipped == 0
 
@@ -155,7 +155,7 @@ def test_a_longer_training_set_costs_a_perfect_probe_hardly_more_bits() -> None:
     costs = []
     for n in (120, 240):
         train, validation, fit = linear_parts(asked_words("marked", (n, 60, 4)))
-        costs.append(online_code(fit, train, validation, CONFIG, longest=1, seed=0).online_bits)
+        costs.append(online_code(fit, train, validation, CONFIG, max_coded_words=1, seed=0).online_bits)
     assert costs[1] - costs[0] < 0.3 * 120 * np.log2(7)
 
 

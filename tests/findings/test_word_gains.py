@@ -9,7 +9,8 @@ import pytest
 
 from emergence.experiment.facts import HEADLINE, RULE, WORDS, own_scorer, words_of_layout
 from emergence.findings.two_by_two import RunScores
-from emergence.findings.word_gains import WITH_WORDS, gains_of_runs
+from emergence.findings.word_gains import gains_of_runs
+from emergence.measures.conditional import WITH_WORDS
 from tests.planted_runs import N_SENTENCES, PER_SENTENCE, Added, write_run
 
 ADDED = Added({"linear": (0.01, 0.02), "bilinear": (0.03, 0.06)}, selection={"bilinear": 0.7})
@@ -81,6 +82,6 @@ def test_what_was_not_measured_gives_no_gains(runs: dict[str, RunScores]) -> Non
 
 def test_in_the_echo_layout_words_and_positions_know_the_next_word() -> None:
     """A state of the second copy has seen the whole sentence, so what the next word tells is no gain of the states."""
-    assert (words_of_layout("question-first"), words_of_layout("echo")) == ("words_left", "words_both")
-    assert WITH_WORDS[words_of_layout("echo")].format(family="linear") == "words_both+linear"
+    assert [words_of_layout(layout) for layout in ("question-first", "echo")] == ["words_left", "words_both"]
+    assert WITH_WORDS[own_scorer("echo")].format(family="linear") == "words_both+linear"
     assert own_scorer("echo") == "both" and own_scorer("question-first") == "left"

@@ -17,7 +17,7 @@ CROSSED = np.tile([4, 4], P)
 
 def score(start: np.ndarray, own: np.ndarray = OWN, crossed: np.ndarray = CROSSED, **more: object) -> MinimalPairScores:
     n = len(start) // 2
-    settings: dict = {"clusters": range(n), "kinds": ["k"] * n, "max_len": W} | more
+    settings: dict = {"clusters": range(n), "kinds": ["k"] * n, "max_answer_words": W} | more
     return score_pairs(start, np.zeros_like(start), np.full(2 * n, W), (own, own), (crossed, crossed), **settings)
 
 
@@ -65,7 +65,7 @@ def test_spans_are_scored_from_start_and_end() -> None:
     end[:, 2] = 3.0
     start[:, 4] = 2.0
     spans = (np.array([0, 0]), np.array([2, 2])), (np.array([4, 4]), np.array([5, 5]))
-    found = score_pairs(start, end, [W, W], *spans, clusters=["p"], kinds=["k"], max_len=W)
+    found = score_pairs(start, end, [W, W], *spans, clusters=["p"], kinds=["k"], max_answer_words=W)
     assert found.both_right.tolist() == [1.0]  # 0 + 3 against 2 + 0
 
 

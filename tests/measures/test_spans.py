@@ -43,9 +43,9 @@ def _levenshtein(a, b):
     return row[-1]
 
 
-def _naive(start, end, length, golds, max_len):
+def _naive(start, end, length, golds, max_answer_words):
     """Every measure of one question by enumeration."""
-    spans = [(i, j) for i in range(length) for j in range(i, min(length, i + max_len))]
+    spans = [(i, j) for i in range(length) for j in range(i, min(length, i + max_answer_words))]
     scores = np.array([start[i] + end[j] for i, j in spans])
     p = np.exp(scores - scores.max())
     p /= p.sum()
@@ -83,12 +83,12 @@ def _batches(draw):
 @given(_batches())
 @settings(max_examples=60, deadline=None)
 def test_vectorised_measures_equal_enumeration(batch):
-    start, end, lengths, gold_lists, max_len = batch
+    start, end, lengths, gold_lists, max_answer_words = batch
     golds = GoldSpans.from_lists(gold_lists)
     gold_lists = [list(dict.fromkeys(g)) for g in gold_lists]
-    naive = [_naive(*row, max_len) for row in zip(start, end, lengths, gold_lists, strict=True)]
-    args = (start, end, lengths, golds, max_len)
-    predicted = decode_joint(*args[:3], max_len)
+    naive = [_naive(*row, max_answer_words) for row in zip(start, end, lengths, gold_lists, strict=True)]
+    args = (start, end, lengths, golds, max_answer_words)
+    predicted = decode_joint(*args[:3], max_answer_words)
     likelihood = gold_log_prob(*args)
     got = {
         "f1": span_f1(predicted, golds),
@@ -109,16 +109,16 @@ def test_vectorised_measures_equal_enumeration(batch):
 @given(_batches(), st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_padding_and_order_of_questions_do_not_matter(batch, seed):
-    start, end, lengths, gold_lists, max_len = batch
+    start, end, lengths, gold_lists, max_answer_words = batch
     rng = np.random.default_rng(seed)
-    plain = score_spans(start, end, lengths, GoldSpans.from_lists(gold_lists), max_len)
+    plain = score_spans(start, end, lengths, GoldSpans.from_lists(gold_lists), max_answer_words)
     order = rng.permutation(len(lengths))
     wider = [np.full((len(lengths), start.shape[1] + 3), fill) for fill in (np.nan, np.inf)]
     for padded, logits in zip(wider, (start, end), strict=True):
         for n, length in enumerate(lengths):
             padded[n, :length] = logits[n, :length]
     golds = GoldSpans.from_lists(gold_lists).take(order)
-    shuffled = score_spans(wider[0][order], wider[1][order], lengths[order], golds, max_len)
+    shuffled = score_spans(wider[0][order], wider[1][order], lengths[order], golds, max_answer_words)
     for name, values in plain.columns().items():
         np.testing.assert_allclose(shuffled.columns()[name], values[order], rtol=1e-12, atol=1e-13, err_msg=name)
 
@@ -148,10 +148,10 @@ def test_known_uniform_chance():
     assert n_valid_spans([20, 20], 30).tolist() == [210, 210]
     assert n_valid_spans([20], 10)[0] == 155
     flat = np.zeros((1, 20))
-    for max_len, chance in ((30, -5.347), (10, -5.043)):
-        assert gold_log_prob(flat, flat, [20], GoldSpans.from_lists([[(3, 4)]]), max_len).log_prob[0] == pytest.approx(
-            chance, abs=5e-4
-        )
+    for max_answer_words, chance in ((30, -5.347), (10, -5.043)):
+        assert gold_log_prob(flat, flat, [20], GoldSpans.from_lists([[(3, 4)]]), max_answer_words).log_prob[
+            0
+        ] == pytest.approx(chance, abs=5e-4)
     flat, golds = np.zeros((1, 4)), GoldSpans.from_lists([[(1, 2)]])
     assert expected_f1(flat, flat, [4], golds, 4)[0] == pytest.approx(0.56)
     assert np.exp(gold_log_prob(flat, flat, [4], golds, 4).log_prob[0]) == pytest.approx(0.1)
@@ -199,7 +199,7 @@ def test_bad_input_is_refused():
         decode_joint(flat, flat, [4], 2)
     with pytest.raises(ValueError, match="finite"):
         decode_joint(np.full((1, 3), np.nan), flat, [3], 2)
-    with pytest.raises(ValueError, match="max_len"):
+    with pytest.raises(ValueError, match="max_answer_words"):
         decode_joint(flat, flat, [3], 0)
 
 

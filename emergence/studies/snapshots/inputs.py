@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from emergence.answering.evaluate import max_answer_words
+from emergence.answering.evaluate import choose_max_answer_words
 from emergence.answering.few_shot import few_shot_indices
 from emergence.answering.probe_fitting import FAMILIES
 from emergence.answering.word_scorer import WordScores, word_scores
@@ -114,8 +114,8 @@ class Work:
         return tuple(range(self.timeline.model.n_layers + 1)) if chosen is None else tuple(sorted(set(chosen)))
 
     @property
-    def cap(self) -> int:
-        return max_answer_words(self.spec.config.finetune.max_answer_words, self.questions.all_train)
+    def max_answer_words(self) -> int:
+        return choose_max_answer_words(self.spec.config.finetune.max_answer_words, self.questions.all_train)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Work:
             "seed": self.spec.seed,
             "layout": self.spec.layout,
             "marks": marks_of(self.spec) if marks_of(self.spec) == "special" else list(self.questions.marks.texts),
-            "max_answer_words": self.cap,
+            "max_answer_words": self.max_answer_words,
             "probe": {k: v for k, v in probe.items() if k not in ("families", "cache_gigabytes")},
             "questions": self.question_fingerprint,
             "tokenizer": self.timeline.tokenizer.fingerprint,
@@ -192,9 +192,9 @@ def _probed_as_today(spec: ExperimentSpec) -> ExperimentConfig:
 
 def _words(spec: ExperimentSpec, questions: Questions, cache_dir: Path | None) -> WordScores:
     """R_1, to which the states of every snapshot may add."""
-    cap = max_answer_words(spec.config.finetune.max_answer_words, questions.all_train)
+    max_answer_words = choose_max_answer_words(spec.config.finetune.max_answer_words, questions.all_train)
     splits = questions.train, questions.validation, questions.test
-    return word_scores(*splits, variant=own_scorer(spec.layout), max_answer_words=cap, cache_dir=cache_dir)
+    return word_scores(*splits, variant=own_scorer(spec.layout), max_answer_words=max_answer_words, cache_dir=cache_dir)
 
 
 def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> PretrainingData:

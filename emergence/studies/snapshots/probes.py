@@ -125,14 +125,14 @@ def _probe(work: Work, asked: TrunkToProbe, progress: Progress) -> ProbedSnapsho
         config.probe,
         dataclasses.replace(context, progress=progress),
         seed=work.spec.seed,
-        max_answer_words=work.cap,
+        max_answer_words=work.max_answer_words,
         families=work.families,
         layers=work.layers,
     )
     test = work.questions.test
     chosen = [report.best(family) for family in work.families]
     logits = predict_probes(trunk, chosen, test, context)
-    columns = [score_logits(each, test, work.cap).columns() for each in logits]
+    columns = [score_logits(each, test, work.max_answer_words).columns() for each in logits]
     probes = {family: _fit_facts(report, family) for family in work.families}
     scores = {f: {score: of[score] for score in SCORES} for f, of in zip(work.families, columns, strict=True)}
     for family, (facts, gains) in _gains(work, trunk, report).items():
@@ -154,7 +154,7 @@ def _gains(
 ) -> dict[str, tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]]:
     """What the states add to words and positions, by family: facts of the fit, and score to (N,) differences."""
     questions = work.questions
-    alone = score_logits(work.words.test, questions.test, work.cap).columns()
+    alone = score_logits(work.words.test, questions.test, work.max_answer_words).columns()
     fits = measure_conditional(
         trunk,
         report,
@@ -163,13 +163,13 @@ def _gains(
         work.spec.config.probe,
         dataclasses.replace(work.context, progress=NoProgress()),
         seed=work.spec.seed,
-        max_answer_words=work.cap,
+        max_answer_words=work.max_answer_words,
         main=work.words.variant,
         control=False,
     )
     out = {}
     for fit in fits.values():
-        together = score_logits(fit.test, questions.test, work.cap).columns()
+        together = score_logits(fit.test, questions.test, work.max_answer_words).columns()
         facts = {"layer": fit.layer, **{key: fit.facts[key] for key in _FACTS if key != "layer"}}
         facts["validation_f1_by_layer"] = {str(fit.layer): fit.facts["validation_f1"]}
         out[GAIN + fit.family] = facts, {score: together[score] - alone[score] for score in SCORES}
@@ -228,7 +228,7 @@ def _run_facts(work: Work) -> dict[str, Any]:
 
 def _no_model(work: Work) -> dict[str, Any]:
     test = work.questions.test
-    rules = baseline_scores(test, work.questions.all_train, work.cap)
+    rules = baseline_scores(test, work.questions.all_train, work.max_answer_words)
     means = {
         rule: ClusterTable.from_questions(columns, test.clusters).row_means().tolist()
         for rule, columns in rules.items()
