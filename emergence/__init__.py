@@ -2,7 +2,7 @@
 
 The package is read from the bottom up: ``measures`` (pure mathematics), ``spec`` (one frozen description of an
 experiment), ``data`` and ``model``, ``training``, ``answering`` (how a trunk answers), ``experiment`` (run
-directories), ``studies``, ``findings``, ``report``, ``sweep``, and at the rim ``remote`` (Modal), ``commands`` and ``cli``.
+directories), ``studies``, ``findings``, ``report``, ``sweep``, and last ``remote`` (Modal), ``commands``, ``cli``.
 ARCHITECTURE.md draws the map; a test enforces the direction of the imports.
 """
 

@@ -13,6 +13,7 @@ goes on with the next trunk, and equal weights are extracted once.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -30,6 +31,8 @@ from emergence.errors import RunDirectoryError
 from emergence.files import TEMPORARY_SUFFIX, write_error
 from emergence.model import Encoder
 from emergence.studies.probe_sentences import EncodedSentences
+
+logger = logging.getLogger(__name__)
 
 #: Change it when the meaning of the stored rows changes.
 STATES_VERSION = 1
@@ -110,9 +113,9 @@ def extract_states(source: TrunkSource, inputs: EncodedSentences, folder: Path, 
     path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
     n, p = len(inputs), len(inputs.predicate_sentences)
     states = States(path, source.n_levels, n, p)
-    if path.is_file():
-        return states
     shape = (source.n_levels, len(PASSES) * (n + p), source.hidden_size)
+    if _is_whole(path, shape):
+        return states
     _check_space(folder, 4 * int(np.prod(shape)))
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
@@ -128,6 +131,19 @@ def extract_states(source: TrunkSource, inputs: EncodedSentences, folder: Path, 
     finally:
         temporary.unlink(missing_ok=True)
     return states
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether the states are there; a file of another shape, or a cut one, is extracted again."""
+    if not path.is_file():
+        return False
+    try:
+        if np.load(path, mmap_mode="r", allow_pickle=False).shape == shape:
+            return True
+    except (ValueError, OSError, EOFError):
+        pass
+    logger.warning("%s: damaged: extracting these states again", path)
+    return False
 
 
 def _on_device(encoder: Encoder, device: torch.device) -> Encoder:

@@ -376,6 +376,21 @@ def test_extraction_resumes(
             np.testing.assert_array_equal(array, resumed.views[0][rows].arrays()[name])
 
 
+@pytest.mark.parametrize("damage", ["cut", "foreign", "empty"])
+def test_damaged_states_are_extracted_again(
+    full: RunDirectory, tmp_path: Path, tokenizer: TextTokenizer, damage: str
+) -> None:
+    inputs = encode_sentences(choose_sentences(load_qa(spec()), 20, 0).sentences, tokenizer)
+    source, cpu = read_timeline(full).start.source, torch.device("cpu")
+    states = extract_states(source, inputs, tmp_path, device=cpu)
+    whole = states.path.read_bytes()
+    if damage == "foreign":
+        np.save(states.path, np.zeros((2, 3), dtype=np.float32))
+    else:
+        states.path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+    assert extract_states(source, inputs, tmp_path, device=cpu).path.read_bytes() == whole
+
+
 def test_failed_extraction_leaves_nothing_behind(full: RunDirectory, tmp_path: Path, tokenizer: TextTokenizer) -> None:
     inputs = encode_sentences(choose_sentences(load_qa(spec()), 20, 0).sentences, tokenizer)
 
