@@ -84,7 +84,6 @@ class ExperimentSpec:
     # The control takes its lengths alone.
     nq_data: str | None = flag(None, "Local NQ-open (jsonl or parquet) for wiki+nq and wiki+control.")
     qa_data: str | None = flag(None, "Local question data (file or folder) instead of the route's.")
-    note: str | None = flag(None, "A remark kept with the run.")
 
     @classmethod
     def from_flags(
