@@ -10,6 +10,7 @@ and questions on ``llm-training-data``. docs/modal.md has every flag.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from emergence.remote.app import app
@@ -26,3 +27,8 @@ def main(**flags: Any) -> None:
 
 
 check_flags_first(__file__, __doc__)
+if __name__ == "__main__":
+    if "--help" in sys.argv:
+        sys.exit(print(__doc__))
+    print("error: this file runs on Modal: modal run FILE ...; on this machine: emergence run ...", file=sys.stderr)
+    sys.exit(2)

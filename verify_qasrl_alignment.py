@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emergence.errors import EmergenceError, UsageError
+from emergence.wording import counted
 
 if TYPE_CHECKING:
     from emergence.data.records import Answer, FilterCounts, QADataset, QAExample
@@ -246,7 +247,7 @@ def main(
         typer.echo(f"error: {exc}", err=True)
         raise typer.Exit(exc.exit_code) from exc
     spans = sum(result["spans"] for result in results)
-    typer.echo(f"{len(results)} data sets, {spans:,} spans, {misaligned} misaligned")
+    typer.echo(f"{counted(len(results), 'data set')}, {counted(spans, 'span')}, {misaligned} misaligned")
     raise typer.Exit(1 if misaligned else 0)
 
 

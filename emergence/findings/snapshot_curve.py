@@ -424,7 +424,7 @@ def _diagnose(
     """On the loss axis. Of two discrete scores, the link that holds at fewer snapshots speaks for both."""
     sign, x = AXES["loss"][0], np.array([point.loss for point in points])
     if len(np.unique(x)) < LEAST_POINTS:
-        reason = f"{len(np.unique(x))} different losses: pretrain with more pretrain.step_snapshots"
+        reason = f"{len(np.unique(x))} different losses: probe more snapshots (--every) or keep more (step_snapshots)"
         return Diagnosis("undetermined", (reason,), {}, None, {}), {}
     checks: dict[str, LinkCheck] = {
         discrete: isotonic_link(x, stacked[partner], stacked[discrete], clusters, sign=sign, n_boot=n_boot, seed=seed)

@@ -22,16 +22,19 @@ class FigureReport:
         out_dir: Where the files are.
         drawn: Figure name to its title.
         skipped: Name of a figure or run, and why it is not drawn.
+        notes: Name of a set of runs, and how far its intervals can be trusted.
     """
 
     out_dir: Path
     drawn: dict[str, str]
     skipped: tuple[tuple[str, str], ...]
+    notes: tuple[tuple[str, str], ...] = ()
 
     def text(self) -> str:
         """A line each."""
         lines = [f"drawn    {name}: {title}" for name, title in self.drawn.items()]
         lines += [f"skipped  {name}: {reason}" for name, reason in self.skipped]
+        lines += [f"note     {name}: {note}" for name, note in self.notes]
         count = counted(len(self.drawn), "figure")
         return "\n".join(
             [*lines, f"{count} in {self.out_dir}, as {', '.join(FORMATS)} and csv; captions.md has the words"]
@@ -62,4 +65,6 @@ def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
         for chart in charts.charts
     ]
     write_atomic(out / "captions.md", "\n".join(["# Captions\n", *words]))
-    return FigureReport(out, {chart.name: chart.title for chart in charts.charts}, tuple(charts.skipped))
+    return FigureReport(
+        out, {chart.name: chart.title for chart in charts.charts}, tuple(charts.skipped), tuple(charts.notes)
+    )

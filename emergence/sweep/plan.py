@@ -114,7 +114,7 @@ class SweepPlan:
     def text(self) -> str:
         """A line for every cell, its seeds together, and the total."""
         rented = self.place.is_rented
-        titles = ["run", "seeds", "pretraining", "finetuning", "GPU hours" if rented else "core hours"]
+        titles = ["run", "seeds", "pretraining tokens", "finetuning tokens", "GPU hours" if rented else "core hours"]
         rows = [titles + (["GPU", "dollars"] if rented else [])]
         for name in dict.fromkeys(cost.task.name for cost in self.left):
             costs = [cost for cost in self.left if cost.task.name == name]

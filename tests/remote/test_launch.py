@@ -15,6 +15,7 @@ from emergence.remote.launch import Request, flags_on_command_line, job_of, laun
 from emergence.spec.config import CONFIG_NAMES
 from emergence.spec.cost import ask_if_dear, find_gpu, plan_experiment
 from emergence.spec.experiment import ExperimentSpec
+from tests.command_lines import typed
 
 FILE = str(Path(__file__).parents[2] / "pretrain_wikitext_finetune_qasrl_modal.py")
 
@@ -202,3 +203,9 @@ def test_a_costly_launch_asks(monkeypatch: pytest.MonkeyPatch) -> None:
                 ask_if_dear(99.0, yes=False)
         else:
             ask_if_dear(99.0, yes=False)
+
+
+def test_plain_python_says_how_the_entry_point_starts() -> None:
+    for words in ((), ("--config-name", "tiny")):
+        ended = typed(Path(FILE).name, *words)
+        assert ended.code == 2 and "modal run" in ended.err and "emergence run" in ended.err and not ended.out

@@ -148,3 +148,13 @@ def test_a_damaged_history_is_named_once(tmp_path: Path) -> None:
     (run.path / "history.jsonl").write_text("{\n{}\n")
     charts = all_charts(read_folder(tmp_path, n_boot=20), n_boot=20)
     assert [name for name, _ in charts.skipped].count(f"training of {run.run_id}") == 1
+
+
+def test_one_epoch_is_a_point_at_a_whole_number() -> None:
+    where = {"setting": "debug", "cell": "full", "run": "a", "seed": 0}
+    rows = [{**where, "epoch": 1, "train_loss": 2.0, "validation_loss": 1.0, "validation_f1": 0.5}]
+    figure = draw(Chart("finetuning", finetuning.KIND, "Finetuning", "By epoch.", tuple(rows)))
+    left, right = figure.axes
+    assert next(line.get_marker() for line in left.lines if len(line.get_xdata())) == "."
+    for ax in (left, right):
+        assert [tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]] == [1.0]

@@ -56,7 +56,7 @@ def rows_of(charts: Charts, name: str) -> list[dict]:
 
 
 def reasons(charts: Charts) -> str:
-    return "\n".join(f"{name}: {reason}" for name, reason in charts.skipped)
+    return "\n".join(f"{name}: {reason}" for name, reason in [*charts.skipped, *charts.notes])
 
 
 # Files -------------------------------------------------------------------------------------------
@@ -223,6 +223,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     ):
         assert words in told, told
     assert {chart.name for chart in found.charts} >= {"pretraining_loss", "validation_f1", "two_by_two"}
+    assert {name for name, _ in found.notes} == {"debug, microworld", "base"}, "what a set lacks skips no figure"
+    assert "note     debug, microworld: " in make_figures(tmp_path, tmp_path / "out", n_boot=BOOT).text()
 
 
 def test_figures_keep_apart_what_the_table_keeps_apart(tmp_path: Path) -> None:

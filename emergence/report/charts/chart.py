@@ -101,10 +101,11 @@ class Chart:
 
 @dataclass
 class Charts:
-    """Charts, and what was left out of them: name of a figure or run, reason."""
+    """Charts, what was left out of them (name of a figure or run, reason), and notes on intervals (label, note)."""
 
     charts: list[Chart] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def add(
         self, kind: ChartKind, title: str, caption: str, rows: Sequence[Row], otherwise: str = "", *, of: str = ""
@@ -145,7 +146,7 @@ def all_charts(folder: ResultsFolder, *, n_boot: int = N_BOOT) -> Charts:
     """
     out = Charts(skipped=[(item.name, item.reason) for item in folder.skipped])
     out.skipped += [("kept apart", sentence) for sentence in folder.grouping.mixed]
-    out.skipped += [(scores.comparable.label, note) for scores in folder.scored for note in scores.notes]
+    out.notes += [(scores.comparable.label, note) for scores in folder.scored for note in scores.notes]
     for kind in chart_kinds():
         kind.collect(folder, out, n_boot)
     return out

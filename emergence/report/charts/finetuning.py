@@ -54,14 +54,15 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
         style: dict[str, Any] = {"color": COLOURS[i % 7], "linestyle": line}
         marked = {**style, "marker": MARKERS[i % 7], "markerfacecolor": filled, "label": name}
         epochs = numbers(mine, "epoch")
-        left.plot(epochs, numbers(mine, "train_loss"), linewidth=0.6, **style)
+        # A single epoch is a point, which a line does not show.
+        left.plot(epochs, numbers(mine, "train_loss"), linewidth=0.6, marker="." if len(mine) == 1 else "", **style)
         left.plot(epochs, numbers(mine, "validation_loss"), **marked)
         right.plot(epochs, numbers(mine, "validation_f1"), **marked)
     left.plot([], [], color="black", linewidth=0.6, label="training loss")
     left.set(xlabel="epoch", ylabel="loss (nats per question)")
     right.set(xlabel="epoch", ylabel="token F1 (validation)", ylim=(0, 1))
     for ax in (left, right):
-        ax.locator_params(axis="x", integer=True)
+        ax.locator_params(axis="x", integer=True, min_n_ticks=1)
     shared_legend(figure, [right, left])
 
 
