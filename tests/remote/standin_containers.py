@@ -256,6 +256,8 @@ class Container:
     def _environment(self, arguments: Path) -> dict[str, str]:
         environment = {
             "PATH": os.environ.get("PATH", ""),
+            # The kernels that the run compared with uses: others add up in another order, and the last digit differs.
+            **{name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")},
             "HOME": str(self.root / "root"),
             "TMPDIR": str(self.root / "tmp"),
             "PYTHONPATH": f"{self.root / 'root'}{os.pathsep}{self.rules.site}",
