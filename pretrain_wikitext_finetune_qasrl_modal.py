@@ -29,6 +29,7 @@ def main(**flags: Any) -> None:
 check_flags_first(__file__, __doc__)
 if __name__ == "__main__":
     if "--help" in sys.argv:
-        sys.exit(print(__doc__))
+        print(__doc__)
+        sys.exit(0)
     print("error: this file runs on Modal: modal run FILE ...; on this machine: emergence run ...", file=sys.stderr)
     sys.exit(2)

@@ -1,7 +1,8 @@
 """What every study of trunks shares: sealed cells, one writer, resuming, and a result as JSON and npz.
 
-A new study gives a :class:`StudyFiles` and a subclass of :class:`Study`: its cells, and what they amount to. Nothing
-here needs torch, so results can be read without it.
+A new study gives a :class:`StudyFiles` and a subclass of :class:`SealedStudy`: its cells, and what they amount to. One
+whose cells are no JSON gives a subclass of :class:`Study`, and says itself how they are kept. Nothing here needs torch,
+so results can be read without it.
 """
 
 from __future__ import annotations
@@ -125,11 +126,7 @@ class Cell(Generic[Made]):
 
 
 class Study(ABC, Generic[Made, Result]):
-    """Cells that are computed one by one, and the result that they make together.
-
-    A cell must be what :func:`emergence.plain.plain` knows, and ``restore`` the inverse of that to the bit: then an
-    interrupted study ends with the same bytes.
-    """
+    """Cells that are computed one by one, and the result that they make together."""
 
     files: ClassVar[StudyFiles]
     #: The folder of cells beside the result, what a cell is of, what the bar counts.
@@ -147,27 +144,13 @@ class Study(ABC, Generic[Made, Result]):
     def result(self, made: Sequence[Made]) -> Result:
         """What the cells, in their order, amount to."""
 
-    def restore(self, content: dict[str, Any]) -> Made:
-        """A cell from its stored JSON."""
-        raise NotImplementedError
-
+    @abstractmethod
     def stored(self, cell: Cell[Made], folder: Path) -> Made | None:
         """A finished cell; None where there is none, or where its file is damaged (it is then computed again)."""
-        path = folder / f"{cell.key}.json"
-        if not path.is_file():
-            return None
-        try:
-            content = read_sealed(path)
-            if content.pop("cell", None) != cell.key:
-                raise RunDirectoryError(f"{path}: another {self.noun}'s")
-            return self.restore(content)
-        except RunDirectoryError as error:
-            logger.warning("%s: doing that %s again", error, self.noun)
-            return None
 
+    @abstractmethod
     def store(self, cell: Cell[Made], made: Made, folder: Path) -> None:
         """Keep a finished cell."""
-        write_json_atomic(folder / f"{cell.key}.json", seal({**plain(made), "cell": cell.key}))
 
     def run(
         self, out: Path, progress: Progress = NoProgress(), should_stop: Callable[[], bool] = lambda: False
@@ -206,6 +189,34 @@ class Study(ABC, Generic[Made, Result]):
         finally:
             progress.close()
         return [done[cell.key] for cell in cells]
+
+
+class SealedStudy(Study[Made, Result]):
+    """A study whose cells are sealed JSON files, each named by its key.
+
+    A cell must be what :func:`emergence.plain.plain` knows, and ``restore`` the inverse of that to the bit: then an
+    interrupted study ends with the same bytes.
+    """
+
+    @abstractmethod
+    def restore(self, content: dict[str, Any]) -> Made:
+        """A cell from its stored JSON."""
+
+    def stored(self, cell: Cell[Made], folder: Path) -> Made | None:
+        path = folder / f"{cell.key}.json"
+        if not path.is_file():
+            return None
+        try:
+            content = read_sealed(path)
+            if content.pop("cell", None) != cell.key:
+                raise RunDirectoryError(f"{path}: another {self.noun}'s")
+            return self.restore(content)
+        except RunDirectoryError as error:
+            logger.warning("%s: doing that %s again", error, self.noun)
+            return None
+
+    def store(self, cell: Cell[Made], made: Made, folder: Path) -> None:
+        write_json_atomic(folder / f"{cell.key}.json", seal({**plain(made), "cell": cell.key}))
 
 
 class _Share:

@@ -15,7 +15,7 @@ import pytest
 from emergence.errors import RunDirectoryError
 from emergence.experiment.locks import RunLock
 from emergence.files import content_digest, read_sealed, seal, write_json_atomic
-from emergence.studies.study import Cell, Study, StudyFiles
+from emergence.studies.study import Cell, SealedStudy, StudyFiles
 from emergence.training.recording import Progress, StopRequested
 
 
@@ -32,7 +32,7 @@ class Squares:
         return {"squares": self.squares}
 
 
-class SquareStudy(Study[dict[str, float], Squares]):
+class SquareStudy(SealedStudy[dict[str, float], Squares]):
     """The square roots of some numbers, squared again."""
 
     files = StudyFiles(name="squares", version=1, what="squares", again="square again")

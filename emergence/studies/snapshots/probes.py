@@ -43,7 +43,7 @@ from emergence.studies.snapshots.inputs import (
     trunks_to_probe,
 )
 from emergence.studies.snapshots.result import FILES, GAIN, SCORES, TRAINED, ProbedSnapshot, SnapshotProbes, summarise
-from emergence.studies.study import Cell, Study
+from emergence.studies.study import Cell, SealedStudy
 from emergence.studies.trunks import has_other_questions
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.recording import NoProgress, Progress
@@ -79,7 +79,7 @@ def probe_snapshots(
 # Probing ------------------------------------------------------------------------------------------
 
 
-class SnapshotStudy(Study[ProbedSnapshot, SnapshotProbes]):
+class SnapshotStudy(SealedStudy[ProbedSnapshot, SnapshotProbes]):
     """A cell is a probed trunk."""
 
     files = FILES
