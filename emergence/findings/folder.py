@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from emergence.errors import EmergenceError
 from emergence.experiment.run_directory import SPEC_FILE
@@ -41,6 +43,11 @@ class RunOnDisk:
     def cell(self) -> str | None:
         """Its cell of the 2x2; None for a run that only pretrained."""
         return CELL_OF_CONDITION.get(self.run.spec.condition)
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """As :meth:`RunDirectory.read_curves`, from the disk once for all who draw it."""
+        return self.run.read_curves()
 
 
 @dataclass(frozen=True, eq=False)

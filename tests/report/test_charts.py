@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 
+from emergence.experiment.store import RunDirectory
 from emergence.findings.folder import read_folder
 from emergence.findings.table import table_of
 from emergence.report import charts
@@ -148,6 +149,14 @@ def test_a_damaged_history_is_named_once(tmp_path: Path) -> None:
     (run.path / "history.jsonl").write_text("{\n{}\n")
     charts = all_charts(read_folder(tmp_path, n_boot=20), n_boot=20)
     assert [name for name, _ in charts.skipped].count(f"training of {run.run_id}") == 1
+
+
+def test_a_history_is_read_once_for_all_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, read = fake_run(tmp_path, "debug", "full"), []
+    curves = RunDirectory.read_curves
+    monkeypatch.setattr(RunDirectory, "read_curves", lambda self: read.append(self.path) or curves(self))
+    drawn = {chart.name for chart in all_charts(read_folder(tmp_path, n_boot=20), n_boot=20).charts}
+    assert read == [run.path] and {"pretraining_loss", "finetuning"} <= drawn
 
 
 def test_one_epoch_is_a_point_at_a_whole_number() -> None:

@@ -38,7 +38,7 @@ def histories(folder: ResultsFolder, out: Charts) -> Iterator[tuple[RunOnDisk, l
     """Runs with their history, in the order of sets; those in none (unfinished, say) last."""
     for on_disk in folder.runs:
         try:
-            yield on_disk, on_disk.run.read_curves()
+            yield on_disk, on_disk.history
         except RunDirectoryError as error:
             out.skip(f"training of {on_disk.name}", str(error))
 
