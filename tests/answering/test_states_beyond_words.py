@@ -101,7 +101,7 @@ def test_states_of_noise_gain_and_lose_nothing() -> None:
     alone = score_logits(scorer.test, test, 1)
     assert 0.5 < alone.f1_tokens.mean() < 0.75
     gains: dict[str, list[list[float]]] = {}
-    for seed in range(8):
+    for seed in range(6):
         _, found = measure(NoisyEncoder(seed=seed), (train, validation, test), {"left": scorer}, control=False)
         for name, fit in found.items():
             both = score_logits(fit.test, test, 1)
