@@ -28,8 +28,8 @@ from emergence.spec.config import FinetuneConfig
 from emergence.spec.experiment import OnNan
 from emergence.spec.search_budget import passes_per_epoch
 from emergence.training.context import Context
-from emergence.training.health import clip_gradients
 from emergence.training.loop import LoopState, TrainingLoop
+from emergence.training.optim import clip_gradients
 
 logger = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ from emergence.spec.search_budget import (
 )
 from emergence.training.checkpoint import Checkpoint, Checkpointer
 from emergence.training.context import Context
-from emergence.training.health import NonFiniteLossError
+from emergence.training.finiteness import NonFiniteLossError
 from emergence.training.loop import resume
 from emergence.training.recording import Progress, Recorder
 

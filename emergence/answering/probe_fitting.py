@@ -41,7 +41,7 @@ from emergence.answering.probe_data import (
 from emergence.data.qa_encoding import batches_by_length
 from emergence.model import BilinearProbe, SpanHead, span_cross_entropy
 from emergence.spec.config import ProbeConfig
-from emergence.training.health import NonFiniteLossError
+from emergence.training.finiteness import NonFiniteLossError
 
 FAMILIES = ("linear", "bilinear", "mlp")
 MLP_HIDDEN = 128

@@ -19,7 +19,7 @@ from torch import nn
 from emergence.spec.experiment import OnNan
 from emergence.training.checkpoint import Checkpoint
 from emergence.training.context import Context
-from emergence.training.health import NonFiniteLossError, all_finite
+from emergence.training.finiteness import NonFiniteLossError, all_finite
 from emergence.training.recording import StopRequested
 
 logger = logging.getLogger(__name__)

@@ -136,3 +136,12 @@ def build_optimizers(trunk: Trunk, config: PretrainConfig) -> Optimizers:
             Muon(muon, lr=config.muon_lr, momentum=config.muon_momentum, weight_decay=config.weight_decay)
         )
     return Optimizers(optimizers)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scale all gradients down to a global norm of ``limit`` (0: leave them); returns the norm before, a scalar."""
+    weights = [weight for weight in parameters if weight.grad is not None]
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    if limit > 0:
+        torch.nn.utils.clip_grads_with_norm_(weights, limit, norm)
+    return norm

@@ -24,10 +24,9 @@ from emergence.spec.config import PretrainConfig
 from emergence.spec.experiment import OnNan
 from emergence.training.context import Context
 from emergence.training.execution import choose_forward, choose_micro_batch, step_loss
-from emergence.training.health import clip_gradients
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.loop import LoopState, TrainingLoop
-from emergence.training.optim import build_optimizers
+from emergence.training.optim import build_optimizers, clip_gradients
 from emergence.training.pretrain_result import PretrainResult
 from emergence.training.recording import NoProgress, NullRecorder
 from emergence.training.schedule import learning_rate_factor, plan_pretraining

@@ -22,7 +22,7 @@ from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.spec.config import FinetuneConfig, ModelConfig
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
-from emergence.training.health import NonFiniteLossError
+from emergence.training.finiteness import NonFiniteLossError
 from emergence.training.recording import StopRequested
 from tests.answering.qa_tasks import WordTokenizer, named_word_task
 from tests.memory_recorder import MemoryRecorder

@@ -29,7 +29,7 @@ from emergence.model import span_cross_entropy
 from emergence.spec.config import FinetuneConfig, ProbeConfig
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
-from emergence.training.health import NonFiniteLossError
+from emergence.training.finiteness import NonFiniteLossError
 from emergence.training.recording import StopRequested
 from tests.answering.qa_tasks import PlantedEncoder, WordTokenizer, named_word_task
 from tests.memory_recorder import MemoryRecorder

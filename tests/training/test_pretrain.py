@@ -18,7 +18,7 @@ from emergence.model import Trunk, build_trunk
 from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
-from emergence.training.health import NonFiniteLossError
+from emergence.training.finiteness import NonFiniteLossError
 from emergence.training.pretrain import PretrainResult, pretrain
 from emergence.training.recording import StopRequested
 from tests.memory_recorder import MemoryRecorder

@@ -23,8 +23,9 @@ from emergence.spec.experiment import OnNan
 from emergence.training import pretrain as pretraining
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
-from emergence.training.health import NonFiniteLossError, clip_gradients
+from emergence.training.finiteness import NonFiniteLossError
 from emergence.training.loop import MOST_REWINDS
+from emergence.training.optim import clip_gradients
 from emergence.training.pretrain import _Pretraining, pretrain
 from emergence.training.recording import StopRequested
 from tests.answering.qa_tasks import WordTokenizer, named_word_task
