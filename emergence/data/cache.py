@@ -25,8 +25,8 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES,
 
 def default_cache_dir() -> Path:
     """Where derived data goes unless told otherwise: ``$EMERGENCE_CACHE``, else ``~/.cache/emergence``."""
-    given = os.environ.get("EMERGENCE_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "emergence"
+    folder = os.environ.get("EMERGENCE_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "emergence"
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def files_at(root: Path, flag: str, most_files: int = MOST_ENTRIES) -> list[Path
 
 
 def _below(root: Path, flag: str, most_files: int) -> list[Path]:
-    found: list[str] = []
+    files: list[str] = []
     seen, waiting = 0, [str(root)]
     while waiting:
         folder = waiting.pop()
@@ -48,7 +48,7 @@ def _below(root: Path, flag: str, most_files: int) -> list[Path]:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     seen += 1
-                    if seen > MOST_ENTRIES or len(found) > most_files:
+                    if seen > MOST_ENTRIES or len(files) > most_files:
                         raise DataError(
                             f"holds more than {min(MOST_ENTRIES, most_files):,} files: point {flag} to the data's own "
                             "folder, or put its content into fewer files",
@@ -59,12 +59,12 @@ def _below(root: Path, flag: str, most_files: int) -> list[Path]:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
                     elif entry.is_file():
-                        found.append(entry.path)
+                        files.append(entry.path)
         except PermissionError:
             if folder == str(root):
                 raise
             raise DataError(f"may not be read: make it readable, or point {flag} elsewhere", folder) from None
-    return sorted(map(Path, found))
+    return sorted(map(Path, files))
 
 
 def _shown(path: Path) -> str:

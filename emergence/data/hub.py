@@ -119,9 +119,9 @@ class FilesRoute:
 
     def fetch(self, folder: Path, loader: Loader | None, scratch: Path) -> dict[str, Any]:
         for name, (size, sha256) in self.files.items():
-            found = _download(f"{self.base_url}/{name}", folder / name, most_bytes=size)
-            if found != sha256:
-                raise ValueError(f"{name} has the sha256 {found[:12]}..., not {sha256[:12]}...")
+            digest = _download(f"{self.base_url}/{name}", folder / name, most_bytes=size)
+            if digest != sha256:
+                raise ValueError(f"{name} has the sha256 {digest[:12]}..., not {sha256[:12]}...")
         return {}
 
 

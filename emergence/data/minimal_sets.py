@@ -122,10 +122,10 @@ def microworld_pairs(n_pairs: int, *, seed: int = 0) -> list[QAExample]:
     for index in range(n_pairs):
         draws = Draws(seed, _STREAM, index)
         construction = CONSTRUCTIONS[index % len(CONSTRUCTIONS)]
-        found = None
-        while found is None:
-            found = _draft(construction, draws, seed, index)
-        examples += found
+        pair = None
+        while pair is None:
+            pair = _draft(construction, draws, seed, index)
+        examples += pair
     return examples
 
 
@@ -139,9 +139,9 @@ def _draft(construction: str, draws: Draws, seed: int, index: int) -> tuple[QAEx
     role = draws.pick(("agent", other_role))
     key = int(draws.unit() * 2**31)
     members = []
-    for letter, told in (("a", event), ("b", crossed)):
+    for letter, its_event in (("a", event), ("b", crossed)):
         # The same numbers for both, so that they differ in nothing but the roles.
-        sentence, frame = _told(construction, told, letter == "b", Draws(seed, _STREAM + 1, key))
+        sentence, frame = _write(construction, its_event, letter == "b", Draws(seed, _STREAM + 1, key))
         if owner_of(sentence.text) != "test" or not {"agent", other_role} <= frame.roles.keys():
             return None
         question = ask_role(frame, role, Draws(seed, _STREAM + 2, key))
@@ -183,7 +183,7 @@ def _plain(noun: str, draws: Draws) -> Entity:
     return entity._replace(forms=entity.forms[1:2] if len(entity.forms) > 1 and draws.chance(0.3) else entity.forms[:1])
 
 
-def _told(construction: str, event: Event, is_second: bool, draws: Draws) -> tuple[Sentence, Frame]:
+def _write(construction: str, event: Event, is_second: bool, draws: Draws) -> tuple[Sentence, Frame]:
     """The sentence; a cleft keeps its focus, so its second member is an object relative."""
     writer = ClauseWriter(draws, _NothingBeside(), difficulty=1.0)
     if construction == "cleft":

@@ -105,21 +105,21 @@ def mix_into(
         report: Receives the numbers of questions and of tokens of each kind.
         control: Mix in a passage of ``base`` in place of each document, as long as that and where it would stand.
     """
-    given = list(documents)
+    encoded = list(documents)
     rng = np.random.default_rng([_MIX_STREAM, seed])
-    order = rng.permutation(len(given))
-    sizes = np.array([len(given[i].ids) for i in order], dtype=np.int64)
+    order = rng.permutation(len(encoded))
+    sizes = np.array([len(encoded[i].ids) for i in order], dtype=np.int64)
     used = order[np.cumsum(sizes) <= MOST_NQ_SHARE * base.n_tokens]
     budget = base.n_tokens
     nq_tokens = int(sizes[: len(used)].sum())
     report |= {
-        "questions_given": len(given),
+        "questions_given": len(encoded),
         "questions_used": len(used),
         "nq_tokens": nq_tokens,
         "text_tokens": budget - nq_tokens,
         "nq_share": nq_tokens / budget,
     }
-    mixed_in = [given[i] for i in used]
+    mixed_in = [encoded[i] for i in used]
     if control and mixed_in:
         mixed_in = control_passages(base, [len(document.ids) for document in mixed_in], tokenizer, report)
     yield from cut_to_budget(_interleave(base, mixed_in, rng), budget, tokenizer)
@@ -149,10 +149,10 @@ def _interleave(
 
 
 def _files(root: Path) -> list[Path]:
-    found = files_at(root, "--nq-data")
-    if found == [root]:
-        return found
-    files = [file for file in found if file.name.lower().endswith(_SUFFIXES)]
+    every_file = files_at(root, "--nq-data")
+    if every_file == [root]:
+        return every_file
+    files = [file for file in every_file if file.name.lower().endswith(_SUFFIXES)]
     files = [file for file in files if head(file, 4).startswith(MAGIC) or not file.name.lower().endswith(".json")]
     if not files:
         raise DataError("holds no NQ-open data: looked for .jsonl and .parquet files", root)

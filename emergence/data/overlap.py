@@ -36,7 +36,7 @@ def sentences_in_stream(sentences: Iterable[Sequence[str]], stream: TokenStream,
         ids = tokenizer.encode_batch(["".join(word_pieces(words)[1:])])[0]
         if len(ids) >= _WINDOW:
             by_hash.setdefault(int(_hashes(ids[:_WINDOW])[0]), []).append(ids)
-    found = 0
+    count = 0
     likely = np.zeros(1 << 16, dtype=bool)  # a table of the first 16 bits leaves few hashes to look up
     likely[[key >> 48 for key in by_hash]] = True
     for start in range(0, stream.n_tokens, _CHUNK):
@@ -47,9 +47,9 @@ def sentences_in_stream(sentences: Iterable[Sequence[str]], stream: TokenStream,
                 continue
             at = start + int(place)
             here = [ids for ids in waiting if np.array_equal(stream.tokens[at : at + len(ids)], ids)]
-            found += len(here)
+            count += len(here)
             by_hash[int(hashes[place])] = [ids for ids in waiting if not any(ids is other for other in here)]
-    return found
+    return count
 
 
 def _hashes(ids: NDArray[np.uint16]) -> NDArray[np.uint64]:

@@ -243,18 +243,18 @@ def encode_qa(
         The kept examples in order, and how many were dropped by reason: ``too_long``, or
         ``answer_outside`` (a gold span beyond the sentence).
     """
-    given = list(examples)
+    examples = list(examples)
     encode = _cached_encoder(tokenizer)
     chosen = mark_tokens(tokenizer, marks, token_counts)
     sep, mark = chosen.separator, chosen.predicate
     sentences: dict[tuple[tuple[str, ...], int | None], tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]] = {}
-    questions = dict(zip(unique := list(dict.fromkeys(e.question for e in given)), encode(unique), strict=True))
-    for key in dict.fromkeys((e.tokens, e.predicate_index) for e in given):
+    questions = dict(zip(unique := list(dict.fromkeys(e.question for e in examples)), encode(unique), strict=True))
+    for key in dict.fromkeys((e.tokens, e.predicate_index) for e in examples):
         sentences[key] = _encode_sentence(key[0], key[1], encode, mark)
     kept: list[QAExample] = []
     dropped: dict[str, int] = {}
     rows: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, int]] = []
-    for example in given:
+    for example in examples:
         sentence, last = sentences[example.tokens, example.predicate_index]
         row = _assemble(questions[example.question], sentence, last, layout, sep)
         reason = _refuse(example, len(row[0]), max_tokens)

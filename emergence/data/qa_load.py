@@ -62,14 +62,14 @@ def load_qa_path(path: str | Path, *, seed: int = 0, families: Sequence[str] | N
     Raises:
         DataError: Nothing there, nothing recognised, or a malformed file (with the line).
     """
-    found = _find(Path(path))
+    inventory = _find(Path(path))
     chosen: dict[str, QAFormat] = {}
-    for entry in found.formats():
+    for entry in inventory.formats():
         if families is None or entry.family in families:
             chosen.setdefault(entry.family, entry)
     if not chosen:
         raise DataError(f"holds no {' or '.join(families or ())} data, only other formats", path)
-    return _load(found, list(chosen.values())[: 1 if families is None else None], seed)
+    return _load(inventory, list(chosen.values())[: 1 if families is None else None], seed)
 
 
 def load_every_format(path: str | Path, *, seed: int = 0) -> list[QADataset]:
@@ -77,12 +77,12 @@ def load_every_format(path: str | Path, *, seed: int = 0) -> list[QADataset]:
 
     For checking files, not for training: the data sets may hold the same questions.
     """
-    found = _find(Path(path))
-    return [_load(found, [entry], seed) for entry in found.formats()]
+    inventory = _find(Path(path))
+    return [_load(inventory, [entry], seed) for entry in inventory.formats()]
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Inventory:
     """The files at a path: those of a recognised format, and the others, in the order of their names."""
 
     root: Path
@@ -100,34 +100,35 @@ class _Found:
         return [str(self.relative(file)) for file in files]
 
 
-def _load(found: _Found, chosen: Sequence[QAFormat], seed: int) -> QADataset:
+def _load(inventory: _Inventory, chosen: Sequence[QAFormat], seed: int) -> QADataset:
     by_split: dict[str, list[tuple[QAFormat, Path]]] = {}
     unnamed = []
-    for entry, file in found.recognised:
+    for entry, file in inventory.recognised:
         if entry in chosen:
-            split = split_of_path(found.relative(file))
+            split = split_of_path(inventory.relative(file))
             by_split.setdefault(split or "train", []).append((entry, file))
             unnamed += [file] if split is None else []
-    aside = [file for entry, file in found.recognised if entry not in chosen]
+    aside = [file for entry, file in inventory.recognised if entry not in chosen]
     if aside:
-        log.info("%s: read as %s, %d files aside", found.root, " and ".join(entry.name for entry in chosen), len(aside))
+        names = " and ".join(entry.name for entry in chosen)
+        log.info("%s: read as %s, %d files aside", inventory.root, names, len(aside))
     parts: dict[str, SplitPart] = {
         split: examples_from_raw(chain.from_iterable(entry.read(file) for entry, file in files), split)
         for split, files in sorted(by_split.items())
     }
     provenance: dict[str, object] = {
         "route": "local",
-        "path": str(found.root),
+        "path": str(inventory.root),
         "formats": [entry.name for entry in chosen],
-        "files": {split: found.names(file for _, file in files) for split, files in by_split.items()},
-        "files_without_split_name": found.names(unnamed),
-        "left_aside_other_formats": found.names(aside),
-        "ignored_files": found.names(found.ignored),
+        "files": {split: inventory.names(file for _, file in files) for split, files in by_split.items()},
+        "files_without_split_name": inventory.names(unnamed),
+        "left_aside_other_formats": inventory.names(aside),
+        "ignored_files": inventory.names(inventory.ignored),
     }
     try:
         return build_dataset(None, parts, seed=seed, provenance=provenance)
     except DataError as exc:
-        raise DataError(str(exc), found.root) from exc
+        raise DataError(str(exc), inventory.root) from exc
 
 
 def build_dataset(
@@ -182,7 +183,7 @@ def fingerprint(splits: Mapping[str, Sequence[QAExample]]) -> str:
     return digest.hexdigest()
 
 
-def _find(root: Path) -> _Found:
+def _find(root: Path) -> _Inventory:
     try:
         return _recognise_all(root)
     except OSError as error:  # a folder that may not be read, a file that went away
@@ -191,19 +192,19 @@ def _find(root: Path) -> _Found:
         ) from None
 
 
-def _recognise_all(root: Path) -> _Found:
-    found = _Found(root, [], [])
+def _recognise_all(root: Path) -> _Inventory:
+    inventory = _Inventory(root, [], [])
     for file in files_at(root, "--qa-data", MOST_FILES):
         if file.stat().st_size == 0:  # nothing in it, or a file of the system's that is no file at all
             if file == root or looks_like_data(file):
                 raise DataError("the file is empty", file)
-            found.ignored.append(file)
+            inventory.ignored.append(file)
             continue
         entry = recognise(file)
         if entry is not None:
-            found.recognised.append((entry, file))
+            inventory.recognised.append((entry, file))
         elif not is_sentences_file(file):
-            found.ignored.append(file)
-    if not found.recognised:
+            inventory.ignored.append(file)
+    if not inventory.recognised:
         raise DataError(f"holds no question-answering data; recognised are: {recognised_formats()}", root)
-    return found
+    return inventory

@@ -31,14 +31,14 @@ _NO_OBJECT = ("", "somewhere", "do", "doing")
 
 def _forms(regular: str, irregular: str = "") -> frozenset[str]:
     """Every inflected form: of regular verbs by rule, of irregular ones as listed."""
-    found = set(irregular.split())
+    forms = set(irregular.split())
     for base in regular.split():
         stem = base[:-1] if base.endswith("e") else base
         past = base[:-1] + "ied" if base[-1] == "y" and base[-2] not in "aeiou" else stem + "ed"
         hissing = base.endswith(("sh", "ch", "ss", "x"))
         third = past[:-1] + "s" if past.endswith("ied") else base + ("es" if hissing else "s")
-        found |= {base, third, past, (base if base.endswith("ee") else stem) + "ing"}
-    return frozenset(found)
+        forms |= {base, third, past, (base if base.endswith("ee") else stem) + "ing"}
+    return frozenset(forms)
 
 
 #: Whatever their subject, it does not act: existence, occurrence, death, falling.

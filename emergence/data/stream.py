@@ -135,16 +135,16 @@ class SequenceOrder:
 
     def take(self, position: int, count: int) -> NDArray[np.int64]:
         """(count,) sequence numbers from the ``position``-th sequence of training on."""
-        out = np.empty(count, dtype=np.int64)
+        numbers = np.empty(count, dtype=np.int64)
         filled = 0
         while filled < count:
             pass_index, offset = divmod(position + filled, self.n_sequences)
             if self._pass is None or self._pass[0] != pass_index:
                 self._pass = (pass_index, epoch_order(self.n_sequences, self.seed, pass_index))
             part = self._pass[1][offset : offset + count - filled]
-            out[filled : filled + len(part)] = part
+            numbers[filled : filled + len(part)] = part
             filled += len(part)
-        return out
+        return numbers
 
 
 # On disk ------------------------------------------------------------------------------------------
@@ -182,13 +182,13 @@ def cut_to_budget(
 
 def cached_streams(folder: Path, write: Callable[[Path], None]) -> tuple[dict[str, TokenStream], dict[str, Any]]:
     """Streams and provenance in ``folder``, which ``write`` makes if it is not there or damaged."""
-    found = load_streams(folder)
-    if found is None:
+    stored = load_streams(folder)
+    if stored is None:
         write(folder)
-        found = load_streams(folder)
-    if found is None:
+        stored = load_streams(folder)
+    if stored is None:
         raise DataError("token streams vanished while being written: is another program cleaning the cache?", folder)
-    return found
+    return stored
 
 
 def write_streams(

@@ -206,9 +206,9 @@ def load_text_path(path: str | Path, seed: int) -> LocalText:
     files = files_at(root, "--pretrain-text")
     if files == [root]:
         return LocalText(root, {"train": [open_text_file(root, root.name)]}, [], seed)
-    found, ignored = _text_files(root, files)
+    chosen, ignored = _text_files(root, files)
     by_split: dict[str, list[TextFile]] = {}
-    for split, name in found:
+    for split, name in chosen:
         by_split.setdefault(split, []).append(open_text_file(root / name, name))
     kinds = {"parquet" if file.kind.startswith("parquet") else "text" for files in by_split.values() for file in files}
     if len(kinds) > 1:
@@ -228,11 +228,11 @@ def _text_files(root: Path, files: Iterable[Path]) -> tuple[list[tuple[str, str]
     names = sorted(file.relative_to(root).as_posix() for file in files)
     readable = [name for name in names if _is_text_name(name)]
     named = [(split, name) for name in readable if (split := split_of_path(PurePath(name)))]
-    found = named or [("train", name) for name in readable]
-    if not found:
+    chosen = named or [("train", name) for name in readable]
+    if not chosen:
         raise DataError(f"holds no text: looked for {', '.join(sorted(_SUFFIXES - {''}))} files", root)
-    used = {name for _, name in found}
-    return found, [name for name in names if name not in used]
+    used = {name for _, name in chosen}
+    return chosen, [name for name in names if name not in used]
 
 
 def _is_text_name(name: str) -> bool:

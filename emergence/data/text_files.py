@@ -100,13 +100,13 @@ def natural_text(lines: Iterable[str], tokenised: bool) -> str:
 
     Line breaks stay, spaces at line ends go, and several blank lines become one.
     """
-    out: list[str] = []
+    kept: list[str] = []
     for line in lines:
         line = plain_heading(line).rstrip()
         line = detokenise(line) if tokenised else line
-        if line or (out and out[-1]):
-            out.append(line)
-    return "\n".join(out).rstrip("\n")
+        if line or (kept and kept[-1]):
+            kept.append(line)
+    return "\n".join(kept).rstrip("\n")
 
 
 def _pieces(lines: list[str], piece_chars: int, whole_chars: int) -> list[list[str]]:

@@ -59,11 +59,11 @@ def redraw_unseen(trunk: Trunk, counts: Sequence[int] | Tensor, seed: int) -> in
         WeightsError: More counts than rows.
     """
     weight = trunk.embedding.weight
-    given = torch.as_tensor(counts).to(torch.int64).flatten()
-    if len(given) > len(weight):
-        raise WeightsError(f"{len(given)} token counts, but the embedding has {len(weight)} rows: not this trunk's")
+    per_token = torch.as_tensor(counts).to(torch.int64).flatten()
+    if len(per_token) > len(weight):
+        raise WeightsError(f"{len(per_token)} token counts, but the embedding has {len(weight)} rows: not this trunk's")
     seen = torch.zeros(len(weight), dtype=torch.bool)
-    seen[: len(given)] = given > 0
+    seen[: len(per_token)] = per_token > 0
     if not seen.any() or seen.all():
         return 0
     scale = math.sqrt(float(weight[seen.to(weight.device)].float().square().mean()))

@@ -119,8 +119,8 @@ def check_matches(
             f"run is {_size(model)} ({detail}): use {cure}, or other weights"
         )
     if tokenizer_json is not None and tokenizer_json != weights.tokenizer_json:
-        found, wanted = _fingerprint(weights.tokenizer_json), _fingerprint(tokenizer_json)
-        raise WeightsError(f"{source} was trained with another tokenizer ({found}; this run: {wanted})")
+        trained_with, wanted = _fingerprint(weights.tokenizer_json), _fingerprint(tokenizer_json)
+        raise WeightsError(f"{source} was trained with another tokenizer ({trained_with}; this run: {wanted})")
 
 
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
@@ -220,20 +220,20 @@ class Checkpointer:
         Args:
             phase: Only of this phase. up_to: Only of this step or earlier ones.
         """
-        damaged, found = [], None
+        damaged, newest = [], None
         for name in sorted(self._names(), reverse=True):
             if (phase is not None and name.phase != phase) or (up_to is not None and name.step > up_to):
                 continue
             try:
-                found = self._read(name)
+                newest = self._read(name)
                 break
             except WeightsError as error:
                 self._damaged.add(name)
                 damaged.append(str(error))
         if damaged:
-            where = f"step {found.step} of {found.phase}" if found else "the start: no complete checkpoint is left"
+            where = f"step {newest.step} of {newest.phase}" if newest else "the start: no complete checkpoint is left"
             logger.warning("passed over a damaged checkpoint, going on from %s: %s", where, "; ".join(damaged))
-        return found
+        return newest
 
     def has(self, phase: str) -> bool:
         """Whether a checkpoint of ``phase`` is there (it may still prove damaged)."""
@@ -260,10 +260,10 @@ class Checkpointer:
 
     def _names(self) -> list[CheckpointName]:
         try:
-            found = [path.name for path in self._folder.iterdir()]
+            file_names = [path.name for path in self._folder.iterdir()]
         except FileNotFoundError:
             return []
-        return [name for name in map(parse_checkpoint_name, found) if name is not None]
+        return [name for name in map(parse_checkpoint_name, file_names) if name is not None]
 
     def _prune(self, names: list[CheckpointName], phase: str, rewind_to: int | None) -> None:
         """Keep the newest ones not known to be damaged, and the one to rewind to."""
@@ -369,10 +369,10 @@ def _read_sealed(path: Path) -> dict[str, Any]:
 
 
 def _check_format(path: Path, content: Mapping[str, Any], wanted: str) -> None:
-    found, version = content.get("format"), content.get("version")
-    if found != wanted:
+    kind, version = content.get("format"), content.get("version")
+    if kind != wanted:
         kinds = {WEIGHTS_FORMAT: "a weights file", CHECKPOINT_FORMAT: "a resumable checkpoint"}
-        what = kinds.get(str(found), "a file of another format")
+        what = kinds.get(str(kind), "a file of another format")
         raise WeightsError(f"{path} is {what}, not {kinds[wanted]}")
     if version != FORMAT_VERSION:
         raise WeightsError(f"{path}: format version {version!r}, but this program reads version {FORMAT_VERSION}")

@@ -42,10 +42,10 @@ def read_bank(path: Path) -> Iterator[RawQuestion]:
 
 
 def _sentence(row: Mapping[str, Any]) -> list[RawQuestion]:
-    given = row["sentenceTokens"]
-    if not isinstance(given, list) or not given or not all(isinstance(word, str) for word in given):
+    raw_tokens = row["sentenceTokens"]
+    if not isinstance(raw_tokens, list) or not raw_tokens or not all(isinstance(word, str) for word in raw_tokens):
         raise ValueError("sentenceTokens is no list of words")
-    tokens, identity = tuple(given), words(row["sentenceId"], "sentenceId")
+    tokens, identity = tuple(raw_tokens), words(row["sentenceId"], "sentenceId")
     questions = []
     for key, verb in row["verbEntries"].items():
         index = whole(verb.get("verbIndex", key), "verbIndex")

@@ -131,15 +131,15 @@ def _example(raw: RawQuestion, split: str) -> tuple[QAExample, int] | str:
     problem = _problem(raw)
     if problem:
         return problem
-    found: dict[tuple[int, int], Answer] = {}
+    by_span: dict[tuple[int, int], Answer] = {}
     misses = []
     for raw_answer in raw.answers:
         answer = _aligned(raw, raw_answer)
         if isinstance(answer, str):
             misses.append(answer)
             continue
-        found.setdefault((answer.start, answer.end), answer)
-    if not found:
+        by_span.setdefault((answer.start, answer.end), answer)
+    if not by_span:
         return AMBIGUOUS if AMBIGUOUS in misses else UNALIGNED
     example = QAExample(
         id=raw.id or _question_id(raw),
@@ -151,7 +151,7 @@ def _example(raw: RawQuestion, split: str) -> tuple[QAExample, int] | str:
         predicate_index=raw.predicate_index,
         question=raw.question,
         slots=raw.slots,
-        answers=_ranked(found.values()),
+        answers=_ranked(by_span.values()),
         is_passive=raw.is_passive,
     )
     return example, len(misses)

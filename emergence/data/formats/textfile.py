@@ -108,10 +108,10 @@ def refuse_odd_characters(value: Any, path: Path, line: int | None = None) -> No
         item = waiting.pop()
         if isinstance(item, str):
             if not item.isascii() or "\0" in item:
-                found = _ODD_CHARACTER.search(item)
-                if found:
+                odd = _ODD_CHARACTER.search(item)
+                if odd:
                     raise DataError(
-                        f"holds {ascii(found[0])[1:-1]}, which is no character of a text: write the file anew",
+                        f"holds {ascii(odd[0])[1:-1]}, which is no character of a text: write the file anew",
                         path,
                         line,
                     )

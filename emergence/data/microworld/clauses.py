@@ -127,8 +127,8 @@ class ClauseWriter:
         spans = self.noun_phrase(group)
         if len(group) > 1 or self._only is not None or not self._draws.chance(self._difficulty * probability):
             return spans
-        told = self._source.event_about(group[0], self._verbs)
-        return spans if told is None else self._relative(group[0], told, spans)
+        other = self._source.event_about(group[0], self._verbs)
+        return spans if other is None else self._relative(group[0], other, spans)
 
     def _relative(self, entity: Entity, event: Event, spans: Spans) -> Spans:
         """``who chased the cat``; names take commas and their clause is no part of the answer."""
