@@ -1,10 +1,9 @@
 """Answer strings to spans of word tokens.
 
-QA-SRL 1.0 gives answers as text. A span is found by matching whole tokens, never substrings: exactly
-first, then ignoring case, then with trailing punctuation cut off the answer. About 3% of answers
-occur more than once in their sentence; the occurrence nearest to the predicate is the annotated one
-in 87% of such cases, the first occurrence in 51% (measured on the QA-SRL Bank 2.0 dev set, whose
-spans are given: 1,736 repeated answers).
+QA-SRL 1.0 gives answers as text. Its span is found by matching whole tokens, never substrings. The answer is first
+matched exactly, then without regard to case, then with its trailing punctuation cut off. About 3% of answers occur more
+than once in their sentence. The annotated occurrence is the one nearest to the predicate in 87% of such cases, and the
+first one in 51% (measured on 1,736 repeated answers of the QA-SRL Bank 2.0 dev set, which marks its spans).
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ def normalise(text: str) -> str:
 
 
 def split_tokens(sentence: str) -> tuple[str, ...]:
-    """The tokens of a sentence whose tokens stand between spaces, as in every QA-SRL file.
+    """Split a sentence at its spaces, as every QA-SRL file writes its tokens.
 
-    Only ASCII white space separates: a no-break space inside a token belongs to the token, and
-    splitting there would shift every index behind it.
+    Only ASCII white space separates tokens. A no-break space belongs to its token, and splitting there would shift
+    every later index.
     """
     return tuple(re.findall(r"[^ \t\r\n]+", sentence))
 
@@ -57,13 +56,13 @@ class SentenceIndex:
     def align(self, answer: str, predicate_index: int | None) -> Alignment | str:
         """The span of ``answer``, or the reason why there is none (``UNALIGNED`` or ``AMBIGUOUS``).
 
-        Ties go to the occurrence with the fewest tokens between it and the predicate, then to the
-        left one (right in 25 of 32 exact ties on the QA-SRL Bank dev set). Without a predicate index
-        a repeated answer is ``AMBIGUOUS``.
+        Of several occurrences, the one with the fewest tokens between it and the predicate is taken. At equal
+        distances the left one is (it was right in 25 of 32 such ties on the QA-SRL Bank dev set). Without a predicate
+        index a repeated answer is ``AMBIGUOUS``.
         """
         plain = normalise(answer)
         words, any_space = list(split_tokens(plain)), plain.split()
-        # Tokens may hold a no-break space; where they do not, an answer's may stand for a common one.
+        # Tokens may hold a no-break space. If none matches, the answer's may stand for a common space.
         for sought in [words] if words == any_space else [words, any_space]:
             for trimmed, candidate in enumerate(_with_trims(sought)):
                 for folded in (False, True):

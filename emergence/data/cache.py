@@ -1,8 +1,8 @@
 """Folders of derived files that exist whole or not at all.
 
-Tokenizers, token streams and hub downloads are built in a temporary folder beside their place and
-renamed into it, so a killed process leaves nothing half-made that a later one would use, and of two
-processes that build the same thing one wins and the other takes the winner's.
+Tokenizers, token streams and hub downloads are built in a temporary folder beside their place and renamed into it.
+So a killed process leaves nothing half-made that a later one would use. Of two processes that build the same thing,
+the first to finish wins, and the other takes the winner's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def building(folder: Path) -> Iterator[Path]:
     When another process has put ``folder`` there in the meantime, this one's work is dropped.
 
     Raises:
-        RunDirectoryError: The system refused a write, whichever library made it; names folder and bytes.
+        RunDirectoryError: The system refused a write of any library. The message names folder and bytes.
     """
     make_folder(folder.parent)
     _remove_stale(folder)

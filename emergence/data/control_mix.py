@@ -1,10 +1,10 @@
 """Short documents without questions, for ``--pretrain-data wiki+control``: the control of ``wiki+nq``.
 
-What the questions push out of the token budget is the end of the text. The control keeps exactly that text, cut into
-passages: one for every question, as long as it (in tokens) and standing where it stands. So ``wiki+control`` differs
-from ``wiki+nq`` in what the short documents say and in nothing else, and from ``wiki`` in the arrangement of one and
-the same text. It cannot tell the form of questions from their topics and facts, which no encyclopedia's text shares.
-See docs/methods.md#data-ablation.
+The questions push the end of the text out of the token budget. The control keeps exactly that text, cut into passages.
+Every question has one passage, which is as long in tokens and stands at the question's place. So ``wiki+control``
+differs from ``wiki+nq`` only in what the short documents say, and from ``wiki`` only in how the same text is arranged.
+The control cannot tell the form of questions from their topics and facts, because no encyclopedia's text shares those
+(docs/methods.md#data-ablation).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LOOK_AHEAD = 512
 
 @dataclass(frozen=True)
 class _Text:
-    """Text without ends of documents.
+    """Text without the tokens that end documents.
 
     Attributes:
         ids: (n,) tokens.
@@ -43,13 +43,13 @@ class _Text:
 def control_passages(
     base: TokenStream, lengths: Sequence[int], tokenizer: TextTokenizer, report: dict[str, Any]
 ) -> list[EncodedDocument]:
-    """Passages of the end of ``base``, in its order.
+    """Cut the end of ``base`` into passages, in its order.
 
-    Each begins with a word and lies within one document, where one has the room. The little that this wastes is
-    made up for at the beginning again, so some text may occur twice.
+    Each passage begins with a word and lies within one document, if one nearby has the room. The text that this skips
+    is made up for from the beginning, so some text may occur twice.
 
     Args:
-        base: The text alone; its last ``sum(lengths)`` tokens are what the passages are cut from.
+        base: The text alone. The passages are cut from its last ``sum(lengths)`` tokens.
         lengths: Tokens of each passage, the closing ``<|endoftext|>`` included.
         report: Receives the number of passages and of tokens that were used twice.
     """
@@ -79,7 +79,7 @@ def _text_of(tokens: NDArray[np.uint16], tokenizer: TextTokenizer) -> _Text:
 
 
 def _next_start(text: _Text, position: int, length: int) -> int:
-    """Where the next passage begins, from ``position`` on and round again; ``position`` itself if nothing near fits."""
+    """Where the next passage begins, at or soon after ``position``; ``position`` itself if nothing near fits."""
     near = np.arange(position, position + _LOOK_AHEAD) % len(text.ids)
     fits = text.starts[near] & (text.room[near] >= length)
     return position + int(fits.argmax())  # the first True, or 0 where there is none

@@ -1,7 +1,7 @@
-"""The data files at a path that a user gave: a file, or those of a folder and its subfolders.
+"""The data files at a path that a user gave: the file itself, or those of a folder and its subfolders.
 
-A path that is mistyped may be ``/`` or a home folder. So the search counts what it passes and gives up
-with a message, before any file is opened.
+A mistyped path may be ``/`` or a home folder. So the search counts what it passes, and gives up with a message before
+any file is opened.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from pathlib import Path
 
 from emergence.errors import DataError
 
-#: Entries of folders looked at before a folder is taken for something else than data.
+#: A folder with more entries than this, at any depth, is taken for something else than data.
 MOST_ENTRIES = 50_000
 
 
 def files_at(root: Path, flag: str, most_files: int = MOST_ENTRIES) -> list[Path]:
-    """The file ``root`` itself, or every file below the folder ``root``, sorted; hidden ones are left out.
+    """The file ``root`` itself, or every file below the folder ``root``, sorted. Hidden ones are left out.
 
-    Linked files count, linked folders are not entered. Devices, pipes and sockets are no files.
+    Linked files count, but linked folders are not entered. Devices, pipes and sockets are no files.
 
     Args:
         root: What the user gave.
-        flag: The flag that cures an error.
-        most_files: Where more are found, the folder is refused.
+        flag: The flag that messages name.
+        most_files: A folder of more files is refused.
 
     Raises:
-        DataError: Nothing there, not readable, or far too much there.
+        DataError: The path does not exist, cannot be read, or holds far too much.
     """
     try:
         if root.is_file():

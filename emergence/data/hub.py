@@ -1,9 +1,9 @@
-"""Data sets from the network: routes tried in order, each verified, the result kept as local files.
+"""Data sets from the network, verified and kept as local files.
 
-Hosts move and scripts stop running, so every data set has a list of routes, each checked by columns and
-row counts (or sha256), and ends in one error that names all of them and the flag for a local copy. What
-is fetched is written to the cache as the local formats that the readers know; afterwards nothing
-here needs a network. The only module that imports `datasets`, and only when it fetches.
+Hosts move and scripts stop running, so every data set has several routes, which are tried in order. What a route
+brings is checked by columns and row counts, or by sha256. If all fail, one error names every route and the flag for a
+local copy. Fetched data is written to the cache in formats that the readers know, and needs no network afterwards.
+This is the only module that imports `datasets`, and it does so only to fetch.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Route(Protocol):
         ...
 
     def fetch(self, folder: Path, loader: Loader | None, scratch: Path) -> dict[str, Any]:
-        """Write verified files into ``folder`` and say what they are; any exception means: try the next."""
+        """Write verified files into ``folder`` and return facts about them; after any exception the next is tried."""
         ...
 
 
@@ -58,9 +58,9 @@ class HubRoute:
     """A data set on the Hugging Face hub, always as ``namespace/name``.
 
     Attributes:
-        rows: Row counts that must be met exactly, by split; splits must be present, other splits are left.
+        rows: The splits to keep, all of which must be there, with their exact numbers of rows (None: any number).
         columns: Columns to keep, all of which must be there.
-        prompts_per_row: Every original row stands there this often, under as many templates; one is kept.
+        prompts_per_row: How many prompt templates the data set writes every original row in. One of them is kept.
     """
 
     repository: str
@@ -127,7 +127,7 @@ class FilesRoute:
 
 @dataclass(frozen=True)
 class ArchiveRoute:
-    """Members of a tar archive, told by the end of their names: ``{end of name: file name}``."""
+    """Members of a tar archive, recognised by how their names end: ``{end of name: file name}``."""
 
     url: str
     members: Mapping[str, str]
@@ -155,7 +155,7 @@ class ArchiveRoute:
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set's routes in the order they are tried, the flag that replaces them, and what it takes."""
+    """A data set's routes in the order they are tried, the flag for a local copy, and what that flag accepts."""
 
     routes: tuple[Route, ...]
     flag: str
@@ -166,7 +166,7 @@ _QASRL_COLUMNS = ("sentence", "sent_id", "predicate_idx", "predicate", "question
 _QASRL_ROWS = {"train": 6414, "validation": 2183, "test": 2201}
 _BANK_COLUMNS = ("sentence", "sent_id", "predicate_idx", "predicate", "question", "answers", "answer_ranges")
 
-#: Revisions are those seen in published code; the conversion branch has none that is known.
+#: Revisions are those seen in published code. No revision of the conversion branch is known.
 HUB_DATA: dict[str, HubData] = {
     "wikitext-103": HubData(
         (
@@ -295,7 +295,7 @@ def fetch(
 
 
 def _complete(folder: Path) -> dict[str, Any] | None:
-    """The note of a fetched folder whose files are all there, to the bit; a damaged one is removed."""
+    """The note of a fetched folder, if all its files are there to the bit. A damaged folder is removed."""
     if not folder.is_dir():
         return None
     try:

@@ -1,10 +1,10 @@
 """Role-crossed minimal pairs: two sentences of the same words in which one question has the other answer.
 
-*The dog chased the cat* and *The cat chased the dog*, "What was chased?": whoever goes by the words alone, however
-well it knows which of them tend to be chased, gives both the same answer and gets one wrong. A pair therefore counts
-once, and only if both members are right (``measures.minimal_sets``). Crossed are an agent and a patient, or an agent
-and a recipient, that either could be. In the micro-world the grammar writes both members; in natural sentences two
-short noun phrases of one kind change places where a strict rule lets them.
+"What was chased?" has one answer in *The dog chased the cat* and another in *The cat chased the dog*. A reader who goes
+by the words alone gives both the same answer, and so gets one wrong. A pair therefore counts once, and only if both
+members are right (``measures.minimal_sets``). The two crossed roles are agent and patient, or agent and recipient, and
+either party could have either role. In the micro-world the grammar writes both members. In natural sentences two short
+noun phrases of one kind change places, if a strict rule allows it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from emergence.data.records import Answer, QADataset, QAExample
 from emergence.data.roles import asked_role
 from emergence.errors import DataError
 
-#: Of the micro-world's pairs; pair i is of kind i modulo their number, so that all are equally frequent.
+#: Of the micro-world's pairs. Pair i has construction i modulo their number, so that all are equally frequent.
 CONSTRUCTIONS = ("active", "passive", "cleft", "dative", "recipient_passive")
 #: Pairs of a micro-world: enough for an interval of about +-0.05.
 N_PAIRS = 400
@@ -45,13 +45,13 @@ Span = tuple[int, int]
 
 
 def minimal_pairs(dataset: QADataset, *, n_pairs: int = N_PAIRS) -> list[QAExample]:
-    """The pairs that go with a data set, members ``pair-000123-a`` and ``-b`` one after the other.
+    """The pairs that go with a data set. Members ``pair-000123-a`` and ``-b`` follow each other.
 
-    For a micro-world they are generated with its seed, ``n_pairs`` of them; otherwise they are made of the test
-    questions, as many as the rule allows (perhaps none).
+    For a micro-world, ``n_pairs`` pairs are generated with its seed. For other data, as many pairs are made of the test
+    questions as the rule allows, perhaps none.
 
     Raises:
-        DataError: A micro-world whose provenance does not tell its configuration.
+        DataError: The provenance of a micro-world does not tell its configuration.
     """
     if dataset.provenance.get("route") != "microworld":
         return natural_pairs(dataset)
@@ -74,10 +74,10 @@ def construction_of(example: QAExample) -> str:
 
 
 def crossed_span(example: QAExample, partner: QAExample) -> Span:
-    """Where the partner's answer stands in this member, ``[start, end)``: the wrong one of the two.
+    """Where the partner's answer, which is wrong here, stands in this member: ``[start, end)``.
 
     Raises:
-        DataError: Nowhere, or in several places: these are not members of one pair.
+        DataError: It stands nowhere or in several places, so these are not members of one pair.
     """
     sought = [word.lower() for word in partner.tokens[partner.answers[0].start : partner.answers[0].end]]
     places = _places([word.lower() for word in example.tokens], sought)
@@ -100,7 +100,7 @@ def _places(words: Sequence[str], sought: Sequence[str]) -> list[Span]:
 
 
 class _NothingBeside:
-    """These sentences tell one event."""
+    """A source without further events, because these sentences tell one alone."""
 
     def event_about(self, entity: Entity, taken: set[str]) -> Event | None:
         return None
@@ -113,10 +113,10 @@ class _NothingBeside:
 
 
 def microworld_pairs(n_pairs: int, *, seed: int = 0) -> list[QAExample]:
-    """Pairs from the micro-world's own lexicon and clauses, alike for the same seed.
+    """Pairs from the micro-world's own lexicon and clauses. The same seed gives the same pairs.
 
-    Both sentences belong to the test split by ``owner_of``, so no text or question of training holds them.
-    Each pair asks one question, about one of the two crossed roles.
+    Both sentences belong to the test split by ``owner_of``, so neither training text nor training questions hold
+    them. Each pair asks one question, about one of the two crossed roles.
     """
     examples: list[QAExample] = []
     for index in range(n_pairs):
@@ -164,7 +164,7 @@ def _draft(construction: str, draws: Draws, seed: int, index: int) -> tuple[QAEx
 
 
 def _crossable(construction: str, draws: Draws) -> tuple[Event, str]:
-    """An event with two parties of one kind and form, either of which could do it, and the role of the second."""
+    """An event with two parties of one kind and form, and the role of the second. Either party could do it."""
     dative = construction in ("dative", "recipient_passive")
     nouns = draws.pick((NAMES, PEOPLE) if dative else (NAMES, PEOPLE, ANIMALS))
     first, second = (_plain(noun, draws) for noun in draws.two(nouns))
@@ -178,13 +178,13 @@ def _crossable(construction: str, draws: Draws) -> tuple[Event, str]:
 
 
 def _plain(noun: str, draws: Draws) -> Entity:
-    """An entity with one noun phrase, so that both members name it alike; some with an adjective."""
+    """An entity with one noun phrase, sometimes with an adjective, so that both members name it alike."""
     entity = draws.pick(ANIMATE_ENTITIES[noun])
     return entity._replace(forms=entity.forms[1:2] if len(entity.forms) > 1 and draws.chance(0.3) else entity.forms[:1])
 
 
 def _write(construction: str, event: Event, is_second: bool, draws: Draws) -> tuple[Sentence, Frame]:
-    """The sentence; a cleft keeps its focus, so its second member is an object relative."""
+    """The sentence, and its frame. A cleft keeps its focus, so its second member is an object relative."""
     writer = ClauseWriter(draws, _NothingBeside(), difficulty=1.0)
     if construction == "cleft":
         frame = _cleft(writer, event, is_second)
@@ -217,29 +217,29 @@ def _words(text: str) -> frozenset[str]:
 
 _DETERMINERS = _words("the a an this that its his her their our my another")
 _PLURAL_DETERMINERS = _words("the these those its his her their our my some many several")
-#: No part of a simple noun phrase: what would move its head away from its last word, and pronouns.
+#: Words that no simple noun phrase holds: pronouns, and what would move its head away from its last word.
 _NOT_INSIDE = _words(
     "of in to and or that who which for with by from as on at than but not he she it they we you i him them us me who "
     "what one ones itself himself themselves other others"
 )
 #: Plurals without an s.
 _PLURALS = _words("men women children people police")
-#: Last words of a "phrase" that is none, or whose number its form does not tell.
+#: Last words that end no noun phrase, or whose form does not tell singular from plural.
 _NOT_HEADS = _words("data media series species same rest most all some many any more less few several much")
-#: What may follow a phrase that is whole, besides the predicate: the end of a clause, an auxiliary, a subordinator, or
-#: a preposition that any noun can have behind it.
+#: What may follow a whole phrase, besides the predicate: the end of a clause, an auxiliary, a subordinator, or a
+#: preposition that can follow any noun.
 _CLOSERS = _words(
     ". ; ? ! is are was were has have had will would can could may might must should did does do to not n't 'll also "
     "because after before while if until since during again today yesterday earlier later in at on by when"
 )
-#: After a comma the sentence goes on elsewhere; any other word may go on about the phrase, or with a list.
+#: After a comma these begin something else. Any other word may go on about the phrase, or with a list.
 _AFTER_COMMA = _words("but while because although though after when so if whereas")
-#: No phrase after these changes places: it may be part of a larger one.
+#: A phrase after one of these may be part of a larger one, so it does not change places.
 _PREPOSITIONS = _words(
     "of in on at from for with to than as like between among about into through over under without within against "
     "during including and or , '' ``"
 )
-#: Before a phrase without a determiner: nothing of its own can stand between.
+#: A phrase without a determiner is known to begin after one of these.
 _OPENERS = _words("that when while after before because if by but")
 #: Their second argument says what the first one is.
 _COPULAS = _words(
@@ -249,12 +249,13 @@ _COPULAS = _words(
 
 
 def natural_pairs(dataset: QADataset) -> list[QAExample]:
-    """Pairs from the test questions: two phrases of one predicate change places, the question stays.
+    """Pairs from the test questions: two phrases of one predicate change places, and the question stays.
 
-    The rule (all must hold): the predicate has a question for its agent and one for its patient, both *who* or both
-    *what*; their first answers are short noun phrases of the same number, both names, both with a determiner or both
-    bare plurals, no pronouns, that stand apart and occur once; nothing before or after continues a phrase.
-    Both questions give a pair; ``document_id`` is the source sentence, whose pairs go together.
+    The predicate has a question for its agent and one for its patient, both *who* or both *what*. Each has an answer
+    that is a short noun phrase without a pronoun: a name, a phrase with a determiner, or a bare plural. The two have
+    the same number, stand apart, and occur once. Nothing before or after continues a phrase. Each of the two questions
+    then gives a pair, and ``document_id`` is the source sentence that they share. Example: *The dog chased the cat*
+    and *The cat chased the dog* with "What was chased?", and again with "What chased something?".
     """
     names = _name_words(example.tokens for examples in dataset.splits.values() for example in examples)
     by_predicate: dict[tuple[str, int], dict[str, QAExample]] = {}
@@ -271,7 +272,7 @@ def natural_pairs(dataset: QADataset) -> list[QAExample]:
 
 
 def _crossable_spans(asked: Mapping[str, QAExample], names: frozenset[str]) -> list[tuple[Span, Span]]:
-    """For each asked role its phrase and the other's; the first answers that the rule allows, empty for none."""
+    """For each asked role, its phrase and the other's: the first answers that the rule allows, empty for none."""
     if len(asked) < 2 or len({example.wh for example in asked.values()}) > 1:
         return []
     example, *_ = asked.values()
@@ -324,7 +325,7 @@ def _is_whole(rest: Sequence[str]) -> bool:
 
 
 def _name_words(sentences: Iterable[tuple[str, ...]]) -> frozenset[str]:
-    """Words that stand with a capital within sentences and never without one."""
+    """Words that stand within sentences, and have a capital wherever they do."""
     inside: Counter[str] = Counter()
     for tokens in dict.fromkeys(sentences):
         inside.update(tokens[1:])

@@ -1,11 +1,10 @@
 """NQ-open questions for ``--pretrain-data wiki+nq`` and its control: read, written as text, mixed into the stream.
 
-A pair becomes one short document, ``who wrote he ain't heavy he's my brother lyrics? Bobby Scott``: the
-question as it is, a question mark, the first answer. The documents are put between those of the text at
-seeded places, and the stream is cut to the length it has without them, so that ``wiki`` and ``wiki+nq``
-train on the same number of tokens and differ only in what a part of them is (docs/methods.md#data-ablation).
-``wiki+control`` has passages of plain text of the same lengths at the same places
-(:mod:`emergence.data.control_mix`).
+A pair becomes one short document: the question as it is, a question mark, the first answer. An example is ``who wrote
+he ain't heavy he's my brother lyrics? Bobby Scott``. The documents are put between those of the text at seeded places,
+and the stream is cut to the length it has without them. So ``wiki`` and ``wiki+nq`` train on the same number of tokens
+and differ only in what a part of them says (docs/methods.md#data-ablation). ``wiki+control`` has passages of plain text
+of the same lengths at the same places (:mod:`emergence.data.control_mix`).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from emergence.files import sha256_file
 
 #: Change it when the same pairs and the same text give another stream.
 NQ_VERSION = 1
-#: Questions take at most this share of the stream; beyond it, a seeded part of them is used.
+#: Questions take at most this share of the stream. If they would take more, a seeded part of them is used.
 MOST_NQ_SHARE = 0.5
 _CARVE_SHARE = 0.05
 _CARVE_STREAM, _MIX_STREAM = 0x0C01, 0x0C02
@@ -51,11 +50,11 @@ class NQData:
 def load_nq_path(path: str | Path, seed: int) -> NQData:
     """Read NQ-open from a ``.jsonl`` or parquet file, or a folder of them.
 
-    Rows hold ``question`` (a string) and ``answer`` (a list of strings). Splits go by file name. Where
-    no file is for training, the only split there is gives 90 % of its pairs to it, by the seed.
+    Rows hold ``question`` (a string) and ``answer`` (a list of strings). File names tell the splits. Without a file
+    for training, the seed divides the first split there is: 90 % become training, 5 % validation and 5 % test.
 
     Raises:
-        DataError: Nothing there, or a malformed row, with the line.
+        DataError: The path holds no NQ-open data, or a row is malformed; the message has its line.
     """
     root = Path(path)
     by_split: dict[str, list[Path]] = {}
@@ -98,12 +97,12 @@ def mix_into(
     """The documents of ``base`` with others between them, cut to exactly ``base.n_tokens`` tokens.
 
     Args:
-        base: The text alone; fixes the budget.
+        base: The text alone. Its length is the budget.
         documents: Encoded documents to mix in, each ending with ``<|endoftext|>``.
         tokenizer: The tokenizer of both.
-        seed: Decides order and places; and which are used, where they would exceed ``MOST_NQ_SHARE``.
+        seed: Decides the order and the places, and which documents are used if all would exceed ``MOST_NQ_SHARE``.
         report: Receives the numbers of questions and of tokens of each kind.
-        control: Mix in a passage of ``base`` in place of each document, as long as that and where it would stand.
+        control: Mix in passages of ``base`` instead of the documents, of the same lengths at the same places.
     """
     encoded = list(documents)
     rng = np.random.default_rng([_MIX_STREAM, seed])
@@ -128,9 +127,9 @@ def mix_into(
 def _interleave(
     base: TokenStream, documents: list[EncodedDocument], rng: np.random.Generator
 ) -> Iterator[EncodedDocument]:
-    """Documents at random places between those of ``base``, the places weighted by token.
+    """Put ``documents`` at random places between those of ``base``.
 
-    Weighting by token spreads them evenly, however unequal the documents of the text are.
+    Every token of the text is an equally probable place. This spreads them evenly, however unequal its documents are.
     """
     budget_end = base.n_tokens - sum(len(document.ids) for document in documents)
     places = np.sort(rng.integers(0, max(1, budget_end), size=len(documents)))

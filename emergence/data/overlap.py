@@ -1,7 +1,7 @@
 """How many question sentences also stand, word for word, in the pretraining text.
 
-The labels are not there, but a trunk that has read a test sentence knows its words better than one that
-has not, so the count belongs beside the score.
+The text does not hold the labels. But a trunk that has read a test sentence knows its words better than one that has
+not, so the count belongs beside the score.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from emergence.data.tokenizer import TextTokenizer
 
 _WINDOW = 8
 _CHUNK = 4_000_000
-#: Odd multipliers of a polynomial hash modulo 2^64; every hit is compared token by token afterwards.
+#: Odd multipliers of a polynomial hash modulo 2^64. Every hit is afterwards compared token by token.
 _POWERS = np.array([pow(0x9E3779B97F4A7C15, k, 1 << 64) for k in range(_WINDOW)], dtype=np.uint64)
 
 
 def sentences_in_stream(sentences: Iterable[Sequence[str]], stream: TokenStream, tokenizer: TextTokenizer) -> int:
     """Count the distinct sentences that occur verbatim in a stream.
 
-    The first word is left out of the comparison, because at the start of a line it is encoded without
-    its space. Sentences of fewer than ``_WINDOW`` further tokens never count: they occur by chance.
+    The first word is left out of the comparison, because at the start of a line it is encoded without its space.
+    Sentences of fewer than ``_WINDOW`` further tokens never count, because they occur by chance.
 
     Args:
         sentences: Word tokens of each sentence, in the manner of the Penn Treebank.
-        stream: Of the same tokenizer.
+        stream: Tokens of ``tokenizer``.
     """
     by_hash: dict[int, list[NDArray[np.uint16]]] = {}
     for words in dict.fromkeys(tuple(words) for words in sentences):

@@ -1,21 +1,20 @@
 """Questions over sentences as token sequences, and where each word of the sentence is read.
 
-Every answer is a span of words, so a word has ONE scored state, that of its last token (the first
-that has seen the whole word), and all span arithmetic runs over word indices. Words are encoded one
-by one, as they would stand in running text: with a leading space unless they attach to the word
-before, and with Penn Treebank brackets and quotes undone, because that is how the trunk met them in
-pretraining. Unique words and unique questions are encoded once.
+Every answer is a span of words, so a word has ONE scored state. It is that of the word's last token, the first state
+that has seen the whole word. All span arithmetic runs over word indices. Words are encoded one by one, as the trunk met
+them in pretraining: with a leading space unless they attach to the word before, and with Penn Treebank brackets and
+quotes undone. Unique words and unique questions are encoded once.
 
-A causal state has seen its left context only, so the question comes first (docs/methods.md#layouts):
+A causal state has seen only its left context, so the question comes first (docs/methods.md#layouts):
 
 - ``question-first``: question, separator, sentence
 - ``echo``: sentence, separator, question, separator, sentence, read at the second copy
 
-A mark stands before the asked predicate in every copy of the sentence (SQuAD asks about none). For a frozen trunk
-separator and mark are tokens that its text holds (:func:`mark_tokens`): one that never was an input has a row that
-only weight decay and the output loss have moved, all such rows point one way (cosine above 0.99), and a frozen trunk
-could not tell one mark from the other. A trunk that is trained learns ``<|sep|>`` and ``<|pred|>``, which nothing
-else in a sentence can be mistaken for.
+A mark stands before the asked predicate in every copy of the sentence (SQuAD asks about none). A frozen trunk's
+separator and mark are tokens that its text holds (:func:`mark_tokens`). A token that never was an input has an
+embedding row that only weight decay and the output loss have moved. All such rows point one way (cosine above 0.99), so
+a frozen trunk could not tell one such mark from the other. A trunk that is trained learns ``<|sep|>`` and ``<|pred|>``
+instead, which nothing else in a sentence can be mistaken for.
 """
 
 from __future__ import annotations
@@ -53,15 +52,15 @@ _NO_SPACE_BEFORE = frozenset(
 _NO_SPACE_AFTER = frozenset(["(", "[", "{", "``", "`", "$", "£", "€", "“", "‘", "-LRB-", "-LSB-", "-LCB-"])
 _CLITIC = re.compile(r"(n['’]t|['’](s|re|ve|m|d|ll))", re.IGNORECASE)
 
-#: A mark that the trunk's text holds less often is flagged.
+#: A mark that the trunk's text holds less often than this is flagged.
 FEWEST_OF_A_MARK = 100
-#: Marks of a frozen trunk, in order of preference: what ends a line or a sentence, what opens an aside.
+#: Marks of a frozen trunk, in order of preference. Separators end a line or a part of a sentence, others open an aside.
 SEPARATORS = ("\n", "\n\n", ".", ";", ",")
 PREDICATE_MARKS = (' "', '"', " “", "“", " (", "(", " '", "'", ":", ",", ".")
-#: Those of a text that nobody counted: the first of either.
+#: The marks where the text's tokens were not counted: the first of each list.
 UNCOUNTED_MARKS = (SEPARATORS[0], PREDICATE_MARKS[0])
 
-#: Batches per shuffled pool that is sorted by length: long enough to hardly pad, short enough to mix.
+#: Batches per shuffled pool that is sorted by length. It is large enough to hardly pad, and small enough to mix.
 _BATCHES_PER_POOL = 50
 
 
@@ -79,15 +78,15 @@ class QATokenizer(Protocol):
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """B examples, right-padded (a causal trunk needs no padding mask: nothing real sees the padding).
+    """B examples, right-padded. A causal trunk needs no padding mask, because nothing real sees the padding.
 
     Attributes:
         ids: Token ids, (B, T) int64, padded with the tokenizer's pad id.
         word_positions: Position of each word's last token in ``ids``, (B, W) int64, 0 where padded.
         word_mask: Which word slots are words, (B, W) bool.
         question_start: First position of the question, (B,).
-        question_end: One past its last position, (B,).
-        gold_starts: First word of each gold span, (B, G); slot 0 is the one to train on.
+        question_end: One past the question's last position, (B,).
+        gold_starts: First word of each gold span, (B, G). The span to train on is in slot 0.
         gold_ends: Last word (inclusive) of each gold span, (B, G).
         gold_mask: Which gold slots are golds, (B, G) bool.
     """
@@ -104,15 +103,15 @@ class PaddedBatch:
 
 @dataclass(frozen=True)
 class EncodedQA:
-    """N encoded examples as flat arrays with offsets (example i owns ``flat[offsets[i]:offsets[i + 1]]``).
+    """N encoded examples as flat arrays with offsets. Example i owns ``flat[offsets[i]:offsets[i + 1]]``.
 
     Attributes:
         examples: The examples, in order.
         ids: Token ids, int32; ``id_offsets`` (N+1,).
         word_positions: Position within its sequence of each word's last token; ``word_offsets`` (N+1,).
         question_ranges: ``[start, end)`` of the question within its sequence, (N, 2).
-        gold_starts: First word of each gold; ``gold_ends`` the last, inclusive; ``gold_offsets`` (N+1,).
-        pad_id: Fills batches.
+        gold_starts, gold_ends: First and last (inclusive) word of each gold; ``gold_offsets`` (N+1,).
+        pad_id: The token that fills batches up.
     """
 
     examples: tuple[QAExample, ...]
@@ -182,7 +181,7 @@ class EncodedQA:
         )
 
     def joined(self, other: EncodedQA) -> EncodedQA:
-        """The examples of both, these first; encoded alike."""
+        """The examples of both, these first. Both must be encoded alike."""
 
         def offsets(mine: IntArray, theirs: IntArray) -> IntArray:
             return np.concatenate([mine, theirs[1:] + mine[-1]])
@@ -231,17 +230,16 @@ def encode_qa(
     """Encode examples in ``layout``.
 
     Args:
-        examples: With answers as spans of ``tokens``.
-        tokenizer: The trunk's.
+        examples: Questions whose answers are spans of their ``tokens``.
+        tokenizer: The trunk's tokenizer.
         layout: See the module's description.
-        max_tokens: Longest sequence the trunk takes; longer examples are dropped, never cut, because a
-            cut could remove the answer.
-        marks: What separates question and sentence and marks the predicate.
-        token_counts: Of the trunk's text, see :func:`mark_tokens`.
+        max_tokens: Longest sequence the trunk takes. Longer examples are dropped, never cut, because a cut could
+            remove the answer.
+        marks, token_counts: See :func:`mark_tokens`.
 
     Returns:
-        The kept examples in order, and how many were dropped by reason: ``too_long``, or
-        ``answer_outside`` (a gold span beyond the sentence).
+        The kept examples in order, and how many were dropped by reason. The reasons are ``too_long``, and
+        ``answer_outside`` for a gold span beyond the sentence or no gold at all.
     """
     examples = list(examples)
     encode = _cached_encoder(tokenizer)
@@ -272,8 +270,8 @@ class MarkTokens:
 
     Attributes:
         separator, predicate: Token ids.
-        texts: Of the two.
-        counts: How often the trunk's text holds them; None where that is not known.
+        texts: The texts of the two.
+        counts: How often the trunk's text holds the two; None where that is not known.
     """
 
     separator: int
@@ -283,7 +281,7 @@ class MarkTokens:
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """Texts of the marks that the trunk has hardly met: its states then hardly tell them apart."""
+        """Texts of the marks that the trunk has hardly met, so that its states hardly tell them apart."""
         return tuple(t for t, n in zip(self.texts, self.counts or (), strict=False) if n < FEWEST_OF_A_MARK)
 
     def to_dict(self) -> dict[str, Any]:
@@ -294,15 +292,16 @@ class MarkTokens:
 
 
 def mark_tokens(tokenizer: QATokenizer, marks: Marks, token_counts: IntArray | None = None) -> MarkTokens:
-    """Separator and predicate's mark.
+    """Choose the separator and the predicate's mark.
 
-    Of the text, each is the first of :data:`SEPARATORS` or :data:`PREDICATE_MARKS` that the text holds at least
-    :data:`FEWEST_OF_A_MARK` times, else the most frequent of them; the two differ. A longer piece is stood for by its
-    last token: a byte-level vocabulary has a token for the newline and one that ends in a quotation mark, whatever
-    it merged.
+    With ``marks`` of ``text``, each is the first of :data:`SEPARATORS` or :data:`PREDICATE_MARKS` that the text holds
+    at least :data:`FEWEST_OF_A_MARK` times, else the most frequent of them. The two differ. A candidate of several
+    tokens is represented by its last one, which every byte-level vocabulary has. Example: the separator of a long text
+    without line breaks is a full stop.
 
     Args:
-        token_counts: (V,) how often the trunk's text holds each token. None where that is not known: a newline and a
+        marks: ``special`` for the tokenizer's own two tokens, ``text`` for tokens of the text.
+        token_counts: (V,) how often the trunk's text holds each token. If None, the marks are a newline and a
             quotation mark, as in versions that did not count.
     """
     if marks == "special":
@@ -326,17 +325,17 @@ def _first_frequent(texts: Sequence[str], count: Mapping[str, int]) -> str:
 
 
 def word_pieces(tokens: Sequence[str]) -> list[str]:
-    """Each word as it stands in running text, leading space included; joined they are the sentence.
+    """Each word as it stands in running text, leading space included. Joined, they are the sentence.
 
     >>> "".join(word_pieces(["He", "did", "n't", "-LRB-", "yet", "-RRB-", "."]))
     " He didn't (yet)."
 
-    Words and what attaches to them keep their own pieces: one word, one piece.
+    One word is one piece, even if it attaches to its neighbour.
     """
     pieces, glue, in_quotes = [], False, False
     for word in tokens:
         opens = closes = False
-        if word == '"':  # plain quotes alternate; the Treebank's `` and '' say which they are
+        if word == '"':  # plain quotes open and close in turn, while the Treebank's `` and '' say which they do
             opens, closes = not in_quotes, in_quotes
             in_quotes = not in_quotes
         attached = glue or closes or word in _NO_SPACE_BEFORE or _CLITIC.fullmatch(word) is not None
@@ -347,9 +346,9 @@ def word_pieces(tokens: Sequence[str]) -> list[str]:
 
 
 def batches_by_length(lengths: npt.ArrayLike, batch_size: int, *, seed: int, epoch: int) -> list[IntArray]:
-    """Shuffled training batches of similar length: ceil(N / batch_size) arrays of indices.
+    """Shuffled training batches of examples of similar length: ceil(N / batch_size) arrays of indices.
 
-    All examples are shuffled, pools of 50 batches sorted by length, and the batches shuffled again.
+    All examples are shuffled. Each pool of 50 batches is then sorted by length, and the batches are shuffled again.
     Equal arguments give equal batches.
     """
     size = np.asarray(lengths)

@@ -1,7 +1,7 @@
 """Question-answering data from a file or folder, or from parsed rows, to one ``QADataset``.
 
-``load_qa_path`` recognises formats by content and splits by name; ``build_dataset`` is the pure step
-from parsed rows to a data set, which the hub route shares.
+``load_qa_path`` recognises formats by content and splits by name. ``build_dataset`` is the pure step from parsed rows
+to a data set.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Each is opened to see what it is; a folder of more files is not one of questions.
+#: Every file is opened to see what it is. A folder of more files than this is taken for something else.
 MOST_FILES = 5_000
 
 
 def load_qa_path(path: str | Path, *, seed: int = 0, families: Sequence[str] | None = None) -> QADataset:
     """Every question of a file, or of the files of a folder and its subfolders.
 
-    A folder is read in ONE format per family (``qasrl``, ``squad``), the original text before its
-    copies, so that nothing counts twice; what was left aside is in ``provenance``.
+    A folder is read in ONE format per family (``qasrl``, ``squad``), so that nothing counts twice. Original text is
+    preferred to copies, and ``provenance`` lists the files of other formats. Example: a folder with ``.qa`` files and a
+    parquet copy of them is read from the ``.qa`` files.
 
     Args:
         path: A file or a folder.
@@ -60,7 +61,7 @@ def load_qa_path(path: str | Path, *, seed: int = 0, families: Sequence[str] | N
         families: The families to read; None for the first that is there, ``qasrl`` before ``squad``.
 
     Raises:
-        DataError: Nothing there, nothing recognised, or a malformed file (with the line).
+        DataError: There is nothing at the path, no file is recognised, or one is malformed (with the line).
     """
     inventory = _find(Path(path))
     chosen: dict[str, QAFormat] = {}
@@ -73,9 +74,9 @@ def load_qa_path(path: str | Path, *, seed: int = 0, families: Sequence[str] | N
 
 
 def load_every_format(path: str | Path, *, seed: int = 0) -> list[QADataset]:
-    """What ``load_qa_path`` reads, and beside it every other format found there as a data set of its own.
+    """Every question of a file or folder, as one data set for each format there.
 
-    For checking files, not for training: the data sets may hold the same questions.
+    This is for checking files, not for training, because the data sets may hold the same questions.
     """
     inventory = _find(Path(path))
     return [_load(inventory, [entry], seed) for entry in inventory.formats()]
@@ -83,7 +84,7 @@ def load_every_format(path: str | Path, *, seed: int = 0) -> list[QADataset]:
 
 @dataclass(frozen=True, slots=True)
 class _Inventory:
-    """The files at a path: those of a recognised format, and the others, in the order of their names."""
+    """The files at a path, in the order of their names: those of a recognised format, and those of none."""
 
     root: Path
     recognised: list[tuple[QAFormat, Path]]
@@ -140,15 +141,15 @@ def build_dataset(
 ) -> QADataset:
     """A data set from ``{split: (examples, counts)}`` as the ``examples_from_*`` functions return them.
 
-    Missing splits are split off by document with ``seed``, documents are kept in one split, counts
-    checked, the content fingerprinted. ``provenance`` gains ``carved``, ``answers_dropped`` (answers
-    lost from kept questions, by split) and ``questions`` (kept, by split).
+    No document stays in two splits, missing splits are split off by document with ``seed``, and the counts are checked.
+    ``provenance`` gains ``carved``, ``answers_dropped`` (answers lost from kept questions, by split) and ``questions``
+    (kept, by split).
 
     Args:
         name: The data set's name; None for the names of its sources.
 
     Raises:
-        DataError: No usable question.
+        DataError: There is no usable question.
     """
     if not any(examples for examples, _ in raw_by_split.values()):
         reasons = FilterCounts.merge(counts for _, counts in raw_by_split.values()).skipped
@@ -171,7 +172,7 @@ _OTHER_FIELDS = attrgetter(*(field.name for field in fields(QAExample) if field.
 
 
 def fingerprint(splits: Mapping[str, Sequence[QAExample]]) -> str:
-    """sha256 over the content of all examples; the order of files, rows and splits does not matter."""
+    """sha256 over the content of all examples. The order of files, rows and splits does not change it."""
     lines = sorted(
         json.dumps([split, _OTHER_FIELDS(example), [_ANSWER_FIELDS(answer) for answer in example.answers]])
         for split, examples in splits.items()

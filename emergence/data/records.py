@@ -3,8 +3,8 @@
 ``TextDoc`` feeds pretraining, ``QAPair`` is NQ-open (questions without passages), and ``QAExample``
 is one QA-SRL (or SQuAD) question with its answers as spans of word tokens.
 
-Files have exclusive ends, and so has an ``Answer``. Encoded questions and all that is computed from them have inclusive
-ones (:mod:`emergence.measures.spans`); ``Answer.span`` converts.
+Spans in files, and so in an ``Answer``, have exclusive ends. Encoded questions and all that is computed from them have
+inclusive ends (:mod:`emergence.measures.spans`). ``Answer.span`` converts.
 """
 
 from __future__ import annotations
@@ -39,10 +39,9 @@ class QAPair:
 class Answer:
     """One answer as a span of word tokens: ``tokens[start:end]`` (``end`` is exclusive).
 
-    ``alignment`` says how the span was found: ``given`` (the data set marks it), ``unique`` (the only
-    exact whole-token match), ``nearest`` (several matches, the one nearest the predicate), with
-    ``+casefold`` appended where only a case-insensitive match was found and ``+trimmed`` where
-    trailing punctuation had to be cut off the answer.
+    ``alignment`` says how the span was found. It is ``given`` if the data set marks the span, ``unique`` for the only
+    match of whole tokens, and ``nearest`` for the match nearest to the predicate among several. ``+casefold`` follows
+    if case had to be ignored, and ``+trimmed`` if trailing punctuation had to be cut off, as in ``unique+trimmed``.
     """
 
     text: str
@@ -54,7 +53,7 @@ class Answer:
 
     @property
     def span(self) -> tuple[int, int]:
-        """Its first and its last word."""
+        """The first and the last word, both inclusive."""
         return self.start, self.end - 1
 
 
@@ -72,7 +71,7 @@ class QAExample:
         predicate_index: Index into ``tokens`` of the asked predicate; None for SQuAD.
         question: Natural-language question ending in ``?``.
         slots: The seven slots in ``SLOT_NAMES`` order, ``""`` for an empty one; None where there are none.
-        answers: At least one answer, distinct spans, the one to train on first (most votes, then source order).
+        answers: At least one; distinct spans, by votes and then in source order. The first is the one to train on.
         is_passive: Whether the question's verb is passive; None where it cannot be told.
     """
 
@@ -99,7 +98,7 @@ class QAExample:
 
 @dataclass(slots=True)
 class FilterCounts:
-    """How many raw questions were read, kept and dropped, by reason; the three always add up."""
+    """How many raw questions were read, kept, and dropped for each reason. Kept and dropped add up to all read."""
 
     total: int = 0
     kept: int = 0

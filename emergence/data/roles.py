@@ -1,12 +1,12 @@
 """Which argument a question asks for: its semantic role, read off the seven slots and the voice.
 
-A wh-word is no role: *what* is half of all QA-SRL questions and asks for patients, for agents and for more. The slots
-tell more (He et al. 2015; FitzGerald et al. 2018): an empty subject slot is the argument asked for, a stranded
-preposition names the relation. No answer is looked at, so the label is known before any model is.
+A wh-word is no role: *what* begins half of all QA-SRL questions, and asks for patients, agents and more. The slots tell
+more (He et al. 2015; FitzGerald et al. 2018). An empty subject slot is the argument asked for, and a stranded
+preposition names the relation. No answer is looked at, so the label does not depend on any model.
 
-Roles are coarse, in the sense of Dowty's (1991) proto-roles: *agent* is the asked subject of an active verb, which is
-where English puts the argument with most of an agent's properties, experiencers and causes among them. The exceptions
-are verbs whose only argument something merely happens to (Levin and Rappaport Hovav 1995): what fell is a patient.
+Roles are coarse, in the sense of Dowty's (1991) proto-roles. *Agent* is the asked subject of an active verb, because
+English puts the argument with most of an agent's properties there, experiencers and causes included. The exceptions are
+verbs whose only argument merely undergoes something (Levin and Rappaport Hovav 1995): what fell is a patient.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _forms(regular: str, irregular: str = "") -> frozenset[str]:
     return frozenset(forms)
 
 
-#: Whatever their subject, it does not act: existence, occurrence, death, falling.
+#: Verbs of existence, occurrence, death or falling. No subject of theirs acts.
 _UNDERGOES = _forms(
     "appear belong cease collapse consist decline depend disappear emerge ensue exist happen persist remain result "
     "survive vanish",
@@ -49,7 +49,7 @@ _UNDERGOES = _forms(
     "occur occurs occurred occurring recur recurs recurred recurring sink sinks sank sunk sinking "
     "stem stems stemmed stemming",
 )
-#: Of these a thing is the patient ("what opened?", the causative alternation), a person the agent ("who started?").
+#: Verbs of the causative alternation. A thing is their patient ("what opened?"), a person their agent ("who started?").
 _ALTERNATES = _forms(
     "accelerate burn change close continue crash decrease develop dissolve end evolve expand explode finish improve "
     "increase intensify melt move open originate start surge turn worsen",
@@ -57,7 +57,7 @@ _ALTERNATES = _forms(
     "freeze freezes froze frozen freezing grow grows grew grown growing rise rises rose risen rising "
     "shrink shrinks shrank shrunk shrinking spread spreads spreading stop stops stopped stopping",
 )
-#: With a second object the first one receives; of other verbs it is named or judged ("what was called something?").
+#: Verbs whose first of two objects receives. Other verbs name or judge it ("what was called something?").
 _TRANSFERS = _forms(
     "afford allocate allow ask assign award bequeath deny guarantee grant hand lease loan offer owe pass promise "
     "serve show",
@@ -66,23 +66,24 @@ _TRANSFERS = _forms(
     "lend lends lent lending pay pays paid paying sell sells sold selling send sends sent sending shown "
     "teach teaches taught teaching tell tells told telling throw throws threw thrown throwing",
 )
-#: Their subject receives: "who received something?"
+#: Verbs whose subject receives: "who received something?"
 _RECEIVES = _forms("inherit receive")
-#: "With" and "to" join two of a kind here: no tool, nobody who receives.
+#: Verbs after which "with" and "to" join two of a kind, so that they mark neither a tool nor a recipient.
 _JOINS = _forms(
     "agree associate combine compare concern connect contrast discuss exchange include incorporate involve link marry "
     "merge mix relate replace share"
 )
-#: "According to": parsed as a verb by the annotation, and nobody's act.
+#: The annotation parses "according to" as a verb, but it is nobody's act.
 _NO_VERB = _forms("accord")
 
 
 def asked_role(example: QAExample) -> str:
-    """One of :data:`ROLES`: the role of the argument that the question asks for.
+    """The role of the argument that the question asks for: one of :data:`ROLES`.
 
-    Where, when, why and how tell it by themselves. Of who and what questions the asked slot, the voice and a
-    stranded preposition decide; without slots (SQuAD), or where the voice cannot be told, they are ``other``, as is
-    every extent ("how much") and every preposition that names no role of this list.
+    *Where*, *when*, *why* and *how* tell it by themselves. For *who* and *what*, the asked slot, the voice and a
+    stranded preposition decide. Examples: "Who chased something?" agent, "What was chased?" patient, "Who was something
+    given to?" recipient. ``other`` are *who* and *what* without slots (SQuAD) or without a known voice, every extent
+    ("how much"), and every preposition that names no role of this list.
     """
     wh = example.wh
     if example.slots is None:
@@ -112,7 +113,7 @@ def _asked_subject(example: QAExample, verb: str) -> str:
 
 
 def _asked_object(example: QAExample, verb: str) -> str:
-    """No preposition: ``What did someone eat?``, ``What was someone given?``; of two objects a person receives."""
+    """No preposition: ``What did someone eat?``, ``What was someone given?``. Of two, a person receives."""
     assert example.slots is not None
     *_, obj, _, obj2 = example.slots
     other_object = obj or ("" if obj2 in _NO_OBJECT else obj2)  # annotators put it into either slot
@@ -124,7 +125,7 @@ def _asked_object(example: QAExample, verb: str) -> str:
 
 
 def _asked_after_preposition(example: QAExample, verb: str) -> str:
-    """A stranded preposition: ``What was something cut with?``, ``Who did someone give something to?``"""
+    """With a stranded preposition: ``What was something cut with?``, ``Who did someone give something to?``"""
     assert example.slots is not None
     _, _, subject, _, obj, preposition, obj2 = example.slots
     person, passive = example.wh != "what", bool(example.is_passive)

@@ -1,9 +1,9 @@
-"""Text without word order, for ``--pretrain-data shuffled``: which words a sentence has, and not how they stand.
+"""Text without word order, for ``--pretrain-data shuffled``: it tells which words a sentence has, not their order.
 
 In every sentence the words change places at random. Everything between them stays where it is: spaces, line breaks,
 commas, quotation marks, the mark that ends the sentence. So the text has the same words, marks and sentence lengths
-as before. What a trunk learns from it is what words go together; who did what to whom is no longer in it. Capital
-letters move with their word, so the trunk is not told where a sentence began, and the tokenizer is the plain text's.
+as before. A trunk can learn from it what words go together, but not who did what to whom. Capital letters move with
+their word, so the trunk is not told which word began the sentence. The tokenizer is the plain text's.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from emergence.data.tokenizer import TextTokenizer
 
 #: Change it when the same text gives other orders.
 SHUFFLE_VERSION = 1
-#: A word from its first to its last letter, digit or underscore; marks inside it belong to it (don't, 3.5, well-known).
+#: A word from its first to its last letter, digit or underscore, marks inside included (don't, 3.5, well-known).
 _WORD = re.compile(r"(\w(?:\S*\w)?)")
-#: What ends a sentence, in what stands between two words: a final mark before white space, or a blank line.
+#: What ends a sentence between two words: a final mark before white space, or a blank line.
 _END = re.compile(r"[.!?][^\w\s]*(?:\s|\Z)|\n\s*\n")
-#: A full stop after these ends no sentence; a cut there would leave the words on either side in their order.
+#: A full stop after these ends no sentence. A cut there would keep the words before it before those after it.
 _TITLES = frozenset(("Mr", "Mrs", "Ms", "Messrs", "Dr", "Prof", "St", "Rev", "Hon", "Capt", "Col", "Gen", "Lieut"))
 _SHUFFLE_STREAM = 0x5F1E  # keeps these random numbers apart from others drawn from the same seed
 
 
 def shuffle_words(text: str, rng: np.random.Generator) -> str:
-    """``text`` with the words of each sentence in random order, everything between the words in its place.
+    """``text`` with the words of each sentence in random order, and everything between the words in its place.
 
-    Words are separated by white space. A sentence ends with ``.``, ``!`` or ``?`` (and closing marks) before white
-    space, except after a title such as ``Mr.``, and at a blank line.
+    Words are separated by white space. A sentence ends at a blank line, or with ``.``, ``!`` or ``?`` (and closing
+    marks) before white space. It does not end after a title such as ``Mr.``.
     """
     parts = _WORD.split(text)  # what stands before the first word, a word, what stands after it, a word, ...
     words, after = parts[1::2], parts[2::2]
@@ -45,7 +45,7 @@ def shuffle_words(text: str, rng: np.random.Generator) -> str:
 
 
 def shuffled_documents(documents: Iterable[TextDoc], seed: int) -> Iterator[TextDoc]:
-    """Each document with its words shuffled, by the seed and the document's number."""
+    """Each document with its words shuffled. The seed and the document's number decide the order."""
     for number, document in enumerate(documents):
         rng = np.random.default_rng([_SHUFFLE_STREAM, seed, number])
         yield TextDoc(document.id, shuffle_words(document.text, rng))
@@ -61,10 +61,10 @@ def shuffled_stream(
     """The shuffled documents, encoded, as exactly ``base.n_tokens`` tokens.
 
     A word at the beginning of a line has other tokens than within it, so shuffled text is a little longer or shorter.
-    What is too much is cut off at the end; what is missing is made up for from the beginning.
+    Excess tokens are cut off at the end, and missing ones are made up for from the beginning.
 
     Args:
-        base: The text in its own order; fixes the budget.
+        base: The text in its own order. Its length is the budget.
         documents: Gives the same documents at every call.
         tokenizer: The tokenizer of both.
         seed: Decides the order of the words.

@@ -1,7 +1,7 @@
 """What an experiment reads: pretraining streams, tokenizer and questions, by the route its spec names.
 
-Everything derived is cached under a fingerprint of what it was derived from, so a second call, as
-after an interruption, hashes the source files, maps the streams and is done.
+Everything derived is cached under a fingerprint of what it was derived from. So a second call, for example after an
+interruption, only hashes the source files and maps the streams.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from emergence.spec.experiment import MIXES, ExperimentSpec
 
 log = logging.getLogger(__name__)
 
-#: The tokenizer learns from every n-th training document, n as small as this many bytes allow. On 42 MB
-#: of books, a quarter of the text gave 0.3 % more tokens than all of it.
+#: The tokenizer learns from every n-th training document, with n as small as this many bytes allow. On 42 MB of books,
+#: a tokenizer trained on a quarter of the text gave 0.3 % more tokens than one trained on all of it.
 TOKENIZER_SAMPLE_BYTES = 20_000_000
 _TOKENIZER_VERSION = 2
-#: Decides every split that no file names. Not the experiment's seed: runs that differ in seed must share
-#: their tokenizer and test questions, or their scores could not be compared question by question.
+#: Decides every split that no file names. It is not the experiment's seed, because runs that differ in seed must share
+#: their tokenizer and test questions. Otherwise their scores could not be compared question by question.
 SPLIT_SEED = 0
 
 
@@ -54,8 +54,8 @@ class PretrainingData:
     """Packed text by split with its tokenizer.
 
     Attributes:
-        fingerprint: sha256 (hexadecimal) of tokenizer and streams: equal means the same training data.
-        provenance: Route, files, carved splits, share of questions; plain JSON types.
+        fingerprint: sha256 (hexadecimal) of tokenizer and streams. Equal fingerprints mean the same training data.
+        provenance: Route, files, carved splits and share of questions, in plain JSON types.
     """
 
     train: TokenStream
@@ -67,16 +67,16 @@ class PretrainingData:
 
     @cached_property
     def token_counts(self) -> NDArray[np.int64]:
-        """(V,) how often the training stream holds each token."""
+        """How often the training stream holds each token, (V,)."""
         return np.bincount(self.train.tokens, minlength=self.tokenizer.vocab_rows).astype(np.int64)
 
 
 def prepare_pretraining_data(spec: ExperimentSpec, cache_dir: Path | None = None) -> PretrainingData:
     """Tokenizer and packed streams of an experiment's pretraining text, from the cache where possible.
 
-    With ``wiki+nq`` the training stream has as many tokens as with ``wiki``, part of them questions, with
-    ``wiki+control`` passages in their place, with ``shuffled`` the words of each sentence in random order; tokenizer,
-    validation and test are the same for all four.
+    The training stream has the same number of tokens with every ``--pretrain-data``. With ``wiki+nq`` part of them are
+    questions. With ``wiki+control`` passages of the text stand in the questions' places, and with ``shuffled`` each
+    sentence's words are in random order. Tokenizer, validation and test are those of ``wiki`` in all cases.
 
     Raises:
         DataError: The text cannot be found, read or fetched.
@@ -125,9 +125,10 @@ def load_qa_route(
     """Questions by route.
 
     Args:
-        route: ``hub`` or ``microworld``; ``qa_data``, a local path, replaces either.
-        finetune_data: ``qasrl``, ``qasrl-bank``, ``squad`` or ``qasrl+squad``. With ``qasrl+squad``
-            training has both, validation and test QA-SRL alone.
+        route: ``hub`` or ``microworld``.
+        finetune_data: ``qasrl``, ``qasrl-bank``, ``squad`` or ``qasrl+squad``. With ``qasrl+squad``, training has both,
+            while validation and test have QA-SRL alone.
+        qa_data: A local path, which replaces the route.
         seed: Decides which documents form the splits that no file names.
 
     Raises:

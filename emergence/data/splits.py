@@ -1,7 +1,7 @@
 """Train, validation and test: named by files, completed by document, kept apart.
 
-Questions of one document never stand in two splits. What the files do not name is split off by
-document, in an order that a hash of seed and document id gives: the same whatever the order of files.
+Questions of one document never stand in two splits. A split that no file names is split off by document. The documents
+are ordered by a hash of seed and document id, so the order of files changes nothing.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 def split_of_path(relative: PurePath) -> str | None:
-    """The split that a file's name, or else the nearest folder in ``relative``, names; None for none.
+    """The split that a file's name tells, or else its nearest folder's in ``relative``. None if none tells one.
 
-    ``wiki1.dev.qa`` and ``plain_text/validation/0000.parquet`` are validation. A name with words of
-    two splits names none.
+    Examples: ``wiki1.dev.qa`` and ``plain_text/validation/0000.parquet`` are validation. A name with words of two
+    splits, such as ``train-test.qa``, tells none.
     """
     for part in (relative.name, *(parent.name for parent in relative.parents)):
         words = re.split(r"[^a-z]+", part.lower())
@@ -52,10 +52,11 @@ def split_of_path(relative: PurePath) -> str | None:
 
 
 def complete_splits(parts: Mapping[str, SplitPart], seed: int) -> tuple[dict[str, SplitPart], dict[str, object]]:
-    """All of ``SPLITS``, the missing ones split off the first present one by document, with a report.
+    """All of ``SPLITS``, and a report. Missing splits are split off the first present one by document.
 
-    Shares are 80/10/10 of the questions, scaled to the splits concerned. With fewer documents than
-    splits the later splits stay empty. The report is ``{}`` when nothing was missing.
+    Shares are 80/10/10 of the questions, scaled to the splits concerned. Example: with only the test missing, train
+    gives 1/9 of its questions. With fewer documents than splits, the later splits stay empty. The report is ``{}`` if
+    nothing was missing.
     """
     missing = [split for split in SPLITS if split not in parts]
     present = [split for split in SPLITS if split in parts]
@@ -95,7 +96,7 @@ def _assign_documents(examples: list[QAExample], splits: list[str], seed: int) -
 
 
 def _taken(part: SplitPart, homes: Mapping[str, str], split: str, donor: str) -> SplitPart:
-    """The examples of the documents whose home is ``split``, renamed, with the drops of these documents.
+    """The examples of the documents whose home is ``split``, moved there, with the drops of these documents.
 
     Drops of a document without any kept question stay with the donor.
     """
@@ -115,10 +116,10 @@ def _taken(part: SplitPart, homes: Mapping[str, str], split: str, donor: str) ->
 
 
 def separate_documents(parts: Mapping[str, SplitPart]) -> dict[str, SplitPart]:
-    """Drop from train what is about a document of validation or test, and from validation one of test.
+    """Drop questions about a document that a later split also has, in the order train, validation, test.
 
-    Counted as ``document_in_other_split``. Where every sentence is its own document, equal ids over
-    different words are no overlap: some files number their sentences from one.
+    The drops are counted as ``document_in_other_split``. If a sentence is its own document, an equal id over different
+    words is no overlap, because some files number their sentences from one.
 
     Raises:
         DataError: Nothing would remain of a split.
@@ -149,7 +150,7 @@ def _document_key(example: QAExample) -> tuple[str, tuple[str, ...]]:
 
 
 def require_splits(dataset: QADataset, *splits: str) -> None:
-    """Raise ``DataError`` if one of ``splits`` holds no question, as when there were too few documents."""
+    """Raise ``DataError`` if one of ``splits`` (default: all) has no question, as after too few documents."""
     empty = [split for split in splits or SPLITS if not dataset.splits.get(split)]
     if empty:
         raise DataError(

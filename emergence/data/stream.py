@@ -1,8 +1,8 @@
 """Pretraining text as one packed stream of uint16 tokens on disk, read through a memory map.
 
-Documents stand one after another, each closed by ``<|endoftext|>``; sequences are cut from the stream
-without padding. Beside the tokens lie the documents' ends and sizes in bytes, so that a loss can be
-given per byte and bootstrapped over documents.
+Documents stand one after another, each closed by ``<|endoftext|>``. Sequences are cut from the stream without padding.
+The documents' ends and sizes are stored beside the tokens, so that a loss can be given per byte and bootstrapped over
+documents.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TokenStream:
 
     @classmethod
     def from_tokens(cls, tokens: ArrayLike, n_bytes: int | None = None, n_words: int = 0) -> TokenStream:
-        """A stream in memory; documents end at ``<|endoftext|>`` and share bytes and words by their length.
+        """A stream in memory. Documents end at ``<|endoftext|>`` and share bytes and words by their length.
 
         Args:
             tokens: (n_tokens,) token ids.
@@ -91,38 +91,38 @@ class TokenStream:
         )
 
     def n_sequences(self, length: int) -> int:
-        """Sequences of ``length`` inputs with their targets that the stream holds without overlap."""
+        """How many sequences of ``length`` inputs and their targets the stream holds without overlap of inputs."""
         return max(0, (self.n_tokens - 1) // length)
 
     def get(self, indices: ArrayLike, length: int) -> NDArray[np.int64]:
-        """Sequences by number: tokens ``i * length`` to ``i * length + length`` inclusive.
+        """Sequences by number. Sequence i is tokens ``i * length`` to ``i * length + length`` inclusive.
 
         Args:
             indices: (B,) sequence numbers below ``n_sequences(length)``.
             length: Inputs per sequence.
 
         Returns:
-            (B, length + 1) ids: columns ``:-1`` are inputs, ``1:`` the targets.
+            (B, length + 1) ids. Columns ``:-1`` are the inputs, columns ``1:`` the targets.
         """
         starts = np.asarray(indices, dtype=np.int64) * length  # (B,)
         return self.tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)  # (B, length + 1)
 
 
 def _shared_out(ends: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """``total`` in whole parts by document length; rounding the running sum keeps the total exact."""
+    """Share ``total`` out in whole parts by document length. Rounding the running sum keeps the total exact."""
     running = np.round(ends * (total / max(ends[-1], 1) if len(ends) else 0)).astype(np.int64)
     return np.diff(running, prepend=0)
 
 
 def epoch_order(n_sequences: int, seed: int, pass_index: int) -> NDArray[np.int64]:
-    """Order of the sequences in one pass over the stream: a permutation, the same for the same arguments."""
+    """The order of the sequences in one pass over the stream: a permutation that the arguments alone decide."""
     return np.random.default_rng([_ORDER_STREAM, seed, pass_index]).permutation(n_sequences)
 
 
 class SequenceOrder:
-    """Sequence numbers for any stretch of training, pass after pass, each in an order of its own.
+    """Sequence numbers for any stretch of training. Every pass over the text has an order of its own.
 
-    ``order.take(position, count)`` depends on its arguments alone, so training resumes anywhere.
+    ``order.take(position, count)`` depends on its arguments alone, so training can resume anywhere.
     """
 
     def __init__(self, n_sequences: int, seed: int) -> None:
@@ -152,7 +152,7 @@ class SequenceOrder:
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """One document as it goes into a stream: ids (with the closing ``<|endoftext|>``), bytes, words."""
+    """One document as it goes into a stream: its ids with the closing ``<|endoftext|>``, its bytes and words."""
 
     ids: NDArray[np.uint16]
     n_bytes: int
@@ -169,7 +169,7 @@ def encode_documents(documents: Iterable[TextDoc], tokenizer: TextTokenizer) -> 
 def cut_to_budget(
     documents: Iterable[EncodedDocument], n_tokens: int, tokenizer: TextTokenizer
 ) -> Iterator[EncodedDocument]:
-    """Documents up to exactly ``n_tokens`` tokens, the last one cut; all of them where they have fewer."""
+    """Documents up to exactly ``n_tokens`` tokens, the last one cut. If they have fewer tokens, all of them."""
     for document in documents:
         if len(document.ids) > n_tokens:
             text = tokenizer.decode(document.ids[:n_tokens].tolist())
@@ -181,7 +181,7 @@ def cut_to_budget(
 
 
 def cached_streams(folder: Path, write: Callable[[Path], None]) -> tuple[dict[str, TokenStream], dict[str, Any]]:
-    """Streams and provenance in ``folder``, which ``write`` makes if it is not there or damaged."""
+    """Streams and provenance in ``folder``, which ``write`` makes if it is absent or damaged."""
     stored = load_streams(folder)
     if stored is None:
         write(folder)
@@ -197,9 +197,9 @@ def write_streams(
     """Write one stream per split into ``folder``, which appears complete or not at all.
 
     Args:
-        folder: Its place in the cache; nothing happens when it is already there.
-        splits: Encoded documents by split name, consumed as streams.
-        describe: Called at the end for what to store as the streams' provenance (plain JSON types).
+        folder: Its place in the cache. If it appears meanwhile, it is left as it is.
+        splits: Encoded documents by split name, consumed one at a time.
+        describe: Called at the end. It returns the streams' provenance in plain JSON types.
 
     Raises:
         DataError: A split has no documents.
@@ -226,7 +226,7 @@ def _write_split(folder: Path, split: str, documents: Iterable[EncodedDocument])
     if not table:
         raise DataError(f"the {split} split of the pretraining text has no documents")
     array = np.array(table, dtype="<i8")  # (n_documents, 3): end, bytes, words
-    saved = io.BytesIO()  # NumPy itself would not say why a file could not be written
+    saved = io.BytesIO()  # because NumPy itself would not say why a file could not be written
     np.save(saved, array, allow_pickle=False)
     write_atomic(folder / f"{split}.documents.npy", saved.getvalue())
     return {
@@ -240,10 +240,10 @@ def _write_split(folder: Path, split: str, documents: Iterable[EncodedDocument])
 
 
 def load_streams(folder: Path) -> tuple[dict[str, TokenStream], dict[str, Any]] | None:
-    """Streams by split and their provenance, or None when they are absent.
+    """Streams by split and their provenance, or None if they are absent or damaged.
 
-    A folder whose files are not what was written, to the bit (their sha256 is read through at every load), is
-    removed with a warning, so that the caller builds it again.
+    Every load compares the sha256 of every file with what was written. A folder that differs is removed with a warning,
+    so that the caller builds it again.
     """
     if not folder.is_dir():
         return None

@@ -1,9 +1,9 @@
 """Pretraining text from a file or folder to streams of documents by split.
 
-Splits go by file name (train / dev, valid, validation / test). What is missing is split off by
-document with the seed: test from validation where that has several documents, else from train;
-validation from train; all three from a single file. A text of few, long documents (books) is split by
-pieces of them, and the provenance says so.
+File names tell the splits (train / dev, valid, validation / test). The seed splits missing ones off by document. A
+missing test comes from validation if that has several documents, and otherwise from train. A missing validation comes
+from train, and a single file gives all three. A text of few, long documents (books) is split by pieces of them, and the
+provenance says so.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TextSplits(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hexadecimal) of everything the documents depend on, known without reading them."""
+        """sha256 (hexadecimal) of everything the documents depend on, known before they are read."""
         ...
 
     def size(self, split: str) -> int:
@@ -56,11 +56,11 @@ class TextSplits(Protocol):
         ...
 
     def provenance(self) -> dict[str, Any]:
-        """What the documents are made of and how they were split, the same wherever they lie; plain JSON types."""
+        """What the documents are made of and how they were split, in plain JSON types. Their place changes nothing."""
         ...
 
     def location(self) -> dict[str, Any]:
-        """Where the documents were found this time; plain JSON types."""
+        """Where the documents lie this time, in plain JSON types."""
         ...
 
 
@@ -72,7 +72,7 @@ class Carving:
         donor: The split that gives.
         shares: Share of the donor's documents by receiving split.
         unit: ``documents`` (whole works) or ``pieces`` of them.
-        homes: Receiving split by number of the unit; units not named stay.
+        homes: Receiving split by number of the unit. Units that it lacks stay with the donor.
         n_units: How many units the donor has.
     """
 
@@ -88,7 +88,7 @@ class LocalText:
 
     def __init__(self, root: Path, files: dict[str, list[TextFile]], ignored: list[str], seed: int) -> None:
         self.root, self.files, self.ignored, self.seed = root, files, ignored, seed
-        #: Set when the files were fetched by :mod:`emergence.data.hub`.
+        #: Set if :mod:`emergence.data.hub` fetched the files.
         self.hub_note: dict[str, Any] | None = None
 
     @cached_property
@@ -144,7 +144,7 @@ class LocalText:
 
     @cached_property
     def carvings(self) -> list[Carving]:
-        """How the missing splits are made; reads the donor's documents once to count them."""
+        """How the missing splits are made. The donor's documents are read once to count them."""
         missing = [split for split in SPLITS if split not in self.files]
         if not missing:
             return []
@@ -183,7 +183,7 @@ class LocalText:
                 yield work, piece, file, lines
 
     def _piece_chars(self, split: str) -> int:
-        """Shorter pieces where a small text must give several splits."""
+        """Characters of a piece: fewer if a small text must give several splits."""
         if len(self.files) == len(SPLITS):
             return PIECE_CHARS
         return min(PIECE_CHARS, max(_LEAST_PIECE_CHARS, self._own_bytes(split) // _CARVED_PIECES))
@@ -193,14 +193,14 @@ class LocalText:
 
 
 def load_text_path(path: str | Path, seed: int) -> LocalText:
-    """Find and recognise the text at a path; documents are read later, as streams.
+    """Find and recognise the text at a path. Its documents are read later, one at a time.
 
     Args:
         path: A text or parquet file, or a folder of them.
         seed: Decides which documents form the splits that no file names.
 
     Raises:
-        DataError: Nothing there, nothing readable, an empty file, or no training text.
+        DataError: The path does not exist or holds no text, a file is empty, or there is no training text.
     """
     root = Path(path)
     files = files_at(root, "--pretrain-text")
@@ -223,7 +223,7 @@ def load_text_path(path: str | Path, seed: int) -> LocalText:
 def _text_files(root: Path, files: Iterable[Path]) -> tuple[list[tuple[str, str]], list[str]]:
     """``(split, name)`` of the files to read, and the names of those left aside.
 
-    Where no name tells a split, all files are training text.
+    If no name tells a split, all files are training text.
     """
     names = sorted(file.relative_to(root).as_posix() for file in files)
     readable = [name for name in names if _is_text_name(name)]

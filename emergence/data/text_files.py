@@ -1,7 +1,6 @@
 """Lines and documents of one text file: plain text, WikiText (tokenised or raw), hub-shaped parquet.
 
-Everything is a stream, so that memory stays bounded whatever the size of the file, of a line or of a
-document.
+Everything is read as a stream, so memory stays bounded, however large a file, a line or a document is.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from emergence.data.wikitext import detokenise, is_title, looks_tokenised, plain
 from emergence.errors import DataError
 from emergence.files import sha256_file
 
-#: A document up to this many pieces long stays whole; a longer one (a book) is cut into pieces.
+#: A document of at most this many pieces stays whole. A longer one (a book) is cut into pieces.
 WHOLE_PIECES = 5
 _MOST_LINE_BYTES = 1 << 22
 _SAMPLE_ROWS = 2000
@@ -27,12 +26,11 @@ _SENTENCE_END = re.compile(r"[.!?][\"'”’)]* ")
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of pretraining text as found.
+    """A file of pretraining text.
 
     Attributes:
-        name: Path relative to the folder that was given.
-        kind: ``text``, ``parquet-lines`` (a row is a line, as in the hub's wikitext) or
-            ``parquet-documents`` (a row is a document).
+        name: Path relative to the user's folder.
+        kind: ``text``, ``parquet-lines`` (a row is a line, as in the hub's wikitext) or ``parquet-documents``.
         tokenised: Whether its punctuation stands apart, as in WikiText.
         n_bytes: Size of the text, approximately.
     """
@@ -49,7 +47,7 @@ def open_text_file(path: Path, name: str) -> TextFile:
     """Recognise a file by its content.
 
     Raises:
-        DataError: It is empty, damaged, or parquet without a column ``text``.
+        DataError: The file is empty, damaged, or parquet without a column ``text``.
     """
     start = head(path, 1 << 18)
     if not start.strip():
@@ -67,9 +65,9 @@ def open_text_file(path: Path, name: str) -> TextFile:
 def cut_documents(file: TextFile, piece_chars: int) -> Iterator[tuple[bool, list[str]]]:
     """The file's documents as ``(starts a new work, source lines)``.
 
-    A work begins at `` = Title = `` after a blank line, or with a parquet row; text without either is
-    one work. Works longer than ``WHOLE_PIECES * piece_chars`` are cut into pieces of about
-    ``piece_chars`` characters, at a blank line where there is one in reach.
+    A work begins at `` = Title = `` after a blank line, or with a row of ``parquet-documents``. Text without either is
+    one work. Works longer than ``WHOLE_PIECES * piece_chars`` are cut into pieces of about ``piece_chars`` characters,
+    at a blank line if one is in reach.
     """
     lines: list[str] = []
     size, first, blank = 0, True, True
@@ -96,7 +94,7 @@ def cut_documents(file: TextFile, piece_chars: int) -> Iterator[tuple[bool, list
 
 
 def natural_text(lines: Iterable[str], tokenised: bool) -> str:
-    """Source lines as the text a model reads: headings without ``=``, WikiText detokenised.
+    """Source lines as the text a model reads: headings lose their ``=``, and tokenised text is detokenised.
 
     Line breaks stay, spaces at line ends go, and several blank lines become one.
     """
@@ -110,7 +108,7 @@ def natural_text(lines: Iterable[str], tokenised: bool) -> str:
 
 
 def _pieces(lines: list[str], piece_chars: int, whole_chars: int) -> list[list[str]]:
-    """Cut lines into pieces unless they hold at most ``whole_chars`` characters; blank pieces vanish."""
+    """Cut lines of more than ``whole_chars`` characters in all into pieces. Blank pieces vanish."""
     if sum(map(len, lines)) <= whole_chars:
         return [lines] if any(line and not line.isspace() for line in lines) else []
     pieces: list[list[str]] = [[]]
@@ -130,7 +128,7 @@ def _pieces(lines: list[str], piece_chars: int, whole_chars: int) -> list[list[s
 
 
 def _cut_line(line: str, piece_chars: int) -> Iterator[str]:
-    """Parts of a long line, cut after a sentence, else after a word, else anywhere."""
+    """Cut a long line after a sentence, or else after a word, or else anywhere."""
     start = 0
     while len(line) - start > 2 * piece_chars:
         window = line[start + piece_chars : start + 2 * piece_chars]
@@ -142,7 +140,7 @@ def _cut_line(line: str, piece_chars: int) -> Iterator[str]:
 
 
 def _lines(file: TextFile) -> Iterator[str | None]:
-    """Lines without their ends; None where a document ends for certain."""
+    """Lines without their ends, and None where a row says that a document ends."""
     if file.kind == "text":
         yield from _text_lines(file.path)
         return
@@ -153,10 +151,10 @@ def _lines(file: TextFile) -> Iterator[str | None]:
 
 
 def _text_lines(path: Path) -> Iterator[str]:
-    """Lines of a text file in UTF-8; a line of many megabytes comes in several parts.
+    """Lines of a text file in UTF-8. A line of many megabytes comes in several parts.
 
     Raises:
-        DataError: NUL bytes, or bytes that are not UTF-8, with the line.
+        DataError: A line holds NUL bytes or is not UTF-8; the message has its number.
     """
     number, carried = 1, b""
     with open_bytes(path) as file:

@@ -1,13 +1,12 @@
 """One byte-level BPE for all model sizes, trained once on the pretraining text and stored with every run.
 
-Byte-level (GPT-2's scheme), so that every text has an encoding and decodes to itself. Training is a
-function of the text alone, whatever the number of threads; the fingerprint identifies the result.
-Four special tokens come first and can only be placed by this program: the literal text
-``<|endoftext|>`` in a document is encoded as ordinary characters.
+It works on bytes (GPT-2's scheme), so every text has an encoding and decodes to itself. Training depends on the text
+alone, not on the number of threads, and a fingerprint identifies the result. Four special tokens come first, and only
+this program can place them. The literal text ``<|endoftext|>`` in a document is encoded as ordinary characters.
 
-Text is first cut into pieces (a word with its leading space, a number, a run of marks, white space);
-merges never cross a piece. So a text is encoded by looking its pieces up in a table of those already
-seen: ten times faster than encoding running text, with the same result.
+Text is first cut into pieces: a word with its leading space, a number, a run of marks, white space. Merges never cross
+a piece, so the pieces of a text can be looked up in a table of those already seen. This is ten times faster than
+encoding running text, with the same result.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ PIECE_PATTERN = (
     f"| ?[^{_LETTERS}0-9 {_BREAKS}]+|[{_BREAKS}]+| +(?![^ {_BREAKS}])| +"
 )
 _PIECES = re.compile(PIECE_PATTERN)
-#: Most pieces remembered; beyond it the table starts afresh, so memory stays bounded.
+#: Most pieces that are remembered. A fuller table starts afresh, so memory stays bounded.
 _MOST_PIECES = 500_000
 _ID_BYTES = np.dtype("<u2")
 
@@ -53,8 +52,8 @@ class TextTokenizer:
     """A trained byte-level BPE.
 
     Attributes:
-        vocab_size: Number of tokens; a small text may yield fewer than were asked for.
-        vocab_rows: ``vocab_size`` rounded up to a multiple of 64: rows of the embedding matrix.
+        vocab_size: Number of tokens. A small text may yield fewer than were asked for.
+        vocab_rows: Rows of the embedding matrix: ``vocab_size`` rounded up to a multiple of 64.
         fingerprint: sha256 (hexadecimal) of the canonical JSON.
     """
 
@@ -77,12 +76,11 @@ class TextTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> TextTokenizer:
-        """Train on documents; the same texts give the same tokenizer.
+        """Train on documents. The same texts give the same tokenizer.
 
         Args:
             texts: Documents, consumed once as a stream.
-            vocab_size: Most tokens, at least ``MIN_VOCAB_SIZE``; fewer come out when the text has
-                no more pairs that occur twice.
+            vocab_size: Most tokens, at least ``MIN_VOCAB_SIZE``. There are fewer if no further pair occurs twice.
         """
         if not MIN_VOCAB_SIZE <= vocab_size <= _MAX_VOCAB_SIZE:
             raise ValueError(f"vocab_size must be between {MIN_VOCAB_SIZE} and {_MAX_VOCAB_SIZE}, not {vocab_size}")
@@ -101,11 +99,11 @@ class TextTokenizer:
     def from_json(cls, text: str, source: str = "tokenizer") -> TextTokenizer:
         """Rebuild from :meth:`to_json`.
 
-        Only vocabulary and merges are taken from the file, and checked: the library's own reader panics, or takes
-        memory without end, at files that are damaged.
+        Only vocabulary and merges are taken from the file, and both are checked. The library's own reader would panic
+        at a damaged file, or take memory without end.
 
         Raises:
-            WeightsError: Not a tokenizer of this program; ``source`` says where it came from.
+            WeightsError: ``text`` is no tokenizer of this program. The message names its ``source``.
         """
         raw = parse_json(text, f"{source}: not a tokenizer file", WeightsError)
         try:
@@ -127,7 +125,7 @@ class TextTokenizer:
         return str(self._tokenizer.to_str())
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of one text; no special token is added or recognised."""
+        """Token ids of one text. No special token is added or recognised."""
         return self._encode(text).tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint16]]:
@@ -140,7 +138,7 @@ class TextTokenizer:
         return np.frombuffer(b"".join(map(self._table.__getitem__, _PIECES.findall(text))), dtype=_ID_BYTES)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids, special tokens spelled out; the inverse of :meth:`encode`."""
+        """Text of token ids: the inverse of :meth:`encode`. Special tokens are spelled out."""
         return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False))
 
 
@@ -161,7 +159,7 @@ def _checked_parts(model: Any, source: str) -> tuple[dict[str, int], list[tuple[
     """Vocabulary and merges of a stored model.
 
     Raises:
-        WeightsError: Ids with gaps, a byte without its symbol, merges of unknown tokens.
+        WeightsError: The ids have gaps, a byte has no symbol, or a merge is of unknown tokens.
     """
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     merges = model.get("merges") if isinstance(model, dict) else None
@@ -194,7 +192,7 @@ class _PieceTable(dict[str, bytes]):
 
 
 def _batched(texts: Iterable[str], characters: int = 1_000_000) -> Iterator[list[str]]:
-    """Lists of texts of about ``characters`` in all: the library trains on lists with its threads."""
+    """Lists of texts of about ``characters`` in all, because the library's threads work on lists."""
     batch: list[str] = []
     size = 0
     for text in texts:

@@ -1,9 +1,9 @@
 """WikiText (Merity et al. 2016) as natural text.
 
-Both hub forms, ``-raw`` included, are tokenised: spaces around punctuation, ``@-@`` inside compounds,
-`` = Title = `` for headings. A model that is later asked about ordinary sentences should read ordinary
-text, so this undoes it. What it cannot undo stays: ``<unk>`` (the word is gone, and inventing one
-would be worse) and spaces inside single quotation marks, which look like apostrophes.
+Both hub forms, ``-raw`` included, are tokenised: spaces around punctuation, ``@-@`` inside compounds, `` = Title = ``
+for headings. A model that is later asked about ordinary sentences should read ordinary text, so this is undone. Two
+things stay. ``<unk>`` does, because the word is gone, and inventing one would be worse. Spaces inside single quotation
+marks do, because the marks look like apostrophes.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _BETWEEN_NUMBERS = re.compile(r"(?<=\d) ([–:]) (?=\d)")  # 5–6, 13:05
 
 
 def is_title(line: str) -> bool:
-    """Whether a line is `` = Title = ``: the first of a new document, if a blank line stands before it."""
+    """Whether a line is `` = Title = ``. After a blank line, such a line begins a new document."""
     return "= " in line[:3] and _TITLE.fullmatch(line) is not None
 
 
 def plain_heading(line: str) -> str:
-    """A heading of any level without its equals signs; any other line as it is."""
+    """A heading of any level without its equals signs. Any other line is returned as it is."""
     if "= " in line[:3] and (match := _HEADING.fullmatch(line)):
         return match[2]
     return line
 
 
 def looks_tokenised(sample: str) -> bool:
-    """Whether running text has spaces before its punctuation, told from a sample."""
+    """Whether a sample of running text has spaces before its punctuation."""
     if " @-@ " in sample or " @,@ " in sample:
         return True
     return sample.count(" , ") > max(2, sample.count(",") // 2)

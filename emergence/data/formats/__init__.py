@@ -1,1 +1,1 @@
-"""One reader per question-answering file format; each yields ``RawQuestion`` rows."""
+"""One reader for each question-answering file format. Every reader yields ``RawQuestion`` rows."""

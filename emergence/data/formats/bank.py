@@ -1,9 +1,9 @@
 """QA-SRL Bank 2.0 (FitzGerald et al. 2018), QA-SRL Gold Standard and QANom in the Bank's JSON lines.
 
-One sentence a line: ``sentenceId``, ``sentenceTokens``, ``verbEntries`` -> ``questionLabels`` with the
-judgements of several annotators, each with spans of tokens, end-exclusive. A question counts as
-answerable if any annotator found it so; an answer's votes are the annotators who gave its span.
-Also the rows of the Bank's hub copy.
+Every line holds one sentence: ``sentenceId``, ``sentenceTokens``, and ``verbEntries`` with their ``questionLabels``.
+A label has the judgements of several annotators, each with end-exclusive spans of tokens. A question counts as
+answerable if any annotator judged it so. An answer's votes are the annotators who gave its span. This module also reads
+the rows of the Bank's hub copy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read_bank(path: Path) -> Iterator[RawQuestion]:
     """Every question of one ``.jsonl`` or ``.jsonl.gz`` file.
 
     Raises:
-        DataError: A line is no JSON, lacks a field, or points outside its sentence; with the line.
+        DataError: A line is no JSON, lacks a field, or points outside its sentence. The message has its number.
     """
     for number, line in text_lines(path):
         if not line.strip():
@@ -81,7 +81,7 @@ def _question(
 
 
 def _answers(judgements: Iterable[Mapping[str, Any]]) -> tuple[RawAnswer, ...]:
-    """Distinct spans of the valid judgements in their order; votes count annotators, not judgements."""
+    """Distinct spans of the valid judgements in their order. Votes count annotators, not judgements."""
     voters: dict[tuple[int, int], set[str]] = {}
     for number, judgement in enumerate(judgements):
         if not _is_valid(judgement):
@@ -109,15 +109,16 @@ def _source(writers: Iterable[str]) -> str:
 
 
 def inflect(verb_slot: str, forms: Mapping[str, str]) -> str:
-    """``been pastParticiple`` with the verb's own form in place of the label: ``been served``."""
+    """A verb slot with the verb's own form in place of its label: ``been pastParticiple`` is ``been served``."""
     *auxiliaries, label = verb_slot.split() or [""]
     return " ".join([*auxiliaries, forms.get(label, label)])
 
 
 def raw_from_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[RawQuestion]:
-    """Rows of the hub copies: sentence, sent_id, predicate_idx, question (7 or 8 cells), answers, answer_ranges.
+    """Every question of rows with the hub copies' columns.
 
-    An answer whose range spells it is taken as given; otherwise it is looked for in the sentence.
+    The columns are sentence, sent_id, predicate_idx, question (a string, or 7 or 8 cells), answers and answer_ranges.
+    An answer keeps its range if the range spells it. Otherwise it is looked for in the sentence.
 
     Raises:
         DataError: A column is missing or holds something else.
@@ -159,5 +160,5 @@ def _row_answers(row: Mapping[str, Any], tokens: tuple[str, ...]) -> tuple[RawAn
 
 
 def examples_from_bank_rows(rows: Iterable[Mapping[str, Any]], split: str) -> tuple[list[QAExample], DocumentCounts]:
-    """Hub rows of QA-SRL Bank 2.0 to examples and filter counts (see ``raw_from_rows`` for the columns)."""
+    """Examples and filter counts from hub rows of QA-SRL Bank 2.0 (``raw_from_rows`` has their columns)."""
     return examples_from_raw(raw_from_rows(rows), split)

@@ -1,8 +1,8 @@
 """QA-SRL Gold Standard (Roit et al. 2020): CSV of questions, with its sentences in a CSV of their own.
 
-A row is one question; ``answer_range`` holds ``start:end`` pairs (end-exclusive) and ``answer`` their
-texts, both joined by ``~!~``. The sentences are looked for beside the questions and in the folders
-next to them, as in the release (``gold/*.csv``, ``sentences/*.csv``).
+A row is one question. ``answer_range`` holds ``start:end`` pairs (end-exclusive) and ``answer`` their texts, both
+joined by ``~!~``. The sentences are looked for beside the questions and in the folders next to them, as in the release
+(``gold/*.csv``, ``sentences/*.csv``).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def read_gold_csv(path: Path) -> Iterator[RawQuestion]:
     """Every question of one Gold Standard CSV.
 
     Raises:
-        DataError: A column is missing, the sentences are not beside the file, an index or a range is
-            no number or lies outside its sentence; with the line.
+        DataError: A column is missing, the sentences are not beside the file, a range is no range, or an index is
+            no number or lies outside its sentence. The message has the line.
     """
     sentences = _sentences_beside(path)
     for number, row in _rows(path, _COLUMNS):
@@ -82,12 +82,12 @@ def _answers(row: dict[str, str], tokens: tuple[str, ...], path: Path, number: i
 
 
 def _ascii(text: str) -> str:
-    """The release's answer column has ``?`` for every letter outside ASCII; its sentences are intact."""
+    """``text`` as the release's answer column writes it, with ``?`` for every letter outside ASCII."""
     return re.sub(r"[^\x00-\x7f]", "?", normalise(" ".join(text.split())))
 
 
 def _slots(row: dict[str, str]) -> tuple[str, ...] | None:
-    """Seven slots; the inflected verb, which has no column, is the word before obj, prep and obj2."""
+    """Seven slots. The inflected verb has no column, so it is the question's word before obj, prep and obj2."""
     if any(name not in row for name in _SLOT_COLUMNS):
         return None
     wh, aux, subj, prefix, obj, prep, obj2 = clean_slots([row[name].replace(_JOIN, " ") for name in _SLOT_COLUMNS])
@@ -115,7 +115,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
 
 
 def _inside(folder: Path) -> list[Path]:
-    """What a folder holds, sorted; nothing where it may not be read, is a file, or went away meanwhile."""
+    """What a folder holds, sorted. Nothing if it may not be read, is a file, or went away meanwhile."""
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -125,7 +125,7 @@ def _inside(folder: Path) -> list[Path]:
 def _holds_sentences(file: Path) -> bool:
     try:
         return is_sentences_header(head(file, 4096).partition(b"\n")[0].decode("utf-8", "replace"))
-    except DataError:  # somebody else's damaged file: it would not hold this file's sentences
+    except DataError:  # a damaged file of somebody else's would not hold this file's sentences
         return False
 
 

@@ -1,4 +1,4 @@
-"""Parquet files: opening them, and those in the shape of the hub's QA-SRL 1.0, QA-SRL Bank 2.0 and SQuAD."""
+"""Parquet files, and the questions of those with the hub's columns for QA-SRL 1.0, QA-SRL Bank 2.0 or SQuAD."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def open_parquet(path: Path, needed: Iterable[str] = ()) -> Any:
 
 
 def parquet_rows(parquet: Any, path: Path, columns: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of an open file, a batch in memory at a time.
+    """The rows of an open file. One batch at a time is in memory.
 
     Raises:
         DataError: The file is damaged.

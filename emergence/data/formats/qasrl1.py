@@ -40,7 +40,7 @@ def read_qasrl1(path: Path) -> Iterator[RawQuestion]:
     """Every question of one ``.qa`` file.
 
     Raises:
-        DataError: A line has the wrong columns, a count or an index that does not fit; with the line.
+        DataError: A line has the wrong columns, or a count or an index that does not fit. The message has its number.
     """
     lines = text_lines(path)
     for number, line in lines:
@@ -109,10 +109,10 @@ def _raw(
 
 
 def raw_from_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[RawQuestion]:
-    """Rows with the hub's columns: sentence, sent_id, predicate_idx, predicate, question (8), answers.
+    """Every question of rows with the columns sentence, sent_id, predicate_idx, predicate, question, answers.
 
     Raises:
-        DataError: A column is missing, or a question has not seven slots and ``?``.
+        DataError: A column is missing, or a question is not seven slots, perhaps followed by ``?``.
     """
     for number, row in enumerate(rows, start=1):
         try:
@@ -130,5 +130,5 @@ def raw_from_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[RawQuestion]:
 
 
 def examples_from_qasrl1_rows(rows: Iterable[Mapping[str, Any]], split: str) -> tuple[list[QAExample], DocumentCounts]:
-    """Hub rows of QA-SRL 1.0 to examples and filter counts (see ``raw_from_rows`` for the columns)."""
+    """Examples and filter counts from hub rows of QA-SRL 1.0 (``raw_from_rows`` has their columns)."""
     return examples_from_raw(raw_from_rows(rows), split)

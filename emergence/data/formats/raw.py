@@ -17,16 +17,15 @@ INVALID = "invalid_by_annotators"
 NO_ANSWER = "no_answer"
 NO_QUESTION = "no_question"
 TOO_LONG = "too_long"
-#: More words than any trunk takes tokens (``model.sequence_length``), and as many characters as make no sentence.
+#: No trunk takes as many tokens (``model.sequence_length``), and no sentence has as many characters.
 MOST_WORDS, MOST_CHARACTERS = 32_768, 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """One answer as a format gives it: a text to be found, or a span (``end`` exclusive), or both.
+    """One answer as a format gives it: a text to look for, or a span (``end`` exclusive), or both.
 
-    ``given`` says that the source marks the place: with ``given`` and no usable span the answer is
-    dropped, not searched for.
+    ``given`` says that the source marks the place. Such an answer without a usable span is dropped, not looked for.
     """
 
     text: str | None = None
@@ -37,7 +36,7 @@ class RawAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RawQuestion:
-    """One question as a format gives it, before alignment; ``problem`` is a drop reason the reader found."""
+    """One question as a format gives it, before alignment. ``problem`` is a reason of the reader's to drop it."""
 
     source: str
     sentence_id: str
@@ -45,7 +44,7 @@ class RawQuestion:
     question: str
     answers: tuple[RawAnswer, ...]
     predicate_index: int | None = None
-    #: The predicate as written, to check the index against; None where the format has no such column.
+    #: The predicate as written, to check the index against. None if the format has no such column.
     predicate: str | None = None
     slots: tuple[str, ...] | None = None
     is_passive: bool | None = None
@@ -83,10 +82,10 @@ class DocumentCounts(FilterCounts):
 
 
 def examples_from_raw(raws: Iterable[RawQuestion], split: str) -> tuple[list[QAExample], DocumentCounts]:
-    """Align, filter and deduplicate; every raw question is kept or counted under one reason.
+    """Align, filter and deduplicate. Every raw question is kept, or counted under one reason.
 
-    A question asked twice about one predicate counts as ``duplicate_question`` and lends its answers
-    to the first.
+    A question that repeats another about the same predicate counts as ``duplicate_question``, and its answers are added
+    to those of the first.
     """
     examples: list[QAExample] = []
     places: dict[str, int] = {}
@@ -111,7 +110,7 @@ def examples_from_raw(raws: Iterable[RawQuestion], split: str) -> tuple[list[QAE
 
 
 def merge_answers(first: QAExample, other: QAExample) -> QAExample:
-    """``first`` with the spans of both; a shared span keeps the larger vote (files may repeat judgements)."""
+    """``first`` with the spans of both. A shared span keeps the larger vote, because files may repeat judgements."""
     if first.tokens != other.tokens:
         return first
     merged: dict[tuple[int, int], Answer] = {}
@@ -193,6 +192,6 @@ def _sentence_index(tokens: tuple[str, ...]) -> SentenceIndex:
 
 
 def _question_id(raw: RawQuestion) -> str:
-    """Stable whatever the order of files: the sentence, the predicate and a hash of all that was asked."""
+    """The sentence, the predicate and a hash of all that was asked. The order of files does not change it."""
     asked = "\x1f".join([*raw.tokens, str(raw.predicate_index), raw.question, *(raw.slots or ())])
     return f"{raw.sentence_id}:{raw.predicate_index}:{hashlib.sha256(asked.encode()).hexdigest()[:8]}"

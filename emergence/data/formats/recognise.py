@@ -1,4 +1,4 @@
-"""Which question-answering format a file has, told by its content; its name does not matter."""
+"""Which question-answering format a file has. Its content tells, not its name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class QAFormat:
     read: Callable[[Path], Iterator[RawQuestion]]
 
 
-#: In order of preference where a folder holds one family in several formats: original text before copies.
+#: In order of preference if a folder holds one family in several formats: original text before copies.
 FORMATS = (
     QAFormat("qasrl1-text", "qasrl", "QA-SRL 1.0 text (.qa)", read_qasrl1),
     QAFormat("qasrl-gold-csv", "qasrl", "QA-SRL Gold Standard CSV with its sentences CSV", read_gold_csv),
@@ -49,12 +49,12 @@ def recognised_formats() -> str:
 
 
 def recognise(path: Path) -> QAFormat | None:
-    """The format of one file by its first bytes and, for parquet, its columns; None if it is none of them.
+    """The format of one file, or None. Its first bytes tell and, for parquet, its columns.
 
     A ``.qa`` file of unclear content goes to the ``.qa`` reader, whose message names the line.
 
     Raises:
-        DataError: The file cannot be read, or is damaged gzip or parquet.
+        DataError: The file cannot be read, is damaged gzip or parquet, or has the name of data but is not UTF-8 text.
     """
     start = head(path)
     if start.startswith(MAGIC):
@@ -74,10 +74,10 @@ def recognise(path: Path) -> QAFormat | None:
 
 
 def is_sentences_file(path: Path) -> bool:
-    """Whether a file holds the sentences of a Gold Standard CSV: used, although it asks nothing."""
+    """Whether a file holds the sentences of a Gold Standard CSV. Such a file is used, although it asks nothing."""
     return is_sentences_header(head(path, 4096).partition(b"\n")[0].decode("utf-8", "replace"))
 
 
 def looks_like_data(path: Path) -> bool:
-    """Whether a name promises data, so that an empty file of that name is a fault and no note."""
+    """Whether a name promises data, so that an empty file of that name is an error."""
     return path.name.lower().endswith(_DATA_SUFFIXES)

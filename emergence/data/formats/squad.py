@@ -1,8 +1,8 @@
 """SQuAD v1.1 and v2 (Rajpurkar et al. 2016, 2018): the JSON files, and rows of the hub's copy.
 
-The context is cut into words in the manner of the Penn Treebank (clitics and punctuation apart,
-numbers and hyphenated words whole); an answer must begin and end at word boundaries. An answer's text
-stays as in the source, without the spaces that its tokens would be joined with.
+The context is cut into words in the manner of the Penn Treebank: clitics and punctuation stand apart, numbers and
+hyphenated words stay whole. An answer must begin and end at word boundaries. Its text stays as in the source, without
+the spaces that joining its tokens would add.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from emergence.data.records import QAExample
 from emergence.errors import DataError
 
 SOURCE = "squad"
-#: A letter with what is written onto it (accents of decomposed text), and joiners and soft hyphens within a word.
+#: A letter with its decomposed accents, and with the joiners and soft hyphens that follow it within a word.
 _LETTER = r"\w[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f\u00ad\u200c\u200d\u2060]*"
 _WORD = re.compile(
     rf"['\u2019](?:s|re|ve|m|d|ll)\b|(?:{_LETTER})+(?:[.,:\u2013-](?:{_LETTER})+)*|[^\w\s]", re.IGNORECASE
@@ -33,7 +33,7 @@ def read_squad(path: Path) -> Iterator[RawQuestion]:
     """Every question of one SQuAD JSON file.
 
     Raises:
-        DataError: No JSON (with the line), or articles, paragraphs or questions without their fields.
+        DataError: The file is no JSON (with the line), or an article, paragraph or question lacks a field.
     """
     text = "\n".join(line for _, line in text_lines(path))
     content = json_value(text, path)
@@ -64,7 +64,7 @@ def _rows(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def raw_from_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[RawQuestion]:
-    """Rows with the hub's columns: id, title, context, question, answers {text, answer_start}.
+    """Every question of rows with the hub's columns: id, title, context, question, answers {text, answer_start}.
 
     Raises:
         DataError: A column is missing or holds something else.
@@ -104,7 +104,7 @@ def _answers(
 
 @lru_cache(maxsize=4)
 def _words(context: str) -> tuple[tuple[str, ...], dict[int, int], dict[int, int]]:
-    """Words, and from character offsets to word indices: of each word's start, and past each word's end."""
+    """The words, and the word index at each word's first character, and past each word's last character."""
     matches = list(_WORD.finditer(context))
     begins = {match.start(): i for i, match in enumerate(matches)}
     ends = {match.end(): i + 1 for i, match in enumerate(matches)}
@@ -112,5 +112,5 @@ def _words(context: str) -> tuple[tuple[str, ...], dict[int, int], dict[int, int
 
 
 def examples_from_squad_rows(rows: Iterable[Mapping[str, Any]], split: str) -> tuple[list[QAExample], DocumentCounts]:
-    """Hub rows of SQuAD to examples and filter counts (see ``raw_from_rows`` for the columns)."""
+    """Examples and filter counts from hub rows of SQuAD (``raw_from_rows`` has their columns)."""
     return examples_from_raw(raw_from_rows(rows), split)

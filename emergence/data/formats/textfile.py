@@ -46,18 +46,18 @@ def open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def head(path: Path, size: int = 1 << 16) -> bytes:
-    """The first ``size`` bytes, unpacked, without a UTF-8 byte order mark."""
+    """The first ``size`` bytes after unpacking, without a UTF-8 byte order mark."""
     with open_bytes(path) as file:
         return file.read(size).removeprefix(_UTF8_BOM)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """``(line number from 1, line without its end)``; LF and CRLF ends, UTF-8 with or without a BOM.
+    """``(line number from 1, line without its LF or CRLF)``, of UTF-8 text with or without a BOM.
 
-    Lines end at LF only: a Unicode line separator inside a sentence is part of the sentence.
+    Lines end at LF only, so a Unicode line separator inside a sentence is part of the sentence.
 
     Raises:
-        DataError: The file is empty, is not UTF-8, or holds a NUL byte; with the line.
+        DataError: The file is empty, is not UTF-8, or holds a NUL byte. The message has the line.
     """
     number = 0
     with open_bytes(path) as file:
@@ -80,10 +80,11 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def json_value(text: str, path: Path, line: int | None = None) -> Any:
-    """What JSON text from a data file says.
+    """The value that JSON text from a data file stands for.
 
     Raises:
-        DataError: It is no JSON, is nested beyond reason, or holds NaN, half a character or NUL; with the line.
+        DataError: It is no JSON, is nested beyond reason, or holds NaN, half a character or NUL. The message has the
+            line.
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
@@ -101,7 +102,7 @@ def refuse_odd_characters(value: Any, path: Path, line: int | None = None) -> No
     """Refuse strings that hold half a character (a lone surrogate, which no encoding can write) or NUL.
 
     Raises:
-        DataError: Naming file and line, or row.
+        DataError: A string does. The message has the file and the line or row.
     """
     waiting = [value]
     while waiting:
@@ -127,10 +128,10 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def whole(value: Any, what: str) -> int:
-    """``value`` as a whole number: one already, or its digits as a string.
+    """``value``, which must be a whole number or a string of its digits, as a whole number.
 
     Raises:
-        ValueError: Anything else; ``what`` names it.
+        ValueError: It is anything else. The message calls it ``what``.
     """
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
         return int(value)
@@ -143,7 +144,7 @@ def words(value: Any, what: str) -> str:
     """``value``, which must be a string.
 
     Raises:
-        ValueError: It is none; ``what`` names it.
+        ValueError: It is none. The message calls it ``what``.
     """
     if not isinstance(value, str):
         raise ValueError(f"{what} is {str(value)[:40]!r}, not a string")

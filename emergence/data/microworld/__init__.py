@@ -1,8 +1,8 @@
-"""A seeded micro-world: text, QA-SRL questions and passage-free questions with gold roles, offline.
+"""A seeded micro-world: text, QA-SRL questions and passage-free questions with gold roles, without a network.
 
-The offline default data source, a controlled experiment in its own right, and the fixture of the tests.
-``lexicon`` has the words, ``events`` what happens, ``clauses`` and ``grammar`` the sentences, ``story`` the
-documents, ``questions`` and ``facts`` the two kinds of questions, ``generate`` the records.
+It is the default data source offline, a controlled experiment in its own right, and the fixture of the tests.
+``lexicon`` has the words, ``events`` what happens, ``clauses`` and ``grammar`` the sentences, ``story`` the documents,
+``questions`` and ``facts`` the two kinds of questions, and ``generate`` the records.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Noun phrases, verb groups and verb phrases, written left to right with the span of every role.
 
-A :class:`ClauseWriter` notes, for each predicate, where the phrase that fills each role began and
-ended. Nothing is parsed and nothing is searched for afterwards: the roles are gold by construction.
+A :class:`ClauseWriter` notes, for each predicate, where the phrase of each role begins and ends. Nothing is parsed or
+searched for afterwards, so the roles are gold by construction.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Protocol
 from emergence.data.microworld.events import SOMEWHERE, Draws, Entity, Event, Group
 
 Span = tuple[int, int]
-#: Acceptable answers for one role, the one to train on first: the bare noun phrase before the one with its
-#: relative clause, a coordination before its members.
+#: Acceptable answers for one role. The first is the one to train on: the bare noun phrase stands before the one with
+#: its relative clause, and a coordination before its members.
 Spans = tuple[Span, ...]
 
-#: Tense -> auxiliaries and the form of the verb (active), and the auxiliaries before the participle (passive).
+#: Tense -> auxiliaries and form of the verb. A passive has the auxiliaries alone, before the participle.
 _ACTIVE = {
     "past": ((), "past"),
     "present": ((), "third"),
@@ -45,10 +45,10 @@ class Frame:
 
 
 class EventSource(Protocol):
-    """What a sentence asks of its document: further events, told in its subordinate clauses."""
+    """What a sentence asks of its document: further events for its other clauses."""
 
     def event_about(self, entity: Entity, taken: set[str]) -> Event | None:
-        """An event, old or new, whose only agent or only patient is ``entity``; its verb is not in ``taken``."""
+        """An event, old or new, with ``entity`` as its only agent or patient and a verb that is not in ``taken``."""
 
     def event_by(self, agent: Group, first: Event, taken: set[str]) -> Event | None:
         """A new event with this agent, to be told after ``first`` in the same sentence."""
@@ -60,8 +60,8 @@ class EventSource(Protocol):
 class ClauseWriter:
     """Tokens and frames of the sentence so far, and the clauses that can extend it.
 
-    ``difficulty`` scales the probability of every complex construction; ``only`` (if given) restricts the
-    constructions to these; ``held_out`` forbids single (verb, construction) pairs.
+    ``difficulty`` scales the probability of every complex construction. ``only``, unless None, names the constructions
+    that are allowed. ``held_out`` forbids single (verb, construction) pairs.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ClauseWriter:
         return start, len(self.tokens)
 
     def noun_phrase(self, group: Group) -> Spans:
-        """Write a noun phrase; a coordination answers as a whole first, then by its members."""
+        """Write a noun phrase. The spans of a coordination are the whole first, then its members."""
         first = self._entity(group[0], modifier=len(group) == 1)
         if len(group) == 1:
             return (first,)
@@ -123,7 +123,7 @@ class ClauseWriter:
         return (first[0], second[1]), first, second
 
     def with_relative(self, group: Group, event: Event, probability: float) -> Spans:
-        """A noun phrase, perhaps with a relative clause about its referent."""
+        """Write a noun phrase, perhaps with a relative clause about its referent."""
         spans = self.noun_phrase(group)
         if len(group) > 1 or self._only is not None or not self._draws.chance(self._difficulty * probability):
             return spans
@@ -131,7 +131,7 @@ class ClauseWriter:
         return spans if other is None else self._relative(group[0], other, spans)
 
     def _relative(self, entity: Entity, event: Event, spans: Spans) -> Spans:
-        """``who chased the cat``; names take commas and their clause is no part of the answer."""
+        """Write ``who chased the cat``. Names take commas, and their clause is no part of the answer."""
         kind = "subject" if event.agent == (entity,) else "passive" if self._draws.chance(0.3) else "object"
         if not self._held_out.isdisjoint({(event.verb.base, kind), (event.verb.base, f"{kind}_relative")}):
             return spans
@@ -176,7 +176,7 @@ class ClauseWriter:
         return frame
 
     def active(self, event: Event, agent: Spans, *, gap: Spans = (), closes: bool = False) -> Frame:
-        """An active verb phrase. ``gap``: the patient stands elsewhere. ``closes``: the sentence ends with it."""
+        """Write an active verb phrase, which ends the sentence if it ``closes``. A patient elsewhere is its ``gap``."""
         frame = self._verb_group(event, False, len(event.agent) > 1)
         frame.roles["agent"] = agent
         if event.recipient:
@@ -207,7 +207,7 @@ class ClauseWriter:
         frame.roles["recipient"] = self.noun_phrase(event.recipient)
 
     def passive(self, event: Event, promoted: str, subject: Spans, *, closes: bool = False) -> Frame:
-        """A passive verb phrase whose subject is the ``patient`` or the ``recipient``."""
+        """Write a passive verb phrase. Its subject is the ``promoted`` role: ``patient`` or ``recipient``."""
         group: Group = getattr(event, promoted)
         frame = self._verb_group(event, True, len(group) > 1)
         frame.roles[promoted] = subject
@@ -226,7 +226,7 @@ class ClauseWriter:
         return frame
 
     def _adjuncts(self, frame: Frame, event: Event, names: list[str], closes: bool) -> None:
-        """By-phrase, instrument, place and time, in any order where the difficulty allows."""
+        """Write by-phrase, instrument, place and time, in any order if the difficulty allows."""
         present = [name for name in names if getattr(event, name)]
         if len(present) > 1 and self._draws.chance(self._difficulty):
             present = self._draws.shuffled(present)

@@ -23,21 +23,21 @@ HOLDABLE = (
 
 @dataclass(frozen=True)
 class MicroWorldConfig:
-    """A micro-world, the same for the same config; no size changes anything but its own split.
+    """A micro-world. Equal configurations give equal worlds, and no size changes anything but its own split.
 
     Attributes:
         n_documents: Pretraining documents (about 90 words each at the default length).
         n_validation_documents: Text documents for the validation loss.
         n_test_documents: Text documents for the test loss.
         n_qa_train_documents: Question documents (about 3.3 questions a sentence) for training.
-        n_qa_validation_documents: The same for validation.
-        n_qa_test_documents: The same for the test.
-        n_nq_questions: Passage-free questions for training; a tenth as many each for validation and test.
+        n_qa_validation_documents: Question documents for validation.
+        n_qa_test_documents: Question documents for the test.
+        n_nq_questions: Passage-free questions for training. Validation and test have a tenth as many each.
         sentences_per_document: Sentences in every document.
         difficulty: 0 for simple clauses only, 1 for every construction at its full probability.
         held_out: (verb base form, construction) pairs that only the question test split may contain, such as
-            ``("chase", "passive")``: a test of compositional generalisation. Empty: none.
-        seed: Of everything random.
+            ``("chase", "passive")``. They test compositional generalisation.
+        seed: Decides everything random.
     """
 
     n_documents: int = 16_000

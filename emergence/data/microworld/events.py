@@ -25,10 +25,10 @@ Words = tuple[str, ...]
 
 
 class Draws:
-    """Uniform numbers of one document, drawn in blocks: a call costs 0.1 us instead of numpy's 1 us.
+    """Uniform numbers of one document, drawn in blocks. A call costs 0.1 us instead of numpy's 1 us.
 
-    Every document has its own stream, keyed by ``(seed, stream, index)``, so that the size of one split
-    changes nothing in another and a larger corpus begins with the smaller one.
+    Every document has its own stream, keyed by ``(seed, stream, index)``. So the size of one split changes nothing in
+    another, and a larger corpus begins with the smaller one.
     """
 
     __slots__ = ("_block", "_generator")
@@ -53,14 +53,14 @@ class Draws:
         return sorted(items, key=lambda _: self.unit())
 
     def two(self, options: Sequence[T]) -> tuple[T, T]:
-        """Two different options; both orders equally probable."""
+        """Two different options. Both orders are equally probable."""
         first = int(self.unit() * len(options))
         second = int(self.unit() * (len(options) - 1))
         return options[first], options[second + (second >= first)]
 
 
 class Entity(NamedTuple):
-    """Someone or something, with the noun phrases that can name it, shortest first."""
+    """Someone or something. ``forms`` are the noun phrases that can name it, shortest first."""
 
     noun: str
     forms: tuple[Words, ...]
@@ -107,7 +107,7 @@ def _tool(noun: str, adjective: str) -> Entity:
     return Entity(noun, ((article(noun), noun), (article(adjective), adjective, noun)))
 
 
-#: Noun -> the entities it can head, built once: one for each adjective (and origin).
+#: Noun -> the entities it can head: one for each adjective (and origin). They are built once.
 ANIMATE_ENTITIES: dict[str, list[Entity]] = {
     noun: [_animate(noun, adjective, origin) for adjective in ANIMATE_ADJECTIVES for origin in ORIGINS]
     for noun in (*PEOPLE, *ANIMALS)

@@ -1,8 +1,8 @@
 """Questions without a passage about what usually happens in the micro-world, in the manner of NQ-open.
 
-``what does the baker usually cut the rope with`` has the answer ``a knife`` because that is the rope's
-usual tool (it is used in seven of ten such events). They let ``--pretrain-data wiki+nq`` run offline:
-the answers are facts that the running text bears out, not spans of a given sentence.
+An example is ``what does the baker usually cut the rope with``. Its answer is ``a knife``, because that is the rope's
+usual tool, used in seven of ten such events. With these questions ``--pretrain-data wiki+nq`` runs offline. Their
+answers are facts that the running text bears out, not spans of a given sentence.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _Fact = list[tuple[str, tuple[str, ...]]]
 
 
 def generate_nq_like(config: MicroWorldConfig) -> dict[str, list[QAPair]]:
-    """Passage-free questions by split: lower case, no question mark, as in NQ-open.
+    """Passage-free questions by split, in lower case and without a question mark, as in NQ-open.
 
-    All wordings of one fact belong to one split. There are about 14,500 questions; a larger
-    ``config.n_nq_questions`` gives all there are.
+    All wordings of one fact belong to one split. There are about 14,500 questions in all, however many
+    ``config.n_nq_questions`` asks for.
     """
     sequence = np.random.SeedSequence(config.seed, spawn_key=(_STREAM,))
     generator = np.random.Generator(np.random.PCG64(sequence))

@@ -1,8 +1,8 @@
 """Text, questions and passage-free questions from a :class:`MicroWorldConfig`.
 
-Every sentence belongs to one split by a hash of its text, whatever the seed or the sizes: a draft that
-belongs elsewhere is thrown away. No test sentence is therefore ever in the training questions or in the
-text for pretraining, and growing one split leaves the others as they were.
+A hash of its text, independent of seed and sizes, gives every sentence to one split, and a draft that belongs elsewhere
+is thrown away. So no test sentence is ever in the training questions or in the text for pretraining, and growing one
+split leaves the others as they were.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from emergence.data.microworld.questions import ask
 from emergence.data.microworld.story import Accept, Story
 from emergence.data.records import SPLITS, Answer, FilterCounts, QADataset, QAExample, TextDoc
 
-#: Part of every fingerprint's provenance: raise it when the same config gives other sentences.
+#: Part of fingerprints and provenance. Raise it when the same config gives other sentences.
 GENERATOR_VERSION = 1
 #: Of every eight sentences, train owns six, validation one and test one.
 _OWNERS = ("train",) * 6 + ("validation", "test")
@@ -40,7 +40,7 @@ def _accepts(split: str) -> Accept:
 
 
 def generate_text(config: MicroWorldConfig) -> dict[str, list[TextDoc]]:
-    """Documents for pretraining, by split. No questions, no roles: running text alone."""
+    """Documents for pretraining, by split. They are running text without questions or roles."""
     sizes = (config.n_documents, config.n_validation_documents, config.n_test_documents)
     return {
         split: [
@@ -57,7 +57,7 @@ def qa_sentences(config: MicroWorldConfig, split: str) -> list[list[Sentence]]:
 
 
 def generate_qa(config: MicroWorldConfig) -> QADataset:
-    """QA-SRL questions with gold spans, by split; documents and sentences of the splits are disjoint."""
+    """QA-SRL questions with gold spans, by split. No two splits share a document or a sentence."""
     digest = hashlib.sha256()
     splits: dict[str, list[QAExample]] = {}
     filtering: dict[str, FilterCounts] = {}
@@ -86,7 +86,7 @@ def generate_qa(config: MicroWorldConfig) -> QADataset:
 
 
 def gold_role(example: QAExample) -> str:
-    """The role that a question of :func:`generate_qa` asks for, as the grammar knows it: the end of its id."""
+    """The role that a question of :func:`generate_qa` asks for. The grammar writes it at the end of the id."""
     return example.id.rpartition("-")[2]
 
 

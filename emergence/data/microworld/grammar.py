@@ -12,7 +12,12 @@ _SUBORDINATORS = ("when", "while", "after", "before")
 
 @dataclass(slots=True)
 class Sentence:
-    """Tokens (punctuation apart), one frame a predicate, the constructions used, and the events told beside."""
+    """One sentence.
+
+    Attributes:
+        tokens: Words and punctuation. frames: One for each predicate, in their order.
+        constructions: Names of those used. events: Those told in subordinate or coordinated clauses.
+    """
 
     tokens: list[str]
     frames: list[Frame]
@@ -25,7 +30,7 @@ class Sentence:
 
 
 class SentenceBuilder(ClauseWriter):
-    """Writes one sentence and is then spent."""
+    """Writes one sentence. Every sentence needs a builder of its own."""
 
     def build(self, event: Event) -> Sentence:
         """The sentence that tells ``event``, perhaps with other events in subordinate clauses."""
@@ -73,7 +78,7 @@ class SentenceBuilder(ClauseWriter):
         if subordinate is None:
             self._main_clause(event, closes=True)
             return
-        # The clause says when; a second time would make "When ...?" ambiguous.
+        # The clause says when, so a second time would make "When ...?" ambiguous.
         event = event._replace(time=())
         if self._draws.chance(0.5):
             self._subordinate(subordinate)
@@ -112,7 +117,7 @@ class SentenceBuilder(ClauseWriter):
                 frame.roles.setdefault(role, fronted)
 
     def _second_verb_phrase(self, event: Event, tense: str, agent: Spans, fronted: str) -> Frame:
-        """``... and bit the farmer``: shares subject, tense and fronted adverbial with the first."""
+        """``... and bit the farmer``, which shares subject, tense and fronted adverbial with the first."""
         self.constructions.add("coordinated_verb_phrase")
         self._tell(event)
         if fronted == "time" or event.tense != tense:
@@ -123,7 +128,7 @@ class SentenceBuilder(ClauseWriter):
         return self.active(event._replace(tense=tense), agent)
 
     def _front_adjunct(self, event: Event) -> tuple[Event, str, Spans]:
-        """Perhaps write one adverbial before the subject; returns the event without it, its role and spans."""
+        """Perhaps write one adverbial before the subject. Returns the event without it, its role and its spans."""
         fronted = [name for name in ("place", "time") if getattr(event, name)]
         if not fronted or event.place == SOMEWHERE or not self._may("fronted_adjunct", 0.5, event):
             return event, "", ()

@@ -1,9 +1,9 @@
 """The words of the micro-world and what it knows about them.
 
-About 60 animate nouns, 45 things, 18 places, 16 times and 52 verbs with all five forms. Three kinds of
-lexical knowledge give next-token prediction something semantic to learn: selectional preferences (which
-things can be eaten, opened, given...), tense (``yesterday`` wants a past), and facts (what each thing is
-usually opened with, where each trade usually works, what each animal usually eats).
+There are about 60 animate nouns, 45 things, 18 places, 16 times and 52 verbs with all five forms. Three kinds of
+knowledge give next-token prediction something semantic to learn: selectional preferences (which things can be eaten,
+opened, given...), tense (``yesterday`` wants a past), and facts (what each thing is usually opened with, where each
+trade usually works, what each animal usually eats).
 """
 
 from __future__ import annotations

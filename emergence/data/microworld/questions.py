@@ -1,7 +1,7 @@
 """Seven-slot QA-SRL questions for a frame (He et al. 2015, Table 1; FitzGerald et al. 2018, Section 2).
 
-One question for every role the sentence expresses. The question's voice is drawn apart from the
-sentence's, so that a passive may be asked about actively: voice and position give no role away.
+Every role that the sentence expresses has one question. The question's voice is drawn apart from the sentence's, so a
+passive may be asked about actively, and neither voice nor position gives a role away.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def ask_role(frame: Frame, role: str, draws: Draws) -> Question:
 def _ask_passively(frame: Frame, role: str, draws: Draws) -> bool:
     event = frame.event
     if not event.patient or (role == "agent" and event.recipient):
-        return False  # nothing to promote, or the clumsy "Who was something given to someone by?"
+        return False  # there is nothing to promote, or only the clumsy "Who was something given to someone by?"
     if "agent" not in frame.roles:
         return True  # the sentence does not say that someone did it
     return frame.is_passive == draws.chance(SAME_VOICE_PROBABILITY)

@@ -1,8 +1,8 @@
 """A document: a small cast, what happens to it, and sentences that tell it, retell it and refer back to it.
 
-Retelling an event in another construction, hinting at it first (``Someone chased the cat.``) or denying
-its reverse (``The cat did not chase the dog.``) are what makes who-did-what-to-whom worth knowing for
-a model that only predicts the next token.
+An event may be told again in another construction, hinted at before (``Someone chased the cat.``), or its reverse may
+be denied (``The cat did not chase the dog.``). So a model that only predicts the next token gains from knowing who did
+what to whom.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from emergence.data.microworld.lexicon import (
     usual_tool,
 )
 
-#: Frame -> how often an event has it. Reversible verbs are the heart of the task: only syntax tells their roles.
+#: Each frame as often as events have it. Reversible verbs are the heart of the task: only syntax tells their roles.
 _FRAMES = ("reversible",) * 9 + ("object",) * 4 + ("instrument",) * 3 + ("ditransitive",) * 4 + ("intransitive",) * 2
 _VERBS = {
     "reversible": tuple(REVERSIBLE_VERBS),
@@ -53,7 +53,7 @@ _VERBS = {
 _ANIMAL_OBJECT_VERBS = tuple(verb for verb in OBJECT_VERBS if verb.by_animals)
 _ALL_PLACES = tuple(PLACES.values())
 _TENSES = ("present", "progressive", "perfect", "future")
-#: How often a fact of the lexicon (usual tool, workplace, favourite food) holds in an event it bears on.
+#: How often a fact of the lexicon (usual tool, workplace, favourite food) holds in an event that it concerns.
 FACT_PROBABILITY = 0.7
 _RETELL_PROBABILITY = 0.25
 _HINT_PROBABILITY = 0.15
@@ -69,7 +69,7 @@ class Story:
 
     Args:
         draws: The document's own random numbers.
-        difficulty: Scales every construction beyond simple clauses; in [0, 1].
+        difficulty: From 0 to 1. Scales the probability of every construction beyond simple clauses.
         hints: Whether vague and negated sentences occur. They answer no question, so only plain text has them.
         held_out: (verb, construction) pairs that must not occur.
     """
@@ -90,7 +90,7 @@ class Story:
         self._due: Event | None = None
 
     def tell(self, n_sentences: int, accept: Accept) -> list[Sentence]:
-        """The next sentences; drafts whose text ``accept`` refuses, or that were just said, are thrown away."""
+        """The next sentences. A draft is thrown away if ``accept`` refuses its text, or if it was already said."""
         sentences: list[Sentence] = []
         said: set[str] = set()
         while len(sentences) < n_sentences:
@@ -112,7 +112,7 @@ class Story:
         return SentenceBuilder(self._draws, self, self._difficulty, only, self._held_out).build(hint or event)
 
     def _next_event(self, last: bool) -> tuple[Event, Event | None]:
-        """The event of the next sentence and, where it is only hinted at, the hint."""
+        """The event of the next sentence and, if it is only hinted at, the hint."""
         if self._due is not None:
             return self._due, None
         if self._history and self._draws.chance(_RETELL_PROBABILITY):
@@ -151,7 +151,7 @@ class Story:
         return bare._replace(place=SOMEWHERE)
 
     def _denied(self, event: Event) -> Event:
-        """What did not happen: the reverse, or the same by someone else."""
+        """An event that did not happen: the reverse, or the same by someone else."""
         other = self._others(event)
         agent = event.patient if event.verb.frame == "reversible" else (self._draws.pick(other),) if other else ()
         patient = event.agent if event.verb.frame == "reversible" else event.patient
@@ -164,7 +164,7 @@ class Story:
     # -- new events ---------------------------------------------------------------------------------
 
     def _draw_cast(self) -> tuple[Entity, ...]:
-        """Two people and two more, of different nouns."""
+        """A name, a person and two more entities, all of different nouns."""
         draws = self._draws
         nouns = {draws.pick(NAMES), draws.pick(PEOPLE)}
         while len(nouns) < 4:
@@ -173,7 +173,7 @@ class Story:
         return tuple(draws.pick(ANIMATE_ENTITIES[noun]) for noun in sorted(nouns))
 
     def _new_event(self, agent: Group = (), verb: Verb | None = None, patient: Group = ()) -> Event:
-        """An event with these parts given and the others drawn to suit."""
+        """An event with these parts. Empty ones are drawn to suit."""
         draws = self._draws
         verb = verb or draws.pick(_VERBS[draws.pick(_FRAMES)])
         if verb.frame == "reversible":
@@ -207,7 +207,7 @@ class Story:
         return agent or other, patient or other
 
     def _coordinated(self, verb: Verb, group: Group, opposite: Group) -> Group:
-        """Perhaps joined by a second entity of the same kind (``the dog and the cat``)."""
+        """``group``, perhaps joined by a second entity of the same kind (``the dog and the cat``)."""
         if not self._draws.chance(0.15 * self._difficulty) or (verb.base, "coordinated_noun_phrase") in self._held_out:
             return group
         kin = [e for e in self._cast if e.is_person == group[0].is_person and e not in group + opposite]
@@ -224,7 +224,7 @@ class Story:
         return self._draws.pick(known if known and self._draws.chance(0.5) else verb.objects)
 
     def _thing(self, noun: str) -> Entity:
-        """Things keep their adjective throughout a document."""
+        """The thing of this noun. It keeps its adjective throughout a document."""
         if noun not in self._props:
             self._props[noun] = self._draws.pick(THING_ENTITIES[noun])
         return self._props[noun]
@@ -233,7 +233,7 @@ class Story:
         return self._draws.pick(TOOL_ENTITIES[noun])
 
     def _place(self, verb: Verb, agent: Entity) -> Words:
-        """People are mostly at work; reversible verbs get no such hint as to who is the agent."""
+        """Where it happens: mostly at the agent's work, but a reversible verb's place must not tell its agent."""
         workplace = WORKPLACE.get(agent.noun)
         if workplace and verb.frame != "reversible" and self._draws.chance(FACT_PROBABILITY):
             return PLACES[workplace]
