@@ -1,4 +1,4 @@
-"""Torch modules: the trunk, its heads and its losses. No files, no data sets."""
+"""Torch modules: the trunk, its heads and its losses. They know no files and no data sets."""
 
 from emergence.model.encoder import Encoder
 from emergence.model.heads import BilinearProbe, SpanHead

@@ -1,9 +1,9 @@
 """RMSNorm and squared ReLU with their gradients written out, for float32 on a CPU.
 
 PyTorch has no fused CPU kernel for either. Composed of single operations they pass over memory a dozen times an
-update, which at small widths takes longer than the matrix products. Here each needs three or four passes; the
-results are those of the plain forms to rounding. Compiled code (which fuses the plain forms), other types and GPUs
-(which have kernels) take the plain forms.
+update, which at small widths takes longer than the matrix products. Here each needs three or four passes, and the
+results are those of the plain forms to rounding. The plain forms still serve compiled code, which fuses them, GPUs,
+which have kernels, and other types.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def rms_norm(states: Tensor, gain: Tensor, epsilon: float) -> Tensor:
 
     Args:
         states: (..., D).
-        gain: (D,); used in the type of ``states``, which the GPU's kernel needs.
+        gain: (D,). It is used in the type of ``states``, because the GPU's kernel needs that.
         epsilon: Keeps a state of zeros finite.
     """
     if _by_hand(states):
@@ -29,7 +29,7 @@ def rms_norm(states: Tensor, gain: Tensor, epsilon: float) -> Tensor:
 
 
 def squared_relu(inner: Tensor) -> Tensor:
-    """``max(0, inner)^2`` (So et al. 2021), any shape."""
+    """``max(0, inner)^2`` of any shape (So et al. 2021)."""
     if not torch.is_grad_enabled():
         return F.relu(inner).square_()
     return _SquaredReLU.apply(inner) if _by_hand(inner) else F.relu(inner).square()
@@ -65,7 +65,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _SquaredReLU(torch.autograd.Function):
-    """y = max(0, x)^2: dx = 2 max(0, x) dy, from the rectified values alone."""
+    """With y = max(0, x)^2: dx = 2 max(0, x) dy, which needs the rectified values alone."""
 
     @staticmethod
     def forward(ctx: Any, inner: Tensor) -> Tensor:

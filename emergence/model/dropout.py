@@ -1,7 +1,7 @@
 """Dropout on what every sublayer adds to the residual stream, for finetuning alone.
 
-The trunk has none of its own: pretraining sees each text about once, and the zero-cost path is the one that
-all other results went through. Hooks add it, so that a trunk without them computes to the bit what it did.
+The trunk has no dropout of its own, because pretraining sees each text about once. Hooks add it, so a trunk without
+hooks computes, to the bit, what it computes for all other results.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from emergence.model.trunk import Trunk
 
 #: Keeps these draws apart from all others of the same seed.
 _STREAM = 0xD809
-#: What of a block adds to the residual stream.
+#: The parts of a block that add to the residual stream.
 _SUBLAYERS = ("attention", "mlp")
 
 
 class ResidualDropout:
     """Zero a share of the outputs of attention and MLP in training mode, and scale up the rest.
 
-    The mask of a step depends on ``seed`` and the step alone, so a resumed run draws what the unbroken one drew
-    and a checkpoint holds no random state (Srivastava et al. 2014, inverted form).
+    The form is the inverted one of Srivastava et al. (2014). The masks of a step depend on ``seed`` and the step alone.
+    So a resumed run draws what an unbroken one draws, and a checkpoint holds no random state.
 
     Args:
-        trunk: Gets the hooks; :meth:`remove` takes them away again.
-        rate: Share that is zeroed, 0 to below 1; at 0 no hook is set.
-        seed: Of the masks.
+        trunk: Gets the hooks. :meth:`remove` takes them away again.
+        rate: Share that is zeroed, from 0 to below 1. At 0 no hook is set.
+        seed: Decides the masks.
     """
 
     def __init__(self, trunk: Trunk, rate: float, seed: int) -> None:
@@ -40,9 +40,9 @@ class ResidualDropout:
         self._hooks = [layer.register_forward_hook(self._drop) for layer in layers] if rate else []
 
     def start_step(self, step: int) -> None:
-        """Every mask until the next call is ``step``'s."""
+        """Draw the masks of ``step`` from here on."""
         if self._hooks:
-            # Hashed, because a CPU generator takes 32 bits alone.
+            # The three are hashed, because a CPU generator takes only 32 bits.
             mixed = np.random.SeedSequence([self._seed, step, _STREAM]).generate_state(1)
             self._generator.manual_seed(int(mixed[0]))
 

@@ -1,7 +1,7 @@
 """The scale of a trunk's embedding matrix, and its rows that pretraining never saw as an input.
 
-Where rows are RMS-normed on entry their scale is no part of the function (but for the norm's epsilon), yet it
-decides how far one step of AdamW turns them: pretrained rows are many times as long as freshly drawn ones.
+If rows are RMS-normed on entry, their scale does not change what the trunk computes, but for the norm's epsilon. It
+does decide how far one step of AdamW turns them, and pretrained rows are many times as long as freshly drawn ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from emergence.errors import WeightsError
 from emergence.model.trunk import EMBEDDING_STD, Trunk
 
-#: Scales nearer than this are one scale: a random trunk's is the fresh one but for the luck of the draw.
+#: Scales whose ratio is nearer to 1 than this count as one: a random trunk's differs from 0.02 by chance alone.
 SAME_SCALE = 0.1
 #: Keeps these draws apart from all others of the same seed, the trunk's own initialisation among them.
 _STREAM = 0x0E3B
@@ -25,8 +25,8 @@ _STREAM = 0x0E3B
 def fresh_scale(trunk: Trunk) -> float | None:
     """The factor that brings the embedding matrix to the root mean square of a freshly drawn one (0.02).
 
-    None where that would be no other setting: the scale is the fresh one already (within a tenth), or embeddings
-    are not normed on entry (learned positions), so that another scale would be another function.
+    None if the matrix has that scale already, within a tenth. None too if positions are learned: such a trunk does not
+    norm embeddings on entry, so another scale would be another function.
     """
     scale = float(trunk.embedding.weight.detach().float().square().mean().sqrt())
     if trunk.position is not None or not scale > 0 or abs(EMBEDDING_STD / scale - 1) <= SAME_SCALE:
@@ -42,21 +42,21 @@ def rescale_embedding(trunk: Trunk, factor: float) -> None:
 
 @torch.no_grad()
 def redraw_unseen(trunk: Trunk, counts: Sequence[int] | Tensor, seed: int) -> int:
-    """Draw the rows of tokens that the pretraining stream never held anew, at the seen rows' scale.
+    """Draw new rows for the tokens that the pretraining stream never held.
 
-    Such rows were only ever pushed away as wrong predictions, all in one direction: as inputs they are one token.
-    The draw is N(0, s^2) with s the seen rows' root mean square, and a row's own: which other rows are unseen
-    changes nothing.
+    Such rows were only ever pushed away as wrong predictions, all in one direction, so as inputs they are one token.
+    New rows are drawn from N(0, s^2), with s the root mean square of the seen rows. What a row draws does not depend on
+    which other rows are unseen.
 
     Args:
-        counts: Occurrences of each token in the stream; rows beyond them (padding) count as unseen.
-        seed: Of the draw.
+        counts: Occurrences of each token in the stream. Rows beyond them (padding) count as unseen.
+        seed: Decides the draw.
 
     Returns:
         How many rows were drawn.
 
     Raises:
-        WeightsError: More counts than rows.
+        WeightsError: There are more counts than rows.
     """
     weight = trunk.embedding.weight
     per_token = torch.as_tensor(counts).to(torch.int64).flatten()

@@ -17,11 +17,11 @@ class Encoder(Protocol):
 
     @property
     def n_layers(self) -> int:
-        """L, the number of blocks; there are L + 1 levels of states."""
+        """L, the number of blocks. There are L + 1 levels of states."""
 
     def hidden_states(self, ids: Tensor) -> list[Tensor]:
         """States of token ids (B, T) int64 at every level.
 
         Returns:
-            L + 1 tensors (B, T, D): [0] the embeddings, [i] after block i, the last also final-normed.
+            L + 1 tensors (B, T, D): [0] the embeddings, [i] the states after block i. The last is also final-normed.
         """

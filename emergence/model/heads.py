@@ -1,6 +1,6 @@
-"""The span head and the bilinear probe: what reads answer spans off a trunk's states.
+"""The span head and the bilinear probe, which read answer spans off a trunk's states.
 
-Axes: N questions, W words, D hidden size. Only one state per word (its last token's) is scored.
+Axes: N questions, W words, D hidden size. Only one state of each word is scored, that of its last token.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class SpanHead(nn.Module):
-    """ONE linear layer, D -> 2: the logits of a span starting and of one ending at a word; 2 (D + 1) parameters.
+    """ONE linear layer, D -> 2, with 2 (D + 1) parameters: the logits of a span starting and of one ending at a word.
 
-    It can only add up a word's own state, so on a frozen trunk it asks whether the trunk has already
-    routed the question to the word.
+    It sees nothing but a word's own state. So on a frozen trunk it asks whether the trunk has already routed the
+    question to the word.
     """
 
     def __init__(self, hidden_size: int, *, seed: int = 0) -> None:
@@ -26,7 +26,7 @@ class SpanHead(nn.Module):
             self.linear.bias.zero_()
 
     def forward(self, word_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Start and end logits (...), of states (..., D)."""
+        """Start and end logits, both (...), of states (..., D)."""
         start, end = self.linear(word_states).unbind(-1)  # (...)
         return start, end
 
@@ -34,8 +34,8 @@ class SpanHead(nn.Module):
 class BilinearProbe(nn.Module):
     """A low-rank bilinear term between question and word for each boundary, plus a linear term in the word.
 
-    Asks whether the role is in the states at all, wherever the question's part of it lies: with z the
-    question's states and w a word's, logit_b = <Q_b z, P_b w> / sqrt(rank) + u_b w + c_b, b in {start, end}.
+    It asks whether the role is in the states at all, even if the question has not been routed to the word. With z the
+    question's states, w a word's and b in {start, end}, logit_b = <Q_b z, P_b w> / sqrt(rank) + u_b w + c_b.
     """
 
     def __init__(self, hidden_size: int, rank: int, *, seed: int = 0) -> None:

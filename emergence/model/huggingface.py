@@ -1,6 +1,6 @@
 """A Hugging Face causal language model as an :class:`Encoder`, to be probed like our own trunk.
 
-Load model and tokenizer with ``transformers`` (the ``hf`` extra) and wrap them; nothing here downloads::
+Load model and tokenizer with ``transformers`` (the ``hf`` extra) and wrap them. Nothing here downloads::
 
     model = AutoModelForCausalLM.from_pretrained("openai-community/gpt2", revision=...)
     encoder = HuggingFaceEncoder(model)
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class HuggingFaceEncoder(nn.Module):
-    """States of a decoder-only model, in Hugging Face's own convention (the last level is final-normed).
+    """States of a decoder-only model, as Hugging Face gives them: the last level is final-normed.
 
     Attributes:
         hidden_size: D.
@@ -44,18 +44,18 @@ class HuggingFaceEncoder(nn.Module):
 
     @torch.no_grad()
     def hidden_states(self, ids: Tensor) -> list[Tensor]:
-        """L + 1 tensors (B, T, D) of token ids (B, T); right padding is harmless, so there is no mask."""
+        """L + 1 tensors (B, T, D) of token ids (B, T). Right padding is harmless, so there is no mask."""
         output = self.model(input_ids=ids, output_hidden_states=True, use_cache=False)
         return list(output.hidden_states)
 
 
 class HuggingFaceTokenizer:
-    """What encoding questions needs of a tokenizer, on top of a byte-level Hugging Face one.
+    """A byte-level Hugging Face tokenizer with what encoding questions needs.
 
-    A pretrained model has no separator and no predicate marker, so ordinary tokens it knows stand in.
+    A pretrained model has no separator and no predicate marker, so ordinary tokens that it knows stand for them.
 
     Args:
-        tokenizer: A tokenizer that tells a word with its leading space from one without (GPT-2's kind).
+        tokenizer: A tokenizer that tells a word with its leading space from one without, as GPT-2's does.
         separator: Text of one token between question and sentence.
         predicate: Text of one token before the predicate.
 
@@ -66,7 +66,7 @@ class HuggingFaceTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, separator: str = "\n", predicate: str = " *") -> None:
         self._tokenizer = tokenizer
         self.sep, self.pred = self._single(separator), self._single(predicate)
-        # What stands in the padding is never seen; any id will do.
+        # The padding is never seen, so any id will do.
         self.pad = self.sep
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

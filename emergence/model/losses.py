@@ -16,9 +16,9 @@ NEVER = float("-inf")
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int = 512) -> Tensor:
     """Mean cross-entropy (nats) of ``softmax(hidden @ weight.T)`` against ``targets``.
 
-    At small sizes the vocabulary head is most of the work and its logits most of the memory. The gradients
-    of a cross-entropy need no upstream information but a scalar, so they are formed chunk by chunk in the
-    forward pass, while the chunk's logits are still in cache, and the logits are never kept.
+    At small sizes the vocabulary head is most of the work and its logits most of the memory. The gradients of a
+    cross-entropy need nothing from upstream but a scalar. So they are formed chunk by chunk in the forward pass, while
+    the chunk's logits are still in cache, and no logits are kept.
 
     Args:
         hidden: (R, D).
@@ -27,15 +27,15 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_
         chunk_rows: Rows whose logits exist at one time.
 
     Returns:
-        A scalar in float32, differentiable once with respect to ``hidden`` and ``weight``. Under autocast the
-        matrix products run in autocast's type, the softmax always in float32.
+        A scalar in float32, differentiable once with respect to ``hidden`` and ``weight``. Under autocast the matrix
+        products run in autocast's type. The softmax always runs in float32.
     """
     differentiable = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     return _LinearCrossEntropy.apply(hidden, weight, targets, chunk_rows, differentiable, _matmul_dtype(hidden))
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int = 512) -> Tensor:
-    """Cross-entropy (nats) of every row, (R,) float32; for evaluation, not differentiable. Arguments as above."""
+    """Cross-entropy (nats) of every row, (R,) float32, not differentiable. Arguments as above."""
     dtype = _matmul_dtype(hidden)
     losses = torch.empty(hidden.shape[0], device=hidden.device)  # (R,)
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
@@ -49,7 +49,7 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: in
 
 
 def _matmul_dtype(hidden: Tensor) -> torch.dtype:
-    """The type matrix products would have here: autocast's where it is on."""
+    """The type that matrix products have here: autocast's, if it is on."""
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
@@ -78,24 +78,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        # In place: nothing else holds them, and a second backward pass is refused by the changed tensors' versions.
+        # In place, because nothing else holds them. Their changed versions make autograd refuse a second backward pass.
         return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None, None
 
 
 def _loss_and_gradients(
     hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean loss, its gradient (R, D) by ``hidden`` and (V, D) by ``weight``.
+    """Mean loss, and its gradients by ``hidden`` (R, D) and by ``weight`` (V, D).
 
-    With e = softmax - onehot(target) of the rows h, the gradients are e W and e^T h. The softmax's
-    denominator is divided out after the products, on D columns instead of V.
+    With e = softmax - onehot(target) of the rows h, the gradients are e W and e^T h. The softmax's denominator is
+    divided out after the products, because they have D columns instead of V.
     """
     n_rows = hidden.shape[0]
     matrix = weight.to(dtype)  # (V, D)
     grad_hidden = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)  # (R, D)
     grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)  # (V, D)
     total = torch.zeros((), device=hidden.device)
-    # One buffer for all chunks: memory of this size would otherwise be mapped and cleared again for each.
+    # All chunks share one buffer. Otherwise memory of this size would be mapped and cleared again for each.
     buffer = grad_weight.new_empty(min(chunk_rows, n_rows), weight.shape[0])  # (r, V)
     for start in range(0, n_rows, chunk_rows):
         rows = slice(start, start + chunk_rows)
@@ -134,12 +134,11 @@ def span_cross_entropy(
     """Mean over questions of -log p(gold span), with p(i, j) = softmax(start)_i softmax(end)_j.
 
     Args:
-        start_logits: (N, W); any value where ``word_mask`` is False.
-        end_logits: (N, W).
+        start_logits, end_logits: (N, W), with any value where ``word_mask`` is False.
         word_mask: (N, W) bool, True at the sentence's words.
-        gold_starts: (N, G) int64, first word of each gold span; any valid index where ``gold_mask`` is False.
+        gold_starts: (N, G) int64, first word of each gold span. Any valid index will do where ``gold_mask`` is False.
         gold_ends: (N, G) int64, last word (inclusive) of each gold span.
-        gold_mask: (N, G) bool; column 0 is always a gold.
+        gold_mask: (N, G) bool. Column 0 is always a gold.
         train_gold: ``first`` scores column 0 alone, ``marginal`` the sum of p over all golds.
 
     Returns:
@@ -154,5 +153,5 @@ def span_cross_entropy(
 
 
 def _masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Log-softmax over the masked-in entries of the last axis; -inf elsewhere."""
+    """Log-softmax over the entries of the last axis where ``mask`` is True, and -inf elsewhere."""
     return logits.float().masked_fill(~mask, NEVER).log_softmax(-1)

@@ -1,9 +1,9 @@
 """The trunk: a causal, pre-norm decoder with tied embeddings.
 
-Recipe ``modern``: rotary positions (Su et al. 2021), RMSNorm (Zhang & Sennrich 2019), squared ReLU (So et
-al. 2021), query-key normalisation (Henry et al. 2020), residual outputs that start at zero, embeddings
-normalised on entry. Recipe ``gpt2``: learned positions, LayerNorm, GELU (Radford et al. 2019). Neither
-has biases in its linear layers, dropout or label smoothing.
+The recipe ``modern`` has rotary positions (Su et al. 2021), RMSNorm (Zhang & Sennrich 2019), squared ReLU (So et al.
+2021), query-key normalisation (Henry et al. 2020), residual outputs that start at zero, and embeddings normalised on
+entry. The recipe ``gpt2`` has learned positions, LayerNorm and GELU (Radford et al. 2019). Neither has biases in its
+linear layers, dropout or label smoothing.
 
 Axes: B batch, T tokens, D hidden size, H heads, K head size, V vocabulary rows.
 """
@@ -26,13 +26,13 @@ NORM_EPSILON = 1e-6
 
 
 def build_trunk(config: ModelConfig, vocab_rows: int, *, seed: int, init: str | None = None) -> Trunk:
-    """A trunk with freshly drawn weights; the global random state is neither read nor changed.
+    """A trunk with freshly drawn weights. The global random state is neither read nor changed.
 
     Args:
         config: Architecture.
         vocab_rows: Rows V of the embedding matrix (the tokenizer's size, padded).
-        seed: Seeds the initialisation.
-        init: Overrides ``config.init``: ``normal`` for random baselines, whose blocks must not start as the identity.
+        seed: Decides the weights.
+        init: Overrides ``config.init``. Random baselines need ``normal``: their blocks must not start as the identity.
     """
     with torch.device("meta"):
         trunk = Trunk(config, vocab_rows)
@@ -42,7 +42,7 @@ def build_trunk(config: ModelConfig, vocab_rows: int, *, seed: int, init: str | 
 
 
 class Trunk(nn.Module):
-    """Token ids to states. The output head is the embedding matrix itself (:attr:`unembedding`).
+    """A model from token ids to states. Its output head is the embedding matrix itself (:attr:`unembedding`).
 
     Attributes:
         config: Architecture.
@@ -63,18 +63,18 @@ class Trunk(nn.Module):
 
     @property
     def unembedding(self) -> Tensor:
-        """Output head (V, D): logits are ``states @ unembedding.T``."""
+        """The output head (V, D). Logits are ``states @ unembedding.T``."""
         return self.embedding.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Final normed states (B, T, D) of token ids (B, T) int64."""
+        """Final states (B, T, D), normed, of token ids (B, T) int64."""
         states, rotation = self._embed(ids)  # (B, T, D)
         for block in self.blocks:
             states = block(states, rotation)  # (B, T, D)
         return self.final_norm(states)  # (B, T, D)
 
     def hidden_states(self, ids: Tensor) -> list[Tensor]:
-        """L + 1 tensors (B, T, D): [0] embeddings, [i] after block i, the last also final-normed."""
+        """L + 1 tensors (B, T, D): [0] embeddings, [i] states after block i. The last is also final-normed."""
         states, rotation = self._embed(ids)  # (B, T, D)
         levels = [states]
         for block in self.blocks:
@@ -102,11 +102,11 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def initialise(self, init: str, generator: torch.Generator) -> None:
-        """Draw all weights. Norm gains are 1; embeddings N(0, 0.02^2).
+        """Draw all weights. Norm gains are 1, and embeddings N(0, 0.02^2).
 
-        Matrices are N(0, 1 / fan-in), which keeps unit scale; with learned positions they are GPT-2's
-        N(0, 0.02^2), whose small block outputs match its small, un-normalised embeddings. Residual outputs
-        are zero (``zero_residual``), or drawn and divided by sqrt(2 L) (``normal``; Radford et al. 2019).
+        Matrices are N(0, 1 / fan-in), which keeps unit scale. With learned positions they are GPT-2's N(0, 0.02^2),
+        whose small block outputs match its small, un-normalised embeddings. Residual outputs are zero with
+        ``zero_residual``. With ``normal`` they are drawn and divided by sqrt(2 L) (Radford et al. 2019).
         """
         for name, weight in self.named_parameters():
             if weight.ndim == 1:
@@ -137,7 +137,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention; token t attends to tokens 0..t.
+    """Causal multi-head self-attention. Token t attends to tokens 0 to t.
 
     Queries, keys and values are three matrices, not one, because Muon orthogonalises each matrix it is given.
     """
@@ -160,13 +160,13 @@ class Attention(nn.Module):
         value = self._heads(self.value(states)).transpose(1, 2)  # (B, H, T, K)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)  # (B, T, H, K)
-        # Under autocast the norms return float32; the fused kernels want one type.
+        # Under autocast the norms return float32, but the fused kernels want one type.
         query, key = query.transpose(1, 2).to(value), key.transpose(1, 2).to(value)  # (B, H, T, K)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, T, K)
         return self.output(mixed.transpose(1, 2).flatten(2))  # (B, T, D)
 
     def _heads(self, projected: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, H, K): as it lies in memory, which norm and rotation then pass over in order."""
+        """(B, T, D) -> (B, T, H, K). The layout in memory stays, so norm and rotation pass over it in order."""
         return projected.unflatten(2, (self.n_heads, -1))
 
 
@@ -186,7 +186,7 @@ class MLP(nn.Module):
 
 
 def rotation_table(n_tokens: int, n_heads: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What :func:`rotate` multiplies with, both (T, H, K): ``(cos, cos)`` and ``(-sin, sin)`` in each head.
+    """The two factors of :func:`rotate`, both (T, H, K): ``(cos, cos)`` and ``(-sin, sin)`` in each head.
 
     The angle of plane i is the position times base^(-2i/K).
     """
@@ -202,9 +202,10 @@ def rotation_table(n_tokens: int, n_heads: int, head_size: int, device: torch.de
 def rotate(heads: Tensor, whole: Tensor, swapped: Tensor) -> Tensor:
     """Rotate the plane (i, i + K/2) of queries or keys (B, T, H, K) by the position's angle.
 
-    The product of a rotated query and key then depends on their distance alone. ``whole`` and ``swapped`` are
-    :func:`rotation_table`'s: two products over whole heads, where rotating the halves apart takes four and a copy.
-    A compiler fuses the halves into one pass, and would gather the rolled heads number by number.
+    The product of a rotated query and key then depends on their distance alone. ``whole`` and ``swapped`` come from
+    :func:`rotation_table`. With them two products over whole heads are enough, while rotating the halves apart takes
+    four and a copy. Compiled code rotates the halves apart, because a compiler fuses that into one pass, but would
+    gather rolled heads number by number.
     """
     half = heads.shape[-1] // 2
     if torch.compiler.is_compiling():
@@ -215,7 +216,7 @@ def rotate(heads: Tensor, whole: Tensor, swapped: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square, times a gain."""
+    """Divide by the root mean square and multiply by a learned gain."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Pretraining, and what every loop needs: context, loop, checkpoints, optimisers, schedules, recording."""
+"""Pretraining, and what every training loop needs: context, checkpoints, optimisers, schedules, recording."""

@@ -1,8 +1,8 @@
 """Weights and resumable state on disk: the only ``torch.save`` and ``torch.load`` of the project.
 
-Both kinds of file are ordinary PyTorch zip files of tensors and plain values, opened with
-``weights_only=True``, so nothing in them can run, and sealed (:mod:`emergence.training.sealing`). A file
-without a matching seal is never opened.
+Both kinds of file are ordinary PyTorch zip files of tensors and plain values. They are opened with
+``weights_only=True``, so nothing in them can run. They are sealed (:mod:`emergence.training.sealing`), and torch never
+opens a file without a matching seal.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _ARCHITECTURE = tuple(f.name for f in dataclasses.fields(ModelConfig) if f.name 
 
 @dataclass
 class WeightsFile:
-    """A trunk (and, after finetuning, its heads) with all it takes to use it.
+    """A trunk with all that using it takes. After finetuning its heads are with it.
 
     Attributes:
         state_dict: Tensors by parameter name, on the CPU.
         model: The architecture.
         vocab_rows: Rows of the embedding matrix.
-        tokenizer_json: The tokenizer the weights were trained with.
+        tokenizer_json: The tokenizer that the weights were trained with.
         metadata: Plain JSON values: run id, spec, stage, step, loss, data fingerprints, versions.
     """
 
@@ -60,18 +60,18 @@ class WeightsFile:
 
 
 def save_weights(path: Path, weights: WeightsFile) -> None:
-    """Write ``weights`` to ``path``, atomically and sealed; equal weights give equal bytes.
+    """Write ``weights`` to ``path``, atomically and sealed. Equal weights give equal bytes.
 
     Raises:
         RunDirectoryError: The system refused the write.
-        TypeError: A value that is neither tensor nor plain.
+        TypeError: A value is neither a tensor nor plain.
     """
     described = {"model": dataclasses.asdict(weights.model), "metadata": weights.metadata}
     content = {
         "format": WEIGHTS_FORMAT,
         "version": FORMAT_VERSION,
         "state_dict": portable(dict(weights.state_dict), "state_dict"),
-        # Through JSON: plain types, and the same bytes however the caller's strings are shared.
+        # JSON makes the types plain, and the bytes the same however the caller's strings are shared.
         **json.loads(to_json(described)),
         "vocab_rows": int(weights.vocab_rows),
         "tokenizer_json": str(weights.tokenizer_json),
@@ -83,7 +83,7 @@ def load_weights(path: Path) -> WeightsFile:
     """Read weights that :func:`save_weights` wrote.
 
     Raises:
-        WeightsError: One line: missing, damaged, cut short, of another program, or of another format.
+        WeightsError: The file is missing, damaged, cut short, of another program, or of another format.
     """
     content = _read_sealed(path)
     _check_format(path, content, WEIGHTS_FORMAT)
@@ -103,10 +103,10 @@ def load_weights(path: Path) -> WeightsFile:
 def check_matches(
     weights: WeightsFile, model: ModelConfig, source: str | Path, *, tokenizer_json: str | None = None
 ) -> None:
-    """Refuse weights of another architecture or, where one is given, of another tokenizer.
+    """Refuse weights of another architecture or, if ``tokenizer_json`` is not None, of another tokenizer.
 
     Raises:
-        WeightsError: Naming both sizes, what differs, and the flag that cures it.
+        WeightsError: They differ. The message names both sizes, what differs, and the flag that cures it.
     """
     ours, theirs = dataclasses.asdict(model), dataclasses.asdict(weights.model)
     different = [key for key in _ARCHITECTURE if ours[key] != theirs[key]]
@@ -124,10 +124,10 @@ def check_matches(
 
 
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy ``state_dict`` into ``module``, every tensor of it and nothing else.
+    """Copy ``state_dict`` into ``module``, whose tensors it must hold, all of them and no others.
 
     Raises:
-        WeightsError: Naming the first tensors that are missing, unknown or of another shape.
+        WeightsError: It does not. The message names the first tensors that are missing, unknown or of another shape.
     """
     own = module.state_dict()
     problems = [f"{name} is missing" for name in own if name not in state_dict]
@@ -163,7 +163,7 @@ def _config_name(weights: WeightsFile) -> str | None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that resuming needs: where training was, and its state as it was saved."""
+    """All that resuming needs: where training stood, and its state there."""
 
     phase: str
     step: int
@@ -176,9 +176,9 @@ class Checkpointer:
     A checkpoint is one sealed file that appears by a rename, so it is complete or absent.
 
     Args:
-        folder: Made when the first checkpoint is saved.
-        keep: How many to keep; two, so that a damaged one costs one interval, not the run.
-        on_commit: Called after each save (on Modal: the volume's commit).
+        folder: Is made when the first checkpoint is saved.
+        keep: How many to keep. With two, a damaged one costs one interval, not the run.
+        on_commit: Called after each save. On Modal it commits the volume.
     """
 
     def __init__(self, folder: Path, keep: int = 2, on_commit: Callable[[], None] | None = None) -> None:
@@ -194,8 +194,8 @@ class Checkpointer:
             rewind_to: Keep, beside the newest ones, what ``load(phase, up_to=rewind_to)`` finds.
 
         Raises:
-            RunDirectoryError: The system refused the write; the earlier checkpoints are still there.
-            TypeError: A value that is neither tensor nor plain, named by its path in ``state``.
+            RunDirectoryError: The system refused the write. The earlier checkpoints are still there.
+            TypeError: A value is neither a tensor nor plain. The message has its path in ``state``.
         """
         make_folder(self._folder)
         names = self._names()
@@ -215,10 +215,10 @@ class Checkpointer:
         return path
 
     def load(self, phase: str | None = None, up_to: int | None = None) -> Checkpoint | None:
-        """The newest complete checkpoint, or None; says in one warning what it had to pass over.
+        """The newest complete checkpoint, or None. One warning names the damaged ones that were passed over.
 
         Args:
-            phase: Only of this phase. up_to: Only of this step or earlier ones.
+            phase: Only checkpoints of this phase count. up_to: Only those of this step or earlier ones do.
         """
         damaged, newest = [], None
         for name in sorted(self._names(), reverse=True):
@@ -236,15 +236,15 @@ class Checkpointer:
         return newest
 
     def has(self, phase: str) -> bool:
-        """Whether a checkpoint of ``phase`` is there (it may still prove damaged)."""
+        """Whether a checkpoint of ``phase`` is there. It may still prove damaged."""
         return any(name.phase == phase for name in self._names())
 
     def newest_step(self, phase: str) -> int | None:
-        """The step of the newest checkpoint of ``phase`` (it may still prove damaged)."""
+        """The step of the newest checkpoint of ``phase``, or None. It may still prove damaged."""
         return max(((name.sequence, name.step) for name in self._names() if name.phase == phase), default=(0, None))[1]
 
     def clear(self) -> None:
-        """Delete every checkpoint (a finished run needs none)."""
+        """Delete every checkpoint, because a finished run needs none."""
         self._delete(self._names())
         with contextlib.suppress(OSError):
             self._folder.rmdir()
@@ -276,7 +276,7 @@ class Checkpointer:
         for name in names:
             try:
                 (self._folder / str(name)).unlink(missing_ok=True)
-            except OSError as error:  # costs room, not the run; the next save tries again
+            except OSError as error:  # this costs room, not the run, and the next save tries again
                 logger.warning("could not delete the old checkpoint %s: %s", name, error.strerror or error)
 
 
@@ -297,10 +297,10 @@ class NoCheckpointer(Checkpointer):
 
 
 def portable(value: Any, place: str) -> Any:
-    """``value`` with plain types only and its tensors on the CPU, free of views into larger storage.
+    """``value`` with plain types only, and with its tensors on the CPU and free of views into larger storage.
 
     Raises:
-        TypeError: For anything else (a NumPy array, an object), naming its ``place``.
+        TypeError: Something else is in it, such as a NumPy array. The message names its ``place``.
     """
     if isinstance(value, Tensor):
         tensor = value.detach().cpu().contiguous()
@@ -344,7 +344,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
     """The content of a sealed file.
 
     Raises:
-        WeightsError: One line saying what the file is instead.
+        WeightsError: It is none. The message says in one line what it is instead.
     """
     try:
         with path.open("rb") as handle:

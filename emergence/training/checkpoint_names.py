@@ -1,7 +1,7 @@
-"""How checkpoint files are named, apart from torch so that ``emergence list`` reads progress without it.
+"""How checkpoint files are named. No torch is imported, so ``emergence list`` reads progress without it.
 
-``000012-pretrain-000002400.pth``: the twelfth checkpoint of the run, taken in phase ``pretrain`` after
-2,400 steps. The counter, not a clock, says which is newest.
+``000012-pretrain-000002400.pth`` is the twelfth checkpoint of the run, taken in phase ``pretrain`` after 2,400 steps.
+The counter, not a clock, says which is newest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _PATTERN = re.compile(r"(?P<sequence>\d{6,})-(?P<phase>[a-z][a-z0-9_-]*)-(?P<ste
 
 @dataclass(frozen=True, order=True)
 class CheckpointName:
-    """The parts of a checkpoint's file name; ordered by age."""
+    """The parts of a checkpoint's file name. They are ordered by age."""
 
     sequence: int
     phase: str
@@ -28,6 +28,6 @@ class CheckpointName:
 
 
 def parse_checkpoint_name(name: str) -> CheckpointName | None:
-    """The parts of ``name``, or None when it is no checkpoint's."""
+    """The parts of ``name``, or None if it is no checkpoint's."""
     match = _PATTERN.fullmatch(name)
     return CheckpointName(int(match["sequence"]), match["phase"], int(match["step"])) if match else None

@@ -1,4 +1,4 @@
-"""What every loop needs beside its mathematics: where to compute, what to tell whom, when to stop."""
+"""What every loop needs beside its mathematics: where to compute, whom to tell, when to stop."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from emergence.training.recording import NoProgress, NullRecorder, Progress, Rec
 
 @dataclass(frozen=True)
 class Context:
-    """Where a loop runs and whom it tells; by default on the CPU in float32, alone, telling and keeping nothing.
+    """Where a loop runs and whom it tells. By default it runs alone on the CPU in float32, and nothing is told or kept.
 
     Attributes:
         device: Where to compute.
         precision: ``fp32`` or ``bf16`` (autocast; weights, heads and losses stay in float32).
         recorder: Takes the lines of the history and the timings.
-        checkpointer: Where the resumable state is; a checkpoint that is there is resumed from.
-        should_stop: Asked between two pieces of work; true saves a checkpoint and raises ``StopRequested``.
+        checkpointer: Keeps the resumable state. A loop goes on from the checkpoint that is there.
+        should_stop: Asked between two pieces of work. If true, a checkpoint is saved and ``StopRequested`` raised.
         progress: Shown to a person.
-        workers: This process among those that share the work. Pretraining alone is shared: whoever hands a context
+        workers: This process among those that share the work. Only pretraining is shared, so a context that is handed
             on to anything else leaves the workers out.
     """
 

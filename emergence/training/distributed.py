@@ -1,8 +1,8 @@
 """Data-parallel training on the GPUs of one host, started by torchrun.
 
-Every worker holds the whole trunk and takes every size-th sequence of the global batch; gradients are
-summed once per update, after all micro-batches. That is all a model of this size needs, and leaves the
-trunk unwrapped, so its states, its compilation and its checkpoints are those of a single process.
+Each of n workers holds the whole trunk and takes every n-th sequence of the global batch. Gradients are summed once per
+update, after all micro-batches. A model of this size needs no more. The trunk stays unwrapped, so its states, its
+compilation and its checkpoints are those of a single process.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among ``size`` equal ones; alone unless said otherwise."""
+    """This process among ``size`` equal ones. By default it is alone."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this worker is the one that writes."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Return when every worker has come here."""
+        """Return once every worker has called this."""
         if self.size > 1:
             dist.barrier()
 
     def shard(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This worker's part of ``indices``; the parts of all workers are all of them."""
+        """This worker's part of ``indices``. Every index is in the part of one worker."""
         return indices[self.rank :: self.size]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -55,7 +55,7 @@ class Workers:
             weight.grad = part.view_as(weight)
 
     def sum(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """Sum of each value over the workers."""
+        """The sum of each value over the workers."""
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=device)
@@ -65,7 +65,7 @@ class Workers:
 
 @contextmanager
 def workers_from_environment() -> Iterator[Workers]:
-    """Join the group torchrun describes in the environment; a single worker where there is none."""
+    """Join the group that torchrun describes in the environment. Without one there is a single worker."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Workers()

@@ -19,19 +19,19 @@ from emergence.training.precision import autocast
 
 logger = logging.getLogger(__name__)
 
-#: Tokens of one micro-batch on a CPU: as fast as more, in less memory. Fixed, so that results do not depend on the
-#: machine.
+#: Tokens of one micro-batch on a CPU. More would be no faster and take more memory. The number is fixed, so that
+#: results do not depend on the machine.
 CPU_MICRO_BATCH_TOKENS = 2_048
 #: ``compile = auto`` compiles on a CPU when the run would take longer than this (compiling costs most of a minute).
 COMPILE_ABOVE_SECONDS = 1200.0
-#: What one CPU thread sustains, for that estimate only.
+#: Operations a second that one CPU thread sustains. Only that estimate uses it.
 CPU_FLOPS_PER_THREAD = 5e10
 
 Forward = Callable[[Tensor], Tensor]
 
 
 def step_loss(forward: Forward, trunk: Trunk, ids: Tensor, chunk_rows: int, precision: str) -> Tensor:
-    """Mean next-token loss (nats) of packed sequences (B, T+1)."""
+    """Mean next-token loss (nats) of packed sequences ``ids`` (B, T+1)."""
     with autocast(ids.device, precision):
         states = forward(ids[:, :-1])  # (B, T, D)
         return linear_cross_entropy(states.flatten(0, 1), trunk.unembedding, ids[:, 1:].flatten(), chunk_rows)
@@ -40,8 +40,8 @@ def step_loss(forward: Forward, trunk: Trunk, ids: Tensor, chunk_rows: int, prec
 def choose_micro_batch(trunk: Trunk, config: PretrainConfig, batch_size: int, context: Context) -> int:
     """Sequences per forward pass, of this worker's ``batch_size`` per update.
 
-    The configured number; else on a GPU the largest that fits, found by trying, and on a CPU the whole batch
-    or the part of it that has at most :data:`CPU_MICRO_BATCH_TOKENS` tokens.
+    A configured number is taken. Otherwise the batch is halved on a GPU until a trial pass fits, and on a CPU until it
+    has at most :data:`CPU_MICRO_BATCH_TOKENS` tokens.
 
     Raises:
         EmergenceError: Not even one sequence fits the GPU.
@@ -50,7 +50,7 @@ def choose_micro_batch(trunk: Trunk, config: PretrainConfig, batch_size: int, co
         return min(config.micro_batch_size, batch_size)
     if context.device.type == "cpu":
         return _halve_until(batch_size, lambda size: size * trunk.config.sequence_length <= CPU_MICRO_BATCH_TOKENS)
-    # The optimisers allocate their state at the first update only; keep its place free meanwhile.
+    # The optimisers allocate their state only at the first update. Its place is kept free meanwhile.
     reserved = [torch.empty_like(weight) for weight in trunk.parameters() for _ in range(2)]
 
     def fits(size: int) -> bool:
@@ -74,7 +74,7 @@ def choose_micro_batch(trunk: Trunk, config: PretrainConfig, batch_size: int, co
 
 
 def _halve_until(size: int, fits: Callable[[int], bool]) -> int:
-    """The first of ``size``, ``size / 2``, ... (rounded up) that fits; 1 is not tried."""
+    """The first of ``size``, ``size / 2``, ... (rounded up) that fits. 1 is returned untried."""
     while size > 1 and not fits(size):
         size = -(-size // 2)
     return size
@@ -83,24 +83,24 @@ def _halve_until(size: int, fits: Callable[[int], bool]) -> int:
 def run_once(forward: Forward, trunk: Trunk, batch_size: int, chunk_rows: int, context: Context) -> None:
     """One forward and backward pass on arbitrary ids, as training will run it."""
     ids = torch.arange(trunk.config.sequence_length + 1, device=context.device) % trunk.vocab_rows  # (T+1,)
-    # A real copy, not an expanded view: the compiler specialises on memory layout.
+    # The ids are copied, not expanded as a view, because the compiler specialises on memory layout.
     step_loss(forward, trunk, ids.repeat(batch_size, 1), chunk_rows, context.precision).backward()
 
 
 def choose_forward(
     trunk: Trunk, config: PretrainConfig, tokens: int, micro_batch: int, context: Context
 ) -> tuple[Forward, bool]:
-    """The trunk's forward pass, compiled where that pays, and whether it is.
+    """The trunk's forward pass, compiled if that pays, and whether it is compiled.
 
-    Compilation is tried on a real pass; where it fails, training goes on uncompiled with a warning. The
-    trunk itself is left as it is: same parameters, same names.
+    Compilation is tried on a real pass. If it fails, training goes on uncompiled with a warning. The trunk itself stays
+    as it is, with the same parameters and names.
 
     Args:
-        trunk: On the context's device.
-        config: Its ``compile`` setting.
-        tokens: How many this worker will train on.
+        trunk: Must be on the context's device.
+        config: Its ``compile`` and ``loss_chunk_rows`` are used.
+        tokens: How many tokens this worker will train on.
         micro_batch: Sequences per pass.
-        context: Its device and precision.
+        context: Its device and precision are used.
     """
     flops = tokens * training_flops_per_token(trunk.config, trunk.vocab_rows)
     if not wants_compilation(config.compile, context.device, flops):

@@ -8,10 +8,10 @@ from emergence.errors import EmergenceError
 
 
 class NonFiniteLossError(EmergenceError):
-    """A loss, gradient or weight became NaN or infinite; the last good state is in the checkpoint.
+    """A loss, gradient or weight became NaN or infinite. The last good state is in the checkpoint.
 
     Attributes:
-        step: The update (from 1) that showed it or made it.
+        step: The update, from 1, in which it became so or was noticed.
     """
 
     def __init__(self, message: str, step: int = 0) -> None:
@@ -20,5 +20,5 @@ class NonFiniteLossError(EmergenceError):
 
 
 def all_finite(*modules: nn.Module) -> bool:
-    """Whether every parameter is finite: a state that is not is never saved."""
+    """Whether every parameter is finite. A state that is not finite is never saved."""
     return all(bool(p.isfinite().all()) for module in modules for p in module.parameters())

@@ -1,8 +1,8 @@
 """Held-out language-model loss, in nats per token, bits per byte and perplexities (docs/methods.md#bits-per-byte).
 
-The stream is read in windows of the training length; with a stride of half of it, every token but those
-of the first half window is scored with at least half a window of context. Only bits per byte and
-perplexity per word compare models of different tokenizers.
+The stream is read in windows of the training length. With a stride of half a window, every token after the first half
+window is scored with at least half a window of context. Only bits per byte and perplexity per word can compare models
+of different tokenizers.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class LanguageModelLoss:
 
     Attributes:
         nats_per_token: Mean negative log-likelihood of the scored tokens.
-        perplexity: Its exponential.
-        bits_per_byte: Of UTF-8 text; where part of the text was scored, at the whole text's bytes per token.
-        perplexity_per_word: Likewise per white-space separated word; None where words were not counted.
+        perplexity: The exponential of ``nats_per_token``.
+        bits_per_byte: Per byte of UTF-8 text. If only a part is scored, the whole text's bytes per token are used.
+        perplexity_per_word: Likewise per white-space separated word; None if words were not counted.
         total_nats: Sum over the scored tokens.
-        n_tokens: Tokens scored; all but the first when the whole text is.
+        n_tokens: Tokens scored: all but the first, if the whole text is.
         n_bytes: Bytes of the whole text. n_words: Words of it. n_documents: Documents with scored tokens.
-        interval: Of ``nats_per_token``, by bootstrap over documents; None where it was not asked for.
+        interval: Of ``nats_per_token``, by bootstrap over documents; None if it was not asked for.
     """
 
     nats_per_token: float
@@ -55,7 +55,7 @@ class LanguageModelLoss:
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows over a stream: inputs from token ``start`` on; tokens ``first`` to ``last - 1`` are scored."""
+    """W windows over a stream, each array (W,). Inputs begin at ``start``, and ``first`` to ``last - 1`` are scored."""
 
     start: NDArray[np.int64]
     first: NDArray[np.int64]
@@ -78,8 +78,8 @@ def cut_windows(n_tokens: int, length: int, stride: int, max_tokens: int | None 
     Args:
         n_tokens: Tokens in the stream, at least 2.
         length: Inputs per window.
-        stride: From one window's start to the next's, at most ``length``.
-        max_tokens: Keep so many windows, spread evenly, that at most this many tokens are scored (at least one).
+        stride: Tokens from one window's start to the next's, at most ``length``.
+        max_tokens: Keep windows, spread evenly, that score at most this many tokens, but at least one window.
     """
     n_windows = 1 + max(0, math.ceil((n_tokens - 1 - length) / stride))
     start = np.arange(n_windows, dtype=np.int64) * stride
@@ -100,14 +100,14 @@ def document_losses(
     context: Context,
     chunk_rows: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of losses (nats) and number of scored tokens of each document, both (n_documents,)."""
+    """Each document's sum of losses (nats) and number of scored tokens, both (n_documents,)."""
     device = context.device
     sums, counts = np.zeros(stream.n_documents), np.zeros(stream.n_documents)
     per_batch = max(1, TOKENS_PER_BATCH[device.type] // length)
     for at in range(0, len(windows), per_batch):
         batch = windows[np.arange(at, min(at + per_batch, len(windows)))]
         place = batch.start[:, None] + np.arange(length + 1)  # (B, T+1)
-        # Beyond the end of the stream any token will do: what it predicts is not scored.
+        # Beyond the end of the stream any token will do, because what it predicts is not scored.
         ids = torch.from_numpy(stream.tokens[np.minimum(place, stream.n_tokens - 1)].astype(np.int64)).to(device)
         scored = (place[:, 1:] >= batch.first[:, None]) & (place[:, 1:] < batch.last[:, None])  # (B, T)
         mask = torch.from_numpy(scored).to(device)
@@ -132,17 +132,17 @@ def evaluate_language_model(
     """Loss of a trunk on held-out text.
 
     Args:
-        trunk: On the context's device.
-        stream: The text; windows run across documents, as in training.
-        sequence_length: Context, the training length.
+        trunk: Must be on the context's device.
+        stream: The text. Windows run across documents, as in training.
+        sequence_length: Inputs per window: the training length.
         context: Its workers share the windows.
-        chunk_rows: Rows of the vocabulary head computed at a time.
+        chunk_rows: Tokens whose logits exist at one time.
         max_tokens: Score at most this many tokens, from windows spread evenly over the text; None for all.
-        strided: Stride of half a window and an interval over documents, as reported; else disjoint windows and
-            no interval, as during training.
+        strided: If true, the stride is half a window and documents give an interval, as for reported losses. If false,
+            windows are disjoint and there is no interval, as during training.
 
     Raises:
-        DataError: Fewer than two tokens.
+        DataError: The text has fewer than two tokens.
     """
     if stream.n_tokens < 2:
         raise DataError("the held-out text has fewer than two tokens: give more text")
@@ -161,10 +161,10 @@ def evaluate_language_model(
 def summarise_losses(
     stream: TokenStream, sums: NDArray[np.float64], counts: NDArray[np.float64], with_interval: bool
 ) -> LanguageModelLoss:
-    """Units and interval of per-document losses (nats) and token counts, both (n_documents,)."""
+    """The held-out loss from each document's sum of losses (nats) and token count, both (n_documents,)."""
     total, n_tokens = float(sums.sum()), int(counts.sum())
     mean = total / n_tokens
-    # Scored tokens to the whole text's: 1, but for the first token, when all of it was scored.
+    # Share of the whole text's tokens that was scored. The first token never is, and does not make it less than 1.
     share = 1.0 if n_tokens >= stream.n_tokens - 1 else n_tokens / stream.n_tokens
     interval = None
     if with_interval:

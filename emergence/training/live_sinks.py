@@ -1,7 +1,7 @@
 """Live sinks: a copy of the history's numbers for TensorBoard, Weights & Biases or Trackio.
 
-``history.jsonl`` stays the truth; a sink only watches. Each is used when its package is installed, and
-a sink that fails while training is dropped with a warning, never the run.
+``history.jsonl`` stays the truth, and a sink only watches. Each needs its own package. A sink that fails during
+training is dropped with a warning, and the run goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from emergence.training.recording import Recorder
 
 logger = logging.getLogger(__name__)
 
-#: Package to install by sink.
+#: Each sink's package.
 SINKS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
 
@@ -66,10 +66,10 @@ class SinkRecorder:
 
 @contextmanager
 def open_sink(name: str | None) -> Iterator[WrapRecorder]:
-    """A function that puts the sink ``name`` around a run's recorder; the sink is closed at the end.
+    """A function that puts the sink ``name`` around a run's recorder. The sink is closed at the end.
 
     Raises:
-        UsageError: An unknown sink, or its package is not installed.
+        UsageError: The sink is unknown, or its package is not installed.
     """
     if name is None:
         yield lambda recorder, run: recorder

@@ -1,8 +1,8 @@
 """What pretraining and finetuning share: resuming, going back after a NaN, the clock, and stopping when asked.
 
-A checkpoint never holds a number that is not finite. ``--on-nan rewind`` goes back to the checkpoint that the
-settings place before the failure (not to one that a signal happened to leave later, so that interruptions change
-nothing), halves the learning rate for the rest of the loop, and gives up after :data:`MOST_REWINDS` times.
+A checkpoint never holds a number that is not finite. ``--on-nan rewind`` goes back to the last checkpoint before the
+failure that the settings ask for. It does not take one that a signal happened to leave later, so interruptions change
+nothing. It halves the learning rate for the rest of the loop, and gives up after :data:`MOST_REWINDS` times.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from emergence.training.recording import StopRequested
 
 logger = logging.getLogger(__name__)
 
-#: What a rewind multiplies the learning rate with, and how many there are before the run stops all the same.
+#: What a rewind multiplies the learning rate by, and how many rewinds there are before the run gives up.
 REWIND_FACTOR = 0.5
 MOST_REWINDS = 6
 
 
 @dataclass(kw_only=True)
 class LoopState:
-    """What every loop's checkpoint holds: ``seconds`` in training until it was saved, and ``rewinds`` before it."""
+    """What every loop's checkpoint holds: the ``seconds`` of training and the ``rewinds`` before it."""
 
     seconds: float = 0.0
     rewinds: int = 0
@@ -40,17 +40,17 @@ class LoopState:
 class TrainingLoop(ABC):
     """A loop that a kill, a signal or a NaN interrupts without changing what it ends with.
 
-    A subclass does the training: it says where it is, what it needs to go on from there, and what comes next.
+    A subclass does the training. It says where it is, what it needs to go on from there, and what comes next.
 
     Args:
         context: Where it runs and whom it tells.
         modules: What is trained.
-        on_nan: ``stop`` or ``rewind``, at a loss, gradient or weight that is not finite.
-        intervals: Steps between the checkpoints that the settings ask for; each counted from step 0.
+        on_nan: Whether to ``stop`` or ``rewind`` at a loss, gradient or weight that is not finite.
+        intervals: The settings ask for a checkpoint at every multiple of one of these, in steps.
         cure: What else a person can do about such a number, for the message.
     """
 
-    #: Of its checkpoints and its history lines; and what it is called in messages.
+    #: The name of its checkpoints and history lines, and its name in messages.
     phase: ClassVar[str]
     title: ClassVar[str]
     state: LoopState
@@ -78,15 +78,15 @@ class TrainingLoop(ABC):
     @property
     @abstractmethod
     def extent(self) -> tuple[int, str, int]:
-        """All there is to do, its unit, and how much of it is done."""
+        """How much there is to do in all, in what unit, and how much of it is done."""
 
     @abstractmethod
     def advance(self) -> None:
-        """Make the next update, or several; raises ``NonFiniteLossError``, and calls :meth:`stop_if_asked`."""
+        """Make one or several updates. Raises ``NonFiniteLossError``, and calls :meth:`stop_if_asked`."""
 
     @abstractmethod
     def content(self) -> dict[str, Any]:
-        """All that decides what happens next; raises ``NonFiniteLossError``."""
+        """All that decides what happens next. Raises ``NonFiniteLossError``."""
 
     @abstractmethod
     def restore(self, content: dict[str, Any]) -> None:
@@ -94,14 +94,14 @@ class TrainingLoop(ABC):
 
     @property
     def place(self) -> tuple[int, ...]:
-        """What tells two states apart between which a checkpoint is worth saving."""
+        """Where the loop is. A checkpoint is saved only if this has changed since the last one."""
         return (self.step,)
 
     def prepare(self, *, resumed: bool) -> None:  # noqa: B027 (not every loop has something to prepare)
         """Called once, before the first checkpoint is saved."""
 
     def begin(self) -> None:  # noqa: B027
-        """Called where the loop starts, resumes or goes on after a rewind."""
+        """Called when the loop starts, resumes or goes on after a rewind."""
 
     def where(self, step: int) -> str:
         """``step`` in words, for messages."""
@@ -113,8 +113,8 @@ class TrainingLoop(ABC):
         """Go on from the newest checkpoint, if there is one, to the end.
 
         Raises:
-            NonFiniteLossError: Naming the step and what is kept.
-            StopRequested: After saving a checkpoint, because the context said so.
+            NonFiniteLossError: A number is not finite. The message names the step and what is kept.
+            StopRequested: The context asked for it. A checkpoint is saved.
         """
         self._resume()
         self.context.progress.start(*self.extent, self.title)
@@ -146,7 +146,7 @@ class TrainingLoop(ABC):
     # Checkpoints ------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Save a checkpoint, unless there is one of this state, or another worker does."""
+        """Save a checkpoint, unless one of this state is saved or another worker does it."""
         if not self.context.workers.is_first or self._saved == self._mark():
             return
         content = {**self.content(), "history": self.context.recorder.position()}
@@ -189,13 +189,14 @@ class TrainingLoop(ABC):
         """Go back to the last checkpoint with half the learning rate.
 
         Raises:
-            NonFiniteLossError: That is not asked for, or was in vain so often; the last good state is saved.
+            NonFiniteLossError: No rewind was asked for, or :data:`MOST_REWINDS` were in vain. The last good state is
+                saved.
         """
         rewinds, checkpoint = self.state.rewinds, None
         if self._on_nan == "rewind" and rewinds < MOST_REWINDS:
             checkpoint = _load(self.context, self.phase, up_to=self._due(max(error.step - 1, 0)))
         if checkpoint is None:
-            if error.step > self.step:  # an update that was not made: all before it is well
+            if error.step > self.step:  # the update was not made, so all before it is well
                 self.save()
             raise self._final(error) from None
         seconds = self.seconds()
@@ -222,14 +223,14 @@ class TrainingLoop(ABC):
 def resume(
     context: Context, phase: str, restore: Callable[[dict[str, Any]], None], save_start: Callable[[], None]
 ) -> bool:
-    """Go on from the newest checkpoint of ``phase``, if there is one; returns whether there was.
+    """Go on from the newest checkpoint of ``phase``, if there is one. Returns whether there was.
 
     Args:
         context: Its history is cut back to where it stood when the checkpoint was saved.
-        phase: Of the checkpoints.
+        phase: The phase that the checkpoints are of.
         restore: Takes over the checkpoint's state.
-        save_start: Called where there is no checkpoint. It saves one of the start, so that history written before the
-            next checkpoint can be taken back.
+        save_start: Called if there is no checkpoint. It saves one of the start, so that history written before the next
+            checkpoint can be taken back.
     """
     checkpoint = _load(context, phase)
     if checkpoint is None:
@@ -240,7 +241,7 @@ def resume(
 
 
 def _load(context: Context, phase: str, up_to: int | None = None) -> Checkpoint | None:
-    context.workers.wait()  # for what the first may still be saving
+    context.workers.wait()  # until the first has saved what it may still be saving
     checkpoint = context.checkpointer.load(phase, up_to)
     context.workers.wait()  # until all have read it, before the first saves another
     return checkpoint

@@ -1,9 +1,9 @@
 """Muon for the trunk's matrices, AdamW for the rest.
 
-Muon is written out here, not taken from ``torch.optim.Muon``, for one reason: that one always iterates in
-bf16, matrix by matrix. Where bf16 is emulated it cost 135 ms a step (one thread, three blocks of width 128;
-210 ms on two threads), 6 to 20% of a step of 8,192 tokens; in float32 it is 27 ms. On a GPU, stacking
-matrices of one shape replaces hundreds of small kernels by a few. The update is the same; a test compares.
+Muon is written out here, because ``torch.optim.Muon`` always iterates in bf16, matrix by matrix. With emulated bf16,
+that cost 135 ms a step on one thread and 210 ms on two, for three blocks of width 128. This is 6 to 20% of a step of
+8,192 tokens. In float32 it is 27 ms. On a GPU, stacking matrices of one shape replaces hundreds of small kernels by a
+few. The update is the same, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ ADAMW_BETAS = (0.9, 0.95)
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised by Newton-Schulz (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
-    Each matrix (A, B) moves by ``lr * sqrt(max(1, A / B))`` times the nearest semi-orthogonal matrix (roughly)
-    to its Nesterov momentum, after decoupled weight decay.
+    After decoupled weight decay, each matrix (A, B) moves by ``lr * sqrt(max(1, A / B))`` times a matrix. That one is
+    roughly the semi-orthogonal matrix nearest to its Nesterov momentum.
 
     Args:
         params: Matrices.
         lr: Learning rate.
-        momentum: Share of the old momentum kept.
-        weight_decay: Decoupled, times ``lr``.
+        momentum: Share of the old momentum that is kept.
+        weight_decay: Share of a weight that an update takes away, in units of ``lr``.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor, epsilon: float = 1e-7) -> Tensor:
-    """Push the singular values of matrices (N, A, B) to about 1 (0.7 to 1.2); singular vectors stay.
+    """Push the singular values of matrices (N, A, B) to about 1 (0.7 to 1.2), and keep the singular vectors.
 
-    In bf16 where the hardware has it, else in float32.
+    It computes in bf16 if the hardware has it, and otherwise in float32.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.to(torch.bfloat16 if has_fast_bf16(matrices.device) else torch.float32)
@@ -87,7 +87,7 @@ def orthogonalise(matrices: Tensor, epsilon: float = 1e-7) -> Tensor:
 
 
 class Optimizers:
-    """All optimisers of one trunk as one: learning rates follow a common factor of their peaks."""
+    """All optimisers of one trunk as one. Their learning rates are one common factor times their peaks."""
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
         self._optimizers = optimizers
@@ -118,7 +118,7 @@ class Optimizers:
 
 
 def build_optimizers(trunk: Trunk, config: PretrainConfig) -> Optimizers:
-    """The configured optimisers; weight decay falls on matrices (embeddings among them), not on norm gains."""
+    """The configured optimisers. Weight decay applies to matrices, embeddings included, but not to norm gains."""
     blocks = [weight for weight in trunk.blocks.parameters() if weight.ndim == 2]
     muon = blocks if config.optimizer == "muon" else []
     taken = {id(weight) for weight in muon}
@@ -139,7 +139,7 @@ def build_optimizers(trunk: Trunk, config: PretrainConfig) -> Optimizers:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale all gradients down to a global norm of ``limit`` (0: leave them); returns the norm before, a scalar."""
+    """Scale all gradients down to a global norm of ``limit`` (0: leave them). Returns the norm before, a scalar."""
     weights = [weight for weight in parameters if weight.grad is not None]
     norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
     if limit > 0:

@@ -1,7 +1,7 @@
 """Where to run, and in which number format.
 
-bf16 autocast doubles (CPU with AMX or AVX512-BF16) to octuples (GPU) the speed of matrix products, but
-where the hardware lacks bf16 units it is emulated, several times slower than float32. So ``auto`` looks.
+With bf16 autocast, matrix products are two times (CPU with AMX or AVX512-BF16) to eight times (GPU) as fast. Hardware
+without bf16 units emulates it, several times slower than float32. So ``auto`` looks at the hardware.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from emergence.errors import UsageError
 
 
 def select_device(name: str | None = None) -> torch.device:
-    """The named device, or the first GPU where there is one, or the CPU.
+    """The named device. Without a name, it is the first GPU if there is one, and otherwise the CPU.
 
     Raises:
         UsageError: The device is not there.

@@ -1,8 +1,8 @@
 """Next-token pretraining on packed text, resumable at any step to the bit.
 
-The loop is a sequence of updates with stops between them: at each stop it evaluates, keeps snapshots and
-checkpoints as the plan says. What was computed is a function of the seed and the data; a checkpoint holds
-everything else that counts, so a run killed anywhere and resumed ends with the same weights and history.
+The loop is a sequence of updates. Between them it evaluates, keeps snapshots and saves checkpoints as the plan says.
+The seed and the data decide what an update computes, and a checkpoint holds everything else that counts. So a run that
+is killed anywhere and resumed ends with the same weights and history.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ def pretrain(
 ) -> PretrainResult:
     """Train ``trunk`` in place, going on from the newest checkpoint if there is one.
 
-    With ``patience``, the trunk ends with the weights of its best evaluation; without, with the last ones.
+    With ``patience``, the trunk ends with the weights of its best evaluation, and otherwise with the last ones.
 
     Args:
-        trunk: Freshly initialised; moved to the context's device.
+        trunk: Freshly initialised. It is moved to the context's device.
         train: Text to learn. validation: Held-out text.
-        config: How, but for its precision: the context's, which is that one resolved for a device, decides.
+        config: All settings but the precision, which is the context's: the configured one resolved for a device.
         context: Its recorder takes ``pretrain_step`` and ``pretrain_evaluation`` lines, and ``pretrain`` timings. Of
             its workers only the first records, saves and shows.
-        seed: Of the order of the sequences.
-        save_snapshot: Keeps the weights at a named point; may be called again for the same point after a resume.
-        on_nan: What to do about a loss or gradient that is not finite (:mod:`emergence.training.loop`); the history
+        seed: Decides the order of the sequences.
+        save_snapshot: Keeps the weights at a named point. After a resume it may be called again for the same point.
+        on_nan: What to do about a loss or gradient that is not finite (:mod:`emergence.training.loop`). The history
             records a rewind.
 
     Raises:
         DataError: The text is shorter than one sequence.
-        NonFiniteLossError: Naming the step, its sequences and what is kept.
-        StopRequested: After saving a checkpoint, because ``should_stop`` said so.
+        NonFiniteLossError: A number is not finite. The message names the step, its sequences and what is kept.
+        StopRequested: ``should_stop`` said so. A checkpoint is saved.
     """
     if not context.workers.is_first:
         context = replace(context, recorder=NullRecorder(), progress=NoProgress())
@@ -80,7 +80,7 @@ def pretrain(
 
 @dataclass
 class _State(LoopState):
-    """Where a run is: what a checkpoint holds beside weights and optimisers."""
+    """Where a run is. A checkpoint holds this beside weights and optimisers."""
 
     step: int = 0
     tokens_seen: int = 0
@@ -96,7 +96,7 @@ class _State(LoopState):
 
 @dataclass
 class _Pretraining(TrainingLoop):
-    """The parts of one pretraining and the acts its loop consists of."""
+    """One pretraining: its parts, and the steps of its loop."""
 
     phase = PHASE
     title = "pretraining"
@@ -133,13 +133,13 @@ class _Pretraining(TrainingLoop):
         return self.plan.total_steps * self.plan.batch_size * self.length, "tokens", self.state.tokens_seen
 
     def prepare(self, *, resumed: bool) -> None:
-        """Decide how to execute."""
+        """Choose the micro-batch and whether to compile."""
         if resumed:
             logger.info("pretraining resumes at step %d of %d", self.state.step, self.plan.total_steps)
         per_worker = math.ceil(self.plan.batch_size / self.workers.size)
         micro = self.state.micro_batch or choose_micro_batch(self.trunk, self.config, per_worker, self.context)
         self.state.micro_batch = micro
-        # By the whole run, not by what is left of it: compiled and uncompiled results differ in the last digits.
+        # The whole run decides, not the rest of it: compiled and uncompiled results differ in the last digits.
         tokens = self.plan.total_steps * per_worker * self.length
         self.forward, self.compiled = choose_forward(self.trunk, self.config, tokens, micro, self.context)
         if not resumed:
@@ -188,7 +188,7 @@ class _Pretraining(TrainingLoop):
     # One update ---------------------------------------------------------------------------------
 
     def _update(self) -> float:
-        """Take the next batch and move the weights; returns its loss in nats per token."""
+        """Take the next batch and move the weights. Returns its loss in nats per token."""
         state = self.state
         batch = self.order.take(state.step * self.plan.batch_size, self.plan.batch_size)
         local_loss = self._backward(batch)
@@ -211,12 +211,12 @@ class _Pretraining(TrainingLoop):
         return loss
 
     def _rate(self, step: int) -> float:
-        """Share of the peak learning rates at ``step``: the schedule's, halved by every rewind."""
+        """Share of the peak learning rates at ``step``: the schedule's share, halved by every rewind."""
         factor = learning_rate_factor(step, self.config, self.plan.total_steps)
         return factor * self.rate_factor
 
     def _backward(self, batch: NDArray[np.int64]) -> Tensor:
-        """Accumulate the gradients of this worker's part of the batch; returns that part of the mean loss."""
+        """Accumulate the gradients of this worker's part of the batch. Returns that part of the mean loss."""
         mine = self.workers.shard(batch)
         total = torch.zeros((), device=self.context.device)
         for at in range(0, len(mine), self.state.micro_batch):
@@ -248,7 +248,7 @@ class _Pretraining(TrainingLoop):
     def _arrive(self) -> None:
         """Do what the plan says for the step just reached: evaluate, keep snapshots, save a checkpoint."""
         step = self.state.step
-        if step in self.plan.evaluation_steps:  # those of the snapshots among them
+        if step in self.plan.evaluation_steps:  # the steps of snapshots are among them
             self.refuse_unless_finite()
             self._evaluate()
         if step in self.plan.snapshot_steps:

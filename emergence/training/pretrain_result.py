@@ -1,4 +1,4 @@
-"""What pretraining came to."""
+"""The result of pretraining, without torch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What pretraining came to.
+    """What one pretraining did, and how good its trunk is.
 
     Attributes:
         steps: Updates made. tokens_seen: Targets predicted in them.
-        epochs: In units of ``samples_per_epoch``. passes: In units of the text.
-        validation_loss: Of the weights the trunk is left with, in nats per token, as measured during training.
-        best_validation_loss: The least measured. best_step: Where.
+        epochs: Sequences seen, in units of ``samples_per_epoch``. passes: The same in units of the whole text.
+        validation_loss: Of the trunk's final weights, in nats per token, as measured during training.
+        best_validation_loss: The least that was measured. best_step: The step where it was.
         stopped_early: Whether patience ran out.
-        seconds: Wall-clock time in training, over all resumptions. tokens_per_second: Tokens seen over it.
-        micro_batch_size: Sequences per forward pass. precision: ``fp32`` or ``bf16``. compiled: torch.compile ran.
-        rewinds: Times that training went back to a checkpoint after a number that was not finite.
+        seconds: Wall-clock time in training, over all resumptions. tokens_per_second: ``tokens_seen`` over it.
+        micro_batch_size: Sequences per forward pass. precision: ``fp32`` or ``bf16``. compiled: By torch.compile.
+        rewinds: How often training went back to a checkpoint after a number that was not finite.
     """
 
     steps: int

@@ -1,8 +1,8 @@
 """What a training loop reports, and how it is asked to stop.
 
-History and timings are kept apart on purpose. A history line holds only what the seed decides, so a
-run that was killed and resumed writes the same history, byte for byte, as one that was not; wall-clock
-facts go to the timings, where nobody compares them.
+History and timings are kept apart. A history line holds only what the seed decides, so a run that was killed and
+resumed writes the same history, byte for byte, as one that was not. Wall-clock facts go to the timings, where nobody
+compares them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from emergence.wording import duration
 
 
 class StopRequested(EmergenceError):
-    """Training saved a checkpoint and stopped because it was asked to; the same command resumes. Exit code 130."""
+    """Training was asked to stop, and saved a checkpoint. The same command resumes it. The exit code is 130."""
 
     exit_code = STOPPED
 
@@ -37,14 +37,14 @@ class Recorder(Protocol):
         """Append one line of wall-clock facts."""
 
     def position(self) -> int:
-        """How much history there is; a checkpoint stores it."""
+        """How much history there is. A checkpoint stores this."""
 
     def rewind(self, position: int) -> None:
-        """Drop the history after ``position``: what was logged after the checkpoint now resumed from."""
+        """Drop the history after ``position``, which was logged after the checkpoint that is resumed."""
 
 
 class NullRecorder:
-    """Records nothing (ranks other than 0)."""
+    """Records nothing. Workers other than the first have it."""
 
     def log(self, kind: str, /, **values: Any) -> None:
         pass
@@ -63,10 +63,10 @@ class Progress(Protocol):
     """Shows a person how far a loop has come."""
 
     def start(self, total: int, unit: str, initial: int = 0, description: str = "") -> None:
-        """Begin; ``initial`` units were done before (a resumed run)."""
+        """Begin. A resumed run has done ``initial`` of ``total`` units before."""
 
     def update(self, n: int, /, **values: float) -> None:
-        """``n`` more units are done; ``values`` are shown beside the bar."""
+        """Note that ``n`` more units are done, and show ``values`` beside the bar."""
 
     def close(self) -> None:
         """End."""
@@ -86,7 +86,7 @@ class NoProgress:
 
 
 class TerminalProgress:
-    """A tqdm bar on a terminal; elsewhere (a log file, Modal's logs) a plain line every ``interval`` seconds.
+    """A tqdm bar on a terminal. Elsewhere (a log file, Modal's logs) it is a plain line every ``interval`` seconds.
 
     Both show the rate in units per second and the time left.
     """
@@ -139,7 +139,7 @@ class TerminalProgress:
 
 @contextmanager
 def plain_messages() -> Iterator[None]:
-    """Log messages of the package as plain lines on standard error; warnings too."""
+    """Show the package's log messages and warnings as plain lines on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("emergence")

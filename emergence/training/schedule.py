@@ -1,6 +1,6 @@
 """When pretraining does what: number of steps, learning rate, evaluations, snapshots.
 
-All of it follows from the configuration and the amount of text, so a resumed run needs no memory of it.
+The configuration and the amount of text decide all of it, so a resumed run needs no memory of it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from emergence.spec.config import PretrainConfig
 
 @dataclass(frozen=True)
 class PretrainPlan:
-    """Steps are counted in finished updates: step 0 is the untrained trunk.
+    """What happens at which step. Steps count finished updates, so step 0 is the untrained trunk.
 
     Attributes:
         batch_size: Sequences per update over all devices.
         total_steps: Updates in all.
-        epoch_steps: Step at which epoch 1, 2, ... ends; the last is ``total_steps``.
-        snapshot_steps: Steps whose weights are kept: log-spaced, 0 and the last among them.
-        evaluation_steps: Steps at which the validation loss is measured; those of every snapshot and epoch are.
+        epoch_steps: Steps at which epoch 1, 2, ... ends. The last is ``total_steps``.
+        snapshot_steps: Steps whose weights are kept, log-spaced. Step 0 and the last one are among them.
+        evaluation_steps: Steps at which the validation loss is measured. All snapshot and epoch steps are among them.
     """
 
     batch_size: int
@@ -33,8 +33,8 @@ class PretrainPlan:
 def plan_pretraining(config: PretrainConfig, n_sequences: int) -> PretrainPlan:
     """The plan for a text of ``n_sequences`` packed sequences.
 
-    The run sees ``epochs * samples_per_epoch`` sequences, or ``max_passes`` times the text where that is less.
-    Sequences that do not fill a last batch are left out.
+    The run sees ``epochs * samples_per_epoch`` sequences, or ``max_passes`` times the text if that is less. Sequences
+    that do not fill a last batch are left out.
     """
     wanted = config.epochs * config.samples_per_epoch
     samples = max(1, min(wanted, math.floor(config.max_passes * n_sequences)))
@@ -57,7 +57,7 @@ def plan_pretraining(config: PretrainConfig, n_sequences: int) -> PretrainPlan:
 
 
 def log_spaced_steps(total: int, count: int) -> frozenset[int]:
-    """Step 0 and at most ``count`` steps spaced evenly in log(step) from 1 to ``total``; none for ``count`` 0."""
+    """Step 0 and at most ``count`` steps, evenly spaced in log(step), from 1 to ``total``. Empty if ``count`` is 0."""
     if count == 0:
         return frozenset()
     spaced = (round(total ** (k / max(count - 1, 1))) for k in range(count))
@@ -67,8 +67,8 @@ def log_spaced_steps(total: int, count: int) -> frozenset[int]:
 def learning_rate_factor(step: int, config: PretrainConfig, total_steps: int) -> float:
     """Share of the peak learning rate for the update after ``step`` finished ones, in (0, 1].
 
-    A linear warm-up, then ``wsd``: constant, then linear to zero (Hu et al. 2024), or ``cosine``: half a
-    cosine to zero (Loshchilov & Hutter 2017).
+    A linear warm-up comes first. With ``wsd`` the rate is then constant, and at last falls to zero in a line (Hu et al.
+    2024). With ``cosine`` it falls to zero along half a cosine (Loshchilov & Hutter 2017).
     """
     warmup = round(config.warmup_fraction * total_steps)
     if step < warmup:

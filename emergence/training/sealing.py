@@ -1,7 +1,7 @@
 """The seal at the end of every ``.pth`` file: the sha256 of all bytes before it.
 
-Neither ``.pth`` nor safetensors notices a flipped bit, so the digest is kept as the comment of the zip
-file that ``torch.save`` writes. PyTorch ignores the comment: a sealed file is an ordinary ``.pth``.
+Neither ``.pth`` nor safetensors notices a flipped bit, so the digest is kept as the comment of the zip file that
+``torch.save`` writes. PyTorch ignores the comment, so a sealed file is an ordinary ``.pth``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _SEAL_LENGTH = len(_SEAL_PREFIX) + 64
 class SealingStream:
     """Passes on what torch.save writes, hashes it, and puts the seal in place of the empty zip comment.
 
-    A zip file without a comment ends in the comment's length, two zero bytes; they are held back.
+    A zip file without a comment ends in the comment's length, two zero bytes. So the last two bytes are held back.
     """
 
     def __init__(self, handle: BinaryIO) -> None:
         self._handle, self._digest, self._held = handle, hashlib.sha256(), b""
-        #: What stopped a write: torch turns it into an error of its own that hides the reason.
+        #: What stopped a write. It is kept, because torch raises an error of its own that hides the reason.
         self.error: BaseException | None = None
 
     def write(self, block: bytes | memoryview) -> int:
@@ -64,7 +64,7 @@ def check_seal(path: Path, handle: BinaryIO) -> None:
     """Read all of ``handle`` and compare it with its seal.
 
     Raises:
-        WeightsError: One line saying what the file at ``path`` is instead.
+        WeightsError: They differ. The message says in one line what the file at ``path`` is instead.
     """
     size = os.fstat(handle.fileno()).st_size
     if size == 0:
@@ -79,7 +79,7 @@ def check_seal(path: Path, handle: BinaryIO) -> None:
             raise WeightsError(f"{path}: weights of another program, or damaged: it lacks this program's seal")
         raise WeightsError(f"{path}: cut short or damaged: copy or train it again")
     handle.seek(0)
-    # The two bytes of the comment's length are not part of what was hashed: they are checked by value.
+    # The two bytes of the comment's length were not hashed, so they are checked by value.
     digest = sha256_stream(handle, size - _SEAL_LENGTH - 2)
     if handle.read(2) != struct.pack("<H", _SEAL_LENGTH) or comment != _SEAL_PREFIX + digest.encode():
         raise WeightsError(f"{path}: damaged: its bytes do not match their sha256; copy or train it again")
