@@ -37,7 +37,7 @@ Loader = Callable[..., Mapping[str, Any]]
 
 
 class HubError(DataError):
-    """No route to a data set worked; the message lists every route with its reason, and the cure."""
+    """No route to a data set worked. The message lists every route with its reason, and the cure."""
 
 
 class Route(Protocol):
@@ -341,7 +341,7 @@ def _check_reachable(route: Route, loader: Loader | None) -> None:
 
 
 def _download(url: str, path: Path, most_bytes: int) -> str:
-    """Fetch a URL to a file and return its sha256; more than ``most_bytes`` is an error."""
+    """Fetch a URL to a file and return its sha256. More than ``most_bytes`` raise ``ValueError``."""
     digest, size = hashlib.sha256(), 0
     with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response, path.open("wb") as file:
         while chunk := response.read(_CHUNK):

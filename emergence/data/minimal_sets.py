@@ -1,10 +1,10 @@
 """Role-crossed minimal pairs: two sentences of the same words in which one question has the other answer.
 
 "What was chased?" has one answer in *The dog chased the cat* and another in *The cat chased the dog*. A reader who goes
-by the words alone gives both the same answer, and so gets one wrong. A pair therefore counts once, and only if both
-members are right (``measures.minimal_sets``). The two crossed roles are agent and patient, or agent and recipient, and
-either party could have either role. In the micro-world the grammar writes both members. In natural sentences two short
-noun phrases of one kind change places, if a strict rule allows it.
+by the words alone gives both the same answer and gets one wrong, even if it knows which words tend to be chased. So a
+pair counts once, and only if both members are right (``measures.minimal_sets``). The crossed roles are agent and
+patient, or agent and recipient, and either party could have either role. In the micro-world the grammar writes both
+members. In natural sentences two short noun phrases of one kind change places, if a strict rule allows it.
 """
 
 from __future__ import annotations

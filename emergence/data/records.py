@@ -71,7 +71,7 @@ class QAExample:
         predicate_index: Index into ``tokens`` of the asked predicate; None for SQuAD.
         question: Natural-language question ending in ``?``.
         slots: The seven slots in ``SLOT_NAMES`` order, ``""`` for an empty one; None where there are none.
-        answers: At least one; distinct spans, by votes and then in source order. The first is the one to train on.
+        answers: One or more distinct spans, by votes and then in source order. The first is the one to train on.
         is_passive: Whether the question's verb is passive; None where it cannot be told.
     """
 

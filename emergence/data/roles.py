@@ -23,7 +23,7 @@ _ADJUNCTS = {
     "how": "manner",
     "why": "cause",
 }
-#: Without slots only these words settle the role; "how" opens "how many" and "how far" as well.
+#: Without slots only these words settle the role. "How" does not, because it opens "how many" and "how far" as well.
 _ALONE = {"where": "place", "when": "time", "why": "cause"}
 #: What may stand in the last slot without being an object of the verb.
 _NO_OBJECT = ("", "somewhere", "do", "doing")

@@ -189,8 +189,7 @@ class TrainingLoop(ABC):
         """Go back to the last checkpoint with half the learning rate.
 
         Raises:
-            NonFiniteLossError: No rewind was asked for, or :data:`MOST_REWINDS` were in vain. The last good state is
-                saved.
+            NonFiniteLossError: No rewind was asked for, or too many were in vain. The last good state is kept.
         """
         rewinds, checkpoint = self.state.rewinds, None
         if self._on_nan == "rewind" and rewinds < MOST_REWINDS:

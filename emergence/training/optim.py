@@ -29,8 +29,8 @@ ADAMW_BETAS = (0.9, 0.95)
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised by Newton-Schulz (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
-    After decoupled weight decay, each matrix (A, B) moves by ``lr * sqrt(max(1, A / B))`` times a matrix. That one is
-    roughly the semi-orthogonal matrix nearest to its Nesterov momentum.
+    After decoupled weight decay, each matrix (A, B) moves by ``lr * sqrt(max(1, A / B))`` times the
+    semi-orthogonal matrix that is (roughly) the nearest to its Nesterov momentum.
 
     Args:
         params: Matrices.

@@ -42,8 +42,8 @@ def read_gold_csv(path: Path) -> Iterator[RawQuestion]:
     """Every question of one Gold Standard CSV.
 
     Raises:
-        DataError: A column is missing, the sentences are not beside the file, a range is no range, or an index is
-            no number or lies outside its sentence. The message has the line.
+        DataError: A column is missing, the sentences are not beside the file, a range is not ``start:end``, or an
+            index is no number or lies outside its sentence. The message has the line.
     """
     sentences = _sentences_beside(path)
     for number, row in _rows(path, _COLUMNS):

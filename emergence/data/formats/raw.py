@@ -36,7 +36,7 @@ class RawAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RawQuestion:
-    """One question as a format gives it, before alignment. ``problem`` is a reason of the reader's to drop it."""
+    """One question as a format gives it, before alignment. ``problem`` is the reader's reason to drop it."""
 
     source: str
     sentence_id: str

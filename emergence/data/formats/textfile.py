@@ -83,8 +83,7 @@ def json_value(text: str, path: Path, line: int | None = None) -> Any:
     """The value that JSON text from a data file stands for.
 
     Raises:
-        DataError: It is no JSON, is nested beyond reason, or holds NaN, half a character or NUL. The message has the
-            line.
+        DataError: It is no JSON, is nested beyond reason, or holds NaN, half a character or NUL (with the line).
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
@@ -102,7 +101,7 @@ def refuse_odd_characters(value: Any, path: Path, line: int | None = None) -> No
     """Refuse strings that hold half a character (a lone surrogate, which no encoding can write) or NUL.
 
     Raises:
-        DataError: A string does. The message has the file and the line or row.
+        DataError: A string holds one of them. The message has the file and the line or row.
     """
     waiting = [value]
     while waiting:
