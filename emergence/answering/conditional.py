@@ -69,8 +69,8 @@ class ConditionalFit:
     def to_state(self) -> dict[str, Any]:
         """For a checkpoint; :meth:`from_state` is the inverse, bit for bit."""
         logits = {
-            split: {key: torch.from_numpy(getattr(found, key)) for key in ("start", "end", "lengths")}
-            for split, found in (("validation", self.validation), ("test", self.test))
+            split: {key: torch.from_numpy(getattr(of_split, key)) for key in ("start", "end", "lengths")}
+            for split, of_split in (("validation", self.validation), ("test", self.test))
         }
         return {**{k: getattr(self, k) for k in ("name", "family", "layer", "scorer", "facts")}, **logits}
 
@@ -120,8 +120,8 @@ def measure_conditional(
 
     def fit(name: str, parts: Sequence[ProbeData]) -> dict[str, float]:
         family, layer, scorer = wanted[name]
-        given = _with_positions(parts, splits) if scorer is None else _with_offsets(parts, scorers[scorer])
-        fitted = _fit(name, family, layer, scorer, given, config, max_answer_words, seed)
+        data = _with_positions(parts, splits) if scorer is None else _with_offsets(parts, scorers[scorer])
+        fitted = _fit(name, family, layer, scorer, data, config, max_answer_words, seed)
         state.conditional[name] = fitted.to_state()
         return {}
 
@@ -160,13 +160,13 @@ def _wanted(
     """Read-out name to family, layer and scorer."""
     families = tuple(dict.fromkeys(fit.family for fit in report.fits))
     richest = "bilinear" if "bilinear" in families else families[0]
-    out: dict[str, tuple[str, int, str | None]] = {}
+    wanted: dict[str, tuple[str, int, str | None]] = {}
     for scorer in scorers:
         for family in families if scorer == main else (richest,):
-            out[WITH_WORDS[scorer].format(family=family)] = (family, report.best(family).layer, scorer)
+            wanted[WITH_WORDS[scorer].format(family=family)] = (family, report.best(family).layer, scorer)
     if splits and all(example.predicate_index is not None for split in splits for example in split.examples):
-        out[EMBEDDING_POSITION] = (richest, 0, None)
-    return out
+        wanted[EMBEDDING_POSITION] = (richest, 0, None)
+    return wanted
 
 
 def _standardised(parts: Sequence[ProbeData]) -> Sequence[ProbeData]:
@@ -186,7 +186,7 @@ def _with_offsets(parts: Sequence[ProbeData], scores: WordScores) -> list[ProbeD
 
 def _with_positions(parts: Sequence[ProbeData], splits: Sequence[EncodedQA]) -> Sequence[ProbeData]:
     """The states with one column for each relative position to the predicate behind them, all standardised."""
-    out = []
+    extended = []
     for part, split in zip(parts, splits, strict=True):
         predicates = np.array([example.predicate_index for example in split.examples], dtype=np.int64)
         relative = within_rows(part.features.word_offsets)
@@ -194,8 +194,8 @@ def _with_positions(parts: Sequence[ProbeData], splits: Sequence[EncodedQA]) -> 
         columns = torch.nn.functional.one_hot(torch.from_numpy(relative), 2 * FARTHEST + 1)
         words = torch.cat([part.features.words.float(), columns.to(part.features.words)], dim=1)
         questions = _widened(part.features.questions, columns.shape[1])
-        out.append(replace(part, features=LayerFeatures(words, questions, part.features.word_offsets)))
-    return _standardised(out)
+        extended.append(replace(part, features=LayerFeatures(words, questions, part.features.word_offsets)))
+    return _standardised(extended)
 
 
 def _widened(questions: Tensor, more: int) -> Tensor:

@@ -184,7 +184,7 @@ def evaluate(
     breakdown = {name: columns[name] for name in BREAKDOWN_SCORES if name in columns}
     of_all = {name: values for name, values in breakdown.items() if name != "argument_selection"}
     everything = np.arange(len(encoded))
-    baselines = {name: interval(found, everything) for name, found in (rules or {}).items()}
+    baselines = {rule: interval(by_score, everything) for rule, by_score in (rules or {}).items()}
     floor = max(baselines, key=lambda name: baselines[name][_FLOOR_SCORE].point) if baselines else None
     for name, trained in (trained_baselines or {}).items():
         kept = {key: values for key, values in trained.columns().items() if key in BREAKDOWN_SCORES}

@@ -160,24 +160,24 @@ def predict_readouts(
     context: Context,
 ) -> dict[str, SpanLogits]:
     """Span logits of several read-outs ``name -> (layer, readout)`` of one trunk, in one pass over it."""
-    out = {name: _empty_logits(encoded) for name in readouts}
+    logits = {name: _empty_logits(encoded) for name in readouts}
     for index, batch, states in iter_states(trunk, encoded, context):
         for name, (layer, readout) in readouts.items():
             with torch.no_grad():
-                logits = readout(question_states(states[layer], batch), word_states(states[layer], batch))
-            _store(out[name], index, batch, *logits)
-    return out
+                start, end = readout(question_states(states[layer], batch), word_states(states[layer], batch))
+            _store(logits[name], index, batch, start, end)
+    return logits
 
 
 def predict_finetuned(trunk: Trunk, head: nn.Module, encoded: EncodedQA, context: Context) -> SpanLogits:
     """Span logits of the whole model: trunk, last layer, span head."""
-    out = _empty_logits(encoded)
+    logits = _empty_logits(encoded)
     budget = TOKENS_PER_BATCH.get(context.device.type, TOKENS_PER_BATCH["cpu"])
     for index in batches_for_scoring(encoded.lengths, budget):
         batch = encoded.padded_batch(index)
         with torch.no_grad():
-            _store(out, index, batch, *span_logits(trunk, head, batch, context))
-    return out
+            _store(logits, index, batch, *span_logits(trunk, head, batch, context))
+    return logits
 
 
 def span_logits(trunk: Trunk, head: nn.Module, batch: PaddedBatch, context: Context) -> tuple[Tensor, Tensor]:
@@ -193,7 +193,7 @@ def _empty_logits(encoded: EncodedQA) -> SpanLogits:
     return SpanLogits(np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32), encoded.n_words)
 
 
-def _store(out: SpanLogits, index: npt.NDArray[np.int64], batch: PaddedBatch, start: Tensor, end: Tensor) -> None:
+def _store(kept: SpanLogits, index: npt.NDArray[np.int64], batch: PaddedBatch, start: Tensor, end: Tensor) -> None:
     width = batch.word_mask.shape[1]
-    for target, logits in ((out.start, start), (out.end, end)):
+    for target, logits in ((kept.start, start), (kept.end, end)):
         target[index, :width] = np.where(batch.word_mask, logits.float().cpu().numpy(), np.float32(0))

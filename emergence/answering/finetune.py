@@ -246,10 +246,10 @@ class _Finetuning(TrainingLoop):
         state = self.state
         train_loss = state.loss_sum / state.questions
         logits = predict_finetuned(self.trunk.eval(), self.head, self.validation, self.context)
-        found = quick_scores(logits, gold_spans(self.validation), self.max_answer_words, self.config.train_gold)
-        if not math.isfinite(found.loss):
-            raise self.failure(f"the validation loss is {found.loss}", self.step)
-        scores = EpochScores(state.epoch + 1, train_loss, found.loss, found.em, found.f1)
+        quick = quick_scores(logits, gold_spans(self.validation), self.max_answer_words, self.config.train_gold)
+        if not math.isfinite(quick.loss):
+            raise self.failure(f"the validation loss is {quick.loss}", self.step)
+        scores = EpochScores(state.epoch + 1, train_loss, quick.loss, quick.em, quick.f1)
         state.epochs.append(scores)
         state.epoch, state.batch, state.loss_sum, state.questions = state.epoch + 1, 0, 0.0, 0
         self.context.recorder.log("finetune_epoch", **asdict(scores))

@@ -68,13 +68,13 @@ def finetune_tuned(
     History gets a line ``finetune_search`` for every finished trial. Raises what ``finetune`` does.
     """
     trunk, head = trunk.to(context.device), head.to(context.device)
-    found = None
+    searched = None
     if config.search == "on" and len(train) and len(validation):
-        found = _carried(context.checkpointer)
-        if found is None:
+        searched = _carried(context.checkpointer)
+        if searched is None:
             search = _Search(trunk, head, train, validation, config, context, seed, max_answer_words)
-            found = search.run()
-        config = settle(trunk, config, found.chosen, found.embedding_scale)
+            searched = search.run()
+        config = settle(trunk, config, searched.chosen, searched.embedding_scale)
     result = finetune(
         trunk,
         head,
@@ -86,9 +86,9 @@ def finetune_tuned(
         max_answer_words=max_answer_words,
         save_snapshot=save_snapshot,
         on_nan=on_nan,
-        carried=found.to_dict() if found else None,
+        carried=searched.to_dict() if searched else None,
     )
-    result = replace(result, search=found)
+    result = replace(result, search=searched)
     if result.flags:
         logger.warning("finetuning: %s; a better setting may lie beyond", " and ".join(result.flags).replace("_", " "))
     return result
@@ -136,8 +136,8 @@ def _badness(trial: Trial) -> tuple[float, float]:
 
 def _carried(checkpointer: Checkpointer) -> SearchResult | None:
     """The search that a finetuning under way started from; None if it has not started."""
-    found = checkpointer.load(FINETUNE_PHASE)
-    raw = found.state.get("carried") if found is not None else None
+    newest = checkpointer.load(FINETUNE_PHASE)
+    raw = newest.state.get("carried") if newest is not None else None
     return SearchResult.from_dict(raw) if raw is not None else None
 
 
@@ -180,7 +180,7 @@ class _Search:
         config = replace(settle(trunk, self.config, setting, scale), epochs=1, min_steps_per_epoch=steps, patience=0)
         f1, loss = 0.0, None
         try:
-            found = finetune(
+            result = finetune(
                 trunk,
                 head,
                 self.train.subset(np.sort(self.order[: rung.questions])),
@@ -191,7 +191,7 @@ class _Search:
                 max_answer_words=self.max_answer_words,
                 announce=False,
             )
-            f1, loss = found.best.validation_f1, found.best.validation_loss
+            f1, loss = result.best.validation_f1, result.best.validation_loss
         except NonFiniteLossError as error:
             logger.info("search: %s", error)
         trial = Trial(**asdict(setting), rung=rung.number, steps=steps, questions=rung.questions,
@@ -256,10 +256,10 @@ class _TrialCheckpointer(Checkpointer):
         return self._inner.save(PHASE, self._before + step, {**self._progress, "trial": state})
 
     def load(self, phase: str | None = None, up_to: int | None = None) -> Checkpoint | None:
-        found = self._inner.load(PHASE)
-        if found is None or found.state["trial"] is None or found.state["trials"] != self._progress["trials"]:
+        newest = self._inner.load(PHASE)
+        if newest is None or newest.state["trial"] is None or newest.state["trials"] != self._progress["trials"]:
             return None
-        return Checkpoint(FINETUNE_PHASE, found.step - self._before, found.state["trial"])
+        return Checkpoint(FINETUNE_PHASE, newest.step - self._before, newest.state["trial"])
 
     def newest_step(self, phase: str) -> int | None:
         return None

@@ -140,9 +140,9 @@ def predict_cached(readout: Readout, data: ProbeData, scales: Tensor | None = No
     for begin in range(0, len(data), _CHUNK_QUESTIONS):
         index = np.arange(begin, min(begin + _CHUNK_QUESTIONS, len(data)))
         batch = gather(data, index)
-        found = add_offset(readout(batch.questions, batch.words), batch.offset, scales)
-        for out, logits in zip((start, end), found, strict=True):
-            out[index, : batch.mask.shape[1]] = logits.cpu().numpy()
+        of_batch = add_offset(readout(batch.questions, batch.words), batch.offset, scales)
+        for boundary, logits in zip((start, end), of_batch, strict=True):
+            boundary[index, : batch.mask.shape[1]] = logits.cpu().numpy()
     return SpanLogits(start, end, data.lengths)
 
 

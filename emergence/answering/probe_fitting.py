@@ -108,17 +108,17 @@ class ProbeFit:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What about this fit is to be read with care, and how much it may have changed; empty when nothing is."""
-        found = []
+        remarks = []
         if not self.converged and self.ridge is not None:
-            found.append(f"stopped at its limit of {self.iterations} iterations")
+            remarks.append(f"stopped at its limit of {self.iterations} iterations")
         elif not self.converged:
-            found.append(
+            remarks.append(
                 f"still improving when its epochs ended: validation loss {_late_fall(self.path):+.4f} and F1 "
                 f"{self.validation_f1 - self.path[_late(self.path)]['f1']:+.4f} over the last tenth"
             )
         if self.ridge_at_edge:
-            found.append(f"its ridge {self.ridge:g} is the {self.ridge_at_edge} of the grid")
-        return tuple(found)
+            remarks.append(f"its ridge {self.ridge:g} is the {self.ridge_at_edge} of the grid")
+        return tuple(remarks)
 
     @property
     def ridge_at_edge(self) -> str | None:
@@ -191,7 +191,7 @@ def fit_linear_probe(
         logits = predict_cached(reader(head), validation, scales)
         return quick_scores(logits, validation.golds, max_answer_words, config.train_gold)
 
-    found: list[tuple[dict[str, float], npt.NDArray[np.float64]]] = []
+    tried: list[tuple[dict[str, float], npt.NDArray[np.float64]]] = []
     for ridge in sorted(config.ridges, reverse=True):  # from the strongest: each optimum starts the next
         result = objective.minimum(weights, ridge, config.max_iterations)
         weights = result.x
@@ -202,11 +202,11 @@ def fit_linear_probe(
                 "states are too large or not finite, use --set pretrain.precision=fp32"
             )
         row = {"ridge": ridge, "train_loss": objective.loss, **asdict(scores)}
-        found.append(({**row, "iterations": int(result.nit), "converged": bool(result.success)}, weights))
-        losses = [row["loss"] for row, _ in found]
+        tried.append(({**row, "iterations": int(result.nit), "converged": bool(result.success)}, weights))
+        losses = [row["loss"] for row, _ in tried]
         if len(losses) - 1 - int(np.argmin(losses)) >= _RIDGES_TOO_MANY:
             break
-    best, weights = min(found, key=lambda pair: pair[0]["loss"])
+    best, weights = min(tried, key=lambda pair: pair[0]["loss"])
     if train.offset is not None and (alone := scored(objective.start)).loss <= best["loss"]:
         best, weights = {**best, **asdict(alone), "iterations": 0, "converged": True}, objective.start
     chosen_scales = objective.scales(weights)
@@ -221,7 +221,7 @@ def fit_linear_probe(
         validation_f1=best["f1"],
         iterations=int(best["iterations"]),
         converged=bool(best["converged"]),
-        path=tuple(row for row, _ in found),
+        path=tuple(row for row, _ in tried),
         scales=None if chosen_scales is None else _pair(chosen_scales),
     )
 
@@ -410,19 +410,19 @@ class SpanObjective:
         scale = 1 / np.sqrt(_CURVATURE * variances + ridge + _VARIANCE_FLOOR * variances.max(initial=1e-12))
         size = 2 * self.hidden_size
 
-        def back(found: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            weights = directions @ (scale[:, None] * found[:size].reshape(-1, 2))
-            return np.concatenate([weights.ravel(), found[size:]])
+        def back(turned: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            weights = directions @ (scale[:, None] * turned[:size].reshape(-1, 2))
+            return np.concatenate([weights.ravel(), turned[size:]])
 
-        def turned(found: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-            value, gradient = self(back(found), ridge)
+        def turned_objective(turned: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+            value, gradient = self(back(turned), ridge)
             slope = scale[:, None] * (directions.T @ gradient[:size].reshape(-1, 2))
             return value, np.concatenate([slope.ravel(), gradient[size:]])
 
         begin = (directions.T @ start[:size].reshape(-1, 2)) / scale[:, None]
         options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-8, "gtol": 1e-5}
         first = np.concatenate([begin.ravel(), start[size:]])
-        result = minimize(turned, first, jac=True, method="L-BFGS-B", options=options)
+        result = minimize(turned_objective, first, jac=True, method="L-BFGS-B", options=options)
         result.x = back(result.x)
         return result
 
@@ -445,11 +445,11 @@ class SpanObjective:
         pieces = zip(self.words.split(CHUNK_ROWS), slope.split(CHUNK_ROWS), strict=True)
         gradient = torch.stack([part.T @ rows.float() for rows, part in pieces]).sum(0).T / self.n_questions  # (D, 2)
         penalty = 0.5 * ridge * float(flat[:size] @ flat[:size])
-        found = gradient.double().cpu().numpy().ravel() + ridge * flat[:size]
+        flat_gradient = gradient.double().cpu().numpy().ravel() + ridge * flat[:size]
         if self.offset is not None:
             of_scales = (slope * self.offset).sum(0, dtype=torch.float64) / self.n_questions  # (2,)
-            found = np.concatenate([found, of_scales.cpu().numpy()])
-        return self.loss + penalty, found
+            flat_gradient = np.concatenate([flat_gradient, of_scales.cpu().numpy()])
+        return self.loss + penalty, flat_gradient
 
     def _slope(self, logits: Tensor) -> Tensor:
         """(sum of W, 2) derivative by each logit, softmax minus each gold's share; keeps the mean loss in ``loss``."""
@@ -534,13 +534,14 @@ def _folded(probe: Probe, statistics: Standardisation | None) -> dict[str, Tenso
     return {name: tensor.detach().cpu() for name, tensor in probe.state_dict().items()}
 
 
-def _input_layers(probe: Probe, of: Standardisation | None) -> Iterator[tuple[nn.Linear, Tensor, Tensor]]:
+def _input_layers(probe: Probe, statistics: Standardisation | None) -> Iterator[tuple[nn.Linear, Tensor, Tensor]]:
     """The layers that read states, with the statistics of what they read."""
-    if of is None:
+    if statistics is None:
         return
+    of_words = statistics.word_mean, statistics.word_std
     if isinstance(probe, BilinearProbe):
-        yield probe.question, of.question_mean, of.question_std
-        yield probe.word, of.word_mean, of.word_std
-        yield probe.linear.linear, of.word_mean, of.word_std
+        yield probe.question, statistics.question_mean, statistics.question_std
+        yield probe.word, *of_words
+        yield probe.linear.linear, *of_words
     else:
-        yield probe.input if isinstance(probe, MLPHead) else probe.linear, of.word_mean, of.word_std
+        yield probe.input if isinstance(probe, MLPHead) else probe.linear, *of_words

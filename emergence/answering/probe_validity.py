@@ -289,7 +289,7 @@ def _measure(
 
 def _summary(
     fit: ProbeFit,
-    found: Mapping[str, Any],
+    measured: Mapping[str, Any],
     logits: SpanLogits,
     test: EncodedQA,
     seen: float | None,
@@ -297,14 +297,14 @@ def _summary(
     max_answer_words: int,
 ) -> ProbeValidity:
     of_task = _f1(logits, gold_spans(test), max_answer_words)
-    control = found.get(f"{fit.family} control")
+    control = measured.get(f"{fit.family} control")
     contrast = code = None
     if control is not None:
         options = {"n_boot": evaluate.bootstrap_draws, "level": 1 - evaluate.alpha}
         clusters = test.resampled(evaluate.cluster)
         contrast = selectivity(of_task, control, clusters, **options)  # type: ignore[arg-type]
-        code = DescriptionLength(**found[f"{fit.family} control_mdl"])
-    mdl = DescriptionLength(**found[f"{fit.family} mdl"])
+        code = DescriptionLength(**measured[f"{fit.family} control_mdl"])
+    mdl = DescriptionLength(**measured[f"{fit.family} mdl"])
     logger.info(
         "%s probe, layer %d: selectivity %s, compression %.2f",
         fit.family, fit.layer, f"{contrast.point:.3f}" if contrast else "unknown", mdl.compression,

@@ -94,13 +94,13 @@ def _question_words(question: str) -> list[str]:
 def _of_questions(encoded: EncodedQA) -> dict[str, _Part]:
     """Parts that are the same for all words of a question."""
     counts = encoded.n_words
-    say: dict[str, Callable[[QAExample], str]] = {
+    text_of: dict[str, Callable[[QAExample], str]] = {
         "wh": lambda e: e.wh,
         "template": lambda e: question_template(e, with_auxiliary=False),
         "question_form": lambda e: question_template(e, with_auxiliary=True),
     }
     parts = {}
-    for name, text in say.items():
+    for name, text in text_of.items():
         codes, texts = _coded(text(example) for example in encoded.examples)
         parts[name] = _Part(np.repeat(codes, counts), texts)
     return parts

@@ -150,8 +150,8 @@ def word_scores(
     """
     splits = {"train": train, "validation": validation, "test": test}
     key = _fingerprint(splits, variant, max_answer_words, seed)
-    if cache_dir is not None and (found := _read(cache_dir / CACHE_FOLDER, key, splits)) is not None:
-        return found
+    if cache_dir is not None and (kept := _read(cache_dir / CACHE_FOLDER, key, splits)) is not None:
+        return kept
     scores = _fit_and_score(splits, variant, max_answer_words, seed, should_stop)
     if cache_dir is not None:
         try:
@@ -223,8 +223,8 @@ def fit_scales(scores: FloatArray, encoded: EncodedQA) -> FloatArray:
         loss, error = _loss_and_error(scales * scores, place)
         return loss, (error * scores).sum(axis=0) / len(place.firsts)
 
-    found = minimize(objective, np.ones(2), jac=True, method="L-BFGS-B", bounds=[SCALES] * 2)
-    return np.asarray(found.x)
+    optimum = minimize(objective, np.ones(2), jac=True, method="L-BFGS-B", bounds=[SCALES] * 2)
+    return np.asarray(optimum.x)
 
 
 def _compact(features: dict[str, WordFeatures]) -> tuple[dict[str, WordFeatures], int]:
@@ -236,7 +236,7 @@ def _compact(features: dict[str, WordFeatures]) -> tuple[dict[str, WordFeatures]
     n_rows = int((counts > 0).sum())
     places = np.full(N_ROWS, n_rows, dtype=np.int32)
     places[np.argsort(-counts, kind="stable")[:n_rows]] = np.arange(n_rows, dtype=np.int32)
-    return {split: replace(found, columns=places[found.columns]) for split, found in features.items()}, n_rows
+    return {split: replace(words, columns=places[words.columns]) for split, words in features.items()}, n_rows
 
 
 def fold_of_questions(clusters: npt.ArrayLike, seed: int) -> IntArray:
@@ -270,10 +270,10 @@ class _Fit:
         weights, squares = self._zeros()
         for epoch in range(1, MAX_EPOCHS + 1):
             self._pass(batches, weights, squares, epoch)
-            found = quick_scores(_logits(validation, score_rows(features, weights)), golds, max_answer_words).f1
-            if best is None or found > max(f1):
+            score = quick_scores(_logits(validation, score_rows(features, weights)), golds, max_answer_words).f1
+            if best is None or score > max(f1):
                 best = _Chosen(weights.copy(), epoch, f1)
-            f1.append(found)
+            f1.append(score)
         assert best is not None
         return best
 
@@ -413,8 +413,8 @@ def _read(folder: Path, key: str, splits: dict[str, EncodedQA]) -> WordScores | 
         if not arrays.is_file() or sha256_file(arrays) != content["arrays"]:
             raise RunDirectoryError(f"{arrays}: missing, or its content does not match its sha256")
         with np.load(arrays, allow_pickle=False) as stored:
-            found = {split: _logits(splits[split], stored[split]) for split in _SPLITS}
-        return WordScores(**found, variant=content["variant"], epoch=content["epoch"], facts=content["facts"])
+            logits = {split: _logits(splits[split], stored[split]) for split in _SPLITS}
+        return WordScores(**logits, variant=content["variant"], epoch=content["epoch"], facts=content["facts"])
     except (RunDirectoryError, OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         logger.warning("%s: damaged (%s), scoring words and positions again", path, error)
         return None

@@ -57,14 +57,14 @@ def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
     require("drawing figures", "matplotlib")
     folder = read_folder(results_dir, n_boot=n_boot)
     charts = all_charts(folder, n_boot=n_boot)
-    out = make_folder(out_dir or results_dir / "figures")
+    out_dir = make_folder(out_dir or results_dir / "figures")
     for chart in charts.charts:
-        save(chart, out)
+        save(chart, out_dir)
     words = [
         f"## {chart.name}\n\n**{markdown_escape(chart.title)}.** {markdown_escape(chart.caption)}\n"
         for chart in charts.charts
     ]
-    write_atomic(out / "captions.md", "\n".join(["# Captions\n", *words]))
+    write_atomic(out_dir / "captions.md", "\n".join(["# Captions\n", *words]))
     return FigureReport(
-        out, {chart.name: chart.title for chart in charts.charts}, tuple(charts.skipped), tuple(charts.notes)
+        out_dir, {chart.name: chart.title for chart in charts.charts}, tuple(charts.skipped), tuple(charts.notes)
     )

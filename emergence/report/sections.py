@@ -144,9 +144,9 @@ def _two_by_two(set_scores: SetScores, shuffled: ReadoutScores | None) -> Table:
         rows.append((f"no model ({free.floor[0].replace('_', ' ')})", f"{free.floor[1].point:.3f}", ""))
     if free.words:
         rows.append(("no model (words and positions, trained)", shown(free.words), ""))
-    n = next(iter(scores.f1.values()), None)
-    counts = f" on {n.n:,} {scores.split} questions of {units_of(*set_scores.units)}" if n and n.n else ""
-    level = f", {n.level:.0%} intervals" if n and math.isfinite(n.lo) else ""
+    f1 = next(iter(scores.f1.values()), None)
+    counts = f" on {f1.n:,} {scores.split} questions of {units_of(*set_scores.units)}" if f1 and f1.n else ""
+    level = f", {f1.level:.0%} intervals" if f1 and math.isfinite(f1.lo) else ""
     head = ("Token F1", "frozen, linear probe", "all weights trained")
     return Table(f"{comparable.label}: token F1{counts}{level}", head, tuple(rows))
 
@@ -226,12 +226,12 @@ def _training(folder: ResultsFolder, pictures: list[Block]) -> Iterable[Block]:
     rows = {}
     for set_scores in folder.scored:
         for item in set_scores.comparable.cells.get(FULL, ()):
-            loss, how = item.result.held_out_loss, item.result.pretrained
+            loss, pretrained = item.result.held_out_loss, item.result.pretrained
             if loss:
                 rows[item.name] = (
                     *(item.name, f"{loss.nats_per_token:.3f}", _number(loss.bits_per_byte, ".3f")),
-                    *(_number(loss.perplexity, ".1f"), _number(how.tokens_seen, ",")),
-                    *(_number(how.passes, ".2f"), _number(how.steps, ",")),
+                    *(_number(loss.perplexity, ".1f"), _number(pretrained.tokens_seen, ",")),
+                    *(_number(pretrained.passes, ".2f"), _number(pretrained.steps, ",")),
                 )
     yield from table("Pretraining, on held-out text", head, rows.values())
     yield from pictures or [Text("Not shown: no training history in this folder.")]
@@ -255,12 +255,11 @@ def _problems(folder: ResultsFolder, charts: Charts) -> Iterable[Block]:
     notes += [f"{scores.comparable.label}: {flag}" for scores in folder.scored for flag in _flags(scores.comparable)]
     if notes:
         yield Bullets(tuple(notes))
-    told = (
-        {item.name for item in folder.skipped} | {scores.comparable.label for scores in folder.scored} | {"kept apart"}
-    )
-    left = [(name, reason) for name, reason in charts.skipped if name not in told]
-    yield from table("Figures and curves not drawn", ("Figure", "Why"), left)
-    if not (rows or notes or left or folder.grouping.mixed):
+    set_labels = {scores.comparable.label for scores in folder.scored}
+    named_above = {item.name for item in folder.skipped} | set_labels | {"kept apart"}
+    not_drawn = [(name, reason) for name, reason in charts.skipped if name not in named_above]
+    yield from table("Figures and curves not drawn", ("Figure", "Why"), not_drawn)
+    if not (rows or notes or not_drawn or folder.grouping.mixed):
         yield Text("None.")
 
 

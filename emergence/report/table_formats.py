@@ -132,7 +132,7 @@ def to_latex(table: ResultsTable) -> str:
 
 def to_csv(table: ResultsTable) -> str:
     """One number a column; empty where there is none."""
-    out = io.StringIO()
+    text = io.StringIO()
     first = (
         "set_label",
         "model",
@@ -148,7 +148,7 @@ def to_csv(table: ResultsTable) -> str:
     last = ("score_split", "score_basis", "trainable", "seconds")
     ends = [f"{name}_{end}" for name in (*_ESTIMATES, *_SCORES) for end in ("point", "lo", "hi")]
     flags = [f"{name}_flags" for name in _SCORES]
-    writer = csv.DictWriter(out, [*first, *ends, *flags, *last, "runs"], lineterminator="\n")
+    writer = csv.DictWriter(text, [*first, *ends, *flags, *last, "runs"], lineterminator="\n")
     writer.writeheader()
     for row in table.rows:
         values = {name: getattr(row, name) for name in (*first, *last)}
@@ -156,7 +156,7 @@ def to_csv(table: ResultsTable) -> str:
             values |= _csv_numbers(name, getattr(row, name))
         cells = {**values, "runs": " ".join(row.runs)}
         writer.writerow({name: csv_cell(value) for name, value in cells.items()})
-    return out.getvalue()
+    return text.getvalue()
 
 
 def _csv_numbers(name: str, value: Estimate | EmergenceScore | None) -> dict[str, object]:

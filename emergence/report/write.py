@@ -61,19 +61,19 @@ def write_report(
     require("writing a report", "jinja2", "matplotlib")
     folder = read_folder(results_dir, n_boot=n_boot, cluster=cluster)
     if not folder.scored:
-        there = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])
-        raise DataError(f"no finished results here{': ' + there if there else ''}", results_dir)
+        reasons = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])
+        raise DataError(f"no finished results here{': ' + reasons if reasons else ''}", results_dir)
     charts = all_charts(folder, n_boot=n_boot)
     report = report_of(folder, table_of(folder.collection, folder.grouping, folder.scored), charts)
-    out = make_folder(out_dir or results_dir / DEFAULT_FOLDER)
+    out_dir = make_folder(out_dir or results_dir / DEFAULT_FOLDER)
     drawings = {}
     for chart in charts.charts:
         drawings[chart.name] = render(chart, ("svg",), caption=False)["svg"]
-        write_atomic(out / f"{chart.name}.svg", drawings[chart.name])
-        write_atomic(out / f"{chart.name}.csv", table_text(chart.rows))
-    write_atomic(out / HTML_FILE, to_html(report, drawings))
-    write_atomic(out / MARKDOWN_FILE, to_markdown(report))
-    return WrittenReport(out / HTML_FILE, out / MARKDOWN_FILE, tuple(drawings), report.short)
+        write_atomic(out_dir / f"{chart.name}.svg", drawings[chart.name])
+        write_atomic(out_dir / f"{chart.name}.csv", table_text(chart.rows))
+    write_atomic(out_dir / HTML_FILE, to_html(report, drawings))
+    write_atomic(out_dir / MARKDOWN_FILE, to_markdown(report))
+    return WrittenReport(out_dir / HTML_FILE, out_dir / MARKDOWN_FILE, tuple(drawings), report.short)
 
 
 def to_html(report: Report, drawings: Mapping[str, bytes]) -> str:

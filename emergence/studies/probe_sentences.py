@@ -113,13 +113,13 @@ def choose_sentences(dataset: QADataset, n: int, seed: int) -> ProbeSet:
             asked = predicates.setdefault(example.tokens, set())
             if example.predicate_index is not None:
                 asked.add(example.predicate_index)
-    found = [ProbeSentence(tokens, tuple(sorted(asked))) for tokens, asked in predicates.items()]
-    if min(n, len(found)) < LEAST_SENTENCES:
+    available = [ProbeSentence(tokens, tuple(sorted(asked))) for tokens, asked in predicates.items()]
+    if min(n, len(available)) < LEAST_SENTENCES:
         raise DataError(
-            f"{min(n, len(found))} sentences are too few to compare representations: {LEAST_SENTENCES} at least"
+            f"{min(n, len(available))} sentences are too few to compare representations: {LEAST_SENTENCES} at least"
         )
-    order = np.random.default_rng([seed, 0xC4A]).permutation(len(found))[:n]
-    return ProbeSet(tuple(found[i] for i in order), len(found))
+    order = np.random.default_rng([seed, 0xC4A]).permutation(len(available))[:n]
+    return ProbeSet(tuple(available[i] for i in order), len(available))
 
 
 def encode_sentences(sentences: Sequence[ProbeSentence], tokenizer: TextTokenizer) -> EncodedSentences:

@@ -153,18 +153,18 @@ class Study(ABC, Generic[Made, Result]):
         """Keep a finished cell."""
 
     def run(
-        self, out: Path, progress: Progress = NoProgress(), should_stop: Callable[[], bool] = lambda: False
+        self, out_dir: Path, progress: Progress = NoProgress(), should_stop: Callable[[], bool] = lambda: False
     ) -> Result:
-        """Compute what is missing, and write the result into ``out``.
+        """Compute what is missing, and write the result into ``out_dir``.
 
         Raises:
             RunDirectoryError: Another process writes there.
             StopRequested: ``should_stop`` was true after a cell; the same call goes on.
         """
-        folder = make_folder(out / self.cells_folder)
-        with RunLock(out):
+        folder = make_folder(out_dir / self.cells_folder)
+        with RunLock(out_dir):
             result = self.result(self._compute(folder, progress, should_stop))
-            self.files.save(result, out)
+            self.files.save(result, out_dir)
             if not self.keep_cells:
                 shutil.rmtree(folder, ignore_errors=True)
         return result

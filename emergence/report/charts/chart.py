@@ -92,11 +92,11 @@ class Chart:
     @property
     def alt(self) -> str:
         """One or two sentences with the figure's numbers, or their range where there are many."""
-        told = list(dict.fromkeys(self.kind.series(self.rows)))
-        if not told:
+        phrases = list(dict.fromkeys(self.kind.series(self.rows)))
+        if not phrases:
             return f"{self.title}. {len(self.rows):,} values, in the data file."
-        more = f"; and {len(told) - _MOST} more, see the data file" if len(told) > _MOST else ""
-        return f"{self.title}. {'; '.join(told[:_MOST])}{more}."
+        more = f"; and {len(phrases) - _MOST} more, see the data file" if len(phrases) > _MOST else ""
+        return f"{self.title}. {'; '.join(phrases[:_MOST])}{more}."
 
 
 @dataclass
@@ -144,9 +144,9 @@ def all_charts(folder: ResultsFolder, *, n_boot: int = N_BOOT) -> Charts:
         folder: From :func:`emergence.findings.folder.read_folder`.
         n_boot: Bootstrap resamples of what the folder's scores do not hold already.
     """
-    out = Charts(skipped=[(item.name, item.reason) for item in folder.skipped])
-    out.skipped += [("kept apart", sentence) for sentence in folder.grouping.mixed]
-    out.notes += [(scores.comparable.label, note) for scores in folder.scored for note in scores.notes]
+    charts = Charts(skipped=[(item.name, item.reason) for item in folder.skipped])
+    charts.skipped += [("kept apart", sentence) for sentence in folder.grouping.mixed]
+    charts.notes += [(scores.comparable.label, note) for scores in folder.scored for note in scores.notes]
     for kind in chart_kinds():
-        kind.collect(folder, out, n_boot)
-    return out
+        kind.collect(folder, charts, n_boot)
+    return charts

@@ -22,7 +22,7 @@ ROWS_IN_WORDS = {"sentence/raw": "sentences (mean over tokens)", "predicate/raw"
 Arrays = Mapping[str, npt.NDArray[np.float64]]
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     """Heatmaps and drift curves of every run that was analysed."""
     found_any = False
     for on_disk in folder.runs:
@@ -33,14 +33,14 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         try:
             content, arrays = read_result(where)
         except RunDirectoryError as error:
-            out.skip(f"{KIND.name}_{on_disk.name}", str(error))
+            charts.skip(f"{KIND.name}_{on_disk.name}", str(error))
             continue
-        _charts_of(on_disk.name, content, arrays, out)
+        _charts_of(on_disk.name, content, arrays, charts)
     if not found_any:
-        out.skip(KIND.name, "no run was analysed: python temporal_cka_analysis.py --model-dir RUN")
+        charts.skip(KIND.name, "no run was analysed: python temporal_cka_analysis.py --model-dir RUN")
 
 
-def _charts_of(name: str, content: Mapping[str, Any], arrays: Arrays, out: Charts) -> None:
+def _charts_of(name: str, content: Mapping[str, Any], arrays: Arrays, charts: Charts) -> None:
     run, settings = content["runs"][0], content["settings"]
     n = f"{content['probe']['sentences']:,} sentences, {content['probe']['predicates']:,} predicates"
     how = f"{settings['estimator'].capitalize()} {settings['kernel']} CKA on {n}."
@@ -48,18 +48,18 @@ def _charts_of(name: str, content: Mapping[str, Any], arrays: Arrays, out: Chart
     caption = f"{how} Level 0: embeddings.{frozen} Grey: undefined."
     rows = [row for view in ROWS_IN_WORDS for row in _heatmaps(view, run, arrays)]
     reason = "the analysis holds neither sentence nor predicate rows"
-    out.add(KIND, "Levels against each other", caption, rows, reason, of=f"heatmaps_{name}")
+    charts.add(KIND, "Levels against each other", caption, rows, reason, of=f"heatmaps_{name}")
     caption = (
         f"{how} Each checkpoint against the start of finetuning. Bars: {settings['level']:.0%} intervals over "
         f"sentences. Grey: mean similarity of the same levels to {settings['random_seeds']} untrained trunks.{frozen}"
     )
     rows = [row for view in ROWS_IN_WORDS for row in _drift(view, run, arrays)]
-    out.add(_DRIFT, "Drift from the start of finetuning", caption, rows, "no drift curves", of=f"drift_{name}")
+    charts.add(_DRIFT, "Drift from the start of finetuning", caption, rows, "no drift curves", of=f"drift_{name}")
     if len(content["runs"]) > 1:
         other = content["runs"][1]["run_id"]
         rows = [row for view in ROWS_IN_WORDS for row in _cross(view, arrays)]
         title, caption = f"Levels against those of {other}", f"{how} Level 0: embeddings."
-        out.add(KIND, title, caption, rows, "nothing to compare", of=f"against_{name}")
+        charts.add(KIND, title, caption, rows, "nothing to compare", of=f"against_{name}")
 
 
 def _heatmaps(view: str, run: Mapping[str, Any], arrays: Arrays) -> Iterator[Row]:

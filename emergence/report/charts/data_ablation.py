@@ -17,24 +17,24 @@ from emergence.report.charts.rows import CELL_NAMES, cell_words, distinct, rows_
 from emergence.wording import format_interval
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     caption = (
         "Token F1 after one pretraining minus after another on the same number of tokens, paired by test question and "
         "seed. Bars: 95% intervals over sentences and seeds. wiki+nq minus wiki, above zero: questions in the text "
         "helped, or the short documents they come in; wiki+control has the short documents, cut from plain text, so "
         "wiki+nq minus wiki+control is the questions' own part."
     )
-    rows = differences(folder, out, KIND.name, QUESTIONS, MIXED, n_boot)
-    out.add(KIND, "Questions in the pretraining text", caption, rows)
+    rows = differences(folder, charts, KIND.name, QUESTIONS, MIXED, n_boot)
+    charts.add(KIND, "Questions in the pretraining text", caption, rows)
 
 
-def differences(folder: ResultsFolder, out: Charts, name: str, plan: Plan, needs: str, n_boot: int) -> list[Row]:
+def differences(folder: ResultsFolder, charts: Charts, name: str, plan: Plan, needs: str, n_boot: int) -> list[Row]:
     """A row for each difference; ``panel`` says where it is drawn. ``needs``: Data without which there is none."""
     ablation = ablate(folder.grouping, plan, n_boot=n_boot)
     if not ablation.cells and not ablation.refused:
-        out.skip(name, f"no finished run here was pretrained on {needs}")
+        charts.skip(name, f"no finished run here was pretrained on {needs}")
     for reason in (*ablation.refused, *ablation.missing):
-        out.skip(name, reason)
+        charts.skip(name, reason)
     return [
         {
             "setting": cell.model,

@@ -16,11 +16,11 @@ from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars,
 from emergence.report.charts.rows import distinct, interval_words, never, numbers, rows_where, slug, value_words
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     series = folder.grouping.over_sizes()
     drawn = False
     for label, members in series.items():
-        rows = [row for s in members for row in _score_rows(folder.scores_of(s), out)]
+        rows = [row for s in members for row in _score_rows(folder.scores_of(s), charts)]
         if len({row["setting"] for row in rows}) < 2:
             continue
         clusters = set().union(*(folder.scores_of(s).resampled for s in members))
@@ -31,13 +31,13 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
             "trained whole."
         )
         of = slug(label) if len(series) > 1 else ""
-        out.add(KIND, f"Emergence by scale: {label}", caption, rows, of=of)
+        charts.add(KIND, f"Emergence by scale: {label}", caption, rows, of=of)
         drawn = True
     if not drawn:
-        out.skip(KIND.name, "it takes two sizes with an emergence score that differ in nothing else")
+        charts.skip(KIND.name, "it takes two sizes with an emergence score that differ in nothing else")
 
 
-def _score_rows(set_scores: SetScores, out: Charts) -> Iterator[Row]:
+def _score_rows(set_scores: SetScores, charts: Charts) -> Iterator[Row]:
     """The score of one size against each floor."""
     comparable, scores = set_scores.comparable, set_scores.headline
     if scores.basis in (None, POINT) or comparable.n_params is None:
@@ -49,7 +49,7 @@ def _score_rows(set_scores: SetScores, out: Charts) -> Iterator[Row]:
             continue
         e = score.score
         if not score.is_meaningful:
-            out.skip(f"{SCORE_NAMES[score.floor]} of {comparable.label}", describe_score(score))
+            charts.skip(f"{SCORE_NAMES[score.floor]} of {comparable.label}", describe_score(score))
             continue
         ends = {"score": e.point, "lo": e.lo, "hi": e.hi, "level": e.level, "method": e.method}
         yield {**where, "floor": score.floor, **ends, "n_seeds": e.n_seeds, "flags": " ".join(score.flags)}

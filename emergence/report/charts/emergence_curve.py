@@ -24,21 +24,21 @@ POINT, FLOOR, THRESHOLD = "point", "floor", "threshold"
 BY_ROLE = "by_role"
 
 
-def collect(folder: ResultsFolder, out: Charts, n_boot: int, *, n_draws: int = N_DRAWS) -> None:
+def collect(folder: ResultsFolder, charts: Charts, n_boot: int, *, n_draws: int = N_DRAWS) -> None:
     """The emergence curve of every setting whose snapshots were probed."""
     paths = [on_disk.run.path for on_disk in folder.runs]
     results, problems = read_snapshot_probes(paths)
     for name, reason in problems:
-        out.skip(f"emergence_curve of {name}", reason)
+        charts.skip(f"emergence_curve of {name}", reason)
     if not results and not problems:
-        out.skip(KIND.name, "no run's snapshots were probed: emergence probe-snapshots RUN")
+        charts.skip(KIND.name, "no run's snapshots were probed: emergence probe-snapshots RUN")
     by_label: dict[str, list[EmergenceCurve]] = {}
     for curve in emergence_curves(results, n_boot=n_boot, n_draws=n_draws):
         by_label.setdefault(curve.label, []).append(curve)
     for label, curves in by_label.items():
         of = "".join(c for c in label.replace(", ", "_") if c.isalnum() or c in "_-")
         rows = [row for curve in curves for row in _curve_rows(curve)]
-        out.add(KIND, f"Emergence during pretraining: {label}", _caption(curves), rows, of=of)
+        charts.add(KIND, f"Emergence during pretraining: {label}", _caption(curves), rows, of=of)
 
 
 def _caption(curves: Sequence[EmergenceCurve]) -> str:

@@ -33,7 +33,7 @@ from emergence.report.charts.rows import (
 )
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     rows: list[Row] = []
     clusters: set[str] = set()
     for label, members in folder.grouping.over_samples().items():
@@ -47,7 +47,7 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         "Where a number of questions was run with several seeds: their mean, and a band over their range."
     )
     reason = "it takes runs with at least two values of --finetune-samples"
-    out.add(KIND, "Few-shot learning", caption, rows, reason)
+    charts.add(KIND, "Few-shot learning", caption, rows, reason)
 
 
 def _few_shot_row(label: str, cell: str, item: Found) -> Row | None:

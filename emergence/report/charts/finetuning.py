@@ -21,10 +21,10 @@ from emergence.report.charts.rows import (
 )
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     rows: list[Row] = []
     main = {set_scores.comparable.label for set_scores in folder.main}
-    for on_disk, history in histories(folder, out):
+    for on_disk, history in histories(folder, charts):
         spec = on_disk.run.spec
         if not on_disk.is_drawn or (spec.finetune_samples is not None and on_disk.label not in main):
             continue
@@ -38,7 +38,7 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         "Finetuning with all weights trained, by epoch. Left: negative log-likelihood of the answer span; "
         "thin without markers: training. Right: token F1 on validation questions."
     )
-    out.add(KIND, "Finetuning", caption, rows, "no run here finetuned all weights")
+    charts.add(KIND, "Finetuning", caption, rows, "no run here finetuned all weights")
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:

@@ -11,15 +11,15 @@ from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, shared_lege
 from emergence.report.charts.rows import always, distinct, ends_in_words, histories, numbers, rows_where
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     rows: list[Row] = []
     drawn: dict[str, str] = {}
-    for on_disk, history in histories(folder, out):
+    for on_disk, history in histories(folder, charts):
         spec = on_disk.run.spec
         if not any(line["kind"].startswith("pretrain_") for line in history):
             continue
         if drawn.setdefault(spec.pretrain_id, on_disk.name) != on_disk.name:
-            out.skip(f"pretraining of {on_disk.name}", f"the same as that of {drawn[spec.pretrain_id]}")
+            charts.skip(f"pretraining of {on_disk.name}", f"the same as that of {drawn[spec.pretrain_id]}")
             continue
         for line in history:
             which = {"pretrain_step": "train", "pretrain_evaluation": "validation"}.get(line["kind"])
@@ -31,7 +31,7 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         "Cross-entropy of the next token against tokens seen. Thin: training batches. Thick, with markers: "
         "held-out text; dotted: before the first step."
     )
-    out.add(KIND, "Pretraining", caption, rows, "no run here pretrained a trunk")
+    charts.add(KIND, "Pretraining", caption, rows, "no run here pretrained a trunk")
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:

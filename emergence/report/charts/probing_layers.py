@@ -13,7 +13,7 @@ from emergence.report.charts.drawing import COLOURS, MARKERS, panel_grid, shared
 from emergence.report.charts.rows import cell_words, distinct, ends_in_words, numbers, of_one_setting, rows_where
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     rows: list[Row] = []
     for set_scores in folder.settings:
         label, mine = set_scores.comparable.label, []
@@ -23,12 +23,12 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
                 mine += [{**where, **asdict(fit)} for fit in item.result.fits]
         rows += mine
         if mine and not any(row["cell"] == RANDOM_FROZEN for row in mine):
-            out.skip(f"floor of probing_layers: {label}", "no random trunk was probed (--random-baseline)")
+            charts.skip(f"floor of probing_layers: {label}", "no random trunk was probed (--random-baseline)")
     caption = (
         "Validation token F1 of probes on frozen states by layer (0: embeddings). Filled, solid: pretrained. "
         "Open, dashed: random trunk. Bands: range over seeds."
     )
-    out.add(KIND, "Probes by layer", caption, rows, "no finished run with a frozen trunk")
+    charts.add(KIND, "Probes by layer", caption, rows, "no finished run with a frozen trunk")
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:

@@ -29,9 +29,9 @@ from emergence.report.charts.rows import (
 LEAST_QUESTIONS = 10
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     if not folder.settings:
-        out.skip(KIND.name, "no finished run with predictions")
+        charts.skip(KIND.name, "no finished run with predictions")
     for set_scores in folder.settings:
         label = set_scores.comparable.label
         runs = [(c, item.scores) for c in CELLS for item in set_scores.comparable.cells.get(c, ()) if item.scores]
@@ -41,7 +41,7 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
             f"{interval_words(rows, ['sentence'])} Groups of fewer than {LEAST_QUESTIONS} are in the data only."
         )
         reason = "no finished run with predictions, or none that tells roles"
-        out.add(KIND, f"By role and voice: {label}", caption, rows, reason, of=slug(label))
+        charts.add(KIND, f"By role and voice: {label}", caption, rows, reason, of=slug(label))
 
 
 def _breakdown(label: str, runs: Sequence[tuple[str, RunScores]], n_boot: int) -> list[Row]:
@@ -111,11 +111,11 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
 
 def _series(rows: Sequence[Row]) -> list[str]:
     keys = [(row["by"], row["group"]) for row in rows]
-    told = []
+    phrases = []
     for by, group in dict.fromkeys(keys):
         mine = [row for row, key in zip(rows, keys, strict=True) if key == (by, group)]
-        told.append(f"{by} {group}: " + ", ".join(f"{cell_words(row)} {value_words(row['f1'])}" for row in mine))
-    return told
+        phrases.append(f"{by} {group}: " + ", ".join(f"{cell_words(row)} {value_words(row['f1'])}" for row in mine))
+    return phrases
 
 
 KIND = ChartKind("roles", 70, "roles", _collect, _draw, _series, never)

@@ -34,13 +34,13 @@ NO_MODEL, WORDS_ALONE = "no_model", "words_alone"
 # Rows --------------------------------------------------------------------------------------------
 
 
-def histories(folder: ResultsFolder, out: Charts) -> Iterator[tuple[RunOnDisk, list[Row]]]:
+def histories(folder: ResultsFolder, charts: Charts) -> Iterator[tuple[RunOnDisk, list[Row]]]:
     """Runs with their history, in the order of sets; those in none (unfinished, say) last."""
     for on_disk in folder.runs:
         try:
             yield on_disk, on_disk.history
         except RunDirectoryError as error:
-            out.skip(f"training of {on_disk.name}", str(error))
+            charts.skip(f"training of {on_disk.name}", str(error))
 
 
 def cell_row(label: str, cell: str, estimate: Estimate, n_sentences: int, **more: Any) -> Row:
@@ -124,10 +124,10 @@ def value_words(value: Any) -> str:
 
 def ends_in_words(rows: Sequence[Row], name: Callable[[Row], str], x: str, y: str) -> list[str]:
     """First and last point of every series."""
-    told = []
+    phrases = []
     for label, group in groupby(sorted(rows, key=name), key=name):
         points = sorted((row for row in group if row[y] is not None), key=lambda row: row[x])
         if points:
             first, last = points[0], points[-1]
-            told.append(f"{label}: {value_words(first[y])} at {first[x]:,} to {value_words(last[y])} at {last[x]:,}")
-    return told
+            phrases.append(f"{label}: {value_words(first[y])} at {first[x]:,} to {value_words(last[y])} at {last[x]:,}")
+    return phrases

@@ -25,7 +25,7 @@ from emergence.report.charts.rows import (
 _SHUFFLED_WORDS = " Shuffled text: pretrained on the same text with the words of each sentence in random order."
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     rows: list[Row] = []
     clusters: set[str] = set()
     twins = without_order(folder.grouping)
@@ -45,7 +45,7 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
             rows.append({**dict.fromkeys(mine[0]), "setting": label, "cell": NO_MODEL, "f1": free.floor[1].point})
         if free.words and mine:
             rows.append({**dict.fromkeys(mine[0]), **cell_row(label, WORDS_ALONE, free.words, n_sentences)})
-    out.add(
+    charts.add(
         KIND,
         "Frozen and trained, pretrained and random",
         f"Token F1 on test questions ({_counts(rows)}). {interval_words(rows, clusters)}"

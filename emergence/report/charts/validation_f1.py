@@ -11,14 +11,14 @@ from emergence.report.charts import two_by_two
 from emergence.report.charts.chart import Charts, Row
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     rows: list[Row] = []
     for set_scores in folder.scored:
         comparable = set_scores.comparable
         if not comparable.is_documented_format:
             continue
         if comparable.base.samples is not None:
-            out.skip(comparable.label, "older format, few-shot: its seed is unknown")
+            charts.skip(comparable.label, "older format, few-shot: its seed is unknown")
             continue
         for cell in CELLS:
             if cell in set_scores.headline.f1:
@@ -28,7 +28,7 @@ def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
         "Token F1 on validation questions, from results files that hold the guide's keys alone: no intervals, and "
         "nothing says whether the runs saw the same questions."
     )
-    out.add(KIND, "Validation F1, older results files", caption, rows)
+    charts.add(KIND, "Validation F1, older results files", caption, rows)
 
 
 KIND = replace(two_by_two.KIND, name="validation_f1", rank=80, collect=_collect)

@@ -12,14 +12,14 @@ from emergence.report.charts import data_ablation
 from emergence.report.charts.chart import Chart, Charts
 
 
-def _collect(folder: ResultsFolder, out: Charts, n_boot: int) -> None:
+def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     caption = (
         "Scores after pretraining on text minus after pretraining on the same text with the words of each sentence in "
         "random order, on the same number of tokens, paired by test question and seed. Bars: 95% intervals over "
         "sentences and seeds. Near zero: which words go together is all that the score needs of pretraining."
     )
-    rows = data_ablation.differences(folder, out, KIND.name, ORDER, SHUFFLED, n_boot)
-    out.add(KIND, "Word order in the pretraining text", caption, rows)
+    rows = data_ablation.differences(folder, charts, KIND.name, ORDER, SHUFFLED, n_boot)
+    charts.add(KIND, "Word order in the pretraining text", caption, rows)
 
 
 def _tables(chart: Chart, reasons: Sequence[str]) -> Iterable[Block]:

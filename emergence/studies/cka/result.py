@@ -64,13 +64,13 @@ class TemporalCKA:
 
     def arrays(self) -> dict[str, npt.NDArray[np.float64]]:
         """All arrays: ``run/sentence/raw/drift``, ``against/...``, ``cross/sentence/raw/last``."""
-        out: dict[str, npt.NDArray[np.float64]] = {}
+        arrays: dict[str, npt.NDArray[np.float64]] = {}
         for name, views in zip(RUN_NAMES, self.views, strict=False):
             for rows, view in views.items():
-                out |= {f"{name}/{rows}/{key}": array for key, array in view.arrays().items()}
+                arrays |= {f"{name}/{rows}/{key}": array for key, array in view.arrays().items()}
         for rows, blocks in self.cross.items():
-            out |= {f"cross/{rows}/{key}": array for key, array in blocks.items()}
-        return out
+            arrays |= {f"cross/{rows}/{key}": array for key, array in blocks.items()}
+        return arrays
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; undefined values become null."""
@@ -148,7 +148,7 @@ def _run_lines(
             f"construction: a check of this program, not a finding (largest |1 - CKA|: {furthest:.1e})."
         )
     lines += [f"  no {name} comparison: {reason}" for name, reason in missing.items()]
-    point, row = _told(timeline)
+    point, row = _checkpoint_shown(timeline)
     if point == "pretrained":
         return [*lines, "  There is one checkpoint only: nothing to compare over time."]
     if timeline.trunk_never_moved:
@@ -161,7 +161,7 @@ def _run_lines(
     return [*lines, "", f"  {_WHAT[rows]}: every checkpoint against the start", *_over_time(timeline, view)]
 
 
-def _told(timeline: Timeline) -> tuple[str, int]:
+def _checkpoint_shown(timeline: Timeline) -> tuple[str, int]:
     """Name and index of the checkpoint the tables show: the last, or the first where nothing was finetuned."""
     index = len(timeline.checkpoints) - 1 if timeline.finetuned else 0
     return timeline.checkpoints[index].name, index

@@ -192,15 +192,15 @@ def _sibling(timeline: Timeline, path: Path | None, flag: str) -> Timeline | Non
     """The timeline of a run that must have started from the same trunk."""
     if path is None:
         return None
-    found = read_timeline(RunDirectory.open(path))
-    if found.start.source.key != timeline.start.source.key:
+    sibling = read_timeline(RunDirectory.open(path))
+    if sibling.start.source.key != timeline.start.source.key:
         raise UsageError(
             f"{flag} {path}: it did not start from the trunk of {timeline.run.run_id}: finetune that one, with "
             f"--skip-pretrain --pretrained-model-path {timeline.run.run_id}/{timeline.run.trunk_path.name}"
         )
-    if not found.finetuned or found.trunk_never_moved:
+    if not sibling.finetuned or sibling.trunk_never_moved:
         raise UsageError(f"{flag} {path}: it holds no finetuned trunk: give a run without --freeze-llm")
-    return found
+    return sibling
 
 
 class CKAStudy(Study[States, TemporalCKA]):
@@ -263,8 +263,8 @@ def _result(
             name = f"{rows}/{which}"
             logger.info("comparing %s rows, %s", rows, "as they are" if which == "raw" else "without token types")
             atlas = Atlas.chart(states, rows, which, blocks, options.method, options.batch_rows)
-            for subject, found in zip(subjects, views, strict=True):
-                found[name] = view(atlas, subject.cast, dataclasses.replace(options.effort, seed=options.seed))
+            for subject, by_name in zip(subjects, views, strict=True):
+                by_name[name] = view(atlas, subject.cast, dataclasses.replace(options.effort, seed=options.seed))
             if len(subjects) == 2:
                 cross[name] = _cross(atlas, *(subject.cast for subject in subjects))
     return TemporalCKA(

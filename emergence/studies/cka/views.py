@@ -55,7 +55,7 @@ class Atlas:
         method: CKAMethod,
         batch_rows: int | None,
     ) -> Atlas:
-        levels = {key: found.levels(rows, which) for key, found in states.items()}
+        levels = {key: of_trunk.levels(rows, which) for key, of_trunk in states.items()}
         ends = np.cumsum([len(arrays) for arrays in levels.values()])
         places = {key: slice(int(end) - len(levels[key]), int(end)) for key, end in zip(levels, ends, strict=True)}
         matrix = cka_matrix([array for arrays in levels.values() for array in arrays], method, batch_rows=batch_rows)
@@ -175,8 +175,8 @@ class View:
 
     def arrays(self) -> dict[str, FloatArray]:
         """Every array by its name."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
 
 def view(atlas: Atlas, cast: Cast, effort: Effort) -> View:
@@ -218,7 +218,7 @@ def _intervals(atlas: Atlas, cast: Cast, effort: Effort) -> dict[str, FloatArray
         "velocity": [(t, t + 1) for t in range(n_points - 1)],
     }
     names = [f"{curve}_{part}" for curve in wanted for part in ("lo", "hi", "se")]
-    out = {name: np.full((len(wanted[name.partition("_")[0]]), n_levels), np.nan) for name in names}
+    intervals = {name: np.full((len(wanted[name.partition("_")[0]]), n_levels), np.nan) for name in names}
     for level in range(n_levels):
         usable = [(curve, row, pair) for curve, pairs in wanted.items() for row, pair in enumerate(pairs)]
         usable = [u for u in usable if atlas.usable(level, points[u[2][0]], points[u[2][1]])]
@@ -235,8 +235,8 @@ def _intervals(atlas: Atlas, cast: Cast, effort: Effort) -> dict[str, FloatArray
         ends = dict(zip(("lo", "hi"), halves.intervals(effort.level), strict=True)) | {"se": halves.standard_errors}
         for i, (curve, row, _) in enumerate(usable):
             for part, values in ends.items():
-                out[f"{curve}_{part}"][row, level] = values[i]
-    return out
+                intervals[f"{curve}_{part}"][row, level] = values[i]
+    return intervals
 
 
 def _companions(atlas: Atlas, cast: Cast, effort: Effort) -> dict[str, FloatArray]:
@@ -244,7 +244,7 @@ def _companions(atlas: Atlas, cast: Cast, effort: Effort) -> dict[str, FloatArra
     points, start = cast.checkpoints, cast.checkpoints[cast.start]
     n_levels, k = len(atlas.levels[start.key]), _neighbours(atlas, effort)
     shapes = {"": (len(points), n_levels), "_random": (len(cast.random), n_levels)}
-    out = {f"{name}{end}": np.full(s, np.nan) for name in ("procrustes", "neighbours") for end, s in shapes.items()}
+    curves = {f"{name}{end}": np.full(s, np.nan) for name in ("procrustes", "neighbours") for end, s in shapes.items()}
     for level in range(n_levels):
         near: dict[str, npt.NDArray[np.int64]] = {}
         pairs = [("", t, start, point) for t, point in enumerate(points)]
@@ -257,9 +257,9 @@ def _companions(atlas: Atlas, cast: Cast, effort: Effort) -> dict[str, FloatArra
                     near[source.key] = nearest_neighbours(atlas.levels[source.key][level], k)
             states = atlas.levels[left.key][level], atlas.levels[right.key][level]
             same = left.key == right.key
-            out[f"procrustes{end}"][row, level] = 0.0 if same else angular_procrustes(*states)
-            out[f"neighbours{end}"][row, level] = mutual_neighbours(near[left.key], near[right.key])
-    return out
+            curves[f"procrustes{end}"][row, level] = 0.0 if same else angular_procrustes(*states)
+            curves[f"neighbours{end}"][row, level] = mutual_neighbours(near[left.key], near[right.key])
+    return curves
 
 
 def _permutations(atlas: Atlas, cast: Cast, effort: Effort) -> tuple[PermutationTest | None, ...]:

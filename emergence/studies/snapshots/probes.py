@@ -167,13 +167,13 @@ def _gains(
         main=work.words.variant,
         control=False,
     )
-    out = {}
+    gains = {}
     for fit in fits.values():
         together = score_logits(fit.test, questions.test, work.max_answer_words).columns()
         facts = {"layer": fit.layer, **{key: fit.facts[key] for key in _FACTS if key != "layer"}}
         facts["validation_f1_by_layer"] = {str(fit.layer): fit.facts["validation_f1"]}
-        out[GAIN + fit.family] = facts, {score: together[score] - alone[score] for score in SCORES}
-    return out
+        gains[GAIN + fit.family] = facts, {score: together[score] - alone[score] for score in SCORES}
+    return gains
 
 
 #: Of a chosen fit, kept for every snapshot.

@@ -139,13 +139,13 @@ class SnapshotProbes:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Questions, their sentences and roles, and ``snapshot/family/score`` of each question."""
-        out: dict[str, npt.NDArray[Any]] = {"ids": np.array(self.ids), "clusters": self.clusters}
+        arrays: dict[str, npt.NDArray[Any]] = {"ids": np.array(self.ids), "clusters": self.clusters}
         if self.roles:
-            out["roles"] = np.array(self.roles)
+            arrays["roles"] = np.array(self.roles)
         for snapshot in self.snapshots:
             for family, columns in snapshot.scores.items():
-                out |= {f"{snapshot.name}/{family}/{score}": values for score, values in columns.items()}
-        return out
+                arrays |= {f"{snapshot.name}/{family}/{score}": values for score, values in columns.items()}
+        return arrays
 
     def text(self) -> str:
         """Tables for a terminal."""
@@ -160,9 +160,9 @@ class SnapshotProbes:
         return "\n".join([*lines, "", f"no model: F1 {f1:.3f} ({self.no_model['rule'].replace('_', ' ')})"])
 
     def _line(self, snapshot: ProbedSnapshot, family: str) -> str:
-        found = self.estimates[snapshot.name][family]
+        scored = self.estimates[snapshot.name][family]
         loss = f"{snapshot.loss['nats_per_token']:>12.3f}{snapshot.loss['bits_per_byte']:>11.3f}"
-        scores = f"{shown(found['f1_tokens']):<24}{found['em'].point:>7.3f}{found['log_prob'].point:>9.3f}"
+        scores = f"{shown(scored['f1_tokens']):<24}{scored['em'].point:>7.3f}{scored['log_prob'].point:>9.3f}"
         return f"{snapshot.name:<22}{snapshot.tokens:>12,}{loss}  {scores}  {snapshot.probes[family]['layer']}"
 
 
@@ -228,8 +228,8 @@ def _from_files(content: dict[str, Any], scores: dict[str, npt.NDArray[Any]]) ->
     for point in content["snapshots"]:
         name, families = point["name"], point["scores"]
         estimates[name] = {f: {s: Estimate.from_dict(v) for s, v in c.items()} for f, c in families.items()}
-        for reference, found in point.pop("differences").items():
-            differences.setdefault(reference, {})[name] = found
+        for reference, by_family in point.pop("differences").items():
+            differences.setdefault(reference, {})[name] = by_family
         columns = {f: {s: scores[f"{name}/{f}/{s}"] for s in c} for f, c in families.items()}
         snapshots.append(ProbedSnapshot(**{**point, "scores": columns}))
     return SnapshotProbes(
