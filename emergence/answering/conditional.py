@@ -1,15 +1,15 @@
 """What do a trunk's states add to words and positions? Conditional probing (Hewitt et al. 2021).
 
-A probe reads words and positions off any states, a random trunk's too, so a score above a rule is no evidence. Here
-the scorer that has no language model (R_1, :mod:`emergence.answering.word_scorer`) goes first: its start and end logits
-stand under the probe as an offset with one free scale for each boundary, and the probe is fitted on top. What the two
-score together beyond the scorer alone is what the states add; the same on a random trunk is what any states would.
+A probe reads words and positions off any states, even a random trunk's, so a score above a rule is no evidence.
+Here the scorer without a language model (R_1, :mod:`emergence.answering.word_scorer`) goes first. Its start and end
+logits stand under the probe as an offset with one free scale for each boundary, and the probe is fitted on top. What
+the two score together beyond the scorer alone is what the states add. On a random trunk it is what any states add.
 
 The scorer's logits on training questions are cross-fitted. In-sample ones are over-confident, and the probe would
 learn to distrust the states.
 
-Beside these, one control: a bilinear probe on token embeddings and the relative position to the predicate alone, what
-a trunk knows before its first block. Defined in docs/methods.md#conditional-probing.
+A control stands beside these: a bilinear probe on token embeddings and the relative position to the predicate. It
+shows what a trunk knows before its first block (docs/methods.md#conditional-probing).
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ from emergence.training.context import Context
 
 logger = logging.getLogger(__name__)
 
-#: The control read-out on embeddings and relative position.
+#: Name of the control read-out, which reads embeddings and the relative position.
 EMBEDDING_POSITION = "embedding_position"
-#: Relative positions farther from the predicate than this many words are one.
+#: Relative positions are clipped to this many words from the predicate.
 FARTHEST = 12
 
 
 @dataclass(frozen=True)
 class ConditionalFit:
-    """One conditional probe, or the control, and what it says about every validation and test question.
+    """One conditional probe, or the control, and its logits for every validation and test question.
 
     Attributes:
-        name: Read-out name, ``words+bilinear``. family: Of the probe. layer: Of the states.
+        name: The read-out, such as ``words+bilinear``. family, layer: The probe's family, and the layer that it reads.
         scorer: ``left`` or ``both``; None for the control.
         validation, test: Logits of scorer and probe together.
-        facts: Of the fit: validation scores, ridge, scales, whether it converged.
+        facts: Validation scores of the fit, its ridge and scales, and whether it converged.
     """
 
     name: str
@@ -67,7 +67,7 @@ class ConditionalFit:
     facts: dict[str, Any]
 
     def to_state(self) -> dict[str, Any]:
-        """For a checkpoint; :meth:`from_state` is the inverse, bit for bit."""
+        """The fit as a checkpoint holds it; :meth:`from_state` is the inverse, bit for bit."""
         logits = {
             split: {key: torch.from_numpy(getattr(of_split, key)) for key in ("start", "end", "lengths")}
             for split, of_split in (("validation", self.validation), ("test", self.test))
@@ -96,21 +96,20 @@ def measure_conditional(
     main: str = "left",
     control: bool = True,
 ) -> dict[str, ConditionalFit]:
-    """Every family over every scorer, at the layer validation chose for the family alone, and the control.
+    """Fit the families on top of the scorers, each at the layer that validation chose for it, and the control.
 
     Args:
-        trunk: In eval mode, frozen; it runs once over the questions.
-        report: The probes that read states alone; their layers are used.
+        trunk: A frozen trunk in eval mode. It runs once over the questions.
+        report: The probes that read states alone. Their layers are used.
         splits: Training, validation and test questions.
-        scorers: ``left`` and perhaps ``both``; the training logits cross-fitted.
-        config: Of the probes.
-        context: Its checkpointer holds the fits of ``report``; each finished one is added, a resumed call goes on with
-            the next.
-        seed: Of the initial weights and batches.
+        scorers: ``left`` and perhaps ``both``, with cross-fitted logits of the training questions.
+        config: Settings of the probes.
+        context: Its checkpointer holds the fits of ``report``, and each finished fit of this call beside them.
+        seed: Seed of the initial weights and batches.
         max_answer_words: Longest span decoded on validation.
-        main: The scorer that every family is added to: ``left``, or ``both`` where a state has seen the next word, as
-            in the echo layout. The other scorer is added to by the bilinear probe alone (the linear one without it).
-        control: Whether to fit the control, too.
+        main: The scorer under every family: ``left``, or ``both`` where a state has seen the next word, as in the
+            echo layout. The other scorer gets the bilinear probe alone, or the first family if that was not fitted.
+        control: Whether the control is fitted too.
 
     Raises:
         StopRequested: ``should_stop`` was true after a fit; the same call resumes.
@@ -138,10 +137,10 @@ def measure_conditional(
 
 
 def scorer_logits(scores: WordScores, lengths: npt.NDArray[np.int64], split: str) -> npt.NDArray[np.float32]:
-    """(sum of W, 2) the scorer's log-probabilities of each word starting and ending the answer, by sentence.
+    """(sum of W, 2) log-probabilities of each word to start and to end the answer, normalised over its sentence.
 
     Raises:
-        ValueError: Its questions are not these.
+        ValueError: The scorer's questions have other lengths than ``lengths`` (N,).
     """
     logits: SpanLogits = getattr(scores, split)
     if not np.array_equal(logits.lengths, lengths):
@@ -157,7 +156,7 @@ def scorer_logits(scores: WordScores, lengths: npt.NDArray[np.int64], split: str
 def _wanted(
     report: ProbeReport, scorers: Mapping[str, WordScores], main: str, splits: Sequence[EncodedQA]
 ) -> dict[str, tuple[str, int, str | None]]:
-    """Read-out name to family, layer and scorer."""
+    """The read-outs to fit: name to family, layer and scorer."""
     families = tuple(dict.fromkeys(fit.family for fit in report.fits))
     richest = "bilinear" if "bilinear" in families else families[0]
     wanted: dict[str, tuple[str, int, str | None]] = {}
@@ -170,7 +169,7 @@ def _wanted(
 
 
 def _standardised(parts: Sequence[ProbeData]) -> Sequence[ProbeData]:
-    """All parts, in place, by the first one's statistics."""
+    """All parts, standardised in place with the statistics of the first."""
     standardise_(*(part.features for part in parts))
     return parts
 
@@ -185,7 +184,7 @@ def _with_offsets(parts: Sequence[ProbeData], scores: WordScores) -> list[ProbeD
 
 
 def _with_positions(parts: Sequence[ProbeData], splits: Sequence[EncodedQA]) -> Sequence[ProbeData]:
-    """The states with one column for each relative position to the predicate behind them, all standardised."""
+    """The standardised states, widened by one column for each relative position to the predicate."""
     extended = []
     for part, split in zip(parts, splits, strict=True):
         predicates = np.array([example.predicate_index for example in split.examples], dtype=np.int64)
@@ -199,7 +198,7 @@ def _with_positions(parts: Sequence[ProbeData], splits: Sequence[EncodedQA]) -> 
 
 
 def _widened(questions: Tensor, more: int) -> Tensor:
-    """Question states (N, 2D) as a probe of width D + more expects them: (N, 2 (D + more)), new columns zero."""
+    """Question states (N, 2D) with zero columns for a probe of width D + more: (N, 2 (D + more))."""
     mean, last = questions.chunk(2, dim=1)
     empty = questions.new_zeros(len(questions), more)
     return torch.cat([mean, empty, last, empty], dim=1)

@@ -1,7 +1,7 @@
 """From span logits to a report: scores with intervals, breakdowns, no-model baselines, prediction rows.
 
-Token-index F1 is the headline (docs/methods.md#token-f1); validation chooses, test reports. Every interval resamples
-sentences, because the questions of one sentence are not independent.
+Token-index F1 is the headline (docs/methods.md#token-f1). Validation questions choose, test questions report. Every
+interval resamples sentences or documents, because the questions of one sentence are not independent.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from emergence.measures.spans import GoldSpans, check_logits, decode_joint
 from emergence.plain import plain
 from emergence.spec.config import EvaluateConfig
 
-#: Scores of the breakdowns; those of the average over predicates are the ones that every question has.
+#: Scores of the breakdowns. The average over predicates takes those of them that every question has.
 BREAKDOWN_SCORES = ("f1_tokens", "em", "expected_f1", "log_prob", "argument_selection")
 #: Scores of a row of ``predictions.jsonl``.
 _ROW_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")
-#: Answer lengths in words (of the training gold): first and last of each bin.
+#: Bins of answer lengths, as the least and most words of the training gold.
 LENGTH_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 10**9))
-#: Which baseline scores a no-model floor is chosen from.
+#: The score by which the best rule, the no-model floor, is chosen.
 _FLOOR_SCORE = "f1_tokens"
 
 Breakdown = dict[str, dict[str, dict[str, Estimate]]]
@@ -48,17 +48,16 @@ class Evaluation:
     """Scores of one model on one split.
 
     Attributes:
-        n, n_clusters, n_documents: Questions, sentences and documents; documents None in older files.
+        n, n_clusters, n_documents: Counts of questions, sentences and documents. Older files have None for documents.
         cluster: What the intervals resample, ``sentence`` or ``document``.
         document_widening: Standard error of F1 by documents over that by sentences; None where there is none.
         max_answer_words: Longest span decoded.
-        scores: Mean over questions by score name (``measures.scoring.SCORE_NAMES`` and ``invalid_rate``,
-            the share of questions whose start and end, chosen apart, form no valid span); of
-            ``argument_selection`` over the questions with another argument, absent where there are none.
-        macro: Mean over predicates, each counted once however many questions it has.
-        by: ``role`` (wh-word), ``asked_role`` (``data.roles``), ``voice``, ``answer_words`` -> label -> score ->
-            estimate.
-        baselines: No-model rules by name -> score -> estimate; empty where none was asked for.
+        scores: Score name -> mean over questions. The names are ``measures.scoring.SCORE_NAMES`` and
+            ``invalid_rate``, the share of questions whose start and end, chosen apart, form no valid span. Only
+            questions with another argument count for ``argument_selection``, which is absent where there are none.
+        macro: Score name -> mean over predicates. A predicate counts once, however many questions it has.
+        by: ``role`` (wh-word), ``asked_role``, ``voice`` or ``answer_words`` -> label -> score -> estimate.
+        baselines: Name of a no-model rule -> score -> estimate; empty where none was asked for.
         floor: The baseline with the highest F1 (R_0 of docs/methods.md#no-model-floor); None without baselines.
         n_floored: Questions whose log-probability was raised to the floor of ``log_prob``.
         n_unreachable_questions: Questions all of whose golds are longer than ``max_answer_words``.
@@ -86,7 +85,7 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
-        """Rebuild a stored evaluation."""
+        """The inverse of :meth:`to_dict`."""
         nested = {key: _from_plain(values[key]) for key in ("scores", "macro", "by", "baselines")}
         return cls(**{**values, **nested})
 
@@ -97,15 +96,15 @@ def gold_spans(encoded: EncodedQA) -> GoldSpans:
 
 
 def choose_max_answer_words(setting: int, train: EncodedQA) -> int:
-    """The longest span to decode: ``setting``, or if 0 the 99.5th percentile of the training answers' lengths.
+    """Words of the longest span to decode: ``setting``, or for 0 the 99.5th percentile of training answers' lengths.
 
-    Use the whole training split, also for few-shot runs: sizes are comparable only under one cap.
+    Give the whole training split for few-shot runs too, because sizes are comparable only under one cap.
     """
     return setting or answer_length_cap(gold_spans(train))
 
 
 def score_logits(logits: SpanLogits, encoded: EncodedQA, max_answer_words: int) -> SpanScores:
-    """All scores per question, string scores and the choice among the sentence's arguments included."""
+    """All scores of every question, including string scores and the choice among the sentence's arguments."""
     sentences, choices = [example.tokens for example in encoded.examples], arguments_to_choose(encoded)
     golds = gold_spans(encoded)
     return score_spans(
@@ -116,7 +115,7 @@ def score_logits(logits: SpanLogits, encoded: EncodedQA, max_answer_words: int) 
 def arguments_to_choose(encoded: EncodedQA) -> ArgumentChoices:
     """What each question chooses from: its own golds and those of the other questions about its predicate.
 
-    They are sought among the questions of ``encoded`` alone, so give it a whole split.
+    Only questions of ``encoded`` are seen, so it should be a whole split.
     """
     predicates = [
         None if e.predicate_index is None else (e.source, e.sentence_id, e.predicate_index) for e in encoded.examples
@@ -125,13 +124,13 @@ def arguments_to_choose(encoded: EncodedQA) -> ArgumentChoices:
 
 
 def present(value: float) -> float | None:
-    """JSON's form of a question's score: None for one that it does not have (nan)."""
+    """A question's score as JSON has it: None stands for nan, a score that the question does not have."""
     return float(value) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
 class QuickScores:
-    """What model selection looks at: mean loss (nats per question), exact match and token F1 of the joint decode."""
+    """What choices on validation look at: mean loss in nats per question, EM and token F1 of the joint decode."""
 
     loss: float
     em: float
@@ -139,9 +138,9 @@ class QuickScores:
 
 
 def quick_scores(logits: SpanLogits, golds: GoldSpans, max_answer_words: int, train_gold: str = "first") -> QuickScores:
-    """Loss as in training (``model.losses.span_cross_entropy``), against all golds EM and F1.
+    """The loss as in training (``model.losses.span_cross_entropy``), and EM and F1 against all golds.
 
-    All of them are NaN if a logit is not finite.
+    All three are NaN if a logit is not finite.
     """
     if not (np.isfinite(logits.start).all() and np.isfinite(logits.end).all()):
         return QuickScores(math.nan, math.nan, math.nan)  # whoever trains knows what to say about it
@@ -174,10 +173,10 @@ def evaluate(
         scores: From :func:`score_logits`.
         encoded: The same questions.
         config: Draws and level of the intervals.
-        seed: Of the bootstrap; equal seeds give comparable resamples across models.
-        rules: From :func:`baseline_scores`, of the same questions and longest span; None leaves them out.
-        trained_baselines: Scores of what was trained without a language model (R_1), by name. They stand beside the
-            rules, and are not candidates for ``floor``, which is the best rule.
+        seed: Seed of the bootstrap. Equal seeds give comparable resamples across models.
+        rules: From :func:`baseline_scores`, for the same questions and longest span; None leaves them out.
+        trained_baselines: Name -> scores of what was trained without a language model (R_1). They stand beside the
+            rules but cannot become the ``floor``, which is the best rule.
     """
     interval = _Intervals(encoded.resampled(config.cluster), config, seed)
     columns = {**scores.columns(), "invalid_rate": 1.0 - scores.independent_valid.astype(np.float64)}
@@ -211,10 +210,10 @@ def evaluate(
 
 
 def baseline_scores(encoded: EncodedQA, train: EncodedQA, max_answer_words: int) -> dict[str, Columns]:
-    """Per-question F1 and EM of what needs no model, by name (docs/methods.md#no-model-floor).
+    """Per-question F1 and EM of the rules that need no model, by name (docs/methods.md#no-model-floor).
 
-    ``uniform`` draws a span at random. Where every question has a predicate (not SQuAD) there are the
-    fixed rules around it, and ``wh_rule``, which learns on ``train`` where the answer of each kind of question stands.
+    ``uniform`` draws a span at random. Where every question has a predicate (not in SQuAD), fixed rules around it
+    follow, and ``wh_rule``, which learns on ``train`` where the answer to each kind of question stands.
     """
     golds = gold_spans(encoded)
     chance = uniform_chance(encoded.n_words, golds, max_answer_words)
@@ -229,7 +228,7 @@ def baseline_scores(encoded: EncodedQA, train: EncodedQA, max_answer_words: int)
 
 
 def breakdown_labels(encoded: EncodedQA) -> dict[str, list[str]]:
-    """Labels of every question by kind of breakdown: ``role``, ``asked_role``, ``voice``, ``answer_words``."""
+    """Kind of breakdown (``role``, ``asked_role``, ``voice``, ``answer_words``) to the label of every question."""
     voices = {True: "passive", False: "active", None: "unknown"}
     first = encoded.first_golds
     return {
@@ -269,7 +268,7 @@ def prediction_rows(scores: SpanScores, encoded: EncodedQA) -> list[dict[str, An
 
 
 class _Intervals:
-    """Means over those of the questions ``rows`` that have a value, with cluster intervals; one seed throughout."""
+    """Means over the questions ``rows`` that have a value, with cluster intervals, all from one seed."""
 
     def __init__(self, clusters: npt.NDArray[np.int64], config: EvaluateConfig, seed: int) -> None:
         self._clusters, self._config, self._seed = clusters, config, seed
@@ -294,7 +293,7 @@ def mean_estimates(
 def _macro(
     columns: Mapping[str, npt.NDArray[np.float64]], encoded: EncodedQA, config: EvaluateConfig, seed: int
 ) -> dict[str, Estimate]:
-    """Averages within each predicate occurrence (without one: the sentence), then over those."""
+    """Means over predicates of the means within each. Questions without a predicate are averaged by sentence."""
     seen: dict[tuple[int, int | None], int] = {}
     keys = ((int(c), e.predicate_index) for c, e in zip(encoded.clusters, encoded.examples, strict=True))
     owner = np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
@@ -324,7 +323,7 @@ def _predicates(encoded: EncodedQA) -> npt.NDArray[np.int64] | None:
 
 
 def _wh_and_form(encoded: EncodedQA) -> tuple[list[str], list[str]]:
-    """What the wh-rule may read off a question: its wh-word; its voice and whether it has a subject."""
+    """What the wh-rule may read off questions: the wh-words, and the forms (voice, and whether there is a subject)."""
     return [e.wh for e in encoded.examples], [_form(e) for e in encoded.examples]
 
 

@@ -1,7 +1,7 @@
 """Running a trunk over encoded questions: states of words and questions, and the span logits read off them.
 
-The frozen trunk runs once per question, over batches of similar length, and every probe then trains on
-the cached states; re-running the trunk for each epoch would cost hundreds of times as much.
+The frozen trunk runs once over all questions, in batches of similar length. Every probe then trains on the cached
+states, because running the trunk again for each epoch would cost hundreds of times as much.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ logger = logging.getLogger(__name__)
 #: Padded tokens per forward pass without gradients. On a CPU the activations of 2,048 stay in its caches.
 TOKENS_PER_BATCH = {"cpu": 2_048, "cuda": 65_536}
 
-#: A read-out: question states (N, 2D) and word states (N, W, D) to start and end logits (N, W).
+#: A read-out maps question states (N, 2D) and word states (N, W, D) to start and end logits (N, W).
 Readout = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class SpanLogits:
-    """Start and end logits (N, W) in float32, 0 beyond each sentence's ``lengths`` (N,) words."""
+    """Start and end logits (N, W) in float32. They are 0 beyond the ``lengths`` (N,) words of each sentence."""
 
     start: npt.NDArray[np.float32]
     end: npt.NDArray[np.float32]
     lengths: npt.NDArray[np.int64]
 
     def rows(self, which: slice) -> SpanLogits:
-        """Those of some questions, as wide as the longest of their sentences."""
+        """The logits of some questions, as wide as the longest of their sentences."""
         lengths = self.lengths[which]
         width = int(lengths.max(initial=0))
         return SpanLogits(self.start[which, :width], self.end[which, :width], lengths)
@@ -50,8 +50,8 @@ class LayerFeatures:
     """What a probe sees of N questions at one layer.
 
     Attributes:
-        words: States of all words, (sum of W, D), sentence after sentence; float32 or bfloat16.
-        questions: (N, 2D) float32, the mean of the question's token states beside its last one's.
+        words: (sum of W, D) states of all words, sentence after sentence, in float32 or bfloat16.
+        questions: (N, 2D) in float32: the mean of the question's token states, then the state of its last token.
         word_offsets: Question n's words are rows ``word_offsets[n]:word_offsets[n + 1]``, (N+1,).
     """
 
@@ -65,7 +65,7 @@ class LayerFeatures:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """States of N questions at some layers; question and word states by layer (see :class:`LayerFeatures`)."""
+    """Word and question states of N questions, by layer (see :class:`LayerFeatures`)."""
 
     words: Mapping[int, Tensor]
     questions: Mapping[int, Tensor]
@@ -85,11 +85,11 @@ def cache_features(
     """Run the frozen trunk once and keep the states of ``layers``.
 
     Args:
-        trunk: In eval mode on the context's device, where the cache will be, too.
+        trunk: A trunk in eval mode on the context's device, where the cache will be too.
         encoded: N questions.
-        layers: Levels to keep: 0 the embeddings, i after block i (the last also final-normed).
-        context: Its device and precision.
-        dtype: Of the cached word states.
+        layers: Levels to keep. Level 0 is the embeddings, level i follows block i, and the last is final-normed too.
+        context: Its device and precision are used.
+        dtype: Type of the cached word states.
     """
     n, size, device = len(encoded), trunk.hidden_size, context.device
     n_words = int(encoded.word_offsets[-1])
@@ -109,10 +109,10 @@ def cache_features(
 def layer_groups(
     layers: Sequence[int], n_words: int, hidden_size: int, gigabytes: float, device: torch.device
 ) -> tuple[list[list[int]], torch.dtype]:
-    """Which layers to cache together, and in which type, within a memory budget.
+    """The layers to cache together within a memory budget, and the type to cache them in.
 
-    float32 on a CPU, unless then not even one layer fits; bfloat16 on a GPU. One layer is always cached,
-    with a warning where it exceeds the budget.
+    The type is float32 on a CPU if one layer fits in it, and otherwise bfloat16. One layer is always cached, with a
+    warning where it exceeds the budget.
     """
     values = n_words * hidden_size
     dtype = torch.float32 if device.type == "cpu" and 4 * values <= gigabytes * 1e9 else torch.bfloat16
@@ -127,7 +127,7 @@ def layer_groups(
 def iter_states(
     trunk: Encoder, encoded: EncodedQA, context: Context
 ) -> Iterator[tuple[npt.NDArray[np.int64], PaddedBatch, list[Tensor]]]:
-    """Yields ``(indices, batch, states)`` with the L + 1 levels of states (B, T, D) in float32, without gradients."""
+    """Yield ``(indices, batch, states)``: the L + 1 levels of states (B, T, D) in float32, without gradients."""
     budget = TOKENS_PER_BATCH.get(context.device.type, TOKENS_PER_BATCH["cpu"])
     for index in batches_for_scoring(encoded.lengths, budget):
         batch = encoded.padded_batch(index)
@@ -137,13 +137,13 @@ def iter_states(
 
 
 def word_states(states: Tensor, batch: PaddedBatch) -> Tensor:
-    """The state of each word, its last token's: (B, T, D) -> (B, W, D)."""
+    """The state of each word, which is that of its last token: (B, T, D) -> (B, W, D)."""
     positions = torch.from_numpy(batch.word_positions).to(states.device)  # (B, W)
     return states.gather(1, positions[:, :, None].expand(-1, -1, states.shape[2]))  # (B, W, D)
 
 
 def question_states(states: Tensor, batch: PaddedBatch) -> Tensor:
-    """The mean of the question's token states beside its last one's: (B, T, D) -> (B, 2D)."""
+    """The mean of the question's token states, then the state of its last token: (B, T, D) -> (B, 2D)."""
     start = torch.from_numpy(batch.question_start).to(states.device)  # (B,)
     end = torch.from_numpy(batch.question_end).to(states.device)  # (B,)
     position = torch.arange(states.shape[1], device=states.device)  # (T,)
@@ -170,7 +170,7 @@ def predict_readouts(
 
 
 def predict_finetuned(trunk: Trunk, head: nn.Module, encoded: EncodedQA, context: Context) -> SpanLogits:
-    """Span logits of the whole model: trunk, last layer, span head."""
+    """Span logits of the whole model: the head on the trunk's last layer."""
     logits = _empty_logits(encoded)
     budget = TOKENS_PER_BATCH.get(context.device.type, TOKENS_PER_BATCH["cpu"])
     for index in batches_for_scoring(encoded.lengths, budget):
@@ -181,7 +181,7 @@ def predict_finetuned(trunk: Trunk, head: nn.Module, encoded: EncodedQA, context
 
 
 def span_logits(trunk: Trunk, head: nn.Module, batch: PaddedBatch, context: Context) -> tuple[Tensor, Tensor]:
-    """Start and end logits (B, W) of one batch; differentiable. The head runs in float32."""
+    """Differentiable start and end logits (B, W) of one batch. The head runs in float32."""
     with autocast(context.device, context.precision):
         states = trunk(torch.from_numpy(batch.ids).to(context.device))  # (B, T, D)
     start, end = head(word_states(states, batch).float())  # (B, W)

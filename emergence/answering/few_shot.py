@@ -1,4 +1,4 @@
-"""Few-shot training sets: seeded and nested, so that a learning curve over sizes differs by size alone."""
+"""Few-shot training sets. They are seeded and nested, so that the points of a learning curve differ in size alone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from emergence.errors import UsageError
 def few_shot_indices(n_questions: int, limit: int | None, seed: int) -> npt.NDArray[np.int64]:
     """Indices of the training questions to use, in their original order.
 
-    The first ``limit`` of one seeded permutation of the *questions* (the unit of docs/methods.md#few-shot), so the
+    They are the first ``limit`` of one seeded permutation of the *questions* (docs/methods.md#few-shot). So the
     questions of a smaller limit are among those of every larger one with the same seed.
 
     Args:
-        n_questions: Training questions there are.
+        n_questions: How many training questions there are.
         limit: How many to use; None for all.
-        seed: Of the permutation.
+        seed: Seed of the permutation.
 
     Raises:
         UsageError: More questions were asked for than there are.

@@ -1,9 +1,8 @@
 """Full finetuning: trunk and span head trained together on question-answer spans.
 
-The best epoch is chosen by validation F1, the score that is reported (as for the probes' layers), which is
-what early stopping watches too; its weights are what the trunk and the head hold at the end. Validation loss
-turns an epoch earlier, when the spans it has right still become more of them. A run killed at any
-moment resumes from its newest checkpoint, within an epoch too, and ends bit-identical.
+Validation F1, the score that is reported, chooses the best epoch and decides on early stopping. Validation loss would
+stop an epoch earlier, while the number of right spans still grows. At the end trunk and head hold the weights of the
+best epoch. A run killed at any moment, within an epoch too, resumes from its newest checkpoint and ends bit-identical.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ SaveModel = Callable[[str, Trunk, SpanHead, dict[str, Any]], None]
 
 @dataclass
 class _State(LoopState):
-    """All that decides what happens next, beside the weights and the optimiser."""
+    """Everything besides the weights and the optimiser that decides what happens next."""
 
     epoch: int = 0
     batch: int = 0
@@ -73,23 +72,24 @@ def finetune(
     carried: dict[str, Any] | None = None,
     announce: bool = True,
 ) -> FinetuneResult:
-    """Train ``trunk`` and ``head`` in place; they end with the best epoch's weights.
+    """Train ``trunk`` and ``head`` in place. They end with the weights of the best epoch.
 
     Args:
-        trunk, head: Moved to the context's device.
+        trunk, head: The model. It is moved to the context's device.
         train, validation: Encoded questions.
-        config: See :class:`~emergence.spec.config.FinetuneConfig`.
+        config: Settings of the optimiser, the epochs and the checkpoints.
         context: Its recorder takes history lines ``finetune_step`` and ``finetune_epoch``.
-        seed: Of the order of the training questions and of dropout's masks.
+        seed: Seed of the order of training questions and of dropout's masks.
         max_answer_words: Longest span decoded on validation.
         save_snapshot: Called after every epoch with the name ``finetune_epoch_<n>``.
         on_nan: What to do about a loss or gradient that is not finite, as in pretraining.
         carried: Plain values that every checkpoint holds for the caller, under ``carried``.
-        announce: Log a line for every epoch.
+        announce: Whether a line is logged for every epoch.
 
     Raises:
-        StopRequested: After saving a checkpoint, because ``should_stop`` was true; the same call resumes.
-        NonFiniteLossError: Naming step, batch, cause and what is kept. EmergenceError: There are no questions.
+        StopRequested: ``should_stop`` was true. A checkpoint was saved, and the same call resumes.
+        NonFiniteLossError: A loss or gradient is not finite; step, batch and cause are named.
+        EmergenceError: There are no questions.
     """
     if not len(train) or not len(validation):
         raise EmergenceError("finetuning needs training and validation questions: give more data, or longer sequences")
@@ -107,7 +107,7 @@ def finetune(
 
 @dataclass
 class _Finetuning(TrainingLoop):
-    """The parts of one finetuning and the acts its loop consists of."""
+    """One finetuning: its parts, and the steps of its loop."""
 
     phase = PHASE
     title = "finetuning"
@@ -132,7 +132,7 @@ class _Finetuning(TrainingLoop):
         self.questions_per_epoch = sum(map(len, first_epoch))
         self.optimizer = build_optimizer(self.trunk, self.head, self.config)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
-        #: Losses not yet in a history line, with gradient norms and questions; on the device until they are read.
+        #: Loss, gradient norm and questions of steps in no history line yet; on the device until they are read.
         self.pending: list[tuple[Tensor, Tensor, int]] = []
         self.dropout = ResidualDropout(self.trunk, self.config.dropout, self.seed)
         self.shown: dict[str, float] = {}
@@ -167,7 +167,7 @@ class _Finetuning(TrainingLoop):
         self._end_epoch()
 
     def result(self) -> FinetuneResult:
-        """The outcome; trunk and head are left with the best epoch's weights."""
+        """The outcome. Trunk and head get the weights of the best epoch."""
         best = self.state.best
         if best is None or self.state.best_weights is None:
             raise RuntimeError("finetuning ended without an epoch")
@@ -220,7 +220,7 @@ class _Finetuning(TrainingLoop):
             self.save()
 
     def _drain(self) -> float:
-        """Mean loss since the last call; reading it here, not every step, lets a GPU run ahead."""
+        """Mean loss since the last call. It is read here and not at every step, so that a GPU can run ahead."""
         if not self.pending:
             return float("nan")
         losses = self._read_pending()
@@ -232,7 +232,7 @@ class _Finetuning(TrainingLoop):
         return total / questions
 
     def _read_pending(self) -> list[tuple[float, int]]:
-        """Losses and questions of the steps since the last history line, every number in them finite."""
+        """Losses and questions of the steps since the last history line; all of them are finite."""
         first = self.step - len(self.pending) + 1
         read = [(float(loss), float(norm), n) for loss, norm, n in self.pending]
         for step, (loss, norm, _) in enumerate(read, start=first):
@@ -280,7 +280,7 @@ class _Finetuning(TrainingLoop):
             "batch": self.state.batch,
             "loss_sum": self.state.loss_sum,
             "questions": self.state.questions,
-            # Apart from loss_sum, so that the next history line is the same after a resume.
+            # They are kept apart from loss_sum, so that the next history line is the same after a resume.
             "pending": self._read_pending(),
             "epochs": [asdict(scores) for scores in self.state.epochs],
             "best_weights": self.state.best_weights,
@@ -312,7 +312,7 @@ class _Finetuning(TrainingLoop):
 def training_batches(train: EncodedQA, config: FinetuneConfig, *, seed: int, epoch: int) -> list[IntArray]:
     """One epoch's batches: one pass over the questions, or as many as make ``config.min_steps_per_epoch`` steps.
 
-    Ten questions are one step a pass; without a least number of steps a few-shot run would end untrained.
+    Ten questions are one step a pass, so without a least number of steps a few-shot run would end untrained.
     """
     passes = passes_per_epoch(len(train), config)
     orders = range(epoch * passes, (epoch + 1) * passes)
@@ -320,7 +320,7 @@ def training_batches(train: EncodedQA, config: FinetuneConfig, *, seed: int, epo
 
 
 def build_optimizer(trunk: nn.Module, head: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
-    """AdamW: trunk at ``lr``, head at ``head_lr``, weight decay on matrices only (not on norm gains and biases)."""
+    """AdamW with ``lr`` for the trunk and ``head_lr`` for the head. Only matrices decay, not norm gains and biases."""
     groups = []
     for module, lr in ((trunk, config.lr), (head, config.head_lr)):
         matrices = [p for p in module.parameters() if p.ndim >= 2]

@@ -10,7 +10,7 @@ from emergence.plain import plain
 
 @dataclass(frozen=True)
 class EpochScores:
-    """One epoch: mean training loss, and validation loss (both nats per question), exact match and token F1."""
+    """The scores of one epoch: mean losses in nats per question, and exact match and token F1 on validation."""
 
     epoch: int
     train_loss: float
@@ -21,7 +21,7 @@ class EpochScores:
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of the search's grid: a factor of both learning rates, and the embedding's scale."""
+    """One point of the search's grid: a factor of both learning rates, and the name of an embedding scale."""
 
     lr_factor: float
     embedding: str
@@ -32,10 +32,10 @@ class Trial:
     """A setting that was tried.
 
     Attributes:
-        rung: Of the ladder, from 1.
+        rung: The rung of the ladder that it was tried on, from 1.
         steps, questions: Optimiser steps, and the size of the subset that they went over.
-        validation_f1: Token F1 at its end; 0 where it diverged.
-        validation_loss: Nats per question; None where it diverged.
+        validation_f1: Token F1 at the end of the trial; 0 where it diverged.
+        validation_loss: Nats per question at the end of the trial; None where it diverged.
     """
 
     lr_factor: float
@@ -56,14 +56,13 @@ class SearchResult:
     """What the search for settings tried and chose, on validation questions alone.
 
     Attributes:
-        trials: In the order in which they were trained; none where a finetuning is too short to be searched.
-        chosen: The best of the last rung.
-        edges: Settings that were chosen at the end of their range: a better one may lie beyond.
+        trials: All trials in the order of training. There are none where a finetuning is too short to be searched.
+        chosen: The best setting of the last rung.
+        edges: Names of what was chosen at an end of its range, so that a better value may lie beyond.
         steps: Optimiser steps of all trials.
-        share_of_one_finetuning: Their question passes over those of one finetuning; at most 2.
-        embedding_scale: The factor that ``fresh`` multiplies the embedding with; None where ``fresh`` is no other
-            setting (a random trunk, or one whose embeddings are not normed on entry), so that the grid has half its
-            points.
+        share_of_one_finetuning: Question passes of all trials over those of one finetuning; at most 2.
+        embedding_scale: The factor that ``fresh`` multiplies the embedding with. It is None where ``fresh`` would
+            change nothing: for a random trunk, or one whose embeddings are not normed on entry. The grid is then half.
     """
 
     trials: tuple[Trial, ...]
@@ -74,7 +73,7 @@ class SearchResult:
     embedding_scale: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, for ``finetune_stats.json``; the inverse is :meth:`from_dict`."""
+        """Plain JSON types for ``finetune_stats.json``; :meth:`from_dict` is the inverse."""
         return plain({"candidates" if key == "trials" else key: value for key, value in vars(self).items()})
 
     @classmethod
@@ -96,12 +95,12 @@ class FinetuneResult:
 
     Attributes:
         epochs: Every epoch's scores.
-        best: The epoch with the highest validation F1 (on a tie the lower loss), whose weights were kept.
-        steps: Optimiser steps taken, the search's not counted.
+        best: The epoch whose weights were kept: highest validation F1, and on a tie the lower loss.
+        steps: Optimiser steps without those of the search.
         stopped_early: Whether patience ran out before the last epoch.
-        seconds: Wall-clock, added up over resumes, the search's not counted.
-        questions_per_second: Training questions over those seconds, validation included in the time.
-        rewinds: Times that training went back to a checkpoint after a number that was not finite.
+        seconds: Wall-clock seconds, added up over resumes, without those of the search.
+        questions_per_second: Training questions over those seconds, which include validation.
+        rewinds: How often training went back to a checkpoint after a number that was not finite.
         search: How the settings were found; None where they were given.
     """
 
@@ -116,9 +115,9 @@ class FinetuneResult:
 
     @property
     def flags(self) -> list[str]:
-        """What a reader should know of a searched finetuning: more epochs, or settings beyond the grid, may be better.
+        """Warnings of a searched finetuning: settings beyond the grid, or more epochs, may be better.
 
-        With the settings given there is nothing to flag: they are as they were asked for.
+        Settings that were given have no flags, because they are what was asked for.
         """
         if self.search is None:
             return []

@@ -1,10 +1,10 @@
 """Full finetuning with settings found on validation: the ceiling must be tuned (docs/methods.md#the-ceiling).
 
-Successive halving over learning rate and embedding scale, from the same grid for pretrained and random trunks; the
-plan of :mod:`emergence.spec.search_budget` bounds it by two finetunings. Every trial is a complete training, so
-its learning rate reaches zero, on a fixed subset of the training questions. Short trainings favour what moves fast,
-high rates and fresh embeddings, so each rung also keeps the best of the slower ones, and the last rung is half a
-finetuning. A run that is killed in the search goes on in the middle of its trial, to the same bits.
+The search is successive halving over learning rate and embedding scale, with one grid for pretrained and random
+trunks. The plan of :mod:`emergence.spec.search_budget` bounds it by two finetunings. Every trial is a complete training
+on a fixed subset of the training questions, so its learning rate reaches zero. Short trainings favour high rates and
+fresh embeddings, because these move fast. So each rung also keeps the best of the slower settings, and the last rung
+is half a finetuning. A run that is killed in the search goes on in the middle of its trial, to the same bits.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def finetune_tuned(
     save_snapshot: SaveModel | None = None,
     on_nan: OnNan = "stop",
 ) -> FinetuneResult:
-    """As :func:`~emergence.answering.finetune.finetune`, after a search with ``config.search = "on"``.
+    """:func:`~emergence.answering.finetune.finetune`, after a search for its settings if ``config.search`` is ``on``.
 
-    History gets a line ``finetune_search`` for every finished trial. Raises what ``finetune`` does.
+    The history gets a line ``finetune_search`` for every finished trial. The errors are those of ``finetune``.
     """
     trunk, head = trunk.to(context.device), head.to(context.device)
     searched = None
@@ -95,14 +95,14 @@ def finetune_tuned(
 
 
 def grid(embedding_scale: float | None) -> list[Setting]:
-    """The settings that the search starts from, the configuration's own first: six, or three with one scale."""
+    """The settings that the search starts from: six, or three where there is one scale. The default comes first."""
     scales = EMBEDDINGS if embedding_scale is not None else (PRETRAINED,)
     points = [Setting(factor, scale) for scale in scales for factor in LR_FACTORS]
     return sorted(points, key=lambda point: point != DEFAULT)
 
 
 def settle(trunk: Trunk, config: FinetuneConfig, setting: Setting, embedding_scale: float | None) -> FinetuneConfig:
-    """Bring ``trunk`` to the setting's embedding scale, in place; returns the configuration that it means."""
+    """Bring ``trunk`` to the setting's embedding scale, in place, and return the configuration with its rates."""
     if setting.embedding != PRETRAINED and embedding_scale is not None:
         rescale_embedding(trunk, embedding_scale)
     factor = setting.lr_factor
@@ -110,10 +110,11 @@ def settle(trunk: Trunk, config: FinetuneConfig, setting: Setting, embedding_sca
 
 
 def survivors(trials: Sequence[Trial], keep: int) -> list[Setting]:
-    """The ``keep`` settings of a rung that go on, best first.
+    """The ``keep`` settings of a rung that go on, ranked by validation F1 and on a tie by the lower loss.
 
-    The best by validation F1 (on a tie the lower loss); the best of those that move less than it (a lower rate, or
-    its rate without its fresh embedding); the best of the lower rates; the best with the other embedding; by score.
+    The best setting goes on first. Then follow the best that moves less than it (a lower rate, or the same rate
+    without its fresh embedding), the best with a lower rate, the best with the other embedding, and the next by rank.
+    Example: (x 3, fresh) is best and two go on. The second is the best of (x 3, pretrained), all x 1 and all x 0.3.
     """
     ranked = sorted(trials, key=_badness)
     best = ranked[0]
@@ -126,7 +127,7 @@ def survivors(trials: Sequence[Trial], keep: int) -> list[Setting]:
 
 
 def edges_of(chosen: Setting) -> tuple[str, ...]:
-    """Which of the chosen values lie at an end of a range that goes on beyond it."""
+    """``lr_factor`` where the chosen one is the least or the greatest of the grid. The embeddings have no ends."""
     return ("lr_factor",) if chosen.lr_factor in (min(LR_FACTORS), max(LR_FACTORS)) else ()
 
 
@@ -135,7 +136,7 @@ def _badness(trial: Trial) -> tuple[float, float]:
 
 
 def _carried(checkpointer: Checkpointer) -> SearchResult | None:
-    """The search that a finetuning under way started from; None if it has not started."""
+    """The search that the finetuning under way started from; None if no finetuning has started."""
     newest = checkpointer.load(FINETUNE_PHASE)
     raw = newest.state.get("carried") if newest is not None else None
     return SearchResult.from_dict(raw) if raw is not None else None
@@ -143,7 +144,7 @@ def _carried(checkpointer: Checkpointer) -> SearchResult | None:
 
 @dataclass
 class _Search:
-    """The trials so far decide what comes next, so they, and the trial under way, are all the state there is."""
+    """A search. Its only state is the finished trials, which decide what comes next, and the trial under way."""
 
     trunk: Trunk
     head: SpanHead
@@ -176,7 +177,7 @@ class _Search:
         clock = time.monotonic()
         trunk, head = copy.deepcopy(self.trunk), copy.deepcopy(self.head)
         steps = rung.steps(self.config.batch_size)
-        # One epoch over as many passes: the validation questions are scored once, and the rate falls to zero.
+        # All passes are one epoch, so that validation questions are scored once and the rate falls to zero.
         config = replace(settle(trunk, self.config, setting, scale), epochs=1, min_steps_per_epoch=steps, patience=0)
         f1, loss = 0.0, None
         try:
@@ -231,7 +232,7 @@ class _Search:
         return {"trials": trials, "seconds": self.seconds, "history": self.context.recorder.position(), "trial": None}
 
     def _trial_context(self) -> Context:
-        """The search's, for a training that is a part of it."""
+        """The search's context, as a trial within it sees it."""
         whole = self.context
         return replace(
             whole,
@@ -242,9 +243,9 @@ class _Search:
 
 
 class _TrialCheckpointer(Checkpointer):
-    """Keeps a trial's state inside the search's own, under the search's phase.
+    """Keeps a trial's state within the state of the search, under the phase of the search.
 
-    Neither a trial's untouched start nor its end is saved: the finished trials on disk say as much.
+    The start and the end of a trial are not saved, because the finished trials on disk say as much.
     """
 
     def __init__(self, inner: Checkpointer, progress: dict[str, Any], steps_before: int) -> None:

@@ -1,4 +1,4 @@
-"""From span logits on encoded minimal pairs to their scores, for any read-out."""
+"""Scores of minimal pairs from the span logits of any read-out."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from emergence.measures.minimal_sets import MinimalPairScores, score_pairs
 def score_minimal_pairs(
     logits: SpanLogits, encoded: EncodedQA, max_answer_words: int | None = None
 ) -> MinimalPairScores:
-    """Scores of the pairs of ``data.minimal_sets.minimal_pairs``, encoded.
+    """Scores of the pairs of ``data.minimal_sets.minimal_pairs``, by construction and role.
+
+    Pairs of natural sentences are resampled by the sentence that they come from (``document_id``).
 
     Args:
-        logits: Of the encoded questions.
-        encoded: Members in any order; a pair of which encoding dropped a member is left out and counted.
-        max_answer_words: Longest span decoded, for the exact matches; None for the longest sentence.
-
-    Pairs of natural sentences are resampled by their sentence (``document_id``), and kinds are construction and role.
+        logits: Logits of the encoded questions.
+        encoded: Members in any order. A pair that lost a member in encoding is left out and counted.
+        max_answer_words: Longest span decoded for the exact matches; None for the longest sentence.
     """
     rows: dict[str, dict[str, int]] = {}
     for row, example in enumerate(encoded.examples):

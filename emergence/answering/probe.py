@@ -1,7 +1,7 @@
 """Probing a frozen trunk: every family at every layer, on states cached once.
 
-The layer is chosen by validation F1, the score that is reported; the last layer is always there beside
-it. A killed call resumes with the next family and layer and ends identical.
+Validation F1, the score that is reported, chooses the layer. The last layer is reported beside it. A killed call
+resumes with the next family and layer, and ends with the same bits.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class ProbeReport:
         return sorted((fit for fit in self.fits if fit.family == family), key=lambda fit: fit.layer)
 
     def best(self, family: str) -> ProbeFit:
-        """The layer with the highest validation F1, the score that is reported; the lower layer on a tie."""
+        """The fit of the layer with the highest validation F1, and on a tie of the lower layer."""
         return max(self.of(family), key=lambda fit: (fit.validation_f1, -fit.layer))
 
     def last(self, family: str) -> ProbeFit:
-        """The last layer's fit."""
+        """The fit of the last layer."""
         return self.of(family)[-1]
 
 
@@ -58,16 +58,16 @@ def probe_all_layers(
     """Fit every family at every layer of a frozen trunk (in eval mode, on the context's device).
 
     The trunk runs once over the questions, or once for each group of layers that fits
-    ``config.cache_gigabytes``. Each finished fit is checkpointed; a resumed call goes on with the next.
+    ``config.cache_gigabytes``. Each finished fit is checkpointed, and a resumed call goes on with the next.
 
     Args:
-        families: ``config.families`` by default.
-        layers: Levels of states; all L + 1 by default.
+        families: The families to fit, by default ``config.families``.
+        layers: The levels of states to probe, by default all L + 1.
         context: Its recorder gets one history line ``probe`` for each fit.
 
     Raises:
         StopRequested: ``should_stop`` was true after a fit; the same call resumes.
-        EmergenceError: No questions.
+        EmergenceError: There are no questions.
     """
     if not len(train) or not len(validation):
         raise EmergenceError("probing needs training and validation questions: give more data, or longer sequences")
@@ -105,7 +105,7 @@ def _standardised(data: Sequence[ProbeData]) -> tuple[ProbeData, ProbeData, Stan
 
 
 def predict_probes(trunk: Encoder, fits: Sequence[ProbeFit], encoded: EncodedQA, context: Context) -> list[SpanLogits]:
-    """Logits of several fitted probes in one pass over the trunk, in the order of ``fits``."""
+    """Logits of several fitted probes, in the order of ``fits``. The trunk runs once."""
     readouts = {str(i): (fit.layer, readout(fit, context.device)) for i, fit in enumerate(fits)}
     logits = predict_readouts(trunk, readouts, encoded, context)
     return [logits[name] for name in readouts]

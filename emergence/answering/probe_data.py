@@ -1,7 +1,7 @@
 """What probes are fitted on: one layer's cached states of N questions, and the spans to learn.
 
-States are standardised with training statistics (an unstandardised probe can look blind from scale
-alone); the statistics are folded back into the fitted weights, so a finished probe reads raw states.
+States are standardised with the statistics of training, because the scale of the states alone can make a probe look
+blind. The statistics are folded back into the fitted weights, so a finished probe reads raw states.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from emergence.measures.spans import GoldSpans
 from emergence.model import Encoder
 from emergence.training.context import Context
 
-#: Rows of word states multiplied at a time (bfloat16 ones are widened first), and questions scored at a time.
+#: Rows of word states multiplied at a time, because bfloat16 ones are widened first; questions scored at a time.
 CHUNK_ROWS = 1 << 18
 _CHUNK_QUESTIONS = 512
 
 
 @dataclass(frozen=True)
 class ProbeData:
-    """N questions at one layer, and the spans to learn, which may be a control task's (docs/methods.md#selectivity).
+    """N questions at one layer, and the spans to learn.
 
     Attributes:
-        features: The states. golds: The spans.
-        offset: (sum of W, 2) start and end logits that need no states, for a conditional probe to add to; else None.
+        features: The states. golds: The spans, perhaps those of a control task (docs/methods.md#selectivity).
+        offset: (sum of W, 2) start and end logits to which a conditional probe is added; None for other probes.
     """
 
     features: LayerFeatures
@@ -45,11 +45,11 @@ class ProbeData:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(N,) words of each sentence."""
+        """(N,) number of words of each sentence."""
         return np.diff(self.features.word_offsets)
 
     def take(self, index: npt.NDArray[np.int64]) -> ProbeData:
-        """The questions at ``index``, in that order; their states are copied."""
+        """The questions at ``index``, in that order, with copies of their states."""
         rows, offsets = rows_at(self.features.word_offsets, index)
         device = self.features.words.device
         words = self.features.words[torch.from_numpy(rows).to(device)]
@@ -69,7 +69,7 @@ class Standardisation:
 
 
 def standardise_(train: LayerFeatures, *others: LayerFeatures) -> Standardisation:
-    """Standardise all features IN PLACE with the statistics of ``train``; a constant feature becomes zero."""
+    """Standardise all features IN PLACE with the statistics of ``train``. A constant feature becomes zero."""
     statistics = Standardisation(*_moments(train.words), *_moments(train.questions))
     for features in (train, *others):
         features.words.sub_(statistics.word_mean).div_(statistics.word_std)
@@ -84,7 +84,7 @@ def layer_data(
     gigabytes: float,
     context: Context,
 ) -> Iterator[tuple[int, tuple[ProbeData, ...]]]:
-    """Yields each layer with the raw states of all splits; as many layers are cached together as memory allows."""
+    """Yield each layer with the raw states of all splits. As many layers are cached together as memory allows."""
     n_words = sum(int(split.word_offsets[-1]) for split in splits)
     groups, dtype = layer_groups(layers, n_words, trunk.hidden_size, gigabytes, context.device)
     for group in groups:
@@ -99,7 +99,7 @@ def layer_data(
 
 @dataclass(frozen=True)
 class GatheredBatch:
-    """Some questions, padded: question states (B, 2D), word states (B, W, D), mask (B, W), offset (B, W, 2) or None."""
+    """B padded questions: their states (B, 2D), word states (B, W, D), mask (B, W), and offset (B, W, 2) or None."""
 
     questions: Tensor
     words: Tensor
@@ -108,7 +108,7 @@ class GatheredBatch:
 
 
 def gather(data: ProbeData, index: npt.NDArray[np.int64]) -> GatheredBatch:
-    """The questions at ``index`` as one padded batch; padding repeats a sentence's first word."""
+    """The questions at ``index`` as one batch. Padding repeats the first word of a sentence."""
     features = data.features
     begins = features.word_offsets[:-1][index]
     counts = features.word_offsets[1:][index] - begins
@@ -131,10 +131,10 @@ def add_offset(logits: tuple[Tensor, Tensor], offset: Tensor | None, scales: Ten
 
 @torch.no_grad()
 def predict_cached(readout: Readout, data: ProbeData, scales: Tensor | None = None) -> SpanLogits:
-    """Logits of every question, from the states as they are in ``data`` (raw or standardised, as the readout reads).
+    """Logits of every question. ``readout`` gets the states as ``data`` has them, raw or standardised.
 
     Args:
-        scales: (2,) what the start and the end logits of ``data.offset`` are multiplied by before they are added.
+        scales: (2,) factors of the offset's start and end logits; without them no offset is added.
     """
     start, end = (np.zeros((len(data), int(data.lengths.max())), dtype=np.float32) for _ in range(2))
     for begin in range(0, len(data), _CHUNK_QUESTIONS):
@@ -147,7 +147,7 @@ def predict_cached(readout: Readout, data: ProbeData, scales: Tensor | None = No
 
 
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column, (D,) each in float32; 1 where a column is constant."""
+    """(D,) means and standard deviations of the columns, in float32. The deviation of a constant column is 1."""
     n = values.shape[0]
     mean = torch.stack([chunk.sum(0, dtype=torch.float64) for chunk in values.split(CHUNK_ROWS)]).sum(0) / n
     squares = [(chunk.double() - mean).square().sum(0) for chunk in values.split(CHUNK_ROWS)]

@@ -1,15 +1,15 @@
 """Fitting one probe on the cached states of one layer (docs/methods.md#probes).
 
-- ``linear``, the headline: ONE linear layer from a word's state to its start and end logit. L-BFGS from zero, so the
-  seed has no part in it; the ridge is chosen on validation. (Convex on single golds; the sum over several is not
-  quite, which is why the start is fixed.)
-- ``bilinear``: question states against word states, low rank. The linear probe can only find what the
-  trunk has already routed to the word; this one asks whether the role is in the states at all.
-- ``mlp``: one hidden layer on the word's state, what the linear probe misses for being linear.
+- ``linear``, the headline: ONE linear layer from a word's state to its start and end logit. L-BFGS starts from zero,
+  so there is no seed, and validation chooses the ridge. The loss is convex on single golds, but not quite on the sum
+  over several, so the start must be fixed.
+- ``bilinear``: a low-rank product of question states and word states. The linear probe can only find what the trunk
+  has already routed to the word. This one asks whether the role is in the states at all.
+- ``mlp``: one hidden layer on the word's state. It finds what the linear probe misses for being linear.
 
-They are fitted on standardised states (:mod:`emergence.answering.probe_data`), to the same golds as finetuning. Where
-the data carry an offset, logits that need no states, the probe is added to it with one free scale for each boundary:
-what it then reads is what the states add (conditional probing, Hewitt et al. 2021).
+They are fitted on standardised states (:mod:`emergence.answering.probe_data`), to the golds of finetuning. The data may
+carry an offset, logits that need no states. The probe is then added to the offset with one free scale for each
+boundary, and reads what the states add (conditional probing, Hewitt et al. 2021).
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from emergence.training.finiteness import NonFiniteLossError
 FAMILIES = ("linear", "bilinear", "mlp")
 MLP_HIDDEN = 128
 _WARMUP_FRACTION = 0.02
-#: Nats per question: a validation loss that falls by less over the last tenth of the epochs, or to the next ridge, has
-#: settled. A hundredth of what separates the families.
+#: Nats per question. A validation loss has settled if it falls by less than this over the last tenth of the epochs, or
+#: to the next ridge. It is a hundredth of what separates the families.
 SETTLED = 2e-3
-#: Curvature of the loss along a direction of the states, over their variance there; and of the largest variance, what
-#: keeps directions without any from being blown up. Both decide how fast the optimum is found, not where it lies.
+#: The loss's curvature along a direction of the states over their variance there, and the share of the largest variance
+#: that keeps empty directions from being blown up. Both decide how fast the optimum is reached, not where it lies.
 _CURVATURE, _VARIANCE_FLOOR = 0.5, 1e-5
 #: Smaller ridges are not tried once this many in a row have raised the validation loss.
 _RIDGES_TOO_MANY = 2
 
 
 class MLPHead(nn.Module):
-    """Word states (..., D) to start and end logits (...) through one hidden layer."""
+    """Maps word states (..., D) to start and end logits (...) through one hidden layer."""
 
     def __init__(self, hidden_size: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -81,15 +81,15 @@ class ProbeFit:
     """A fitted probe of one family at one layer.
 
     Attributes:
-        family, layer: Layer 0 is the embeddings, i follows block i.
+        family, layer: Its family, and its layer: 0 is the embeddings, i follows block i.
         weights: Parameters of the probe on raw states, float32 on the CPU (:func:`readout` takes them).
-        n_trainable: Its parameters.
-        ridge: Chosen penalty ridge / 2 * |w|^2 beside the mean loss (linear only).
+        n_trainable: Number of trained parameters.
+        ridge: The chosen penalty ridge / 2 * |w|^2 beside the mean loss; None for other families than the linear one.
         validation_loss, validation_em, validation_f1: Nats per question, as trained; EM and F1 over all golds.
-        iterations: L-BFGS iterations at the chosen ridge, or the best epoch (0: the offset alone was best).
-        converged: L-BFGS met its tolerance at the chosen ridge; the validation loss had settled at the last epoch.
-        path: Validation scores for every ridge, or every epoch.
-        scales: Of the offset's start and end logits; None without an offset.
+        iterations: L-BFGS iterations at the chosen ridge, or the best epoch. 0 means that the offset alone was best.
+        converged: Whether L-BFGS met its tolerance at the chosen ridge, or the validation loss settled in the epochs.
+        path: Validation scores for every ridge, or for every epoch.
+        scales: Factors of the offset's start and end logits; None without an offset.
     """
 
     family: str
@@ -107,7 +107,7 @@ class ProbeFit:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What about this fit is to be read with care, and how much it may have changed; empty when nothing is."""
+        """Why this fit must be read with care, and by how much it may still have changed. Usually empty."""
         remarks = []
         if not self.converged and self.ridge is not None:
             remarks.append(f"stopped at its limit of {self.iterations} iterations")
@@ -122,7 +122,7 @@ class ProbeFit:
 
     @property
     def ridge_at_edge(self) -> str | None:
-        """``smallest`` or ``largest`` where the chosen ridge is that of all tried and the loss still fell there."""
+        """``smallest`` or ``largest`` if the chosen ridge is that of those tried and the loss still fell towards it."""
         tried = sorted(row["ridge"] for row in self.path) if self.ridge is not None else []
         if len(tried) < 2 or self.ridge not in (tried[0], tried[-1]):
             return None
@@ -132,7 +132,7 @@ class ProbeFit:
         return "smallest" if self.ridge == tried[0] else "largest"
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the weights, as plain JSON types."""
+        """The fit without its weights, as plain JSON types."""
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items() if k != "weights"}
         return {**plain, "remarks": list(self.remarks)}
 
@@ -155,7 +155,7 @@ def fit_probe(
     max_answer_words: int,
     seed: int,
 ) -> ProbeFit:
-    """A probe of any family, on standardised states; arguments as below."""
+    """A probe of any family; for the arguments see :func:`fit_linear_probe`."""
     parts = (train, validation, statistics, config)
     if family == "linear":
         return fit_linear_probe(*parts, layer=layer, max_answer_words=max_answer_words)
@@ -171,13 +171,13 @@ def fit_linear_probe(
     layer: int,
     max_answer_words: int,
 ) -> ProbeFit:
-    """The linear probe at the ridge with the lowest validation loss; deterministic and seed-free.
+    """The linear probe at the ridge with the lowest validation loss. It is deterministic and has no seed.
 
     Args:
-        train, validation: Standardised by :func:`standardise_`.
-        statistics: What it returned, to be folded into the weights; None for a probe that will read these states.
-        config: ``ridges`` and ``max_iterations``.
-        layer: Recorded in the fit.
+        train, validation: Questions with states that :func:`standardise_` standardised.
+        statistics: What it returned, for folding into the weights; None for a probe that will read these states.
+        config: Its ``ridges``, ``max_iterations`` and ``train_gold`` are used.
+        layer: The layer that the fit records.
         max_answer_words: Longest span decoded on validation.
 
     Raises:
@@ -237,10 +237,10 @@ def fit_minibatch_probe(
     max_answer_words: int,
     seed: int,
 ) -> ProbeFit:
-    """A ``bilinear`` or ``mlp`` probe by AdamW on the cached states; the epoch with the lowest validation loss.
+    """A ``bilinear`` or ``mlp`` probe, trained by AdamW, from the epoch with the lowest validation loss.
 
     Raises:
-        NonFiniteLossError: Training diverged; names layer, epoch and the rate.
+        NonFiniteLossError: Training diverged; layer, epoch and rate are named.
     """
     size, device = train.features.words.shape[1], train.features.words.device
     own_seed = probe_seed(seed, layer, family)
@@ -260,7 +260,7 @@ def fit_minibatch_probe(
 
     path: list[dict[str, float]] = []
     best = math.inf
-    if scales is not None:  # the states need not add anything: the offset alone is the first candidate
+    if scales is not None:  # the offset alone is the first candidate, because states need not add anything
         kept, zeros = copy_weights(probe), {name: torch.zeros_like(p) for name, p in probe.state_dict().items()}
         probe.load_state_dict(zeros)
         path.append(scored(0))
@@ -298,7 +298,7 @@ def probe_seed(seed: int, layer: int, family: str) -> int:
 
 
 def new_optimizer(probe: Probe, config: ProbeConfig, scales: Tensor | None = None) -> torch.optim.AdamW:
-    """AdamW with the learning rate and weight decay of ``config``; the offset's scales do not decay."""
+    """AdamW with the learning rate and weight decay of ``config``. The offset's scales do not decay."""
     groups: list[dict[str, Any]] = [{"params": list(probe.parameters())}]
     if scales is not None:
         groups.append({"params": [scales], "weight_decay": 0.0})
@@ -315,7 +315,7 @@ def train_epoch(
     n_epochs: int,
     scales: Tensor | None = None,
 ) -> None:
-    """One pass in batches of similar length; the learning rate warms up and then falls to zero over ``n_epochs``."""
+    """One pass in batches of similar length. Over ``n_epochs`` the learning rate warms up and then falls to zero."""
     batches = batches_by_length(train.lengths, config.batch_size, seed=seed, epoch=epoch)
     for k, index in enumerate(batches):
         step = epoch * len(batches) + k
@@ -329,7 +329,7 @@ def train_epoch(
 
 
 def span_head(fit: ProbeFit) -> SpanHead:
-    """The fitted linear probe as the span head it is."""
+    """The fitted linear probe as a span head."""
     head = SpanHead(fit.weights["linear.weight"].shape[1])
     head.load_state_dict(fit.weights)
     return head
@@ -348,29 +348,29 @@ def readout(fit: ProbeFit, device: torch.device) -> Readout:
 
 
 def reader(probe: Probe) -> Readout:
-    """A probe as a function of question states (N, 2D) and word states (N, W, D); only the bilinear one uses both."""
+    """A probe as a function of question and word states. Only the bilinear probe uses the question's."""
     if isinstance(probe, BilinearProbe):
         return probe
     return lambda questions, words: probe(words)
 
 
 def new_probe(family: str, hidden_size: int, rank: int, seed: int) -> Probe:
-    """An unfitted probe; ``rank`` is the bilinear probe's."""
+    """An unfitted probe. Only the bilinear probe has a ``rank``."""
     if family == "bilinear":
         return BilinearProbe(hidden_size, rank, seed=seed)
     return MLPHead(hidden_size, seed=seed) if family == "mlp" else SpanHead(hidden_size, seed=seed)
 
 
 class SpanObjective:
-    """Mean loss of a linear map over all training words, and its gradient: -log of the sum of p over the golds.
+    """The loss of a linear map on all training questions, and its gradient.
 
-    p(i, j) = softmax(start)_i softmax(end)_j, as in ``model.losses.span_cross_entropy``. The bias of a linear probe
-    shifts all words of a sentence alike and cancels in the softmax over them, so only the (D, 2) weights are fitted,
-    and the two scales of the offset where the data have one.
+    The loss is the mean of -log of the sum over golds of p(i, j) = softmax(start)_i softmax(end)_j, as in
+    ``model.losses.span_cross_entropy``. A bias would shift all words of a sentence alike and cancel in the softmax over
+    them. So only the (D, 2) weights are fitted, and the two scales of the offset where the data have one.
 
     Args:
         train: The questions.
-        train_gold: ``first`` fits each question's first gold alone, ``marginal`` the sum over all.
+        train_gold: ``first`` fits the first gold of each question alone, ``marginal`` the sum over all.
     """
 
     def __init__(self, train: ProbeData, train_gold: str = "first") -> None:
@@ -391,20 +391,20 @@ class SpanObjective:
 
     @property
     def start(self) -> npt.NDArray[np.float64]:
-        """Where every fit begins: the offset as it is, and nothing read off the states."""
+        """Where every fit begins: zero weights, and scales of 1 if there is an offset."""
         return np.concatenate([np.zeros(2 * self.hidden_size), np.ones(0 if self.offset is None else 2)])
 
     def scales(self, flat: npt.NDArray[np.float64]) -> Tensor | None:
-        """The offset's two scales among the fitted values; None without an offset."""
+        """The offset's two scales, which end the fitted values ``flat``; None without an offset."""
         if self.offset is None:
             return None
         return torch.from_numpy(flat[2 * self.hidden_size :]).float().to(self.words.device)
 
     def minimum(self, start: npt.NDArray[np.float64], ridge: float, max_iterations: int) -> OptimizeResult:
-        """L-BFGS from ``start``, shaped as :attr:`start`.
+        """The optimum by L-BFGS from ``start``, which is shaped as :attr:`start`.
 
-        It runs along the states' principal directions, each at the scale of its curvature, where the same optimum takes
-        a fraction of the iterations: as they stand, states are far from uncorrelated.
+        It runs along the principal directions of the states, each scaled by its curvature. States are far from
+        uncorrelated, so the same optimum takes a fraction of the iterations there.
         """
         variances, directions = self._principal
         scale = 1 / np.sqrt(_CURVATURE * variances + ridge + _VARIANCE_FLOOR * variances.max(initial=1e-12))
@@ -428,14 +428,14 @@ class SpanObjective:
 
     @cached_property
     def _principal(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Second moments (D,) of the states along their principal directions, the columns of (D, D)."""
+        """(D,) second moments of the states along their principal directions, which are the columns of (D, D)."""
         chunks = self.words.split(CHUNK_ROWS)
         moments = torch.stack([chunk.double().T @ chunk.double() for chunk in chunks]).sum(0) / max(len(self.words), 1)
         variances, directions = np.linalg.eigh(moments.cpu().numpy())
         return np.maximum(variances, 0.0), directions
 
     def __call__(self, flat: npt.NDArray[np.float64], ridge: float) -> tuple[float, npt.NDArray[np.float64]]:
-        """Loss plus ridge / 2 * |w|^2, and the gradient, at the weights (2 D,) and the unpenalised scales."""
+        """Loss plus ridge / 2 * |w|^2, and its gradient. ``flat`` is the (2 D,) weights, then the free scales."""
         size = 2 * self.hidden_size
         weights = torch.from_numpy(flat[:size].reshape(self.hidden_size, 2)).float().to(self.words.device)  # (D, 2)
         logits = torch.cat([chunk.float() @ weights for chunk in self.words.split(CHUNK_ROWS)])  # (sum of W, 2)
@@ -452,7 +452,7 @@ class SpanObjective:
         return self.loss + penalty, flat_gradient
 
     def _slope(self, logits: Tensor) -> Tensor:
-        """(sum of W, 2) derivative by each logit, softmax minus each gold's share; keeps the mean loss in ``loss``."""
+        """(sum of W, 2) derivatives by the logits, softmax minus share of golds. The mean loss is kept in ``loss``."""
         shifted = logits - _per_question(logits, "max", self.counts).index_select(0, self.owner)
         powers = shifted.exp()
         totals = _per_question(powers, "sum", self.counts)  # (N, 2)
@@ -468,12 +468,12 @@ class SpanObjective:
 
 
 def _per_question(values: Tensor, reduction: str, counts: Tensor) -> Tensor:
-    """(sum of counts, K) -> (N, K). The same sums every time, which ``index_add_`` on a GPU would not give."""
+    """(sum of counts, K) -> (N, K). It is deterministic, which ``index_add_`` on a GPU would not be."""
     return torch.segment_reduce(values, reduction, lengths=counts, axis=0, unsafe=True)
 
 
 def linear_head(weights: npt.NDArray[np.float64], hidden_size: int, device: torch.device) -> SpanHead:
-    """The span head with the weights (2 D, and scales behind them) of :class:`SpanObjective` and no bias."""
+    """The span head, without bias, that the fitted values of :class:`SpanObjective` begin with."""
     head = SpanHead(hidden_size).to(device)
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy(weights[: 2 * hidden_size].reshape(-1, 2).T))
@@ -481,13 +481,13 @@ def linear_head(weights: npt.NDArray[np.float64], hidden_size: int, device: torc
 
 
 def copy_weights(probe: nn.Module) -> dict[str, Tensor]:
-    """A copy of the parameters that training cannot change."""
+    """Copies of the parameters, which further training leaves alone."""
     return {name: tensor.detach().clone() for name, tensor in probe.state_dict().items()}
 
 
 @torch.no_grad()
 def mean_loss(probe: Probe, data: ProbeData, train_gold: str) -> float:
-    """Mean training loss, nats per question, of few enough questions for one batch."""
+    """Mean training loss in nats per question. All questions must fit into one batch."""
     return float(_minibatch_loss(probe, data, np.arange(len(data)), train_gold))
 
 
@@ -503,12 +503,12 @@ def _minibatch_loss(
 
 
 def _best_epoch(path: Sequence[Mapping[str, float]]) -> int:
-    """The earlier on a tie."""
+    """The epoch with the lowest loss, and on a tie the earlier one."""
     return int(min(path, key=lambda row: row["loss"])["epoch"])
 
 
 def _late(path: Sequence[Mapping[str, float]]) -> int:
-    """Where the last tenth of the path begins: a row, one at least before the last."""
+    """Index of the row at which the last tenth of the path begins, at least one before the last."""
     return max(0, len(path) - 1 - max(1, len(path) // 10))
 
 
@@ -523,7 +523,7 @@ def _pair(scales: Tensor) -> tuple[float, float]:
 
 
 def _folded(probe: Probe, statistics: Standardisation | None) -> dict[str, Tensor]:
-    """The probe's parameters as they apply to raw states, on the CPU; as they are without statistics."""
+    """The probe's parameters on the CPU, brought to raw states if there are statistics."""
     probe = copy.deepcopy(probe)
     for layer, mean, std in _input_layers(probe, statistics):
         weight = layer.weight.detach().double() / std.double()

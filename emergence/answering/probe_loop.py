@@ -1,7 +1,7 @@
 """The loop under everything that is fitted on a frozen trunk's cached states: fit, time, save, stop when asked.
 
-Three measurements use it, each when the one before is whole: the probes (:mod:`emergence.answering.probe`), what the
-states add to words (:mod:`emergence.answering.conditional`), and validity (:mod:`emergence.answering.probe_validity`).
+Three measurements use it, one after the other: the probes (:mod:`emergence.answering.probe`), what states add to words
+(:mod:`emergence.answering.conditional`), and the validity of probes (:mod:`emergence.answering.probe_validity`).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Prepared = TypeVar("Prepared")
 class ProbeState:
     """All that the three measurements have finished, as plain values.
 
-    One checkpoint holds all of it: the checkpointer keeps the newest two files, so no measurement may have its own.
+    One checkpoint holds all of it. No measurement may have its own, because the checkpointer keeps two files only.
 
     Attributes:
         fits: The finished probes.
-        conditional: Read-out name to ``ConditionalFit.to_state()``.
-        validity: ``"<family> <part>"`` to what was measured.
+        conditional: Name of a read-out -> ``ConditionalFit.to_state()``.
+        validity: ``"<family> <part>"`` -> what was measured.
     """
 
     fits: list[ProbeFit] = field(default_factory=list)
@@ -43,7 +43,7 @@ class ProbeState:
 
     @classmethod
     def resumed(cls, context: Context, fits: Sequence[ProbeFit] = ()) -> ProbeState:
-        """What an interrupted call had finished; where no checkpoint is, a start with ``fits``."""
+        """What an interrupted call had finished. Without a checkpoint it is ``fits`` alone."""
         state = cls(list(fits))
         resume(context, PHASE, state.restore, lambda: state.save(context))
         return state
@@ -70,10 +70,10 @@ class Piece(Generic[Prepared]):
     """One fit that is still to be made.
 
     Attributes:
-        layer: Whose states it reads.
-        name: In words, for the message of a stop: ``linear probe of layer 3``.
+        layer: The layer whose states it reads.
+        name: What the message of a stop calls it, such as ``linear probe of layer 3``.
         facts: What its line in the timings says beside the seconds.
-        fit: Takes the prepared states and keeps the result; returns what is shown beside the progress bar.
+        fit: A function of the prepared states. It keeps the result and returns what the progress bar shows.
     """
 
     layer: int
@@ -94,17 +94,17 @@ def fit_pieces(
     gigabytes: float,
     progress: tuple[int, str, str],
 ) -> None:
-    """Make every piece, layer by layer; ``state`` is saved after each.
+    """Make every piece, layer by layer, and save ``state`` after each.
 
     Args:
-        pieces: In the order in which those of one layer are made.
-        trunk: In eval mode, frozen. It runs once over ``splits``, or once a group of layers that fits the cache.
+        pieces: The fits to make. Those of one layer are made in this order.
+        trunk: A frozen trunk in eval mode. It runs once over ``splits`` for each group of layers that fits the cache.
         splits: The questions whose states are read.
-        prepare: Called once a layer with the raw states of all splits.
+        prepare: A function that is called once for each layer, with the raw states of all splits.
         state: What ``Piece.fit`` adds its result to.
-        kind: Of the lines in the timings.
-        gigabytes: Largest cache of states.
-        progress: All pieces, the finished ones included; their unit; and the title.
+        kind: The kind of the lines in the timings.
+        gigabytes: The largest cache of states.
+        progress: The number of all pieces, with those finished before; their unit; and the title.
 
     Raises:
         StopRequested: ``should_stop`` was true after a piece; the same call resumes.

@@ -1,9 +1,9 @@
 """Does a probe read the states, or did it learn the answers itself? (docs/methods.md#selectivity, docs/methods.md#mdl)
 
-For every probe family, at the layer it is reported for: *selectivity*, its test score minus that of the same
-probe on a control task that can only be learned by rote (Hewitt and Liang 2019); and the *description
-length* of the training answers given the states, by the online code (Voita and Titov 2020), for the task
-and for the control. Everything but the trunk's seed is fixed, so that runs differ in their states alone.
+Two answers are measured for every probe family, at its reported layer. *Selectivity* is its test score minus that of
+the same probe on a control task that can only be learned by rote (Hewitt and Liang 2019). *Description length* is the
+bits of the training answers given the states, by the online code (Voita and Titov 2020), for the task and for the
+control. Everything but the trunk's seed is fixed, so that runs differ in their states alone.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ from emergence.training.context import Context
 
 logger = logging.getLogger(__name__)
 
-#: Of the control answers and of the order in which the online code sends the questions: the same for all runs.
+#: Seeds of the control answers and of the online code's order of questions. They are the same for all runs.
 _CONTROL_SEED = _ORDER_SEED = 0
 #: The code's probes choose among their rounds by the loss on this many validation questions.
 _VALIDATION_QUESTIONS = 512
-#: A round is one epoch, or as many over a short prefix as it takes to make this many steps.
+#: A round has at least this many steps: it is one epoch, or several over a short prefix.
 _STEPS_PER_ROUND = 5
 #: What is measured for each family, in this order.
 _PARTS = ("mdl", "control", "control_mdl")
@@ -69,16 +69,16 @@ _PARTS = ("mdl", "control", "control_mdl")
 
 @dataclass(frozen=True)
 class ProbeValidity:
-    """How far one family's score is the states' doing.
-
-    Attributes:
-        family, layer: The probe, at the layer validation chose.
-        task_f1, control_f1: Mean test token F1 on the task and on the control task.
-        selectivity: Their difference, with its cluster interval; about 0 where the probe learned by rote.
-        seen_types: Share of test questions whose control type occurs in training; rote reaches no others.
-        mdl, control_mdl: Code length of the training answers of either task.
+    """How far one family's score comes from the states.
 
     The control parts are None where a question has no predicate for the control answers to lie around.
+
+    Attributes:
+        family, layer: The probe's family, and the layer that validation chose for it.
+        task_f1, control_f1: Mean test token F1 on the task and on the control task.
+        selectivity: Their difference, with its cluster interval. It is about 0 where the probe learned by rote.
+        seen_types: Share of test questions whose control type occurs in training. Rote reaches no others.
+        mdl, control_mdl: Code lengths of the training answers of the task and of the control task.
     """
 
     family: str
@@ -91,15 +91,16 @@ class ProbeValidity:
     control_mdl: DescriptionLength | None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Plain JSON types."""
         order = ("layer", "task_f1", "control_f1", "seen_types", "selectivity", "mdl", "control_mdl")
         return plain({key: getattr(self, key) for key in order})
 
 
 def control_golds(splits: Sequence[EncodedQA]) -> tuple[tuple[GoldSpans, ...], float] | None:
-    """The control answers of all splits, places drawn from the first one's golds, and the share of types seen.
+    """The control answers of all splits, and the share of the last split's types that the first has.
 
-    A type is (the predicate in lower case, wh-word). None where some question has no predicate.
+    A type is the pair of lower-case predicate and wh-word. The answers' places are drawn from the golds of the first
+    split. The result is None where some question has no predicate.
     """
     places: list[npt.NDArray[np.int64]] = []
     for split in splits:
@@ -119,18 +120,18 @@ def control_golds(splits: Sequence[EncodedQA]) -> tuple[tuple[GoldSpans, ...], f
 def online_code(
     fit: ProbeFit, train: ProbeData, validation: ProbeData, config: ProbeConfig, *, max_coded_words: int, seed: int
 ) -> DescriptionLength:
-    """Bits to send the training answers to somebody who has the states, block after block.
+    """Bits that send the training answers, block after block, to somebody who has the states.
 
-    Each block is coded by a probe of the family of ``fit`` trained on all before it, going on from the probe of
-    the block before. The linear one keeps the Gaussian prior that its ridge is at the full size (ridge times n / m
-    on m questions); the others keep their best round on validation.
+    Each block is coded by a probe that was trained on all questions before it, from the weights of the last block's
+    probe on. The ridge of a linear probe is a Gaussian prior, which is kept: on m of n questions the ridge is n / m
+    times that of ``fit``. The other families keep their best round on validation.
 
     Args:
-        fit: The finished probe: its family, layer and ridge.
-        train, validation: Standardised.
-        config: ``mdl_epochs`` and the optimiser's settings.
+        fit: The finished probe, which gives family, layer and ridge.
+        train, validation: Questions with standardised states.
+        config: Its ``mdl_epochs`` and the optimiser's settings are used.
         max_coded_words: Words of the longest span that can be sent; no answer may be longer.
-        seed: Of the initial weights and the batches.
+        seed: Seed of the initial weights and the batches.
     """
     order = np.random.default_rng(_ORDER_SEED).permutation(len(train))
     ends = mdl_block_ends(len(train))
@@ -152,7 +153,7 @@ def online_code(
 
 
 class _LinearLearner:
-    """The linear probe of a growing prefix; each optimum starts the next."""
+    """The linear probe of a growing prefix. Each optimum is the start of the next."""
 
     def __init__(self, fit: ProbeFit, config: ProbeConfig, n: int) -> None:
         self._ridge, self._iterations, self._n = fit.ridge or 0.0, config.max_iterations, n
@@ -167,7 +168,7 @@ class _LinearLearner:
 
 
 class _MinibatchLearner:
-    """A bilinear or mlp probe of a growing prefix, the best of its rounds and of what it was before."""
+    """A bilinear or mlp probe of a growing prefix. It keeps its best round, or what it was before if that is better."""
 
     def __init__(self, fit: ProbeFit, config: ProbeConfig, train: ProbeData, validation: ProbeData, seed: int) -> None:
         device, size = train.features.words.device, int(train.features.words.shape[1])
@@ -192,7 +193,7 @@ class _MinibatchLearner:
 
 @dataclass(frozen=True)
 class _Task:
-    """The questions of all splits with the golds to learn, at one layer; the test states are raw."""
+    """The questions of all splits at one layer, with the golds to learn. The test states stay raw."""
 
     train: ProbeData
     validation: ProbeData
@@ -218,14 +219,14 @@ def measure_validity(
     """Selectivity and description length of every family of ``report``, at its chosen layer.
 
     Args:
-        trunk: In eval mode, frozen; it runs once over the questions.
+        trunk: A frozen trunk in eval mode. It runs once over the questions.
         report: The fits.
         splits: Training, validation and test questions.
-        test_logits: Family to the logits of its chosen fit on the test questions.
-        config: Of the probes; the control fits use the task's settings, the linear one its chosen ridge.
+        test_logits: Family -> logits of its chosen fit on the test questions.
+        config: Settings of the probes. The control fits use them too, and the linear one the ridge chosen on the task.
         evaluate: Draws and level of the selectivity's interval.
-        context: Its checkpointer holds the fits; each measured part is added, a resumed call goes on with the next.
-        seed: The one the fits were made with.
+        context: Its checkpointer holds the fits, and each measured part of this call beside them.
+        seed: The seed that the fits were made with.
         max_answer_words: Longest span decoded.
 
     Raises:
@@ -277,7 +278,7 @@ def _measure(
     max_coded_words: int,
     seed: int,
 ) -> Any:
-    """One part of one family as plain values: per-question control scores, or a description length."""
+    """One part of one family as plain values: control scores of every question, or a description length."""
     if part != "control":
         code = online_code(fit, task.train, task.validation, config, max_coded_words=max_coded_words, seed=seed)
         return asdict(code)
@@ -319,10 +320,10 @@ def _f1(logits: SpanLogits, golds: GoldSpans, max_answer_words: int) -> npt.NDAr
 
 
 def _kinds(split: EncodedQA) -> list[Hashable]:
-    """(N,) control types; every question has a predicate."""
+    """(N,) control types of questions that all have a predicate."""
     return [(e.tokens[e.predicate_index].lower(), e.wh) for e in split.examples if e.predicate_index is not None]
 
 
 def _longest_answer(train: EncodedQA) -> int:
-    """Words of the longest training answer: what the code must be able to send."""
+    """Words of the longest training answer, which the code must be able to send."""
     return int((train.gold_ends - train.gold_starts).max()) + 1

@@ -1,9 +1,8 @@
-"""What a question and the words around a word say about its being a boundary of the answer, as hashed features.
+"""Hashed features of a word: what tells, without a model, whether it starts or ends the answer to a question.
 
-A row is one word of one question's sentence and holds a fixed number of columns, one for each kind of
-feature. ``left`` knows what a causal state of the word could know: the question, the word and the words
-before it, and how far the asked predicate is; ``both`` adds the next word. Texts are made and hashed once
-for each distinct combination, not once for each word.
+A row is one word of one question's sentence. It holds one column for each kind of feature. ``left`` knows what a causal
+state of the word could know: the question, the word, the words before it, and the distance to the asked predicate.
+``both`` adds the next word. Texts are made and hashed once for each distinct combination, not once for each word.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from emergence.measures.ragged import within_rows
 Variant = Literal["left", "both"]
 IntArray = npt.NDArray[np.int64]
 
-#: Rows of the weights that features are hashed to.
+#: Features are hashed to this many rows of the weights.
 N_ROWS = 1 << 20
-#: Offsets from the predicate are clipped to this many words, positions without a predicate to that many.
+#: Offsets from the predicate are clipped to the first, positions in sentences without a predicate to the second.
 FARTHEST_OFFSET, FARTHEST_POSITION = 20, 100
 _SHAPES = ("digit", "capital", "letter", "other")
 
@@ -36,8 +35,8 @@ class WordFeatures:
     """Features of all words of N questions.
 
     Attributes:
-        columns: (sum of W, F) int32, the rows of the weights that each word's features are hashed to.
-        word_offsets: Question n's words are rows ``word_offsets[n]:word_offsets[n + 1]``, (N+1,).
+        columns: (sum of W, F) int32: the rows of the weights that each word's features are hashed to.
+        word_offsets: (N+1,) places in ``columns``: question n has ``word_offsets[n]:word_offsets[n + 1]``.
     """
 
     columns: npt.NDArray[np.int32]
@@ -46,7 +45,7 @@ class WordFeatures:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One ingredient of a feature: for every word a code, and what each code says."""
+    """One ingredient of a feature: a code for every word, and the text that each code stands for."""
 
     codes: IntArray
     texts: Sequence[str]
@@ -60,8 +59,8 @@ def word_features(encoded: EncodedQA, variant: Variant) -> WordFeatures:
     return WordFeatures(np.stack(columns, axis=1), encoded.word_offsets.astype(np.int64))
 
 
-#: Kinds of features: products of parts. ``place`` is the offset from the predicate, or the position without one.
-#: Chosen on validation at 4,000 and 11,896 questions (docs/methods.md).
+#: Kinds of features are products of parts. ``place`` is the offset from the predicate, or without one the position.
+#: They were chosen on validation at 4,000 and 11,896 questions (docs/methods.md#words-and-positions).
 _LEFT_KINDS: tuple[tuple[str, ...], ...] = (
     ("place",),
     ("wh", "place"),
@@ -75,10 +74,9 @@ _NEXT_KINDS: tuple[tuple[str, ...], ...] = (("next",), ("next", "wh"), ("next", 
 
 
 def question_template(example: QAExample, *, with_auxiliary: bool) -> str:
-    """The question with its verb's form taken out: ``who _ V something``, ``what is V by``.
+    """The question without the form of its verb, such as ``who _ V something``; without slots its own words.
 
-    Without slots it is the question's own words. ``with_auxiliary`` keeps the auxiliary (``did``, ``might``);
-    otherwise only the voice is kept.
+    ``with_auxiliary`` keeps the auxiliary (``did``, ``might``). Otherwise the voice alone is kept.
     """
     if example.slots is None:
         return " ".join(_question_words(example.question))
@@ -107,7 +105,7 @@ def _of_questions(encoded: EncodedQA) -> dict[str, _Part]:
 
 
 def _of_words(encoded: EncodedQA) -> dict[str, _Part]:
-    """Parts of each word: itself, its neighbours, where it stands; nothing of what follows but in ``next``."""
+    """Parts of each word: itself, its neighbours, its place. Only ``next`` knows what follows the word."""
     counts, offsets = encoded.n_words, encoded.word_offsets
     words, texts = _coded(word.lower() for example in encoded.examples for word in example.tokens)
     texts = [*texts, "<edge>"]
@@ -129,7 +127,7 @@ def _of_words(encoded: EncodedQA) -> dict[str, _Part]:
 
 
 def _places(encoded: EncodedQA, position: IntArray) -> dict[str, _Part]:
-    """Where a word stands: words from the predicate, or from the sentence's begin where none is asked about."""
+    """Where a word stands, counted from the predicate, or from the start of the sentence where none is asked about."""
     predicates = np.array([-1 if e.predicate_index is None else e.predicate_index for e in encoded.examples])
     predicate = np.repeat(predicates.astype(np.int64), encoded.n_words)
     offset = np.clip(position - predicate, -FARTHEST_OFFSET, FARTHEST_OFFSET)
@@ -144,7 +142,7 @@ def _places(encoded: EncodedQA, position: IntArray) -> dict[str, _Part]:
 
 
 def _before(values: IntArray, position: IntArray, edge: int) -> IntArray:
-    """Each word's predecessor's value, ``edge`` for the first word of a sentence."""
+    """The value of the word before each word, and ``edge`` for the first word of a sentence."""
     return np.where(position == 0, edge, np.roll(values, 1))
 
 
@@ -155,7 +153,7 @@ def _shape(word: str) -> int:
 
 
 def _asked_pairs(encoded: EncodedQA) -> Iterable[tuple[frozenset[str], str]]:
-    """Every word in lower case with the words of the question about its sentence."""
+    """The words of the question and a word of its sentence, in lower case, for every word."""
     for example in encoded.examples:
         asks = frozenset(_question_words(example.question))
         for word in example.tokens:
@@ -163,14 +161,14 @@ def _asked_pairs(encoded: EncodedQA) -> Iterable[tuple[frozenset[str], str]]:
 
 
 def _coded(texts: Iterable[str]) -> tuple[IntArray, list[str]]:
-    """Codes 0, 1, ... in order of first appearance, and what each stands for."""
+    """Codes 0, 1, ... in order of first appearance, and the text of each."""
     known: dict[str, int] = {}
     codes = np.array([known.setdefault(text, len(known)) for text in texts], dtype=np.int64)
     return codes, list(known)
 
 
 def _hashed(kind: str, parts: Sequence[_Part]) -> npt.NDArray[np.int32]:
-    """The row of the weights for each word's combination of ``parts``, (R,)."""
+    """(R,) the row of the weights for each word's combination of ``parts``."""
     sizes = [len(part.texts) for part in parts]
     flat = np.ravel_multi_index([part.codes for part in parts], sizes)
     distinct, place = np.unique(flat, return_inverse=True)

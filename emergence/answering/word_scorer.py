@@ -1,12 +1,11 @@
 """R_1: what a log-linear model of words and positions scores without any language model.
 
-A probe that does no better reads no more than words and positions tell, so this is what it has to beat, and what
-conditional probing adds states to. Start and end scores of a word are sums of weights of its hashed features
-(:mod:`emergence.answering.word_features`); each boundary is a softmax over the sentence's words, trained on the sum
-over all golds like finetuning. Training questions get the scores of models that never saw their sentence, because
-in-sample ones would hide what states add. Last, one scale for each boundary is fitted to those: averaged over few
-passes, scores are too timid, and a probe on top of them must not be credited with having made them bolder. Defined in
-docs/methods.md#words-and-positions.
+A probe has to beat this model, or it reads no more than words and positions tell. Conditional probing adds states to
+it. A word's start and end scores are sums of weights of its hashed features (:mod:`emergence.answering.word_features`).
+Each boundary is a softmax over the words of the sentence, trained on the sum over all golds like finetuning. Training
+questions are scored by models that never saw their sentence, because in-sample scores would hide what states add. Few
+passes leave scores too timid, and a probe must not be credited with making them bolder. So last, one scale for each
+boundary is fitted to the scores of the training questions (docs/methods.md#words-and-positions).
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ VERSION = 2
 CACHE_FOLDER = "words"
 LEARNING_RATE, BATCH_QUESTIONS, MAX_EPOCHS, FOLDS = 0.1, 128, 10, 5
 _EPSILON = 1e-10
-#: Least and largest scale of the scores: a few questions, cross-fitted, know nothing and would have them all at 0.
+#: Least and largest scale of the scores. A few cross-fitted questions know nothing and would set every score to 0.
 SCALES = (0.1, 10.0)
 #: Words scored at once.
 _BLOCK_ROWS = 1 << 15
@@ -65,11 +64,11 @@ class WordScores:
 
     Attributes:
         train: Logits (N, W) of the training questions, each from a model that never saw its sentence.
-        validation, test: Logits from all of train.
+        validation, test: Logits from the model of all training questions.
         variant: ``left`` or ``both``.
-        epoch: Passes over train, chosen on validation.
-        facts: ``folds``, ``epochs_tried``, ``validation_f1`` by epoch, ``rows`` of the weights in use, ``scales`` of
-            start and end that the logits were multiplied by.
+        epoch: Number of passes over the training questions, chosen on validation.
+        facts: ``folds``, ``epochs_tried``, ``validation_f1`` by epoch, ``rows`` of the weights in use, and ``scales``,
+            the factors of start and end that the logits hold already.
     """
 
     train: SpanLogits
@@ -82,12 +81,12 @@ class WordScores:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where B questions' words and golds stand among R words.
+    """Where the words and golds of B questions stand among R words.
 
     Attributes:
-        firsts: First word of each question, (B,). lengths: Its words, (B,).
-        gold_starts, gold_ends: Words (rows) of each gold's boundaries, (G,).
-        gold_firsts: First gold of each question, (B,). gold_owner: Question of each gold, (G,).
+        firsts, lengths: (B,) the first word of each question, and the number of its words.
+        gold_starts, gold_ends: (G,) the words at which each gold starts and ends.
+        gold_firsts: (B,) the first gold of each question. gold_owner: (G,) the question of each gold.
     """
 
     firsts: IntArray
@@ -99,7 +98,7 @@ class _Place:
 
     @classmethod
     def of(cls, encoded: EncodedQA, index: IntArray) -> _Place:
-        """The questions ``index``, one after the other."""
+        """The places of the questions ``index``, one after the other."""
         lengths = encoded.n_words[index]
         firsts = offsets_of(lengths)[:-1]
         golds = gold_spans(encoded).take(index)
@@ -112,9 +111,9 @@ class Batch:
     """B training questions, R words.
 
     Attributes:
-        touched: Rows of the weights that occur, (U,).
-        features: Which of them each word has, (R, U).
-        place: Where their words and golds stand.
+        touched: (U,) the rows of the weights that occur.
+        features: (R, U) which of them each word has.
+        place: Where words and golds stand.
     """
 
     touched: IntArray
@@ -133,20 +132,20 @@ def word_scores(
     cache_dir: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> WordScores:
-    """Fit R_1 on ``train`` and score all three splits; equal arguments give equal bits.
+    """Fit R_1 on ``train`` and score all three splits. Equal arguments give equal bits.
 
     Args:
-        train: Questions to learn from; those of ``validation`` choose the epoch, those of ``test`` nothing.
-        validation, test: The other questions.
-        variant: ``left``: the question, the word, the words before it, the predicate's place. ``both``: the next
-            word too.
+        train: Questions to learn from.
+        validation, test: The other questions. Those of ``validation`` choose the epoch.
+        variant: ``left`` knows the question, the word, the words before it and the predicate's place. ``both`` knows
+            the next word too.
         max_answer_words: Longest span decoded where the epoch is chosen.
-        seed: Of folds and the order of training.
-        cache_dir: Where scores of the same questions are kept and found again; None keeps nothing.
-        should_stop: Asked after every epoch.
+        seed: Seed of the folds and of the order of training.
+        cache_dir: Where scores are kept for the next call with the same questions; None keeps nothing.
+        should_stop: A function that is asked after every epoch.
 
     Raises:
-        StopRequested: ``should_stop`` was true; the same call starts anew.
+        StopRequested: ``should_stop`` was true. The same call starts anew.
     """
     splits = {"train": train, "validation": validation, "test": test}
     key = _fingerprint(splits, variant, max_answer_words, seed)
@@ -197,9 +196,9 @@ def _cross_fitted(
     fold_of: IntArray,
     batches: Sequence[Sequence[Batch]],
 ) -> FloatArray:
-    """Scores of the training words, (R, 2), each fold's from a fit to the others.
+    """(R, 2) scores of the training words, each fold's from a fit to the others.
 
-    A single sentence leaves nothing to learn from: its questions get no opinion, zeros.
+    A single sentence leaves nothing to learn from, so its questions get zeros, which are no opinion.
     """
     crossed = np.zeros((int(train.word_offsets[-1]), 2))
     for fold in range(len(batches)) if len(batches) > 1 else ():
@@ -213,7 +212,7 @@ def _cross_fitted(
 def fit_scales(scores: FloatArray, encoded: EncodedQA) -> FloatArray:
     """The scales (2,) of start and end at which the scores (R, 2) of all words have the highest likelihood.
 
-    Within :data:`SCALES`, so that what is likeliest stays so. Scores without an opinion, all zeros, stay as they are.
+    They lie within :data:`SCALES`, so that what is likeliest stays so. Where all scores are zero they are 1.
     """
     if not scores.any():
         return np.ones(2)
@@ -228,9 +227,10 @@ def fit_scales(scores: FloatArray, encoded: EncodedQA) -> FloatArray:
 
 
 def _compact(features: dict[str, WordFeatures]) -> tuple[dict[str, WordFeatures], int]:
-    """The rows that training uses as 0..K-1, the most frequent first, all others as K; and K.
+    """The features with their rows numbered anew, and K, the number of rows that training uses.
 
-    Frequent rows then lie together in the processor's cache, which takes most of the time of a pass away.
+    Those rows become 0..K-1, the most frequent first, and all others become K. Frequent rows then lie together in the
+    processor's cache, which saves most of the time of a pass.
     """
     counts = np.bincount(features["train"].columns.ravel(), minlength=N_ROWS)
     n_rows = int((counts > 0).sum())
@@ -240,7 +240,7 @@ def _compact(features: dict[str, WordFeatures]) -> tuple[dict[str, WordFeatures]
 
 
 def fold_of_questions(clusters: npt.ArrayLike, seed: int) -> IntArray:
-    """Fold of each question, (N,): sentences are dealt out to ``FOLDS`` folds, or to as many as there are sentences."""
+    """(N,) the fold of each question. Sentences are dealt out to ``FOLDS`` folds, or to fewer if they are fewer."""
     cluster = np.asarray(clusters, dtype=np.int64)
     n = int(cluster.max(initial=-1)) + 1
     order = np.random.default_rng([seed, 0xF01D]).permutation(n)
@@ -257,7 +257,7 @@ class _Chosen:
 
 
 class _Fit:
-    """Adagrad over batches; asks after every epoch whether to stop."""
+    """Adagrad over batches. It asks after every epoch whether to stop."""
 
     def __init__(self, n_rows: int, seed: int, should_stop: Callable[[], bool]) -> None:
         self._n_rows, self._seed, self._should_stop = n_rows, seed, should_stop
@@ -265,7 +265,7 @@ class _Fit:
     def choose_epoch(
         self, batches: Sequence[Batch], features: WordFeatures, validation: EncodedQA, max_answer_words: int
     ) -> _Chosen:
-        """Weights of the epoch with the highest validation F1, the first of equals."""
+        """The weights of the epoch with the highest validation F1, and on a tie of the earliest."""
         golds, best, f1 = gold_spans(validation), None, list[float]()
         weights, squares = self._zeros()
         for epoch in range(1, MAX_EPOCHS + 1):
@@ -284,11 +284,11 @@ class _Fit:
         return weights
 
     def _zeros(self) -> tuple[FloatArray, FloatArray]:
-        """Weights and sums of squared gradients; the last row belongs to features that training never showed."""
+        """Weights and sums of squared gradients. The last row is for features that training never showed."""
         return np.zeros((self._n_rows + 1, 2)), np.zeros((self._n_rows + 1, 2))
 
     def _pass(self, batches: Sequence[Batch], weights: FloatArray, squares: FloatArray, epoch: int) -> None:
-        """One epoch in place; ``squares`` are Adagrad's sums of squared gradients."""
+        """One epoch, in place. ``squares`` are Adagrad's sums of squared gradients."""
         for number in np.random.default_rng([self._seed, epoch, 0x3A5]).permutation(len(batches)):
             batch = batches[number]
             _, gradient = loss_and_gradient(batch, weights[batch.touched])
@@ -300,13 +300,13 @@ class _Fit:
 
 
 def loss_and_gradient(batch: Batch, weights: FloatArray) -> tuple[float, FloatArray]:
-    """Mean of -log sum_g p_start(g) p_end(g) in nats, and its gradient in ``weights`` (U, 2)."""
+    """The mean of -log sum_g p_start(g) p_end(g) in nats, and its gradient by ``weights`` (U, 2)."""
     loss, error = _loss_and_error(batch.features @ weights, batch.place)
     return loss, np.asarray(batch.features.T @ error) / len(batch.place.firsts)
 
 
 def _loss_and_error(logits: FloatArray, batch: _Place) -> tuple[float, FloatArray]:
-    """Mean loss of B questions, and B times its derivative by each logit, (R, 2)."""
+    """The mean loss of B questions, and B times its derivatives (R, 2) by the logits."""
     shifted = logits - np.repeat(np.maximum.reduceat(logits, batch.firsts, axis=0), batch.lengths, axis=0)
     odds = np.exp(shifted)
     total = np.add.reduceat(odds, batch.firsts, axis=0)  # (B, 2)
@@ -324,7 +324,7 @@ def _loss_and_error(logits: FloatArray, batch: _Place) -> tuple[float, FloatArra
 
 
 def score_rows(features: WordFeatures, weights: FloatArray) -> FloatArray:
-    """Start and end scores of every word, (R, 2)."""
+    """(R, 2) start and end scores of every word."""
     columns = features.columns
     blocks = [
         weights[columns[first : first + _BLOCK_ROWS]].sum(axis=1) for first in range(0, len(columns), _BLOCK_ROWS)
@@ -333,7 +333,7 @@ def score_rows(features: WordFeatures, weights: FloatArray) -> FloatArray:
 
 
 def _batches(encoded: EncodedQA, features: WordFeatures, fold_of: IntArray, seed: int) -> list[list[Batch]]:
-    """Batches by fold; none straddles folds, so all fits share them."""
+    """Batches by fold. No batch straddles folds, so all fits share them."""
     rng = np.random.default_rng([seed, 0xBA7C])
     folds = []
     for fold in range(int(fold_of.max(initial=0)) + 1):
@@ -363,7 +363,7 @@ def make_batch(encoded: EncodedQA, features: WordFeatures, index: IntArray) -> B
 
 
 def _logits(encoded: EncodedQA, scores: FloatArray) -> SpanLogits:
-    """Scores of all words, (R, 2), as padded logits."""
+    """Scores (R, 2) of all words as padded logits."""
     lengths = encoded.n_words
     mask = np.arange(int(lengths.max(initial=0))) < lengths[:, None]
     padded = np.zeros((2, *mask.shape), dtype=np.float32)
@@ -375,7 +375,7 @@ def _logits(encoded: EncodedQA, scores: FloatArray) -> SpanLogits:
 
 
 def _fingerprint(splits: dict[str, EncodedQA], variant: str, max_answer_words: int, seed: int) -> str:
-    """Of everything the scores depend on."""
+    """A digest of everything that the scores depend on."""
     settings = [VERSION, variant, max_answer_words, seed, LEARNING_RATE, BATCH_QUESTIONS, MAX_EPOCHS, FOLDS, N_ROWS]
     questions = {
         split: [
@@ -389,7 +389,7 @@ def _fingerprint(splits: dict[str, EncodedQA], variant: str, max_answer_words: i
 
 
 def _write(folder: Path, key: str, scores: WordScores) -> None:
-    """Arrays first, then the sealed JSON that vouches for them."""
+    """Write the arrays first, then the sealed JSON that vouches for them."""
     arrays, buffer = {}, io.BytesIO()
     for split in _SPLITS:
         logits: SpanLogits = getattr(scores, split)
@@ -402,7 +402,7 @@ def _write(folder: Path, key: str, scores: WordScores) -> None:
 
 
 def _read(folder: Path, key: str, splits: dict[str, EncodedQA]) -> WordScores | None:
-    """Kept scores; None where there are none, or where they are damaged (they are then made again)."""
+    """The kept scores; None if there are none or they are damaged, so that they are made again."""
     path, arrays = folder / f"{key}.json", folder / f"{key}.npz"
     if not path.is_file():
         return None
