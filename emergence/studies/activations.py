@@ -1,13 +1,12 @@
 """States of the probe sentences at every level of a trunk, extracted once per set of weights.
 
-One forward pass gives four sets of rows: sentences (the mean over their tokens) and predicates (the state
-of the predicate's last token), each also as residuals after subtracting the mean state of every token
-type, which takes away what any network would share because it reads the same words (docs/methods.md#temporal-cka).
-Because both are linear in the token states, the residuals need no second pass.
+One forward pass gives four sets of rows. A sentence's row is the mean over its tokens, a predicate's row the state of
+its last token. Both are also kept as residuals, from which the mean state of every token type is subtracted. That takes
+away what any network shares because it reads the same words (docs/methods.md#temporal-cka). Rows are linear in the
+token states, so the residuals need no second pass.
 
-The rows of one trunk are one ``.npy`` file, written under a temporary name and then renamed, and read back
-through a memory map a level at a time. Its name is a digest of weights and inputs: an interrupted analysis
-goes on with the next trunk, and equal weights are extracted once.
+The rows of one trunk are one ``.npy`` file, read through a memory map a level at a time. Its name is a digest of
+weights and inputs. So an interrupted analysis goes on with the next trunk, and equal weights are extracted once.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ logger = logging.getLogger(__name__)
 
 #: Change it when the meaning of the stored rows changes.
 STATES_VERSION = 1
-#: What is compared: sentence or predicate rows, as they are or without what the token types explain.
+#: Sentence or predicate rows are compared, as they are or without what the token types explain.
 ROWS = ("sentence", "predicate")
 PASSES = ("raw", "residual")
-#: Residuals this small beside the states (squared) are rounding: the level is a function of the token alone.
+#: Squared residuals below this share of the squared states are rounding: the level depends on the token alone.
 _NOTHING_LEFT = 1e-9
 
 
@@ -48,9 +47,9 @@ class TrunkSource:
     """A trunk to be extracted.
 
     Attributes:
-        key: Identity of its weights: equal keys, equal states.
+        key: Identity of its weights. Equal keys mean equal states.
         n_levels: L + 1. hidden_size: D.
-        build: Makes it, on the CPU.
+        build: A function that makes the trunk on the CPU.
     """
 
     key: str
@@ -64,9 +63,8 @@ class States:
     """The extracted rows of one trunk.
 
     Attributes:
-        path: ``.npy`` file of shape (L + 1, 2 (N + P), D) in float32.
-        n_levels: L + 1.
-        n_sentences, n_predicates: N and P.
+        path: A ``.npy`` file of shape (L + 1, 2 (N + P), D) in float32.
+        n_levels, n_sentences, n_predicates: L + 1, N and P.
     """
 
     path: Path
@@ -84,7 +82,7 @@ class States:
 
 
 def weights_key(state_dict: Mapping[str, Tensor]) -> str:
-    """sha256 (hexadecimal) of a trunk's weights; heads do not count."""
+    """The hexadecimal sha256 of a trunk's weights. Heads do not count."""
     digest = hashlib.sha256()
     for name, tensor in sorted(trunk_weights(state_dict).items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -93,18 +91,18 @@ def weights_key(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def trunk_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The trunk's part of a weights file (a head's tensors are named ``head.*``)."""
+    """The trunk's part of a weights file: all but the tensors named ``head.*``."""
     return {name: tensor for name, tensor in state_dict.items() if not name.startswith("head.")}
 
 
 def extract_states(source: TrunkSource, inputs: EncodedSentences, folder: Path, *, device: torch.device) -> States:
-    """The states of ``source`` on ``inputs``: from ``folder``, or extracted into it.
+    """The states of ``source`` on ``inputs``, from ``folder`` or else extracted into it.
 
     Args:
-        source: Which trunk.
-        inputs: N sentences, P predicates.
-        folder: Where the files are kept; must exist.
-        device: Where to run.
+        source: The trunk.
+        inputs: N sentences with P predicates.
+        folder: Where the files are kept. It must exist.
+        device: Where the trunk runs.
 
     Raises:
         RunDirectoryError: The file cannot be written.
@@ -134,7 +132,7 @@ def extract_states(source: TrunkSource, inputs: EncodedSentences, folder: Path, 
 
 
 def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether the states are there; a file of another shape, or a cut one, is extracted again."""
+    """Whether all states are there. A file that is cut or has another shape is not whole."""
     if not path.is_file():
         return False
     try:
@@ -197,7 +195,7 @@ class _TokenTypes:
         self.sums[level].index_add_(0, number, kept.double().cpu())
 
     def write_residuals(self, stored: npt.NDArray[np.float32], inputs: EncodedSentences) -> None:
-        """Second half of ``stored``: its first half minus the mean over the row's tokens of their types' means."""
+        """Fill the second half of ``stored``: each row of the first minus the mean of its tokens' type means."""
         n, p = len(inputs), len(inputs.predicate_sentences)
         ranges = zip(inputs.offsets[:-1], inputs.offsets[1:], strict=True)
         numbers = [self.index[begin + 1 : end] for begin, end in ranges]
@@ -214,7 +212,7 @@ class _TokenTypes:
 
 
 def _reserve(path: Path) -> None:
-    """Give a sparse file its room now: a disk that fills up under a memory map kills the process, not the write."""
+    """Give a sparse file its room now, because a disk that fills up under a memory map kills the process."""
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as handle:
             os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)

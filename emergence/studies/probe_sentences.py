@@ -1,8 +1,8 @@
 """The sentences on which representations are compared: the same for every checkpoint and every run.
 
-They come from the test and validation questions, which no finetuning has seen, and stand alone after
-``<|endoftext|>``, as documents begin in pretraining: no question, no predicate marker, so that every trunk
-of a run, before and after finetuning, reads the same ordinary text.
+They come from the test and validation questions, which no finetuning has seen. They stand alone after
+``<|endoftext|>``, as documents begin in pretraining, without question or predicate marker. So every trunk of a run,
+before and after finetuning, reads the same ordinary text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from emergence.measures.ragged import offsets_of
 
 IntArray = npt.NDArray[np.int64]
 
-#: Splits to draw from. Training sentences are left out: finetuning moved the states on just these.
+#: Sentences are drawn from these splits. Training sentences are left out, because finetuning moved the states on them.
 PROBE_SPLITS = ("test", "validation")
 #: Fewer sentences than this give no interval.
 LEAST_SENTENCES = 20
@@ -31,7 +31,7 @@ LEAST_SENTENCES = 20
 
 @dataclass(frozen=True)
 class ProbeSentence:
-    """One sentence and which of its words were asked about as predicates."""
+    """One sentence, and the indices of the words that were asked about as predicates."""
 
     tokens: tuple[str, ...]
     predicates: tuple[int, ...]
@@ -42,8 +42,8 @@ class ProbeSet:
     """Sentences in random order.
 
     Attributes:
-        sentences: All different.
-        available: How many the splits hold.
+        sentences: The chosen ones, all different.
+        available: How many different sentences the splits hold.
     """
 
     sentences: tuple[ProbeSentence, ...]
@@ -51,21 +51,21 @@ class ProbeSet:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hexadecimal) of sentences and predicates."""
+        """The hexadecimal sha256 of sentences and predicates."""
         content = json.dumps([[s.tokens, s.predicates] for s in self.sentences], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedSentences:
-    """N sentences as one tokenizer sees them; sentence i is ``ids[offsets[i]:offsets[i + 1]]``.
+    """N sentences as one tokenizer sees them.
 
     Attributes:
-        ids: Token ids, each sentence after one ``<|endoftext|>``; ``offsets`` (N+1,).
+        ids: Token ids of all sentences, each after one ``<|endoftext|>``.
+        offsets: (N+1,) places in ``ids``: sentence i is ``ids[offsets[i]:offsets[i + 1]]``.
         predicate_sentences: (P,) the sentence of each predicate, ascending.
-        predicate_positions: (P,) position in its sentence of the predicate's last token, the first that has
-            seen the whole word.
-        pad_id: Fills batches.
+        predicate_positions: (P,) the place in its sentence of each predicate's last token, which has seen all of it.
+        pad_id: The token that fills batches.
     """
 
     ids: IntArray
@@ -79,12 +79,12 @@ class EncodedSentences:
 
     @property
     def lengths(self) -> IntArray:
-        """Tokens of each sentence, ``<|endoftext|>`` among them, (N,)."""
+        """(N,) number of tokens of each sentence, including ``<|endoftext|>``."""
         return np.diff(self.offsets)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hexadecimal) of everything a trunk and the reading of its states depend on."""
+        """The hexadecimal sha256 of all that decides a trunk's states and which of them are read."""
         digest = hashlib.sha256()
         for array in (self.ids, self.offsets, self.predicate_sentences, self.predicate_positions):
             digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
@@ -92,7 +92,7 @@ class EncodedSentences:
         return digest.hexdigest()
 
     def padded(self, index: IntArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-        """Ids (B, T) of some sentences, right-padded, and which of them are tokens of the sentence proper."""
+        """Right-padded ids (B, T) of some sentences, and a mask (B, T) without ``<|endoftext|>`` and padding."""
         lengths = self.lengths[index]
         column = np.arange(int(lengths.max()))
         inside = column < lengths[:, None]  # (B, T)
@@ -105,7 +105,7 @@ def choose_sentences(dataset: QADataset, n: int, seed: int) -> ProbeSet:
     """At most ``n`` different sentences of test and validation, drawn at random.
 
     Raises:
-        DataError: Fewer than 20.
+        DataError: There are fewer than 20.
     """
     predicates: dict[tuple[str, ...], set[int]] = {}
     for split in PROBE_SPLITS:
@@ -123,7 +123,7 @@ def choose_sentences(dataset: QADataset, n: int, seed: int) -> ProbeSet:
 
 
 def encode_sentences(sentences: Sequence[ProbeSentence], tokenizer: TextTokenizer) -> EncodedSentences:
-    """Encode sentences word by word, as the questions' sentences are."""
+    """Encode sentences word by word, as the sentences of questions are encoded."""
     pieces = [word_pieces(sentence.tokens) for sentence in sentences]
     unique = list(dict.fromkeys(piece for words in pieces for piece in words))
     ids_of = dict(zip(unique, tokenizer.encode_batch(unique), strict=True))
@@ -146,5 +146,5 @@ def encode_sentences(sentences: Sequence[ProbeSentence], tokenizer: TextTokenize
 
 
 def fitting(sentences: Sequence[ProbeSentence], tokenizer: TextTokenizer, max_tokens: int) -> npt.NDArray[np.bool_]:
-    """Which sentences have at most ``max_tokens`` tokens with ``<|endoftext|>``, (N,)."""
+    """(N,) whether a sentence has at most ``max_tokens`` tokens, including ``<|endoftext|>``."""
     return encode_sentences(sentences, tokenizer).lengths <= max_tokens

@@ -1,8 +1,8 @@
 """What every study of trunks shares: sealed cells, one writer, resuming, and a result as JSON and npz.
 
-A new study gives a :class:`StudyFiles` and a subclass of :class:`SealedStudy`: its cells, and what they amount to. One
-whose cells are no JSON gives a subclass of :class:`Study`, and says itself how they are kept. Nothing here needs torch,
-so results can be read without it.
+A new study is a :class:`StudyFiles` and a subclass of :class:`SealedStudy`, which says what its cells are and what they
+amount to. A study whose cells are no JSON is a subclass of :class:`Study`, which also says how cells are kept. Nothing
+here needs torch, so results can be read without it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class StudyResult(Protocol):
-    """What a study ends with."""
+    """The result of a study, as JSON and arrays."""
 
     def to_dict(self) -> dict[str, Any]:
         """The content of its JSON file, which begins with :attr:`StudyFiles.header`."""
@@ -50,10 +50,10 @@ class StudyFiles:
     """Where a study's results lie, and how they are told from others.
 
     Attributes:
-        name: Of the files, and of their folder within a run's ``analysis``.
-        version: Of the result's schema; others are refused.
-        what, again: For errors: what the file should be, and how to make it anew.
-        kind: Stored in the JSON, if given; readers of run results pass over kinds that begin with ``emergence-``.
+        name: Name of the files, and of their folder within a run's ``analysis``.
+        version: Version of the result's schema. Other versions are refused.
+        what, again: What errors say that the file should be, and how to make it anew.
+        kind: Stored in the JSON if given. Readers of run results pass over kinds that begin with ``emergence-``.
     """
 
     name: str
@@ -64,7 +64,7 @@ class StudyFiles:
 
     @property
     def folder(self) -> Path:
-        """Within a run directory."""
+        """The folder of the results within a run directory."""
         return Path("analysis") / self.name
 
     @property
@@ -81,7 +81,7 @@ class StudyFiles:
         return {**({"kind": self.kind} if self.kind else {}), "schema_version": self.version}
 
     def save(self, result: StudyResult, folder: Path) -> None:
-        """Write the arrays, then the JSON, sealed, with their sha256."""
+        """Write the arrays, and then the sealed JSON, which holds the sha256 of the arrays."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **result.arrays())
         data = buffer.getvalue()
@@ -93,7 +93,7 @@ class StudyFiles:
         """What ``build`` makes of the JSON's content and the arrays that :meth:`save` wrote.
 
         Raises:
-            RunDirectoryError: Missing, damaged, of another version, or arrays and JSON do not belong together.
+            RunDirectoryError: A file is missing, damaged or of another version, or the two do not belong together.
         """
         path, stored = folder / self.json_file, folder / self.arrays_file
         content = read_sealed(path)
@@ -113,10 +113,10 @@ class Cell(Generic[Made]):
     """A part of a study that is kept as soon as it is done.
 
     Attributes:
-        name: For people.
-        key: Digest of all that decides it; equal keys are computed once.
-        compute: Makes it; may count its steps on the bar.
-        steps: How many it takes on the bar.
+        name: What people call it.
+        key: Digest of all that decides it. Equal keys are computed once.
+        compute: A function that makes it, and may count its steps on the progress bar.
+        steps: How many steps it takes on the bar.
     """
 
     name: str
@@ -129,7 +129,7 @@ class Study(ABC, Generic[Made, Result]):
     """Cells that are computed one by one, and the result that they make together."""
 
     files: ClassVar[StudyFiles]
-    #: The folder of cells beside the result, what a cell is of, what the bar counts.
+    #: The folder of cells beside the result, the word for what a cell is of, and the word for what the bar counts.
     cells_folder: ClassVar[str] = "cells"
     noun: ClassVar[str] = "cell"
     steps: ClassVar[str] = "cells"
@@ -138,15 +138,15 @@ class Study(ABC, Generic[Made, Result]):
 
     @abstractmethod
     def cells(self, folder: Path) -> Sequence[Cell[Made]]:
-        """All cells; ``folder`` is where they are kept."""
+        """All cells, which are kept in ``folder``."""
 
     @abstractmethod
     def result(self, made: Sequence[Made]) -> Result:
-        """What the cells, in their order, amount to."""
+        """The result of the cells ``made``, which are in the order of :meth:`cells`."""
 
     @abstractmethod
     def stored(self, cell: Cell[Made], folder: Path) -> Made | None:
-        """A finished cell; None where there is none, or where its file is damaged (it is then computed again)."""
+        """A finished cell; None if there is none or its file is damaged, so that it is computed again."""
 
     @abstractmethod
     def store(self, cell: Cell[Made], made: Made, folder: Path) -> None:
@@ -159,7 +159,7 @@ class Study(ABC, Generic[Made, Result]):
 
         Raises:
             RunDirectoryError: Another process writes there.
-            StopRequested: ``should_stop`` was true after a cell; the same call goes on.
+            StopRequested: ``should_stop`` was true after a cell. The same call goes on with the next.
         """
         folder = make_folder(out_dir / self.cells_folder)
         with RunLock(out_dir):
@@ -194,7 +194,7 @@ class Study(ABC, Generic[Made, Result]):
 class SealedStudy(Study[Made, Result]):
     """A study whose cells are sealed JSON files, each named by its key.
 
-    A cell must be what :func:`emergence.plain.plain` knows, and ``restore`` the inverse of that to the bit: then an
+    A cell must be what :func:`emergence.plain.plain` takes, and ``restore`` must be its inverse to the bit. Then an
     interrupted study ends with the same bytes.
     """
 

@@ -1,4 +1,4 @@
-"""The life of one trunk: its snapshots through pretraining, the trunk finetuning began with, those after it."""
+"""The life of one trunk: its snapshots in pretraining, the trunk at the start of finetuning, and those after it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class TimelinePoint:
 
     Attributes:
         name: ``pretrain_step_64``, ``pretrained``, ``finetune_epoch_3``...
-        phase: ``start`` is the trunk that finetuning begins with, the reference of drift.
+        phase: ``start`` is the trunk that finetuning begins with, and the reference of drift.
         path: The weights file.
-        source: Its trunk.
+        source: The trunk that the file holds.
         facts: Step, loss and the like, as far as the file tells.
     """
 
@@ -48,9 +48,8 @@ class Timeline:
 
     Attributes:
         run: The run.
-        checkpoints: Pretraining, start, finetuning.
-        model: The architecture of all of them. vocab_rows: Their embedding rows.
-        tokenizer: Of all of them.
+        checkpoints: Points of pretraining, then the start, then points of finetuning.
+        model, vocab_rows, tokenizer: The architecture, the number of embedding rows and the tokenizer of all points.
     """
 
     run: RunDirectory
@@ -84,12 +83,12 @@ class Timeline:
 def read_timeline(run: RunDirectory) -> Timeline:
     """The checkpoints of a run, finished or not.
 
-    A pretraining snapshot with the start's weights is left out, because the start stands for it; so is
-    ``toy_llm_qasrl_finetuned.pth`` where it repeats an epoch's snapshot.
+    A pretraining snapshot with the weights of the start is left out, because the start stands for it. The file
+    ``toy_llm_qasrl_finetuned.pth`` is left out where it repeats the snapshot of an epoch.
 
     Raises:
         RunDirectoryError: There is no trunk to begin with.
-        WeightsError: A file is damaged, or of another architecture than the rest.
+        WeightsError: A file is damaged, or has another architecture than the rest.
     """
     if not run.trunk_path.is_file():
         raise RunDirectoryError(
@@ -115,7 +114,7 @@ def read_timeline(run: RunDirectory) -> Timeline:
 
 
 def has_other_questions(run: RunDirectory, fingerprint: str) -> bool:
-    """Whether ``run`` tells what questions it read, and they are not those with ``fingerprint``."""
+    """Whether ``run`` tells which questions it read and these have another ``fingerprint``."""
     try:
         known = run.read_data()["fingerprints"].get("questions")
     except (RunDirectoryError, KeyError):
@@ -124,10 +123,10 @@ def has_other_questions(run: RunDirectory, fingerprint: str) -> bool:
 
 
 def trunk_of(model: ModelConfig, vocab_rows: int, state: Mapping[str, Tensor], origin: str | Path) -> Trunk:
-    """A trunk with the given weights, heads left out.
+    """A trunk with the weights of ``state``, whose heads are left out.
 
     Raises:
-        WeightsError: They do not fit; ``origin`` says where they came from.
+        WeightsError: The weights do not fit. The message names ``origin``, where they came from.
     """
     trunk = build_trunk(model, vocab_rows, seed=0)
     load_into(trunk, trunk_weights(state), origin)
@@ -135,7 +134,7 @@ def trunk_of(model: ModelConfig, vocab_rows: int, state: Mapping[str, Tensor], o
 
 
 def _checkpoint(name: str, phase: Phase, path: Path, weights: WeightsFile | None = None) -> TimelinePoint:
-    """Read ``path`` for what identifies it; its weights are not kept, but read again when they are wanted."""
+    """Read from ``path`` what identifies it. Its weights are not kept, but read again when they are wanted."""
     weights = weights or load_weights(path)
 
     def build() -> Trunk:
@@ -148,7 +147,7 @@ def _checkpoint(name: str, phase: Phase, path: Path, weights: WeightsFile | None
 
 
 def _in_order(points: list[TimelinePoint], known: set[str]) -> list[TimelinePoint]:
-    """Pretraining snapshots by step (epoch ends and log-spaced steps are one series), each set of weights once."""
+    """Pretraining snapshots by step, each set of weights once. Epoch ends and log-spaced steps are one series."""
     ordered, seen = [], set(known)
     for point in sorted(points, key=lambda p: (p.facts.get("step", 0), p.name)):
         if point.source.key not in seen:

@@ -1,4 +1,4 @@
-"""Temporal CKA from flags: the same for ``python temporal_cka_analysis.py`` and in a Modal container."""
+"""Temporal CKA from flags, for ``python temporal_cka_analysis.py`` and for a Modal container alike."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ class AnalysisFlags:
 
 
 def analyse(flags: AnalysisFlags, find: Callable[[str], Path], cache_dir: Path) -> TemporalCKA:
-    """Run the analysis that flags describe; results go into the run's ``analysis/temporal_cka``.
+    """Run the analysis that ``flags`` describe, and write it into the run's ``analysis/temporal_cka``.
 
     Args:
         flags: What to analyse, and how.
-        find: The run directory that a flag names.
+        find: A function from the name that a flag has to the run directory.
         cache_dir: Where derived data is kept.
 
     Raises:
-        UsageError: Flags that do not fit the run.
-        RunDirectoryError: Not a run directory, or one without weights.
+        UsageError: The flags do not fit the run.
+        RunDirectoryError: A flag names no run directory, or one without weights.
     """
     from emergence.experiment.run_directory import RunDirectory
     from emergence.measures.cka import CKAMethod
@@ -91,7 +91,7 @@ def analyse(flags: AnalysisFlags, find: Callable[[str], Path], cache_dir: Path) 
 
 
 def analyse_locally(flags: AnalysisFlags) -> str:
-    """The analysis of runs on this machine; returns its summary."""
+    """The summary of an analysis of runs on this machine."""
     from emergence.experiment.store import CACHE_FOLDER, find_run
 
     cache = find_run(flags.model_dir).parent / CACHE_FOLDER

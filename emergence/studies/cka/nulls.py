@@ -1,4 +1,4 @@
-"""Networks to read CKA against (docs/methods.md#temporal-cka): nothing was learned, or something other was."""
+"""Networks that CKA is read against: untrained ones, and ones moved at random (docs/methods.md#temporal-cka)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FIRST_RANDOM_SEED = 70_000
 def random_trunks(timeline: Timeline, count: int) -> list[TrunkSource]:
     """Untrained trunks of the run's architecture, with the ordinary initialisation of the random baselines.
 
-    The recipe's own start would be degenerate: its blocks are the identity.
+    The recipe's own start would be degenerate, because its blocks are the identity.
     """
     return [_random_trunk(timeline.model, timeline.vocab_rows, FIRST_RANDOM_SEED + i) for i in range(count)]
 
 
 def matched_noise(timeline: Timeline, target: TimelinePoint, seed: int) -> TrunkSource:
-    """The start moved as far as ``target`` is from it, tensor by tensor, in a random direction."""
+    """The start, each tensor moved in a random direction as far as ``target`` is from it."""
 
     def build() -> Trunk:
         start, moved = (trunk_weights(load_weights(p.path).state_dict) for p in (timeline.start, target))

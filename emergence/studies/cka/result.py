@@ -1,4 +1,4 @@
-"""What a temporal CKA found: written as JSON and npz, read back, and told in a few tables."""
+"""The result of a temporal CKA, written as JSON and npz, read back, and told in a few tables."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:  # reading a result needs no torch
     from emergence.studies.trunks import Timeline
 
 FILES = StudyFiles(name="temporal_cka", version=1, what="a temporal CKA", again="run the analysis again")
-#: How the two runs are called in the keys of the arrays.
+#: What the two runs are called in the keys of the arrays.
 RUN_NAMES = ("run", "against")
-#: Curves small enough to stand in the JSON too; the heatmaps are in the npz alone.
+#: Arrays that stand in the npz alone. The other curves are small enough to stand in the JSON too.
 _HEATMAPS = ("layers", "from_start")
 _WHAT = {
     "sentence/raw": "sentences (mean over tokens)",
@@ -42,12 +42,12 @@ class TemporalCKA:
     """Everything that one call compared.
 
     Attributes:
-        timelines: The run, and the one it is compared with if there is one.
-        views: For each, ``<rows>/<pass>`` to its curves (``sentence/raw``, ``predicate/residual``...).
-        cross: ``<rows>/<pass>`` to ``start`` and ``last``: levels of the first run against the second's.
-        missing: For each run, null comparison to why it is not there.
-        n_sentences, n_predicates: Rows.
-        probe_fingerprint: Identity of the sentences: equal means comparable.
+        timelines: The run, and the one that it is compared with, if there is one.
+        views: For each run, ``<rows>/<pass>`` (such as ``sentence/raw``) -> its curves.
+        cross: ``<rows>/<pass>`` -> ``start`` and ``last``: CKA of the first run's levels with the second's.
+        missing: For each run, name of a null comparison -> why it is not there.
+        n_sentences, n_predicates: How many rows of either kind were compared.
+        probe_fingerprint: Identity of the sentences. Analyses with equal ones are comparable.
         notes: What a reader should know.
         settings: How it was computed.
     """
@@ -104,7 +104,7 @@ class TemporalCKA:
 
 
 def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]:
-    """The JSON's content and the arrays by key of the temporal CKA in ``folder``; errors: :meth:`StudyFiles.read`."""
+    """The JSON's content and the arrays of the temporal CKA in ``folder``. :meth:`StudyFiles.read` has the errors."""
     return FILES.read(folder, lambda content, arrays: (content, arrays))
 
 
@@ -162,13 +162,13 @@ def _run_lines(
 
 
 def _checkpoint_shown(timeline: Timeline) -> tuple[str, int]:
-    """Name and index of the checkpoint the tables show: the last, or the first where nothing was finetuned."""
+    """Name and index of the checkpoint that tables show: the last, or the first where nothing was finetuned."""
     index = len(timeline.checkpoints) - 1 if timeline.finetuned else 0
     return timeline.checkpoints[index].name, index
 
 
 def _table(view: View, row: int, level: float) -> list[str]:
-    """One line a level, with the columns that have something to say."""
+    """One line for each level, with the columns that are not empty."""
     ends = zip(view.drift[row], view.drift_lo[row], view.drift_hi[row], strict=True)
     drift = [format_interval(*at, 3) if math.isfinite(at[0]) else "undefined" for at in ends]
     random = view.random[:, row]
@@ -188,7 +188,7 @@ def _table(view: View, row: int, level: float) -> list[str]:
 
 
 def _untrained(view: View, row: int) -> list[str]:
-    """CKA with untrained trunks, their mean and range."""
+    """Mean and range of the CKA with untrained trunks."""
     random = view.random[:, row]
     if not len(random):
         return []
@@ -197,7 +197,7 @@ def _untrained(view: View, row: int) -> list[str]:
 
 
 def _over_time(timeline: Timeline, view: View) -> list[str]:
-    """Similarity to the start, one line a checkpoint."""
+    """Similarity to the start, one line for each checkpoint."""
     columns: dict[str, Sequence[str]] = {"checkpoint": [point.name for point in timeline.checkpoints]}
     for level, name in enumerate(_level_names(view)):
         columns[name] = _numbers(view.drift[:, level])

@@ -1,9 +1,9 @@
 """Temporal CKA: how the representations of one run change over pretraining and finetuning.
 
-Reads a run directory, and optionally a second run to compare with, a twin that finetuned the same trunk under another
-seed, and a run finetuned on control labels; writes ``temporal_cka.json`` and ``temporal_cka.npz``. States are
-extracted once per set of weights and kept until the analysis is complete, so an interrupted one goes on where it was.
-The measures: docs/methods.md#temporal-cka.
+It reads a run directory and writes ``temporal_cka.json`` and ``temporal_cka.npz``. There may be a second run to compare
+with, a twin that finetuned the same trunk under another seed, and a run finetuned on control labels. States are
+extracted once per set of weights and kept until the analysis is complete. So an interrupted analysis goes on where it
+was. The measures are defined in docs/methods.md#temporal-cka.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class CKAOptions:
     """How to compare.
 
     Attributes:
-        sentences: Most probe sentences.
-        method: Which CKA. batch_rows: Minibatch CKA in batches of this many rows.
-        random_seeds: Untrained trunks to compare with.
-        effort: Resampling.
+        sentences: How many probe sentences there are at most.
+        method: The kind of CKA. batch_rows: Rows of a batch of minibatch CKA; None takes all rows at once.
+        random_seeds: How many untrained trunks the run is compared with.
+        effort: How much is resampled.
         seed_twin: A run that finetuned the same trunk under another seed.
         control: A run that finetuned the same trunk on control labels.
         qa_data: Questions to take the sentences from, where the run's own are not reachable.
         cache_dir: Where derived data is kept.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; the GPU where there is one by default.
-        seed: Of the choice of sentences and of all resampling.
-        keep_states: Keep the extracted states.
+        device: ``cpu``, ``cuda`` or ``cuda:N``. The default is the GPU where there is one.
+        seed: Seed of the choice of sentences and of all resampling.
+        keep_states: Whether the extracted states stay on disk.
     """
 
     sentences: int = 2_000
@@ -85,7 +85,7 @@ class CKAOptions:
 
 @dataclass(frozen=True)
 class _Subject:
-    """One run under analysis: its checkpoints, the sentences as it reads them, the trunks of its curves."""
+    """One run under analysis: its checkpoints, the sentences as it reads them, and the trunks of its curves."""
 
     timeline: Timeline
     inputs: EncodedSentences
@@ -101,18 +101,18 @@ def analyse_run(
     options: CKAOptions = CKAOptions(),
     progress: Progress = NoProgress(),
 ) -> TemporalCKA:
-    """Temporal CKA of one run, or of two on the same sentences; also written to ``out_dir``.
+    """Temporal CKA of one run, or of two on the same sentences. It is also written to ``out_dir``.
 
     Args:
         run_dir: A run directory, finished or not, as long as it has a trunk.
         against: Another run to compare with, of any size and tokenizer.
         out_dir: Where results go; by default ``analysis/temporal_cka`` in ``run_dir``.
-        options: How.
+        options: How they are compared.
         progress: Shown to a person while states are extracted.
 
     Raises:
-        RunDirectoryError: Not a run directory, or one without a trunk.
-        WeightsError: A damaged weights file.
+        RunDirectoryError: A path is no run directory, or one without a trunk.
+        WeightsError: A weights file is damaged.
         DataError: The questions cannot be loaded, or hold too few sentences.
         UsageError: ``seed_twin`` or ``control`` did not start from the same trunk.
     """
@@ -154,7 +154,7 @@ def _data_note(run: RunDirectory, fingerprint: str) -> str | None:
 
 
 def _subject(timeline: Timeline, probe: ProbeSet, options: CKAOptions, *, twins: bool) -> _Subject:
-    """The trunks one run is compared with; ``twins`` and control runs belong to the first run only."""
+    """One run with the trunks that it is compared with. Only the first run has ``twins`` and control runs."""
     missing: dict[str, str] = {}
     noise: dict[int, TrunkSource] = {}
     if not timeline.finetuned:
@@ -204,7 +204,7 @@ def _sibling(timeline: Timeline, path: Path | None, flag: str) -> Timeline | Non
 
 
 class CKAStudy(Study[States, TemporalCKA]):
-    """A cell is the states of a trunk on its run's inputs: files too large for JSON, which go when all is compared."""
+    """A cell is the states of one trunk on its run's inputs. Its file is too large for JSON, and goes at the end."""
 
     files = FILES
     cells_folder = "states"
@@ -214,7 +214,7 @@ class CKAStudy(Study[States, TemporalCKA]):
     def __init__(self, subjects: Sequence[_Subject], probe: ProbeSet, notes: list[str], options: CKAOptions) -> None:
         self._subjects, self._probe, self._notes, self._options = subjects, probe, notes, options
         self.keep_cells = options.keep_states
-        # By the trunk's key.
+        # Keyed by the trunk's key, so that equal weights are extracted once.
         self._sources = {source.key: (source, s.inputs) for s in subjects for source in s.cast.everyone()}
 
     def cells(self, folder: Path) -> list[Cell[States]]:
@@ -281,7 +281,7 @@ def _result(
 
 
 def _cross(atlas: Atlas, left: Cast, right: Cast) -> dict[str, np.ndarray]:
-    """Levels of the first run (rows) against those of the second, where both began and where both ended."""
+    """CKA of the first run's levels (rows) with the second's, at the start and at the last checkpoint of both."""
     ends: dict[str, Callable[[Cast], TrunkSource]] = {
         "start": lambda cast: cast.checkpoints[cast.start],
         "last": lambda cast: cast.checkpoints[-1],

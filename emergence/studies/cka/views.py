@@ -1,7 +1,7 @@
 """Curves and heatmaps of one kind of rows, cut out of one matrix of all checkpoints and levels.
 
-Every trunk that plays a part (checkpoints, random networks, nulls, another run) contributes its levels to
-one list of representations; their CKA matrix is computed once, and everything reported is a block of it.
+Every trunk that plays a part (checkpoints, random networks, nulls, another run) adds its levels to one list of
+representations. Their CKA matrix is computed once, and everything reported is a block of it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Atlas:
     """The representations of one kind of rows, with the CKA of all pairs.
 
     Attributes:
-        levels: Source key to its L + 1 arrays (n, D).
-        places: Source key to its rows and columns in the matrix.
-        matrix: CKA of everything.
+        levels: Key of a source -> its L + 1 arrays (n, D).
+        places: Key of a source -> its rows and columns in the matrix.
+        matrix: CKA of all pairs of levels of all sources.
         blocks: (n,) the sentence of each row.
-        method: Which CKA.
+        method: The kind of CKA.
     """
 
     levels: Mapping[str, Sequence[npt.NDArray[np.float32]]]
@@ -66,11 +66,11 @@ class Atlas:
         return self.matrix.values[self.places[left.key], self.places[right.key]]
 
     def same_level(self, left: TrunkSource, right: TrunkSource) -> FloatArray:
-        """(L + 1,) CKA of each level with the same level of a trunk of as many levels."""
+        """(L + 1,) CKA of each level with the same level of another trunk, which has as many."""
         return np.diagonal(self.block(left, right)).copy()
 
     def flags(self, source: TrunkSource) -> tuple[str, ...]:
-        """(L + 1,) why a level has no CKA, or an empty string."""
+        """(L + 1,) the reason why a level has no CKA, or an empty string."""
         return self.matrix.flags[self.places[source.key]]
 
     def usable(self, level: int, *sources: TrunkSource) -> bool:
@@ -82,10 +82,10 @@ class Cast:
     """The trunks that one run's curves are drawn from.
 
     Attributes:
-        checkpoints: T of them, in order.
-        start: Index of the reference.
+        checkpoints: T checkpoints in order.
+        start: Index of the checkpoint that is the reference.
         random: S untrained trunks.
-        noise: Checkpoint index to the start moved as far at random.
+        noise: Index of a checkpoint -> the start, moved as far as that checkpoint in a random direction.
         twin: Last checkpoint of a run with another finetuning seed.
         control: Checkpoints of a run finetuned on control labels.
     """
@@ -119,7 +119,7 @@ class Cast:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much resampling, and where its random numbers start."""
+    """How much is resampled, and from which seed."""
 
     draws: int = 200
     level: float = 0.95
@@ -131,23 +131,23 @@ class Effort:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What the rows of one kind say about one run. T checkpoints, L + 1 levels, S random trunks; nan: undefined.
+    """Curves of a run on one kind of rows: T checkpoints, L + 1 levels, S random trunks. Undefined values are nan.
 
     Attributes:
-        drift: (T, L+1) CKA with the start; ``_lo``, ``_hi``: its interval, ``_se``: its standard error.
+        drift: (T, L+1) CKA with the start. ``_lo`` and ``_hi`` are its interval, ``_se`` its standard error.
         velocity: (T-1, L+1) CKA of consecutive checkpoints, with the same companions.
-        layers: (T, L+1, L+1) levels of a checkpoint against each other.
-        from_start: (T, L+1, L+1) levels of the start (rows) against those of a checkpoint (columns).
+        layers: (T, L+1, L+1) CKA of a checkpoint's levels with each other.
+        from_start: (T, L+1, L+1) CKA of the start's levels (rows) with a checkpoint's (columns).
         random: (S, T, L+1) CKA with untrained trunks.
-        excess: (T, L+1) of the drift curve over the mean of ``random``.
+        excess: (T, L+1) excess of ``drift`` over the mean of ``random``.
         noise: (T, L+1) CKA of the start with itself moved as far at random; nan before finetuning.
-        twin: (L+1,) CKA of the last checkpoint with a twin's; empty without one.
+        twin: (L+1,) CKA of the last checkpoint with that of a twin; empty without one.
         control: (C, L+1) drift of a run trained on control labels; empty without one.
-        procrustes: (T, L+1) angle to the start in radians; neighbours: (T, L+1) shared with the start.
-        procrustes_random, neighbours_random: (S, L+1) the last checkpoint against untrained trunks.
+        procrustes: (T, L+1) angle to the start in radians. neighbours: (T, L+1) share kept since the start.
+        procrustes_random, neighbours_random: (S, L+1) the same, from the last checkpoint to untrained trunks.
         neighbours_chance: Share of neighbours that unrelated rows have in common.
-        permutation: Per level, no correspondence between start and last checkpoint; None where undefined.
-        flags: Per checkpoint and level, why there is no CKA (empty: there is).
+        permutation: For each level, the test of no correspondence of start and last checkpoint; None where undefined.
+        flags: For each checkpoint and level, why there is no CKA; empty where there is one.
     """
 
     drift: FloatArray
@@ -210,7 +210,7 @@ def view(atlas: Atlas, cast: Cast, effort: Effort) -> View:
 
 
 def _intervals(atlas: Atlas, cast: Cast, effort: Effort) -> dict[str, FloatArray]:
-    """Delete-half intervals of drift and velocity, level by level; nan where undefined."""
+    """Delete-half intervals of drift and velocity, level by level. Undefined ones are nan."""
     points = cast.checkpoints
     n_points, n_levels = len(points), len(atlas.levels[points[0].key])
     wanted = {
@@ -240,7 +240,7 @@ def _intervals(atlas: Atlas, cast: Cast, effort: Effort) -> dict[str, FloatArray
 
 
 def _companions(atlas: Atlas, cast: Cast, effort: Effort) -> dict[str, FloatArray]:
-    """Procrustes angles and shared neighbours, to the start and of the last checkpoint to untrained trunks."""
+    """Procrustes angles and shared neighbours: checkpoints with the start, the last one with untrained trunks."""
     points, start = cast.checkpoints, cast.checkpoints[cast.start]
     n_levels, k = len(atlas.levels[start.key]), _neighbours(atlas, effort)
     shapes = {"": (len(points), n_levels), "_random": (len(cast.random), n_levels)}
@@ -263,7 +263,7 @@ def _companions(atlas: Atlas, cast: Cast, effort: Effort) -> dict[str, FloatArra
 
 
 def _permutations(atlas: Atlas, cast: Cast, effort: Effort) -> tuple[PermutationTest | None, ...]:
-    """Start against last checkpoint (or, before any finetuning, first against start), level by level."""
+    """Tests of the start with the last checkpoint, level by level. Before any finetuning it is with the first."""
     start, last = cast.checkpoints[cast.start], cast.checkpoints[-1]
     other = last if last.key != start.key else cast.checkpoints[0]
     if other.key == start.key or effort.permutations < 1:
@@ -289,7 +289,7 @@ def _neighbours(atlas: Atlas, effort: Effort) -> int:
 
 
 def _absent(atlas: Atlas) -> npt.NDArray[np.float32]:
-    """Stands for a level without CKA, which no pair asks for."""
+    """What stands for a level without CKA, which no pair asks for."""
     return np.zeros((len(atlas.blocks), 1), dtype=np.float32)
 
 

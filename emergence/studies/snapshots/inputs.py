@@ -1,4 +1,4 @@
-"""What the frozen probe of a run's snapshots reads: the run's trunks, its questions and held-out text, encoded once."""
+"""What the frozen probe of snapshots reads: a run's trunks, and its questions and held-out text, encoded once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from emergence.training.checkpoint import load_weights
 from emergence.training.context import Context
 from emergence.training.precision import resolve_precision, select_device
 
-#: Training questions by default: enough for a curve, a sixth of the time that all of QA-SRL 1.0 takes.
+#: Training questions by default. They are enough for a curve, in a sixth of the time of all of QA-SRL 1.0.
 DEFAULT_SAMPLES = 2_000
 #: Change it when a stored cell means something else.
 CELL_VERSION = 3
@@ -40,15 +40,15 @@ class SnapshotOptions:
     """What to probe, and how.
 
     Attributes:
-        families: Of probes; the run's own by default. layers: Levels of states; all by default.
-        every: Probe every n-th snapshot; the first and the last always.
-        samples: Training questions, the nested subset of the run's seed (as ``--finetune-samples`` of a run); 0 for
-            all. By default 2,000, or all if there are fewer.
-        loss_tokens: Most tokens of held-out text scored, spread evenly; the same ones for every snapshot. 0 for all.
-        random_trunks: Untrained trunks to probe as the floor.
-        qa_data, pretrain_text: Where the run's questions and text lie now, if not where they lay.
+        families: Families of probes, by default the run's own. layers: Levels of states, by default all.
+        every: Every n-th snapshot is probed, and always the first and the last.
+        samples: Number of training questions, the nested subset of the run's seed (as ``--finetune-samples`` of a
+            run); 0 takes all. The default is 2,000, or all if there are fewer.
+        loss_tokens: Tokens of held-out text that are scored at most, spread evenly and the same for all; 0 takes all.
+        random_trunks: How many untrained trunks are probed as the floor.
+        qa_data, pretrain_text: Where the run's questions and text lie now, if they were moved.
         cache_dir: Where derived data is kept.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; the GPU where there is one by default.
+        device: ``cpu``, ``cuda`` or ``cuda:N``. The default is the GPU where there is one.
     """
 
     families: tuple[str, ...] | None = None
@@ -79,7 +79,7 @@ class SnapshotOptions:
 
 @dataclass(frozen=True)
 class TrunkToProbe:
-    """One trunk to probe; ``weights`` identifies it, ``build`` makes it on the CPU."""
+    """One trunk to probe. ``weights`` identifies it, and ``build`` makes it on the CPU."""
 
     name: str
     kind: str
@@ -91,7 +91,7 @@ class TrunkToProbe:
 
 @dataclass(frozen=True)
 class Work:
-    """What every snapshot shares: the run, its data, encoded once."""
+    """What all snapshots share: the run, and its data, encoded once."""
 
     timeline: Timeline
     spec: ExperimentSpec
@@ -119,7 +119,7 @@ class Work:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that decides a cell besides its weights, and the draws of the intervals."""
+        """Everything besides the weights that decides a cell, and the draws and level of the intervals."""
         probe = dataclasses.asdict(self.spec.config.probe)
         evaluation = self.spec.config.evaluate
         return {
@@ -153,7 +153,7 @@ def timeline_of(run: RunDirectory) -> Timeline:
 
 
 def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
-    """Read and encode questions and text; layers are checked here because the model is known here."""
+    """Read and encode questions and text. Layers are checked here, where the model is known."""
     if bad := [layer for layer in options.layers or () if not 0 <= layer <= timeline.model.n_layers]:
         raise UsageError(f"--layers {bad[0]}: this model's layers are 0 (embeddings) to {timeline.model.n_layers}")
     spec = dataclasses.replace(timeline.run.spec, freeze_llm=True, finetune_samples=None)
@@ -180,9 +180,9 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
 
 
 def _probed_as_today(spec: ExperimentSpec) -> ExperimentConfig:
-    """The run's configuration, with what states add measured, however old the run is.
+    """The run's configuration, in which what states add is always measured, however old the run is.
 
-    A run that only pretrained never probed, so its probes train on the golds of today's, too.
+    A run that only pretrained never probed, so its probes train on the golds that finetuning trains on.
     """
     probe = dataclasses.replace(spec.config.probe, conditional=True)
     if spec.skip_finetune:
@@ -191,14 +191,14 @@ def _probed_as_today(spec: ExperimentSpec) -> ExperimentConfig:
 
 
 def _words(spec: ExperimentSpec, questions: Questions, cache_dir: Path | None) -> WordScores:
-    """R_1, to which the states of every snapshot may add."""
+    """The scores of R_1, to which the states of every snapshot may add."""
     max_answer_words = choose_max_answer_words(spec.config.finetune.max_answer_words, questions.all_train)
     splits = questions.train, questions.validation, questions.test
     return word_scores(*splits, variant=own_scorer(spec.layout), max_answer_words=max_answer_words, cache_dir=cache_dir)
 
 
 def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> PretrainingData:
-    """The run's text alone: its test split is the same with and without NQ questions in training."""
+    """The run's text without NQ questions. They are in training alone, so the test split is the same."""
     spec = timeline.run.spec
     text = dataclasses.replace(
         spec, pretrain_data="wiki", nq_data=None, pretrain_text=options.pretrain_text or spec.pretrain_text
@@ -213,7 +213,7 @@ def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> Pretraini
 
 
 def trunks_to_probe(work: Work) -> list[TrunkToProbe]:
-    """The start, every ``every``-th snapshot, the trained trunk, random trunks."""
+    """The start, every ``every``-th snapshot, the trained trunk, and random trunks."""
     timeline, model, rows = work.timeline, work.timeline.model, work.timeline.vocab_rows
     trunks = [_to_probe(point) for point in timeline.checkpoints[: timeline.start_index + 1]]
     if trunks[0].step != 0:
@@ -261,7 +261,7 @@ def parse_layers(text: str | None) -> tuple[int, ...] | None:
     """Layers as whole numbers.
 
     Raises:
-        UsageError: Something else.
+        UsageError: An entry is no whole number.
     """
     parts = parse_list(text)
     try:

@@ -1,10 +1,10 @@
 """The frozen probe of every pretraining snapshot of one run: the dense emergence curve that four sizes cannot give.
 
-Questions and held-out text are encoded once. Each snapshot is loaded, its states cached, every family fitted at
-every layer, test questions scored at the layer validation chose, its loss on held-out text measured, and dropped.
-A finished snapshot is a sealed file under ``cells``, so the same call after an interruption goes on with the next
-one and ends with the same bits. No probe starts from the previous snapshot's: L-BFGS stops within a tolerance of the
-optimum, and where it stops must not depend on which snapshots came before.
+Questions and held-out text are encoded once. For each snapshot the loss on held-out text is measured, every family is
+fitted at every layer, and test questions are scored at the layer that validation chose. A finished snapshot is a sealed
+file under ``cells``. So the same call after an interruption goes on with the next one and ends with the same bits. No
+probe starts from that of the snapshot before: L-BFGS stops within a tolerance of the optimum, and where it stops must
+not depend on other snapshots.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ def probe_snapshots(
     progress: Progress = NoProgress(),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> SnapshotProbes:
-    """Probe every pretraining snapshot of a finished run; also written to ``out_dir``.
+    """Probe every pretraining snapshot of a finished run, and write the result to ``out_dir``.
 
     Args:
         run_dir: The run that pretrained.
-        options: What and how.
+        options: What is probed, and how.
         out_dir: Where results go; by default ``analysis/snapshot_probes`` in ``run_dir``.
-        progress: Shown to a person; counts fitted probes.
-        should_stop: Asked after every fit.
+        progress: A bar for people. It counts fitted probes.
+        should_stop: A function that is asked after every fit.
 
     Raises:
         UsageError: The run is not finished, kept no snapshots, or was made of another text.
         DataError: Questions or text cannot be found.
-        StopRequested: ``should_stop`` was true; the same call goes on.
+        StopRequested: ``should_stop`` was true. The same call goes on.
     """
     work = prepare(timeline_of(RunDirectory.open(run_dir)), options)
     work = dataclasses.replace(work, context=dataclasses.replace(work.context, should_stop=should_stop))
@@ -105,7 +105,7 @@ class SnapshotStudy(SealedStudy[ProbedSnapshot, SnapshotProbes]):
         return ProbedSnapshot.from_dict(content)
 
     def result(self, made: Sequence[ProbedSnapshot]) -> SnapshotProbes:
-        # The name is not among what decides a cell.
+        # Trunks with one cell may differ in name, so the name is not taken from the cell.
         named = [dataclasses.replace(cell, name=trunk.name) for cell, trunk in zip(made, self._trunks, strict=True)]
         return _result(self._work, named)
 
@@ -116,7 +116,7 @@ def _probe(work: Work, asked: TrunkToProbe, progress: Progress) -> ProbedSnapsho
     length, chunk = trunk.config.sequence_length, config.pretrain.loss_chunk_rows
     tokens = work.options.loss_tokens or None
     loss = evaluate_language_model(trunk, work.text, length, context, chunk, max_tokens=tokens)
-    if asked.kind == TRAINED:  # after the loss, which the same rows decide; as a run does that probes the trunk
+    if asked.kind == TRAINED:  # as a run does that probes the trunk; after the loss, which depends on the old rows
         redraw_unseen(trunk, torch.from_numpy(work.token_counts), work.spec.seed)
     report = probe_all_layers(
         trunk,
@@ -152,7 +152,7 @@ def _probe(work: Work, asked: TrunkToProbe, progress: Progress) -> ProbedSnapsho
 def _gains(
     work: Work, trunk: Trunk, report: ProbeReport
 ) -> dict[str, tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]]:
-    """What the states add to words and positions, by family: facts of the fit, and score to (N,) differences."""
+    """What the states add to words and positions: family -> facts of the fit, and score -> (N,) differences."""
     questions = work.questions
     alone = score_logits(work.words.test, questions.test, work.max_answer_words).columns()
     fits = measure_conditional(
@@ -176,7 +176,7 @@ def _gains(
     return gains
 
 
-#: Of a chosen fit, kept for every snapshot.
+#: Facts of a chosen fit that are kept for every snapshot.
 _FACTS = ("layer", "n_trainable", "ridge", "iterations", "converged", "validation_loss", "validation_f1")
 
 

@@ -1,4 +1,4 @@
-"""What probing every pretraining snapshot of a run found: written as JSON and npz, read back without torch."""
+"""The result of probing every pretraining snapshot of a run, written as JSON and npz, and read without torch."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ FILES = StudyFiles(
     again="run emergence probe-snapshots again",
     kind="emergence-snapshot-probes",
 )
-#: Scores that every question has; higher is better but for ``brier``.
+#: Scores that every question has. Higher is better, except for ``brier``.
 CURVE_SCORES = ("f1_tokens", "em", "log_prob", "expected_f1", "brier")
-#: Scores kept for every question; results of older versions lack ``argument_selection``, which is nan for questions
-#: whose sentence has no other argument.
+#: Scores kept for every question. ``argument_selection`` is nan for questions whose sentence has no other argument, and
+#: is missing in results of older versions.
 SCORES = (*CURVE_SCORES, "argument_selection")
-#: ``gain_bilinear``: what a family adds to words and positions, the score of both together minus that of R_1 alone.
+#: ``gain_bilinear`` is what states add to words and positions: the score of both together minus that of R_1 alone.
 GAIN = "gain_"
-#: ``trained``: after some steps. ``initial``: before the first. ``random``: an ordinary random initialisation, the
-#: floor, because the recipe's own start can be the identity.
+#: A trunk is ``trained`` after some steps and ``initial`` before the first. ``random`` is the floor, an ordinary random
+#: initialisation, because the recipe's own start can be the identity.
 TRAINED, INITIAL, RANDOM = "trained", "initial", "random"
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,12 +42,12 @@ class ProbedSnapshot:
     """One trunk, probed.
 
     Attributes:
-        name: ``pretrain_step_64``, ``pretrained``, ``random_0``. kind: ``trained``, ``initial`` or ``random``.
-        step, tokens: Of pretraining, done so far.
+        name: ``pretrain_step_64``, ``pretrained``, ``random_0``... kind: ``trained``, ``initial`` or ``random``.
+        step, tokens: Steps of pretraining so far, and tokens seen.
         weights: Digest of the trunk's weights.
-        loss: Of held-out text, a plain ``LanguageModelLoss``.
-        probes: Family to the facts of its fit: layer chosen on validation, validation F1 of every layer, ridge...
-        scores: Family -> score -> (N,) per test question; under ``gain_bilinear`` and so on differences to R_1 alone.
+        loss: Loss on held-out text, a plain ``LanguageModelLoss``.
+        probes: Family -> facts of its fit, such as the layer chosen on validation and the ridge.
+        scores: Family -> score -> (N,) values, one for each test question. ``gain_bilinear`` holds differences to R_1.
     """
 
     name: str
@@ -60,7 +60,7 @@ class ProbedSnapshot:
     scores: dict[str, dict[str, FloatArray]]
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the per-question scores."""
+        """Everything but the scores of single questions."""
         return {key: value for key, value in vars(self).items() if key != "scores"}
 
     @classmethod
@@ -77,16 +77,16 @@ class SnapshotProbes:
     """All probed snapshots of one run.
 
     Attributes:
-        run: Run id, size, seed, parameters, pretraining; ``series``: equal for runs that differ in seed alone.
-        settings: How it was done: families, layers, questions, seeds, fingerprints of what was read.
+        run: Run id, size, seed, parameters and pretraining. ``series`` is equal for runs that differ in seed alone.
+        settings: How it was done: families, layers, questions, seeds, and fingerprints of what was read.
         notes: What a reader should know.
-        ids, clusters: (N,) test questions and their sentences.
-        no_model: Best rule without a model: ``rule``, ``f1_tokens``, ``em``.
-        snapshots: In order of training, random trunks last.
+        ids, clusters: (N,) ids of the test questions, and their sentences.
+        no_model: The best rule without a model: ``rule``, ``f1_tokens``, ``em``.
+        snapshots: Snapshots in the order of training, and then random trunks.
         estimates: Snapshot name -> family -> score -> mean with interval.
-        differences: The same, paired question by question, against ``initial`` and ``random`` (``random_0``):
-            reference -> snapshot name -> family -> score.
-        roles: (N,) the role each question asks for (``data.roles``); empty in results older than that.
+        differences: Reference -> snapshot name -> family -> score -> difference, paired question by question. The
+            references are ``initial`` and ``random``, which is the trunk ``random_0``.
+        roles: (N,) the role that each question asks for (``data.roles``); empty in older results.
     """
 
     run: dict[str, Any]
@@ -106,7 +106,7 @@ class SnapshotProbes:
 
     @property
     def path_of_training(self) -> tuple[ProbedSnapshot, ...]:
-        """Snapshots of the run itself, its start included."""
+        """Snapshots of the run itself, including its start."""
         return tuple(s for s in self.snapshots if s.kind != RANDOM)
 
     @property
@@ -114,7 +114,7 @@ class SnapshotProbes:
         return tuple(s for s in self.snapshots if s.kind == RANDOM)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without the per-question scores."""
+        """Plain JSON types, without the scores of single questions."""
         points = [
             {
                 **snapshot.facts(),
@@ -138,7 +138,7 @@ class SnapshotProbes:
         }
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Questions, their sentences and roles, and ``snapshot/family/score`` of each question."""
+        """Ids, sentences and roles of the questions, and under ``snapshot/family/score`` their scores."""
         arrays: dict[str, npt.NDArray[Any]] = {"ids": np.array(self.ids), "clusters": self.clusters}
         if self.roles:
             arrays["roles"] = np.array(self.roles)
@@ -167,7 +167,7 @@ class SnapshotProbes:
 
 
 def title_of(family: str) -> str:
-    """``bilinear probe``, or what it adds to words and positions, in words."""
+    """A family in words, such as ``bilinear probe``."""
     if family.startswith(GAIN):
         return f"what the states add to words and positions, {family.removeprefix(GAIN)} probe (differences)"
     return f"{family} probe"
@@ -176,9 +176,9 @@ def title_of(family: str) -> str:
 def summarise(
     snapshots: Sequence[ProbedSnapshot], clusters: npt.NDArray[np.int64], *, n_boot: int, level: float
 ) -> dict[str, Any]:
-    """``estimates`` and ``differences`` of :class:`SnapshotProbes`; equal resamples for all, so they are paired.
+    """``estimates`` and ``differences`` of :class:`SnapshotProbes`.
 
-    A score counts the questions that have it.
+    All scores share their resamples, so they are paired. A score's mean is over the questions that have it.
     """
     columns = {
         (s.name, family, score): values
@@ -218,7 +218,7 @@ def _differences(
 
 
 def read_result(folder: Path) -> SnapshotProbes:
-    """The snapshot probes in ``folder``; for errors see :meth:`StudyFiles.read`."""
+    """The snapshot probes in ``folder``. The errors are those of :meth:`StudyFiles.read`."""
     return FILES.read(folder, _from_files)
 
 
