@@ -1,6 +1,6 @@
-"""What a report is made of, whatever it is written as: sections of text, tables, figures, code and examples.
+"""What a report is made of in any format: sections of text, tables, figures, code and examples.
 
-Plain strings throughout; the templates escape them. No HTML and no Markdown here.
+All words are plain strings without HTML or Markdown. The templates escape them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; ``strong`` is printed before it."""
+    """A paragraph, with ``strong`` printed before it."""
 
     kind: ClassVar[str] = "text"
     text: str
@@ -29,10 +29,10 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first column names the row.
+    """A table whose first column names the row.
 
     Attributes:
-        caption: What it shows. head: Column titles. rows: Cells, as many as titles.
+        caption: What it shows. head: Titles of columns. rows: Rows with one cell for each title.
     """
 
     kind: ClassVar[str] = "table"
@@ -46,7 +46,7 @@ class Code:
     """Commands, or a file's content.
 
     Attributes:
-        caption: What it is. text: The lines. folded: Closed until asked for.
+        caption: What it is. text: The lines. folded: Whether it is closed until a reader opens it.
     """
 
     kind: ClassVar[str] = "code"
@@ -60,8 +60,8 @@ class Picture:
     """A figure that is drawn beside the report.
 
     Attributes:
-        name: File name without ending. title, caption: As in the figure's own words.
-        alt: The same numbers in words, for who cannot see it. is_wide: Needs more than a phone's width.
+        name: File name without ending. title, caption: The figure's own words.
+        alt: Its numbers in words, for readers who cannot see it. is_wide: Whether it is wider than a phone.
     """
 
     kind: ClassVar[str] = "picture"
@@ -74,7 +74,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a sentence that is marked alike; an ellipsis stands where the words are not known."""
+    """A stretch of a sentence with the same marks. An ellipsis stands for words that are not known."""
 
     text: str
     has_space_before: bool = False
@@ -85,7 +85,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one run answered: its cell in words, the text, whether it is exactly right, token F1."""
+    """The answer of one run: its cell in words, the text, whether it is exactly right, and token F1."""
 
     cell: str
     text: str
@@ -98,7 +98,8 @@ class Example:
     """One question with its sentence.
 
     Attributes:
-        question, question_id: As asked. pieces: The sentence. golds: Gold answers. answers: By cell, the marked first.
+        question, question_id: The question and its id. pieces: The sentence. golds: The gold answers.
+        answers: One answer for each cell, and first that of the cell whose span is marked.
     """
 
     kind: ClassVar[str] = "example"
@@ -125,7 +126,7 @@ class Section:
     """A section of the report.
 
     Attributes:
-        anchor: Its id. title: Its heading. blocks: Its content. terms: Keys of the glossary it uses.
+        anchor: Its id. title: Its heading. blocks: Its content. terms: Keys of the glossary that it uses.
     """
 
     anchor: str
@@ -136,12 +137,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it.
+    """A whole report.
 
     Attributes:
-        title: The document's title. short: Set label and verdict, the answer before everything else.
-        sections: In order. glossary: Anchor in ``docs/methods.md`` to term and one line.
-        program: Name and version of what wrote it.
+        title: The document's title. short: Labels of sets and their verdicts, which stand before everything else.
+        sections: The sections in order. glossary: Anchor in ``docs/methods.md`` -> term and one line.
+        program: Name and version of the program that wrote it.
     """
 
     title: str
@@ -157,7 +158,7 @@ class Report:
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[Block]:
-    """The table as a list of blocks: empty without rows; columns that are empty throughout are left out."""
+    """The table as a list of blocks, which is empty without rows. Empty columns are left out."""
     cells = [tuple("" if cell is None else str(cell) for cell in row) for row in rows]
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] not in ("", "-") for row in cells)]
     shown = tuple(tuple(row[i] for i in kept) for row in cells)

@@ -1,6 +1,6 @@
-"""Questions one can read: the sentence with predicate, gold and predicted span, for every role, right and wrong.
+"""Questions to read: the sentence with predicate, gold and predicted span, for every role, right and wrong.
 
-Nobody picks them: a seeded draw among all test questions of a role, stated beside them.
+Nobody picks them. They are a seeded draw among all test questions of a role, and the rule stands beside them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from emergence.report.charts.rows import CELL_NAMES
 
 #: Seed of the draw.
 SEED = 0
-#: Roles shown, the most frequent first, and questions of each that were answered right and wrong.
+#: How many roles are shown, the most frequent first, and how many questions of each, both right and wrong.
 N_ROLES, N_EACH = 5, 2
-#: Whose answer is marked in the sentence: the first of these that was run.
+#: The answer of the first of these cells that was run is marked in the sentence.
 MARKED_FIRST = (FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL)
 GAP = "…"
 
@@ -31,7 +31,7 @@ Prediction = Mapping[str, Any]
 
 
 def example_blocks(comparable: ComparableSet) -> list[Block]:
-    """Examples of one set; empty without predictions that tell what was answered."""
+    """Examples of one set. There are none without predictions that tell what was answered."""
     by_cell = _predictions(comparable)
     if not by_cell:
         return []
@@ -69,7 +69,7 @@ def _rule(marked: str, questions: Sequence[Prediction]) -> str:
 
 
 def _predictions(comparable: ComparableSet) -> dict[str, dict[str, Prediction]]:
-    """Cell to the rows of its first seed by question id; cells without readable ones are left out."""
+    """Cell -> question id -> row of its first seed. Cells without readable predictions are left out."""
     by_cell: dict[str, dict[str, Prediction]] = {}
     for cell in CELLS:
         for item in comparable.cells.get(cell, ()):
@@ -87,7 +87,7 @@ def _predictions(comparable: ComparableSet) -> dict[str, dict[str, Prediction]]:
 
 
 def _known_words(rows: Iterable[Prediction]) -> dict[tuple[str, str], dict[int, str]]:
-    """Sentence to its words by place: the sentence itself, or what golds, predictions and predicates show of it."""
+    """Sentence -> place -> word: the whole sentence, or what golds, predictions and predicates show of it."""
     known: dict[tuple[str, str], dict[int, str]] = {}
     for row in rows:
         words = known.setdefault(_sentence(row), {})

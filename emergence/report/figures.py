@@ -1,4 +1,4 @@
-"""``emergence figures``: every chart as PNG, PDF and SVG with its data as CSV, and the words of all of them."""
+"""``emergence figures`` writes every chart as PNG, PDF and SVG, its data as CSV, and the captions of all charts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class FigureReport:
 
     Attributes:
         out_dir: Where the files are.
-        drawn: Figure name to its title.
-        skipped: Name of a figure or run, and why it is not drawn.
-        notes: Name of a set of runs, and how far its intervals can be trusted.
+        drawn: Name of a figure -> its title.
+        skipped: Pairs of a figure's or run's name and why it is not drawn.
+        notes: Pairs of a set's label and how far its intervals can be trusted.
     """
 
     out_dir: Path
@@ -31,7 +31,7 @@ class FigureReport:
     notes: tuple[tuple[str, str], ...] = ()
 
     def text(self) -> str:
-        """A line each."""
+        """The report on a terminal, one line for each figure, skipped one and note."""
         lines = [f"drawn    {name}: {title}" for name, title in self.drawn.items()]
         lines += [f"skipped  {name}: {reason}" for name, reason in self.skipped]
         lines += [f"note     {name}: {note}" for name, note in self.notes]
@@ -45,13 +45,13 @@ def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
     """Every figure that a folder of runs and downloaded results allows.
 
     Args:
-        results_dir: Run directories, renamed or copied ones among them, and results files; or one run.
-        out_dir: Where figures go; by default ``figures`` in ``results_dir``.
-        n_boot: Bootstrap resamples.
+        results_dir: A folder of results files and run directories, even renamed or copied ones; or one run.
+        out_dir: Where figures go, by default ``figures`` in ``results_dir``.
+        n_boot: Number of bootstrap resamples.
 
     Raises:
         UsageError: matplotlib is not installed.
-        DataError: No such folder.
+        DataError: There is no such folder.
         RunDirectoryError: The figures cannot be written.
     """
     require("drawing figures", "matplotlib")

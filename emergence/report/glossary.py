@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Anchor of the section, term, one line.
+#: Anchor of the section -> term and one line.
 GLOSSARY: dict[str, tuple[str, str]] = {
     "emergence-score": (
         "Emergence score",

@@ -1,4 +1,4 @@
-"""Where the report's numbers come from: data, cost, provenance of every run, and the commands that give them again."""
+"""Where the report's numbers come from: data, cost and provenance of the runs, and the commands that repeat them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from emergence.spec.config import load_config
 from emergence.spec.experiment import ExperimentSpec
 from emergence.wording import duration
 
-#: Characters of a fingerprint: enough to tell two apart.
+#: Shown characters of a fingerprint, which are enough to tell two apart.
 _SHORT = 12
 
 
 def used(folder: ResultsFolder) -> list[Found]:
-    """Every result that is in some number of the report, each once, in the order of the table."""
+    """Every result that is in a number of the report, each once, in the order of the table."""
     return list({item.name: item for scores in folder.scored for item in scores.comparable.results()}.values())
 
 
 def used_and_trunks(folder: ResultsFolder) -> list[Found]:
-    """The same, with the runs in this folder that pretrained a trunk of theirs and are in no number themselves."""
+    """The used results, after runs of this folder that are in no number but pretrained a trunk of theirs."""
     items = used(folder)
     made = {item.result.trunk.run_id for item in items if not item.result.random_baseline}
     known = {item.result.run_id for item in items}
@@ -38,7 +38,7 @@ def used_and_trunks(folder: ResultsFolder) -> list[Found]:
             try:
                 trunks.append(Found(on_disk.name, load_result(on_disk.run.stats_path), on_disk.run.spec))
             except EmergenceError:
-                continue  # the collection has it among what is damaged
+                continue  # the collection names it among the damaged ones
     return [*trunks, *items]
 
 
@@ -46,7 +46,7 @@ def used_and_trunks(folder: ResultsFolder) -> list[Found]:
 
 
 def filtering(folder: ResultsFolder) -> Iterator[Block]:
-    """What was read, kept and dropped, one table for each set of questions."""
+    """The counts of questions read, kept and dropped, one table for each set of questions."""
     tables: dict[str, tuple[dict[str, dict[str, int]], list[Found]]] = {}
     for item in used(folder):
         counts = item.result.question_counts
@@ -88,7 +88,7 @@ def _plain(value: Any) -> str:
 
 
 def cost(folder: ResultsFolder) -> Iterator[Block]:
-    """Seconds by phase and tokens per second of every run."""
+    """The seconds of every run by phase, and its tokens per second."""
     items = [item for item in used_and_trunks(folder) if item.result.seconds]
     phases = list(dict.fromkeys(phase for item in items for phase in item.result.seconds or {}))
     rates = list(dict.fromkeys(phase for item in items for phase in item.result.tokens_per_second or {}))
@@ -117,7 +117,7 @@ def cost(folder: ResultsFolder) -> Iterator[Block]:
 
 
 def provenance(folder: ResultsFolder) -> Iterator[Block]:
-    """Every run that is in a number: identity, seeds, data, trunk, versions, and its spec in full."""
+    """Identity, seed, data, trunk, versions and configuration of every run that is in a number."""
     items = used(folder)
     head = ("Run directory or file", "Cell", "Size", "Seed", "Layout", "Questions trained on", "Experiment", "Created")
     yield from table("Runs", head, [_identity(item) for item in items])
@@ -139,7 +139,7 @@ def provenance(folder: ResultsFolder) -> Iterator[Block]:
 
 
 def _versions(items: Iterable[Found]) -> Iterator[Block]:
-    """Runs with the same versions on the same machine in one line."""
+    """Versions and machines, one line for all runs that share them."""
     groups: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for item in items:
         facts = dict(item.result.versions or {})
@@ -226,7 +226,7 @@ def command(spec: ExperimentSpec, runs_dir: str) -> str:
 
 
 def _settings(spec: ExperimentSpec) -> Iterable[str]:
-    """``section.key=value`` for what is not as the configuration of that name has it today."""
+    """``section.key=value`` for every value that the configuration of that name does not have today."""
     try:
         usual = load_config(spec.config.name).to_dict()
     except EmergenceError:

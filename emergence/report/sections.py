@@ -1,4 +1,4 @@
-"""What the report says, section by section, from a folder that is read, scored and drawn already."""
+"""The content of the report, section by section, from a folder that was read, scored and drawn before."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
     """The report on one folder.
 
     Args:
-        folder: From :func:`emergence.findings.folder.read_folder`. results: Its table. charts: Its figures.
+        folder: From :func:`emergence.findings.folder.read_folder`. results, charts: Its table and its figures.
     """
     scored = list(folder.main)
     verdicts = [(scores, verdict_of(scores.comparable, scores)) for scores in scored]
@@ -84,7 +84,7 @@ def _in_short(verdict: Verdict) -> str:
 
 
 def _figures(charts: Charts, place: Place) -> Iterator[Block]:
-    """The figures of one section, and below them what they say in tables."""
+    """The figures of one section, and below them their tables."""
     mine = [chart for chart in charts.charts if chart.kind.place == place]
     for chart in mine:
         yield Picture(chart.name, chart.title, chart.caption, chart.alt, chart.is_wide)
@@ -128,7 +128,7 @@ def _grids(folder: ResultsFolder, scored: Iterable[SetScores], pictures: list[Bl
 
 
 def _two_by_two(set_scores: SetScores, shuffled: ReadoutScores | None) -> Table:
-    """``shuffled``: Scores of the trunk pretrained on the same text without word order, where there is one."""
+    """The 2x2 as a table. ``shuffled`` has the scores of the trunk of shuffled text, where there is one."""
     comparable, scores = set_scores.comparable, set_scores.headline
 
     def cell(name: str, of: ReadoutScores = scores) -> str:
@@ -245,7 +245,7 @@ def _number(value: float | None, style: str) -> str:
 
 
 def _problems(folder: ResultsFolder, charts: Charts) -> Iterable[Block]:
-    """Everything that is in no number here, by name, each once."""
+    """Everything that is in no number of the report, each by name and once."""
     kinds = {"unfinished": "not finished", "pretraining": "pretraining alone"}
     rows = [(item.name, kinds.get(item.kind, item.kind), item.reason) for item in folder.skipped]
     yield from table("In no number of this report", ("Name", "Kind", "Why"), rows)
@@ -264,7 +264,7 @@ def _problems(folder: ResultsFolder, charts: Charts) -> Iterable[Block]:
 
 
 def _flags(comparable: ComparableSet) -> Iterable[str]:
-    """What the runs themselves warn of."""
+    """The warnings that the runs themselves give."""
     words = {"probe_not_converged": "a probe had not converged when its iterations ended"}
     for cell, items in comparable.cells.items():
         for item in items:

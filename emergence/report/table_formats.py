@@ -1,7 +1,7 @@
 """The results table as Markdown, LaTeX, CSV and JSON.
 
-Markdown and LaTeX show the guide's columns and say below what the reader should know; CSV has one number a
-column and no prose; JSON has everything.
+Markdown and LaTeX show the guide's columns, and say below them what a reader should know. CSV has one number in each
+column and no prose. JSON has everything.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def printed(table: ResultsTable) -> tuple[list[str], list[list[str]]]:
 
 
 def _columns(table: ResultsTable) -> list[tuple[str, Callable[[Row], str]]]:
-    """Titles and cells of the printed table; validation and the guide's floor only where there is something in them."""
+    """Titles and cells of the printed table. Test scores and the guide's floor are left out where no row has any."""
     rows = table.rows
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("Model", lambda r: r.model),
@@ -76,7 +76,7 @@ def _estimate(row: Row, estimate: Estimate | None, *, interval: bool = True) -> 
 
 
 def legend(table: ResultsTable) -> list[str]:
-    """What the columns are."""
+    """Sentences that explain the columns."""
     lines = []
     levels = sorted({row.test_f1.level for row in table.rows if row.test_f1})
     if levels:
@@ -115,7 +115,7 @@ def to_markdown(table: ResultsTable) -> str:
 
 
 def to_latex(table: ResultsTable) -> str:
-    r"""A ``tabular`` for ``\usepackage{booktabs}``; notes as comments."""
+    r"""A ``tabular`` for ``\usepackage{booktabs}``, with the notes as comments."""
     columns = _columns(table)
     lines = ["% needs \\usepackage{booktabs}", "\\begin{tabular}{" + "l" * len(columns) + "}", "\\toprule"]
     lines += [" & ".join(latex_escape(title) for title, _ in columns) + " \\\\", "\\midrule"]
@@ -131,7 +131,7 @@ def to_latex(table: ResultsTable) -> str:
 
 
 def to_csv(table: ResultsTable) -> str:
-    """One number a column; empty where there is none."""
+    """CSV with one number in each column, which is empty where there is none."""
     text = io.StringIO()
     first = (
         "set_label",
@@ -160,7 +160,7 @@ def to_csv(table: ResultsTable) -> str:
 
 
 def _csv_numbers(name: str, value: Estimate | EmergenceScore | None) -> dict[str, object]:
-    """Point and ends, infinite ends as ``inf``; empty where there is no number."""
+    """Column -> point or end of an interval. Infinite ends are ``inf``, and missing numbers are empty."""
     estimate = value.score if isinstance(value, EmergenceScore) else value
     if estimate is None:
         return {}
@@ -170,5 +170,5 @@ def _csv_numbers(name: str, value: Estimate | EmergenceScore | None) -> dict[str
 
 
 def to_json(table: ResultsTable) -> str:
-    """Everything, strict JSON."""
+    """The whole table as strict JSON."""
     return json.dumps(table.to_dict(), indent=2, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""What a finished run and a verdict say on a terminal, after `emergence run`, in the demo and in a container's log."""
+"""A finished run and a verdict in words for a terminal: after `emergence run`, in the demo, in a container's log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emergence.measures.bootstrap import Estimate
 from emergence.measures.measured_coverage import interval_notes, units_of
 from emergence.wording import shown
 
-#: What read-outs are called on a terminal where their name does not say it.
+#: Words for read-outs whose name does not say what they are.
 READOUT_WORDS = {
     HEADLINE: "this run, as above",
     WORDS: "words and positions",
@@ -23,13 +23,13 @@ READOUT_WORDS = {
 
 
 def describe_verdict(verdict: Verdict) -> str:
-    """The outcome and where, then the sentences it rests on, each on lines of its own."""
+    """The outcome and where it holds, and then the sentences that it rests on, each on its own lines."""
     sentences = (textwrap.fill(s, 110, initial_indent="  ", subsequent_indent="    ") for s in verdict.sentences)
     return "\n".join([f"verdict             {verdict.short}", *sentences])
 
 
 def describe_result(result: RunResult, runs_dir: Path) -> str:
-    """The few lines that end a run: held-out loss, test scores with intervals, where everything is."""
+    """The lines that end a run: held-out loss, test scores with intervals, and the run directory."""
     lines = []
     if loss := result.held_out_loss:
         lines.append(
@@ -49,12 +49,12 @@ def describe_result(result: RunResult, runs_dir: Path) -> str:
 
 
 def counts_of(scores: Scores) -> str:
-    """``1,043 test questions, 184 sentences, 16 documents``."""
+    """Counts in words, such as ``1,043 test questions, 184 sentences, 16 documents``."""
     return f"{scores.n:,} test questions, {units_of(scores.n_clusters or 0, scores.n_documents)}"
 
 
 def evaluation_notes(scores: Scores) -> list[str]:
-    """How far the intervals of one run can be trusted."""
+    """Notes on how far the intervals of one run can be trusted."""
     return list(
         interval_notes(
             {"this run": 1},
@@ -79,7 +79,7 @@ def _other_readouts(result: RunResult) -> list[str]:
 
 
 def _minimal_pairs(by_readout: Mapping[str, Any]) -> list[str]:
-    """Role-crossed pairs, both members right; what ignores word order gets none."""
+    """How often both members of role-crossed pairs are right. Read-outs that ignore word order get none."""
     scored = {name: scores for name, scores in by_readout.items() if scores["scores"]}
     if not scored:
         return []
@@ -92,7 +92,7 @@ def _minimal_pairs(by_readout: Mapping[str, Any]) -> list[str]:
 
 
 def _validity(families: Mapping[str, Validity]) -> list[str]:
-    """One line for each family: F1 beyond rote, and how much shorter the states make the answers' code."""
+    """One line for each family: its F1 beyond rote, and how much the states shorten the code of the answers."""
     lines = []
     for family, validity in families.items():
         contrast = f"selectivity {shown(validity.selectivity)}, " if validity.selectivity else ""
@@ -102,7 +102,7 @@ def _validity(families: Mapping[str, Validity]) -> list[str]:
 
 
 def _no_model(result: RunResult) -> list[str]:
-    """What needs no language model: the best rule, and words and positions as a state of this layout knows them."""
+    """Scores without a language model: the best rule, and words and positions as a state of this layout knows them."""
     if not result.no_model_floor:
         return []
     name, floor = result.no_model_floor

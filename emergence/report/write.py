@@ -1,6 +1,6 @@
-"""``emergence report``: one HTML file that opens anywhere, and its Markdown twin beside the figures.
+"""``emergence report`` writes one HTML file that opens anywhere, and its Markdown twin beside the figures.
 
-The HTML file holds its figures as data URIs and asks for nothing from outside. Jinja escapes whatever comes from data.
+The HTML file holds its figures as data URIs and loads nothing from outside. Jinja escapes whatever comes from data.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEFAULT_FOLDER = "report"
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """What :func:`write_report` wrote: both files, names of the figures, and the verdict of each set."""
+    """What :func:`write_report` wrote: both files, the names of the figures, and the verdict of each set."""
 
     html: Path
     markdown: Path
@@ -38,7 +38,7 @@ class WrittenReport:
     short: tuple[tuple[str, str], ...]
 
     def text(self) -> str:
-        """A line each."""
+        """A line for each verdict and each file."""
         lines = [f"{label}: {verdict}" for label, verdict in self.short]
         return "\n".join([*lines, f"report    {self.html}", f"markdown  {self.markdown}, {len(self.figures)} figures"])
 
@@ -50,12 +50,12 @@ def write_report(
 
     Args:
         results_dir: Run directories, downloaded copies and results files.
-        out_dir: Where the report goes; by default ``report`` in ``results_dir``.
-        n_boot: Bootstrap resamples. cluster: What the intervals of the 2x2 and the table resample.
+        out_dir: Where the report goes, by default ``report`` in ``results_dir``.
+        n_boot: Number of bootstrap resamples. cluster: What the intervals of the 2x2 and the table resample.
 
     Raises:
         UsageError: A package of the ``report`` extra is missing.
-        DataError: No such folder, or no finished result in it.
+        DataError: There is no such folder, or no finished result in it.
         RunDirectoryError: The report cannot be written.
     """
     require("writing a report", "jinja2", "matplotlib")
@@ -80,7 +80,7 @@ def to_html(report: Report, drawings: Mapping[str, bytes]) -> str:
     """One file with everything in it.
 
     Args:
-        report: What to say. drawings: Name of each picture to its SVG.
+        report: The content. drawings: Name of each picture -> its SVG.
     """
     sources = {name: "data:image/svg+xml;base64," + base64.b64encode(svg).decode() for name, svg in drawings.items()}
     return _render("report.html.jinja", escape=True, report=report, sources=sources)

@@ -1,7 +1,7 @@
-"""What a kind of figure is, and every chart that a folder allows. No drawing: that begins in ``drawing``.
+"""What a kind of figure is, and every chart that a folder allows. Nothing is drawn here; ``drawing`` does that.
 
 A :class:`Chart` holds all that is drawn, so the CSV written from its rows is the figure's data, not a copy made
-elsewhere. What cannot be drawn is told with its reason.
+elsewhere. What cannot be drawn is named with its reason.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Place = Literal[
 ]
 #: Modules beside the kinds.
 SHARED = ("chart", "drawing", "rows")
-#: Series told one by one in words; more are counted.
+#: At most this many series are told one by one. The others are counted.
 _MOST = 12
 
 
@@ -42,10 +42,10 @@ class ChartKind:
         name: The name of its module, with which names of its charts begin.
         rank: Its place among the figures; the lowest comes first.
         place: The section of the report that shows it.
-        collect: Adds the charts of a folder to those found, or the reason why there is none. The last argument is the
+        collect: Adds a folder's charts to the given ones, or the reason why there is none. The last argument is the
             number of bootstrap resamples.
-        draw: Draws rows on a figure whose width is set; the height is its own affair.
-        series: The rows in words, a phrase for each series, for who cannot see the figure.
+        draw: Draws rows on a figure whose width is set. It chooses the height itself.
+        series: The rows in words, a phrase for each series, for readers who cannot see the figure.
         is_narrow: Whether one column of a paper holds the figure. Wider ones are more than a phone shows legibly.
         tables: What the report says below the figure, given the chart and the reasons for what its kind left out.
     """
@@ -69,9 +69,9 @@ class Chart:
     """One figure before it is drawn.
 
     Attributes:
-        name: File name without ending. kind: How it is drawn and told.
+        name: File name without ending. kind: The kind, which draws and describes it.
         title: What it shows. caption: What a reader must know to read it: n, intervals, definitions.
-        rows: The data, one dictionary a mark; all have the same keys.
+        rows: The data, one dictionary for each mark. All have the same keys.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Chart:
 
 @dataclass
 class Charts:
-    """Charts, what was left out of them (name of a figure or run, reason), and notes on intervals (label, note)."""
+    """Charts, (name of a figure or run, reason) of what was left out, and (label, note) on intervals."""
 
     charts: list[Chart] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -110,7 +110,7 @@ class Charts:
     def add(
         self, kind: ChartKind, title: str, caption: str, rows: Sequence[Row], otherwise: str = "", *, of: str = ""
     ) -> None:
-        """The chart; without rows the reason why there is none, if any. ``of``: for kinds with several."""
+        """Add a chart, or without rows its ``reason`` if there is one. ``of`` tells charts of one kind apart."""
         name = f"{kind.name}_{of}" if of else kind.name
         if rows:
             self.charts.append(Chart(name, kind, title, caption, tuple(rows)))
@@ -122,7 +122,7 @@ class Charts:
             self.skipped.append((name, reason))
 
     def reason(self, names: tuple[str, ...]) -> str | None:
-        """The first reason that a figure whose name begins with one of ``names`` is not there."""
+        """Why the first missing figure whose name begins with one of ``names`` is missing."""
         return next((why for name, why in self.skipped if name.startswith(names)), None)
 
 

@@ -1,4 +1,4 @@
-"""Differences between pretrainings on text with and without questions; drawn and told alike: ``word_order``."""
+"""Differences between pretrainings on text with and without questions. ``word_order`` is drawn and told alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
 
 
 def differences(folder: ResultsFolder, charts: Charts, name: str, plan: Plan, needs: str, n_boot: int) -> list[Row]:
-    """A row for each difference; ``panel`` says where it is drawn. ``needs``: Data without which there is none."""
+    """A row for each difference, whose ``panel`` says where it is drawn. ``needs`` names the data that it takes."""
     ablation = ablate(folder.grouping, plan, n_boot=n_boot)
     if not ablation.cells and not ablation.refused:
         charts.skip(name, f"no finished run here was pretrained on {needs}")
@@ -89,7 +89,7 @@ def _series(rows: Sequence[Row]) -> list[str]:
 
 
 def _compared(row: Row) -> str:
-    """``wiki+nq minus wiki``, and by what where it is not told by the contrast alone."""
+    """What is compared, such as ``wiki+nq minus wiki``, and by what if the contrast alone does not tell."""
     return str(row["contrast"] if row["panel"] == row["contrast"] else f"{row['contrast']}, {row['panel']}")
 
 
@@ -99,7 +99,7 @@ def _tables(chart: Chart, reasons: Sequence[str]) -> Iterable[Block]:
 
 
 def in_numbers(chart: Chart, reasons: Sequence[str], caption: str, panel: str, difference: str) -> Iterable[Block]:
-    """The differences as a table, and what they leave open; ``panel`` and ``difference`` are columns' titles."""
+    """The differences as a table, and what they leave open. ``panel`` and ``difference`` are titles of columns."""
     head = (panel, "Model", "Mode", difference, "First", "Second", "p, these seeds", "Seeds", "Tokens")
     yield from table(
         caption,

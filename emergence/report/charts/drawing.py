@@ -1,8 +1,8 @@
 """How figures look and how they are written: style, shared parts of drawings, files and the data beside them.
 
-matplotlib is imported in this package alone, and only when something is drawn. Output is deterministic: no dates,
-fixed ids in SVG. Okabe-Ito colours, each with a marker, line or hatch of its own, so that grey prints and
-colour-blind readers lose nothing.
+matplotlib is imported in this module alone, and only when something is drawn. Output is deterministic, with fixed ids
+in SVG and no dates. Each Okabe-Ito colour has a marker, line or hatch of its own, so that grey prints and colour-blind
+readers lose nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from emergence.report.escaping import csv_cell, figure_text
 #: ``matplotlib.axes.Axes``.
 Axes: TypeAlias = Any
 
-#: Inches: one column and two columns of a paper.
+#: Widths of one column and of two columns of a paper, in inches.
 NARROW, WIDE = 3.5, 7.2
 #: Okabe and Ito (2008), without the yellow, which is too faint for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -71,7 +71,7 @@ _CAPTION_POINTS = 6.5
 
 
 def shared_legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """One legend above all panels, each label once, in as many columns as fit."""
+    """Put one legend above all panels, with each label once, in as many columns as fit."""
     entries: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -87,7 +87,7 @@ def shared_legend(figure: Figure, axes: Iterable[Axes]) -> None:
 
 
 def with_unit(value: float, _: int) -> str:
-    """``500``, ``20k``, ``1.5M``."""
+    """A number with its unit, such as ``500``, ``20k`` or ``1.5M``."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:g}{letter}"
@@ -95,14 +95,14 @@ def with_unit(value: float, _: int) -> str:
 
 
 def error_bars(ax: Axes, x: Any, rows: Sequence[Row], key: str = "f1", **style: Any) -> None:
-    """Points with their intervals; no whisker where there is no interval, off the axes where it is unbounded."""
+    """Draw points with their intervals. A whisker leaves the axes where its interval is unbounded."""
     y, lo, hi = (numbers(rows, name) for name in (key, "lo", "hi"))
     below, above = np.nan_to_num(y - lo, nan=0.0, posinf=1e3), np.nan_to_num(hi - y, nan=0.0, posinf=1e3)
     ax.errorbar(x, y, yerr=np.maximum([below, above], 0.0), **style)
 
 
 def cell_bars(ax: Axes, groups: Sequence[tuple[str, list[Row]]]) -> None:
-    """Groups of bars, one a cell, with intervals."""
+    """Draw groups of bars with intervals, one bar for each cell."""
     present = [cell for cell in CELL_NAMES if any(rows_where(rows, cell=cell) for _, rows in groups)]
     width = 0.8 / len(present)
     for i, cell in enumerate(present):
@@ -125,7 +125,7 @@ def cell_bars(ax: Axes, groups: Sequence[tuple[str, list[Row]]]) -> None:
 
 
 def panel_grid(figure: Figure, labels: Sequence[str], height: float = 2.4) -> list[Axes]:
-    """One panel a setting, three in a row, with a common y axis."""
+    """One panel for each setting, three in a row, with a common y axis."""
     columns = 2 if len(labels) == 4 else min(3, len(labels))
     rows = math.ceil(len(labels) / columns)
     figure.set_figheight(height * rows + 0.5)
@@ -142,7 +142,7 @@ def panel_grid(figure: Figure, labels: Sequence[str], height: float = 2.4) -> li
 
 
 def require(purpose: str, *packages: str) -> None:
-    """Refuse before the work begins what cannot be finished.
+    """Refuse work that could not be finished, before it begins.
 
     Raises:
         UsageError: A package of the ``report`` extra is missing.
@@ -160,7 +160,7 @@ def save(chart: Chart, folder: Path) -> None:
 
 
 def render(chart: Chart, endings: Iterable[str] = FORMATS, *, caption: bool = True) -> dict[str, bytes]:
-    """The figure in each format, laid out once for all of them; ``caption`` puts the words below it."""
+    """The figure in each format, laid out once for all. With ``caption`` its words stand below it."""
     require("drawing figures", "matplotlib")
     import matplotlib
 
@@ -179,7 +179,7 @@ def render(chart: Chart, endings: Iterable[str] = FORMATS, *, caption: bool = Tr
 
 
 def table_text(rows: Sequence[Row]) -> str:
-    """CSV of the rows: numbers with all their digits, empty where there is none."""
+    """The rows as CSV. Numbers have all their digits, and missing ones are empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -207,7 +207,7 @@ def _plain(row: Row) -> Row:
 
 
 def _write_caption(figure: Figure, chart: Chart) -> None:
-    """Title and caption below everything else, in space of their own."""
+    """Write title and caption below everything else, in space of their own."""
     width, height = figure.get_size_inches()
     per_line = int(width * 72 / (_CAPTION_POINTS * 0.54))
     title = textwrap.wrap(figure_text(chart.title), per_line)

@@ -17,10 +17,10 @@ from emergence.report.charts.rows import NO_MODEL, distinct, ends_in_words, neve
 from emergence.studies.snapshots.result import GAIN
 from emergence.wording import counted, format_interval
 
-#: Drawn scores, from the top: the headline, and the smooth score that cannot jump by itself.
+#: The drawn scores from the top: the headline, and the smooth score, which cannot jump by itself.
 DRAWN = {"f1_tokens": "token F1 (test)", "log_prob": "span log-probability (nats)"}
 POINT, FLOOR, THRESHOLD = "point", "floor", "threshold"
-#: Mark of a curve's scores by asked role. Not drawn: eight curves a family would hide each other; a table has them.
+#: Mark of a curve's scores by asked role. A table has them, because eight drawn curves would hide each other.
 BY_ROLE = "by_role"
 
 
@@ -108,7 +108,7 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
 
 
 def _draw_family(axes: tuple[Axes, Axes], i: int, family: str, rows: Sequence[Row]) -> None:
-    """One family's points, band, floor and threshold, against loss and against tokens."""
+    """Draw one family's points, band, floor and threshold, against loss and against tokens."""
     colour, name = COLOURS[i], f"{family} probe"
     if family.startswith(GAIN):
         name = f"{family.removeprefix(GAIN)} probe beyond words"
@@ -135,7 +135,7 @@ def _series(rows: Sequence[Row]) -> list[str]:
 
 
 def _tables(chart: Chart, reasons: Sequence[str]) -> Iterable[Block]:
-    """Scores by asked role along the snapshots, a table for each family; nothing where the results tell no roles."""
+    """Scores by asked role along the snapshots, a table for each family. Results without roles have none."""
     rows = rows_where(chart.rows, mark=BY_ROLE)
     for family in distinct(rows, "family"):
         mine = rows_where(rows, family=family)

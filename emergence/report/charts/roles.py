@@ -25,7 +25,7 @@ from emergence.report.charts.rows import (
     value_words,
 )
 
-#: A group of questions smaller than this is in the data, but has no bar.
+#: A smaller group of questions has no bar, but is in the data.
 LEAST_QUESTIONS = 10
 
 
@@ -45,12 +45,12 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
 
 
 def _breakdown(label: str, runs: Sequence[tuple[str, RunScores]], n_boot: int) -> list[Row]:
-    """Each group of questions in each cell, over the seeds, on the questions of the first run."""
+    """Scores of each group of questions in each cell over the seeds, on the questions of the first run."""
     first = runs[0][1]
     facts = {row["id"]: row for row in first.run.read_predictions()}
     if not all("role" in facts[question] for question in first.ids):
         return []
-    # Predictions older than the asked role have the wh-word alone, and never a mixture of both.
+    # Older predictions have the wh-word alone. The two are never mixed.
     key = "asked_role" if all("asked_role" in facts[question] for question in first.ids) else "role"
     labels = {
         key: [str(facts[q][key] or "other") for q in first.ids],
@@ -85,7 +85,7 @@ def _breakdown(label: str, runs: Sequence[tuple[str, RunScores]], n_boot: int) -
 
 
 def _role_words(rows: Sequence[Row]) -> str:
-    """What the groups are."""
+    """Words for what the groups are."""
     if any(row["by"] == "asked_role" for row in rows):
         return "the role that the question asks for (from its slots and voice)"
     return "the question's wh-word (these runs are older than asked roles)"

@@ -1,4 +1,4 @@
-"""What several kinds of figure share of their data and words."""
+"""Data and words that several kinds of figure share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.report.charts.chart import Charts, Row
 
-#: Cells of the row between pretrained and random: a trunk pretrained on shuffled text.
+#: Cells of the row between pretrained and random, whose trunk was pretrained on shuffled text.
 SHUFFLED_CELLS = {FULL: "shuffled_full", FROZEN: "shuffled_frozen"}
 #: Cells in the words of figures, in the order of bars.
 CELL_NAMES = {
@@ -35,7 +35,7 @@ NO_MODEL, WORDS_ALONE = "no_model", "words_alone"
 
 
 def histories(folder: ResultsFolder, charts: Charts) -> Iterator[tuple[RunOnDisk, list[Row]]]:
-    """Runs with their history, in the order of sets; those in none (unfinished, say) last."""
+    """Runs with their history, in the order of sets. Runs in no set, such as unfinished ones, come last."""
     for on_disk in folder.runs:
         try:
             yield on_disk, on_disk.history
@@ -44,7 +44,7 @@ def histories(folder: ResultsFolder, charts: Charts) -> Iterator[tuple[RunOnDisk
 
 
 def cell_row(label: str, cell: str, estimate: Estimate, n_sentences: int, **more: Any) -> Row:
-    """Token F1 of one cell of a set, with its interval and counts; the estimate may count documents."""
+    """Token F1 of one cell of a set, with its interval and counts. The estimate may count documents."""
     return {
         "setting": label,
         **more,
@@ -60,22 +60,22 @@ def cell_row(label: str, cell: str, estimate: Estimate, n_sentences: int, **more
 
 
 def slug(label: str) -> str:
-    """A set's label as part of a file name: ``tiny_wiki``."""
+    """A set's label as part of a file name, such as ``tiny_wiki``."""
     return re.sub(r"[^a-z0-9.]+", "_", label.lower()).strip("_")
 
 
 def numbers(rows: Iterable[Row], key: str) -> npt.NDArray[np.float64]:
-    """One column; nan where there is no value."""
+    """The values of one column, with nan for a missing one."""
     return np.array([math.nan if row[key] is None else row[key] for row in rows], dtype=float)
 
 
 def distinct(rows: Iterable[Row], key: str = "setting") -> list[str]:
-    """Distinct values in order of appearance."""
+    """The distinct values of a column in order of appearance."""
     return list(dict.fromkeys(row[key] for row in rows))
 
 
 def rows_where(rows: Iterable[Row], **wanted: Any) -> list[Row]:
-    """Rows with these values."""
+    """The rows that have these values."""
     return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
 
 
@@ -101,7 +101,7 @@ def of_one_setting(rows: Sequence[Row]) -> bool:
 
 
 def interval_words(rows: Sequence[Row], clusters: Iterable[str]) -> str:
-    """``Bars: 95% intervals, sentences resampled (2 seeds).``; ``clusters``: what the intervals resample."""
+    """A sentence such as ``Bars: 95% intervals, sentences resampled (2 seeds).`` ``clusters`` is what is resampled."""
     if not rows:
         return ""
     level = next(row["level"] for row in rows if row.get("level"))
@@ -118,12 +118,12 @@ def cell_words(row: Row) -> str:
 
 
 def value_words(value: Any) -> str:
-    """Two digits."""
+    """A value with two digits."""
     return "undefined" if value is None or not math.isfinite(value) else f"{value:.2f}"
 
 
 def ends_in_words(rows: Sequence[Row], name: Callable[[Row], str], x: str, y: str) -> list[str]:
-    """First and last point of every series."""
+    """The first and last point of every series, in words."""
     phrases = []
     for label, group in groupby(sorted(rows, key=name), key=name):
         points = sorted((row for row in group if row[y] is not None), key=lambda row: row[x])

@@ -57,7 +57,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
 
 
 def _counts(rows: Sequence[Row]) -> str:
-    """``tiny: 1,200 questions of 300 sentences, 20 documents; ...``"""
+    """Counts of every setting, such as ``tiny: 1,200 questions of 300 sentences, 20 documents; ...``"""
     counts: dict[str, tuple[int, str]] = {}
     for row in rows:
         if row.get("n_questions"):

@@ -1,4 +1,4 @@
-"""The 2x2 from results files with the guide's keys alone: validation F1, drawn and told as the 2x2 is."""
+"""Validation F1 as a 2x2, from results files with the guide's keys alone. It is drawn and told like the 2x2."""
 
 from __future__ import annotations
 
