@@ -226,7 +226,7 @@ def probe_snapshots_command(
     from emergence.experiment.stop_switch import StopSwitch
     from emergence.experiment.store import CACHE_FOLDER, find_run
     from emergence.files import to_json
-    from emergence.studies.snapshots.inputs import SnapshotOptions, parse_layers, parse_list
+    from emergence.studies.snapshots.options import SnapshotOptions, parse_layers, parse_list
     from emergence.studies.snapshots.probes import probe_snapshots
     from emergence.training.recording import TerminalProgress, plain_messages
 

@@ -61,8 +61,8 @@ class SearchResult:
         edges: Names of what was chosen at an end of its range, so that a better value may lie beyond.
         steps: Optimiser steps of all trials.
         share_of_one_finetuning: Question passes of all trials over those of one finetuning; at most 2.
-        embedding_scale: The factor that ``fresh`` multiplies the embedding with. It is None where ``fresh`` would
-            change nothing: for a random trunk, or one whose embeddings are not normed on entry. The grid is then half.
+        embedding_scale: The factor that ``fresh`` multiplies the embedding with. It is None where ``fresh`` is no
+            other setting: for a random trunk, or one whose embeddings are not normed on entry. The grid is then half.
     """
 
     trials: tuple[Trial, ...]

@@ -263,7 +263,7 @@ def _companions(atlas: Atlas, cast: Cast, effort: Effort) -> dict[str, FloatArra
 
 
 def _permutations(atlas: Atlas, cast: Cast, effort: Effort) -> tuple[PermutationTest | None, ...]:
-    """Tests of the start with the last checkpoint, level by level. Before any finetuning it is with the first."""
+    """Tests of the start with the last checkpoint, level by level. Without finetuning the first one takes its place."""
     start, last = cast.checkpoints[cast.start], cast.checkpoints[-1]
     other = last if last.key != start.key else cast.checkpoints[0]
     if other.key == start.key or effort.permutations < 1:

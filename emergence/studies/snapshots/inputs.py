@@ -11,7 +11,6 @@ from typing import Any
 
 from emergence.answering.evaluate import choose_max_answer_words
 from emergence.answering.few_shot import few_shot_indices
-from emergence.answering.probe_fitting import FAMILIES
 from emergence.answering.word_scorer import WordScores, word_scores
 from emergence.data.qa_encoding import IntArray
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data
@@ -23,58 +22,15 @@ from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
 from emergence.spec.config import ExperimentConfig
 from emergence.spec.experiment import ExperimentSpec
+from emergence.studies.snapshots.options import DEFAULT_SAMPLES, SnapshotOptions
 from emergence.studies.snapshots.result import INITIAL, RANDOM, TRAINED
 from emergence.studies.trunks import Timeline, TimelinePoint, read_timeline
 from emergence.training.checkpoint import load_weights
 from emergence.training.context import Context
 from emergence.training.precision import resolve_precision, select_device
 
-#: Training questions by default. They are enough for a curve, in a sixth of the time of all of QA-SRL 1.0.
-DEFAULT_SAMPLES = 2_000
 #: Change it when a stored cell means something else.
 CELL_VERSION = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class SnapshotOptions:
-    """What to probe, and how.
-
-    Attributes:
-        families: Families of probes, by default the run's own. layers: Levels of states, by default all.
-        every: Every n-th snapshot is probed, and always the first and the last.
-        samples: Number of training questions, the nested subset of the run's seed (as ``--finetune-samples`` of a
-            run); 0 takes all. The default is 2,000, or all if there are fewer.
-        loss_tokens: Tokens of held-out text that are scored at most, spread evenly and the same for all; 0 takes all.
-        random_trunks: How many untrained trunks are probed as the floor.
-        qa_data, pretrain_text: Where the run's questions and text lie now, if they were moved.
-        cache_dir: Where derived data is kept.
-        device: ``cpu``, ``cuda`` or ``cuda:N``. The default is the GPU where there is one.
-    """
-
-    families: tuple[str, ...] | None = None
-    layers: tuple[int, ...] | None = None
-    every: int = 1
-    samples: int | None = None
-    loss_tokens: int = 65_536
-    random_trunks: int = 1
-    qa_data: str | None = None
-    pretrain_text: str | None = None
-    cache_dir: Path | None = None
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        if unknown := set(self.families or ()) - set(FAMILIES):
-            raise UsageError(f"--families {sorted(unknown)[0]}: choose from {', '.join(FAMILIES)}")
-        if self.families == () or self.layers == ():
-            raise UsageError("--families and --layers need at least one entry: drop the flag for the default")
-        for flag, value, least in (
-            ("--every", self.every, 1),
-            ("--finetune-samples", self.samples or 0, 0),
-            ("--loss-tokens", self.loss_tokens, 0),
-            ("--random-trunks", self.random_trunks, 0),
-        ):
-            if value < least:
-                raise UsageError(f"{flag} must be {least} or more, not {value}")
 
 
 @dataclass(frozen=True)
@@ -250,21 +206,3 @@ def _to_probe(point: TimelinePoint) -> TrunkToProbe:
     return TrunkToProbe(
         point.name, TRAINED if step else INITIAL, step, int(facts["tokens_seen"]), point.source.key, build
     )
-
-
-def parse_list(text: str | None) -> tuple[str, ...] | None:
-    """Comma-separated entries of a flag; None where it was not given."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def parse_layers(text: str | None) -> tuple[int, ...] | None:
-    """Layers as whole numbers.
-
-    Raises:
-        UsageError: An entry is no whole number.
-    """
-    parts = parse_list(text)
-    try:
-        return None if parts is None else tuple(int(part) for part in parts)
-    except ValueError:
-        raise UsageError(f"--layers {text}: give whole numbers with commas, e.g. 0,2,3") from None

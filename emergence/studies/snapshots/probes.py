@@ -34,14 +34,8 @@ from emergence.model.embedding_rows import redraw_unseen
 from emergence.plain import plain
 from emergence.spec.experiment import pretrain_label
 from emergence.spec.model_size import count_parameters
-from emergence.studies.snapshots.inputs import (
-    SnapshotOptions,
-    TrunkToProbe,
-    Work,
-    prepare,
-    timeline_of,
-    trunks_to_probe,
-)
+from emergence.studies.snapshots.inputs import TrunkToProbe, Work, prepare, timeline_of, trunks_to_probe
+from emergence.studies.snapshots.options import SnapshotOptions
 from emergence.studies.snapshots.result import FILES, GAIN, SCORES, TRAINED, ProbedSnapshot, SnapshotProbes, summarise
 from emergence.studies.study import Cell, SealedStudy
 from emergence.studies.trunks import has_other_questions
@@ -105,7 +99,7 @@ class SnapshotStudy(SealedStudy[ProbedSnapshot, SnapshotProbes]):
         return ProbedSnapshot.from_dict(content)
 
     def result(self, made: Sequence[ProbedSnapshot]) -> SnapshotProbes:
-        # Trunks with one cell may differ in name, so the name is not taken from the cell.
+        # Trunks that share a cell may differ in name, so the name is not taken from the cell.
         named = [dataclasses.replace(cell, name=trunk.name) for cell, trunk in zip(made, self._trunks, strict=True)]
         return _result(self._work, named)
 
