@@ -122,9 +122,9 @@ def online_code(
 ) -> DescriptionLength:
     """Bits that send the training answers, block after block, to somebody who has the states.
 
-    Each block is coded by a probe that was trained on all questions before it, from the weights of the last block's
-    probe on. The ridge of a linear probe is a Gaussian prior, which is kept: on m of n questions the ridge is n / m
-    times that of ``fit``. The other families keep their best round on validation.
+    Each block is coded by a probe that was trained on all questions before it. Its training starts from the weights of
+    the probe before. The ridge of a linear probe is a Gaussian prior, which is kept: on m of n questions the ridge is
+    n / m times that of ``fit``. The other families keep their best round on validation.
 
     Args:
         fit: The finished probe, which gives family, layer and ridge.

@@ -240,7 +240,7 @@ def _compact(features: dict[str, WordFeatures]) -> tuple[dict[str, WordFeatures]
 
 
 def fold_of_questions(clusters: npt.ArrayLike, seed: int) -> IntArray:
-    """(N,) the fold of each question. Sentences are dealt out to ``FOLDS`` folds, or to fewer if they are fewer."""
+    """(N,) the fold of each question. Sentences are dealt out to ``FOLDS`` folds, or to one each if there are fewer."""
     cluster = np.asarray(clusters, dtype=np.int64)
     n = int(cluster.max(initial=-1)) + 1
     order = np.random.default_rng([seed, 0xF01D]).permutation(n)
