@@ -337,6 +337,16 @@ def sha256_stream(handle: BinaryIO, limit: int | None = None) -> str:
     return digest.hexdigest()
 
 
+def name_within(path: Path, folder: Path) -> str | None:
+    """The name of ``path`` relative to ``folder``, with all links followed; None where it lies elsewhere.
+
+    Both sides are resolved here, and nowhere else are paths compared: a mount point may be a link (a volume on Modal
+    is one), and then a path that is resolved never begins with the folder as it was named.
+    """
+    place, root = path.resolve(), folder.resolve()
+    return place.relative_to(root).as_posix() if place.is_relative_to(root) else None
+
+
 def folder_files(folder: Path) -> list[Path]:
     """Every regular file under ``folder``, sorted, without temporary ones; links are not followed."""
     found = []

@@ -16,7 +16,7 @@ from emergence.data.hub import HUB_DATA, ArchiveRoute, HubData, HubError, fetch
 from emergence.errors import EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.manifest import parse_manifest
 from emergence.experiment.store import RunStore, find_run, is_run_id
-from emergence.files import seal, sha256_text, to_json
+from emergence.files import name_within, seal, sha256_text, to_json
 from emergence.remote.mirror import copy_new_folders, copy_tree
 from emergence.remote.pull import pull_run
 from emergence.spec.experiment import ExperimentSpec
@@ -27,6 +27,26 @@ from emergence.sweep.graph import build_tasks
 #: Names that lead elsewhere, or that a terminal or another system would take for something else.
 LEADING_OUT = ("..", "../x", "../../x", "/etc/x", "a/../../x", "./x/../../..", "C:/x", "a\\..\\x", "a\nb", "a\0b",
                "\u202ex", "~/x", "x" * 600)  # fmt: skip
+
+
+def test_paths_are_compared_in_one_place() -> None:
+    """A comparison that follows links on one side only fails where the mount point of a volume is a link."""
+    package = Path(container.__file__).parents[1]
+    by_text = {"files.py", "experiment/weights_path.py"}  # one resolves both sides, the other compares what was typed
+    uses = {p.relative_to(package).as_posix() for p in package.rglob("*.py") if "is_relative_to(" in p.read_text()}
+    assert uses == by_text, "compare with emergence.files.name_within"
+
+
+def test_a_name_within_a_folder_is_found_through_links(tmp_path: Path) -> None:
+    (tmp_path / "real" / "run").mkdir(parents=True)
+    (tmp_path / "mount").symlink_to(tmp_path / "real")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "real" / "out").symlink_to(tmp_path / "outside")
+    real, mount = tmp_path / "real", tmp_path / "mount"
+    for path, folder in ((mount / "run", mount), (real / "run", mount), (mount / "run", real), (mount / "new", real)):
+        assert name_within(path, folder) == path.name
+    assert name_within(mount, real) == "."
+    assert name_within(mount / "out", mount) is None and name_within(tmp_path / "real2", real) is None
 
 
 class Volume:

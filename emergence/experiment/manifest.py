@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from emergence.errors import RunDirectoryError
-from emergence.files import ErrorType, folder_files, read_json, seal, sha256_file, to_json, unseal
+from emergence.files import ErrorType, folder_files, name_within, read_json, seal, sha256_file, to_json, unseal
 
 MANIFEST_FILE = "MANIFEST.json"
 #: Analyses are written after a run is sealed, and carry seals of their own.
@@ -84,8 +84,7 @@ def parse_manifest(raw: Any, source: str, error: ErrorType = RunDirectoryError) 
 def check_file(folder: Path, name: str, entry: ManifestEntry) -> str | None:
     """What is wrong with one file of a run, in a line; None when it is as the manifest says."""
     path = folder / name
-    root = folder.resolve()
-    if path.is_symlink() or not path.resolve().is_relative_to(root):
+    if path.is_symlink() or name_within(path, folder) is None:
         return f"{name}: a link, which a run directory never holds"
     if not path.is_file():
         return f"{name}: missing"

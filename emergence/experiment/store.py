@@ -15,7 +15,7 @@ from pathlib import Path
 from emergence.errors import RunDirectoryError, UsageError
 from emergence.experiment.run_directory import SPEC_FILE, RunDirectory
 from emergence.experiment.weights_path import resolve_weights
-from emergence.files import TEMPORARY_SUFFIX, read_sealed, seal, write_error, write_json_atomic
+from emergence.files import TEMPORARY_SUFFIX, name_within, read_sealed, seal, write_error, write_json_atomic
 from emergence.spec.experiment import ExperimentSpec
 from emergence.wording import did_you_mean
 
@@ -155,7 +155,7 @@ class RunStore:
 
     def _inside(self, run_id: str) -> Path:
         path = self.root / run_id
-        if not is_run_id(run_id) or path.resolve() != self.root.resolve() / run_id:
+        if not is_run_id(run_id) or name_within(path, self.root) != run_id:
             raise RunDirectoryError(f"{run_id!r} cannot be the name of a run in {self.root}: give one of --list-saved")
         return path
 

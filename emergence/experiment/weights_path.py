@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from emergence.errors import WeightsError
+from emergence.files import name_within
 from emergence.wording import did_you_mean
 
 
@@ -19,7 +20,7 @@ def resolve_weights(root: Path, given: str, *, confined: bool) -> Path:
     try:
         for path in candidates:
             # What is written as a path into the runs folder must not lead out of it by a link.
-            if _written_under(root, path) and path.exists() and not path.resolve().is_relative_to(root.resolve()):
+            if _written_under(root, path) and path.exists() and name_within(path, root) is None:
                 raise WeightsError(f"--pretrained-model-path {given} is a link out of {root}: copy the file there")
             if path.is_file():
                 return path.resolve()

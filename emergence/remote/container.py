@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
 from emergence.experiment.stop_switch import StopSwitch
+from emergence.files import name_within
 from emergence.remote.mirror import copy_file, copy_new_folders, copy_tree
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.cka.analyse import AnalysisFlags, analyse
@@ -72,10 +73,11 @@ def working_copy(spec: ExperimentSpec, run_id: str, trunk: str | None = None, te
         sources += [volume.find_pretrained_on(text, spec)] if text else []
         needed += [source.path / TRUNK_FILE for source in sources if source]
     for path in needed:
-        if path.is_relative_to(MODELS.resolve()) and path.parent.name != run_id:
+        folder = name_within(path.parent, MODELS)
+        if folder is not None and folder != run_id:
             for name in (SPEC_FILE, DATA_FILE, STATS_FILE, path.name):
                 if (path.parent / name).exists():
-                    copy_file(path.parent / name, RUNS / path.parent.relative_to(MODELS.resolve()) / name)
+                    copy_file(path.parent / name, RUNS / folder / name)
     return RUNS / run_id
 
 

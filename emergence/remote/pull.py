@@ -19,7 +19,7 @@ from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.manifest import MANIFEST_FILE, ManifestEntry, check_file, parse_manifest
 from emergence.experiment.run_directory import SPEC_FILE, TOKENIZER_FILE
 from emergence.experiment.store import is_run_id
-from emergence.files import atomic_writer, make_folder, write_atomic
+from emergence.files import atomic_writer, make_folder, name_within, write_atomic
 
 T = TypeVar("T")
 Part = Literal["stats", "weights", "all"]
@@ -156,7 +156,7 @@ def _pieces(source: RemoteFiles, path: str) -> Iterator[bytes]:
 
 def _download(source: RemoteFiles, run_id: str, name: str, entry: ManifestEntry, folder: Path) -> None:
     path = folder / name
-    if not path.parent.resolve().is_relative_to(folder.resolve()):
+    if name_within(path.parent, folder) is None:
         raise RunDirectoryError(f"{path.parent} is a link out of {folder}: move it away, or use --to DIR")
     make_folder(path.parent)
 

@@ -3,7 +3,8 @@
 The folder is the container's file system root as far as the program under test is concerned
 (``EMERGENCE_CONTAINER_ROOT``). It holds the mounted source files and nothing else of this project,
 so a missing mount is an import error; and a *copy* of each volume as it was committed when the
-container started, so a missing commit is lost work.
+container started, so a missing commit is lost work. A volume's mount point is a link to
+``__modal/volumes/vo-...``, as it is on Modal, so a comparison of paths that follows links on one side only fails.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ class Rules:
     grace_seconds: float = 30.0
     #: Looked at 50 times a second; the signal to send, or None.
     interfere: Callable[[Container], signal.Signals | None] = lambda container: None
+    #: Whether a mount point is a link, as on Modal, or a plain folder.
+    links: bool = True
     #: Lost containers of one call after which its input fails (an internal failure).
     most_deaths: int = 8
 
@@ -184,8 +187,11 @@ class Container:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.server.folder / "files" / file.sha256_hex, target)
         for mount in self.definition.volume_mounts:
-            folder = self.root / mount.mount_path.strip("/")
+            point = self.root / mount.mount_path.strip("/")
+            folder = self.root / "__modal" / "volumes" / mount.volume_id if self.rules.links else point
             shutil.copytree(self.server.volumes[mount.volume_id].folder, folder)
+            if self.rules.links:
+                point.symlink_to(folder, target_is_directory=True)
             self._bases[mount.volume_id] = files_of(folder)
 
     def _mounted(self, volume_id: str) -> Path:
@@ -217,6 +223,7 @@ class Container:
 
     def _open_below(self, folder: Path) -> str:
         """An open file, memory map or working directory of the container below ``folder`` (Linux)."""
+        folder = folder.resolve()  # as the kernel names what is open
         assert self.process is not None
         proc = Path("/proc") / str(self.process.pid)
         with suppress(OSError):

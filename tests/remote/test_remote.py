@@ -61,7 +61,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     for name in ("MODELS", "DATA", "WORK"):
         monkeypatch.setattr(container, name, tmp_path / name.lower())
-        (tmp_path / name.lower()).mkdir()
+    container.WORK.mkdir()
+    for point in (container.MODELS, container.DATA):  # as Modal mounts volumes
+        volume = tmp_path / "__modal" / "volumes" / f"vo-{point.name}"
+        volume.mkdir(parents=True)
+        point.symlink_to(volume)
     for name in ("RUNS", "CACHE", "FILES"):
         monkeypatch.setattr(container, name, tmp_path / "work" / name.lower())
     monkeypatch.setattr(remote, "locks", world.locks)
@@ -275,6 +279,57 @@ def test_a_sweeps_cell_takes_the_trunk_of_its_text_and_of_no_other(
     inputs = read_inputs(spec, RunStore(container.RUNS), container.CACHE)
     found = find_matching_trunk(spec, RunStore(container.RUNS), inputs)
     assert found is not None and found.path.parent.name == run.run_id
+
+
+def trunk_on_the_volume(text: str) -> tuple[ExperimentSpec, str]:
+    """A run that has pretrained, with files that hold nothing; its spec and its name."""
+    spec = small_spec(pretrain_text=text, skip_finetune=True)
+    run = RunStore(container.MODELS).create(spec)
+    run.record_data({"text": "the text"})
+    run.trunk_path.write_bytes(b"weights")
+    return spec, run.run_id
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"trunk": True},  # a cell of a sweep
+        {"finetune_samples": 10},  # the next run with the same pretraining
+        {"skip_pretrain": True},  # --skip-pretrain alone
+        {"pretrain_text": "moved"},  # the same text under another name
+        {"skip_pretrain": True, "pretrained_model_path": "RUN/toy_llm_unified_pretrained.pth"},
+        {"skip_pretrain": True, "pretrained_model_path": "/RUN/toy_llm_unified_pretrained.pth"},
+    ],
+    ids=["sweep", "same-pretraining", "skip-pretrain", "same-text", "path", "absolute-path"],
+)
+def test_the_trunk_that_a_run_needs_is_brought_from_a_volume_whose_mount_point_is_a_link(
+    world: World, flags: dict[str, Any]
+) -> None:
+    _, trunk = trunk_on_the_volume("texts")
+    run_flags = {"pretrain_text": "texts", **flags}
+    takes = {"trunk": trunk} if run_flags.pop("trunk", False) else {}
+    if path := run_flags.get("pretrained_model_path"):
+        root = str(container.MODELS) if path.startswith("/") else ""
+        run_flags["pretrained_model_path"] = f"{root}{path.replace('RUN', trunk)}"
+    container.working_copy(small_spec(**run_flags), "NEW", **takes, text="the text")
+    copied = {path.name for path in (container.RUNS / trunk).iterdir()}
+    assert copied == {"spec.json", "data.json", "toy_llm_unified_pretrained.pth"}
+
+
+def test_what_else_compares_paths_on_a_volume_whose_mount_point_is_a_link(world: World) -> None:
+    _, name = trunk_on_the_volume("texts")
+    store = RunStore(container.MODELS)
+    run = store.open(name)
+    run.write_stats({"config_name": "debug"})
+    assert run.verify_manifest() == []  # no file of it is a link
+    assert [each.run_id for each in store.runs()] == [name]
+    container.copy_of_run(name)
+    assert RunStore(container.RUNS).open(name).verify_manifest() == []
+    weights = store.resolve_weights(f"{name}/{run.trunk_path.name}", confined=True)
+    assert weights.read_bytes() == b"weights"
+    (container.MODELS / "out").symlink_to(container.WORK)
+    with pytest.raises(RunDirectoryError, match="cannot be the name of a run"):
+        store.open("out")
 
 
 # A sweep's calls ------------------------------------------------------------------------------------------
