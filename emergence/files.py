@@ -236,12 +236,12 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in out:
+        if key in values:
             raise ValueError(f"the key {key!r} comes twice")
-        out[key] = value
-    return out
+        values[key] = value
+    return values
 
 
 def read_json_lines(path: Path, error: ErrorType = RunDirectoryError) -> list[dict[str, Any]]:
@@ -349,14 +349,14 @@ def name_within(path: Path, folder: Path) -> str | None:
 
 def folder_files(folder: Path) -> list[Path]:
     """Every regular file under ``folder``, sorted, without temporary ones; links are not followed."""
-    found = []
+    files = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             path = Path(parent, name)
             if not name.endswith(TEMPORARY_SUFFIX) and path.is_file() and not path.is_symlink():
-                found.append(path)
-    return found
+                files.append(path)
+    return files
 
 
 def sweep_temporary(folder: Path) -> None:

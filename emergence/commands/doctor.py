@@ -73,8 +73,7 @@ def format_checks(checks: list[Check], *, as_json: bool) -> str:
 
 
 def _python() -> Check:
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Check("Python", "ok", found)
+    return Check("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def _packages() -> list[Check]:
@@ -100,10 +99,10 @@ def _cores_and_memory() -> Check:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (ValueError, OSError, AttributeError):
         return Check("CPU", "ok", f"{cores} cores")
-    found = f"{cores} cores, {memory:.0f} GiB memory"
+    size = f"{cores} cores, {memory:.0f} GiB memory"
     if memory < 4:
-        return Check("CPU", "note", found, "use --config-name debug; tiny wants about 4 GiB")
-    return Check("CPU", "ok", found)
+        return Check("CPU", "note", size, "use --config-name debug; tiny wants about 4 GiB")
+    return Check("CPU", "ok", size)
 
 
 def _disk() -> Check:

@@ -125,8 +125,8 @@ def _report_line(runs_dir: Path) -> str:
 
 def verdict_of_runs(runs: Sequence[RunScores], root: Path) -> Verdict:
     """The verdict of finished runs that differ in nothing but cell and seed."""
-    found = tuple(Found(run.run.run_id, run.result, run.run.spec, run) for run in runs)
-    return verdict_of(group_results(Collection(root, found, ())).sets[0])
+    results = tuple(Found(run.run.run_id, run.result, run.run.spec, run) for run in runs)
+    return verdict_of(group_results(Collection(root, results, ())).sets[0])
 
 
 def _announce(run: RunDirectory, what: str) -> None:

@@ -80,9 +80,9 @@ def start(
     Raises:
         EmergenceError: Nothing was started, or the sweep was stopped.
     """
-    found = load_matrix(matrix_path(matrix))
-    tasks = build_tasks(found.select(only, seeds, data, set_values))
-    name = record_name(found.name, on, tasks)
+    checked = load_matrix(matrix_path(matrix))
+    tasks = build_tasks(checked.select(only, seeds, data, set_values))
+    name = record_name(checked.name, on, tasks)
     record = Record(name, record_path(runs_dir, name), on, _jobs(options, on), os.getcwd(), Graph(tasks))  # noqa: PTH109
     record.gpu = options.gpu
     if record.path.exists():
@@ -90,9 +90,9 @@ def start(
     return _go_on(record, tasks, options)
 
 
-def resume(runs_dir: Path, given: str | None, options: Options) -> int:
+def resume(runs_dir: Path, name: str | None, options: Options) -> int:
     """Go on with a sweep on record: what failed or was stopped is tried again; returns the exit code."""
-    record = find_record(runs_dir, given)
+    record = find_record(runs_dir, name)
     if options.jobs is not None:
         record.jobs = _jobs(options, record.on)
     record.gpu = options.gpu or record.gpu
@@ -181,9 +181,9 @@ def _scores(graph: Graph, task: Task) -> str:
 # Looking, and stopping -------------------------------------------------------------------------------
 
 
-def show_status(runs_dir: Path, given: str | None, options: Options) -> int:
+def show_status(runs_dir: Path, name: str | None, options: Options) -> int:
     """Print how far a sweep is."""
-    record = find_record(runs_dir, given)
+    record = find_record(runs_dir, name)
     place_of(record.on).refresh(record)
     options.out(json.dumps(status_dict(record), indent=2) if options.as_json else status_text(record))
     return 0
@@ -214,9 +214,9 @@ def status_dict(record: Record) -> dict[str, Any]:
     return {**about, "running": place_of(record.on).is_running(record), "counts": record.graph.counts(), "tasks": tasks}
 
 
-def cancel(runs_dir: Path, given: str | None, options: Options) -> int:
+def cancel(runs_dir: Path, name: str | None, options: Options) -> int:
     """Stop a sweep that runs elsewhere."""
-    record = find_record(runs_dir, given)
+    record = find_record(runs_dir, name)
     options.out(place_of(record.on).cancel(record))
     return 0
 

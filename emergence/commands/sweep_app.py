@@ -93,7 +93,7 @@ def cancel_command(record: RecordName = None, runs_dir: RunsDir = RUNS) -> None:
     raise typer.Exit(command.cancel(runs_dir, record, _options()))
 
 
-def _options(**given: Any) -> command.Options:
+def _options(**options: Any) -> command.Options:
     return command.Options(
-        out=lambda text: print(text, flush=True), say=lambda text: print(text, file=sys.stderr, flush=True), **given
+        out=lambda text: print(text, flush=True), say=lambda text: print(text, file=sys.stderr, flush=True), **options
     )

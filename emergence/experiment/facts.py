@@ -192,8 +192,8 @@ class TrunkOrigin:
 
     def given(self, key: str) -> str | None:
         """The ``path`` of weights that were given, or their ``run_id`` or ``pretrain_id``."""
-        found = dig(self.source, key)
-        return None if found is None else str(found)
+        value = dig(self.source, key)
+        return None if value is None else str(value)
 
 
 @dataclass(frozen=True)

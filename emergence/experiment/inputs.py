@@ -169,12 +169,12 @@ def _checked_counts(counts: object, weights: GivenWeights) -> IntArray:
     Raises:
         WeightsError: They are not one count for each row of the embedding.
     """
-    found = np.asarray(counts)
-    if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) != weights.file.vocab_rows:
+    array = np.asarray(counts)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) != weights.file.vocab_rows:
         raise WeightsError(f"{weights.path}: its token counts are not one whole number for each of its tokens")
-    if found.min(initial=0) < 0 or not found.any():
+    if array.min(initial=0) < 0 or not array.any():
         raise WeightsError(f"{weights.path}: its token counts are not those of a text")
-    return found.astype(np.int64)
+    return array.astype(np.int64)
 
 
 def encode_questions(
@@ -236,16 +236,16 @@ def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -
     if inputs.text is None:
         return None
     text = inputs.text.fingerprint
-    for found in (store.find_pretrained(spec.pretrain_id), store.find_pretrained_on(text, spec)):
-        if found is None:
+    for run in (store.find_pretrained(spec.pretrain_id), store.find_pretrained_on(text, spec)):
+        if run is None:
             continue
         try:
-            weights = load_weights(found.trunk_path)
+            weights = load_weights(run.trunk_path)
         except WeightsError as error:
-            logger.warning("not using the trunk of %s: %s", found.run_id, error)
+            logger.warning("not using the trunk of %s: %s", run.run_id, error)
             continue
         if dig(weights.metadata, "data", "text") == text:
-            return GivenWeights(weights, found.trunk_path)
+            return GivenWeights(weights, run.trunk_path)
     return None
 
 
@@ -261,8 +261,8 @@ def refuse_changed_text(store: RunStore, trunk: str | None, text: str | None) ->
     Raises:
         UsageError: Naming the run.
     """
-    known = store.open(trunk).text_fingerprint if trunk else None
-    if known is not None and text is not None and known != text:
+    text_of_trunk = store.open(trunk).text_fingerprint if trunk else None
+    if text_of_trunk is not None and text is not None and text_of_trunk != text:
         raise UsageError(
             f"the pretraining text is not what {trunk} was trained on: restore it, "
             "or give the new text a name of its own"
@@ -275,14 +275,14 @@ def _given_weights(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Gi
     if spec.pretrained_model_path:
         path = store.resolve_weights(spec.pretrained_model_path)
     else:
-        found = store.find_pretrained(spec.pretrain_id) or _pretrained_on_same_text(spec, store, cache_dir)
-        if found is None:
+        run = store.find_pretrained(spec.pretrain_id) or _pretrained_on_same_text(spec, store, cache_dir)
+        if run is None:
             raise WeightsError(
                 f"--skip-pretrain found no run in {store.root} with this pretraining "
                 "(same size, data, settings, seed): drop --skip-pretrain to pretrain, "
                 "or add --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
             )
-        path = found.trunk_path
+        path = run.trunk_path
     weights = load_weights(path)
     check_matches(weights, spec.config.model, path)
     _refuse_other_stages(weights.metadata, path)

@@ -112,8 +112,8 @@ def common_facts(session: Session, weights: WeightsFile, trained: Trained | None
 def _words(trained: Trained, split: str, encoded: EncodedQA) -> dict[str, SpanScores]:
     """R_1 on one split, by its name among the baselines."""
     return {
-        words_name(variant): score_logits(getattr(found, split), encoded, trained.max_answer_words)
-        for variant, found in trained.words.items()
+        words_name(variant): score_logits(getattr(logits, split), encoded, trained.max_answer_words)
+        for variant, logits in trained.words.items()
     }
 
 
@@ -128,13 +128,13 @@ def _report(
     settings = session.spec.config.evaluate
     return {
         name: evaluate(
-            found,
+            span_scores,
             encoded,
             settings,
             rules=rules if name == HEADLINE else None,
             trained_baselines=words if name == HEADLINE else None,
         ).to_dict()
-        for name, found in scores.items()
+        for name, span_scores in scores.items()
     }
 
 
@@ -146,8 +146,8 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """Prediction rows of the headline, with the other read-outs' scores and those that need no language model."""
     rows = prediction_rows(scores[HEADLINE], questions.test)
-    others = {name: _kept(found) for name, found in scores.items() if name != HEADLINE}
-    alone = {name: _kept(found) for name, found in words.items()}
+    others = {name: _kept(span_scores) for name, span_scores in scores.items() if name != HEADLINE}
+    alone = {name: _kept(span_scores) for name, span_scores in words.items()}
     alone |= {name: columns for name, columns in rules.items() if name == RULE}
     for i, row in enumerate(rows):
         row["readouts"] = {name: _at(columns, i) for name, columns in others.items()}
@@ -214,17 +214,17 @@ def _probes(
     }
     conditional = {
         name: {
-            **{key: getattr(found, key) for key in ("family", "layer", "scorer", "facts")},
+            **{key: getattr(fit, key) for key in ("family", "layer", "scorer", "facts")},
             "validation": reports["validation"][name]["scores"],
             "test": reports["test"][name]["scores"],
-            "gain": None if found.scorer is None else _gain(session, name, found.scorer, scores, words, questions),
+            "gain": None if fit.scorer is None else _gain(session, name, fit.scorer, scores, words, questions),
         }
-        for name, found in (trained.conditional or {}).items()
+        for name, fit in (trained.conditional or {}).items()
     }
     return {
         "headline_layer": trained.headline_layer,
         "readouts": readouts,
-        "fits": [f.summary() for f in trained.probes.fits],
+        "fits": [fit.summary() for fit in trained.probes.fits],
         **({"conditional": conditional} if conditional else {}),
         **({"validity": plain(trained.validity)} if trained.validity else {}),
     }
@@ -241,8 +241,7 @@ def _gain(
     """Test score of scorer and states together minus the scorer's alone, question by question, with intervals."""
     together, alone = _kept(scores["test"][name]), _kept(words["test"][words_name(scorer)])
     differences = {key: together[key] - alone[key] for key in together}
-    found = mean_estimates(differences, questions.test, session.spec.config.evaluate)
-    return plain(found)
+    return plain(mean_estimates(differences, questions.test, session.spec.config.evaluate))
 
 
 def _timings(session: Session) -> tuple[dict[str, float], dict[str, float]]:

@@ -243,7 +243,7 @@ def split_pairs(
     if questions.pairs is None:
         return words, {}
     n, variant = len(questions.test), own_scorer(layout)
-    apart = {name: replace(found, test=found.test.rows(slice(0, n))) for name, found in words.items()}
+    apart = {name: replace(scores, test=scores.test.rows(slice(0, n))) for name, scores in words.items()}
     return apart, {words_name(variant): words[variant].test.rows(slice(n, None))}
 
 
@@ -315,8 +315,8 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
     }
     words, pairs = split_pairs(words_alone(session, questions, max_answer_words), questions, session.spec.layout)
     conditional = _conditional(session, trunk, report, questions, words, max_answer_words)
-    for name, found in conditional.items():
-        logits["validation"][name], logits["test"][name] = found.validation, found.test
+    for name, fit in conditional.items():
+        logits["validation"][name], logits["test"][name] = fit.validation, fit.test
     validity = _validity(session, trunk, report, questions, logits["test"], max_answer_words)
     if questions.pairs is not None:
         chosen = {HEADLINE: report.best("linear")} | {n: fit for n, fit in readouts.items() if n == fit.family}

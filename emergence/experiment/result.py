@@ -111,7 +111,7 @@ class RunResult:
     flags: list[str] = field(default_factory=list)
 
     @classmethod
-    def from_spec(cls, spec: ExperimentSpec, run_id: str, **found: Any) -> RunResult:
+    def from_spec(cls, spec: ExperimentSpec, run_id: str, **facts: Any) -> RunResult:
         """A result with everything that follows from the spec filled in."""
         return cls(
             config_name=spec.config.name,
@@ -125,7 +125,7 @@ class RunResult:
             initialisation=spec.initialisation,
             layout=spec.layout,
             seed=spec.seed,
-            **{"final_validation_f1": None, **found},
+            **{"final_validation_f1": None, **facts},
         )
 
     @property
@@ -158,8 +158,8 @@ class RunResult:
             return None if value is None else Estimate(value, math.nan, math.nan, "none", 0, 0, flags=("no_interval",))
         if readout == HEADLINE:
             return self.scores(split).estimate(score)
-        found = self.readout(readout)
-        return found.estimate(split, score) if found else None
+        probe = self.readout(readout)
+        return probe.estimate(split, score) if probe else None
 
     @property
     def readouts(self) -> dict[str, Readout]:
@@ -177,7 +177,7 @@ class RunResult:
     def chosen_layers(self) -> dict[str, int]:
         """Probe family to the layer that validation chose."""
         chosen = {"linear": dig(self.probes, "headline_layer")}
-        chosen |= {name: found.layer for name, found in self.readouts.items() if found.family == name != "linear"}
+        chosen |= {name: probe.layer for name, probe in self.readouts.items() if probe.family == name != "linear"}
         return {family: layer for family, layer in chosen.items() if layer is not None}
 
     @property
@@ -224,8 +224,8 @@ class RunResult:
 
     def fingerprint(self, part: str) -> str | None:
         """Identity of the run's ``tokenizer``, pretraining ``text`` or ``questions``."""
-        found: str | None = dig(self.data, "fingerprints", part)
-        return found
+        digest: str | None = dig(self.data, "fingerprints", part)
+        return digest
 
     def data_fact(self, *path: str) -> Any:
         """Provenance of the data, as ``data.json`` has it: ``questions``, ``text``, ``overlap``, ``marks``."""
@@ -233,14 +233,14 @@ class RunResult:
 
     def n_parameters(self, kind: str) -> int | None:
         """``total``, ``non_embedding`` or ``trainable``."""
-        found: int | None = dig(self.parameters, kind)
-        return found
+        count: int | None = dig(self.parameters, kind)
+        return count
 
     @property
     def question_counts(self) -> dict[str, dict[str, int]]:
         """Split to its questions read, kept and dropped by reason; older files tell of ``train`` alone."""
-        found: dict[str, dict[str, int]] | None = dig(self.data, "filtering")
-        return found or {"train": self.qasrl_train_filtering or {}}
+        counts: dict[str, dict[str, int]] | None = dig(self.data, "filtering")
+        return counts or {"train": self.qasrl_train_filtering or {}}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, documented keys first; numbers that are not finite become null and leave a flag."""
@@ -248,8 +248,7 @@ class RunResult:
         lost = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
         values["flags"] = [*self.flags, *(f"{name} was not finite" for name in lost)]
         documented = {name: values.pop(name) for name in DOCUMENTED_KEYS}
-        out: dict[str, Any] = plain({**documented, "schema_version": SCHEMA_VERSION, **values})
-        return out
+        return plain({**documented, "schema_version": SCHEMA_VERSION, **values})
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str) -> RunResult:
@@ -310,11 +309,11 @@ def load_result(path: Path) -> RunResult:
 
 def current_versions() -> dict[str, Any]:
     """Versions and circumstances that a number may depend on; imports none of the libraries it names."""
-    found: dict[str, Any] = {"python": platform.python_version(), "emergence": __version__}
-    found |= {library: _installed(library) for library in ("torch", "numpy", "tokenizers", "scipy")}
+    versions: dict[str, Any] = {"python": platform.python_version(), "emergence": __version__}
+    versions |= {library: _installed(library) for library in ("torch", "numpy", "tokenizers", "scipy")}
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else None
-    return {**found, "platform": platform.platform(), "cpus": os.cpu_count(), "threads": threads}
+    return {**versions, "platform": platform.platform(), "cpus": os.cpu_count(), "threads": threads}
 
 
 @functools.cache  # every weights file asks, and reading a package's metadata takes milliseconds

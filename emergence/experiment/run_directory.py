@@ -137,11 +137,11 @@ class RunDirectory:
 
     def snapshots(self) -> list[Snapshot]:
         """All snapshots there are: pretraining before finetuning, epochs before steps, each in order."""
-        found = []
+        snapshots = []
         for path in self.path.glob("*.pth"):
             if match := _SNAPSHOT.fullmatch(path.stem):
-                found.append(Snapshot(match["phase"], match["unit"], int(match["number"]), path))
-        return sorted(found, key=lambda s: (s.phase != "pretrain", s.unit, s.number))
+                snapshots.append(Snapshot(match["phase"], match["unit"], int(match["number"]), path))
+        return sorted(snapshots, key=lambda s: (s.phase != "pretrain", s.unit, s.number))
 
     # Records -------------------------------------------------------------------------------------
 
@@ -180,10 +180,10 @@ class RunDirectory:
     def text_fingerprint(self) -> str | None:
         """Of the text it was or will be pretrained on; None where it is not, or nothing readable says."""
         try:
-            found = self.read_data()["fingerprints"]["text"]
+            fingerprint = self.read_data()["fingerprints"]["text"]
         except (RunDirectoryError, KeyError, TypeError):
             return None
-        return found if isinstance(found, str) else None
+        return fingerprint if isinstance(fingerprint, str) else None
 
     def write_tokenizer(self, tokenizer_json: str) -> None:
         write_atomic(self.path / TOKENIZER_FILE, tokenizer_json)

@@ -150,19 +150,19 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
 
 @app.function(gpu="A10G", retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
-def analyse(given: dict[str, Any]) -> dict[str, Any]:
+def analyse(values: dict[str, Any]) -> dict[str, Any]:
     """Temporal CKA of runs on the volume; returns ``{"summary": text}`` or ``{"error": ...}``.
 
     Only its own folder of the run is published, so a run can be analysed while it goes on.
     """
     container.log_to_stdout()
-    flags = AnalysisFlags(**given)
+    flags = AnalysisFlags(**values)
     run_id = flags.model_dir.strip("/")
     try:
         for name in flags.runs():
             container.copy_of_run(name)
-        out = container.RUNS / run_id / ANALYSIS_FOLDER
-        mirror = VolumeMirror(out, container.MODELS / run_id / ANALYSIS_FOLDER, models_volume.commit, COMMIT_SECONDS)
+        folder = container.RUNS / run_id / ANALYSIS_FOLDER
+        mirror = VolumeMirror(folder, container.MODELS / run_id / ANALYSIS_FOLDER, models_volume.commit, COMMIT_SECONDS)
         mirror.adopt()
         try:
             return {"summary": container.run_analysis(flags)}

@@ -39,7 +39,7 @@ RUNS, CACHE, FILES = WORK / "runs", WORK / "cache", WORK / "files"
 #: Modal's limit for one attempt, and how long before it an attempt stops by itself, saved.
 ATTEMPT_SECONDS, SPARE_SECONDS = 24 * 3600, 15 * 60
 #: What a launch is told of the result; everything is in the run directory.
-TOLD = ("best_validation_loss", "final_validation_accuracy", "final_validation_f1")
+SHOWN_SCORES = ("best_validation_loss", "final_validation_accuracy", "final_validation_f1")
 
 
 def attempt_switch(on_interrupt: Callable[[], None]) -> StopSwitch:
@@ -181,8 +181,8 @@ def run_on_devices(job: dict[str, Any], devices: int, stop: Callable[[], bool]) 
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     if error_file.exists():
-        told = json.loads(error_file.read_text(encoding="utf-8"))
-        raise EmergenceError(told["message"], told["exit_code"])
+        error = json.loads(error_file.read_text(encoding="utf-8"))
+        raise EmergenceError(error["message"], error["exit_code"])
     if process.returncode != 0:
         raise RuntimeError(f"a worker of {job['run_id']} failed with exit code {process.returncode}; see above")
 
@@ -192,8 +192,8 @@ def work(job_file: Path) -> int:
     try:
         run_in_process(json.loads(job_file.read_text(encoding="utf-8")), (WORK / "stop").exists)
     except EmergenceError as error:
-        told = json.dumps({"message": str(error), "exit_code": error.exit_code})
-        (WORK / "error.json").write_text(told, encoding="utf-8")
+        answer = json.dumps({"message": str(error), "exit_code": error.exit_code})
+        (WORK / "error.json").write_text(answer, encoding="utf-8")
         return error.exit_code
     return 0
 
@@ -201,7 +201,7 @@ def work(job_file: Path) -> int:
 def headline(folder: Path) -> dict[str, Any]:
     """The documented scores in a run's ``finetune_stats.json``, for the launching terminal."""
     stats = json.loads((folder / "finetune_stats.json").read_text(encoding="utf-8"))
-    return {key: stats.get(key) for key in TOLD}
+    return {key: stats.get(key) for key in SHOWN_SCORES}
 
 
 def log_to_stdout() -> None:

@@ -56,10 +56,10 @@ class Request:
         if launch["resume"] and launch["fresh"]:
             raise UsageError("--resume goes on with a run and --fresh starts a new one: drop one of the two")
         if launch["resume"]:
-            given = [each.option for each in experiment_flags() if flags[each.name] != each.default]
-            if given:
+            of_spec = [each.option for each in experiment_flags() if flags[each.name] != each.default]
+            if of_spec:
                 raise UsageError(
-                    f"--resume goes on with the run's own spec: drop {given[0]}, or start a new run without --resume"
+                    f"--resume goes on with the run's own spec: drop {of_spec[0]}, or start a new run without --resume"
                 )
             return cls(**{**launch, "resume": launch["resume"].strip("/")})
         experiment = {name: value for name, value in flags.items() if name not in launch}

@@ -37,7 +37,7 @@ class ModalPlace:
 
     def existing(self, runs_dir: Path) -> Existing:
         """What is done and begun on the volume, by content; the newest of equal runs."""
-        volume, found = VolumeFiles(), Existing()
+        volume, existing = VolumeFiles(), Existing()
         runs = volume.runs()
         newest = sorted(runs, key=lambda r: (max(facts.changed for facts in runs[r].values()), r), reverse=True)
 
@@ -56,8 +56,8 @@ class ModalPlace:
         for run_id, item in zip(known, in_parallel(read, known), strict=True):
             if item is not None:
                 spec, stats = item
-                found.add(run_id, spec, spec.experiment_id, has_trunk=TRUNK_FILE in runs[run_id], stats=stats)
-        return found
+                existing.add(run_id, spec, spec.experiment_id, has_trunk=TRUNK_FILE in runs[run_id], stats=stats)
+        return existing
 
     def run(self, record: Record, existing: Existing, say: Say) -> None:
         """Start what is left of a sweep, or join in where it is running already, and follow it to its end.
@@ -118,12 +118,12 @@ class ModalPlace:
 
     def _follow(self, record: Record, say: Say) -> None:
         """Tell what the conductor publishes, until it has ended."""
-        told: dict[str, str] = {key: status.state for key, status in record.graph.status.items()}
+        told_states: dict[str, str] = {key: status.state for key, status in record.graph.status.items()}
         try:
             while True:
                 going = self.is_running(record)
                 self.refresh(record)
-                _tell(record.graph, told, say)
+                _tell(record.graph, told_states, say)
                 if not going:
                     record.save()
                     return
@@ -164,12 +164,12 @@ def _begun(task: Task, existing: Existing) -> str | None:
     return existing.unfinished.get(task.key)
 
 
-def _tell(graph: Graph, told: dict[str, str], say: Say) -> None:
+def _tell(graph: Graph, told_states: dict[str, str], say: Say) -> None:
     """A line for every task whose state has changed."""
     for key, status in graph.status.items():
-        if told[key] == status.state:
+        if told_states[key] == status.state:
             continue
-        told[key] = status.state
+        told_states[key] = status.state
         done = graph.counts().get("done", 0)
         what = {"done": "done", "running": f"running as {status.run_id}"}.get(status.state, status.state)
         error = f": {status.error}" if status.error else ""

@@ -138,12 +138,12 @@ def config_from_dict(
         raise ConfigError(f"{place}: recipe must be one of {', '.join(RECIPES)}, not {recipe!r}")
     sections = {}
     for section, kind in SECTIONS.items():
-        given = raw.get(section, {})
-        if not isinstance(given, Mapping):
+        table = raw.get(section, {})
+        if not isinstance(table, Mapping):
             raise ConfigError(f"{source}: {section} must be a table of settings, [{section}]")
         defaults = RECIPES[recipe].get(section, {})
-        where = {key: origin.get((section, key), source) for key in given}
-        sections[section] = _build(kind, section, {**defaults, **given}, where, source)
+        where = {key: origin.get((section, key), source) for key in table}
+        sections[section] = _build(kind, section, {**defaults, **table}, where, source)
     config = ExperimentConfig(name=raw["name"], run_prefix=raw["run_prefix"], recipe=recipe, **sections)
     _check_together(config, source)
     return config

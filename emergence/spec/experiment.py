@@ -150,11 +150,11 @@ class ExperimentSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; :meth:`from_dict` is the inverse."""
-        out: dict[str, Any] = {"spec_version": SPEC_VERSION}
+        stored: dict[str, Any] = {"spec_version": SPEC_VERSION}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            out[f.name] = value.to_dict() if isinstance(value, ExperimentConfig) else value
-        return out
+            stored[f.name] = value.to_dict() if isinstance(value, ExperimentConfig) else value
+        return stored
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str = "spec") -> ExperimentSpec:
@@ -287,23 +287,23 @@ def _as_it_was_meant(config: object) -> Any:
     """A stored config, with the settings that it is too old to hold at what it did."""
     if not isinstance(config, Mapping):
         return config
-    out = dict(config)
+    complete = dict(config)
     for section, settings in _ABSENT_MEANS.items():
         stored = config.get(section)
         if isinstance(stored, Mapping):
-            out[section] = {**settings, **stored}
-    return out
+            complete[section] = {**settings, **stored}
+    return complete
 
 
 def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config dictionary without what cannot change a result (names, logging and checkpoint cadence, hardware)."""
-    out = {key: value for key, value in config.items() if key not in ("name", "run_prefix", "compute")}
+    kept = {key: value for key, value in config.items() if key not in ("name", "run_prefix", "compute")}
     for section in ("pretrain", "finetune"):
         cosmetic = ("log_every_steps", "checkpoint_every_steps", "on_nan")
-        out[section] = {key: value for key, value in config[section].items() if key not in cosmetic}
+        kept[section] = {key: value for key, value in config[section].items() if key not in cosmetic}
     for section, settings in _ABSENT_MEANS.items():  # so that what is as it was has the identity that it had
-        out[section] = {k: v for k, v in out[section].items() if k not in settings or v != settings[k]}
-    return out
+        kept[section] = {k: v for k, v in kept[section].items() if k not in settings or v != settings[k]}
+    return kept
 
 
 def _digest(content: object) -> str:

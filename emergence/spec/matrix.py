@@ -107,9 +107,9 @@ class Matrix:
         if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
             raise UsageError(f"--seeds must be between 1 and {MOST_SEEDS:,}, not {seeds}")
         names = self._matching(only)
-        given = {**self.data, **{key: value for key, value in (data or {}).items() if value is not None}}
+        data_flags = {**self.data, **{key: value for key, value in (data or {}).items() if value is not None}}
         by_seed = self.seeds if seeds is None else range(seeds)
-        return [Cell(name, self._spec(name, seed, given, set_values)) for seed in by_seed for name in names]
+        return [Cell(name, self._spec(name, seed, data_flags, set_values)) for seed in by_seed for name in names]
 
     def _matching(self, only: Sequence[str]) -> list[str]:
         for pattern in only:
@@ -131,19 +131,19 @@ class Matrix:
             raise UsageError(f"{self.source}: cell {name}: {error}") from None
 
 
-def matrix_path(given: str) -> Path:
+def matrix_path(name: str) -> Path:
     """The file that ``emergence sweep MATRIX`` means: a path, or the name of a file in ``configs/``.
 
     Raises:
         ConfigError: Neither.
     """
-    path = Path(given)
+    path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         return path
     try:
-        return config_path(given)
+        return config_path(name)
     except ConfigError:
-        raise ConfigError(f"no matrix {given!r}: give a .toml file, or matrix or matrix-debug of configs/") from None
+        raise ConfigError(f"no matrix {name!r}: give a .toml file, or matrix or matrix-debug of configs/") from None
 
 
 def load_matrix(path: Path) -> Matrix:

@@ -75,11 +75,11 @@ def equivalent_cell(spec: ExperimentSpec, trunk: TrunkOrigin) -> ExperimentSpec 
 
 def existing_runs(store: RunStore) -> Existing:
     """What is in a folder of runs."""
-    found = Existing()
+    existing = Existing()
     for run in store.runs():
         stats = _stats(run)
-        found.add(run.run_id, run.spec, run.experiment_id, has_trunk=run.trunk_path.is_file(), stats=stats)
-    return found
+        existing.add(run.run_id, run.spec, run.experiment_id, has_trunk=run.trunk_path.is_file(), stats=stats)
+    return existing
 
 
 def _stats(run: RunDirectory) -> dict[str, Any] | None:

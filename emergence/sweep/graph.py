@@ -151,7 +151,7 @@ class Graph:
 
     def counts(self) -> dict[str, int]:
         """Number of tasks by state, every state that occurs."""
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for status in self.status.values():
-            found[status.state] = found.get(status.state, 0) + 1
-        return found
+            counts[status.state] = counts.get(status.state, 0) + 1
+        return counts

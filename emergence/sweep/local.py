@@ -74,8 +74,8 @@ class LocalPlace:
                 runner = _Processes(record, context, stop, say)
                 if not conduct(record.graph, runner, record.jobs, runner.note, stop):
                     left, total = len(record.graph.unfinished), len(record.graph.tasks)
-                    told = f"stopped with {left} of {total} runs left: `emergence sweep resume` goes on"
-                    raise EmergenceError(told, STOPPED)
+                    message = f"stopped with {left} of {total} runs left: `emergence sweep resume` goes on"
+                    raise EmergenceError(message, STOPPED)
 
     def refresh(self, record: Record) -> None:
         if read_holder(record.runs_dir / FOLDER) is None:
@@ -128,16 +128,16 @@ class _Running:
     def answer(self) -> dict[str, Any]:
         """What the process told, once it has ended; an error of ours where it told nothing."""
         self.process.join()
-        told: dict[str, Any] = {}
+        answer: dict[str, Any] = {}
         with contextlib.suppress(EOFError, OSError):
             if self.answers.poll():
-                told = json.loads(self.answers.recv_bytes())
+                answer = json.loads(self.answers.recv_bytes())
         self.answers.close()
         code = self.process.exitcode
-        if not told and code is not None and code < 0:
+        if not answer and code is not None and code < 0:
             cause = f"killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
             return {"error": cause, "exit_code": STOPPED if -code in (signal.SIGINT, signal.SIGTERM) else 1}
-        return told or {"error": f"its process ended with exit code {code}", "exit_code": code or 1}
+        return answer or {"error": f"its process ended with exit code {code}", "exit_code": code or 1}
 
 
 def _job(record: Record, log: str, **what: Any) -> dict[str, Any]:

@@ -128,20 +128,20 @@ def load_record(path: Path) -> Record:
         raise RunDirectoryError(str(reason)) from None
 
 
-def find_record(runs_dir: Path, given: str | None) -> Record:
+def find_record(runs_dir: Path, name: str | None) -> Record:
     """The record that a command means: a name or path, or the sweep last written to.
 
     Raises:
         UsageError: No such record; names those there are.
     """
-    if given and Path(given).suffix == ".json":
-        return load_record(Path(given))
+    if name and Path(name).suffix == ".json":
+        return load_record(Path(name))
     files = sorted((runs_dir / FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime)
     if not files:
         raise UsageError(f"no sweep was started in {runs_dir}: start one with `emergence sweep`, or give --runs-dir")
-    if given is None:
+    if name is None:
         return load_record(files[-1])
     for path in files:
-        if path.stem == given:
+        if path.stem == name:
             return load_record(path)
-    raise UsageError(f"no sweep {given!r} in {runs_dir}; {did_you_mean(given, [path.stem for path in files])}")
+    raise UsageError(f"no sweep {name!r} in {runs_dir}; {did_you_mean(name, [path.stem for path in files])}")

@@ -139,9 +139,9 @@ class _OwnProcess:
             _answer(self.answers, error=str(error), exit_code=error.exit_code)
         elif error is not None:
             traceback.print_exc()
-            told = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+            message = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
             code = STOPPED if isinstance(error, KeyboardInterrupt) else CRASHED
-            _answer(self.answers, error=told, exit_code=code)
+            _answer(self.answers, error=message, exit_code=code)
         sys.stdout.flush()
         sys.stderr.flush()
         return True
