@@ -21,7 +21,7 @@ from emergence.spec.flags import flags_of, takes
 
 
 class _PlainErrors(TyperGroup):
-    """Takes from Typer's messages the prefix that pydantic gives them."""
+    """Removes the prefix that pydantic puts before Typer's messages."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -54,7 +54,7 @@ TableFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help
 
 
 def run(command: typer.Typer = app) -> None:
-    """Console entry point: turns :class:`EmergenceError`, or a system that refuses, into one line and an exit code."""
+    """Console entry point. An :class:`EmergenceError` or OSError ends as one line with an exit code."""
     try:
         command()
     except EmergenceError as error:

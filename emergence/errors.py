@@ -10,14 +10,14 @@ from pathlib import Path
 
 #: Exit code of what saved and stopped because it was asked to (as a shell reports SIGINT).
 STOPPED = 130
-#: Longest message: what a user gave may be quoted in it, whatever its length.
+#: Longest message. It may quote what a user gave, which can be of any length.
 _MOST_CHARACTERS = 2_000
 
 
 def one_line(text: str) -> str:
-    """``text`` in one line that any terminal can show: what cannot be printed is escaped, the middle may be cut.
+    """``text`` in one line that any terminal can show. Unprintable characters are escaped, a long middle is cut.
 
-    Messages quote what files and users say, so they may hold line breaks, control codes and half characters.
+    Messages quote what files and users say, so they may hold line breaks, control codes and lone surrogates.
     """
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " if c in "\t\n\r" else ascii(c)[1:-1] for c in text)
@@ -48,7 +48,7 @@ class ConfigError(UsageError):
 
 
 class DataError(UsageError):
-    """A data file that is missing, empty or malformed; names the file and, where it can, the line."""
+    """A data file that is missing, empty or malformed. The message names the file and, where known, the line."""
 
     def __init__(self, message: str, path: str | Path | None = None, line: int | None = None) -> None:
         self.path, self.line = path, line

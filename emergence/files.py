@@ -1,8 +1,8 @@
-"""The one way anything that matters is written, and the one way it is read back.
+"""How every part of the program writes files, and how it reads them back.
 
-A file is either the old one or the new one, never half of either: temporary name in the same folder,
-flush, fsync, rename, fsync of the folder. JSON is strict (no NaN), and what must not rot unnoticed
-carries a sha256 of its own content (:func:`seal`). Standard library only.
+A reader finds the old file or the new one, never half of either. A write goes to a temporary name in the same folder,
+is synced to disk and then renamed. JSON is strict (no NaN). A record carries a sha256 of its own content, so that
+damage shows (:func:`seal`). Standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.plain import plain
 
-#: Ends the name of every file still being written; whatever has it is rubbish after a crash.
+#: Ends the name of every file that is still being written. After a crash, a file with it is rubbish.
 TEMPORARY_SUFFIX = ".tmp"
 
 #: The key under which sealed JSON keeps the sha256 of everything else in it.
@@ -45,8 +45,8 @@ def atomic_writer(path: Path, bytes_needed: int | None = None) -> Iterator[Binar
         bytes_needed: Size of the content where it is known beforehand, for the disk-full message.
 
     Raises:
-        RunDirectoryError: The system refused the write (disk full, no permission...); names the file
-            and the bytes needed, or how many it needs at least.
+        RunDirectoryError: The system refused the write. Example: the disk is full. The message names the file and
+            the bytes that it needs, or the least number of them.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     at_least = bytes_needed is None
@@ -93,7 +93,7 @@ def write_json_lines_atomic(path: Path, rows: Iterable[Mapping[str, Any]]) -> in
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append ``line`` and a newline; the file is opened and closed again, so none stays open.
+    """Append ``line`` and a newline. The file is open only during the call.
 
     A write that fails half-way is taken back, so a full disk leaves the earlier lines as they were.
 
@@ -128,7 +128,7 @@ def truncate_file(path: Path, size: int) -> None:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut off a last line without its newline: what a crash in :func:`append_line` leaves."""
+    """Cut off a last line that lacks its newline. A crash in :func:`append_line` leaves such a line."""
     if not path.exists():
         return
     content = path.read_bytes()
@@ -137,7 +137,7 @@ def drop_torn_line(path: Path) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder ``path``, made with its parents where it is not there.
+    """Make the folder ``path`` and its parents, where they are missing, and return it.
 
     Raises:
         RunDirectoryError: The system refused.
@@ -164,7 +164,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put a rename within ``folder`` on disk, where the system can (not on Windows, nor on every network disk)."""
+    """Put a rename within ``folder`` on disk. Nothing happens where a system cannot: Windows, some network disks."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -193,7 +193,7 @@ def write_error(path: Path, error: OSError, bytes_needed: int | None, *, at_leas
 
 
 def to_json(obj: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
-    """Strict JSON text: what is not finite becomes null, array scalars become numbers.
+    """``obj`` as strict JSON text. A number that is not finite becomes null, an array scalar becomes a number.
 
     Raises:
         TypeError: For anything JSON has no form for.
@@ -206,7 +206,7 @@ def read_json(path: Path, error: ErrorType = RunDirectoryError) -> Any:
     """Parse a strict JSON file.
 
     Raises:
-        error: One line naming ``path``: missing, unreadable, not JSON, NaN or Infinity in it, a key twice.
+        error: The file is missing, unreadable or no JSON, holds NaN or Infinity, or has a key twice. It names ``path``.
     """
     try:
         text = path.read_bytes().decode("utf-8")
@@ -245,10 +245,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path, error: ErrorType = RunDirectoryError) -> list[dict[str, Any]]:
-    """All objects of a JSON-lines file; a last line without its newline (a crash, a writer at work) is left out.
+    """All objects of a JSON-lines file. A last line without its newline is left out: it was cut, or is being written.
 
     Raises:
-        error: Naming file and line.
+        error: The file is missing, or a line is no JSON object. It names file and line.
     """
     if not path.exists():
         raise error(f"{path}: no such file")
@@ -274,7 +274,7 @@ def parse_json_lines(content: bytes, source: str, error: ErrorType = RunDirector
 
 
 def seal(obj: Mapping[str, Any]) -> dict[str, Any]:
-    """``obj`` with the sha256 of its canonical JSON under ``"sha256"``: bit-rot shows wherever the file goes."""
+    """``obj`` with the sha256 of its canonical JSON under ``"sha256"``, so that damage shows in every copy."""
     content = plain({key: value for key, value in obj.items() if key != SEAL_KEY})
     return {**content, SEAL_KEY: content_digest(content)}
 
@@ -283,7 +283,7 @@ def unseal(obj: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[
     """The content of a sealed object without its seal.
 
     Raises:
-        error: No seal, or the content is not what was sealed.
+        error: There is no seal, or the content is not what was sealed.
     """
     if not isinstance(obj, dict) or SEAL_KEY not in obj:
         raise error(f"{source}: damaged, or not written by this program (it has no {SEAL_KEY!r})")
@@ -294,12 +294,12 @@ def unseal(obj: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[
 
 
 def read_sealed(path: Path, error: ErrorType = RunDirectoryError) -> dict[str, Any]:
-    """The content of a file that ``write_json_atomic(path, seal(...))`` wrote, which must be so to the byte.
+    """The content of a file that ``write_json_atomic(path, seal(...))`` wrote. Every byte must be as written.
 
-    The seal alone is of the content: ``1E-05`` for ``1e-05`` or a lost last newline would pass it.
+    The seal covers the content and not its layout. Example: ``1E-05`` for ``1e-05`` would pass it.
 
     Raises:
-        error: One line naming ``path``: missing, damaged, or edited.
+        error: The file is missing, damaged, or edited. It names ``path``.
     """
     raw = read_json(path, error)
     content = unseal(raw, str(path), error)
@@ -325,7 +325,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_stream(handle: BinaryIO, limit: int | None = None) -> str:
-    """sha256 of the next ``limit`` bytes of ``handle`` (None: of all)."""
+    """sha256 (hexadecimal) of the next ``limit`` bytes of ``handle`` (None: of all)."""
     digest = hashlib.sha256()
     left = limit
     while left is None or left > 0:
@@ -360,7 +360,7 @@ def folder_files(folder: Path) -> list[Path]:
 
 
 def sweep_temporary(folder: Path) -> None:
-    """Delete what interrupted writes left under ``folder`` (only its single writer may call this)."""
+    """Delete what interrupted writes left under ``folder``. Only the folder's single writer may call this."""
     for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -1,4 +1,4 @@
-"""Results as JSON's own types, the one road from a dataclass to a file."""
+"""Results as JSON's own types, on their way from dataclasses to files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def plain(value: Any) -> Any: ...
 
 
 def plain(value: Any) -> Any:
-    """``value`` in JSON's own types; a number that is not finite becomes None.
+    """``value`` in JSON's own types. A number that is not finite becomes None.
 
-    A dataclass becomes its fields in their order, unless it has a ``to_dict`` that says otherwise. Arrays and scalars
+    A dataclass becomes its fields in their order, unless it has a ``to_dict`` of its own. Arrays and scalars
     of numpy or torch go through their ``tolist``.
 
     Raises:

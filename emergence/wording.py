@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-#: Choices listed in an error, so that it stays one line a person reads.
+#: Most choices that an error lists, so that a person still reads it.
 MOST_CHOICES = 12
 
 
 class HasInterval(Protocol):
-    """A number with the ends of its interval, as an ``Estimate`` is; ends may be infinite, or nan for none."""
+    """A number with the ends of its interval, such as an ``Estimate``. An end may be infinite, or nan for none."""
 
     @property
     def point(self) -> float: ...
@@ -28,7 +28,7 @@ class HasInterval(Protocol):
 
 
 def did_you_mean(given: str, known: Iterable[str], otherwise: str | None = None, *, cutoff: float = 0.6) -> str:
-    """``did you mean small?``, or ``otherwise`` (by default what there is to choose from) if nothing is near.
+    """``did you mean small?`` if a known name is near ``given``, else ``otherwise``, by default a list of choices.
 
     Args:
         cutoff: Least similarity of a near miss (``difflib``).
@@ -73,7 +73,7 @@ def gained(estimate: HasInterval | None) -> str:
 
 
 def format_interval(point: float, lo: float, hi: float, digits: int = 2, *, signed: bool = False) -> str:
-    """A number and its interval; what is undefined, unbounded or missing is said in words."""
+    """A number and its interval. Words say what is undefined, unbounded or missing."""
 
     def shown(value: float) -> str:  # the sum turns -0.0 into 0.0
         return f"{round(value, digits) + 0.0:+.{digits}f}" if signed else f"{value:.{digits}f}"
@@ -87,10 +87,10 @@ def format_interval(point: float, lo: float, hi: float, digits: int = 2, *, sign
 
 
 def aligned(rows: Iterable[Sequence[str]], left: int | None = None) -> list[str]:
-    """Rows as lines with columns of one width each, the first ``left`` (None: all) set left, the others right.
+    """Rows as lines of aligned columns: the first ``left`` (None: all) to the left, the others to the right.
 
     Raises:
-        ValueError: Rows of different lengths.
+        ValueError: The rows differ in length.
     """
     columns = [
         [text.ljust(width) if left is None or k < left else text.rjust(width) for text in column]

@@ -1,7 +1,7 @@
 """``emergence doctor``: what this machine can do, what is missing, what to do about it.
 
-Each check is one line: a status, what was found, and the cure. ``missing`` means local runs cannot
-work; ``note`` means something optional is absent or worth knowing.
+Each check is one line: a status, what was found, and the cure. ``missing`` means that local runs cannot work. ``note``
+means that something optional is absent, or something is worth knowing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Check:
 
 
 def diagnose() -> list[Check]:
-    """Run all checks; about two seconds, no network."""
+    """Run all checks. It takes about two seconds and no network."""
     checks = [_python(), *_packages(), _cores_and_memory(), _disk()]
     if importlib.util.find_spec("torch"):
         checks += _torch()

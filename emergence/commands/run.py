@@ -1,7 +1,7 @@
 """The local twin of ``remote/``: runs experiments on this machine and tells the user about it.
 
-Ctrl-C becomes a request to stop (checkpoint, then exit 130), so that it costs nothing; a second one
-stops at once, and costs what was done since the last checkpoint.
+Ctrl-C asks the run to save a checkpoint and to exit with code 130, so that it costs nothing. A second one stops at
+once, and loses what was done since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def run_locally(
     """``emergence run``: run one experiment and print what it found.
 
     Args:
-        spec: What to run; None to take the spec of ``resume``.
-        runs_dir: Folder of run directories; made when the first run is.
+        spec: What to run. None takes the spec of ``resume``.
+        runs_dir: Folder of run directories. The first run makes it.
         resume: Run id to go on with.
         fresh: Start anew even where an unfinished or finished twin exists.
         sink: ``tensorboard``, ``wandb`` or ``trackio``, or None.
@@ -75,8 +75,8 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
     """``emergence demo``: all four cells on the micro-world, then the 2x2.
 
     Args:
-        runs_dir: Folder of run directories; finished cells found there are used as they are.
-        seed: Of all four runs.
+        runs_dir: Folder of run directories. Finished cells in it are used as they are.
+        seed: Seed of all four runs.
         fresh: Run all cells anew.
     """
     store, started = RunStore(runs_dir), time.monotonic()
@@ -114,7 +114,7 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
 
 
 def _report_line(runs_dir: Path) -> str:
-    """Write the report and name it; without the packages it takes, say which."""
+    """Write the report and name its file, or say which packages it lacks."""
     from emergence.report.write import write_report
 
     try:

@@ -25,7 +25,7 @@ def place_of(on: str) -> Place:
     """The place that ``--on`` or a sweep's record names.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: There is no place of that name.
     """
     if on == "modal":
         from emergence.remote.sweep import ModalPlace
@@ -45,8 +45,8 @@ class Options:
     Attributes:
         jobs: Runs at a time. dry_run: Show the plan and stop. max_cost: Refuse an estimate above it.
         yes: Do not ask before a costly launch. as_json: Print JSON instead of text.
-        gpu: Modal: instead of the configurations' GPUs.
-        out, say: Where results and where progress go.
+        gpu: On Modal, the GPU in place of the configurations'.
+        out, say: Where results go, and where progress goes.
     """
 
     jobs: int | None = None
@@ -70,7 +70,7 @@ def start(
     data: Mapping[str, str | None] | None = None,
     set_values: Sequence[str] = (),
 ) -> int:
-    """Run a matrix, or what is left of it; returns the exit code.
+    """Run a matrix, or what is left of it. Returns the exit code.
 
     Args:
         matrix: Path of a matrix file, or its name in ``configs/``.
@@ -91,7 +91,7 @@ def start(
 
 
 def resume(runs_dir: Path, name: str | None, options: Options) -> int:
-    """Go on with a sweep on record: what failed or was stopped is tried again; returns the exit code."""
+    """Go on with a sweep, trying again what failed or was stopped. Returns the exit code."""
     record = find_record(runs_dir, name)
     if options.jobs is not None:
         record.jobs = _jobs(options, record.on)
@@ -106,7 +106,7 @@ def _jobs(options: Options, on: str) -> int:
 
 
 def _keep_what_is_known(record: Record, before: Record) -> None:
-    """Times, logs and calls of an earlier call of the same command."""
+    """Keep the times, logs and calls that an earlier call of the same command noted."""
     record.created, record.conductor, record.app = before.created, before.conductor, before.app
     record.graph.status.update({k: s for k, s in before.graph.status.items() if k in record.graph.tasks})
 
@@ -139,7 +139,7 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
 
 
 def conclude(record: Record, options: Options) -> int:
-    """Print the table of the sweep's cells, and what failed; returns the exit code."""
+    """Print the table of the sweep's cells, and what failed. Returns the exit code."""
     graph = record.graph
     failed = failures(graph)
     if options.as_json:
@@ -155,7 +155,7 @@ def conclude(record: Record, options: Options) -> int:
 
 
 def results_table(record: Record) -> str:
-    """The results table of the cells that are done; on a laptop without numpy, their headline alone."""
+    """The results table of the cells that are done. A laptop without numpy shows their headline alone."""
     graph = record.graph
     done = [task for task in graph.in_state("done") if not task.is_pretraining]
     if not done:
@@ -190,7 +190,7 @@ def show_status(runs_dir: Path, name: str | None, options: Options) -> int:
 
 
 def status_text(record: Record) -> str:
-    """A line for every task that is not waiting, and how many are."""
+    """A line for every task that is not waiting, and the number of tasks by state."""
     graph, lines = record.graph, []
     for task in graph.tasks.values():
         status = graph.status[task.key]
@@ -205,7 +205,7 @@ def status_text(record: Record) -> str:
 
 
 def status_dict(record: Record) -> dict[str, Any]:
-    """The same in JSON's types."""
+    """How far a sweep is, in JSON's types."""
     tasks = []
     for task in record.graph.tasks.values():
         status = plain(record.graph.status[task.key])
@@ -222,7 +222,7 @@ def cancel(runs_dir: Path, name: str | None, options: Options) -> int:
 
 
 def failures(graph: Graph) -> list[str]:
-    """What failed, with the last lines of its log; nothing where nothing did."""
+    """Lines that tell what failed, with the end of its log; empty if nothing failed."""
     lines = []
     for task in graph.in_state("failed"):
         status = graph.status[task.key]

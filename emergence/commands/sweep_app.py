@@ -32,7 +32,7 @@ RecordName = Annotated[str | None, typer.Argument(metavar="[RECORD]", help="Name
 Jobs = Annotated[int | None, typer.Option(help="Runs at a time (1 on this machine, 10 on Modal).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 RUNS = Path("runs")
-#: Flags that say where the data comes from, for every cell; those that are not given leave it to the matrix file.
+#: Flags that say where the data of every cell comes from. Without them the matrix file says it.
 DATA = tuple(
     replace(each, kind=each.kind | None, default=None, help=f"{each.help} Default: as in the file.")
     for each in flags_of(ExperimentSpec, *DATA_KEYS)

@@ -1,7 +1,7 @@
 """Typed, read-only views of what a result holds, for :class:`~emergence.experiment.result.RunResult`.
 
-Stored JSON is dug into here and nowhere else. What an older file lacks is None or empty; what is there in another
-format than this program's is a DataError, raised when it is asked for.
+Stored JSON is read here and nowhere else. A fact that an older file lacks is None or empty. A fact in another format
+than this program's raises DataError when it is asked for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WORDS, WORDS_BOTH, RULE = "words_left", "words_both", "wh_rule"
 
 
 def own_scorer(layout: str | None) -> Literal["left", "both"]:
-    """The R_1 that knows what a state knows: in the echo layout it has seen the whole sentence, so the next word."""
+    """The R_1 that knows what a state knows. In the echo layout a state has seen the next word, too."""
     return "both" if layout == "echo" else "left"
 
 
@@ -40,7 +40,7 @@ def words_name(scorer: str) -> str:
 
 
 def words_of_layout(layout: str | None) -> str:
-    """The name among the baselines of the R_1 that states of this layout compare with."""
+    """The name of the baseline R_1 that states of this layout are compared with."""
     return words_name(own_scorer(layout))
 
 
@@ -48,7 +48,7 @@ def dig(stored: Any, *path: str) -> Any:
     """What lies at ``path`` in nested JSON objects; None where a step is absent or null.
 
     Raises:
-        DataError: A step that is there and no object.
+        DataError: A step on the way is there and is no object.
     """
     for depth, key in enumerate(path):
         if stored is None:
@@ -69,10 +69,10 @@ def is_of(value: Any, annotation: str) -> bool:
 
 
 def view_of(view: type[View], stored: Any, /, **given: Any) -> View:
-    """A dataclass from the values under its fields' names, but for those that are ``given``.
+    """A dataclass whose fields are read from ``stored`` by their names. Fields that are ``given`` are not read.
 
     Raises:
-        DataError: As :func:`dig`, or a value that its field does not allow.
+        DataError: As :func:`dig`, or a field does not allow its value.
     """
     values = {f.name: dig(stored, f.name) for f in dataclasses.fields(view) if f.name not in given}
     for f in dataclasses.fields(view):
@@ -85,7 +85,7 @@ def estimate_at(stored: Any, *path: str) -> Estimate | None:
     """The mean with its interval at ``path``.
 
     Raises:
-        DataError: As :func:`dig`, or what lies there is no estimate.
+        DataError: As :func:`dig`, or the value there is no estimate.
     """
     from emergence.measures.bootstrap import Estimate  # takes numpy, which listing and launching do without
 
@@ -98,11 +98,11 @@ def estimate_at(stored: Any, *path: str) -> Estimate | None:
 
 @dataclass(frozen=True)
 class Scores:
-    """One split's scores of the headline and of what answers without a language model; None for what is not recorded.
+    """One split's scores of the headline and of the baselines without a language model. None: it is not recorded.
 
     Attributes:
         n, n_clusters, n_documents: Questions, sentences and documents that were scored.
-        cluster: What the intervals resample; None stands for sentences.
+        cluster: What the intervals resample: ``sentence`` where an older file does not say.
         document_widening: Standard error of F1 by documents over that by sentences.
     """
 
@@ -118,12 +118,12 @@ class Scores:
         return estimate_at(self.stored, "scores", score)
 
     def baseline(self, name: str) -> Estimate | None:
-        """F1 of what answers without a language model."""
+        """F1 of a baseline, which answers without a language model."""
         return estimate_at(self.stored, "baselines", name, "f1_tokens")
 
     @property
     def widening(self) -> Mapping[str, float]:
-        """The same by the name of its number, as ``interval_notes`` takes it; empty in older files."""
+        """``document_widening`` by the name of its score, as ``interval_notes`` takes it; empty in older files."""
         return {} if self.document_widening is None else {"F1": self.document_widening}
 
 
@@ -142,7 +142,7 @@ class Readout:
 
 @dataclass(frozen=True)
 class Validity:
-    """How far a probe family tells of the states rather than of itself.
+    """How far a probe family's scores come from the states rather than from the probe.
 
     Attributes:
         selectivity: F1 beyond that on the control task; None where questions have no predicate.
@@ -160,7 +160,7 @@ class Validity:
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """A pretrained trunk's loss on the test text, or on the validation text of older files."""
+    """A pretrained trunk's loss on the test text. Older files have it on the validation text."""
 
     nats_per_token: float
     bits_per_byte: float | None
@@ -181,7 +181,7 @@ class TrunkOrigin:
     """Where a trunk came from; None for what is not recorded.
 
     Attributes:
-        trunk_sha256: Of its weights. pretrain_id: Of its pretraining; None for a random one too.
+        trunk_sha256: sha256 of its weights file. pretrain_id: Id of its pretraining; a random trunk has none.
         run_id: The run that made it. source: What is known of weights that were given to the run.
     """
 
@@ -191,7 +191,7 @@ class TrunkOrigin:
     source: dict[str, Any] | None
 
     def given(self, key: str) -> str | None:
-        """The ``path`` of weights that were given, or their ``run_id`` or ``pretrain_id``."""
+        """The ``path``, ``run_id`` or ``pretrain_id`` of weights that were given to the run."""
         value = dig(self.source, key)
         return None if value is None else str(value)
 

@@ -1,7 +1,7 @@
 """The file-backed :class:`~emergence.training.recording.Recorder`.
 
-``history.jsonl`` holds only what the seed decides and is cut back to the checkpoint on resuming, so an
-interrupted run writes the same bytes as one that was not; ``timings.jsonl`` only grows. No file stays open.
+``history.jsonl`` holds only what the seed decides. It is cut back to the checkpoint on resuming, so an interrupted run
+writes the same bytes as one that was not. ``timings.jsonl`` only grows. No file stays open.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NUMBERS = {
 
 
 class FileRecorder:
-    """Appends JSON lines to the two files of a run; torn last lines of a crash are dropped on opening."""
+    """Appends JSON lines to the two files of a run. A last line that a crash cut is dropped on opening."""
 
     def __init__(self, history: Path, timings: Path) -> None:
         self._history, self._timings = history, timings
@@ -31,7 +31,7 @@ class FileRecorder:
         drop_torn_line(timings)
 
     def log(self, kind: str, /, **values: Any) -> None:
-        """Append one history line; what is not finite becomes null."""
+        """Append one history line. A number that is not finite becomes null."""
         append_line(self._history, to_json({"kind": kind, **values}))
 
     def time(self, kind: str, /, **values: Any) -> None:
@@ -66,7 +66,7 @@ def check_history(lines: Sequence[Mapping[str, Any]], source: Path) -> None:
     """Refuse lines without a kind, or without the numbers that readers take from lines of their kind.
 
     Raises:
-        RunDirectoryError: Naming file and line.
+        RunDirectoryError: A line is damaged. The message names file and line.
     """
     for number, line in enumerate(lines, start=1):
         kind = line.get("kind")

@@ -46,7 +46,7 @@ class GivenWeights:
 
     @property
     def source(self) -> dict[str, Any]:
-        """Where they come from, for the lineage."""
+        """Where the weights come from, for the lineage."""
         known = {key: self.file.metadata.get(key) for key in ("run_id", "pretrain_id")}
         return {"path": str(self.path), **known}
 
@@ -56,9 +56,9 @@ class Questions:
     """Encoded questions by split, the training ones cut to the few-shot limit.
 
     Attributes:
-        train: What is trained on. all_train: Every training question, for what must not depend on the limit.
-        filtering: Of each split, from raw questions to encoded ones.
-        marks: What separates question and sentence and marks the predicate.
+        train: Questions to train on. all_train: All training questions, for what must not depend on the limit.
+        filtering: By split, how many questions were read, kept and dropped, from raw to encoded ones.
+        marks: The tokens that separate question and sentence and mark the predicate.
         pairs: Role-crossed minimal pairs; None where there are none.
     """
 
@@ -81,7 +81,7 @@ class Inputs:
         dataset: Questions as loaded; None with ``--skip-finetune``.
         questions: The same, encoded.
         weights: The trunk to start from; None to pretrain or to start at random.
-        token_counts: (V,) how often the trunk's text holds each token; None where nothing says.
+        token_counts: (V,) how often the trunk's text holds each token; None where that is unknown.
     """
 
     tokenizer: TextTokenizer
@@ -93,7 +93,7 @@ class Inputs:
 
     @property
     def fingerprints(self) -> dict[str, str | None]:
-        """What ``data.json`` records and a resume compares."""
+        """Identities of the data. ``data.json`` records them, and resuming compares them."""
         return {
             "tokenizer": self.tokenizer.fingerprint,
             "text": self.text.fingerprint if self.text else None,
@@ -119,12 +119,12 @@ class Inputs:
 
 
 def read_inputs(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Inputs:
-    """Find, read and check everything ``spec`` needs; writes nothing outside ``cache_dir``.
+    """Find, read and check everything that ``spec`` needs. Nothing is written outside ``cache_dir``.
 
     Raises:
-        DataError: Data that is missing, empty or malformed, naming file and line.
-        WeightsError: Weights that are missing, foreign, or of another size.
-        UsageError: A few-shot limit beyond the data.
+        DataError: Data is missing, empty or malformed. The message names file and line.
+        WeightsError: Weights are missing, foreign, or of another size.
+        UsageError: The few-shot limit exceeds the data.
     """
     weights = _given_weights(spec, store, cache_dir)
     dataset = None if spec.skip_finetune else load_qa(spec, cache_dir)
@@ -146,11 +146,10 @@ def read_inputs(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Input
 def _token_counts(
     spec: ExperimentSpec, weights: GivenWeights | None, text: PretrainingData | None, cache_dir: Path
 ) -> IntArray | None:
-    """How often the trunk's text holds each token: of the text where it is read, else as the weights record it.
+    """How often the trunk's text holds each token: as its weights record it, else as it is counted in the text.
 
-    A random trunk reads the marks that its pretrained twin reads, so its text is counted too. Only a frozen trunk
-    needs the counts to choose its marks by. Weights of an earlier version hold none; if their very text is at hand, it
-    is counted.
+    Only a frozen trunk needs the counts, to choose its marks. A random trunk reads the marks of its pretrained twin, so
+    the twin's text is counted. Weights of an earlier version hold no counts. Their text is counted if it is at hand.
     """
     if weights is not None and (counts := weights.file.metadata.get("token_counts")) is not None:
         return _checked_counts(counts, weights)
@@ -183,11 +182,11 @@ def encode_questions(
     """Encode every split in the spec's layout and take the few-shot subset.
 
     Args:
-        token_counts: Of the trunk's text, which choose the marks of a frozen one.
+        token_counts: Counts in the trunk's text, by which a frozen trunk's marks are chosen.
 
     Raises:
         DataError: A split is left without questions.
-        UsageError: A few-shot limit beyond the data.
+        UsageError: The few-shot limit exceeds the data.
     """
     encoded: dict[str, EncodedQA] = {}
     filtering: dict[str, FilterCounts] = {}
@@ -221,7 +220,7 @@ def _minimal_pairs(
 
 
 def marks_of(spec: ExperimentSpec) -> Marks:
-    """What marks predicate and separator: a frozen trunk reads what its text had, a trained one learns its own."""
+    """Which marks a run uses: those of the text for a frozen trunk, tokens of their own for a trained one."""
     marks = spec.config.finetune.marks
     if marks == "auto":
         return "text" if spec.freeze_llm else "special"
@@ -229,9 +228,9 @@ def marks_of(spec: ExperimentSpec) -> Marks:
 
 
 def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -> GivenWeights | None:
-    """The trunk of another run that is, by content, the one this run would pretrain: same settings, seed and text.
+    """The trunk of another run with the settings, seed and text of this run's pretraining; None if there is none.
 
-    The text may have another name by now, or be named in another way: ``texts/`` for ``/home/me/texts``.
+    Texts are compared by content, so the text may have another path. Example: ``texts/`` for ``/home/me/texts``.
     """
     if inputs.text is None:
         return None
@@ -250,16 +249,16 @@ def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -
 
 
 def refuse_changed_text(store: RunStore, trunk: str | None, text: str | None) -> None:
-    """Refuse a sweep's cell whose pretraining text is no longer what the trunk it takes was trained on.
+    """Refuse a sweep's cell if its pretraining text has changed since the trunk was trained that it takes.
 
-    Such a cell would pretrain another trunk by itself and stand beside the others as if it were theirs.
+    Such a cell would pretrain another trunk and look as if it shared the trunk of the other cells.
 
     Args:
         trunk: The run whose trunk it takes; None for none.
         text: Fingerprint of the cell's pretraining text; None for none.
 
     Raises:
-        UsageError: Naming the run.
+        UsageError: The text has changed. The message names the run.
     """
     text_of_trunk = store.open(trunk).text_fingerprint if trunk else None
     if text_of_trunk is not None and text is not None and text_of_trunk != text:
@@ -290,7 +289,7 @@ def _given_weights(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Gi
 
 
 def _pretrained_on_same_text(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> RunDirectory | None:
-    """The run whose text has the content of this one's under another name; reads the text if any could be it."""
+    """A run that pretrained on the same text under another name. The text is read only if a run could match."""
     if not any(run.spec.training_id == spec.training_id and run.trunk_path.is_file() for run in store.runs()):
         return None
     return store.find_pretrained_on(prepare_pretraining_data(spec, cache_dir).fingerprint, spec)

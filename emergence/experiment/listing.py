@@ -1,7 +1,7 @@
 """What runs there are and how far each is, for ``--list-saved`` and ``emergence list``.
 
-Works on a table of files and a way to read one, so that Modal's client lists a volume with the same
-code. Never fails over a damaged run: it is listed as such. Imports without torch.
+The code takes a table of files and a way to read one, so that Modal's client lists a volume with it, too. A damaged
+run is listed as damaged. The module imports no torch.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint_names import parse_checkpoint_name
 from emergence.wording import aligned
 
-#: First word of a history line's kind, or a checkpoint's phase, to what the run is doing.
+#: What a run is doing, by the first word of a history line's kind or of a checkpoint's phase.
 _STAGES = {"pretrain": "pretraining", "finetune": "finetuning", "probe": "probing"}
-#: Where the history says how many steps there will be (fewer than planned when the text is short).
+#: Where the history says how many steps there will be: fewer than planned if the text is short.
 _TOTAL_STEPS = re.compile(rb'"total_steps":(\d{1,12})')
 
 
@@ -98,7 +98,7 @@ def _summarise_folder(folder: Path) -> RunSummary:
         for path in folder_files(folder):
             stat = path.stat()
             files[path.relative_to(folder).as_posix()] = FileFacts(stat.st_size, stat.st_mtime)
-    except OSError as error:  # deleted under our eyes, or not ours to read
+    except OSError as error:  # just deleted, or not readable
         return RunSummary(folder.name, str(folder), detail=error.strerror or str(error))
     running = read_holder(folder) is not None
     return summarise_run(folder.name, str(folder), files, lambda name: (folder / name).read_bytes(), running)
@@ -115,8 +115,8 @@ def summarise_run(
 
     Args:
         files: Its files by name relative to the run directory.
-        read: Content of one of them; may raise OSError.
-        running: What is known about a writer at work.
+        read: Returns the content of one of them, or raises OSError.
+        running: Whether a writer is at work; None where that is unknown.
     """
     summary = RunSummary(
         run_id=run_id,
@@ -181,7 +181,7 @@ def _position(phase: str, line: Mapping[str, Any], spec: ExperimentSpec) -> tupl
 
 
 def _last_line(content: bytes) -> dict[str, Any]:
-    """The last whole, readable line of a history; a torn or damaged one is passed over."""
+    """The last readable line of a history. Torn and damaged lines are passed over."""
     for line in reversed(content.split(b"\n")):
         try:
             row = parse_json(_text(line), HISTORY_FILE)

@@ -1,8 +1,8 @@
 """One writer per run directory, and no lock that outlives its holder.
 
-The lock is a small file that names its holder. On the same machine a holder is alive exactly while its
-process is: a killed run can be resumed at once. From another machine (a shared disk) all that shows is
-the file's age, which the holder renews. The file's temporary suffix keeps it out of manifests and copies.
+The lock is a small file that names its holder. On the holder's machine its process is looked up, so a killed run can be
+resumed at once. Another machine on a shared disk sees only the file's age, which the holder renews. The file's
+temporary suffix keeps it out of manifests and copies.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Holder:
 
     Attributes:
         pid: Process id.
-        started: When the system started that process (clock ticks since boot): a reused pid differs.
+        started: When the system started that process, in clock ticks since boot. It tells a reused pid apart.
         host: Host name.
-        machine: Boot and process namespace that ``pid`` means something in; empty where unknown.
+        machine: Identity of the boot and process namespace that ``pid`` belongs to; empty where unknown.
         since: Local time at which the lock was taken, for people.
     """
 
@@ -59,7 +59,7 @@ class RunLock:
     """Context manager around everything that writes to ``folder``.
 
     Raises:
-        RunDirectoryError: On entering, when another process holds the lock; names it.
+        RunDirectoryError: On entering, if another process holds the lock. The message names it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,7 +97,7 @@ class RunLock:
 
 
 def read_holder(folder: Path) -> Holder | None:
-    """Who writes to ``folder`` now; None when nobody does, or who did is gone."""
+    """The process that writes to ``folder`` now; None if there is none, or if the lock's holder is gone."""
     path = folder / LOCK_FILE
     try:
         # abs: a clock that jumped must not make a lock eternal.
@@ -117,7 +117,7 @@ def read_holder(folder: Path) -> Holder | None:
 
 
 def _read(path: Path) -> Holder | None:
-    """The holder a lock file names; locks are written whole, so an unreadable one is nobody's."""
+    """The holder that a lock file names. Locks are written whole, so an unreadable one is nobody's."""
     try:
         holder = Holder(**read_json(path))
     except (RunDirectoryError, TypeError):
@@ -140,7 +140,7 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """Start time of a living process in clock ticks since boot (Linux); None for none, or a zombie."""
+    """Start time of a process in clock ticks since boot (Linux); None if it does not live, or is a zombie."""
     try:
         # The second field is the command in parentheses and may hold anything, so count from its end.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -164,7 +164,7 @@ def _may_exist(pid: int) -> bool:
 
 @contextlib.contextmanager
 def _critical_section(folder: Path) -> Iterator[None]:
-    """Only one process of this machine at a time decides about the lock (released by the system on a crash)."""
+    """Only one process of this machine at a time decides about the lock. The system releases it on a crash."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:  # Windows cannot open folders

@@ -1,7 +1,7 @@
 """``MANIFEST.json``: size and sha256 of every file of a run, itself sealed.
 
-Whoever copies a run directory (or pulls it from Modal) checks it against this; bit-rot, a cut-off
-download and an edited file all show.
+A copied run directory, or one pulled from Modal, is checked against it. Bit-rot, a cut-off download and an edited file
+all show.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ANALYSIS_FOLDER = "analysis"
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """What one file must be."""
+    """Size and sha256 of one file."""
 
     bytes: int
     sha256: str
@@ -45,7 +45,7 @@ def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
     """The entries of a run's manifest.
 
     Raises:
-        RunDirectoryError: Missing, damaged, or naming a file outside ``folder``.
+        RunDirectoryError: It is missing or damaged, or names a file outside ``folder``.
     """
     path = folder / MANIFEST_FILE
     raw = read_json(path)
@@ -57,10 +57,10 @@ def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
 
 
 def parse_manifest(raw: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[str, ManifestEntry]:
-    """The entries of a parsed manifest, wherever it came from (Modal's client reads it from the volume).
+    """The entries of a parsed manifest. Modal's client reads it from the volume.
 
     Raises:
-        error: Damaged, or with a name that leaves the run directory.
+        error: It is damaged, or names a file outside the run directory.
     """
     files = unseal(raw, source, error).get("files")
     if not isinstance(files, dict):

@@ -31,7 +31,7 @@ KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection
 
 
 def conclude(session: Session, weights: WeightsFile, trained: Trained, questions: Questions) -> RunResult:
-    """Score validation and test, write predictions, and put the result together (not yet on disk)."""
+    """Score validation and test, write the predictions, and return the result, which is not yet on disk."""
     scores = {
         split: {
             name: score_logits(logits, encoded, trained.max_answer_words)
@@ -124,7 +124,7 @@ def _report(
     words: Mapping[str, SpanScores],
     encoded: EncodedQA,
 ) -> dict[str, dict[str, Any]]:
-    """Every read-out's evaluation; the baselines without a language model stand beside the headline's."""
+    """Every read-out's evaluation. The headline's includes the baselines without a language model."""
     settings = session.spec.config.evaluate
     return {
         name: evaluate(
@@ -172,7 +172,7 @@ def _best_loss(trained: Trained) -> float | None:
 
 
 def _minimal_pairs(session: Session, trained: Trained, questions: Questions) -> dict[str, Any] | None:
-    """Role-crossed pairs by read-out: right only where both members are."""
+    """Scores on role-crossed pairs, by read-out. A pair is right only if both members are."""
     if questions.pairs is None:
         return None
     settings = session.spec.config.evaluate
@@ -185,7 +185,7 @@ def _minimal_pairs(session: Session, trained: Trained, questions: Questions) -> 
 
 
 def _finetuning(trained: Trained) -> dict[str, Any] | None:
-    """How finetuning's settings were found, where they were."""
+    """The search for finetuning's settings; None where there was none."""
     search = trained.finetuned.search if trained.finetuned else None
     return {"search": search.to_dict()} if search else None
 

@@ -1,7 +1,7 @@
 """The phases of a run: a trunk, then finetuning or probing. Each can be entered again after a kill.
 
-A phase is done when its file is there (the trunk, the finetuned model); within it, its checkpointer
-knows how far it came, and the history is cut back to where that was.
+A phase is done when its file is there: the trunk, or the finetuned model. Within a phase the checkpointer knows how far
+it came, and the history is cut back to that point.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Session:
     """What every phase needs: the run, its inputs, and a context.
 
     Attributes:
-        context: Alone in it. workers: Those that share pretraining, which is all they do.
+        context: Of this process alone. workers: The processes that share pretraining, and nothing else.
     """
 
     spec: ExperimentSpec
@@ -60,7 +60,7 @@ class Session:
     workers: Workers = field(default_factory=Workers)
 
     def begin(self, phase: str, position: int) -> None:
-        """Cut the history back to where ``phase`` began, unless a checkpoint of the phase will do that."""
+        """Cut the history back to where ``phase`` began. If there is a checkpoint of the phase, that will do it."""
         if not self.context.checkpointer.has(phase):
             self.context.recorder.rewind(position)
 
@@ -82,7 +82,7 @@ class Session:
         return WeightsFile(state, trunk.config, trunk.vocab_rows, self.inputs.tokenizer.to_json(), metadata)
 
     def token_counts(self) -> dict[str, Tensor]:
-        """How often the trunk's text holds each token, for whoever takes the trunk alone; empty if unknown."""
+        """How often the trunk's text holds each token, to be stored with the weights; empty if unknown."""
         counts = self.inputs.token_counts
         return {} if counts is None else {"token_counts": torch.from_numpy(counts.astype("int32"))}
 
@@ -91,7 +91,7 @@ class Session:
 
 
 def obtain_trunk(session: Session, matching: GivenWeights | None) -> WeightsFile:
-    """The trunk that finetuning starts from: as saved by an earlier attempt, given, matching, random or pretrained.
+    """The trunk that finetuning starts from. If none was saved before, it is given, matching, random or pretrained.
 
     Args:
         matching: The very trunk this run would pretrain, from another run.
@@ -108,7 +108,7 @@ def obtain_trunk(session: Session, matching: GivenWeights | None) -> WeightsFile
 
 
 def help_pretrain(session: Session, matching: GivenWeights | None) -> None:
-    """What every torchrun worker but the first does: its share of pretraining, where there is any, writing nothing."""
+    """What every torchrun worker but the first does: its share of pretraining, if there is any. It writes nothing."""
     given = session.inputs.weights or matching
     if given is None and not session.spec.random_baseline and not session.run.trunk_path.is_file():
         _pretrain(session)
@@ -187,15 +187,15 @@ def _brief(losses: dict[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What finetuning or probing ended with, and what it says about every validation and test question.
+    """The outcome of finetuning or probing, with logits for every validation and test question.
 
     Attributes:
         logits: ``validation`` and ``test`` -> read-out -> logits. The read-out ``headline`` is the one reported:
             the finetuned model, or the linear probe at the layer chosen on validation.
         words: What words and positions tell without a language model (R_1), by variant.
-        finetuned: With all weights trained. probes: On a frozen trunk.
+        finetuned: The result with all weights trained. probes: The fits on a frozen trunk.
         conditional: What the states add to words and positions, by read-out.
-        validity: Of every probe family, where it was measured.
+        validity: By probe family; None where it was not measured.
         pairs: Logits of the role-crossed minimal pairs by read-out; those of R_1 as ``words_left``.
     """
 
@@ -210,17 +210,15 @@ class Trained:
     pairs: dict[str, SpanLogits] = field(default_factory=dict)
 
 
-#: Of R_1: what a causal state could know, and the next word too.
+#: Variants of R_1. One knows what a causal state could know, the other knows the next word too.
 VARIANTS: tuple[Variant, ...] = ("left", "both")
 
 
 def words_alone(session: Session, questions: Questions, max_answer_words: int) -> dict[str, WordScores]:
-    """R_1 with and without the next word, from the questions that this run trains on; cached by their content.
+    """R_1 with and without the next word, fitted to the questions that this run trains on and cached by their content.
 
-    What it says of the minimal pairs stands behind what it says of the test questions.
-
-    One draw for all seeds: it is the baseline that their gains are measured from. It takes seconds, so a request to
-    stop waits for it: half of it would have to be made again.
+    Its logits for the minimal pairs follow those for the test questions. All seeds share one draw, because their gains
+    are measured from it. A fit takes seconds, so a request to stop waits for its end.
     """
     test = questions.test if questions.pairs is None else questions.test.joined(questions.pairs)
     return {
@@ -239,7 +237,7 @@ def words_alone(session: Session, questions: Questions, max_answer_words: int) -
 def split_pairs(
     words: dict[str, WordScores], questions: Questions, layout: Layout
 ) -> tuple[dict[str, WordScores], dict[str, SpanLogits]]:
-    """R_1 on the test questions, and the one that a state compares with on the minimal pairs behind them."""
+    """The parts of :func:`words_alone`: every R_1 on the test questions, and the layout's own R_1 on the pairs."""
     if questions.pairs is None:
         return words, {}
     n, variant = len(questions.test), own_scorer(layout)
@@ -248,7 +246,7 @@ def split_pairs(
 
 
 def load_trunk(weights: WeightsFile, session: Session) -> Trunk:
-    """The trunk that finetuning and probes start from; rows that pretraining never saw are drawn anew."""
+    """The trunk that finetuning and probes start from. Embedding rows that pretraining never saw are drawn anew."""
     trunk = build_trunk(weights.model, weights.vocab_rows, seed=0)
     load_into(trunk, weights.state_dict, session.run.trunk_path)
     counts = weights.metadata.get("token_counts")
@@ -258,7 +256,7 @@ def load_trunk(weights: WeightsFile, session: Session) -> Trunk:
 
 
 def finetune_whole(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
-    """Find the settings on validation, train trunk and head; the best epoch's weights are kept and scored."""
+    """Find the settings on validation, then train trunk and head. The best epoch's weights are kept and scored."""
     trunk = load_trunk(weights, session)
     head = SpanHead(trunk.hidden_size, seed=session.spec.seed)
     max_answer_words = choose_max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
@@ -293,7 +291,7 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
 
 
 def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
-    """Fit every probe on the frozen trunk; the linear one at the layer chosen on validation is the headline."""
+    """Fit every probe on the frozen trunk. The linear one at the layer chosen on validation is the headline."""
     trunk = load_trunk(weights, session).eval().requires_grad_(False)
     max_answer_words = choose_max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
     session.begin(PROBE_PHASE, weights.metadata["history_bytes"])

@@ -1,8 +1,8 @@
 """What an experiment found: :class:`RunResult` and its file, ``finetune_stats.json``.
 
-The first nine keys are the ones the experiment guide documents, at the top level and under their own
-names; the rest makes the numbers traceable. People rename these files, so they are recognised by
-content, and files with the documented keys alone (an older format) load too.
+The first nine keys are those that the experiment guide documents, at the top level and under their own names. The
+other keys make the numbers traceable. People rename these files, so they are recognised by content. Files with the
+documented keys alone, which is an older format, load too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-#: What any results file must have: without these it says nothing about emergence.
+#: Keys that any results file must have. Without them it says nothing about emergence.
 _REQUIRED = ("config_name", "freeze_llm", "random_baseline", "final_validation_f1")
 
 
@@ -52,11 +52,11 @@ _REQUIRED = ("config_name", "freeze_llm", "random_baseline", "final_validation_f
 class RunResult:
     """The result of one run; None wherever a number does not exist.
 
-    The fields are what is stored. Readers ask the properties and methods, which know where each fact lies, give None
-    (or nothing) where an older file lacks it, and raise DataError where it is malformed.
+    The fields are what is stored. Readers ask the properties and methods, which know where each fact lies. A fact that
+    an older file lacks is None or empty. A malformed one raises DataError.
 
     Attributes:
-        config_name: Size.
+        config_name: The model's size.
         finetune_epochs: Epochs of finetuning that were run.
         best_validation_loss: Lowest validation loss of finetuning, nats per question.
         final_validation_accuracy: Exact match on validation, 0 to 1.
@@ -66,14 +66,14 @@ class RunResult:
         qasrl_train_filtering: Counts of training questions read, kept and dropped by reason.
         run_id, experiment_id, spec: Which run of which experiment (``spec`` as ``ExperimentSpec.to_dict``).
         condition, initialisation, layout, seed: The spec's, for readers that do not know specs.
-        lineage: Where the trunk came from: path and sha256 of the weights, their run and pretrain id.
+        lineage: Where the trunk came from: path and sha256 of the weights, the ids of their run and pretraining.
         test_scores, validation_scores: Score name to estimate with interval, and breakdowns.
-        probes: By family and layer.
+        probes: Fits and read-outs, by family and layer.
         minimal_pairs: Read-out or baseline to its scores on role-crossed pairs; None without pairs.
         finetuning: How its settings were searched, with all weights trained.
         pretraining: loss (nats per token), perplexity, bits per byte, tokens, steps.
         parameters: total, non_embedding, trainable.
-        seconds: Wall-clock time by phase, added up over resumes. tokens_per_second: by phase.
+        seconds: Wall-clock time by phase, summed over all attempts. tokens_per_second: Its rate by phase.
         data: Fingerprints and provenance.
         versions: Of Python, the libraries, this program; platform and threads.
         flags: What a reader of these numbers should know.
@@ -134,17 +134,17 @@ class RunResult:
         return self.run_id is None
 
     def check_facts(self) -> None:
-        """Raises DataError where a fact that readers ask for is malformed."""
+        """Raise DataError if a fact that readers ask for is malformed."""
         _ = self.readouts, self.fits, self.validities, self.no_model_floor, self.words_alone
         _ = self.held_out_loss, self.pretrained, self.trunk
 
     def scores(self, split: str) -> Scores:
-        """Of ``validation`` or ``test``."""
+        """The scores of a split, ``validation`` or ``test``."""
         stored = self.test_scores if split == "test" else self.validation_scores
         return view_of(Scores, stored, stored=stored, cluster=dig(stored, "cluster") or "sentence")
 
     def estimate(self, split: str, score: str, readout: str = HEADLINE) -> Estimate | None:
-        """A stored mean with its interval; a point alone for the older format's validation scores.
+        """A stored mean with its interval. The older format has a point alone, for validation.
 
         Args:
             split: ``validation`` or ``test``. score: ``f1_tokens`` or ``em``.
@@ -187,7 +187,7 @@ class RunResult:
 
     @property
     def validities(self) -> dict[str, Validity]:
-        """By probe family; empty where it was not measured."""
+        """Validity by probe family; empty where it was not measured."""
         return {family: Validity.of(stored) for family, stored in (dig(self.probes, "validity") or {}).items()}
 
     def validity(self, family: str) -> Validity | None:
@@ -203,12 +203,12 @@ class RunResult:
 
     @property
     def words_alone(self) -> Estimate | None:
-        """Test F1 of words and positions without a language model (R_1), of those that a state of this layout sees."""
+        """Test F1 of R_1, which knows the words and positions that a state of this layout sees, and no model."""
         return self.scores("test").baseline(words_of_layout(self.layout))
 
     @property
     def held_out_loss(self) -> HeldOutLoss | None:
-        """Of the pretrained trunk; None for a random one."""
+        """Held-out loss of the pretrained trunk; None for a random one."""
         stored = dig(self.pretraining, "test") or dig(self.pretraining, "validation")
         return None if dig(stored, "nats_per_token") is None else view_of(HeldOutLoss, stored)
 
@@ -232,18 +232,18 @@ class RunResult:
         return dig(self.data, *path)
 
     def n_parameters(self, kind: str) -> int | None:
-        """``total``, ``non_embedding`` or ``trainable``."""
+        """Number of parameters: ``total``, ``non_embedding`` or ``trainable``."""
         count: int | None = dig(self.parameters, kind)
         return count
 
     @property
     def question_counts(self) -> dict[str, dict[str, int]]:
-        """Split to its questions read, kept and dropped by reason; older files tell of ``train`` alone."""
+        """Questions read, kept and dropped by reason, for each split. Older files have ``train`` alone."""
         counts: dict[str, dict[str, int]] | None = dig(self.data, "filtering")
         return counts or {"train": self.qasrl_train_filtering or {}}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, documented keys first; numbers that are not finite become null and leave a flag."""
+        """Plain JSON types, documented keys first. A number that is not finite becomes null and leaves a flag."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         lost = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
         values["flags"] = [*self.flags, *(f"{name} was not finite" for name in lost)]
@@ -252,10 +252,10 @@ class RunResult:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str) -> RunResult:
-        """The inverse of :meth:`to_dict`; also takes the documented keys alone.
+        """The inverse of :meth:`to_dict`. The documented keys alone are enough.
 
         Raises:
-            DataError: Not a result, of a later version, or with an impossible value; names ``source``.
+            DataError: It is no result, of a later version, or has an impossible value. It names ``source``.
         """
         values = dict(raw)
         version = values.pop("schema_version", None)
@@ -288,7 +288,7 @@ def load_result(path: Path) -> RunResult:
     """Read a results file, whatever it is called.
 
     Raises:
-        DataError: One line naming the file: missing, not JSON, NaN in it, foreign, damaged, of a later version.
+        DataError: The file is missing, no JSON, foreign, damaged, or of a later version. The message names it.
     """
     raw = read_json(path, DataError)
     if not isinstance(raw, dict):
@@ -299,7 +299,7 @@ def load_result(path: Path) -> RunResult:
             raise DataError(
                 f"results of schema version {version}: read them with a later version of this program", path
             )
-        # Within a run the bytes must be those written; who passes a result on may lay it out anew.
+        # Inside a run the bytes must be as written. A result that was passed on may have another layout.
         sealed = path.with_name("MANIFEST.json").exists()
         raw = read_sealed(path, DataError) if sealed else unseal(raw, str(path), DataError)
         if "schema_version" not in raw:
@@ -308,7 +308,7 @@ def load_result(path: Path) -> RunResult:
 
 
 def current_versions() -> dict[str, Any]:
-    """Versions and circumstances that a number may depend on; imports none of the libraries it names."""
+    """Versions and circumstances that a number may depend on. No library is imported for it."""
     versions: dict[str, Any] = {"python": platform.python_version(), "emergence": __version__}
     versions |= {library: _installed(library) for library in ("torch", "numpy", "tokenizers", "scipy")}
     torch = sys.modules.get("torch")

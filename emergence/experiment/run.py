@@ -1,8 +1,8 @@
 """One experiment, from its spec to its result file; the same code locally and on Modal.
 
-The order of things is what makes it safe: everything a user can get wrong is checked before a run
-directory exists; ``spec.json`` is written first, the manifest and ``finetune_stats.json`` last; each
-phase leaves a file that says it is done. Starting the same spec again goes on where it was.
+The order of things makes it safe. Everything that a user can get wrong is checked before a run directory exists.
+``spec.json`` is written first, the manifest and ``finetune_stats.json`` last. Each phase leaves a file that says it is
+done. Starting the same spec again goes on where it was.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ def run_experiment(
         spec: What to run.
         store: Where run directories are.
         cache_dir: Where derived data (tokenizers, token streams, downloads) is kept.
-        run_id: Name of the run, to be created or gone on with. None: an unfinished run of the same
-            experiment is gone on with, a finished one is returned as it is.
-        fresh: With no ``run_id``: start a new run whatever there is, and take no trunk from another.
-        trunk: The run whose trunk a sweep means this one to take; refused where the text is another by now.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; the GPU where there is one by default.
-        should_stop: Asked after every step; true saves a checkpoint and raises ``StopRequested``.
+        run_id: Name of the run to create or to go on with. None: a finished run of the same experiment is returned
+            as it is, and an unfinished one goes on.
+        fresh: Take no trunk from another run. Without ``run_id``, start a new run in any case.
+        trunk: The run whose trunk a sweep means this one to take. A run whose text has changed since is refused.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; by default the GPU, if there is one.
+        should_stop: Asked after every step. True saves a checkpoint and raises ``StopRequested``.
         on_commit: Called when a checkpoint or the result is safely on disk.
-        on_open: Told the run directory and ``new``, ``resumed`` or ``finished``.
-        progress: Shown to a person.
+        on_open: Called with the run directory and ``new``, ``resumed`` or ``finished``.
+        progress: Shows a person how far the run is.
         wrap_recorder: May put a live sink around the file-backed recorder.
 
     Returns:
         The result; None in every worker of a torchrun group but the first.
 
     Raises:
-        UsageError: Flags, data or weights that cannot work; nothing has been written.
+        UsageError: Flags, data or weights cannot work. Nothing has been written.
         StopRequested: ``should_stop`` was true.
         RunDirectoryError: Another process writes to the run, or its data changed.
     """
@@ -131,7 +131,7 @@ def _refuse_other_marks(session: Session) -> None:
     Versions that did not count tokens took a newline and a quotation mark whatever the text held.
 
     Raises:
-        RunDirectoryError: Saying what to do.
+        RunDirectoryError: The marks differ. The message says what to do.
     """
     run, questions = session.run, session.inputs.questions
     if questions is None or not session.spec.freeze_llm or not session.context.checkpointer.has(PROBE_PHASE):
@@ -148,7 +148,7 @@ def _refuse_other_marks(session: Session) -> None:
 def _open(
     spec: ExperimentSpec, store: RunStore, run_id: str | None, fresh: bool, workers: Workers
 ) -> tuple[RunDirectory, str]:
-    """The run to write to, and whether it is ``new``, ``resumed`` or ``finished``; the first worker makes it."""
+    """The run to write to, and whether it is ``new``, ``resumed`` or ``finished``. The first worker makes it."""
     if not workers.is_first:
         workers.wait()
     if run_id is not None:

@@ -1,7 +1,7 @@
 """One run on disk: every file name, what is written when, and who may write.
 
-Imports without torch, so that listing and pulling need none: what touches weights imports the
-checkpoint module when called.
+The module imports no torch, so that listing and pulling need none. Methods that touch weights import the checkpoint
+module when they are called.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, spec: ExperimentSpec, created: str, experiment_id: str | None = None) -> None:
         self.path, self.spec, self.created = path, spec, created
-        #: As written when the run began: a later version's defaults for settings it did not know change nothing.
+        #: The id that was written when the run began. Later versions' defaults for new settings do not change it.
         self.experiment_id = experiment_id or spec.experiment_id
 
     @classmethod
@@ -78,7 +78,7 @@ class RunDirectory:
         """The run in folder ``path``, wherever it lies and whatever it is called (a downloaded copy, say).
 
         Raises:
-            RunDirectoryError: Not a run directory, or its ``spec.json`` is damaged.
+            RunDirectoryError: It is no run directory, or its ``spec.json`` is damaged.
         """
         file = path / SPEC_FILE
         if not file.is_file():
@@ -93,7 +93,7 @@ class RunDirectory:
 
     @property
     def trunk_path(self) -> Path:
-        """The trunk that finetuning starts from; present means pretraining is done."""
+        """The trunk that finetuning starts from. Once it is there, pretraining is done."""
         return self.path / TRUNK_FILE
 
     @property
@@ -150,10 +150,10 @@ class RunDirectory:
 
         Args:
             fingerprints: Identity of each part of the data; None where the run has no such part.
-            **facts: Filter counts, provenance: stored, not compared.
+            **facts: Filter counts and provenance, which are stored and not compared.
 
         Raises:
-            RunDirectoryError: Naming what changed since the run began.
+            RunDirectoryError: The data changed since the run began. The message names what changed.
         """
         path = self.path / DATA_FILE
         before = read_sealed(path) if path.exists() else {"fingerprints": {}}
@@ -178,7 +178,7 @@ class RunDirectory:
 
     @property
     def text_fingerprint(self) -> str | None:
-        """Of the text it was or will be pretrained on; None where it is not, or nothing readable says."""
+        """Fingerprint of the pretraining text; None without pretraining, or where no readable file has it."""
         try:
             fingerprint = self.read_data()["fingerprints"]["text"]
         except (RunDirectoryError, KeyError, TypeError):
@@ -199,7 +199,7 @@ class RunDirectory:
         return self._lines(HISTORY_FILE)
 
     def read_curves(self) -> list[dict[str, Any]]:
-        """The history, its lines checked for the numbers that curves are drawn from."""
+        """The history. Its lines are checked for the numbers that curves are drawn from."""
         lines = self.read_history()
         check_history(lines, self.path / HISTORY_FILE)
         return lines
@@ -210,9 +210,9 @@ class RunDirectory:
     # The end -------------------------------------------------------------------------------------
 
     def write_stats(self, stats: Mapping[str, Any]) -> None:
-        """Finish the run: the manifest of all files, this one included, then ``finetune_stats.json``, last.
+        """Finish the run: write the manifest, and last ``finetune_stats.json``, which the manifest lists too.
 
-        Checkpoints are left out: they may go once the result is there, and not before.
+        Checkpoints are not listed, because they may go once the result is there.
         """
         text = to_json(seal(stats), indent=2) + "\n"
         files = describe_folder(self.path)
@@ -231,7 +231,7 @@ class RunDirectory:
         return [problem for problem in checked if problem]
 
     def checked(self, name: str) -> Path:
-        """The path of file ``name``, compared with the manifest where the run has one that lists it.
+        """The path of file ``name``. The file is compared with the manifest, if that lists it.
 
         Raises:
             RunDirectoryError: The file is missing or not what the manifest says.
@@ -257,7 +257,7 @@ def parse_spec_file(raw: Any, source: str, error: ErrorType = RunDirectoryError)
     """Spec and creation time from the content of a ``spec.json``.
 
     Raises:
-        error: Damaged, or of another version.
+        error: It is damaged, or of another version.
     """
     content = unseal(raw, source, error)
     try:

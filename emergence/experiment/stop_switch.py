@@ -14,17 +14,17 @@ def _announce() -> None:
 
 
 class StopSwitch:
-    """``should_stop`` of whatever runs inside ``with StopSwitch() as stop``: true once a stop was asked for.
+    """The ``should_stop`` of work inside ``with StopSwitch() as stop``. It is true once a stop was asked for.
 
     The first signal only sets the switch, so that the work can save where it is. A second SIGINT (Ctrl-C) raises
-    KeyboardInterrupt where the work is. The handlers of before are back when the block ends, however it ends. It has
-    to be entered in the main thread.
+    KeyboardInterrupt where the work is. The former handlers are back when the block ends, however it ends. The block
+    has to be entered in the main thread.
 
     Args:
         on_request: Called at every request that does not raise.
         signals: What counts as a request.
         seconds: The switch also sets itself this long after it was made.
-        counts_only: Raise at no signal: a sweep passes each request on to its runs and waits for them.
+        counts_only: No signal raises. A sweep passes each request on to its runs and waits for them.
 
     Attributes:
         requests: Number of signals so far; zero where only the time is over.

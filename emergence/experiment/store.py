@@ -1,6 +1,6 @@
 """All runs under one folder: how they are made, opened, and found again.
 
-Names are for people; a run is found by the content of its ``spec.json``. Imports without torch.
+Names are for people. A run is found by the content of its ``spec.json``. The module imports no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from emergence.files import TEMPORARY_SUFFIX, name_within, read_sealed, seal, wr
 from emergence.spec.experiment import ExperimentSpec
 from emergence.wording import did_you_mean
 
-#: Derived data (tokenizers, packed streams, downloads), beside the runs that use it.
+#: Folder of derived data (tokenizers, packed streams, downloads), beside the runs that use it.
 CACHE_FOLDER = ".cache"
 
 __all__ = ["RunDirectory", "RunStore"]
@@ -31,12 +31,12 @@ _TIMESTAMP = re.compile(r"_(\d{8}-\d{6})(?:-(\d+))?$")
 
 
 def is_run_id(name: str) -> bool:
-    """Whether ``name`` can be a run's: one word that names a folder and nothing beyond."""
+    """Whether ``name`` can be the name of a run: one word, which names a folder and no path."""
     return _RUN_ID.fullmatch(name) is not None
 
 
 def numbered(name: str) -> Iterator[str]:
-    """``name``, ``name-2``, ``name-3``...: what a run may be called, the first that is free."""
+    """``name``, ``name-2``, ``name-3``...: a run gets the first of these names that is free."""
     yield name
     yield from (f"{name}-{number}" for number in itertools.count(2))
 
@@ -45,7 +45,7 @@ def find_run(name: str, runs_dir: Path = Path("runs")) -> Path:
     """A run directory on this machine: a path, or a name in ``runs_dir``.
 
     Raises:
-        UsageError: Neither.
+        UsageError: It is neither.
     """
     reason = f"no such folder here or in {runs_dir}"
     try:
@@ -66,11 +66,11 @@ class RunStore:
         self.root = root
 
     def create(self, spec: ExperimentSpec, now: datetime | None = None, run_id: str | None = None) -> RunDirectory:
-        """Make a new run directory with its ``spec.json``; never one that is there already.
+        """Make a new run directory with its ``spec.json``. An existing run is never taken.
 
         Args:
-            now: Goes into the name (default: the local time).
-            run_id: The name, where a client chose it beforehand; else a taken name gets ``-2``, ``-3``...
+            now: The time in the name (default: the local time).
+            run_id: The name, if a client has chosen it. Otherwise a taken name gets ``-2``, ``-3``...
 
         Raises:
             RunDirectoryError: ``run_id`` is taken or malformed, or the system refused.
@@ -87,7 +87,7 @@ class RunStore:
         """An existing run, by its name.
 
         Raises:
-            RunDirectoryError: No such run, outside this folder, or its ``spec.json`` is damaged.
+            RunDirectoryError: There is no such run in this folder, or its ``spec.json`` is damaged.
         """
         path = self._inside(run_id.rstrip("/"))
         if not path.is_dir():
@@ -131,7 +131,7 @@ class RunStore:
         return next((run for run in self.runs() if run.trunk_path.is_file() and _trunk_id(run) == pretrain_id), None)
 
     def find_pretrained_on(self, text: str, spec: ExperimentSpec) -> RunDirectory | None:
-        """The newest run with the trunk that ``spec`` would pretrain on a text of this fingerprint, wherever it is."""
+        """The newest run with the trunk that ``spec`` would pretrain on the text with this fingerprint."""
         wanted = spec.training_id
         runs = (run for run in self.runs() if run.spec.pretrains and run.trunk_path.is_file())
         return next((run for run in runs if run.spec.training_id == wanted and run.text_fingerprint == text), None)
@@ -141,10 +141,10 @@ class RunStore:
 
         Args:
             path: Relative to this folder or to the working directory, or absolute.
-            confined: Allow only what lies in this folder (where the path comes from somebody else).
+            confined: Allow only files in this folder, because the path comes from somebody else.
 
         Raises:
-            WeightsError: Not there, a folder, or outside; lists what could be meant.
+            WeightsError: The file is missing, a folder, or outside. The message lists what could be meant.
         """
         return resolve_weights(self.root, path, confined=confined)
 
@@ -163,7 +163,7 @@ class RunStore:
         path = self._inside(run_id)
         if not self._make(path):
             left = [p.name for p in path.iterdir() if not p.name.endswith(TEMPORARY_SUFFIX)]
-            if left:  # else: a creation that was killed before its spec.json; take it over
+            if left:  # an empty folder is a creation that was killed: it is taken over
                 raise RunDirectoryError(f"{path} exists already: resume it with --resume {run_id}, or use another name")
         return path
 
@@ -172,7 +172,7 @@ class RunStore:
 
     @staticmethod
     def _make(path: Path) -> bool:
-        """Whether this call made the folder (only one of several concurrent ones does)."""
+        """Whether this call made the folder. Of several concurrent calls only one does."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
@@ -186,14 +186,14 @@ class RunStore:
 
 
 def _age_key(run: RunDirectory) -> tuple[str, int, str]:
-    """Sorts runs by age: the time in the name (which survives copying), else the time of creation."""
+    """Sorts runs by age: by the time in the name, which survives copying, else by the time of creation."""
     if match := _TIMESTAMP.search(run.run_id):
         return match[1], int(match[2] or 1), run.run_id
     return re.sub(r"[-:]", "", run.created).replace("T", "-"), 1, run.run_id
 
 
 def _trunk_id(run: RunDirectory) -> str | None:
-    """The pretraining that the trunk of ``run`` comes from; None for a random one, or where nothing says."""
+    """Id of the pretraining that the trunk of ``run`` comes from; None for a random one, or if unknown."""
     if run.spec.random_baseline:
         return None
     if run.spec.pretrains:

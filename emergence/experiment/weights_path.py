@@ -1,4 +1,4 @@
-"""Which file ``--pretrained-model-path`` means, and a helpful answer when it means none."""
+"""Which file ``--pretrained-model-path`` means, and a helpful error if it means none."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The Modal app: image, volumes and the remote functions.
 
-``prepare`` runs on a CPU container: it reserves the run's name, prepares the data (so that no GPU waits
-for a download) and starts ``train`` on the GPU the run asked for. Both get a plain dictionary, the *job*.
-A run survives whatever ends its container: its working copy is on the container's disk and a
+``prepare`` runs on a CPU container. It reserves the run's name, prepares the data, so that no GPU waits for a download,
+and starts ``train`` on the GPU that the run asked for. Both get a plain dictionary, the *job*.
+A run survives whatever ends its container. Its working copy is on the container's disk, and a
 :class:`~emergence.remote.mirror.VolumeMirror` publishes it to the volume, from where the next attempt goes on.
 ``conduct`` drives the runs of a sweep from a small container, so that none waits for the laptop that asked for them.
 """
@@ -85,7 +85,7 @@ class AttemptOver(RuntimeError):
 
 @app.function(cpu=4.0, memory=16 * 1024, retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
 def prepare(job: dict[str, Any]) -> dict[str, Any]:
-    """Reserve the run, prepare its data on a CPU, start training; returns ``{"call": id}`` or ``{"error": ...}``."""
+    """Reserve the run, prepare its data and start training. Returns ``{"call": id}`` or ``{"error": ...}``."""
     container.log_to_stdout()
     run_id, me = job["run_id"], modal.current_function_call_id() or ""
     try:
@@ -109,7 +109,7 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
 
 @app.function(gpu="A10G", retries=modal.Retries(max_retries=10, initial_delay=5.0), **_COMMON)
 def train(job: dict[str, Any]) -> dict[str, Any]:
-    """One attempt at a run on the GPU; returns its headline results or ``{"error": ...}``."""
+    """Make one attempt at a run on the GPU. Returns ``{"results": headline}`` or ``{"error": ...}``."""
     container.log_to_stdout()
     run_id, spec = job["run_id"], ExperimentSpec.from_dict(job["spec"])
     if (container.MODELS / run_id / STATS_FILE).exists():  # finished, and then the container was lost
@@ -151,7 +151,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
 @app.function(gpu="A10G", retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
 def analyse(values: dict[str, Any]) -> dict[str, Any]:
-    """Temporal CKA of runs on the volume; returns ``{"summary": text}`` or ``{"error": ...}``.
+    """Temporal CKA of runs on the volume. Returns ``{"summary": text}`` or ``{"error": ...}``.
 
     Only its own folder of the run is published, so a run can be analysed while it goes on.
     """
@@ -181,10 +181,10 @@ def analyse(values: dict[str, Any]) -> dict[str, Any]:
     max_containers=100,
 )
 def conduct(name: str, launch: str) -> dict[str, int]:
-    """Start and watch the calls of a sweep until all have ended; returns the number of tasks by state.
+    """Start and watch the calls of a sweep until all have ended. Returns the number of tasks by state.
 
     Args:
-        name: The sweep's. launch: Under ``NAME/LAUNCH`` in the table of sweeps is what is to be done.
+        name: The sweep's name. launch: What is to be done is in the table of sweeps under ``NAME/LAUNCH``.
     """
     container.log_to_stdout()
     sweep, states = dict(sweeps.get(f"{name}/{launch}")), dict(sweeps.get(name))["states"]
@@ -203,7 +203,7 @@ def conduct(name: str, launch: str) -> dict[str, int]:
 
 
 class Calls:
-    """:class:`emergence.sweep.place.Runner` by function calls; ``jobs`` holds what each gets, by the task's key."""
+    """A :class:`emergence.sweep.place.Runner` that makes function calls. ``jobs`` has each call's job by task key."""
 
     def __init__(self, jobs: Mapping[str, Mapping[str, Any]]) -> None:
         self.jobs = jobs
@@ -239,7 +239,7 @@ class Calls:
 
 
 def answer_of(call_id: str) -> dict[str, Any] | None:
-    """What a call returned, its exception as ``error``; None while it is going."""
+    """What a call returned, or its exception as ``error``; None while it is going."""
     try:
         return dict(modal.FunctionCall.from_id(call_id).get(timeout=0))
     except TimeoutError:
@@ -249,7 +249,7 @@ def answer_of(call_id: str) -> dict[str, Any] | None:
 
 
 def reserve(run_id: str, call_id: str) -> dict[str, Any]:
-    """Make ``call_id`` the only launch that may write a run; returns the run's entry in the lock table.
+    """Make ``call_id`` the only launch that may write a run. Returns the run's entry in the lock table.
 
     Raises:
         RunDirectoryError: Another launch holds the run and is still going.
@@ -268,10 +268,10 @@ def reserve(run_id: str, call_id: str) -> dict[str, Any]:
 
 
 def refuse_if_going(run_id: str, entry: dict[str, Any]) -> None:
-    """Raise for a run whose holder, as the lock table has it, has not ended yet.
+    """Refuse a run that a launch holds. ``entry`` is the run's in the lock table.
 
     Raises:
-        RunDirectoryError: Naming the function call.
+        RunDirectoryError: One of its calls has not ended. The message names it.
     """
     for call_id in (entry.get("train"), entry.get("holder")):
         if call_id and is_going(call_id):
@@ -292,9 +292,9 @@ def is_going(call_id: str) -> bool:
 
 
 def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None:
-    """All that the run reads, checked and cached on the data volume, and an empty run directory.
+    """Check all that the run reads, cache it on the data volume, and make an empty run directory.
 
-    Raises what the run itself would: before a GPU is rented. Returns the fingerprint of the pretraining text.
+    What the run would raise is raised here, before a GPU is rented. Returns the fingerprint of the pretraining text.
     """
     from emergence.experiment.inputs import read_inputs, refuse_changed_text
     from emergence.experiment.store import RunStore
@@ -313,5 +313,5 @@ def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None
 
 
 def _answer(error: EmergenceError) -> dict[str, Any]:
-    """A user error as a result: raised, Modal would retry it."""
+    """A user error as a result, because Modal would retry one that is raised."""
     return {"error": str(error), "exit_code": error.exit_code}

@@ -42,7 +42,7 @@ def check_flags_first(file: str, about: str | None) -> None:
 
     What needs no container is answered here and ends the process: ``--help`` (``about`` opens it), a contradiction
     (one line, exit code 2), ``--list-saved``, ``--dry-run``, an estimate above ``--max-cost``. Otherwise :func:`launch`
-    takes over where this ended. In a container, or imported by anything else, this does nothing.
+    goes on with the checked flags. In a container, or for another command than ``modal run FILE``, nothing happens.
     """
     global _checked
     flags = flags_on_command_line(sys.argv, file, launch_flags(), about) if modal.is_local() else None
@@ -67,7 +67,7 @@ def launch(flags: dict[str, Any]) -> None:
 
 
 def _answer_without_container(flags: dict[str, Any]) -> Request | None:
-    """The checked request; None when it needed no container and has been answered."""
+    """The checked request; None if it needed no container and has been answered."""
     request = Request.from_flags(flags)
     if request.list_saved:
         print(format_table(saved_runs()))
@@ -131,7 +131,7 @@ def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def free_name(spec: ExperimentSpec, taken: Collection[str]) -> str:
-    """A name that no run on the volume (``taken``) has, nor one that is about to be."""
+    """A name that no run on the volume (``taken``) has, and that no launch has reserved."""
     names = numbered(spec.run_name(datetime.now()))
     return next(name for name in names if name not in taken and locks.get(name) is None)
 
@@ -150,7 +150,7 @@ def check_analysis_first(file: str, about: str | None) -> None:
 
 
 def launch_analysis(flags: AnalysisFlags) -> None:
-    """Body of the entry point: analyse runs on the volume, print the tables."""
+    """Body of the entry point: analyse runs on the volume and print the tables."""
     try:
         _check_analysis(flags)
         call = analyse.with_options(gpu=find_gpu(flags.gpu).modal_name).spawn(dataclasses.asdict(flags))
@@ -164,7 +164,7 @@ def launch_analysis(flags: AnalysisFlags) -> None:
 
 
 def run_as_program(about: str | None) -> int:
-    """``python temporal_cka_analysis.py``: the same analysis of runs on this machine; returns the exit code."""
+    """``python temporal_cka_analysis.py``: analyse runs on this machine. Returns the exit code."""
     parser = parser_of(flags_of(AnalysisFlags), description=about)
     try:
         print(analyse_locally(AnalysisFlags(**vars(parser.parse_args()))))
@@ -220,7 +220,7 @@ class VolumeFiles:
         """The spec of a run.
 
         Raises:
-            RunDirectoryError: No such run, or its ``spec.json`` is damaged.
+            RunDirectoryError: There is no such run, or its ``spec.json`` is damaged.
         """
         path = f"{run_id}/{SPEC_FILE}"
         try:
@@ -253,7 +253,7 @@ class VolumeFiles:
 
 
 def saved_runs() -> list[RunSummary]:
-    """Every run on the volume, last changed first, without a container."""
+    """Every run on the volume, last changed first. It takes no container."""
     volume = VolumeFiles()
 
     def summarise(item: tuple[str, dict[str, FileFacts]]) -> RunSummary:

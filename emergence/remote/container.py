@@ -1,7 +1,7 @@
-"""What happens inside a Modal container, told without Modal: folders, stopping, one process or several.
+"""What happens inside a Modal container, without importing Modal: folders, stopping, one process or several.
 
-The working copy of a run and all caches lie on the container's own disk; the volumes are only copied
-from and to (a volume may not have open or memory-mapped files while it commits).
+The working copy of a run and all caches lie on the container's own disk. Files are only copied from the volumes and to
+them, because a volume may not have open or memory-mapped files while it commits.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: A container's root; another folder only where a test runs containers on its own machine.
+#: A container's root. It is another folder only where a test runs containers on its own machine.
 ROOT = Path(os.environ.get("EMERGENCE_CONTAINER_ROOT", "/"))
 #: Where the volumes are mounted, and the container's own disk.
 MODELS, DATA, WORK = ROOT / "models", ROOT / "data", ROOT / "work"
 RUNS, CACHE, FILES = WORK / "runs", WORK / "cache", WORK / "files"
 
-#: Modal's limit for one attempt, and how long before it an attempt stops by itself, saved.
+#: Modal's time limit for one attempt, and how long before it an attempt saves and stops by itself.
 ATTEMPT_SECONDS, SPARE_SECONDS = 24 * 3600, 15 * 60
-#: What a launch is told of the result; everything is in the run directory.
+#: Scores that a launch prints. The run directory holds everything.
 SHOWN_SCORES = ("best_validation_loss", "final_validation_accuracy", "final_validation_f1")
 
 
@@ -49,11 +49,11 @@ def attempt_switch(on_interrupt: Callable[[], None]) -> StopSwitch:
 
 
 def working_copy(spec: ExperimentSpec, run_id: str, trunk: str | None = None, text: str | None = None) -> Path:
-    """The run's folder on local disk, as last published, beside what it needs of other runs.
+    """Copy a run as last published, and what it needs of other runs, to local disk. Returns its folder.
 
     Args:
         trunk: The run whose trunk a sweep means it to take.
-        text: Fingerprint of its pretraining text, where that has been read already.
+        text: Fingerprint of its pretraining text, if that has been read already.
 
     Raises:
         WeightsError: The weights the spec names are not on the volume.
@@ -82,7 +82,7 @@ def working_copy(spec: ExperimentSpec, run_id: str, trunk: str | None = None, te
 
 
 def bring_data(spec: ExperimentSpec) -> None:
-    """Copy caches and the files the flags name from the data volume; relative paths then resolve.
+    """Copy caches and the files that flags name from the data volume, and enter their folder for relative paths.
 
     Raises:
         DataError: A named file is not on the volume.
@@ -106,7 +106,7 @@ def bring_data(spec: ExperimentSpec) -> None:
 
 
 def run_in_process(job: dict[str, Any], stop: Callable[[], bool], on_commit: Callable[[], None] | None = None) -> None:
-    """A job's experiment in this process; ``on_commit`` is called after each checkpoint."""
+    """Run a job's experiment in this process. ``on_commit`` is called after each checkpoint."""
     from emergence.experiment.run import run_experiment
     from emergence.experiment.store import RunStore
     from emergence.report.terminal import describe_result
@@ -142,7 +142,7 @@ def copy_of_run(run_id: str) -> None:
 
 
 def run_analysis(flags: AnalysisFlags) -> str:
-    """Temporal CKA of local copies of runs; returns its summary."""
+    """Temporal CKA of local copies of runs. Returns its summary."""
     from emergence.experiment.store import RunStore
 
     store = RunStore(RUNS)
@@ -157,9 +157,9 @@ def _announce(run: RunDirectory, what: str) -> None:
 
 
 def run_on_devices(job: dict[str, Any], devices: int, stop: Callable[[], bool]) -> None:
-    """A job's experiment on several devices of this container: a worker a device, started by torchrun.
+    """Run a job's experiment on several devices of this container. torchrun starts a worker for each device.
 
-    The workers are told to stop through a file; user errors come back through another.
+    One file tells the workers to stop, and another brings their user errors back.
 
     Raises:
         EmergenceError: A worker met a user error, or saved and stopped on request (exit code 130).
@@ -188,7 +188,7 @@ def run_on_devices(job: dict[str, Any], devices: int, stop: Callable[[], bool]) 
 
 
 def work(job_file: Path) -> int:
-    """One worker of :func:`run_on_devices`; returns its exit code."""
+    """Be one worker of :func:`run_on_devices`. Returns the exit code."""
     try:
         run_in_process(json.loads(job_file.read_text(encoding="utf-8")), (WORK / "stop").exists)
     except EmergenceError as error:
@@ -205,7 +205,7 @@ def headline(folder: Path) -> dict[str, Any]:
 
 
 def log_to_stdout() -> None:
-    """Log lines of the package among what Modal shows of a container."""
+    """Send the package's log lines to standard output, which Modal shows."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 

@@ -1,8 +1,8 @@
 """From the flags of ``modal run FILE`` to a checked request, before anything is sent anywhere.
 
-``modal run`` creates the app and builds its image before it calls the entry point, so an entry point
-that checks its flags in its own body is too late to be cheap. It therefore also hands its flags to
-:func:`flags_on_command_line` while the file is being imported. Standard library only.
+``modal run`` creates the app and builds its image before it calls the entry point. An entry point that checks its flags
+in its own body is then too late to be cheap. So its file hands the flags to :func:`flags_on_command_line` while it is
+being imported. Standard library only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Request:
         """Check the values of :func:`launch_flags` against each other.
 
         Raises:
-            UsageError: Naming the flag that cures a contradiction.
+            UsageError: Flags contradict each other. It names the flag that cures it.
         """
         launch = {each.name: flags[each.name] for each in flags_of(cls)}
         launch["resume"] = launch["resume"] or None
@@ -74,7 +74,7 @@ class Request:
         """The estimate for this request.
 
         Raises:
-            UsageError: Dearer than ``--max-cost``.
+            UsageError: It is above ``--max-cost``.
         """
         assert self.spec is not None
         plan = plan_experiment(self.spec, self.gpu)
@@ -91,12 +91,12 @@ def job_of(spec: ExperimentSpec, run_id: str, gpu: str | None, *, fresh: bool = 
     """A *job*: what the functions on Modal are told of one run, in JSON's types.
 
     Args:
-        gpu: Instead of the configuration's.
-        fresh: Start anew where a run of that name has begun.
-        **more: What else the launch decides.
+        gpu: The GPU in place of the configuration's.
+        fresh: Take no trunk from another run.
+        **more: Further entries that the launch decides.
 
     Raises:
-        UsageError: An unknown GPU.
+        UsageError: The GPU is unknown.
     """
     compute = spec.config.compute
     return {
@@ -122,9 +122,9 @@ def flags_on_command_line(
 ) -> dict[str, Any] | None:
     """The values of ``flags`` with which ``modal run FILE ...`` is about to call its entry point.
 
-    ``--help`` is answered here, and ends the process: the client's own has no help texts.
-    Returns None when this is not such a command or when the flags do not parse: then the client
-    itself says what is wrong, also without a network call.
+    ``--help`` is answered here and ends the process, because the client's own has no help texts. The result is None if
+    this is no such command, or if the flags do not parse. The client itself then says what is wrong, also without a
+    network call.
     """
     places = [i for i, word in enumerate(argv) if i and _is_file(word.split("::")[0], file)]
     if not places or "run" not in argv[1 : places[0]]:

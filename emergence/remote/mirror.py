@@ -1,9 +1,9 @@
 """A run directory on fast local disk, published to a slow shared volume off the training path.
 
-On Modal a run works on the container's own disk, because a volume may not have open files while it
-commits. :class:`VolumeMirror` copies what changed to the volume and commits, in a background thread,
-every ``min_seconds``; training never waits for it. The order of copying makes every published state
-one that a run can resume from, though the run goes on writing meanwhile.
+On Modal a run works on the container's own disk, because a volume may not have open files while it commits. Every
+``min_seconds`` a background thread of :class:`VolumeMirror` copies what changed to the volume and commits. Training
+never waits for it. Files are copied in an order that lets a run resume from every published state, although the run
+goes on writing meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from emergence.files import TEMPORARY_SUFFIX, sweep_temporary
 
 logger = logging.getLogger(__name__)
 
-#: Written when a run is complete, so published after everything they vouch for.
+#: Files that are written when a run is complete. They are published after everything that they vouch for.
 LAST = ("MANIFEST.json", "finetune_stats.json")
 
 
@@ -30,14 +30,14 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _publishing_order(name: str) -> tuple[int, str]:
-    """Checkpoints, then weights, then the rest (a history that is ahead of them is cut back), the result last."""
+    """Checkpoints, weights, the rest, the result. A history that is ahead of its checkpoint is cut back."""
     if name in LAST:
         return 3 + LAST.index(name), name
     return (0 if name.startswith("checkpoint/") else 1 if name.endswith(".pth") else 2), name
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy so that a reader of ``target`` sees the old file or the new one, and nothing stays open or lies about.
+    """Copy a file. A reader of ``target`` sees the old file or the new one, and nothing stays open or lies about.
 
     The source may go away in the middle: a run deletes its older checkpoints while they are copied.
     """
@@ -53,7 +53,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def copy_tree(source: Path, target: Path) -> int:
-    """Copy the files of ``source`` that ``target`` lacks or holds in another state; returns bytes copied."""
+    """Copy the files of ``source`` that ``target`` lacks or holds in another state. Returns bytes copied."""
     copied = 0
     for name in sorted(_names(source)):
         if not (target / name).exists() or _state(target / name) != _state(source / name):
@@ -63,10 +63,10 @@ def copy_tree(source: Path, target: Path) -> int:
 
 
 def copy_new_folders(source: Path, target: Path) -> int:
-    """Copy the folders of files that ``target`` lacks, each whole or not at all; returns bytes copied.
+    """Copy the folders of files that ``target`` lacks, each whole or not at all. Returns bytes copied.
 
-    For caches, whose folders never change once they exist. A folder is one that holds files itself;
-    hidden ones (still being built) are left out.
+    It is meant for caches, whose folders never change once they exist. Only folders that hold files themselves count.
+    Hidden ones are left out, because they are still being built.
     """
     copied = 0
     for name in sorted({Path(file).parent.as_posix() for file in _names(source)}):
@@ -91,14 +91,14 @@ class VolumeMirror:
     """Publishes one local folder to one folder of a volume.
 
     Args:
-        local: The folder that is written to; it may not exist yet.
+        local: The folder that is written to. It may not exist yet.
         remote: Its copy on the volume.
         commit: Makes the volume's content visible and durable (``modal.Volume.commit``).
-        min_seconds: Time between the starts of two background publications; a checkpoint is published as
-            soon as that time is over, and without one the history still is, so that others see progress.
+        min_seconds: Time between the starts of two background publications. A checkpoint is published as soon as it
+            is over. Without a checkpoint the history is published, so that others see progress.
     """
 
-    #: Until something was published: a new run is to be seen on the volume soon.
+    #: The interval until something was published, so that a new run is soon seen on the volume.
     FIRST_SECONDS = 5.0
 
     def __init__(self, local: Path, remote: Path, commit: Callable[[], None], min_seconds: float = 60.0) -> None:
@@ -116,22 +116,22 @@ class VolumeMirror:
         self._thread.start()
 
     def request(self) -> None:
-        """Publish soon; returns at once. What a checkpointer's ``on_commit`` is."""
+        """Ask for a publication soon, and return at once. A checkpointer's ``on_commit`` is this."""
         self._wanted.set()
 
     def hurry(self) -> None:
-        """Publish now, without waiting for the interval (safe in a signal handler); returns at once."""
+        """Ask for a publication now, whatever the interval, and return at once. A signal handler may call this."""
         self._urgent.set()
         self._wanted.set()
 
     def publish(self, final: bool = False) -> int:
-        """Copy what changed and commit, in this thread; returns the number of files published.
+        """Copy what changed and commit, in this thread. Returns the number of files published.
 
         Args:
-            final: Nothing is written to the folder any more, so that what is missing in it is gone for good.
+            final: Nothing is written to the folder any more, so what is missing in it is gone for good.
 
         Raises:
-            OSError, RuntimeError: The copy or the commit failed; the next call tries again.
+            OSError, RuntimeError: The copy or the commit failed. The next call tries again.
         """
         with self._busy:
             names = _names(self.local)
@@ -198,7 +198,7 @@ class VolumeMirror:
         return len(now)
 
     def adopt(self) -> None:
-        """Take what both sides already have in the same state as published (after restoring from the volume)."""
+        """Count as published what both sides have in the same state, after a run was restored from the volume."""
         for name in _names(self.local) & _names(self.remote):
             if (state := _state(self.local / name)) == _state(self.remote / name):
                 self._published[name] = state

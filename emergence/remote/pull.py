@@ -1,8 +1,8 @@
 """A finished run from a Modal volume to this machine, verified file by file.
 
-Every file is written beside its place, compared with the run's ``MANIFEST.json`` and only then renamed
-into it, so an interrupted pull leaves nothing that looks complete, and the same command goes on with
-what is missing. What is already here is never overwritten.
+Every file is written beside its place, compared with the run's ``MANIFEST.json``, and only then renamed into its place.
+So an interrupted pull leaves nothing that looks complete, and the same command goes on with what is missing. What is
+already here is never overwritten.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RemoteFiles(Protocol):
         """Bytes of every file below ``folder`` by its relative name; empty if there is no such folder."""
 
     def read(self, path: str) -> Iterator[bytes]:
-        """The content of one file in pieces; may fail half-way."""
+        """The content of one file in pieces. It may fail half-way."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def pull_run(
         report: Called before each download with the file's name and size in bytes.
 
     Raises:
-        RunDirectoryError: No such run, not finished, another file in the way, or the connection is gone.
+        RunDirectoryError: The run is missing or unfinished, another file is in the way, or the connection is gone.
     """
     run_id = run_id.strip("/")
     if not is_run_id(run_id):
@@ -144,7 +144,7 @@ def _missing(folder: Path, entries: Mapping[str, ManifestEntry]) -> list[str]:
 
 
 class _TransferError(Exception):
-    """The bytes did not arrive (not an OSError, which is about this machine's disk)."""
+    """The bytes did not arrive. It is no OSError, because that would be about this machine's disk."""
 
 
 def _pieces(source: RemoteFiles, path: str) -> Iterator[bytes]:
@@ -174,10 +174,10 @@ def _download(source: RemoteFiles, run_id: str, name: str, entry: ManifestEntry,
 
 
 def _patiently(action: Callable[[], T], path: str) -> T:
-    """Do what needs the network, trying again after its failures (of whatever type the client raises).
+    """Do what needs the network, and try again after failures of any type, because the client's types differ.
 
     Raises:
-        RunDirectoryError: It kept failing.
+        RunDirectoryError: The last try failed, too.
     """
     for attempt in range(ATTEMPTS):
         try:

@@ -36,7 +36,7 @@ class ModalPlace:
         return f"at most {counted(jobs, 'container')} at a time"
 
     def existing(self, runs_dir: Path) -> Existing:
-        """What is done and begun on the volume, by content; the newest of equal runs."""
+        """The runs that are done or begun on the volume, by content. Of equal runs the newest counts."""
         volume, existing = VolumeFiles(), Existing()
         runs = volume.runs()
         newest = sorted(runs, key=lambda r: (max(facts.changed for facts in runs[r].values()), r), reverse=True)
@@ -60,9 +60,9 @@ class ModalPlace:
         return existing
 
     def run(self, record: Record, existing: Existing, say: Say) -> None:
-        """Start what is left of a sweep, or join in where it is running already, and follow it to its end.
+        """Start what is left of a sweep, unless it is running already, and follow it to its end.
 
-        The laptop may close: the conductor does the rest, and the record finds it again.
+        The laptop may close. The conductor does the rest, and the record finds it again.
 
         Raises:
             RunDirectoryError: A file of the record cannot be written.
@@ -86,7 +86,7 @@ class ModalPlace:
         _fetch_stats(record, say)
 
     def refresh(self, record: Record) -> None:
-        """The states as last published; what was running and is no longer conducted is stopped."""
+        """Take the states as last published. A running task without a conductor or a going call has stopped."""
         published = dict(sweeps.get(record.name) or {}).get("states", {})
         for key, raw in published.items():
             if key in record.graph.status:
@@ -98,7 +98,7 @@ class ModalPlace:
                     status.state = "stopped"
 
     def is_running(self, record: Record) -> bool:
-        """Whether its conductor has not ended."""
+        """Whether the sweep's conductor has not ended."""
         return record.conductor is not None and is_going(record.conductor)
 
     def cancel(self, record: Record) -> str:
@@ -138,7 +138,7 @@ class ModalPlace:
 
 
 def _sweep(record: Record, existing: Existing) -> dict[str, Any]:
-    """What the conductor gets, and fresh states."""
+    """What the conductor gets: tasks with fresh states, and their jobs."""
     graph = record.graph
     for status in graph.status.values():
         if status.state != "done":

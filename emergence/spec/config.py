@@ -1,9 +1,8 @@
 """TOML to validated, frozen configuration, with the standard library alone.
 
-Every field (:mod:`emergence.spec.settings`) documents itself and its limits, so ``emergence config`` can teach and
-an impossible value can be refused by file, key and what is allowed. A *recipe* (``modern`` or ``gpt2``)
-supplies the architecture and optimiser defaults that belong together; the file, then ``--set``,
-override single values.
+Every field (:mod:`emergence.spec.settings`) has a help text and limits. ``emergence config`` shows them, and the error
+about an impossible value names file, key and what is allowed. A *recipe* (``modern`` or ``gpt2``) supplies the defaults
+of architecture and optimiser that belong together. The file overrides them, and ``--set`` overrides the file.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def config_path(name: str) -> Path:
     """Where the file of a named configuration lies: beside the package in a checkout, inside it when installed.
 
     Raises:
-        ConfigError: No such configuration.
+        ConfigError: There is no such configuration.
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package.parent / "configs", package / "configs"):
@@ -76,7 +75,7 @@ def load_config(name: str, overrides: Iterable[str] = ()) -> ExperimentConfig:
     """Read ``configs/<name>.toml``, apply ``section.key=value`` overrides, validate.
 
     Raises:
-        ConfigError: Naming the file (or ``--set``), the key, and what is allowed.
+        ConfigError: A value is impossible. It names the file (or ``--set``), the key, and what is allowed.
     """
     return load_config_file(config_path(name), overrides)
 
@@ -102,7 +101,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file.
 
     Raises:
-        ConfigError: Missing, not UTF-8, not TOML.
+        ConfigError: The file is missing, not UTF-8, or not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -117,8 +116,8 @@ def config_from_dict(
 
     Args:
         raw: Tables by section plus ``name``, ``run_prefix``, ``recipe``.
-        source: What error messages call the place the values come from.
-        origin: More exact places for single ``(section, key)`` pairs.
+        source: Name of the place that the values come from, for errors.
+        origin: More exact names of places, for single ``(section, key)`` pairs.
     """
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{source}: not a table of settings")
@@ -133,7 +132,7 @@ def config_from_dict(
         if not isinstance(raw.get(key), str) or not str(raw[key]).replace("_", "").replace("-", "").isalnum():
             raise ConfigError(f"{source}: {key} must be a word of letters, digits, '_' and '-'")
     recipe = raw.get("recipe", "modern")
-    if recipe not in tuple(RECIPES):  # a tuple: a list in the file is no key either, and cannot be hashed
+    if recipe not in tuple(RECIPES):  # a tuple, because a list in the file cannot be hashed
         place = origin.get(("", "recipe"), source)
         raise ConfigError(f"{place}: recipe must be one of {', '.join(RECIPES)}, not {recipe!r}")
     sections = {}
@@ -188,7 +187,7 @@ def _check_value(value: Any, hint: Any, place: str, low: float | None, high: flo
             raise ConfigError(f"{place} must be a list of numbers, not {value!r}")
         return tuple(_check_value(item, get_args(hint)[0], place, low, high) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # beyond any float: refused below as what it is
+        with contextlib.suppress(OverflowError):  # too large for a float: refused below
             value = float(value)
     if type(value) is not hint:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
@@ -208,7 +207,7 @@ def _check_value(value: Any, hint: Any, place: str, low: float | None, high: flo
 
 
 def _check_together(config: ExperimentConfig, source: str) -> None:
-    """Values that are fine alone but impossible together."""
+    """Refuse values that are possible alone and impossible together."""
     model, pretrain = config.model, config.pretrain
     if model.hidden_size % model.n_heads or (model.hidden_size // model.n_heads) % 2:
         raise ConfigError(
@@ -234,7 +233,7 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
         raise ConfigError(f"--set {text}: write it as SECTION.KEY=VALUE, for example --set pretrain.epochs=2")
     try:
         return section, key, tomllib.loads(f"value = {value.strip()}")["value"]
-    except (ValueError, RecursionError):  # no TOML (or digits, or brackets, without end): a string
+    except (ValueError, RecursionError):  # not TOML, or too many digits or brackets: a plain string
         return section, key, value.strip()
 
 

@@ -1,9 +1,8 @@
 """What a run will cost, before it costs anything: tokens, GPU hours and dollars.
 
-The token and FLOP counts follow from the configuration; the hours assume a share of the GPU's peak that
-narrow models do not reach for lack of work per kernel, so they are estimates to decide by, not promises.
-Prices come from the dated table in ``configs/prices.toml``. Standard library only: it runs on a laptop
-without torch.
+The token and FLOP counts follow from the configuration. The hours assume a share of the GPU's peak, which is smaller
+for narrow models because their kernels have little work. So hours and dollars are estimates to decide by, not promises.
+Prices come from the dated table in ``configs/prices.toml``. Standard library only, for laptops without torch.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from emergence.spec.model_size import ParameterCounts, count_parameters, trainin
 from emergence.spec.search_budget import finetuning_passes, grid_size, search_passes
 from emergence.wording import did_you_mean
 
-#: Share of the peak a very wide model reaches, and the hidden size at which half of it is reached.
+#: Share of the peak that a very wide model reaches, and the hidden size that reaches half of that share.
 WIDE_UTILISATION, HALF_WIDTH = 0.40, 512
 #: Container start, data copying, compilation, evaluation.
 OVERHEAD_HOURS = 0.1
 #: Training questions and tokens a question (with its sentence) by ``--finetune-data``, rounded.
 QUESTIONS = {"qasrl": (6_400, 45), "qasrl-bank": (190_000, 45), "squad": (87_600, 200), "qasrl+squad": (94_000, 190)}
-#: Another device brings this share of a first one (gradients have to be exchanged).
+#: Each further device adds this share of the first one's speed, because gradients have to be exchanged.
 EXTRA_DEVICE = 0.8
-#: Costlier launches ask first (or need ``--yes``).
+#: A costlier launch asks first, or needs ``--yes``.
 ASK_ABOVE_DOLLARS = 10.0
 
 
@@ -119,7 +118,7 @@ def find_gpu(text: str) -> Gpu:
     """A GPU by Modal's name, optionally with a count (``A10G``, ``H100:2``).
 
     Raises:
-        UsageError: Not in the price table, or an impossible count.
+        UsageError: The GPU is not in the price table, or the count is impossible.
     """
     table = _prices()
     name, _, count = text.partition(":")
@@ -144,7 +143,7 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None) -> Plan:
         gpu: Overrides the configuration's GPU.
 
     Raises:
-        UsageError: An unknown GPU.
+        UsageError: The GPU is unknown.
     """
     table = _prices()
     device = find_gpu(gpu or spec.config.compute.gpu)
@@ -194,10 +193,10 @@ def _finetune_tokens(spec: ExperimentSpec) -> tuple[int, int]:
 
 
 def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:
-    """``--max-cost``.
+    """Refuse a plan whose estimate is above ``--max-cost``.
 
     Raises:
-        UsageError: The estimate is higher.
+        UsageError: It is above.
     """
     if max_cost is not None and plan.dollars > max_cost:
         raise UsageError(
@@ -211,7 +210,7 @@ def ask_if_dear(dollars: float, yes: bool) -> None:
     """Let a person agree to a costly launch; ``yes`` is ``--yes``.
 
     Raises:
-        UsageError: No, or nobody to ask.
+        UsageError: The answer is no, or there is nobody to ask.
     """
     if yes or dollars <= ASK_ABOVE_DOLLARS:
         return

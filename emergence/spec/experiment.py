@@ -21,11 +21,11 @@ from emergence.spec.config import ConfigName, ExperimentConfig, config_from_dict
 from emergence.spec.flags import Flag, flag, flags_of
 
 SPEC_VERSION = 1
-#: Random number generators take 64 bits, and some seeds are made by counting on from this one.
+#: Largest seed. Generators take 64 bits, and some seeds are the experiment's plus a count.
 MOST_SEED = 2**32 - 1
 
 PretrainData = Literal["wiki", "wiki+nq", "wiki+control", "shuffled"]
-#: Pretraining data in which short documents take the place of some text: NQ-open's, or passages as long as they.
+#: Pretraining data in which short documents replace some text: NQ-open's, or passages of the same lengths.
 MIXES: tuple[PretrainData, ...] = ("wiki+nq", "wiki+control")
 FinetuneData = Literal["qasrl", "qasrl-bank", "squad", "qasrl+squad"]
 DataRoute = Literal["hub", "microworld"]
@@ -69,19 +69,19 @@ class ExperimentSpec:
     freeze_llm: bool = flag(False, "Freeze the trunk, train only probes.")
     random_baseline: bool = flag(False, "Random trunk, never pretrained.")
     finetune_samples: int | None = flag(None, "Few-shot: use this many training questions.")
-    # Those of ``pretrained_model_path``, or of the newest run with the same pretraining.
+    # The weights are those of ``pretrained_model_path``, or of the newest run with the same pretraining.
     skip_pretrain: bool = flag(False, "Use existing pretrained weights.")
-    # Relative to the runs folder, or absolute.
+    # The path is relative to the runs folder, or absolute.
     pretrained_model_path: str | None = flag(None, "Weights to start from, e.g. RUN/toy_llm_unified_pretrained.pth.")
     skip_finetune: bool = flag(False, "Pretrain only.")
-    # Never of the splits: seeds share test questions.
+    # The splits do not depend on it: all seeds share the test questions.
     seed: int = flag(0, "Seeds initialisation, data order and few-shot subsets.")
-    # An echo is read at the second copy of the sentence.
+    # In an echo, words are read at the second copy of the sentence.
     layout: Layout = flag("question-first", "question-first: question, sentence. echo: sentence, question, sentence.")
     finetune_data: FinetuneData = flag("qasrl", "Questions the hub route loads.")
     data: DataRoute = flag("hub", "hub (Hugging Face) or microworld (built in, offline).")
     pretrain_text: str | None = flag(None, "Local text (file or folder) instead of the route's.")
-    # The control takes its lengths alone.
+    # The control uses only the lengths of its documents.
     nq_data: str | None = flag(None, "Local NQ-open (jsonl or parquet) for wiki+nq and wiki+control.")
     qa_data: str | None = flag(None, "Local question data (file or folder) instead of the route's.")
 
@@ -99,12 +99,12 @@ class ExperimentSpec:
         Args:
             config_name: A configuration in ``configs/``.
             set_values: ``section.key=value`` overrides.
-            on_nan: Other than ``stop``: short for ``pretrain.on_nan=...``, which is of no consequence for the identity.
+            on_nan: Any value but ``stop`` stands for ``pretrain.on_nan=...``. It does not change the identity.
             **flags: The remaining fields of :class:`ExperimentSpec`; empty strings count as not given.
 
         Raises:
-            UsageError: Naming the flag that cures a contradiction.
-            ConfigError: Naming the config key.
+            UsageError: Flags contradict each other. It names the flag that cures it.
+            ConfigError: A config value is impossible. It names the key.
         """
         flags = {name: None if value == "" else value for name, value in flags.items()}
         overrides = [*(set_values or ()), *([f"pretrain.on_nan={on_nan}"] if on_nan != ON_NAN.default else [])]
@@ -112,7 +112,7 @@ class ExperimentSpec:
         return spec.checked()
 
     def checked(self) -> ExperimentSpec:
-        """Normalise what flags imply and refuse what they contradict; returns the spec to use."""
+        """The spec to use, with what its flags imply filled in. Flags that contradict each other are refused."""
         for each in flags_of(type(self)):
             value, choices = getattr(self, each.name), each.choices
             if choices and value not in choices:
@@ -199,7 +199,7 @@ class ExperimentSpec:
 
     @property
     def training_id(self) -> str:
-        """Identity of the pretraining but for its data: with equal data, wherever that lies, it gives one trunk."""
+        """Identity of the pretraining without its data. Specs that share it make one trunk from equal texts."""
         config = _without_cosmetics(self.config.to_dict())
         return _digest([config["model"], config["pretrain"], self.seed])
 
@@ -266,8 +266,8 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         )
 
 
-#: Settings that came later than the first stored specs, at what their absence means. A stored run must neither begin
-#: to search nor train its probes on other golds when it is resumed, and its experiment stays the one it was.
+#: Settings that are younger than the first stored specs, with what their absence means. A resumed run must not begin
+#: to search, nor train its probes on other golds. Its experiment stays the same.
 _ABSENT_MEANS: dict[str, dict[str, Any]] = {
     "finetune": {"search": "off", "dropout": 0.0},
     "probe": {"train_gold": "first", "conditional": False},
@@ -284,7 +284,7 @@ def _check_types(owner: type[ExperimentSpec], values: Mapping[str, Any], source:
 
 
 def _as_it_was_meant(config: object) -> Any:
-    """A stored config, with the settings that it is too old to hold at what it did."""
+    """A stored config. The settings that it is too old to hold get the values that it ran with."""
     if not isinstance(config, Mapping):
         return config
     complete = dict(config)
@@ -296,12 +296,12 @@ def _as_it_was_meant(config: object) -> Any:
 
 
 def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config dictionary without what cannot change a result (names, logging and checkpoint cadence, hardware)."""
+    """A config dictionary without what cannot change a result: names, hardware, cadence of logs and checkpoints."""
     kept = {key: value for key, value in config.items() if key not in ("name", "run_prefix", "compute")}
     for section in ("pretrain", "finetune"):
         cosmetic = ("log_every_steps", "checkpoint_every_steps", "on_nan")
         kept[section] = {key: value for key, value in config[section].items() if key not in cosmetic}
-    for section, settings in _ABSENT_MEANS.items():  # so that what is as it was has the identity that it had
+    for section, settings in _ABSENT_MEANS.items():  # so that older experiments keep their identity
         kept[section] = {k: v for k, v in kept[section].items() if k not in settings or v != settings[k]}
     return kept
 

@@ -1,7 +1,7 @@
 """Flags, each declared once, on the field that holds it: type, choices, default and help.
 
 Typer, Modal's client and argparse make their command lines from the same declarations. The first two read a
-function's signature, which :func:`takes` builds. Standard library only; Typer is asked for where it is used.
+function's signature, which :func:`takes` builds. Standard library only; Typer is imported where it is used.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Flag:
 
     Attributes:
         name: ``--name``, with hyphens.
-        kind: ``bool``, ``int``, ``float``, ``str`` or ``list[str]``, perhaps ``| None``; a ``Literal`` of strings.
+        kind: ``bool``, ``int``, ``float``, ``str`` or ``list[str]``, also with ``| None``, or a ``Literal`` of strings.
         default: The value where the flag is not given, or ``REQUIRED``.
         help: What it does, in one line.
         metavar: What stands for its value in ``--help``.
-        before: Name of the flag that it stands before, where another place than its declaration's.
-        on_modal: The flag that ``modal run`` has in its place, where that cannot take this one.
+        before: Name of the flag that it stands before; None leaves it in the order of declaration.
+        on_modal: The flag that ``modal run`` has in its place, where Modal's client cannot take this one.
     """
 
     name: str
@@ -45,27 +45,27 @@ class Flag:
 
     @property
     def option(self) -> str:
-        """As it is written on a command line."""
+        """The flag as it is written on a command line: ``--max-cost``."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def types(self) -> tuple[type, ...]:
-        """Of its values: ``(int, NoneType)`` of ``int | None``."""
+        """Types that its values may have: ``(int, NoneType)`` for ``int | None``."""
         return (str,) if self.choices else tuple(get_args(self.kind) or [self.kind])
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values of a ``Literal``; nothing of other kinds."""
+        """The values of a ``Literal``; empty for other kinds."""
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
 
 def flag(default: Any, help: str, *, metavar: str | None = None, before: str | None = None) -> Any:
-    """A dataclass field that is a flag, with :class:`Flag`'s attributes."""
+    """A dataclass field that is a flag. The arguments are the attributes of :class:`Flag`."""
     return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "before": before})
 
 
 def flags_of(owner: type, *names: str) -> tuple[Flag, ...]:
-    """The flags among the fields of a dataclass, in its order; with ``names``, those alone, in that order."""
+    """The flags among the fields of a dataclass, in their order. With ``names``, only those, in the order of names."""
     declared = _declared(owner)
     return tuple(declared[name] for name in names or declared)
 
@@ -100,8 +100,8 @@ def takes(*flags: Flag, client: Literal["typer", "modal"] = "typer") -> Callable
 
     Args:
         flags: What the function takes besides its own parameters.
-        client: Modal's looks at types and defaults alone (``modal/cli/run.py``) and cannot carry a help text:
-            :func:`emergence.remote.launch.flags_on_command_line` answers ``modal run FILE --help`` before it does.
+        client: Who makes the command line. Modal's client reads types and defaults alone (``modal/cli/run.py``), so
+            :func:`emergence.remote.launch.flags_on_command_line` answers ``modal run FILE --help`` before it.
     """
 
     def decorate(function: F) -> F:

@@ -1,6 +1,6 @@
 """The experiment matrix: a small TOML file of axes becomes named cells, each with its complete spec.
 
-A ``[[cells]]`` table is the product of its axes, an axis being a value or a list of values. A cell's name
+A ``[[cells]]`` table has a value or a list of values for each axis, and stands for their product. A cell's name
 follows from its content as in the experiment guide: size, what the trunk has seen (``WN`` wiki+nq, ``W`` wiki,
 ``WC`` wiki+control, ``WS`` shuffled, ``R`` random), what is trained (``F`` all weights, ``Z`` a probe on frozen ones),
 number of training questions: ``T-WN-F-ALL``, ``B-W-Z-100``. Names are for people; specs say what is the same
@@ -30,12 +30,12 @@ TRUNKS = {"wiki+nq": "WN", "wiki": "W", "wiki+control": "WC", "shuffled": "WS", 
 TRAINED = {"full": "F", "frozen": "Z"}
 #: ``samples`` of a cell that trains on every question.
 ALL = "all"
-#: Of one ``[[cells]]`` table, and of a cell: more is a mistake that would take memory without end.
+#: Most cells of one ``[[cells]]`` table, and most seeds. More are a mistake, and would fill the memory.
 MOST_CELLS, MOST_SEEDS = 10_000, 1_000
 
 _AXES = ("size", "trunk", "train", "samples", "layout", "finetune_data")
 _CELL_KEYS = (*_AXES, "set", "tag")
-#: Where the data comes from, for every cell.
+#: Flags that say where the data of every cell comes from.
 DATA_KEYS = ("data", "finetune_data", "pretrain_text", "nq_data", "qa_data")
 _TOP_KEYS = ("name", "seeds", "set", *DATA_KEYS, "cells")
 _CHOICES: dict[str, tuple[object, ...]] = {
@@ -52,7 +52,7 @@ class Cell:
     """One cell of the matrix at one seed.
 
     Attributes:
-        name: As in the guide, ``T-WN-F-ALL``; the seeds of a cell share it.
+        name: The guide's name, ``T-WN-F-ALL``. The seeds of a cell share it.
         spec: The whole experiment. A pretrained cell's spec contains its pretraining, so that equal content
             means equal experiments wherever the trunk was trained.
     """
@@ -71,9 +71,9 @@ class Matrix:
     """A matrix file, checked.
 
     Attributes:
-        name: For people.
-        source: The file.
-        seeds: Of every cell.
+        name: The matrix's name, for people.
+        source: Path of the file.
+        seeds: The seeds of every cell.
         cells: Flags of :meth:`ExperimentSpec.from_flags` by cell name, without seed and data.
         common: ``section.key=value`` for every cell. data: Flags that say where data comes from.
     """
@@ -95,14 +95,14 @@ class Matrix:
         """The cells to run, seed by seed in the file's order.
 
         Args:
-            only: Patterns of cell names (``T-*``); none for all.
-            seeds: That many seeds from 0 on instead of the file's.
+            only: Patterns of cell names (``T-*``). Without a pattern all cells are taken.
+            seeds: Number of seeds, counted from 0, in place of the file's seeds.
             data: Flags that replace the file's (None: keep the file's).
             set_values: ``section.key=value`` for every cell, after the file's own.
 
         Raises:
-            UsageError: A pattern that fits no cell, a contradiction of flags.
-            ConfigError: A config field's value that is not possible; names file and cell.
+            UsageError: A pattern fits no cell, or flags contradict each other.
+            ConfigError: A config value is impossible. It names file and cell.
         """
         if seeds is not None and not 1 <= seeds <= MOST_SEEDS:
             raise UsageError(f"--seeds must be between 1 and {MOST_SEEDS:,}, not {seeds}")
@@ -135,7 +135,7 @@ def matrix_path(name: str) -> Path:
     """The file that ``emergence sweep MATRIX`` means: a path, or the name of a file in ``configs/``.
 
     Raises:
-        ConfigError: Neither.
+        ConfigError: It is neither.
     """
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
@@ -150,13 +150,13 @@ def load_matrix(path: Path) -> Matrix:
     """Read and check a matrix file.
 
     Raises:
-        ConfigError: Naming the file, the key, and what is allowed.
+        ConfigError: It is no matrix. The message names the file, the key, and what is allowed.
     """
     return matrix_from_dict(read_toml(path), str(path), path.stem)
 
 
 def matrix_from_dict(raw: Mapping[str, Any], source: str, name: str) -> Matrix:
-    """Check a parsed matrix file; ``name`` is its name where it gives none."""
+    """Check a parsed matrix file. ``name`` is the matrix's name where the file gives none."""
     _refuse_unknown(raw, _TOP_KEYS, source)
     name = raw.get("name", name)
     if not isinstance(name, str) or not _WORD.fullmatch(name):

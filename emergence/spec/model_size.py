@@ -19,9 +19,9 @@ class ParameterCounts:
     """Counts of one trunk.
 
     Attributes:
-        total: Everything in the trunk; the tied output head adds nothing.
+        total: All parameters of the trunk. The output head is tied and adds none.
         non_embedding: Without token embedding and learned positions.
-        span_head: The span head's own 2 (D + 1).
+        span_head: The span head's own parameters, 2 (D + 1) for hidden size D.
     """
 
     total: int
@@ -30,12 +30,12 @@ class ParameterCounts:
 
     @property
     def trainable_full(self) -> int:
-        """Trained when trunk and span head are finetuned together."""
+        """Parameters that are trained when trunk and span head are finetuned together."""
         return self.total + self.span_head
 
     @property
     def trainable_frozen(self) -> int:
-        """Trained on a frozen trunk by the linear probe."""
+        """Parameters that the linear probe trains on a frozen trunk."""
         return self.span_head
 
 
@@ -79,7 +79,7 @@ def training_memory_bytes(
     counts = count_parameters(config, vocab_rows)
     matrices = config.n_layers * (4 + 2 * config.mlp_ratio) * config.hidden_size**2
     state_values = 2 * counts.total - (matrices if pretrain.optimizer == "muon" else 0)
-    # Weights and gradients twice: once held, once (the vocabulary head's) on its way from the loss.
+    # Weights and gradients of the vocabulary head exist once more while the loss is computed.
     weights = 4 * (2 * counts.total + state_values + 2 * vocab_rows * config.hidden_size)
     activations = micro_batch_size * config.sequence_length * activation_bytes_per_token(config, precision)
     head = pretrain.loss_chunk_rows * vocab_rows * (4 + BYTES[precision])

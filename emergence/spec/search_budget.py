@@ -1,7 +1,7 @@
 """What the search for finetuning's settings may cost: at most twice one finetuning (docs/methods.md#the-ceiling).
 
-Successive halving (Jamieson & Talwalkar 2016) in question passes, the unit of finetuning's cost: few candidates are
-left when trainings become long. Without torch, so that planning a run can count it.
+The search is successive halving (Jamieson & Talwalkar 2016): each rung trains fewer candidates for longer. Costs are
+counted in question passes: one is one question read once. No torch, because the plan of a run counts them too.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from fractions import Fraction
 
 from emergence.spec.config import FinetuneConfig
 
-#: The search's most question passes, over those of one finetuning.
+#: Most question passes of the search, as a multiple of those of one finetuning.
 MOST_SHARE = 2
 #: The grid: factors of both learning rates, and scales of the embedding matrix (``fresh``: as newly drawn).
 LR_FACTORS = (0.3, 1.0, 3.0)
 PRETRAINED, FRESH = "pretrained", "fresh"
 EMBEDDINGS = (PRETRAINED, FRESH)
-#: Candidates and the share of one finetuning that each gets, by rung; the shares times the candidates are 2.
+#: By rung: number of candidates, and the share of one finetuning that each gets. Together they cost two finetunings.
 LADDER = ((6, Fraction(1, 12)), (3, Fraction(1, 6)), (2, Fraction(1, 2)))
-#: A subset has at least so many batches, where there are as many questions.
+#: Fewest batches of a subset, where there are questions enough.
 LEAST_BATCHES = 4
 
 
@@ -29,10 +29,10 @@ class Rung:
     """One round of the search.
 
     Attributes:
-        number: From 1; a rung that drops nobody is left out.
-        candidates: Settings that it trains.
+        number: Its place, from 1 on. A rung that would drop no candidate is left out.
+        candidates: Number of settings that it trains.
         questions: Size of the subset they train on.
-        passes: Times that each sees the subset.
+        passes: Times that each candidate reads the subset.
     """
 
     number: int
@@ -46,12 +46,12 @@ class Rung:
 
     @property
     def question_passes(self) -> int:
-        """Questions that all candidates read, repeats counted."""
+        """Questions that all candidates read, with repetitions."""
         return self.candidates * self.questions * self.passes
 
 
 def grid_size(fresh_already: bool) -> int:
-    """Settings in the grid; with an embedding that has the fresh scale already, as a random trunk's, half of them."""
+    """Number of settings in the grid. A random trunk's embedding has the fresh scale already, which halves it."""
     return len(LR_FACTORS) * (1 if fresh_already else len(EMBEDDINGS))
 
 
@@ -68,8 +68,9 @@ def finetuning_passes(n_questions: int, config: FinetuneConfig) -> int:
 def plan_rungs(n_questions: int, config: FinetuneConfig, n_candidates: int) -> tuple[Rung, ...]:
     """The rungs of a search from ``n_candidates`` settings; empty where a finetuning is too short to be searched.
 
-    Candidates train on a subset with passes in proportion to its size's square root, between two wrong
-    extremes: one pass over everything hides overfitting, all passes over a sliver shows nothing else.
+    A smaller share means fewer questions and fewer passes. Example: for a quarter of a finetuning, a candidate makes
+    half of the passes over half of the questions. One pass over all would hide overfitting, all passes over few show
+    nothing else.
     """
     whole = finetuning_passes(n_questions, config)
     least = min(n_questions, config.batch_size)

@@ -1,7 +1,6 @@
 """All that a configuration can set: one frozen dataclass a section, every field with its help and its limits.
 
-The defaults are the ``modern`` recipe. Reading and checking values is
-:mod:`emergence.spec.config`'s. Standard library only.
+The defaults are the ``modern`` recipe. :mod:`emergence.spec.config` reads and checks values. Standard library only.
 """
 
 from __future__ import annotations

@@ -21,13 +21,13 @@ def conduct(
     """Bring a sweep to its end.
 
     Args:
-        graph: Tasks and states; those that are running are taken up.
+        graph: Tasks and states. Running tasks are taken up.
         limit: Runs at a time.
-        note: Called after every change of a task's status: stores the states.
-        should_stop: Asked after every look; from then on nothing is started.
+        note: Stores the states. It is called after every change of a task's status.
+        should_stop: Asked after every look at the runs. Once it is true, nothing more is started.
 
     Returns:
-        Whether it is over; False when it was asked to stop before.
+        Whether the sweep is over; False if it was asked to stop before.
     """
     while True:
         for task in graph.in_state("running"):

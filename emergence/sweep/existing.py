@@ -1,6 +1,6 @@
-"""What of a sweep is done already, found by the content of the runs there are.
+"""Which tasks of a sweep are done already, by the content of the runs there are.
 
-Standard library only: it looks at ``spec.json`` and results, never at weights.
+Standard library only, because ``spec.json`` and results are read and weights are not.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Existing:
     def add(
         self, run_id: str, spec: ExperimentSpec, experiment_id: str, *, has_trunk: bool, stats: Mapping[str, Any] | None
     ) -> None:
-        """Take note of one run; the first of several with equal content stays.
+        """Take note of one run. Of several with equal content the first stays.
 
         Args:
-            experiment_id: As the run was begun with.
+            experiment_id: The id that the run was begun with.
             has_trunk: Whether its trunk is there.
-            stats: Its result, None without one.
+            stats: Its result; None without one.
         """
         trunk = view_of(TrunkOrigin, dig(stats, "lineage"))
         if stats is not None:
@@ -62,9 +62,9 @@ class Existing:
 
 
 def equivalent_cell(spec: ExperimentSpec, trunk: TrunkOrigin) -> ExperimentSpec | None:
-    """The cell that a run with ``--skip-pretrain`` is: the same experiment, if its weights are of that pretraining.
+    """The cell that a run with ``--skip-pretrain`` amounts to; None if its weights are not the cell's own trunk.
 
-    Snapshots taken on the way are of the same pretraining and another trunk, so the file's name has to be the trunk's.
+    A snapshot is of the same pretraining and no finished trunk, so the file's name has to be the trunk's.
     """
     if not spec.skip_pretrain or spec.random_baseline or trunk.given("pretrain_id") != spec.pretrain_id:
         return None
@@ -74,7 +74,7 @@ def equivalent_cell(spec: ExperimentSpec, trunk: TrunkOrigin) -> ExperimentSpec 
 
 
 def existing_runs(store: RunStore) -> Existing:
-    """What is in a folder of runs."""
+    """The runs in a folder of runs, by content."""
     existing = Existing()
     for run in store.runs():
         stats = _stats(run)
@@ -92,7 +92,7 @@ def _stats(run: RunDirectory) -> dict[str, Any] | None:
 
 
 def mark_existing(tasks: Iterable[Task], existing: Existing) -> Graph:
-    """The graph with what is done marked so, without pretrainings that nothing left to do needs."""
+    """The graph with finished tasks marked as done. It omits pretrainings to do that no task to do needs."""
     tasks, status = list(tasks), {}
     for task in tasks:
         where = existing.trunks if task.is_pretraining else existing.finished
@@ -107,7 +107,7 @@ def mark_existing(tasks: Iterable[Task], existing: Existing) -> Graph:
 
 
 def _begun(task: Task, existing: Existing) -> Task:
-    """A pretraining that an earlier command began is gone on with under the spec it began with."""
+    """The task. A pretraining that an earlier command began keeps the spec that it began with."""
     if task.is_pretraining and task.spec.pretrain_id in existing.begun:
         return dataclasses.replace(task, spec=existing.begun[task.spec.pretrain_id][1])
     return task

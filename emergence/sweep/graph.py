@@ -22,11 +22,11 @@ class Task:
     """One run of a sweep: a pretraining, or a cell.
 
     Attributes:
-        key: Its content: the pretrain id, or the experiment id. What is done is found by it, never by a name.
+        key: Its content: the pretrain id, or the experiment id. Finished tasks are known by it, never by a name.
         name: The cell's, or ``T-WN-pretrain``; seeds share it.
-        spec: Of the run to start. Whether a pretraining is done depends on its pretrain id alone.
+        spec: The spec of the run to start. Whether a pretraining is done depends on its pretrain id alone.
         needs: Key of the pretraining whose trunk it takes; None where it needs none.
-        is_pretraining: Whether all it leaves is a trunk.
+        is_pretraining: Whether it leaves a trunk and nothing else.
     """
 
     key: str
@@ -57,7 +57,7 @@ class Task:
 
 
 def build_tasks(cells: Iterable[Cell]) -> list[Task]:
-    """Pretrainings first, then the cells, both in the order given; equal experiments are one task."""
+    """Pretrainings first, then the cells, both in the order of ``cells``. Equal experiments are one task."""
     pretrainings: dict[str, Task] = {}
     tasks: dict[str, Task] = {}
     for cell in cells:
@@ -86,11 +86,11 @@ class Status:
     Attributes:
         run_id: Name of its run directory, once known.
         seconds: Wall-clock time of the attempt that ended.
-        error: What a failed one said: one line. last_lines: The end of its log.
-        log: File name of its log, relative to the record's folder; local sweeps only.
+        error: What a failed task said, in one line. last_lines: The end of its log.
+        log: File name of its log, relative to the record's folder. Only local sweeps have one.
         calls: Ids of Modal function calls that work on it.
         found: Whether it was done before the sweep began.
-        headline: Scores by name, for where the run directory is not at hand.
+        headline: Scores by name, for machines that do not have the run directory.
     """
 
     state: State = "waiting"
@@ -116,7 +116,7 @@ class Graph:
 
     Args:
         tasks: As :func:`build_tasks` orders them.
-        status: State by key; what is missing waits.
+        status: State by key. A task without one waits.
     """
 
     def __init__(self, tasks: Sequence[Task], status: Mapping[str, Status] | None = None) -> None:
@@ -124,7 +124,7 @@ class Graph:
         self.status = {key: (status or {}).get(key) or Status() for key in self.tasks}
 
     def ready(self) -> list[Task]:
-        """Waiting tasks that lack nothing, those first that others wait for."""
+        """Waiting tasks that can start now. Pretrainings come first, because others wait for them."""
         waiting = (task for key, task in self.tasks.items() if self.status[key].state == "waiting")
         return [task for task in waiting if task.needs is None or self.status[task.needs].state == "done"]
 
@@ -136,7 +136,7 @@ class Graph:
         return [task for key, task in self.tasks.items() if self.status[key].state in states]
 
     def fail(self, key: str, error: str, last_lines: Sequence[str] = ()) -> None:
-        """Mark a task as failed, and what needs it as blocked."""
+        """Mark a task as failed, and the tasks that need it as blocked."""
         status = self.status[key]
         status.state, status.error, status.last_lines = "failed", error, list(last_lines)
         for task in self.tasks.values():
@@ -146,7 +146,7 @@ class Graph:
 
     @property
     def unfinished(self) -> list[Task]:
-        """What is neither done nor failed nor blocked."""
+        """Tasks that are neither done nor failed nor blocked."""
         return self.in_state("waiting", "running", "stopped")
 
     def counts(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""A sweep on this machine: a process a task, some at a time, in the order of what depends on what.
+"""A sweep on this machine: each task has a process, and some of them run at a time.
 
-Everything that must survive is in the run directories and in the record; this process may be killed at any
-moment, and the same command goes on.
+Everything that must survive is in the run directories and in the record. So this process may be killed at any moment,
+and the same command goes on.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from emergence.sweep.record import FOLDER, Record
 from emergence.sweep.worker import PRELOAD, check_inputs, last_lines, run_cell
 from emergence.wording import duration
 
-#: How often signals are looked at, and how long nothing may be said.
+#: Seconds between two looks at signals, and the longest silence towards the user.
 POLL_SECONDS, SILENCE_SECONDS = 0.5, 60.0
-#: What the libraries below torch and numpy take their number of threads from.
+#: Variables from which the libraries below torch and numpy take their number of threads.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -54,9 +54,9 @@ class LocalPlace:
         """Execute what is left.
 
         Raises:
-            UsageError: Data that is missing or too small; no run has been started.
+            UsageError: Data is missing or too small. No run has been started.
             RunDirectoryError: Another sweep works in this folder.
-            EmergenceError: After SIGINT or SIGTERM, when its runs have saved where they are; exit code 130.
+            EmergenceError: SIGINT or SIGTERM came, and the runs have saved where they are. Exit code 130.
         """
         folder = make_folder(record.runs_dir / FOLDER)
         # One sweep a folder: two would start the same pretraining side by side before either could see the other's.
@@ -87,7 +87,7 @@ class LocalPlace:
         return read_holder(record.runs_dir / FOLDER) is not None and bool(record.graph.in_state("running"))
 
     def cancel(self, record: Record) -> str:
-        """Its runs save first."""
+        """Ask the sweep's process to stop. Its runs save first."""
         holder = read_holder(record.runs_dir / FOLDER)
         if holder is None or not record.graph.in_state("running"):
             return f"{record.name} is not running: nothing to cancel"
@@ -96,7 +96,7 @@ class LocalPlace:
 
 
 def _processes() -> Any:
-    """Forked from a server with everything imported where the system can, else started anew."""
+    """How processes start: forked from a server that has imported everything, or anew where there is no fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -126,7 +126,7 @@ class _Running:
             os.kill(self.process.pid, signal.SIGINT)
 
     def answer(self) -> dict[str, Any]:
-        """What the process told, once it has ended; an error of ours where it told nothing."""
+        """The answer of the process, once it has ended. Without an answer it is an error with the exit code."""
         self.process.join()
         answer: dict[str, Any] = {}
         with contextlib.suppress(EOFError, OSError):
@@ -141,13 +141,13 @@ class _Running:
 
 
 def _job(record: Record, log: str, **what: Any) -> dict[str, Any]:
-    """What a process of the sweep is told: ``what``, and where it works and writes."""
+    """The job of a process of the sweep: ``what`` is to be done, and where the process works and writes."""
     where = {"runs_dir": str(record.runs_dir.resolve()), "cwd": record.cwd, "log": str(record.logs.resolve() / log)}
     return {**what, **where}
 
 
 def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
-    """Read the data of everything that is left, in a process of its own; refuse the sweep if any is wrong."""
+    """Read the data of all tasks to do, in a process of its own. The sweep is refused if any of it is wrong."""
     graph = record.graph
     specs = [(task.label, task.spec.to_dict()) for task in graph.unfinished if not task.is_pretraining]
     if not specs:
@@ -169,7 +169,7 @@ def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
 
 
 class _Processes:
-    """:class:`emergence.sweep.place.Runner` by a process a task; tells the user how far the sweep is."""
+    """A :class:`emergence.sweep.place.Runner` that gives each task a process and tells the user how far it is."""
 
     def __init__(self, record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
         self.record, self.graph, self.context, self.say = record, record.graph, context, say
@@ -204,7 +204,7 @@ class _Processes:
             self._tell(f"running: {names}{self._left()}")
 
     def stop(self) -> bool:
-        """Pass on each Ctrl-C once: the first saves and stops, a second one stops at once."""
+        """Pass on each Ctrl-C once. At the first the runs save and stop, at a second they stop at once."""
         while self.forwarded < self.stop_switch.requests:
             self.forwarded += 1
             for item in self.running.values():

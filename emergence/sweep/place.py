@@ -33,19 +33,19 @@ class Place(Protocol):
     is_rented: bool
 
     def at_a_time(self, jobs: int) -> str:
-        """The words for ``jobs`` runs side by side."""
+        """What a plan says of ``jobs`` runs at a time."""
 
     def existing(self, runs_dir: Path) -> Existing:
-        """What is done and begun there, by content; ``runs_dir`` is the folder of runs on this machine."""
+        """The runs that are done or begun there, by content. ``runs_dir`` is the folder of runs on this machine."""
 
     def run(self, record: Record, existing: Existing, say: Say) -> None:
-        """Run what is left of a sweep, or follow it where it is running, to its end.
+        """Run what is left of a sweep to its end, or follow it to its end if it is running.
 
-        The record's graph and file then tell how each task ended, and the small files of what is done are in the
+        The record's graph and file then tell how each task ended. The small files of finished runs are then in the
         record's folder of runs.
 
         Raises:
-            EmergenceError: Nothing could be started, or the sweep was stopped; ``resume`` goes on.
+            EmergenceError: Nothing could be started, or the sweep was stopped. ``resume`` goes on.
         """
 
     def refresh(self, record: Record) -> None:
@@ -55,7 +55,7 @@ class Place(Protocol):
         """Whether something executes the sweep now."""
 
     def cancel(self, record: Record) -> str:
-        """Stop a sweep that something else executes; says what was done."""
+        """Stop a sweep that something else executes. Returns what was done, in words."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Outcome:
     """How a run ended: it is done, unless there is an ``error`` or it was ``stopped``.
 
     Attributes:
-        run_id: Its name, where it was not known at the start. headline: Its scores by name.
-        error: One line. last_lines: The end of what it said before.
-        stopped: It saved and stopped, because it was asked to.
-        seconds: How long it took, where that is known.
+        run_id: The run's name, where it was not known at the start. headline: Its scores by name.
+        error: What went wrong, in one line. last_lines: The end of what the run said before.
+        stopped: The run saved and stopped, because it was asked to.
+        seconds: How long it took; None where that is unknown.
     """
 
     run_id: str | None = None
@@ -78,7 +78,7 @@ class Outcome:
 
 
 class Runner(Protocol):
-    """Runs that are started and looked at. It may write in a task's status how to find its run again."""
+    """Starts runs and looks at them. It may note in a task's status how to find the run again."""
 
     def start(self, task: Task, status: Status, trunk: str | None) -> None:
         """Start a task with the trunk of run ``trunk``, or take up the run that works on it already."""
@@ -87,7 +87,7 @@ class Runner(Protocol):
         """How a task's run ended; None while it goes on."""
 
     def wait(self) -> None:
-        """Return when it may be worth to look again, after some seconds at most."""
+        """Wait until another look may be worth it, for some seconds at most."""
 
     def stop(self) -> bool:
-        """Hear, at every look, that the loop is to stop; returns whether it waits until all runs have ended."""
+        """Called at every look once the loop is to stop. Returns whether the loop waits until all runs have ended."""

@@ -13,17 +13,17 @@ from emergence.sweep.graph import Graph, Task
 from emergence.sweep.place import Place
 from emergence.wording import aligned, counted
 
-#: FLOP/s that one CPU core sustains in training, roughly; and what a run takes besides training, in seconds.
+#: FLOP/s that one CPU core sustains in training, roughly, and the seconds that a run takes besides training.
 CPU_RATE, CPU_OVERHEAD_SECONDS = 5e10, 10.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one task: the trunk that it takes from another is that one's cost.
+    """The cost of one task. A trunk that it takes from a pretraining is the pretraining's cost.
 
     Attributes:
         plan: Tokens, FLOP, and hours and dollars on Modal.
-        cpu_hours: On one CPU core.
+        cpu_hours: Hours on one CPU core.
     """
 
     task: Task
@@ -35,7 +35,7 @@ def cost_of(task: Task, gpu: str | None = None) -> Cost:
     """Estimate one task.
 
     Raises:
-        UsageError: An unknown GPU.
+        UsageError: The GPU is unknown.
     """
     spec = task.spec if task.needs is None else dataclasses.replace(task.spec, skip_pretrain=True)
     plan = plan_experiment(spec, gpu)
@@ -47,7 +47,7 @@ class SweepPlan:
     """A graph with its costs.
 
     Attributes:
-        left: What is to be done. done: What is done already, one name a run.
+        left: Costs of the tasks to do. done: Tasks that are done already.
     """
 
     graph: Graph
@@ -67,7 +67,7 @@ class SweepPlan:
 
     @property
     def hours(self) -> float:
-        """Of one GPU after the other where they are rented, else of one CPU core."""
+        """Hours of one GPU for all tasks in turn where GPUs are rented, else hours of one CPU core."""
         return sum(self._hours(cost) for cost in self.left)
 
     @property
@@ -78,10 +78,10 @@ class SweepPlan:
         return cost.plan.hours if self.place.is_rented else cost.cpu_hours
 
     def refuse_if_too_dear(self, max_cost: float | None) -> None:
-        """``--max-cost``, over all that is left to do.
+        """Refuse a sweep whose estimate for all tasks to do is above ``--max-cost``.
 
         Raises:
-            UsageError: The estimate is higher.
+            UsageError: It is above.
         """
         if max_cost is not None and self.dollars > max_cost:
             raise UsageError(
@@ -129,7 +129,7 @@ class SweepPlan:
         return "\n".join([*lines, "", self.summary()] if lines else [self.summary()])
 
     def summary(self) -> str:
-        """One sentence: how much is left, how much is done, what it takes."""
+        """One sentence: how much is to do, how much is done, and what the rest takes."""
         done = f"{len(self.done)} done already" if self.done else "none done yet"
         if not self.left:
             return f"nothing to do: all {counted(len(self.done), 'run')} are done already"

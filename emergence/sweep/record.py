@@ -1,7 +1,7 @@
 """A sweep on disk: what was asked for and how far it is, in one file under the runs folder.
 
-``RUNS/.sweeps/NAME.json`` is replaced whole at every change (:mod:`emergence.files`), so that a sweep killed
-at any moment can be gone on with. Results are in the run directories; the record only leads to them.
+``RUNS/.sweeps/NAME.json`` is replaced whole at every change (:mod:`emergence.files`), so that a sweep can go on after a
+kill at any moment. Results are in the run directories. The record only leads to them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from emergence.plain import plain
 from emergence.sweep.graph import Graph, Status, Task
 from emergence.wording import did_you_mean
 
-#: Hidden, so that nothing takes it for a run.
+#: Folder of the records. It is hidden, so that nothing takes it for a run.
 FOLDER = ".sweeps"
 SCHEMA_VERSION = 1
 
@@ -28,16 +28,16 @@ class Record:
     """One sweep.
 
     Attributes:
-        name: Of the file: the matrix's name and its cells' digest, so that the same command finds it again.
-        path: The file.
-        on: Name of the place it runs at.
+        name: The matrix's name with a digest of the cells, so that the same command finds the record again.
+        path: The file, which bears the name.
+        on: Name of the place that the sweep runs at.
         jobs: Runs at a time.
-        cwd: Where it was started: relative data paths are meant from there.
+        cwd: Folder in which the sweep was started. Relative data paths begin there.
         graph: Tasks and states.
         created: Local time.
-        conductor: Modal: the call that drives it.
-        app: Modal: the app it runs in.
-        gpu: Modal: instead of the configurations' GPUs.
+        conductor: On Modal, the call that drives the sweep.
+        app: On Modal, the app that it runs in.
+        gpu: On Modal, the GPU in place of the configurations'.
     """
 
     name: str
@@ -99,7 +99,7 @@ def load_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        RunDirectoryError: Missing, damaged, or of a later version.
+        RunDirectoryError: It is missing, damaged, or of a later version.
     """
     raw = unseal(read_json(path), str(path))
     if raw.get("schema_version") != SCHEMA_VERSION:
@@ -129,10 +129,10 @@ def load_record(path: Path) -> Record:
 
 
 def find_record(runs_dir: Path, name: str | None) -> Record:
-    """The record that a command means: a name or path, or the sweep last written to.
+    """The record of that ``name``, or at that path. None means the sweep last written to.
 
     Raises:
-        UsageError: No such record; names those there are.
+        UsageError: There is no such record. The message names those there are.
     """
     if name and Path(name).suffix == ".json":
         return load_record(Path(name))

@@ -1,8 +1,8 @@
 """One task of a local sweep, in a process of its own: a spec comes in, a line of JSON goes out.
 
-The process is forked from a server that has imported everything once (``multiprocessing``'s forkserver), so
-that a cell costs no seconds of imports and yet shares no state with another. It ends when its sweep does,
-however that ends: whoever was killed must not leave writers behind.
+The process is forked from a server that has imported everything once (``multiprocessing``'s forkserver). So a cell
+costs no seconds of imports, and yet shares no state with another. The process ends with its sweep, even if that is
+killed, so that no writer stays behind.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 from emergence.errors import STOPPED, EmergenceError, UsageError
 from emergence.spec.experiment import ExperimentSpec
 
-#: Imported once by the fork server (the last one by torch itself, when it is told to be deterministic: seconds).
+#: Modules that the fork server imports once. The last takes seconds; torch imports it to be deterministic.
 PRELOAD = ("emergence.sweep.worker", "emergence.report.terminal", "emergence.experiment.run", "torch._inductor")
 #: Exit code of a process whose sweep is gone, and of one that failed unexpectedly.
 ABANDONED, CRASHED = 3, 1
 
 
 def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
-    """Run ``job["spec"]`` under ``job["runs_dir"]``; answers its run id, or its error and exit code."""
+    """Run ``job["spec"]`` under ``job["runs_dir"]``. The answer is its run id, or its error and exit code."""
     with _OwnProcess(job, answers):
         from emergence.experiment.run import run_experiment
         from emergence.experiment.stop_switch import StopSwitch
@@ -57,7 +57,7 @@ def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
 
 
 def check_inputs(job: Mapping[str, Any], answers: Connection) -> None:
-    """Read all data that ``job["specs"]`` name, once each, into the cache; answers the first thing that is wrong."""
+    """Read all data that ``job["specs"]`` name into the cache, once each. The answer is the first error, if any."""
     with _OwnProcess(job, answers):
         from emergence.experiment.store import CACHE_FOLDER
         from emergence.training.recording import plain_messages
@@ -87,10 +87,10 @@ class _Reader:
         self.questions: dict[str, int] = {}
 
     def check(self, spec: ExperimentSpec) -> None:
-        """Raise what the run would.
+        """Raise what the run would raise.
 
         Raises:
-            UsageError: Data that is missing, malformed, too small, or not what a trunk to be used was trained on.
+            UsageError: Data is missing, malformed, too small, or not what a trunk to be used was trained on.
         """
         from emergence.data.sources import load_qa, prepare_pretraining_data
         from emergence.experiment.inputs import refuse_changed_text
@@ -119,7 +119,7 @@ def _identity(spec: ExperimentSpec, *fields: str, vocabulary: bool = False) -> s
 
 
 class _OwnProcess:
-    """Around all that a task's process does: log file, end with the sweep, every error an answer."""
+    """Surrounds a task's process: output goes to the log, the sweep's end ends it, every error is an answer."""
 
     def __init__(self, job: Mapping[str, Any], answers: Connection) -> None:
         self.job, self.answers = job, answers
@@ -164,7 +164,7 @@ def _say(text: str) -> None:
 
 
 def last_lines(path: Path, count: int = 6, most_bytes: int = 20_000) -> Sequence[str]:
-    """The end of a log."""
+    """The last lines of a log that are not empty; none if it cannot be read."""
     try:
         with path.open("rb") as handle:
             handle.seek(max(0, path.stat().st_size - most_bytes))
