@@ -45,8 +45,7 @@ def atomic_writer(path: Path, bytes_needed: int | None = None) -> Iterator[Binar
         bytes_needed: Size of the content where it is known beforehand, for the disk-full message.
 
     Raises:
-        RunDirectoryError: The system refused the write. Example: the disk is full. The message names the file and
-            the bytes that it needs, or the least number of them.
+        RunDirectoryError: The system refused the write, as on a full disk. It names the file and the bytes needed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     at_least = bytes_needed is None

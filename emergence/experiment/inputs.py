@@ -249,7 +249,7 @@ def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -
 
 
 def refuse_changed_text(store: RunStore, trunk: str | None, text: str | None) -> None:
-    """Refuse a sweep's cell if its pretraining text has changed since the trunk was trained that it takes.
+    """Refuse a sweep's cell if its pretraining text has changed since the trunk that it takes was trained.
 
     Such a cell would pretrain another trunk and look as if it shared the trunk of the other cells.
 

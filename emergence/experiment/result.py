@@ -203,7 +203,7 @@ class RunResult:
 
     @property
     def words_alone(self) -> Estimate | None:
-        """Test F1 of R_1, which knows the words and positions that a state of this layout sees, and no model."""
+        """Test F1 of R_1, without a language model, on the words and positions that a state of this layout sees."""
         return self.scores("test").baseline(words_of_layout(self.layout))
 
     @property

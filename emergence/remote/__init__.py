@@ -1,1 +1,1 @@
-"""Modal: the app, the laptop's client, the container's part, the mirror of a run, pulling, a sweep there."""
+"""Modal: the app and its calls, the laptop's client, the container's part, a run's mirror, pulling, a sweep there."""

@@ -9,11 +9,8 @@ A run survives whatever ends its container. Its working copy is on the container
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 import traceback
-from collections.abc import Mapping
 from typing import Any
 
 import modal
@@ -21,23 +18,18 @@ import modal
 from emergence.errors import STOPPED, EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import STATS_FILE
 from emergence.plain import plain
-from emergence.remote import container
+from emergence.remote import calls, container
 from emergence.remote.mirror import VolumeMirror, copy_new_folders
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.cka.analyse import AnalysisFlags
 from emergence.sweep.conductor import conduct as run_conductor
 from emergence.sweep.graph import Graph, Status, Task
-from emergence.sweep.place import Outcome
 
-logger = logging.getLogger(__name__)
-
-MODELS_VOLUME, DATA_VOLUME, LOCKS = "llm-models", "llm-training-data", "emergence-run-locks"
+MODELS_VOLUME, DATA_VOLUME = "llm-models", "llm-training-data"
 #: Where a conductor publishes the states of its sweep, by the sweep's name.
 SWEEPS = "emergence-sweeps"
 #: The working copy is published to the volume this often.
 COMMIT_SECONDS = float(os.environ.get("EMERGENCE_COMMIT_SECONDS", "60"))
-#: A conductor looks at its calls this often.
-POLL_SECONDS = float(os.environ.get("EMERGENCE_POLL_SECONDS", "10"))
 #: Where an analysis writes in a run directory.
 ANALYSIS_FOLDER = "analysis"
 #: Attempts in a row that fail without publishing anything before a run gives up (Modal would go on).
@@ -62,7 +54,6 @@ image = (
 app = modal.App("emergence", image=image, include_source=False)
 models_volume = modal.Volume.from_name(MODELS_VOLUME, create_if_missing=True)
 data_volume = modal.Volume.from_name(DATA_VOLUME, create_if_missing=True)
-locks = modal.Dict.from_name(LOCKS, create_if_missing=True)
 sweeps = modal.Dict.from_name(SWEEPS, create_if_missing=True)
 # The laptop's own token where it has one, else nothing in it. The object is always there: what the app is
 # made of may not depend on where the file is imported.
@@ -89,12 +80,12 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     container.log_to_stdout()
     run_id, me = job["run_id"], modal.current_function_call_id() or ""
     try:
-        entry = reserve(run_id, me)
+        entry = calls.reserve(run_id, me)
         if not entry["train"]:
             try:
                 text = _prepare(ExperimentSpec.from_dict(job["spec"]), run_id, job.get("trunk"))
             except EmergenceError:
-                locks.pop(run_id, None)
+                calls.locks.pop(run_id, None)
                 raise
     except EmergenceError as error:
         return _answer(error)
@@ -103,7 +94,7 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
         if "max_containers" in job:  # one of a sweep's
             resources["max_containers"] = job["max_containers"]
         entry["train"] = train.with_options(**resources).spawn({**job, "holder": me, "text": text}).object_id
-        locks.put(run_id, entry)
+        calls.locks.put(run_id, entry)
     return {"call": entry["train"]}
 
 
@@ -114,7 +105,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     run_id, spec = job["run_id"], ExperimentSpec.from_dict(job["spec"])
     if (container.MODELS / run_id / STATS_FILE).exists():  # finished, and then the container was lost
         return {"results": container.headline(container.MODELS / run_id)}
-    entry = locks.get(run_id) or {}
+    entry = calls.locks.get(run_id) or {}
     if entry.get("holder") != job["holder"]:
         return _answer(RunDirectoryError(f"{run_id} is in use by another launch: wait for it, or stop it"))
     folder = container.working_copy(spec, run_id, job.get("trunk"), job.get("text"))
@@ -138,14 +129,14 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         answer = _answer(error)
     except Exception as error:
         entry["fruitless"] = 0 if mirror.publications else entry["fruitless"] + 1
-        locks.put(run_id, entry)
+        calls.locks.put(run_id, entry)
         if entry["fruitless"] < FRUITLESS_ATTEMPTS:
             raise
         traceback.print_exc()
         answer = _answer(EmergenceError(f"{run_id} failed {FRUITLESS_ATTEMPTS} times without getting on: {error!r}"))
     finally:
         mirror.close()
-    locks.pop(run_id, None)
+    calls.locks.pop(run_id, None)
     return answer
 
 
@@ -195,100 +186,11 @@ def conduct(name: str, launch: str) -> dict[str, int]:
         sweeps.put(name, {"launch": launch, "states": plain(graph.status)})
 
     with container.attempt_switch(lambda: None) as stop:
-        if not run_conductor(graph, Calls(sweep["jobs"]), sweep["limit"], publish, stop):
+        if not run_conductor(graph, calls.Calls(sweep["jobs"], prepare), sweep["limit"], publish, stop):
             if stop.requests:
                 raise KeyboardInterrupt  # Modal restarts the same input in another container
             raise AttemptOver(f"{name}: the time limit is near; the next attempt goes on from here")
     return graph.counts()
-
-
-class Calls:
-    """A :class:`emergence.sweep.place.Runner` that makes function calls. ``jobs`` has each call's job by task key."""
-
-    def __init__(self, jobs: Mapping[str, Mapping[str, Any]]) -> None:
-        self.jobs = jobs
-
-    def start(self, task: Task, status: Status, trunk: str | None) -> None:
-        job = {**self.jobs[task.key], "trunk": trunk}
-        status.run_id = job["run_id"]
-        entry = locks.get(status.run_id) or {}  # a conductor that ended before it could publish the call
-        status.calls = [call_id for call_id in (entry.get("holder"), entry.get("train")) if call_id]
-        if not any(is_going(call_id) for call_id in status.calls):
-            call = prepare.with_options(max_containers=job["max_containers"]).spawn(job)
-            status.calls = [call.object_id]
-        logger.info("started %s as %s: %s", task.label, status.run_id, status.calls[-1])
-
-    def look(self, task: Task, status: Status) -> Outcome | None:
-        answer = answer_of(status.calls[-1])
-        if answer is None:
-            return None
-        if "call" in answer:  # prepared: another call carries on
-            status.calls.append(answer["call"])
-            return None
-        if "results" in answer:
-            return Outcome(headline=answer["results"])
-        lines = str(answer["error"]).strip().splitlines() or ["it failed without a word"]
-        return Outcome(error=lines[-1], last_lines=lines[-6:] if len(lines) > 1 else [])
-
-    def wait(self) -> None:
-        time.sleep(POLL_SECONDS)
-
-    def stop(self) -> bool:
-        """False: there is nothing to wait for, since calls outlive the conductor and the next one takes them up."""
-        return False
-
-
-def answer_of(call_id: str) -> dict[str, Any] | None:
-    """What a call returned, or its exception as ``error``; None while it is going."""
-    try:
-        return dict(modal.FunctionCall.from_id(call_id).get(timeout=0))
-    except TimeoutError:
-        return None
-    except Exception as error:  # it failed for good, was cancelled, or Modal forgot it
-        return {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
-
-
-def reserve(run_id: str, call_id: str) -> dict[str, Any]:
-    """Make ``call_id`` the only launch that may write a run. Returns the run's entry in the lock table.
-
-    Raises:
-        RunDirectoryError: Another launch holds the run and is still going.
-    """
-    mine = {"holder": call_id, "train": None, "fruitless": 0}
-    if locks.put(run_id, mine, skip_if_exists=True):
-        return mine
-    entry = dict(locks.get(run_id) or {})
-    if entry.get("holder") == call_id:
-        return entry
-    refuse_if_going(run_id, entry)
-    locks.pop(run_id, None)
-    if not locks.put(run_id, mine, skip_if_exists=True):
-        raise RunDirectoryError(f"{run_id} was taken by another launch a moment ago: wait for it")
-    return mine
-
-
-def refuse_if_going(run_id: str, entry: dict[str, Any]) -> None:
-    """Refuse a run that a launch holds. ``entry`` is the run's in the lock table.
-
-    Raises:
-        RunDirectoryError: One of its calls has not ended. The message names it.
-    """
-    for call_id in (entry.get("train"), entry.get("holder")):
-        if call_id and is_going(call_id):
-            raise RunDirectoryError(
-                f"{run_id} is being written by {call_id}: wait for it, or stop its app (modal app list)"
-            )
-
-
-def is_going(call_id: str) -> bool:
-    """Whether a function call has not ended yet."""
-    try:
-        modal.FunctionCall.from_id(call_id).get(timeout=0)
-    except TimeoutError:
-        return True
-    except Exception:  # it failed, was stopped, or is so old that Modal forgot it
-        return False
-    return False
 
 
 def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None:

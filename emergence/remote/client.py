@@ -20,7 +20,8 @@ from emergence.experiment.listing import FileFacts, RunSummary, format_table, su
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, parse_spec_file
 from emergence.experiment.store import numbered
 from emergence.files import parse_json
-from emergence.remote.app import MODELS_VOLUME, analyse, app, locks, models_volume, prepare, refuse_if_going
+from emergence.remote.app import MODELS_VOLUME, analyse, app, models_volume, prepare
+from emergence.remote.calls import locks, refuse_if_going
 from emergence.remote.launch import Request, flags_on_command_line, job_of, launch_flags
 from emergence.spec.cost import ask_if_dear, find_gpu
 from emergence.spec.experiment import ExperimentSpec

@@ -16,7 +16,8 @@ from emergence.errors import STOPPED, EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
 from emergence.files import parse_json
 from emergence.plain import plain
-from emergence.remote.app import POLL_SECONDS, app, conduct, is_going, sweeps
+from emergence.remote.app import app, conduct, sweeps
+from emergence.remote.calls import POLL_SECONDS, is_going
 from emergence.remote.client import VolumeFiles, free_name, in_parallel
 from emergence.remote.launch import job_of
 from emergence.remote.pull import pull_run

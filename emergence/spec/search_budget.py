@@ -68,9 +68,8 @@ def finetuning_passes(n_questions: int, config: FinetuneConfig) -> int:
 def plan_rungs(n_questions: int, config: FinetuneConfig, n_candidates: int) -> tuple[Rung, ...]:
     """The rungs of a search from ``n_candidates`` settings; empty where a finetuning is too short to be searched.
 
-    A smaller share means fewer questions and fewer passes. Example: for a quarter of a finetuning, a candidate makes
-    half of the passes over half of the questions. One pass over all would hide overfitting, all passes over few show
-    nothing else.
+    A smaller share means fewer passes over fewer questions: a quarter is half the passes over half the questions. One
+    pass over all questions would hide overfitting, and all passes over a few would show nothing else.
     """
     whole = finetuning_passes(n_questions, config)
     least = min(n_questions, config.batch_size)

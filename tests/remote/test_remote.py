@@ -19,8 +19,9 @@ from emergence.experiment.inputs import find_matching_trunk, read_inputs
 from emergence.experiment.store import RunStore
 from emergence.plain import plain
 from emergence.remote import app as remote
-from emergence.remote import container
-from emergence.remote.app import AttemptOver, is_going, reserve
+from emergence.remote import calls, container
+from emergence.remote.app import AttemptOver
+from emergence.remote.calls import is_going, reserve
 from emergence.spec.experiment import ExperimentSpec
 from emergence.sweep.graph import Status, Task
 from emergence.sweep.place import Outcome
@@ -68,9 +69,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         point.symlink_to(volume)
     for name in ("RUNS", "CACHE", "FILES"):
         monkeypatch.setattr(container, name, tmp_path / "work" / name.lower())
-    monkeypatch.setattr(remote, "locks", world.locks)
+    monkeypatch.setattr(calls, "locks", world.locks)
     monkeypatch.setattr(remote, "models_volume", world)
-    monkeypatch.setattr(remote, "is_going", lambda call_id: call_id in world.going)
+    monkeypatch.setattr(calls, "is_going", lambda call_id: call_id in world.going)
     monkeypatch.setattr(modal, "current_function_call_id", lambda: "fc-me")
     monkeypatch.setattr(container, "bring_data", lambda spec: None)
     monkeypatch.setattr(container, "run_in_process", lambda *arguments: world.run(*arguments))
@@ -360,29 +361,29 @@ def pretraining(world: World, monkeypatch: pytest.MonkeyPatch) -> Task:
 def test_a_sweeps_call_is_started_once_and_followed_to_its_answer(
     world: World, pretraining: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, status = remote.Calls({pretraining.key: job(max_containers=3)}), Status()
-    calls.start(pretraining, status, "TRUNK")
+    runner, status = calls.Calls({pretraining.key: job(max_containers=3)}, Prepare(world)), Status()
+    runner.start(pretraining, status, "TRUNK")
     assert world.spawned == [{**job(max_containers=3), "trunk": "TRUNK"}]
     assert (status.run_id, status.calls) == ("RUN", ["fc-1"])
     answers: dict[str, Any] = {"fc-1": None}
-    monkeypatch.setattr(remote, "answer_of", answers.get)
-    assert calls.look(pretraining, status) is None and status.calls == ["fc-1"]
+    monkeypatch.setattr(calls, "answer_of", answers.get)
+    assert runner.look(pretraining, status) is None and status.calls == ["fc-1"]
     answers["fc-1"] = {"call": "fc-train"}
-    assert calls.look(pretraining, status) is None and status.calls == ["fc-1", "fc-train"]
+    assert runner.look(pretraining, status) is None and status.calls == ["fc-1", "fc-train"]
     answers["fc-train"] = {"results": {"final_validation_f1": 0.5}}
-    assert calls.look(pretraining, status) == Outcome(headline={"final_validation_f1": 0.5})
+    assert runner.look(pretraining, status) == Outcome(headline={"final_validation_f1": 0.5})
     answers["fc-train"] = {"error": "Traceback\nit broke", "exit_code": 1}
-    assert calls.look(pretraining, status) == Outcome(error="it broke", last_lines=["Traceback", "it broke"])
+    assert runner.look(pretraining, status) == Outcome(error="it broke", last_lines=["Traceback", "it broke"])
     answers["fc-train"] = {"error": "no such file", "exit_code": 2}
-    assert calls.look(pretraining, status) == Outcome(error="no such file", last_lines=[])
+    assert runner.look(pretraining, status) == Outcome(error="no such file", last_lines=[])
 
     # The next conductor takes up a call that the one before it could not publish, while it goes on.
     world.locks["RUN"] = {"holder": "fc-lost", "train": "fc-going"}
     world.going, lost = {"fc-going"}, Status()
-    calls.start(pretraining, lost, None)
+    runner.start(pretraining, lost, None)
     assert lost.calls == ["fc-lost", "fc-going"] and len(world.spawned) == 1
     world.going = set()
-    calls.start(pretraining, lost, None)
+    runner.start(pretraining, lost, None)
     assert lost.calls == ["fc-2"]
 
 
@@ -392,7 +393,7 @@ def test_a_conductor_publishes_the_states_and_leaves_near_its_time_limit(
     sweep = {"tasks": [pretraining.to_dict()], "jobs": {pretraining.key: job(max_containers=3)}, "limit": 1}
     sweeps = Table({"S/1": sweep, "S": {"launch": "1", "states": {pretraining.key: plain(Status())}}})
     monkeypatch.setattr(remote, "sweeps", sweeps)
-    monkeypatch.setattr(remote, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(calls, "POLL_SECONDS", 0.0)
     conduct = remote.conduct.local
     monkeypatch.setenv("EMERGENCE_ATTEMPT_SECONDS", "-1")
     with pytest.raises(AttemptOver):
@@ -406,7 +407,7 @@ def test_a_conductor_publishes_the_states_and_leaves_near_its_time_limit(
         assert (state["state"], state["run_id"], state["calls"]) == ("running", "RUN", ["fc-1"])
         return next(looks)
 
-    monkeypatch.setattr(remote, "answer_of", answer)
+    monkeypatch.setattr(calls, "answer_of", answer)
     assert conduct("S", "1") == {"done": 1} and sweeps["S"]["states"][pretraining.key]["state"] == "done"
     assert sweeps["S"]["launch"] == "1"
 
