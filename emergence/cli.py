@@ -205,6 +205,55 @@ def report_command(
     print(write_report(results_dir, out, cluster=cluster).text())
 
 
+@app.command("compare")
+def compare_command(
+    run_a: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN", help="The run it is compared with.")],
+    readout: Annotated[
+        str | None, typer.Option(help="For both runs, or one for each: bilinear,headline (default: what both have).")
+    ] = None,
+    cluster: Cluster = "sentence",
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Two runs on the same test questions: the paired difference of F1, argument selection and EM, with intervals."""
+    from emergence.experiment.store import RunDirectory, find_run
+    from emergence.files import to_json
+    from emergence.findings.paired_runs import compare_runs
+    from emergence.findings.two_by_two import RunScores
+
+    a, b = (RunScores.load(RunDirectory.open(find_run(name, runs_dir))) for name in (run_a, run_b))
+    names = [name.strip() for name in readout.split(",")] if readout else []
+    comparison = compare_runs(a, b, names, cluster=cluster)
+    print(to_json(comparison.to_dict(), indent=2) if as_json else comparison.text())
+
+
+@app.command("ask")
+def ask_command(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
+    sentence: Annotated[str, typer.Argument(help="A sentence, in quotation marks.")],
+    question: Annotated[str, typer.Argument(help="What is asked about it, in quotation marks.")],
+    predicate: Annotated[
+        str | None, typer.Option(metavar="WORD", help="The verb asked about, or its number (default: sought).")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Spans shown for each read-out.")] = 3,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """A question of your own to a finished run: likely answers with probabilities, every probe side by side.
+
+    \b
+    emergence ask runs/demo/RUN "The baker cut the rope with a knife ." "Who cut something?"
+    """
+    from emergence.experiment.asking import ask
+    from emergence.experiment.store import RunDirectory, find_run
+    from emergence.files import to_json
+
+    run = RunDirectory.open(find_run(run_id, runs_dir))
+    answered = ask(run, sentence, question, predicate=predicate, top=top)
+    print(to_json(answered.to_dict(), indent=2) if as_json else answered.text())
+
+
 @app.command("probe-snapshots")
 def probe_snapshots_command(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],

@@ -39,8 +39,10 @@ from emergence.answering.probe_data import (
     predict_cached,
 )
 from emergence.data.qa_encoding import batches_by_length
+from emergence.errors import WeightsError
 from emergence.model import BilinearProbe, SpanHead, span_cross_entropy
 from emergence.spec.config import ProbeConfig
+from emergence.training.checkpoint import load_into
 from emergence.training.finiteness import NonFiniteLossError
 
 FAMILIES = ("linear", "bilinear", "mlp")
@@ -337,12 +339,21 @@ def span_head(fit: ProbeFit) -> SpanHead:
 
 def readout(fit: ProbeFit, device: torch.device) -> Readout:
     """The fitted probe as a function of raw question states (N, 2D) and word states (N, W, D)."""
-    if fit.family == "bilinear":
-        probe = new_probe("bilinear", fit.weights["word.weight"].shape[1], fit.weights["word.weight"].shape[0] // 2, 0)
-    else:
-        first = "linear.weight" if fit.family == "linear" else "input.weight"
-        probe = new_probe(fit.family, fit.weights[first].shape[1], 1, 0)
-    probe.load_state_dict(fit.weights)
+    return probe_readout(fit.family, fit.weights, device)
+
+
+def probe_readout(family: str, weights: Mapping[str, Tensor], device: torch.device) -> Readout:
+    """:func:`readout` of a probe's stored weights.
+
+    Raises:
+        WeightsError: They are not those of such a probe.
+    """
+    shapes = {"bilinear": "word.weight", "linear": "linear.weight", "mlp": "input.weight"}
+    first = weights.get(shapes.get(family, ""))
+    if first is None or first.ndim != 2:
+        raise WeightsError(f"no weights of a {family} probe")
+    probe = new_probe(family, first.shape[1], first.shape[0] // 2 if family == "bilinear" else 1, 0)
+    load_into(probe, weights, f"the {family} probe")
     probe.to(device)
     return reader(probe)
 

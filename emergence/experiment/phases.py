@@ -7,6 +7,7 @@ it came, and the history is cut back to that point.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from emergence.answering.probe import ProbeReport, predict_probes, probe_all_lay
 from emergence.answering.probe_fitting import ProbeFit, span_head
 from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.answering.probe_validity import ProbeValidity, measure_validity
+from emergence.answering.stored_heads import HEAD, probe_tensors
 from emergence.answering.word_features import Variant
 from emergence.answering.word_scorer import WordScores, word_scores
 from emergence.experiment.facts import HEADLINE, own_scorer, words_name
@@ -64,11 +66,18 @@ class Session:
         if not self.context.checkpointer.has(phase):
             self.context.recorder.rewind(position)
 
-    def weights(self, trunk: Trunk, stage: str, head: nn.Module | None = None, **facts: Any) -> WeightsFile:
-        """A weights file of ``trunk`` (and ``head``, under ``head.``) that can be used without this run."""
-        state = dict(trunk.state_dict())
+    def weights(
+        self,
+        trunk: Trunk,
+        stage: str,
+        head: nn.Module | None = None,
+        probes: Sequence[ProbeFit] = (),
+        **facts: Any,
+    ) -> WeightsFile:
+        """A weights file of ``trunk``, its ``head`` and further ``probes`` that can be used without this run."""
+        state = dict(trunk.state_dict()) | probe_tensors(probes)
         if head is not None:
-            state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+            state |= {f"{HEAD}{name}": tensor for name, tensor in head.state_dict().items()}
         metadata = {
             "stage": stage,
             "run_id": self.run.run_id,
@@ -321,7 +330,10 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
         on_pairs = predict_probes(trunk, list(chosen.values()), questions.pairs, session.context)
         pairs = dict(zip(chosen, on_pairs, strict=True)) | pairs
     best = report.best("linear")
-    saved = session.weights(trunk, FINETUNED, span_head(best), head_layer=best.layer, frozen=True, **_fit_facts(best))
+    others = [fit for name, fit in readouts.items() if name == fit.family]
+    layers = {fit.family: fit.layer for fit in others}
+    facts = {"head_layer": best.layer, "probe_layers": layers, "frozen": True, **_fit_facts(best)}
+    saved = session.weights(trunk, FINETUNED, span_head(best), others, **facts)
     session.run.save_finetuned(saved)
     # One fit is the frozen run's only epoch; the guide promises its snapshot.
     session.run.save_snapshot("finetune_epoch_1", saved)

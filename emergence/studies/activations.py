@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from emergence.answering.features import TOKENS_PER_BATCH
+from emergence.answering.stored_heads import trunk_weights
 from emergence.data.qa_encoding import batches_for_scoring
 from emergence.errors import RunDirectoryError
 from emergence.files import TEMPORARY_SUFFIX, write_error
@@ -88,11 +89,6 @@ def weights_key(state_dict: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def trunk_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The trunk's part of a weights file: all but the tensors named ``head.*``."""
-    return {name: tensor for name, tensor in state_dict.items() if not name.startswith("head.")}
 
 
 def extract_states(source: TrunkSource, inputs: EncodedSentences, folder: Path, *, device: torch.device) -> States:

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from emergence.answering.stored_heads import trunk_weights
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import RunDirectoryError
 from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
 from emergence.spec.config import ModelConfig
-from emergence.studies.activations import TrunkSource, trunk_weights, weights_key
+from emergence.studies.activations import TrunkSource, weights_key
 from emergence.training.checkpoint import WeightsFile, load_into, load_weights
 
 Phase = Literal["pretrain", "start", "finetune"]

@@ -102,6 +102,11 @@ def _answers(
         yield RawAnswer(text, (begins[start], ends[end]) if whole else None, given=True, votes=votes)
 
 
+def split_words(text: str) -> tuple[str, ...]:
+    """Running text as words: clitics and punctuation stand apart."""
+    return _words(text)[0]
+
+
 @lru_cache(maxsize=4)
 def _words(context: str) -> tuple[tuple[str, ...], dict[int, int], dict[int, int]]:
     """The words, and the word index at each word's first character, and past each word's last character."""

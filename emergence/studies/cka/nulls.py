@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from emergence.answering.stored_heads import trunk_weights
 from emergence.model import Trunk, build_trunk
 from emergence.spec.config import ModelConfig
-from emergence.studies.activations import TrunkSource, trunk_weights
+from emergence.studies.activations import TrunkSource
 from emergence.studies.trunks import Timeline, TimelinePoint, trunk_of
 from emergence.training.checkpoint import load_weights
 

@@ -1,0 +1,256 @@
+"""A question of one's own to a finished run: the spans that each of its read-outs holds likely.
+
+What the run stored is asked, nothing is trained. Probes on top of words and positions are left out: the scorer that
+they add to knows only the questions it was fitted with.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from emergence.answering.features import SpanLogits, predict_finetuned, predict_readouts
+from emergence.answering.probe_fitting import probe_readout, reader
+from emergence.answering.stored_heads import head_weights, probe_weights, trunk_weights
+from emergence.data.formats.slots import finish_question
+from emergence.data.formats.squad import split_words
+from emergence.data.qa_encoding import EncodedQA, encode_qa
+from emergence.data.records import Answer, QAExample
+from emergence.data.tokenizer import TextTokenizer
+from emergence.errors import RunDirectoryError, UsageError, WeightsError
+from emergence.experiment.facts import dig
+from emergence.experiment.inputs import marks_of
+from emergence.experiment.result import load_result
+from emergence.experiment.run_directory import RunDirectory
+from emergence.measures.spans import iter_probability_bands
+from emergence.model import SpanHead, build_trunk
+from emergence.plain import plain
+from emergence.training.checkpoint import WeightsFile, load_into, load_weights
+from emergence.training.context import Context
+from emergence.training.precision import resolve_precision
+from emergence.wording import aligned, counted
+
+CPU = torch.device("cpu")
+#: Words of a question that are never the verb asked about.
+_NOT_VERBS = frozenset([
+    "who", "whom", "whose", "what", "which", "where", "when", "why", "how", "much", "many", "long", "often",
+    "did", "do", "does", "is", "are", "was", "were", "be", "been", "being", "has", "have", "had", "will",
+    "would", "can", "could", "should", "may", "might", "must", "not", "someone", "something", "somebody",
+    "somewhere", "to", "of", "by", "with", "for", "from", "in", "on", "at", "about", "into", "the", "a", "an",
+    "it",
+])  # fmt: skip
+#: Two words are forms of one verb if they begin alike for this share of the shorter one, and for so many letters.
+_ALIKE_SHARE, _ALIKE_LETTERS = 0.6, 3
+
+
+@dataclass(frozen=True)
+class LikelySpan:
+    """A span of the sentence, words ``[start, end)``, and the read-out's probability that it is the answer."""
+
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class AskedQuestion:
+    """A question with what every read-out answers.
+
+    Attributes:
+        run_id: The run that was asked.
+        words: The sentence as it was cut into words.
+        question: As it was put.
+        predicate_index: The word marked as the verb asked about; None for data without predicates.
+        predicate_given: Whether the caller named it, or it was sought among the words.
+        spans: Read-out to its most likely spans, the likeliest first; probabilities of all valid spans add up to one.
+        layers: Read-out to the layer it reads.
+        max_answer_words: Longest span considered.
+        notes: What was left out.
+    """
+
+    run_id: str
+    words: tuple[str, ...]
+    question: str
+    predicate_index: int | None
+    predicate_given: bool
+    spans: Mapping[str, tuple[LikelySpan, ...]]
+    layers: Mapping[str, int]
+    max_answer_words: int
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return plain(vars(self))
+
+    def text(self) -> str:
+        """For the terminal: the sentence with its predicate marked, then the read-outs side by side."""
+        marked = [f"[{word}]" if i == self.predicate_index else word for i, word in enumerate(self.words)]
+        lines = [f"run       {self.run_id}", f"sentence  {' '.join(marked)}", f"question  {self.question}"]
+        if self.predicate_index is not None and not self.predicate_given:
+            word = self.words[self.predicate_index]
+            lines.append(f"predicate {word} (sought by its spelling; name another with --predicate)")
+        rows = []
+        for name, spans in self.spans.items():
+            title = f"{name}, layer {self.layers[name]}"
+            for rank, span in enumerate(spans):
+                rows.append([title if rank == 0 else "", f"{span.probability:.3f}", span.text])
+        lines += ["", *aligned(rows)]
+        return "\n".join([*lines, *(f"\nnote      {note}" for note in self.notes)])
+
+
+def ask(
+    run: RunDirectory,
+    sentence: str,
+    question: str,
+    *,
+    predicate: str | None = None,
+    top: int = 3,
+    device: torch.device = CPU,
+) -> AskedQuestion:
+    """Put one question about one sentence to every read-out that a finished run has stored.
+
+    Args:
+        run: A finished run that answers questions.
+        sentence: Running text, or words with spaces between them.
+        question: With or without its question mark.
+        predicate: The verb asked about, a word of the sentence or its place counted from 1. None seeks the word that
+            begins like a word of the question.
+        top: Spans shown for each read-out.
+        device: Where the trunk runs, in the precision of the run.
+
+    Raises:
+        UsageError: Nothing to ask, no predicate to be seen, or too long for the run's sequences.
+        RunDirectoryError: The run has no finetuned model or probe.
+        WeightsError: Its weights are damaged or do not fit.
+    """
+    context = Context(device=device, precision=resolve_precision(run.spec.config.pretrain.precision, device))
+    if not run.is_finished or not run.finetuned_path.is_file():
+        raise RunDirectoryError(f"{run.run_id} has no finetuned model or probe to ask: its command goes on with it")
+    weights = load_weights(run.checked(run.finetuned_path.name))
+    words, asked = split_words(sentence), finish_question(question)
+    if not words or not asked:
+        raise UsageError("a sentence and a question about it are needed, in quotation marks")
+    place = None
+    if predicate is not None or run.spec.finetune_data != "squad":
+        place = _predicate_place(words, asked, predicate)
+    encoded = _encode(run, weights, words, asked, place)
+    limit = dig(load_result(run.stats_path).test_scores, "max_answer_words") or len(words)
+    logits, layers = _answers(run, weights, encoded, context)
+    spans = {name: _likeliest(of_readout, words, limit, top) for name, of_readout in logits.items()}
+    notes = []
+    families = run.spec.config.probe.families if run.spec.freeze_llm else ()
+    if missing := [family for family in families if family not in spans]:
+        notes.append(f"{', '.join(missing)}: not stored by the version that made this run")
+    return AskedQuestion(run.run_id, words, asked, place, predicate is not None, spans, layers, limit, tuple(notes))
+
+
+def _predicate_place(words: tuple[str, ...], question: str, predicate: str | None) -> int:
+    """Index of the verb asked about."""
+    if predicate is None:
+        return _sought(words, question)
+    lower = [word.lower() for word in words]
+    if predicate.isdecimal() and predicate not in lower:
+        place = int(predicate) - 1
+        if not 0 <= place < len(words):
+            raise UsageError(f"--predicate {predicate}: the sentence has {counted(len(words), 'word')}")
+        return place
+    places = [i for i, word in enumerate(lower) if word == predicate.lower()]
+    if not places:
+        raise UsageError(f"--predicate {predicate}: not a word of the sentence ({', '.join(words)})")
+    if len(places) > 1:
+        numbers = ", ".join(str(i + 1) for i in places)
+        raise UsageError(f"--predicate {predicate}: the sentence has it as word {numbers}: give the number")
+    return places[0]
+
+
+def _sought(words: tuple[str, ...], question: str) -> int:
+    """The word that has the most first letters in common with a word of the question, the earlier on a tie."""
+    asked = [word for word in split_words(question.lower()) if word.isalpha() and word not in _NOT_VERBS]
+    alike = [max((_letters_alike(word.lower(), other) for other in asked), default=0) for word in words]
+    if not any(alike):
+        raise UsageError("which verb of the sentence the question asks about is not plain: name it with --predicate")
+    return alike.index(max(alike))
+
+
+def _letters_alike(word: str, other: str) -> int:
+    """First letters in common where the two may be forms of one verb (``cut``, ``cuts``), else 0."""
+    n = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(word, other, strict=False)))
+    shorter = min(len(word), len(other))
+    return n if n >= max(min(_ALIKE_LETTERS, shorter), _ALIKE_SHARE * shorter) else 0
+
+
+def _encode(
+    run: RunDirectory, weights: WeightsFile, words: tuple[str, ...], question: str, predicate: int | None
+) -> EncodedQA:
+    example = QAExample(
+        id="asked",
+        source="asked",
+        split="test",
+        document_id="asked",
+        sentence_id="asked",
+        tokens=words,
+        predicate_index=predicate,
+        question=question,
+        slots=None,
+        answers=(Answer(words[0], 0, 1, "given"),),  # encoding wants one; nothing is scored
+    )
+    counts = weights.metadata.get("token_counts")
+    limit = weights.model.sequence_length
+    encoded, dropped = encode_qa(
+        [example],
+        TextTokenizer.from_json(weights.tokenizer_json, str(run.finetuned_path)),
+        run.spec.layout,
+        limit,
+        marks_of(run.spec),
+        None if counts is None else np.asarray(counts, dtype=np.int64),
+    )
+    if dropped:
+        raise UsageError(f"question and sentence are longer than this run's sequences of {limit} tokens: shorten them")
+    return encoded
+
+
+def _answers(
+    run: RunDirectory, weights: WeightsFile, encoded: EncodedQA, context: Context
+) -> tuple[dict[str, SpanLogits], dict[str, int]]:
+    """Logits of every stored read-out by name, and the layer that each reads."""
+    source = run.finetuned_path
+    trunk = build_trunk(weights.model, weights.vocab_rows, seed=0)
+    load_into(trunk, trunk_weights(weights.state_dict), source)
+    trunk = trunk.to(context.device).eval().requires_grad_(False)
+    head = SpanHead(trunk.hidden_size)
+    load_into(head, head_weights(weights.state_dict), source)
+    head = head.to(context.device)
+    if not run.spec.freeze_llm:
+        return {"finetuned": predict_finetuned(trunk, head, encoded, context)}, {"finetuned": trunk.n_layers}
+    try:
+        layers = {"linear": int(weights.metadata["head_layer"])}
+        layers |= {str(family): int(layer) for family, layer in weights.metadata.get("probe_layers", {}).items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{source}: which layers its probes read is damaged ({error})") from None
+    readouts = {
+        family: (layer, reader(head) if family == "linear" else _stored_probe(weights, family, context))
+        for family, layer in layers.items()
+    }
+    return predict_readouts(trunk, readouts, encoded, context), layers
+
+
+def _stored_probe(weights: WeightsFile, family: str, context: Context) -> Any:
+    return probe_readout(family, probe_weights(weights.state_dict, family), context.device)
+
+
+def _likeliest(logits: SpanLogits, words: tuple[str, ...], max_answer_words: int, top: int) -> tuple[LikelySpan, ...]:
+    (_, band) = next(iter_probability_bands(logits.start, logits.end, logits.lengths, max_answer_words))
+    probability = band[0]  # (words, longest span)
+    order = np.argsort(-probability, axis=None, kind="stable")[:top]
+    starts, extra = np.unravel_index(order, probability.shape)
+    return tuple(
+        LikelySpan(" ".join(words[i : i + k + 1]), int(i), int(i + k + 1), float(probability[i, k]))
+        for i, k in zip(starts, extra, strict=True)
+        if probability[i, k] > 0
+    )

@@ -1,0 +1,215 @@
+"""Two runs against each other, question by question: how much better one answers than the other, and how sure that is.
+
+What is compared are two trained models. Whether the difference would come again with other seeds is not asked: that
+is what the table of several seeds tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from emergence.errors import DataError, UsageError
+from emergence.experiment.facts import HEADLINE
+from emergence.findings.two_by_two import RunScores
+from emergence.measures.bootstrap import N_BOOT
+from emergence.measures.clustering import ClusterKind
+from emergence.measures.measured_coverage import units_of
+from emergence.measures.paired import PairedComparison, compare_paired
+from emergence.plain import plain
+from emergence.wording import aligned, counted, did_you_mean, gained
+
+#: Scores that are compared, with the words for them.
+SCORES = {"f1_tokens": "token F1", "argument_selection": "argument selection", "em": "exact match"}
+#: Probes that stand for a frozen run where no read-out is named.
+PROBES = (HEADLINE, "bilinear", "words+bilinear")
+
+
+@dataclass(frozen=True)
+class ReadoutComparison:
+    """One score of a read-out of run A against one of run B.
+
+    Attributes:
+        readout_a, readout_b: Names of the read-outs.
+        score: Name of the score.
+        n: Questions that have the score in both.
+        mean_a, mean_b: Means over those questions.
+        paired: A minus B, with its interval and p-values.
+    """
+
+    readout_a: str
+    readout_b: str
+    score: str
+    n: int
+    mean_a: float
+    mean_b: float
+    paired: PairedComparison
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Two runs on the same test questions.
+
+    Attributes:
+        run_a, run_b: Their names.
+        n_questions: Questions that both answered.
+        n_sentences: Sentences of those questions. n_documents: Their documents; None where older files do not tell.
+        cluster: What the intervals resample.
+        rows: A comparison for every pair of read-outs and score.
+        notes: What a reader of the differences should know.
+        names_a, names_b: What a read-out is called in words, where its name does not say it.
+    """
+
+    run_a: str
+    run_b: str
+    n_questions: int
+    n_sentences: int
+    n_documents: int | None
+    cluster: ClusterKind
+    rows: tuple[ReadoutComparison, ...]
+    notes: tuple[str, ...]
+    names_a: Mapping[str, str]
+    names_b: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return plain(vars(self))
+
+    def text(self) -> str:
+        """A table for the terminal, and the notes."""
+        lines = [
+            f"A  {self.run_a}",
+            f"B  {self.run_b}",
+            f"{counted(self.n_questions, 'test question')} ({units_of(self.n_sentences, self.n_documents)})",
+            "",
+        ]
+        table = [["read-out", "score", "A", "B", "A - B", "p"]]
+        for row in self.rows:
+            one, two = self.names_a.get(row.readout_a, row.readout_a), self.names_b.get(row.readout_b, row.readout_b)
+            name = one if one == two else f"{one} - {two}"
+            means = [f"{row.mean_a:.3f}", f"{row.mean_b:.3f}"]
+            p = f"{row.paired.p_sign_flip:.4f}"
+            table.append([name, SCORES[row.score], *means, gained(row.paired.difference), p])
+        lines += aligned(table, left=2)
+        return "\n".join([*lines, "", *(f"note  {note}" for note in self.notes)])
+
+
+def compare_runs(
+    a: RunScores,
+    b: RunScores,
+    readouts: Sequence[str] = (),
+    *,
+    cluster: ClusterKind = "sentence",
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+) -> RunComparison:
+    """Pair the questions that both runs answered, and compare their scores.
+
+    Args:
+        a, b: Finished runs.
+        readouts: One name for both runs, or one for A and one for B; empty compares what both have.
+        cluster: What is resampled whole; sentences where older files do not tell the document.
+        n_boot: Bootstrap resamples.
+        seed: Of the bootstrap and the sign flips.
+
+    Raises:
+        UsageError: A read-out that a run does not have, or more than two names.
+        DataError: No question is in both.
+    """
+    pairs = _pairs(a, b, readouts)
+    in_a, in_b = _common_questions(a, b)
+    sentences = [a.sentences[i] for i in in_a]
+    documents = [a.documents[i] for i in in_a] if a.documents else None
+    kind: ClusterKind = cluster if documents else "sentence"
+    clusters = np.array(documents if kind == "document" else sentences)
+    rows = []
+    for name_a, name_b in pairs:
+        scores_a, scores_b = a.scores[name_a], b.scores[name_b]
+        for score in SCORES:
+            if score not in scores_a or score not in scores_b:
+                continue
+            values_a, values_b = scores_a[score][in_a], scores_b[score][in_b]
+            both = np.isfinite(values_a) & np.isfinite(values_b)
+            if not both.any():
+                continue
+            paired = compare_paired(values_a[both], values_b[both], clusters[both], n_boot=n_boot, seed=seed)
+            means = float(values_a[both].mean()), float(values_b[both].mean())
+            rows.append(ReadoutComparison(name_a, name_b, score, int(both.sum()), *means, paired))
+    n_documents = len(set(documents)) if documents else None
+    return RunComparison(
+        run_a=a.run.run_id,
+        run_b=b.run.run_id,
+        n_questions=len(in_a),
+        n_sentences=len(set(sentences)),
+        n_documents=n_documents,
+        cluster=kind,
+        rows=tuple(rows),
+        notes=tuple(_notes(a, b, len(in_a), kind, n_tests=len(rows))),
+        names_a=_words_of(a),
+        names_b=_words_of(b),
+    )
+
+
+def _words_of(run: RunScores) -> dict[str, str]:
+    """The headline is another thing in a frozen run than in one with all weights trained."""
+    return {HEADLINE: "linear" if run.run.spec.freeze_llm else "finetuned"}
+
+
+def _pairs(a: RunScores, b: RunScores, readouts: Sequence[str]) -> list[tuple[str, str]]:
+    """Read-outs of A and B that are compared; a run with all weights trained has one, which stands against each."""
+    if len(readouts) > 2:
+        raise UsageError(f"--readout takes one name, or one for each run: got {len(readouts)}")
+    if readouts:
+        name_a, name_b = readouts[0], readouts[-1]
+        for run, name in ((a, name_a), (b, name_b)):
+            if name not in run.scores:
+                raise UsageError(f"{run.run.run_id} has no read-out {name!r}: {did_you_mean(name, run.scores)}")
+        return [(name_a, name_b)]
+    probes_a, probes_b = ([name for name in PROBES if name in run.scores] for run in (a, b))
+    if len(probes_a) == 1 or len(probes_b) == 1:
+        return [(name_a, name_b) for name_a in probes_a for name_b in probes_b]
+    return [(name, name) for name in probes_a if name in probes_b]
+
+
+def _common_questions(a: RunScores, b: RunScores) -> tuple[list[int], list[int]]:
+    """Rows of A and of B that hold the same questions, in the order of A."""
+    place = {question: row for row, question in enumerate(b.ids)}
+    common = [
+        (row, place[question])
+        for row, question in enumerate(a.ids)
+        if question in place and a.sentences[row] == b.sentences[place[question]]
+    ]
+    if not common:
+        raise DataError(
+            f"{a.run.run_id} and {b.run.run_id} share no test question: compare runs on the same question data"
+        )
+    return [row for row, _ in common], [row for _, row in common]
+
+
+def _notes(a: RunScores, b: RunScores, n_common: int, cluster: ClusterKind, n_tests: int) -> list[str]:
+    notes = [
+        f"intervals (95%) and p (sign flips) resample {cluster}s and hold for these two trained models; other seeds "
+        "may differ by more: `emergence table` pools seeds"
+    ]
+    if n_tests > 1:
+        notes.append(f"p is of each row alone, not corrected for {n_tests} rows")
+    if cluster == "sentence":
+        notes.append("sentences of one document are alike: --cluster document is the more careful choice")
+    for run in (a, b):
+        if left := len(run.ids) - n_common:
+            notes.append(f"{counted(left, 'question')} of {run.run.run_id} not in the other run, left out")
+    if a.result.fingerprint("questions") != b.result.fingerprint("questions"):
+        notes.append("the runs' question data differ (training questions or others): only shared test questions count")
+    differing = [f"{name} {x} against {y}" for name, x, y in _differences(a, b) if x != y]
+    if differing:
+        notes.append(f"the runs differ in {', '.join(differing)}")
+    return notes
+
+
+def _differences(a: RunScores, b: RunScores) -> list[tuple[str, Any, Any]]:
+    one, two = a.run.spec, b.run.spec
+    names = ("condition", "pretrain_data", "layout", "seed", "finetune_samples")
+    return [("config", one.config.name, two.config.name), *((n, getattr(one, n), getattr(two, n)) for n in names)]

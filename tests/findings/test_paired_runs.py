@@ -1,0 +1,90 @@
+"""Two runs against each other: a planted difference is found, none is reported where none was planted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from emergence.errors import DataError, UsageError
+from emergence.findings.paired_runs import compare_runs
+from emergence.findings.two_by_two import RunScores
+from tests.command_lines import typed
+from tests.planted_runs import write_run
+
+
+def planted(root: Path, cell: str, f1: float, **more: Any) -> RunScores:
+    return RunScores.load(write_run(root, cell, f1, **more))
+
+
+def test_a_planted_difference_is_found_to_the_digit(tmp_path: Path) -> None:
+    a, b = planted(tmp_path, "frozen", 0.62, bilinear=0.7), planted(tmp_path, "random_frozen", 0.5, bilinear=0.7)
+    comparison = compare_runs(a, b, n_boot=500)
+    rows = {(row.readout_a, row.readout_b, row.score): row for row in comparison.rows}
+    linear, bilinear = rows["headline", "headline", "f1_tokens"], rows["bilinear", "bilinear", "f1_tokens"]
+    assert linear.paired.difference.point == pytest.approx(0.12)
+    assert (linear.mean_a, linear.mean_b) == (pytest.approx(0.62), pytest.approx(0.5))
+    assert linear.paired.difference.lo > 0.1 and linear.paired.p_sign_flip < 0.001
+    assert bilinear.paired.difference.lo < 0 < bilinear.paired.difference.hi and bilinear.paired.p_sign_flip > 0.05
+    assert comparison.n_questions == 120 and comparison.n_sentences == 40
+    # What all questions share cancels: the interval is that of the difference, not of two means.
+    wide = np.std(a.scores["headline"]["f1_tokens"]) / np.sqrt(120)
+    assert linear.paired.difference.hi - linear.paired.difference.lo < 2 * wide
+
+
+def test_the_other_way_round_changes_the_sign_alone(tmp_path: Path) -> None:
+    a, b = planted(tmp_path, "frozen", 0.62), planted(tmp_path, "random_frozen", 0.5)
+    there, back = (compare_runs(*pair, n_boot=200).rows[0].paired for pair in ((a, b), (b, a)))
+    assert there.difference.point == -back.difference.point and there.p_sign_flip == back.p_sign_flip
+
+
+def test_one_finetuned_head_stands_against_every_probe(tmp_path: Path) -> None:
+    full, frozen = planted(tmp_path, "full", 0.8), planted(tmp_path, "frozen", 0.5, bilinear=0.6)
+    comparison = compare_runs(full, frozen, n_boot=50)
+    pairs = dict.fromkeys((row.readout_a, row.readout_b) for row in comparison.rows)
+    assert list(pairs) == [("headline", "headline"), ("headline", "bilinear")]
+    assert "finetuned - linear" in comparison.text() and "finetuned - bilinear" in comparison.text()
+    assert "condition full against frozen" in comparison.text()
+    named = compare_runs(full, frozen, ["headline", "bilinear"], n_boot=50)
+    assert {(row.readout_a, row.readout_b) for row in named.rows} == {("headline", "bilinear")}
+
+
+def test_documents_are_resampled_where_files_tell_them(tmp_path: Path) -> None:
+    with_documents = [planted(tmp_path / "new", c, 0.5, documents=8) for c in ("frozen", "random_frozen")]
+    without = [planted(tmp_path / "old", c, 0.5) for c in ("frozen", "random_frozen")]
+    assert compare_runs(*with_documents, cluster="document", n_boot=50).cluster == "document"
+    assert compare_runs(*with_documents, cluster="document", n_boot=50).n_documents == 8
+    assert compare_runs(*without, cluster="document", n_boot=50).cluster == "sentence"
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
+    a, b = planted(tmp_path, "frozen", 0.6, bilinear=0.7), planted(tmp_path, "random_frozen", 0.5)
+    with pytest.raises(UsageError, match="no read-out 'bilinaer': did you mean bilinear"):
+        compare_runs(a, b, ["bilinaer"])
+    with pytest.raises(UsageError, match="one name, or one for each run"):
+        compare_runs(a, b, ["headline"] * 3)
+    other = RunScores(b.run, b.result, tuple(f"x{i}" for i in b.ids), b.sentences, b.scores)
+    with pytest.raises(DataError, match="share no test question"):
+        compare_runs(a, other)
+    half = RunScores(
+        b.run,
+        b.result,
+        b.ids[:60],
+        b.sentences[:60],
+        {"headline": {k: v[:60] for k, v in b.scores["headline"].items()}},
+    )
+    comparison = compare_runs(a, half, n_boot=50)
+    assert comparison.n_questions == 60 and "60 questions of" in comparison.text()
+
+
+def test_the_command_prints_text_or_json(tmp_path: Path) -> None:
+    names = [write_run(tmp_path, cell, f1).run_id for cell, f1 in (("frozen", 0.62), ("random_frozen", 0.5))]
+    words = ["compare", *names, "--runs-dir", str(tmp_path)]
+    text = typed("emergence", *words)
+    assert text.code == 0 and "+0.120 [" in text.out and "not corrected for" in text.out
+    stored = json.loads(typed("emergence", *words, "--json").out)
+    assert stored["rows"][0]["paired"]["difference"]["point"] == pytest.approx(0.12)
+    assert typed("emergence", "compare", names[0], "nowhere", "--runs-dir", str(tmp_path)).code == 2
