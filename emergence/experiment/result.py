@@ -35,6 +35,7 @@ from emergence.experiment.facts import (
     view_of,
     words_of_layout,
 )
+from emergence.experiment.source_commit import source_commit
 from emergence.files import SEAL_KEY, read_json, read_sealed, unseal
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
@@ -309,7 +310,7 @@ def load_result(path: Path) -> RunResult:
 
 def current_versions() -> dict[str, Any]:
     """Versions and circumstances that a number may depend on. No library is imported for it."""
-    versions: dict[str, Any] = {"python": platform.python_version(), "emergence": __version__}
+    versions: dict[str, Any] = {"python": platform.python_version(), "emergence": __version__, **source_commit()}
     versions |= {library: _installed(library) for library in ("torch", "numpy", "tokenizers", "scipy")}
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else None

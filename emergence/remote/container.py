@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
+from emergence.experiment import source_commit
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.files import name_within
 from emergence.remote.mirror import copy_file, copy_new_folders, copy_tree
@@ -112,6 +113,8 @@ def run_in_process(job: dict[str, Any], stop: Callable[[], bool], on_commit: Cal
     from emergence.report.terminal import describe_result
     from emergence.training.recording import TerminalProgress
 
+    if "source" in job:  # absent where an older laptop launched it
+        os.environ[source_commit.VARIABLE] = json.dumps(job["source"])
     result = run_experiment(
         ExperimentSpec.from_dict(job["spec"]),
         RunStore(RUNS),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence.errors import UsageError
+from emergence.experiment.source_commit import source_commit
 from emergence.spec.cost import Plan, find_gpu, plan_experiment, refuse_if_too_dear
 from emergence.spec.experiment import ExperimentSpec, experiment_flags
 from emergence.spec.flags import REQUIRED, Flag, flag, flags_of, for_modal, parser_of
@@ -106,6 +107,7 @@ def job_of(spec: ExperimentSpec, run_id: str, gpu: str | None, *, fresh: bool = 
         "gpu": find_gpu(gpu or compute.gpu).modal_name,
         "cpu": compute.cpu,
         "memory": int(compute.memory_gigabytes * 1024),
+        "source": source_commit(),
         **more,
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from emergence.errors import UsageError
+from emergence.experiment.source_commit import source_commit
 from emergence.remote import client as remote_client
 from emergence.remote.launch import Request, flags_on_command_line, job_of, launch_flags, split_overrides
 from emergence.spec.config import CONFIG_NAMES
@@ -164,6 +165,7 @@ def test_a_job_is_what_the_containers_read() -> None:
     assert one == json.loads(json.dumps(one)) == {
         "run_id": "RUN", "spec": spec.to_dict(), "fresh": True, "gpu": find_gpu(compute.gpu).modal_name,
         "cpu": compute.cpu, "memory": int(compute.memory_gigabytes * 1024),
+        "source": source_commit(),
     }  # fmt: skip
     assert cell == {**one, "fresh": False, "gpu": "H100:2", "max_containers": 3}
 

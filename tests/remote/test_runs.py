@@ -238,6 +238,8 @@ def same_run(one: Path, other: Path) -> None:
         mine, theirs = load_weights(path).state_dict, load_weights(other / path.name).state_dict
         assert mine.keys() == theirs.keys() and all(mine[key].equal(theirs[key]) for key in mine), path.name
     assert decided_by_seed(one) == decided_by_seed(other)
+    versions = [json.loads((folder / "finetune_stats.json").read_text())["versions"] for folder in (one, other)]
+    assert versions[0]["commit"] == versions[1]["commit"]  # the container has no git: the launch told it
 
 
 def decided_by_seed(folder: Path) -> dict[str, Any]:
