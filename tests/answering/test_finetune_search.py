@@ -202,7 +202,7 @@ def test_the_result_survives_json(whole: tuple[Run, FinetuneResult]) -> None:
 @pytest.mark.parametrize("least_steps", [1, 40])
 def test_the_search_costs_at_most_two_finetunings(epochs: int, least_steps: int) -> None:
     config = FinetuneConfig(epochs=epochs, min_steps_per_epoch=least_steps)
-    for n in range(10, 20_001):
+    for n in (*range(10, 700), *range(700, 20_001, 37)):  # the rounding is coarsest where questions are few
         steps_of_one = epochs * passes_per_epoch(n, config) * -(-n // 32)
         for candidates in (3, 6):
             rungs = plan_rungs(n, config, candidates)

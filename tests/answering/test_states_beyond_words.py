@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ class NoisyEncoder(PlantedEncoder):
         return [torch.randn(level.shape, generator=generator) for level in super().hidden_states(ids)]
 
 
+@cache
 def world(hidden: bool) -> tuple[tuple[EncodedQA, EncodedQA, EncodedQA], dict[str, WordScores]]:
     tokenizer = WordTokenizer()
     for word in WORDS:
@@ -94,7 +96,7 @@ def test_states_of_noise_gain_and_lose_nothing() -> None:
         tokenizer.token(word)
     parts = [
         [asked_word(n, s + (10 if h is None else 0), tokenizer, hidden=h) for h in (False, None)]
-        for s, n in enumerate((200, 80, 150))
+        for s, n in enumerate((120, 60, 120))
     ]
     train, validation, test = (known.joined(unknown) for known, unknown in parts)
     scorer = word_scores(train, validation, test, variant="left", max_answer_words=1)
