@@ -16,11 +16,14 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+import emergence
 from tests.command_lines import emergence_command, modal_command, script_command
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ROOT / "docs" / "methods.md"
-PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md")] + sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
 #: Every text in which a person may be sent to a section of a page.
 SOURCES = [*PAGES, *ROOT.glob("*.py")] + [
     path
@@ -303,3 +306,9 @@ def parse(command: Any, words: list[str]) -> None:
         assert not hasattr(error, "format_message"), error.format_message()
         raise
     parse(subcommand, rest)
+
+
+def test_what_is_cited_is_this_version() -> None:
+    cited = dict(line.split(": ", 1) for line in (ROOT / "CITATION.cff").read_text().splitlines() if ": " in line)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (cited["version"], cited["license"]) == (emergence.__version__, project["license"])
