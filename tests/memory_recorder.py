@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from emergence.training.recording import Position
+
 
 class MemoryRecorder:
     """Keeps history and timings as lists of dictionaries."""
@@ -21,5 +23,6 @@ class MemoryRecorder:
     def position(self) -> int:
         return len(self.history)
 
-    def rewind(self, position: int) -> None:
+    def rewind(self, position: Position) -> None:
+        assert isinstance(position, int)
         del self.history[position:]

@@ -41,7 +41,7 @@ from emergence.training.checkpoint import Checkpoint, Checkpointer
 from emergence.training.context import Context
 from emergence.training.finiteness import NonFiniteLossError
 from emergence.training.loop import resume
-from emergence.training.recording import Progress, Recorder
+from emergence.training.recording import Position, Progress, Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -278,10 +278,10 @@ class _SilentRecorder:
     def time(self, kind: str, /, **values: Any) -> None:
         pass
 
-    def position(self) -> int:
+    def position(self) -> Position:
         return self._inner.position()
 
-    def rewind(self, position: int) -> None:
+    def rewind(self, position: Position) -> None:
         self._inner.rewind(position)
 
 

@@ -23,6 +23,7 @@ from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.data.records import Answer, QAExample
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import RunDirectoryError, UsageError, WeightsError
+from emergence.experiment.belonging import load_own
 from emergence.experiment.facts import dig
 from emergence.experiment.inputs import marks_of
 from emergence.experiment.result import load_result
@@ -30,7 +31,7 @@ from emergence.experiment.run_directory import RunDirectory
 from emergence.measures.spans import iter_probability_bands
 from emergence.model import SpanHead, build_trunk
 from emergence.plain import plain
-from emergence.training.checkpoint import WeightsFile, load_into, load_weights
+from emergence.training.checkpoint import WeightsFile, load_into
 from emergence.training.context import Context
 from emergence.training.precision import resolve_precision
 from emergence.wording import aligned, counted
@@ -132,7 +133,7 @@ def ask(
     context = Context(device=device, precision=resolve_precision(run.spec.config.pretrain.precision, device))
     if not run.is_finished or not run.finetuned_path.is_file():
         raise RunDirectoryError(f"{run.run_id} has no finetuned model or probe to ask: its command goes on with it")
-    weights = load_weights(run.checked(run.finetuned_path.name))
+    weights = load_own(run, run.checked(run.finetuned_path.name))
     words, asked = split_words(sentence), finish_question(question)
     if not words or not asked:
         raise UsageError("a sentence and a question about it are needed, in quotation marks")

@@ -2,17 +2,24 @@
 
 ``history.jsonl`` holds only what the seed decides. It is cut back to the checkpoint on resuming, so an interrupted run
 writes the same bytes as one that was not. ``timings.jsonl`` only grows. No file stays open.
+
+The recorder keeps a running digest of what it wrote. Checkpoints and trunks store it with their position. So a digit
+that changes on the disk before the run is sealed shows when the run goes on, or at its end.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emergence.errors import RunDirectoryError
 from emergence.files import append_line, drop_torn_line, sync_file, to_json, truncate_file
+
+if TYPE_CHECKING:
+    from emergence.training.recording import Position
 
 #: What readers take from a line, by its kind; null where a number was not finite.
 _NUMBERS = {
@@ -23,43 +30,83 @@ _NUMBERS = {
 
 
 class FileRecorder:
-    """Appends JSON lines to the two files of a run. A last line that a crash cut is dropped on opening."""
+    """Appends JSON lines to the two files of a run. A last line that a crash cut is dropped on opening.
+
+    A position is ``{"bytes": ..., "sha256": ...}``, of all the history up to it. Older files have the number of bytes.
+    """
 
     def __init__(self, history: Path, timings: Path) -> None:
         self._history, self._timings = history, timings
         drop_torn_line(history)
         drop_torn_line(timings)
+        self._follow(self._content())
 
     def log(self, kind: str, /, **values: Any) -> None:
         """Append one history line. A number that is not finite becomes null."""
-        append_line(self._history, to_json({"kind": kind, **values}))
+        line = to_json({"kind": kind, **values})
+        append_line(self._history, line)
+        self._digest.update(line.encode() + b"\n")
+        self._bytes += len(line.encode()) + 1
 
     def time(self, kind: str, /, **values: Any) -> None:
         """Append one line of wall-clock facts, with the time of day (UTC)."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         append_line(self._timings, to_json({"kind": kind, "at": now, **values}))
 
-    def position(self) -> int:
-        """Bytes of history, all of them on disk when this returns."""
-        if not self._history.exists():
-            return 0
-        sync_file(self._history)
-        return self._history.stat().st_size
-
-    def rewind(self, position: int) -> None:
-        """Drop the history after byte ``position``.
+    def position(self) -> Position:
+        """Bytes of history and their sha256, as written; all of them are on disk when this returns.
 
         Raises:
-            RunDirectoryError: There is less history than that, or ``position`` is not the end of a line.
+            RunDirectoryError: The file on disk is longer or shorter than what was written.
         """
-        content = self._history.read_bytes() if self._history.exists() else b""
-        if len(content) < position or (position > 0 and content[position - 1 : position] != b"\n"):
-            raise RunDirectoryError(
-                f"{self._history} is damaged: its checkpoint was taken after {position:,} bytes, of which this is no "
-                f"continuation; delete {self._history.parent / 'checkpoint'} to start the phase again"
-            )
-        if len(content) > position:
-            truncate_file(self._history, position)
+        if self._bytes or self._history.exists():
+            size = self._history.stat().st_size if self._history.exists() else 0
+            if size != self._bytes:
+                raise RunDirectoryError(
+                    f"{self._history} was changed while the run was writing it: {size:,} bytes instead of "
+                    f"{self._bytes:,}; start the run again, which checks it against its last checkpoint"
+                )
+            sync_file(self._history)
+        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+
+    def rewind(self, position: Position) -> None:
+        """Drop the history after ``position``.
+
+        Raises:
+            RunDirectoryError: What comes before it is not what was written.
+        """
+        content = self._content()
+        check_position(content, position, self._history)
+        kept = _bytes_of(position)
+        if len(content) > kept:
+            truncate_file(self._history, kept)
+        self._follow(content[:kept])
+
+    def _content(self) -> bytes:
+        return self._history.read_bytes() if self._history.exists() else b""
+
+    def _follow(self, content: bytes) -> None:
+        self._digest, self._bytes = hashlib.sha256(content), len(content)
+
+
+def check_position(content: bytes, position: Position, source: Path) -> None:
+    """Refuse a history whose beginning is not the one that ``position`` was taken of.
+
+    Raises:
+        RunDirectoryError: There is less of it, it is other bytes, or the position is not the end of a line.
+    """
+    kept = _bytes_of(position)
+    digest = position.get("sha256") if isinstance(position, Mapping) else None
+    torn = len(content) < kept or (kept > 0 and content[kept - 1 : kept] != b"\n")
+    if torn or (digest is not None and hashlib.sha256(content[:kept]).hexdigest() != digest):
+        raise RunDirectoryError(
+            f"{source} is damaged: its first {kept:,} bytes are not those that the run wrote before it saved its "
+            "state: restore the file, or start the run anew with --fresh"
+        )
+
+
+def _bytes_of(position: Position) -> int:
+    return position if isinstance(position, int) else int(position["bytes"])
 
 
 def check_history(lines: Sequence[Mapping[str, Any]], source: Path) -> None:

@@ -26,15 +26,13 @@ from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError, UsageError, WeightsError
+from emergence.experiment.belonging import FINETUNED, RANDOM, check_beside, load_own
 from emergence.experiment.facts import dig
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, check_matches, load_weights
 
 logger = logging.getLogger(__name__)
-
-#: ``metadata["stage"]`` of a weights file: what its trunk has been through.
-PRETRAINED, RANDOM, FINETUNED = "pretrained", "random", "finetuned"
 
 
 @dataclass(frozen=True)
@@ -239,7 +237,7 @@ def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -
         if run is None:
             continue
         try:
-            weights = load_weights(run.trunk_path)
+            weights = load_own(run, run.trunk_path)
         except WeightsError as error:
             logger.warning("not using the trunk of %s: %s", run.run_id, error)
             continue
@@ -284,6 +282,7 @@ def _given_weights(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Gi
         path = run.trunk_path
     weights = load_weights(path)
     check_matches(weights, spec.config.model, path)
+    check_beside(path, weights)
     _refuse_other_stages(weights.metadata, path)
     return GivenWeights(weights, path)
 

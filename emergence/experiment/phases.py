@@ -29,19 +29,22 @@ from emergence.answering.probe_validity import ProbeValidity, measure_validity
 from emergence.answering.stored_heads import HEAD, probe_tensors
 from emergence.answering.word_features import Variant
 from emergence.answering.word_scorer import WordScores, word_scores
+from emergence.experiment.belonging import FINETUNED, PRETRAINED, RANDOM, load_own
 from emergence.experiment.facts import HEADLINE, own_scorer, words_name
-from emergence.experiment.inputs import FINETUNED, PRETRAINED, RANDOM, GivenWeights, Inputs, Questions
+from emergence.experiment.inputs import GivenWeights, Inputs, Questions
 from emergence.experiment.result import current_versions
 from emergence.experiment.store import RunDirectory
 from emergence.model import SpanHead, Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec, Layout
-from emergence.training.checkpoint import WeightsFile, load_into, load_weights
+from emergence.training.checkpoint import WeightsFile, load_into
 from emergence.training.context import Context
 from emergence.training.distributed import Workers
+from emergence.training.identity import IDENTITY_KEY, Identity
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.pretrain import pretrain
+from emergence.training.recording import Position
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +64,12 @@ class Session:
     context: Context
     workers: Workers = field(default_factory=Workers)
 
-    def begin(self, phase: str, position: int) -> None:
+    @property
+    def identity(self) -> Identity:
+        """What every checkpoint and weights file of the run carries."""
+        return self.run.identity(self.inputs.tokenizer.fingerprint)
+
+    def begin(self, phase: str, position: Position) -> None:
         """Cut the history back to where ``phase`` began. If there is a checkpoint of the phase, that will do it."""
         if not self.context.checkpointer.has(phase):
             self.context.recorder.rewind(position)
@@ -81,6 +89,7 @@ class Session:
         metadata = {
             "stage": stage,
             "run_id": self.run.run_id,
+            IDENTITY_KEY: self.identity.to_dict(),
             "pretrain_id": self.spec.pretrain_id if self.spec.pretrains else None,
             "spec": self.spec.to_dict(),
             "data": self.inputs.fingerprints,
@@ -113,7 +122,7 @@ def obtain_trunk(session: Session, matching: GivenWeights | None) -> WeightsFile
             _draw_random(session)
         else:
             _pretrain(session)
-    return load_weights(session.run.trunk_path)
+    return load_own(session.run, session.run.trunk_path, session.identity)
 
 
 def help_pretrain(session: Session, matching: GivenWeights | None) -> None:
@@ -125,7 +134,8 @@ def help_pretrain(session: Session, matching: GivenWeights | None) -> None:
 
 def _take_weights(session: Session, given: GivenWeights) -> None:
     session.context.recorder.rewind(0)
-    metadata = {**session.token_counts(), **given.file.metadata, "source": given.source, "history_bytes": 0}
+    metadata = {**session.token_counts(), **given.file.metadata, "source": given.source, **_history_facts(0)}
+    metadata[IDENTITY_KEY] = session.identity.to_dict()
     if session.spec.pretrains:  # found by content: the very trunk that this run would have pretrained
         metadata["pretrain_id"] = session.spec.pretrain_id
     weights = WeightsFile(
@@ -140,7 +150,7 @@ def _draw_random(session: Session) -> None:
     session.context.recorder.rewind(0)
     spec = session.spec
     trunk = build_trunk(spec.config.model, session.inputs.tokenizer.vocab_rows, seed=spec.seed, init="normal")
-    session.run.save_trunk(session.weights(trunk, RANDOM, history_bytes=0))
+    session.run.save_trunk(session.weights(trunk, RANDOM, **_history_facts(0)))
 
 
 def _pretrain(session: Session) -> None:
@@ -170,8 +180,21 @@ def _pretrain(session: Session) -> None:
     pretraining = {**asdict(result), **facts, "seconds": None, "tokens_per_second": None}
     timing = {"seconds": result.seconds, "tokens_per_second": result.tokens_per_second}
     session.context.recorder.time("pretrain_end", **timing)
-    position = session.context.recorder.position()
-    session.run.save_trunk(session.weights(trunk, PRETRAINED, pretraining=pretraining, history_bytes=position))
+    stood = _history_facts(session.context.recorder.position())
+    session.run.save_trunk(session.weights(trunk, PRETRAINED, pretraining=pretraining, **stood))
+
+
+def _history_facts(position: Position) -> dict[str, Any]:
+    """Where the history stood when a trunk was saved, as its file says it."""
+    if isinstance(position, int):
+        return {"history_bytes": position, "history_sha256": None}
+    return {"history_bytes": position["bytes"], "history_sha256": position["sha256"]}
+
+
+def history_position(trunk: WeightsFile) -> Position:
+    """Where the history stood when ``trunk`` was saved; files of an earlier version know no digest."""
+    length, digest = trunk.metadata["history_bytes"], trunk.metadata.get("history_sha256")
+    return length if digest is None else {"bytes": length, "sha256": digest}
 
 
 def _held_out_losses(session: Session, trunk: Trunk) -> dict[str, Any]:
@@ -270,7 +293,7 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
     head = SpanHead(trunk.hidden_size, seed=session.spec.seed)
     max_answer_words = choose_max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
     if not session.context.checkpointer.has(SEARCH_PHASE):
-        session.begin(FINETUNE_PHASE, weights.metadata["history_bytes"])
+        session.begin(FINETUNE_PHASE, history_position(weights))
 
     def save_epoch(name: str, trunk: Trunk, head: nn.Module, facts: dict[str, Any]) -> None:
         session.run.save_snapshot(name, session.weights(trunk, FINETUNED, head, name=name, **facts))
@@ -303,7 +326,7 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
     """Fit every probe on the frozen trunk. The linear one at the layer chosen on validation is the headline."""
     trunk = load_trunk(weights, session).eval().requires_grad_(False)
     max_answer_words = choose_max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
-    session.begin(PROBE_PHASE, weights.metadata["history_bytes"])
+    session.begin(PROBE_PHASE, history_position(weights))
     report = probe_all_layers(
         trunk,
         questions.train,

@@ -19,7 +19,14 @@ from emergence.data.qa_encoding import UNCOUNTED_MARKS
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs, refuse_changed_text
 from emergence.experiment.outcome import common_facts, conclude
-from emergence.experiment.phases import Session, finetune_whole, help_pretrain, obtain_trunk, probe_frozen
+from emergence.experiment.phases import (
+    Session,
+    finetune_whole,
+    help_pretrain,
+    history_position,
+    obtain_trunk,
+    probe_frozen,
+)
 from emergence.experiment.result import RunResult, load_result
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec.experiment import ExperimentSpec
@@ -91,7 +98,7 @@ def run_experiment(
                     device=(place := select_device(device)),
                     precision=resolve_precision(spec.config.pretrain.precision, place),
                     recorder=wrap_recorder(run.recorder(), run) if workers.is_first else NullRecorder(),
-                    checkpointer=run.checkpointer(on_commit),
+                    checkpointer=run.checkpointer(on_commit, run.identity(inputs.tokenizer.fingerprint)),
                     should_stop=should_stop,
                     progress=progress,
                 ),
@@ -115,12 +122,13 @@ def _run_phases(session: Session, matching: GivenWeights | None) -> RunResult:
     run.write_tokenizer(inputs.tokenizer.to_json())
     weights = obtain_trunk(session, matching)
     if inputs.questions is None:
+        session.context.recorder.rewind(history_position(weights))
         result = RunResult.from_spec(session.spec, run.run_id, **common_facts(session, weights, None))
     else:
         train = probe_frozen if session.spec.freeze_llm else finetune_whole
         trained = train(session, weights, inputs.questions)
         result = conclude(session, weights, trained, inputs.questions)
-    run.write_stats(result.to_dict())
+    run.write_stats(result.to_dict(), session.identity, session.context.recorder.position())
     session.context.checkpointer.clear()
     return result
 

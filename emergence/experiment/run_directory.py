@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emergence.errors import ConfigError, RunDirectoryError
-from emergence.experiment.history import FileRecorder, check_history
+from emergence.experiment.history import FileRecorder, check_history, check_position
 from emergence.experiment.locks import RunLock
 from emergence.experiment.manifest import (
     MANIFEST_FILE,
@@ -37,9 +37,11 @@ from emergence.files import (
 )
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
+from emergence.training.identity import Identity
 
 if TYPE_CHECKING:
     from emergence.training.checkpoint import Checkpointer, WeightsFile
+    from emergence.training.recording import Position
 
 SPEC_FILE = "spec.json"
 DATA_FILE = "data.json"
@@ -118,10 +120,29 @@ class RunDirectory:
     def recorder(self) -> FileRecorder:
         return FileRecorder(self.path / HISTORY_FILE, self.path / TIMINGS_FILE)
 
-    def checkpointer(self, on_commit: Callable[[], None] | None = None) -> Checkpointer:
+    def checkpointer(
+        self, on_commit: Callable[[], None] | None = None, identity: Identity | None = None
+    ) -> Checkpointer:
         from emergence.training.checkpoint import Checkpointer
 
-        return Checkpointer(self.path / CHECKPOINT_FOLDER, on_commit=on_commit)
+        return Checkpointer(self.path / CHECKPOINT_FOLDER, on_commit=on_commit, identity=identity)
+
+    def identity(self, tokenizer: str | None = None) -> Identity:
+        """What every checkpoint and weights file of this run carries.
+
+        Args:
+            tokenizer: Fingerprint of the tokenizer; by default the one that ``data.json`` records, if it is there.
+        """
+        if tokenizer is None:
+            tokenizer = self._fingerprint("tokenizer")
+        spec, model = self.spec, self.spec.config.model
+        return Identity(
+            experiment_id=self.experiment_id,
+            size=f"{model.n_layers} layers x {model.hidden_size}",
+            seed=spec.seed,
+            tokenizer=tokenizer,
+            pretrain_id=spec.pretrain_id if spec.pretrains else None,
+        )
 
     def save_trunk(self, weights: WeightsFile) -> None:
         self._save(self.trunk_path, weights)
@@ -131,7 +152,7 @@ class RunDirectory:
 
     def save_snapshot(self, name: str, weights: WeightsFile) -> None:
         """``name`` is ``pretrain_epoch_<n>``, ``finetune_epoch_<n>`` or ``pretrain_step_<n>``."""
-        if not _SNAPSHOT.fullmatch(name):
+        if not is_snapshot_name(name):
             raise ValueError(f"not a snapshot name: {name!r}")
         self._save(self.path / f"{name}.pth", weights)
 
@@ -179,8 +200,11 @@ class RunDirectory:
     @property
     def text_fingerprint(self) -> str | None:
         """Fingerprint of the pretraining text; None without pretraining, or where no readable file has it."""
+        return self._fingerprint("text")
+
+    def _fingerprint(self, part: str) -> str | None:
         try:
-            fingerprint = self.read_data()["fingerprints"]["text"]
+            fingerprint = self.read_data()["fingerprints"][part]
         except (RunDirectoryError, KeyError, TypeError):
             return None
         return fingerprint if isinstance(fingerprint, str) else None
@@ -209,17 +233,43 @@ class RunDirectory:
 
     # The end -------------------------------------------------------------------------------------
 
-    def write_stats(self, stats: Mapping[str, Any]) -> None:
+    def write_stats(
+        self, stats: Mapping[str, Any], identity: Identity | None = None, history: Position | None = None
+    ) -> None:
         """Finish the run: write the manifest, and last ``finetune_stats.json``, which the manifest lists too.
 
-        Checkpoints are not listed, because they may go once the result is there.
+        The manifest vouches for every file, so each is checked first. Checkpoints are not listed, because they may go
+        once the result is there.
+
+        Args:
+            identity: Of the run, as :meth:`identity` gives it; None to take the weights as they are.
+            history: Where the recorder stands, with the digest of what it wrote; None where nobody knows.
+
+        Raises:
+            RunDirectoryError: The history or a record is not what was written.
+            WeightsError: A weights file is damaged, or of another run.
         """
+        self._check_files(identity, history)
         text = to_json(seal(stats), indent=2) + "\n"
         files = describe_folder(self.path)
         entries = {name: entry for name, entry in files.items() if not name.startswith(f"{CHECKPOINT_FOLDER}/")}
         entries[STATS_FILE] = ManifestEntry(len(text.encode()), sha256_text(text))
         write_atomic(self.path / MANIFEST_FILE, manifest_text(self.run_id, entries))
         write_atomic(self.stats_path, text)
+
+    def _check_files(self, identity: Identity | None, history: Position | None) -> None:
+        """Refuse to vouch for what does not match its seal, its digest or this run."""
+        for name in (SPEC_FILE, DATA_FILE):
+            if (self.path / name).exists():
+                read_sealed(self.path / name)
+        if identity is not None:
+            from emergence.experiment.belonging import load_own
+
+            for path in sorted(self.path.glob("*.pth")):
+                load_own(self, path, identity)
+        if history is not None:
+            path = self.path / HISTORY_FILE
+            check_position(path.read_bytes() if path.exists() else b"", history, path)
 
     def verify_manifest(self) -> list[str]:
         """What is wrong with the files of a finished run, a line each; empty when all are as they were written."""
@@ -251,6 +301,11 @@ class RunDirectory:
         from emergence.training.checkpoint import save_weights
 
         save_weights(path, weights)
+
+
+def is_snapshot_name(name: str) -> bool:
+    """Whether a snapshot can be called ``name``, without its suffix."""
+    return _SNAPSHOT.fullmatch(name) is not None
 
 
 def parse_spec_file(raw: Any, source: str, error: ErrorType = RunDirectoryError) -> tuple[ExperimentSpec, str]:

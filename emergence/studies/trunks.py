@@ -12,6 +12,7 @@ from torch import Tensor
 from emergence.answering.stored_heads import trunk_weights
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import RunDirectoryError
+from emergence.experiment.belonging import load_own
 from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
 from emergence.spec.config import ModelConfig
@@ -89,20 +90,20 @@ def read_timeline(run: RunDirectory) -> Timeline:
 
     Raises:
         RunDirectoryError: There is no trunk to begin with.
-        WeightsError: A file is damaged, or has another architecture than the rest.
+        WeightsError: A file is damaged, or of another run.
     """
     if not run.trunk_path.is_file():
         raise RunDirectoryError(
             f"{run.path} has no {run.trunk_path.name} yet: let the run finish pretraining, then compare"
         )
-    weights = load_weights(run.trunk_path)
+    weights = load_own(run, run.trunk_path)
     start = _checkpoint("pretrained", "start", run.trunk_path, weights)
     points: dict[str, list[TimelinePoint]] = {"pretrain": [], "finetune": []}
     for snapshot in run.snapshots():
         phase: Phase = "pretrain" if snapshot.phase == "pretrain" else "finetune"
-        points[phase].append(_checkpoint(snapshot.path.stem, phase, snapshot.path))
+        points[phase].append(_checkpoint(snapshot.path.stem, phase, snapshot.path, load_own(run, snapshot.path)))
     if run.finetuned_path.is_file():
-        best = _checkpoint("finetuned", "finetune", run.finetuned_path)
+        best = _checkpoint("finetuned", "finetune", run.finetuned_path, load_own(run, run.finetuned_path))
         if best.source.key not in {point.source.key for point in points["finetune"]}:
             points["finetune"].append(best)
     return Timeline(
@@ -134,9 +135,8 @@ def trunk_of(model: ModelConfig, vocab_rows: int, state: Mapping[str, Tensor], o
     return trunk
 
 
-def _checkpoint(name: str, phase: Phase, path: Path, weights: WeightsFile | None = None) -> TimelinePoint:
-    """Read from ``path`` what identifies it. Its weights are not kept, but read again when they are wanted."""
-    weights = weights or load_weights(path)
+def _checkpoint(name: str, phase: Phase, path: Path, weights: WeightsFile) -> TimelinePoint:
+    """What identifies the file ``path``. Its weights are not kept, but read again when they are wanted."""
 
     def build() -> Trunk:
         again = load_weights(path)

@@ -25,6 +25,7 @@ from emergence.errors import ConfigError, WeightsError
 from emergence.files import atomic_writer, make_folder, to_json
 from emergence.spec.config import ModelConfig, model_config_from_dict
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
+from emergence.training.identity import IDENTITY_KEY, Identity, note_older
 from emergence.training.sealing import SealingStream, check_seal
 
 logger = logging.getLogger(__name__)
@@ -161,6 +162,10 @@ def _config_name(weights: WeightsFile) -> str | None:
 # Resumable checkpoints --------------------------------------------------------------------------
 
 
+class ForeignFileError(WeightsError):
+    """A whole file that lies in the folder of a run that is not its own."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """All that resuming needs: where training stood, and its state there."""
@@ -179,12 +184,19 @@ class Checkpointer:
         folder: Is made when the first checkpoint is saved.
         keep: How many to keep. With two, a damaged one costs one interval, not the run.
         on_commit: Called after each save. On Modal it commits the volume.
+        identity: Of the run. Every checkpoint is saved with it, and one with another is refused.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, on_commit: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int = 2,
+        on_commit: Callable[[], None] | None = None,
+        identity: Identity | None = None,
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, not {keep}")
-        self._folder, self._keep, self._on_commit = folder, keep, on_commit
+        self._folder, self._keep, self._on_commit, self._identity = folder, keep, on_commit, identity
         self._damaged: set[CheckpointName] = set()
 
     def save(self, phase: str, step: int, state: dict[str, Any], rewind_to: int | None = None) -> Path:
@@ -205,6 +217,7 @@ class Checkpointer:
             "version": FORMAT_VERSION,
             "phase": phase,
             "step": step,
+            **({} if self._identity is None else {IDENTITY_KEY: self._identity.to_dict()}),
             "state": portable(state, "state"),
         }
         path = self._folder / str(name)
@@ -219,6 +232,9 @@ class Checkpointer:
 
         Args:
             phase: Only checkpoints of this phase count. up_to: Only those of this step or earlier ones do.
+
+        Raises:
+            WeightsError: The newest complete one is of another run.
         """
         damaged, newest = [], None
         for name in sorted(self._names(), reverse=True):
@@ -227,6 +243,8 @@ class Checkpointer:
             try:
                 newest = self._read(name)
                 break
+            except ForeignFileError:  # whole, so its own run would be gone on with in silence
+                raise
             except WeightsError as error:
                 self._damaged.add(name)
                 damaged.append(str(error))
@@ -256,7 +274,19 @@ class Checkpointer:
         state = content.get("state")
         if content.get("phase") != name.phase or content.get("step") != name.step or not isinstance(state, dict):
             raise WeightsError(f"{path}: its content is not what its name says")
+        self._refuse_foreign(path, content.get(IDENTITY_KEY))
         return Checkpoint(name.phase, name.step, state)
+
+    def _refuse_foreign(self, path: Path, stored: object) -> None:
+        if self._identity is None:
+            return
+        if stored is None:
+            note_older(self._folder.parent)
+        elif difference := self._identity.difference(stored):
+            raise ForeignFileError(
+                f"{path} is a checkpoint of another run: {difference}: delete it to go on without it, "
+                "or start anew with --fresh"
+            )
 
     def _names(self) -> list[CheckpointName]:
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from emergence.errors import UsageError
-from emergence.training.recording import Recorder
+from emergence.training.recording import Position, Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +57,10 @@ class SinkRecorder:
     def time(self, kind: str, /, **values: Any) -> None:
         self._recorder.time(kind, **values)
 
-    def position(self) -> int:
+    def position(self) -> Position:
         return self._recorder.position()
 
-    def rewind(self, position: int) -> None:
+    def rewind(self, position: Position) -> None:
         self._recorder.rewind(position)
 
 

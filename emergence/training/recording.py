@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
@@ -19,6 +19,9 @@ from tqdm import tqdm
 
 from emergence.errors import STOPPED, EmergenceError
 from emergence.wording import duration
+
+#: Where a history stands: what a recorder gave, for that recorder to take back; plain values. 0 is the beginning.
+Position = int | Mapping[str, Any]
 
 
 class StopRequested(EmergenceError):
@@ -36,10 +39,10 @@ class Recorder(Protocol):
     def time(self, kind: str, /, **values: Any) -> None:
         """Append one line of wall-clock facts."""
 
-    def position(self) -> int:
-        """How much history there is. A checkpoint stores this."""
+    def position(self) -> Position:
+        """How much history there is, and what it must read. A checkpoint stores this."""
 
-    def rewind(self, position: int) -> None:
+    def rewind(self, position: Position) -> None:
         """Drop the history after ``position``, which was logged after the checkpoint that is resumed."""
 
 
@@ -52,10 +55,10 @@ class NullRecorder:
     def time(self, kind: str, /, **values: Any) -> None:
         pass
 
-    def position(self) -> int:
+    def position(self) -> Position:
         return 0
 
-    def rewind(self, position: int) -> None:
+    def rewind(self, position: Position) -> None:
         pass
 
 

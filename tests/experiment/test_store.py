@@ -230,7 +230,7 @@ def test_weights_paths_resolve(store: RunStore, tmp_path: Path, monkeypatch: pyt
 def test_history_is_cut_back_to_the_checkpoint(store: RunStore) -> None:
     run = store.create(spec_of(), NOON)
     recorder = run.recorder()
-    assert recorder.position() == 0 and run.read_history() == []
+    assert recorder.position() == {"bytes": 0, "sha256": hashlib.sha256().hexdigest()} and run.read_history() == []
     recorder.rewind(0)
     recorder.log("pretrain_step", step=1, loss=torch.tensor(2.0).item(), gradient=float("inf"))
     position = recorder.position()
@@ -244,9 +244,12 @@ def test_history_is_cut_back_to_the_checkpoint(store: RunStore) -> None:
     recorder.rewind(position)
     assert run.read_history() == [{"kind": "pretrain_step", "step": 1, "loss": 2.0, "gradient": None}]
     assert len(run.read_timings()) == 1 and run.read_timings()[0]["seconds"] == 1.0
-    for wrong in (position + 1, position - 1, 10**9):
+    assert isinstance(position, dict)
+    size = position["bytes"]
+    for wrong in (size + 1, size - 1, 10**9, {**position, "bytes": size - 1}, {**position, "sha256": "0" * 64}):
         with pytest.raises(RunDirectoryError, match="damaged"):
             recorder.rewind(wrong)
+    recorder.rewind(size)  # as an older checkpoint says it
     recorder.rewind(0)
     assert history.read_bytes() == b""
 

@@ -1,0 +1,93 @@
+"""Weights files read as those of a run: of its identity, its size, and of the stage that their name says.
+
+Whole files of another run lie in a run directory only because somebody put them there; used in silence, they would
+give numbers of neither run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from emergence.errors import RunDirectoryError
+from emergence.experiment.facts import dig
+from emergence.experiment.run_directory import (
+    FINETUNED_FILE,
+    SPEC_FILE,
+    TRUNK_FILE,
+    RunDirectory,
+    is_snapshot_name,
+)
+from emergence.training.checkpoint import ForeignFileError, WeightsFile, check_matches, load_weights
+from emergence.training.identity import IDENTITY_KEY, Identity, note_older
+
+#: ``metadata["stage"]`` of a weights file: what its trunk has been through.
+PRETRAINED, RANDOM, FINETUNED = "pretrained", "random", "finetuned"
+
+
+def load_own(run: RunDirectory, path: Path, identity: Identity | None = None) -> WeightsFile:
+    """The weights in ``path``, a file of ``run``.
+
+    Args:
+        identity: Of the run; None for what the run directory itself says.
+
+    Raises:
+        WeightsError: Missing, damaged, or of another run, size or stage.
+    """
+    weights = load_weights(path)
+    check_own(run, path, weights, identity)
+    return weights
+
+
+def check_own(run: RunDirectory, path: Path, weights: WeightsFile, identity: Identity | None = None) -> None:
+    """Refuse ``weights`` of another run, size or stage than ``path``, a file of ``run``, says by its place and name.
+
+    Raises:
+        WeightsError: In one line, naming the difference.
+    """
+    check_matches(weights, run.spec.config.model, path)
+    metadata, identity = weights.metadata, identity or run.identity()
+    problem = _other_name(run, path, metadata)
+    if problem is None:
+        problem = identity.difference(_stored(run, metadata), pretraining=metadata.get("stage") == PRETRAINED)
+    if problem:
+        raise ForeignFileError(
+            f"{path} is not a file of this run: {problem}: put back the run's own, or start anew with --fresh"
+        )
+
+
+def check_beside(path: Path, weights: WeightsFile) -> None:
+    """Apply :func:`check_own` to given weights that lie in a run directory; others have nothing to agree with."""
+    if not (path.parent / SPEC_FILE).is_file():
+        return
+    try:
+        run = RunDirectory.open(path.parent)
+    except RunDirectoryError:  # who asks for one file of it need not mind
+        return
+    check_own(run, path, weights)
+
+
+def _stored(run: RunDirectory, metadata: dict[str, Any]) -> Any:
+    """The identity in a file; what an older one tells of it."""
+    if IDENTITY_KEY in metadata:
+        return metadata[IDENTITY_KEY]
+    note_older(run.path)
+    # A trunk that was taken from elsewhere tells of the run that trained it.
+    seed = None if metadata.get("source") else dig(metadata, "spec", "seed")
+    return {"seed": seed, "tokenizer": dig(metadata, "data", "tokenizer")}
+
+
+def _other_name(run: RunDirectory, path: Path, metadata: dict[str, Any]) -> str | None:
+    """How the stage in the file, or the name that it was saved under, contradicts the name that it has."""
+    stage, name = metadata.get("stage"), metadata.get("name")
+    if path.name == TRUNK_FILE:
+        fits = stage != FINETUNED and (stage == RANDOM) == run.spec.random_baseline
+    elif path.name == FINETUNED_FILE or path.stem.startswith("finetune_"):
+        fits = stage == FINETUNED
+    else:
+        fits = stage == PRETRAINED
+    if stage is not None and not fits:
+        return f"its weights are {stage}"
+    if is_snapshot_name(str(name)) and is_snapshot_name(path.stem) and name != path.stem:
+        return f"it was saved as {name}"
+    return None
