@@ -13,10 +13,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from emergence.remote.app import app
-from emergence.remote.client import check_flags_first, launch
-from emergence.remote.launch import launch_flags
-from emergence.spec.flags import takes
+from emergence.errors import installed
+
+with installed():
+    from emergence.remote.app import app
+    from emergence.remote.client import check_flags_first, launch
+    from emergence.remote.launch import launch_flags
+    from emergence.spec.flags import takes
 
 
 @app.local_entrypoint()

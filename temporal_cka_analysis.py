@@ -11,10 +11,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from emergence.remote.app import app
-from emergence.remote.client import check_analysis_first, launch_analysis, run_as_program
-from emergence.spec.flags import flags_of, takes
-from emergence.studies.cka.analyse import AnalysisFlags
+from emergence.errors import installed
+
+with installed():
+    from emergence.remote.app import app
+    from emergence.remote.client import check_analysis_first, launch_analysis, run_as_program
+    from emergence.spec.flags import flags_of, takes
+    from emergence.studies.cka.analyse import AnalysisFlags
 
 
 @app.local_entrypoint()

@@ -20,10 +20,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from emergence.errors import EmergenceError, UsageError
+from emergence.errors import UsageError, installed
 from emergence.wording import counted
+
+with installed():
+    import typer
+
+    from emergence.cli import run
 
 if TYPE_CHECKING:
     from emergence.data.records import Answer, FilterCounts, QADataset, QAExample
@@ -238,14 +241,10 @@ def main(
     seed: Annotated[int, typer.Option(help="For the sample, and for splits that no file names.")] = 0,
 ) -> None:
     """Check that every kept answer span decodes to its answer. Exits 1 if one does not, 2 if the data is unusable."""
-    try:
-        results = [report(dataset, sample, seed) for dataset in load(qa_data or [], data, finetune_data, seed)]
-        misaligned = sum(len(result["misaligned"]) for result in results)
-        if json_file is not None:
-            write_json(json_file, {"misaligned": misaligned, "datasets": results})
-    except EmergenceError as exc:
-        typer.echo(f"error: {exc}", err=True)
-        raise typer.Exit(exc.exit_code) from exc
+    results = [report(dataset, sample, seed) for dataset in load(qa_data or [], data, finetune_data, seed)]
+    misaligned = sum(len(result["misaligned"]) for result in results)
+    if json_file is not None:
+        write_json(json_file, {"misaligned": misaligned, "datasets": results})
     spans = sum(result["spans"] for result in results)
     typer.echo(f"{counted(len(results), 'data set')}, {counted(spans, 'span')}, {misaligned} misaligned")
     raise typer.Exit(1 if misaligned else 0)
@@ -261,4 +260,4 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run(app)

@@ -155,15 +155,15 @@ def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
             "temporal_cka_analysis.py",
             *rest,
         ]
-    if name == "verify":
-        module = importlib.import_module("verify_qasrl_alignment")
-        return module.app, ["verify_qasrl_alignment.py", *rest]
     if name == "modal":
         module = _entry_point("pretrain_wikitext_finetune_qasrl_modal")
         file = str(module.__file__)
         return lambda: _client().check_flags_first(file, module.__doc__), ["modal", "run", file, *rest]
     from emergence.cli import run
 
+    if name == "verify":
+        module = importlib.import_module("verify_qasrl_alignment")
+        return lambda: run(module.app), ["verify_qasrl_alignment.py", *rest]
     if name == "compile":
         module = importlib.import_module("scripts.compile_results")
         return lambda: run(module.app), ["compile_results.py", *rest]

@@ -13,9 +13,12 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from emergence.commands.pull import ABOUT as ABOUT_PULL
+from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
 from emergence.commands.sweep_app import app as sweep_app
-from emergence.errors import EmergenceError
 from emergence.remote.launch import Request
+from emergence.remote.pull import Part
+from emergence.remote.refusals import end_with
 from emergence.spec.experiment import ExperimentSpec, experiment_flags
 from emergence.spec.flags import flags_of, takes
 
@@ -54,18 +57,18 @@ TableFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help
 
 
 def run(command: typer.Typer = app) -> None:
-    """Console entry point. An :class:`EmergenceError` or OSError ends as one line with an exit code."""
+    """Console entry point. What a person, Modal or the system can cause ends as one line with an exit code."""
     try:
         command()
-    except EmergenceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except OSError as error:
         print(f"error: {error.filename or 'the system refused'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        end_with(error)
+        raise
 
 
 @app.command("run")
@@ -111,23 +114,13 @@ def plan_command(*, as_json: AsJson = False, **flags: Any) -> None:
     refuse_if_too_dear(plan, max_cost)
 
 
-@app.command("pull")
+@app.command("pull", help=ABOUT_PULL)
 def pull_command(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Name of the run on the volume (see --list-saved).")],
-    to: Annotated[Path, typer.Option(help="Folder of run directories to put it in.")] = DEFAULT_RUNS,
-    only: Annotated[
-        Literal["stats", "weights", "all"], typer.Option(help="stats: all but weights. weights: the .pth files.")
-    ] = "all",
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
+    to: Annotated[Path, typer.Option(help=TO_HELP)] = DEFAULT_RUNS,
+    only: Annotated[Part, typer.Option(help=ONLY_HELP)] = "all",
 ) -> None:
-    """Fetch a finished run from Modal: verified against its manifest, resumable, never overwriting."""
-    from emergence.remote.client import VolumeFiles
-    from emergence.remote.pull import pull_run
-
-    pulled = pull_run(
-        VolumeFiles(), run_id, to, only, lambda name, size: print(f"{size / 2**20:8.1f} MiB  {name}", file=sys.stderr)
-    )
-    fetched, there = len(pulled.downloaded), len(pulled.present)
-    print(f"{pulled.folder}: {fetched} files fetched, {there} already here, all verified")
+    pull(run_id, to, only)
 
 
 @app.command("list")

@@ -6,6 +6,10 @@ prints an :class:`EmergenceError` as ``error: <message>`` and exits with its ``e
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 #: Exit code of what saved and stopped because it was asked to (as a shell reports SIGINT).
@@ -62,3 +66,55 @@ class WeightsError(UsageError):
 
 class RunDirectoryError(EmergenceError):
     """A run directory that is locked, damaged or not what was asked for. Exit code 1."""
+
+
+class UnreachableError(EmergenceError):
+    """Modal cannot be asked: no token, or no connection. Exit code 2 where a token is at fault, else 1."""
+
+
+# Packages that are not installed -----------------------------------------------------------------------
+
+#: The extra of this project that brings a package, by the name it is imported by; "" is the base.
+_EXTRAS = {
+    **dict.fromkeys(("modal", "tqdm", "typer"), ""),
+    **dict.fromkeys(("torch", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "pyarrow"), "local"),
+    **dict.fromkeys(("matplotlib", "jinja2"), "report"),
+    "transformers": "hf",
+}
+
+
+def install_line(package: str) -> str:
+    """The command that installs what brings ``package``, an import name of :data:`_EXTRAS`."""
+    extra = _EXTRAS[package]
+    return f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
+
+
+def require_packages(purpose: str, *packages: str) -> None:
+    """Refuse before the work begins what cannot be finished.
+
+    Raises:
+        UsageError: One of ``packages`` is not installed; the message has the line that installs it.
+    """
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"{purpose} needs {name}: {install_line(name)}")
+
+
+def missing_package(error: ImportError) -> UsageError | None:
+    """The one line for an import that failed because a package of an extra is absent; None for any other failure."""
+    name = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or name not in _EXTRAS:
+        return None
+    return UsageError(f"this needs {name}, which is not installed: {install_line(name)}")
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Around the imports of a file that people start: what is not installed ends the process in one line, exit 2."""
+    try:
+        yield
+    except ImportError as error:
+        if (refusal := missing_package(error)) is None:
+            raise
+        sys.stderr.write(f"error: {refusal}\n")
+        sys.exit(refusal.exit_code)

@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
-from emergence.cli import figures_command, run
+from emergence.errors import installed
+
+with installed():
+    import typer
+
+    from emergence.cli import figures_command, run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

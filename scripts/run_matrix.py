@@ -10,8 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout need not be installed
 
-from emergence.cli import run
-from emergence.commands.sweep_app import app
+from emergence.errors import installed
+
+with installed():
+    from emergence.cli import run
+    from emergence.commands.sweep_app import app
 
 if __name__ == "__main__":
     run(app)

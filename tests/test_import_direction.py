@@ -30,6 +30,7 @@ ORDER = (
     ("remote",),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 RANKS = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 
@@ -38,7 +39,7 @@ ENTRY_POINTS = ["pretrain_wikitext_finetune_qasrl_modal.py", "temporal_cka_analy
 LIGHT_MODULES = [
     "emergence.errors", "emergence.files", "emergence.spec.config", "emergence.spec.cost", "emergence.spec.experiment",
     "emergence.spec.matrix", "emergence.spec.model_size", "emergence.cli", "emergence.commands.sweep",
-    "emergence.remote.app", "emergence.remote.sweep",
+    "emergence.remote.app", "emergence.remote.refusals", "emergence.remote.sweep",
     "emergence.experiment.listing", "emergence.experiment.result", "emergence.experiment.store",
 ]  # fmt: skip
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "matplotlib", "transformers", "pyarrow")

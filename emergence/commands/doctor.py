@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from emergence.errors import install_line
 from emergence.wording import aligned
 
 Status = Literal["ok", "note", "missing"]
@@ -82,7 +83,7 @@ def _packages() -> list[Check]:
         if importlib.util.find_spec(module):
             checks.append(Check(distribution, "ok", importlib.metadata.version(distribution)))
         else:
-            checks.append(Check(distribution, "missing", "not installed", "pip install 'emergence[local]'"))
+            checks.append(Check(distribution, "missing", "not installed", install_line(module)))
     for distribution, (module, use) in OPTIONAL.items():
         if importlib.util.find_spec(module):
             checks.append(Check(distribution, "ok", f"{importlib.metadata.version(distribution)} ({use})"))

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import EmergenceError, UsageError
+from emergence.errors import EmergenceError, UnreachableError, UsageError, install_line
 from emergence.plain import plain
 from emergence.spec.cost import ask_if_dear
 from emergence.spec.matrix import load_matrix, matrix_path
-from emergence.sweep.existing import mark_existing
+from emergence.sweep.existing import Existing, mark_existing
 from emergence.sweep.graph import Graph, Task, build_tasks
 from emergence.sweep.place import Place
 from emergence.sweep.plan import SweepPlan
@@ -113,7 +113,13 @@ def _keep_what_is_known(record: Record, before: Record) -> None:
 
 def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
     place = place_of(record.on)
-    existing = place.existing(record.runs_dir)
+    try:
+        existing = place.existing(record.runs_dir)
+    except UnreachableError as error:
+        if not options.dry_run:
+            raise
+        options.say(f"note: {error}; what is done already is not known, so the plan is for all of it")
+        existing = Existing()
     before, graph = record.graph.status, mark_existing(tasks, existing)
     for key, status in graph.status.items():  # the same run as on record: keep how long it took
         if status.state == "done" and key in before and before[key].run_id == status.run_id:
@@ -165,7 +171,7 @@ def results_table(record: Record) -> str:
         from emergence.report.table_formats import format_table
     except ImportError:
         lines = [f"{t.label:<24} {graph.status[t.key].run_id}  {_scores(graph, t)}" for t in done]
-        return "\n".join([*lines, "", "the full table needs: pip install 'emergence[local]'"])
+        return "\n".join([*lines, "", f"the full table needs: {install_line('numpy')}"])
     try:
         only = {graph.status[task.key].run_id or "" for task in done}
         return format_table(build_table(record.runs_dir, only=only), "markdown")

@@ -10,19 +10,23 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, NoReturn, TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import modal
+from modal.config import config as modal_settings
 
-from emergence.errors import EmergenceError, RunDirectoryError, UsageError
+from emergence.errors import EmergenceError, RunDirectoryError, UnreachableError, UsageError, require_packages
 from emergence.experiment.listing import FileFacts, RunSummary, format_table, summarise_run
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, parse_spec_file
 from emergence.experiment.store import numbered
 from emergence.files import parse_json
 from emergence.remote.app import MODELS_VOLUME, analyse, app, models_volume, prepare
 from emergence.remote.calls import locks, refuse_if_going
-from emergence.remote.launch import Request, flags_on_command_line, job_of, launch_flags
+from emergence.remote.launch import Request, command_prefix, flags_on_command_line, job_of, launch_flags
+from emergence.remote.refusals import end_with, has_credentials, refusal, refuse_if_unreachable
 from emergence.spec.cost import ask_if_dear, find_gpu
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.flags import flags_of, parser_of
@@ -49,28 +53,27 @@ def check_flags_first(file: str, about: str | None) -> None:
     flags = flags_on_command_line(sys.argv, file, launch_flags(), about) if modal.is_local() else None
     if flags is None:
         return
-    try:
+    with _errors_in_one_line():
         _checked = _answer_without_container(flags)
-    except EmergenceError as error:
-        _exit(error)
+        if _checked is not None:
+            reach_modal()  # before the client builds an image
     if _checked is None:
         sys.exit(0)
 
 
 def launch(flags: dict[str, Any]) -> None:
     """Body of the entry point: start the experiment its flags describe, and follow it to its end."""
-    try:
+    with _errors_in_one_line():
         request = _checked or _answer_without_container(flags)
         if request is not None:
             _start_and_follow(request)
-    except EmergenceError as error:
-        _exit(error)
 
 
 def _answer_without_container(flags: dict[str, Any]) -> Request | None:
     """The checked request; None if it needed no container and has been answered."""
     request = Request.from_flags(flags)
     if request.list_saved:
+        reach_modal()
         print(format_table(saved_runs()))
         return None
     if request.resume:
@@ -85,6 +88,7 @@ def _answer_without_container(flags: dict[str, Any]) -> Request | None:
 
 
 def _with_stored_spec(request: Request, run_id: str) -> Request:
+    reach_modal()
     volume = VolumeFiles()
     try:
         request = request.resumed(volume.spec(run_id))
@@ -92,7 +96,7 @@ def _with_stored_spec(request: Request, run_id: str) -> Request:
         raise UsageError(f"--resume {run_id}: {error}; --list-saved shows the runs on the volume") from None
     refuse_if_going(run_id, dict(locks.get(run_id) or {}))
     if STATS_FILE in volume.facts(run_id):
-        raise UsageError(f"--resume {run_id}: it has finished; fetch it with: emergence pull {run_id}")
+        raise UsageError(f"--resume {run_id}: it has finished; fetch it with: {command_prefix()} pull {run_id}")
     return request
 
 
@@ -112,7 +116,7 @@ def _start_and_follow(request: Request) -> None:
         f"call         {preparing.object_id} (data, on a CPU), then the training\n"
         f"follow       modal app logs {app.app_id}\n"
         f"list         modal run {ENTRY_POINT} --list-saved\n"
-        f"pull         emergence pull {run_id}\n"
+        f"pull         {command_prefix()} pull {run_id}\n"
         f"resume       modal run -d {ENTRY_POINT} --resume {run_id}",
         flush=True,
     )
@@ -144,15 +148,13 @@ def check_analysis_first(file: str, about: str | None) -> None:
     """:func:`check_flags_first` for ``modal run temporal_cka_analysis.py``."""
     flags = flags_on_command_line(sys.argv, file, flags_of(AnalysisFlags), about) if modal.is_local() else None
     if flags is not None:
-        try:
+        with _errors_in_one_line():
             _check_analysis(AnalysisFlags(**flags))
-        except EmergenceError as error:
-            _exit(error)
 
 
 def launch_analysis(flags: AnalysisFlags) -> None:
     """Body of the entry point: analyse runs on the volume and print the tables."""
-    try:
+    with _errors_in_one_line():
         _check_analysis(flags)
         call = analyse.with_options(gpu=find_gpu(flags.gpu).modal_name).spawn(dataclasses.asdict(flags))
         run_id = flags.model_dir.strip("/")
@@ -160,23 +162,22 @@ def launch_analysis(flags: AnalysisFlags) -> None:
         print(_unwrap(call.get())["summary"])
         folder = f"runs/{run_id}"
         print(f"fetch        mkdir -p {folder} && modal volume get {MODELS_VOLUME} {run_id}/analysis {folder}")
-    except EmergenceError as error:
-        _exit(error)
 
 
 def run_as_program(about: str | None) -> int:
     """``python temporal_cka_analysis.py``: analyse runs on this machine. Returns the exit code."""
     parser = parser_of(flags_of(AnalysisFlags), description=about)
-    try:
-        print(analyse_locally(AnalysisFlags(**vars(parser.parse_args()))))
-    except EmergenceError as error:
-        _exit(error)
+    flags = AnalysisFlags(**vars(parser.parse_args()))
+    with _errors_in_one_line():
+        require_packages("an analysis on this machine", "torch", "numpy")
+        print(analyse_locally(flags))
     return 0
 
 
 def _check_analysis(flags: AnalysisFlags) -> None:
     flags.check()
     find_gpu(flags.gpu)
+    reach_modal()
     for run_id in flags.runs():
         try:
             VolumeFiles().spec(run_id)
@@ -280,6 +281,31 @@ def in_parallel(action: Callable[[T], R], items: list[T]) -> list[R]:
         return list(pool.map(action, items))
 
 
-def _exit(error: EmergenceError) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+# Reaching it ---------------------------------------------------------------------------------------
+
+
+@cache
+def reach_modal() -> None:
+    """Connect to Modal; later calls of this process find it connected.
+
+    Raises:
+        UnreachableError: There is no token, the token is refused, or no server answers.
+    """
+    try:
+        if has_credentials(modal_settings.get):
+            refuse_if_unreachable(modal_settings.get("server_url"))
+        modal.Client.from_env().hello()
+    except Exception as error:
+        if (one_line := refusal(error)) is None:
+            raise
+        raise UnreachableError(str(one_line), one_line.exit_code) from error
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Around a body of an entry point: what has a refusal ends the process with it."""
+    try:
+        yield
+    except Exception as error:
+        end_with(error)
+        raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,6 +111,11 @@ def job_of(spec: ExperimentSpec, run_id: str, gpu: str | None, *, fresh: bool = 
         "source": source_commit(),
         **more,
     }
+
+
+def command_prefix() -> str:
+    """How the ``emergence`` command is started here: a checkout beside ``pip install modal`` has it as a module."""
+    return "emergence" if shutil.which("emergence") else "python -m emergence"
 
 
 def split_overrides(text: str | None) -> tuple[str, ...]:

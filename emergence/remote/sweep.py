@@ -18,7 +18,7 @@ from emergence.files import parse_json
 from emergence.plain import plain
 from emergence.remote.app import app, conduct, sweeps
 from emergence.remote.calls import POLL_SECONDS, is_going
-from emergence.remote.client import VolumeFiles, free_name, in_parallel
+from emergence.remote.client import VolumeFiles, free_name, in_parallel, reach_modal
 from emergence.remote.launch import job_of
 from emergence.remote.pull import pull_run
 from emergence.sweep.existing import Existing
@@ -38,6 +38,7 @@ class ModalPlace:
 
     def existing(self, runs_dir: Path) -> Existing:
         """The runs that are done or begun on the volume, by content. Of equal runs the newest counts."""
+        reach_modal()
         volume, existing = VolumeFiles(), Existing()
         runs = volume.runs()
         newest = sorted(runs, key=lambda r: (max(facts.changed for facts in runs[r].values()), r), reverse=True)
@@ -88,6 +89,7 @@ class ModalPlace:
 
     def refresh(self, record: Record) -> None:
         """Take the states as last published. A running task without a conductor or a going call has stopped."""
+        reach_modal()
         published = dict(sweeps.get(record.name) or {}).get("states", {})
         for key, raw in published.items():
             if key in record.graph.status:
@@ -104,6 +106,7 @@ class ModalPlace:
 
     def cancel(self, record: Record) -> str:
         """Cancel the conductor, then every call that is going."""
+        reach_modal()
         calls = [record.conductor] if record.conductor and is_going(record.conductor) else []
         if calls:
             modal.FunctionCall.from_id(calls[0]).cancel()

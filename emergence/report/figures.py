@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from emergence.errors import require_packages
 from emergence.files import make_folder, write_atomic
 from emergence.findings.folder import read_folder
 from emergence.measures.bootstrap import N_BOOT
 from emergence.report.charts.chart import all_charts
-from emergence.report.charts.drawing import FORMATS, require, save
+from emergence.report.charts.drawing import FORMATS, save
 from emergence.report.escaping import markdown_escape
 from emergence.wording import counted
 
@@ -54,7 +55,7 @@ def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
         DataError: There is no such folder.
         RunDirectoryError: The figures cannot be written.
     """
-    require("drawing figures", "matplotlib")
+    require_packages("drawing figures", "matplotlib")
     folder = read_folder(results_dir, n_boot=n_boot)
     charts = all_charts(folder, n_boot=n_boot)
     out_dir = make_folder(out_dir or results_dir / "figures")

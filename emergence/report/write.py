@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import DataError
+from emergence.errors import DataError, require_packages
 from emergence.files import make_folder, write_atomic
 from emergence.findings.folder import read_folder
 from emergence.findings.table import table_of
@@ -19,7 +19,7 @@ from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.clustering import ClusterKind
 from emergence.report.blocks import Report
 from emergence.report.charts.chart import all_charts
-from emergence.report.charts.drawing import render, require, table_text
+from emergence.report.charts.drawing import render, table_text
 from emergence.report.escaping import markdown_escape, visible
 from emergence.report.sections import report_of
 
@@ -58,7 +58,7 @@ def write_report(
         DataError: There is no such folder, or no finished result in it.
         RunDirectoryError: The report cannot be written.
     """
-    require("writing a report", "jinja2", "matplotlib")
+    require_packages("writing a report", "jinja2", "matplotlib")
     folder = read_folder(results_dir, n_boot=n_boot, cluster=cluster)
     if not folder.scored:
         reasons = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from emergence.data import qa_load
 from emergence.data.qa_load import load_qa_path
 from emergence.data.records import QADataset, QAExample
+from tests.command_lines import typed
 from tests.data.qa_files import QA, write
 
 SCRIPT = Path(__file__).resolve().parents[2] / "verify_qasrl_alignment.py"
@@ -138,8 +139,8 @@ def test_misaligned_data_exits_1_and_shows_where(
 def test_what_cannot_be_used_exits_2(tmp_path: Path, arguments: list[str]) -> None:
     write(tmp_path / "a.qa", QA)
     write(tmp_path / "broken.qa", QA.replace("\t?\tmany", "\tmany"))
-    result = CliRunner().invoke(verify.app, [argument.format(folder=tmp_path) for argument in arguments])
-    assert result.exit_code == 2, result.output
+    ended = typed(SCRIPT.name, *(argument.format(folder=tmp_path) for argument in arguments))
+    assert ended.code == 2 and ended.err, ended
 
 
 def test_help_answers_without_the_heavy_packages() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -17,7 +18,6 @@ from emergence.errors import DataError, UsageError
 from emergence.findings.folder import read_folder
 from emergence.findings.table import build_table
 from emergence.report.blocks import Example, Heading
-from emergence.report.charts import drawing
 from emergence.report.charts.chart import all_charts
 from emergence.report.examples import GAP, N_EACH, _known_words, _pieces, example_blocks
 from emergence.report.provenance import command
@@ -249,8 +249,8 @@ def test_refusals(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) 
         write_report(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no finished results here"):
         write_report(tmp_path)
-    monkeypatch.setattr(drawing.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"needs jinja2: pip install 'emergence\[report\]'"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"needs jinja2: pip install -e '.\[report\]'"):
         write_report(world)
 
 

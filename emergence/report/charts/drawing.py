@@ -8,7 +8,6 @@ readers lose nothing.
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import math
 import textwrap
@@ -19,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from emergence.errors import UsageError
+from emergence.errors import require_packages
 from emergence.files import write_atomic
 from emergence.measures.emergence_score import CELLS
 from emergence.report.charts.chart import Chart, Figure, Row
@@ -141,17 +140,6 @@ def panel_grid(figure: Figure, labels: Sequence[str], height: float = 2.4) -> li
 # Files -------------------------------------------------------------------------------------------
 
 
-def require(purpose: str, *packages: str) -> None:
-    """Refuse work that could not be finished, before it begins.
-
-    Raises:
-        UsageError: A package of the ``report`` extra is missing.
-    """
-    for name in packages:
-        if importlib.util.find_spec(name) is None:
-            raise UsageError(f"{purpose} needs {name}: pip install 'emergence[report]'")
-
-
 def save(chart: Chart, folder: Path) -> None:
     """Write ``<name>.png``, ``.pdf``, ``.svg`` and ``.csv``."""
     for ending, content in render(chart).items():
@@ -161,7 +149,7 @@ def save(chart: Chart, folder: Path) -> None:
 
 def render(chart: Chart, endings: Iterable[str] = FORMATS, *, caption: bool = True) -> dict[str, bytes]:
     """The figure in each format, laid out once for all. With ``caption`` its words stand below it."""
-    require("drawing figures", "matplotlib")
+    require_packages("drawing figures", "matplotlib")
     import matplotlib
 
     files = {}
