@@ -132,6 +132,28 @@ def list_command(
     _list_runs(runs_dir, as_json)
 
 
+@app.command("verify-run")
+def verify_run_command(
+    name: Annotated[str, typer.Argument(metavar="RUN|DIR", help="A run, or a folder of runs.")] = str(DEFAULT_RUNS),
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte of finished runs and compute their scores again; exits 1 if anything is damaged."""
+    import json
+
+    from emergence.experiment.store import find_run
+    from emergence.experiment.verification import summary_of, verify_folder
+
+    runs = verify_folder(find_run(name, runs_dir))
+    is_clean = not any(run.damaged for run in runs)
+    if as_json:
+        print(json.dumps({"is_clean": is_clean, "runs": [run.to_dict() for run in runs]}, indent=2))
+    else:
+        print("\n".join([*(line for run in runs for line in run.lines()), summary_of(runs)]))
+    if not is_clean:
+        raise typer.Exit(1)
+
+
 @app.command("table")
 def table_command(
     results_dir: Annotated[
@@ -331,13 +353,15 @@ def doctor_command(
 def _list_runs(runs_dir: Path, as_json: bool) -> None:
     import json
 
-    from emergence.experiment.listing import format_table, list_runs
+    from emergence.experiment.listing import HOW_CHECKED, format_table, list_runs
 
     summaries = list_runs(runs_dir)
     if as_json:
         print(json.dumps([summary.to_dict() for summary in summaries], indent=2))
     elif summaries:
         print(format_table(summaries))
+        if any(summary.f1 is not None or summary.stage == "damaged" for summary in summaries):
+            print(HOW_CHECKED)
     else:
         print(f"no runs in {runs_dir}: start one with `emergence run`")
 

@@ -41,6 +41,7 @@ LIGHT_MODULES = [
     "emergence.spec.matrix", "emergence.spec.model_size", "emergence.cli", "emergence.commands.sweep",
     "emergence.remote.app", "emergence.remote.refusals", "emergence.remote.sweep",
     "emergence.experiment.listing", "emergence.experiment.result", "emergence.experiment.store",
+    "emergence.experiment.verification",
 ]  # fmt: skip
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "matplotlib", "transformers", "pyarrow")
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

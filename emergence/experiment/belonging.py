@@ -20,6 +20,7 @@ from emergence.experiment.run_directory import (
 )
 from emergence.training.checkpoint import ForeignFileError, WeightsFile, check_matches, load_weights
 from emergence.training.identity import IDENTITY_KEY, Identity, note_older
+from emergence.training.recording import Position
 
 #: ``metadata["stage"]`` of a weights file: what its trunk has been through.
 PRETRAINED, RANDOM, FINETUNED = "pretrained", "random", "finetuned"
@@ -54,6 +55,12 @@ def check_own(run: RunDirectory, path: Path, weights: WeightsFile, identity: Ide
         raise ForeignFileError(
             f"{path} is not a file of this run: {problem}: put back the run's own, or start anew with --fresh"
         )
+
+
+def history_position(trunk: WeightsFile) -> Position:
+    """Where the history stood when ``trunk`` was saved; files of an earlier version know no digest."""
+    length, digest = trunk.metadata.get("history_bytes", 0), trunk.metadata.get("history_sha256")
+    return length if digest is None else {"bytes": length, "sha256": digest}
 
 
 def check_beside(path: Path, weights: WeightsFile) -> None:

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.locks import read_holder
+from emergence.experiment.manifest import MANIFEST_FILE, decode_manifest
 from emergence.experiment.result import RunResult
 from emergence.experiment.run_directory import (
     CHECKPOINT_FOLDER,
@@ -24,6 +26,7 @@ from emergence.experiment.run_directory import (
     SPEC_FILE,
     STATS_FILE,
     TRUNK_FILE,
+    differing_sizes,
     parse_spec_file,
 )
 from emergence.experiment.store import RunStore
@@ -132,17 +135,26 @@ def summarise_run(
         raw = parse_json(_text(read(SPEC_FILE)), SPEC_FILE)
         spec, _ = parse_spec_file(raw, SPEC_FILE)
         summary = dataclasses.replace(summary, config_name=spec.config.name, condition=spec.condition, seed=spec.seed)
-        return _finished(summary, read) if STATS_FILE in files else _unfinished(summary, spec, files, read)
+        return _finished(summary, files, read) if STATS_FILE in files else _unfinished(summary, spec, files, read)
     except (EmergenceError, OSError) as error:
         return dataclasses.replace(summary, stage="damaged", detail=str(error))
 
 
-def _finished(summary: RunSummary, read: Callable[[str], bytes]) -> RunSummary:
-    raw = unseal(parse_json(_text(read(STATS_FILE)), STATS_FILE), STATS_FILE)
-    result = RunResult.from_dict(raw, STATS_FILE)
-    return dataclasses.replace(
+def _finished(summary: RunSummary, files: Mapping[str, FileFacts], read: Callable[[str], bytes]) -> RunSummary:
+    """A finished run; marked as damaged where a seal or the size of a file shows it."""
+    content = read(STATS_FILE)
+    result = RunResult.from_dict(unseal(parse_json(_text(content), STATS_FILE), STATS_FILE), STATS_FILE)
+    summary = dataclasses.replace(
         summary, stage="finished", progress=1.0, f1=result.final_validation_f1, em=result.final_validation_accuracy
     )
+    if MANIFEST_FILE not in files:
+        return dataclasses.replace(summary, stage="damaged", detail=f"{MANIFEST_FILE}: missing")
+    entries = decode_manifest(read(MANIFEST_FILE), MANIFEST_FILE)
+    if (entry := entries.get(STATS_FILE)) is None or entry.sha256 != sha256(content).hexdigest():
+        raise RunDirectoryError(f"{STATS_FILE}: not the one in {MANIFEST_FILE}")
+    if problems := differing_sizes(entries, {name: facts.bytes for name, facts in files.items()}):
+        return dataclasses.replace(summary, stage="damaged", detail=problems[0])
+    return summary
 
 
 def _unfinished(
@@ -200,6 +212,9 @@ def _text(content: bytes) -> str:
 
 
 # Showing ----------------------------------------------------------------------------------------
+
+#: What a listing cannot see, for whoever prints one with finished or damaged runs.
+HOW_CHECKED = "sizes and seals were checked; emergence verify-run RUN checks every byte, and the scores"
 
 _COLUMNS = ("run", "size", "condition", "seed", "stage", "progress", "val F1", "val EM", "changed", "size on disk")
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from emergence.errors import RunDirectoryError
-from emergence.files import ErrorType, folder_files, name_within, read_json, seal, sha256_file, to_json, unseal
+from emergence.files import ErrorType, folder_files, name_within, parse_json, seal, sha256_file, to_json, unseal
 
 MANIFEST_FILE = "MANIFEST.json"
 #: Analyses are written after a run is sealed, and carry seals of their own.
@@ -48,11 +48,27 @@ def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
         RunDirectoryError: It is missing or damaged, or names a file outside ``folder``.
     """
     path = folder / MANIFEST_FILE
-    raw = read_json(path)
-    entries = parse_manifest(raw, str(path))
+    try:
+        content = path.read_bytes()
+    except OSError as reason:
+        raise RunDirectoryError(f"{path}: {reason.strerror or reason}") from None
+    return decode_manifest(content, str(path))
+
+
+def decode_manifest(content: bytes, source: str) -> dict[str, ManifestEntry]:
+    """The entries of a manifest from the bytes of its file.
+
+    Raises:
+        RunDirectoryError: Those bytes are not the ones that were written.
+    """
+    try:
+        raw = parse_json(content.decode("utf-8"), source)
+    except UnicodeDecodeError:
+        raise RunDirectoryError(f"{source}: damaged: not UTF-8 text") from None
+    entries = parse_manifest(raw, source)
     # This file vouches for the others and is in no list itself, so not even its layout may differ.
-    if manifest_text(raw.get("run_id"), entries).encode() != path.read_bytes():
-        raise RunDirectoryError(f"{path}: damaged or edited")
+    if manifest_text(raw.get("run_id"), entries).encode() != content:
+        raise RunDirectoryError(f"{source}: damaged or edited")
     return entries
 
 

@@ -29,7 +29,7 @@ from emergence.answering.probe_validity import ProbeValidity, measure_validity
 from emergence.answering.stored_heads import HEAD, probe_tensors
 from emergence.answering.word_features import Variant
 from emergence.answering.word_scorer import WordScores, word_scores
-from emergence.experiment.belonging import FINETUNED, PRETRAINED, RANDOM, load_own
+from emergence.experiment.belonging import FINETUNED, PRETRAINED, RANDOM, history_position, load_own
 from emergence.experiment.facts import HEADLINE, own_scorer, words_name
 from emergence.experiment.inputs import GivenWeights, Inputs, Questions
 from emergence.experiment.result import current_versions
@@ -189,12 +189,6 @@ def _history_facts(position: Position) -> dict[str, Any]:
     if isinstance(position, int):
         return {"history_bytes": position, "history_sha256": None}
     return {"history_bytes": position["bytes"], "history_sha256": position["sha256"]}
-
-
-def history_position(trunk: WeightsFile) -> Position:
-    """Where the history stood when ``trunk`` was saved; files of an earlier version know no digest."""
-    length, digest = trunk.metadata["history_bytes"], trunk.metadata.get("history_sha256")
-    return length if digest is None else {"bytes": length, "sha256": digest}
 
 
 def _held_out_losses(session: Session, trunk: Trunk) -> dict[str, Any]:

@@ -7,6 +7,7 @@ done. Starting the same spec again goes on where it was.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,13 +18,13 @@ import torch
 from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.data.qa_encoding import UNCOUNTED_MARKS
 from emergence.errors import EmergenceError, RunDirectoryError
+from emergence.experiment.belonging import history_position
 from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs, refuse_changed_text
 from emergence.experiment.outcome import common_facts, conclude
 from emergence.experiment.phases import (
     Session,
     finetune_whole,
     help_pretrain,
-    history_position,
     obtain_trunk,
     probe_frozen,
 )
@@ -34,6 +35,8 @@ from emergence.training.context import Context
 from emergence.training.distributed import Workers, workers_from_environment
 from emergence.training.precision import resolve_precision, select_device
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder
+
+logger = logging.getLogger(__name__)
 
 
 def run_experiment(
@@ -78,7 +81,7 @@ def run_experiment(
     """
     if run_id is None and not fresh and (finished := store.find_finished(spec)) is not None:
         on_open(finished, "finished")
-        return load_result(finished.stats_path)
+        return _stored_result(finished)
     _make_deterministic()
     with workers_from_environment() as workers:
         inputs = read_inputs(spec, store, cache_dir)
@@ -88,7 +91,7 @@ def run_experiment(
             if workers.is_first:
                 on_open(run, what)
             if run.is_finished:
-                return load_result(run.stats_path)
+                return _stored_result(run)
             session = Session(
                 spec=spec,
                 run=run,
@@ -112,6 +115,18 @@ def run_experiment(
             if on_commit:
                 on_commit()
             return result
+
+
+def _stored_result(run: RunDirectory) -> RunResult:
+    """The result of a finished run, as its manifest has it; says so if other files of the run are damaged.
+
+    Raises:
+        RunDirectoryError: It is not what the manifest says.
+    """
+    result = load_result(run.checked(run.stats_path.name))
+    if problems := run.differing_sizes():
+        logger.warning("%s is damaged: %s; emergence verify-run %s says more", run.run_id, problems[0], run.path)
+    return result
 
 
 def _run_phases(session: Session, matching: GivenWeights | None) -> RunResult:

@@ -7,7 +7,7 @@ module when they are called.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -280,6 +280,15 @@ class RunDirectory:
         checked = (check_file(self.path, name, entry) for name, entry in entries.items())
         return [problem for problem in checked if problem]
 
+    def differing_sizes(self) -> list[str]:
+        """What the sizes of a finished run's files show without a byte of them being read, a line each."""
+        try:
+            entries = read_manifest(self.path)
+        except RunDirectoryError as error:
+            return [str(error)]
+        paths = {name: self.path / name for name in entries}
+        return differing_sizes(entries, {name: path.stat().st_size for name, path in paths.items() if path.is_file()})
+
     def checked(self, name: str) -> Path:
         """The path of file ``name``. The file is compared with the manifest, if that lists it.
 
@@ -306,6 +315,24 @@ class RunDirectory:
 def is_snapshot_name(name: str) -> bool:
     """Whether a snapshot can be called ``name``, without its suffix."""
     return _SNAPSHOT.fullmatch(name) is not None
+
+
+def left_out_of_a_copy(entries: Iterable[str], present: Collection[str]) -> set[str]:
+    """Names in a manifest that are absent because a part of the run was fetched: without weights, or weights alone."""
+    names = set(entries)
+    weights = {name for name in names if name.endswith(".pth")}
+    records = names - weights - {SPEC_FILE, TOKENIZER_FILE}
+    return next((part for part in (weights, records) if part and part.isdisjoint(present)), set())
+
+
+def differing_sizes(entries: Mapping[str, ManifestEntry], sizes: Mapping[str, int]) -> list[str]:
+    """What the sizes of a finished run's files show without a byte being read, a line each."""
+    left_out = left_out_of_a_copy(entries, sizes)
+    return [
+        f"{name}: {sizes[name]:,} bytes instead of {entry.bytes:,}" if name in sizes else f"{name}: missing"
+        for name, entry in entries.items()
+        if name not in left_out and sizes.get(name) != entry.bytes
+    ]
 
 
 def parse_spec_file(raw: Any, source: str, error: ErrorType = RunDirectoryError) -> tuple[ExperimentSpec, str]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emergence.errors import DataError, EmergenceError
-from emergence.experiment.facts import HEADLINE
+from emergence.experiment.claims import check_counts, check_means
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.result import RunResult, load_result, recognise
-from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, SPEC_FILE, TOKENIZER_FILE
+from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, SPEC_FILE, STATS_FILE, TOKENIZER_FILE
 from emergence.experiment.store import RunDirectory
 from emergence.files import read_json
 from emergence.findings.two_by_two import RunScores
@@ -154,6 +154,7 @@ def _read_run(folder: Path, name: str) -> Found:
     if not run.is_finished:
         raise _NotAResultError("unfinished", "not finished: its own command goes on with it")
     item = _checked(name, load_result(run.stats_path))
+    run.checked(STATS_FILE)
     if item.result.experiment_id != run.experiment_id:
         raise DataError(f"its finetune_stats.json is not of the experiment in its {SPEC_FILE}")
     if not (folder / PREDICTIONS_FILE).exists():  # a copy of the small files alone
@@ -165,15 +166,16 @@ def _read_run(folder: Path, name: str) -> Found:
 
 
 def _read_scores(run: RunDirectory, item: Found) -> RunScores:
-    """Scores per question, compared with the mean in the stats."""
+    """Scores per question, compared with the means and counts in the stats."""
     try:
         scores = RunScores.load(run)
-        mean = float(scores.scores[HEADLINE]["f1_tokens"].mean())
+        sentences, documents = scores.units
+        counts = {"n": len(scores.ids), "n_clusters": sentences, "n_documents": documents}
+        problems = [*check_means(scores.scores, item.result), *check_counts(counts, item.result)]
     except (KeyError, TypeError, ValueError) as reason:
         raise DataError(f"predictions.jsonl is not in this program's format ({reason!r})") from None
-    stored = item.result.estimate("test", "f1_tokens")
-    if stored is None or not math.isclose(mean, stored.point, abs_tol=1e-6):
-        raise DataError("predictions.jsonl does not give the F1 in finetune_stats.json")
+    if problems:
+        raise DataError(f"finetune_stats.json does not follow from the predictions: {problems[0]}")
     return scores
 
 

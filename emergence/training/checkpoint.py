@@ -253,6 +253,16 @@ class Checkpointer:
             logger.warning("passed over a damaged checkpoint, going on from %s: %s", where, "; ".join(damaged))
         return newest
 
+    def read_all(self) -> dict[str, Checkpoint | WeightsError]:
+        """Every checkpoint by its file name, the oldest first; in place of a damaged or foreign one, what is wrong."""
+        contents: dict[str, Checkpoint | WeightsError] = {}
+        for name in sorted(self._names()):
+            try:
+                contents[str(name)] = self._read(name)
+            except WeightsError as error:
+                contents[str(name)] = error
+        return contents
+
     def has(self, phase: str) -> bool:
         """Whether a checkpoint of ``phase`` is there. It may still prove damaged."""
         return any(name.phase == phase for name in self._names())

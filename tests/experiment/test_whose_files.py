@@ -21,6 +21,7 @@ from emergence.experiment.belonging import load_own
 from emergence.experiment.run import run_experiment
 from emergence.experiment.run_directory import HISTORY_FILE, TRUNK_FILE, RunDirectory
 from emergence.experiment.store import RunStore
+from emergence.experiment.verification import verify_run
 from emergence.studies.trunks import read_timeline
 from emergence.training.checkpoint import Checkpointer, load_weights, save_weights
 from emergence.training.identity import note_older
@@ -199,6 +200,26 @@ def test_a_bit_of_a_snapshot_that_nothing_reads_again_is_not_certified(stopped: 
     content[len(content) // 2] ^= 1
     (run.path / name).write_bytes(bytes(content))
     whole.refused(run, WeightsError, name, "damaged")
+
+
+def test_an_unfinished_run_is_verified_by_its_seals_names_and_digests(stopped: Any, others: Any) -> None:
+    whole, seed = stopped("finetuning"), others("seed")
+    newest = max((whole.root / NAME / "checkpoint").iterdir())
+    flip: Callable[[Path], object] = lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")  # noqa: E731
+    for name, change in {
+        HISTORY_FILE: change_digit,
+        "timings.jsonl": lambda path: path.write_text("{]\n"),
+        TRUNK_FILE: lambda path: shutil.copy(seed.trunk_path, path),
+        "pretrain_step_0.pth": lambda path: shutil.copy(seed.path / path.name, path),
+        "data.json": flip,
+        "spec.json": flip,
+        f"checkpoint/{newest.name}": flip,
+    }.items():
+        run = whole.copy()
+        checked = verify_run(run.path)
+        assert checked.state == "unfinished" and not checked.damaged
+        change(run.path / name)
+        assert [file.name for file in verify_run(run.path).damaged] == [name]
 
 
 def test_a_trunk_that_is_taken_from_a_run_is_that_runs_own(stopped: Any, others: Any, tmp_path: Path) -> None:

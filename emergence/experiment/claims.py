@@ -1,0 +1,171 @@
+"""What a result claims, computed again from what the run holds: predictions, data, spec and trunk.
+
+A manifest says that files are as they were when it was written, and a seal that a file agrees with itself. Neither
+says that the numbers follow from the answers. Standard library alone, so that a laptop without numpy can check a run
+it fetched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from emergence.experiment.facts import HEADLINE, dig
+from emergence.experiment.manifest import MANIFEST_FILE, read_manifest
+from emergence.experiment.result import RunResult
+from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, TRUNK_FILE, RunDirectory
+from emergence.plain import plain
+
+#: Scores of a row of the predictions whose means a result claims.
+ROW_SCORES = ("f1_tokens", "em", "argument_selection", "log_prob", "expected_f1")
+#: What every result with test questions claims.
+_ALWAYS = ((HEADLINE, "f1_tokens"), (HEADLINE, "em"))
+#: Means are stored in full. Sums in another order differ in the last digits.
+_CLOSE = 1e-6
+
+Rows = Sequence[Mapping[str, Any]]
+Columns = Mapping[str, Mapping[str, Any]]
+
+
+def check_claims(run: RunDirectory, result: RunResult) -> list[str]:
+    """What ``result`` says that the other files of ``run`` do not bear out, a line each.
+
+    Raises:
+        EmergenceError: One of those files cannot be read.
+    """
+    problems = [*_of_spec(run, result), *_within(result)]
+    if (run.path / DATA_FILE).exists() and result.data is not None and plain(run.read_data()) != result.data:
+        problems.append(f"its data are not those of {DATA_FILE}")
+    if (run.path / PREDICTIONS_FILE).exists() and result.test_scores is not None:
+        rows = run.read_predictions()
+        problems += [*_of_rows(rows, result), *_of_spans(rows)]
+    return problems
+
+
+def check_means(columns: Columns, result: RunResult) -> Iterator[str]:
+    """What the means of test questions in ``result`` say that the scores of single questions do not give.
+
+    Args:
+        columns: Read-out or baseline -> score -> a value for each question, None or nan where it has none.
+        result: What claims the means.
+    """
+    for name, stored in _stored_scores(result).items():
+        for score in ROW_SCORES if name in columns else ():
+            values = [float(v) for v in columns[name].get(score, ()) if v is not None and not math.isnan(v)]
+            claimed = dig(stored, score, "point")
+            if claimed is None and (name, score) not in _ALWAYS:
+                continue
+            mean = math.fsum(values) / len(values) if values else math.nan
+            if not _is(claimed, mean):
+                of = "" if name == HEADLINE else f" of {name}"
+                yield f"its {score}{of} is {_shown(claimed)}, but {PREDICTIONS_FILE} gives {_shown(mean)}"
+
+
+def check_counts(counts: Mapping[str, int | None], result: RunResult) -> Iterator[str]:
+    """What the counts of test questions in ``result`` (``n``, ``n_clusters``, ``n_documents``) contradict."""
+    for name, count in counts.items():
+        claimed = dig(result.test_scores, name)
+        if None not in (claimed, count) and claimed != count:
+            yield f"its {name} of test questions is {_shown(claimed)}, but {PREDICTIONS_FILE} has {count}"
+    kept = dig(result.data, "filtering", "test", "valid_examples")
+    if kept is not None and kept != counts["n"]:
+        yield f"it kept {_shown(kept)} test questions, but {PREDICTIONS_FILE} has {counts['n']}"
+
+
+def _of_rows(rows: Rows, result: RunResult) -> Iterator[str]:
+    """The means and counts of the rows of ``predictions.jsonl``."""
+    try:
+        names = {part: list(rows[0].get(part, {})) if rows else [] for part in ("readouts", "baselines")}
+        columns = {HEADLINE: _columns(rows)}
+        for part, of_part in names.items():
+            columns |= {name: _columns([row[part][name] for row in rows]) for name in of_part}
+        documents = {(row["source"], row.get("document_id")) for row in rows}
+        counts = {
+            "n": len(rows),
+            "n_clusters": len({(row["source"], row["sentence_id"]) for row in rows}),
+            "n_documents": None if any(document is None for _, document in documents) else len(documents),
+        }
+        yield from (*check_counts(counts, result), *check_means(columns, result))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as reason:
+        yield f"{PREDICTIONS_FILE} is not in this program's format ({reason!r})"
+
+
+def _columns(rows: Rows) -> dict[str, list[Any]]:
+    return {score: [row.get(score) for row in rows] for score in ROW_SCORES}
+
+
+def _stored_scores(result: RunResult) -> dict[str, Any]:
+    """Test scores by the name of the read-out or baseline."""
+    probes = {part: dig(result.probes, part) or {} for part in ("readouts", "conditional")}
+    of_probes = {name: dig(stored, "test") for part in probes.values() for name, stored in part.items()}
+    return {**of_probes, **(dig(result.test_scores, "baselines") or {}), HEADLINE: dig(result.test_scores, "scores")}
+
+
+def _of_spans(rows: Rows) -> Iterator[str]:
+    """Rows whose exact match or token F1 do not follow from their spans; the first, and how many there are."""
+    wrong: list[str] = []
+    for row in rows:
+        try:
+            exact, f1 = score_span(row["prediction"], row["golds"])
+            if not (_is(row["em"], exact) and _is(row["f1_tokens"], f1)):
+                wrong.append(
+                    f"{row['id']}: EM {_shown(row['em'])}, F1 {_shown(row['f1_tokens'])}, not {exact}, {f1:.6g}"
+                )
+        except (KeyError, TypeError, ValueError) as reason:
+            wrong.append(f"{row.get('id')}: {reason!r}")
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        yield f"scores in {PREDICTIONS_FILE} do not follow from the spans: {wrong[0]}{more}"
+
+
+def score_span(prediction: Sequence[int], golds: Sequence[Sequence[int]]) -> tuple[float, float]:
+    """Exact match and token F1 of one span against the best of its golds; spans are ``[start, end)`` in words."""
+    start, end = prediction
+    best = 0.0
+    for gold_start, gold_end in golds:
+        shared = max(0, min(end, gold_end) - max(start, gold_start))
+        best = max(best, 2 * shared / (end - start + gold_end - gold_start))
+    return float([start, end] in [list(gold) for gold in golds]), best
+
+
+def _of_spec(run: RunDirectory, result: RunResult) -> Iterator[str]:
+    if result.experiment_id != run.experiment_id:
+        yield "it is not of the experiment in spec.json"
+    facts = {"seed": run.spec.seed, "condition": run.spec.condition, "config_name": run.spec.config.name}
+    facts |= {"freeze_llm": run.spec.freeze_llm, "random_baseline": run.spec.random_baseline}
+    for name, value in facts.items():
+        if getattr(result, name) != value:
+            yield f"its {name} is {_shown(getattr(result, name))}, that of spec.json {value}"
+    entries = read_manifest(run.path) if (run.path / MANIFEST_FILE).exists() else {}
+    claimed, trunk = dig(result.lineage, "trunk_sha256"), entries.get(TRUNK_FILE)
+    if trunk is not None and claimed is not None and claimed != trunk.sha256:
+        yield f"it was computed from another {TRUNK_FILE}"
+
+
+def _within(result: RunResult) -> Iterator[str]:
+    """What is said twice in a result, and must be the same."""
+    for name, score in (("final_validation_f1", "f1_tokens"), ("final_validation_accuracy", "em")):
+        point = dig(result.validation_scores, "scores", score, "point")
+        if point is not None and not _is(getattr(result, name), point):
+            yield f"its {name} is {_shown(getattr(result, name))}, but its validation scores say {_shown(point)}"
+    train = dig(result.data, "filtering", "train")
+    if train is not None and result.qasrl_train_filtering not in (None, train):
+        yield "its qasrl_train_filtering is not that of its data"
+    for split, counts in result.question_counts.items():
+        skipped = sum(n for reason, n in counts.items() if reason.startswith("skipped_"))
+        total, kept = counts.get("total_raw_examples"), counts.get("valid_examples")
+        if total is not None and kept is not None and kept + skipped != total:
+            yield f"of its {total} {split} questions {kept} are kept and {skipped} skipped"
+
+
+def _is(claimed: Any, value: float) -> bool:
+    return (
+        isinstance(claimed, int | float)
+        and not isinstance(claimed, bool)
+        and math.isclose(claimed, value, rel_tol=_CLOSE, abs_tol=_CLOSE)
+    )
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)[:40]

@@ -1,0 +1,205 @@
+"""A finished run under damage and forgery: ``verify-run`` names it, and ``list``, ``table`` and ``run`` see it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emergence.errors import RunDirectoryError, UsageError
+from emergence.experiment.claims import score_span
+from emergence.experiment.listing import list_runs
+from emergence.experiment.manifest import MANIFEST_FILE, describe_folder, manifest_text
+from emergence.experiment.run import run_experiment
+from emergence.experiment.run_directory import PREDICTIONS_FILE, SPEC_FILE, STATS_FILE, TRUNK_FILE
+from emergence.experiment.store import RunStore
+from emergence.experiment.verification import verify_folder, verify_run
+from emergence.files import seal, write_json_atomic
+from emergence.findings.collect import collect_results
+from tests.command_lines import typed
+from tests.small_runs import NAME, micro_run, micro_spec
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("finished")
+    return root / "runs" / micro_run(root, freeze_llm=True)
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy to damage; its runs folder is ``folder.parent``."""
+    return Path(shutil.copytree(finished, tmp_path / "runs" / NAME))
+
+
+def damage(folder: Path) -> str:
+    """The damaged files and why, in one text; empty for a clean run."""
+    return "; ".join(f"{file.name}: {file.detail}" for file in verify_run(folder).damaged)
+
+
+def damages(folder: Path, change: Callable[[bytes], bytes]) -> Iterator[str]:
+    """Every file of the run, changed while its name is given."""
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        whole = path.read_bytes()
+        path.write_bytes(change(whole))
+        yield path.name
+        path.write_bytes(whole)
+
+
+def test_every_flipped_bit_of_a_finished_run_is_named(folder: Path) -> None:
+    assert damage(folder) == ""
+    flip = lambda whole: whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]  # noqa: E731
+    names = list(damages(folder, lambda whole: whole))
+    assert len(names) > 12
+    for name in damages(folder, flip):
+        assert {file.name for file in verify_run(folder).damaged} == {name}
+        assert verify_run(folder).state == "finished"
+    for name in names:
+        (folder / name).rename(folder.parent / "away")
+        assert name in damage(folder) or name == STATS_FILE  # then it is an unfinished one, or a copy of the weights
+        (folder.parent / "away").rename(folder / name)
+
+
+def test_the_listing_marks_what_sizes_and_seals_show(folder: Path) -> None:
+    (summary,) = list_runs(folder.parent)
+    assert (summary.stage, summary.detail) == ("finished", "")
+    for name in damages(folder, lambda whole: whole[:-1]):
+        (summary,) = list_runs(folder.parent)
+        assert summary.stage == "damaged" and name in summary.detail
+    (folder / TRUNK_FILE).unlink()
+    code, out, _ = typed("emergence", "list", "--runs-dir", str(folder.parent))
+    assert code == 0 and f"{TRUNK_FILE}: missing" in out and "sizes and seals" in out and "verify-run" in out
+
+
+def rewrite(folder: Path, forge: Callable[[dict[str, Any]], Any], *, manifest: bool) -> None:
+    """Change the result, with a seal that fits; and a manifest that fits, too."""
+    stats = json.loads((folder / STATS_FILE).read_text())
+    forge(stats)
+    write_json_atomic(folder / STATS_FILE, seal(stats))
+    if manifest:
+        (folder / MANIFEST_FILE).write_text(manifest_text(NAME, describe_folder(folder)))
+
+
+def test_a_result_that_is_not_the_manifests_is_used_by_nothing(folder: Path) -> None:
+    rewrite(folder, lambda stats: stats.update(final_validation_f1=0.99), manifest=False)
+    assert STATS_FILE in damage(folder)
+    assert list_runs(folder.parent)[0].stage == "damaged"
+    collection = collect_results(folder.parent)
+    assert not collection.found and STATS_FILE in collection.skipped[0].reason
+    for words in (["table", str(folder.parent)], ["report", str(folder.parent), "--out", str(folder.parent / "out")]):
+        _, out, err = typed("emergence", *words)
+        assert "Traceback" not in out + err and "0.99" not in out
+    with pytest.raises(RunDirectoryError, match=STATS_FILE):
+        spec = micro_spec(freeze_llm=True)
+        run_experiment(spec, RunStore(folder.parent), cache_dir=folder.parent / "cache", run_id=NAME)
+    with pytest.raises(RunDirectoryError, match=STATS_FILE):
+        run_experiment(spec, RunStore(folder.parent), cache_dir=folder.parent / "cache")
+
+
+def put(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def forge(stats: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            stats = stats[key]
+        assert stats[path[-1]] != value
+        stats[path[-1]] = value
+
+    return forge
+
+
+SCORES = ("test_scores", "scores")
+FORGERIES = {
+    "f1_tokens is": put(*SCORES, "f1_tokens", "point", value=0.5),
+    "em is": put(*SCORES, "em", "point", value=0.5),
+    "argument_selection is": put(*SCORES, "argument_selection", "point", value=0.5),
+    "log_prob is": put(*SCORES, "log_prob", "point", value=-1.0),
+    "n of test questions": put("test_scores", "n", value=34),
+    "n_clusters of": put("test_scores", "n_clusters", value=33),
+    "n_documents of": put("test_scores", "n_documents", value=2),
+    "f1_tokens of words_left": put("test_scores", "baselines", "words_left", "f1_tokens", "point", value=0.1),
+    "em of wh_rule": put("test_scores", "baselines", "wh_rule", "em", "point", value=0.3),
+    "em of bilinear is": put("probes", "readouts", "bilinear", "test", "em", "point", value=0.3),
+    "of words+linear is": put("probes", "conditional", "words+linear", "test", "f1_tokens", "point", value=0.9),
+    "final_validation_f1": put("final_validation_f1", value=0.9),
+    "final_validation_accuracy": put("final_validation_accuracy", value=0.9),
+    "qasrl_train_filtering": put("qasrl_train_filtering", "valid_examples", value=88),
+    "data are not": put("data", "fingerprints", "text", value="0" * 64),
+    "kept 32 test questions": put("data", "filtering", "test", "valid_examples", value=32),
+    "experiment in spec": put("experiment_id", value="0" * 12),
+    "seed is": put("seed", value=5),
+    "another toy_llm": put("lineage", "trunk_sha256", value="0" * 64),
+}
+
+
+@pytest.mark.parametrize("says", FORGERIES)
+def test_what_does_not_follow_from_the_other_files_is_named(folder: Path, says: str) -> None:
+    """With seal and manifest made to fit: only computing again shows it."""
+    rewrite(folder, FORGERIES[says], manifest=True)
+    assert says in damage(folder) and damage(folder).startswith(STATS_FILE)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("em", 1.0, "do not follow from the spans"),
+        ("prediction", [0, 1], "do not follow from the spans"),
+        ("golds", [[5, 6]], "do not follow from the spans"),
+        ("argument_selection", 0.0, "argument_selection is"),
+        ("sentence_id", "other", "n_clusters"),
+        ("f1_tokens", "x", "not in this program's format"),
+    ],
+)
+def test_predictions_that_do_not_give_the_result_are_named(folder: Path, field: str, value: Any, says: str) -> None:
+    rows = [json.loads(line) for line in (folder / PREDICTIONS_FILE).read_text().splitlines()]
+    assert rows[0][field] != value
+    rows[0][field] = value
+    (folder / PREDICTIONS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite(folder, lambda stats: None, manifest=True)
+    assert says in damage(folder)
+    if says != "do not follow from the spans":
+        (item,) = collect_results(folder.parent).found
+        assert item.scores is None and item.remark
+
+
+def test_spans_are_scored_against_the_best_gold() -> None:
+    assert score_span([2, 5], [[0, 2], [2, 5]]) == (1.0, 1.0)
+    assert score_span([2, 5], [[0, 2], [4, 8]]) == (0.0, pytest.approx(2 / 7))
+    assert score_span([2, 5], [[0, 2]]) == (0.0, 0.0)
+
+
+def test_copies_of_a_part_of_a_run_are_clean_and_lost_files_are_not(folder: Path) -> None:
+    weights = sorted(folder.glob("*.pth"))
+    weights[0].rename(folder.parent / "away")
+    assert damage(folder) == f"{weights[0].name}: missing"
+    (folder.parent / "away").rename(weights[0])
+    (folder / "pretrain_step_2.pth").write_bytes(weights[0].read_bytes())
+    assert "not in the manifest" in damage(folder)
+    (folder / "pretrain_step_2.pth").unlink()
+    for kept in (lambda p: p.suffix != ".pth", lambda p: p.suffix == ".pth" or p.name in (SPEC_FILE, "tokenizer.json")):
+        part = folder.parent / "part"
+        part.mkdir()
+        for path in folder.iterdir():
+            if kept(path) or path.name == MANIFEST_FILE:
+                shutil.copy(path, part)
+        assert damage(part) == "" and any(file.status == "absent" for file in verify_run(part).files)
+        assert all(s.stage != "damaged" for s in list_runs(folder.parent))
+        shutil.rmtree(part)
+
+
+def test_the_command_checks_every_run_of_a_folder(folder: Path) -> None:
+    shutil.copytree(folder, folder.parent / "deeper" / "Second")
+    code, out, _ = typed("emergence", "verify-run", str(folder.parent))
+    assert code == 0 and out.splitlines()[-1].startswith("2 runs, ") and "as they were written" in out
+    assert len(out.splitlines()) == 1 + 2 * len(list(folder.iterdir()))
+    (folder.parent / "deeper" / "Second" / SPEC_FILE).unlink()
+    code, out, _ = typed("emergence", "verify-run", str(folder.parent), "--json")
+    told = json.loads(out)
+    assert code == 1 and [run["is_clean"] for run in told["runs"]] == [True, False] and not told["is_clean"]
+    assert typed("emergence", "verify-run", NAME, "--runs-dir", str(folder.parent))[0] == 0
+    (folder.parent / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no run"):
+        verify_folder(folder.parent / "empty")
+    assert typed("emergence", "verify-run", "NoSuchRun")[0] == 2
