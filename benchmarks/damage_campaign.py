@@ -2,9 +2,13 @@
 
     python -m benchmarks.damage_campaign --out damage.json
     python -m benchmarks.damage_campaign --run RUN --truncations 20 --flips 200 --out damage.json
+    python -m benchmarks.damage_campaign --unfinished --truncations 4 --flips 20 --out unfinished.json
 
 Each file is read by the loader that the program reads it with; a run without ``--run`` is made on the spot, with its
 token streams, tokenizer cache and a resumable checkpoint.
+
+With ``--unfinished``, runs that were stopped while they pretrained, finetuned or probed are damaged, or get a file of
+another run, and the same command goes on. It must refuse in one line, or end with the bits of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -136,11 +140,20 @@ def make_run(root: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--run", type=Path, help="a finished run, which is copied first")
+    parser.add_argument("--unfinished", action="store_true", help="damage runs that were stopped, and go on with them")
     parser.add_argument("--truncations", type=int, default=20)
     parser.add_argument("--flips", type=int, default=200)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     logging.disable()
+    if args.unfinished:
+        from benchmarks.unfinished_damage import damage_unfinished
+
+        report = damage_unfinished(args.truncations, args.flips)
+        print(json.dumps({**report, "unnoticed": len(report["unnoticed"])}))
+        if args.out:
+            write_json_atomic(args.out, report)
+        sys.exit(1 if report["unnoticed"] else 0)
     with tempfile.TemporaryDirectory() as scratch:
         if args.run:
             shutil.copytree(args.run, Path(scratch) / args.run.name)

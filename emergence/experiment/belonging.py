@@ -95,6 +95,19 @@ def _other_name(run: RunDirectory, path: Path, metadata: dict[str, Any]) -> str 
         fits = stage == PRETRAINED
     if stage is not None and not fits:
         return f"its weights are {stage}"
-    if is_snapshot_name(str(name)) and is_snapshot_name(path.stem) and name != path.stem:
-        return f"it was saved as {name}"
+    if IDENTITY_KEY not in metadata:
+        return f"it was saved as {name}" if _is_another_snapshot(name, path.stem) else None
+    # A trunk that was taken from a snapshot has the name of that one; the only fit of a frozen run has none.
+    wanted = path.stem if is_snapshot_name(path.stem) and not metadata.get("frozen") else None
+    if name != wanted and not metadata.get("source"):
+        return f"it was saved as {name or path.with_name(_unnamed(stage)).stem}"
     return None
+
+
+def _is_another_snapshot(name: object, stem: str) -> bool:
+    return name != stem and is_snapshot_name(str(name)) and is_snapshot_name(stem)
+
+
+def _unnamed(stage: object) -> str:
+    """The file that weights without a name of their own were saved as."""
+    return FINETUNED_FILE if stage == FINETUNED else TRUNK_FILE

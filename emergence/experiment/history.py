@@ -27,6 +27,12 @@ _NUMBERS = {
     "pretrain_evaluation": ("step", "tokens", "validation_loss"),
     "finetune_epoch": ("epoch", "train_loss", "validation_loss", "validation_f1"),
 }
+#: The same of the timings. Other kinds are for people.
+_TIMES = {
+    "pretrain_end": ("seconds", "tokens_per_second"),
+    **dict.fromkeys(("finetune_epoch", "finetune_search"), ("seconds",)),
+    **dict.fromkeys(("probe", "probe_conditional", "probe_validity"), ("seconds",)),
+}
 
 
 class FileRecorder:
@@ -115,10 +121,25 @@ def check_history(lines: Sequence[Mapping[str, Any]], source: Path) -> None:
     Raises:
         RunDirectoryError: A line is damaged. The message names file and line.
     """
+    _check_lines(lines, source, _NUMBERS, "a history")
+
+
+def check_timings(lines: Sequence[Mapping[str, Any]], source: Path) -> None:
+    """Refuse lines of wall-clock facts in the same way. None of their numbers may be null.
+
+    Raises:
+        RunDirectoryError: A line is damaged. The message names file and line.
+    """
+    _check_lines([{k: v for k, v in line.items() if v is not None} for line in lines], source, _TIMES, "the timings")
+
+
+def _check_lines(
+    lines: Sequence[Mapping[str, Any]], source: Path, numbers: Mapping[str, tuple[str, ...]], of: str
+) -> None:
     for number, line in enumerate(lines, start=1):
         kind = line.get("kind")
-        values = [line.get(key, "") for key in _NUMBERS.get(str(kind), ())]
+        values = [line.get(key, "") for key in numbers.get(str(kind), ())]
         if not isinstance(kind, str) or any(
             isinstance(v, bool) or not isinstance(v, int | float | None) for v in values
         ):
-            raise RunDirectoryError(f"{source}:{number}: damaged or edited: not a line of a history")
+            raise RunDirectoryError(f"{source}:{number}: damaged or edited: not a line of {of}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emergence.errors import ConfigError, RunDirectoryError
-from emergence.experiment.history import FileRecorder, check_history, check_position
+from emergence.experiment.history import FileRecorder, check_history, check_position, check_timings
 from emergence.experiment.locks import RunLock
 from emergence.experiment.manifest import (
     MANIFEST_FILE,
@@ -229,7 +229,10 @@ class RunDirectory:
         return lines
 
     def read_timings(self) -> list[dict[str, Any]]:
-        return self._lines(TIMINGS_FILE)
+        """The wall-clock facts, their lines checked for the numbers that results are made of."""
+        lines = self._lines(TIMINGS_FILE)
+        check_timings(lines, self.path / TIMINGS_FILE)
+        return lines
 
     # The end -------------------------------------------------------------------------------------
 

@@ -224,7 +224,7 @@ def _unfinished(folder: Path) -> Iterator[CheckedFile]:
     if (folder / HISTORY_FILE).exists():
         yield _tried(folder, HISTORY_FILE, lambda path: _check_history(path, positions))
     if (folder / TIMINGS_FILE).exists():
-        yield _tried(folder, TIMINGS_FILE, lambda path: parse_json_lines(path.read_bytes(), path.name))
+        yield _tried(folder, TIMINGS_FILE, lambda path: run.read_timings())
 
 
 def _check_history(path: Path, positions: list[Any]) -> None:

@@ -161,6 +161,10 @@ def test_weights_of_another_stage_or_step_are_refused(stopped: Any, others: Any)
         (same.path / "pretrain_step_3.pth", "pretrain_step_0.pth", "it was saved as pretrain_step_3"),
         (same.trunk_path, "finetune_epoch_1.pth", "its weights are pretrained"),
         (same.finetuned_path, "pretrain_step_1.pth", "its weights are finetuned"),
+        (same.path / "pretrain_step_0.pth", TRUNK_FILE, "it was saved as pretrain_step_0"),
+        (same.trunk_path, "pretrain_step_1.pth", "it was saved as toy_llm_unified_pretrained"),
+        (same.finetuned_path, "finetune_epoch_1.pth", "it was saved as toy_llm_qasrl_finetuned"),
+        (same.path / "finetune_epoch_2.pth", "finetune_epoch_1.pth", "it was saved as finetune_epoch_2"),
     ]:
         run = whole.copy()
         shutil.copy(source, run.path / name)
@@ -208,7 +212,7 @@ def test_an_unfinished_run_is_verified_by_its_seals_names_and_digests(stopped: A
     flip: Callable[[Path], object] = lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x")  # noqa: E731
     for name, change in {
         HISTORY_FILE: change_digit,
-        "timings.jsonl": lambda path: path.write_text("{]\n"),
+        "timings.jsonl": lambda path: path.write_text(path.read_text().replace("kind", "bind", 1)),
         TRUNK_FILE: lambda path: shutil.copy(seed.trunk_path, path),
         "pretrain_step_0.pth": lambda path: shutil.copy(seed.path / path.name, path),
         "data.json": flip,
