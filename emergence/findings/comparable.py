@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,8 +22,9 @@ from emergence.files import content_digest
 from emergence.findings.collect import Collection, Found, Skipped
 from emergence.findings.two_by_two import CELL_OF_CONDITION, ModelFree, model_free
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
-from emergence.spec.config import ConfigName, load_config
+from emergence.spec.config import CONFIG_NAMES, ConfigName, load_config
 from emergence.spec.experiment import ExperimentSpec, pretrain_label
+from emergence.spec.model_size import count_parameters
 
 NOT_RECORDED = "not recorded"
 #: The cells in words for people: the guide's, in its table's order. Its ``random`` is a random trunk trained whole.
@@ -96,9 +98,10 @@ class ComparableSet:
 
     @property
     def n_params(self) -> int | None:
-        """Non-embedding parameters, where recorded."""
+        """Non-embedding parameters as recorded, or of the configuration that the older format names and counts not."""
         counts = (item.result.n_parameters("non_embedding") for item in self.results())
-        return next((count for count in counts if count is not None), None)
+        named = _named_size(self.base.size) if self.is_documented_format else None
+        return next((count for count in counts if count is not None), named)
 
     @property
     def model_free(self) -> ModelFree:
@@ -114,6 +117,12 @@ class ComparableSet:
 
     def results(self) -> list[Found]:
         return [item for items in self.cells.values() for item in items]
+
+
+@cache
+def _named_size(name: str) -> int | None:
+    """Non-embedding parameters of a configuration of this version; None if it has none of that name."""
+    return count_parameters(load_config(name).model, vocab_rows=0).non_embedding if name in CONFIG_NAMES else None
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,8 @@ class Grouping:
         series: dict[str, tuple[ComparableSet, ...]] = {}
         for (pretrain, layout, samples, *_), members in groups.items():
             if len({s.base.size for s in members}) == len(members) > 1:
-                parts = [str(pretrain), *([str(layout)] if layout != "question-first" else [])]
+                data = f"pretraining data {NOT_RECORDED}" if pretrain == NOT_RECORDED else str(pretrain)
+                parts = [data, *([str(layout)] if layout not in ("question-first", NOT_RECORDED) else [])]
                 label = ", ".join([*parts, *([f"n={samples}"] if samples is not None else [])])
                 series[label if label not in series else f"{label} ({len(series)})"] = tuple(members)
         return series

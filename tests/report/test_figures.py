@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from emergence.measures.emergence_score import CELLS
 from emergence.report.charts.chart import Charts, all_charts
 from emergence.report.charts.drawing import FORMATS, save
 from emergence.report.figures import make_figures
+from emergence.spec.config import load_config
+from emergence.spec.model_size import count_parameters
 from emergence.studies.cka.result import FILES
 from tests.command_lines import typed
-from tests.planted_runs import F1, fake_cka, fake_run, fake_spec
+from tests.planted_runs import F1, fake_cka, fake_run, fake_spec, write_guide_file
 
 BOOT = 100
 
@@ -101,6 +104,26 @@ def test_the_report_of_one_run(world: Path, tmp_path: Path) -> None:
     text = done.text()
     assert "skipped  pretraining_loss: no run here pretrained a trunk" in text and "3 figures in" in text
     assert "Probes by layer" in (tmp_path / "out" / "captions.md").read_text()
+
+
+def test_the_guides_twelve_renamed_results_give_emergence_against_scale(tmp_path: Path) -> None:
+    """Its step 2 and step 8: sizes times full, frozen and random, in files that hold neither counts nor losses."""
+    for i, size in enumerate(("tiny", "small", "base", "medium")):
+        write_guide_file(tmp_path / f"{size}_full.json", 0.4 + 0.1 * i, config_name=size)
+        write_guide_file(tmp_path / f"{size}_frozen.json", 0.2 + 0.12 * i, frozen=True, config_name=size)
+        write_guide_file(tmp_path / f"{size}_random.json", 0.15 + 0.02 * i, random=True, config_name=size)
+    done = typed("scripts/generate_figures.py", "--results-dir", f"{tmp_path}/")
+    assert done.code == 0 and "drawn    emergence_by_scale" in done.out
+    assert "takes two sizes" not in done.out and "no run here" not in done.out  # what nobody can tell is not said
+    assert "skipped  finetuning: results files hold no history of training: emergence pull RUN" in done.out
+    charts = prepared(tmp_path)
+    rows = rows_of(charts, "emergence_by_scale")
+    assert [round(row["score"], 2) for row in rows] == [0.2, 0.45, 0.61, 0.71]
+    assert [row["floor"] for row in rows] == ["random_full"] * 4 and all(math.isnan(row["lo"]) for row in rows)
+    sizes = [row["non_embedding"] for row in rows]
+    assert sizes == [count_parameters(load_config(row["setting"]).model, 0).non_embedding for row in rows]
+    (chart,) = (chart for chart in charts.charts if chart.kind.name == "emergence_by_scale")
+    assert "Without intervals" in chart.caption and "each size is placed at its configuration's" in chart.caption
 
 
 def test_nothing_to_draw_is_said_by_script_and_command(tmp_path: Path) -> None:

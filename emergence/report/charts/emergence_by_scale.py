@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from emergence.findings.folder import ResultsFolder
-from emergence.findings.scores import POINT, SetScores
+from emergence.findings.scores import SetScores
 from emergence.measures.readings import SCORE_NAMES, describe_score
 from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend, with_unit
 from emergence.report.charts.rows import distinct, interval_words, never, numbers, rows_where, slug, value_words
+
+_AND_LOSS = " and against pretraining loss on held-out text (axis reversed)"
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
@@ -24,11 +26,13 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         if len({row["setting"] for row in rows}) < 2:
             continue
         clusters = set().union(*(folder.scores_of(s).resampled for s in members))
+        unknown = " These files record no counts of parameters: each size is placed at its configuration's."
+        nominal = unknown if any(s.is_documented_format for s in members) else ""
         caption = (
-            "Score S = (frozen - floor) / (full - floor) of each size, against non-embedding parameters and "
-            f"against pretraining loss on held-out text (axis reversed). {interval_words(rows, clusters)} The "
+            f"Score S = (frozen - floor) / (full - floor) of each size, against non-embedding parameters"
+            f"{_AND_LOSS if _has_losses(rows) else ''}. {interval_words(rows, clusters)} The "
             "emergence score has the random trunk probed frozen as floor, the from-scratch score the random trunk "
-            "trained whole."
+            f"trained whole.{nominal}"
         )
         of = slug(label) if len(series) > 1 else ""
         charts.add(KIND, f"Emergence by scale: {label}", caption, rows, of=of)
@@ -40,7 +44,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
 def _score_rows(set_scores: SetScores, charts: Charts) -> Iterator[Row]:
     """The score of one size against each floor."""
     comparable, scores = set_scores.comparable, set_scores.headline
-    if scores.basis in (None, POINT) or comparable.n_params is None:
+    if scores.basis is None or comparable.n_params is None:
         return
     where = {"setting": comparable.base.size, "non_embedding": comparable.n_params}
     where |= {"pretraining_loss": comparable.held_out_loss}
@@ -55,10 +59,17 @@ def _score_rows(set_scores: SetScores, charts: Charts) -> Iterator[Row]:
         yield {**where, "floor": score.floor, **ends, "n_seeds": e.n_seeds, "flags": " ".join(score.flags)}
 
 
+def _has_losses(rows: Sequence[Row]) -> bool:
+    """Whether there is anything to draw against the loss, which the documented older format does not record."""
+    return bool(np.isfinite(numbers(rows, "pretraining_loss")).any())
+
+
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     figure.set_figheight(2.8)
-    axes = figure.subplots(1, 2, sharey=True)
-    sides = (("non_embedding", "non-embedding parameters"), ("pretraining_loss", "pretraining loss (nats per token)"))
+    sides = [("non_embedding", "non-embedding parameters")]
+    if _has_losses(rows):
+        sides.append(("pretraining_loss", "pretraining loss (nats per token)"))
+    axes = figure.subplots(1, len(sides), sharey=True, squeeze=False)[0]
     for ax, (key, words) in zip(axes, sides, strict=True):
         ax.scatter(numbers(rows, key), np.zeros(len(rows)), alpha=0)  # a size without a score keeps its place
         for i, floor in enumerate(distinct(rows, "floor")):
@@ -79,7 +90,8 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     sizes = sorted({row["non_embedding"] for row in rows})
     axes[0].set_xticks(sizes, [with_unit(float(f"{size:.3g}"), 0) for size in sizes])
     axes[0].minorticks_off()
-    axes[1].invert_xaxis()
+    for ax in axes[1:]:
+        ax.invert_xaxis()
     finite = [v for key in ("score", "lo", "hi") for v in numbers(rows, key) if math.isfinite(v) and abs(v) < 3]
     axes[0].set_ylim(min([-0.1, *finite]) - 0.05, max([1.1, *finite]) + 0.05)
     axes[0].set_ylabel("score S")

@@ -16,6 +16,7 @@ from emergence.report.charts.rows import (
     ends_in_words,
     histories,
     never,
+    no_history,
     numbers,
     rows_where,
 )
@@ -38,7 +39,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         "Finetuning with all weights trained, by epoch. Left: negative log-likelihood of the answer span; "
         "thin without markers: training. Right: token F1 on validation questions."
     )
-    charts.add(KIND, "Finetuning", caption, rows, "no run here finetuned all weights")
+    charts.add(KIND, "Finetuning", caption, rows, no_history(folder, "no run here finetuned all weights"))
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:

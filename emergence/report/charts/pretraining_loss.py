@@ -8,7 +8,7 @@ from typing import Any
 from emergence.findings.folder import ResultsFolder
 from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, shared_legend, with_unit
-from emergence.report.charts.rows import always, distinct, ends_in_words, histories, numbers, rows_where
+from emergence.report.charts.rows import always, distinct, ends_in_words, histories, no_history, numbers, rows_where
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
@@ -31,7 +31,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         "Cross-entropy of the next token against tokens seen. Thin: training batches. Thick, with markers: "
         "held-out text; dotted: before the first step."
     )
-    charts.add(KIND, "Pretraining", caption, rows, "no run here pretrained a trunk")
+    charts.add(KIND, "Pretraining", caption, rows, no_history(folder, "no run here pretrained a trunk"))
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:

@@ -28,7 +28,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         "Validation token F1 of probes on frozen states by layer (0: embeddings). Filled, solid: pretrained. "
         "Open, dashed: random trunk. Bands: range over seeds."
     )
-    charts.add(KIND, "Probes by layer", caption, rows, "no finished run with a frozen trunk")
+    charts.add(KIND, "Probes by layer", caption, rows, "no frozen run here has its layers on record")
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:

@@ -43,6 +43,11 @@ def histories(folder: ResultsFolder, charts: Charts) -> Iterator[tuple[RunOnDisk
             charts.skip(f"training of {on_disk.name}", str(error))
 
 
+def no_history(folder: ResultsFolder, otherwise: str) -> str:
+    """Why no curve of training is drawn: without run directories nobody can tell what the runs did."""
+    return otherwise if folder.runs else "results files hold no history of training: emergence pull RUN fetches it"
+
+
 def cell_row(label: str, cell: str, estimate: Estimate, n_sentences: int, **more: Any) -> Row:
     """Token F1 of one cell of a set, with its interval and counts. The estimate may count documents."""
     return {
@@ -104,6 +109,8 @@ def interval_words(rows: Sequence[Row], clusters: Iterable[str]) -> str:
     """A sentence such as ``Bars: 95% intervals, sentences resampled (2 seeds).`` ``clusters`` is what is resampled."""
     if not rows:
         return ""
+    if all(row["lo"] is None or math.isnan(row["lo"]) for row in rows):
+        return "Without intervals: these files hold no scores of single questions."
     level = next(row["level"] for row in rows if row.get("level"))
     seeds = sorted({row["n_seeds"] for row in rows if row.get("n_seeds")})
     n = "one seed" if seeds == [1] else f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seeds"
