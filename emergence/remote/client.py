@@ -114,7 +114,7 @@ def _start_and_follow(request: Request) -> None:
     print(
         f"run          {run_id}\n"
         f"call         {preparing.object_id} (data, on a CPU), then the training\n"
-        f"follow       modal app logs {app.app_id}\n"
+        f"{where_to_look()}\n"
         f"list         modal run {ENTRY_POINT} --list-saved\n"
         f"pull         {command_prefix()} pull {run_id}\n"
         f"resume       modal run -d {ENTRY_POINT} --resume {run_id}",
@@ -126,6 +126,12 @@ def _start_and_follow(request: Request) -> None:
     print(f"finished     {run_id}")
     for name, value in results.items():
         print(f"  {name} = {value}")
+
+
+def where_to_look(stop: str | None = None) -> str:
+    """How to watch the running app and how to stop it (``stop``, or the client's own way), as a launch prints it."""
+    lines = [f"follow       modal app logs -f {app.app_id}", f"stop         {stop or f'modal app stop {app.app_id}'}"]
+    return "\n".join([*lines, f"dashboard    {app.get_dashboard_url()}"])
 
 
 def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +164,7 @@ def launch_analysis(flags: AnalysisFlags) -> None:
         _check_analysis(flags)
         call = analyse.with_options(gpu=find_gpu(flags.gpu).modal_name).spawn(dataclasses.asdict(flags))
         run_id = flags.model_dir.strip("/")
-        print(f"call         {call.object_id}\nfollow       modal app logs {app.app_id}", flush=True)
+        print(f"call         {call.object_id}\n{where_to_look()}", flush=True)
         print(_unwrap(call.get())["summary"])
         folder = f"runs/{run_id}"
         print(f"fetch        mkdir -p {folder} && modal volume get {MODELS_VOLUME} {run_id}/analysis {folder}")

@@ -18,7 +18,7 @@ from emergence.files import parse_json
 from emergence.plain import plain
 from emergence.remote.app import app, conduct, sweeps
 from emergence.remote.calls import POLL_SECONDS, is_going
-from emergence.remote.client import VolumeFiles, free_name, in_parallel, reach_modal
+from emergence.remote.client import VolumeFiles, free_name, in_parallel, reach_modal, where_to_look
 from emergence.remote.launch import job_of
 from emergence.remote.pull import pull_run
 from emergence.sweep.existing import Existing
@@ -82,7 +82,7 @@ class ModalPlace:
                 record.conductor, record.app = call.object_id, app.app_id
                 record.save()
                 say(f"conductor    {call.object_id} (the laptop may close from here on)")
-                say(f"logs         modal app logs {app.app_id}")
+                say(where_to_look(f"emergence sweep cancel {record.name} --runs-dir {record.runs_dir}"))
                 say(f"status       emergence sweep status {record.name} --runs-dir {record.runs_dir}")
                 self._follow(record, say)
         _fetch_stats(record, say)
