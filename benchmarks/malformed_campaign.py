@@ -31,6 +31,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.malformed_cases import Case, file_cases, flag_cases, run_cases
+from emergence.errors import UnreachableError
 from emergence.files import write_json_atomic
 
 MOST_SECONDS = 1.0
@@ -197,18 +198,21 @@ def _client() -> Any:
 
 @contextlib.contextmanager
 def stopped_before_training() -> Iterator[None]:
-    """A run that has read its inputs, and a probing that has found its snapshots, goes no further."""
-    run = importlib.import_module("emergence.experiment.run")
-    opened = run._open
+    """A run that has read its inputs, and a probing that has found its snapshots, goes no further. Modal is away."""
+    run, client = importlib.import_module("emergence.experiment.run"), _client()
+    opened, reach = run._open, client.reach_modal
 
     def stop(*args: object, **kwargs: object) -> None:
         raise _WouldRunError
 
-    run._open = stop  # type: ignore[attr-defined]
+    def nobody() -> None:
+        raise UnreachableError("Modal is not asked here")
+
+    run._open, client.reach_modal = stop, nobody  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        run._open = opened  # type: ignore[attr-defined]
+        run._open, client.reach_modal = opened, reach  # type: ignore[attr-defined]
 
 
 def campaign(count: int, seed: int, scratch: Path) -> dict[str, Any]:

@@ -20,19 +20,22 @@ from modal.config import config as modal_settings
 
 from emergence.errors import EmergenceError, RunDirectoryError, UnreachableError, UsageError, require_packages
 from emergence.experiment.listing import FileFacts, RunSummary, format_table, summarise_run
-from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, parse_spec_file
+from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE, parse_spec_file
 from emergence.experiment.store import numbered
 from emergence.files import parse_json
 from emergence.remote.app import MODELS_VOLUME, analyse, app, models_volume, prepare
 from emergence.remote.calls import locks, refuse_if_going
-from emergence.remote.launch import Request, command_prefix, flags_on_command_line, job_of, launch_flags
+from emergence.remote.launch import Request, command_prefix, flags_on_command_line, is_detached, job_of, launch_flags
 from emergence.remote.refusals import end_with, has_credentials, refusal, refuse_if_unreachable
-from emergence.spec.cost import ask_if_dear, find_gpu
+from emergence.spec.cost import ask, ask_if_dear, find_gpu
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.flags import flags_of, parser_of
 from emergence.studies.cka.analyse import AnalysisFlags, analyse_locally
+from emergence.wording import did_you_mean
 
 ENTRY_POINT = "pretrain_wikitext_finetune_qasrl_modal.py"
+#: A launch of more hours in a terminal is told what happens when that closes.
+LONG_HOURS = 1.0
 #: Small files are read this many at a time.
 READERS = 8
 
@@ -54,9 +57,7 @@ def check_flags_first(file: str, about: str | None) -> None:
     if flags is None:
         return
     with _errors_in_one_line():
-        _checked = _answer_without_container(flags)
-        if _checked is not None:
-            reach_modal()  # before the client builds an image
+        _checked = _answer_without_container(flags, is_detached(sys.argv, file))
     if _checked is None:
         sys.exit(0)
 
@@ -69,8 +70,12 @@ def launch(flags: dict[str, Any]) -> None:
             _start_and_follow(request)
 
 
-def _answer_without_container(flags: dict[str, Any]) -> Request | None:
-    """The checked request; None if it needed no container and has been answered."""
+def _answer_without_container(flags: dict[str, Any], detached: bool = True) -> Request | None:
+    """The checked request; None if it needed no container and has been answered.
+
+    All that the laptop can tell is told before the client builds an image. ``detached`` is whether the app would go on
+    without this terminal.
+    """
     request = Request.from_flags(flags)
     if request.list_saved:
         reach_modal()
@@ -78,13 +83,58 @@ def _answer_without_container(flags: dict[str, Any]) -> Request | None:
         return None
     if request.resume:
         request = _with_stored_spec(request, request.resume)
-    plan = request.plan()
+    plan = request.plan(_trunk_on_the_volume(request))
     print(plan.text())
+    if not detached and plan.hours >= LONG_HOURS:
+        print(f"note         {plan.hours:.1f} hours, and the app stops when this terminal closes: modal run -d goes on")
     if request.dry_run:
         print("dry run: nothing was launched")
         return None
     ask_if_dear(plan.dollars, request.yes)
     return request
+
+
+def _trunk_on_the_volume(request: Request) -> str | None:
+    """The run whose trunk the request will take; None where it pretrains one, or has none.
+
+    A dry run that cannot look says so and plans for a pretraining.
+
+    Raises:
+        UsageError: The weights that the request names are not on the volume, or another run pretrains its trunk now.
+        UnreachableError: Modal cannot be asked.
+    """
+    spec = request.spec
+    assert spec is not None
+    try:
+        reach_modal()
+    except UnreachableError as error:
+        if not request.dry_run:
+            raise
+        print(f"note         {error}; what is on the volume is not known")
+        return None
+    volume = VolumeFiles()
+    if spec.pretrained_model_path:
+        volume.refuse_missing_weights(spec)
+        return None
+    if spec.random_baseline or request.fresh or request.resume:
+        return None
+    trunks = volume.same_pretraining(spec)
+    if ready := next((run_id for run_id, has_trunk in trunks.items() if has_trunk), None):
+        return ready
+    if not spec.pretrains:
+        if spec.pretrain_text is None:  # else the same text may be there under another name, which its content tells
+            raise UsageError(
+                "--skip-pretrain: no run on the volume has this pretraining: drop it to pretrain, or name weights with "
+                "--pretrained-model-path RUN/toy_llm_unified_pretrained.pth (--list-saved shows the runs)"
+            )
+        return None
+    busy = next((run_id for run_id in trunks if _is_running(run_id)), None)
+    if busy and not request.yes and not request.dry_run and busy != volume.unfinished_twin(spec):
+        ask(
+            f"{busy} pretrains this very trunk now; once it has (--list-saved), this run takes it for nothing",
+            "Pretrain it twice?",
+        )
+    return None
 
 
 def _with_stored_spec(request: Request, run_id: str) -> Request:
@@ -244,6 +294,44 @@ class VolumeFiles:
             if name:
                 runs[run_id][name] = facts
         return runs
+
+    def refuse_missing_weights(self, spec: ExperimentSpec) -> None:
+        """Refuse weights that no container would find.
+
+        Raises:
+            UsageError: The file is not on the volume, or its run is of another size.
+        """
+        path = str(spec.pretrained_model_path).strip("/")
+        folder = path.rpartition("/")[0]
+        runs = self.runs()
+        weights = [f"{run_id}/{file}" for run_id, files in runs.items() for file in files if file.endswith(".pth")]
+        trunks = [file for file in weights if file.endswith(f"/{TRUNK_FILE}")]
+        if path not in weights:
+            hint = did_you_mean(path, trunks, "--list-saved shows the runs there are")
+            raise UsageError(f"--pretrained-model-path {path}: not on the volume {MODELS_VOLUME}; {hint}")
+        if SPEC_FILE in runs.get(folder, {}):
+            size = self.spec(folder).config.name
+            if size != spec.config.name:
+                raise UsageError(
+                    f"--pretrained-model-path {path}: weights of {size}, not {spec.config.name}: --config-name {size}"
+                )
+
+    def same_pretraining(self, spec: ExperimentSpec) -> dict[str, bool]:
+        """Runs that have, or are to have, the trunk of this pretraining, newest first, and whether each has it."""
+
+        def is_same(run_id: str) -> bool:
+            try:
+                other = self.spec(run_id)
+            except EmergenceError:
+                return False
+            has_or_will = other.pretrains or TRUNK_FILE in runs[run_id]
+            is_given = other.random_baseline or other.pretrained_model_path  # weights of whatever pretraining
+            return other.pretrain_id == spec.pretrain_id and has_or_will and not is_given
+
+        runs = {run_id: files for run_id, files in self.runs().items() if SPEC_FILE in files}
+        names = sorted(runs, key=lambda run_id: run_id[-15:], reverse=True)
+        same = in_parallel(is_same, names)
+        return {run_id: TRUNK_FILE in runs[run_id] for run_id, is_one in zip(names, same, strict=True) if is_one}
 
     def unfinished_twin(self, spec: ExperimentSpec) -> str | None:
         """The newest run of the same experiment that has no result yet."""

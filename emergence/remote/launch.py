@@ -72,14 +72,14 @@ class Request:
         """This request with the spec of the run it goes on with."""
         return dataclasses.replace(self, spec=spec)
 
-    def plan(self) -> Plan:
+    def plan(self, trunk: str | None = None) -> Plan:
         """The estimate for this request.
 
         Raises:
             UsageError: It is above ``--max-cost``.
         """
         assert self.spec is not None
-        plan = plan_experiment(self.spec, self.gpu)
+        plan = plan_experiment(self.spec, self.gpu, trunk)
         refuse_if_too_dear(plan, self.max_cost)
         return plan
 
@@ -134,7 +134,7 @@ def flags_on_command_line(
     this is no such command, or if the flags do not parse. The client itself then says what is wrong, also without a
     network call.
     """
-    places = [i for i, word in enumerate(argv) if i and _is_file(word.split("::")[0], file)]
+    places = _places_of(argv, file)
     if not places or "run" not in argv[1 : places[0]]:
         return None
     words = list(argv[places[0] + 1 :])
@@ -148,6 +148,16 @@ def flags_on_command_line(
     except (argparse.ArgumentError, SystemExit):
         return None
     return None if unknown or REQUIRED in vars(known).values() else vars(known)
+
+
+def is_detached(argv: Sequence[str], file: str) -> bool:
+    """Whether ``modal run FILE ...`` goes on without this terminal."""
+    return bool({"-d", "--detach"} & {*argv[: (_places_of(argv, file) or [0])[0]]})
+
+
+def _places_of(argv: Sequence[str], file: str) -> list[int]:
+    """Where ``file`` stands in a command line, with or without the name of an entry point."""
+    return [i for i, word in enumerate(argv) if i and _is_file(word.split("::")[0], file)]
 
 
 def _is_file(word: str, file: str) -> bool:

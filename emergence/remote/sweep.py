@@ -5,7 +5,9 @@ Needs ``pip install modal`` and this checkout; no torch, no numpy.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,7 @@ class ModalPlace:
             say(f"running already as {record.conductor}: following it")
             self._follow(record, say)
         else:
+            _build_the_image()
             with app.run(detach=True):
                 launch = secrets.token_hex(8)
                 sweep = _sweep(record, existing)
@@ -139,6 +142,12 @@ class ModalPlace:
                 "`emergence sweep cancel` ends it",
                 STOPPED,
             ) from None
+
+
+def _build_the_image() -> None:
+    """Let the client show how it builds the image, which takes minutes the first time. Nothing runs in this app."""
+    with contextlib.redirect_stdout(sys.stderr), modal.enable_output(), app.run():
+        pass
 
 
 def _sweep(record: Record, existing: Existing) -> dict[str, Any]:

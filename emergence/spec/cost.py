@@ -48,7 +48,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a launch amounts to. Hours and dollars are estimates for one uninterrupted attempt."""
+    """What a launch amounts to. Hours and dollars are estimates for one uninterrupted attempt.
+
+    ``trunk`` names the run whose trunk is taken; then nothing is pretrained.
+    """
 
     spec: ExperimentSpec
     gpu: Gpu
@@ -61,6 +64,7 @@ class Plan:
     hours: float
     dollars: float
     prices_date: str
+    trunk: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for ``emergence plan --json``."""
@@ -80,6 +84,7 @@ class Plan:
             "hours": self.hours,
             "dollars": self.dollars,
             "prices_date": self.prices_date,
+            "trunk": self.trunk,
         }
 
     def text(self) -> str:
@@ -88,7 +93,8 @@ class Plan:
         trunk = (
             f"{self.parameters.total / 1e6:.1f}M parameters, {self.parameters.non_embedding / 1e6:.2f}M non-embedding"
         )
-        text = f"{self.pretrain_tokens:,} tokens at most" if self.pretrain_tokens else "none"
+        without = f"none, because {self.trunk} has this trunk" if self.trunk else "none"
+        text = f"{self.pretrain_tokens:,} tokens at most" if self.pretrain_tokens else without
         tuning = "none" if spec.skip_finetune else "probes on a frozen trunk" if spec.freeze_llm else "all weights"
         if self.search_tokens:
             share = self.search_tokens / self.finetune_tokens
@@ -135,12 +141,13 @@ def find_gpu(text: str) -> Gpu:
     return Gpu(key, int(count or 1), float(entry["dollars"]), float(entry["tflops"]))
 
 
-def plan_experiment(spec: ExperimentSpec, gpu: str | None = None) -> Plan:
+def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | None = None) -> Plan:
     """Estimate one run on Modal.
 
     Args:
         spec: The experiment.
         gpu: Overrides the configuration's GPU.
+        trunk: A run that has the trunk already.
 
     Raises:
         UsageError: The GPU is unknown.
@@ -150,7 +157,7 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None) -> Plan:
     model, pretrain = spec.config.model, spec.config.pretrain
     vocab_rows = -(-model.vocab_size // 64) * 64
     parameters = count_parameters(model, vocab_rows)
-    tokens = pretrain.epochs * pretrain.samples_per_epoch * model.sequence_length if spec.pretrains else 0
+    tokens = pretrain.epochs * pretrain.samples_per_epoch * model.sequence_length if spec.pretrains and not trunk else 0
     tuning_tokens, search_tokens = _finetune_tokens(spec)
     # Finetuning has no vocabulary head: 6 N a token (Kaplan et al. 2020).
     pretrain_flop = tokens * training_flops_per_token(model, vocab_rows)
@@ -173,6 +180,7 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None) -> Plan:
         hours=hours,
         dollars=dollars,
         prices_date=str(table["date"]),
+        trunk=trunk,
     )
 
 
@@ -212,9 +220,17 @@ def ask_if_dear(dollars: float, yes: bool) -> None:
     Raises:
         UsageError: The answer is no, or there is nobody to ask.
     """
-    if yes or dollars <= ASK_ABOVE_DOLLARS:
-        return
+    if not yes and dollars > ASK_ABOVE_DOLLARS:
+        ask(f"the estimate is above ${ASK_ABOVE_DOLLARS:g}", "Launch?")
+
+
+def ask(reason: str, question: str) -> None:
+    """Go on only if a person says yes.
+
+    Raises:
+        UsageError: The answer is no, or there is nobody to ask.
+    """
     if not sys.stdin.isatty():
-        raise UsageError(f"the estimate is above ${ASK_ABOVE_DOLLARS:g} and nobody can be asked here: add --yes")
-    if input("Launch? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError(f"{reason} and nobody can be asked here: add --yes")
+    if input(f"{reason}. {question} [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError("not launched")
