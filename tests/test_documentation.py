@@ -217,10 +217,14 @@ def _keys(value: Any) -> set[str]:
 
 
 def test_filter_reasons_are_explained() -> None:
-    from emergence.data.align import AMBIGUOUS, UNALIGNED
-    from emergence.data.formats.raw import DUPLICATE, NO_ANSWER
+    """Every reason that a question is dropped for stands in the table of words, and in the documents."""
+    from emergence.data.records import DROP_REASONS
 
-    assert {f"skipped_{reason}" for reason in (AMBIGUOUS, UNALIGNED, NO_ANSWER, DUPLICATE)} <= explained()
+    given = re.compile(r"""(?:^[A-Z_]+ = |problem = |problem=|return )"([a-z]+_[a-z_]+)"(?: if|$)""", re.M)
+    readers = [*(ROOT / "emergence/data/formats").glob("*.py"), *(ROOT / "emergence/data").glob("*.py")]
+    reasons = {reason for path in readers for reason in given.findall(path.read_text(encoding="utf-8"))}
+    assert {"unaligned_span", "too_long", "redundant_question", "not_verbal"} <= reasons == set(DROP_REASONS)
+    assert {f"skipped_{reason}" for reason in DROP_REASONS} <= explained()
 
 
 # Commands -----------------------------------------------------------------------------------------

@@ -11,11 +11,21 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 UNALIGNED = "unaligned_span"
 AMBIGUOUS = "ambiguous_span"
 
+#: Spellings of one mark: the Penn Treebank's escapes, typographic and plain quotes.
+_MARKS = {
+    **dict.fromkeys(["-LRB-", "-lrb-"], "("), **dict.fromkeys(["-RRB-", "-rrb-"], ")"),
+    **dict.fromkeys(["-LSB-", "-lsb-"], "["), **dict.fromkeys(["-RSB-", "-rsb-"], "]"),
+    **dict.fromkeys(["-LCB-", "-lcb-"], "{"), **dict.fromkeys(["-RCB-", "-rcb-"], "}"),
+    **dict.fromkeys(["``", "''", "“", "”", "„", "«", "»"], '"'),
+    **dict.fromkeys(["`", "‘", "’", "‚"], "'"),
+    "…": "...",
+}  # fmt: skip
+_MARK = re.compile("|".join(map(re.escape, sorted(_MARKS, key=len, reverse=True))))
 #: Zero-width characters that annotation tools leave behind: they carry no text.
 _ZERO_WIDTH = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")
 
@@ -34,6 +44,11 @@ def normalise(text: str) -> str:
     return text if text.isascii() else _ZERO_WIDTH.sub("", unicodedata.normalize("NFC", text))
 
 
+def plain_marks(text: str) -> str:
+    """``text`` with brackets and quotes spelled in one way: ``-LRB-`` is ``(``, typographic quotes are plain."""
+    return _MARK.sub(lambda match: _MARKS[match[0]], text)
+
+
 def split_tokens(sentence: str) -> tuple[str, ...]:
     """Split a sentence at its spaces, as every QA-SRL file writes its tokens.
 
@@ -47,6 +62,7 @@ class SentenceIndex:
     """The tokens of one sentence, prepared for matching answers against them."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
+        self._tokens = tuple(tokens)
         exact = [normalise(token) for token in tokens]
         # A token of zero-width characters alone matches nothing and must not interrupt a match.
         self._positions = [i for i, token in enumerate(exact) if token]
@@ -70,7 +86,15 @@ class SentenceIndex:
                     if spans:
                         kind = ("+casefold" * folded) + ("+trimmed" * (trimmed > 0))
                         return self._choose(spans, predicate_index, kind)
-        return UNALIGNED
+        return self._with_plain_marks(plain, predicate_index)
+
+    def _with_plain_marks(self, answer: str, predicate_index: int | None) -> Alignment | str:
+        """:meth:`align` where sentence and answer may spell brackets and quotes differently."""
+        tokens, sought = tuple(map(plain_marks, self._tokens)), plain_marks(answer)
+        if (tokens, sought) == (self._tokens, answer):
+            return UNALIGNED
+        place = SentenceIndex(tokens).align(sought, predicate_index)
+        return replace(place, kind=f"{place.kind}+marks") if isinstance(place, Alignment) else place
 
     def _occurrences(self, words: list[str], folded: bool) -> list[tuple[int, int]]:
         sought = [word.casefold() for word in words] if folded else words

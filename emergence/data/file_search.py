@@ -6,10 +6,18 @@ any file is opened.
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from emergence.errors import DataError
+from emergence.files import sha256_file
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: A folder with more entries than this, at any depth, is taken for something else than data.
 MOST_ENTRIES = 50_000
@@ -72,3 +80,37 @@ def _shown(path: Path) -> str:
     text = str(path)
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= 200 else f"{text[:100]}...{text[-50:]}"
+
+
+def without_copies(files: Iterable[tuple[T, Path]]) -> tuple[list[tuple[T, Path]], list[Path]]:
+    """``files`` (each with the group it belongs to) without those whose bytes a file before it in the group has.
+
+    Returns:
+        The files that are left, and the copies.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    kept: list[tuple[T, Path]] = []
+    copies: list[Path] = []
+    seen: dict[tuple[T, int], list[Path]] = {}
+    digests: dict[Path, str] = {}
+
+    def digest(path: Path) -> str:
+        if path not in digests:
+            digests[path] = sha256_file(path)
+        return digests[path]
+
+    for group, path in files:
+        try:
+            alike = seen.setdefault((group, path.stat().st_size), [])
+            is_copy = any(digest(other) == digest(path) for other in alike)  # read only where the sizes agree
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror or error}", path) from None
+        if is_copy:
+            copies.append(path)
+            log.info("%s: a copy of a file read already, left aside", path)
+        else:
+            alike.append(path)
+            kept.append((group, path))
+    return kept, copies

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from emergence.data.control_mix import control_passages
-from emergence.data.file_search import files_at
+from emergence.data.file_search import files_at, without_copies
 from emergence.data.formats.parquet import MAGIC, open_parquet, parquet_rows
 from emergence.data.formats.textfile import head, json_value, refuse_odd_characters, text_lines
 from emergence.data.records import SPLITS, QAPair, TextDoc
@@ -28,6 +29,8 @@ from emergence.data.stream import EncodedDocument, TokenStream, cut_to_budget
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError
 from emergence.files import sha256_file
+
+log = logging.getLogger(__name__)
 
 #: Change it when the same pairs and the same text give another stream.
 NQ_VERSION = 1
@@ -58,11 +61,15 @@ def load_nq_path(path: str | Path, seed: int) -> NQData:
     """
     root = Path(path)
     by_split: dict[str, list[Path]] = {}
-    for file in _files(root):
-        relative = PurePath(file.name) if file == root else file.relative_to(root)
-        by_split.setdefault(split_of_path(relative) or "train", []).append(file)
-    present = [split for split in SPLITS if split in by_split]
-    pairs = {split: [pair for file in by_split[split] for pair in _read(file, split)] for split in present}
+    files = _files(root)
+    answered = [file for file in files if file == root or _has_answers(file)]
+    places = {file: PurePath(file.name) if file == root else file.relative_to(root) for file in answered}
+    kept, copies = without_copies((split_of_path(place) or "train", file) for file, place in places.items())
+    for split, file in kept:
+        by_split.setdefault(split, []).append(file)
+    if not by_split:
+        raise DataError("holds no NQ-open data with answers: looked for .jsonl and .parquet files", root)
+    pairs = {split: _read_all(by_split[split], split) for split in SPLITS if split in by_split}
     provenance: dict[str, Any] = {
         "route": "local",
         "path": str(root),
@@ -70,6 +77,8 @@ def load_nq_path(path: str | Path, seed: int) -> NQData:
             split: [{"name": file.name, "sha256": sha256_file(file)} for file in files]
             for split, files in by_split.items()
         },
+        "left_aside_without_answers": [file.name for file in files if file not in answered],
+        "left_aside_copies": [file.name for file in copies],
     }
     if "train" not in pairs:
         donor = next(iter(pairs))
@@ -156,6 +165,34 @@ def _files(root: Path) -> list[Path]:
     if not files:
         raise DataError("holds no NQ-open data: looked for .jsonl and .parquet files", root)
     return files
+
+
+def _has_answers(path: Path) -> bool:
+    """Whether a file of questions has answers to them; a release may ship its test questions without any."""
+    if head(path, 4).startswith(MAGIC):
+        names = set(open_parquet(path).schema_arrow.names)
+    else:
+        _, row = next(_json_rows(path), (0, None))
+        names = set(row) if isinstance(row, Mapping) else set()
+    has_answers = "question" not in names or "answer" in names
+    if not has_answers:
+        log.info("%s: its questions have no answers, left aside", path)
+    return has_answers
+
+
+def _read_all(files: Sequence[Path], split: str) -> list[QAPair]:
+    """The pairs of a split's files. What a file before has already, a sample beside the whole say, counts once."""
+    pairs: list[QAPair] = []
+    known: set[tuple[str, tuple[str, ...]]] = set()
+    for file in files:
+        rows = _read(file, split)
+        new = [pair for pair in rows if (pair.question, pair.answers) not in known]
+        if len(new) < len(rows):
+            n = len(rows) - len(new)
+            log.info("%s: %d of %d pairs stand in another file of the split, left aside", file, n, len(rows))
+        known |= {(pair.question, pair.answers) for pair in new}
+        pairs += new
+    return pairs
 
 
 def _read(path: Path, split: str) -> list[QAPair]:

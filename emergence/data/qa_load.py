@@ -15,7 +15,7 @@ from itertools import chain
 from operator import attrgetter
 from pathlib import Path, PurePath
 
-from emergence.data.file_search import files_at
+from emergence.data.file_search import files_at, without_copies
 from emergence.data.formats.bank import examples_from_bank_rows
 from emergence.data.formats.qasrl1 import examples_from_qasrl1_rows
 from emergence.data.formats.raw import examples_from_raw
@@ -103,12 +103,12 @@ class _Inventory:
 
 def _load(inventory: _Inventory, chosen: Sequence[QAFormat], seed: int) -> QADataset:
     by_split: dict[str, list[tuple[QAFormat, Path]]] = {}
-    unnamed = []
-    for entry, file in inventory.recognised:
-        if entry in chosen:
-            split = split_of_path(inventory.relative(file))
-            by_split.setdefault(split or "train", []).append((entry, file))
-            unnamed += [file] if split is None else []
+    formats = {file: entry for entry, file in inventory.recognised if entry in chosen}
+    splits = {file: split_of_path(inventory.relative(file)) for file in formats}
+    kept, copies = without_copies((split or "train", file) for file, split in splits.items())
+    for split, file in kept:
+        by_split.setdefault(split, []).append((formats[file], file))
+    unnamed = [file for _, file in kept if splits[file] is None]
     aside = [file for entry, file in inventory.recognised if entry not in chosen]
     if aside:
         names = " and ".join(entry.name for entry in chosen)
@@ -124,6 +124,7 @@ def _load(inventory: _Inventory, chosen: Sequence[QAFormat], seed: int) -> QADat
         "files": {split: inventory.names(file for _, file in files) for split, files in by_split.items()},
         "files_without_split_name": inventory.names(unnamed),
         "left_aside_other_formats": inventory.names(aside),
+        "left_aside_copies": inventory.names(copies),
         "ignored_files": inventory.names(inventory.ignored),
     }
     try:
@@ -163,8 +164,18 @@ def build_dataset(
     notes["carved"] = carved
     notes["questions"] = {split: len(examples) for split, examples in splits.items()}
     notes["answers_dropped"] = {split: sum(completed[split][1].answers_dropped.values()) for split in SPLITS}
-    sources = sorted({example.source for examples in splits.values() for example in examples})
+    by_split = {split: {example.source for example in examples} for split, examples in splits.items()}
+    if by_split["train"] and by_split["test"] and by_split["train"].isdisjoint(by_split["test"]):
+        log.warning(
+            "training questions are from %s and test questions from %s: what is measured is also the step from one "
+            "data set to the other", _listed(by_split["train"]), _listed(by_split["test"]),
+        )  # fmt: skip
+    sources = sorted(set().union(*by_split.values()))
     return QADataset(name or "+".join(sources), splits, filtering, fingerprint(splits), notes)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names))
 
 
 _ANSWER_FIELDS = attrgetter(*(field.name for field in fields(Answer)))

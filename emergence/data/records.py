@@ -14,6 +14,22 @@ from dataclasses import dataclass, field
 
 SPLITS = ("train", "validation", "test")
 
+#: Why a question may be dropped, in words; what follows a colon is the cure.
+DROP_REASONS = {
+    "ambiguous_span": "the answer stands in several places and nothing tells which is meant",
+    "unaligned_span": "no answer is a sequence of whole words of the sentence",
+    "no_answer": "without an answer",
+    "no_question": "without a question",
+    "duplicate_question": "asked before, its answers added to those of the first",
+    "bad_predicate_index": "the predicate's place is not where the file says",
+    "invalid_by_annotators": "judged invalid by its annotators",
+    "redundant_question": "marked redundant by its annotators",
+    "not_verbal": "about a noun that means no action",
+    "document_in_other_split": "its document is in a later split",
+    "too_long": "longer than the model's sequences: raise model.sequence_length",
+    "answer_outside": "the answer lies outside its sentence",
+}
+
 #: The seven QA-SRL question slots, in order (He et al. 2015; FitzGerald et al. 2018).
 SLOT_NAMES = ("wh", "aux", "subj", "verb", "obj", "prep", "obj2")
 
@@ -41,7 +57,8 @@ class Answer:
 
     ``alignment`` says how the span was found. It is ``given`` if the data set marks the span, ``unique`` for the only
     match of whole tokens, and ``nearest`` for the match nearest to the predicate among several. ``+casefold`` follows
-    if case had to be ignored, and ``+trimmed`` if trailing punctuation had to be cut off, as in ``unique+trimmed``.
+    if case had to be ignored, ``+trimmed`` if trailing punctuation had to be cut off, as in ``unique+trimmed``, and
+    ``+marks`` if sentence and answer spell brackets or quotes differently.
     """
 
     text: str
@@ -121,6 +138,12 @@ class FilterCounts:
         """Raise ``AssertionError`` unless kept and skipped add up to the total."""
         if self.kept + sum(self.skipped.values()) != self.total or min(self.skipped.values(), default=0) < 0:
             raise AssertionError(f"filter counts do not add up: {self}")
+
+    def in_words(self) -> str:
+        """``11,489 of 11,896 questions kept; dropped 407: longer than ...``, the most frequent reason first."""
+        dropped = sorted(((n, reason) for reason, n in self.skipped.items() if n), key=lambda item: (-item[0], item[1]))
+        told = "; ".join(f"dropped {n:,}: {DROP_REASONS.get(reason, reason)}" for n, reason in dropped)
+        return f"{self.kept:,} of {self.total:,} questions kept" + (f"; {told}" if told else "")
 
     def to_dict(self) -> dict[str, int]:
         """The documented keys: ``total_raw_examples``, ``valid_examples``, ``skipped_<reason>``..."""

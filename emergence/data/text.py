@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from emergence.data.file_search import files_at
+from emergence.data.file_search import files_at, without_copies
 from emergence.data.records import SPLITS, TextDoc
 from emergence.data.splits import split_of_path
 from emergence.data.text_files import TextFile, cut_documents, natural_text, open_text_file
@@ -33,6 +33,8 @@ TEXT_VERSION = 1
 #: Characters of a piece of a book.
 PIECE_CHARS = 20_000
 _LEAST_PIECE_CHARS = 200
+#: Held-out text of fewer bytes is warned about: that is a page.
+LITTLE_HELD_OUT = 2_000
 _CARVED_PIECES = 60
 _SUFFIXES = {"", ".txt", ".text", ".tokens", ".raw", ".parquet"}
 _NOTES = re.compile(r"(readme|licen[cs]e|source|copying|citation|notice|changelog|authors)\b", re.IGNORECASE)
@@ -207,9 +209,11 @@ def load_text_path(path: str | Path, seed: int) -> LocalText:
     if files == [root]:
         return LocalText(root, {"train": [open_text_file(root, root.name)]}, [], seed)
     chosen, ignored = _text_files(root, files)
+    kept, copies = without_copies((split, root / name) for split, name in chosen)
+    ignored += [path.relative_to(root).as_posix() for path in copies]
     by_split: dict[str, list[TextFile]] = {}
-    for split, name in chosen:
-        by_split.setdefault(split, []).append(open_text_file(root / name, name))
+    for split, path in kept:
+        by_split.setdefault(split, []).append(open_text_file(path, path.relative_to(root).as_posix()))
     kinds = {"parquet" if file.kind.startswith("parquet") else "text" for files in by_split.values() for file in files}
     if len(kinds) > 1:
         raise DataError("holds both text and parquet files: point to one of the two", root)
@@ -217,7 +221,18 @@ def load_text_path(path: str | Path, seed: int) -> LocalText:
         if len(by_split) > 1:
             raise DataError("has no training text: name one of its files train", root)
         by_split = {"train": next(iter(by_split.values()))}
-    return LocalText(root, {split: by_split[split] for split in SPLITS if split in by_split}, ignored, seed)
+    text = LocalText(root, {split: by_split[split] for split in SPLITS if split in by_split}, ignored, seed)
+    _warn_of_little_held_out(text)
+    return text
+
+
+def _warn_of_little_held_out(text: LocalText) -> None:
+    for split in ("validation", "test"):
+        if split in text.files and (size := text.size(split)) < LITTLE_HELD_OUT:
+            log.warning(
+                "%s: its %s text has %d bytes: a loss on so little says next to nothing; is the file whole?",
+                text.root, split, size,
+            )  # fmt: skip
 
 
 def _text_files(root: Path, files: Iterable[Path]) -> tuple[list[tuple[str, str]], list[str]]:

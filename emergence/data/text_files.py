@@ -21,6 +21,8 @@ WHOLE_PIECES = 5
 _MOST_LINE_BYTES = 1 << 22
 _SAMPLE_ROWS = 2000
 _BOM = "\ufeff"
+#: What old copies of WikiText write where a line ends, some of them in place of the line's end.
+_END_OF_LINE = "<eos>"
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]* ")
 
 
@@ -142,7 +144,8 @@ def _cut_line(line: str, piece_chars: int) -> Iterator[str]:
 def _lines(file: TextFile) -> Iterator[str | None]:
     """Lines without their ends, and None where a row says that a document ends."""
     if file.kind == "text":
-        yield from _text_lines(file.path)
+        for line in _text_lines(file.path):
+            yield from line.split(_END_OF_LINE) if file.tokenised and _END_OF_LINE in line else (line,)
         return
     for row in _parquet_rows(file.path):
         yield from row.rstrip("\r\n").splitlines() or [""]

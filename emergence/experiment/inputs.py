@@ -195,6 +195,8 @@ def encode_questions(
         filtering[split] = FilterCounts.merge([dataset.filtering[split]])
         for reason, count in dropped.items():
             filtering[split].drop_kept(reason, count)
+        if filtering[split].kept < filtering[split].total:
+            logger.info("%s: %s", split, filtering[split].in_words())
         if not len(encoded[split]):
             raise DataError(
                 f"no {split} question fits model.sequence_length = {limit} in the {spec.layout} layout: raise it "

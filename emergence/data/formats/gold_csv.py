@@ -1,8 +1,11 @@
-"""QA-SRL Gold Standard (Roit et al. 2020): CSV of questions, with its sentences in a CSV of their own.
+"""QA-SRL Gold Standard (Roit et al. 2020): CSV of questions, with its sentences in a CSV of their own; QANom's CSV.
 
 A row is one question. ``answer_range`` holds ``start:end`` pairs (end-exclusive) and ``answer`` their texts, both
 joined by ``~!~``. The sentences are looked for beside the questions and in the folders next to them, as in the release
 (``gold/*.csv``, ``sentences/*.csv``).
+
+QANom (Klein et al. 2020) writes the same columns with the sentence in each row: a noun stands where the verb would, its
+place in ``target_idx``, and a row without a question says that the noun has no verb's meaning.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emergence.data.align import normalise, split_tokens
@@ -18,16 +22,18 @@ from emergence.data.formats.slots import clean_slots, finish_question
 from emergence.data.formats.textfile import head, text_lines
 from emergence.errors import DataError
 
-SOURCE = "qasrl-gs"
+SOURCE, QANOM = "qasrl-gs", "qanom"
 _JOIN = "~!~"
 _COLUMNS = ("qasrl_id", "verb_idx", "question", "answer_range", "answer")
+_QANOM_COLUMNS = ("qasrl_id", "sentence", "target_idx", "question", "answer_range", "answer")
+NOT_VERBAL = "not_verbal"
 _SLOT_COLUMNS = ("wh", "aux", "subj", "verb_prefix", "obj", "prep", "obj2")
 _RANGE = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 _INDEX = re.compile(r"[0-9]{1,9}")
 
 
 def is_gold_header(line: str) -> bool:
-    """Whether a CSV's first line is that of Gold Standard questions."""
+    """Whether a CSV's first line is that of Gold Standard or QANom questions."""
     columns = set(line.strip().split(","))
     return "qasrl_id" in columns and not columns.isdisjoint(_COLUMNS[1:])
 
@@ -45,26 +51,60 @@ def read_gold_csv(path: Path) -> Iterator[RawQuestion]:
         DataError: A column is missing, the sentences are not beside the file, a range is not ``start:end``, or an
             index is no number or lies outside its sentence. The message has the line.
     """
+    if set(_header(path)) >= {"sentence", "target_idx"}:
+        yield from _read_qanom(path)
+        return
     sentences = _sentences_beside(path)
     for number, row in _rows(path, _COLUMNS):
-        tokens = sentences.get(row["qasrl_id"])
-        if tokens is None:
+        sentence = sentences.get(row["qasrl_id"])
+        if sentence is None:
             raise DataError(f"sentence {row['qasrl_id']} is in none of the sentences CSV files beside it", path, number)
-        if not _INDEX.fullmatch(row["verb_idx"]) or int(row["verb_idx"]) >= len(tokens):
-            raise DataError(f"verb_idx {row['verb_idx']!r} is no index into {len(tokens)} tokens", path, number)
-        passive = row.get("is_passive", "").strip().lower()
-        yield RawQuestion(
-            source=SOURCE,
-            sentence_id=row["qasrl_id"],
-            tokens=tokens,
-            question=finish_question(row["question"]),
-            answers=tuple(_answers(row, tokens, path, number)),
-            predicate_index=int(row["verb_idx"]),
-            predicate=row.get("verb"),
-            slots=_slots(row),
-            is_passive=passive == "true" if passive in ("true", "false") else None,
-            problem="redundant_question" if row.get("is_redundant", "").strip().lower() == "true" else None,
-        )
+        if sentence.rival:
+            raise DataError(
+                f"{sentence.file} and {sentence.rival} cut sentence {row['qasrl_id']} into different words: keep the "
+                "one that these answers are counted in",
+                path,
+                number,
+            )
+        tokens = sentence.tokens
+        redundant = row.get("is_redundant", "").strip().lower() == "true"
+        problem = "redundant_question" if redundant else None
+        yield _raw(row, tokens, "verb_idx", row.get("verb"), problem, path, number)
+
+
+def _read_qanom(path: Path) -> Iterator[RawQuestion]:
+    for number, row in _rows(path, _QANOM_COLUMNS):
+        problem = NOT_VERBAL if not row["question"].strip() else None
+        tokens = split_tokens(row["sentence"])
+        raw = _raw(row, tokens, "target_idx", row.get("noun"), problem, path, number)
+        yield replace(raw, source=QANOM)
+
+
+def _raw(
+    row: dict[str, str],
+    tokens: tuple[str, ...],
+    index_column: str,
+    predicate: str | None,
+    problem: str | None,
+    path: Path,
+    number: int,
+) -> RawQuestion:
+    index = row[index_column]
+    if not _INDEX.fullmatch(index) or int(index) >= len(tokens):
+        raise DataError(f"{index_column} {index!r} is no index into {len(tokens)} tokens", path, number)
+    passive = row.get("is_passive", "").strip().lower()
+    return RawQuestion(
+        source=SOURCE,
+        sentence_id=row["qasrl_id"],
+        tokens=tokens,
+        question=finish_question(row["question"]),
+        answers=tuple(_answers(row, tokens, path, number)),
+        predicate_index=int(index),
+        predicate=predicate,
+        slots=_slots(row),
+        is_passive=passive == "true" if passive in ("true", "false") else None,
+        problem=problem,
+    )
 
 
 def _answers(row: dict[str, str], tokens: tuple[str, ...], path: Path, number: int) -> Iterator[RawAnswer]:
@@ -98,6 +138,12 @@ def _slots(row: dict[str, str]) -> tuple[str, ...] | None:
     return wh, aux, subj, f"{prefix} {words[len(words) - len(after) - 1]}".strip(), obj, prep, obj2
 
 
+def _header(path: Path) -> list[str]:
+    """The names in a CSV's first line."""
+    first = head(path, 4096).partition(b"\n")[0].decode("utf-8", "replace")
+    return next(csv.reader([first.rstrip("\r")]), [])
+
+
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(line + "\n" for _, line in text_lines(path))
     try:
@@ -129,15 +175,33 @@ def _holds_sentences(file: Path) -> bool:
         return False
 
 
-def _sentences_beside(path: Path) -> dict[str, tuple[str, ...]]:
+@dataclass(frozen=True)
+class _Sentence:
+    """The words of a sentence, the file that holds them, and a file as near that cuts it into others."""
+
+    tokens: tuple[str, ...]
+    file: Path
+    rival: Path | None = None
+
+
+def _sentences_beside(path: Path) -> dict[str, _Sentence]:
+    """The sentences by id. A file in the questions' own folder counts before one above, and that before one beside."""
     folder = path.resolve().parent
-    folders = [folder, folder.parent, *_inside(folder.parent)]
-    files = [file for place in folders for file in _inside(place) if file.suffix == ".csv"]
-    sentences: dict[str, tuple[str, ...]] = {}
-    for file in dict.fromkeys(files):
-        if file.is_file() and _holds_sentences(file):
-            for _, row in _rows(file, ("qasrl_id", "tokens")):
-                sentences.setdefault(row["qasrl_id"], split_tokens(row["tokens"]))
+    nearness = [[folder], [folder.parent], _inside(folder.parent)]
+    sentences: dict[str, _Sentence] = {}
+    seen: set[Path] = set()
+    for places in nearness:
+        here: dict[str, _Sentence] = {}
+        files = [file for place in places for file in _inside(place) if file.suffix == ".csv" and file not in seen]
+        for file in files:
+            seen.add(file)
+            if file.is_file() and _holds_sentences(file):
+                for _, row in _rows(file, ("qasrl_id", "tokens")):
+                    tokens = split_tokens(row["tokens"])
+                    known = here.setdefault(row["qasrl_id"], _Sentence(tokens, file))
+                    if known.tokens != tokens:
+                        here[row["qasrl_id"]] = replace(known, rival=file)
+        sentences = here | sentences
     if not sentences:
         raise DataError("needs its sentences: put the CSV with the columns qasrl_id,tokens beside it", path)
     return sentences

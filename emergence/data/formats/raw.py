@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -85,10 +86,11 @@ def examples_from_raw(raws: Iterable[RawQuestion], split: str) -> tuple[list[QAE
     """Align, filter and deduplicate. Every raw question is kept, or counted under one reason.
 
     A question that repeats another about the same predicate counts as ``duplicate_question``, and its answers are added
-    to those of the first.
+    to those of the first. An id that a source gives counts within its context: two translations of one data set may
+    share all their ids.
     """
     examples: list[QAExample] = []
-    places: dict[str, int] = {}
+    places: dict[tuple[str, str], int] = {}
     counts = DocumentCounts()
     for raw in raws:
         outcome = _example(raw, split)
@@ -98,15 +100,30 @@ def examples_from_raw(raws: Iterable[RawQuestion], split: str) -> tuple[list[QAE
         example, lost = outcome
         if lost:
             counts.answers_dropped[raw.document] = counts.answers_dropped.get(raw.document, 0) + lost
-        if example.id in places:
-            first = places[example.id]
+        key = example.id, "" if raw.id is None else _context_digest(example)
+        if key in places:
+            first = places[key]
             examples[first] = merge_answers(examples[first], example)
             counts.skip_in(raw.document, DUPLICATE)
         else:
-            places[example.id] = len(examples)
+            places[key] = len(examples)
             examples.append(example)
             counts.keep()
-    return examples, counts
+    return _with_own_ids(examples), counts
+
+
+def _context_digest(example: QAExample) -> str:
+    """What an id of the source is about: the same id may stand in several files, over another text."""
+    return hashlib.sha256("\x1f".join([*example.tokens, example.question]).encode()).hexdigest()[:8]
+
+
+def _with_own_ids(examples: list[QAExample]) -> list[QAExample]:
+    """The examples, those that share an id told apart by what they are about. The order of files does not matter."""
+    times = Counter(example.id for example in examples)
+    return [
+        replace(example, id=f"{example.id}:{_context_digest(example)}") if times[example.id] > 1 else example
+        for example in examples
+    ]
 
 
 def merge_answers(first: QAExample, other: QAExample) -> QAExample:

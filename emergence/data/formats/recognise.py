@@ -29,7 +29,7 @@ class QAFormat:
 #: In order of preference if a folder holds one family in several formats: original text before copies.
 FORMATS = (
     QAFormat("qasrl1-text", "qasrl", "QA-SRL 1.0 text (.qa)", read_qasrl1),
-    QAFormat("qasrl-gold-csv", "qasrl", "QA-SRL Gold Standard CSV with its sentences CSV", read_gold_csv),
+    QAFormat("qasrl-gold-csv", "qasrl", "QA-SRL Gold Standard CSV with its sentences CSV, or QANom CSV", read_gold_csv),
     QAFormat(
         "qasrl-bank-jsonl", "qasrl", "QA-SRL Bank 2.0, Gold Standard or QANom JSON lines (.jsonl, .jsonl.gz)", read_bank
     ),

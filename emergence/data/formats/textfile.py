@@ -16,6 +16,8 @@ from emergence.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_BOM = b"\xef\xbb\xbf"
+#: What stands in a checkout in place of a large file that Git LFS has not fetched.
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 #: What UTF-16 and UTF-32 files begin with.
 _OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff")
 #: In JSON text: escapes that may stand for half a character, or for NUL.
@@ -28,13 +30,19 @@ def open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
     """The file's bytes, unpacked if they are gzipped (by content, not by name).
 
     Raises:
-        DataError: The file cannot be read, or its gzip data is damaged or cut short.
+        DataError: The file cannot be read, its gzip data is damaged or cut short, or it is a pointer of Git LFS.
     """
     try:
         with path.open("rb") as file:
-            packed = file.read(2) == _GZIP_MAGIC
+            start = file.read(len(_LFS_POINTER))
+            if start == _LFS_POINTER:
+                raise DataError(
+                    "is a Git LFS pointer in place of the file: run `git lfs pull` where it came from, or download the "
+                    "file itself",
+                    path,
+                )
             file.seek(0)
-            if packed:
+            if start.startswith(_GZIP_MAGIC):
                 with gzip.open(file, "rb") as unpacked:
                     yield unpacked
             else:
