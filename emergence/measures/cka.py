@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float64]
 BLOCK_BYTES = 512 << 20
 #: Taller blocks would waste the lower halves of the squares on the diagonal.
 _MOST_ROWS = 512
-#: A debiased term this small beside its biased twin is rounding error, not signal.
+#: A debiased term this small beside the largest that its biased twin can be is rounding error, not signal.
 _ROUNDING = 1e-12
 
 
@@ -106,6 +106,7 @@ def cka_matrix(
     flags = [_flag(np.asarray(x, dtype=np.float64)) for x in items]
     usable = [i for i, flag in enumerate(flags) if not flag]
     hsic = np.full((len(items), len(items)), np.nan)
+    largest = np.full(len(items), np.nan)
     used = n
     if usable:
         spans = _batches(n, batch_rows, method)
@@ -113,7 +114,8 @@ def cka_matrix(
         hsic[np.ix_(usable, usable)] = sum(
             hsic_matrix([items[i][span] for i in usable], method, side=side, block_bytes=block_bytes) for span in spans
         )
-    values, flags = _ratios(hsic, flags)
+        largest[usable] = [sum(_largest_hsic(items[i][span], method) for span in spans) for i in usable]
+    values, flags = _ratios(hsic, largest, flags)
     return CKAMatrix(values, hsic, tuple(flags), used)
 
 
@@ -311,10 +313,20 @@ def _batches(n: int, batch_rows: int | None, method: CKAMethod) -> list[slice]:
     return [slice(first, first + batch_rows) for first in range(0, n - batch_rows + 1, batch_rows)]
 
 
-def _ratios(hsic: FloatArray, flags: list[str]) -> tuple[FloatArray, list[str]]:
-    """HSIC to CKA; a diagonal that is not positive makes its row and column nan."""
+def _largest_hsic(x: NDArray[np.generic], method: CKAMethod) -> float:
+    """What the HSIC of a representation with itself cannot exceed: the squared trace of its kernel matrix, scaled.
+
+    The bound is the representation's own, so that no other in the same call decides whether it has a CKA.
+    """
+    if method.kernel == "rbf":
+        return float(len(x) ** 2 / _scale(len(x), method))  # ones on the diagonal
+    values = np.asarray(x, dtype=np.float64)
+    return float(((values - values.mean(axis=0)) ** 2).sum() ** 2 / _scale(len(x), method))
+
+
+def _ratios(hsic: FloatArray, largest: FloatArray, flags: list[str]) -> tuple[FloatArray, list[str]]:
+    """HSIC to CKA; a diagonal that is not positive beside ``largest`` (M,) makes its row and column nan."""
     own = np.diagonal(hsic).copy()
-    largest = np.nanmax(np.abs(hsic), axis=1, initial=0.0, where=np.isfinite(hsic))
     bad = np.isnan(own) | (own <= _ROUNDING * largest)
     flags = [flag or ("denominator_not_positive" if b else "") for flag, b in zip(flags, bad, strict=True)]
     root = np.sqrt(np.where(bad, np.nan, own))

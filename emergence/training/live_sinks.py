@@ -7,9 +7,10 @@ training is dropped with a warning, and the run goes on.
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 #: Each sink's package.
 SINKS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
+
+#: Beside the run directories: how far each sink's curves are.
+FOLDER = ".live"
 
 
 class RunLike(Protocol):
@@ -35,21 +39,60 @@ class RunLike(Protocol):
 WrapRecorder = Callable[[Recorder, Any], Recorder]
 
 
-class SinkRecorder:
-    """Passes everything on to ``recorder``, and the numbers of every history line to ``write(step, values)``."""
+class Written:
+    """How far each curve of a run has been given to a sink, in a file of its own.
 
-    def __init__(self, recorder: Recorder, write: Callable[[int, dict[str, float]], None]) -> None:
-        self._recorder, self._write = recorder, write
+    A sink takes nothing back. So what a run does again, after a stop or a rewind, is not given to it again, or its
+    curves would run backwards.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._last = self._read()
+
+    def is_new(self, curve: str, place: int) -> bool:
+        """Whether ``place`` lies beyond all that was given of ``curve``. Remembers it if so."""
+        if place <= self._last.get(curve, -1):
+            return False
+        self._last[curve] = place
+        with suppress(OSError):  # without the file only a resumed run's curves suffer
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(self._last), encoding="utf-8")
+        return True
+
+    def _read(self) -> dict[str, int]:
+        try:
+            stored = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        items = stored.items() if isinstance(stored, dict) else ()
+        return {str(curve): place for curve, place in items if isinstance(place, int)}
+
+
+class SinkRecorder:
+    """Passes everything on to ``recorder``, and the numbers of every history line to ``write(step, values)``.
+
+    Lines of one kind are a curve over their step, epoch or layer, and those of a probe's family one of its own. What
+    ``written`` knows already is not given again.
+    """
+
+    def __init__(
+        self, recorder: Recorder, write: Callable[[int, dict[str, float]], None], written: Written | None = None
+    ) -> None:
+        self._recorder, self._write, self._written = recorder, write, written
         self._broken = False
 
     def log(self, kind: str, /, **values: Any) -> None:
         self._recorder.log(kind, **values)
-        numbers = {f"{kind}/{k}": float(v) for k, v in values.items() if isinstance(v, int | float)}
+        curve = f"{kind}/{values['family']}" if "family" in values else kind
+        numbers = {f"{curve}/{k}": float(v) for k, v in values.items() if isinstance(v, int | float)}
         if self._broken or not numbers:
             return
-        step = next((int(values[k]) for k in ("step", "epoch", "layer") if k in values), 0)
+        place = next((int(values[k]) for k in ("step", "epoch", "layer") if k in values), None)
+        if place is not None and self._written is not None and not self._written.is_new(curve, place):
+            return
         try:
-            self._write(step, numbers)
+            self._write(place or 0, numbers)
         except Exception as error:  # a broken sink (network, disk) must not end a training run
             self._broken = True
             logger.warning("the live log failed and is off for the rest of this run: %s", error)
@@ -83,7 +126,7 @@ def open_sink(name: str | None) -> Iterator[WrapRecorder]:
     def wrap(recorder: Recorder, run: RunLike) -> Recorder:
         write, close = _OPENERS[name](run)
         closers.append(close)
-        return SinkRecorder(recorder, write)
+        return SinkRecorder(recorder, write, Written(run.path.parent / FOLDER / f"{run.run_id}.{name}.json"))
 
     try:
         yield wrap

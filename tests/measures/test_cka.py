@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,6 +239,26 @@ def test_denominator_that_is_not_positive() -> None:
         found = cka_matrix([x, y], method)
         assert found.flags == ("denominator_not_positive", "")
         assert math.isnan(found.values[0, 1])
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e4, 1e7, 1e12])
+@pytest.mark.parametrize("method", [DEBIASED, BIASED, CKAMethod(kernel="rbf")])
+@pytest.mark.parametrize("side", ["auto", "gram"])
+def test_a_pair_does_not_depend_on_the_scale_of_a_third(scale: float, method: CKAMethod, side: Any) -> None:
+    """A late layer of a trunk may be ten thousand times as large as its embeddings, or have one blown-up feature."""
+    x, y = related(60, (8, 8))
+    blown_up = x.copy()
+    blown_up[:, 0] *= scale
+    alone = cka_matrix([x, y], method, side=side)
+    for third in (x * scale, blown_up):
+        together = cka_matrix([x, y, third], method, side=side)
+        assert together.flags == ("", "", "")
+        np.testing.assert_allclose(together.values[:2, :2], alone.values, rtol=1e-12)
+    for pair in ([x * scale, y], [x, y * scale], [x * scale, y * scale]):
+        np.testing.assert_allclose(cka_matrix(pair, method, side=side).values, alone.values, rtol=1e-9)
+    batches = cka_matrix([x, y, x * scale], DEBIASED, batch_rows=20)
+    assert batches.flags == ("", "", "")
+    np.testing.assert_allclose(batches.values[:2, :2], cka_matrix([x, y], DEBIASED, batch_rows=20).values, rtol=1e-12)
 
 
 def test_shapes_and_sizes() -> None:
