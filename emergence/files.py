@@ -11,7 +11,9 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +30,14 @@ TEMPORARY_SUFFIX = ".tmp"
 SEAL_KEY = "sha256"
 
 _CHUNK = 1 << 20
+
+#: What this program reads as JSON is far smaller and flatter; deeper nesting would end whoever walks through it.
+MOST_JSON_BYTES, MOST_DEPTH = 1 << 28, 64
+#: Whole numbers end where those of arrays do.
+_MOST_WHOLE = 2**63
+#: Text without any of these holds no number or character that has to be looked at: many digits in a row, an exponent
+#: of three digits, half of a surrogate pair.
+_ODD = re.compile(r"\d{19}|[eE]\+?\d{3}|\\u[dD][89a-fA-F]")
 
 #: Builds the error of a reader from one line of text: an exception class, or a function.
 ErrorType = Callable[[str], EmergenceError]
@@ -205,9 +215,12 @@ def read_json(path: Path, error: ErrorType = RunDirectoryError) -> Any:
     """Parse a strict JSON file.
 
     Raises:
-        error: The file is missing, unreadable or no JSON, holds NaN or Infinity, or has a key twice. It names ``path``.
+        error: The file is missing, unreadable, far too large, or no strict JSON (:func:`parse_json`). It names
+            ``path``.
     """
     try:
+        if (size := path.stat().st_size) > MOST_JSON_BYTES:
+            raise error(f"{path}: {size:,} bytes, and no JSON of this program has more than {MOST_JSON_BYTES:,}")
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
@@ -219,15 +232,59 @@ def read_json(path: Path, error: ErrorType = RunDirectoryError) -> Any:
 
 
 def parse_json(text: str, source: str, error: ErrorType = RunDirectoryError) -> Any:
-    """Parse strict JSON text; ``source`` names it in errors. See :func:`read_json`."""
+    """Parse strict JSON text; ``source`` names it in errors.
+
+    Raises:
+        error: The text is no JSON, holds NaN or Infinity, or has a key twice. It is nested too deeply, or holds a
+            number too large for an array, or half a character.
+    """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        # The slow look at every value is for text that may hold something odd.
+        if text.count("[") + text.count("{") > MOST_DEPTH or _ODD.search(text):
+            _refuse_odd(value)
     except json.JSONDecodeError as reason:
         if not text.strip():
             raise error(f"{source}: empty") from None
         raise error(f"{source}: not JSON, or cut short (line {reason.lineno}: {reason.msg})") from None
-    except (ValueError, RecursionError) as reason:
+    except RecursionError:
+        raise error(f"{source}: not strict JSON: {_TOO_DEEP}") from None
+    except ValueError as reason:
         raise error(f"{source}: not strict JSON: {reason}") from None
+    return value
+
+
+_TOO_DEEP = f"it is nested more than {MOST_DEPTH} levels deep"
+
+
+def _refuse_odd(value: Any) -> None:
+    """Look at every value, one level after the other, because a deep one would end a function that calls itself."""
+    level = [value]
+    for _ in range(MOST_DEPTH + 1):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.keys()
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, str):
+                _refuse_half_characters(item)
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise ValueError("it holds a number that is too large")
+            elif isinstance(item, int) and not -_MOST_WHOLE <= item < _MOST_WHOLE:
+                raise ValueError("it holds a whole number of more than 64 bits")
+        if not below:
+            return
+        level = below
+    raise ValueError(_TOO_DEEP)
+
+
+def _refuse_half_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a character (a lone surrogate)") from None
 
 
 def _refuse_constant(name: str) -> Any:

@@ -18,7 +18,7 @@ def plain(value: Any) -> Any: ...
 
 
 def plain(value: Any) -> Any:
-    """``value`` in JSON's own types. A number that is not finite becomes None.
+    """``value`` in JSON's own types. A number that is not finite becomes None, half a character its escape.
 
     A dataclass becomes its fields in their order, unless it has a ``to_dict`` of its own. Arrays and scalars
     of numpy or torch go through their ``tolist``.
@@ -26,8 +26,10 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: For anything JSON has no form for.
     """
-    if value is None or isinstance(value, (bool, str)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _whole_characters(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -48,7 +50,12 @@ def plain(value: Any) -> Any:
 
 def _key(key: Any) -> str:
     if isinstance(key, str):
-        return key
+        return _whole_characters(key)
     if isinstance(key, int) and not isinstance(key, bool):
         return str(key)
     raise TypeError(f"a JSON key must be a string or a whole number, not {key!r}")
+
+
+def _whole_characters(text: str) -> str:
+    """``text``, with the lone surrogates that stand for odd bytes in file names spelled out: no reader takes them."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

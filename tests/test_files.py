@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emergence import files
 from emergence.errors import DataError, RunDirectoryError
 from emergence.files import (
     append_line,
@@ -152,6 +153,7 @@ def test_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     rows = [{"a": 1, "s": "line\nbreak \u2028 \ud800"}, {}]
     assert write_json_lines_atomic(path, rows) == 2
+    rows[0]["s"] = "line\nbreak \u2028 \\ud800"  # what no encoding can write is spelled out
     assert read_json_lines(path) == rows
     path.write_bytes(path.read_bytes() + b'{"torn": ')
     assert read_json_lines(path) == rows
@@ -160,6 +162,48 @@ def test_json_lines(tmp_path: Path) -> None:
             parse_json_lines(content, "x.jsonl")
     with pytest.raises(RunDirectoryError, match="no such file"):
         read_json_lines(tmp_path / "absent")
+
+
+def _nested(depth: int, opens: str = "[", closes: str = "]") -> str:
+    return opens * depth + "1" + closes * depth
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        *((_nested(depth), "nested more than 64 levels") for depth in (65, 450, 1_000, 100_000)),
+        (_nested(300, '{"a":', "}"), "nested more than 64 levels"),
+        (_nested(200, '[{"a":', "}]"), "nested more than 64 levels"),
+        (f'{{"a": 1{"0" * 400}}}', "more than 64 bits"),
+        (f'{{"a": 1{"0" * 5_000}}}', "not strict JSON"),
+        ('{"a": -1e400}', "too large"),
+        (f"[1{'0' * 400}.5]", "too large"),
+        ('["\\ud800"]', "half a character"),
+        ('{"\\uDFFF": 1}', "half a character"),
+    ],
+)
+def test_json_that_would_end_its_reader(text: str, says: str) -> None:
+    with pytest.raises(RunDirectoryError, match=says):
+        parse_json(text, "x.json")
+
+
+def test_json_at_its_limits() -> None:
+    for text in (
+        _nested(64),
+        f"[{2**63 - 1}]",
+        '["\\ud83e\\udd84"]',
+        '["12345678901234567890"]',
+        "[1.5e300]",
+        "[1e-400]",
+    ):
+        assert parse_json(text, "x.json") == json.loads(text)
+
+
+def test_a_file_far_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MOST_JSON_BYTES", 10)
+    (tmp_path / "x.json").write_text("[1, 2, 3, 4]")
+    with pytest.raises(RunDirectoryError, match="12 bytes"):
+        read_json(tmp_path / "x.json")
 
 
 @settings(max_examples=50)

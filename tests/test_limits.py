@@ -27,6 +27,13 @@ def test_seeds_that_no_generator_takes(seed: int) -> None:
         ExperimentSpec.from_flags(config_name="debug", set_values=[f"microworld.seed={seed}"])
 
 
+def test_paths_that_no_file_can_keep() -> None:
+    """A folder's name may hold bytes that are no UTF-8; a stored spec that says otherwise would be another spec."""
+    for flag in ("qa_data", "pretrain_text", "nq_data"):
+        with pytest.raises(UsageError, match="not UTF-8"):
+            ExperimentSpec.from_flags(config_name="debug", **{flag: "data/\udcff"})
+
+
 def test_matrices_without_end() -> None:
     axes = {f"finetune.{key}": list(range(1, 200)) for key in ("epochs", "batch_size", "patience")}
     table = {**CELLS[0], "set": {"finetune": {key.partition(".")[2]: values for key, values in axes.items()}}}

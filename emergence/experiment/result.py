@@ -36,6 +36,7 @@ from emergence.experiment.facts import (
     words_of_layout,
 )
 from emergence.experiment.source_commit import source_commit
+from emergence.experiment.shape import check_result
 from emergence.files import SEAL_KEY, read_json, read_sealed, unseal
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
@@ -338,3 +339,7 @@ def _check_values(values: Mapping[str, Any], source: str) -> None:
             raise DataError(f"{name} is {value}, but scores lie between 0 and 1", source)
     if not values["config_name"]:
         raise DataError("config_name is empty", source)
+    try:
+        check_result({key: value for key, value in values.items() if key != "spec"})
+    except DataError as reason:
+        raise DataError(str(reason), source) from None

@@ -115,6 +115,8 @@ class ExperimentSpec:
         """The spec to use, with what its flags imply filled in. Flags that contradict each other are refused."""
         for each in flags_of(type(self)):
             value, choices = getattr(self, each.name), each.choices
+            if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+                raise UsageError(f"{each.option} {value!r}: its name is not UTF-8, and no file can keep it: rename it")
             if choices and value not in choices:
                 raise UsageError(f"{each.option} must be one of {', '.join(choices)}, not {value!r}")
         _refuse_contradictions(self)
