@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from emergence.errors import UsageError, installed
-from emergence.wording import counted
+from emergence.wording import counted, in_line, say
 
 with installed():
     import typer
@@ -209,19 +209,19 @@ def report(dataset: QADataset, sample: int, seed: int) -> dict[str, Any]:
     problems = dataset_problems(dataset)
     result = summary(dataset, problems)
     notes = dataset.provenance
-    typer.echo(f"== {dataset.name}: {notes.get('path', notes.get('route', ''))} {notes.get('formats', '')}".rstrip())
+    say(in_line(f"== {dataset.name}: {notes.get('path', notes.get('route', ''))} {notes.get('formats', '')}".rstrip()))
     for line in sample_lines(dataset, sample, seed) if not problems else ():
-        typer.echo(line)
+        say(line)
     for line in count_lines(dataset):
-        typer.echo(line)
+        say(line)
     if notes.get("carved"):
-        typer.echo(f"split off: {json.dumps(notes['carved'])}")
+        say(f"split off: {json.dumps(notes['carved'])}")
     if any(dict(notes.get("answers_dropped") or {}).values()):  # type: ignore[call-overload]
-        typer.echo(f"answers lost from kept questions: {json.dumps(notes['answers_dropped'])}")
-    typer.echo(f"alignment: {', '.join(f'{kind} {n:,}' for kind, n in result['alignment'].items())}")
+        say(f"answers lost from kept questions: {json.dumps(notes['answers_dropped'])}")
+    say(f"alignment: {', '.join(f'{kind} {n:,}' for kind, n in result['alignment'].items())}")
     for problem in problems[:MAX_SHOWN]:
-        typer.echo(f"MISALIGNED {problem}")
-    typer.echo(f"{len(problems)} misaligned of {result['spans']:,} spans\n")
+        say(f"MISALIGNED {problem}")
+    say(f"{len(problems)} misaligned of {result['spans']:,} spans\n")
     return result
 
 
@@ -246,7 +246,7 @@ def main(
     if json_file is not None:
         write_json(json_file, {"misaligned": misaligned, "datasets": results})
     spans = sum(result["spans"] for result in results)
-    typer.echo(f"{counted(len(results), 'data set')}, {counted(spans, 'span')}, {misaligned} misaligned")
+    say(f"{counted(len(results), 'data set')}, {counted(spans, 'span')}, {misaligned} misaligned")
     raise typer.Exit(1 if misaligned else 0)
 
 

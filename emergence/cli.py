@@ -16,11 +16,13 @@ from typer.core import TyperGroup
 from emergence.commands.pull import ABOUT as ABOUT_PULL
 from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
 from emergence.commands.sweep_app import app as sweep_app
+from emergence.errors import one_line
 from emergence.remote.launch import Request
 from emergence.remote.pull import Part
 from emergence.remote.refusals import end_with
 from emergence.spec.experiment import ExperimentSpec, experiment_flags
 from emergence.spec.flags import flags_of, takes
+from emergence.wording import in_line, say
 
 
 class _PlainErrors(TyperGroup):
@@ -61,10 +63,10 @@ def run(command: typer.Typer = app) -> None:
     try:
         command()
     except OSError as error:
-        print(f"error: {error.filename or 'the system refused'}: {error.strerror or error}", file=sys.stderr)
+        say(f"error: {one_line(str(error.filename or 'the system refused'))}: {error.strerror or error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        say("interrupted; the same command goes on from the last checkpoint", err=True)
         sys.exit(130)
     except Exception as error:
         end_with(error)
@@ -110,7 +112,7 @@ def plan_command(*, as_json: AsJson = False, **flags: Any) -> None:
 
     gpu, max_cost = flags.pop("gpu"), flags.pop("max_cost")
     plan = plan_experiment(ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags), gpu)
-    print(json.dumps(plan.to_dict(), indent=2) if as_json else plan.text())
+    say(json.dumps(plan.to_dict(), indent=2) if as_json else plan.text())
     refuse_if_too_dear(plan, max_cost)
 
 
@@ -147,9 +149,9 @@ def verify_run_command(
     runs = verify_folder(find_run(name, runs_dir))
     is_clean = not any(run.damaged for run in runs)
     if as_json:
-        print(json.dumps({"is_clean": is_clean, "runs": [run.to_dict() for run in runs]}, indent=2))
+        say(json.dumps({"is_clean": is_clean, "runs": [run.to_dict() for run in runs]}, indent=2))
     else:
-        print("\n".join([*(line for run in runs for line in run.lines()), summary_of(runs)]))
+        say("\n".join([*(line for run in runs for line in run.lines()), summary_of(runs)]))
     if not is_clean:
         raise typer.Exit(1)
 
@@ -171,12 +173,12 @@ def table_command(
     table = build_table(results_dir, cluster=cluster)
     text = format_table(table, style)
     if output is None:
-        print(text, end="")
+        say(text, end="")
     else:
         write_atomic(output, text)
     if style == "csv" or output is not None:
         for note in table.notes():
-            print(note, file=sys.stderr)
+            say(in_line(note), err=True)
 
 
 @app.command("config")
@@ -190,7 +192,7 @@ def config_command(
     """Show a configuration: resolved values, parameter counts, tokens, memory and time estimates."""
     from emergence.commands.config import describe_config
 
-    print(describe_config(name, tuple(set_values or ()), as_json=as_json))
+    say(describe_config(name, tuple(set_values or ()), as_json=as_json))
 
 
 @app.command("figures")
@@ -203,7 +205,7 @@ def figures_command(
     """Draw every figure that DIR allows, as PNG, PDF and SVG with the data behind it."""
     from emergence.report.figures import make_figures
 
-    print(make_figures(results_dir, out).text())
+    say(make_figures(results_dir, out).text())
 
 
 @app.command("report")
@@ -217,7 +219,7 @@ def report_command(
     """One HTML file that opens anywhere, and its Markdown twin: verdict, 2x2, figures, examples, cost, provenance."""
     from emergence.report.write import write_report
 
-    print(write_report(results_dir, out, cluster=cluster).text())
+    say(write_report(results_dir, out, cluster=cluster).text())
 
 
 @app.command("compare")
@@ -240,7 +242,7 @@ def compare_command(
     a, b = (RunScores.load(RunDirectory.open(find_run(name, runs_dir))) for name in (run_a, run_b))
     names = [name.strip() for name in readout.split(",")] if readout else []
     comparison = compare_runs(a, b, names, cluster=cluster)
-    print(to_json(comparison.to_dict(), indent=2) if as_json else comparison.text())
+    say(to_json(comparison.to_dict(), indent=2) if as_json else comparison.text())
 
 
 @app.command("ask")
@@ -266,7 +268,7 @@ def ask_command(
 
     run = RunDirectory.open(find_run(run_id, runs_dir))
     answered = ask(run, sentence, question, predicate=predicate, top=top)
-    print(to_json(answered.to_dict(), indent=2) if as_json else answered.text())
+    say(to_json(answered.to_dict(), indent=2) if as_json else answered.text())
 
 
 @app.command("probe-snapshots")
@@ -309,7 +311,7 @@ def probe_snapshots_command(
     )
     with plain_messages(), StopSwitch() as should_stop:
         result = probe_snapshots(run_dir, options, progress=TerminalProgress(), should_stop=should_stop)
-    print(to_json(result.to_dict(), indent=2) if as_json else result.text())
+    say(to_json(result.to_dict(), indent=2) if as_json else result.text())
 
 
 @app.command("curves")
@@ -322,7 +324,7 @@ def curves_command(
     """Emergence over snapshots (thresholds, artefact or not), over sizes; what questions and word order give."""
     from emergence.findings.curves import read_curves
 
-    print(read_curves(results_dir).shown(as_json))
+    say(read_curves(results_dir).shown(as_json))
 
 
 @app.command("demo")
@@ -345,7 +347,7 @@ def doctor_command(
     from emergence.commands.doctor import diagnose, format_checks
 
     checks = diagnose()
-    print(format_checks(checks, as_json=as_json))
+    say(format_checks(checks, as_json=as_json))
     if any(check.status == "missing" for check in checks):
         raise typer.Exit(1)
 
@@ -357,13 +359,13 @@ def _list_runs(runs_dir: Path, as_json: bool) -> None:
 
     summaries = list_runs(runs_dir)
     if as_json:
-        print(json.dumps([summary.to_dict() for summary in summaries], indent=2))
+        say(json.dumps([summary.to_dict() for summary in summaries], indent=2))
     elif summaries:
-        print(format_table(summaries))
+        say(format_table(summaries))
         if any(summary.f1 is not None or summary.stage == "damaged" for summary in summaries):
-            print(HOW_CHECKED)
+            say(HOW_CHECKED)
     else:
-        print(f"no runs in {runs_dir}: start one with `emergence run`")
+        say(f"no runs in {in_line(str(runs_dir))}: start one with `emergence run`")
 
 
 if __name__ == "__main__":

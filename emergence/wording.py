@@ -1,5 +1,7 @@
 """The words that every part of the program says alike: near misses, durations, counts, estimates, aligned columns.
 
+Nothing reaches a terminal but through :func:`say`, because names of files and words of data may hold orders to it.
+
 Standard library alone, so that anything may import it.
 """
 
@@ -7,11 +9,17 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 #: Most choices that an error lists, so that a person still reads it.
 MOST_CHOICES = 12
+#: Control codes but for line feed and tab, half characters, unseen marks, and those that turn the text after them.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
+)
 
 
 class HasInterval(Protocol):
@@ -25,6 +33,29 @@ class HasInterval(Protocol):
 
     @property
     def hi(self) -> float: ...
+
+
+def visible(text: str) -> str:
+    r"""``text`` with what cannot be seen, or turns what can, spelled out: ``\u202e`` for a right-to-left override."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def in_line(text: str) -> str:
+    """``text`` as :func:`visible`, with line feeds and tabs spelled out too: a name cannot begin a line of its own."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def say(text: str, *, err: bool = False, end: str = "\n") -> None:
+    """Print ``text``, made :func:`visible`, on standard output or on standard error.
+
+    A character that the terminal's encoding lacks is spelled out instead of ending the program.
+    """
+    stream = sys.stderr if err else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    shown = visible(text).encode(encoding, "backslashreplace").decode(encoding)
+    print(shown, file=stream, end=end, flush=True)
 
 
 def did_you_mean(given: str, known: Iterable[str], otherwise: str | None = None, *, cutoff: float = 0.6) -> str:
@@ -92,9 +123,10 @@ def aligned(rows: Iterable[Sequence[str]], left: int | None = None) -> list[str]
     Raises:
         ValueError: The rows differ in length.
     """
+    shown = [[in_line(text) for text in row] for row in rows]
     columns = [
         [text.ljust(width) if left is None or k < left else text.rjust(width) for text in column]
-        for k, column in enumerate(zip(*rows, strict=True))
+        for k, column in enumerate(zip(*shown, strict=True))
         for width in [max(map(len, column))]
     ]
     return ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 
 import pytest
@@ -15,7 +17,10 @@ from emergence.wording import (
     format_estimate,
     format_interval,
     gained,
+    in_line,
+    say,
     shown,
+    visible,
 )
 
 
@@ -59,3 +64,27 @@ def test_columns_stand_below_each_other() -> None:
     assert aligned([]) == []
     with pytest.raises(ValueError, match="zip"):
         aligned([("a", "b"), ("c",)])
+
+
+#: What a terminal would obey: colours, a title, a cleared screen, a turned line, a bell, a way back over what was said.
+ORDERS = "\x1b[31m\x1b]0;x\x07\x1b[2J\u202e\r\x08\x9b1m\x7f\ufeff\U000e0041\u2028"
+
+
+def test_nothing_said_gives_a_terminal_orders(capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"a\t{ORDERS}b\nc")
+    say(f"{ORDERS}\udcff", err=True)
+    printed = capsys.readouterr()
+    assert printed.out.startswith("a\t\\u001b[31m") and printed.out.endswith("b\nc\n")
+    for text in (printed.out, printed.err, in_line(ORDERS), "".join(aligned([[ORDERS, "\n"], ["a", "b"]]))):
+        assert not set(ORDERS + "\udcff") & set(text) - set("[31m]0;x2JA")
+    assert visible(visible(ORDERS)) == visible(ORDERS)
+    assert in_line("a\nb\tc") == "a\\nb\\tc" and len(aligned([["a\nb"]])) == 1
+    assert json.loads(visible('"\x7f"')) == "\x7f"  # printed JSON stays JSON
+
+
+def test_what_an_encoding_lacks_is_spelled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    say("é \u4e2d")
+    stream.seek(0)
+    assert stream.read() == "\\xe9 \\u4e2d\n"

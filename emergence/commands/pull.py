@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from emergence.remote.pull import Part, pull_run
+from emergence.wording import in_line, say
 
 ABOUT = "Fetch a finished run from Modal: verified against its manifest, resumable, never overwriting."
 #: What each argument and flag of the command means.
@@ -27,10 +27,10 @@ def pull(run_id: str, to: Path, only: Part) -> None:
 
     reach_modal()
     pulled = pull_run(
-        VolumeFiles(), run_id, to, only, lambda name, size: print(f"{size / 2**20:8.1f} MiB  {name}", file=sys.stderr)
+        VolumeFiles(), run_id, to, only, lambda name, size: say(f"{size / 2**20:8.1f} MiB  {in_line(name)}", err=True)
     )
     fetched, there = len(pulled.downloaded), len(pulled.present)
-    print(f"{pulled.folder}: {fetched} files fetched, {there} already here, all verified")
+    say(f"{in_line(str(pulled.folder))}: {fetched} files fetched, {there} already here, all verified")
 
 
 def pull_without_typer(words: Sequence[str]) -> None:

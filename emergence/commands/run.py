@@ -6,7 +6,6 @@ once, and loses what was done since the last checkpoint.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from emergence.report.terminal import describe_result, describe_verdict
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.live_sinks import open_sink
 from emergence.training.recording import TerminalProgress, plain_messages
+from emergence.wording import in_line, say
 
 #: The four cells of ``emergence demo``; the second uses the first one's pretrained trunk.
 DEMO_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -67,7 +67,7 @@ def run_locally(
             wrap_recorder=wrap_recorder,
         )
     if result is not None:
-        print(describe_result(result, runs_dir))
+        say(describe_result(result, runs_dir))
     return result
 
 
@@ -88,7 +88,7 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
             if trunk and not extra.get("random_baseline"):
                 extra = {**extra, "skip_pretrain": True, "pretrained_model_path": trunk}
             spec = ExperimentSpec.from_flags(**flags, **extra)
-            print(f"\n[{number}/{len(DEMO_CELLS)}] {title}", file=sys.stderr)
+            say(f"\n[{number}/{len(DEMO_CELLS)}] {title}", err=True)
             result = run_experiment(
                 spec,
                 store,
@@ -104,12 +104,12 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
             trunk = trunk or f"{run.run_id}/{run.trunk_path.name}"
             runs.append(RunScores.load(run))
     grid = build_grid(runs)
-    print("\n" + format_grid(grid))
-    print("\n" + describe_verdict(verdict_of_runs(runs, runs_dir)))
-    print("\nrun directories")
+    say("\n" + format_grid(grid))
+    say("\n" + describe_verdict(verdict_of_runs(runs, runs_dir)))
+    say("\nrun directories")
     for run_scores in runs:
-        print(f"  {run_scores.run.path}")
-    print(f"\n{_report_line(runs_dir)}\n{time.monotonic() - started:.0f} s in all")
+        say(f"  {in_line(str(run_scores.run.path))}")
+    say(f"\n{_report_line(runs_dir)}\n{time.monotonic() - started:.0f} s in all")
     return grid
 
 
@@ -135,4 +135,4 @@ def _announce(run: RunDirectory, what: str) -> None:
         "resumed": "going on with",
         "finished": "finished already (start anew with --fresh):",
     }
-    print(f"{doing[what]} {run.run_id}", file=sys.stderr)
+    say(f"{doing[what]} {run.run_id}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from emergence.remote.launch import Request
 from emergence.spec.experiment import SET, ExperimentSpec
 from emergence.spec.flags import flags_of, takes
 from emergence.spec.matrix import DATA_KEYS
+from emergence.wording import say
 
 
 class _StartByDefault(TyperGroup):
@@ -94,6 +94,4 @@ def cancel_command(record: RecordName = None, runs_dir: RunsDir = RUNS) -> None:
 
 
 def _options(**options: Any) -> command.Options:
-    return command.Options(
-        out=lambda text: print(text, flush=True), say=lambda text: print(text, file=sys.stderr, flush=True), **options
-    )
+    return command.Options(out=say, say=lambda text: say(text, err=True), **options)

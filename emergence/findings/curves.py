@@ -15,13 +15,14 @@ from emergence.findings.snapshot_curve import EmergenceCurve, emergence_curves, 
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.thresholds import N_DRAWS
 from emergence.plain import plain
+from emergence.wording import in_line
 
 SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What :func:`read_curves` found; ``problems``: name and reason of snapshot probes that cannot be read."""
+    """What :func:`read_curves` found; ``problems``: name and reason of results and snapshot probes that are damaged."""
 
     snapshots: tuple[EmergenceCurve, ...]
     sizes: tuple[ScaleCurve, ...]
@@ -39,7 +40,7 @@ class Curves:
             return to_json(self.to_dict(), indent=2)
         parts = [curve.text() for curve in self.snapshots] + [curve.text() for curve in self.sizes]
         parts += [ablation.text() for ablation in (self.ablation, self.order) if ablation.text()]
-        parts += [f"left out: {name}: {reason}" for name, reason in self.problems]
+        parts += [in_line(f"left out: {name}: {reason}") for name, reason in self.problems]
         if not self.snapshots:
             parts.append("no snapshots were probed: emergence probe-snapshots RUN")
         return "\n\n".join(parts)
@@ -58,5 +59,5 @@ def read_curves(root: Path, *, n_boot: int = N_BOOT, n_draws: int = N_DRAWS) -> 
         sizes=tuple(scale_curves(folder.scored, n_draws=n_draws)),
         ablation=ablate(folder.grouping, n_boot=n_boot),
         order=ablate(folder.grouping, ORDER, n_boot=n_boot),
-        problems=tuple(problems),
+        problems=(*((item.name, item.reason) for item in folder.skipped if item.kind == "damaged"), *problems),
     )

@@ -31,7 +31,7 @@ from emergence.spec.cost import ask, ask_if_dear, find_gpu
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.flags import flags_of, parser_of
 from emergence.studies.cka.analyse import AnalysisFlags, analyse_locally
-from emergence.wording import did_you_mean
+from emergence.wording import did_you_mean, say
 
 ENTRY_POINT = "pretrain_wikitext_finetune_qasrl_modal.py"
 #: A launch of more hours in a terminal is told what happens when that closes.
@@ -79,16 +79,16 @@ def _answer_without_container(flags: dict[str, Any], detached: bool = True) -> R
     request = Request.from_flags(flags)
     if request.list_saved:
         reach_modal()
-        print(format_table(saved_runs()))
+        say(format_table(saved_runs()))
         return None
     if request.resume:
         request = _with_stored_spec(request, request.resume)
     plan = request.plan(_trunk_on_the_volume(request))
-    print(plan.text())
+    say(plan.text())
     if not detached and plan.hours >= LONG_HOURS:
-        print(f"note         {plan.hours:.1f} hours, and the app stops when this terminal closes: modal run -d goes on")
+        say(f"note         {plan.hours:.1f} hours, and the app stops when this terminal closes: modal run -d goes on")
     if request.dry_run:
-        print("dry run: nothing was launched")
+        say("dry run: nothing was launched")
         return None
     ask_if_dear(plan.dollars, request.yes)
     return request
@@ -110,7 +110,7 @@ def _trunk_on_the_volume(request: Request) -> str | None:
     except UnreachableError as error:
         if not request.dry_run:
             raise
-        print(f"note         {error}; what is on the volume is not known")
+        say(f"note         {error}; what is on the volume is not known")
         return None
     volume = VolumeFiles()
     if spec.pretrained_model_path:
@@ -156,26 +156,25 @@ def _start_and_follow(request: Request) -> None:
     volume = VolumeFiles()
     run_id = request.resume or (None if request.fresh else volume.unfinished_twin(spec))
     if run_id and not request.resume:
-        print(f"going on with {run_id}, an unfinished run of the same experiment (--fresh starts a new one)")
+        say(f"going on with {run_id}, an unfinished run of the same experiment (--fresh starts a new one)")
     run_id = run_id or free_name(spec, {entry.path.strip("/") for entry in models_volume.listdir("/")})
     refuse_if_going(run_id, dict(locks.get(run_id) or {}))
     job = job_of(spec, run_id, request.gpu, fresh=request.fresh)
     preparing = prepare.spawn(job)
-    print(
+    say(
         f"run          {run_id}\n"
         f"call         {preparing.object_id} (data, on a CPU), then the training\n"
         f"{where_to_look()}\n"
         f"list         modal run {ENTRY_POINT} --list-saved\n"
         f"pull         {command_prefix()} pull {run_id}\n"
-        f"resume       modal run -d {ENTRY_POINT} --resume {run_id}",
-        flush=True,
+        f"resume       modal run -d {ENTRY_POINT} --resume {run_id}"
     )
     call_id = _unwrap(preparing.get())["call"]
-    print(f"training     {call_id} on {job['gpu']}", flush=True)
+    say(f"training     {call_id} on {job['gpu']}")
     results = _unwrap(modal.FunctionCall.from_id(call_id).get())["results"]
-    print(f"finished     {run_id}")
+    say(f"finished     {run_id}")
     for name, value in results.items():
-        print(f"  {name} = {value}")
+        say(f"  {name} = {value}")
 
 
 def where_to_look(stop: str | None = None) -> str:
@@ -214,10 +213,10 @@ def launch_analysis(flags: AnalysisFlags) -> None:
         _check_analysis(flags)
         call = analyse.with_options(gpu=find_gpu(flags.gpu).modal_name).spawn(dataclasses.asdict(flags))
         run_id = flags.model_dir.strip("/")
-        print(f"call         {call.object_id}\n{where_to_look()}", flush=True)
-        print(_unwrap(call.get())["summary"])
+        say(f"call         {call.object_id}\n{where_to_look()}")
+        say(_unwrap(call.get())["summary"])
         folder = f"runs/{run_id}"
-        print(f"fetch        mkdir -p {folder} && modal volume get {MODELS_VOLUME} {run_id}/analysis {folder}")
+        say(f"fetch        mkdir -p {folder} && modal volume get {MODELS_VOLUME} {run_id}/analysis {folder}")
 
 
 def run_as_program(about: str | None) -> int:
@@ -226,7 +225,7 @@ def run_as_program(about: str | None) -> int:
     flags = AnalysisFlags(**vars(parser.parse_args()))
     with _errors_in_one_line():
         require_packages("an analysis on this machine", "torch", "numpy")
-        print(analyse_locally(flags))
+        say(analyse_locally(flags))
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from emergence.errors import EmergenceError, UnreachableError, UsageError, missing_package
+from emergence.wording import say
 
 #: How long a server may take to accept a connection before it counts as not there. (The client tries for a minute.)
 CONNECT_SECONDS = 5.0
@@ -84,5 +85,5 @@ def end_with(error: BaseException) -> None:
     """Print the one line of ``error`` and end the process; return where there is none."""
     one_line = refusal(error)
     if one_line is not None:
-        print(f"error: {one_line}", file=sys.stderr)
+        say(f"error: {one_line}", err=True)
         sys.exit(one_line.exit_code)

@@ -1,11 +1,14 @@
 """Words from data (names, questions, flags), made safe for formats in which some characters are commands.
 
-Every output of the analyses goes through here. HTML has Jinja's own escaping, with :func:`visible` before it.
+Every output of the analyses goes through here. HTML has Jinja's own escaping, with ``wording.visible`` before it.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+
+from emergence.wording import visible
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -22,16 +25,9 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
 }
-#: Control codes, half characters, and marks that turn the direction of the text after them.
-_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-#: A spreadsheet runs a cell that begins with one of these.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: A spreadsheet runs a cell that begins with one of these, whatever blank and of whatever width.
+_FORMULA = ("=", "+", "-", "@")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
-
-
-def visible(text: str) -> str:
-    r"""``text`` with unseen characters and those that turn text spelled out, such as ``\u202e``."""
-    return text if text.isascii() and text.isprintable() else _UNSEEN.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def markdown_escape(text: str) -> str:
@@ -49,7 +45,9 @@ def latex_escape(text: str) -> str:
     """``text`` as LaTeX that prints it as it stands. A lone hyphen becomes a dash; ranges keep theirs."""
     if text == "-":
         return "--"
-    return "".join(_LATEX.get(character, character) for character in " ".join(visible(text).split()))
+    escaped = "".join(_LATEX.get(character, character) for character in " ".join(visible(text).split()))
+    # After the end of a row, or a rule, a bracket opens an option and a star is one.
+    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped.startswith(("[", "*")) else escaped
 
 
 def csv_cell(value: object) -> object:
@@ -57,7 +55,11 @@ def csv_cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = visible(value)
-    return f"'{text}" if text.startswith(_FORMULA) and text != "-" else text
+    # Blanks and unseen characters before a formula, and its sign in full width, do not keep it from being one.
+    seen = next((character for character in text if unicodedata.category(character)[0] not in "CZ"), "")
+    begins = unicodedata.normalize("NFKC", seen)
+    is_order = text != "-" and (begins.startswith(_FORMULA) or text[:1].isspace())
+    return f"'{text}" if is_order else text
 
 
 def figure_text(text: str) -> str:

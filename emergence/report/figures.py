@@ -12,7 +12,7 @@ from emergence.measures.bootstrap import N_BOOT
 from emergence.report.charts.chart import all_charts
 from emergence.report.charts.drawing import FORMATS, save
 from emergence.report.escaping import markdown_escape
-from emergence.wording import counted
+from emergence.wording import counted, in_line
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,8 @@ class FigureReport:
         lines += [f"skipped  {name}: {reason}" for name, reason in self.skipped]
         lines += [f"note     {name}: {note}" for name, note in self.notes]
         count = counted(len(self.drawn), "figure")
-        return "\n".join(
-            [*lines, f"{count} in {self.out_dir}, as {', '.join(FORMATS)} and csv; captions.md has the words"]
-        )
+        lines.append(f"{count} in {self.out_dir}, as {', '.join(FORMATS)} and csv; captions.md has the words")
+        return "\n".join(map(in_line, lines))
 
 
 def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int = N_BOOT) -> FigureReport:

@@ -15,8 +15,8 @@ from typing import Literal
 from emergence.findings.table import ResultsTable, Row, score_text
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import EmergenceScore
-from emergence.report.escaping import csv_cell, latex_escape, markdown_escape, visible
-from emergence.wording import duration, format_estimate
+from emergence.report.escaping import csv_cell, latex_escape, markdown_escape
+from emergence.wording import duration, format_estimate, visible
 
 TableFormat = Literal["markdown", "latex", "csv", "json"]
 

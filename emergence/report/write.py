@@ -20,8 +20,9 @@ from emergence.measures.clustering import ClusterKind
 from emergence.report.blocks import Report
 from emergence.report.charts.chart import all_charts
 from emergence.report.charts.drawing import render, table_text
-from emergence.report.escaping import markdown_escape, visible
+from emergence.report.escaping import markdown_escape
 from emergence.report.sections import report_of
+from emergence.wording import in_line, visible
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
 #: Where the report lies within the results folder.
@@ -40,7 +41,8 @@ class WrittenReport:
     def text(self) -> str:
         """A line for each verdict and each file."""
         lines = [f"{label}: {verdict}" for label, verdict in self.short]
-        return "\n".join([*lines, f"report    {self.html}", f"markdown  {self.markdown}, {len(self.figures)} figures"])
+        lines += [f"report    {self.html}", f"markdown  {self.markdown}, {len(self.figures)} figures"]
+        return "\n".join(map(in_line, lines))
 
 
 def write_report(

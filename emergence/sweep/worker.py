@@ -21,6 +21,7 @@ from typing import Any
 
 from emergence.errors import STOPPED, EmergenceError, UsageError
 from emergence.spec.experiment import ExperimentSpec
+from emergence.wording import say
 
 #: Modules that the fork server imports once. The last takes seconds; torch imports it to be deterministic.
 PRELOAD = ("emergence.sweep.worker", "emergence.report.terminal", "emergence.experiment.run", "torch._inductor")
@@ -45,12 +46,12 @@ def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
                 cache_dir=runs_dir / CACHE_FOLDER,
                 trunk=job["trunk"],
                 should_stop=should_stop,
-                on_open=lambda run, what: _say(f"{what} run {run.run_id}"),
+                on_open=lambda run, what: say(f"{what} run {run.run_id}", err=True),
                 progress=TerminalProgress(),
             )
         if result is None or result.run_id is None:
             raise UsageError("a sweep runs each cell in one process: start it without torchrun")
-        _say(describe_result(result, runs_dir))
+        say(describe_result(result, runs_dir), err=True)
         f1 = result.estimate("test", "f1_tokens")
         headline = {"test_f1": f1.point} if f1 and math.isfinite(f1.point) else {}
         _answer(answers, run_id=result.run_id, headline=headline)
@@ -135,7 +136,7 @@ class _OwnProcess:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if isinstance(error, EmergenceError):
-            _say(f"error: {error}")
+            say(f"error: {error}", err=True)
             _answer(self.answers, error=str(error), exit_code=error.exit_code)
         elif error is not None:
             traceback.print_exc()
@@ -156,11 +157,6 @@ def _end_with_parent() -> None:
 
 def _answer(answers: Connection, **content: Any) -> None:
     answers.send_bytes(json.dumps(content).encode())
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 def last_lines(path: Path, count: int = 6, most_bytes: int = 20_000) -> Sequence[str]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TextIO
 from tqdm import tqdm
 
 from emergence.errors import STOPPED, EmergenceError
-from emergence.wording import duration
+from emergence.wording import duration, visible
 
 #: Where a history stands: what a recorder gave, for that recorder to take back; plain values. 0 is the beginning.
 Position = int | Mapping[str, Any]
@@ -140,11 +140,18 @@ class TerminalProgress:
         return f"{self._description}: {done}, {rate:,.0f} {self._unit}/s{left}{shown}"
 
 
+class _VisibleFormatter(logging.Formatter):
+    """Messages quote paths and names, which may hold orders to a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 @contextmanager
 def plain_messages() -> Iterator[None]:
     """Show the package's log messages and warnings as plain lines on standard error."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_VisibleFormatter("%(message)s"))
     logger = logging.getLogger("emergence")
     level = logger.level
     logger.addHandler(handler)

@@ -12,10 +12,11 @@ import pytest
 
 from emergence.findings.table import build_table
 from emergence.report.charts.drawing import table_text
-from emergence.report.escaping import csv_cell, figure_text, latex_escape, markdown_escape, visible
+from emergence.report.escaping import csv_cell, figure_text, latex_escape, markdown_escape
 from emergence.report.figures import make_figures
 from emergence.report.table_formats import format_table
 from emergence.report.write import write_report
+from emergence.wording import visible
 from tests.planted_runs import write_guide_file
 
 HOSTILE = (
@@ -113,3 +114,24 @@ def test_each_escape(words: str) -> None:
     assert not str(csv_cell(words)).startswith(("=", "+", "@"))
     assert figure_text(words).count("$") == figure_text(words).count("\\$")
     assert csv_cell(-1.5) == -1.5 and csv_cell("-") == "-"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["\n=1+1", "\r\n=1+1", " =1", "\uff1d1+1", "\u200b=1", "\xa0\uff0b1", "\ufe63x", "\uff20SUM(1)", "\n", "\u2060-1"],
+)
+def test_formulas_behind_blanks_and_in_full_width(words: str) -> None:
+    assert str(csv_cell(words)).startswith(("'", "\\u000d"))
+    assert not {csv_cell(word) for word in ("a=1", "-", "", "\u00e9=", "\u2014x")} & {
+        "'a=1",
+        "'-",
+        "'",
+        "'\u00e9=",
+        "'\u2014x",
+    }
+
+
+@pytest.mark.parametrize("words", ["[2pt]x", "*x", "  [x", "\n*", "[", "*[1em]"])
+def test_no_cell_is_an_option_of_the_row_before(words: str) -> None:
+    """After a row's end, LaTeX takes a bracket for a length and a star for a kind of break."""
+    assert re.match(r"\{[\[*]\}", latex_escape(words)) and latex_escape("a[1]*") == "a[1]*"
