@@ -35,8 +35,8 @@ from emergence.experiment.facts import (
     view_of,
     words_of_layout,
 )
-from emergence.experiment.source_commit import source_commit
 from emergence.experiment.shape import check_result
+from emergence.experiment.source_commit import source_commit
 from emergence.files import SEAL_KEY, read_json, read_sealed, unseal
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
