@@ -91,6 +91,8 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
         return _answer(error)
     if not entry["train"]:  # else an earlier attempt of this very call came this far
         resources = {"gpu": job["gpu"], "cpu": job["cpu"], "memory": job["memory"]}
+        if job.get("secrets"):  # they take the place of the function's own
+            resources["secrets"] = [hub_token, *map(modal.Secret.from_name, job["secrets"])]
         if "max_containers" in job:  # one of a sweep's
             resources["max_containers"] = job["max_containers"]
         entry["train"] = train.with_options(**resources).spawn({**job, "holder": me, "text": text}).object_id

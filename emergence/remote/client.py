@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,7 +25,14 @@ from emergence.experiment.store import numbered
 from emergence.files import parse_json
 from emergence.remote.app import MODELS_VOLUME, analyse, app, models_volume, prepare
 from emergence.remote.calls import locks, refuse_if_going
-from emergence.remote.launch import Request, command_prefix, flags_on_command_line, is_detached, job_of, launch_flags
+from emergence.remote.launch import (
+    Request,
+    command_prefix,
+    flags_on_command_line,
+    is_detached,
+    launch_flags,
+    split_names,
+)
 from emergence.remote.refusals import end_with, has_credentials, refusal, refuse_if_unreachable
 from emergence.spec.cost import ask, ask_if_dear, find_gpu
 from emergence.spec.experiment import ExperimentSpec
@@ -84,6 +91,8 @@ def _answer_without_container(flags: dict[str, Any], detached: bool = True) -> R
     if request.resume:
         request = _with_stored_spec(request, request.resume)
     plan = request.plan(_trunk_on_the_volume(request))
+    if not request.dry_run:
+        refuse_unknown_secrets(split_names(request.secret))
     say(plan.text())
     if not detached and plan.hours >= LONG_HOURS:
         say(f"note         {plan.hours:.1f} hours, and the app stops when this terminal closes: modal run -d goes on")
@@ -144,7 +153,8 @@ def _with_stored_spec(request: Request, run_id: str) -> Request:
         request = request.resumed(volume.spec(run_id))
     except RunDirectoryError as error:
         raise UsageError(f"--resume {run_id}: {error}; --list-saved shows the runs on the volume") from None
-    refuse_if_going(run_id, dict(locks.get(run_id) or {}))
+    if not request.take_over:
+        refuse_if_going(run_id, dict(locks.get(run_id) or {}))
     if STATS_FILE in volume.facts(run_id):
         raise UsageError(f"--resume {run_id}: it has finished; fetch it with: {command_prefix()} pull {run_id}")
     return request
@@ -158,8 +168,10 @@ def _start_and_follow(request: Request) -> None:
     if run_id and not request.resume:
         say(f"going on with {run_id}, an unfinished run of the same experiment (--fresh starts a new one)")
     run_id = run_id or free_name(spec, {entry.path.strip("/") for entry in models_volume.listdir("/")})
+    if request.take_over:
+        locks.pop(run_id, None)
     refuse_if_going(run_id, dict(locks.get(run_id) or {}))
-    job = job_of(spec, run_id, request.gpu, fresh=request.fresh)
+    job = request.job(run_id)
     preparing = prepare.spawn(job)
     say(
         f"run          {run_id}\n"
@@ -175,6 +187,21 @@ def _start_and_follow(request: Request) -> None:
     say(f"finished     {run_id}")
     for name, value in results.items():
         say(f"  {name} = {value}")
+
+
+def refuse_unknown_secrets(names: Iterable[str]) -> None:
+    """Ask Modal for each secret by name.
+
+    Raises:
+        UsageError: The workspace has none of that name.
+    """
+    for name in names:
+        try:
+            modal.Secret.from_name(name).hydrate()
+        except modal.exception.NotFoundError:
+            raise UsageError(
+                f"--secret {name}: no secret of that name (modal secret list): modal secret create {name} KEY=VALUE"
+            ) from None
 
 
 def where_to_look(stop: str | None = None) -> str:

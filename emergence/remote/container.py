@@ -7,6 +7,8 @@ them, because a volume may not have open or memory-mapped files while it commits
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -111,24 +113,43 @@ def run_in_process(job: dict[str, Any], stop: Callable[[], bool], on_commit: Cal
     from emergence.experiment.run import run_experiment
     from emergence.experiment.store import RunStore
     from emergence.report.terminal import describe_result
+    from emergence.training.live_sinks import open_sink
     from emergence.training.recording import TerminalProgress
 
     if "source" in job:  # absent where an older laptop launched it
         os.environ[source_commit.VARIABLE] = json.dumps(job["source"])
-    result = run_experiment(
-        ExperimentSpec.from_dict(job["spec"]),
-        RunStore(RUNS),
-        cache_dir=CACHE,
-        run_id=job["run_id"],
-        fresh=job["fresh"],
-        trunk=job.get("trunk"),
-        should_stop=stop,
-        on_commit=on_commit,
-        on_open=_announce,
-        progress=TerminalProgress(),
-    )
+    with open_sink(usable_sink(job.get("log"))) as wrap_recorder:
+        result = run_experiment(
+            ExperimentSpec.from_dict(job["spec"]),
+            RunStore(RUNS),
+            cache_dir=CACHE,
+            run_id=job["run_id"],
+            fresh=job["fresh"],
+            trunk=job.get("trunk"),
+            should_stop=stop,
+            on_commit=on_commit,
+            on_open=_announce,
+            progress=TerminalProgress(),
+            wrap_recorder=wrap_recorder,
+        )
     if result is not None:
         logger.info("result\n%s", describe_result(result, Path("llm-models")))
+
+
+def usable_sink(name: str | None) -> str | None:
+    """The live log ``name``, with its package fetched into this container; None where there is no package, or no log.
+
+    Of several workers the first logs. A log only watches, so that what it lacks ends no run.
+    """
+    if name is None or os.environ.get("RANK", "0") != "0":
+        return None
+    if importlib.util.find_spec(name) is None:
+        fetched = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", name], check=False)
+        importlib.invalidate_caches()
+        if fetched.returncode != 0 or importlib.util.find_spec(name) is None:
+            logger.warning("the run goes on without --log %s, whose package could not be installed", name)
+            return None
+    return name
 
 
 def copy_of_run(run_id: str) -> None:

@@ -40,6 +40,9 @@ class Request:
     dry_run: bool = flag(False, "Show the plan and stop.")
     max_cost: float | None = flag(None, "Exit 2 if the estimate is higher.", metavar="DOLLARS")
     yes: bool = flag(False, "Do not ask before a costly launch.")
+    take_over: bool = flag(False, "With --resume: although a call that was stopped from outside seems to hold the run.")
+    log: str | None = flag(None, "Also log to wandb or trackio.", metavar="SINK")
+    secret: str | None = flag(None, "Names of Modal secrets that the run gets, e.g. wandb.", metavar="NAMES")
 
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Request:
@@ -49,12 +52,14 @@ class Request:
             UsageError: Flags contradict each other. It names the flag that cures it.
         """
         launch = {each.name: flags[each.name] for each in flags_of(cls)}
-        launch["resume"] = launch["resume"] or None
-        launch["gpu"] = launch["gpu"] or None
+        launch |= {name: launch[name] or None for name in ("resume", "gpu", "log", "secret")}
         if launch["list_saved"]:
             return cls(list_saved=True)
         if launch["gpu"]:
             find_gpu(launch["gpu"])
+        refuse_unusable_log(launch["log"], launch["secret"])
+        if launch["take_over"] and not launch["resume"]:
+            raise UsageError("--take-over says whose run it takes over: add --resume RUN")
         if launch["resume"] and launch["fresh"]:
             raise UsageError("--resume goes on with a run and --fresh starts a new one: drop one of the two")
         if launch["resume"]:
@@ -67,6 +72,12 @@ class Request:
         experiment = {name: value for name, value in flags.items() if name not in launch}
         overrides = split_overrides(experiment.pop("set"))
         return cls(spec=ExperimentSpec.from_flags(set_values=overrides, **experiment), **launch)
+
+    def job(self, run_id: str) -> dict[str, Any]:
+        """The job that the functions on Modal get."""
+        assert self.spec is not None
+        watched = {"log": self.log, "secrets": split_names(self.secret)} if self.log or self.secret else {}
+        return job_of(self.spec, run_id, self.gpu, fresh=self.fresh, **watched)
 
     def resumed(self, spec: ExperimentSpec) -> Request:
         """This request with the spec of the run it goes on with."""
@@ -116,6 +127,31 @@ def job_of(spec: ExperimentSpec, run_id: str, gpu: str | None, *, fresh: bool = 
 def command_prefix() -> str:
     """How the ``emergence`` command is started here: a checkout beside ``pip install modal`` has it as a module."""
     return "emergence" if shutil.which("emergence") else "python -m emergence"
+
+
+def split_names(text: str | None) -> list[str]:
+    """The names of ``--secret``: separated by commas or spaces."""
+    return re.split(r"[,\s]+", text.strip(" ,")) if text and text.strip(" ,") else []
+
+
+#: Variables of the secret that a live log needs, by the log's name.
+LOG_KEYS = {"wandb": "WANDB_API_KEY=...", "trackio": "HF_TOKEN=... TRACKIO_SPACE_ID=USER/SPACE"}
+
+
+def refuse_unusable_log(log: str | None, secret: str | None) -> None:
+    """Refuse a live log that nobody could see.
+
+    Raises:
+        UsageError: It is unknown, writes to a disk that the container takes with it, or gets no key.
+    """
+    if log is None:
+        return
+    if log not in LOG_KEYS:
+        raise UsageError(f"--log {log}: on Modal choose one of {', '.join(LOG_KEYS)}")
+    if not split_names(secret):
+        raise UsageError(
+            f"--log {log} needs a key on Modal: modal secret create {log} {LOG_KEYS[log]}, then add --secret {log}"
+        )
 
 
 def split_overrides(text: str | None) -> tuple[str, ...]:

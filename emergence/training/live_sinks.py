@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -157,7 +158,8 @@ def _wandb(run: RunLike) -> tuple[Callable[[int, dict[str, float]], None], Calla
 def _trackio(run: RunLike) -> tuple[Callable[[int, dict[str, float]], None], Callable[[], None]]:
     import trackio
 
-    trackio.init(project="emergence", name=run.run_id)
+    space = {"space_id": os.environ["TRACKIO_SPACE_ID"]} if os.environ.get("TRACKIO_SPACE_ID") else {}
+    trackio.init(project="emergence", name=run.run_id, **space)
     return lambda step, values: trackio.log({**values, "step": step}), trackio.finish
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from emergence.errors import UnreachableError, UsageError
+from emergence.errors import RunDirectoryError, UnreachableError, UsageError
 from emergence.experiment.listing import FileFacts
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
 from emergence.remote import client as remote_client
@@ -168,3 +168,29 @@ def test_hours_without_d_are_warned_of(launch: Any, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("name", ["H100", "H100!", "H100!:2", "B200+", "B200", "RTX-PRO-6000", "H200:8"])
 def test_a_gpu_is_asked_for_by_the_name_that_was_typed(name: str) -> None:
     assert find_gpu(name).modal_name == name == find_gpu(name.lower()).modal_name
+
+
+def test_a_lock_that_a_stopped_call_left_is_taken_over_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {"RUN": {"holder": "fc-gone", "train": None, "fruitless": 0}}
+    spec = ExperimentSpec.from_flags(config_name="debug", data="microworld")
+
+    def in_use(run_id: str, entry: dict[str, Any]) -> None:
+        if entry:
+            raise RunDirectoryError(f"{run_id} is being written by fc-gone")
+
+    def spawn(job: dict[str, Any]) -> None:
+        raise KeyboardInterrupt  # far enough
+
+    monkeypatch.setattr(remote_client, "reach_modal", lambda: None)
+    monkeypatch.setattr(remote_client, "locks", table)
+    monkeypatch.setattr(remote_client, "refuse_if_going", in_use)
+    monkeypatch.setattr(VolumeFiles, "spec", lambda self, run_id: spec)
+    monkeypatch.setattr(VolumeFiles, "facts", lambda self, folder: {})
+    monkeypatch.setattr(remote_client, "prepare", type("Prepare", (), {"spawn": staticmethod(spawn)}))
+    with pytest.raises(RunDirectoryError, match="being written by fc-gone"):
+        remote_client._with_stored_spec(Request(resume="RUN"), "RUN")
+    assert "RUN" in table
+    request = remote_client._with_stored_spec(Request(resume="RUN", take_over=True), "RUN")
+    with pytest.raises(KeyboardInterrupt):
+        remote_client._start_and_follow(request)
+    assert not table

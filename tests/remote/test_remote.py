@@ -233,6 +233,21 @@ def test_preparing_starts_training_once(world: World, monkeypatch: pytest.Monkey
     assert len(world.spawned) == 1 and world.spawned[0]["holder"] == "fc-me" and world.spawned[0]["text"] == "text"
 
 
+def test_the_training_call_gets_the_secrets_by_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Train:
+        def with_options(self, **resources: Any) -> Train:
+            assert resources["secrets"] == [remote.hub_token, "secret wandb"]  # they replace the function's own
+            return self
+
+        def spawn(self, job: dict[str, Any]) -> Any:
+            return types.SimpleNamespace(object_id="fc-train")
+
+    monkeypatch.setattr(modal.Secret, "from_name", lambda name: f"secret {name}")
+    monkeypatch.setattr(remote, "train", Train())
+    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id, trunk: "text")
+    assert prepare(job(log="wandb", secrets=["wandb"])) == {"call": "fc-train"}
+
+
 def test_preparing_gives_the_name_back_after_a_user_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(spec: ExperimentSpec, run_id: str, trunk: str | None) -> None:
         raise DataError("no such file", "questions.jsonl", 3)
