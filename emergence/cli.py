@@ -355,15 +355,13 @@ def doctor_command(
 def _list_runs(runs_dir: Path, as_json: bool) -> None:
     import json
 
-    from emergence.experiment.listing import HOW_CHECKED, format_table, list_runs
+    from emergence.experiment.listing import format_listing, list_runs
 
     summaries = list_runs(runs_dir)
     if as_json:
         say(json.dumps([summary.to_dict() for summary in summaries], indent=2))
     elif summaries:
-        say(format_table(summaries))
-        if any(summary.f1 is not None or summary.stage == "damaged" for summary in summaries):
-            say(HOW_CHECKED)
+        say(format_listing(summaries))
     else:
         say(f"no runs in {in_line(str(runs_dir))}: start one with `emergence run`")
 

@@ -16,6 +16,7 @@ from emergence.experiment.run_directory import (
     SPEC_FILE,
     TRUNK_FILE,
     RunDirectory,
+    is_own_weights,
     is_snapshot_name,
 )
 from emergence.training.checkpoint import ForeignFileError, WeightsFile, check_matches, load_weights
@@ -65,7 +66,7 @@ def history_position(trunk: WeightsFile) -> Position:
 
 def check_beside(path: Path, weights: WeightsFile) -> None:
     """Apply :func:`check_own` to given weights that lie in a run directory; others have nothing to agree with."""
-    if not (path.parent / SPEC_FILE).is_file():
+    if not is_own_weights(path.name) or not (path.parent / SPEC_FILE).is_file():
         return
     try:
         run = RunDirectory.open(path.parent)

@@ -213,10 +213,15 @@ def _text(content: bytes) -> str:
 
 # Showing ----------------------------------------------------------------------------------------
 
-#: What a listing cannot see, for whoever prints one with finished or damaged runs.
-HOW_CHECKED = "sizes and seals were checked; emergence verify-run RUN checks every byte, and the scores"
+_HOW_CHECKED = "sizes and seals were checked; emergence verify-run RUN checks every byte, and the scores"
 
 _COLUMNS = ("run", "size", "condition", "seed", "stage", "progress", "val F1", "val EM", "changed", "size on disk")
+
+
+def format_listing(summaries: Sequence[RunSummary]) -> str:
+    """The table, and below it how finished runs were checked, where there are any."""
+    is_checked = any(summary.stage in ("finished", "damaged") for summary in summaries)
+    return "\n".join([format_table(summaries), *([_HOW_CHECKED] if is_checked else [])])
 
 
 def format_table(summaries: Sequence[RunSummary], now: float | None = None) -> str:

@@ -123,7 +123,12 @@ def _stored_result(run: RunDirectory) -> RunResult:
     Raises:
         RunDirectoryError: It is not what the manifest says.
     """
-    result = load_result(run.checked(run.stats_path.name))
+    try:
+        path = run.checked(run.stats_path.name)
+    except RunDirectoryError as error:
+        cure = f"restore the file, or start anew with --fresh; emergence verify-run {run.path} says more"
+        raise RunDirectoryError(f"{error}: {cure}") from None
+    result = load_result(path)
     if problems := run.differing_sizes():
         logger.warning("%s is damaged: %s; emergence verify-run %s says more", run.run_id, problems[0], run.path)
     return result

@@ -164,6 +164,10 @@ class RunDirectory:
                 snapshots.append(Snapshot(match["phase"], match["unit"], int(match["number"]), path))
         return sorted(snapshots, key=lambda s: (s.phase != "pretrain", s.unit, s.number))
 
+    def own_weights(self) -> list[Path]:
+        """Every weights file that this run has written: the trunk, snapshots, and the finetuned model."""
+        return sorted(path for path in self.path.glob("*.pth") if is_own_weights(path.name))
+
     # Records -------------------------------------------------------------------------------------
 
     def record_data(self, fingerprints: Mapping[str, str | None], **facts: Any) -> None:
@@ -268,7 +272,7 @@ class RunDirectory:
         if identity is not None:
             from emergence.experiment.belonging import load_own
 
-            for path in sorted(self.path.glob("*.pth")):
+            for path in self.own_weights():
                 load_own(self, path, identity)
         if history is not None:
             path = self.path / HISTORY_FILE
@@ -318,6 +322,11 @@ class RunDirectory:
 def is_snapshot_name(name: str) -> bool:
     """Whether a snapshot can be called ``name``, without its suffix."""
     return _SNAPSHOT.fullmatch(name) is not None
+
+
+def is_own_weights(name: str) -> bool:
+    """Whether a run writes weights under the file name ``name``. Others are somebody's, and nothing reads them."""
+    return name in (TRUNK_FILE, FINETUNED_FILE) or (name.endswith(".pth") and is_snapshot_name(name[:-4]))
 
 
 def left_out_of_a_copy(entries: Iterable[str], present: Collection[str]) -> set[str]:

@@ -16,6 +16,7 @@ from emergence.errors import EmergenceError, UsageError
 from emergence.experiment.claims import check_claims
 from emergence.experiment.facts import dig
 from emergence.experiment.history import check_history, check_position
+from emergence.experiment.locks import read_holder
 from emergence.experiment.manifest import (
     ANALYSIS_FOLDER,
     MANIFEST_FILE,
@@ -33,6 +34,7 @@ from emergence.experiment.run_directory import (
     STATS_FILE,
     TIMINGS_FILE,
     RunDirectory,
+    is_own_weights,
     left_out_of_a_copy,
 )
 from emergence.files import SEAL_KEY, folder_files, parse_json_lines, read_json, read_sealed, sha256_file
@@ -58,7 +60,8 @@ class CheckedRun:
     """What was seen of one run directory.
 
     Attributes:
-        path: The run directory. state: ``finished`` or ``unfinished``.
+        path: The run directory.
+        state: ``finished``, ``unfinished``, or ``running``: what is written just now may look damaged.
         files: Every file that was looked at, in order.
     """
 
@@ -107,7 +110,8 @@ def verify_run(folder: Path) -> CheckedRun:
     is_sealed = (folder / MANIFEST_FILE).exists() and not (folder / CHECKPOINT_FOLDER).is_dir()
     if (folder / STATS_FILE).exists() or is_sealed:
         return CheckedRun(folder, "finished", tuple(_finished(folder)))
-    return CheckedRun(folder, "unfinished", tuple(_unfinished(folder)))
+    state = "unfinished" if read_holder(folder) is None else "running"
+    return CheckedRun(folder, state, tuple(_unfinished(folder)))
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -137,7 +141,7 @@ def _finished(folder: Path) -> Iterator[CheckedFile]:
         files[STATS_FILE] = _result(folder)
     yield from files.values()
     for path in sorted(folder.glob("*.pth")):
-        if path.name not in entries:
+        if path.name not in entries and is_own_weights(path.name):
             yield _problem(folder, path.name, "not in the manifest: no file of this run")
     yield from _analyses(folder)
 
@@ -207,7 +211,7 @@ def _unfinished(folder: Path) -> Iterator[CheckedFile]:
     from emergence.experiment.belonging import history_position, load_own
 
     positions = []
-    for path in sorted(folder.glob("*.pth")):
+    for path in run.own_weights():
         try:
             weights = load_own(run, path)
             positions += [history_position(weights)] if path == run.trunk_path else []

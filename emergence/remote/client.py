@@ -19,7 +19,7 @@ import modal
 from modal.config import config as modal_settings
 
 from emergence.errors import EmergenceError, RunDirectoryError, UnreachableError, UsageError, require_packages
-from emergence.experiment.listing import FileFacts, RunSummary, format_table, summarise_run
+from emergence.experiment.listing import FileFacts, RunSummary, format_listing, summarise_run
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE, parse_spec_file
 from emergence.experiment.store import numbered
 from emergence.files import parse_json
@@ -86,7 +86,7 @@ def _answer_without_container(flags: dict[str, Any], detached: bool = True) -> R
     request = Request.from_flags(flags)
     if request.list_saved:
         reach_modal()
-        say(format_table(saved_runs()))
+        say(format_listing(saved_runs()))
         return None
     if request.resume:
         request = _with_stored_spec(request, request.resume)

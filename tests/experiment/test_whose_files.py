@@ -235,6 +235,9 @@ def test_a_trunk_that_is_taken_from_a_run_is_that_runs_own(stopped: Any, others:
     for flags in (given, {"skip_pretrain": True, "finetune_samples": 5}):
         with pytest.raises(WeightsError, match="seed is 1, this run's 0"):
             run_experiment(micro_spec(**flags), store, cache_dir=cache, fresh=True)
+    shutil.copy(tmp_path / NAME / TRUNK_FILE, tmp_path / NAME / "mine.pth")  # a name of nobody's: a file like any other
+    spec = micro_spec(skip_pretrain=True, pretrained_model_path=f"{NAME}/mine.pth")
+    run_experiment(spec, store, cache_dir=cache)
     run_experiment(micro_spec(freeze_llm=True), store, cache_dir=cache)  # pretrains its own instead
     (frozen,) = (run for run in store.runs() if run.spec.freeze_llm)
     assert all(torch.equal(a, b) for a, b in zip(*_states(frozen, others("same")), strict=True))
