@@ -7,7 +7,7 @@ has no manifest yet: seals, identities and the digests in its checkpoints say wh
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,7 @@ from emergence.experiment.run_directory import (
     left_out_of_a_copy,
 )
 from emergence.files import SEAL_KEY, folder_files, parse_json_lines, read_json, read_sealed, sha256_file
+from emergence.training.sealing import check_seal
 from emergence.wording import counted
 
 Status = Literal["ok", "absent", "damaged"]
@@ -171,10 +172,18 @@ def _result(folder: Path) -> CheckedFile:
 
 
 def _sealed_records(folder: Path) -> Iterator[CheckedFile]:
-    """What can be said of a run without its manifest."""
+    """What the seals in the files say of a run without its manifest."""
     for name in (SPEC_FILE, DATA_FILE, STATS_FILE):
         if (folder / name).exists():
-            yield _tried(folder, name, lambda path: read_sealed(path))
+            yield _tried(folder, name, read_sealed)
+    for path in sorted(folder.glob("*.pth")):
+        if is_own_weights(path.name):
+            yield _tried(folder, path.name, _check_weights)
+
+
+def _check_weights(path: Path) -> None:
+    with path.open("rb") as handle:
+        check_seal(path, handle)
 
 
 def _analyses(folder: Path) -> Iterator[CheckedFile]:
@@ -207,7 +216,7 @@ def _unfinished(folder: Path) -> Iterator[CheckedFile]:
         return
     yield CheckedFile(SPEC_FILE)
     if (folder / DATA_FILE).exists():
-        yield _tried(folder, DATA_FILE, lambda path: read_sealed(path))
+        yield _tried(folder, DATA_FILE, read_sealed)
     from emergence.experiment.belonging import history_position, load_own
 
     positions = []
@@ -238,7 +247,7 @@ def _check_history(path: Path, positions: list[Any]) -> None:
         check_position(content, position, path)
 
 
-def _tried(folder: Path, name: str, read: Any) -> CheckedFile:
+def _tried(folder: Path, name: str, read: Callable[[Path], object]) -> CheckedFile:
     try:
         read(folder / name)
     except EmergenceError as error:

@@ -58,6 +58,13 @@ def test_every_flipped_bit_of_a_finished_run_is_named(folder: Path) -> None:
     for name in damages(folder, flip):
         assert {file.name for file in verify_run(folder).damaged} == {name}
         assert verify_run(folder).state == "finished"
+    (folder / MANIFEST_FILE).write_bytes(b"{}")  # then the files' own seals speak
+    for name in (TRUNK_FILE, SPEC_FILE, STATS_FILE):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(flip(whole))
+        assert {file.name for file in verify_run(folder).damaged} == {name, MANIFEST_FILE}
+        (folder / name).write_bytes(whole)
+    (folder / MANIFEST_FILE).write_text(manifest_text(NAME, describe_folder(folder)))
     for name in names:
         (folder / name).rename(folder.parent / "away")
         assert name in damage(folder) or name == STATS_FILE  # then it is an unfinished one, or a copy of the weights
