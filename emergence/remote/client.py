@@ -6,6 +6,7 @@ Needs ``pip install modal`` and this checkout; no torch, no numpy.
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -327,12 +328,12 @@ class VolumeFiles:
         Raises:
             UsageError: The file is not on the volume, or its run is of another size.
         """
-        path = str(spec.pretrained_model_path).strip("/")
+        path = posixpath.normpath(str(spec.pretrained_model_path)).removeprefix("/models/")  # where it is mounted
         folder = path.rpartition("/")[0]
         runs = self.runs()
-        weights = [f"{run_id}/{file}" for run_id, files in runs.items() for file in files if file.endswith(".pth")]
-        trunks = [file for file in weights if file.endswith(f"/{TRUNK_FILE}")]
-        if path not in weights:
+        names = {f"{run_id}/{file}" for run_id, files in runs.items() for file in files}
+        trunks = [name for name in names if name.endswith(f"/{TRUNK_FILE}")]
+        if path not in names:
             hint = did_you_mean(path, trunks, "--list-saved shows the runs there are")
             raise UsageError(f"--pretrained-model-path {path}: not on the volume {MODELS_VOLUME}; {hint}")
         if SPEC_FILE in runs.get(folder, {}):

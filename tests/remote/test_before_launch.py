@@ -116,6 +116,7 @@ def test_skip_pretrain_alone_takes_the_newest_trunk_of_this_pretraining(
         ("BaseQA_spe800k_20260101-120001/toy_llm_unified_pretrained.pth", f"did you mean {RUN}/"),
         (f"{RUN}/toy_llm_unified_pretrain.pth", f"did you mean {RUN}/"),
         (RUN, f"did you mean {RUN}/"),
+        (f"/{RUN}/{TRUNK_FILE}", f"did you mean {RUN}/"),
         ("BaseQA_spe800k_YYYYMMDD-HHMMSS/toy_llm_unified_pretrained.pth", f"did you mean {RUN}/"),
         ("<BaseDir>/toy_llm_unified_pretrained.pth", "not on the volume"),
         ("x", "--list-saved"),
@@ -128,8 +129,10 @@ def test_mistyped_weights_cost_no_container(launch: Any, path: str, cure: str) -
 
 
 def test_weights_of_another_size_cost_no_container(launch: Any) -> None:
-    probe = ("--freeze-llm", "--skip-pretrain", "--pretrained-model-path", f"/{RUN}/{TRUNK_FILE}")
-    assert launch(Volume(**WITH_TRUNK), *BASE, *probe) is not None
+    probe = ("--freeze-llm", "--skip-pretrain", "--pretrained-model-path", f"{RUN}/{TRUNK_FILE}")
+    for before in ("", "./", "/models/", "x/../"):  # as a container finds them
+        written = (*probe[:-1], before + probe[-1])
+        assert launch(Volume(**WITH_TRUNK), *BASE, *written) is not None
     with pytest.raises(UsageError, match="weights of base, not small: --config-name base"):
         launch(Volume(**WITH_TRUNK), "--config-name", "small", *probe)
     alone = Volume()
