@@ -137,6 +137,7 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
         return 0
     if plan.left:
         ask_if_dear(plan.dollars, options.yes)
+        record.max_cost = options.max_cost
         options.say(f"record       {record.path}")
         place.run(record, existing, options.say)
     elif not record.path.exists():
@@ -204,6 +205,8 @@ def status_text(record: Record) -> str:
             continue
         took = "" if status.seconds is None else f"{status.seconds:8.0f} s"
         lines.append(f"{task.label:<28} {status.state:<8} {took:>10}  {status.run_id or ''}  {_scores(graph, task)}")
+        if status.unknown:
+            lines.append(f"{'':<28} Modal does not say how it stands ({status.unknown}): look again in a minute")
     counts = ", ".join(f"{count} {state}" for state, count in graph.counts().items())
     running = "running" if place_of(record.on).is_running(record) else "not running"
     lines.append(f"{record.name}: {running} on {record.on}; {counts}")

@@ -9,31 +9,43 @@ A run survives whatever ends its container. Its working copy is on the container
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import traceback
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import modal
 
-from emergence.errors import STOPPED, EmergenceError, RunDirectoryError
+from emergence.errors import STOPPED, EmergenceError
 from emergence.experiment.run_directory import STATS_FILE
 from emergence.plain import plain
-from emergence.remote import calls, container
+from emergence.remote import container, locks
+from emergence.remote.attempts import FRUITLESS_ATTEMPTS, Account, Attempt, steps_of
+from emergence.remote.calls import CallError, patiently
+from emergence.remote.locks import RunInUseError
 from emergence.remote.mirror import VolumeMirror, copy_new_folders
+from emergence.remote.runner import Calls, published, refuse_if_superseded, sweeps
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.cka.analyse import AnalysisFlags
 from emergence.sweep.conductor import conduct as run_conductor
 from emergence.sweep.graph import Graph, Status, Task
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
+
 MODELS_VOLUME, DATA_VOLUME = "llm-models", "llm-training-data"
-#: Where a conductor publishes the states of its sweep, by the sweep's name.
-SWEEPS = "emergence-sweeps"
 #: The working copy is published to the volume this often.
 COMMIT_SECONDS = float(os.environ.get("EMERGENCE_COMMIT_SECONDS", "60"))
 #: Where an analysis writes in a run directory.
 ANALYSIS_FOLDER = "analysis"
-#: Attempts in a row that fail without publishing anything before a run gives up (Modal would go on).
-FRUITLESS_ATTEMPTS = 3
+#: How long one attempt at the preparation of a run, and at an analysis, may take.
+PREPARE_SECONDS, ANALYSE_SECONDS = 4 * 3600, 6 * 3600
+#: Why an attempt stops if its run is not its own any more.
+LOST = "was cancelled, or taken by another launch, while it ran"
 
 image = (
     modal.Image.debian_slim(python_version="3.11")
@@ -54,7 +66,6 @@ image = (
 app = modal.App("emergence", image=image, include_source=False)
 models_volume = modal.Volume.from_name(MODELS_VOLUME, create_if_missing=True)
 data_volume = modal.Volume.from_name(DATA_VOLUME, create_if_missing=True)
-sweeps = modal.Dict.from_name(SWEEPS, create_if_missing=True)
 # The laptop's own token where it has one, else nothing in it. The object is always there: what the app is
 # made of may not depend on where the file is imported.
 hub_token = modal.Secret.from_dict({"HF_TOKEN": os.environ.get("HF_TOKEN")})
@@ -62,87 +73,189 @@ hub_token = modal.Secret.from_dict({"HF_TOKEN": os.environ.get("HF_TOKEN")})
 _COMMON: dict[str, Any] = {
     "volumes": {"/models": models_volume, "/data": data_volume},
     "secrets": [hub_token],
-    "timeout": container.ATTEMPT_SECONDS,
     "single_use_containers": True,
 }
 
 
-class AttemptOver(RuntimeError):
+class AttemptOver(CallError):
     """An attempt ended by itself before Modal's time limit; Modal's retry goes on from its checkpoint."""
+
+
+def with_errors_of_its_own(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a remote function end in :class:`CallError` alone, whatever it met."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except CallError:
+            raise
+        except Exception as error:
+            raise CallError.of(error) from error
+
+    return wrapped
 
 
 # In the containers ------------------------------------------------------------------------------
 
 
-@app.function(cpu=4.0, memory=16 * 1024, retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
+@app.function(
+    cpu=4.0,
+    memory=16 * 1024,
+    timeout=PREPARE_SECONDS,
+    retries=modal.Retries(max_retries=3, initial_delay=5.0),
+    **_COMMON,
+)
+@with_errors_of_its_own
 def prepare(job: dict[str, Any]) -> dict[str, Any]:
     """Reserve the run, prepare its data and start training. Returns ``{"call": id}`` or ``{"error": ...}``."""
     container.log_to_stdout()
     run_id, me = job["run_id"], modal.current_function_call_id() or ""
     try:
-        entry = calls.reserve(run_id, me)
-        if not entry["train"]:
+        refuse_if_superseded(job)
+        launch = locks.reserve(run_id, me, sweep=job.get("sweep"))
+        if not launch["train"]:  # else an earlier attempt of this very call came this far
+            writer = locks.writer_of(run_id)  # or a bit less far
+            launch["train"] = writer["call"] if writer.get("holder") == me else None
+        if not launch["train"]:
             try:
                 text = _prepare(ExperimentSpec.from_dict(job["spec"]), run_id, job.get("trunk"))
+                refuse_if_superseded(job)
             except EmergenceError:
-                calls.locks.pop(run_id, None)
+                locks.release(run_id, me)
                 raise
     except EmergenceError as error:
         return _answer(error)
-    if not entry["train"]:  # else an earlier attempt of this very call came this far
+    if not launch["train"]:
         resources = {"gpu": job["gpu"], "cpu": job["cpu"], "memory": job["memory"]}
         if job.get("secrets"):  # they take the place of the function's own
             resources["secrets"] = [hub_token, *map(modal.Secret.from_name, job["secrets"])]
-        if "max_containers" in job:  # one of a sweep's
-            resources["max_containers"] = job["max_containers"]
-        entry["train"] = train.with_options(**resources).spawn({**job, "holder": me, "text": text}).object_id
-        calls.locks.put(run_id, entry)
-    return {"call": entry["train"]}
+        # A sweep limits the containers side by side.
+        resources.update({key: job[key] for key in ("max_containers", "timeout") if key in job})
+        training, job = train.with_options(**resources), {**job, "holder": me, "text": text}
+        # Spawned twice, where the first answer is lost, two calls start: the first to claim the run has it.
+        locks.note_training(run_id, launch, patiently(lambda: training.spawn(job)).object_id)
+    return {"call": launch["train"]}
 
 
-@app.function(gpu="A10G", retries=modal.Retries(max_retries=10, initial_delay=5.0), **_COMMON)
+@app.function(
+    gpu="A10G",
+    timeout=container.ATTEMPT_SECONDS,
+    retries=modal.Retries(max_retries=10, initial_delay=5.0),
+    **_COMMON,
+)
+@with_errors_of_its_own
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """Make one attempt at a run on the GPU. Returns ``{"results": headline}`` or ``{"error": ...}``."""
     container.log_to_stdout()
-    run_id, spec = job["run_id"], ExperimentSpec.from_dict(job["spec"])
+    run_id, holder, me = job["run_id"], job["holder"], modal.current_function_call_id() or ""
     if (container.MODELS / run_id / STATS_FILE).exists():  # finished, and then the container was lost
+        locks.release(run_id, holder)
         return {"results": container.headline(container.MODELS / run_id)}
-    entry = calls.locks.get(run_id) or {}
-    if entry.get("holder") != job["holder"]:
-        return _answer(RunDirectoryError(f"{run_id} is in use by another launch: wait for it, or stop it"))
-    folder = container.working_copy(spec, run_id, job.get("trunk"), job.get("text"))
-    mirror = VolumeMirror(folder, container.MODELS / run_id, models_volume.commit, COMMIT_SECONDS)
-    mirror.adopt()
     try:
-        with container.attempt_switch(mirror.hurry) as stop:
-            container.bring_data(spec)
-            devices = int(job["gpu"].partition(":")[2] or 1)
-            if devices > 1:
-                container.run_on_devices(job, devices, stop)
-            else:
-                container.run_in_process(job, stop, mirror.request)
-        answer = {"results": container.headline(folder)}
+        refuse_if_superseded(job)
+        account = Account.from_dict(locks.claim(run_id, holder, me))
+    except RunInUseError as error:
+        return _answer(error)
+    last = account.last
+    account.begin(steps_of(container.MODELS / run_id))
+    locks.keep_account(run_id, plain(account))
+    try:
+        if account.fruitless > FRUITLESS_ATTEMPTS:  # the last one could not say so itself
+            raise _given_up(run_id, last)
+        answer = _attempt(job, account)
     except EmergenceError as error:
-        mirror.close()
-        if error.exit_code == STOPPED:
-            if stop.requests:
-                raise KeyboardInterrupt from None  # Modal restarts the same input in another container
-            raise AttemptOver(f"{run_id}: the time limit is near; the next attempt goes on from here") from None
         answer = _answer(error)
-    except Exception as error:
-        entry["fruitless"] = 0 if mirror.publications else entry["fruitless"] + 1
-        calls.locks.put(run_id, entry)
-        if entry["fruitless"] < FRUITLESS_ATTEMPTS:
-            raise
-        traceback.print_exc()
-        answer = _answer(EmergenceError(f"{run_id} failed {FRUITLESS_ATTEMPTS} times without getting on: {error!r}"))
-    finally:
-        mirror.close()
-    calls.locks.pop(run_id, None)
+    locks.release(run_id, holder)
+    return {**answer, "dollars": account.dollars(job.get("dollars_per_hour", 0.0))}
+
+
+def _attempt(job: dict[str, Any], account: Account) -> dict[str, Any]:
+    """One attempt at a run, with somebody who looks after it. Returns what the run answers.
+
+    Raises:
+        EmergenceError: The run ends without a result.
+        KeyboardInterrupt, CallError: This attempt has ended. Modal starts the next one.
+    """
+    run_id, spec = job["run_id"], ExperimentSpec.from_dict(job["spec"])
+    folder = container.working_copy(spec, run_id, job.get("trunk"), job.get("text"))
+    mirror = VolumeMirror(
+        folder, container.MODELS / run_id, models_volume.commit, COMMIT_SECONDS,
+        may_publish=lambda: may_write(job, account.call),
+    )  # fmt: skip
+    mirror.adopt()
+    attempt = Attempt(
+        account, lambda: (mirror.publications, container.signs_of_life(folder)),
+        dollars_per_hour=job.get("dollars_per_hour", 0.0), max_cost=job.get("max_cost"),
+        heartbeat=lambda: heartbeat(job, account), beat_seconds=COMMIT_SECONDS, publish=mirror.publish,
+    )  # fmt: skip
+    with attempt:
+        stop = container.attempt_switch(mirror.hurry, job.get("timeout", container.ATTEMPT_SECONDS))
+        try:
+            with stop:
+                _train(job, spec, lambda: stop() or attempt.should_stop(), mirror.request)
+            answer = {"results": container.headline(folder)}
+        except Exception as error:
+            account.see(steps_of(folder))
+            raise _end_of(run_id, account, attempt, error, interrupted=stop.requests > 0) from error
+        finally:
+            mirror.close()
+            attempt.count()
+            locks.keep_account(run_id, plain(account))
+    if mirror.forbidden:  # nothing that was done since is on the volume
+        raise RunInUseError(f"{run_id} {LOST}")
     return answer
 
 
-@app.function(gpu="A10G", retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
+def _train(job: dict[str, Any], spec: ExperimentSpec, stop: Callable[[], bool], on_commit: Callable[[], None]) -> None:
+    """The work of an attempt, in this process or in one for each GPU."""
+    if stop():
+        raise EmergenceError("asked to stop before it began", STOPPED)
+    container.bring_data(spec)
+    devices = int(job["gpu"].partition(":")[2] or 1)
+    if devices > 1:
+        container.run_on_devices(job, devices, stop)
+    else:
+        container.run_in_process(job, stop, on_commit)
+
+
+def heartbeat(job: Mapping[str, Any], account: Account) -> str | None:
+    """Keep the account of an attempt. Returns why it is to stop, in words; None where it may go on."""
+    if not locks.is_mine(job["run_id"], job["holder"], account.call):
+        return LOST
+    locks.keep_account(job["run_id"], plain(account))
+    if (sweep := job.get("sweep")) is None:
+        return None
+    state = published(sweep["name"])
+    return LOST if state.get("launch") != sweep["launch"] else state.get("stop")
+
+
+def _end_of(run_id: str, account: Account, attempt: Attempt, error: Exception, *, interrupted: bool) -> BaseException:
+    """What an attempt that ``error`` ended is to raise: an error that ends the run, or one that Modal tries again."""
+    if not attempt.hung:
+        account.last = f"{type(error).__name__}: {error}"
+    stopped = isinstance(error, EmergenceError) and error.exit_code == STOPPED
+    if stopped and attempt.reason is not None:
+        message = f"{run_id}: {attempt.reason}; what it reached is saved, and --resume {run_id} goes on from there"
+        return EmergenceError(message, STOPPED)
+    if stopped and interrupted:
+        account.forgive()
+        return KeyboardInterrupt()  # Modal restarts the same input in another container
+    if isinstance(error, EmergenceError) and not stopped:
+        return error
+    if account.is_hopeless:
+        traceback.print_exception(error)
+        return _given_up(run_id, account.last)
+    return AttemptOver(f"{run_id}: the time limit is near; the next attempt goes on from here") if stopped else error
+
+
+def _given_up(run_id: str, last: str) -> EmergenceError:
+    attempts = f"{FRUITLESS_ATTEMPTS} attempts in a row brought no newer checkpoint"
+    return EmergenceError(f"{run_id} is given up: {attempts}, the last of them: {last}")
+
+
+@app.function(gpu="A10G", timeout=ANALYSE_SECONDS, retries=modal.Retries(max_retries=3, initial_delay=5.0), **_COMMON)
+@with_errors_of_its_own
 def analyse(values: dict[str, Any]) -> dict[str, Any]:
     """Temporal CKA of runs on the volume. Returns ``{"summary": text}`` or ``{"error": ...}``.
 
@@ -173,6 +286,7 @@ def analyse(values: dict[str, Any]) -> dict[str, Any]:
     single_use_containers=True,
     max_containers=100,
 )
+@with_errors_of_its_own
 def conduct(name: str, launch: str) -> dict[str, int]:
     """Start and watch the calls of a sweep until all have ended. Returns the number of tasks by state.
 
@@ -180,19 +294,41 @@ def conduct(name: str, launch: str) -> dict[str, int]:
         name: The sweep's name. launch: What is to be done is in the table of sweeps under ``NAME/LAUNCH``.
     """
     container.log_to_stdout()
-    sweep, states = dict(sweeps.get(f"{name}/{launch}")), dict(sweeps.get(name))["states"]
+    sweep = dict(patiently(lambda: sweeps.get(f"{name}/{launch}")))
     tasks = [Task.from_dict(raw) for raw in sweep["tasks"]]
-    graph = Graph(tasks, {key: Status.from_dict(raw) for key, raw in states.items()})
+    graph = Graph(tasks, {key: Status.from_dict(raw) for key, raw in published(name).get("states", {}).items()})
+    mine = {"sweep": {"name": name, "launch": launch}}
 
-    def publish(task: Task) -> None:
-        sweeps.put(name, {"launch": launch, "states": plain(graph.status)})
+    def publish(task: Task | None = None) -> None:
+        refuse_if_superseded(mine)
+        patiently(lambda: sweeps.put(name, {"launch": launch, "states": plain(graph.status), "stop": runner.reason}))
 
-    with container.attempt_switch(lambda: None) as stop:
-        if not run_conductor(graph, calls.Calls(sweep["jobs"], prepare), sweep["limit"], publish, stop):
-            if stop.requests:
-                raise KeyboardInterrupt  # Modal restarts the same input in another container
-            raise AttemptOver(f"{name}: the time limit is near; the next attempt goes on from here")
+    def should_stop() -> bool:
+        before = runner.reason
+        if runner.is_spent(graph) and before is None:
+            publish()
+        return stop() or runner.reason is not None
+
+    runner = Calls({key: {**job, **mine} for key, job in sweep["jobs"].items()}, prepare, sweep.get("max_cost"))
+    try:
+        refuse_if_superseded(mine)
+        with container.attempt_switch(lambda: None) as stop:
+            if not run_conductor(graph, runner, sweep["limit"], publish, should_stop) and runner.reason is None:
+                if stop.requests:
+                    raise KeyboardInterrupt  # Modal restarts the same input in another container
+                raise AttemptOver(f"{name}: the time limit is near; the next attempt goes on from here")
+    except RunInUseError as error:
+        logger.info("%s", error)  # another launch publishes now
     return graph.counts()
+
+
+def may_write(job: Mapping[str, Any], call_id: str) -> bool:
+    """Whether a training call still has its run; True where Modal does not say, as it was a moment ago."""
+    try:
+        return locks.is_mine(job["run_id"], job["holder"], call_id)
+    except Exception:
+        logger.warning("could not ask whether %s is still this call's", job["run_id"], exc_info=True)
+        return True
 
 
 def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None:
@@ -217,5 +353,6 @@ def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None
 
 
 def _answer(error: EmergenceError) -> dict[str, Any]:
-    """A user error as a result, because Modal would retry one that is raised."""
-    return {"error": str(error), "exit_code": error.exit_code}
+    """A user error as a result, because Modal would retry one that is raised; ``holder`` is who has the run."""
+    holder = {"holder": error.call} if isinstance(error, RunInUseError) and error.call else {}
+    return {"error": str(error), "exit_code": error.exit_code, **holder}

@@ -1,106 +1,115 @@
-"""The function calls that work on runs: which call holds a run, how a call ended, and a sweep's runs as calls."""
+"""What is known of a function call on Modal, and patience with a server that does not answer.
+
+A call has ended when there is a result, when its result has expired, when Modal does not know it, or when an exception
+came out of the function. Any other error tells of the way to the server alone. Whoever takes it for the end of the
+call leaves a GPU billing, or lets a second writer into a run.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
+import grpclib
 import modal
+from grpclib.exceptions import StreamTerminatedError
 
-from emergence.errors import RunDirectoryError
-from emergence.sweep.graph import Status, Task
-from emergence.sweep.place import Outcome
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-#: A conductor looks at its calls this often.
-POLL_SECONDS = float(os.environ.get("EMERGENCE_POLL_SECONDS", "10"))
+#: The first pause before what failed is tried again, and the longest; each is twice the one before.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+#: How long an answer is waited for in a container, whose work is dear, and on a laptop, where a person waits.
+CONTAINER_PATIENCE, LAPTOP_PATIENCE = 600.0, 10.0
+#: Errors of Modal's client that are about the call itself: it has ended, or Modal does not know it.
+_OF_THE_CALL = (
+    modal.exception.OutputExpiredError,
+    modal.exception.FunctionTimeoutError,
+    modal.exception.NotFoundError,
+    modal.exception.InternalFailure,
+    modal.exception.RemoteError,
+    modal.exception.ExecutionError,  # a result or exception came that cannot be deserialized here
+    modal.exception.DeserializationError,
+)
 
-#: The lock table, which all launches share: the calls that hold a run, by its name.
-locks = modal.Dict.from_name("emergence-run-locks", create_if_missing=True)
+
+class CallError(RuntimeError):
+    """What ended a function, as its caller sees it: of this type whatever it was, so that no caller mistakes an error
+    that the function met on its own way to the server for one on the caller's."""
+
+    @classmethod
+    def of(cls, error: Exception) -> CallError:
+        return cls(f"{type(error).__name__}: {error}")
 
 
-def answer_of(call_id: str) -> dict[str, Any] | None:
-    """What a call returned, or its exception as ``error``; None while it is going."""
+@dataclass(frozen=True)
+class Look:
+    """How a call stands.
+
+    Attributes:
+        state: ``not known`` where the server gave no answer about it.
+        answer: What an ended call returned; its exception as ``error``. None for any other call.
+        why: Why it is not known: one line.
+    """
+
+    state: Literal["going", "ended", "not known"]
+    answer: dict[str, Any] | None = None
+    why: str = ""
+
+
+def look_at(call_id: str) -> Look:
+    """How a call stands; returns at once, and raises nothing."""
     try:
-        return dict(modal.FunctionCall.from_id(call_id).get(timeout=0))
+        return Look("ended", dict(modal.FunctionCall.from_id(call_id).get(timeout=0)))
     except TimeoutError:
-        return None
-    except Exception as error:  # it failed for good, was cancelled, or is so old that Modal forgot it
-        return {"error": f"{type(error).__name__}: {error}", "exit_code": 1}
+        return Look("going")
+    except Exception as error:
+        line = f"{type(error).__name__}: {error}"
+        return Look("not known", why=line) if says_nothing(error) else Look("ended", {"error": line, "exit_code": 1})
 
 
-def reserve(run_id: str, call_id: str) -> dict[str, Any]:
-    """Make ``call_id`` the only launch that may write a run. Returns the run's entry in the lock table.
-
-    Raises:
-        RunDirectoryError: Another launch holds the run and is still going.
-    """
-    mine = {"holder": call_id, "train": None, "fruitless": 0}
-    if locks.put(run_id, mine, skip_if_exists=True):
-        return mine
-    entry = dict(locks.get(run_id) or {})
-    if entry.get("holder") == call_id:
-        return entry
-    refuse_if_going(run_id, entry)
-    locks.pop(run_id, None)
-    if not locks.put(run_id, mine, skip_if_exists=True):
-        raise RunDirectoryError(f"{run_id} was taken by another launch a moment ago: wait for it")
-    return mine
-
-
-def refuse_if_going(run_id: str, entry: dict[str, Any]) -> None:
-    """Refuse a run that a launch holds. ``entry`` is the run's in the lock table.
-
-    Raises:
-        RunDirectoryError: One of its calls has not ended. The message names it.
-    """
-    for call_id in (entry.get("train"), entry.get("holder")):
-        if call_id and is_going(call_id):
-            raise RunDirectoryError(
-                f"{run_id} is being written by {call_id}: wait for it, or stop its app (modal app list)"
-            )
-
-
-def is_going(call_id: str) -> bool:
-    """Whether a function call has not ended yet."""
-    return answer_of(call_id) is None
-
-
-class Calls:
-    """A :class:`emergence.sweep.place.Runner` that makes function calls. ``jobs`` has each call's job by task key."""
-
-    def __init__(self, jobs: Mapping[str, Mapping[str, Any]], prepare: Any) -> None:
-        self.jobs, self.prepare = jobs, prepare
-
-    def start(self, task: Task, status: Status, trunk: str | None) -> None:
-        job = {**self.jobs[task.key], "trunk": trunk}
-        status.run_id = job["run_id"]
-        entry = locks.get(status.run_id) or {}  # a conductor that ended before it could publish the call
-        status.calls = [call_id for call_id in (entry.get("holder"), entry.get("train")) if call_id]
-        if not any(is_going(call_id) for call_id in status.calls):
-            call = self.prepare.with_options(max_containers=job["max_containers"]).spawn(job)
-            status.calls = [call.object_id]
-        logger.info("started %s as %s: %s", task.label, status.run_id, status.calls[-1])
-
-    def look(self, task: Task, status: Status) -> Outcome | None:
-        answer = answer_of(status.calls[-1])
-        if answer is None:
-            return None
-        if "call" in answer:  # prepared: another call carries on
-            status.calls.append(answer["call"])
-            return None
-        if "results" in answer:
-            return Outcome(headline=answer["results"])
-        lines = str(answer["error"]).strip().splitlines() or ["it failed without a word"]
-        return Outcome(error=lines[-1], last_lines=lines[-6:] if len(lines) > 1 else [])
-
-    def wait(self) -> None:
-        time.sleep(POLL_SECONDS)
-
-    def stop(self) -> bool:
-        """False: there is nothing to wait for, since calls outlive the conductor and the next one takes them up."""
+def says_nothing(error: Exception) -> bool:
+    """Whether an error tells of the way to Modal's server alone, and nothing of what was asked about."""
+    if isinstance(error, _OF_THE_CALL):
         return False
+    return isinstance(error, (modal.exception.Error, grpclib.GRPCError, StreamTerminatedError, OSError))
+
+
+def patiently(action: Callable[[], T], seconds: float | None = None) -> T:
+    """Do what needs the server, again and again while the error :func:`says_nothing`; the last error is raised.
+
+    Args:
+        action: Harmless when it is done twice: the first answer may have been lost.
+        seconds: How long to try; by default as long as it is worth where this runs.
+    """
+    if seconds is None:
+        seconds = LAPTOP_PATIENCE if modal.is_local() else CONTAINER_PATIENCE
+    end = time.monotonic() + float(os.environ.get("EMERGENCE_PATIENCE_SECONDS", seconds))
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if not says_nothing(error) or time.monotonic() + pause > end:
+                raise
+            logger.warning("Modal did not answer (%s: %s); trying again", type(error).__name__, error)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def cancel_call(call_id: str) -> str | None:
+    """Cancel a call; returns why it could not be done, None where it is or the call is unknown."""
+    try:
+        patiently(modal.FunctionCall.from_id(call_id).cancel)
+    except modal.exception.NotFoundError:
+        return None
+    except Exception as error:
+        if not says_nothing(error):
+            return None
+        return f"{type(error).__name__}: {error}"
+    return None

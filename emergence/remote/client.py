@@ -25,7 +25,7 @@ from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
 from emergence.experiment.store import numbered
 from emergence.files import parse_json
 from emergence.remote.app import MODELS_VOLUME, analyse, app, models_volume, prepare
-from emergence.remote.calls import locks, refuse_if_going
+from emergence.remote.calls import patiently
 from emergence.remote.launch import (
     Request,
     command_prefix,
@@ -34,6 +34,7 @@ from emergence.remote.launch import (
     launch_flags,
     split_names,
 )
+from emergence.remote.locks import calls_of, launch_of, refuse_if_in_use, revoke, standing_of
 from emergence.remote.refusals import end_with, has_credentials, refusal, refuse_if_unreachable
 from emergence.spec.cost import ask, ask_if_dear, find_gpu
 from emergence.spec.experiment import ExperimentSpec
@@ -44,6 +45,8 @@ from emergence.wording import did_you_mean, say
 ENTRY_POINT = "pretrain_wikitext_finetune_qasrl_modal.py"
 #: A launch of more hours in a terminal is told what happens when that closes.
 LONG_HOURS = 1.0
+#: Who follows a run waits this long for a server that does not answer.
+FOLLOW_SECONDS = 600.0
 #: Small files are read this many at a time.
 READERS = 8
 
@@ -155,7 +158,7 @@ def _with_stored_spec(request: Request, run_id: str) -> Request:
     except RunDirectoryError as error:
         raise UsageError(f"--resume {run_id}: {error}; --list-saved shows the runs on the volume") from None
     if not request.take_over:
-        refuse_if_going(run_id, dict(locks.get(run_id) or {}))
+        refuse_if_in_use(run_id)
     if STATS_FILE in volume.facts(run_id):
         raise UsageError(f"--resume {run_id}: it has finished; fetch it with: {command_prefix()} pull {run_id}")
     return request
@@ -170,8 +173,8 @@ def _start_and_follow(request: Request) -> None:
         say(f"going on with {run_id}, an unfinished run of the same experiment (--fresh starts a new one)")
     run_id = run_id or free_name(spec, {entry.path.strip("/") for entry in models_volume.listdir("/")})
     if request.take_over:
-        locks.pop(run_id, None)
-    refuse_if_going(run_id, dict(locks.get(run_id) or {}))
+        revoke(run_id)
+    refuse_if_in_use(run_id)
     job = request.job(run_id)
     preparing = prepare.spawn(job)
     say(
@@ -182,9 +185,9 @@ def _start_and_follow(request: Request) -> None:
         f"pull         {command_prefix()} pull {run_id}\n"
         f"resume       modal run -d {ENTRY_POINT} --resume {run_id}"
     )
-    call_id = _unwrap(preparing.get())["call"]
+    call_id = _unwrap(patiently(preparing.get, FOLLOW_SECONDS))["call"]
     say(f"training     {call_id} on {job['gpu']}")
-    results = _unwrap(modal.FunctionCall.from_id(call_id).get())["results"]
+    results = _unwrap(_answer_of_training(run_id, call_id))["results"]
     say(f"finished     {run_id}")
     for name, value in results.items():
         say(f"  {name} = {value}")
@@ -211,6 +214,15 @@ def where_to_look(stop: str | None = None) -> str:
     return "\n".join([*lines, f"dashboard    {app.get_dashboard_url()}"])
 
 
+def _answer_of_training(run_id: str, call_id: str) -> dict[str, Any]:
+    """What the training answers; where another call of the same launch has the run, what that one answers."""
+    answer = dict(patiently(modal.FunctionCall.from_id(call_id).get, FOLLOW_SECONDS))
+    other = answer.get("holder")
+    if other is None or other not in calls_of(run_id):
+        return answer
+    return dict(patiently(modal.FunctionCall.from_id(other).get, FOLLOW_SECONDS))
+
+
 def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
     """A remote function's answer, with user errors raised again."""
     if "error" in answer:
@@ -221,7 +233,7 @@ def _unwrap(answer: dict[str, Any]) -> dict[str, Any]:
 def free_name(spec: ExperimentSpec, taken: Collection[str]) -> str:
     """A name that no run on the volume (``taken``) has, and that no launch has reserved."""
     names = numbered(spec.run_name(datetime.now()))
-    return next(name for name in names if name not in taken and locks.get(name) is None)
+    return next(name for name in names if name not in taken and not launch_of(name))
 
 
 # Analysis -------------------------------------------------------------------------------------------
@@ -390,11 +402,7 @@ def saved_runs() -> list[RunSummary]:
 
 
 def _is_running(run_id: str) -> bool:
-    try:
-        refuse_if_going(run_id, dict(locks.get(run_id) or {}))
-    except RunDirectoryError:
-        return True
-    return False
+    return standing_of(run_id) is not None
 
 
 def in_parallel(action: Callable[[T], R], items: list[T]) -> list[R]:

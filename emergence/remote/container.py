@@ -6,6 +6,7 @@ them, because a volume may not have open or memory-mapped files while it commits
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -24,6 +25,7 @@ from emergence.errors import DataError, EmergenceError, RunDirectoryError
 from emergence.experiment import source_commit
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.files import name_within
+from emergence.remote.attempts import heard
 from emergence.remote.mirror import copy_file, copy_new_folders, copy_tree
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.cka.analyse import AnalysisFlags, analyse
@@ -37,17 +39,18 @@ logger = logging.getLogger(__name__)
 ROOT = Path(os.environ.get("EMERGENCE_CONTAINER_ROOT", "/"))
 #: Where the volumes are mounted, and the container's own disk.
 MODELS, DATA, WORK = ROOT / "models", ROOT / "data", ROOT / "work"
+PULSE = WORK / "pulse"
 RUNS, CACHE, FILES = WORK / "runs", WORK / "cache", WORK / "files"
 
-#: Modal's time limit for one attempt, and how long before it an attempt saves and stops by itself.
+#: Modal's longest time limit for an attempt, and how long before its limit an attempt saves and stops by itself.
 ATTEMPT_SECONDS, SPARE_SECONDS = 24 * 3600, 15 * 60
 #: Scores that a launch prints. The run directory holds everything.
 SHOWN_SCORES = ("best_validation_loss", "final_validation_accuracy", "final_validation_f1")
 
 
-def attempt_switch(on_interrupt: Callable[[], None]) -> StopSwitch:
+def attempt_switch(on_interrupt: Callable[[], None], timeout: float = ATTEMPT_SECONDS) -> StopSwitch:
     """``should_stop`` of an attempt: true after SIGINT (Modal's notice of preemption) and near the time limit."""
-    limit = float(os.environ.get("EMERGENCE_ATTEMPT_SECONDS", ATTEMPT_SECONDS - SPARE_SECONDS))
+    limit = float(os.environ.get("EMERGENCE_ATTEMPT_SECONDS", timeout - min(SPARE_SECONDS, timeout / 4)))
     return StopSwitch(on_interrupt, signals=[signal.SIGINT], seconds=limit)
 
 
@@ -126,7 +129,7 @@ def run_in_process(job: dict[str, Any], stop: Callable[[], bool], on_commit: Cal
             run_id=job["run_id"],
             fresh=job["fresh"],
             trunk=job.get("trunk"),
-            should_stop=stop,
+            should_stop=heard(PULSE, stop),
             on_commit=on_commit,
             on_open=_announce,
             progress=TerminalProgress(),
@@ -150,6 +153,16 @@ def usable_sink(name: str | None) -> str | None:
             logger.warning("the run goes on without --log %s, whose package could not be installed", name)
             return None
     return name
+
+
+def signs_of_life(folder: Path) -> object:
+    """What changes while a run in ``folder`` gets on. A step leaves a pulse, and whatever else is done, a file."""
+    states = []
+    for path in (PULSE, *folder.rglob("*"), *CACHE.glob("*/*")):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            states.append((str(path), stat.st_size, stat.st_mtime_ns))
+    return states
 
 
 def copy_of_run(run_id: str) -> None:

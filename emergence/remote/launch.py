@@ -38,7 +38,9 @@ class Request:
     resume: str | None = flag(None, "Go on with this run, with the spec it has.", metavar="RUN")
     fresh: bool = flag(False, "Start a new run where an unfinished one of the same experiment could go on.")
     dry_run: bool = flag(False, "Show the plan and stop.")
-    max_cost: float | None = flag(None, "Exit 2 if the estimate is higher.", metavar="DOLLARS")
+    max_cost: float | None = flag(
+        None, "Exit 2 if the estimate is higher. On Modal, save and stop when it is spent.", metavar="DOLLARS"
+    )
     yes: bool = flag(False, "Do not ask before a costly launch.")
     take_over: bool = flag(False, "With --resume: although a call that was stopped from outside seems to hold the run.")
     log: str | None = flag(None, "Also log to wandb or trackio.", metavar="SINK")
@@ -77,7 +79,7 @@ class Request:
         """The job that the functions on Modal get."""
         assert self.spec is not None
         watched = {"log": self.log, "secrets": split_names(self.secret)} if self.log or self.secret else {}
-        return job_of(self.spec, run_id, self.gpu, fresh=self.fresh, **watched)
+        return job_of(self.spec, run_id, self.gpu, fresh=self.fresh, max_cost=self.max_cost, **watched)
 
     def resumed(self, spec: ExperimentSpec) -> Request:
         """This request with the spec of the run it goes on with."""
@@ -111,15 +113,17 @@ def job_of(spec: ExperimentSpec, run_id: str, gpu: str | None, *, fresh: bool = 
     Raises:
         UsageError: The GPU is unknown.
     """
-    compute = spec.config.compute
+    compute, plan = spec.config.compute, plan_experiment(spec, gpu)
     return {
         "run_id": run_id,
         "spec": spec.to_dict(),
         "fresh": fresh,
-        "gpu": find_gpu(gpu or compute.gpu).modal_name,
+        "gpu": plan.gpu.modal_name,
         "cpu": compute.cpu,
         "memory": int(compute.memory_gigabytes * 1024),
         "source": source_commit(),
+        "timeout": plan.attempt_seconds,
+        "dollars_per_hour": plan.dollars_per_hour,
         **more,
     }
 

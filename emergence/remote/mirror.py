@@ -94,16 +94,25 @@ class VolumeMirror:
         local: The folder that is written to. It may not exist yet.
         remote: Its copy on the volume.
         commit: Makes the volume's content visible and durable (``modal.Volume.commit``).
-        min_seconds: Time between the starts of two background publications. A checkpoint is published as soon as it
-            is over. Without a checkpoint the history is published, so that others see progress.
+        may_publish: Asked before each publication; once it is False nothing is written to the volume any more.
+        min_seconds: Time between the starts of two background publications; a checkpoint is published as
+            soon as that time is over, and without one the history still is, so that others see progress.
     """
 
     #: The interval until something was published, so that a new run is soon seen on the volume.
     FIRST_SECONDS = 5.0
 
-    def __init__(self, local: Path, remote: Path, commit: Callable[[], None], min_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        local: Path,
+        remote: Path,
+        commit: Callable[[], None],
+        min_seconds: float = 60.0,
+        may_publish: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.local, self.remote, self._commit, self.min_seconds = local, remote, commit, min_seconds
-        self.publications = 0
+        self._may_publish = may_publish
+        self.publications, self.forbidden = 0, False
         self._published: dict[str, tuple[int, int]] = {}
         self._gone: set[str] = set()
         self._busy = threading.Lock()
@@ -134,6 +143,10 @@ class VolumeMirror:
             OSError, RuntimeError: The copy or the commit failed. The next call tries again.
         """
         with self._busy:
+            # Copying alone would be too much: Modal commits what lies on a volume by itself, too.
+            self.forbidden = self.forbidden or not self._may_publish()
+            if self.forbidden:
+                return 0
             names = _names(self.local)
             changed = self._copy_changes(names)
             deleted = self._delete_gone(names, final)
@@ -144,20 +157,20 @@ class VolumeMirror:
             return len(changed)
 
     def close(self) -> None:
-        """Stop the thread and publish the final state, trying a failing commit three times."""
+        """Stop the thread and publish the final state, trying a failing commit again for half a minute."""
         self._closing = True
         self._wanted.set()
         self._urgent.set()
         self._thread.join()
-        for attempt in range(3):
+        for pause in (1.0, 2.0, 4.0, 8.0, 16.0, None):
             try:
                 self.publish(final=True)
                 return
-            except (OSError, RuntimeError):
-                if attempt == 2:
+            except Exception:  # of whatever type the client of a volume raises
+                if pause is None:
                     raise
                 logger.warning("could not publish %s; trying again", self.local.name, exc_info=True)
-                time.sleep(1.0)
+                time.sleep(pause)
 
     def _loop(self) -> None:
         while True:

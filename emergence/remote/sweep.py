@@ -18,11 +18,13 @@ from emergence.errors import STOPPED, EmergenceError, RunDirectoryError
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
 from emergence.files import parse_json
 from emergence.plain import plain
-from emergence.remote.app import app, conduct, sweeps
-from emergence.remote.calls import POLL_SECONDS, is_going
+from emergence.remote import locks
+from emergence.remote.app import app, conduct
+from emergence.remote.calls import LONGEST_PAUSE, Look, cancel_call, look_at, patiently
 from emergence.remote.client import VolumeFiles, free_name, in_parallel, reach_modal, where_to_look
 from emergence.remote.launch import job_of
 from emergence.remote.pull import pull_run
+from emergence.remote.runner import POLL_SECONDS, published, sweeps
 from emergence.sweep.existing import Existing
 from emergence.sweep.graph import Graph, Status, Task
 from emergence.sweep.place import Say
@@ -79,8 +81,9 @@ class ModalPlace:
             with app.run(detach=True):
                 launch = secrets.token_hex(8)
                 sweep = _sweep(record, existing)
-                sweeps.put(f"{record.name}/{launch}", sweep)
-                sweeps.put(record.name, {"launch": launch, "states": sweep["states"]})
+                patiently(lambda: sweeps.put(f"{record.name}/{launch}", sweep))
+                # From here on the conductor of an earlier launch publishes and starts nothing any more.
+                patiently(lambda: sweeps.put(record.name, {"launch": launch, "states": sweep["states"]}))
                 call = conduct.spawn(record.name, launch)
                 record.conductor, record.app = call.object_id, app.app_id
                 record.save()
@@ -89,52 +92,84 @@ class ModalPlace:
                 say(f"status       emergence sweep status {record.name} --runs-dir {record.runs_dir}")
                 self._follow(record, say)
         _fetch_stats(record, say)
+        if (reason := published(record.name).get("stop")) and record.graph.unfinished:
+            raise EmergenceError(
+                f"{record.name}: {reason}; its runs saved where they were, and `emergence sweep resume` goes on "
+                "(with a new --max-cost)",
+                STOPPED,
+            )
 
     def refresh(self, record: Record) -> None:
-        """Take the states as last published. A running task without a conductor or a going call has stopped."""
+        """Take the states as last published. A running task that nothing conducts and no call works on has stopped."""
         reach_modal()
-        published = dict(sweeps.get(record.name) or {}).get("states", {})
-        for key, raw in published.items():
+        self._take_published(record)
+
+    def _take_published(self, record: Record) -> None:
+        for key, raw in published(record.name).get("states", {}).items():
             if key in record.graph.status:
                 record.graph.status[key] = Status.from_dict(raw)
         if not self.is_running(record):
             for task in record.graph.in_state("running"):
                 status = record.graph.status[task.key]
-                if not any(is_going(call_id) for call_id in status.calls):
+                looks = [look_at(call_id) for call_id in status.calls]
+                status.unknown = next((look.why for look in looks if look.why), None)
+                if all(look.state == "ended" for look in looks):
                     status.state = "stopped"
 
     def is_running(self, record: Record) -> bool:
-        """Whether the sweep's conductor has not ended."""
-        return record.conductor is not None and is_going(record.conductor)
+        """Whether the sweep's conductor has not ended, as far as Modal says."""
+        return _conductor(record).state != "ended"
 
     def cancel(self, record: Record) -> str:
-        """Cancel the conductor, then every call that is going."""
+        """Take the sweep and its runs away from whoever works on them, then cancel every call.
+
+        What is taken away ends by itself too, within a minute: a call that cannot be cancelled now, and one that
+        nobody has heard of yet.
+        """
         reach_modal()
-        calls = [record.conductor] if record.conductor and is_going(record.conductor) else []
-        if calls:
-            modal.FunctionCall.from_id(calls[0]).cancel()
-        self.refresh(record)
-        for task in record.graph.in_state("running", "stopped"):
-            going = [call_id for call_id in record.graph.status[task.key].calls if is_going(call_id)]
-            for call_id in going:
-                modal.FunctionCall.from_id(call_id).cancel()
-            calls += going
-            record.graph.status[task.key].state = "stopped"
+        before = published(record.name)
+        launch = dict(patiently(lambda: sweeps.get(f"{record.name}/{before.get('launch')}")) or {})
+        patiently(lambda: sweeps.put(record.name, {**before, "launch": None}))
+        calls = [record.conductor] if record.conductor else []
+        self._take_published(record)
+        for task in record.graph.in_state("running", "stopped", "waiting"):
+            status = record.graph.status[task.key]
+            calls += status.calls
+            run_id = launch.get("jobs", {}).get(task.key, {}).get("run_id", status.run_id)
+            if run_id and _is_sweeps(record, run_id, status):
+                calls += locks.revoke(run_id)
+            if status.state != "waiting":
+                status.state, status.unknown = "stopped", None
+        going = [call_id for call_id in dict.fromkeys(calls) if look_at(call_id).state != "ended"]
+        refused = [call_id for call_id in going if cancel_call(call_id) is not None]
         record.save()
-        return f"{record.name}: {len(calls)} calls cancelled; `emergence sweep resume` goes on"
+        if refused:
+            return (
+                f"{record.name}: {len(going) - len(refused)} of {len(going)} calls cancelled, Modal does not answer "
+                f"for {', '.join(refused)}: they end by themselves within minutes; `emergence sweep cancel` tries again"
+            )
+        return f"{record.name}: {len(going)} calls cancelled; `emergence sweep resume` goes on"
 
     def _follow(self, record: Record, say: Say) -> None:
         """Tell what the conductor publishes, until it has ended."""
         told_states: dict[str, str] = {key: status.state for key, status in record.graph.status.items()}
+        pause, unknown = POLL_SECONDS, False
         try:
             while True:
-                going = self.is_running(record)
-                self.refresh(record)
-                _tell(record.graph, told_states, say)
-                if not going:
+                look = _conductor(record)
+                if look.state == "not known":
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                    if not unknown:
+                        say(f"Modal does not say how the conductor stands ({look.why}); looking again")
+                else:
+                    pause = POLL_SECONDS
+                    self._take_published(record)
+                    _tell(record.graph, told_states, say)
+                unknown = look.state == "not known"
+                if look.state == "ended":
                     record.save()
                     return
-                time.sleep(POLL_SECONDS)
+                time.sleep(pause)
         except KeyboardInterrupt:
             record.save()
             raise EmergenceError(
@@ -150,12 +185,25 @@ def _build_the_image() -> None:
         pass
 
 
+def _conductor(record: Record) -> Look:
+    """How the conductor of a sweep stands; ended where there never was one."""
+    return Look("ended") if record.conductor is None else look_at(record.conductor)
+
+
+def _is_sweeps(record: Record, run_id: str, status: Status) -> bool:
+    """Whether a run is held by this sweep, and not by a launch of its own."""
+    launch = locks.launch_of(run_id)
+    return (launch.get("sweep") or {}).get("name") == record.name or launch.get("holder") in status.calls
+
+
 def _sweep(record: Record, existing: Existing) -> dict[str, Any]:
     """What the conductor gets: tasks with fresh states, and their jobs."""
     graph = record.graph
     for status in graph.status.values():
+        status.dollars = 0.0
         if status.state != "done":
             status.state, status.error, status.last_lines, status.calls = "waiting", None, [], []
+            status.unknown = None
     taken = set(VolumeFiles().runs())
     jobs = {}
     for task in graph.in_state("waiting"):
@@ -167,6 +215,7 @@ def _sweep(record: Record, existing: Existing) -> dict[str, Any]:
         "states": plain(graph.status),
         "jobs": jobs,
         "limit": record.jobs,
+        "max_cost": record.max_cost,
     }
 
 

@@ -28,6 +28,8 @@ OVERHEAD_HOURS = 0.1
 QUESTIONS = {"qasrl": (6_400, 45), "qasrl-bank": (190_000, 45), "squad": (87_600, 200), "qasrl+squad": (94_000, 190)}
 #: Each further device adds this share of the first one's speed, because gradients have to be exchanged.
 EXTRA_DEVICE = 0.8
+#: An attempt may take this many times its estimate, and an hour at least. Modal allows a day.
+ATTEMPT_FACTOR, LEAST_ATTEMPT_SECONDS, MOST_ATTEMPT_SECONDS = 5, 3600, 24 * 3600
 #: A costlier launch asks first, or needs ``--yes``.
 ASK_ABOVE_DOLLARS = 10.0
 
@@ -65,6 +67,16 @@ class Plan:
     dollars: float
     prices_date: str
     trunk: str | None = None
+
+    @property
+    def dollars_per_hour(self) -> float:
+        """The price of the container with its GPUs."""
+        return self.dollars / self.hours
+
+    @property
+    def attempt_seconds(self) -> int:
+        """How long one attempt may take before it is ended."""
+        return int(min(max(ATTEMPT_FACTOR * self.hours * 3600, LEAST_ATTEMPT_SECONDS), MOST_ATTEMPT_SECONDS))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for ``emergence plan --json``."""

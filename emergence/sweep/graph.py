@@ -89,6 +89,8 @@ class Status:
         error: What a failed task said, in one line. last_lines: The end of its log.
         log: File name of its log, relative to the record's folder. Only local sweeps have one.
         calls: Ids of Modal function calls that work on it.
+        dollars: What its attempts on Modal have cost.
+        unknown: Why nothing is known of the last of them just now; None while Modal answers.
         found: Whether it was done before the sweep began.
         headline: Scores by name, for machines that do not have the run directory.
     """
@@ -100,6 +102,8 @@ class Status:
     last_lines: list[str] = dataclasses.field(default_factory=list)
     log: str | None = None
     calls: list[str] = dataclasses.field(default_factory=list)
+    unknown: str | None = None
+    dollars: float = 0.0
     found: bool = False
     headline: dict[str, Any] = dataclasses.field(default_factory=dict)
 

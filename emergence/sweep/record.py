@@ -38,6 +38,7 @@ class Record:
         conductor: On Modal, the call that drives the sweep.
         app: On Modal, the app that it runs in.
         gpu: On Modal, the GPU in place of the configurations'.
+        max_cost: On Modal, what the runs of the last launch may cost together, in dollars; None for no end.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Record:
     conductor: str | None = None
     app: str | None = None
     gpu: str | None = None
+    max_cost: float | None = None
 
     @property
     def runs_dir(self) -> Path:
@@ -81,6 +83,7 @@ class Record:
             "conductor": self.conductor,
             "app": self.app,
             "gpu": self.gpu,
+            "max_cost": self.max_cost,
             "tasks": [{**task.to_dict(), **plain(graph.status[key])} for key, task in graph.tasks.items()],
         }
 
@@ -121,6 +124,7 @@ def load_record(path: Path) -> Record:
             conductor=raw["conductor"],
             app=raw["app"],
             gpu=raw["gpu"],
+            max_cost=raw.get("max_cost"),
         )
     except (KeyError, TypeError, AttributeError) as reason:
         raise RunDirectoryError(f"{path}: not a sweep's record of this program ({reason!r})") from None

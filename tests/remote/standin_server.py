@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,14 @@ from tests.remote.standin_storage import Storage
 
 SUCCESS = pb.GenericResult.GENERIC_STATUS_SUCCESS
 TASK_HEADER = "x-standin-task"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An error in the place of an answer; ``done`` where what was asked for has been done all the same."""
+
+    status: Status
+    done: bool = False
 
 
 @dataclass
@@ -83,6 +91,8 @@ class Server(Storage):
         self.secrets: dict[str, dict[str, str]] = {}
         self.images: dict[str, pb.Image] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        #: Which call is to fail, by its name and the id of the asking container (empty for a laptop); tests change it.
+        self.fault: Callable[[str, str], Fault | None] = lambda name, task: None
 
     # The app and what it is made of ---------------------------------------------------------------
 
@@ -354,11 +364,17 @@ def as_grpc_service(server: Server) -> ModalClientBase:
                 server.unknown.append(name)
                 raise GRPCError(Status.UNIMPLEMENTED, f"the stand-in does not know {name}: add it to standin_server.py")
             task = str(stream.metadata.get(TASK_HEADER, ""))
+            fault = server.fault(name, task)
+            if fault is not None and not fault.done:
+                raise GRPCError(fault.status, f"injected into {name}")
             if inspect.isasyncgenfunction(handler):
                 async for message in handler(request, task):
                     await stream.send_message(message)
-            else:
-                await stream.send_message(await handler(request, task))
+                return
+            message = await handler(request, task)
+            if fault is not None:
+                raise GRPCError(fault.status, f"injected into the answer of {name}")
+            await stream.send_message(message)
 
         return answer
 

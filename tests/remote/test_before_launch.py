@@ -11,6 +11,8 @@ from emergence.errors import RunDirectoryError, UnreachableError, UsageError
 from emergence.experiment.listing import FileFacts
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
 from emergence.remote import client as remote_client
+from emergence.remote import locks
+from emergence.remote.calls import Look
 from emergence.remote.client import VolumeFiles
 from emergence.remote.launch import Request, flags_on_command_line, is_detached, launch_flags
 from emergence.spec.cost import find_gpu
@@ -174,19 +176,15 @@ def test_a_gpu_is_asked_for_by_the_name_that_was_typed(name: str) -> None:
 
 
 def test_a_lock_that_a_stopped_call_left_is_taken_over_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = {"RUN": {"holder": "fc-gone", "train": None, "fruitless": 0}}
+    table = {"RUN": {"holder": "fc-gone", "train": None}}
     spec = ExperimentSpec.from_flags(config_name="debug", data="microworld")
-
-    def in_use(run_id: str, entry: dict[str, Any]) -> None:
-        if entry:
-            raise RunDirectoryError(f"{run_id} is being written by fc-gone")
 
     def spawn(job: dict[str, Any]) -> None:
         raise KeyboardInterrupt  # far enough
 
     monkeypatch.setattr(remote_client, "reach_modal", lambda: None)
-    monkeypatch.setattr(remote_client, "locks", table)
-    monkeypatch.setattr(remote_client, "refuse_if_going", in_use)
+    monkeypatch.setattr(locks, "locks", table)
+    monkeypatch.setattr(locks, "look_at", lambda call_id: Look("going"))
     monkeypatch.setattr(VolumeFiles, "spec", lambda self, run_id: spec)
     monkeypatch.setattr(VolumeFiles, "facts", lambda self, folder: {})
     monkeypatch.setattr(remote_client, "prepare", type("Prepare", (), {"spawn": staticmethod(spawn)}))

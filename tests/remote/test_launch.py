@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from emergence.errors import UsageError
 from emergence.experiment.source_commit import source_commit
 from emergence.remote import client as remote_client
+from emergence.remote import locks as remote_locks
 from emergence.remote.launch import Request, flags_on_command_line, job_of, launch_flags, split_overrides
 from emergence.spec.config import CONFIG_NAMES
 from emergence.spec.cost import ask_if_dear, find_gpu, plan_experiment
@@ -165,9 +167,18 @@ def test_a_job_is_what_the_containers_read() -> None:
     assert one == json.loads(json.dumps(one)) == {
         "run_id": "RUN", "spec": spec.to_dict(), "fresh": True, "gpu": find_gpu(compute.gpu).modal_name,
         "cpu": compute.cpu, "memory": int(compute.memory_gigabytes * 1024),
+        "timeout": 3600, "dollars_per_hour": plan_experiment(spec).dollars_per_hour,
         "source": source_commit(),
     }  # fmt: skip
-    assert cell == {**one, "fresh": False, "gpu": "H100:2", "max_containers": 3}
+    dear = plan_experiment(spec, "H100:2").dollars_per_hour
+    assert cell == {**one, "fresh": False, "gpu": "H100:2", "max_containers": 3, "dollars_per_hour": dear}
+
+
+def test_an_attempt_may_take_five_times_its_estimate() -> None:
+    plan = plan_experiment(ExperimentSpec.from_flags(config_name="tiny"))
+    seconds = {hours: replace(plan, hours=hours).attempt_seconds for hours in (0.1, 0.3, 4.0, 100.0)}
+    assert seconds == {0.1: 3600, 0.3: 5400, 4.0: 72_000, 100.0: 86_400}
+    assert plan.dollars_per_hour > plan.gpu.dollars_per_hour  # with processors and memory
 
 
 def test_a_free_name_is_neither_on_the_volume_nor_about_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +189,7 @@ def test_a_free_name_is_neither_on_the_volume_nor_about_to_be(monkeypatch: pytes
             asked.append(name)
             return {"holder": "fc-1"} if name.endswith("-2") else None
 
-    monkeypatch.setattr(remote_client, "locks", Locks())
+    monkeypatch.setattr(remote_locks, "locks", Locks())
     name = remote_client.free_name(spec, ())
     assert re.fullmatch(r"DebugQA_\w+_\d{8}-\d{6}", name) and asked == [name]
 

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import modal
 import pytest
 
 from emergence.remote.mirror import VolumeMirror, copy_file, copy_new_folders, copy_tree
@@ -17,13 +18,14 @@ class Volume:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.failures = folder, 0
+        self.error: Exception = RuntimeError("volume busy")
         self.commits: list[dict[str, str]] = []
         folder.mkdir()
 
     def commit(self) -> None:
         if self.failures:
             self.failures -= 1
-            raise RuntimeError("volume busy")
+            raise self.error
         self.commits.append(contents(self.folder))
 
 
@@ -118,12 +120,16 @@ def test_requests_do_not_wait_and_are_rate_limited(local: Path, volume: Volume) 
     mirror.close()
 
 
-def test_a_failing_commit_is_tried_again(local: Path, volume: Volume, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_commit_is_tried_again(
+    local: Path, volume: Volume, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (local / "a").write_text("1")
     volume.failures = 1
     mirror = VolumeMirror(local, volume.folder / "run", volume.commit, min_seconds=3600)
     mirror.request()
     wait_for(lambda: "could not publish" in caplog.text)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    volume.failures, volume.error = 5, modal.exception.ServiceError("unavailable")  # not a RuntimeError
     mirror.close()
     assert volume.commits == [{"run/a": "1"}]
 
@@ -135,6 +141,22 @@ def test_a_volume_that_stays_broken_is_reported(local: Path, volume: Volume, mon
     mirror = VolumeMirror(local, volume.folder / "run", volume.commit)
     with pytest.raises(RuntimeError, match="volume busy"):
         mirror.close()
+
+
+def test_a_folder_that_is_another_writers_is_not_touched(local: Path, volume: Volume) -> None:
+    (local / "a").write_text("1")
+    (volume.folder / "run").mkdir()
+    (volume.folder / "run" / "theirs").write_text("2")
+    mine = True
+    mirror = VolumeMirror(local, volume.folder / "run", volume.commit, 3600, may_publish=lambda: mine)
+    mirror.publish()
+    (local / "b").write_text("later")
+    (volume.folder / "run" / "theirs").write_text("2")
+    mine, commits = False, len(volume.commits)
+    mirror.close()
+    mine = True
+    assert mirror.publish() == 0 and mirror.forbidden, "lost is lost"
+    assert set(contents(volume.folder)) == {"run/a", "run/theirs"} and len(volume.commits) == commits
 
 
 def test_nothing_is_published_again_after_restoring(local: Path, volume: Volume, tmp_path: Path) -> None:

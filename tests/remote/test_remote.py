@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 import signal
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +15,27 @@ from typing import Any
 
 import modal
 import pytest
+from grpclib import GRPCError
+from grpclib import Status as Code
+from grpclib.exceptions import StreamTerminatedError
+from modal._grpc_client import grpc_error_to_modal_exception
 
+from emergence.commands.sweep import status_text
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
 from emergence.experiment.inputs import find_matching_trunk, read_inputs
 from emergence.experiment.store import RunStore
 from emergence.plain import plain
 from emergence.remote import app as remote
-from emergence.remote import calls, container
+from emergence.remote import attempts, calls, container, locks, runner
+from emergence.remote import sweep as place
 from emergence.remote.app import AttemptOver
-from emergence.remote.calls import is_going, reserve
+from emergence.remote.calls import CallError, Look, look_at, patiently
+from emergence.remote.locks import reserve
 from emergence.spec.experiment import ExperimentSpec
-from emergence.sweep.graph import Status, Task
+from emergence.sweep.graph import Graph, Status, Task
 from emergence.sweep.place import Outcome
+from emergence.sweep.record import Record
+from emergence.training.checkpoint_names import CheckpointName
 from tests.small_runs import run_small, small_spec
 
 prepare, train = remote.prepare.local, remote.train.local
@@ -50,11 +61,18 @@ class World:
 
     def __init__(self) -> None:
         self.locks, self.going, self.commits = Table(), set[str](), 0
+        self.unknown: set[str] = set()
+        self.answers: dict[str, dict[str, Any]] = {}
         self.run: Callable[..., None] = lambda job, stop, on_commit: None
         self.spawned: list[dict[str, Any]] = []
 
     def commit(self) -> None:
         self.commits += 1
+
+    def look_at(self, call_id: str) -> Look:
+        if call_id in self.unknown:
+            return Look("not known", why="ServiceError: unavailable")
+        return Look("going") if call_id in self.going else Look("ended", self.answers.get(call_id, {"error": "gone"}))
 
 
 @pytest.fixture
@@ -67,11 +85,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         volume = tmp_path / "__modal" / "volumes" / f"vo-{point.name}"
         volume.mkdir(parents=True)
         point.symlink_to(volume)
-    for name in ("RUNS", "CACHE", "FILES"):
+    for name in ("RUNS", "CACHE", "FILES", "PULSE"):
         monkeypatch.setattr(container, name, tmp_path / "work" / name.lower())
-    monkeypatch.setattr(calls, "locks", world.locks)
+    monkeypatch.setattr(locks, "locks", world.locks)
     monkeypatch.setattr(remote, "models_volume", world)
-    monkeypatch.setattr(calls, "is_going", lambda call_id: call_id in world.going)
+    for module in (locks, runner):
+        monkeypatch.setattr(module, "look_at", world.look_at)
+    monkeypatch.setenv("EMERGENCE_PATIENCE_SECONDS", "0")
     monkeypatch.setattr(modal, "current_function_call_id", lambda: "fc-me")
     monkeypatch.setattr(container, "bring_data", lambda spec: None)
     monkeypatch.setattr(container, "run_in_process", lambda *arguments: world.run(*arguments))
@@ -108,7 +128,7 @@ def test_a_user_error_is_an_answer(world: World) -> None:
 
     reserve("RUN", "fc-me")
     world.run = fail
-    assert train(job()) == {"error": "no questions", "exit_code": 2} and not world.locks
+    assert train(job()) == {"error": "no questions", "exit_code": 2, "dollars": 0.0} and not world.locks
 
 
 def test_a_preempted_run_is_saved_and_restarted(world: World) -> None:
@@ -143,33 +163,139 @@ def test_near_the_time_limit_a_run_stops_itself(world: World, monkeypatch: pytes
     assert "RUN" in world.locks
 
 
-def test_a_crash_is_retried_until_it_is_hopeless(world: World) -> None:
-    def crash(*arguments: Any) -> None:
-        raise ZeroDivisionError("oh")
+def checkpoint(step: int, phase: str = "pretrain", sequence: int = 1) -> None:
+    folder = container.RUNS / "RUN" / "checkpoint"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / str(CheckpointName(sequence, phase, step))).write_text("state")
 
-    def crash_later(*arguments: Any) -> None:
-        (container.RUNS / "RUN").mkdir(parents=True, exist_ok=True)
-        (container.RUNS / "RUN" / "history.jsonl").write_text("x" * world.commits)
-        arguments[2]()
-        while not world.commits:
-            pass
+
+def crash(*arguments: Any) -> None:
+    """A crash that leaves a longer history, a first checkpoint, and one that a rewind or a signal left again."""
+    checkpoint(0)
+    checkpoint(5, sequence=2)
+    with (container.RUNS / "RUN" / "history.jsonl").open("a") as history:
+        history.write("more\n")
+    raise ZeroDivisionError("oh")
+
+
+def attempts_until_the_end(world: World, most: int = 40) -> tuple[int, dict[str, Any]]:
+    """Lets Modal retry; the number of attempts, and what the last one answered."""
+    for number in range(1, most):
+        try:
+            return number, train(job())
+        except (CallError, KeyboardInterrupt):
+            shutil.rmtree(container.RUNS, ignore_errors=True)  # the container is gone
+    raise AssertionError("no end")
+
+
+def test_a_crash_at_the_same_step_ends_after_three_attempts(world: World) -> None:
+    """Whatever is published meanwhile: progress is the newest checkpoint's step."""
+    reserve("RUN", "fc-me")
+    world.run = crash
+    number, answer = attempts_until_the_end(world)
+    assert number == 4, "the first of them brought step 5"
+    assert answer["exit_code"] == 1 and "3 attempts in a row" in answer["error"] and not world.locks
+    assert "ZeroDivisionError: oh" in answer["error"] and world.commits >= 4
+
+    reserve("RUN", "fc-me")  # the next launch begins to count anew
+    assert attempts_until_the_end(world)[0] == 3
+
+
+@pytest.mark.parametrize("how", ["rewinds", "same step, later file", "finished phase", "killed", "time limit"])
+def test_what_is_progress_and_what_is_not(world: World, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = iter(range(1, 100))
+
+    def run(job: Any, stop: Callable[[], bool], on_commit: Any) -> None:
+        number = next(count)
+        if how == "rewinds":
+            checkpoint([9, 3, 7, 5, 8][number % 5], sequence=number)
+        elif how == "same step, later file":
+            checkpoint(9, sequence=number)
+        elif how == "finished phase" and number == 3:
+            (container.RUNS / "RUN").mkdir(parents=True, exist_ok=True)
+            (container.RUNS / "RUN" / "toy_llm_unified_pretrained.pth").write_text("done")
+        elif how == "killed":
+            raise SystemExit  # nobody gets to say how it ended
+        elif how == "time limit":
+            raise Stopped("saved")
         raise ZeroDivisionError("oh")
 
     reserve("RUN", "fc-me")
-    world.run = crash
-    for _ in range(remote.FRUITLESS_ATTEMPTS - 1):
-        with pytest.raises(ZeroDivisionError):
+    world.run = run
+    if how == "killed":
+        for _ in range(3):
+            with pytest.raises(SystemExit):
+                train(job())
+        assert "its container was lost without a word" in train(job())["error"] and next(count) == 4
+        return
+    number, answer = attempts_until_the_end(world)
+    assert number == {"rewinds": 8, "same step, later file": 4, "finished phase": 6, "time limit": 3}[how]
+    assert answer["exit_code"] == 1 and not world.locks
+
+
+def test_a_preempted_attempt_is_not_counted(world: World) -> None:
+    def preempted(job: Any, stop: Callable[[], bool], on_commit: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise Stopped("saved")
+
+    reserve("RUN", "fc-me")
+    world.run = preempted
+    for _ in range(12):  # before the first checkpoint, each time
+        with pytest.raises(KeyboardInterrupt):
             train(job())
-    world.run = crash_later  # this one got on before it crashed
-    with pytest.raises(ZeroDivisionError):
+    assert world.locks["RUN/writer"]["attempts"] == 12 and world.locks["RUN/writer"]["fruitless"] == 0
+
+
+def test_the_money_of_all_attempts_together_has_an_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "SAVING_SECONDS", 0.0)
+    monkeypatch.setattr(remote, "COMMIT_SECONDS", 0.05)
+
+    def run(job: Any, stop: Callable[[], bool], on_commit: Any) -> None:
+        checkpoint(next(steps))
+        while job["run_id"] == "RUN" and next(steps) > 2:
+            time.sleep(0.005)
+            if stop():
+                raise Stopped("saved")
+        raise ZeroDivisionError("oh")
+
+    steps, costs = iter(range(1, 9999)), {"dollars_per_hour": 3600.0, "max_cost": 1.0}
+    reserve("RUN", "fc-me")
+    world.run = run
+    with pytest.raises(CallError):
+        train(job(**costs))
+    assert 0 < world.locks["RUN/writer"]["seconds"] < 1
+    world.locks["RUN/writer"]["seconds"] += 0.3
+    answer = train(job(**costs))
+    assert answer["exit_code"] == 130 and "of --max-cost 1 are spent; what it reached is saved" in answer["error"]
+    assert 1.0 <= answer["dollars"] < 2.0 and not world.locks, "at a dollar a second"
+    assert (container.MODELS / "RUN" / "checkpoint" / str(CheckpointName(1, "pretrain", 3))).exists()
+
+    world.locks["RUN"] = {"holder": "fc-me", "train": None}  # an attempt that is restarted when all is spent
+    world.locks["RUN/writer"] = {"call": "fc-me", "holder": "fc-me", "seconds": 5.0, "attempts": 1}
+    assert "$5.00 of --max-cost 1 are spent" in train(job(**costs))["error"] and not world.locks
+
+
+def test_an_attempt_in_which_nothing_moves_is_ended_and_published(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "Attempt", functools.partial(attempts.Attempt, silent_seconds=0.3))
+
+    def hang(job: Any, stop: Callable[[], bool], on_commit: Any) -> None:
+        checkpoint(5)
+        for _ in range(10):  # gets on: steps are asked whether to stop, files grow
+            time.sleep(0.1)
+            container.PULSE.write_text(str(time.monotonic()))
+        while True:
+            time.sleep(0.01)
+
+    reserve("RUN", "fc-me")
+    world.run = hang
+    with pytest.raises(CallError, match=r"HungError: nothing moved for 0\.005 minutes"):
         train(job())
-    assert world.locks["RUN"]["fruitless"] == 0
-    world.run = crash
-    for _ in range(remote.FRUITLESS_ATTEMPTS - 1):
-        with pytest.raises(ZeroDivisionError):
-            train(job())
-    answer = train(job())
-    assert answer["exit_code"] == 1 and "ZeroDivisionError" in answer["error"] and not world.locks
+    assert (container.MODELS / "RUN" / "checkpoint" / str(CheckpointName(1, "pretrain", 5))).exists()
+    assert world.locks["RUN/writer"]["fruitless"] == 0
+    number, answer = attempts_until_the_end(world)
+    assert number == 3 and "nothing moved for" in answer["error"] and not world.locks
 
 
 def test_a_run_of_another_launch_is_left_alone(world: World) -> None:
@@ -196,25 +322,136 @@ def test_one_launch_at_a_time(world: World) -> None:
     assert reserve("RUN", "fc-you")["holder"] == "fc-you"
 
 
-def test_a_call_is_going_until_it_has_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: dict[str, BaseException | None] = {
-        "going": TimeoutError(),
-        "done": None,
-        "failed": ValueError("its own"),
-        "timed out": modal.exception.FunctionTimeoutError(),
-        "forgotten": modal.exception.OutputExpiredError(),
-    }
+def test_a_launch_that_may_still_be_going_keeps_its_run(world: World) -> None:
+    mine = reserve("RUN", "fc-me")
+    world.answers["fc-me"] = {"call": "fc-train"}
+    world.unknown = {"fc-train"}
+    locks.note_training("RUN", mine, "fc-train")
+    with pytest.raises(RunDirectoryError, match=r"fc-train, and Modal does not say whether that has ended \(ServiceE"):
+        reserve("RUN", "fc-you")
+    locks.note_training("RUN", mine, "fc-gone")
+    locks.claim("RUN", "fc-me", "fc-train")  # one of two calls that its preparation spawned
+    with pytest.raises(locks.RunInUseError, match="fc-train"):
+        locks.refuse_if_in_use("RUN")
+    with pytest.raises(locks.RunInUseError) as refused:
+        locks.claim("RUN", "fc-me", "fc-gone")
+    assert refused.value.call == "fc-train" and locks.is_mine("RUN", "fc-me", "fc-train")
+    assert (standing := locks.standing_of("RUN")) is not None and standing.state == "not known"
+    world.unknown = set()
+    assert locks.standing_of("RUN") is None
+    locks.claim("RUN", "fc-me", "fc-gone")  # its predecessor has ended for good
+    assert not locks.is_mine("RUN", "fc-me", "fc-train")
 
-    def call(call_id: str) -> Any:
-        def get(timeout: float) -> None:
-            assert timeout == 0
-            if (error := answers[call_id]) is not None:
-                raise error
 
-        return types.SimpleNamespace(get=get)
+def test_a_run_that_is_taken_away_is_left_alone_from_then_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(job: Any, stop: Any, on_commit: Any) -> None:
+        finish()
+        assert locks.revoke("RUN") == ["fc-me"]
 
-    monkeypatch.setattr(modal.FunctionCall, "from_id", call)
-    assert [name for name in answers if is_going(name)] == ["going"]
+    reserve("RUN", "fc-me")
+    world.run = lose
+    answer = train(job())
+    assert "was cancelled, or taken by another launch" in answer["error"]
+    assert not (container.MODELS / "RUN").exists() and "RUN" not in world.locks
+    with pytest.raises(locks.RunInUseError):
+        locks.claim("RUN", "fc-me", "fc-late")  # a call that nobody had heard of when the run was taken away
+    locks.locks.clear()
+    reserve("RUN", "fc-you")
+    locks.claim("RUN", "fc-you", "fc-train")
+    locks.release("RUN", "fc-me")  # not its own any more
+    assert locks.is_mine("RUN", "fc-you", "fc-train")
+
+    # The next launch gets the run at once, and writes when the last writer has left.
+    waits: list[float] = []
+    world.going = {"fc-train"}
+    assert locks.revoke("RUN") == ["fc-you", "fc-train"] and not locks.calls_of("RUN")
+    monkeypatch.setattr(
+        locks.time, "sleep", lambda seconds: waits.append(seconds) or (len(waits) == 3 and world.going.clear())
+    )
+    reserve("RUN", "fc-next")
+    assert locks.claim("RUN", "fc-next", "fc-new") == {"call": "fc-new", "holder": "fc-next"} and len(waits) == 3
+    assert not locks.is_mine("RUN", "fc-you", "fc-train") and locks.is_mine("RUN", "fc-next", "fc-new")
+
+
+#: What Modal's client raises for each status of the protocol, and what else can go wrong on the way.
+ON_THE_WAY: list[Exception] = [
+    *(grpc_error_to_modal_exception(GRPCError(each, "x")) for each in Code if each not in (Code.OK, Code.NOT_FOUND)),
+    GRPCError(Code.UNAVAILABLE),
+    StreamTerminatedError("connection lost"),
+    modal.exception.ConnectionError("no route"),
+    modal.exception.ClientClosed("closed") if hasattr(modal.exception, "ClientClosed") else ConnectionResetError(),
+    OSError(101, "Network is unreachable"),
+]
+OF_THE_CALL: list[Exception] = [
+    grpc_error_to_modal_exception(GRPCError(Code.NOT_FOUND, "x")),
+    modal.exception.OutputExpiredError(),
+    modal.exception.FunctionTimeoutError("24 h"),
+    modal.exception.InternalFailure("containers kept dying"),
+    modal.exception.RemoteError("the app was stopped"),
+    CallError.of(modal.exception.InternalError("of the volume, in the container")),
+    AttemptOver("near the limit"),
+    ZeroDivisionError("before anything of ours was imported"),
+]
+
+
+def call_that(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> list[float | None]:
+    """Lets every call have one outcome; returns the timeouts that it is asked with."""
+    asked: list[float | None] = []
+
+    def get(timeout: float | None = None) -> Any:
+        asked.append(timeout)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(modal.FunctionCall, "from_id", lambda call_id: types.SimpleNamespace(get=get, cancel=get))
+    return asked
+
+
+def test_no_error_on_the_way_to_the_server_is_the_end_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMERGENCE_PATIENCE_SECONDS", "0")
+    assert len(ON_THE_WAY) > 18
+    for error in ON_THE_WAY:
+        call_that(monkeypatch, error)
+        look = look_at("fc")
+        assert (look.state, look.answer) == ("not known", None) and type(error).__name__ in look.why, error
+        assert type(error).__name__ in (calls.cancel_call("fc") or "")
+    for error in OF_THE_CALL:
+        call_that(monkeypatch, error)
+        look = look_at("fc")
+        assert look.state == "ended" and look.answer is not None and look.answer["exit_code"] == 1, error
+    call_that(monkeypatch, OF_THE_CALL[0])
+    assert calls.cancel_call("fc") is None  # there is nothing to cancel
+    asked = call_that(monkeypatch, {"results": {}})
+    assert look_at("fc") == Look("ended", {"results": {}}) and asked == [0]
+    call_that(monkeypatch, TimeoutError())
+    assert look_at("fc") == Look("going")
+
+
+def test_what_a_bad_minute_of_the_server_interrupts_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(calls.time, "sleep", pauses.append)
+    for error in ON_THE_WAY:
+        outcomes: list[Any] = [error, error, "done"]
+
+        def action(outcomes: list[Any] = outcomes) -> Any:
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        assert patiently(action, 60) == "done"
+    assert pauses[:2] == [0.5, 1.0]
+
+    def never(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(ZeroDivisionError):
+        patiently(lambda: never(ZeroDivisionError()), 60)
+    with pytest.raises(modal.exception.NotFoundError):
+        patiently(lambda: never(OF_THE_CALL[0]), 60)
+    with pytest.raises(ConnectionResetError):
+        patiently(lambda: never(ConnectionResetError()), 0)
 
 
 def test_preparing_starts_training_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,33 +610,103 @@ def pretraining(world: World, monkeypatch: pytest.MonkeyPatch) -> Task:
     return Task("pretrain-x", "D-W-pretrain", spec, is_pretraining=True)
 
 
-def test_a_sweeps_call_is_started_once_and_followed_to_its_answer(
-    world: World, pretraining: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runner, status = calls.Calls({pretraining.key: job(max_containers=3)}, Prepare(world)), Status()
-    runner.start(pretraining, status, "TRUNK")
+def test_a_sweeps_call_is_started_once_and_followed_to_its_answer(world: World, pretraining: Task) -> None:
+    runs, status = runner.Calls({pretraining.key: job(max_containers=3)}, Prepare(world)), Status()
+    runs.start(pretraining, status, "TRUNK")
     assert world.spawned == [{**job(max_containers=3), "trunk": "TRUNK"}]
     assert (status.run_id, status.calls) == ("RUN", ["fc-1"])
-    answers: dict[str, Any] = {"fc-1": None}
-    monkeypatch.setattr(calls, "answer_of", answers.get)
-    assert runner.look(pretraining, status) is None and status.calls == ["fc-1"]
-    answers["fc-1"] = {"call": "fc-train"}
-    assert runner.look(pretraining, status) is None and status.calls == ["fc-1", "fc-train"]
-    answers["fc-train"] = {"results": {"final_validation_f1": 0.5}}
-    assert runner.look(pretraining, status) == Outcome(headline={"final_validation_f1": 0.5})
-    answers["fc-train"] = {"error": "Traceback\nit broke", "exit_code": 1}
-    assert runner.look(pretraining, status) == Outcome(error="it broke", last_lines=["Traceback", "it broke"])
-    answers["fc-train"] = {"error": "no such file", "exit_code": 2}
-    assert runner.look(pretraining, status) == Outcome(error="no such file", last_lines=[])
-
-    # The next conductor takes up a call that the one before it could not publish, while it goes on.
-    world.locks["RUN"] = {"holder": "fc-lost", "train": "fc-going"}
-    world.going, lost = {"fc-going"}, Status()
-    runner.start(pretraining, lost, None)
-    assert lost.calls == ["fc-lost", "fc-going"] and len(world.spawned) == 1
+    world.going = {"fc-1"}
+    assert runs.look(pretraining, status) is None and status.calls == ["fc-1"]
+    world.answers["fc-1"], world.going = {"call": "fc-train"}, {"fc-train"}
+    assert runs.look(pretraining, status) is None and status.calls == ["fc-1", "fc-train"]
     world.going = set()
-    runner.start(pretraining, lost, None)
+    world.answers["fc-train"] = {"results": {"final_validation_f1": 0.5}}
+    assert runs.look(pretraining, status) == Outcome(headline={"final_validation_f1": 0.5})
+    world.answers["fc-train"] = {"error": "Traceback\nit broke", "exit_code": 1}
+    assert runs.look(pretraining, status) == Outcome(error="it broke", last_lines=["Traceback", "it broke"])
+    world.answers["fc-train"] = {"error": "no such file", "exit_code": 2}
+    assert runs.look(pretraining, status) == Outcome(error="no such file", last_lines=[])
+
+    # The next conductor takes up a call that the one before it could not publish, while it goes on, or may.
+    world.locks["RUN"] = {"holder": "fc-lost", "train": "fc-going"}
+    for standing in (world.going, world.unknown):
+        standing.add("fc-going")
+        lost = Status()
+        runs.start(pretraining, lost, None)
+        assert lost.calls == ["fc-lost", "fc-going"] and len(world.spawned) == 1
+        standing.clear()
+    runs.start(pretraining, lost, None)
     assert lost.calls == ["fc-2"]
+
+
+def test_a_cell_of_which_nothing_is_known_is_neither_failed_nor_forgotten(
+    world: World, pretraining: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(runner.time, "sleep", pauses.append)
+    runs, status = runner.Calls({pretraining.key: job(max_containers=3)}, Prepare(world)), Status()
+    runs.start(pretraining, status, None)
+    world.unknown = {"fc-1"}
+    for _ in range(4):
+        assert runs.look(pretraining, status) is None and status.unknown == "ServiceError: unavailable"
+        runs.wait()
+    world.unknown, world.going = set(), {"fc-1"}
+    assert runs.look(pretraining, status) is None and status.unknown is None
+    runs.wait()
+    assert pauses == [20.0, 40.0, 60.0, 60.0, 10.0]
+    graph = Graph([pretraining], {pretraining.key: Status("running", calls=["fc-1"], unknown="ServiceError: x")})
+    assert "Modal does not say how it stands (ServiceError: x)" in status_text(
+        Record("S", Path("S.json"), "local", 1, ".", graph)
+    )
+
+
+def test_a_spawn_whose_answer_was_lost_is_followed_where_it_runs(world: World, pretraining: Task) -> None:
+    """The conductor spawns again; the second preparation, or training, finds the run taken and is no failure."""
+    runs, status = runner.Calls({pretraining.key: job(max_containers=3)}, Prepare(world)), Status()
+    runs.start(pretraining, status, None)
+    world.going = {"fc-first", "fc-train"}
+    reserve("RUN", "fc-first")
+    world.answers["fc-1"] = {"error": "RUN is being written by fc-first", "exit_code": 1, "holder": "fc-first"}
+    assert runs.look(pretraining, status) is None and status.calls == ["fc-1", "fc-first"]
+    world.going = {"fc-train"}
+    world.answers["fc-first"] = {"call": "fc-second"}
+    assert runs.look(pretraining, status) is None and status.calls[-1] == "fc-second"
+    locks.claim("RUN", "fc-first", "fc-train")  # the other of two
+    world.answers["fc-second"] = {"error": "in use", "exit_code": 1, "holder": "fc-train"}
+    assert runs.look(pretraining, status) is None and status.calls[-1] == "fc-train"
+    world.going, world.answers["fc-train"] = set(), {"results": {}}
+    assert runs.look(pretraining, status) == Outcome()
+
+
+def test_a_cancelled_sweep_starts_and_writes_nothing_more(
+    world: World, pretraining: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[str] = []
+    sweeps = Table({"S": {"launch": "1", "states": {pretraining.key: plain(Status("running", calls=["fc-1"]))}}})
+    mine = {"sweep": {"name": "S", "launch": "1"}}
+    sweeps["S/1"] = {"tasks": [pretraining.to_dict()], "jobs": {pretraining.key: job(max_containers=3)}, "limit": 1}
+    for module in (remote, runner, place):
+        monkeypatch.setattr(module, "sweeps", sweeps)
+    monkeypatch.setattr(place, "look_at", world.look_at)
+    monkeypatch.setattr(place, "reach_modal", lambda: None)
+    monkeypatch.setattr(
+        place, "cancel_call", lambda call_id: "down" if call_id == "fc-1" else cancelled.append(call_id)
+    )
+    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id, trunk: "text")
+    locks.reserve("RUN", "fc-1", **mine)
+    locks.claim("RUN", "fc-1", "fc-train")  # spawned by a preparation that could not note it
+    world.going = {"fc-conductor", "fc-1", "fc-train"}
+    record = Record("S", tmp_path / "S.json", "modal", 1, ".", Graph([pretraining]), conductor="fc-conductor")
+    message = place.ModalPlace().cancel(record)
+    assert "2 of 3 calls cancelled, Modal does not answer for fc-1" in message
+    assert cancelled == ["fc-conductor", "fc-train"] and record.graph.status[pretraining.key].state == "stopped"
+    assert not locks.is_mine("RUN", "fc-1", "fc-train")
+
+    # What was on its way: a preparation that had not begun, one that is about to spawn, a conductor.
+    assert "was cancelled" in prepare({**job(run_id="RUN"), **mine})["error"]
+    assert "was cancelled" in train({**job(run_id="RUN", holder="fc-1"), **mine})["error"]
+    assert remote.conduct.local("S", "1") == {"running": 1} and not world.spawned
+    assert sweeps["S"]["launch"] is None and not locks.calls_of("RUN")
 
 
 def test_a_conductor_publishes_the_states_and_leaves_near_its_time_limit(
@@ -407,24 +714,61 @@ def test_a_conductor_publishes_the_states_and_leaves_near_its_time_limit(
 ) -> None:
     sweep = {"tasks": [pretraining.to_dict()], "jobs": {pretraining.key: job(max_containers=3)}, "limit": 1}
     sweeps = Table({"S/1": sweep, "S": {"launch": "1", "states": {pretraining.key: plain(Status())}}})
-    monkeypatch.setattr(remote, "sweeps", sweeps)
-    monkeypatch.setattr(calls, "POLL_SECONDS", 0.0)
+    for module in (remote, runner):
+        monkeypatch.setattr(module, "sweeps", sweeps)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.0)
     conduct = remote.conduct.local
     monkeypatch.setenv("EMERGENCE_ATTEMPT_SECONDS", "-1")
     with pytest.raises(AttemptOver):
         conduct("S", "1")
     assert not world.spawned
     monkeypatch.delenv("EMERGENCE_ATTEMPT_SECONDS")
-    looks = iter([None, None, {"results": {}}])
+    looks = iter([Look("going"), Look("going"), Look("ended", {"results": {}})])
 
-    def answer(call_id: str) -> Any:
+    def look(call_id: str) -> Look:
         state = sweeps["S"]["states"][pretraining.key]
         assert (state["state"], state["run_id"], state["calls"]) == ("running", "RUN", ["fc-1"])
         return next(looks)
 
-    monkeypatch.setattr(calls, "answer_of", answer)
+    monkeypatch.setattr(runner, "look_at", look)
     assert conduct("S", "1") == {"done": 1} and sweeps["S"]["states"][pretraining.key]["state"] == "done"
     assert sweeps["S"]["launch"] == "1"
+
+
+def test_a_sweeps_money_is_counted_over_all_its_runs(
+    world: World, pretraining: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has ended, what runs, and what the running ones cost until they have heard of it and saved."""
+    sweep = {
+        "tasks": [pretraining.to_dict()],
+        "jobs": {pretraining.key: {**job(max_containers=3), "dollars_per_hour": 6.0}},
+    }
+    sweeps = Table({"S/1": {**sweep, "limit": 1, "max_cost": 5.0}})
+    sweeps["S"] = {"launch": "1", "states": {pretraining.key: plain(Status())}}
+    for module in (remote, runner):
+        monkeypatch.setattr(module, "sweeps", sweeps)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "COUNT_SECONDS", 0.0)
+    seconds = iter([1000, 2000, 2700, 2759, 2760, 2765, 2770])  # 6 dollars an hour: 4.60, and 40 cents to stop
+    mine = {"sweep": {"name": "S", "launch": "1"}, **job(holder="fc-1")}
+    account = attempts.Account("fc-train", "fc-1")
+
+    def look(call_id: str) -> Look:
+        if call_id == "fc-1":
+            reserve("RUN", "fc-1")
+            locks.claim("RUN", "fc-1", "fc-train")
+            return Look("ended", {"call": "fc-train"})
+        if reason := remote.heartbeat(mine, account):
+            return Look("ended", {"error": reason, "exit_code": 130, "dollars": 4.7})
+        account.seconds = next(seconds)
+        return Look("going")
+
+    monkeypatch.setattr(runner, "look_at", look)
+    assert remote.conduct.local("S", "1") == {"stopped": 1} and account.seconds == 2765
+    assert sweeps["S"]["stop"] == "$4.60 of --max-cost 5 are spent"
+    assert sweeps["S"]["states"][pretraining.key]["dollars"] == 4.7
+    sweeps["S"]["launch"] = "2"  # launched anew, or cancelled
+    assert remote.heartbeat(mine, account) == remote.LOST
 
 
 # The app --------------------------------------------------------------------------------------------------
@@ -433,14 +777,14 @@ def test_a_conductor_publishes_the_states_and_leaves_near_its_time_limit(
 def test_the_functions_are_declared_as_documented() -> None:
     described, preparing = remote.train.info(), remote.prepare.info()
     assert described.gpus == [("A10G", 1)] and not preparing.gpus
-    assert described.timeout == preparing.timeout == 24 * 3600
+    assert described.timeout == 24 * 3600 and preparing.timeout == 4 * 3600 < remote.analyse.info().timeout
     assert described.max_retries == 10 and described.single_use_containers
     assert {path: volume.name for path, volume in described.volumes.items()} == {
         "/models": "llm-models",
         "/data": "llm-training-data",
     }
-    larger = remote.train.with_options(gpu="H100:2", cpu=8.0, memory=1024).info()
-    assert larger.gpus == [("H100", 2)] and larger.timeout == 24 * 3600
+    larger = remote.train.with_options(gpu="H100:2", cpu=8.0, memory=1024, timeout=3600).info()
+    assert larger.gpus == [("H100", 2)] and larger.timeout == 3600
 
 
 def test_the_image_has_the_versions_the_tests_passed_with() -> None:

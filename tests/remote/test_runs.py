@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpclib import Status
 
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
@@ -25,6 +26,7 @@ from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint
 from tests.remote.standin import StandIn
 from tests.remote.standin_containers import Container
 from tests.remote.standin_flags import ENTRY_POINT, FLAGS, ROOT, SMALL
+from tests.remote.standin_server import Fault
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -250,6 +252,45 @@ def decided_by_seed(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in stats.items() if "second" not in key}
 
 
+# What comes between a run and the server ---------------------------------------------------------------
+
+
+class BadWeather:
+    """Every kind of call that follows, locks and publishes fails a few times, with another status each time.
+
+    Four times in a row is more than the client tries by itself; every other error comes where the work is done.
+    """
+
+    STATUSES = (*[Status.UNAVAILABLE] * 4, *[Status.INTERNAL] * 4, Status.RESOURCE_EXHAUSTED, Status.UNAUTHENTICATED)
+    CALLS = ("FunctionGetOutputs", "DictGet", "DictUpdate", "DictPop", "VolumeCommit", "FunctionMap")
+
+    def __init__(self, standin: StandIn) -> None:
+        self.count: dict[tuple[str, bool], int] = {}
+        self.sent: set[tuple[str, Status]] = set()
+        standin.server.fault = self.fault_of
+
+    def fault_of(self, name: str, task: str) -> Fault | None:
+        if name not in self.CALLS or (name == "FunctionMap" and not task):
+            return None  # what the laptop launches, it launches once: a person is there to see
+        number = self.count[name, bool(task)] = self.count.get((name, bool(task)), -1) + 1
+        if number >= len(self.STATUSES):
+            return None
+        self.sent.add((name, status := self.STATUSES[number]))
+        return Fault(status, done=number % 2 == 1 and name != "FunctionGetOutputs")
+
+
+def test_a_server_that_does_not_answer_neither_ends_nor_doubles_a_run(standin: StandIn) -> None:
+    weather = BadWeather(standin)
+    done = standin.modal("run", ENTRY_POINT, *FLAGS, cwd=ROOT, EMERGENCE_PATIENCE_SECONDS="60")
+    assert done.returncode == 0, done.stdout + done.stderr + standin.container_output()
+    assert {name for name, _ in weather.sent} == {*weather.CALLS} and len(weather.sent) >= 12
+    (name,) = {path.name for path in standin.volume("llm-models").iterdir()}
+    assert RunStore(standin.volume("llm-models")).open(name).verify_manifest() == []
+    wrote = [container for container in standin.containers("train") if "new run" in container.text]
+    assert len(wrote) == 1 and all(call.done.is_set() for call in standin.server.calls.values())
+    assert not any(key for key in standin.server.dicts["emergence-run-locks"]), "the run is given back"
+
+
 # Faults of ours that the stand-in must show ----------------------------------------------------------
 
 
@@ -282,6 +323,21 @@ def test_without_commits_a_killed_run_would_begin_again(standin: StandIn, checko
     assert done.returncode == 0, done.stderr
     first, second = (container.text for container in standin.calls("train")[0].containers)
     assert "new run" in first and "new run" in second and "resumed run" not in second
+
+
+def test_what_hangs_for_good_is_killed_from_inside_and_given_up(standin: StandIn, checkout: Path) -> None:
+    """The main thread hears no signal any more, as in a call to the GPU that never returns."""
+    hang = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])\n    time.sleep(3600)\n    "
+    breaks(checkout, "remote/container.py", "result = run_experiment(", f"{hang}result = run_experiment(")
+    standin.rules.environment.update({"EMERGENCE_SILENT_SECONDS": "3", "EMERGENCE_GRACE_SECONDS": "1"})
+    done = standin.modal("run", ENTRY_POINT, *FLAGS, "--max-cost", "2", cwd=checkout)
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert done.returncode == 1 and "3 attempts in a row brought no newer checkpoint" in line, done.stderr
+    assert "nothing moved for 0.05 minutes" in line
+    (call,) = standin.calls("train")
+    assert len(call.containers) == 4 and call.function.definition.timeout_secs == 3600
+    assert [each.text.count("ending the container") for each in call.containers] == [1, 1, 1, 0]
+    assert not standin.server.dicts["emergence-run-locks"] and call.done.is_set()
 
 
 def test_without_the_mount_nothing_starts(standin: StandIn, checkout: Path) -> None:
