@@ -13,9 +13,13 @@ import pytest
 
 from benchmarks.parsers import check_examples
 from benchmarks.samples import parquet
+from emergence.data.formats import parquet as parquet_files
+from emergence.data.formats import textfile
 from emergence.data.formats.qasrl1 import read_qasrl1
 from emergence.data.formats.raw import examples_from_raw
 from emergence.data.formats.recognise import recognise
+from emergence.data.formats.squad import read_squad
+from emergence.data.formats.textfile import json_value, text_lines
 from emergence.data.nq import load_nq_path
 from emergence.data.qa_encoding import encode_qa, word_pieces
 from emergence.data.qa_load import load_qa_path
@@ -223,6 +227,51 @@ def test_odd_text_and_pairs_are_refused(odd: str, tmp_path: Path) -> None:
         [*found.documents("train")]
     with pytest.raises(DataError, match=refusal):
         load_nq_path(pairs, 0)
+
+
+def test_what_unpacks_to_many_times_its_size_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textfile, "_MOST_UNPACKED", 1 << 16)
+    monkeypatch.setattr(textfile, "_MOST_TIMES", 20)
+    line = b'{"question": "who", "answer": ["Dogs"]}\n'
+    for name, content in {"bomb": line * 100_000, "blank": b"\n" * 3_000_000, "one line": b"a" * 3_000_000}.items():
+        path = tmp_path / f"{name}.gz"
+        path.write_bytes(gzip.compress(content))
+        with pytest.raises(DataError, match="more than 20 times its size"):
+            [*text_lines(path)]
+        with pytest.raises(DataError, match="more than 20 times its size"):
+            [*cut_documents(open_text_file(path, name), 1_000)]
+    path.write_bytes(gzip.compress(bytes(range(1, 128)).replace(b"\n", b"") * 400))
+    assert len([*text_lines(path)]) == 1
+
+
+def test_lines_and_files_have_a_longest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(textfile, "MOST_LINE_BYTES", 1_000)
+    (tmp_path / "x").write_bytes(b"a\n" + b"b" * 1_001 + b"\n")
+    with pytest.raises(DataError, match=r"x:2: is a line of more than"):
+        [*text_lines(tmp_path / "x")]
+    (tmp_path / "x").write_bytes(b"[\n" * 600)
+    with pytest.raises(DataError, match="holds more than"):
+        [*read_squad(tmp_path / "x")]
+
+
+@pytest.mark.parametrize("depth", [257, 450, 900, 100_000])
+def test_rows_nested_without_end(depth: int, tmp_path: Path) -> None:
+    for opens, closes in (("[", "]"), ('{"a":', "}")):
+        with pytest.raises(DataError, match=r"x:3: is (nested more than 256|not JSON)"):
+            json_value(opens * depth + "1" + closes * depth, tmp_path / "x", 3)
+    assert json_value("[" * 256 + "]" * 256, tmp_path / "x") is not None
+
+
+def test_parquet_of_few_bytes_that_stand_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.parquet"
+    path.write_bytes(parquet([{"text": "x" * 100_000}] * 300))
+    assert path.stat().st_size < 100_000  # one value and how often it stands
+    monkeypatch.setattr(parquet_files, "_MOST_BATCH_BYTES", 1 << 20)
+    with pytest.raises(DataError, match=r"1,024 rows of it take \d+ MiB"):
+        open_text_file(path, "t")
+    monkeypatch.setattr(parquet_files, "_MOST_ROWS", 200)
+    with pytest.raises(DataError, match="says that it has 300 rows"):
+        open_text_file(path, "t")
 
 
 def test_old_line_ends_and_marks_in_text(tmp_path: Path) -> None:

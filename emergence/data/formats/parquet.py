@@ -12,6 +12,8 @@ from emergence.data.formats.textfile import refuse_odd_characters
 from emergence.errors import DataError
 
 MAGIC = b"PAR1"
+#: Rows read at a time, and the limits of what is taken for data. A few bytes can stand for any number of rows.
+_BATCH_ROWS, _MOST_ROWS, _MOST_BATCH_BYTES = 1024, 10**9, 1 << 29
 _QASRL_COLUMNS = {"sentence", "sent_id", "predicate_idx", "question", "answers"}
 _SQUAD_COLUMNS = {"id", "context", "question", "answers"}
 
@@ -63,6 +65,8 @@ def open_parquet(path: Path, needed: Iterable[str] = ()) -> Any:
         columns = parquet.schema_arrow.names
     except Exception as exc:  # a dozen classes, of pyarrow and of Python
         raise _damaged(path, exc) from exc
+    if (rows := parquet.metadata.num_rows) > _MOST_ROWS:
+        raise DataError(f"says that it has {rows:,} rows, more than any data of this kind", path)
     missing = [name for name in needed if name not in columns]
     if missing:
         raise DataError(f"has no column {' or '.join(missing)} (its columns: {', '.join(columns)})", path)
@@ -77,13 +81,19 @@ def parquet_rows(parquet: Any, path: Path, columns: Iterable[str] | None = None)
     """
     names = None if columns is None else list(columns)
     try:
-        batches = parquet.iter_batches(batch_size=1024, columns=names)
+        batches = parquet.iter_batches(batch_size=_BATCH_ROWS, columns=names)
     except Exception as exc:
         raise _damaged(path, exc) from exc
     while True:
         try:
             batch = next(batches, None)
+            if batch is not None and batch.nbytes > _MOST_BATCH_BYTES:
+                raise DataError(
+                    f"{_BATCH_ROWS:,} rows of it take {batch.nbytes >> 20:,} MiB: this is no such data", path
+                )
             rows = None if batch is None else batch.to_pylist()
+        except DataError:
+            raise
         except Exception as exc:
             raise _damaged(path, exc) from exc
         if rows is None:

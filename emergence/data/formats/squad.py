@@ -19,7 +19,7 @@ from typing import Any
 
 from emergence.data.formats.raw import DocumentCounts, RawAnswer, RawQuestion, examples_from_raw
 from emergence.data.formats.slots import finish_question
-from emergence.data.formats.textfile import json_value, text_lines, whole, words
+from emergence.data.formats.textfile import json_value, whole, whole_text, words
 from emergence.data.records import QAExample
 from emergence.errors import DataError
 
@@ -38,8 +38,7 @@ def read_squad(path: Path) -> Iterator[RawQuestion]:
     Raises:
         DataError: The file is no JSON (with the line), or an article, paragraph or question lacks a field.
     """
-    text = "\n".join(line for _, line in text_lines(path))
-    content = json_value(text, path)
+    content = json_value(whole_text(path), path)
     try:
         yield from raw_from_rows(_rows(content))
     except (KeyError, TypeError, AttributeError) as exc:

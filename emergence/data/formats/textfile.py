@@ -14,6 +14,12 @@ from typing import Any, NoReturn
 
 from emergence.errors import DataError
 
+#: A packed file may unpack to this much, or to this many times its size: no text packs better.
+_MOST_UNPACKED, _MOST_TIMES = 1 << 22, 100
+#: No line of questions, and no JSON file of them, is this long.
+MOST_LINE_BYTES = 1 << 28
+#: Data nested deeper than this would end whoever walks through it.
+_MOST_DEPTH = 256
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF8_BOM = b"\xef\xbb\xbf"
 #: What stands in a checkout in place of a large file that Git LFS has not fetched.
@@ -44,13 +50,34 @@ def open_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
             file.seek(0)
             if start.startswith(_GZIP_MAGIC):
                 with gzip.open(file, "rb") as unpacked:
-                    yield unpacked
+                    most = max(_MOST_UNPACKED, _MOST_TIMES * path.stat().st_size)
+                    yield io.BufferedReader(_Bounded(unpacked, most, path))
             else:
                 yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
         raise DataError(f"damaged gzip data ({exc}): fetch the file again", path) from exc
     except OSError as exc:
         raise DataError(f"cannot be read: {exc.strerror or exc}", path) from exc
+
+
+class _Bounded(io.RawIOBase):
+    """What a packed file unpacks to, up to a size that no data reaches."""
+
+    def __init__(self, unpacked: gzip.GzipFile, most: int, path: Path) -> None:
+        self._unpacked, self._left, self._path = unpacked, most, path
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._unpacked.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise DataError(
+                f"unpacks to more than {_MOST_TIMES} times its size: it is no text, fetch the file again", self._path
+            )
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def head(path: Path, size: int = 1 << 16) -> bytes:
@@ -69,7 +96,11 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     with open_bytes(path) as file:
-        for number, raw in enumerate(file, start=1):
+        for number, raw in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES + 1), b""), start=1):
+            if len(raw) > MOST_LINE_BYTES:
+                raise DataError(
+                    f"is a line of more than {MOST_LINE_BYTES >> 20} MiB: this is no such data", path, number
+                )
             if number == 1:
                 raw = raw.removeprefix(_UTF8_BOM)
             if raw.startswith(_OTHER_BOMS) and number == 1:
@@ -87,6 +118,23 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError("the file is empty", path)
 
 
+def whole_text(path: Path) -> str:
+    """All lines of a text file in one.
+
+    Raises:
+        DataError: As :func:`text_lines`, or the file is far too large for a JSON file of questions.
+    """
+    lines, size = [], 0
+    for number, line in text_lines(path):
+        lines.append(line)
+        size += len(line) + 1
+        if size > MOST_LINE_BYTES:
+            raise DataError(
+                f"holds more than {MOST_LINE_BYTES >> 20} MiB: this is no JSON file of questions", path, number
+            )
+    return "\n".join(lines)
+
+
 def json_value(text: str, path: Path, line: int | None = None) -> Any:
     """The value that JSON text from a data file stands for.
 
@@ -100,9 +148,21 @@ def json_value(text: str, path: Path, line: int | None = None) -> Any:
         raise DataError(f"is not JSON ({exc.msg} at column {exc.colno})", path, where) from None
     except (ValueError, RecursionError) as exc:  # a number of thousands of digits; a thousand brackets
         raise DataError(f"is not JSON that can be read ({exc})", path, line) from None
+    if text.count("[") + text.count("{") > _MOST_DEPTH:
+        _refuse_depth(value, path, line)
     if _ODD_ESCAPE.search(text):
         refuse_odd_characters(value, path, line)
     return value
+
+
+def _refuse_depth(value: Any, path: Path, line: int | None) -> None:
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        lists = [item.values() if isinstance(item, dict) else item for item in level]
+        level = [item for items in lists for item in items if isinstance(item, (dict, list))]
+        if not level:
+            return
+    raise DataError(f"is nested more than {_MOST_DEPTH} levels deep, which no data of questions is", path, line)
 
 
 def refuse_odd_characters(value: Any, path: Path, line: int | None = None) -> None:
