@@ -30,7 +30,7 @@ from emergence.experiment.belonging import FINETUNED, RANDOM, check_beside, load
 from emergence.experiment.facts import dig
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec.experiment import ExperimentSpec
-from emergence.training.checkpoint import WeightsFile, check_matches, load_weights
+from emergence.training.checkpoint import WeightsFile, check_matches, check_trunk, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -240,6 +240,7 @@ def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -
             continue
         try:
             weights = load_own(run, run.trunk_path)
+            check_trunk(weights, run.trunk_path)
         except WeightsError as error:
             logger.warning("not using the trunk of %s: %s", run.run_id, error)
             continue
@@ -286,6 +287,7 @@ def _given_weights(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Gi
     check_matches(weights, spec.config.model, path)
     check_beside(path, weights)
     _refuse_other_stages(weights.metadata, path)
+    check_trunk(weights, path)
     return GivenWeights(weights, path)
 
 

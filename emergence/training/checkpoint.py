@@ -21,8 +21,10 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor, nn
 
+from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import ConfigError, WeightsError
 from emergence.files import atomic_writer, make_folder, to_json
+from emergence.model.trunk import Trunk
 from emergence.spec.config import ModelConfig, model_config_from_dict
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
 from emergence.training.identity import IDENTITY_KEY, Identity, note_older
@@ -33,6 +35,9 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FORMAT = "emergence-weights"
 CHECKPOINT_FORMAT = "emergence-checkpoint"
 FORMAT_VERSION = 1
+
+#: Token ids fit 16 bits, and rows are padded.
+_MOST_ROWS = 1 << 17
 
 #: What fixes the shape of a trunk and the meaning of its weights (not how they were initialised).
 _ARCHITECTURE = tuple(f.name for f in dataclasses.fields(ModelConfig) if f.name != "init")
@@ -84,7 +89,8 @@ def load_weights(path: Path) -> WeightsFile:
     """Read weights that :func:`save_weights` wrote.
 
     Raises:
-        WeightsError: The file is missing, damaged, cut short, of another program, or of another format.
+        WeightsError: The file is missing, damaged, cut short, of another program, or of another format. A tensor is not
+            plain numbers in their order.
     """
     content = _read_sealed(path)
     _check_format(path, content, WEIGHTS_FORMAT)
@@ -92,7 +98,15 @@ def load_weights(path: Path) -> WeightsFile:
     tokenizer, metadata = content.get("tokenizer_json"), content.get("metadata")
     if not isinstance(state, dict) or not all(type(k) is str and type(v) is Tensor for k, v in state.items()):
         raise WeightsError(f"{path}: its state_dict is not a dictionary of tensors")
-    if not isinstance(rows, int) or not isinstance(tokenizer, str) or not isinstance(metadata, dict):
+    for name, tensor in state.items():
+        if reason := _oddity(tensor):
+            raise WeightsError(f"{path}: {name[:200]} is {reason}, which this program does not write")
+    if (
+        type(rows) is not int
+        or not 0 < rows <= _MOST_ROWS
+        or not isinstance(tokenizer, str)
+        or not isinstance(metadata, dict)
+    ):
         raise WeightsError(f"{path}: vocab_rows, tokenizer_json or metadata is missing or of the wrong type")
     try:
         model = model_config_from_dict(content.get("model"), str(path))
@@ -130,9 +144,43 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str |
     Raises:
         WeightsError: It does not. The message names the first tensors that are missing, unknown or of another shape.
     """
-    own = module.state_dict()
+    _refuse_misfits(module.state_dict(), state_dict, source)
+    module.load_state_dict(dict(state_dict))
+
+
+def check_trunk(weights: WeightsFile, source: str | Path) -> None:
+    """Check a trunk that somebody gives, before anything is made of it.
+
+    Raises:
+        WeightsError: Its tensors are not those of its own architecture, all of them and no others, or hold numbers that
+            are not finite. Its tokenizer has another number of tokens.
+    """
+    with torch.device("meta"):  # shapes alone, whatever their size
+        own = Trunk(weights.model, weights.vocab_rows).state_dict()
+    _refuse_misfits(own, weights.state_dict, source)
+    for name, tensor in weights.state_dict.items():
+        if tensor.dtype != torch.float32:
+            raise WeightsError(f"{source}: {name} is of type {tensor.dtype}, and a trunk's weights are float32")
+    if odd := next((name for name, tensor in weights.state_dict.items() if not torch.isfinite(tensor).all()), None):
+        raise WeightsError(f"{source}: {odd} holds numbers that are not finite: its training diverged")
+    rows = TextTokenizer.from_json(weights.tokenizer_json, str(source)).vocab_rows
+    if rows != weights.vocab_rows:
+        raise WeightsError(f"{source}: its embedding has {weights.vocab_rows:,} rows, and its tokenizer needs {rows:,}")
+
+
+def _oddity(tensor: Tensor) -> str | None:
+    """What keeps a tensor from being plain numbers in memory, in their order; None for nothing."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return f"a tensor of another layout ({tensor.layout}, on {tensor.device.type})"
+    if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
+        return "a view of other numbers"
+    return None
+
+
+def _refuse_misfits(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], source: str | Path) -> None:
+    """See :func:`load_into`."""
     problems = [f"{name} is missing" for name in own if name not in state_dict]
-    problems += [f"{name} is unknown" for name in state_dict if name not in own]
+    problems += [f"{name[:200]} is unknown" for name in state_dict if name not in own]
     problems += [
         f"{name} is {tuple(state_dict[name].shape)}, not {tuple(tensor.shape)}"
         for name, tensor in own.items()
@@ -141,7 +189,6 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str |
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise WeightsError(f"{source} does not fit this model: {'; '.join(problems[:3])}{more}")
-    module.load_state_dict(dict(state_dict))
 
 
 def _fingerprint(text: str) -> str:
