@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from emergence.commands.pull import ABOUT as ABOUT_PULL
 from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
 from emergence.commands.sweep_app import app as sweep_app
-from emergence.errors import one_line
+from emergence.errors import memory_errors_in_one_line, one_line
 from emergence.remote.launch import Request
 from emergence.remote.pull import Part
 from emergence.remote.refusals import end_with
@@ -61,7 +61,8 @@ TableFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help
 def run(command: typer.Typer = app) -> None:
     """Console entry point. What a person, Modal or the system can cause ends as one line with an exit code."""
     try:
-        command()
+        with memory_errors_in_one_line():
+            command()
     except OSError as error:
         say(f"error: {one_line(str(error.filename or 'the system refused'))}: {error.strerror or error}", err=True)
         sys.exit(1)
@@ -109,10 +110,12 @@ def plan_command(*, as_json: AsJson = False, **flags: Any) -> None:
     import json
 
     from emergence.spec.cost import plan_experiment, refuse_if_too_dear
+    from emergence.spec.memory import refuse_if_too_large_for
 
     gpu, max_cost = flags.pop("gpu"), flags.pop("max_cost")
     plan = plan_experiment(ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags), gpu)
     say(json.dumps(plan.to_dict(), indent=2) if as_json else plan.text())
+    refuse_if_too_large_for(plan)
     refuse_if_too_dear(plan, max_cost)
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 STOPPED = 130
 #: Longest message. It may quote what a user gave, which can be of any length.
 _MOST_CHARACTERS = 2_000
+#: What torch says when an allocation fails.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "std::bad_alloc", "cannot allocate memory")
 
 
 def one_line(text: str) -> str:
@@ -28,6 +30,34 @@ def one_line(text: str) -> str:
     if len(text) > _MOST_CHARACTERS:
         text = f"{text[: _MOST_CHARACTERS // 2]} ... {text[-_MOST_CHARACTERS // 2 :]}"
     return text
+
+
+@contextmanager
+def memory_errors_in_one_line() -> Iterator[None]:
+    """A block in which running out of memory, on the machine or on a GPU, is one line.
+
+    Raises:
+        EmergenceError: There was no memory left. Files are as they were, since each is written whole or not at all.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0][:200] or "an allocation failed"
+        raise EmergenceError(
+            f"out of memory ({reason}): what was saved is whole, and the same command goes on from it; free some "
+            "memory, take a larger machine, or start a run with a smaller --config-name or smaller batch sizes"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, numpy or torch says that memory ran out; torch has no class for it on a CPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or any(words in text for words in _NO_MEMORY))
+    )
 
 
 class EmergenceError(Exception):

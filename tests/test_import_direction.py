@@ -38,7 +38,8 @@ ENTRY_POINTS = ["pretrain_wikitext_finetune_qasrl_modal.py", "temporal_cka_analy
 #: What must import on a laptop that has only what launching to Modal takes.
 LIGHT_MODULES = [
     "emergence.errors", "emergence.files", "emergence.spec.config", "emergence.spec.cost", "emergence.spec.experiment",
-    "emergence.spec.matrix", "emergence.spec.model_size", "emergence.cli", "emergence.commands.sweep",
+    "emergence.spec.matrix", "emergence.spec.memory", "emergence.spec.model_size", "emergence.cli",
+    "emergence.commands.sweep",
     "emergence.remote.app", "emergence.remote.refusals", "emergence.remote.sweep",
     "emergence.experiment.listing", "emergence.experiment.result", "emergence.experiment.store",
     "emergence.experiment.verification",

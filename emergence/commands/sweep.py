@@ -131,6 +131,7 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
         options.out(json.dumps(plan.to_dict(), indent=2))
     elif not options.as_json:
         options.out(plan.text())
+    plan.refuse_if_too_large()
     plan.refuse_if_too_dear(options.max_cost)
     if options.dry_run:
         options.say("dry run: nothing was started")

@@ -17,7 +17,7 @@ import torch
 
 from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.data.qa_encoding import UNCOUNTED_MARKS
-from emergence.errors import EmergenceError, RunDirectoryError
+from emergence.errors import EmergenceError, RunDirectoryError, memory_errors_in_one_line
 from emergence.experiment.belonging import history_position
 from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs, refuse_changed_text
 from emergence.experiment.outcome import common_facts, conclude
@@ -31,9 +31,10 @@ from emergence.experiment.phases import (
 from emergence.experiment.result import RunResult, load_result
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.memory import free_memory, refuse_if_too_large
 from emergence.training.context import Context
 from emergence.training.distributed import Workers, workers_from_environment
-from emergence.training.precision import resolve_precision, select_device
+from emergence.training.precision import gpu_memory, resolve_precision, select_device
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ def run_experiment(
         The result; None in every worker of a torchrun group but the first.
 
     Raises:
-        UsageError: Flags, data or weights cannot work. Nothing has been written.
+        UsageError: Flags, data or weights cannot work, or memory cannot suffice. Nothing has been written.
+        EmergenceError: Memory ran out all the same.
         StopRequested: ``should_stop`` was true.
         RunDirectoryError: Another process writes to the run, or its data changed.
     """
@@ -83,7 +85,8 @@ def run_experiment(
         on_open(finished, "finished")
         return _stored_result(finished)
     _make_deterministic()
-    with workers_from_environment() as workers:
+    with memory_errors_in_one_line(), workers_from_environment() as workers:
+        refuse_if_too_large(spec, free_memory(), gpu_memory(place := select_device(device)))
         inputs = read_inputs(spec, store, cache_dir)
         refuse_changed_text(store, trunk, inputs.text.fingerprint if inputs.text else None)
         run, what = _open(spec, store, run_id, fresh, workers)
@@ -98,7 +101,7 @@ def run_experiment(
                 inputs=inputs,
                 cache_dir=cache_dir,
                 context=Context(
-                    device=(place := select_device(device)),
+                    device=place,
                     precision=resolve_precision(spec.config.pretrain.precision, place),
                     recorder=wrap_recorder(run.recorder(), run) if workers.is_first else NullRecorder(),
                     checkpointer=run.checkpointer(on_commit, run.identity(inputs.tokenizer.fingerprint)),

@@ -116,6 +116,8 @@ _ESTIMATE: Mapping[str, Check] = {
     "point": number(), "lo": number(), "hi": number(), "se": _positive, "df": _positive, "level": _share,
     "method": words, "n": _count, "n_clusters": _count, "n_seeds": _count, "flags": rows(words),
 }  # fmt: skip
+#: Few clusters and seeds can take an interval out of what a share can be, but not far.
+_share_end = number(-10, 10)
 #: What an estimate always has; only of the numbers may one not exist.
 _OF_EVERY_ESTIMATE = ("point", "lo", "hi", "method", "n", "n_clusters", "flags", "se", "df")
 _NEVER_NULL = ("method", "n", "n_clusters", "flags")
@@ -136,7 +138,10 @@ def estimates(value: Any, where: str) -> None:
     """A check for means with their intervals by the name of their score; those of shares are shares."""
     each(estimate)(value, where)
     for name in SHARES.intersection(value or ()):
-        _share((value[name] or {}).get("point"), f"{where}.{name}.point")
+        mean = value[name] or {}
+        _share(mean.get("point"), f"{where}.{name}.point")
+        for end in ("lo", "hi"):
+            _share_end(mean.get(end), f"{where}.{name}.{end}")
 
 
 _evaluation = each(
@@ -150,7 +155,7 @@ _evaluation = each(
 _fit = each(
     {
         "family": words, "layer": _count, "n_trainable": _count, "validation_f1": _share, "validation_em": _share,
-        "validation_loss": number(), "ridge": _positive, "iterations": _count, "converged": yes_or_no,
+        "validation_loss": _positive, "ridge": _positive, "iterations": _count, "converged": yes_or_no,
     }
 )  # fmt: skip
 _readout = each(
@@ -188,7 +193,7 @@ _data = each(
 RESULT: Mapping[str, Check] = {
     "config_name": words, "run_id": words, "experiment_id": words, "condition": words, "initialisation": words,
     "layout": words, "seed": _count, "finetune_epochs": _count, "finetune_samples_limit": _count,
-    "best_validation_loss": number(), "final_validation_accuracy": _share, "final_validation_f1": _share,
+    "best_validation_loss": _positive, "final_validation_accuracy": _share, "final_validation_f1": _share,
     "qasrl_train_filtering": each(_count), "lineage": _lineage, "test_scores": _evaluation,
     "validation_scores": _evaluation, "minimal_pairs": each(_pairs), "pretraining": _pretraining,
     "probes": each({"headline_layer": _count, "readouts": each(_readout), "fits": rows(_fit),

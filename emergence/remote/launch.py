@@ -22,6 +22,7 @@ from emergence.experiment.source_commit import source_commit
 from emergence.spec.cost import Plan, find_gpu, plan_experiment, refuse_if_too_dear
 from emergence.spec.experiment import ExperimentSpec, experiment_flags
 from emergence.spec.flags import REQUIRED, Flag, flag, flags_of, for_modal, parser_of
+from emergence.spec.memory import refuse_if_too_large_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +90,11 @@ class Request:
         """The estimate for this request.
 
         Raises:
-            UsageError: It is above ``--max-cost``.
+            UsageError: It is above ``--max-cost``, or needs more memory than it asks for.
         """
         assert self.spec is not None
         plan = plan_experiment(self.spec, self.gpu, trunk)
+        refuse_if_too_large_for(plan)
         refuse_if_too_dear(plan, self.max_cost)
         return plan
 

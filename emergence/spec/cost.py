@@ -42,6 +42,7 @@ class Gpu:
     count: int
     dollars_per_hour: float
     tflops: float
+    memory_gigabytes: int
 
     @property
     def modal_name(self) -> str:
@@ -150,7 +151,7 @@ def find_gpu(text: str) -> Gpu:
     if count and not (count.isdecimal() and 1 <= int(count) <= most):
         raise UsageError(f"--gpu {text}: a container has 1 to {most} {key} GPUs, written {key}:N")
     entry = table["gpus"][key]
-    return Gpu(key, int(count or 1), float(entry["dollars"]), float(entry["tflops"]))
+    return Gpu(key, int(count or 1), float(entry["dollars"]), float(entry["tflops"]), int(entry["memory_gigabytes"]))
 
 
 def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | None = None) -> Plan:

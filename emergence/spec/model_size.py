@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from emergence.spec.config import ModelConfig, PretrainConfig
 
 BYTES = {"fp32": 4, "bf16": 2}
+#: Tokens of one micro-batch on a CPU. More would be no faster and take more memory. The number is fixed, so that
+#: results do not depend on the machine.
+CPU_MICRO_BATCH_TOKENS = 2_048
 
 
 @dataclass(frozen=True)

@@ -43,36 +43,40 @@ class ModelConfig:
 class PretrainConfig:
     """Next-token pretraining on packed text."""
 
-    samples_per_epoch: int = _setting("packed sequences per epoch (the 200k of TinyQA_spe200k)", low=1)
+    samples_per_epoch: int = _setting("packed sequences per epoch (the 200k of TinyQA_spe200k)", low=1, high=10**9)
     epochs: int = _setting("epochs", 1, low=1, high=10000)
-    max_passes: float = _setting("most passes over the text there is; caps epochs x samples_per_epoch", 1.0, low=0.001)
-    batch_size: int = _setting("sequences per optimiser step, over all devices", low=1)
+    max_passes: float = _setting(
+        "most passes over the text there is; caps epochs x samples_per_epoch", 1.0, low=0.001, high=10**6
+    )
+    batch_size: int = _setting("sequences per optimiser step, over all devices", low=1, high=2**16)
     micro_batch_size: int = _setting(
-        "sequences per forward pass (0: the largest that fits, on a GPU; batch_size on CPU)", 0, low=0
+        "sequences per forward pass (0: the largest that fits, on a GPU; batch_size on CPU)", 0, low=0, high=2**16
     )
     optimizer: Literal["muon", "adamw"] = _setting(
         "Muon on the trunk's matrices with AdamW on the rest, or AdamW alone", "muon"
     )
-    muon_lr: float = _setting("Muon's peak learning rate", 0.02, low=0.0)
+    muon_lr: float = _setting("Muon's peak learning rate", 0.02, low=0.0, high=1e6)
     muon_momentum: float = _setting("Muon's momentum", 0.95, low=0.0, high=1.0)
-    adamw_lr: float = _setting("AdamW's peak learning rate", 6e-3, low=0.0)
-    weight_decay: float = _setting("decoupled weight decay on matrices", 0.0, low=0.0)
-    grad_clip: float = _setting("global gradient norm limit (0: none)", 1.0, low=0.0)
+    adamw_lr: float = _setting("AdamW's peak learning rate", 6e-3, low=0.0, high=1e6)
+    weight_decay: float = _setting("decoupled weight decay on matrices", 0.0, low=0.0, high=1e6)
+    grad_clip: float = _setting("global gradient norm limit (0: none)", 1.0, low=0.0, high=1e9)
     schedule: Literal["wsd", "cosine"] = _setting("warm-up, stable, linear decay; or warm-up and cosine", "wsd")
     warmup_fraction: float = _setting("share of the steps that warm up", 0.02, low=0.0, high=1.0)
     decay_fraction: float = _setting("share of the steps that decay (wsd)", 0.4, low=0.0, high=1.0)
-    evaluations_per_epoch: int = _setting("validation losses per epoch", 20, low=1)
+    evaluations_per_epoch: int = _setting("validation losses per epoch", 20, low=1, high=10**6)
     validation_tokens: int = _setting(
-        "most validation tokens scored at each evaluation during training", 65_536, low=64
+        "most validation tokens scored at each evaluation during training", 65_536, low=64, high=10**9
     )
-    patience: int = _setting("stop after this many evaluations without a better validation loss (0: never)", 0, low=0)
+    patience: int = _setting(
+        "stop after this many evaluations without a better validation loss (0: never)", 0, low=0, high=10**6
+    )
     step_snapshots: int = _setting("log-spaced weight snapshots within pretraining (0: none)", 10, low=0, high=200)
-    log_every_steps: int = _setting("steps between history lines", 10, low=1)
-    checkpoint_every_steps: int = _setting("steps between resumable checkpoints", 200, low=1)
+    log_every_steps: int = _setting("steps between history lines", 10, low=1, high=10**9)
+    checkpoint_every_steps: int = _setting("steps between resumable checkpoints", 200, low=1, high=10**9)
     on_nan: Literal["stop", "rewind"] = _setting(
         "at a number that is not finite, in finetuning too: stop, or rewind to a checkpoint and halve the rate", "stop"
     )
-    loss_chunk_rows: int = _setting("rows of the vocabulary head computed at a time", 512, low=16)
+    loss_chunk_rows: int = _setting("rows of the vocabulary head computed at a time", 512, low=16, high=2**20)
     precision: Literal["auto", "fp32", "bf16"] = _setting(
         "auto: bf16 autocast where the hardware has bf16 matrix units", "auto"
     )
@@ -86,17 +90,21 @@ class FinetuneConfig:
     """Training trunk and span head together on QA-SRL questions."""
 
     epochs: int = _setting("most epochs; the learning rate reaches zero at the last", 3, low=1, high=10000)
-    batch_size: int = _setting("questions per optimiser step", 32, low=1)
-    min_steps_per_epoch: int = _setting("an epoch over few questions repeats them to make this many steps", 40, low=1)
-    lr: float = _setting("AdamW's peak learning rate", 1e-3, low=0.0)
-    head_lr: float = _setting("the span head's peak learning rate", 1e-3, low=0.0)
-    weight_decay: float = _setting("decoupled weight decay on matrices", 0.01, low=0.0)
+    batch_size: int = _setting("questions per optimiser step", 32, low=1, high=2**16)
+    min_steps_per_epoch: int = _setting(
+        "an epoch over few questions repeats them to make this many steps", 40, low=1, high=10**7
+    )
+    lr: float = _setting("AdamW's peak learning rate", 1e-3, low=0.0, high=1e6)
+    head_lr: float = _setting("the span head's peak learning rate", 1e-3, low=0.0, high=1e6)
+    weight_decay: float = _setting("decoupled weight decay on matrices", 0.01, low=0.0, high=1e6)
     dropout: float = _setting("dropout on what attention and MLP add to the residual stream", 0.0, low=0.0, high=0.9)
-    grad_clip: float = _setting("global gradient norm limit (0: none)", 1.0, low=0.0)
+    grad_clip: float = _setting("global gradient norm limit (0: none)", 1.0, low=0.0, high=1e9)
     warmup_fraction: float = _setting(
         "share of the steps that warm up; the rest decays linearly to zero", 0.06, low=0.0, high=1.0
     )
-    patience: int = _setting("stop after this many epochs without a better validation F1 (0: never)", 2, low=0)
+    patience: int = _setting(
+        "stop after this many epochs without a better validation F1 (0: never)", 2, low=0, high=10**6
+    )
     train_gold: Literal["first", "marginal"] = _setting(
         "train on the sum over all golds, or on the first alone", "marginal"
     )
@@ -108,10 +116,12 @@ class FinetuneConfig:
         "auto",
     )
     max_answer_words: int = _setting(
-        "longest span decoded (0: the 99.5th percentile of the training answers)", 0, low=0
+        "longest span decoded (0: the 99.5th percentile of the training answers)", 0, low=0, high=10**4
     )
-    checkpoint_every_steps: int = _setting("steps between resumable checkpoints within an epoch", 500, low=1)
-    log_every_steps: int = _setting("steps between history lines", 10, low=1)
+    checkpoint_every_steps: int = _setting(
+        "steps between resumable checkpoints within an epoch", 500, low=1, high=10**9
+    )
+    log_every_steps: int = _setting("steps between history lines", 10, low=1, high=10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,22 +135,27 @@ class ProbeConfig:
         "ridge penalties of the linear head, chosen on validation",
         (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
         low=0.0,
+        high=1e12,
     )
-    max_iterations: int = _setting("most L-BFGS iterations of the linear head", 2_000, low=1)
-    bilinear_rank: int = _setting("rank of the question-to-token probe", 32, low=1)
-    epochs: int = _setting("most epochs of the bilinear and the mlp probe; patience ends them before", 60, low=1)
-    batch_size: int = _setting("questions per step of the bilinear and the mlp probe", 128, low=1)
-    lr: float = _setting("AdamW's peak learning rate of the bilinear and the mlp probe", 3e-3, low=0.0)
-    weight_decay: float = _setting("decoupled weight decay of the bilinear and the mlp probe", 0.01, low=0.0)
-    patience: int = _setting("stop after this many epochs without a better validation loss", 5, low=1)
+    max_iterations: int = _setting("most L-BFGS iterations of the linear head", 2_000, low=1, high=10**6)
+    bilinear_rank: int = _setting("rank of the question-to-token probe", 32, low=1, high=4096)
+    epochs: int = _setting(
+        "most epochs of the bilinear and the mlp probe; patience ends them before", 60, low=1, high=10**4
+    )
+    batch_size: int = _setting("questions per step of the bilinear and the mlp probe", 128, low=1, high=2**16)
+    lr: float = _setting("AdamW's peak learning rate of the bilinear and the mlp probe", 3e-3, low=0.0, high=1e6)
+    weight_decay: float = _setting("decoupled weight decay of the bilinear and the mlp probe", 0.01, low=0.0, high=1e6)
+    patience: int = _setting("stop after this many epochs without a better validation loss", 5, low=1, high=10**6)
     train_gold: Literal["first", "marginal"] = _setting(
         "train on the sum over all golds, or on the first alone: as finetune.train_gold", "marginal"
     )
     conditional: bool = _setting("measure what the states add to words and positions (conditional probing)", True)
     validity: bool = _setting("measure selectivity and description length of every family at its best layer", True)
-    mdl_epochs: int = _setting("epochs over each prefix of the online code (bilinear and mlp probe)", 10, low=1)
+    mdl_epochs: int = _setting(
+        "epochs over each prefix of the online code (bilinear and mlp probe)", 10, low=1, high=10**4
+    )
     cache_gigabytes: float = _setting(
-        "memory for cached features; more layers than fit take another pass", 4.0, low=0.001
+        "memory for cached features; more layers than fit take another pass", 4.0, low=0.001, high=10**4
     )
 
 
@@ -148,7 +163,7 @@ class ProbeConfig:
 class EvaluateConfig:
     """How scores get their intervals."""
 
-    bootstrap_draws: int = _setting("resamples of the clusters", 10_000, low=100)
+    bootstrap_draws: int = _setting("resamples of the clusters", 10_000, low=100, high=10**6)
     cluster: Literal["sentence", "document"] = _setting("what is resampled whole", "sentence")
     minimal_pairs: int = _setting(
         "role-crossed minimal pairs of the micro-world; other questions give those a rule finds (0: none)",
@@ -163,10 +178,10 @@ class EvaluateConfig:
 class MicroworldSettings:
     """Size and difficulty of the built-in, offline data (``--data microworld``)."""
 
-    text_documents: int = _setting("documents of pretraining text", 20_000, low=10)
-    train_documents: int = _setting("documents with training questions", 600, low=1)
-    validation_documents: int = _setting("documents with validation questions", 120, low=1)
-    test_documents: int = _setting("documents with test questions", 120, low=1)
+    text_documents: int = _setting("documents of pretraining text", 20_000, low=10, high=10**7)
+    train_documents: int = _setting("documents with training questions", 600, low=1, high=10**6)
+    validation_documents: int = _setting("documents with validation questions", 120, low=1, high=10**6)
+    test_documents: int = _setting("documents with test questions", 120, low=1, high=10**6)
     difficulty: float = _setting("0: simple clauses only; 1: every construction", 1.0, low=0.0, high=1.0)
     seed: int = _setting("seed of the world, apart from the experiment's seed", 0, low=0, high=2**32 - 1)
 
@@ -176,8 +191,8 @@ class ComputeConfig:
     """What the run asks of Modal."""
 
     gpu: str = _setting("Modal GPU type, optionally with a count (A10G, L40S, A100-80GB, H100:2)", "A10G")
-    cpu: float = _setting("CPU cores of the container", 4.0, low=0.125)
-    memory_gigabytes: float = _setting("memory of the container", 24.0, low=0.5)
+    cpu: float = _setting("CPU cores of the container", 4.0, low=0.125, high=64)
+    memory_gigabytes: float = _setting("memory of the container", 24.0, low=0.5, high=512)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from emergence.errors import UsageError
 from emergence.spec.cost import Plan, plan_experiment
+from emergence.spec.memory import free_memory, refuse_if_too_large, refuse_if_too_large_for
 from emergence.sweep.graph import Graph, Task
 from emergence.sweep.place import Place
 from emergence.wording import aligned, counted
@@ -88,6 +89,19 @@ class SweepPlan:
                 f"the estimate of ${self.dollars:.2f} for {counted(len(self.left), 'run')} is above --max-cost "
                 f"{max_cost:g}: raise it, or take fewer cells (--only) or tokens (--set pretrain.samples_per_epoch=N)"
             )
+
+    def refuse_if_too_large(self) -> None:
+        """Refuse a sweep with a run that cannot fit the machine, or what it asks of Modal.
+
+        Raises:
+            UsageError: One does not fit.
+        """
+        free = None if self.place.is_rented else free_memory()
+        for cost in self.left:
+            if self.place.is_rented:
+                refuse_if_too_large_for(cost.plan)
+            else:
+                refuse_if_too_large(cost.plan.spec, free)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for ``--json``."""

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import STOPPED, EmergenceError, UsageError
+from emergence.errors import STOPPED, EmergenceError, UsageError, is_out_of_memory
 from emergence.spec.experiment import ExperimentSpec
 from emergence.wording import say
 
@@ -135,6 +135,8 @@ class _OwnProcess:
         threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if error is not None and is_out_of_memory(error):
+            error = EmergenceError(f"out of memory: fewer --jobs, or smaller runs ({error})")
         if isinstance(error, EmergenceError):
             say(f"error: {error}", err=True)
             _answer(self.answers, error=str(error), exit_code=error.exit_code)

@@ -13,15 +13,12 @@ from torch import Tensor
 from emergence.errors import EmergenceError
 from emergence.model import Trunk, linear_cross_entropy
 from emergence.spec.config import PretrainConfig
-from emergence.spec.model_size import training_flops_per_token
+from emergence.spec.model_size import CPU_MICRO_BATCH_TOKENS, training_flops_per_token
 from emergence.training.context import Context
 from emergence.training.precision import autocast
 
 logger = logging.getLogger(__name__)
 
-#: Tokens of one micro-batch on a CPU. More would be no faster and take more memory. The number is fixed, so that
-#: results do not depend on the machine.
-CPU_MICRO_BATCH_TOKENS = 2_048
 #: ``compile = auto`` compiles on a CPU when the run would take longer than this (compiling costs most of a minute).
 COMPILE_ABOVE_SECONDS = 1200.0
 #: Operations a second that one CPU thread sustains. Only that estimate uses it.

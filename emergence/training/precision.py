@@ -33,6 +33,11 @@ def select_device(name: str | None = None) -> torch.device:
     return device
 
 
+def gpu_memory(device: torch.device) -> int | None:
+    """Free bytes of a GPU; None for a CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices in hardware."""
     if device.type == "cuda":

@@ -64,7 +64,7 @@ def test_every_setting_documents_itself() -> None:
         ("pretrain.epochs=0", ["pretrain.epochs", "between 1 and"]),
         ("pretrain.epochs=true", ["pretrain.epochs", "whole number"]),
         ("pretrain.adamw_lr=nan", ["pretrain.adamw_lr", "finite"]),
-        ("pretrain.adamw_lr=-1", ["pretrain.adamw_lr", "at least 0"]),
+        ("pretrain.adamw_lr=-1", ["pretrain.adamw_lr", "between 0 and"]),
         ("pretrain.optimizer=sgd", ["pretrain.optimizer", "muon, adamw"]),
         ("model.vocab_size=70000", ["model.vocab_size", "65535"]),
         ("model.n_heads=7", ["model.n_heads", "must divide"]),

@@ -1,0 +1,180 @@
+"""Whether an experiment fits a machine, estimated before anything is written.
+
+The estimates count what is certain: weights, gradients, the optimiser's state, and what a pass keeps for going back.
+They are compared with what the machine has, or with what Modal was asked for. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from emergence.errors import UsageError
+from emergence.spec.cost import QUESTIONS, Plan
+from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.model_size import (
+    CPU_MICRO_BATCH_TOKENS,
+    activation_bytes_per_token,
+    count_parameters,
+    training_memory_bytes,
+)
+
+#: Words of a micro-world question with its sentence, and questions a document.
+_MICROWORLD_TOKENS, _MICROWORLD_QUESTIONS = 30, 8
+_GIB = 2**30
+_MEMINFO = Path("/proc/meminfo")
+#: Limit and use of a container's memory, in the two layouts that Linux has had.
+_CGROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that a phase needs at once, on the device that it runs on.
+
+    Attributes:
+        phase: In words. weights: Weights, gradients, optimiser. activations: What a pass keeps, and the batch.
+        cure: The settings that lower the need.
+    """
+
+    phase: str
+    weights: int
+    activations: int
+    cure: str
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.activations
+
+
+def memory_need(spec: ExperimentSpec, *, on_gpu: bool) -> MemoryNeed:
+    """The phase of ``spec`` that needs most.
+
+    Args:
+        on_gpu: On a GPU a micro-batch is found by trying, so one sequence is what pretraining needs at least.
+    """
+    needs = [_loading(spec)]
+    if spec.pretrains:
+        needs.append(_pretraining(spec, on_gpu=on_gpu))
+    if not spec.skip_finetune:
+        needs.append(_probing(spec) if spec.freeze_llm else _finetuning(spec))
+    return max(needs, key=lambda need: need.total)
+
+
+def _vocab_rows(spec: ExperimentSpec) -> int:
+    return -(-spec.config.model.vocab_size // 64) * 64
+
+
+def _weight_bytes(spec: ExperimentSpec) -> int:
+    return 4 * count_parameters(spec.config.model, _vocab_rows(spec)).total
+
+
+def _loading(spec: ExperimentSpec) -> MemoryNeed:
+    return MemoryNeed("loading the trunk", _weight_bytes(spec), 0, "fewer model.n_layers or a smaller --config-name")
+
+
+def _pretraining(spec: ExperimentSpec, *, on_gpu: bool) -> MemoryNeed:
+    model, pretrain = spec.config.model, spec.config.pretrain
+    micro = pretrain.micro_batch_size or (1 if on_gpu else max(1, CPU_MICRO_BATCH_TOKENS // model.sequence_length))
+    micro = min(micro, pretrain.batch_size)
+    rows = _vocab_rows(spec)
+    precision = "bf16" if on_gpu else "fp32"
+    total = training_memory_bytes(model, rows, pretrain, micro, precision)
+    at_rest = training_memory_bytes(model, rows, pretrain, 0, precision)
+    batch = 8 * pretrain.batch_size * (model.sequence_length + 1)  # token ids of one step
+    cure = "a smaller --config-name, fewer model.n_layers, or a smaller pretrain.batch_size or micro_batch_size"
+    return MemoryNeed("pretraining", at_rest, total - at_rest + batch, cure)
+
+
+def _finetuning(spec: ExperimentSpec) -> MemoryNeed:
+    """AdamW holds two numbers a weight beside weight and gradient, and the best epoch's weights are kept."""
+    questions, tokens = _questions(spec)
+    batch = min(spec.config.finetune.batch_size, questions)
+    activations = batch * tokens * activation_bytes_per_token(spec.config.model, "bf16")
+    cure = "a smaller --config-name, fewer model.n_layers, or a smaller finetune.batch_size"
+    return MemoryNeed("finetuning", 5 * _weight_bytes(spec), activations, cure)
+
+
+def _probing(spec: ExperimentSpec) -> MemoryNeed:
+    """A bilinear probe has two matrices for start and end each, with AdamW's two numbers a weight and a gradient."""
+    model, probe = spec.config.model, spec.config.probe
+    rank = probe.bilinear_rank if "bilinear" in probe.families else 0
+    cure = "a smaller --config-name, fewer model.n_layers, or a smaller probe.bilinear_rank"
+    return MemoryNeed("probing", _weight_bytes(spec) + 4 * 4 * 4 * model.hidden_size * rank, 0, cure)
+
+
+def _questions(spec: ExperimentSpec) -> tuple[int, int]:
+    """Training questions, and tokens of one with its sentence, roughly."""
+    count, tokens = QUESTIONS[spec.finetune_data]
+    if spec.qa_data:  # how many there are is not known yet
+        count = 10**9
+    elif spec.data == "microworld":
+        count, tokens = spec.config.microworld.train_documents * _MICROWORLD_QUESTIONS, _MICROWORLD_TOKENS
+    tokens = min(tokens * (2 if spec.layout == "echo" else 1), spec.config.model.sequence_length)
+    return min(count, spec.finetune_samples or count), tokens
+
+
+# What there is -------------------------------------------------------------------------------------
+
+
+def free_memory() -> int | None:
+    """Bytes that this machine, or the container this runs in, has left; None where the system does not tell."""
+    free = [_meminfo(), *(_left(limit, use) for limit, use in _CGROUPS)]
+    if known := [number for number in free if number is not None]:
+        return min(known)
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # no such call on Windows
+        return None
+
+
+def _meminfo() -> int | None:
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _left(limit: Path, use: Path) -> int | None:
+    try:
+        return max(0, int(limit.read_text(encoding="ascii")) - int(use.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return None
+
+
+def refuse_if_too_large(spec: ExperimentSpec, free: int | None, gpu: int | None = None, where: str = "here") -> None:
+    """Refuse an experiment that cannot fit.
+
+    Args:
+        free: Bytes of ordinary memory; None if unknown. gpu: Bytes of the GPU; None where there is none.
+        where: Whose memory that is.
+
+    Raises:
+        UsageError: The message names the phase, what it needs, what there is, and the settings that lower it.
+    """
+    need = memory_need(spec, on_gpu=gpu is not None)
+    most, what = (gpu, "GPU memory") if gpu is not None else (free, "memory")
+    if most is None or need.total <= most:
+        loading = _loading(spec)
+        if free is None or loading.total <= free:
+            return
+        need, most, what = loading, free, "memory"
+    raise UsageError(
+        f"{need.phase} needs about {need.total / _GIB:,.1f} GiB (weights and optimiser {need.weights / _GIB:,.1f}, "
+        f"activations and batch {need.activations / _GIB:,.1f}), and {where} are {most / _GIB:,.1f} GiB of {what}: "
+        f"take {need.cure}, or a machine with more"
+    )
+
+
+def refuse_if_too_large_for(plan: Plan) -> None:
+    """Refuse a launch on Modal that fits neither the GPU it asks for nor the memory of its container.
+
+    Raises:
+        UsageError: As :func:`refuse_if_too_large`.
+    """
+    memory = int(plan.spec.config.compute.memory_gigabytes * _GIB)
+    refuse_if_too_large(plan.spec, memory, plan.gpu.memory_gigabytes * _GIB, f"on a {plan.gpu.modal_name}")
