@@ -83,7 +83,7 @@ def judge(case: Case, cache: Path, scratch: Path) -> tuple[str, str]:
     words = [word.replace("{folder}", str(scratch)) for word in case.words]
     before = _files(scratch)
     wall, cpu = time.monotonic(), time.process_time()
-    code, told, escaped = _called(words)
+    code, _, told, escaped = called(words)
     seconds = min(time.monotonic() - wall, time.process_time() - cpu)
     lines = [line for line in told.splitlines() if line.strip()]
     if escaped:
@@ -119,17 +119,17 @@ class _HangsError(BaseException):
     """The case does not end."""
 
 
-def _called(words: list[str]) -> tuple[int, str, str]:
-    """Exit code, what standard error got, and what escaped, of one command in this process."""
+def called(words: list[str]) -> tuple[int, str, str, str]:
+    """Exit code, standard output, standard error, and what escaped, of one command in this process."""
 
     def stop(number: int, frame: object) -> None:
         raise _HangsError(f"hangs: more than {_GIVE_UP_SECONDS} s")
 
-    err, code, escaped = io.StringIO(), 0, ""
+    out, err, code, escaped = io.StringIO(), io.StringIO(), 0, ""
     argv, handler = sys.argv, signal.signal(signal.SIGALRM, stop)
     signal.alarm(_GIVE_UP_SECONDS)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err), stopped_before_training():
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), stopped_before_training():
             program, sys.argv = program_of(words)
             program()
     except SystemExit as end:
@@ -142,7 +142,7 @@ def _called(words: list[str]) -> tuple[int, str, str]:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, handler)
         sys.argv = argv
-    return code, err.getvalue(), escaped
+    return code, out.getvalue(), err.getvalue(), escaped
 
 
 def program_of(words: list[str]) -> tuple[Callable[[], object], list[str]]:
