@@ -323,12 +323,8 @@ def conduct(name: str, launch: str) -> dict[str, int]:
 
 
 def may_write(job: Mapping[str, Any], call_id: str) -> bool:
-    """Whether a training call still has its run; True where Modal does not say, as it was a moment ago."""
-    try:
-        return locks.is_mine(job["run_id"], job["holder"], call_id)
-    except Exception:
-        logger.warning("could not ask whether %s is still this call's", job["run_id"], exc_info=True)
-        return True
+    """Whether a training call still has its run. Where Modal does not say, nothing is written until it does."""
+    return locks.is_mine(job["run_id"], job["holder"], call_id)
 
 
 def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None:

@@ -329,14 +329,16 @@ def test_what_hangs_for_good_is_killed_from_inside_and_given_up(standin: StandIn
     """The main thread hears no signal any more, as in a call to the GPU that never returns."""
     hang = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])\n    time.sleep(3600)\n    "
     breaks(checkout, "remote/container.py", "result = run_experiment(", f"{hang}result = run_experiment(")
-    standin.rules.environment.update({"EMERGENCE_SILENT_SECONDS": "3", "EMERGENCE_GRACE_SECONDS": "1"})
+    standin.rules.environment.update({"EMERGENCE_SILENT_SECONDS": "6", "EMERGENCE_GRACE_SECONDS": "1"})
     done = standin.modal("run", ENTRY_POINT, *FLAGS, "--max-cost", "2", cwd=checkout)
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert done.returncode == 1 and "3 attempts in a row brought no newer checkpoint" in line, done.stderr
-    assert "nothing moved for 0.05 minutes" in line
+    assert "nothing moved for 0.1 minutes" in line
     (call,) = standin.calls("train")
-    assert len(call.containers) == 4 and call.function.definition.timeout_secs == 3600
-    assert [each.text.count("ending the container") for each in call.containers] == [1, 1, 1, 0]
+    # A fourth container only says how the third one ended, if that could not say so itself.
+    assert call.function.definition.timeout_secs == 3600 and len(call.containers) in (3, 4)
+    assert [each.text.count("ending this attempt") for each in call.containers[:3]] == [1, 1, 1]
+    assert any("ending the container" in each.text for each in call.containers)  # others were still importing torch
     assert not standin.server.dicts["emergence-run-locks"] and call.done.is_set()
 
 
