@@ -28,6 +28,7 @@ ORDER = (
     ("report",),
     ("sweep",),
     ("remote",),
+    ("api",),
     ("commands",),
     ("cli",),
     ("__main__",),
