@@ -219,7 +219,7 @@ class Checkout:
 
     def _analysed(self, words: list[str]) -> str:
         folder = self.volume / words[words.index("--model-dir") + 1] / "analysis" / "temporal_cka"
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.name for path in folder.rglob("*") if path.is_file())
         assert names == ["temporal_cka.json", "temporal_cka.npz"]
         return "by layer and epoch, against the pretrained and random trunks: `analysis/temporal_cka/`"
 
