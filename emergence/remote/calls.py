@@ -14,9 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-import grpclib
 import modal
-from grpclib.exceptions import StreamTerminatedError
 
 T = TypeVar("T")
 
@@ -26,16 +24,6 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 #: How long an answer is waited for in a container, whose work is dear, and on a laptop, where a person waits.
 CONTAINER_PATIENCE, LAPTOP_PATIENCE = 600.0, 10.0
-#: Errors of Modal's client that are about the call itself: it has ended, or Modal does not know it.
-_OF_THE_CALL = (
-    modal.exception.OutputExpiredError,
-    modal.exception.FunctionTimeoutError,
-    modal.exception.NotFoundError,
-    modal.exception.InternalFailure,
-    modal.exception.RemoteError,
-    modal.exception.ExecutionError,  # a result or exception came that cannot be deserialized here
-    modal.exception.DeserializationError,
-)
 
 
 class CallError(RuntimeError):
@@ -45,6 +33,23 @@ class CallError(RuntimeError):
     @classmethod
     def of(cls, error: Exception) -> CallError:
         return cls(f"{type(error).__name__}: {error}")
+
+
+#: Errors of Modal's client that are about the call itself: it has ended, or Modal does not know it.
+_OF_THE_CALL = (
+    CallError,
+    modal.exception.OutputExpiredError,
+    modal.exception.FunctionTimeoutError,
+    modal.exception.NotFoundError,
+    modal.exception.InternalFailure,
+    modal.exception.RemoteError,
+    modal.exception.DeserializationError,
+)
+#: How the client begins what it says of a result or an exception that came and cannot be read here. The same type has
+#: a download that failed.
+_CAME = ("Could not deserialize", "Got remote exception")
+#: The packages between the client and the server.
+_ON_THE_WAY = {"aiohttp", "asyncio", "grpclib", "h2", "http", "ssl"}
 
 
 @dataclass(frozen=True)
@@ -65,19 +70,31 @@ class Look:
 def look_at(call_id: str) -> Look:
     """How a call stands; returns at once, and raises nothing."""
     try:
-        return Look("ended", dict(modal.FunctionCall.from_id(call_id).get(timeout=0)))
-    except TimeoutError:
-        return Look("going")
+        return Look("ended", modal.FunctionCall.from_id(call_id).get(timeout=0))
     except Exception as error:
         line = f"{type(error).__name__}: {error}"
-        return Look("not known", why=line) if says_nothing(error) else Look("ended", {"error": line, "exit_code": 1})
+        if is_of_the_call(error):
+            return Look("ended", {"error": line, "exit_code": 1})
+        return Look("going") if isinstance(error, TimeoutError) else Look("not known", why=line)
+
+
+def is_of_the_call(error: Exception) -> bool:
+    """Whether an error is known to be how a call ended, or to say that Modal does not know the call.
+
+    Whatever is not known to be so may have happened on the way: to a socket, a download, the client's own loop.
+    """
+    if isinstance(error, modal.exception.ExecutionError):
+        return str(error).startswith(_CAME)
+    # The client leaves the lines of a remote traceback on what a container raised, before our own code ran too.
+    return isinstance(error, _OF_THE_CALL) or hasattr(error, "__line_cache__")
 
 
 def says_nothing(error: Exception) -> bool:
-    """Whether an error tells of the way to Modal's server alone, and nothing of what was asked about."""
-    if isinstance(error, _OF_THE_CALL):
+    """Whether an error tells of the way to Modal's server alone, so that the same may succeed a little later."""
+    if is_of_the_call(error):
         return False
-    return isinstance(error, (modal.exception.Error, grpclib.GRPCError, StreamTerminatedError, OSError))
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, (modal.exception.Error, OSError)) or bool(packages & _ON_THE_WAY)
 
 
 def patiently(action: Callable[[], T], seconds: float | None = None) -> T:
@@ -103,13 +120,10 @@ def patiently(action: Callable[[], T], seconds: float | None = None) -> T:
 
 
 def cancel_call(call_id: str) -> str | None:
-    """Cancel a call; returns why it could not be done, None where it is or the call is unknown."""
+    """Cancel a call; returns why that is not known to be done, None where the server said so or the call has ended."""
     try:
-        patiently(modal.FunctionCall.from_id(call_id).cancel)
-    except modal.exception.NotFoundError:
-        return None
+        patiently(lambda: modal.FunctionCall.from_id(call_id).cancel())
     except Exception as error:
-        if not says_nothing(error):
-            return None
-        return f"{type(error).__name__}: {error}"
+        known = isinstance(error, modal.exception.NotFoundError) or look_at(call_id).state == "ended"
+        return None if known else f"{type(error).__name__}: {error}"
     return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import http.client
 import os
 import re
 import shutil
@@ -13,12 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import modal
 import pytest
 from grpclib import GRPCError
 from grpclib import Status as Code
-from grpclib.exceptions import StreamTerminatedError
+from grpclib.exceptions import ProtocolError, StreamTerminatedError
+from h2.exceptions import ProtocolError as Http2Error
 from modal._grpc_client import grpc_error_to_modal_exception
+from modal._traceback import append_modal_tb, extract_traceback
 
 from emergence.commands.sweep import status_text
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
@@ -373,6 +378,15 @@ def test_a_run_that_is_taken_away_is_left_alone_from_then_on(world: World, monke
     assert not locks.is_mine("RUN", "fc-you", "fc-train") and locks.is_mine("RUN", "fc-next", "fc-new")
 
 
+def out_of_a_container(error: Exception) -> Exception:
+    """An error as the client raises it again for the caller of a function."""
+    try:
+        raise error
+    except Exception:
+        append_modal_tb(error, *extract_traceback(error, "ta-01J0000000000000000000000A"))
+    return error
+
+
 #: What Modal's client raises for each status of the protocol, and what else can go wrong on the way.
 ON_THE_WAY: list[Exception] = [
     *(grpc_error_to_modal_exception(GRPCError(each, "x")) for each in Code if each not in (Code.OK, Code.NOT_FOUND)),
@@ -381,7 +395,16 @@ ON_THE_WAY: list[Exception] = [
     modal.exception.ConnectionError("no route"),
     modal.exception.ClientClosed("closed") if hasattr(modal.exception, "ClientClosed") else ConnectionResetError(),
     OSError(101, "Network is unreachable"),
+    ProtocolError("grpclib"),
+    Http2Error("h2"),
+    aiohttp.ServerDisconnectedError(),
+    aiohttp.ClientPayloadError("not all of it came"),
+    asyncio.IncompleteReadError(b"", 9),
+    http.client.IncompleteRead(b""),
+    modal.exception.ExecutionError("Get from url failed with status 503: slow down"),  # of a large result
 ]
+#: The same, but nothing that trying again would mend in this process.
+NOT_KNOWN = [*ON_THE_WAY, RuntimeError("Event loop is closed"), ZeroDivisionError("in the client")]
 OF_THE_CALL: list[Exception] = [
     grpc_error_to_modal_exception(GRPCError(Code.NOT_FOUND, "x")),
     modal.exception.OutputExpiredError(),
@@ -390,7 +413,10 @@ OF_THE_CALL: list[Exception] = [
     modal.exception.RemoteError("the app was stopped"),
     CallError.of(modal.exception.InternalError("of the volume, in the container")),
     AttemptOver("near the limit"),
-    ZeroDivisionError("before anything of ours was imported"),
+    out_of_a_container(ZeroDivisionError("before anything of ours was imported")),
+    out_of_a_container(TimeoutError("there too")),
+    out_of_a_container(ProtocolError("there too")),
+    modal.exception.ExecutionError("Could not deserialize remote exception due to local error:"),
 ]
 
 
@@ -410,8 +436,8 @@ def call_that(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> list[float | Non
 
 def test_no_error_on_the_way_to_the_server_is_the_end_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMERGENCE_PATIENCE_SECONDS", "0")
-    assert len(ON_THE_WAY) > 18
-    for error in ON_THE_WAY:
+    assert len(ON_THE_WAY) > 25
+    for error in NOT_KNOWN:
         call_that(monkeypatch, error)
         look = look_at("fc")
         assert (look.state, look.answer) == ("not known", None) and type(error).__name__ in look.why, error
@@ -422,6 +448,10 @@ def test_no_error_on_the_way_to_the_server_is_the_end_of_a_call(monkeypatch: pyt
         assert look.state == "ended" and look.answer is not None and look.answer["exit_code"] == 1, error
     call_that(monkeypatch, OF_THE_CALL[0])
     assert calls.cancel_call("fc") is None  # there is nothing to cancel
+    for outcome, said in ((Look("going"), "RuntimeError: oh"), (Look("ended"), None)):
+        call_that(monkeypatch, RuntimeError("oh"))
+        monkeypatch.setattr(calls, "look_at", lambda call_id, outcome=outcome: outcome)
+        assert calls.cancel_call("fc") == said
     asked = call_that(monkeypatch, {"results": {}})
     assert look_at("fc") == Look("ended", {"results": {}}) and asked == [0]
     call_that(monkeypatch, TimeoutError())
