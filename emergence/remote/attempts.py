@@ -169,14 +169,15 @@ class Attempt:
 
     def _beat(self) -> None:
         while not self._over.wait(self._beat_every):
-            self.reason = self.reason or _quietly(self._heartbeat)  # after a bad minute the next beat says it again
+            # The newer word is the truer: who has lost the run saves nothing more, whatever it was about to stop for.
+            self.reason = _quietly(self._heartbeat) or self.reason
 
     def _watch(self) -> None:
-        seen, since = self._life(), time.monotonic()
+        seen, since = _quietly(self._life), time.monotonic()
         while not self._over.wait(min(5.0, self._silent / 10)):
             self.count()
-            life = self._life()
-            if life != seen:
+            life = _quietly(self._life)
+            if life is not None and life != seen:  # a look that failed is no sign of life
                 seen, since = life, time.monotonic()
             elif time.monotonic() - since > self._silent:
                 self._end()

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
 from emergence.experiment import source_commit
 from emergence.experiment.stop_switch import StopSwitch
-from emergence.files import name_within
+from emergence.files import TEMPORARY_SUFFIX, name_within
 from emergence.remote.attempts import heard
 from emergence.remote.mirror import copy_file, copy_new_folders, copy_tree
 from emergence.spec.experiment import ExperimentSpec
@@ -156,9 +156,15 @@ def usable_sink(name: str | None) -> str | None:
 
 
 def signs_of_life(folder: Path) -> object:
-    """What changes while a run in ``folder`` gets on. A step leaves a pulse, and whatever else is done, a file."""
+    """What changes while a run in ``folder`` gets on. A step leaves a pulse, and whatever else is done, a file.
+
+    Temporary files of the run do not count: its lock, one of them, is renewed by a thread that outlives a hang.
+    """
+    # os.walk passes over a folder that goes away meanwhile.
+    of_run = [Path(at, name) for at, folders, files in os.walk(folder) for name in (*folders, *files)]
+    of_cache = [Path(at, name) for at, folders, files in os.walk(CACHE) for name in (*folders, *files)]
     states = []
-    for path in (PULSE, *folder.rglob("*"), *CACHE.glob("*/*")):
+    for path in (PULSE, *(path for path in of_run if not path.name.endswith(TEMPORARY_SUFFIX)), *of_cache):
         with contextlib.suppress(OSError):
             stat = path.stat()
             states.append((str(path), stat.st_size, stat.st_mtime_ns))

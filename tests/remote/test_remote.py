@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from modal._traceback import append_modal_tb, extract_traceback
 
 from emergence.commands.sweep import status_text
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
+from emergence.experiment import locks as run_locks
 from emergence.experiment.inputs import find_matching_trunk, read_inputs
 from emergence.experiment.store import RunStore
 from emergence.plain import plain
@@ -301,6 +303,77 @@ def test_an_attempt_in_which_nothing_moves_is_ended_and_published(
     assert world.locks["RUN/writer"]["fruitless"] == 0
     number, answer = attempts_until_the_end(world)
     assert number == 3 and "nothing moved for" in answer["error"] and not world.locks
+
+
+def test_the_renewal_of_a_runs_lock_is_no_sign_of_life(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_locks, "RENEW_SECONDS", 0.02)
+    monkeypatch.setattr(remote, "Attempt", functools.partial(attempts.Attempt, silent_seconds=0.5))
+
+    def hang(*arguments: Any) -> None:
+        (container.RUNS / "RUN").mkdir(parents=True)
+        with run_locks.RunLock(container.RUNS / "RUN"):
+            end = time.monotonic() + 10.0
+            while time.monotonic() < end:
+                time.sleep(0.01)
+
+    reserve("RUN", "fc-me")
+    world.run = hang
+    with pytest.raises(CallError, match="HungError"):
+        train(job())
+
+
+def test_looking_for_signs_of_life_outlives_folders_that_go_away(world: World) -> None:
+    run = container.RUNS / "RUN"
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            for folder in (run / "checkpoint" / "deep" / "deeper", container.CACHE / "streams" / "some"):
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(folder.parent, ignore_errors=True)
+
+    run.mkdir(parents=True)
+    before = container.signs_of_life(run)
+    (container.CACHE / "streams" / "new" / ".half.tmp").mkdir(parents=True)
+    assert container.signs_of_life(run) != before, "a cache that is being built"
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(1500):
+            container.signs_of_life(run)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_watch_that_cannot_look_takes_it_for_silence(world: World) -> None:
+    count = iter(range(1, 9999))
+
+    def life() -> int:
+        if next(count) % 2:
+            raise FileNotFoundError("a folder went away")
+        return 1
+
+    with (
+        pytest.raises(attempts.HungError),
+        attempts.Attempt(attempts.Account("fc-me", "fc-me"), life, silent_seconds=0.2),
+    ):
+        time.sleep(5.0)
+
+
+def test_the_heart_of_an_attempt_that_is_to_stop_beats_on(world: World) -> None:
+    """While it saves, its account is kept, and it hears that the run was taken away."""
+    words = iter([None, "spent", None, None, remote.LOST, None, *[None] * 99])
+    beats: list[str | None] = []
+    attempt = attempts.Attempt(
+        attempts.Account("fc-me", "fc-me"), lambda: 1, heartbeat=lambda: beats.append(next(words)) or beats[-1],
+        beat_seconds=0.01,
+    )  # fmt: skip
+    with attempt:
+        end = time.monotonic() + 5.0
+        while len(beats) < 8 and time.monotonic() < end:
+            time.sleep(0.01)
+    assert attempt.reason == remote.LOST
 
 
 def test_a_run_of_another_launch_is_left_alone(world: World) -> None:
