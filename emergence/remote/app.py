@@ -114,28 +114,35 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
     try:
         refuse_if_superseded(job)
         launch = locks.reserve(run_id, me, sweep=job.get("sweep"))
-        if not launch["train"]:  # else an earlier attempt of this very call came this far
-            writer = locks.writer_of(run_id)  # or a bit less far
-            launch["train"] = writer["call"] if writer.get("holder") == me else None
-        if not launch["train"]:
-            try:
-                text = _prepare(ExperimentSpec.from_dict(job["spec"]), run_id, job.get("trunk"))
-                refuse_if_superseded(job)
-            except EmergenceError:
-                locks.release(run_id, me)
-                raise
+        # An earlier attempt of this very call may have noted the training, or spawned it and not come so far.
+        return {"call": launch["train"] or locks.claimed_by(run_id, me) or _start_training(job, launch)}
     except EmergenceError as error:
         return _answer(error)
-    if not launch["train"]:
-        resources = {"gpu": job["gpu"], "cpu": job["cpu"], "memory": job["memory"]}
-        if job.get("secrets"):  # they take the place of the function's own
-            resources["secrets"] = [hub_token, *map(modal.Secret.from_name, job["secrets"])]
-        # A sweep limits the containers side by side.
-        resources.update({key: job[key] for key in ("max_containers", "timeout") if key in job})
-        training, job = train.with_options(**resources), {**job, "holder": me, "text": text}
-        # Spawned twice, where the first answer is lost, two calls start: the first to claim the run has it.
-        locks.note_training(run_id, launch, patiently(lambda: training.spawn(job)).object_id)
-    return {"call": launch["train"]}
+
+
+def _start_training(job: dict[str, Any], launch: dict[str, Any]) -> str:
+    """Prepare what the run reads, and spawn its training. Returns that call's id.
+
+    Raises:
+        EmergenceError: The run cannot begin. The launch has given it back.
+    """
+    run_id, me = job["run_id"], launch["holder"]
+    try:
+        text = _prepare(ExperimentSpec.from_dict(job["spec"]), run_id, job.get("trunk"))
+        refuse_if_superseded(job)
+    except EmergenceError:
+        locks.release(run_id, me)
+        raise
+    resources = {"gpu": job["gpu"], "cpu": job["cpu"], "memory": job["memory"]}
+    if job.get("secrets"):  # they take the place of the function's own
+        resources["secrets"] = [hub_token, *map(modal.Secret.from_name, job["secrets"])]
+    # A sweep limits the containers side by side.
+    resources.update({key: job[key] for key in ("max_containers", "timeout") if key in job})
+    training, job = train.with_options(**resources), {**job, "holder": me, "text": text}
+    # Spawned twice, where the first answer is lost, two calls start: the first to claim the run has it.
+    call_id: str = patiently(lambda: training.spawn(job)).object_id
+    locks.note_training(run_id, launch, call_id)
+    return call_id
 
 
 @app.function(
@@ -235,6 +242,8 @@ def _end_of(run_id: str, account: Account, attempt: Attempt, error: Exception, *
     if not attempt.hung:
         account.last = f"{type(error).__name__}: {error}"
     stopped = isinstance(error, EmergenceError) and error.exit_code == STOPPED
+    if stopped and attempt.reason == LOST:  # what it saved stays in this container
+        return RunInUseError(f"{run_id} {LOST}")
     if stopped and attempt.reason is not None:
         message = f"{run_id}: {attempt.reason}; what it reached is saved, and --resume {run_id} goes on from there"
         return EmergenceError(message, STOPPED)

@@ -41,13 +41,15 @@ def writer_of(run_id: str) -> dict[str, Any]:
     return dict(patiently(lambda: locks.get(_writer(run_id))) or {})
 
 
+def claimed_by(run_id: str, holder: str) -> str | None:
+    """The training call of a launch that has claimed a run; None where none has."""
+    writer = writer_of(run_id)
+    return writer["call"] if writer.get("holder") == holder else None
+
+
 def calls_of(run_id: str) -> list[str]:
     """Every call of the launch that has a run, the one that writes last; none where the run is free."""
-    launch, writer = launch_of(run_id), writer_of(run_id)
-    named = [launch.get("holder"), launch.get("train")]
-    if launch and writer.get("holder") == launch["holder"]:
-        named.append(writer["call"])
-    return list(dict.fromkeys(call_id for call_id in named if call_id))
+    return _calls_of(run_id, launch_of(run_id))
 
 
 def reserve(run_id: str, call_id: str, **about: Any) -> dict[str, Any]:
@@ -131,10 +133,7 @@ def revoke(run_id: str) -> list[str]:
     """Take a run away from whoever has it; returns the calls that had it, which stop at their next look."""
     launch = launch_of(run_id)
     patiently(lambda: locks.pop(run_id, None))  # first this, then the claim: see above
-    writer = writer_of(run_id)
-    claimed = writer["call"] if launch and writer.get("holder") == launch["holder"] else None
-    named = (launch.get("holder"), launch.get("train"), claimed)
-    return list(dict.fromkeys(call_id for call_id in named if call_id))
+    return _calls_of(run_id, launch)
 
 
 def refuse_if_in_use(run_id: str) -> None:
@@ -172,6 +171,13 @@ def _wait_for_the_end_of(call_id: str) -> None:
     end = time.monotonic() + LEAVING_SECONDS
     while look_at(call_id).state != "ended" and time.monotonic() < end:
         time.sleep(1.0)
+
+
+def _calls_of(run_id: str, launch: dict[str, Any]) -> list[str]:
+    if not launch:
+        return []
+    named = (launch["holder"], launch.get("train"), claimed_by(run_id, launch["holder"]))
+    return list(dict.fromkeys(call_id for call_id in named if call_id))
 
 
 def _writer(run_id: str) -> str:

@@ -124,6 +124,10 @@ class Calls:
         return float(self.jobs[task.key].get("dollars_per_hour", 0.0))
 
     def _dollars(self, task: Task, status: Status) -> float:
-        """What the attempts of a run cost so far, as its training call keeps account."""
+        """What the attempts of a run cost so far, as its training call keeps account.
+
+        The account of a launch that had the run before stays in the table until the next training begins.
+        """
         account = locks.writer_of(status.run_id) if status.run_id else {}
-        return float(account.get("seconds", 0.0)) / 3600 * self._price(task)
+        seconds = account.get("seconds", 0.0) if account.get("holder") in status.calls else 0.0
+        return float(seconds) / 3600 * self._price(task)

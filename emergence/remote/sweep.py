@@ -95,7 +95,7 @@ class ModalPlace:
         if (reason := published(record.name).get("stop")) and record.graph.unfinished:
             raise EmergenceError(
                 f"{record.name}: {reason}; its runs saved where they were, and `emergence sweep resume` goes on "
-                "(with a new --max-cost)",
+                "(a --max-cost is of one launch: the next one counts from zero)",
                 STOPPED,
             )
 

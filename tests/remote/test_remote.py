@@ -426,11 +426,25 @@ def test_a_run_that_is_taken_away_is_left_alone_from_then_on(world: World, monke
         finish()
         assert locks.revoke("RUN") == ["fc-me"]
 
+    def lose_and_stop(job: Any, stop: Callable[[], bool], on_commit: Any) -> None:
+        shutil.rmtree(container.RUNS)
+        lose(job, stop, on_commit)
+        end = time.monotonic() + 5.0
+        while not stop() and time.monotonic() < end:
+            time.sleep(0.01)
+        raise Stopped("saved")
+
     reserve("RUN", "fc-me")
     world.run = lose
     answer = train(job())
     assert "was cancelled, or taken by another launch" in answer["error"]
     assert not (container.MODELS / "RUN").exists() and "RUN" not in world.locks
+    reserve("RUN", "fc-me")
+    locks.locks.pop("RUN/writer")
+    monkeypatch.setattr(remote, "COMMIT_SECONDS", 0.05)
+    world.run = lose_and_stop
+    answer = train(job())
+    assert answer["error"] == f"RUN {remote.LOST}", "and not that --resume goes on from what it reached"
     with pytest.raises(locks.RunInUseError):
         locks.claim("RUN", "fc-me", "fc-late")  # a call that nobody had heard of when the run was taken away
     locks.locks.clear()
@@ -868,6 +882,12 @@ def test_a_sweeps_money_is_counted_over_all_its_runs(
 
     monkeypatch.setattr(runner, "look_at", look)
     assert remote.conduct.local("S", "1") == {"stopped": 1} and account.seconds == 2765
+    assert "RUN/writer" in world.locks  # and it stays there, as after a cancel
+    runs = runner.Calls({pretraining.key: {**job(), "dollars_per_hour": 6.0}}, Prepare(world), 5.0)
+    resumed = Graph([pretraining], {pretraining.key: Status("running", run_id="RUN", calls=["fc-2"])})
+    assert not runs.is_spent(resumed), "that money is of the launch before"
+    resumed.status[pretraining.key].calls = ["fc-1"]
+    assert runs.is_spent(resumed)
     assert sweeps["S"]["stop"] == "$4.60 of --max-cost 5 are spent"
     assert sweeps["S"]["states"][pretraining.key]["dollars"] == 4.7
     sweeps["S"]["launch"] = "2"  # launched anew, or cancelled
