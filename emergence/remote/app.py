@@ -26,7 +26,7 @@ from emergence.remote.attempts import FRUITLESS_ATTEMPTS, Account, Attempt, step
 from emergence.remote.calls import CallError, patiently
 from emergence.remote.locks import RunInUseError
 from emergence.remote.mirror import VolumeMirror, copy_new_folders
-from emergence.remote.runner import Calls, published, refuse_if_superseded, sweeps
+from emergence.remote.runner import Calls, publish, published, refuse_if_superseded, sweeps
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.cka.analyse import AnalysisFlags
 from emergence.sweep.conductor import conduct as run_conductor
@@ -308,21 +308,21 @@ def conduct(name: str, launch: str) -> dict[str, int]:
     graph = Graph(tasks, {key: Status.from_dict(raw) for key, raw in published(name).get("states", {}).items()})
     mine = {"sweep": {"name": name, "launch": launch}}
 
-    def publish(task: Task | None = None) -> None:
+    def tell(task: Task | None = None) -> None:
         refuse_if_superseded(mine)
-        patiently(lambda: sweeps.put(name, {"launch": launch, "states": plain(graph.status), "stop": runner.reason}))
+        publish(name, launch, plain(graph.status), runner.reason)
 
     def should_stop() -> bool:
         before = runner.reason
         if runner.is_spent(graph) and before is None:
-            publish()
+            tell()
         return stop() or runner.reason is not None
 
     runner = Calls({key: {**job, **mine} for key, job in sweep["jobs"].items()}, prepare, sweep.get("max_cost"))
     try:
         refuse_if_superseded(mine)
         with container.attempt_switch(lambda: None) as stop:
-            if not run_conductor(graph, runner, sweep["limit"], publish, should_stop) and runner.reason is None:
+            if not run_conductor(graph, runner, sweep["limit"], tell, should_stop) and runner.reason is None:
                 if stop.requests:
                     raise KeyboardInterrupt  # Modal restarts the same input in another container
                 raise AttemptOver(f"{name}: the time limit is near; the next attempt goes on from here")

@@ -25,13 +25,27 @@ POLL_SECONDS = float(os.environ.get("EMERGENCE_POLL_SECONDS", "10"))
 #: A conductor with a budget counts this often. A run tells its account once a minute, and hears of the end as often.
 COUNT_SECONDS = float(os.environ.get("EMERGENCE_COMMIT_SECONDS", "60"))
 LAG_SECONDS = 240.0
-#: Where a conductor publishes the states of its sweep, by the sweep's name.
+#: The table of sweeps. It has no transaction, so each key has one kind of writer. Under ``NAME`` stands the ``launch``
+#: that conducts the sweep, None after a cancel, which leaves it as ``last``; laptops write it. Under ``NAME/LAUNCH``
+#: stands what that launch is to do, and under ``NAME/LAUNCH/states`` how its runs stand, which its conductor writes.
 sweeps = modal.Dict.from_name("emergence-sweeps", create_if_missing=True)
 
 
 def published(name: str) -> dict[str, Any]:
-    """What the conductor of a sweep last published: ``launch`` and ``states``; empty where nothing is."""
+    """The ``launch`` of a sweep and the ``states`` that its conductor last published; empty where nothing is."""
+    about = conducted(name)
+    launch = about.get("launch") or about.get("last")
+    return {**about, **(patiently(lambda: sweeps.get(f"{name}/{launch}/states")) or {})} if launch else about
+
+
+def conducted(name: str) -> dict[str, Any]:
+    """Which launch conducts a sweep, as laptops have it: ``launch``, and ``last`` after a cancel."""
     return dict(patiently(lambda: sweeps.get(name)) or {})
+
+
+def publish(name: str, launch: str, states: Mapping[str, Any], stop: str | None = None) -> None:
+    """Write how the runs of a launch stand, and why they are to stop."""
+    patiently(lambda: sweeps.put(f"{name}/{launch}/states", {"states": states, "stop": stop}))
 
 
 def refuse_if_superseded(job: Mapping[str, Any]) -> None:
@@ -41,7 +55,7 @@ def refuse_if_superseded(job: Mapping[str, Any]) -> None:
         RunInUseError: Saying so.
     """
     sweep = job.get("sweep")
-    if sweep and published(sweep["name"]).get("launch") != sweep["launch"]:
+    if sweep and conducted(sweep["name"]).get("launch") != sweep["launch"]:
         raise RunInUseError(f"the sweep {sweep['name']} was cancelled, or launched anew")
 
 

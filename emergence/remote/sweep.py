@@ -24,7 +24,7 @@ from emergence.remote.calls import LONGEST_PAUSE, Look, cancel_call, look_at, pa
 from emergence.remote.client import VolumeFiles, free_name, in_parallel, reach_modal, where_to_look
 from emergence.remote.launch import job_of
 from emergence.remote.pull import pull_run
-from emergence.remote.runner import POLL_SECONDS, published, sweeps
+from emergence.remote.runner import POLL_SECONDS, conducted, publish, published, sweeps
 from emergence.sweep.existing import Existing
 from emergence.sweep.graph import Graph, Status, Task
 from emergence.sweep.place import Say
@@ -82,8 +82,9 @@ class ModalPlace:
                 launch = secrets.token_hex(8)
                 sweep = _sweep(record, existing)
                 patiently(lambda: sweeps.put(f"{record.name}/{launch}", sweep))
-                # From here on the conductor of an earlier launch publishes and starts nothing any more.
-                patiently(lambda: sweeps.put(record.name, {"launch": launch, "states": sweep["states"]}))
+                publish(record.name, launch, sweep["states"])
+                # From here on the conductor of an earlier launch starts nothing any more.
+                patiently(lambda: sweeps.put(record.name, {"launch": launch}))
                 call = conduct.spawn(record.name, launch)
                 record.conductor, record.app = call.object_id, app.app_id
                 record.save()
@@ -127,9 +128,10 @@ class ModalPlace:
         nobody has heard of yet.
         """
         reach_modal()
-        before = published(record.name)
-        launch = dict(patiently(lambda: sweeps.get(f"{record.name}/{before.get('launch')}")) or {})
-        patiently(lambda: sweeps.put(record.name, {**before, "launch": None}))
+        before = conducted(record.name)
+        last = before.get("launch") or before.get("last")
+        launch = dict(patiently(lambda: sweeps.get(f"{record.name}/{last}")) or {})
+        patiently(lambda: sweeps.put(record.name, {**before, "launch": None, "last": last}))
         calls = [record.conductor] if record.conductor else []
         self._take_published(record)
         for task in record.graph.in_state("running", "stopped", "waiting"):

@@ -799,7 +799,8 @@ def test_a_cancelled_sweep_starts_and_writes_nothing_more(
     world: World, pretraining: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancelled: list[str] = []
-    sweeps = Table({"S": {"launch": "1", "states": {pretraining.key: plain(Status("running", calls=["fc-1"]))}}})
+    sweeps = Table({"S": {"launch": "1"}})
+    sweeps["S/1/states"] = {"states": {pretraining.key: plain(Status("running", calls=["fc-1"]))}}
     mine = {"sweep": {"name": "S", "launch": "1"}}
     sweeps["S/1"] = {"tasks": [pretraining.to_dict()], "jobs": {pretraining.key: job(max_containers=3)}, "limit": 1}
     for module in (remote, runner, place):
@@ -824,13 +825,35 @@ def test_a_cancelled_sweep_starts_and_writes_nothing_more(
     assert "was cancelled" in train({**job(run_id="RUN", holder="fc-1"), **mine})["error"]
     assert remote.conduct.local("S", "1") == {"running": 1} and not world.spawned
     assert sweeps["S"]["launch"] is None and not locks.calls_of("RUN")
+    assert runner.published("S")["states"][pretraining.key]["calls"] == ["fc-1"]
+    place.ModalPlace().cancel(record)
+    assert sweeps["S"] == {**sweeps["S"], "launch": None, "last": "1"}, "and a second time"
+
+
+@pytest.mark.parametrize("after", [{"launch": None, "last": "1"}, {"launch": "2"}], ids=["cancelled", "launched anew"])
+def test_a_conductor_that_is_about_to_publish_undoes_no_cancel_and_no_launch(
+    world: World, pretraining: Task, monkeypatch: pytest.MonkeyPatch, after: dict[str, Any]
+) -> None:
+    class Overtaken(Table):
+        def put(self, key: str, value: Any, **how: Any) -> bool:
+            self["S"] = after  # between the conductor's question, whether the sweep is its own, and this
+            return super().put(key, value, **how)
+
+    sweep = {"tasks": [pretraining.to_dict()], "jobs": {pretraining.key: job(max_containers=3)}, "limit": 1}
+    sweeps = Overtaken({"S/1": sweep, "S": {"launch": "1"}})
+    sweeps["S/1/states"], sweeps["S/2/states"] = {"states": {pretraining.key: plain(Status())}}, {"states": {}}
+    for module in (remote, runner):
+        monkeypatch.setattr(module, "sweeps", sweeps)
+    remote.conduct.local("S", "1")
+    assert sweeps["S"] == after and sweeps["S/2/states"] == {"states": {}}
+    assert bool(runner.published("S")["states"]) == (after["launch"] is None), "a cancelled sweep still has states"
 
 
 def test_a_conductor_publishes_the_states_and_leaves_near_its_time_limit(
     world: World, pretraining: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = {"tasks": [pretraining.to_dict()], "jobs": {pretraining.key: job(max_containers=3)}, "limit": 1}
-    sweeps = Table({"S/1": sweep, "S": {"launch": "1", "states": {pretraining.key: plain(Status())}}})
+    sweeps = Table({"S/1": sweep, "S": {"launch": "1"}, "S/1/states": {"states": {pretraining.key: plain(Status())}}})
     for module in (remote, runner):
         monkeypatch.setattr(module, "sweeps", sweeps)
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.0)
@@ -843,12 +866,12 @@ def test_a_conductor_publishes_the_states_and_leaves_near_its_time_limit(
     looks = iter([Look("going"), Look("going"), Look("ended", {"results": {}})])
 
     def look(call_id: str) -> Look:
-        state = sweeps["S"]["states"][pretraining.key]
+        state = sweeps["S/1/states"]["states"][pretraining.key]
         assert (state["state"], state["run_id"], state["calls"]) == ("running", "RUN", ["fc-1"])
         return next(looks)
 
     monkeypatch.setattr(runner, "look_at", look)
-    assert conduct("S", "1") == {"done": 1} and sweeps["S"]["states"][pretraining.key]["state"] == "done"
+    assert conduct("S", "1") == {"done": 1} and sweeps["S/1/states"]["states"][pretraining.key]["state"] == "done"
     assert sweeps["S"]["launch"] == "1"
 
 
@@ -861,7 +884,7 @@ def test_a_sweeps_money_is_counted_over_all_its_runs(
         "jobs": {pretraining.key: {**job(max_containers=3), "dollars_per_hour": 6.0}},
     }
     sweeps = Table({"S/1": {**sweep, "limit": 1, "max_cost": 5.0}})
-    sweeps["S"] = {"launch": "1", "states": {pretraining.key: plain(Status())}}
+    sweeps["S"], sweeps["S/1/states"] = {"launch": "1"}, {"states": {pretraining.key: plain(Status())}}
     for module in (remote, runner):
         monkeypatch.setattr(module, "sweeps", sweeps)
     monkeypatch.setattr(runner, "POLL_SECONDS", 0.0)
@@ -888,8 +911,8 @@ def test_a_sweeps_money_is_counted_over_all_its_runs(
     assert not runs.is_spent(resumed), "that money is of the launch before"
     resumed.status[pretraining.key].calls = ["fc-1"]
     assert runs.is_spent(resumed)
-    assert sweeps["S"]["stop"] == "$4.60 of --max-cost 5 are spent"
-    assert sweeps["S"]["states"][pretraining.key]["dollars"] == 4.7
+    assert sweeps["S/1/states"]["stop"] == "$4.60 of --max-cost 5 are spent"
+    assert sweeps["S/1/states"]["states"][pretraining.key]["dollars"] == 4.7
     sweeps["S"]["launch"] = "2"  # launched anew, or cancelled
     assert remote.heartbeat(mine, account) == remote.LOST
 
