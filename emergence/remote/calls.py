@@ -83,10 +83,11 @@ def is_of_the_call(error: Exception) -> bool:
 
     Whatever is not known to be so may have happened on the way: to a socket, a download, the client's own loop.
     """
+    if hasattr(error, "__line_cache__"):  # the client's mark on what a container raised, before our own code ran too
+        return True
     if isinstance(error, modal.exception.ExecutionError):
         return str(error).startswith(_CAME)
-    # The client leaves the lines of a remote traceback on what a container raised, before our own code ran too.
-    return isinstance(error, _OF_THE_CALL) or hasattr(error, "__line_cache__")
+    return isinstance(error, _OF_THE_CALL)
 
 
 def says_nothing(error: Exception) -> bool:

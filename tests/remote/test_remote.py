@@ -503,6 +503,7 @@ OF_THE_CALL: list[Exception] = [
     out_of_a_container(ZeroDivisionError("before anything of ours was imported")),
     out_of_a_container(TimeoutError("there too")),
     out_of_a_container(ProtocolError("there too")),
+    out_of_a_container(modal.exception.ExecutionError("there too")),
     modal.exception.ExecutionError("Could not deserialize remote exception due to local error:"),
 ]
 
