@@ -103,7 +103,7 @@ def _stored_scores(result: RunResult) -> dict[str, Any]:
 
 
 def _of_spans(rows: Rows) -> Iterator[str]:
-    """Rows whose exact match or token F1 do not follow from their spans; the first, and how many there are."""
+    """A line about the rows whose exact match or token F1 does not follow from their spans, if there are any."""
     wrong: list[str] = []
     for row in rows:
         try:
@@ -120,9 +120,16 @@ def _of_spans(rows: Rows) -> Iterator[str]:
 
 
 def score_span(prediction: Sequence[int], golds: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """Exact match and token F1 of one span against the best of its golds; spans are ``[start, end)`` in words."""
+    """Exact match and token F1 of one span against the best of its golds; spans are ``[start, end)`` in words.
+
+    Raises:
+        ValueError, TypeError: Something is no span.
+    """
     start, end = prediction
     best = 0.0
+    for first, last in (prediction, *golds):
+        if not 0 <= first < last:
+            raise ValueError(f"[{first}, {last}) is no span of words")
     for gold_start, gold_end in golds:
         shared = max(0, min(end, gold_end) - max(start, gold_start))
         best = max(best, 2 * shared / (end - start + gold_end - gold_start))

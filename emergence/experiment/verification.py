@@ -137,7 +137,7 @@ def _finished(folder: Path) -> Iterator[CheckedFile]:
     yield CheckedFile(MANIFEST_FILE)
     left_out = left_out_of_a_copy(entries, [name for name in entries if (folder / name).exists()])
     files = {name: _listed(folder, name, entry, left_out) for name, entry in entries.items()}
-    # What another file's damage would contradict is not the result's.
+    # A result that contradicts a damaged file is not to blame for it.
     if STATS_FILE in files and all(file.status == "ok" or file.name in left_out for file in files.values()):
         files[STATS_FILE] = _result(folder)
     yield from files.values()
@@ -196,7 +196,7 @@ def _analyses(folder: Path) -> Iterator[CheckedFile]:
 def _read_analysis(path: Path) -> None:
     raw = read_json(path)
     if not isinstance(raw, dict) or SEAL_KEY not in raw:
-        return
+        raise EmergenceError("has no seal, so nothing says that it is as it was written: run the analysis again")
     arrays = read_sealed(path).get("arrays")
     if not isinstance(arrays, dict) or not isinstance(arrays.get("file"), str):
         return

@@ -173,7 +173,8 @@ class ExperimentSpec:
             raise ConfigError(f"{source}: spec version {version!r}, but this program reads version {SPEC_VERSION}")
         known = {f.name for f in dataclasses.fields(cls)}
         if set(values) - known or "config" not in values:
-            raise ConfigError(f"{source}: not a spec of this program (keys {sorted(set(values) ^ known)} differ)")
+            odd = [f"unknown {name!r}" for name in sorted(set(values) - known)] or ["no 'config'"]
+            raise ConfigError(f"{source}: not a spec of this program ({', '.join(map(str, odd[:5]))})")
         _check_types(cls, values, source)
         values["config"] = config_from_dict(_as_it_was_meant(values["config"]), f"{source}: config")
         try:

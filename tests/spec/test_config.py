@@ -113,3 +113,9 @@ def test_malformed_files_are_named(tmp_path: Path, text: str) -> None:
 def test_an_unknown_name_suggests_the_near_one() -> None:
     with pytest.raises(ConfigError, match="did you mean small"):
         load_config("smal")
+
+
+@pytest.mark.parametrize(("setting", "of"), [("probe.families=mlp", "names"), ("probe.ridges=0.1", "numbers")])
+def test_a_list_says_what_it_is_of(setting: str, of: str) -> None:
+    with pytest.raises(ConfigError, match=f"must be a list of {of}"):
+        load_config("debug", [setting])

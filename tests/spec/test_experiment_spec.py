@@ -151,6 +151,15 @@ def test_a_damaged_stored_spec_is_refused(change: dict[str, Any]) -> None:
         ExperimentSpec.from_dict(raw, "spec.json")
 
 
+def test_a_spec_of_another_program_names_what_is_odd_alone() -> None:
+    stored = spec().to_dict()
+    with pytest.raises(ConfigError, match=r"\(unknown 'depth'\)"):
+        ExperimentSpec.from_dict({**stored, "depth": 3})
+    del stored["config"]
+    with pytest.raises(ConfigError, match=r"\(no 'config'\)"):
+        ExperimentSpec.from_dict(stored)
+
+
 def test_what_to_do_at_a_nan_is_no_other_experiment() -> None:
     careful = spec(set_values=("pretrain.on_nan=rewind",))
     assert careful.config.pretrain.on_nan == "rewind"
