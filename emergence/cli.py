@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from emergence import __version__
 from emergence.commands.pull import ABOUT as ABOUT_PULL
 from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
 from emergence.commands.sweep_app import app as sweep_app
@@ -45,6 +46,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        say(f"emergence {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Does semantic-role understanding emerge from next-token prediction? Pretrain, probe, compare."""
+
+
 app.add_typer(sweep_app, name="sweep", help="A matrix of experiments by one command (--help; status, resume, cancel).")
 
 DEFAULT_RUNS = Path("runs")
@@ -149,7 +167,7 @@ def verify_run_command(
     from emergence.experiment.store import find_run
     from emergence.experiment.verification import summary_of, verify_folder
 
-    runs = verify_folder(find_run(name, runs_dir))
+    runs = verify_folder(find_run(name, runs_dir, or_folder_of_runs=True))
     is_clean = not any(run.damaged for run in runs)
     if as_json:
         say(json.dumps({"is_clean": is_clean, "runs": [run.to_dict() for run in runs]}, indent=2))
@@ -169,16 +187,18 @@ def table_command(
     cluster: Cluster = "sentence",
 ) -> None:
     """The results table: F1, EM, emergence score with intervals, parameters, time; names what it left out."""
-    from emergence.files import write_atomic
     from emergence.findings.table import build_table
+    from emergence.report.output_files import refuse_output_file, write_output
     from emergence.report.table_formats import format_table
 
+    if output is not None:
+        refuse_output_file(output)
     table = build_table(results_dir, cluster=cluster)
     text = format_table(table, style)
     if output is None:
         say(text, end="")
     else:
-        write_atomic(output, text)
+        write_output(output, text)
     if style == "csv" or output is not None:
         for note in table.notes():
             say(in_line(note), err=True)

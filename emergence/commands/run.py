@@ -15,7 +15,7 @@ from emergence.errors import UsageError
 from emergence.experiment.result import RunResult
 from emergence.experiment.run import run_experiment
 from emergence.experiment.stop_switch import StopSwitch
-from emergence.experiment.store import CACHE_FOLDER, RunDirectory, RunStore
+from emergence.experiment.store import CACHE_FOLDER, RunDirectory, RunStore, refuse_if_no_folder
 from emergence.findings.collect import Collection, Found
 from emergence.findings.comparable import group_results
 from emergence.findings.two_by_two import Grid, RunScores, build_grid, format_grid
@@ -47,6 +47,7 @@ def run_locally(
         fresh: Start anew even where an unfinished or finished twin exists.
         sink: ``tensorboard``, ``wandb`` or ``trackio``, or None.
     """
+    refuse_if_no_folder(runs_dir)
     store = RunStore(runs_dir)
     if resume is not None:
         if fresh:
@@ -79,6 +80,7 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
         seed: Seed of all four runs.
         fresh: Run all cells anew.
     """
+    refuse_if_no_folder(runs_dir)
     store, started = RunStore(runs_dir), time.monotonic()
     flags: dict[str, Any] = {"config_name": "debug", "data": "microworld", "seed": seed}
     trunk: str | None = None

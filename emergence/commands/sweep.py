@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import EmergenceError, UnreachableError, UsageError, install_line
+from emergence.errors import EmergenceError, UnreachableError, UsageError, install_line, require_packages
 from emergence.plain import plain
 from emergence.spec.cost import ask_if_dear
 from emergence.spec.matrix import load_matrix, matrix_path
@@ -113,6 +113,8 @@ def _keep_what_is_known(record: Record, before: Record) -> None:
 
 def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
     place = place_of(record.on)
+    if not (place.is_rented or options.dry_run):
+        require_packages("a sweep on this machine", "torch", "numpy", "scipy", "tokenizers")
     try:
         existing = place.existing(record.runs_dir)
     except UnreachableError as error:

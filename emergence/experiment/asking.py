@@ -7,6 +7,7 @@ they add to knows only the questions it was fitted with.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -134,6 +135,9 @@ def ask(
     if not run.is_finished or not run.finetuned_path.is_file():
         raise RunDirectoryError(f"{run.run_id} has no finetuned model or probe to ask: its command goes on with it")
     weights = load_own(run, run.checked(run.finetuned_path.name))
+    for text in (sentence, question):
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UsageError("sentence or question is no text in UTF-8: check how the terminal encodes it")
     words, asked = split_words(sentence), finish_question(question)
     if not words or not asked:
         raise UsageError("a sentence and a question about it are needed, in quotation marks")
@@ -156,7 +160,7 @@ def _predicate_place(words: tuple[str, ...], question: str, predicate: str | Non
     if predicate is None:
         return _sought(words, question)
     lower = [word.lower() for word in words]
-    if predicate.isdecimal() and predicate not in lower:
+    if re.fullmatch("[0-9]{1,6}", predicate) and predicate not in lower:
         place = int(predicate) - 1
         if not 0 <= place < len(words):
             raise UsageError(f"--predicate {predicate}: the sentence has {counted(len(words), 'word')}")

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import EmergenceError, RunDirectoryError
+from emergence.errors import EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.locks import read_holder
 from emergence.experiment.manifest import MANIFEST_FILE, decode_manifest
 from emergence.experiment.result import RunResult
@@ -29,7 +29,7 @@ from emergence.experiment.run_directory import (
     differing_sizes,
     parse_spec_file,
 )
-from emergence.experiment.store import RunStore
+from emergence.experiment.store import RUN_FILES, RunStore
 from emergence.files import folder_files, parse_json, unseal
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
@@ -90,9 +90,21 @@ class RunSummary:
 def list_runs(root: Path) -> list[RunSummary]:
     """Every run directory under ``root``, last changed first; empty where there is no such folder."""
     if root.exists() and not root.is_dir():
-        raise RunDirectoryError(f"{root} is not a folder")
-    summaries = [_summarise_folder(root / run_id) for run_id in RunStore(root).run_ids()]
+        raise UsageError(f"{root} is not a folder: give the folder that holds the run directories")
+    folders = [root / run_id for run_id in RunStore(root).run_ids()]
+    summaries = [_summarise_folder(folder) for folder in folders if may_be_run(folder)]
     return sorted(summaries, key=lambda s: (s.updated or 0.0, s.run_id), reverse=True)
+
+
+def may_be_run(folder: Path) -> bool:
+    """Whether a folder holds a file of a run, or nothing at all, as after a kill at the very beginning.
+
+    A report, figures and other folders that people keep beside their runs are no damaged runs.
+    """
+    try:
+        return any((folder / name).exists() for name in RUN_FILES) or not any(folder.iterdir())
+    except OSError:
+        return True  # what cannot be read is named
 
 
 def _summarise_folder(folder: Path) -> RunSummary:

@@ -5,6 +5,7 @@ Names are for people. A run is found by the content of its ``spec.json``. The mo
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import re
@@ -13,7 +14,15 @@ from datetime import datetime
 from pathlib import Path
 
 from emergence.errors import RunDirectoryError, UsageError
-from emergence.experiment.run_directory import SPEC_FILE, RunDirectory
+from emergence.experiment.manifest import MANIFEST_FILE
+from emergence.experiment.run_directory import (
+    CHECKPOINT_FOLDER,
+    DATA_FILE,
+    HISTORY_FILE,
+    SPEC_FILE,
+    STATS_FILE,
+    RunDirectory,
+)
 from emergence.experiment.weights_path import resolve_weights
 from emergence.files import TEMPORARY_SUFFIX, name_within, read_sealed, seal, write_error, write_json_atomic
 from emergence.spec.experiment import ExperimentSpec
@@ -21,6 +30,9 @@ from emergence.wording import did_you_mean
 
 #: Folder of derived data (tokenizers, packed streams, downloads), beside the runs that use it.
 CACHE_FOLDER = ".cache"
+
+#: Files of which a folder that was a run, however damaged, still holds one.
+RUN_FILES = (SPEC_FILE, DATA_FILE, STATS_FILE, MANIFEST_FILE, HISTORY_FILE, CHECKPOINT_FOLDER)
 
 __all__ = ["RunDirectory", "RunStore"]
 
@@ -41,8 +53,8 @@ def numbered(name: str) -> Iterator[str]:
     yield from (f"{name}-{number}" for number in itertools.count(2))
 
 
-def find_run(name: str, runs_dir: Path = Path("runs")) -> Path:
-    """A run directory on this machine: a path, or a name in ``runs_dir``.
+def find_run(name: str, runs_dir: Path = Path("runs"), *, or_folder_of_runs: bool = False) -> Path:
+    """A run directory on this machine: a path, or a name in ``runs_dir``. Any folder will do if it may hold runs.
 
     Raises:
         UsageError: It is neither.
@@ -51,12 +63,32 @@ def find_run(name: str, runs_dir: Path = Path("runs")) -> Path:
     try:
         for path in (Path(name), runs_dir / name):
             if name and path.is_dir():
+                if not or_folder_of_runs and not any((path / file).exists() for file in RUN_FILES):
+                    raise UsageError(f"{path} is not a run directory: give one, which holds a {SPEC_FILE}")
                 return path
+            if name and path.is_file():
+                reason = "a file: give the run directory that holds it"
     except OSError as error:  # a name too long, no permission
         reason = error.strerror or str(error)
-    raise UsageError(
-        f"{name[:200]}: {reason}: emergence list shows the runs there are, emergence pull RUN fetches one from Modal"
-    )
+    hint = "emergence list shows the runs there are, emergence pull RUN fetches one from Modal"
+    with contextlib.suppress(OSError):
+        hint = did_you_mean(name.rstrip("/"), RunStore(runs_dir).run_ids(), hint)
+    raise UsageError(f"{name[:200]}: {reason}: {hint}")
+
+
+def refuse_if_no_folder(runs_dir: Path) -> None:
+    """Refuse a folder of runs that is something else, before anything is read for a run in it.
+
+    Raises:
+        UsageError: A file or a device is in its place or above it, or its name is impossible.
+    """
+    try:
+        nearest = next(path for path in (runs_dir, *runs_dir.absolute().parents) if path.exists())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--runs-dir {str(runs_dir)[:80]}: {reason}: name another folder") from None
+    if not nearest.is_dir():
+        raise UsageError(f"--runs-dir {runs_dir}: {nearest} is not a folder: name another one")
 
 
 class RunStore:
@@ -87,12 +119,13 @@ class RunStore:
         """An existing run, by its name.
 
         Raises:
-            RunDirectoryError: There is no such run in this folder, or its ``spec.json`` is damaged.
+            UsageError: There is no such run in this folder.
+            RunDirectoryError: Its ``spec.json`` is damaged.
         """
         path = self._inside(run_id.rstrip("/"))
         if not path.is_dir():
             hint = did_you_mean(run_id, self.run_ids(), "--list-saved shows what there is")
-            raise RunDirectoryError(f"{self.root} holds no run {run_id!r}; {hint}")
+            raise UsageError(f"{self.root} holds no run {run_id!r}; {hint}")
         return RunDirectory.open(path)
 
     def exists(self, run_id: str) -> bool:

@@ -50,9 +50,10 @@ def read_curves(root: Path, *, n_boot: int = N_BOOT, n_draws: int = N_DRAWS) -> 
     """All curves of the runs and results under ``root``.
 
     Raises:
-        DataError: There is no such folder.
+        DataError: There is no such folder, or no result or run in it.
     """
     folder = read_folder(root, n_boot=n_boot)
+    folder.refuse_if_empty()
     results, problems = read_snapshot_probes([on_disk.run.path for on_disk in folder.runs])
     return Curves(
         snapshots=tuple(emergence_curves(results, n_boot=n_boot, n_draws=n_draws)),

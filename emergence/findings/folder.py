@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import EmergenceError
+from emergence.errors import DataError, EmergenceError
 from emergence.experiment.run_directory import SPEC_FILE
 from emergence.experiment.store import RunDirectory
 from emergence.findings.collect import Collection, Skipped, collect_results
@@ -83,6 +83,15 @@ class ResultsFolder:
     def skipped(self) -> tuple[Skipped, ...]:
         """What is in no set, by name."""
         return tuple(dict.fromkeys([*self.collection.skipped, *self.grouping.skipped]))
+
+    def refuse_if_empty(self) -> None:
+        """Refuse a folder with nothing in it that can be read or named.
+
+        Raises:
+            DataError: It holds no result and no run.
+        """
+        if not (self.scored or self.runs or self.skipped):
+            raise DataError("no runs or results here: give the folder that holds them", self.root)
 
     def scores_of(self, comparable: ComparableSet) -> SetScores:
         return next(scores for scores in self.scored if scores.comparable is comparable)

@@ -12,6 +12,7 @@ from emergence.measures.bootstrap import N_BOOT
 from emergence.report.charts.chart import all_charts
 from emergence.report.charts.drawing import FORMATS, save
 from emergence.report.escaping import markdown_escape
+from emergence.report.output_files import refuse_output_folder
 from emergence.wording import counted, in_line
 
 
@@ -51,11 +52,13 @@ def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
 
     Raises:
         UsageError: matplotlib is not installed.
-        DataError: There is no such folder.
+        DataError: There is no such folder, or no result or run in it.
         RunDirectoryError: The figures cannot be written.
     """
     require_packages("drawing figures", "matplotlib")
+    refuse_output_folder(out_dir or results_dir / "figures")
     folder = read_folder(results_dir, n_boot=n_boot)
+    folder.refuse_if_empty()
     charts = all_charts(folder, n_boot=n_boot)
     out_dir = make_folder(out_dir or results_dir / "figures")
     for chart in charts.charts:

@@ -21,6 +21,7 @@ from emergence.report.blocks import Report
 from emergence.report.charts.chart import all_charts
 from emergence.report.charts.drawing import render, table_text
 from emergence.report.escaping import markdown_escape
+from emergence.report.output_files import refuse_output_folder
 from emergence.report.sections import report_of
 from emergence.wording import in_line, visible
 
@@ -61,6 +62,7 @@ def write_report(
         RunDirectoryError: The report cannot be written.
     """
     require_packages("writing a report", "jinja2", "matplotlib")
+    refuse_output_folder(out_dir or results_dir / DEFAULT_FOLDER)
     folder = read_folder(results_dir, n_boot=n_boot, cluster=cluster)
     if not folder.scored:
         reasons = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])

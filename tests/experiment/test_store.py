@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from emergence.errors import RunDirectoryError, WeightsError
+from emergence.errors import RunDirectoryError, UsageError, WeightsError
 from emergence.experiment.manifest import MANIFEST_FILE, parse_manifest, read_manifest
 from emergence.experiment.run_directory import (
     HISTORY_FILE,
@@ -130,7 +130,7 @@ def test_names_that_leave_the_root_are_refused(store: RunStore, tmp_path: Path, 
 
 def test_missing_and_damaged_runs_say_so(store: RunStore) -> None:
     run = store.create(spec_of(), NOON)
-    with pytest.raises(RunDirectoryError, match=f"did you mean {run.run_id}"):
+    with pytest.raises(UsageError, match=f"did you mean {run.run_id}"):
         store.open(run.run_id[:-1] + "1")
     (store.root / "Empty").mkdir()
     with pytest.raises(RunDirectoryError, match=r"not a run directory: it has no spec\.json"):

@@ -129,7 +129,7 @@ def test_the_guides_twelve_renamed_results_give_emergence_against_scale(tmp_path
 def test_nothing_to_draw_is_said_by_script_and_command(tmp_path: Path) -> None:
     for command in (("scripts/generate_figures.py", "--results-dir"), ("emergence", "figures")):
         there = typed(*command, str(tmp_path))
-        assert there.code == 0 and "0 figures" in there.out and "skipped  few_shot" in there.out
+        assert there.code == 2 and "no runs or results here" in there.err and list(tmp_path.iterdir()) == []
         missing = typed(*command, "nowhere")
         assert missing.code == 2 and missing.err.startswith("error: nowhere: no such folder")
 

@@ -1,0 +1,62 @@
+"""Where a person wants a table, a report or figures: what is there already is not lost.
+
+A run directory holds what its manifest lists and nothing else. A device or a pipe is written to, and never replaced.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from emergence.errors import UsageError
+from emergence.experiment.manifest import MANIFEST_FILE
+from emergence.experiment.run_directory import SPEC_FILE
+from emergence.files import write_atomic
+
+
+def refuse_output_file(path: Path) -> None:
+    """Refuse a file that cannot be written, or should not be, before anything is computed for it.
+
+    Raises:
+        UsageError: It is a folder, its folder is missing, or it would stand in a run directory.
+    """
+    target = path.resolve()
+    if target.is_dir():
+        raise UsageError(f"{path} is a folder: name a file")
+    if not target.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {target.parent}: make it, or name another")
+    _refuse_run_directory(target.parent, path)
+
+
+def refuse_output_folder(path: Path) -> None:
+    """The same for a folder of files.
+
+    Raises:
+        UsageError: A file is in its place or above it, or it is a run directory itself.
+    """
+    target = path.resolve()
+    nearest = next(folder for folder in (target, *target.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"{path}: {nearest} is not a folder: name another")
+    _refuse_run_directory(target, path)
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write a table: a file atomically, the file that a link leads to, and a device or pipe as it is.
+
+    Raises:
+        RunDirectoryError: The system refused.
+    """
+    target = path.resolve()
+    if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+        with target.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+    else:
+        write_atomic(target, text)
+
+
+def _refuse_run_directory(folder: Path, path: Path) -> None:
+    if any((folder / name).exists() for name in (SPEC_FILE, MANIFEST_FILE)):
+        raise UsageError(
+            f"{path} is in a run directory, which holds nothing but the run's own files: name another place"
+        )
