@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -140,7 +141,7 @@ def drop_torn_line(path: Path) -> None:
     """Cut off a last line that lacks its newline. A crash in :func:`append_line` leaves such a line."""
     if not path.exists():
         return
-    content = path.read_bytes()
+    content = read_regular(path)
     if content and not content.endswith(b"\n"):
         truncate_file(path, content.rfind(b"\n") + 1)
 
@@ -198,6 +199,48 @@ def write_error(path: Path, error: OSError, bytes_needed: int | None, *, at_leas
     return RunDirectoryError(f"cannot write {path}: {reason}{needs}")
 
 
+# Reading ----------------------------------------------------------------------------------------
+
+
+def open_regular(path: Path, error: ErrorType = RunDirectoryError) -> BinaryIO:
+    """``path`` opened to read bytes. A pipe would block for ever, and a device may never end, so both are refused.
+
+    Raises:
+        error: It is no regular file. It names ``path`` and the cure.
+        OSError: The system refused.
+    """
+    handle = open(path, "rb", opener=_without_waiting)  # noqa: SIM115  (the caller closes it)
+    if stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+        return handle
+    handle.close()
+    raise error(f"{path}: a pipe or a device, and no file: remove it")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_regular(path: Path, error: ErrorType = RunDirectoryError, most: int | None = None) -> bytes:
+    """The bytes of a regular file; see :func:`open_regular`.
+
+    Args:
+        most: The read ends with an error beyond so many bytes, whatever size the system tells.
+
+    Raises:
+        error: It is no regular file, or has more than ``most`` bytes.
+        OSError: The system refused.
+    """
+    with open_regular(path, error) as handle:
+        if most is None:
+            return handle.read()
+        content = bytearray()
+        while block := handle.read(_CHUNK):
+            content += block
+            if len(content) > most:
+                raise error(f"{path}: more than {most:,} bytes, and no file of its kind has so many")
+    return bytes(content)
+
+
 # JSON -------------------------------------------------------------------------------------------
 
 
@@ -215,20 +258,17 @@ def read_json(path: Path, error: ErrorType = RunDirectoryError) -> Any:
     """Parse a strict JSON file.
 
     Raises:
-        error: The file is missing, unreadable, far too large, or no strict JSON (:func:`parse_json`). It names
-            ``path``.
+        error: The file is missing, unreadable, no regular one, far too large, or no strict JSON (:func:`parse_json`).
+            It names ``path``.
     """
     try:
-        if (size := path.stat().st_size) > MOST_JSON_BYTES:
-            raise error(f"{path}: {size:,} bytes, and no JSON of this program has more than {MOST_JSON_BYTES:,}")
-        text = path.read_bytes().decode("utf-8")
+        return parse_json(read_regular(path, error, MOST_JSON_BYTES).decode("utf-8"), str(path), error)
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except OSError as reason:
         raise error(f"{path}: cannot be read: {reason.strerror or reason}") from reason
     except UnicodeDecodeError:
         raise error(f"{path}: damaged: not UTF-8 text") from None
-    return parse_json(text, str(path), error)
 
 
 def parse_json(text: str, source: str, error: ErrorType = RunDirectoryError) -> Any:
@@ -308,7 +348,7 @@ def read_json_lines(path: Path, error: ErrorType = RunDirectoryError) -> list[di
     """
     if not path.exists():
         raise error(f"{path}: no such file")
-    return parse_json_lines(path.read_bytes(), str(path), error)
+    return parse_json_lines(read_regular(path, error), str(path), error)
 
 
 def parse_json_lines(content: bytes, source: str, error: ErrorType = RunDirectoryError) -> list[dict[str, Any]]:
@@ -359,7 +399,7 @@ def read_sealed(path: Path, error: ErrorType = RunDirectoryError) -> dict[str, A
     """
     raw = read_json(path, error)
     content = unseal(raw, str(path), error)
-    if (to_json(raw, indent=2) + "\n").encode() != path.read_bytes():
+    if (to_json(raw, indent=2) + "\n").encode() != read_regular(path, error, MOST_JSON_BYTES):
         raise error(f"{path}: damaged or edited: not the bytes that were written")
     return content
 
@@ -375,8 +415,8 @@ def sha256_text(text: str) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 (hexadecimal) of a file's bytes, streamed."""
-    with path.open("rb") as handle:
+    """sha256 (hexadecimal) of the bytes of a regular file, streamed; see :func:`open_regular`."""
+    with open_regular(path) as handle:
         return sha256_stream(handle)
 
 

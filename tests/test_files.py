@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emergence import files
-from emergence.errors import DataError, RunDirectoryError
+from emergence.errors import DataError, EmergenceError, RunDirectoryError
+from emergence.experiment.history import FileRecorder
+from emergence.experiment.manifest import MANIFEST_FILE, read_manifest
 from emergence.files import (
     append_line,
     atomic_writer,
@@ -37,6 +40,7 @@ from emergence.files import (
     write_json_atomic,
     write_json_lines_atomic,
 )
+from emergence.training.checkpoint import load_weights
 from tests.fault_injection import Killed, counted, failing, killed_at
 
 json_values = st.recursive(
@@ -202,8 +206,24 @@ def test_json_at_its_limits() -> None:
 def test_a_file_far_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MOST_JSON_BYTES", 10)
     (tmp_path / "x.json").write_text("[1, 2, 3, 4]")
-    with pytest.raises(RunDirectoryError, match="12 bytes"):
+    with pytest.raises(RunDirectoryError, match="more than 10 bytes"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_pipe_or_a_device_in_place_of_a_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    readers: list[Callable[[Path], object]] = [
+        read_json, read_sealed, read_json_lines, sha256_file, drop_torn_line, load_weights,
+        lambda path: FileRecorder(path, tmp_path / "timings.jsonl"),
+    ]  # fmt: skip
+    for name in ("pipe", "endless"):
+        for read in readers:
+            with pytest.raises(EmergenceError, match=f"{name}: a pipe or a device, and no file: remove it"):
+                read(tmp_path / name)
+    (tmp_path / MANIFEST_FILE).symlink_to("pipe")
+    with pytest.raises(RunDirectoryError, match="a pipe or a device"):
+        read_manifest(tmp_path)
 
 
 @settings(max_examples=50)

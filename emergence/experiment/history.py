@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emergence.errors import RunDirectoryError
-from emergence.files import append_line, drop_torn_line, sync_file, to_json, truncate_file
+from emergence.files import append_line, drop_torn_line, read_regular, sync_file, to_json, truncate_file
 
 if TYPE_CHECKING:
     from emergence.training.recording import Position
@@ -89,7 +89,7 @@ class FileRecorder:
         self._follow(content[:kept])
 
     def _content(self) -> bytes:
-        return self._history.read_bytes() if self._history.exists() else b""
+        return read_regular(self._history) if self._history.exists() else b""
 
     def _follow(self, content: bytes) -> None:
         self._digest, self._bytes = hashlib.sha256(content), len(content)

@@ -12,7 +12,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from emergence.errors import RunDirectoryError
-from emergence.files import ErrorType, folder_files, name_within, parse_json, seal, sha256_file, to_json, unseal
+from emergence.files import (
+    MOST_JSON_BYTES,
+    ErrorType,
+    folder_files,
+    name_within,
+    parse_json,
+    read_regular,
+    seal,
+    sha256_file,
+    to_json,
+    unseal,
+)
 
 MANIFEST_FILE = "MANIFEST.json"
 #: Analyses are written after a run is sealed, and carry seals of their own.
@@ -49,7 +60,7 @@ def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
     """
     path = folder / MANIFEST_FILE
     try:
-        content = path.read_bytes()
+        content = read_regular(path, most=MOST_JSON_BYTES)
     except OSError as reason:
         raise RunDirectoryError(f"{path}: {reason.strerror or reason}") from None
     return decode_manifest(content, str(path))

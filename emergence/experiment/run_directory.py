@@ -26,6 +26,7 @@ from emergence.experiment.manifest import (
 from emergence.files import (
     ErrorType,
     read_json_lines,
+    read_regular,
     read_sealed,
     seal,
     sha256_text,
@@ -276,7 +277,7 @@ class RunDirectory:
                 load_own(self, path, identity)
         if history is not None:
             path = self.path / HISTORY_FILE
-            check_position(path.read_bytes() if path.exists() else b"", history, path)
+            check_position(read_regular(path) if path.exists() else b"", history, path)
 
     def verify_manifest(self) -> list[str]:
         """What is wrong with the files of a finished run, a line each; empty when all are as they were written."""

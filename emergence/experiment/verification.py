@@ -37,7 +37,16 @@ from emergence.experiment.run_directory import (
     is_own_weights,
     left_out_of_a_copy,
 )
-from emergence.files import SEAL_KEY, folder_files, parse_json_lines, read_json, read_sealed, sha256_file
+from emergence.files import (
+    SEAL_KEY,
+    folder_files,
+    open_regular,
+    parse_json_lines,
+    read_json,
+    read_regular,
+    read_sealed,
+    sha256_file,
+)
 from emergence.training.sealing import check_seal
 from emergence.wording import counted
 
@@ -182,7 +191,7 @@ def _sealed_records(folder: Path) -> Iterator[CheckedFile]:
 
 
 def _check_weights(path: Path) -> None:
-    with path.open("rb") as handle:
+    with open_regular(path) as handle:
         check_seal(path, handle)
 
 
@@ -241,7 +250,7 @@ def _unfinished(folder: Path) -> Iterator[CheckedFile]:
 
 
 def _check_history(path: Path, positions: list[Any]) -> None:
-    content = path.read_bytes()
+    content = read_regular(path)
     check_history(parse_json_lines(content, path.name), path)
     for position in positions:
         check_position(content, position, path)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import ConfigError, WeightsError
-from emergence.files import atomic_writer, make_folder, to_json
+from emergence.files import atomic_writer, make_folder, open_regular, to_json
 from emergence.model.trunk import Trunk
 from emergence.spec.config import ModelConfig, model_config_from_dict
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
@@ -434,7 +434,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
         WeightsError: It is none. The message says in one line what it is instead.
     """
     try:
-        with path.open("rb") as handle:
+        with open_regular(path, WeightsError) as handle:
             check_seal(path, handle)
             handle.seek(0)
             content = torch.load(handle, map_location="cpu", weights_only=True)
