@@ -11,11 +11,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from emergence.experiment.facts import HEADLINE, dig
+from emergence.experiment.facts import HEADLINE, RULE, WORDS, WORDS_BOTH, dig
 from emergence.experiment.manifest import MANIFEST_FILE, read_manifest
 from emergence.experiment.result import RunResult
-from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, TRUNK_FILE, RunDirectory
+from emergence.experiment.run_directory import (
+    CHECKPOINT_FOLDER,
+    DATA_FILE,
+    PREDICTIONS_FILE,
+    SPEC_FILE,
+    TRUNK_FILE,
+    RunDirectory,
+)
 from emergence.plain import plain
+from emergence.spec.experiment import ExperimentSpec
 
 #: Scores of a row of the predictions whose means a result claims.
 ROW_SCORES = ("f1_tokens", "em", "argument_selection", "log_prob", "expected_f1")
@@ -43,6 +51,21 @@ def check_claims(run: RunDirectory, result: RunResult) -> list[str]:
     return problems
 
 
+def other_run(run: RunDirectory, result: RunResult) -> str | None:
+    """What shows that ``result`` is not of ``run`` but of another run or an edited spec; None where nothing does."""
+    pairs = {"seed": (result.seed, run.spec.seed), "experiment_id": (result.experiment_id, run.experiment_id)}
+    # A finished run may have been renamed at any time. Beside checkpoints a result of another name came from elsewhere.
+    if result.run_id != run.run_id and run.begun_as is not None and (run.path / CHECKPOINT_FOLDER).is_dir():
+        pairs["run_id"] = (result.run_id, run.begun_as)
+    for name, (claimed, own) in pairs.items():
+        if claimed != own:
+            return f"its {name} is {_shown(claimed)}, that of {SPEC_FILE} {_shown(own)}"
+    # The identity leaves out what cannot change a result, and a resumed run may have it otherwise.
+    if ExperimentSpec.from_dict(result.spec or {}, "its spec").experiment_id != run.spec.experiment_id:
+        return f"its spec is not the one in {SPEC_FILE}"
+    return None
+
+
 def check_means(columns: Columns, result: RunResult) -> Iterator[str]:
     """What the means of test questions in ``result`` say that the scores of single questions do not give.
 
@@ -51,6 +74,8 @@ def check_means(columns: Columns, result: RunResult) -> Iterator[str]:
         result: What claims the means.
     """
     for name, stored in _stored_scores(result).items():
+        if name not in columns and any(name in of_part for of_part in _named_in_rows(result).values()):
+            yield f"{PREDICTIONS_FILE} has no scores of {name}"
         for score in ROW_SCORES if name in columns else ():
             values = [float(v) for v in columns[name].get(score, ()) if v is not None and not math.isnan(v)]
             claimed = dig(stored, score, "point")
@@ -76,9 +101,8 @@ def check_counts(counts: Mapping[str, int | None], result: RunResult) -> Iterato
 def _of_rows(rows: Rows, result: RunResult) -> Iterator[str]:
     """The means and counts of the rows of ``predictions.jsonl``."""
     try:
-        names = {part: list(rows[0].get(part, {})) if rows else [] for part in ("readouts", "baselines")}
         columns = {HEADLINE: _columns(rows)}
-        for part, of_part in names.items():
+        for part, of_part in _named_in_rows(result).items():
             columns |= {name: _columns([row[part][name] for row in rows]) for name in of_part}
         documents = {(row["source"], row.get("document_id")) for row in rows}
         counts = {
@@ -89,6 +113,21 @@ def _of_rows(rows: Rows, result: RunResult) -> Iterator[str]:
         yield from (*check_counts(counts, result), *check_means(columns, result))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as reason:
         yield f"{PREDICTIONS_FILE} is not in this program's format ({reason!r})"
+
+
+def _named_in_rows(result: RunResult) -> dict[str, list[str]]:
+    """Read-outs and baselines whose scores every row holds, since the result has their means.
+
+    What a result claims decides which names there must be: rows that lack a name would leave its mean unchecked.
+    """
+    baselines = dig(result.test_scores, "baselines") or {}
+    # Rows hold those of R_1 and the rule beside it since there is R_1; other rules never.
+    of_rows = (WORDS, WORDS_BOTH, RULE) if WORDS in baselines or WORDS_BOTH in baselines else ()
+    readouts = [*(dig(result.probes, "readouts") or {}), *(dig(result.probes, "conditional") or {})]
+    return {
+        "readouts": [name for name in readouts if name != HEADLINE],
+        "baselines": [name for name in of_rows if name in baselines],
+    }
 
 
 def _columns(rows: Rows) -> dict[str, list[Any]]:
@@ -137,13 +176,13 @@ def score_span(prediction: Sequence[int], golds: Sequence[Sequence[int]]) -> tup
 
 
 def _of_spec(run: RunDirectory, result: RunResult) -> Iterator[str]:
-    if result.experiment_id != run.experiment_id:
-        yield "it is not of the experiment in spec.json"
-    facts = {"seed": run.spec.seed, "condition": run.spec.condition, "config_name": run.spec.config.name}
+    if problem := other_run(run, result):
+        yield problem
+    facts: dict[str, Any] = {"condition": run.spec.condition, "config_name": run.spec.config.name}
     facts |= {"freeze_llm": run.spec.freeze_llm, "random_baseline": run.spec.random_baseline}
     for name, value in facts.items():
         if getattr(result, name) != value:
-            yield f"its {name} is {_shown(getattr(result, name))}, that of spec.json {value}"
+            yield f"its {name} is {_shown(getattr(result, name))}, that of {SPEC_FILE} {value}"
     entries = read_manifest(run.path) if (run.path / MANIFEST_FILE).exists() else {}
     claimed, trunk = dig(result.lineage, "trunk_sha256"), entries.get(TRUNK_FILE)
     if trunk is not None and claimed is not None and claimed != trunk.sha256:
@@ -156,6 +195,11 @@ def _within(result: RunResult) -> Iterator[str]:
         point = dig(result.validation_scores, "scores", score, "point")
         if point is not None and not _is(getattr(result, name), point):
             yield f"its {name} is {_shown(getattr(result, name))}, but its validation scores say {_shown(point)}"
+    for score in ("f1_tokens", "em"):
+        probe = dig(result.probes, "readouts", HEADLINE, "test", score, "point")
+        point = dig(result.test_scores, "scores", score, "point")
+        if probe is not None and point is not None and not _is(probe, point):
+            yield f"its {score} of the headline's probe is {_shown(probe)}, but its test scores say {_shown(point)}"
     train = dig(result.data, "filtering", "train")
     if train is not None and result.qasrl_train_filtering not in (None, train):
         yield "its qasrl_train_filtering is not that of its data"

@@ -19,7 +19,9 @@ from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.data.qa_encoding import UNCOUNTED_MARKS
 from emergence.errors import EmergenceError, RunDirectoryError, memory_errors_in_one_line
 from emergence.experiment.belonging import history_position
+from emergence.experiment.claims import other_run
 from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs, refuse_changed_text
+from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.outcome import common_facts, conclude
 from emergence.experiment.phases import (
     Session,
@@ -29,6 +31,7 @@ from emergence.experiment.phases import (
     probe_frozen,
 )
 from emergence.experiment.result import RunResult, load_result
+from emergence.experiment.run_directory import CHECKPOINT_FOLDER, SPEC_FILE
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.memory import free_memory, refuse_if_too_large
@@ -124,7 +127,7 @@ def _stored_result(run: RunDirectory) -> RunResult:
     """The result of a finished run, as its manifest has it; says so if other files of the run are damaged.
 
     Raises:
-        RunDirectoryError: It is not what the manifest says.
+        RunDirectoryError: It is not what the manifest says, or not of this run. Nothing is changed.
     """
     try:
         path = run.checked(run.stats_path.name)
@@ -132,6 +135,12 @@ def _stored_result(run: RunDirectory) -> RunResult:
         cure = f"restore the file, or start anew with --fresh; emergence verify-run {run.path} says more"
         raise RunDirectoryError(f"{error}: {cure}") from None
     result = load_result(path)
+    if problem := other_run(run, result):
+        raise RunDirectoryError(
+            f"{path} is not of this run: {problem}: remove it, and {MANIFEST_FILE} if it came with it; "
+            "the same command then goes on with the run",
+            exit_code=2,
+        )
     if problems := run.differing_sizes():
         logger.warning("%s is damaged: %s; emergence verify-run %s says more", run.run_id, problems[0], run.path)
     return result
@@ -190,10 +199,26 @@ def _open(
         raise EmergenceError(f"{run.run_id} is a run of another experiment: choose another run id")
     what = "new" if run is None else "finished" if run.is_finished else "resumed"
     if run is None:
+        if run_id is None and not fresh:
+            _warn_of_unreadable(store)
         run = store.create(spec, run_id=run_id)
     if workers.is_first:
         workers.wait()
     return run, what
+
+
+def _warn_of_unreadable(store: RunStore) -> None:
+    """Name the folders with checkpoints whose spec cannot be read: one may be the run that the user means."""
+    for run_id in store.run_ids():
+        if not (store.root / run_id / CHECKPOINT_FOLDER).is_dir():
+            continue
+        try:
+            store.open(run_id)
+        except EmergenceError as error:
+            logger.warning(
+                "%s: nothing goes on from the checkpoints in %s: put back its %s, or remove the folder",
+                error, store.root / run_id, SPEC_FILE,
+            )  # fmt: skip
 
 
 def _make_deterministic() -> None:

@@ -71,10 +71,20 @@ class Snapshot:
 class RunDirectory:
     """One run on disk. Whoever writes to it holds :meth:`lock`."""
 
-    def __init__(self, path: Path, spec: ExperimentSpec, created: str, experiment_id: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: ExperimentSpec,
+        created: str,
+        experiment_id: str | None = None,
+        begun_as: str | None = None,
+    ) -> None:
         self.path, self.spec, self.created = path, spec, created
-        #: The id that was written when the run began. Later versions' defaults for new settings do not change it.
+        #: The id of the spec. A spec of an earlier version, which lacks settings, has the id that was written when the
+        #: run began: later versions' defaults for new settings do not change it.
         self.experiment_id = experiment_id or spec.experiment_id
+        #: The name that the run was begun under, since a copy may have another; None where no file tells it.
+        self.begun_as = begun_as
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -88,7 +98,9 @@ class RunDirectory:
             raise RunDirectoryError(f"{path} is not a run directory: it has no {SPEC_FILE}")
         content = read_sealed(file)
         spec, created = parse_spec_file(seal(content), str(file))
-        return cls(path, spec, created, content.get("experiment_id"))
+        # Whoever edits a spec can keep its id, so the id counts only where this version cannot compute it.
+        stored_id = content.get("experiment_id") if _lacks_settings(content["spec"], spec) else None
+        return cls(path, spec, created, stored_id, content.get("run_id"))
 
     @property
     def run_id(self) -> str:
@@ -361,6 +373,15 @@ def parse_spec_file(raw: Any, source: str, error: ErrorType = RunDirectoryError)
         raise error(f"{source}: not a spec of this program: it lacks {missing}") from None
     except ConfigError as reason:
         raise error(str(reason)) from None
+
+
+def _lacks_settings(stored: Mapping[str, Any], spec: ExperimentSpec) -> bool:
+    """Whether a stored spec is of a version that did not know all of this one's flags and settings."""
+    known, config = spec.to_dict(), stored["config"]
+    settings = (
+        (section, key) for section, table in known["config"].items() if isinstance(table, Mapping) for key in table
+    )
+    return not stored.keys() >= known.keys() or any(key not in config.get(section, {}) for section, key in settings)
 
 
 def _short(fingerprint: str | None) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emergence.errors import DataError, EmergenceError
-from emergence.experiment.claims import check_counts, check_means
+from emergence.experiment.claims import check_counts, check_means, other_run
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.result import RunResult, load_result, recognise
 from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, SPEC_FILE, STATS_FILE, TOKENIZER_FILE
@@ -155,18 +155,21 @@ def _read_run(folder: Path, name: str) -> Found:
         raise _NotAResultError("unfinished", "not finished: its own command goes on with it")
     item = _checked(name, load_result(run.stats_path))
     run.checked(STATS_FILE)
-    if item.result.experiment_id != run.experiment_id:
-        raise DataError(f"its finetune_stats.json is not of the experiment in its {SPEC_FILE}")
+    if problem := other_run(run, item.result):
+        raise DataError(f"its {STATS_FILE} is not of this run: {problem}")
     if not (folder / PREDICTIONS_FILE).exists():  # a copy of the small files alone
         return item
     try:
-        return replace(item, scores=_read_scores(run, item))
+        scores, problems = _read_scores(run, item)
     except EmergenceError as error:
         return replace(item, remark=_without_path(error, folder, folder))
+    if problems:
+        raise DataError(f"{STATS_FILE} does not follow from the predictions: {problems[0]}")
+    return replace(item, scores=scores)
 
 
-def _read_scores(run: RunDirectory, item: Found) -> RunScores:
-    """Scores per question, compared with the means and counts in the stats."""
+def _read_scores(run: RunDirectory, item: Found) -> tuple[RunScores, list[str]]:
+    """Scores per question, and what the means and counts in the stats say otherwise."""
     try:
         scores = RunScores.load(run)
         sentences, documents = scores.units
@@ -174,9 +177,7 @@ def _read_scores(run: RunDirectory, item: Found) -> RunScores:
         problems = [*check_means(scores.scores, item.result), *check_counts(counts, item.result)]
     except (KeyError, TypeError, ValueError) as reason:
         raise DataError(f"predictions.jsonl is not in this program's format ({reason!r})") from None
-    if problems:
-        raise DataError(f"finetune_stats.json does not follow from the predictions: {problems[0]}")
-    return scores
+    return scores, problems
 
 
 def _read_file(path: Path, name: str) -> Found | None:

@@ -135,7 +135,9 @@ FORGERIES = {
     "qasrl_train_filtering": put("qasrl_train_filtering", "valid_examples", value=88),
     "data are not": put("data", "fingerprints", "text", value="0" * 64),
     "kept 32 test questions": put("data", "filtering", "test", "valid_examples", value=32),
-    "experiment in spec": put("experiment_id", value="0" * 12),
+    "experiment_id is": put("experiment_id", value="0" * 12),
+    "its spec is not": put("spec", "config", "probe", "epochs", value=2),
+    "of the headline's probe": put("probes", "readouts", "headline", "test", "em", "point", value=0.9),
     "seed is": put("seed", value=5),
     "another toy_llm": put("lineage", "trunk_sha256", value="0" * 64),
 }
@@ -170,9 +172,27 @@ def test_predictions_that_do_not_give_the_result_are_named(folder: Path, field: 
     (folder / PREDICTIONS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
     rewrite(folder, lambda stats: None, manifest=True)
     assert says in damage(folder)
-    if "span" not in says:
-        (item,) = collect_results(folder.parent).found
+    collection = collect_results(folder.parent)
+    if "format" in says:
+        (item,) = collection.found
         assert item.scores is None and item.remark
+    elif "span" not in says:
+        assert not collection.found and says in collection.skipped[0].reason
+
+
+@pytest.mark.parametrize("row", [0, -1])
+@pytest.mark.parametrize(
+    ("part", "name"), [("readouts", "bilinear"), ("baselines", "wh_rule"), ("baselines", "words_left")]
+)
+def test_scores_taken_out_of_a_row_do_not_switch_their_check_off(folder: Path, row: int, part: str, name: str) -> None:
+    rows = [json.loads(line) for line in (folder / PREDICTIONS_FILE).read_text().splitlines()]
+    del rows[row][part][name]
+    (folder / PREDICTIONS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite(folder, lambda stats: None, manifest=True)
+    assert name in damage(folder)
+    collection = collect_results(folder.parent)
+    assert all(item.scores is None and name in str(item.remark) for item in collection.found)
+    assert all(name in item.reason for item in collection.skipped)
 
 
 def test_spans_are_scored_against_the_best_gold() -> None:

@@ -22,6 +22,7 @@ from emergence.experiment.run import run_experiment
 from emergence.experiment.run_directory import HISTORY_FILE, TRUNK_FILE, RunDirectory
 from emergence.experiment.store import RunStore
 from emergence.experiment.verification import verify_run
+from emergence.files import read_json, read_sealed, seal, unseal, write_json_atomic
 from emergence.studies.trunks import read_timeline
 from emergence.training.checkpoint import Checkpointer, load_weights, save_weights
 from emergence.training.identity import note_older
@@ -171,6 +172,54 @@ def test_weights_of_another_stage_or_step_are_refused(stopped: Any, others: Any)
         with pytest.raises(WeightsError, match=words):
             load_own(run, run.path / name)
     whole.refused(run, WeightsError, name, words)
+
+
+@pytest.mark.parametrize("names", [("finetune_stats.json",), ("finetune_stats.json", "MANIFEST.json")])
+def test_the_result_of_another_run_does_not_finish_a_run(stopped: Any, others: Any, names: tuple[str, ...]) -> None:
+    whole = stopped("finetuning")
+    for kind, says in (("seed", "seed"), ("same", "run_id")):
+        run = whole.copy()
+        before = {path: path.read_bytes() for path in run.path.rglob("*.*") if path.is_file()}
+        for name in names:
+            shutil.copy(others(kind).path / name, run.path)
+        if kind == "same":  # of the same experiment, but of another attempt
+            stats = unseal(read_json(run.stats_path), "stats")
+            write_json_atomic(run.stats_path, seal({**stats, "run_id": "Other"}))
+            (run.path / "MANIFEST.json").unlink(missing_ok=True)
+        with pytest.raises(
+            RunDirectoryError, match=rf"finetune_stats\.json is not of this run: its {says}.*remove it"
+        ) as caught:
+            whole.run(run.path.parent)
+        assert caught.value.exit_code == 2 and before == {path: path.read_bytes() for path in before}
+        for name in names:
+            (run.path / name).unlink(missing_ok=True)
+        assert not run.is_finished
+
+
+def test_an_edited_spec_is_another_experiment(stopped: Any) -> None:
+    """Sealed again, and with the id that it had: nothing of it may be certified."""
+    whole = stopped("finetuning")
+    run = whole.copy()
+    content = read_sealed(run.path / "spec.json")
+    content["spec"]["config"]["finetune"]["head_lr"] = 0.5
+    write_json_atomic(run.path / "spec.json", seal(content))
+    edited = RunStore(run.path.parent).open(NAME)
+    assert edited.experiment_id == edited.spec.experiment_id != content["experiment_id"]
+    whole.refused(edited, EmergenceError, "another experiment")
+    assert RunStore(run.path.parent).find_unfinished(micro_spec()) is None
+
+
+def test_a_damaged_spec_beside_checkpoints_is_named_when_a_run_begins_anew(
+    stopped: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = stopped("pretraining")
+    run = whole.copy()
+    (run.path / "spec.json").write_text("{}")
+    with pytest.raises(StopRequested):
+        store = RunStore(run.path.parent)
+        run_experiment(micro_spec(), store, cache_dir=whole.cache, should_stop=lambda: True)
+    (warning,) = (record.getMessage() for record in caplog.records if "spec.json" in record.getMessage())
+    assert str(run.path) in warning and "put back" in warning and (run.path / "checkpoint").is_dir()
 
 
 @pytest.mark.parametrize("kind", ["seed", "size", "tokenizer"])

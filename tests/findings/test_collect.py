@@ -160,8 +160,10 @@ def test_predictions_of_another_model_are_noticed(tmp_path: Path) -> None:
     run, other = (write_run(tmp_path, "full", f1, seed=seed) for seed, f1 in enumerate((0.6, 0.5)))
     shutil.copy(other.path / "predictions.jsonl", run.path)
     (run.path / "MANIFEST.json").unlink()
-    (item,) = [i for i in collect_results(tmp_path).found if i.name == run.run_id]
-    assert item.scores is None and "f1_tokens is 0.6, but predictions.jsonl gives 0.5" in str(item.remark)
+    collection = collect_results(tmp_path)
+    assert [item.name for item in collection.found] == [other.run_id]
+    (item,) = [i for i in collection.skipped if i.name == run.run_id]
+    assert item.kind == "damaged" and "f1_tokens is 0.6, but predictions.jsonl gives 0.5" in item.reason
 
 
 @pytest.mark.parametrize(
