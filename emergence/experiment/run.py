@@ -85,8 +85,9 @@ def run_experiment(
         RunDirectoryError: Another process writes to the run, or its data changed.
     """
     if run_id is None and not fresh and (finished := store.find_finished(spec)) is not None:
+        result = _stored_result(finished)
         on_open(finished, "finished")
-        return _stored_result(finished)
+        return result
     _make_deterministic()
     with memory_errors_in_one_line(), workers_from_environment() as workers:
         refuse_if_too_large(spec, free_memory(), gpu_memory(place := select_device(device)))

@@ -177,6 +177,7 @@ def test_weights_of_another_stage_or_step_are_refused(stopped: Any, others: Any)
 @pytest.mark.parametrize("names", [("finetune_stats.json",), ("finetune_stats.json", "MANIFEST.json")])
 def test_the_result_of_another_run_does_not_finish_a_run(stopped: Any, others: Any, names: tuple[str, ...]) -> None:
     whole = stopped("finetuning")
+    told: list[str] = []
     for kind, says in (("seed", "seed"), ("same", "run_id")):
         run = whole.copy()
         before = {path: path.read_bytes() for path in run.path.rglob("*.*") if path.is_file()}
@@ -190,6 +191,10 @@ def test_the_result_of_another_run_does_not_finish_a_run(stopped: Any, others: A
             RunDirectoryError, match=rf"finetune_stats\.json is not of this run: its {says}.*remove it"
         ) as caught:
             whole.run(run.path.parent)
+        with pytest.raises(RunDirectoryError, match="not of this run"):  # found by its content, and not called finished
+            store = RunStore(run.path.parent)
+            run_experiment(micro_spec(), store, cache_dir=whole.cache, on_open=lambda run, what: told.append(what))
+        assert not told
         assert caught.value.exit_code == 2 and before == {path: path.read_bytes() for path in before}
         for name in names:
             (run.path / name).unlink(missing_ok=True)
