@@ -358,6 +358,12 @@ def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None
 
 
 def _answer(error: EmergenceError) -> dict[str, Any]:
-    """A user error as a result, because Modal would retry one that is raised; ``holder`` is who has the run."""
-    holder = {"holder": error.call} if isinstance(error, RunInUseError) and error.call else {}
-    return {"error": str(error), "exit_code": error.exit_code, **holder}
+    """A user error as a result, because Modal would retry one that is raised.
+
+    ``holder`` is who has the run, and ``again`` says that nobody knows whether it still has.
+    """
+    more: dict[str, Any] = {}
+    if isinstance(error, RunInUseError):
+        more = {"holder": error.call} if error.call else {}
+        more |= {} if error.is_certain else {"again": True}
+    return {"error": str(error), "exit_code": error.exit_code, **more}

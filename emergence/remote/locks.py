@@ -24,11 +24,16 @@ locks = modal.Dict.from_name(LOCKS, create_if_missing=True)
 
 
 class RunInUseError(RunDirectoryError):
-    """Another call has the run. ``call`` is its id, where it is known."""
+    """Another call has the run, or may have it.
 
-    def __init__(self, message: str, call: str | None = None) -> None:
+    Attributes:
+        call: Its id, where it is known.
+        is_certain: False where Modal did not say whether that call has ended, so that asking again may help.
+    """
+
+    def __init__(self, message: str, call: str | None = None, *, is_certain: bool = True) -> None:
         super().__init__(message)
-        self.call = call
+        self.call, self.is_certain = call, is_certain
 
 
 def launch_of(run_id: str) -> dict[str, Any]:
@@ -163,6 +168,7 @@ def _refuse_unless_ended(run_id: str, call_id: str) -> None:
             f"{run_id} belongs to {call_id}, and Modal does not say whether that has ended ({look.why}): "
             "try again in a minute",
             call_id,
+            is_certain=False,
         )
 
 

@@ -94,6 +94,9 @@ class Calls:
         if (follower := self._follower(status, look.answer)) is not None:
             status.calls.append(follower)
             return None
+        if look.answer.get("again"):  # refused for want of an answer: no failure of the run's
+            self._unanswered = True
+            return Outcome(again=True)
         status.dollars = look.answer.get("dollars", self._dollars(task, status))
         if "results" in look.answer:
             return Outcome(headline=look.answer["results"])

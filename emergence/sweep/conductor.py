@@ -64,6 +64,8 @@ def _settle(graph: Graph, task: Task, outcome: Outcome) -> None:
         logger.info("failed: %s: %s", task.label, outcome.error)
     elif outcome.stopped:
         status.state = "stopped"
+    elif outcome.again:
+        status.state = "waiting"
     else:
         status.state, status.run_id = "done", outcome.run_id or status.run_id
         status.headline = dict(outcome.headline)

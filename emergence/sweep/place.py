@@ -60,12 +60,13 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: it is done, unless there is an ``error`` or it was ``stopped``.
+    """How a run ended: it is done, unless there is an ``error``, it was ``stopped`` or is to be started ``again``.
 
     Attributes:
         run_id: The run's name, where it was not known at the start. headline: Its scores by name.
         error: What went wrong, in one line. last_lines: The end of what the run said before.
         stopped: The run saved and stopped, because it was asked to.
+        again: Nothing was done, for a reason that passes. It is to be started again.
         seconds: How long it took; None where that is unknown.
     """
 
@@ -74,6 +75,7 @@ class Outcome:
     error: str | None = None
     last_lines: Sequence[str] = ()
     stopped: bool = False
+    again: bool = False
     seconds: float | None = None
 
 

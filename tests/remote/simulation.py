@@ -290,7 +290,8 @@ class World:
                 self._checkpoint(process, step)
                 raise EmergenceError("saved", STOPPED)
             if step == 23 and run_id in self.hanging:
-                process.pause(attempts.SILENT_SECONDS)
+                for _ in range(int(attempts.SILENT_SECONDS / 30)):
+                    process.pause(30.0)  # a cancel kills a container that hangs as it does any other
                 raise attempts.HungError("nothing moved for 30 minutes")
             process.pause(60.0)
             step += 1

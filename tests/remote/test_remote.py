@@ -39,6 +39,7 @@ from emergence.remote.app import AttemptOver
 from emergence.remote.calls import CallError, Look, look_at, patiently
 from emergence.remote.locks import reserve
 from emergence.spec.experiment import ExperimentSpec
+from emergence.sweep.conductor import conduct
 from emergence.sweep.graph import Graph, Status, Task
 from emergence.sweep.place import Outcome
 from emergence.sweep.record import Record
@@ -794,6 +795,26 @@ def test_a_spawn_whose_answer_was_lost_is_followed_where_it_runs(world: World, p
     assert runs.look(pretraining, status) is None and status.calls[-1] == "fc-train"
     world.going, world.answers["fc-train"] = set(), {"results": {}}
     assert runs.look(pretraining, status) == Outcome()
+
+
+def test_a_refusal_for_want_of_an_answer_is_no_failure_of_the_cell(
+    world: World, pretraining: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modal did not say whether the call that had the run has ended; a minute later it does."""
+    world.locks["RUN"] = {"holder": "fc-old", "train": None}
+    world.unknown = {"fc-old"}
+    refusal = prepare(job())
+    assert refusal["again"] is True and "does not say whether" in refusal["error"]
+    world.unknown, world.going = set(), {"fc-old"}
+    assert "again" not in prepare(job()), "another launch that goes on is a refusal for good"
+    world.going = set()
+    monkeypatch.setattr(runner.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(locks, "calls_of", lambda run_id: [])
+    graph = Graph([pretraining], {pretraining.key: Status()})
+    runs = runner.Calls({pretraining.key: job(max_containers=3)}, Prepare(world))
+    world.answers = {"fc-1": refusal, "fc-2": {"results": {"final_validation_f1": 0.5}}}
+    assert conduct(graph, runs, 1, lambda task: None, lambda: False)
+    assert len(world.spawned) == 2 and graph.status[pretraining.key].headline == {"final_validation_f1": 0.5}
 
 
 def test_a_cancelled_sweep_starts_and_writes_nothing_more(
