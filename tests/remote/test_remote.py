@@ -866,6 +866,7 @@ def test_a_conductor_that_is_about_to_publish_undoes_no_cancel_and_no_launch(
     sweeps["S/1/states"], sweeps["S/2/states"] = {"states": {pretraining.key: plain(Status())}}, {"states": {}}
     for module in (remote, runner):
         monkeypatch.setattr(module, "sweeps", sweeps)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.0)
     remote.conduct.local("S", "1")
     assert sweeps["S"] == after and sweeps["S/2/states"] == {"states": {}}
     assert bool(runner.published("S")["states"]) == (after["launch"] is None), "a cancelled sweep still has states"
