@@ -34,8 +34,7 @@ from benchmarks.hostile_cases import (
     weight_attacks,
 )
 from benchmarks.hostile_runs import run_attacks
-from benchmarks.malformed_campaign import called
-from emergence.files import write_json_atomic
+from benchmarks.malformed_campaign import called, conclude
 
 #: Of all attacks, the share of each kind.
 SHARES = {
@@ -180,10 +179,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - start),
         **report,
     }
-    if out:
-        write_json_atomic(out, report)
-    print(json.dumps({key: value for key, value in report.items() if key != "problems"}))
-    sys.exit(1 if report["problems"] else 0)
+    conclude(report, out)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks.malformed_cases import Case, file_cases, flag_cases, run_cases
 from emergence.errors import UnreachableError
@@ -245,6 +245,11 @@ def main() -> None:
     out = args.out.absolute() if args.out else None
     with tempfile.TemporaryDirectory() as scratch:
         report = campaign(args.cases, args.seed, Path(scratch).resolve())
+    conclude(report, out)
+
+
+def conclude(report: Mapping[str, Any], out: Path | None) -> NoReturn:
+    """Write a campaign's report, print its figures, and end the process: with 1 where there were problems."""
     if out:
         write_json_atomic(out, report)
     print(json.dumps({key: value for key, value in report.items() if key != "problems"}))

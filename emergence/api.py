@@ -26,7 +26,7 @@ from emergence.experiment.facts import HEADLINE
 from emergence.experiment.run import run_experiment
 from emergence.experiment.run_directory import RunDirectory
 from emergence.experiment.store import CACHE_FOLDER, RunStore, find_run
-from emergence.findings.collect import Collection, Found, collect_results
+from emergence.findings.collect import Collection, collect_results, collection_of
 from emergence.findings.comparable import ComparableSet, group_results
 from emergence.findings.paired_runs import RunComparison, compare_runs
 from emergence.findings.two_by_two import Grid, RunScores, build_grid
@@ -120,9 +120,7 @@ def verdict(*where: Run) -> Verdict:
     if len(where) == 1 and not isinstance(where[0], RunScores):
         collection = collect_results(Path(where[0]))
     else:
-        loaded = [_loaded(run) for run in where]
-        found = tuple(Found(run.run.run_id, run.result, run.run.spec, run) for run in loaded)
-        collection = Collection(Path(), found, ())
+        collection = collection_of([_loaded(run) for run in where])
     return verdict_of(_only_set(collection))
 
 

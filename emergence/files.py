@@ -261,8 +261,12 @@ def read_json(path: Path, error: ErrorType = RunDirectoryError) -> Any:
         error: The file is missing, unreadable, no regular one, far too large, or no strict JSON (:func:`parse_json`).
             It names ``path``.
     """
+    return parse_json(_json_text(path, error), str(path), error)
+
+
+def _json_text(path: Path, error: ErrorType) -> str:
     try:
-        return parse_json(read_regular(path, error, MOST_JSON_BYTES).decode("utf-8"), str(path), error)
+        return read_regular(path, error, MOST_JSON_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except OSError as reason:
@@ -397,9 +401,10 @@ def read_sealed(path: Path, error: ErrorType = RunDirectoryError) -> dict[str, A
     Raises:
         error: The file is missing, damaged, or edited. It names ``path``.
     """
-    raw = read_json(path, error)
+    text = _json_text(path, error)
+    raw = parse_json(text, str(path), error)
     content = unseal(raw, str(path), error)
-    if (to_json(raw, indent=2) + "\n").encode() != read_regular(path, error, MOST_JSON_BYTES):
+    if to_json(raw, indent=2) + "\n" != text:
         raise error(f"{path}: damaged or edited: not the bytes that were written")
     return content
 

@@ -11,7 +11,7 @@ from typing import Any
 from emergence.spec.config import SECTIONS, ExperimentConfig, describe_settings, load_config
 from emergence.spec.cost import find_gpu, plan_experiment
 from emergence.spec.experiment import ExperimentSpec
-from emergence.spec.model_size import count_parameters, training_flops_per_token, training_memory_bytes
+from emergence.spec.model_size import count_parameters, embedding_rows, training_flops_per_token, training_memory_bytes
 from emergence.wording import duration
 
 #: What a CPU core sustains in training, in FLOP/s, where torch is not there to measure it.
@@ -41,7 +41,7 @@ def describe_config(name: str, overrides: Sequence[str] = (), *, as_json: bool =
 
 def _facts(config: ExperimentConfig) -> dict[str, Any]:
     model, pretrain = config.model, config.pretrain
-    rows = -(-model.vocab_size // 64) * 64
+    rows = embedding_rows(model.vocab_size)
     counts = count_parameters(model, rows)
     micro_batch = pretrain.micro_batch_size or min(pretrain.batch_size, ASSUMED_MICRO_BATCH)
     plan = plan_experiment(ExperimentSpec(config=config))

@@ -16,7 +16,7 @@ from emergence.experiment.result import RunResult
 from emergence.experiment.run import run_experiment
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.experiment.store import CACHE_FOLDER, RunDirectory, RunStore, refuse_if_no_folder
-from emergence.findings.collect import Collection, Found
+from emergence.findings.collect import collection_of
 from emergence.findings.comparable import group_results
 from emergence.findings.two_by_two import Grid, RunScores, build_grid, format_grid
 from emergence.findings.verdict import Verdict, verdict_of
@@ -127,8 +127,7 @@ def _report_line(runs_dir: Path) -> str:
 
 def verdict_of_runs(runs: Sequence[RunScores], root: Path) -> Verdict:
     """The verdict of finished runs that differ in nothing but cell and seed."""
-    results = tuple(Found(run.run.run_id, run.result, run.run.spec, run) for run in runs)
-    return verdict_of(group_results(Collection(root, results, ())).sets[0])
+    return verdict_of(group_results(collection_of(runs, root)).sets[0])
 
 
 def _announce(run: RunDirectory, what: str) -> None:

@@ -23,6 +23,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from emergence.errors import WeightsError
 from emergence.files import parse_json
+from emergence.spec.model_size import embedding_rows
 
 #: End of document, question/sentence separator, predicate marker, padding: ids 0 to 3.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|sep|>", "<|pred|>", "<|pad|>")
@@ -69,7 +70,7 @@ class TextTokenizer:
         self.vocab_size: int = tokenizer.get_vocab_size()
         if self.vocab_size > _MAX_VOCAB_SIZE:
             raise WeightsError(f"tokenizer: {self.vocab_size} tokens do not fit uint16 ids")
-        self.vocab_rows: int = -(-self.vocab_size // 64) * 64
+        self.vocab_rows: int = embedding_rows(self.vocab_size)
         self._table = _PieceTable(tokenizer)
         canonical = json.dumps(json.loads(self.to_json()), sort_keys=True, separators=(",", ":"))
         self.fingerprint: str = hashlib.sha256(canonical.encode()).hexdigest()

@@ -136,7 +136,7 @@ def ask(
         raise RunDirectoryError(f"{run.run_id} has no finetuned model or probe to ask: its command goes on with it")
     weights = load_own(run, run.checked(run.finetuned_path.name))
     for text in (sentence, question):
-        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise UsageError("sentence or question is no text in UTF-8: check how the terminal encodes it")
     words, asked = split_words(sentence), finish_question(question)
     if not words or not asked:

@@ -73,8 +73,9 @@ def check_means(columns: Columns, result: RunResult) -> Iterator[str]:
         columns: Read-out or baseline -> score -> a value for each question, None or nan where it has none.
         result: What claims the means.
     """
+    in_rows = {name for of_part in _named_in_rows(result).values() for name in of_part}
     for name, stored in _stored_scores(result).items():
-        if name not in columns and any(name in of_part for of_part in _named_in_rows(result).values()):
+        if name not in columns and name in in_rows:
             yield f"{PREDICTIONS_FILE} has no scores of {name}"
         for score in ROW_SCORES if name in columns else ():
             values = [float(v) for v in columns[name].get(score, ()) if v is not None and not math.isnan(v)]

@@ -29,7 +29,7 @@ from emergence.experiment.run_directory import (
     differing_sizes,
     parse_spec_file,
 )
-from emergence.experiment.store import RUN_FILES, RunStore
+from emergence.experiment.store import RunStore, holds_run_files
 from emergence.files import folder_files, parse_json, unseal
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
@@ -102,7 +102,7 @@ def may_be_run(folder: Path) -> bool:
     A report, figures and other folders that people keep beside their runs are no damaged runs.
     """
     try:
-        return any((folder / name).exists() for name in RUN_FILES) or not any(folder.iterdir())
+        return holds_run_files(folder) or not any(folder.iterdir())
     except OSError:
         return True  # what cannot be read is named
 

@@ -38,7 +38,7 @@ from emergence.files import (
 )
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
-from emergence.training.identity import Identity
+from emergence.training.identity import Identity, size_of
 
 if TYPE_CHECKING:
     from emergence.training.checkpoint import Checkpointer, WeightsFile
@@ -97,7 +97,7 @@ class RunDirectory:
         if not file.is_file():
             raise RunDirectoryError(f"{path} is not a run directory: it has no {SPEC_FILE}")
         content = read_sealed(file)
-        spec, created = parse_spec_file(seal(content), str(file))
+        spec, created = _spec_in(content, str(file), RunDirectoryError)
         # Whoever edits a spec can keep its id, so the id counts only where this version cannot compute it.
         stored_id = content.get("experiment_id") if _lacks_settings(content["spec"], spec) else None
         return cls(path, spec, created, stored_id, content.get("run_id"))
@@ -151,7 +151,7 @@ class RunDirectory:
         spec, model = self.spec, self.spec.config.model
         return Identity(
             experiment_id=self.experiment_id,
-            size=f"{model.n_layers} layers x {model.hidden_size}",
+            size=size_of(model),
             seed=spec.seed,
             tokenizer=tokenizer,
             pretrain_id=spec.pretrain_id if spec.pretrains else None,
@@ -366,7 +366,10 @@ def parse_spec_file(raw: Any, source: str, error: ErrorType = RunDirectoryError)
     Raises:
         error: It is damaged, or of another version.
     """
-    content = unseal(raw, source, error)
+    return _spec_in(unseal(raw, source, error), source, error)
+
+
+def _spec_in(content: Mapping[str, Any], source: str, error: ErrorType) -> tuple[ExperimentSpec, str]:
     try:
         return ExperimentSpec.from_dict(content["spec"], source), str(content["created"])
     except KeyError as missing:

@@ -32,7 +32,7 @@ from emergence.wording import did_you_mean
 CACHE_FOLDER = ".cache"
 
 #: Files of which a folder that was a run, however damaged, still holds one.
-RUN_FILES = (SPEC_FILE, DATA_FILE, STATS_FILE, MANIFEST_FILE, HISTORY_FILE, CHECKPOINT_FOLDER)
+_RUN_FILES = (SPEC_FILE, DATA_FILE, STATS_FILE, MANIFEST_FILE, HISTORY_FILE, CHECKPOINT_FOLDER)
 
 __all__ = ["RunDirectory", "RunStore"]
 
@@ -40,6 +40,11 @@ logger = logging.getLogger(__name__)
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _TIMESTAMP = re.compile(r"_(\d{8}-\d{6})(?:-(\d+))?$")
+
+
+def holds_run_files(folder: Path) -> bool:
+    """Whether a folder is a run, or what damage has left of one."""
+    return any((folder / name).exists() for name in _RUN_FILES)
 
 
 def is_run_id(name: str) -> bool:
@@ -63,7 +68,7 @@ def find_run(name: str, runs_dir: Path = Path("runs"), *, or_folder_of_runs: boo
     try:
         for path in (Path(name), runs_dir / name):
             if name and path.is_dir():
-                if not or_folder_of_runs and not any((path / file).exists() for file in RUN_FILES):
+                if not or_folder_of_runs and not holds_run_files(path):
                     raise UsageError(f"{path} is not a run directory: give one, which holds a {SPEC_FILE}")
                 return path
             if name and path.is_file():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,6 +77,11 @@ class Collection:
     root: Path
     found: tuple[Found, ...]
     skipped: tuple[Skipped, ...]
+
+
+def collection_of(runs: Sequence[RunScores], root: Path = Path()) -> Collection:
+    """Runs in hand as if they had been found under ``root``."""
+    return Collection(root, tuple(Found(run.run.run_id, run.result, run.run.spec, run) for run in runs), ())
 
 
 def collect_results(root: Path) -> Collection:

@@ -228,7 +228,7 @@ def _train(job: dict[str, Any], spec: ExperimentSpec, stop: Callable[[], bool], 
 
 def heartbeat(job: Mapping[str, Any], account: Account) -> str | None:
     """Keep the account of an attempt. Returns why it is to stop, in words; None where it may go on."""
-    if not locks.is_mine(job["run_id"], job["holder"], account.call):
+    if not may_write(job, account.call):
         return LOST
     locks.keep_account(job["run_id"], plain(account))
     if (sweep := job.get("sweep")) is None:

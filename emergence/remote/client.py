@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 import modal
@@ -284,7 +284,13 @@ def _check_analysis(flags: AnalysisFlags) -> None:
 
 
 class VolumeFiles:
-    """The models volume as :class:`emergence.remote.pull.RemoteFiles`, read through the client."""
+    """The models volume as :class:`emergence.remote.pull.RemoteFiles`, read through the client.
+
+    One object asks for the list of runs, and for each run's spec, once: it shows the volume as it was then.
+    """
+
+    def __init__(self) -> None:
+        self._specs: dict[str, ExperimentSpec] = {}
 
     def facts(self, folder: str = "/") -> dict[str, FileFacts]:
         """Size and age of every file below ``folder`` by its relative name; empty if there is no such folder."""
@@ -321,12 +327,18 @@ class VolumeFiles:
         """
         path = f"{run_id}/{SPEC_FILE}"
         try:
-            return parse_spec_file(parse_json(self.content(path).decode(), path), path)[0]
+            if run_id not in self._specs:
+                self._specs[run_id] = parse_spec_file(parse_json(self.content(path).decode(), path), path)[0]
+            return self._specs[run_id]
         except (OSError, UnicodeDecodeError) as error:
             raise RunDirectoryError(f"{path}: {error}") from None
 
     def runs(self) -> dict[str, dict[str, FileFacts]]:
         """The files of every run directory."""
+        return self._runs
+
+    @cached_property
+    def _runs(self) -> dict[str, dict[str, FileFacts]]:
         runs: dict[str, dict[str, FileFacts]] = defaultdict(dict)
         for path, facts in self.facts().items():
             run_id, _, name = path.partition("/")

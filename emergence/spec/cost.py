@@ -16,7 +16,7 @@ from typing import Any
 from emergence.errors import ConfigError, UsageError
 from emergence.spec.config import config_path
 from emergence.spec.experiment import ExperimentSpec
-from emergence.spec.model_size import ParameterCounts, count_parameters, training_flops_per_token
+from emergence.spec.model_size import ParameterCounts, count_parameters, embedding_rows, training_flops_per_token
 from emergence.spec.search_budget import finetuning_passes, grid_size, search_passes
 from emergence.wording import did_you_mean
 
@@ -168,7 +168,7 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
     table = _prices()
     device = find_gpu(gpu or spec.config.compute.gpu)
     model, pretrain = spec.config.model, spec.config.pretrain
-    vocab_rows = -(-model.vocab_size // 64) * 64
+    vocab_rows = embedding_rows(model.vocab_size)
     parameters = count_parameters(model, vocab_rows)
     tokens = pretrain.epochs * pretrain.samples_per_epoch * model.sequence_length if spec.pretrains and not trunk else 0
     tuning_tokens, search_tokens = _finetune_tokens(spec)

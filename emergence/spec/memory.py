@@ -17,6 +17,7 @@ from emergence.spec.model_size import (
     CPU_MICRO_BATCH_TOKENS,
     activation_bytes_per_token,
     count_parameters,
+    embedding_rows,
     training_memory_bytes,
 )
 
@@ -64,12 +65,9 @@ def memory_need(spec: ExperimentSpec, *, on_gpu: bool) -> MemoryNeed:
     return max(needs, key=lambda need: need.total)
 
 
-def _vocab_rows(spec: ExperimentSpec) -> int:
-    return -(-spec.config.model.vocab_size // 64) * 64
-
-
 def _weight_bytes(spec: ExperimentSpec) -> int:
-    return 4 * count_parameters(spec.config.model, _vocab_rows(spec)).total
+    model = spec.config.model
+    return 4 * count_parameters(model, embedding_rows(model.vocab_size)).total
 
 
 def _loading(spec: ExperimentSpec) -> MemoryNeed:
@@ -80,7 +78,7 @@ def _pretraining(spec: ExperimentSpec, *, on_gpu: bool) -> MemoryNeed:
     model, pretrain = spec.config.model, spec.config.pretrain
     micro = pretrain.micro_batch_size or (1 if on_gpu else max(1, CPU_MICRO_BATCH_TOKENS // model.sequence_length))
     micro = min(micro, pretrain.batch_size)
-    rows = _vocab_rows(spec)
+    rows = embedding_rows(model.vocab_size)
     precision = "bf16" if on_gpu else "fp32"
     total = training_memory_bytes(model, rows, pretrain, micro, precision)
     at_rest = training_memory_bytes(model, rows, pretrain, 0, precision)

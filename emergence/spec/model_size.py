@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from emergence.spec.config import ModelConfig, PretrainConfig
 
 BYTES = {"fp32": 4, "bf16": 2}
+#: Rows of the embedding matrix come in multiples of this, which suits the hardware. The last ones are unused.
+_ROWS_AT_ONCE = 64
 #: Tokens of one micro-batch on a CPU. More would be no faster and take more memory. The number is fixed, so that
 #: results do not depend on the machine.
 CPU_MICRO_BATCH_TOKENS = 2_048
@@ -40,6 +42,11 @@ class ParameterCounts:
     def trainable_frozen(self) -> int:
         """Parameters that the linear probe trains on a frozen trunk."""
         return self.span_head
+
+
+def embedding_rows(vocab_size: int) -> int:
+    """Rows of the embedding matrix for a vocabulary."""
+    return -(-vocab_size // _ROWS_AT_ONCE) * _ROWS_AT_ONCE
 
 
 def count_parameters(config: ModelConfig, vocab_rows: int) -> ParameterCounts:

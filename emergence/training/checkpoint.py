@@ -27,7 +27,7 @@ from emergence.files import atomic_writer, make_folder, open_regular, to_json
 from emergence.model.trunk import Trunk
 from emergence.spec.config import ModelConfig, model_config_from_dict
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
-from emergence.training.identity import IDENTITY_KEY, Identity, note_older
+from emergence.training.identity import IDENTITY_KEY, Identity, note_older, size_of
 from emergence.training.sealing import SealingStream, check_seal
 
 logger = logging.getLogger(__name__)
@@ -130,8 +130,8 @@ def check_matches(
         name = _config_name(weights)
         cure = f"--config-name {name}" if name else "the configuration they were trained with"
         raise WeightsError(
-            f"{source} holds weights of another model: {_size(weights.model)}{f' ({name})' if name else ''}, but this "
-            f"run is {_size(model)} ({detail}): use {cure}, or other weights"
+            f"{source} holds weights of another model: {size_of(weights.model)}{f' ({name})' if name else ''}, "
+            f"but this run is {size_of(model)} ({detail}): use {cure}, or other weights"
         )
     if tokenizer_json is not None and tokenizer_json != weights.tokenizer_json:
         trained_with, wanted = _fingerprint(weights.tokenizer_json), _fingerprint(tokenizer_json)
@@ -193,10 +193,6 @@ def _refuse_misfits(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor],
 
 def _fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _size(model: ModelConfig) -> str:
-    return f"{model.n_layers} layers x {model.hidden_size}"
 
 
 def _config_name(weights: WeightsFile) -> str | None:

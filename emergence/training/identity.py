@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from emergence.spec.config import ModelConfig
+
 logger = logging.getLogger(__name__)
 
 #: Where a checkpoint, and the metadata of a weights file, keep it.
@@ -20,6 +22,11 @@ IDENTITY_KEY = "identity"
 
 #: What must agree, in words, the plainest first.
 _WORDS = {"size": "size", "seed": "seed", "tokenizer": "tokenizer", "experiment_id": "experiment"}
+
+
+def size_of(model: ModelConfig) -> str:
+    """The size of a trunk in words, as files and messages have it."""
+    return f"{model.n_layers} layers x {model.hidden_size}"
 
 
 @dataclass(frozen=True)
