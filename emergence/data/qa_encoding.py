@@ -23,17 +23,19 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from emergence.data.records import QAExample
+from emergence.errors import UsageError
 from emergence.measures.ragged import offsets_of, rows_at
 from emergence.spec.experiment import Layout
 
 Marks = Literal["text", "special"]
 IntArray = npt.NDArray[np.int64]
+Int32Array = npt.NDArray[np.int32]
 
 #: Penn Treebank escapes and what they stand for.
 _PTB_SURFACE = {
@@ -76,6 +78,19 @@ class QATokenizer(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> Sequence[Any]: ...
 
 
+@runtime_checkable
+class PublishedTokenizer(Protocol):
+    """What a :class:`QATokenizer` has beside if it is of somebody else's model.
+
+    It may cut a word by its neighbours, put a token before every sequence, and lack a token for a mark.
+    """
+
+    @property
+    def bos(self) -> int | None: ...
+    def encode_words(self, pieces: Sequence[str]) -> tuple[Any, Any, Any]: ...
+    def mark(self, text: str) -> int | None: ...
+
+
 @dataclass(frozen=True)
 class PaddedBatch:
     """B examples, right-padded. A causal trunk needs no padding mask, because nothing real sees the padding.
@@ -115,13 +130,13 @@ class EncodedQA:
     """
 
     examples: tuple[QAExample, ...]
-    ids: npt.NDArray[np.int32]
+    ids: Int32Array
     id_offsets: IntArray
-    word_positions: npt.NDArray[np.int32]
+    word_positions: Int32Array
     word_offsets: IntArray
     question_ranges: IntArray
-    gold_starts: npt.NDArray[np.int32]
-    gold_ends: npt.NDArray[np.int32]
+    gold_starts: Int32Array
+    gold_ends: Int32Array
     gold_offsets: IntArray
     pad_id: int
 
@@ -245,16 +260,18 @@ def encode_qa(
     encode = _cached_encoder(tokenizer)
     chosen = mark_tokens(tokenizer, marks, token_counts)
     sep, mark = chosen.separator, chosen.predicate
-    sentences: dict[tuple[tuple[str, ...], int | None], tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]] = {}
+    sentences: dict[tuple[tuple[str, ...], int | None], tuple[Int32Array, Int32Array]] = {}
     questions = dict(zip(unique := list(dict.fromkeys(e.question for e in examples)), encode(unique), strict=True))
     for key in dict.fromkeys((e.tokens, e.predicate_index) for e in examples):
-        sentences[key] = _encode_sentence(key[0], key[1], encode, mark)
+        words = _encode_words(key[0], tokenizer, encode)
+        sentences[key] = words[::2] if key[1] is None else _marked(*words, key[1], mark)
+    before = tokenizer.bos if isinstance(tokenizer, PublishedTokenizer) else None
     kept: list[QAExample] = []
     dropped: dict[str, int] = {}
-    rows: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, int]] = []
+    rows: list[tuple[Int32Array, Int32Array, int, int]] = []
     for example in examples:
         sentence, last = sentences[example.tokens, example.predicate_index]
-        row = _assemble(questions[example.question], sentence, last, layout, sep)
+        row = _assemble(questions[example.question], sentence, last, layout, sep, before)
         reason = _refuse(example, len(row[0]), max_tokens)
         if reason:
             dropped[reason] = dropped.get(reason, 0) + 1
@@ -302,20 +319,45 @@ def mark_tokens(tokenizer: QATokenizer, marks: Marks, token_counts: IntArray | N
     Args:
         marks: ``special`` for the tokenizer's own two tokens, ``text`` for tokens of the text.
         token_counts: (V,) how often the trunk's text holds each token. If None, the marks are a newline and a
-            quotation mark, as in versions that did not count.
+            quotation mark, as in versions that did not count; a published tokenizer without a token for one of them
+            gets the next of its list.
+
+    Raises:
+        UsageError: A published tokenizer has no two tokens for marks.
     """
     if marks == "special":
         counts = None if token_counts is None else (int(token_counts[tokenizer.sep]), int(token_counts[tokenizer.pred]))
         return MarkTokens(tokenizer.sep, tokenizer.pred, ("<|sep|>", "<|pred|>"), counts)
-    ids = {text: int(tokenizer.encode_batch([text])[0][-1]) for text in (*SEPARATORS, *PREDICATE_MARKS)}
+    ids = _mark_ids(tokenizer)
     if token_counts is None:
-        separator, predicate = UNCOUNTED_MARKS
-        return MarkTokens(ids[separator], ids[predicate], UNCOUNTED_MARKS, None)
+        separator, predicate = _first_that_differ(ids)
+        return MarkTokens(ids[separator], ids[predicate], (separator, predicate), None)
     count = {text: int(token_counts[token]) for text, token in ids.items()}
-    separator = _first_frequent(SEPARATORS, count)
-    others = [text for text in PREDICATE_MARKS if ids[text] != ids[separator]]
+    separator = _first_frequent([text for text in SEPARATORS if text in ids], count)
+    others = [text for text in PREDICATE_MARKS if text in ids and ids[text] != ids[separator]]
     predicate = _first_frequent(others, count)
     return MarkTokens(ids[separator], ids[predicate], (separator, predicate), (count[separator], count[predicate]))
+
+
+def _mark_ids(tokenizer: QATokenizer) -> dict[str, int]:
+    """The token for each candidate. A published tokenizer may have none for some."""
+    candidates = (*SEPARATORS, *PREDICATE_MARKS)
+    if isinstance(tokenizer, PublishedTokenizer):
+        return {text: token for text in candidates if (token := tokenizer.mark(text)) is not None}
+    return {text: int(tokenizer.encode_batch([text])[0][-1]) for text in candidates}
+
+
+def _first_that_differ(ids: Mapping[str, int]) -> tuple[str, str]:
+    """The first separator and the first predicate mark that have tokens of their own.
+
+    Raises:
+        UsageError: There are no two.
+    """
+    for separator in SEPARATORS:
+        for predicate in PREDICATE_MARKS if separator in ids else ():
+            if predicate in ids and ids[predicate] != ids[separator]:
+                return separator, predicate
+    raise UsageError("this tokenizer has no two tokens that can separate question and sentence and mark the predicate")
 
 
 def _first_frequent(texts: Sequence[str], count: Mapping[str, int]) -> str:
@@ -382,11 +424,11 @@ def _refuse(example: QAExample, n_tokens: int, max_tokens: int) -> str | None:
     return None
 
 
-def _cached_encoder(tokenizer: QATokenizer) -> Callable[[Sequence[str]], list[npt.NDArray[np.int32]]]:
+def _cached_encoder(tokenizer: QATokenizer) -> Callable[[Sequence[str]], list[Int32Array]]:
     """Encode texts, each distinct one once."""
-    known: dict[str, npt.NDArray[np.int32]] = {}
+    known: dict[str, Int32Array] = {}
 
-    def encode(texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+    def encode(texts: Sequence[str]) -> list[Int32Array]:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
             known.update(zip(new, (np.asarray(x, dtype=np.int32) for x in tokenizer.encode_batch(new)), strict=True))
@@ -395,39 +437,44 @@ def _cached_encoder(tokenizer: QATokenizer) -> Callable[[Sequence[str]], list[np
     return encode
 
 
-def _encode_sentence(
-    tokens: tuple[str, ...],
-    predicate: int | None,
-    encode: Callable[[Sequence[str]], list[npt.NDArray[np.int32]]],
-    pred_id: int,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Token ids of the sentence with the marker, and the position of each word's last token."""
-    words = encode(word_pieces(tokens))
-    last = np.cumsum([len(word) for word in words], dtype=np.int32) - np.int32(1)
-    if predicate is not None:
-        last[predicate:] += 1
-        words = [*words[:predicate], np.array([pred_id], dtype=np.int32), *words[predicate:]]
-    return np.concatenate(words), last
+def _encode_words(
+    tokens: tuple[str, ...], tokenizer: QATokenizer, encode: Callable[[Sequence[str]], list[Int32Array]]
+) -> tuple[Int32Array, Int32Array, Int32Array]:
+    """Token ids of the sentence, and the places of each word's first and last token."""
+    pieces = word_pieces(tokens)
+    if isinstance(tokenizer, PublishedTokenizer):
+        return tokenizer.encode_words(pieces)
+    words = encode(pieces)
+    ends = np.cumsum([len(word) for word in words], dtype=np.int32)
+    return np.concatenate(words), ends - np.array([len(word) for word in words], dtype=np.int32), ends - np.int32(1)
+
+
+def _marked(
+    ids: Int32Array, first: Int32Array, last: Int32Array, predicate: int, mark: int
+) -> tuple[Int32Array, Int32Array]:
+    """Token ids with the mark before the predicate, and the place of each word's last token."""
+    at = first[predicate]
+    return np.insert(ids, at, mark), np.where(last >= at, last + np.int32(1), last)
 
 
 def _assemble(
-    question: npt.NDArray[np.int32],
-    sentence: npt.NDArray[np.int32],
-    last: npt.NDArray[np.int32],
+    question: Int32Array,
+    sentence: Int32Array,
+    last: Int32Array,
     layout: Layout,
     sep_id: int,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, int]:
+    bos_id: int | None,
+) -> tuple[Int32Array, Int32Array, int, int]:
     """Ids, last positions of the scored words, and the question's range."""
     sep = np.array([sep_id], dtype=np.int32)
-    before = [sentence, sep] if layout == "echo" else []
-    q_start = len(sentence) + 1 if layout == "echo" else 0
+    before = [] if bos_id is None else [np.array([bos_id], dtype=np.int32)]
+    before += [sentence, sep] if layout == "echo" else []
+    q_start = sum(len(part) for part in before)
     q_end = q_start + len(question)
     return np.concatenate([*before, question, sep, sentence]), last + np.int32(q_end + 1), q_start, q_end
 
 
-def _flatten(
-    kept: list[QAExample], rows: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], int, int]], pad_id: int
-) -> EncodedQA:
+def _flatten(kept: list[QAExample], rows: list[tuple[Int32Array, Int32Array, int, int]], pad_id: int) -> EncodedQA:
     ids, id_offsets = _join([row[0] for row in rows])
     positions, word_offsets = _join([row[1] for row in rows])
     golds = [np.array(list(dict.fromkeys(a.span for a in e.answers)), dtype=np.int32) for e in kept]
@@ -447,21 +494,19 @@ def _flatten(
     )
 
 
-def _join(parts: Sequence[npt.NDArray[np.int32]]) -> tuple[npt.NDArray[np.int32], IntArray]:
+def _join(parts: Sequence[Int32Array]) -> tuple[Int32Array, IntArray]:
     """Concatenate, with offsets (len(parts) + 1,)."""
     flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
     return flat, offsets_of([len(part) for part in parts])
 
 
-def _take(flat: npt.NDArray[np.int32], offsets: IntArray, index: IntArray) -> tuple[npt.NDArray[np.int32], IntArray]:
+def _take(flat: Int32Array, offsets: IntArray, index: IntArray) -> tuple[Int32Array, IntArray]:
     """The ragged rows at ``index``, concatenated, with their offsets."""
     where, taken = rows_at(offsets, index)
     return flat[where], taken
 
 
-def _pad(
-    flat: npt.NDArray[np.int32], offsets: IntArray, index: IntArray, fill: int
-) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+def _pad(flat: Int32Array, offsets: IntArray, index: IntArray, fill: int) -> tuple[IntArray, npt.NDArray[np.bool_]]:
     """The ragged rows at ``index`` as a padded matrix, (B, longest) int64, and its mask."""
     counts = np.diff(offsets)[index]
     mask = np.arange(int(counts.max(initial=0))) < counts[:, None]

@@ -1,0 +1,218 @@
+"""Where a published model lies, and whether it can be read: all that is known before a weight is loaded.
+
+A model is a local directory, or a name on the hub. A whole copy in the hub's cache is used as it is; otherwise it is
+fetched. Of a local directory a revision is a subfolder, of the hub a branch, a tag or a commit. Weights are
+safetensors alone, because a pickle can run code when it is read, and code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from emergence.errors import EmergenceError, UsageError, WeightsError, require_packages
+from emergence.files import parse_json, read_regular
+from emergence.model.huggingface.tensors import FLOATS, TensorEntry, group_digests, read_entries
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.json"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_MOST_JSON = 50_000_000
+#: What is fetched from the hub. Tokenizers come in several forms.
+_WANTED = [CONFIG_FILE, "generation_config.json", "*.safetensors", INDEX_FILE, "tokenizer*", "special_tokens_map.json",
+           "added_tokens.json", "vocab.json", "merges.txt", "*.model"]  # fmt: skip
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """One revision of a model on this machine.
+
+    Attributes:
+        name: As it was asked for: a directory or a name on the hub.
+        revision: As it was asked for; None for the directory itself, or the hub's main branch.
+        folder: Where its files lie. commit: The hub's commit; None for a local directory.
+        config: Its ``config.json``.
+        weights: Its safetensors files.
+    """
+
+    name: str
+    revision: str | None
+    folder: Path
+    commit: str | None
+    config: Mapping[str, Any]
+    weights: tuple[Path, ...]
+
+    @property
+    def label(self) -> str:
+        """In words, for messages."""
+        return f"{self.name}, revision {self.revision}" if self.revision else self.name
+
+    @cached_property
+    def entries(self) -> tuple[TensorEntry, ...]:
+        """All tensors, with their places.
+
+        Raises:
+            WeightsError: A file is damaged.
+        """
+        return tuple(entry for path in self.weights for entry in read_entries(path))
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Group of tensors -> sha256. All bytes are read."""
+        return group_digests(self.entries)
+
+    @property
+    def n_values(self) -> int:
+        """Number of floating-point values in the files."""
+        return sum(entry.size for entry in self.entries if entry.dtype in FLOATS)
+
+
+def find_model(name: str, revision: str | None = None, *, cache_dir: Path | None = None) -> ModelFiles:
+    """The files of a model, fetched if need be.
+
+    Args:
+        name: A directory, or a name on the hub such as ``EleutherAI/pythia-70m``.
+        revision: A subfolder of the directory; a branch, tag or commit of the hub.
+        cache_dir: The hub's cache, if it is not in its usual place.
+
+    Raises:
+        UsageError: There is no such model or revision, no copy of it without a connection, it is not a causal language
+            model, or it needs code of its own.
+        WeightsError: It has no safetensors files, or a part of them is missing or damaged.
+    """
+    require_packages("reading a published model", "transformers")
+    place, commit = _local(name, revision), None
+    if place is None:
+        place = _from_hub(name, revision, cache_dir)
+        commit = place.name
+    config = _read_json(place / CONFIG_FILE, f"{name} is not a model's directory")
+    _refuse_other_kinds(name, config)
+    return ModelFiles(name, revision, place, commit, config, _weights_of(place, name))
+
+
+def is_directory(name: str) -> bool:
+    """Whether ``name`` means a directory of this machine, not a name on the hub."""
+    return name.startswith((".", "/", "~")) or Path(name).is_dir()
+
+
+def _local(name: str, revision: str | None) -> Path | None:
+    """The directory that is meant; None for a name on the hub."""
+    folder = Path(name).expanduser()
+    if not is_directory(name):
+        return None
+    if not folder.is_dir():
+        raise UsageError(f"{name}: there is no such directory: give a model's directory, or its name on the hub")
+    if revision is not None:
+        if not (folder / revision / CONFIG_FILE).is_file():
+            there = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+            known = f"it has {', '.join(there[:12])}" if there else "it has none, so drop --revision"
+            raise UsageError(f"{name} has no revision {revision!r} (a subfolder with a {CONFIG_FILE}): {known}")
+        return folder / revision
+    if not (folder / CONFIG_FILE).is_file():
+        there = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+        cure = f"choose a revision of it: {', '.join(there[:12])}" if there else "give a directory that has one"
+        raise UsageError(f"{name} has no {CONFIG_FILE}: {cure}")
+    return folder
+
+
+def _from_hub(name: str, revision: str | None, cache_dir: Path | None) -> Path:
+    """The snapshot in the hub's cache, fetched unless a whole copy is there."""
+    if not _HUB_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is neither a directory nor a name on the hub such as EleutherAI/pythia-70m")
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
+
+    wanted: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "allow_patterns": _WANTED,
+                              "ignore_patterns": "*/*"}  # fmt: skip
+    try:
+        here = Path(snapshot_download(name, local_files_only=True, **wanted))
+        _weights_of(here, name)
+        if (here / CONFIG_FILE).is_file():
+            return here
+    except (hub.LocalEntryNotFoundError, WeightsError, ValueError):
+        pass
+    version = f"revision {revision} of {name}" if revision else name
+    try:
+        logger.info("fetching %s", version)
+        return Path(snapshot_download(name, **wanted))
+    except hub.GatedRepoError:
+        raise UsageError(
+            f"{name} is given only to those who accepted its terms: do so on its page, set HF_TOKEN"
+        ) from None
+    except hub.RevisionNotFoundError:
+        raise UsageError(
+            f"{name} has no revision {revision!r}: `emergence revisions {name}` names those it has"
+        ) from None
+    except hub.RepositoryNotFoundError:
+        raise UsageError(f"the hub has no model {name!r} (a private one needs HF_TOKEN)") from None
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, hub.LocalEntryNotFoundError) and error.errno == 28:
+            raise EmergenceError(f"no space left to fetch {version}") from None
+        raise UsageError(
+            f"{version}: there is no whole copy on this machine, and the hub cannot be reached: "
+            "connect, or give a model's directory"
+        ) from None
+    except hub.HfHubHTTPError as error:
+        raise UsageError(f"{version} could not be fetched: {error}") from None
+
+
+def _weights_of(folder: Path, name: str) -> tuple[Path, ...]:
+    """The safetensors files of a model.
+
+    Raises:
+        WeightsError: There are none, or one that the index names is missing.
+    """
+    if (folder / SINGLE_FILE).is_file():
+        return (folder / SINGLE_FILE,)
+    if (folder / INDEX_FILE).is_file():
+        index = _read_json(folder / INDEX_FILE, "not an index of weights")
+        shards = index.get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(s, str) and Path(s).name == s for s in shards.values()):
+            raise WeightsError(f"{folder / INDEX_FILE}: damaged: it does not say which file holds which tensor")
+        paths = tuple(folder / shard for shard in sorted(set(shards.values())))
+        if missing := [path.name for path in paths if not path.is_file()]:
+            raise WeightsError(f"{folder}: a part of its weights is missing ({missing[0]}): fetch it anew")
+        return paths
+    if pickles := sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern)):
+        raise WeightsError(
+            f"{name} has its weights in {pickles[0]} alone, a pickle, which could run code when it is read: "
+            f"take a revision with {SINGLE_FILE}, or convert it where you trust it"
+        )
+    raise WeightsError(f"{folder} holds no weights ({SINGLE_FILE})")
+
+
+def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"{otherwise}: {path} is missing")
+    raw = parse_json(read_regular(path, WeightsError, _MOST_JSON).decode("utf-8", "replace"), str(path), WeightsError)
+    if not isinstance(raw, dict):
+        raise WeightsError(f"{path}: not a JSON object")
+    return raw
+
+
+def _refuse_other_kinds(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse what is no causal language model of this version of transformers."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as causal
+
+    kind = config.get("model_type")
+    if config.get("is_encoder_decoder"):
+        raise UsageError(f"{name} is an encoder-decoder ({kind}): give a decoder-only (causal) model")
+    architectures = [a for a in config.get("architectures") or [] if isinstance(a, str)]
+    known = set(causal.values())
+    if kind not in causal:
+        if config.get("auto_map"):
+            raise UsageError(f"{name} needs code of its own, which this program never runs: give a model without it")
+        raise UsageError(f"{name}: this version of transformers knows no causal language model of the type {kind!r}")
+    if architectures and not known & set(architectures):
+        if config.get("auto_map"):
+            raise UsageError(f"{name} needs code of its own, which this program never runs: give a model without it")
+        raise UsageError(f"{name} is no causal language model but {architectures[0]}: give a decoder-only model")
