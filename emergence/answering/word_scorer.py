@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,11 +27,11 @@ from scipy.sparse import csr_array
 from emergence.answering.evaluate import gold_spans, quick_scores
 from emergence.answering.features import SpanLogits
 from emergence.answering.word_features import N_ROWS, Variant, WordFeatures, word_features
+from emergence.data.cache import building, find
 from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.files import (
     content_digest,
-    make_folder,
     read_sealed,
     seal,
     sha256_file,
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 VERSION = 2
 #: Where scores are kept within the cache.
 CACHE_FOLDER = "words"
+_ABOUT, _ARRAYS = "scores.json", "scores.npz"
 LEARNING_RATE, BATCH_QUESTIONS, MAX_EPOCHS, FOLDS = 0.1, 128, 10, 5
 _EPSILON = 1e-10
 #: Least and largest scale of the scores. A few cross-fitted questions know nothing and would set every score to 0.
@@ -149,12 +151,12 @@ def word_scores(
     """
     splits = {"train": train, "validation": validation, "test": test}
     key = _fingerprint(splits, variant, max_answer_words, seed)
-    if cache_dir is not None and (kept := _read(cache_dir / CACHE_FOLDER, key, splits)) is not None:
+    if cache_dir is not None and (kept := _read(cache_dir / CACHE_FOLDER / key, splits)) is not None:
         return kept
     scores = _fit_and_score(splits, variant, max_answer_words, seed, should_stop)
     if cache_dir is not None:
         try:
-            _write(make_folder(cache_dir / CACHE_FOLDER), key, scores)
+            _write(cache_dir / CACHE_FOLDER / key, scores)
         except (EmergenceError, OSError) as error:  # they can be made again
             logger.warning("scores of words and positions are not kept: %s", error)
     return scores
@@ -388,27 +390,28 @@ def _fingerprint(splits: dict[str, EncodedQA], variant: str, max_answer_words: i
     return content_digest({"settings": settings, "questions": questions})
 
 
-def _write(folder: Path, key: str, scores: WordScores) -> None:
-    """Write the arrays first, then the sealed JSON that vouches for them."""
+def _write(folder: Path, scores: WordScores) -> None:
+    """Write a folder of arrays and the sealed JSON that vouches for them."""
     arrays, buffer = {}, io.BytesIO()
     for split in _SPLITS:
         logits: SpanLogits = getattr(scores, split)
         mask = np.arange(logits.start.shape[1]) < logits.lengths[:, None]
         arrays[split] = np.stack([logits.start[mask], logits.end[mask]], axis=1)
     np.savez(buffer, allow_pickle=False, **arrays)
-    write_atomic(folder / f"{key}.npz", buffer.getvalue())
-    content = {"key": key, "variant": scores.variant, "epoch": scores.epoch, "facts": scores.facts}
-    write_json_atomic(folder / f"{key}.json", seal({**content, "arrays": sha256_file(folder / f"{key}.npz")}))
+    content = {"key": folder.name, "variant": scores.variant, "epoch": scores.epoch, "facts": scores.facts}
+    with building(folder) as temporary:
+        write_atomic(temporary / _ARRAYS, buffer.getvalue())
+        write_json_atomic(temporary / _ABOUT, seal({**content, "arrays": sha256_file(temporary / _ARRAYS)}))
 
 
-def _read(folder: Path, key: str, splits: dict[str, EncodedQA]) -> WordScores | None:
-    """The kept scores; None if there are none or they are damaged, so that they are made again."""
-    path, arrays = folder / f"{key}.json", folder / f"{key}.npz"
-    if not path.is_file():
+def _read(folder: Path, splits: dict[str, EncodedQA]) -> WordScores | None:
+    """The kept scores; None if there are none or they are damaged, and then removed, so that they are made again."""
+    path, arrays = folder / _ABOUT, folder / _ARRAYS
+    if not find(folder):
         return None
     try:
         content = read_sealed(path)
-        if content["key"] != key:
+        if content["key"] != folder.name:
             raise RunDirectoryError(f"{path}: the scores of other questions")
         if not arrays.is_file() or sha256_file(arrays) != content["arrays"]:
             raise RunDirectoryError(f"{arrays}: missing, or its content does not match its sha256")
@@ -417,4 +420,5 @@ def _read(folder: Path, key: str, splits: dict[str, EncodedQA]) -> WordScores | 
         return WordScores(**logits, variant=content["variant"], epoch=content["epoch"], facts=content["facts"])
     except (RunDirectoryError, OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         logger.warning("%s: damaged (%s), scoring words and positions again", path, error)
+        shutil.rmtree(folder, ignore_errors=True)
         return None

@@ -3,6 +3,8 @@
 Tokenizers, token streams and hub downloads are built in a temporary folder beside their place and renamed into it.
 So a killed process leaves nothing half-made that a later one would use. Of two processes that build the same thing,
 the first to finish wins, and the other takes the winner's.
+A machine whose disk is its own alone may share such folders with others (:class:`Elsewhere`): a folder is taken from
+there when it is looked for, and kept there when it has been built.
 """
 
 from __future__ import annotations
@@ -15,12 +17,39 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from emergence.files import make_folder, write_error
 
 _STALE_SECONDS = 24 * 3600
 #: How a system refuses a write.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+class Elsewhere(Protocol):
+    """Where other machines keep what they derived."""
+
+    def bring(self, folder: Path) -> None:
+        """Put ``folder`` in its place if it is kept there; otherwise whoever asked builds it."""
+
+    def keep(self, folder: Path) -> None:
+        """Keep ``folder``, which was just built here."""
+
+
+_elsewhere: Elsewhere | None = None
+
+
+def share_with(elsewhere: Elsewhere | None) -> None:
+    """Look for folders ``elsewhere``, too, from here on, and keep there what is built; None for this disk alone."""
+    global _elsewhere
+    _elsewhere = elsewhere
+
+
+def find(folder: Path) -> bool:
+    """Whether a folder of the cache is there. One that is kept elsewhere is brought first."""
+    if _elsewhere is not None and not folder.is_dir():
+        _elsewhere.bring(folder)
+    return folder.is_dir()
 
 
 def default_cache_dir() -> Path:
@@ -61,6 +90,8 @@ def building(folder: Path) -> Iterator[Path]:
         raise write_error(folder, error, _bytes_in(temporary), at_least=True) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    if _elsewhere is not None:
+        _elsewhere.keep(folder)
 
 
 def _bytes_in(folder: Path) -> int:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from emergence.data.cache import building
+from emergence.data.cache import building, find
 from emergence.errors import DataError, RunDirectoryError
 from emergence.files import sha256_file
 
@@ -296,7 +296,7 @@ def fetch(
 
 def _complete(folder: Path) -> dict[str, Any] | None:
     """The note of a fetched folder, if all its files are there to the bit. A damaged folder is removed."""
-    if not folder.is_dir():
+    if not find(folder):
         return None
     try:
         note: dict[str, Any] = json.loads((folder / _NOTE).read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emergence.data.cache import building, default_cache_dir
+from emergence.data.cache import building, default_cache_dir, find
 from emergence.data.control_mix import CONTROL_VERSION
 from emergence.data.hub import fetch
 from emergence.data.microworld import MicroWorldConfig, generate_nq_like, generate_qa, generate_text
@@ -252,7 +252,7 @@ def _world(settings: MicroworldSettings) -> MicroWorldConfig:
 def _tokenizer(text: TextSplits, vocab_size: int, cache: Path) -> TextTokenizer:
     folder = cache / "tokenizers" / _digest([_TOKENIZER_VERSION, text.fingerprint, vocab_size, TOKENIZER_SAMPLE_BYTES])
     file = folder / "tokenizer.json"
-    if folder.is_dir():
+    if find(folder):
         try:
             return TextTokenizer.from_json(str(read_sealed(file, WeightsError)["tokenizer"]), str(file))
         except (WeightsError, KeyError) as error:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from emergence.data.cache import building
+from emergence.data.cache import building, find
 from emergence.data.records import SPLITS, TextDoc
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError
@@ -245,7 +245,7 @@ def load_streams(folder: Path) -> tuple[dict[str, TokenStream], dict[str, Any]] 
     Every load compares the sha256 of every file with what was written. A folder that differs is removed with a warning,
     so that the caller builds it again.
     """
-    if not folder.is_dir():
+    if not find(folder):
         return None
     try:
         meta = read_sealed(folder / "meta.json", DataError)

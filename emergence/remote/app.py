@@ -23,9 +23,10 @@ from emergence.experiment.run_directory import STATS_FILE
 from emergence.plain import plain
 from emergence.remote import container, locks
 from emergence.remote.attempts import FRUITLESS_ATTEMPTS, Account, Attempt, steps_of
+from emergence.remote.cache_claims import SharedWork, shared
 from emergence.remote.calls import CallError, patiently
 from emergence.remote.locks import RunInUseError
-from emergence.remote.mirror import VolumeMirror, copy_new_folders
+from emergence.remote.mirror import VolumeMirror
 from emergence.remote.runner import Calls, publish, published, refuse_if_superseded, sweeps
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.cka.analyse import AnalysisFlags
@@ -44,6 +45,10 @@ COMMIT_SECONDS = float(os.environ.get("EMERGENCE_COMMIT_SECONDS", "60"))
 ANALYSIS_FOLDER = "analysis"
 #: How long one attempt at the preparation of a run, and at an analysis, may take.
 PREPARE_SECONDS, ANALYSE_SECONDS = 4 * 3600, 6 * 3600
+#: The switches of the caches in which torch keeps pickles.
+PICKLED_CACHES = (
+    "TORCHINDUCTOR_FX_GRAPH_CACHE", "TORCHINDUCTOR_AUTOGRAD_CACHE", "TORCH_DYNAMO_AUTOMATIC_DYNAMIC_LOCAL_PGO",
+)  # fmt: skip
 #: Why an attempt stops if its run is not its own any more.
 LOST = "was cancelled, or taken by another launch, while it ran"
 
@@ -61,6 +66,8 @@ image = (
         "tqdm==4.70.1",
     )
     .env({"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
+    # What torch.compile keeps as pickles: nothing of it is written or read (see emergence.remote.kernels).
+    .env(dict.fromkeys(PICKLED_CACHES, "0"))
     .add_local_python_source("emergence")  # last, so that editing a file rebuilds nothing
 )
 app = modal.App("emergence", image=image, include_source=False)
@@ -219,11 +226,13 @@ def _train(job: dict[str, Any], spec: ExperimentSpec, stop: Callable[[], bool], 
     if stop():
         raise EmergenceError("asked to stop before it began", STOPPED)
     container.bring_data(spec)
+    known = container.bring_kernels(spec, job["gpu"])
     devices = int(job["gpu"].partition(":")[2] or 1)
     if devices > 1:
         container.run_on_devices(job, devices, stop)
     else:
         container.run_in_process(job, stop, on_commit)
+    container.keep_derived(spec, job["gpu"], known, data_volume.commit)
 
 
 def heartbeat(job: Mapping[str, Any], account: Account) -> str | None:
@@ -339,6 +348,7 @@ def may_write(job: Mapping[str, Any], call_id: str) -> bool:
 def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None:
     """Check all that the run reads, cache it on the data volume, and make an empty run directory.
 
+    What other preparations are deriving is waited for, not derived again.
     What the run would raise is raised here, before a GPU is rented. Returns the fingerprint of the pretraining text.
     """
     from emergence.experiment.inputs import read_inputs, refuse_changed_text
@@ -346,10 +356,11 @@ def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None
 
     container.working_copy(spec, run_id, trunk)
     container.bring_data(spec)
-    text = read_inputs(spec, RunStore(container.RUNS), container.CACHE).fingerprints["text"]
+    me = modal.current_function_call_id() or ""
+    cache = SharedWork(container.CACHE, container.DATA / "cache", me, data_volume.commit, data_volume.reload)
+    with shared(cache):
+        text = read_inputs(spec, RunStore(container.RUNS), container.CACHE).fingerprints["text"]
     refuse_changed_text(RunStore(container.RUNS), trunk, text)
-    if copy_new_folders(container.CACHE, container.DATA / "cache"):
-        data_volume.commit()
     volume = RunStore(container.MODELS)
     if not volume.exists(run_id):  # from here on it is listed, and can be resumed
         volume.create(spec, run_id=run_id)

@@ -21,12 +21,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emergence.data.cache import share_with
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
 from emergence.experiment import source_commit
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.files import TEMPORARY_SUFFIX, name_within
+from emergence.remote import kernels
 from emergence.remote.attempts import heard
 from emergence.remote.mirror import copy_file, copy_new_folders, copy_tree
+from emergence.remote.volume_cache import VolumeCache
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.cka.analyse import AnalysisFlags, analyse
 
@@ -40,7 +43,7 @@ ROOT = Path(os.environ.get("EMERGENCE_CONTAINER_ROOT", "/"))
 #: Where the volumes are mounted, and the container's own disk.
 MODELS, DATA, WORK = ROOT / "models", ROOT / "data", ROOT / "work"
 PULSE = WORK / "pulse"
-RUNS, CACHE, FILES = WORK / "runs", WORK / "cache", WORK / "files"
+RUNS, CACHE, FILES, KERNELS = WORK / "runs", WORK / "cache", WORK / "files", WORK / "kernels"
 
 #: Modal's longest time limit for an attempt, and how long before its limit an attempt saves and stops by itself.
 ATTEMPT_SECONDS, SPARE_SECONDS = 24 * 3600, 15 * 60
@@ -88,7 +91,9 @@ def working_copy(spec: ExperimentSpec, run_id: str, trunk: str | None = None, te
 
 
 def bring_data(spec: ExperimentSpec) -> None:
-    """Copy caches and the files that flags name from the data volume, and enter their folder for relative paths.
+    """Copy the files that flags name from the data volume, and enter their folder for relative paths.
+
+    Of the cache on the volume that is copied which the run looks for, when it does.
 
     Raises:
         DataError: A named file is not on the volume.
@@ -96,8 +101,7 @@ def bring_data(spec: ExperimentSpec) -> None:
     os.environ["HF_HOME"] = str(WORK / "huggingface")
     for folder in (CACHE, FILES):
         folder.mkdir(parents=True, exist_ok=True)
-    if (DATA / "cache").exists():
-        copy_new_folders(DATA / "cache", CACHE)
+    share_with(VolumeCache(CACHE, DATA / "cache"))
     for name in (spec.pretrain_text, spec.nq_data, spec.qa_data):
         if name is None or Path(name).is_absolute():
             continue
@@ -109,6 +113,29 @@ def bring_data(spec: ExperimentSpec) -> None:
         else:
             raise DataError(f"{name} is not on the volume: modal volume put llm-training-data {name} {name}")
     os.chdir(FILES)
+
+
+def bring_kernels(spec: ExperimentSpec, gpu: str) -> set[str]:
+    """Let Triton find the kernels that a run like this one compiled before. Returns their names."""
+    os.environ[kernels.VARIABLE] = str(KERNELS)
+    return kernels.bring(_kernel_archive(spec, gpu), KERNELS) if spec.pretrains else set()
+
+
+def keep_derived(spec: ExperimentSpec, gpu: str, known: set[str], commit: Callable[[], object]) -> None:
+    """Publish on the data volume what a run derived: folders of the cache, and kernels besides the ``known`` ones.
+
+    A failure is a warning, because it costs the next run some time and this one nothing.
+    """
+    try:
+        new = copy_new_folders(CACHE, DATA / "cache")
+        if kernels.keep(KERNELS, _kernel_archive(spec, gpu), known) or new:
+            commit()
+    except Exception as error:  # of whatever type the client of a volume raises
+        logger.warning("not kept for the next run: %s: %s", type(error).__name__, error)
+
+
+def _kernel_archive(spec: ExperimentSpec, gpu: str) -> Path:
+    return DATA / "kernels" / kernels.archive_name(spec, gpu)
 
 
 def run_in_process(job: dict[str, Any], stop: Callable[[], bool], on_commit: Callable[[], None] | None = None) -> None:
@@ -232,6 +259,7 @@ def run_on_devices(job: dict[str, Any], devices: int, stop: Callable[[], bool]) 
 
 def work(job_file: Path) -> int:
     """Be one worker of :func:`run_on_devices`. Returns the exit code."""
+    share_with(VolumeCache(CACHE, DATA / "cache"))
     try:
         run_in_process(json.loads(job_file.read_text(encoding="utf-8")), (WORK / "stop").exists)
     except EmergenceError as error:

@@ -69,21 +69,23 @@ def copy_new_folders(source: Path, target: Path) -> int:
     Hidden ones are left out, because they are still being built.
     """
     copied = 0
-    for name in sorted({Path(file).parent.as_posix() for file in _names(source)}):
-        hidden = any(part.startswith(".") and part != "." for part in Path(name).parts)
-        if hidden or (name != "." and (target / name).exists()):
-            continue
-        destination = target / name
-        beside = destination.with_name(f".{destination.name}{TEMPORARY_SUFFIX}") if name != "." else destination
-        if name != ".":
-            shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True, exist_ok=True)
-        for file in (source / name).iterdir():
-            if file.is_file() and not file.is_symlink() and not (beside / file.name).exists():
-                copy_file(file, beside / file.name)
-                copied += file.stat().st_size
-        if name != ".":
-            beside.replace(destination)
+    for name in sorted({Path(file).parent.as_posix() for file in _names(source)} - {"."}):
+        if not any(part.startswith(".") for part in Path(name).parts) and not (target / name).exists():
+            copied += copy_folder(source / name, target / name)
+    return copied
+
+
+def copy_folder(source: Path, target: Path) -> int:
+    """Copy the files of a folder to one that is not there, whole or not at all. Returns bytes copied."""
+    copied = 0
+    beside = target.with_name(f".{target.name}{TEMPORARY_SUFFIX}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.is_file() and not file.is_symlink():
+            copy_file(file, beside / file.name)
+            copied += file.stat().st_size
+    beside.replace(target)
     return copied
 
 

@@ -473,6 +473,8 @@ def installed(world: World) -> Iterator[None]:
         yield mock.patch.object(container, "MODELS", models)
         yield mock.patch.object(container, "log_to_stdout", lambda: None)
         yield mock.patch.object(container, "bring_data", lambda spec: running().pause(20.0))
+        yield mock.patch.object(container, "bring_kernels", lambda spec, gpu: set())
+        yield mock.patch.object(container, "keep_derived", lambda *words: None)
         yield mock.patch.object(container, "working_copy", lambda *words: world.local(running()))
         yield mock.patch.object(container, "run_in_process", world.train_steps)
         yield mock.patch.object(container, "attempt_switch", lambda *words: Switch(running()))

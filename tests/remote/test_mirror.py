@@ -173,7 +173,7 @@ def test_nothing_is_published_again_after_restoring(local: Path, volume: Volume,
 
 def test_cache_folders_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, other = tmp_path / "cache", tmp_path / "other"
-    for name in ("streams/abc/tokens", "streams/abc/meta", "tokenizer/t.json", "streams/.abd.xyz/half", "note"):
+    for name in ("streams/abc/tokens", "streams/abc/meta", "tokenizer/t.json", "streams/.abd.xyz/half"):
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
         (cache / name).write_text(name)
     import emergence.remote.mirror as module
@@ -191,7 +191,7 @@ def test_cache_folders_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.M
     assert not (other / "streams" / "abc").exists()
     monkeypatch.setattr(module, "copy_file", original)
     assert copy_new_folders(cache, other) > 0
-    assert set(contents(other)) == {"streams/abc/tokens", "streams/abc/meta", "tokenizer/t.json", "note"}
+    assert set(contents(other)) == {"streams/abc/tokens", "streams/abc/meta", "tokenizer/t.json"}
     assert copy_new_folders(cache, other) == 0
 
 

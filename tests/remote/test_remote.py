@@ -27,13 +27,15 @@ from modal._grpc_client import grpc_error_to_modal_exception
 from modal._traceback import append_modal_tb, extract_traceback
 
 from emergence.commands.sweep import status_text
+from emergence.data import cache
+from emergence.data.cache import find
 from emergence.errors import DataError, EmergenceError, RunDirectoryError
 from emergence.experiment import locks as run_locks
 from emergence.experiment.inputs import find_matching_trunk, read_inputs
 from emergence.experiment.store import RunStore
 from emergence.plain import plain
 from emergence.remote import app as remote
-from emergence.remote import attempts, calls, container, locks, runner
+from emergence.remote import attempts, cache_claims, calls, container, kernels, locks, runner
 from emergence.remote import sweep as place
 from emergence.remote.app import AttemptOver
 from emergence.remote.calls import CallError, Look, look_at, patiently
@@ -77,6 +79,9 @@ class World:
     def commit(self) -> None:
         self.commits += 1
 
+    def reload(self) -> None:
+        pass
+
     def look_at(self, call_id: str) -> Look:
         if call_id in self.unknown:
             return Look("not known", why="ServiceError: unavailable")
@@ -93,9 +98,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         volume = tmp_path / "__modal" / "volumes" / f"vo-{point.name}"
         volume.mkdir(parents=True)
         point.symlink_to(volume)
-    for name in ("RUNS", "CACHE", "FILES", "PULSE"):
+    for name in ("RUNS", "CACHE", "FILES", "PULSE", "KERNELS"):
         monkeypatch.setattr(container, name, tmp_path / "work" / name.lower())
     monkeypatch.setattr(locks, "locks", world.locks)
+    monkeypatch.setattr(cache_claims, "claims", Table())
+    monkeypatch.setattr(cache_claims, "look_at", world.look_at)
+    monkeypatch.setenv(kernels.VARIABLE, "")
     monkeypatch.setattr(remote, "models_volume", world)
     for module in (locks, runner):
         monkeypatch.setattr(module, "look_at", world.look_at)
@@ -120,6 +128,35 @@ def finish(*arguments: Any) -> None:
 
 
 # Training -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_run_derived_is_there_for_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Word scores and compiled kernels. A volume that cannot be written costs no run its result."""
+    spec = ExperimentSpec.from_flags(config_name="debug").to_dict()
+    data, found = World(), list[bool]()
+    monkeypatch.setattr(remote, "data_volume", data)
+
+    def derive(*arguments: Any) -> None:
+        kernel = Path(os.environ[kernels.VARIABLE]) / "ABC" / "add.cubin"
+        found.append(kernel.exists())
+        for file in (kernel, container.CACHE / "words" / f"of {len(found)}" / "scores.json"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("x")
+        finish()
+
+    world.run = derive
+    for name in ("one", "two", "three"):
+        if name == "three":
+            monkeypatch.setattr(data, "commit", lambda: 1 / 0)
+        reserve("RUN", "fc-me")
+        assert "results" in train(job(spec=spec))
+        for folder in (container.WORK, container.MODELS / "RUN"):  # another container, another run
+            shutil.rmtree(folder)
+        container.WORK.mkdir()
+    assert found == [False, True, True] and data.commits == 2 and "not kept for the next run" in caplog.text
+    assert sorted(path.name for path in (container.DATA / "cache" / "words").iterdir()) == ["of 1", "of 2", "of 3"]
 
 
 def test_a_finished_run_is_published_and_gives_up_its_name(world: World) -> None:
@@ -973,14 +1010,18 @@ def test_local_data_is_taken_from_the_volume(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(container, name, tmp_path / "work" / name.lower())
     monkeypatch.setenv("HF_HOME", "")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cache, "_elsewhere", None)
     (tmp_path / "data" / "texts").mkdir(parents=True)
     (tmp_path / "data" / "texts" / "train.txt").write_text("one")
     (tmp_path / "data" / "qa.jsonl").write_text("two")
-    (tmp_path / "data" / "cache" / "streams").mkdir(parents=True)
-    (tmp_path / "data" / "cache" / "streams" / "tokens").write_text("three")
+    for name in ("abc", "abd"):
+        (tmp_path / "data" / "cache" / "streams" / name).mkdir(parents=True)
+        (tmp_path / "data" / "cache" / "streams" / name / "tokens").write_text("three")
     container.bring_data(ExperimentSpec.from_flags(pretrain_text="texts", qa_data="qa.jsonl"))
     assert Path("texts/train.txt").read_text() == "one" and Path("qa.jsonl").read_text() == "two"
-    assert (container.CACHE / "streams" / "tokens").read_text() == "three"
+    assert not list(container.CACHE.iterdir()) and not find(container.CACHE / "streams" / "absent")
+    assert find(container.CACHE / "streams" / "abc") and not (container.CACHE / "streams" / "abd").exists()
+    assert (container.CACHE / "streams" / "abc" / "tokens").read_text() == "three"
     assert Path.cwd() == container.FILES
     with pytest.raises(DataError, match="modal volume put llm-training-data"):
         container.bring_data(ExperimentSpec.from_flags(qa_data="absent.jsonl"))

@@ -123,6 +123,9 @@ def test_a_sweep_in_parallel_with_a_failing_cell_and_a_closed_laptop(
             assert (tmp_path / "runs" / run.run_id / "predictions.jsonl").is_file()
     limits = {c.function.definition.autoscaler_settings.max_containers for c in standin.calls("train")}
     assert len(standin.calls("train")) == 6 and limits <= {0, 3}
+    for work in ("training the tokenizer", "encoding the pretraining text"):  # one preparation does it for all
+        assert standin.container_output().count(work) == 1, standin.container_output()
+    assert not any("encoding the pretraining text" in each.text for each in standin.containers("train"))
     assert not standin.server.unknown
 
     # What is done is not done again; the failing cell alone is tried once more.
