@@ -672,7 +672,13 @@ def test_a_sweeps_cell_takes_the_trunk_of_its_text_and_of_no_other(
     text = text_in(tmp_path / "text", "Rome")
     run, _ = run_small(container.MODELS, cache=container.CACHE, pretrain_text=text, skip_finetune=True)
     cell = {"spec": small_spec(pretrain_text=text, freeze_llm=True).to_dict(), "trunk": run.run_id}
+    claimed: list[str] = []
+    monkeypatch.setattr(world, "reload", lambda: claimed.extend(cache_claims.claims))
+    shutil.rmtree(container.CACHE)
     assert prepare(job(run_id="CELL", **cell)) == {"call": "fc-train"}
+    # What it derived is on the volume for others, who had waited while it had the claims.
+    derived = {path.relative_to(container.DATA / "cache").as_posix() for path in container.DATA.glob("cache/*/*")}
+    assert derived == set(claimed) and len(derived) == 2 and not cache_claims.claims
     text_in(tmp_path / "text", "Paris")
     answer = prepare(job(run_id="LATE", **cell))
     assert f"not what {run.run_id} was trained on" in answer["error"] and answer["exit_code"] == 2
