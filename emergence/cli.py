@@ -294,6 +294,45 @@ def ask_command(
     say(to_json(answered.to_dict(), indent=2) if as_json else answered.text())
 
 
+@app.command("export")
+def export_command(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The new folder; nothing is overwritten.")],
+    which: Annotated[
+        Literal["pretrained", "finetuned"], typer.Option(help="The trunk before finetuning, or after it.")
+    ] = "pretrained",
+    snapshots: Annotated[
+        bool, typer.Option("--snapshots", help="Also every snapshot of pretraining, in subfolders step0, step2...")
+    ] = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Also to the Hugging Face hub: snapshots as branches.")
+    ] = None,
+    licence: Annotated[str, typer.Option("--license", help="Of the weights, for the model card.")] = "apache-2.0",
+    runs_dir: RunsDir = DEFAULT_RUNS,
+) -> None:
+    """A run's trunk as a directory that stock transformers loads: Qwen3, Llama or GPT-2 without custom code.
+
+    \b
+    emergence export runs/demo/RUN --to my-model
+    AutoModelForCausalLM.from_pretrained("my-model")
+    """
+    from emergence.errors import require_packages
+    from emergence.experiment.store import RunDirectory, find_run
+
+    require_packages("export", "safetensors", "torch", *(["huggingface_hub"] if push else []))
+    from emergence.export.folder import write_export
+
+    run = RunDirectory.open(find_run(run_id, runs_dir))
+    kept = push is not None
+    export = write_export(run, to, which=which, snapshots=snapshots, licence=licence, take_existing=kept)
+    for line in export.lines():
+        say(in_line(line))
+    if push is not None:
+        from emergence.export.push import push_export
+
+        say(in_line(push_export(export, push, report=lambda line: say(in_line(line)))))
+
+
 @app.command("probe-snapshots")
 def probe_snapshots_command(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],

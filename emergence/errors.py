@@ -107,9 +107,11 @@ class UnreachableError(EmergenceError):
 #: The extra of this project that brings a package, by the name it is imported by; "" is the base.
 _EXTRAS = {
     **dict.fromkeys(("modal", "tqdm", "typer"), ""),
-    **dict.fromkeys(("torch", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "pyarrow"), "local"),
+    **dict.fromkeys(
+        ("torch", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "safetensors", "pyarrow"), "local"
+    ),
     **dict.fromkeys(("matplotlib", "jinja2"), "report"),
-    "transformers": "hf",
+    **dict.fromkeys(("transformers", "huggingface_hub"), "hf"),
 }
 
 

@@ -104,3 +104,11 @@ def micro_run(root: Path, cache: Path | None = None, *extra: str, **flags: Any) 
     result = run_experiment(spec, RunStore(root / "runs"), cache_dir=cache or root / "cache", run_id=NAME)
     assert result is not None and result.run_id == NAME
     return NAME
+
+
+def run_micro(root: Path, *extra: str, **flags: Any) -> RunDirectory:
+    """Run the micro run with these settings and flags under ``root``; its name is its own."""
+    store = RunStore(root / "runs")
+    result = run_experiment(micro_spec(*extra, **flags), store, cache_dir=root / "cache")
+    assert result is not None and result.run_id is not None
+    return store.open(result.run_id)

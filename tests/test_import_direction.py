@@ -26,6 +26,7 @@ ORDER = (
     ("studies",),
     ("findings",),
     ("report",),
+    ("export",),
     ("sweep",),
     ("remote",),
     ("api",),

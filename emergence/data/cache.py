@@ -75,7 +75,7 @@ def building(folder: Path) -> Iterator[Path]:
         raise write_error(folder, error, None) from error
     try:
         yield temporary
-        for file in temporary.iterdir():
+        for file in (path for path in temporary.rglob("*") if path.is_file()):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         temporary.chmod(0o755)

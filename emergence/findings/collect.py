@@ -30,6 +30,8 @@ OWN_KIND = "emergence-"
 MOST_ENTRIES, MOST_CANDIDATES = 50_000, 5_000
 #: A results file is thousands of times smaller.
 _MOST_BYTES = 1 << 26
+#: What tells an export (``export/folder.py``), whose other JSON is of transformers and no result.
+EXPORT_FILE = "emergence.json"
 _RUN_FILES = (SPEC_FILE, DATA_FILE, TOKENIZER_FILE, MANIFEST_FILE)
 
 
@@ -140,6 +142,9 @@ def _walked(root: Path) -> Iterator[Path]:
             if _is_run(folder):
                 folders.clear()
                 continue
+        if EXPORT_FILE in files:
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if name.endswith(".json") and not name.startswith(".") and name not in _RUN_FILES:

@@ -1,0 +1,111 @@
+"""Which trunks of a run are exported, and where each one goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from emergence.errors import UsageError
+from emergence.experiment.belonging import FINETUNED, RANDOM, load_own
+from emergence.experiment.run_directory import RunDirectory
+from emergence.model import build_trunk
+from emergence.studies.trunks import Timeline, read_timeline
+from emergence.training.checkpoint import WeightsFile, load_weights
+from emergence.wording import counted
+
+Which = Literal["pretrained", "finetuned"]
+
+
+@dataclass(frozen=True)
+class TrunkToExport:
+    """One trunk.
+
+    Attributes:
+        folder: Its folder within the export, and its branch on the hub: ``step512``. Empty for the export itself.
+        what: What it is, in words.
+        stage: ``pretrained``, ``random`` or ``finetuned``.
+        step, tokens_seen: How long it was pretrained; None where that is not recorded.
+        load: A function that reads its weights.
+    """
+
+    folder: str
+    what: str
+    stage: str
+    step: int | None
+    tokens_seen: int | None
+    load: Callable[[], WeightsFile]
+
+
+def trunks_to_export(run: RunDirectory, which: Which, with_snapshots: bool) -> list[TrunkToExport]:
+    """The trunk that was asked for, and after it the steps of its pretraining, the first one first.
+
+    The steps begin with the initialisation, which the run's seed draws again, and end with the trunk itself.
+
+    Raises:
+        UsageError: The run has no such trunk yet, or no snapshots.
+        WeightsError: A file is damaged, or of another run.
+    """
+    if with_snapshots and which == "finetuned":
+        raise UsageError("--snapshots are those of pretraining: leave out --which finetuned")
+    path = run.finetuned_path if which == "finetuned" else run.trunk_path
+    if not path.is_file():
+        when = "it has finetuned or probed" if which == "finetuned" else "it has pretrained"
+        raise UsageError(f"{run.run_id} has no {path.name}: a run has it once {when}")
+    weights = load_own(run, path)
+    stage = weights.metadata.get("stage") or which
+    step, tokens = _pretraining_of(weights)
+    main = TrunkToExport("", _words(run, weights, stage), stage, step, tokens, partial(load_weights, path))
+    return [main, *_steps(run, main)] if with_snapshots else [main]
+
+
+def _pretraining_of(weights: WeightsFile) -> tuple[int | None, int | None]:
+    """Steps and tokens of the pretraining behind a trunk: 0 for a random one."""
+    if weights.metadata.get("stage") == RANDOM:
+        return 0, 0
+    pretraining: dict[str, Any] = weights.metadata.get("pretraining") or {}
+    return pretraining.get("steps"), pretraining.get("tokens_seen")
+
+
+def _words(run: RunDirectory, weights: WeightsFile, stage: str) -> str:
+    step, tokens = _pretraining_of(weights)
+    if stage == RANDOM:
+        return f"a random trunk, never trained: the normal initialisation of seed {run.spec.seed}"
+    if stage == FINETUNED:
+        start = "random" if run.spec.random_baseline else "pretrained"
+        if run.spec.freeze_llm:
+            return f"the {start} trunk as its probes read it: never finetuned, rows of unseen tokens drawn anew"
+        return f"the trunk after finetuning all weights on questions, from a {start} one; without the head that answers"
+    taken = " of another run" if weights.metadata.get("source") else ""
+    length = f": {counted(step, 'step')}, {counted(tokens, 'token')}" if step is not None and tokens is not None else ""
+    return f"the pretrained trunk{taken}, never finetuned{length}"
+
+
+def _steps(run: RunDirectory, main: TrunkToExport) -> list[TrunkToExport]:
+    if not run.spec.pretrains or not any(snapshot.phase == "pretrain" for snapshot in run.snapshots()):
+        hint = "pretrain with pretrain.step_snapshots" if run.spec.pretrains else "give the run that pretrained it"
+        raise UsageError(f"{run.run_id} has no pretraining snapshots (pretrain_*.pth): {hint}")
+    timeline = read_timeline(run)
+    steps: dict[int, TrunkToExport] = {}
+    for point in timeline.checkpoints[: timeline.start_index]:
+        step, tokens = int(point.facts["step"]), int(point.facts["tokens_seen"])
+        steps.setdefault(step, _step(step, tokens, partial(load_weights, point.path)))
+    if main.step is not None and main.tokens_seen is not None:
+        steps[main.step] = _step(main.step, main.tokens_seen, main.load)
+    steps.setdefault(0, _step(0, 0, partial(_initialisation, timeline, run.trunk_path)))
+    return [steps[step] for step in sorted(steps)]
+
+
+def _step(step: int, tokens: int, load: Callable[[], WeightsFile]) -> TrunkToExport:
+    words = f"the trunk after {counted(step, 'step')} of pretraining, {counted(tokens, 'token')}"
+    return TrunkToExport(f"step{step}", words, "pretrained", step, tokens, load)
+
+
+def _initialisation(timeline: Timeline, trunk: Path) -> WeightsFile:
+    """The trunk that pretraining began with."""
+    drawn = build_trunk(timeline.model, timeline.vocab_rows, seed=timeline.run.spec.seed)
+    last = load_weights(trunk)
+    kept = {key: last.metadata[key] for key in ("token_counts",) if key in last.metadata}
+    return WeightsFile(dict(drawn.state_dict()), last.model, last.vocab_rows, last.tokenizer_json, kept)
