@@ -133,6 +133,10 @@ def test_words_of_a_sentencepiece_tokenizer_are_found_by_offsets() -> None:
     # "did" is read at the token "didn", the first that has seen it whole; a mark before "n't" comes after that.
     assert tokenizer.decode([ids[last[4]]]) == "didn" and tokenizer.n_late == 1
     assert first[5] == last[4] + 1
+    # Characters that the tokenizer lacks are bytes, and a word has been seen at the last of them.
+    ids, first, last = tokenizer.encode_words([" The", " 漢字", " owners"])
+    assert last[1] - first[1] >= 5
+    assert tokenizer.decode(ids[first[1] : last[1] + 1].tolist()) == "漢字" and first[2] == last[1] + 1
 
 
 def test_marks_are_the_first_that_are_one_token_and_known(models: Path) -> None:

@@ -141,6 +141,9 @@ class HuggingFaceTokenizer:
         seen = text[skipped:]
         token_starts = [end - len(seen[start:end].lstrip(" ")) for start, end in spans]
         last = np.searchsorted(token_ends, word_ends, side="left").clip(max=len(ids) - 1)
+        # The bytes of one character all stand for it, so a word that ends with them ends with the last.
+        ends_there = np.searchsorted(token_ends, word_ends, side="right") - 1
+        last = np.where(token_ends[last] == word_ends, ends_there, last)
         first = np.searchsorted(np.maximum.accumulate(token_starts), word_starts, side="left")
         self.n_late += int((token_ends[last] > word_ends).sum())
         return np.asarray(ids, dtype=np.int32), first.astype(np.int32), last.astype(np.int32)
