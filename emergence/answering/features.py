@@ -124,12 +124,20 @@ def layer_groups(
     return [list(layers[i : i + together]) for i in range(0, len(layers), together)], dtype
 
 
+def batches_of(encoded: EncodedQA, device: torch.device) -> list[npt.NDArray[np.int64]]:
+    """The questions as a trunk runs over them: batches of similar length, each with the indices of its questions."""
+    return batches_for_scoring(encoded.lengths, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"]))
+
+
 def iter_states(
-    trunk: Encoder, encoded: EncodedQA, context: Context
+    trunk: Encoder, encoded: EncodedQA, context: Context, *, skip: int = 0
 ) -> Iterator[tuple[npt.NDArray[np.int64], PaddedBatch, list[Tensor]]]:
-    """Yield ``(indices, batch, states)``: the L + 1 levels of states (B, T, D) in float32, without gradients."""
-    budget = TOKENS_PER_BATCH.get(context.device.type, TOKENS_PER_BATCH["cpu"])
-    for index in batches_for_scoring(encoded.lengths, budget):
+    """Yield ``(indices, batch, states)``: the L + 1 levels of states (B, T, D) in float32, without gradients.
+
+    Args:
+        skip: Batches to leave out at the beginning, because they were done before.
+    """
+    for index in batches_of(encoded, context.device)[skip:]:
         batch = encoded.padded_batch(index)
         with torch.no_grad(), autocast(context.device, context.precision):
             levels = trunk.hidden_states(torch.from_numpy(batch.ids).to(context.device))  # L + 1 of (B, T, D)
@@ -172,8 +180,7 @@ def predict_readouts(
 def predict_finetuned(trunk: Trunk, head: nn.Module, encoded: EncodedQA, context: Context) -> SpanLogits:
     """Span logits of the whole model: the head on the trunk's last layer."""
     logits = _empty_logits(encoded)
-    budget = TOKENS_PER_BATCH.get(context.device.type, TOKENS_PER_BATCH["cpu"])
-    for index in batches_for_scoring(encoded.lengths, budget):
+    for index in batches_of(encoded, context.device):
         batch = encoded.padded_batch(index)
         with torch.no_grad():
             _store(logits, index, batch, *span_logits(trunk, head, batch, context))

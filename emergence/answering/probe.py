@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from emergence.answering.evaluate import gold_spans
 from emergence.answering.features import SpanLogits, predict_readouts
-from emergence.answering.probe_data import ProbeData, Standardisation, standardise_
+from emergence.answering.probe_data import ProbeData, Standardisation, predict_cached, standardise_
 from emergence.answering.probe_fitting import FAMILIES, ProbeFit, fit_probe, readout
 from emergence.answering.probe_loop import Piece, ProbeState, fit_pieces
+from emergence.answering.stored_states import StoredStates
 from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import EmergenceError
 from emergence.model import Encoder
@@ -105,7 +107,23 @@ def _standardised(data: Sequence[ProbeData]) -> tuple[ProbeData, ProbeData, Stan
 
 
 def predict_probes(trunk: Encoder, fits: Sequence[ProbeFit], encoded: EncodedQA, context: Context) -> list[SpanLogits]:
-    """Logits of several fitted probes, in the order of ``fits``. The trunk runs once."""
+    """Logits of several fitted probes, in the order of ``fits``. The trunk runs once, or its states are read."""
+    if isinstance(trunk, StoredStates):
+        return _predict_stored(trunk, fits, encoded, context)
     readouts = {str(i): (fit.layer, readout(fit, context.device)) for i, fit in enumerate(fits)}
     logits = predict_readouts(trunk, readouts, encoded, context)
     return [logits[name] for name in readouts]
+
+
+def _predict_stored(
+    trunk: StoredStates, fits: Sequence[ProbeFit], encoded: EncodedQA, context: Context
+) -> list[SpanLogits]:
+    """As :func:`predict_probes`, a layer at a time."""
+    logits: dict[int, SpanLogits] = {}
+    for layer in sorted({fit.layer for fit in fits}):
+        states = trunk.layer(encoded, layer, context.device)
+        data = ProbeData(states, gold_spans(encoded))
+        for i, fit in enumerate(fits):
+            if fit.layer == layer:
+                logits[i] = predict_cached(readout(fit, context.device), data)
+    return [logits[i] for i in range(len(fits))]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from emergence.answering.evaluate import gold_spans
 from emergence.answering.features import LayerFeatures, Readout, SpanLogits, cache_features, layer_groups
+from emergence.answering.stored_states import StoredStates
 from emergence.data.qa_encoding import EncodedQA
 from emergence.measures.ragged import rows_at
 from emergence.measures.spans import GoldSpans
@@ -25,6 +26,8 @@ from emergence.training.context import Context
 #: Rows of word states multiplied at a time, because bfloat16 ones are widened first; questions scored at a time.
 CHUNK_ROWS = 1 << 18
 _CHUNK_QUESTIONS = 512
+#: Share of the memory for cached states that one layer read from disk may take in float32.
+_SHARE_OF_STORED = 0.25
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,20 @@ def layer_data(
     gigabytes: float,
     context: Context,
 ) -> Iterator[tuple[int, tuple[ProbeData, ...]]]:
-    """Yield each layer with the raw states of all splits. As many layers are cached together as memory allows."""
+    """Yield each layer with the raw states of all splits. As many layers are cached together as memory allows.
+
+    States on disk are read a layer at a time.
+    """
     n_words = sum(int(split.word_offsets[-1]) for split in splits)
+    if isinstance(trunk, StoredStates):
+        # Standardising is exact in float32. The model is in memory too, so its states get a part of the budget.
+        wide = 4 * n_words * trunk.hidden_size <= _SHARE_OF_STORED * gigabytes * 1e9
+        for layer in layers:
+            dtype = torch.float32 if wide else torch.bfloat16
+            parts = [trunk.layer(split, layer, context.device, dtype) for split in splits]
+            yield layer, tuple(ProbeData(part, gold_spans(s)) for part, s in zip(parts, splits, strict=True))
+            del parts
+        return
     groups, dtype = layer_groups(layers, n_words, trunk.hidden_size, gigabytes, context.device)
     for group in groups:
         caches = [cache_features(trunk, s, group, context, dtype) for s in splits]

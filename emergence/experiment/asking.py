@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,18 @@ from emergence.answering.probe_fitting import probe_readout, reader
 from emergence.answering.stored_heads import head_weights, probe_weights, trunk_weights
 from emergence.data.formats.slots import finish_question
 from emergence.data.formats.squad import split_words
-from emergence.data.qa_encoding import EncodedQA, encode_qa
+from emergence.data.qa_encoding import EncodedQA, QATokenizer, encode_qa
 from emergence.data.records import Answer, QAExample
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import RunDirectoryError, UsageError, WeightsError
 from emergence.experiment.belonging import load_own
 from emergence.experiment.facts import dig
-from emergence.experiment.inputs import marks_of
+from emergence.experiment.inputs import marks_of, model_digest, open_published, redraw_as_own
 from emergence.experiment.result import load_result
 from emergence.experiment.run_directory import RunDirectory
 from emergence.measures.spans import iter_probability_bands
-from emergence.model import SpanHead, build_trunk
+from emergence.model import SpanHead, Trunk, build_trunk
+from emergence.model.huggingface import LoadedModel, find_model
 from emergence.plain import plain
 from emergence.training.checkpoint import WeightsFile, load_into
 from emergence.training.context import Context
@@ -135,6 +137,7 @@ def ask(
     if not run.is_finished or not run.finetuned_path.is_file():
         raise RunDirectoryError(f"{run.run_id} has no finetuned model or probe to ask: its command goes on with it")
     weights = load_own(run, run.checked(run.finetuned_path.name))
+    published = _published(run, weights, device) if run.spec.model else None
     for text in (sentence, question):
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise UsageError("sentence or question is no text in UTF-8: check how the terminal encodes it")
@@ -144,9 +147,9 @@ def ask(
     place = None
     if predicate is not None or run.spec.finetune_data != "squad":
         place = _predicate_place(words, asked, predicate)
-    encoded = _encode(run, weights, words, asked, place)
+    encoded = _encode(run, weights, published, words, asked, place)
     limit = dig(load_result(run.stats_path).test_scores, "max_answer_words") or len(words)
-    logits, layers = _answers(run, weights, encoded, context)
+    logits, layers = _answers(run, weights, published, encoded, context)
     spans = {name: _likeliest(of_readout, words, limit, top) for name, of_readout in logits.items()}
     notes = []
     families = run.spec.config.probe.families if run.spec.freeze_llm else ()
@@ -190,8 +193,28 @@ def _letters_alike(word: str, other: str) -> int:
     return n if n >= max(min(_ALIKE_LETTERS, shorter), _ALIKE_SHARE * shorter) else 0
 
 
+def _published(run: RunDirectory, weights: WeightsFile, device: torch.device) -> LoadedModel:
+    """The published model that the run probed.
+
+    Raises:
+        WeightsError: What is there now are other weights.
+    """
+    loaded = open_published(run.spec, find_model(run.spec.model or "", run.spec.revision), device)
+    redraw_as_own(run.spec, loaded)
+    if model_digest(loaded) != weights.metadata.get("model"):
+        raise WeightsError(
+            f"{loaded.files.label} has other weights now than when {run.run_id} probed it: probe it anew"
+        )
+    return loaded
+
+
 def _encode(
-    run: RunDirectory, weights: WeightsFile, words: tuple[str, ...], question: str, predicate: int | None
+    run: RunDirectory,
+    weights: WeightsFile,
+    published: LoadedModel | None,
+    words: tuple[str, ...],
+    question: str,
+    predicate: int | None,
 ) -> EncodedQA:
     example = QAExample(
         id="asked",
@@ -206,10 +229,14 @@ def _encode(
         answers=(Answer(words[0], 0, 1, "given"),),  # encoding wants one; nothing is scored
     )
     counts = weights.metadata.get("token_counts")
-    limit = weights.model.sequence_length
+    if published is None:
+        limit = weights.model.sequence_length
+        tokenizer: QATokenizer = TextTokenizer.from_json(weights.tokenizer_json, str(run.finetuned_path))
+    else:
+        limit, tokenizer = published.encoder.max_tokens, published.tokenizer
     encoded, dropped = encode_qa(
         [example],
-        TextTokenizer.from_json(weights.tokenizer_json, str(run.finetuned_path)),
+        tokenizer,
         run.spec.layout,
         limit,
         marks_of(run.spec),
@@ -221,17 +248,19 @@ def _encode(
 
 
 def _answers(
-    run: RunDirectory, weights: WeightsFile, encoded: EncodedQA, context: Context
+    run: RunDirectory,
+    weights: WeightsFile,
+    published: LoadedModel | None,
+    encoded: EncodedQA,
+    context: Context,
 ) -> tuple[dict[str, SpanLogits], dict[str, int]]:
     """Logits of every stored read-out by name, and the layer that each reads."""
     source = run.finetuned_path
-    trunk = build_trunk(weights.model, weights.vocab_rows, seed=0)
-    load_into(trunk, trunk_weights(weights.state_dict), source)
-    trunk = trunk.to(context.device).eval().requires_grad_(False)
+    trunk = published.encoder if published else _trunk(weights, source, context)
     head = SpanHead(trunk.hidden_size)
     load_into(head, head_weights(weights.state_dict), source)
     head = head.to(context.device)
-    if not run.spec.freeze_llm:
+    if isinstance(trunk, Trunk) and not run.spec.freeze_llm:
         return {"finetuned": predict_finetuned(trunk, head, encoded, context)}, {"finetuned": trunk.n_layers}
     try:
         layers = {"linear": int(weights.metadata["head_layer"])}
@@ -243,6 +272,12 @@ def _answers(
         for family, layer in layers.items()
     }
     return predict_readouts(trunk, readouts, encoded, context), layers
+
+
+def _trunk(weights: WeightsFile, source: Path, context: Context) -> Trunk:
+    trunk = build_trunk(weights.model, weights.vocab_rows, seed=0)
+    load_into(trunk, trunk_weights(weights.state_dict), source)
+    return trunk.to(context.device).eval().requires_grad_(False)
 
 
 def _stored_probe(weights: WeightsFile, family: str, context: Context) -> Any:

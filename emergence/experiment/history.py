@@ -29,7 +29,7 @@ _NUMBERS = {
 }
 #: The same of the timings. Other kinds are for people.
 _TIMES = {
-    "pretrain_end": ("seconds", "tokens_per_second"),
+    **dict.fromkeys(("pretrain_end", "states"), ("seconds", "tokens_per_second")),
     **dict.fromkeys(("finetune_epoch", "finetune_search"), ("seconds",)),
     **dict.fromkeys(("probe", "probe_conditional", "probe_validity"), ("seconds",)),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from emergence.answering.few_shot import few_shot_indices
 from emergence.data.minimal_sets import minimal_pairs
@@ -29,6 +30,16 @@ from emergence.errors import DataError, UsageError, WeightsError
 from emergence.experiment.belonging import FINETUNED, RANDOM, check_beside, load_own
 from emergence.experiment.facts import dig
 from emergence.experiment.store import RunDirectory, RunStore
+from emergence.files import content_digest
+from emergence.model.huggingface import (
+    HuggingFaceTokenizer,
+    LoadedModel,
+    ModelFiles,
+    find_model,
+    load_model,
+    random_twin,
+)
+from emergence.model.huggingface.own_export import redraw_unseen_rows
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, check_matches, check_trunk, load_weights
 
@@ -80,14 +91,16 @@ class Inputs:
         questions: The same, encoded.
         weights: The trunk to start from; None to pretrain or to start at random.
         token_counts: (V,) how often the trunk's text holds each token; None where that is unknown.
+        published: The published model to probe, or its random twin; None for a trunk of this program.
     """
 
-    tokenizer: TextTokenizer
+    tokenizer: TextTokenizer | HuggingFaceTokenizer
     text: PretrainingData | None
     dataset: QADataset | None
     questions: Questions | None
     weights: GivenWeights | None
     token_counts: IntArray | None = None
+    published: LoadedModel | None = None
 
     @property
     def fingerprints(self) -> dict[str, str | None]:
@@ -96,6 +109,7 @@ class Inputs:
             "tokenizer": self.tokenizer.fingerprint,
             "text": self.text.fingerprint if self.text else None,
             "questions": self.dataset.fingerprint if self.dataset else None,
+            **({"model": model_digest(self.published)} if self.published else {}),
         }
 
     def facts(self) -> dict[str, Any]:
@@ -107,7 +121,9 @@ class Inputs:
             facts["questions"] = {"name": self.dataset.name, **self.dataset.provenance}
             facts["filtering"] = {split: counts.to_dict() for split, counts in self.questions.filtering.items()}
             facts["marks"] = self.questions.marks.to_dict()
-        if self.text and self.questions:
+        if self.published:
+            facts["model"] = self.published.facts()
+        if self.text and self.questions and isinstance(self.tokenizer, TextTokenizer):
             sentences = {example.tokens for example in self.questions.test.examples}
             facts["overlap"] = {
                 "test_sentences": len(sentences),
@@ -116,14 +132,21 @@ class Inputs:
         return facts
 
 
-def read_inputs(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Inputs:
+def read_inputs(
+    spec: ExperimentSpec, store: RunStore, cache_dir: Path, device: torch.device = torch.device("cpu")
+) -> Inputs:
     """Find, read and check everything that ``spec`` needs. Nothing is written outside ``cache_dir``.
+
+    Args:
+        device: Where a published model is put.
 
     Raises:
         DataError: Data is missing, empty or malformed. The message names file and line.
         WeightsError: Weights are missing, foreign, or of another size.
         UsageError: The few-shot limit exceeds the data.
     """
+    if spec.model:
+        return _read_published(spec, spec.model, cache_dir, device)
     weights = _given_weights(spec, store, cache_dir)
     dataset = None if spec.skip_finetune else load_qa(spec, cache_dir)
     text = prepare_pretraining_data(spec, cache_dir) if spec.pretrains else None
@@ -132,13 +155,64 @@ def read_inputs(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Input
         tokenizer = TextTokenizer.from_json(weights.file.tokenizer_json, str(weights.path))
     else:
         tokenizer = text.tokenizer if text else prepare_tokenizer(spec, cache_dir)
-    questions = encode_questions(spec, dataset, tokenizer, counts) if dataset else None
+    limit = spec.config.model.sequence_length
+    questions = encode_questions(spec, dataset, tokenizer, limit, counts) if dataset else None
     if questions and spec.freeze_llm and questions.marks.unseen:
         logger.warning(
             "the text holds %s hardly ever (fewer than %d times), so a frozen trunk can hardly read it as a mark",
             " and ".join(map(repr, questions.marks.unseen)), FEWEST_OF_A_MARK,
         )  # fmt: skip
     return Inputs(tokenizer, text, dataset, questions, weights, counts)
+
+
+def _read_published(spec: ExperimentSpec, name: str, cache_dir: Path, device: torch.device) -> Inputs:
+    """The questions, encoded for a published model or its random twin, which has the same tokenizer.
+
+    Questions come first: what is wrong with them need not wait for the weights.
+    """
+    files = find_model(name, spec.revision)
+    dataset = load_qa(spec, cache_dir)
+    loaded = open_published(spec, files, device)
+    encoder = loaded.encoder
+    if (last := max(layers_of(spec, encoder.n_layers))) > encoder.n_layers:
+        raise UsageError(f"--layers {last}: the layers of {files.label} are 0 (embeddings) to {encoder.n_layers}")
+    counts = files.own_export.token_counts if files.own_export else None
+    questions = encode_questions(spec, dataset, loaded.tokenizer, encoder.max_tokens, counts)
+    return Inputs(loaded.tokenizer, None, dataset, questions, None, counts, published=loaded)
+
+
+def open_published(spec: ExperimentSpec, files: ModelFiles, device: torch.device) -> LoadedModel:
+    """The published model of ``spec`` or its random twin.
+
+    Raises:
+        UsageError: It cannot be read, or memory does not suffice.
+        WeightsError: Its weights are damaged.
+    """
+    precision = spec.config.probe.weights
+    if spec.random_baseline:
+        return random_twin(files.name, seed=spec.seed, precision=precision, device=device, files=files)
+    return load_model(files.name, precision=precision, device=device, files=files)
+
+
+def redraw_as_own(spec: ExperimentSpec, loaded: LoadedModel) -> None:
+    """Of an exported trunk draw the embedding rows that pretraining never saw, as for probes of the run itself."""
+    own = loaded.files.own_export
+    if own is not None and own.token_counts is not None and loaded.files.progress.get("steps") and loaded.seed is None:
+        redraw_unseen_rows(loaded.encoder.model, own.token_counts, spec.seed)
+
+
+def layers_of(spec: ExperimentSpec, n_layers: int) -> tuple[int, ...]:
+    """The levels of states that a frozen run probes, of a trunk with ``n_layers`` blocks."""
+    chosen = spec.config.probe.layers
+    return tuple(range(n_layers + 1)) if chosen == "all" else tuple(sorted({int(n) for n in chosen.split(",")}))
+
+
+def model_digest(loaded: LoadedModel) -> str:
+    """Identity of a published model's weights, by their bytes; of a random twin by its architecture and seed."""
+    if loaded.seed is None:
+        return content_digest(loaded.files.digests)
+    facts = loaded.facts()
+    return content_digest([*(facts[key] for key in ("class", "parameters", "random_seed", "hidden_size", "n_layers"))])
 
 
 def _token_counts(
@@ -175,11 +249,16 @@ def _checked_counts(counts: object, weights: GivenWeights) -> IntArray:
 
 
 def encode_questions(
-    spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTokenizer, token_counts: IntArray | None = None
+    spec: ExperimentSpec,
+    dataset: QADataset,
+    tokenizer: TextTokenizer | HuggingFaceTokenizer,
+    limit: int,
+    token_counts: IntArray | None = None,
 ) -> Questions:
     """Encode every split in the spec's layout and take the few-shot subset.
 
     Args:
+        limit: Longest sequence that the trunk takes, in tokens.
         token_counts: Counts in the trunk's text, by which a frozen trunk's marks are chosen.
 
     Raises:
@@ -189,7 +268,6 @@ def encode_questions(
     encoded: dict[str, EncodedQA] = {}
     filtering: dict[str, FilterCounts] = {}
     for split in SPLITS:
-        limit = spec.config.model.sequence_length
         examples = dataset.splits[split]
         encoded[split], dropped = encode_qa(examples, tokenizer, spec.layout, limit, marks_of(spec), token_counts)
         filtering[split] = FilterCounts.merge([dataset.filtering[split]])
@@ -198,23 +276,25 @@ def encode_questions(
         if filtering[split].kept < filtering[split].total:
             logger.info("%s: %s", split, filtering[split].in_words())
         if not len(encoded[split]):
-            raise DataError(
-                f"no {split} question fits model.sequence_length = {limit} in the {spec.layout} layout: raise it "
-                f"with --set model.sequence_length={4 * limit}"
-            )
+            cure = f": raise it with --set model.sequence_length={4 * limit}" if spec.model is None else ""
+            what = "model.sequence_length =" if spec.model is None else "the model's context of"
+            raise DataError(f"no {split} question fits {what} {limit} in the {spec.layout} layout{cure}")
     subset = few_shot_indices(len(encoded["train"]), spec.finetune_samples, spec.seed)
     train = encoded["train"] if spec.finetune_samples is None else encoded["train"].subset(subset)
     marks = mark_tokens(tokenizer, marks_of(spec), token_counts)
-    pairs = _minimal_pairs(spec, dataset, tokenizer, token_counts)
+    pairs = _minimal_pairs(spec, dataset, tokenizer, limit, token_counts)
     return Questions(train, encoded["train"], encoded["validation"], encoded["test"], filtering, marks, pairs)
 
 
 def _minimal_pairs(
-    spec: ExperimentSpec, dataset: QADataset, tokenizer: TextTokenizer, token_counts: IntArray | None
+    spec: ExperimentSpec,
+    dataset: QADataset,
+    tokenizer: TextTokenizer | HuggingFaceTokenizer,
+    limit: int,
+    token_counts: IntArray | None,
 ) -> EncodedQA | None:
     wanted = spec.config.evaluate.minimal_pairs
     members = minimal_pairs(dataset, n_pairs=wanted) if wanted else []
-    limit = spec.config.model.sequence_length
     encoded, _ = encode_qa(members, tokenizer, spec.layout, limit, marks_of(spec), token_counts)
     return encoded if len(encoded) else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emergence.answering.evaluate import (
@@ -16,6 +16,7 @@ from emergence.answering.evaluate import (
 )
 from emergence.answering.minimal_pairs import score_minimal_pairs
 from emergence.data.qa_encoding import EncodedQA
+from emergence.experiment.belonging import PRETRAINED, RANDOM
 from emergence.experiment.facts import HEADLINE, RULE, words_name
 from emergence.experiment.inputs import Questions
 from emergence.experiment.phases import Session, Trained, named_fits
@@ -25,13 +26,24 @@ from emergence.measures.scoring import SpanScores
 from emergence.plain import plain
 from emergence.spec.model_size import count_parameters
 from emergence.training.checkpoint import WeightsFile
+from emergence.training.language_model_eval import LanguageModelLoss
 
 #: Per-question scores kept for every read-out beside the headline's.
 KEPT_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1", "argument_selection")
 
 
-def conclude(session: Session, weights: WeightsFile, trained: Trained, questions: Questions) -> RunResult:
-    """Score validation and test, write the predictions, and return the result, which is not yet on disk."""
+def conclude(
+    session: Session,
+    weights: WeightsFile | None,
+    trained: Trained,
+    questions: Questions,
+    loss: LanguageModelLoss | None = None,
+) -> RunResult:
+    """Score validation and test, write the predictions, and return the result, which is not yet on disk.
+
+    Args:
+        weights: The trunk's; None for a published model. loss: That of a published model.
+    """
     scores = {
         split: {
             name: score_logits(logits, encoded, trained.max_answer_words)
@@ -48,7 +60,9 @@ def conclude(session: Session, weights: WeightsFile, trained: Trained, questions
         split: _report(session, scores[split], rules[split], words[split], getattr(questions, split))
         for split in scores
     }
-    session.run.write_predictions(_rows(scores["test"], rules["test"], words["test"], questions))
+    # A revision is one point of a curve, which has this score too.
+    kept = KEPT_SCORES if session.spec.model is None else (*KEPT_SCORES, "brier")
+    session.run.write_predictions(_rows(scores["test"], rules["test"], words["test"], questions, kept))
     headline = reports["validation"][HEADLINE]["scores"]
     return RunResult.from_spec(
         session.spec,
@@ -63,19 +77,20 @@ def conclude(session: Session, weights: WeightsFile, trained: Trained, questions
         probes=_probes(session, trained, reports, scores, words, questions),
         minimal_pairs=_minimal_pairs(session, trained, questions),
         finetuning=_finetuning(trained),
-        **common_facts(session, weights, trained),
+        **common_facts(session, weights, trained, loss),
     )
 
 
-def common_facts(session: Session, weights: WeightsFile, trained: Trained | None) -> dict[str, Any]:
+def common_facts(
+    session: Session, weights: WeightsFile | None, trained: Trained | None, loss: LanguageModelLoss | None = None
+) -> dict[str, Any]:
     """What every result tells, with or without finetuning."""
     spec = session.spec
-    counts = count_parameters(weights.model, weights.vocab_rows)
-    trainable = counts.trainable_frozen if spec.freeze_llm else counts.trainable_full
-    pretraining = weights.metadata.get("pretraining")
+    of_trunk = _of_published(session, loss) if weights is None else _of_trunk(session, weights, trained)
+    pretraining = of_trunk["pretraining"]
     seconds, rates = _timings(session)
     flags = []
-    if weights.metadata.get("source"):
+    if weights is not None and weights.metadata.get("source"):
         flags.append("trunk_from_another_run")
     if (pretraining or {}).get("rewinds") or (trained and trained.finetuned and trained.finetuned.rewinds):
         flags.append("rewound_after_nan")
@@ -88,24 +103,54 @@ def common_facts(session: Session, weights: WeightsFile, trained: Trained | None
         flags.append("mark_unseen")
     flags += trained.finetuned.flags if trained and trained.finetuned else []
     return {
-        "lineage": {
-            "trunk_sha256": sha256_file(session.run.trunk_path),
-            "stage": weights.metadata.get("stage"),
-            "run_id": weights.metadata.get("run_id"),
-            "pretrain_id": weights.metadata.get("pretrain_id"),
-            "source": weights.metadata.get("source"),
-        },
-        "pretraining": pretraining,
-        "parameters": {
-            "total": counts.total,
-            "non_embedding": counts.non_embedding,
-            "trainable": trainable if trained else counts.total,
-        },
+        **of_trunk,
         "seconds": seconds,
         "tokens_per_second": rates,
         "data": session.run.read_data(),
         "versions": current_versions(),
         "flags": flags,
+    }
+
+
+def _of_trunk(session: Session, weights: WeightsFile, trained: Trained | None) -> dict[str, Any]:
+    counts = count_parameters(weights.model, weights.vocab_rows)
+    trainable = counts.trainable_frozen if session.spec.freeze_llm else counts.trainable_full
+    known = ("stage", "run_id", "pretrain_id", "source")
+    return {
+        "lineage": {
+            "trunk_sha256": sha256_file(session.run.trunk_path),
+            **{key: weights.metadata.get(key) for key in known},
+        },
+        "pretraining": weights.metadata.get("pretraining"),
+        "parameters": {
+            "total": counts.total,
+            "non_embedding": counts.non_embedding,
+            "trainable": trainable if trained else counts.total,
+        },
+    }
+
+
+def _of_published(session: Session, loss: LanguageModelLoss | None) -> dict[str, Any]:
+    """What a result tells of a published model or its random twin. Its loss is on the text that all are measured on."""
+    spec, published = session.spec, session.inputs.published
+    if published is None:
+        raise RuntimeError("a published model that was not loaded")
+    is_random = spec.random_baseline
+    files = published.files
+    return {
+        "lineage": {
+            "trunk_sha256": session.inputs.fingerprints["model"],
+            "stage": RANDOM if is_random else PRETRAINED,
+            "run_id": None,
+            "pretrain_id": None if is_random else spec.pretrain_id,
+            "source": {"path": files.name, "revision": files.revision, "commit": files.commit},
+        },
+        "pretraining": {**({} if is_random else files.progress), "test": plain(loss)},
+        "parameters": {
+            "total": published.n_parameters,
+            "non_embedding": published.n_non_embedding,
+            "trainable": 2 * (published.encoder.hidden_size + 1),
+        },
     }
 
 
@@ -143,21 +188,24 @@ def _rows(
     rules: Mapping[str, Columns],
     words: Mapping[str, SpanScores],
     questions: Questions,
+    kept: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Prediction rows of the headline, with the other read-outs' scores and those that need no language model."""
     rows = prediction_rows(scores[HEADLINE], questions.test)
-    others = {name: _kept(span_scores) for name, span_scores in scores.items() if name != HEADLINE}
-    alone = {name: _kept(span_scores) for name, span_scores in words.items()}
+    headline = _kept(scores[HEADLINE], kept)
+    others = {name: _kept(span_scores, kept) for name, span_scores in scores.items() if name != HEADLINE}
+    alone = {name: _kept(span_scores, kept) for name, span_scores in words.items()}
     alone |= {name: columns for name, columns in rules.items() if name == RULE}
     for i, row in enumerate(rows):
+        row |= {name: value for name, value in _at(headline, i).items() if name not in row}
         row["readouts"] = {name: _at(columns, i) for name, columns in others.items()}
         row["baselines"] = {name: _at(columns, i) for name, columns in alone.items()}
     return rows
 
 
-def _kept(scores: SpanScores) -> Columns:
+def _kept(scores: SpanScores, kept: Sequence[str] = KEPT_SCORES) -> Columns:
     columns = scores.columns()
-    return {name: columns[name] for name in KEPT_SCORES if name in columns}
+    return {name: columns[name] for name in kept if name in columns}
 
 
 def _at(columns: Columns, i: int) -> dict[str, float | None]:
@@ -255,6 +303,9 @@ def _timings(session: Session) -> tuple[dict[str, float], dict[str, float]]:
             seconds["finetune"] = line["seconds"]
         elif line["kind"] == "finetune_search":  # each line has the sum so far
             seconds["finetune_search"] = line["seconds"]
+        elif line["kind"] == "states":
+            seconds["states"] = seconds.get("states", 0.0) + line["seconds"]
+            rates["states"] = line["tokens_per_second"]
         elif line["kind"] in ("probe", "probe_conditional", "probe_validity"):
             seconds[line["kind"]] = seconds.get(line["kind"], 0.0) + line["seconds"]
     return seconds, rates

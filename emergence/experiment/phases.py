@@ -27,23 +27,26 @@ from emergence.answering.probe_fitting import ProbeFit, span_head
 from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.answering.probe_validity import ProbeValidity, measure_validity
 from emergence.answering.stored_heads import HEAD, probe_tensors
+from emergence.answering.stored_states import StoredStates
 from emergence.answering.word_features import Variant
 from emergence.answering.word_scorer import WordScores, word_scores
 from emergence.experiment.belonging import FINETUNED, PRETRAINED, RANDOM, history_position, load_own
 from emergence.experiment.facts import HEADLINE, own_scorer, words_name
-from emergence.experiment.inputs import GivenWeights, Inputs, Questions
+from emergence.experiment.inputs import GivenWeights, Inputs, Questions, layers_of, redraw_as_own
 from emergence.experiment.result import current_versions
 from emergence.experiment.store import RunDirectory
-from emergence.model import SpanHead, Trunk, build_trunk
+from emergence.model import Encoder, SpanHead, Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen
+from emergence.model.huggingface import LoadedModel
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec, Layout
 from emergence.training.checkpoint import WeightsFile, load_into
 from emergence.training.context import Context
 from emergence.training.distributed import Workers
 from emergence.training.identity import IDENTITY_KEY, Identity
-from emergence.training.language_model_eval import evaluate_language_model
+from emergence.training.language_model_eval import LanguageModelLoss, evaluate_language_model
 from emergence.training.pretrain import pretrain
+from emergence.training.published_loss import evaluate_published
 from emergence.training.recording import Position
 
 logger = logging.getLogger(__name__)
@@ -86,7 +89,17 @@ class Session:
         state = dict(trunk.state_dict()) | probe_tensors(probes)
         if head is not None:
             state |= {f"{HEAD}{name}": tensor for name, tensor in head.state_dict().items()}
-        metadata = {
+        metadata = self._metadata(stage, **facts)
+        return WeightsFile(state, trunk.config, trunk.vocab_rows, self.inputs.tokenizer.to_json(), metadata)
+
+    def probe_weights(self, head: nn.Module, probes: Sequence[ProbeFit], **facts: Any) -> WeightsFile:
+        """A weights file of probes alone, without the published model that they read."""
+        state = probe_tensors(probes) | {f"{HEAD}{name}": tensor for name, tensor in head.state_dict().items()}
+        metadata = self._metadata(FINETUNED, model=self.inputs.fingerprints["model"], **facts)
+        return WeightsFile(state, self.spec.config.model, 1, self.inputs.tokenizer.to_json(), metadata)
+
+    def _metadata(self, stage: str, **facts: Any) -> dict[str, Any]:
+        return {
             "stage": stage,
             "run_id": self.run.run_id,
             IDENTITY_KEY: self.identity.to_dict(),
@@ -97,7 +110,6 @@ class Session:
             **self.token_counts(),
             **facts,
         }
-        return WeightsFile(state, trunk.config, trunk.vocab_rows, self.inputs.tokenizer.to_json(), metadata)
 
     def token_counts(self) -> dict[str, Tensor]:
         """How often the trunk's text holds each token, to be stored with the weights; empty if unknown."""
@@ -319,8 +331,42 @@ def finetune_whole(session: Session, weights: WeightsFile, questions: Questions)
 def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
     """Fit every probe on the frozen trunk. The linear one at the layer chosen on validation is the headline."""
     trunk = load_trunk(weights, session).eval().requires_grad_(False)
-    max_answer_words = choose_max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
     session.begin(PROBE_PHASE, history_position(weights))
+    trained, report = _probe(session, trunk, questions)
+    best = report.best("linear")
+    saved = session.weights(trunk, FINETUNED, span_head(best), _other_fits(report), **_saved_facts(report))
+    session.run.save_finetuned(saved)
+    # One fit is the frozen run's only epoch; the guide promises its snapshot.
+    session.run.save_snapshot("finetune_epoch_1", saved)
+    return trained
+
+
+def probe_published(
+    session: Session, published: LoadedModel, questions: Questions
+) -> tuple[Trained, LanguageModelLoss]:
+    """As :func:`probe_frozen` on a published model, whose states are kept on disk until the last probe is fitted.
+
+    Returns:
+        The probes, and the model's loss on the text that all published models are measured on.
+    """
+    encoder, spec = published.encoder, session.spec
+    folder = session.cache_dir / "states" / session.run.run_id
+    states = StoredStates(encoder, folder, layers_of(spec, encoder.n_layers), spec.config.probe.features)
+    session.begin(PROBE_PHASE, 0)
+    loss = evaluate_published(published, session.context)
+    redraw_as_own(spec, published)  # after the loss, which is that of the weights as they are
+    splits = (questions.train, questions.validation, questions.test)
+    states.write([*splits, *([questions.pairs] if questions.pairs else [])], session.context)
+    trained, report = _probe(session, states, questions)
+    best = report.best("linear")
+    session.run.save_finetuned(session.probe_weights(span_head(best), _other_fits(report), **_saved_facts(report)))
+    states.remove()
+    return trained, loss
+
+
+def _probe(session: Session, trunk: Encoder, questions: Questions) -> tuple[Trained, ProbeReport]:
+    """Every probe and what it is measured by, on the states of a frozen trunk."""
+    max_answer_words = choose_max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
     report = probe_all_layers(
         trunk,
         questions.train,
@@ -329,6 +375,7 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
         session.context,
         seed=session.spec.seed,
         max_answer_words=max_answer_words,
+        layers=layers_of(session.spec, trunk.n_layers),
     )
     readouts = named_fits(report)
     logits = {
@@ -346,29 +393,34 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
         chosen = {HEADLINE: report.best("linear")} | {n: fit for n, fit in readouts.items() if n == fit.family}
         on_pairs = predict_probes(trunk, list(chosen.values()), questions.pairs, session.context)
         pairs = dict(zip(chosen, on_pairs, strict=True)) | pairs
-    best = report.best("linear")
-    others = [fit for name, fit in readouts.items() if name == fit.family]
-    layers = {fit.family: fit.layer for fit in others}
-    facts = {"head_layer": best.layer, "probe_layers": layers, "frozen": True, **_fit_facts(best)}
-    saved = session.weights(trunk, FINETUNED, span_head(best), others, **facts)
-    session.run.save_finetuned(saved)
-    # One fit is the frozen run's only epoch; the guide promises its snapshot.
-    session.run.save_snapshot("finetune_epoch_1", saved)
-    return Trained(
+    trained = Trained(
         logits,
         max_answer_words,
         words,
         probes=report,
-        headline_layer=best.layer,
+        headline_layer=report.best("linear").layer,
         conditional=conditional,
         validity=validity,
         pairs=pairs,
     )
+    return trained, report
+
+
+def _other_fits(report: ProbeReport) -> list[ProbeFit]:
+    """The chosen fit of every family but the linear one."""
+    return [fit for name, fit in named_fits(report).items() if name == fit.family]
+
+
+def _saved_facts(report: ProbeReport) -> dict[str, Any]:
+    """What the file of a frozen run's probes says of them."""
+    best = report.best("linear")
+    layers = {fit.family: fit.layer for fit in _other_fits(report)}
+    return {"head_layer": best.layer, "probe_layers": layers, "frozen": True, **_fit_facts(best)}
 
 
 def _conditional(
     session: Session,
-    trunk: Trunk,
+    trunk: Encoder,
     report: ProbeReport,
     questions: Questions,
     words: dict[str, WordScores],
@@ -392,7 +444,7 @@ def _conditional(
 
 def _validity(
     session: Session,
-    trunk: Trunk,
+    trunk: Encoder,
     report: ProbeReport,
     questions: Questions,
     logits: dict[str, SpanLogits],

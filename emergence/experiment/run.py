@@ -29,6 +29,7 @@ from emergence.experiment.phases import (
     help_pretrain,
     obtain_trunk,
     probe_frozen,
+    probe_published,
 )
 from emergence.experiment.result import RunResult, load_result
 from emergence.experiment.run_directory import CHECKPOINT_FOLDER, SPEC_FILE
@@ -90,8 +91,10 @@ def run_experiment(
         return result
     _make_deterministic()
     with memory_errors_in_one_line(), workers_from_environment() as workers:
-        refuse_if_too_large(spec, free_memory(), gpu_memory(place := select_device(device)))
-        inputs = read_inputs(spec, store, cache_dir)
+        place = select_device(device)
+        if spec.model is None:  # what a published model needs is known when its files are
+            refuse_if_too_large(spec, free_memory(), gpu_memory(place))
+        inputs = read_inputs(spec, store, cache_dir, place)
         refuse_changed_text(store, trunk, inputs.text.fingerprint if inputs.text else None)
         run, what = _open(spec, store, run_id, fresh, workers)
         with run.lock() if workers.is_first else nullcontext():
@@ -153,6 +156,9 @@ def _run_phases(session: Session, matching: GivenWeights | None) -> RunResult:
     _refuse_other_marks(session)
     run.record_data(inputs.fingerprints, **inputs.facts())
     run.write_tokenizer(inputs.tokenizer.to_json())
+    if inputs.published is not None and inputs.questions is not None:
+        trained, loss = probe_published(session, inputs.published, inputs.questions)
+        return _finish(session, conclude(session, None, trained, inputs.questions, loss))
     weights = obtain_trunk(session, matching)
     if inputs.questions is None:
         session.context.recorder.rewind(history_position(weights))
@@ -161,7 +167,12 @@ def _run_phases(session: Session, matching: GivenWeights | None) -> RunResult:
         train = probe_frozen if session.spec.freeze_llm else finetune_whole
         trained = train(session, weights, inputs.questions)
         result = conclude(session, weights, trained, inputs.questions)
-    run.write_stats(result.to_dict(), session.identity, session.context.recorder.position())
+    return _finish(session, result)
+
+
+def _finish(session: Session, result: RunResult) -> RunResult:
+    """Write the result, after which nothing has to be resumed."""
+    session.run.write_stats(result.to_dict(), session.identity, session.context.recorder.position())
     session.context.checkpointer.clear()
     return result
 

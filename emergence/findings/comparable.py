@@ -21,7 +21,7 @@ import numpy as np
 from emergence.files import content_digest
 from emergence.findings.collect import Collection, Found, Skipped
 from emergence.findings.two_by_two import CELL_OF_CONDITION, ModelFree, model_free
-from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
+from emergence.measures.emergence_score import CELLS, FROZEN, FROZEN_CELLS, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.spec.config import CONFIG_NAMES, ConfigName, load_config
 from emergence.spec.experiment import ExperimentSpec, pretrain_label
 from emergence.spec.model_size import count_parameters
@@ -82,6 +82,16 @@ class ComparableSet:
     @property
     def is_documented_format(self) -> bool:
         return all(item.spec is None for items in self.cells.values() for item in items)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether its trunks are published models, which are probed and never trained."""
+        return any(item.spec is not None and item.spec.model is not None for item in self.results())
+
+    @property
+    def cells_to_run(self) -> tuple[str, ...]:
+        """The cells that there can be."""
+        return FROZEN_CELLS if self.is_published else CELLS
 
     @property
     def model(self) -> str:
@@ -227,12 +237,20 @@ def _base_key(item: Found) -> BaseKey:
         size=result.config_name,
         layout=spec.layout,
         samples=spec.finetune_samples,
-        model_settings=_short(content_digest(asdict(spec.config.model))),
+        model_settings=_short(content_digest(_model_settings(item, spec))),
         tokenizer=_short(result.fingerprint("tokenizer")),
         test_questions=_short(result.fingerprint("questions")),
         evaluation_settings=_short(content_digest(scoring)),
         file_format="run",
     )
+
+
+def _model_settings(item: Found, spec: ExperimentSpec) -> Any:
+    """What decides a trunk's shape: of a published model what was found in its files."""
+    if spec.model is None:
+        return asdict(spec.config.model)
+    facts = item.result.data_fact("model") or {}
+    return [facts.get(key) for key in ("class", "hidden_size", "n_layers", "parameters")]
 
 
 def _trunk_key(item: Found, trunk_specs: Mapping[str, ExperimentSpec], texts: Mapping[str, str]) -> TrunkKey | None:
@@ -241,6 +259,11 @@ def _trunk_key(item: Found, trunk_specs: Mapping[str, ExperimentSpec], texts: Ma
         return None
     if item.spec is None:
         return TrunkKey(*(NOT_RECORDED,) * 4)
+    if item.spec.model is not None:
+        digest = _short(item.result.trunk.trunk_sha256)
+        return TrunkKey(
+            pretrain_label(item.spec), NOT_RECORDED, f"weights {digest}", item.spec.revision or NOT_RECORDED
+        )
     spec, pretrain_id = _trunk_spec(item, trunk_specs)
     # A text is what it says, not where it lay; where no run recorded it, the path stands for it.
     text = _own_text(item) or texts.get(spec.pretrain_id if spec else str(pretrain_id))
@@ -443,6 +466,8 @@ def missing_cells(s: ComparableSet) -> dict[str, str]:
     weights = "--skip-pretrain --pretrained-model-path RUN/toy_llm_unified_pretrained.pth"
     flags = {FULL: "", FROZEN: f"--freeze-llm {weights}", RANDOM_FROZEN: "--random-baseline --freeze-llm"}
     flags[RANDOM_FULL] = "--random-baseline --skip-pretrain"
-    missing = {cell: flags[cell] for cell in CELLS if cell not in s.cells}
+    if s.is_published:
+        flags[FROZEN] = ""
+    missing = {cell: flags[cell] for cell in s.cells_to_run if cell not in s.cells}
     without = "the same command without --freeze-llm and --random-baseline"
     return {cell: f"the same command with {f}" if f else without for cell, f in missing.items()}

@@ -169,7 +169,7 @@ def _all_skipped(collected: Sequence[Skipped], grouping: Grouping) -> tuple[Skip
 def _rows(set_scores: SetScores) -> list[Row]:
     """The four cells, the other probe families of the frozen ones after each."""
     rows = []
-    for cell in MODES:
+    for cell in (mode for mode in MODES if mode in set_scores.comparable.cells_to_run):
         rows.append(_row(set_scores, cell, set_scores.headline))
         if cell in FROZEN_CELLS:
             others = (scores for name, scores in set_scores.readouts.items() if name != HEADLINE)

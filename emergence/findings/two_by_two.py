@@ -41,7 +41,7 @@ from emergence.wording import shown
 CELL_OF_CONDITION = {"full": FULL, "frozen": FROZEN, "random": RANDOM_FULL, "random-frozen": RANDOM_FROZEN}
 
 #: Scores that every read-out has, and those that older files lack.
-REQUIRED_SCORES, OPTIONAL_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1"), ("argument_selection",)
+REQUIRED_SCORES, OPTIONAL_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1"), ("argument_selection", "brier")
 
 
 @dataclass(frozen=True)

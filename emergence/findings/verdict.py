@@ -186,7 +186,7 @@ def verdict_of(comparable_set: ComparableSet, scores: SetScores | None = None) -
         *_selection_sentences(scores.gains),
         *_claim_sentences(judgement, scores.gains),
         *(_family_sentence(finding) for finding in findings),
-        _guide_sentence(linear),
+        "" if comparable_set.is_published else _guide_sentence(linear),
     ]
     sentences += [f"{MODES[cell]} was not run: {how}" for cell, how in missing_cells(comparable_set).items()]
     return Verdict(

@@ -58,17 +58,26 @@ def redraw_unseen(trunk: Trunk, counts: Sequence[int] | Tensor, seed: int) -> in
     Raises:
         WeightsError: There are more counts than rows.
     """
-    weight = trunk.embedding.weight
+    unseen, drawn = drawn_rows(trunk.embedding.weight, counts, seed)
+    trunk.embedding.weight[unseen.to(drawn.device)] = drawn
+    return int(unseen.sum())
+
+
+def drawn_rows(weight: Tensor, counts: Sequence[int] | Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Which rows of an embedding matrix (V, D) are unseen, (V,), and those that :func:`redraw_unseen` draws for them.
+
+    Raises:
+        WeightsError: There are more counts than rows.
+    """
     per_token = torch.as_tensor(counts).to(torch.int64).flatten()
     if len(per_token) > len(weight):
         raise WeightsError(f"{len(per_token)} token counts, but the embedding has {len(weight)} rows: not this trunk's")
     seen = torch.zeros(len(weight), dtype=torch.bool)
     seen[: len(per_token)] = per_token > 0
     if not seen.any() or seen.all():
-        return 0
+        return torch.zeros_like(seen), weight[:0]
     scale = math.sqrt(float(weight[seen.to(weight.device)].float().square().mean()))
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, _STREAM]).generate_state(1)[0]))
     drawn = torch.randn(weight.shape, generator=generator) * scale  # (V, D)
     unseen = ~seen
-    weight[unseen.to(weight.device)] = drawn[unseen].to(weight)
-    return int(unseen.sum())
+    return unseen, drawn[unseen].to(weight)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -219,6 +220,10 @@ def _check_together(config: ExperimentConfig, source: str) -> None:
         raise ConfigError(
             f"{source}: pretrain.micro_batch_size = {pretrain.micro_batch_size} must divide "
             f"pretrain.batch_size = {pretrain.batch_size}"
+        )
+    if config.probe.layers != "all" and not re.fullmatch(r"\d{1,4}(,\d{1,4})*", config.probe.layers):
+        raise ConfigError(
+            f"{source}: probe.layers must be all, or numbers with commas such as 0,2,3, not {config.probe.layers!r}"
         )
     if "linear" not in config.probe.families:
         raise ConfigError(f"{source}: probe.families must include linear, the headline")

@@ -154,6 +154,16 @@ def find_gpu(text: str) -> Gpu:
     return Gpu(key, int(count or 1), float(entry["dollars"]), float(entry["tflops"]), int(entry["memory_gigabytes"]))
 
 
+def _refuse_published(spec: ExperimentSpec) -> None:
+    """Refuse to plan what is not run on Modal.
+
+    Raises:
+        UsageError: The experiment probes a published model.
+    """
+    if spec.model:
+        raise UsageError("--model is probed on the machine it lies on, not on Modal: emergence probe --model NAME")
+
+
 def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | None = None) -> Plan:
     """Estimate one run on Modal.
 
@@ -163,8 +173,9 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
         trunk: A run that has the trunk already.
 
     Raises:
-        UsageError: The GPU is unknown.
+        UsageError: The GPU is unknown, or the experiment probes a published model.
     """
+    _refuse_published(spec)
     table = _prices()
     device = find_gpu(gpu or spec.config.compute.gpu)
     model, pretrain = spec.config.model, spec.config.pretrain

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from emergence.errors import ConfigError, UsageError
 from emergence.spec.config import ConfigName, ExperimentConfig, config_from_dict, load_config
 from emergence.spec.flags import Flag, flag, flags_of
+from emergence.spec.published import refuse_with_model, size_name
 
 SPEC_VERSION = 1
 #: Largest seed. Generators take 64 bits, and some seeds are the experiment's plus a count.
@@ -84,6 +85,9 @@ class ExperimentSpec:
     # The control uses only the lengths of its documents.
     nq_data: str | None = flag(None, "Local NQ-open (jsonl or parquet) for wiki+nq and wiki+control.")
     qa_data: str | None = flag(None, "Local question data (file or folder) instead of the route's.")
+    # A published model in place of a trunk of this program. Its random twin is drawn from its configuration.
+    model: str | None = flag(None, "Probe this causal model: a name on the Hugging Face hub, or a directory.")
+    revision: str | None = flag(None, "Its revision: a branch, tag or commit, or a subfolder of the directory.")
 
     @classmethod
     def from_flags(
@@ -109,6 +113,10 @@ class ExperimentSpec:
         flags = {name: None if value == "" else value for name, value in flags.items()}
         overrides = [*(set_values or ()), *([f"pretrain.on_nan={on_nan}"] if on_nan != ON_NAN.default else [])]
         spec = cls(config=load_config(config_name, overrides), **flags)
+        if spec.model:
+            refuse_with_model(spec, overrides)
+            name = size_name(spec.model)
+            spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, name=name, run_prefix=name))
         return spec.checked()
 
     def checked(self) -> ExperimentSpec:
@@ -120,8 +128,9 @@ class ExperimentSpec:
             if choices and value not in choices:
                 raise UsageError(f"{each.option} must be one of {', '.join(choices)}, not {value!r}")
         _refuse_contradictions(self)
-        # A random trunk is never pretrained: --random-baseline alone means --skip-pretrain too.
-        return dataclasses.replace(self, skip_pretrain=True) if self.random_baseline else self
+        # A random trunk is never pretrained, and a published one was: both mean --skip-pretrain too.
+        is_given = self.random_baseline or self.model is not None
+        return dataclasses.replace(self, skip_pretrain=True) if is_given else self
 
     # What the flags amount to -------------------------------------------------------------------
 
@@ -198,6 +207,8 @@ class ExperimentSpec:
         content["world"] = config["microworld"] if self.data == "microworld" and not self.pretrain_text else None
         content["data"] = [self.data, self.pretrain_data, self.pretrain_text, self.nq_data]
         content["seed"] = self.seed
+        if self.model:  # whose pretraining is somebody else's, and follows from the name alone
+            content = {"model": [self.model, self.revision], "seed": self.seed}
         return _digest(content)
 
     @property
@@ -217,6 +228,8 @@ class ExperimentSpec:
             parts.append("frozen")
         if self.random_baseline:
             parts.append("random")
+        if self.revision:
+            parts.append(size_name(self.revision))
         if self.layout == "echo":
             parts.append("echo")
         if self.seed:
@@ -230,7 +243,12 @@ def experiment_flags() -> tuple[Flag, ...]:
 
 
 def pretrain_label(spec: ExperimentSpec) -> str:
-    """``wiki``, ``wiki+nq``, ``wiki shuffled``; ``microworld`` or the name of a local text in place of ``wiki``."""
+    """``wiki``, ``wiki+nq``, ``wiki shuffled``; ``microworld`` or the name of a local text in place of ``wiki``.
+
+    A published model has its revision there, or ``published``.
+    """
+    if spec.model:
+        return spec.revision or "published"
     text = Path(spec.pretrain_text).name if spec.pretrain_text else ("microworld" if spec.data == "microworld" else "")
     if spec.pretrain_data == "shuffled":
         return f"{text or 'wiki'} shuffled"
@@ -252,7 +270,11 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         raise UsageError("--pretrained-model-path is used instead of pretraining: add --skip-pretrain")
     if spec.freeze_llm and spec.skip_finetune:
         raise UsageError("--freeze-llm trains a probe but --skip-finetune trains nothing: drop one of the two")
-    if spec.freeze_llm and spec.skip_pretrain and not spec.pretrained_model_path and not spec.random_baseline:
+    if spec.revision and not spec.model:
+        raise UsageError("--revision is a revision of --model: add --model NAME, or drop it")
+    if spec.model:
+        refuse_with_model(spec)
+    elif spec.freeze_llm and spec.skip_pretrain and not spec.pretrained_model_path and not spec.random_baseline:
         raise UsageError(
             "--freeze-llm --skip-pretrain needs weights to probe: add "
             "--pretrained-model-path RUN/toy_llm_unified_pretrained.pth (or --random-baseline for the floor)"
@@ -273,7 +295,7 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
 #: to search, nor train its probes on other golds. Its experiment stays the same.
 _ABSENT_MEANS: dict[str, dict[str, Any]] = {
     "finetune": {"search": "off", "dropout": 0.0},
-    "probe": {"train_gold": "first", "conditional": False},
+    "probe": {"train_gold": "first", "conditional": False, "layers": "all", "weights": "fp32", "features": "bf16"},
     "evaluate": {"cluster": "sentence", "minimal_pairs": 0},
 }
 

@@ -154,6 +154,9 @@ class ProbeConfig:
     mdl_epochs: int = _setting(
         "epochs over each prefix of the online code (bilinear and mlp probe)", 10, low=1, high=10**4
     )
+    layers: str = _setting("levels of states to probe: all, or numbers such as 0,10,20 (0: embeddings)", "all")
+    weights: Literal["fp32", "bf16"] = _setting("type that a published model's weights are held in", "fp32")
+    features: Literal["bf16", "fp32"] = _setting("type that a published model's states are kept in on disk", "bf16")
     cache_gigabytes: float = _setting(
         "memory for cached features; more layers than fit take another pass", 4.0, low=0.001, high=10**4
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emergence.answering.stored_heads import trunk_weights
 from emergence.data.tokenizer import TextTokenizer
-from emergence.errors import RunDirectoryError
+from emergence.errors import RunDirectoryError, UsageError
 from emergence.experiment.belonging import load_own
 from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
@@ -90,8 +90,13 @@ def read_timeline(run: RunDirectory) -> Timeline:
 
     Raises:
         RunDirectoryError: There is no trunk to begin with.
+        UsageError: The run probed a published model.
         WeightsError: A file is damaged, or of another run.
     """
+    if run.spec.model:
+        raise UsageError(
+            f"{run.run_id} probed a published model, whose history are its revisions: emergence probe --revisions"
+        )
     if not run.trunk_path.is_file():
         raise RunDirectoryError(
             f"{run.path} has no {run.trunk_path.name} yet: let the run finish pretraining, then compare"

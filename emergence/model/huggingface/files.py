@@ -8,16 +8,21 @@ safetensors alone, because a pickle can run code when it is read, and code that 
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from emergence.errors import EmergenceError, UsageError, WeightsError, require_packages
 from emergence.files import parse_json, read_regular
-from emergence.model.huggingface.tensors import FLOATS, TensorEntry, group_digests, read_entries
+from emergence.model.huggingface.own_export import OwnExport, read_own_export
+from emergence.model.huggingface.tensors import FLOATS, TensorEntry, group_digests, group_sketches, read_entries
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +34,8 @@ _MOST_JSON = 50_000_000
 _WANTED = [CONFIG_FILE, "generation_config.json", "*.safetensors", INDEX_FILE, "tokenizer*", "special_tokens_map.json",
            "added_tokens.json", "vocab.json", "merges.txt", "*.model"]  # fmt: skip
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+#: Tokens of a step of families whose revisions name steps alone, by a part of the model's name.
+_TOKENS_A_STEP = {"EleutherAI/pythia": 2_097_152}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -57,6 +64,19 @@ class ModelFiles:
         return f"{self.name}, revision {self.revision}" if self.revision else self.name
 
     @cached_property
+    def own_export(self) -> OwnExport | None:
+        """What ``emergence export`` wrote beside it; None for anybody else's model."""
+        return read_own_export(self.folder)
+
+    @property
+    def progress(self) -> dict[str, int]:
+        """``steps`` and ``tokens_seen``, as far as its record or its revision's name tells."""
+        own = self.own_export
+        told = {"steps": own.step, "tokens_seen": own.tokens_seen} if own else {}
+        named = progress_of(self.revision, self.name)
+        return named | {key: value for key, value in told.items() if value is not None}
+
+    @cached_property
     def entries(self) -> tuple[TensorEntry, ...]:
         """All tensors, with their places.
 
@@ -69,6 +89,11 @@ class ModelFiles:
     def digests(self) -> dict[str, str]:
         """Group of tensors -> sha256. All bytes are read."""
         return group_digests(self.entries)
+
+    @cached_property
+    def sketches(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Group of tensors -> some of its values. Few bytes are read."""
+        return group_sketches(self.entries)
 
     @property
     def n_values(self) -> int:
@@ -99,6 +124,87 @@ def find_model(name: str, revision: str | None = None, *, cache_dir: Path | None
     return ModelFiles(name, revision, place, commit, config, _weights_of(place, name))
 
 
+def progress_of(revision: str | None, name: str = "") -> dict[str, int]:
+    """``steps`` and ``tokens_seen`` that the names of a revision and its model tell, as far as they do.
+
+    >>> progress_of("stage1-step1000-tokens5B"), progress_of("step512"), progress_of("main")
+    ({'steps': 1000, 'tokens_seen': 5000000000}, {'steps': 512}, {})
+    """
+    step, tokens = re.search(r"step[-_]?(\d+)", revision or ""), re.search(r"tokens[-_]?(\d+)B", revision or "")
+    known: dict[str, int] = {"steps": int(step[1])} if step else {}
+    a_step = next((count for part, count in _TOKENS_A_STEP.items() if part in name), None)
+    if tokens:
+        known["tokens_seen"] = int(tokens[1]) * 10**9
+    elif step and a_step:
+        known["tokens_seen"] = int(step[1]) * a_step
+    return known
+
+
+def list_revisions(name: str, *, cache_dir: Path | None = None) -> list[str]:
+    """The revisions of a model that name a training step, by step.
+
+    Of a directory these are subfolders; of the hub its branches, or without a connection those in the cache.
+
+    Raises:
+        UsageError: There are none, or the hub has no such model.
+    """
+    if is_directory(name):
+        folder = _existing(name)
+        found = [path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}")]
+    else:
+        found = _branches(name, cache_dir)
+    steps = {revision: progress_of(revision).get("steps") for revision in found}
+    named = sorted((r for r in found if steps[r] is not None), key=lambda r: (steps[r], r))
+    if not named:
+        what = "subfolders" if is_directory(name) else "branches"
+        raise UsageError(f"{name} has no revisions that name a step ({what} such as step512)")
+    return named
+
+
+def _branches(name: str, cache_dir: Path | None) -> list[str]:
+    require_packages("reading a published model", "transformers")
+    if not _HUB_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is neither a directory nor a name on the hub such as EleutherAI/pythia-70m")
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub import errors as hub
+
+    try:
+        return [branch.name for branch in HfApi().list_repo_refs(name).branches]
+    except hub.RepositoryNotFoundError:
+        raise UsageError(f"the hub has no model {name!r} (a private one needs HF_TOKEN)") from None
+    except (hub.HfHubHTTPError, hub.OfflineModeIsEnabled, OSError):
+        refs = Path(cache_dir or constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs"
+        logger.info("the hub cannot be reached: the revisions of %s that are on this machine", name)
+        return [path.relative_to(refs).as_posix() for path in refs.rglob("*") if path.is_file()]
+
+
+def choose_revisions(asked: str, there: Sequence[str]) -> list[str]:
+    """The revisions that ``A,B,...``, ``all`` or ``log12`` (twelve, evenly spaced in the log of the step) mean.
+
+    Args:
+        there: From :func:`list_revisions`.
+
+    Raises:
+        UsageError: One that is named is not there, or the number is not one.
+    """
+    if asked == "all":
+        return list(there)
+    if spaced := re.fullmatch(r"log(\d{1,4})", asked):
+        count = int(spaced[1])
+        if count < 2:
+            raise UsageError(f"--revisions {asked}: a curve takes two revisions at least")
+        if count >= len(there):
+            return list(there)
+        x = [math.log1p(progress_of(revision)["steps"]) for revision in there]
+        wanted = [x[0] + (x[-1] - x[0]) * k / (count - 1) for k in range(count)]
+        nearest = [int(np.argmin(np.abs(np.array(x) - at))) for at in wanted]
+        return [there[i] for i in sorted(set(nearest))]
+    names = [part.strip() for part in asked.split(",") if part.strip()]
+    if missing := [name for name in names if name not in there]:
+        raise UsageError(f"--revisions {missing[0]}: not a revision with a step; there are {', '.join(there[:12])}")
+    return sorted(dict.fromkeys(names), key=list(there).index)
+
+
 def is_directory(name: str) -> bool:
     """Whether ``name`` means a directory of this machine, not a name on the hub."""
     return name.startswith((".", "/", "~")) or Path(name).is_dir()
@@ -106,11 +212,9 @@ def is_directory(name: str) -> bool:
 
 def _local(name: str, revision: str | None) -> Path | None:
     """The directory that is meant; None for a name on the hub."""
-    folder = Path(name).expanduser()
     if not is_directory(name):
         return None
-    if not folder.is_dir():
-        raise UsageError(f"{name}: there is no such directory: give a model's directory, or its name on the hub")
+    folder = _existing(name)
     if revision is not None:
         if not (folder / revision / CONFIG_FILE).is_file():
             there = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
@@ -121,6 +225,13 @@ def _local(name: str, revision: str | None) -> Path | None:
         there = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
         cure = f"choose a revision of it: {', '.join(there[:12])}" if there else "give a directory that has one"
         raise UsageError(f"{name} has no {CONFIG_FILE}: {cure}")
+    return folder
+
+
+def _existing(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"{name}: there is no such directory: give a model's directory, or its name on the hub")
     return folder
 
 

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+import numpy.typing as npt
+
 from emergence.errors import WeightsError
 from emergence.files import open_regular, parse_json
 
@@ -107,11 +110,44 @@ def group_digests(entries: Iterable[TensorEntry]) -> dict[str, str]:
 
     Buffers that are no weights (``rotary_emb.inv_freq``, attention masks) are left out, since equal ones say nothing.
     """
+    return {group: _digest(members) for group, members in _groups(entries).items()}
+
+
+def group_sketches(entries: Iterable[TensorEntry], per_tensor: int = 64) -> dict[str, npt.NDArray[np.float64]]:
+    """Group -> values at fixed places of its tensors, the same for all revisions: enough to tell how far two are apart.
+
+    Args:
+        per_tensor: Values of each tensor, spread evenly.
+    """
+    return {
+        group: np.concatenate([_some_values(entry, per_tensor) for entry in members])
+        for group, members in _groups(entries).items()
+    }
+
+
+def _groups(entries: Iterable[TensorEntry]) -> dict[str, list[TensorEntry]]:
     groups: dict[str, list[TensorEntry]] = {}
     for entry in sorted(entries, key=lambda e: e.name):
-        if entry.dtype in FLOATS and not entry.name.endswith(("inv_freq", "masked_bias")):
+        if entry.dtype in FLOATS and entry.size and not entry.name.endswith(("inv_freq", "masked_bias")):
             groups.setdefault(group_of(entry.name), []).append(entry)
-    return {group: _digest(members) for group, members in groups.items()}
+    return groups
+
+
+def _some_values(entry: TensorEntry, count: int) -> npt.NDArray[np.float64]:
+    width = _BITS[entry.dtype] // 8
+    places = np.unique(np.linspace(0, entry.size - 1, count).astype(np.int64))
+    with open_regular(entry.path, WeightsError) as handle:
+        content = b"".join(_at(handle, entry.begin + int(place) * width, width) for place in places)
+    if entry.dtype == "BF16":  # the upper half of a float32
+        values = (np.frombuffer(content, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = np.frombuffer(content, dtype=f"<f{width}")
+    return np.nan_to_num(values.astype(np.float64))
+
+
+def _at(handle: BinaryIO, place: int, size: int) -> bytes:
+    handle.seek(place)
+    return handle.read(size)
 
 
 def _digest(entries: Iterable[TensorEntry]) -> str:

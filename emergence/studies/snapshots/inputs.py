@@ -102,7 +102,7 @@ class Work:
 def timeline_of(run: RunDirectory) -> Timeline:
     if not run.is_finished:
         raise UsageError(f"{run.run_id} is not finished: run its command again to go on with it, then probe it")
-    if not any(snapshot.phase == "pretrain" for snapshot in run.snapshots()):
+    if run.spec.model is None and not any(snapshot.phase == "pretrain" for snapshot in run.snapshots()):
         hint = "give the run that pretrained it" if not run.spec.pretrains else "pretrain with pretrain.step_snapshots"
         raise UsageError(f"{run.run_id} has no pretraining snapshots (pretrain_*.pth): {hint}")
     return read_timeline(run)
@@ -116,7 +116,8 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
     spec = dataclasses.replace(spec, qa_data=options.qa_data or spec.qa_data, config=_probed_as_today(spec))
     dataset = load_qa(spec, options.cache_dir)
     text = _pretraining_text(timeline, options)
-    questions = encode_questions(spec, dataset, timeline.tokenizer, text.token_counts)
+    length = spec.config.model.sequence_length
+    questions = encode_questions(spec, dataset, timeline.tokenizer, length, text.token_counts)
     n = len(questions.all_train)
     limit = min(DEFAULT_SAMPLES, n) if options.samples is None else options.samples or None
     train = questions.all_train.subset(few_shot_indices(n, limit, spec.seed))

@@ -1,0 +1,53 @@
+"""What ``--model`` means for the other flags of an experiment. Standard library only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from emergence.errors import UsageError
+
+if TYPE_CHECKING:
+    from emergence.spec.experiment import ExperimentSpec
+
+#: Settings of sections that a published model brings itself, but for these.
+_STILL_SET = ("pretrain.precision",)
+
+
+def size_name(name: str) -> str:
+    """What stands for a model where a size stands otherwise: the last part of its name, without odd characters.
+
+    >>> size_name("Qwen/Qwen2.5-0.5B"), size_name("./exports/tiny/")
+    ('Qwen2-5-0-5B', 'tiny')
+    """
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", PurePath(name).name).strip("-_") or "model"
+
+
+def refuse_with_model(spec: ExperimentSpec, overrides: Iterable[str] = ()) -> None:
+    """Refuse what makes no sense for a published model.
+
+    Args:
+        overrides: ``section.key=value`` as given.
+
+    Raises:
+        UsageError: The message names the flag.
+    """
+    unused = {
+        "--pretrained-model-path": spec.pretrained_model_path,
+        "--pretrain-data": spec.pretrain_data != "wiki",
+        "--pretrain-text": spec.pretrain_text,
+        "--nq-data": spec.nq_data,
+        "--skip-finetune": spec.skip_finetune,
+    }
+    if given := next((flag for flag, value in unused.items() if value), None):
+        raise UsageError(f"--model is pretrained already, so {given} has nothing to do: drop one of the two")
+    if not spec.freeze_llm:
+        raise UsageError("--model is probed frozen, not finetuned: add --freeze-llm, or use emergence probe --model")
+    if spec.config.finetune.marks == "special":
+        raise UsageError("--model never saw tokens of this program: drop --set finetune.marks=special")
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key.partition(".")[0] in ("model", "pretrain") and key not in _STILL_SET:
+            raise UsageError(f"--set {override} changes nothing in a published model: drop it")
