@@ -22,6 +22,8 @@ from emergence.experiment.store import RunDirectory
 from emergence.files import read_json
 from emergence.findings.two_by_two import RunScores
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.published import size_name
+from emergence.studies.revisions.record import all_revisions
 
 #: Top-level key of the JSON this package writes from results, so that reading them again passes it over.
 KIND_KEY = "kind"
@@ -63,7 +65,7 @@ class Skipped:
     Attributes:
         name: Path from the folder that was searched.
         kind: ``unfinished``, ``pretraining`` (no questions were asked), ``damaged``, ``foreign``, ``copy``,
-            ``incomparable``.
+            ``incomparable``, ``suspect`` (a revision that is not what it says).
         reason: One sentence.
     """
 
@@ -104,7 +106,35 @@ def collect_results(root: Path) -> Collection:
             skipped.append(Skipped(name, "damaged", _without_path(error, path, root)))
         else:
             results += [item] if item else []
-    return _without_copies(root, results, skipped)
+    kept, suspect = _without_suspects(root, results)
+    return _without_copies(root, kept, skipped + suspect)
+
+
+def _without_suspects(root: Path, results: list[Found]) -> tuple[list[Found], list[Skipped]]:
+    """Results without the revisions of published models that are not what they say, and those by name."""
+    suspects = {
+        (examined.model, name): why
+        for folder in (root, root.parent)
+        for examined in (all_revisions(folder) if folder.is_dir() else ())
+        for name, why in examined.suspects.items()
+    }
+    kept, left_out, seen = [], [], set()
+    for item in results:
+        spec = item.spec
+        model, revision = (spec.model, spec.revision) if spec and not spec.random_baseline else (None, None)
+        why = suspects.get((model, revision)) if model and revision else None
+        if why is None:
+            kept.append(item)
+        else:
+            seen.add((model, revision))
+            left_out.append(Skipped(item.name, "suspect", f"revision {revision} of {model}: {why}"))
+    models = {item.spec.model for item in results if item.spec}
+    left_out += [
+        Skipped(f"{size_name(model)} {name}", "suspect", f"revision {name} of {model}: {why}")
+        for (model, name), why in suspects.items()
+        if model in models and (model, name) not in seen
+    ]
+    return kept, left_out
 
 
 class _NotAResultError(Exception):

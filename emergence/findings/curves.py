@@ -10,6 +10,7 @@ from emergence.files import to_json
 from emergence.findings.ablation import ORDER, Ablation, ablate
 from emergence.findings.collect import OWN_KIND
 from emergence.findings.folder import read_folder
+from emergence.findings.revision_curve import revision_probes
 from emergence.findings.scale_curve import ScaleCurve, scale_curves
 from emergence.findings.snapshot_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
 from emergence.measures.bootstrap import N_BOOT
@@ -55,10 +56,14 @@ def read_curves(root: Path, *, n_boot: int = N_BOOT, n_draws: int = N_DRAWS) -> 
     folder = read_folder(root, n_boot=n_boot)
     folder.refuse_if_empty()
     results, problems = read_snapshot_probes([on_disk.run.path for on_disk in folder.runs])
+    results += revision_probes(folder.collection.found)
     return Curves(
         snapshots=tuple(emergence_curves(results, n_boot=n_boot, n_draws=n_draws)),
         sizes=tuple(scale_curves(folder.scored, n_draws=n_draws)),
         ablation=ablate(folder.grouping, n_boot=n_boot),
         order=ablate(folder.grouping, ORDER, n_boot=n_boot),
-        problems=(*((item.name, item.reason) for item in folder.skipped if item.kind == "damaged"), *problems),
+        problems=(
+            *((item.name, item.reason) for item in folder.skipped if item.kind in ("damaged", "suspect")),
+            *problems,
+        ),
     )

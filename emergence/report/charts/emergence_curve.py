@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from emergence.findings.folder import ResultsFolder
+from emergence.findings.revision_curve import revision_probes
 from emergence.findings.snapshot_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.thresholds import N_DRAWS
@@ -28,6 +29,7 @@ def collect(folder: ResultsFolder, charts: Charts, n_boot: int, *, n_draws: int 
     """The emergence curve of every setting whose snapshots were probed."""
     paths = [on_disk.run.path for on_disk in folder.runs]
     results, problems = read_snapshot_probes(paths)
+    results += revision_probes(folder.collection.found)
     for name, reason in problems:
         charts.skip(f"emergence_curve of {name}", reason)
     if not results and not problems:

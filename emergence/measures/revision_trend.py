@@ -1,0 +1,233 @@
+"""Which revisions of a published training history can be believed (docs/methods.md#revisions).
+
+Published histories are damaged: branches serve final weights, shards of another step, or the same weights under several
+steps. Equal bytes show some of this. The rest shows in the way that weights go: training moves them along a path, so a
+revision that is not of its step makes the path go out and back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Deviations from the trend beyond this many robust standard deviations are suspect.
+MOST_Z = 6.0
+#: Least robust standard deviation of log detours and of losses (nats), since a smooth history has almost none.
+_LEAST_DETOUR_SD, _LEAST_LOSS_SD = 0.1, 0.1
+#: Exchanging two revisions has to shorten the path near them by this factor.
+_SHORTER = 1.25
+#: How far a step 0 may be from the loss of guessing, ln V, as a share of it.
+_GUESSING = 0.15
+#: Revisions with steps that a trend takes.
+LEAST_REVISIONS = 5
+
+
+@dataclass(frozen=True)
+class RevisionFacts:
+    """What is known of one revision.
+
+    Attributes:
+        name: Of the revision. step: Its training step.
+        digests: Group of tensors -> digest of its bytes.
+        sketch: Group of tensors -> some of its values, the same places for all revisions.
+        loss: In nats per token, the same text for all; None where it was not measured.
+    """
+
+    name: str
+    step: int
+    digests: Mapping[str, str] = field(default_factory=dict)
+    sketch: Mapping[str, FloatArray] = field(default_factory=dict)
+    loss: float | None = None
+
+
+def find_suspects(revisions: Iterable[RevisionFacts], log_vocabulary: float) -> dict[str, str]:
+    """Revisions that are not what their step says, with the reason.
+
+    In this order: equal groups of tensors at different steps, where the revision whose weights lie off the path is
+    named, else the later one; a step 0 that does better than guessing; two revisions whose exchange makes the path
+    shorter; and one by one, the worst first, revisions whose weights or loss are off the trend of their neighbours.
+
+    Args:
+        revisions: Of one training run.
+        log_vocabulary: ln V, the loss of guessing.
+    """
+    ordered = sorted(revisions, key=lambda r: (r.step, r.name))
+    suspects = _copies(ordered)
+    for first in [r for r in ordered if r.step == 0 and r.loss is not None and r.name not in suspects]:
+        if abs((first.loss or 0.0) - log_vocabulary) > _GUESSING * log_vocabulary:
+            suspects[first.name] = f"its loss is {first.loss:.2f}, and guessing has ln V = {log_vocabulary:.2f}"
+    for pair in _exchanged([r for r in ordered if r.name not in suspects]):
+        for one, other in (pair, pair[::-1]):
+            suspects[one.name] = f"its weights lie where those of {other.name} should: the two seem exchanged"
+    while found := _worst([r for r in ordered if r.name not in suspects]):
+        suspects[found[0]] = found[1]
+    return suspects
+
+
+# Equal bytes --------------------------------------------------------------------------------------
+
+
+def _copies(ordered: Sequence[RevisionFacts]) -> dict[str, str]:
+    """Revisions that share groups of tensors with one of another step."""
+    suspects: dict[str, str] = {}
+    whole: dict[tuple[tuple[str, str], ...], list[RevisionFacts]] = {}
+    for revision in ordered:
+        if revision.digests:
+            whole.setdefault(tuple(sorted(revision.digests.items())), []).append(revision)
+    for same in whole.values():
+        if len({r.step for r in same}) > 1:
+            sound = _best_placed(same, list(same[0].digests), [r for r in ordered if r not in same])
+            for revision in same:
+                if revision is not sound:
+                    suspects[revision.name] = f"it has the weights of {sound.name}, byte for byte"
+    rest = [r for r in ordered if r.name not in suspects]
+    for one, other in itertools.combinations(rest, 2):
+        shared = [g for g in one.digests if one.digests[g] == other.digests.get(g)]
+        # A group may be constant, such as a norm before the first update: it has to have moved elsewhere.
+        shared = [g for g in shared if _has_moved(g, one, other, rest)]
+        if not shared or one.step == other.step or {one.name, other.name} & set(suspects):
+            continue
+        sound = _best_placed([one, other], shared, [r for r in rest if r not in (one, other)])
+        bad = other if sound is one else one
+        suspects[bad.name] = f"{len(shared)} of its {len(bad.digests)} groups of tensors are those of {sound.name}"
+    return suspects
+
+
+def _has_moved(group: str, one: RevisionFacts, other: RevisionFacts, rest: Sequence[RevisionFacts]) -> bool:
+    """Whether revisions between or beside the two hold other values, so that equal ones are no accident."""
+    between = [r for r in rest if one.step < r.step < other.step]
+    beside = between or [r for r in rest if r not in (one, other)]
+    return any(r.digests.get(group) not in (None, one.digests[group]) for r in beside)
+
+
+def _best_placed(
+    same: Sequence[RevisionFacts], groups: Sequence[str], others: Sequence[RevisionFacts]
+) -> RevisionFacts:
+    """Of revisions with equal groups the one whose step they are of; the first if nothing tells."""
+    off = [_misplacement(revision, groups, others) for revision in same]
+    return same[int(np.argmin(np.round(off, 9)))]
+
+
+def _misplacement(revision: RevisionFacts, groups: Sequence[str], others: Sequence[RevisionFacts]) -> float:
+    """How far a revision's groups lie from where the step wants them: from 0 on, nan-free.
+
+    Between two neighbours the share of the way is compared with the share of the log steps, and a detour counts. At an
+    end the way to the neighbour is compared with that neighbour's way to the next.
+    """
+    before = [r for r in others if r.step < revision.step][-2:]
+    after = [r for r in others if r.step > revision.step][:2]
+
+    def d(a: RevisionFacts, b: RevisionFacts) -> float:
+        return _distance(a, b, groups)
+
+    if before and after:
+        left, right, across = d(before[-1], revision), d(revision, after[0]), d(before[-1], after[0])
+        if left + right <= 0:
+            return 0.0
+        x = [math.log1p(r.step) for r in (before[-1], revision, after[0])]
+        share = abs(left / (left + right) - (x[1] - x[0]) / (x[2] - x[0]))
+        return share + math.log(max((left + right) / max(across, 1e-12), 1.0))
+    near, far = (before[-1:], before[:-1]) if before else (after[:1], after[1:])
+    if not near or not far:
+        return 0.0
+    return math.log(max(d(revision, near[0]), 1e-12) / max(d(near[0], far[0]), 1e-12))
+
+
+def _distance(a: RevisionFacts, b: RevisionFacts, groups: Sequence[str] | None = None) -> float:
+    """Root mean square difference of the sketches, each group by its own size."""
+    names = [g for g in (groups or a.sketch) if g in a.sketch and g in b.sketch]
+    parts = []
+    for name in names:
+        one, other = a.sketch[name], b.sketch[name]
+        size = float(np.mean(one**2) + np.mean(other**2)) / 2
+        parts.append(float(np.mean((one - other) ** 2)) / size if size > 0 else 0.0)
+    return math.sqrt(sum(parts) / len(parts)) if parts else 0.0
+
+
+# The path -----------------------------------------------------------------------------------------
+
+
+def _exchanged(ordered: Sequence[RevisionFacts]) -> list[tuple[RevisionFacts, RevisionFacts]]:
+    """Pairs whose exchange shortens the path near them most, as long as there are any."""
+    path = [r for r in ordered if r.sketch]
+    pairs: list[tuple[RevisionFacts, RevisionFacts]] = []
+    while len(path) >= LEAST_REVISIONS:
+        gains = {
+            (i, j): _near(path, i, j) / max(_near(_swapped(path, i, j), i, j), 1e-12)
+            for i, j in itertools.combinations(range(len(path)), 2)
+        }
+        (i, j), gain = max(gains.items(), key=lambda item: item[1])
+        if gain < _SHORTER or not _both_gain(path, i, j):
+            return pairs
+        pairs.append((path[i], path[j]))
+        path = [r for k, r in enumerate(path) if k not in (i, j)]
+    return pairs
+
+
+def _swapped(path: Sequence[RevisionFacts], i: int, j: int) -> list[RevisionFacts]:
+    swapped = list(path)
+    swapped[i], swapped[j] = swapped[j], swapped[i]
+    return swapped
+
+
+def _near(path: Sequence[RevisionFacts], *places: int) -> float:
+    """Length of the path's edges at these places."""
+    edges = {e for place in places for e in (place - 1, place) if 0 <= e < len(path) - 1}
+    return sum(_distance(path[e], path[e + 1]) for e in edges)
+
+
+def _both_gain(path: Sequence[RevisionFacts], i: int, j: int) -> bool:
+    """Whether the path gets shorter at both places, so that it is not one bad revision that any exchange helps."""
+    swapped = _swapped(path, i, j)
+    return all(_near(path, k) > _near(swapped, k) for k in (i, j))
+
+
+def _worst(ordered: Sequence[RevisionFacts]) -> tuple[str, str] | None:
+    """The revision that is farthest off the trend of weights or loss; None if none is far enough."""
+    candidates = [*_detours([r for r in ordered if r.sketch]), *_off_loss([r for r in ordered if r.loss is not None])]
+    z, name, reason = max(candidates, default=(0.0, "", ""))
+    return (name, reason) if z > MOST_Z else None
+
+
+def _detours(path: Sequence[RevisionFacts]) -> list[tuple[float, str, str]]:
+    """Robust z of every inner revision's detour: the way between its neighbours over it, against the direct one."""
+    if len(path) < LEAST_REVISIONS:
+        return []
+    logs = []
+    for a, b, c in zip(path, path[1:], path[2:], strict=False):
+        way = _distance(a, b) + _distance(b, c)
+        logs.append(math.log(max(way, 1e-12) / max(_distance(a, c), 1e-12)) if way > 0 else 0.0)
+    scores = _robust_z(np.array(logs), _LEAST_DETOUR_SD)
+    return [
+        (float(z), r.name, f"its weights lie off the way between its neighbours (robust z = {z:.1f})")
+        for z, r in zip(scores, path[1:-1], strict=True)
+    ]
+
+
+def _off_loss(curve: Sequence[RevisionFacts]) -> list[tuple[float, str, str]]:
+    """Robust z of every revision's loss against its neighbours', in log steps; at the ends against the nearest."""
+    if len(curve) < LEAST_REVISIONS:
+        return []
+    x = np.log1p([float(r.step) for r in curve])
+    y = np.array([r.loss for r in curve], dtype=np.float64)
+    expected = [float(np.interp(x[k], np.delete(x, k), np.delete(y, k))) for k in range(len(curve))]
+    scores = np.abs(_robust_z(y - expected, _LEAST_LOSS_SD))
+    # Early losses fall fast, and nothing lies before the first: an end can only be judged by its weights.
+    scores[[0, -1]] = 0.0
+    return [
+        (float(z), r.name, f"its loss {r.loss:.2f} is off the trend, which gives {e:.2f} (robust z = {z:.1f})")
+        for z, r, e in zip(scores, curve, expected, strict=True)
+    ]
+
+
+def _robust_z(values: FloatArray, least_sd: float) -> FloatArray:
+    """Deviations from the median in units of the scaled median absolute deviation."""
+    off = values - np.median(values)
+    return np.asarray(off / max(1.4826 * float(np.median(np.abs(off))), least_sd))

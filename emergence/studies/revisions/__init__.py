@@ -1,0 +1,1 @@
+"""The revisions of published models: which can be believed."""

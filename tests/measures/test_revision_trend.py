@@ -1,0 +1,102 @@
+"""Planted damage in a training history is named, and sound revisions are not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from emergence.measures.revision_trend import RevisionFacts, find_suspects
+
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+LN_V = math.log(50_000)
+GROUPS = ("embed", "layers.0", "layers.1", "head")
+
+
+def history(seed: int = 0, noise: float = 0.02) -> list[RevisionFacts]:
+    """Weights that go a way that bends, with a loss that falls with the log of the step."""
+    rng = np.random.default_rng(seed)
+    start = {g: rng.normal(size=64) for g in GROUPS}
+    ways = {g: rng.normal(size=(3, 64)) for g in GROUPS}
+    revisions = []
+    for step in STEPS:
+        t = math.log1p(step) / math.log1p(STEPS[-1])
+        sketch = {
+            g: start[g] + ways[g][0] * t + ways[g][1] * t**2 + ways[g][2] * t**3 + noise * t * rng.normal(size=64)
+            for g in GROUPS
+        }
+        loss = LN_V - 7.5 * t + 0.03 * float(rng.normal())
+        digests = {g: str(hash((seed, step, g))) for g in GROUPS}
+        revisions.append(RevisionFacts(f"step{step}", step, digests, sketch, loss if step else LN_V + 0.05))
+    return revisions
+
+
+def put(revisions: list[RevisionFacts], at: int, of: int, groups: tuple[str, ...] = GROUPS) -> None:
+    """Give the revision at one place the groups of another."""
+    a, b = revisions[at], revisions[of]
+    sketch = {g: (b if g in groups else a).sketch[g] for g in GROUPS}
+    digests = {g: (b if g in groups else a).digests[g] for g in GROUPS}
+    revisions[at] = replace(a, sketch=sketch, digests=digests, loss=b.loss if groups == GROUPS else a.loss)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sound_history_has_no_suspects(seed: int) -> None:
+    assert find_suspects(history(seed), LN_V) == {}
+    without_loss = [replace(r, loss=None) for r in history(seed)]
+    assert find_suspects(without_loss, LN_V) == {}
+
+
+@pytest.mark.parametrize(("at", "of"), [(0, 11), (4, 11), (7, 11), (7, 6), (6, 7), (3, 9), (10, 2)])
+def test_a_copy_is_named_and_not_what_it_is_a_copy_of(at: int, of: int) -> None:
+    revisions = history()
+    put(revisions, at, of)
+    suspects = find_suspects(revisions, LN_V)
+    assert list(suspects) == [revisions[at].name]
+    assert suspects[revisions[at].name] == f"it has the weights of {revisions[of].name}, byte for byte"
+
+
+def test_a_shard_of_another_step_is_named() -> None:
+    revisions = history()
+    put(revisions, 5, 11, ("embed", "layers.0"))
+    assert find_suspects(revisions, LN_V) == {"step16": "2 of its 4 groups of tensors are those of step1000"}
+
+
+def test_steps_that_serve_the_start_are_named_and_the_start_is_not() -> None:
+    revisions = history()
+    put(revisions, 1, 0)
+    put(revisions, 2, 0)
+    assert set(find_suspects(revisions, LN_V)) == {"step1", "step2"}
+
+
+def test_a_norm_that_never_moved_is_no_copy() -> None:
+    still = {"norm": np.ones(8)}
+    revisions = [replace(r, sketch={**r.sketch, **still}, digests={**r.digests, "norm": "ones"}) for r in history()]
+    assert find_suspects(revisions, LN_V) == {}
+
+
+@pytest.mark.parametrize(("i", "j"), [(5, 6), (3, 8), (6, 10)])
+def test_two_exchanged_revisions_are_both_named(i: int, j: int) -> None:
+    revisions = history()
+    a, b = revisions[i], revisions[j]
+    revisions[i] = replace(b, name=a.name, step=a.step)
+    revisions[j] = replace(a, name=b.name, step=b.step)
+    suspects = find_suspects(revisions, LN_V)
+    assert set(suspects) == {a.name, b.name}
+    assert all("exchanged" in reason for reason in suspects.values())
+
+
+def test_weights_of_another_run_are_off_the_way_and_a_trained_start_is_off_guessing() -> None:
+    revisions = history()
+    revisions[6] = replace(revisions[6], sketch=history(seed=9)[6].sketch)
+    revisions[0] = replace(revisions[0], loss=4.0)
+    suspects = find_suspects(revisions, LN_V)
+    assert set(suspects) == {"step0", "step32"}
+    assert "off the way" in suspects["step32"] and "guessing has ln V" in suspects["step0"]
+
+
+def test_a_loss_off_the_trend_is_named_where_weights_say_nothing() -> None:
+    revisions = [replace(r, sketch={}) for r in history()]
+    revisions[8] = replace(revisions[8], loss=(revisions[8].loss or 0) + 3)
+    assert list(find_suspects(revisions, LN_V)) == ["step128"]
