@@ -17,11 +17,11 @@ from emergence import __version__
 from emergence.commands.pull import ABOUT as ABOUT_PULL
 from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
 from emergence.commands.sweep_app import app as sweep_app
-from emergence.errors import memory_errors_in_one_line, one_line
+from emergence.errors import UsageError, memory_errors_in_one_line, one_line
 from emergence.remote.launch import Request
 from emergence.remote.pull import Part
 from emergence.remote.refusals import end_with
-from emergence.spec.experiment import ExperimentSpec, experiment_flags
+from emergence.spec.experiment import SET, ExperimentSpec, experiment_flags
 from emergence.spec.flags import flags_of, takes
 from emergence.wording import in_line, say
 
@@ -66,6 +66,8 @@ def _options(
 app.add_typer(sweep_app, name="sweep", help="A matrix of experiments by one command (--help; status, resume, cancel).")
 
 DEFAULT_RUNS = Path("runs")
+#: Flags of an experiment that ``probe`` takes.
+PROBE_FLAGS = ("model", "revision", "layout", "finetune_samples", "finetune_data", "data", "qa_data")
 
 RunsDir = Annotated[Path, typer.Option(help="Folder that holds the run directories.")]
 Cluster = Annotated[
@@ -331,6 +333,52 @@ def export_command(
         from emergence.export.push import push_export
 
         say(in_line(push_export(export, push, report=lambda line: say(in_line(line)))))
+
+
+@app.command("probe")
+@takes(*flags_of(ExperimentSpec, *PROBE_FLAGS), SET)
+def probe_command(
+    *,
+    revisions: Annotated[
+        str | None, typer.Option(metavar="A,B,...|all|log12", help="Several: named, all, or spaced in log steps.")
+    ] = None,
+    layers: Annotated[str, typer.Option(help="Levels to probe, e.g. 0,10,20 (0 is the embeddings).")] = "all",
+    seeds: Annotated[int, typer.Option(help="Seeds of probes and few-shot subset.")] = 1,
+    twins: Annotated[int, typer.Option(help="Random twins as the floor: the architecture with fresh weights.")] = 2,
+    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the weights in memory.")] = "fp32",
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    **flags: Any,
+) -> None:
+    """A published model, its revisions and its random twins through the same probes; needs the hf extra.
+
+    \b
+    emergence probe --model EleutherAI/pythia-70m --revisions log12 --finetune-samples 3000
+    emergence probe --model exports/tiny --layers 0,2,4
+    """
+    set_values = [f'probe.layers="{layers}"', f'probe.weights="{dtype}"', *(flags.pop("set") or ())]
+    if not flags["model"]:
+        raise UsageError("--model is missing: give a name on the Hugging Face hub, or a directory")
+    spec = ExperimentSpec.from_flags(set_values=set_values, freeze_llm=True, **flags)
+    from emergence.commands.probe import ProbeRequest, probe_model
+
+    probe_model(ProbeRequest(spec=spec, revisions=revisions, seeds=seeds, twins=twins), runs_dir)
+
+
+@app.command("revisions")
+def revisions_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name on the Hugging Face hub, or a directory.")],
+    revisions: Annotated[str, typer.Option(metavar="A,B,...|all|log12", help="Which to examine.")] = "all",
+    loss: Annotated[bool, typer.Option(help="Load each for its loss; without, bytes alone are compared.")] = True,
+    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the weights in memory.")] = "fp32",
+    runs_dir: Annotated[
+        Path | None, typer.Option(help="Keep what is found there, for table, curves and report.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which revisions of a published model are what they say: copies, mixed shards, exchanged and foreign weights."""
+    from emergence.commands.probe import show_revisions
+
+    show_revisions(model, revisions, runs_dir, with_loss=loss, precision=dtype, as_json=as_json)
 
 
 @app.command("probe-snapshots")

@@ -63,7 +63,7 @@ def run_locally(
             run_id=resume,
             fresh=fresh,
             should_stop=should_stop,
-            on_open=_announce,
+            on_open=announce,
             progress=TerminalProgress(),
             wrap_recorder=wrap_recorder,
         )
@@ -97,7 +97,7 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
                 cache_dir=runs_dir / CACHE_FOLDER,
                 fresh=fresh,
                 should_stop=should_stop,
-                on_open=_announce,
+                on_open=announce,
                 progress=TerminalProgress(),
             )
             if result is None or result.run_id is None:
@@ -130,7 +130,8 @@ def verdict_of_runs(runs: Sequence[RunScores], root: Path) -> Verdict:
     return verdict_of(group_results(collection_of(runs, root)).sets[0])
 
 
-def _announce(run: RunDirectory, what: str) -> None:
+def announce(run: RunDirectory, what: str) -> None:
+    """Say which run it is, and whether it is new, resumed or finished."""
     doing = {
         "new": "new run",
         "resumed": "going on with",

@@ -1,0 +1,324 @@
+"""A published model goes through the same probes, scores and files as a trunk of this program."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from emergence.answering.features import cache_features
+from emergence.answering.stored_states import StoredStates
+from emergence.data.qa_encoding import encode_qa
+from emergence.data.reference_text import REFERENCE_FINGERPRINT, REFERENCE_TEXT
+from emergence.errors import ConfigError, EmergenceError, UsageError, WeightsError
+from emergence.experiment.asking import ask
+from emergence.experiment.run import run_experiment
+from emergence.experiment.store import RunDirectory, RunStore
+from emergence.experiment.verification import verify_run
+from emergence.export.folder import write_export
+from emergence.findings.table import build_table
+from emergence.model.huggingface import HuggingFaceEncoder, load_model
+from emergence.spec.cost import plan_experiment
+from emergence.spec.experiment import ExperimentSpec
+from emergence.studies.snapshots.options import SnapshotOptions
+from emergence.studies.snapshots.probes import probe_snapshots
+from emergence.studies.trunks import read_timeline
+from emergence.training.context import Context
+from emergence.training.published_loss import evaluate_published
+from emergence.training.recording import StopRequested
+from tests.command_lines import typed
+from tests.published_models import LAYERS, WIDTH, save_model
+from tests.small_runs import MICRO, run_micro
+
+SETTINGS = tuple(s for s in MICRO if not s.startswith(("model.", "pretrain.")))
+
+
+def spec_of(model: Path, *extra: str, **flags: Any) -> ExperimentSpec:
+    values = (*SETTINGS, "pretrain.precision=fp32", *extra)
+    return ExperimentSpec.from_flags(
+        config_name="debug", data="microworld", set_values=values, model=str(model), freeze_llm=True, **flags
+    )
+
+
+def run(root: Path, spec: ExperimentSpec, **options: Any) -> RunDirectory:
+    store = RunStore(root / "runs")
+    result = run_experiment(spec, store, cache_dir=root / "cache", **options)
+    assert result is not None and result.run_id is not None
+    return store.open(result.run_id)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    for family in ("gpt2", "llama"):
+        save_model(root / family, family)
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the SentencePiece kind and its random twin, probed."""
+    root = tmp_path_factory.mktemp("probed")
+    for flags in ({}, {"random_baseline": True}):
+        run(root, spec_of(models / "llama", **flags))
+    return root
+
+
+def stats(root: Path, condition: str) -> dict[str, Any]:
+    runs = RunStore(root / "runs").runs()
+    path = next(run.stats_path for run in runs if run.spec.condition == condition)
+    return dict(json.loads(path.read_text()))
+
+
+# A run ----------------------------------------------------------------------------------------------
+
+
+def test_a_result_tells_of_the_model_what_others_tell_of_their_trunk(root: Path, models: Path) -> None:
+    probed, twin = stats(root, "frozen"), stats(root, "random-frozen")
+    loaded = load_model(str(models / "llama"))
+    assert probed["config_name"] == "llama"
+    assert probed["parameters"] == {
+        "total": loaded.n_parameters, "non_embedding": loaded.n_non_embedding, "trainable": 2 * (WIDTH + 1)
+    }  # fmt: skip
+    assert probed["data"]["model"]["tokenizer"]["bos"] == "<s>"
+    assert probed["data"]["marks"]["separator"] == {"text": "\n", "count": None}
+    assert probed["lineage"]["stage"] == "pretrained" and twin["lineage"]["stage"] == "random"
+    assert probed["lineage"]["trunk_sha256"] != twin["lineage"]["trunk_sha256"]
+    loss = evaluate_published(loaded, Context())
+    assert probed["pretraining"]["test"]["nats_per_token"] == pytest.approx(loss.nats_per_token, abs=1e-6)
+    assert probed["seconds"]["states"] > 0 and probed["tokens_per_second"]["states"] > 0
+    assert {fit["layer"] for fit in probed["probes"]["fits"]} == {0, 1, LAYERS}
+    rows = [json.loads(line) for line in next((root / "runs").glob("*/predictions.jsonl")).read_text().splitlines()]
+    assert all("brier" in row and "brier" in row["readouts"]["bilinear"] for row in rows)
+
+
+def test_runs_are_whole_and_leave_no_trunk_and_no_states(root: Path) -> None:
+    for run_directory in RunStore(root / "runs").runs():
+        checked = verify_run(run_directory.path)
+        assert checked.state == "finished" and not checked.damaged
+        assert [path.name for path in run_directory.own_weights()] == ["toy_llm_qasrl_finetuned.pth"]
+        assert not run_directory.trunk_path.exists()
+    assert list((root / "cache" / "states").iterdir()) == []
+
+
+def test_the_table_has_the_cells_that_there_can_be(root: Path) -> None:
+    table = build_table(root / "runs")
+    modes = [row.mode for row in table.rows if not row.is_extra_probe]
+    assert modes == ["frozen", "random frozen"] and {row.model for row in table.rows} == {"llama"}
+    assert not [note for note in table.notes() if "was not run" in note or "guide's scale" in note]
+    assert table.sets[0].gains
+
+
+def test_the_same_command_finds_the_finished_run(root: Path, models: Path) -> None:
+    opened = []
+    run(root, spec_of(models / "llama"), on_open=lambda run, what: opened.append(what))
+    assert opened == ["finished"]
+
+
+def test_a_stopped_run_computes_nothing_again(
+    root: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of the states, then after a probe: the tokens seen by the model are those of one pass."""
+    seen: list[int] = []
+    forward = HuggingFaceEncoder.hidden_states
+
+    def counted(self: HuggingFaceEncoder, ids: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(ids.numel())
+        return forward(self, ids)
+
+    monkeypatch.setattr(HuggingFaceEncoder, "hidden_states", counted)
+    monkeypatch.setattr("emergence.answering.features.TOKENS_PER_BATCH", {"cpu": 512})
+    spec = spec_of(models / "gpt2")
+    whole = run(tmp_path / "whole", spec)
+    passes = [n for n in seen if n > 16]  # the check when a model is wrapped has 16 tokens
+    seen.clear()
+    left = [0]  # questions of the switch before it says stop
+
+    def should_stop() -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    for after in (3, 12):
+        left[0] = after
+        with pytest.raises(StopRequested):
+            run(tmp_path / "stopped", spec, should_stop=should_stop)
+    resumed = run(tmp_path / "stopped", spec)
+    assert [n for n in seen if n > 16] == passes
+    assert (resumed.path / "predictions.jsonl").read_bytes() == (whole.path / "predictions.jsonl").read_bytes()
+
+
+def test_a_run_can_be_asked_as_long_as_its_model_is_the_same(root: Path, models: Path, tmp_path: Path) -> None:
+    (probed,) = [r for r in RunStore(root / "runs").runs() if not r.spec.random_baseline]
+    asked = ask(probed, "The boy painted the roof .", "Who painted something?")
+    assert set(asked.spans) == {"linear", "bilinear"} and asked.predicate_index == 2
+    other = shutil.copytree(models / "llama", tmp_path / "llama")
+    moved = run(tmp_path, spec_of(other))
+    save_model(other, "llama", seed=5)
+    with pytest.raises(WeightsError, match="has other weights now"):
+        ask(moved, "The boy painted the roof .", "Who painted something?")
+
+
+def test_studies_of_a_runs_own_trunks_say_where_revisions_are_compared(root: Path) -> None:
+    for run_directory in RunStore(root / "runs").runs():
+        with pytest.raises(UsageError, match="emergence probe --revisions"):
+            read_timeline(run_directory)
+
+
+# States on disk -------------------------------------------------------------------------------------
+
+
+def test_states_on_disk_are_those_in_memory(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from emergence.data.microworld import MicroWorldConfig, generate_qa
+
+    monkeypatch.setattr("emergence.answering.features.TOKENS_PER_BATCH", {"cpu": 256})
+    world = MicroWorldConfig(n_qa_train_documents=3, n_qa_validation_documents=1, n_qa_test_documents=1)
+    loaded = load_model(str(models / "gpt2"))
+    examples = generate_qa(world).splits["train"]
+    encoded, _ = encode_qa(examples, loaded.tokenizer, "question-first", 128, "text")
+    cache = cache_features(loaded.encoder, encoded, [0, LAYERS], Context())
+    for dtype, tolerance in (("fp32", 0.0), ("bf16", 0.01)):
+        states = StoredStates(loaded.encoder, tmp_path / dtype, [0, LAYERS], dtype)
+        states.write([encoded], Context())
+        assert states.size([encoded]) == sum(f.stat().st_size for f in (tmp_path / dtype).rglob("*.bin"))
+        torn = next((tmp_path / dtype).rglob(f"words_{LAYERS}.bin"))
+        torn.write_bytes(torn.read_bytes()[:-5])
+        with pytest.raises(EmergenceError, match="cut short"):
+            states.layer(encoded, LAYERS, torch.device("cpu"))
+        states.write([encoded], Context())
+        for layer in (0, LAYERS):
+            read = states.layer(encoded, layer, torch.device("cpu"), torch.float32)
+            torch.testing.assert_close(read.words, cache.words[layer], rtol=tolerance, atol=0)
+            torch.testing.assert_close(read.questions, cache.questions[layer], rtol=0, atol=0)
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", ["total", "used", "free"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 10))
+    with pytest.raises(EmergenceError, match=r"the states take .* GB on disk"):
+        run(tmp_path, spec_of(models / "gpt2"))
+    assert not list((tmp_path / "cache" / "states").rglob("*.bin"))
+
+
+# Loss -----------------------------------------------------------------------------------------------
+
+
+def test_bits_per_byte_are_of_one_text_for_all_tokenizers(models: Path) -> None:
+    # Losses of older results are of this very text.
+    assert REFERENCE_FINGERPRINT.startswith("e465339ce878")
+    for family in ("gpt2", "llama"):
+        loaded = load_model(str(models / family))
+        with torch.no_grad():
+            for parameter in loaded.encoder.parameters():
+                parameter.zero_()
+        loss = evaluate_published(loaded, Context())
+        rows = loaded.encoder.model.get_output_embeddings().weight.shape[0]
+        assert loss.nats_per_token == pytest.approx(np.log(rows), rel=1e-5)
+        tokens = sum(map(len, loaded.tokenizer.encode_batch(REFERENCE_TEXT)))
+        n_bytes = sum(len(text.encode()) for text in REFERENCE_TEXT)
+        assert loss.bits_per_byte == pytest.approx(np.log2(rows) * tokens / n_bytes, rel=1e-5)
+        # Without a BOS nothing predicts the first token of a document.
+        assert loss.n_tokens == tokens - (len(REFERENCE_TEXT) if family == "gpt2" else 0)
+
+
+# Specs ----------------------------------------------------------------------------------------------
+
+
+def test_model_and_revision_are_part_of_the_identity_and_of_the_name(models: Path) -> None:
+    from datetime import datetime
+
+    plain = ExperimentSpec.from_flags(config_name="debug", freeze_llm=True, random_baseline=True)
+    one, other = spec_of(models / "gpt2"), spec_of(models / "gpt2", revision="step5")
+    assert len({spec.experiment_id for spec in (plain, one, other)}) == 3
+    assert len({spec.pretrain_id for spec in (plain, one, other)}) == 3
+    assert other.run_name(datetime(2026, 1, 2)) == "gpt2_frozen_step5_20260102-000000"
+    assert ExperimentSpec.from_dict(other.to_dict()) == other
+    without = {k: v for k, v in plain.to_dict().items() if k not in ("model", "revision")}
+    without["config"] = {**without["config"], "probe": {
+        k: v for k, v in without["config"]["probe"].items() if k not in ("layers", "weights", "features")
+    }}  # fmt: skip
+    assert ExperimentSpec.from_dict(without).experiment_id == plain.experiment_id
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"freeze_llm": False}, "probed frozen, not finetuned"),
+        ({"pretrain_data": "shuffled"}, "--pretrain-data has nothing to do"),
+        ({"pretrained_model_path": "x.pth"}, "--pretrained-model-path has nothing to do"),
+        ({"set_values": ["model.n_layers=3"]}, "--set model.n_layers=3 changes nothing"),
+        ({"set_values": ["pretrain.epochs=3"]}, "--set pretrain.epochs=3 changes nothing"),
+        ({"set_values": ["finetune.marks=special"]}, "never saw tokens of this program"),
+        ({"model": None, "revision": "step1"}, "--revision is a revision of --model"),
+    ],
+)
+def test_what_makes_no_sense_for_a_published_model_is_refused(flags: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        ExperimentSpec.from_flags(**{"model": "a/b", "freeze_llm": True, **flags})
+
+
+def test_layers_are_checked_and_modal_is_refused(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"probe\.layers must be all, or numbers"):
+        spec_of(models / "gpt2", 'probe.layers="first"')
+    with pytest.raises(UsageError, match=r"--layers 7: the layers of .* are 0 \(embeddings\) to 2"):
+        run(tmp_path, spec_of(models / "gpt2", 'probe.layers="0,7"'))
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(UsageError, match="not on Modal"):
+        plan_experiment(spec_of(models / "gpt2"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--model", "nowhere/./x"), "neither a directory nor a name"),
+        (("--model", "./nowhere"), "there is no such directory"),
+        ((), "--model is missing"),
+        (("--model", "a/b", "--layers", "one"), "probe.layers must be all"),
+        (("--model", "a/b", "--seeds", "0"), "--seeds must be at least 1"),
+        (("--model", "a/b", "--revision", "x", "--revisions", "all"), "drop one of the two"),
+    ],
+)
+def test_what_people_type_is_refused_in_one_line(words: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    ended = typed("emergence", "probe", *words, "--data", "microworld", "--runs-dir", str(tmp_path))
+    assert ended.code == 2 and says in ended.err and ended.err.count("\n") == 1, ended
+
+
+# Our own trunks through transformers ------------------------------------------------------------------
+
+
+def test_an_exported_run_and_its_snapshots_are_probed_as_the_run_probes_them(tmp_path: Path) -> None:
+    """Point for point the snapshot curve; the levels of both differ by less than a fit can tell."""
+    extra = ("pretrain.precision=fp32", "evaluate.minimal_pairs=0", "probe.validity=false", 'probe.families=["linear"]')
+    own = run_micro(tmp_path, *extra, skip_finetune=True)
+    options = SnapshotOptions(samples=0, random_trunks=0, cache_dir=tmp_path / "cache", families=("linear",))
+    native = {s.step: s for s in probe_snapshots(own.path, options).path_of_training}
+    export = tmp_path / "exported"
+    write_export(own, export, snapshots=True)
+    settings = tuple(s for s in SETTINGS if not s.startswith(("probe.families", "evaluate.minimal", "probe.validity")))
+    values = (*settings, *extra, "probe.features=fp32")
+    steps = [step for step in native if step]
+    assert len(steps) >= 2
+    for revision, step in ((f"step{steps[0]}", steps[0]), (None, steps[-1])):
+        spec = ExperimentSpec.from_flags(
+            config_name="debug", data="microworld", set_values=values, model=str(export), revision=revision,
+            freeze_llm=True,
+        )  # fmt: skip
+        probed = run(tmp_path, spec)
+        result = json.loads(probed.stats_path.read_text())
+        assert result["pretraining"]["steps"] == step
+        assert result["pretraining"]["tokens_seen"] == native[step].tokens
+        rows = [json.loads(line) for line in (probed.path / "predictions.jsonl").read_text().splitlines()]
+        for score in ("f1_tokens", "em", "log_prob", "expected_f1", "brier"):
+            here = np.array([row[score] for row in rows])
+            np.testing.assert_allclose(here, native[step].scores["linear"][score], atol=1e-6, err_msg=score)
+        assert result["data"]["marks"]["separator"]["count"] is not None
