@@ -381,6 +381,37 @@ def revisions_command(
     show_revisions(model, revisions, runs_dir, with_loss=loss, precision=dtype, as_json=as_json)
 
 
+@app.command("minimal-pairs")
+def minimal_pairs_command(
+    name: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run; a model's directory or hub name.")],
+    data: Annotated[
+        str, typer.Option(metavar="SET|FILE", help="microworld-roles, blimp-argstructure, BLiMP's .jsonl, a folder.")
+    ] = "microworld-roles",
+    snapshots: Annotated[bool, typer.Option("--snapshots", help="Also every snapshot of pretraining.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Of a model: a subfolder, a branch, a tag.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where results go (default: in the run, or beside the runs).")
+    ] = None,
+    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of a model's weights.")] = "fp32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: the GPU, if any).")] = None,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """How often a model gives the better of two sentences the higher probability, with and without BOS.
+
+    \b
+    microworld-roles    the same words, agent and patient exchanged; bigrams are right in half of them
+    blimp-argstructure  the nine argument-structure paradigms of BLiMP, from the hub
+    """
+    from emergence.commands.minimal_pairs import score_minimal_pairs
+    from emergence.files import to_json
+
+    result = score_minimal_pairs(
+        name, data, runs_dir, snapshots=snapshots, revision=revision, out=out, precision=dtype, device=device
+    )
+    say(to_json(result.to_dict(), indent=2) if as_json else result.text())
+
+
 @app.command("probe-snapshots")
 def probe_snapshots_command(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],

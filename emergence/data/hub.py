@@ -77,11 +77,18 @@ class HubRoute:
         return "hub:" + " ".join(part for part in parts if part)
 
     def fetch(self, folder: Path, loader: Loader | None, scratch: Path) -> dict[str, Any]:
+        tables = self.load(loader, scratch)
+        for split, table in tables.items():
+            table.select_columns(list(self.columns)).to_parquet(str(folder / f"{split}.parquet"))
+        return {"rows": {split: len(table) for split, table in tables.items()}, "revision": self.revision}
+
+    def load(self, loader: Loader | None, scratch: Path) -> dict[str, Any]:
+        """The tables of the splits to keep. Raises ``ValueError`` where one is not as it should be."""
         load = loader or _load_dataset
         # Offline, the user's own Hugging Face cache is the only place that could have it.
         cache = None if _is_offline() else str(scratch)
         tables = load(self.repository, self.config, data_dir=self.data_dir, revision=self.revision, cache_dir=cache)
-        counts = {}
+        kept = {}
         for split, expected in self.rows.items():
             if split not in tables:
                 raise ValueError(f"has no split {split}, only {', '.join(tables)}")
@@ -91,9 +98,8 @@ class HubRoute:
                 raise ValueError(f"{split} lacks the columns {', '.join(missing)}")
             if len(table) == 0 or (expected is not None and len(table) != expected):
                 raise ValueError(f"{split} has {len(table)} rows, not {expected or 'any'}")
-            counts[split] = len(table)
-            table.select_columns(list(self.columns)).to_parquet(str(folder / f"{split}.parquet"))
-        return {"rows": counts, "revision": self.revision}
+            kept[split] = table
+        return kept
 
     def _one_prompt(self, table: Any) -> Any:
         if self.prompts_per_row == 1:
@@ -104,6 +110,29 @@ class HubRoute:
         if len(kept) * self.prompts_per_row != len(table):
             raise ValueError(f"one of {self.prompts_per_row} prompts has {len(kept)} of {len(table)} rows")
         return table.select(kept)
+
+
+@dataclass(frozen=True)
+class HubConfigsRoute:
+    """Several configurations of one data set on the hub, each of one split and kept as JSON lines under its name."""
+
+    repository: str
+    configs: tuple[str, ...]
+    columns: tuple[str, ...]
+    split: str
+    rows: int
+
+    @property
+    def label(self) -> str:
+        return f"hub:{self.repository} {self.configs[0]}..."
+
+    def fetch(self, folder: Path, loader: Loader | None, scratch: Path) -> dict[str, Any]:
+        for config in self.configs:
+            route = HubRoute(self.repository, self.columns, {self.split: self.rows}, config=config)
+            table = route.load(loader, scratch)[self.split]
+            lines = (json.dumps(dict(row)) + "\n" for row in table.select_columns(list(self.columns)))
+            (folder / f"{config}.jsonl").write_text("".join(lines), encoding="utf-8")
+        return {"rows": dict.fromkeys(self.configs, self.rows)}
 
 
 @dataclass(frozen=True)
@@ -155,13 +184,23 @@ class ArchiveRoute:
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set's routes in the order they are tried, the flag for a local copy, and what that flag accepts."""
+    """A data set's routes in the order they are tried, the flag for a local copy, and what that flag accepts.
+
+    ``otherwise`` is what needs no network.
+    """
 
     routes: tuple[Route, ...]
     flag: str
     accepts: str
+    otherwise: str = "--data microworld"
 
 
+#: The argument-structure paradigms of BLiMP, and its last commit.
+_BLIMP = (
+    "animate_subject_passive", "animate_subject_trans", "causative", "drop_argument", "inchoative", "intransitive",
+    "passive_1", "passive_2", "transitive",
+)  # fmt: skip
+_BLIMP_COMMIT = "3e56b06fcabca9b30822fc66435fca6b1aa40bb1"
 _QASRL_COLUMNS = ("sentence", "sent_id", "predicate_idx", "predicate", "question", "answers")
 _QASRL_ROWS = {"train": 6414, "validation": 2183, "test": 2201}
 _BANK_COLUMNS = ("sentence", "sent_id", "predicate_idx", "predicate", "question", "answers", "answer_ranges")
@@ -243,6 +282,21 @@ HUB_DATA: dict[str, HubData] = {
         "--qa-data",
         "QA-SRL Bank 2.0 .jsonl.gz files",
     ),
+    "blimp-argstructure": HubData(
+        (
+            HubConfigsRoute(
+                "nyu-mll/blimp", _BLIMP, ("sentence_good", "sentence_bad", "UID", "pairID"), "train", rows=1000
+            ),
+            ArchiveRoute(
+                f"https://github.com/alexwarstadt/blimp/archive/{_BLIMP_COMMIT}.tar.gz",
+                {f"/data/{name}.jsonl": f"{name}.jsonl" for name in _BLIMP},
+                most_bytes=1 << 28,
+            ),
+        ),
+        "--data",
+        "BLiMP .jsonl files",
+        "--data microworld-roles",
+    ),
 }
 
 
@@ -290,7 +344,7 @@ def fetch(
     wanted = data[name]
     raise HubError(
         f"could not fetch {name} ({'; '.join(reasons)}): "
-        f"give a local copy with {wanted.flag} PATH ({wanted.accepts}), or use --data microworld"
+        f"give a local copy with {wanted.flag} PATH ({wanted.accepts}), or use {wanted.otherwise}"
     )
 
 
@@ -329,7 +383,7 @@ def _is_offline() -> bool:
 
 def _check_reachable(route: Route, loader: Loader | None) -> None:
     """Fail within seconds without a network, where the hub client would retry for minutes."""
-    if not isinstance(route, HubRoute) or loader is not None or _is_offline():
+    if not isinstance(route, HubRoute | HubConfigsRoute) or loader is not None or _is_offline():
         return
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:

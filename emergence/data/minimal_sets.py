@@ -141,7 +141,7 @@ def _draft(construction: str, draws: Draws, seed: int, index: int) -> tuple[QAEx
     members = []
     for letter, its_event in (("a", event), ("b", crossed)):
         # The same numbers for both, so that they differ in nothing but the roles.
-        sentence, frame = _write(construction, its_event, letter == "b", Draws(seed, _STREAM + 1, key))
+        sentence, frame = write_clause(construction, its_event, letter == "b", Draws(seed, _STREAM + 1, key))
         if owner_of(sentence.text) != "test" or not {"agent", other_role} <= frame.roles.keys():
             return None
         question = ask_role(frame, role, Draws(seed, _STREAM + 2, key))
@@ -167,7 +167,7 @@ def _crossable(construction: str, draws: Draws) -> tuple[Event, str]:
     """An event with two parties of one kind and form, and the role of the second. Either party could do it."""
     dative = construction in ("dative", "recipient_passive")
     nouns = draws.pick((NAMES, PEOPLE) if dative else (NAMES, PEOPLE, ANIMALS))
-    first, second = (_plain(noun, draws) for noun in draws.two(nouns))
+    first, second = (plain_entity(ANIMATE_ENTITIES[noun], draws) for noun in draws.two(nouns))
     tense = "past" if draws.chance(0.6) else draws.pick(("present", "progressive", "perfect", "future"))
     time = draws.pick(TIMES_OF_TENSE[tense]) if draws.chance(0.3) else ()
     verb = draws.pick(DITRANSITIVE_VERBS if dative else REVERSIBLE_VERBS)
@@ -177,14 +177,17 @@ def _crossable(construction: str, draws: Draws) -> tuple[Event, str]:
     return Event(verb, (first,), (thing,), (second,), time=time, tense=tense), "recipient"
 
 
-def _plain(noun: str, draws: Draws) -> Entity:
-    """An entity with one noun phrase, sometimes with an adjective, so that both members name it alike."""
-    entity = draws.pick(ANIMATE_ENTITIES[noun])
+def plain_entity(entities: Sequence[Entity], draws: Draws) -> Entity:
+    """One of ``entities`` with one noun phrase, sometimes with an adjective, so that both members name it alike."""
+    entity = draws.pick(entities)
     return entity._replace(forms=entity.forms[1:2] if len(entity.forms) > 1 and draws.chance(0.3) else entity.forms[:1])
 
 
-def _write(construction: str, event: Event, is_second: bool, draws: Draws) -> tuple[Sentence, Frame]:
-    """The sentence, and its frame. A cleft keeps its focus, so its second member is an object relative."""
+def write_clause(construction: str, event: Event, is_second: bool, draws: Draws) -> tuple[Sentence, Frame]:
+    """The sentence that tells one event alone, and its frame.
+
+    A cleft keeps its focus, so its second member is an object relative.
+    """
     writer = ClauseWriter(draws, _NothingBeside(), difficulty=1.0)
     if construction == "cleft":
         frame = _cleft(writer, event, is_second)

@@ -12,7 +12,7 @@ from emergence.errors import UsageError
 from emergence.experiment.belonging import FINETUNED, RANDOM, load_own
 from emergence.experiment.run_directory import RunDirectory
 from emergence.model import build_trunk
-from emergence.studies.trunks import Timeline, read_timeline
+from emergence.studies.trunks import Timeline, read_timeline, refuse_without_snapshots
 from emergence.training.checkpoint import WeightsFile, load_weights
 from emergence.wording import counted
 
@@ -84,9 +84,7 @@ def _words(run: RunDirectory, weights: WeightsFile, stage: str) -> str:
 
 
 def _steps(run: RunDirectory, main: TrunkToExport) -> list[TrunkToExport]:
-    if not run.spec.pretrains or not any(snapshot.phase == "pretrain" for snapshot in run.snapshots()):
-        hint = "pretrain with pretrain.step_snapshots" if run.spec.pretrains else "give the run that pretrained it"
-        raise UsageError(f"{run.run_id} has no pretraining snapshots (pretrain_*.pth): {hint}")
+    refuse_without_snapshots(run)
     timeline = read_timeline(run)
     steps: dict[int, TrunkToExport] = {}
     for point in timeline.checkpoints[: timeline.start_index]:

@@ -59,6 +59,12 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "centred kernel alignment of a layer's states between checkpoints, 1 for the same geometry; debiased, and read "
         "against random trunks and other null comparisons.",
     ),
+    "sentence-pairs": (
+        "Sentence pairs",
+        "share of pairs of sentences, one good and one bad, whose good one the language model finds likelier: by all "
+        "its tokens (with BOS) or by all but the first. Role-crossed pairs have the same words with agent and patient "
+        "exchanged, each active and passive, so that words and word pairs are right in half of them.",
+    ),
     "bits-per-byte": (
         "Nats per token, bits per byte",
         "cross-entropy of the next token on held-out text; per byte it does not depend on the tokenizer.",

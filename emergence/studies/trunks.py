@@ -120,6 +120,17 @@ def read_timeline(run: RunDirectory) -> Timeline:
     )
 
 
+def refuse_without_snapshots(run: RunDirectory) -> None:
+    """Refuse a run that kept no snapshots of its pretraining.
+
+    Raises:
+        UsageError: In one line with the cure.
+    """
+    if not any(snapshot.phase == "pretrain" for snapshot in run.snapshots()):
+        hint = "give the run that pretrained it" if not run.spec.pretrains else "pretrain with pretrain.step_snapshots"
+        raise UsageError(f"{run.run_id} has no pretraining snapshots (pretrain_*.pth): {hint}")
+
+
 def has_other_questions(run: RunDirectory, fingerprint: str) -> bool:
     """Whether ``run`` tells which questions it read and these have another ``fingerprint``."""
     try:

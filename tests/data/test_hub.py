@@ -105,7 +105,7 @@ PROMPTED = {split: qasrl_rows(split, n, 7) for split, n in zip(SPLITS, (6, 2, 2)
 
 def test_every_repository_has_a_namespace_and_every_data_set_a_cure() -> None:
     for name, data in HUB_DATA.items():
-        assert data.flag in ("--pretrain-text", "--nq-data", "--qa-data") and data.accepts
+        assert data.flag in ("--pretrain-text", "--nq-data", "--qa-data", "--data") and data.accepts
         for route in data.routes:
             assert not isinstance(route, HubRoute) or route.repository.count("/") == 1, name
     assert [type(route) for route in HUB_DATA["qasrl"].routes] == [HubRoute, HubRoute, FilesRoute]

@@ -10,19 +10,24 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from emergence.cli import app
 from emergence.errors import DataError, UsageError
+from emergence.files import make_folder
 from emergence.findings.folder import read_folder
 from emergence.findings.table import build_table
+from emergence.measures.sentence_pairs import SentencePairScores
 from emergence.report.blocks import Example, Heading
 from emergence.report.charts.chart import all_charts
 from emergence.report.examples import GAP, N_EACH, _known_words, _pieces, example_blocks
 from emergence.report.provenance import command
 from emergence.report.write import WrittenReport, write_report
 from emergence.spec.experiment import ExperimentSpec
+from emergence.studies.sentence_pairs.result import FILES as PAIRS
+from emergence.studies.sentence_pairs.result import PairStudyResult, ScoredModel
 from tests.planted_runs import F1, fake_run, spec_of, write_grid, write_guide_file, write_run
 
 BOOT = 100
@@ -263,3 +268,27 @@ def test_few_shot_runs_alone_have_a_verdict_and_beside_all_questions_none(tmp_pa
         fake_run(tmp_path, "debug", condition)
     (all_questions,) = read_folder(tmp_path, n_boot=BOOT).main
     assert all_questions.comparable.base.samples is None
+
+
+# Sentence pairs -----------------------------------------------------------------------------------
+
+
+def test_sentence_pairs_of_runs_and_models_have_a_section(tmp_path: Path) -> None:
+    for condition in F1:
+        fake_run(tmp_path, "debug", condition)
+    assert "## Sentence pairs" not in write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    nats = np.array([[-1.0, -2.0], [-2.0, -1.0], [-1.0, -3.0], [-1.0, -2.0]])
+    scores = SentencePairScores(
+        {"with_bos": nats}, {"with_bos": np.ones((4, 2))}, np.full((4, 2), 8.0), ("a", "a", "b", "b"), ("x", "y") * 2
+    )
+    model = ScoredModel("pretrained", 5, 10, "digest", 0, scores)
+    settings = {"name": "microworld-roles", "fingerprint": "f", "facts": {}}
+    run = next(path for path in sorted(tmp_path.iterdir()) if (path / "spec.json").is_file())
+    for name, folder in ((run.name, run / PAIRS.folder), ("me/model", tmp_path / PAIRS.name / "me-model")):
+        result = PairStudyResult({"name": name}, settings, (model,), (scores.summary(n_boot=BOOT),))
+        PAIRS.save(result, make_folder(folder / "microworld-roles"))
+    (make_folder(run / PAIRS.folder / "broken") / PAIRS.json_file).write_text("{}")
+    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    assert "## Sentence pairs" in text and f"analysis/{PAIRS.name}/broken" in text
+    rows = [line for line in text.splitlines() if "microworld-roles" in line]
+    assert len(rows) == 2 and "me/model" in rows[1] and all("0.750" in row and "0.500" in row for row in rows)

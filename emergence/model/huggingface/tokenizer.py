@@ -38,6 +38,7 @@ class HuggingFaceTokenizer:
 
     Attributes:
         bos: The token that the tokenizer puts before every text, because its model was trained so; None for none.
+        start: The token that can stand before a text: ``bos``, or else the one named so, or the end of a text (GPT-2).
         by_word: Whether words are encoded one by one.
         keeps_text: Whether a text decodes to itself. If not, the tokenizer changes what it reads (lower case, spaces).
         vocab_size, vocab_rows: Number of tokens; an embedding may have more rows.
@@ -62,6 +63,8 @@ class HuggingFaceTokenizer:
         alone, with_specials = (self._backend.encode("a", add_special_tokens=on).ids for on in (False, True))
         added = len(with_specials) - len(alone)
         self.bos: int | None = with_specials[0] if added > 0 and with_specials[0] != alone[0] else None
+        known = (self.bos, tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self.start: int | None = next((int(token) for token in known if token is not None), None)
         unknown = tokenizer.unk_token_id
         self._unknown: int | None = None if unknown is None else int(unknown)
         self.vocab_size: int = self._backend.get_vocab_size(with_added_tokens=True)

@@ -24,7 +24,7 @@ from emergence.spec.config import ExperimentConfig
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.snapshots.options import DEFAULT_SAMPLES, SnapshotOptions
 from emergence.studies.snapshots.result import INITIAL, RANDOM, TRAINED
-from emergence.studies.trunks import Timeline, TimelinePoint, read_timeline
+from emergence.studies.trunks import Timeline, TimelinePoint, read_timeline, refuse_without_snapshots
 from emergence.training.checkpoint import load_weights
 from emergence.training.context import Context
 from emergence.training.precision import resolve_precision, select_device
@@ -102,9 +102,13 @@ class Work:
 def timeline_of(run: RunDirectory) -> Timeline:
     if not run.is_finished:
         raise UsageError(f"{run.run_id} is not finished: run its command again to go on with it, then probe it")
+<<<<<<< HEAD
     if run.spec.model is None and not any(snapshot.phase == "pretrain" for snapshot in run.snapshots()):
         hint = "give the run that pretrained it" if not run.spec.pretrains else "pretrain with pretrain.step_snapshots"
         raise UsageError(f"{run.run_id} has no pretraining snapshots (pretrain_*.pth): {hint}")
+=======
+    refuse_without_snapshots(run)
+>>>>>>> 330699d (emergence minimal-pairs: the language model itself on pairs of sentences, with and without BOS)
     return read_timeline(run)
 
 
