@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from emergence.errors import EmergenceError, UsageError
-from emergence.export.folder import Export
+from emergence.export.folder import RECORD_FILE, Export
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -17,7 +17,8 @@ def push_export(
 ) -> str:
     """Upload an export to the repository ``name``, and return its address.
 
-    A repository that is not there yet is made, and is private until its owner says otherwise. Branches come first and
+    A repository that is not there yet is made, and is private until its owner says otherwise; one that holds something
+    else than an export is left alone. Branches come first and
     ``main`` last, each as one commit, so that whoever sees ``main`` finds every step. The same call goes on after a
     failure: a commit that would change nothing is left out by the hub's client.
 
@@ -28,7 +29,7 @@ def push_export(
         report: Is told every branch that is done.
 
     Raises:
-        UsageError: There is no token, or the hub does not take it or the name.
+        UsageError: There is no token, the hub does not take it or the name, or the repository holds something else.
         EmergenceError: The hub does not answer, or refuses.
     """
     from huggingface_hub import HfApi
@@ -38,6 +39,8 @@ def push_export(
     main, *steps = export.trunks
     try:
         address = str(api.create_repo(name, private=True, exist_ok=True))
+        if others := _others(api.list_repo_files(name)):
+            raise UsageError(f"--push {name}: it holds {others[0]} and is no export: name another repository")
         for step in steps:
             api.create_branch(name, branch=step.folder, exist_ok=True)
             folder = export.folder / step.folder
@@ -55,6 +58,12 @@ def push_export(
             raise
         raise EmergenceError(f"--push {name}: the hub does not answer: {_first_line(error)}: {_kept(export)}") from None
     return address
+
+
+def _others(files: Iterable[str]) -> list[str]:
+    """What a repository holds that no export put there; nothing if it is an export itself."""
+    there = set(files)
+    return [] if RECORD_FILE in there else sorted(there - {".gitattributes"})
 
 
 def _is_of_the_network(error: Exception) -> bool:

@@ -45,6 +45,9 @@ class HubStandIn:
             return 200, {"files": [{**file, "shouldIgnore": False} for file in files]}
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", path):
             return self._commit(unquote(match[2]), [json.loads(line) for line in body.splitlines() if line])
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/(.+)", path):
+            files = self.branches.get(unquote(match[2]), {})
+            return 200, [{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in files.items()]
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/.+)?", path):
             return 200, {"id": match[1], "sha": "0" * 40, "siblings": [], "private": True, "tags": []}
         return 404, {"error": f"the stand-in has no {method} {path}"}

@@ -281,6 +281,20 @@ def test_steps_become_branches_and_every_byte_arrives(
         assert files == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+def test_a_repository_of_something_else_is_left_alone(
+    hub: HubStandIn, runs: dict[str, RunDirectory], exported: Path
+) -> None:
+    from huggingface_hub import HfApi
+
+    export = write_export(runs["modern"], exported, snapshots=True, take_existing=True)
+    hub.branches["main"] = {".gitattributes": b"", "model.safetensors": b"another"}
+    with pytest.raises(UsageError, match=r"holds model\.safetensors and is no export"):
+        push_export(export, "me/model", HfApi(endpoint=hub.endpoint, token="hf_test"))
+    assert not hub.commits and len(hub.branches) == 1
+    hub.branches["main"][RECORD_FILE] = b"{}"
+    assert push_export(export, "me/model", HfApi(endpoint=hub.endpoint, token="hf_test"))
+
+
 def test_what_the_hub_refuses_is_one_line(hub: HubStandIn, runs: dict[str, RunDirectory], exported: Path) -> None:
     from huggingface_hub import HfApi
 
