@@ -71,7 +71,8 @@ def losses_of_logits(logits_of: Callable[[Tensor], Tensor]) -> Callable[[Tensor]
 
     def losses(ids: Tensor) -> Tensor:
         logits = logits_of(ids)[:, :-1].float()  # (B, T-1, V)
-        return torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        flat = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        return flat.view(len(ids), -1)
 
     return losses
 

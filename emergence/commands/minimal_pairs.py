@@ -78,7 +78,8 @@ def _is_model(name: str, runs_dir: Path) -> bool:
             return not holds_run_files(path) and (
                 (path / "config.json").is_file() or any(path.glob("step*/config.json"))
             )
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+    # What is below a folder that is here was meant to be here.
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).parent.is_dir()
 
 
 def _folder_name(name: str) -> str:

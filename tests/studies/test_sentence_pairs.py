@@ -133,6 +133,13 @@ def test_the_command_scores_a_run_and_says_what_it_cannot(run: RunDirectory, tmp
         assert isinstance(refused.exception, UsageError) and says in str(refused.exception)
 
 
+def test_a_mistyped_run_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    refused = CliRunner().invoke(app, ["minimal-pairs", "runs/typo"])
+    assert isinstance(refused.exception, UsageError) and "no such folder here or in runs" in str(refused.exception)
+
+
 def test_the_command_scores_a_published_model(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     save_model(tmp_path / "model", "llama")
