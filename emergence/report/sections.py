@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator
+from typing import get_args
 
 from emergence import __version__
 from emergence.findings.ablation import without_order
 from emergence.findings.comparable import MODES, ComparableSet
 from emergence.findings.folder import ResultsFolder
 from emergence.findings.scores import ReadoutScores, SetScores
-from emergence.findings.sentence_pairs import read_sentence_pairs
 from emergence.findings.table import ResultsTable, score_text
 from emergence.findings.verdict import FamilyFinding, Verdict, verdict_of
-from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import SCORES
 from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.measures.measured_coverage import units_of
 from emergence.measures.readings import FLOORS, SCORE_NAMES, describe_score
-from emergence.measures.sentence_pairs import WITH_BOS, WITHOUT_BOS
 from emergence.report.blocks import Block, Bullets, Heading, Picture, Report, Section, Table, Text, table
 from emergence.report.charts.chart import Charts, Place, chart_kinds
 from emergence.report.charts.rows import CELL_NAMES
@@ -69,8 +66,8 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         Section("curve", "Emergence during pretraining", part("curve"), ("asked-role",)),
         Section("ablation", "Questions in the pretraining text", part("ablation"), ("data-ablation", "intervals")),
         Section("order", "Word order in the pretraining text", part("order"), ("shuffled-text", "intervals")),
+        Section("pairs", "Sentence pairs", part("pairs"), ("sentence-pairs",)),
         Section("cka", "How states change", part("cka"), ("temporal-cka",)),
-        *_sentence_pairs(folder),
         *([Section("others", "Other figures", part("others"))] if shown["others"] else []),
         Section("filtering", "Data", tuple(filtering(folder)), ("filtering",)),
         Section("cost", "Cost", tuple(cost(folder)), ("cost",)),
@@ -94,32 +91,6 @@ def _figures(charts: Charts, place: Place) -> Iterator[Block]:
         yield Picture(chart.name, chart.title, chart.caption, chart.alt, chart.is_wide)
     for chart in mine:
         yield from chart.kind.tables(chart, [reason for name, reason in charts.skipped if name == chart.name])
-
-
-# Sentence pairs ----------------------------------------------------------------------------------
-
-
-def _sentence_pairs(folder: ResultsFolder) -> Iterator[Section]:
-    """The section on sentence pairs, where something here was scored on some."""
-    results, problems = read_sentence_pairs(folder)
-    if not results and not problems:
-        return
-    head = ("Run or model", "Trunk", "Pairs", "n", "With BOS", "Without BOS", "All of an item", "Bits per byte")
-    rows = []
-    for result in results:
-        model, found = result.models[-1], result.summaries[-1]
-        accuracy, whole, per_byte = (found[key] for key in ("accuracy", "whole_items", "bits_per_byte_difference"))
-        first = WITH_BOS if WITH_BOS in accuracy else WITHOUT_BOS
-        numbers = (_stored(accuracy, WITH_BOS), _stored(accuracy, WITHOUT_BOS), _stored(whole, first))
-        name, pairs = str(result.subject["name"]), str(result.settings["name"])
-        rows.append((name, model.name, pairs, f"{found['n_pairs']:,}", *numbers, _stored(per_byte, first, gained)))
-    blocks = [*table("Share of pairs whose good sentence is the likelier one (chance 0.500)", head, rows)]
-    blocks += [Bullets(tuple(f"{name}: {reason}" for name, reason in problems))] if problems else []
-    yield Section("pairs", "Sentence pairs", tuple(blocks), ("sentence-pairs",))
-
-
-def _stored(found: Mapping[str, Any], rule: str, words: Callable[[Estimate], str] = shown) -> str:
-    return words(Estimate.from_dict(found[rule])) if rule in found else "-"
 
 
 # Verdict and score -------------------------------------------------------------------------------

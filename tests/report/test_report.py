@@ -276,7 +276,7 @@ def test_few_shot_runs_alone_have_a_verdict_and_beside_all_questions_none(tmp_pa
 def test_sentence_pairs_of_runs_and_models_have_a_section(tmp_path: Path) -> None:
     for condition in F1:
         fake_run(tmp_path, "debug", condition)
-    assert "## Sentence pairs" not in write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    assert "emergence minimal-pairs RUN" in write_report(tmp_path, n_boot=BOOT).markdown.read_text()
     nats = np.array([[-1.0, -2.0], [-2.0, -1.0], [-1.0, -3.0], [-1.0, -2.0]])
     scores = SentencePairScores(
         {"with_bos": nats}, {"with_bos": np.ones((4, 2))}, np.full((4, 2), 8.0), ("a", "a", "b", "b"), ("x", "y") * 2
@@ -289,6 +289,8 @@ def test_sentence_pairs_of_runs_and_models_have_a_section(tmp_path: Path) -> Non
         PAIRS.save(result, make_folder(folder / "microworld-roles"))
     (make_folder(run / PAIRS.folder / "broken") / PAIRS.json_file).write_text("{}")
     text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
-    assert "## Sentence pairs" in text and f"analysis/{PAIRS.name}/broken" in text
-    rows = [line for line in text.splitlines() if "microworld-roles" in line]
-    assert len(rows) == 2 and "me/model" in rows[1] and all("0.750" in row and "0.500" in row for row in rows)
+    assert "emergence minimal-pairs RUN" not in text and f"analysis/{PAIRS.name}/broken" in text
+    assert "sentence_pairs_microworld_roles.svg" in text
+    of_all = [line for line in text.splitlines() if "| all pairs |" in line]
+    assert len(of_all) == 2 and "me/model" in of_all[1] and all("0.750" in row for row in of_all)
+    assert any("| whole items | 2 | 0.500" in line for line in text.splitlines())

@@ -22,7 +22,7 @@ Row: TypeAlias = dict[str, Any]
 Figure: TypeAlias = Any
 #: Anchors of the report's sections that show figures.
 Place = Literal[
-    "scale", "grid", "probes", "roles", "few-shot", "training", "curve", "ablation", "order", "cka", "others"
+    "scale", "grid", "probes", "roles", "few-shot", "training", "curve", "ablation", "order", "pairs", "cka", "others"
 ]
 #: Modules beside the kinds.
 SHARED = ("chart", "drawing", "rows")

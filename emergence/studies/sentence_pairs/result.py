@@ -133,4 +133,8 @@ def _from_files(content: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) ->
         facts = {key: point.pop(key) for key in ("name", "step", "tokens_seen", "weights", "bos")}
         models.append(ScoredModel(**facts, scores=scores))
         summaries.append(point)
-    return PairStudyResult(content["subject"], content["settings"], tuple(models), tuple(summaries))
+    if not models:
+        raise ValueError("it holds no models")
+    result = PairStudyResult(content["subject"], content["settings"], tuple(models), tuple(summaries))
+    result.text()  # reads every number that somebody asks for, so that what is malformed is known here
+    return result
