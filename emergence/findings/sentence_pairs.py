@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from emergence.errors import RunDirectoryError
+from emergence.files import name_within
 from emergence.findings.folder import ResultsFolder
 from emergence.studies.sentence_pairs.result import FILES, PairStudyResult, read_result
 
@@ -22,9 +21,5 @@ def read_sentence_pairs(folder: ResultsFolder) -> tuple[list[PairStudyResult], l
         try:
             found.append(read_result(path.parent))
         except RunDirectoryError as error:
-            problems.append((_name(path.parent, folder.root), str(error)))
+            problems.append((name_within(path.parent, folder.root) or path.parent.name, str(error)))
     return found, problems
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
