@@ -63,6 +63,10 @@ def _subject(
         raise UsageError("--revision is of published models; a run has --snapshots")
     run = RunDirectory.open(find_run(name, runs_dir))
     spec = run.spec
+    if spec.model is not None:
+        raise UsageError(
+            f"{run.run_id} probes a published model: give that itself, emergence minimal-pairs {spec.model}"
+        )
     subject = {"name": run.run_id, "kind": "run", "size": spec.config.name, "seed": spec.seed}
     return (
         {**subject, "initialisation": spec.initialisation},

@@ -19,14 +19,13 @@ from emergence.export.architecture import architecture_of, exported_model, gener
 from emergence.export.card import CARD_FILE, model_card
 from emergence.export.trunks import TrunkToExport, Which, trunks_to_export
 from emergence.files import make_folder, read_sealed, seal, sha256_file, write_atomic, write_json_atomic
-from emergence.findings.collect import EXPORT_FILE
 from emergence.report.output_files import refuse_output_folder
+from emergence.spec.published import EXPORT_FILE, EXPORT_KIND
 from emergence.studies.activations import weights_key
 from emergence.training.checkpoint import WeightsFile
 
-#: What this program knows of an exported trunk. Readers of results pass over a folder that holds one.
-RECORD_FILE = EXPORT_FILE
-RECORD_KIND, RECORD_VERSION = "emergence-export", 1
+#: Version of the record of an exported trunk (``EXPORT_FILE``). Readers of results pass over a folder that holds one.
+RECORD_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,10 @@ def write_export(
     """
     for folder in (to, to.absolute().parent):
         refuse_output_folder(folder)
+    if run.spec.model is not None:
+        raise UsageError(
+            f"{run.run_id} probes the published model {run.spec.model}, which is one of transformers already"
+        )
     architecture = architecture_of(run.spec.config.model)
     trunks = trunks_to_export(run, which, snapshots)
     if to.is_dir() and any(to.iterdir()):
@@ -92,7 +95,7 @@ def write_export(
             if not trunk.folder:
                 write_atomic(folder / CARD_FILE, model_card(run, result, trunks, record, licence))
             files = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
-            write_json_atomic(folder / RECORD_FILE, seal({**record, "files": files}))
+            write_json_atomic(folder / EXPORT_FILE, seal({**record, "files": files}))
     return Export(to, architecture, tuple(trunks))
 
 
@@ -100,7 +103,7 @@ def _holds(to: Path, run: RunDirectory, trunk: TrunkToExport) -> bool:
     """Whether ``to`` holds this trunk of this run, every file as it was written."""
     folder = to / trunk.folder
     try:
-        record = read_sealed(folder / RECORD_FILE)
+        record = read_sealed(folder / EXPORT_FILE)
         same = _identity(run, trunk).items() <= record.items()
         return same and all(sha256_file(folder / name) == digest for name, digest in record["files"].items())
     except (RunDirectoryError, OSError, KeyError, AttributeError):
@@ -110,7 +113,7 @@ def _holds(to: Path, run: RunDirectory, trunk: TrunkToExport) -> bool:
 def _identity(run: RunDirectory, trunk: TrunkToExport) -> dict[str, Any]:
     """What tells this trunk of this run from others."""
     return {
-        "kind": RECORD_KIND,
+        "kind": EXPORT_KIND,
         "schema_version": RECORD_VERSION,
         "run_id": run.run_id,
         "experiment_id": run.experiment_id,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from emergence.errors import EmergenceError, UsageError
-from emergence.export.folder import RECORD_FILE, Export
+from emergence.export.folder import Export
+from emergence.spec.published import EXPORT_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -63,7 +64,7 @@ def push_export(
 def _others(files: Iterable[str]) -> list[str]:
     """What a repository holds that no export put there; nothing if it is an export itself."""
     there = set(files)
-    return [] if RECORD_FILE in there else sorted(there - {".gitattributes"})
+    return [] if EXPORT_FILE in there else sorted(there - {".gitattributes"})
 
 
 def _is_of_the_network(error: Exception) -> bool:

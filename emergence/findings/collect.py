@@ -22,7 +22,7 @@ from emergence.experiment.store import RunDirectory
 from emergence.files import read_json
 from emergence.findings.two_by_two import RunScores
 from emergence.spec.experiment import ExperimentSpec
-from emergence.spec.published import size_name
+from emergence.spec.published import EXPORT_FILE, size_name
 from emergence.studies.revisions.record import all_revisions
 
 #: Top-level key of the JSON this package writes from results, so that reading them again passes it over.
@@ -32,8 +32,6 @@ OWN_KIND = "emergence-"
 MOST_ENTRIES, MOST_CANDIDATES = 50_000, 5_000
 #: A results file is thousands of times smaller.
 _MOST_BYTES = 1 << 26
-#: What tells an export (``export/folder.py``), whose other JSON is of transformers and no result.
-EXPORT_FILE = "emergence.json"
 _RUN_FILES = (SPEC_FILE, DATA_FILE, TOKENIZER_FILE, MANIFEST_FILE)
 
 
@@ -172,7 +170,7 @@ def _walked(root: Path) -> Iterator[Path]:
             if _is_run(folder):
                 folders.clear()
                 continue
-        if EXPORT_FILE in files:
+        if EXPORT_FILE in files:  # its other JSON is of transformers
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))

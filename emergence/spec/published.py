@@ -12,6 +12,8 @@ from emergence.errors import UsageError
 if TYPE_CHECKING:
     from emergence.spec.experiment import ExperimentSpec
 
+#: What an exported trunk says of itself, beside its weights, and what that says it is.
+EXPORT_FILE, EXPORT_KIND = "emergence.json", "emergence-export"
 #: Settings of sections that a published model brings itself, but for these.
 _STILL_SET = ("pretrain.precision",)
 

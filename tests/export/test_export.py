@@ -15,18 +15,22 @@ from emergence.cli import app
 from emergence.errors import EmergenceError, UsageError
 from emergence.experiment.result import load_result
 from emergence.experiment.run_directory import RunDirectory
+from emergence.experiment.store import RunStore
 from emergence.export import folder as export_folder
 from emergence.export.architecture import architecture_of, exported_model, generation_config
-from emergence.export.folder import RECORD_FILE, write_export
+from emergence.export.folder import write_export
 from emergence.export.push import push_export
 from emergence.files import read_sealed, write_json_atomic
 from emergence.findings.collect import collect_results
 from emergence.model import Trunk, build_trunk
 from emergence.spec.config import load_config
+from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.published import EXPORT_FILE
 from emergence.studies.activations import weights_key
 from emergence.studies.trunks import read_timeline, trunk_of
 from emergence.training.checkpoint import load_weights
 from tests.export.hub_standin import HubStandIn, serving
+from tests.published_models import save_model
 from tests.small_runs import run_micro
 
 transformers = pytest.importorskip("transformers")
@@ -107,7 +111,7 @@ def test_the_finetuned_trunk_is_another_one_and_said_to_be(runs: dict[str, RunDi
     assert result.exit_code == 0 and "after finetuning all weights" in result.output
     weights = load_weights(run.finetuned_path)
     assert_same_model(trunk_of(weights.model, weights.vocab_rows, weights.state_dict, "test"), tmp_path / "out")
-    assert read_sealed(tmp_path / "out" / RECORD_FILE)["weights"] != weights_key(
+    assert read_sealed(tmp_path / "out" / EXPORT_FILE)["weights"] != weights_key(
         load_weights(run.trunk_path).state_dict
     )
 
@@ -116,7 +120,7 @@ def test_a_random_trunk_is_said_to_be_random(runs: dict[str, RunDirectory], tmp_
     export = write_export(runs["random"], tmp_path / "out")
     assert "never trained" in "\n".join(export.lines())
     assert "never trained" in (tmp_path / "out" / "README.md").read_text()
-    assert read_sealed(tmp_path / "out" / RECORD_FILE)["step"] == 0
+    assert read_sealed(tmp_path / "out" / EXPORT_FILE)["step"] == 0
 
 
 def test_every_step_of_pretraining_is_a_model_of_its_own(runs: dict[str, RunDirectory], exported: Path) -> None:
@@ -128,7 +132,7 @@ def test_every_step_of_pretraining_is_a_model_of_its_own(runs: dict[str, RunDire
         trunk = point.source.build()
         assert isinstance(trunk, Trunk)
         assert_same_model(trunk, exported / f"step{step}")
-        assert read_sealed(exported / f"step{step}" / RECORD_FILE)["weights"] == point.source.key
+        assert read_sealed(exported / f"step{step}" / EXPORT_FILE)["weights"] == point.source.key
     assert_same_model(
         build_trunk(timeline.model, timeline.vocab_rows, seed=runs["modern"].spec.seed), exported / "step0"
     )
@@ -217,9 +221,9 @@ def test_an_export_is_taken_again_only_if_it_is_this_one_and_whole(
 ) -> None:
     to = tmp_path / "out"
     write_export(runs["modern"], to)
-    before = (to / RECORD_FILE).stat().st_mtime_ns
+    before = (to / EXPORT_FILE).stat().st_mtime_ns
     write_export(runs["modern"], to, take_existing=True)
-    assert (to / RECORD_FILE).stat().st_mtime_ns == before
+    assert (to / EXPORT_FILE).stat().st_mtime_ns == before
     for other, asked in (("random", {}), ("modern", {"snapshots": True}), ("modern", {"which": "finetuned"})):
         with pytest.raises(UsageError, match="nothing is overwritten"):
             write_export(runs[other], to, take_existing=True, **asked)  # type: ignore[arg-type]
@@ -242,6 +246,15 @@ def test_refusals_are_one_line(
     result = CliRunner().invoke(app, ["export", str(runs[run].path), "--to", str(tmp_path / "out"), *flags])
     assert isinstance(result.exception, UsageError) and says in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [["export", "--to", "out"], ["minimal-pairs"]])
+def test_a_run_of_a_published_model_has_no_trunk_of_its_own(command: list[str], tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+    spec = ExperimentSpec.from_flags(config_name="debug", data="microworld", model=str(model), freeze_llm=True)
+    run = RunStore(tmp_path).create(spec)
+    result = CliRunner().invoke(app, [command[0], str(run.path), *command[1:]])
+    assert isinstance(result.exception, UsageError) and "probes" in str(result.exception)
 
 
 def test_a_mixture_that_transformers_lacks_is_refused_by_name() -> None:
@@ -291,7 +304,7 @@ def test_a_repository_of_something_else_is_left_alone(
     with pytest.raises(UsageError, match=r"holds model\.safetensors and is no export"):
         push_export(export, "me/model", HfApi(endpoint=hub.endpoint, token="hf_test"))
     assert not hub.commits and len(hub.branches) == 1
-    hub.branches["main"][RECORD_FILE] = b"{}"
+    hub.branches["main"][EXPORT_FILE] = b"{}"
     assert push_export(export, "me/model", HfApi(endpoint=hub.endpoint, token="hf_test"))
 
 

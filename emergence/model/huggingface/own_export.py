@@ -19,11 +19,11 @@ from emergence.errors import WeightsError
 from emergence.files import parse_json, read_regular, unseal
 from emergence.model.embedding_rows import drawn_rows
 from emergence.model.trunk import NORM_EPSILON
+from emergence.spec.published import EXPORT_FILE, EXPORT_KIND
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-EXPORT_FILE, EXPORT_KIND = "emergence.json", "emergence-export"
 _MOST_BYTES = 10_000_000
 
 

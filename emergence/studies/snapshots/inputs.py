@@ -102,13 +102,8 @@ class Work:
 def timeline_of(run: RunDirectory) -> Timeline:
     if not run.is_finished:
         raise UsageError(f"{run.run_id} is not finished: run its command again to go on with it, then probe it")
-<<<<<<< HEAD
-    if run.spec.model is None and not any(snapshot.phase == "pretrain" for snapshot in run.snapshots()):
-        hint = "give the run that pretrained it" if not run.spec.pretrains else "pretrain with pretrain.step_snapshots"
-        raise UsageError(f"{run.run_id} has no pretraining snapshots (pretrain_*.pth): {hint}")
-=======
-    refuse_without_snapshots(run)
->>>>>>> 330699d (emergence minimal-pairs: the language model itself on pairs of sentences, with and without BOS)
+    if run.spec.model is None:
+        refuse_without_snapshots(run)
     return read_timeline(run)
 
 
