@@ -11,6 +11,7 @@ from emergence.errors import UsageError
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.experiment.store import CACHE_FOLDER, RunDirectory, find_run, holds_run_files
 from emergence.measures.bootstrap import N_BOOT
+from emergence.studies.revisions.record import load_revisions
 from emergence.studies.sentence_pairs.result import FILES, PairStudyResult
 from emergence.studies.sentence_pairs.score import (
     ModelToScore,
@@ -52,13 +53,16 @@ def _subject(
     name: str, runs_dir: Path, snapshots: bool, revision: str | None, precision: Precision
 ) -> tuple[dict[str, Any], list[ModelToScore], Path]:
     """What is scored, its models, and the folder of its results."""
+    subject: dict[str, Any]
     if _is_model(name, runs_dir):
         if snapshots and revision is not None:
             raise UsageError("--snapshots are all steps of a model, --revision is one: drop one of the two")
-        models = models_of_name(name, revision, snapshots=snapshots, precision=precision)
+        suspects = known.suspects if snapshots and (known := load_revisions(runs_dir, name)) else {}
+        models = models_of_name(name, revision, snapshots=snapshots, precision=precision, left_out=suspects)
         at = f"@{revision}" if revision else ""
         home = runs_dir / FILES.name / _folder_name(name.rstrip("/") + at)
-        return {"name": f"{name}{at}", "kind": "model", "precision": precision}, models, home
+        subject = {"name": f"{name}{at}", "kind": "model", "precision": precision, "left_out": suspects}
+        return subject, models, home
     if revision is not None:
         raise UsageError("--revision is of published models; a run has --snapshots")
     run = RunDirectory.open(find_run(name, runs_dir))
@@ -68,11 +72,8 @@ def _subject(
             f"{run.run_id} probes a published model: give that itself, emergence minimal-pairs {spec.model}"
         )
     subject = {"name": run.run_id, "kind": "run", "size": spec.config.name, "seed": spec.seed}
-    return (
-        {**subject, "initialisation": spec.initialisation},
-        models_of_run(run, snapshots=snapshots),
-        run.path / FILES.folder,
-    )
+    subject["initialisation"] = spec.initialisation
+    return subject, models_of_run(run, snapshots=snapshots), run.path / FILES.folder
 
 
 def _is_model(name: str, runs_dir: Path) -> bool:

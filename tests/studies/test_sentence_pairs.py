@@ -18,6 +18,7 @@ from emergence.data.sentence_pairs import PairSet, SentencePair
 from emergence.errors import DataError, UsageError
 from emergence.experiment.run_directory import RunDirectory
 from emergence.export.folder import write_export
+from emergence.studies.revisions.record import Revision, Revisions, save_revisions
 from emergence.studies.sentence_pairs import score as study
 from emergence.studies.sentence_pairs.result import FILES, read_result
 from emergence.studies.sentence_pairs.score import SentencePairStudy, models_of_name, models_of_run
@@ -111,6 +112,23 @@ def test_a_run_and_its_export_score_alike(run: RunDirectory, tmp_path: Path) -> 
         for context in ours.nats:
             np.testing.assert_allclose(ours.nats[context], theirs.nats[context], atol=1e-3)
             np.testing.assert_array_equal(ours.n_tokens[context], theirs.n_tokens[context])
+    assert [model.tokens_seen for model in models[0]] == [by_step[model.step].tokens_seen for model in models[0]]
+
+
+def test_revisions_that_are_known_to_be_suspect_are_left_out_and_named(run: RunDirectory, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    model, runs = tmp_path / "model", tmp_path / "runs"
+    write_export(run, model, snapshots=True)
+    save_revisions(runs, Revisions(str(model), (Revision("step0", 0, 0, suspect="it is a copy"),)))
+    (tmp_path / "pairs.jsonl").write_text(
+        json.dumps({"sentence_good": "The dog saw Anna.", "sentence_bad": "Anna dog the saw."}) + "\n"
+    )
+    flags = ["minimal-pairs", str(model), "--snapshots", "--data", str(tmp_path / "pairs.jsonl")]
+    done = CliRunner().invoke(app, [*flags, "--runs-dir", str(runs)])
+    assert done.exit_code == 0, done.output
+    assert "left out: step0: it is a copy" in done.output
+    lines = [line.split()[0] for line in done.output.splitlines() if line.startswith("step")]
+    assert "step0" not in lines and "step1" in lines
 
 
 def test_the_command_scores_a_run_and_says_what_it_cannot(run: RunDirectory, tmp_path: Path) -> None:
@@ -152,4 +170,4 @@ def test_the_command_scores_a_published_model(tmp_path: Path) -> None:
     stored = list((tmp_path / "runs" / FILES.name).rglob(FILES.json_file))
     assert len(stored) == 1 and read_result(stored[0].parent).subject["kind"] == "model"
     refused = CliRunner().invoke(app, [*flags, "--snapshots"])
-    assert isinstance(refused.exception, UsageError) and "no directory with subfolders" in str(refused.exception)
+    assert isinstance(refused.exception, UsageError) and "no revisions that name a step" in str(refused.exception)

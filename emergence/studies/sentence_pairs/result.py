@@ -86,6 +86,7 @@ class PairStudyResult:
         lines = [f"{self.subject['name']}: {self.settings['name']}, {n}, chance 0.500, 95% intervals"]
         for name, accuracy in self.settings["facts"].get("baselines", {}).items():
             lines.append(f"a {name} model of words: {accuracy:.3f}")
+        lines += [f"left out: {name}: {reason}" for name, reason in self.subject.get("left_out", {}).items()]
         rules = list(self.summaries[0]["accuracy"])
         rows = [["", *(_words(rule) for rule in rules)]]
         for model, summary in zip(self.models, self.summaries, strict=True):

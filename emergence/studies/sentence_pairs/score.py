@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 
 from emergence.answering.sentence_scores import LanguageModel, language_model_of, losses_of_logits, score_pairs
 from emergence.data.sentence_pairs import PairSet
-from emergence.errors import UsageError
 from emergence.experiment.belonging import RANDOM
 from emergence.experiment.run_directory import RunDirectory
 from emergence.files import content_digest
@@ -84,25 +82,22 @@ def _trunk_at(timeline: Timeline, point: TimelinePoint) -> ModelToScore:
 
 
 def models_of_name(
-    name: str, revision: str | None = None, *, snapshots: bool = False, precision: Precision = "fp32"
+    name: str,
+    revision: str | None = None,
+    *,
+    snapshots: bool = False,
+    precision: Precision = "fp32",
+    left_out: Collection[str] = (),
 ) -> list[ModelToScore]:
-    """A published model at one revision, or at every step that its directory has as a subfolder ``step…``.
+    """A published model at one revision, or at all that name a step of its training, but for those ``left_out``.
 
     Raises:
-        UsageError: There is no such model, it cannot be read, or it has no steps.
+        UsageError: There is no such model, it cannot be read, or it has no such revisions.
     """
-    revisions: list[str | None] = [revision]
-    if snapshots:
-        steps = {step: path.name for path in Path(name).glob("step*") if (step := _step_of(path.name)) is not None}
-        if not steps:
-            raise UsageError(f"--snapshots: {name} is no directory with subfolders step0, step1...: give --revision")
-        revisions = [steps[step] for step in sorted(steps)]
+    from emergence.model.huggingface.files import list_revisions
+
+    revisions = [one for one in list_revisions(name) if one not in left_out] if snapshots else [revision]
     return [_model_of(name, one, precision) for one in revisions]
-
-
-def _step_of(revision: str) -> int | None:
-    match = re.fullmatch(r"step(\d+)", revision)
-    return int(match[1]) if match else None
 
 
 def _model_of(name: str, revision: str | None, precision: Precision) -> ModelToScore:
@@ -119,9 +114,16 @@ def _model_of(name: str, revision: str | None, precision: Precision) -> ModelToS
         losses = losses_of_logits(encoder.logits)
         return LanguageModel(losses, loaded.tokenizer, tokenizer.start, encoder.max_tokens, device, rows)
 
-    weights = content_digest({"groups": files.digests, "precision": precision})
-    step = None if revision is None else _step_of(revision)
-    return ModelToScore(revision or "main", step, None, weights, tokenizer.fingerprint, tokenizer.start, load)
+    weights, told = content_digest({"groups": files.digests, "precision": precision}), files.progress
+    return ModelToScore(
+        name=revision or "main",
+        step=told.get("steps"),
+        tokens_seen=told.get("tokens_seen"),
+        weights=weights,
+        tokenizer=tokenizer.fingerprint,
+        bos=tokenizer.start,
+        load=load,
+    )
 
 
 class SentencePairStudy(SealedStudy[ScoredModel, PairStudyResult]):
