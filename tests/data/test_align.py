@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emergence.data.align import AMBIGUOUS, UNALIGNED, Alignment, SentenceIndex, split_tokens
+from emergence.data.align import AMBIGUOUS, UNALIGNED, Alignment, SentenceIndex, _starts, split_tokens
 
 SENTENCE = ["The", "cat", "saw", "the", "catalogue", ",", "and", "the", "dog", "saw", "The", "cat", "again", "."]
 # "The" 0, "saw" 2, "the" 3, "catalogue" 4, "the" 7, "dog" 8, "saw" 9, "The" 10, "again" 12, "." 13
@@ -93,3 +94,23 @@ def test_a_planted_span_is_found_and_no_equal_span_is_nearer(tokens: list[str], 
     twins = [i for i in range(len(tokens)) if tokens[i : i + end - start] == tokens[start:end]]
     assert gap(place.start) == min(map(gap, twins))
     assert place.kind == ("unique" if len(twins) == 1 else "nearest")
+
+
+@given(
+    st.lists(st.sampled_from("ab"), min_size=1, max_size=12), st.lists(st.sampled_from("ab"), min_size=1, max_size=4)
+)
+def test_every_occurrence_is_found(tokens: list[str], sought: list[str]) -> None:
+    n = len(sought)
+    expected = [i for i in range(len(tokens) - n + 1) if tokens[i : i + n] == sought]
+    assert list(_starts(tokens, sought)) == expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "answer"),
+    [(["w"] * 30_000, "w " * 15_000), (["w"] * 30_000, "w " * 15_000 + "b"), (["w"] * 300, "w" + " ." * 15_000)],
+)
+def test_a_very_long_sentence_costs_no_time(tokens: list[str], answer: str) -> None:
+    began = time.process_time()
+    for _ in range(3):
+        SentenceIndex(tokens).align(answer, 2)
+    assert time.process_time() - began < 2.0
