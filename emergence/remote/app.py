@@ -192,33 +192,48 @@ def _attempt(job: dict[str, Any], account: Account) -> dict[str, Any]:
         KeyboardInterrupt, CallError: This attempt has ended. Modal starts the next one.
     """
     run_id, spec = job["run_id"], ExperimentSpec.from_dict(job["spec"])
-    folder = container.working_copy(spec, run_id, job.get("trunk"), job.get("text"))
-    mirror = VolumeMirror(
-        folder, container.MODELS / run_id, models_volume.commit, COMMIT_SECONDS,
-        may_publish=lambda: may_write(job, account.call),
-    )  # fmt: skip
-    mirror.adopt()
+    folder = container.RUNS / run_id
+    mirror: VolumeMirror | None = None  # from when there is a whole copy of the run, which may be published
     attempt = Attempt(
-        account, lambda: (mirror.publications, container.signs_of_life(folder)),
+        account, lambda: (mirror and mirror.publications, container.signs_of_life(folder)),
         dollars_per_hour=job.get("dollars_per_hour", 0.0), max_cost=job.get("max_cost"),
-        heartbeat=lambda: heartbeat(job, account), beat_seconds=COMMIT_SECONDS, publish=mirror.publish,
+        heartbeat=lambda: heartbeat(job, account), beat_seconds=COMMIT_SECONDS,
+        publish=lambda: mirror and mirror.publish(),
     )  # fmt: skip
+
+    def hurry() -> None:
+        if mirror is not None:
+            mirror.hurry()
+
     with attempt:
-        stop = container.attempt_switch(mirror.hurry, job.get("timeout", container.ATTEMPT_SECONDS))
+        stop = container.attempt_switch(hurry, job.get("timeout", container.ATTEMPT_SECONDS))
         try:
             with stop:
+                container.working_copy(spec, run_id, job.get("trunk"), job.get("text"))
+                mirror = _mirror(job, account)
                 _train(job, spec, lambda: stop() or attempt.should_stop(), mirror.request)
             answer = {"results": container.headline(folder)}
         except Exception as error:
             account.see(steps_of(folder))
             raise _end_of(run_id, account, attempt, error, interrupted=stop.requests > 0) from error
         finally:
-            mirror.close()
+            if mirror is not None:
+                mirror.close()
             attempt.count()
             locks.keep_account(run_id, plain(account))
     if mirror.forbidden:  # nothing that was done since is on the volume
         raise RunInUseError(f"{run_id} {LOST}")
     return answer
+
+
+def _mirror(job: dict[str, Any], account: Account) -> VolumeMirror:
+    """The mirror of a run that was copied from the volume."""
+    mirror = VolumeMirror(
+        container.RUNS / job["run_id"], container.MODELS / job["run_id"], models_volume.commit, COMMIT_SECONDS,
+        may_publish=lambda: may_write(job, account.call),
+    )  # fmt: skip
+    mirror.adopt()
+    return mirror
 
 
 def _train(job: dict[str, Any], spec: ExperimentSpec, stop: Callable[[], bool], on_commit: Callable[[], None]) -> None:
@@ -312,7 +327,9 @@ def conduct(name: str, launch: str) -> dict[str, int]:
         name: The sweep's name. launch: What is to be done is in the table of sweeps under ``NAME/LAUNCH``.
     """
     container.log_to_stdout()
-    sweep = dict(patiently(lambda: sweeps.get(f"{name}/{launch}")))
+    if (sweep := patiently(lambda: sweeps.get(f"{name}/{launch}"))) is None:
+        logger.info("the sweep %s was launched anew", name)
+        return {}
     tasks = [Task.from_dict(raw) for raw in sweep["tasks"]]
     graph = Graph(tasks, {key: Status.from_dict(raw) for key, raw in published(name).get("states", {}).items()})
     mine = {"sweep": {"name": name, "launch": launch}}

@@ -68,17 +68,19 @@ class Look:
 
 
 def look_at(call_id: str) -> Look:
-    """How a call stands; returns at once, and raises nothing."""
+    """How a call stands; returns at once. What is raised is this process's own end, such as an interrupt."""
     try:
         return Look("ended", modal.FunctionCall.from_id(call_id).get(timeout=0))
-    except Exception as error:
+    except BaseException as error:  # a call may have ended in an interrupt of its own, which the client raises again
         line = f"{type(error).__name__}: {error}"
         if is_of_the_call(error):
             return Look("ended", {"error": line, "exit_code": 1})
+        if not isinstance(error, Exception):
+            raise
         return Look("going") if isinstance(error, TimeoutError) else Look("not known", why=line)
 
 
-def is_of_the_call(error: Exception) -> bool:
+def is_of_the_call(error: BaseException) -> bool:
     """Whether an error is known to be how a call ended, or to say that Modal does not know the call.
 
     Whatever is not known to be so may have happened on the way: to a socket, a download, the client's own loop.

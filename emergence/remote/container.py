@@ -183,7 +183,8 @@ def usable_sink(name: str | None) -> str | None:
 
 
 def signs_of_life(folder: Path) -> object:
-    """What changes while a run in ``folder`` gets on. A step leaves a pulse, and whatever else is done, a file.
+    """What changes while a run in ``folder`` gets on. A step and a scored batch leave a pulse, and
+    whatever else is done, a file.
 
     Temporary files of the run do not count: its lock, one of them, is renewed by a thread that outlives a hang.
     """

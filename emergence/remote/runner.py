@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -28,6 +29,7 @@ LAG_SECONDS = 240.0
 #: The table of sweeps. It has no transaction, so each key has one kind of writer. Under ``NAME`` stands the ``launch``
 #: that conducts the sweep, None after a cancel, which leaves it as ``last``; laptops write it. Under ``NAME/LAUNCH``
 #: stands what that launch is to do, and under ``NAME/LAUNCH/states`` how its runs stand, which its conductor writes.
+#: The laptop that sees the end of a sweep takes both out, and the next launch those of the one before; ``NAME`` stays.
 sweeps = modal.Dict.from_name("emergence-sweeps", create_if_missing=True)
 
 
@@ -46,6 +48,12 @@ def conducted(name: str) -> dict[str, Any]:
 def publish(name: str, launch: str, states: Mapping[str, Any], stop: str | None = None) -> None:
     """Write how the runs of a launch stand, and why they are to stop."""
     patiently(lambda: sweeps.put(f"{name}/{launch}/states", {"states": states, "stop": stop}))
+
+
+def forget(name: str, launch: str) -> None:
+    """Take a launch that has ended out of the table."""
+    for key in (f"{name}/{launch}", f"{name}/{launch}/states"):
+        patiently(functools.partial(sweeps.pop, key, None))
 
 
 def refuse_if_superseded(job: Mapping[str, Any]) -> None:

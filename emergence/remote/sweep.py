@@ -24,7 +24,7 @@ from emergence.remote.calls import LONGEST_PAUSE, Look, cancel_call, look_at, pa
 from emergence.remote.client import VolumeFiles, free_name, in_parallel, reach_modal, where_to_look
 from emergence.remote.launch import job_of
 from emergence.remote.pull import pull_run
-from emergence.remote.runner import POLL_SECONDS, conducted, publish, published, sweeps
+from emergence.remote.runner import POLL_SECONDS, conducted, forget, publish, published, sweeps
 from emergence.sweep.existing import Existing
 from emergence.sweep.graph import Graph, Status, Task
 from emergence.sweep.place import Say
@@ -83,8 +83,11 @@ class ModalPlace:
                 sweep = _sweep(record, existing)
                 patiently(lambda: sweeps.put(f"{record.name}/{launch}", sweep))
                 publish(record.name, launch, sweep["states"])
+                before = conducted(record.name)
                 # From here on the conductor of an earlier launch starts nothing any more.
                 patiently(lambda: sweeps.put(record.name, {"launch": launch}))
+                if last := before.get("launch") or before.get("last"):
+                    forget(record.name, last)
                 call = conduct.spawn(record.name, launch)
                 record.conductor, record.app = call.object_id, app.app_id
                 record.save()
@@ -93,6 +96,8 @@ class ModalPlace:
                 say(f"status       emergence sweep status {record.name} --runs-dir {record.runs_dir}")
                 self._follow(record, say)
         _fetch_stats(record, say)
+        if not record.graph.unfinished and (done := conducted(record.name).get("launch")):
+            forget(record.name, done)
         if (reason := published(record.name).get("stop")) and record.graph.unfinished:
             raise EmergenceError(
                 f"{record.name}: {reason}; its runs saved where they were, and `emergence sweep resume` goes on "

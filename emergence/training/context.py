@@ -34,3 +34,11 @@ class Context:
     should_stop: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=NoProgress)
     workers: Workers = field(default_factory=Workers)
+
+    def goes_on(self) -> None:
+        """Say, within work that does not stop in the middle, that it gets on.
+
+        Whoever looks after a run from outside counts the questions whether to stop. The answer waits until it is asked
+        for between two pieces.
+        """
+        self.should_stop()

@@ -99,3 +99,14 @@ def test_one_pass_serves_all_layers() -> None:
     encoder = PlantedEncoder()
     cache_features(encoder, named_word_task(9, 0, "asked", WordTokenizer()), [0, 1], context=Context())
     assert encoder.passes == 1
+
+
+def test_scoring_says_that_it_goes_on(trunk: Trunk, data: EncodedQA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take longer than what looks after a run waits for a sign of life, and nothing stops it in the middle."""
+    asked: list[bool] = []
+    context = Context(should_stop=lambda: asked.append(True) or True)
+    monkeypatch.setitem(features.TOKENS_PER_BATCH, "cpu", 1)
+    predict_finetuned(trunk, SpanHead(trunk.hidden_size), data, context)
+    assert len(asked) == len(data)
+    predict_readouts(trunk, {"linear": (1, lambda _, words: (words[..., 0], words[..., 1]))}, data, context)
+    assert len(asked) == 2 * len(data)

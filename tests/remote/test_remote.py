@@ -14,7 +14,8 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from unittest import mock
 
 import aiohttp
 import modal
@@ -42,12 +43,14 @@ from emergence.remote.calls import CallError, Look, look_at, patiently
 from emergence.remote.locks import reserve
 from emergence.spec.experiment import ExperimentSpec
 from emergence.sweep.conductor import conduct
+from emergence.sweep.existing import Existing
 from emergence.sweep.graph import Graph, Status, Task
 from emergence.sweep.place import Outcome
 from emergence.sweep.record import Record
 from emergence.training.checkpoint_names import CheckpointName
 from tests.small_runs import run_small, small_spec
 
+E = TypeVar("E", bound=BaseException)
 prepare, train = remote.prepare.local, remote.train.local
 pytestmark = pytest.mark.filterwarnings("ignore:.*is executing locally and will not have access to the mounted Volume")
 
@@ -360,6 +363,15 @@ def test_the_renewal_of_a_runs_lock_is_no_sign_of_life(world: World, monkeypatch
         train(job())
 
 
+def test_a_hang_while_the_run_is_copied_is_ended_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "Attempt", functools.partial(attempts.Attempt, silent_seconds=0.3))
+    monkeypatch.setattr(container, "working_copy", lambda *words: [time.sleep(0.01) for _ in range(1000)])
+    reserve("RUN", "fc-me")
+    with pytest.raises(CallError, match="HungError: nothing moved"):
+        train(job())
+    assert not (container.MODELS / "RUN").exists() and world.locks["RUN/writer"]["fruitless"] == 1
+
+
 def test_looking_for_signs_of_life_outlives_folders_that_go_away(world: World) -> None:
     run = container.RUNS / "RUN"
     stop = threading.Event()
@@ -503,11 +515,11 @@ def test_a_run_that_is_taken_away_is_left_alone_from_then_on(world: World, monke
     assert not locks.is_mine("RUN", "fc-you", "fc-train") and locks.is_mine("RUN", "fc-next", "fc-new")
 
 
-def out_of_a_container(error: Exception) -> Exception:
+def out_of_a_container(error: E) -> E:
     """An error as the client raises it again for the caller of a function."""
     try:
         raise error
-    except Exception:
+    except BaseException:
         append_modal_tb(error, *extract_traceback(error, "ta-01J0000000000000000000000A"))
     return error
 
@@ -552,7 +564,7 @@ def call_that(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> list[float | Non
 
     def get(timeout: float | None = None) -> Any:
         asked.append(timeout)
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
@@ -572,6 +584,13 @@ def test_no_error_on_the_way_to_the_server_is_the_end_of_a_call(monkeypatch: pyt
         call_that(monkeypatch, error)
         look = look_at("fc")
         assert look.state == "ended" and look.answer is not None and look.answer["exit_code"] == 1, error
+    # An attempt may end in an interrupt, and the client raises that again in whoever asks.
+    for kind in (KeyboardInterrupt, SystemExit):
+        call_that(monkeypatch, out_of_a_container(kind("there")))
+        assert look_at("fc").state == "ended"
+        call_that(monkeypatch, kind("here"))
+        with pytest.raises(kind, match="here"):
+            look_at("fc")
     call_that(monkeypatch, OF_THE_CALL[0])
     assert calls.cancel_call("fc") is None  # there is nothing to cancel
     for outcome, said in ((Look("going"), "RuntimeError: oh"), (Look("ended"), None)):
@@ -893,6 +912,31 @@ def test_a_cancelled_sweep_starts_and_writes_nothing_more(
     assert runner.published("S")["states"][pretraining.key]["calls"] == ["fc-1"]
     place.ModalPlace().cancel(record)
     assert sweeps["S"] == {**sweeps["S"], "launch": None, "last": "1"}, "and a second time"
+
+
+def test_the_table_of_sweeps_keeps_nothing_of_launches_that_are_over(
+    pretraining: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps, states = Table(), iter(("running", "done"))
+
+    def spawn(name: str, launch: str) -> Any:
+        runner.publish(name, launch, {pretraining.key: plain(Status(next(states)))})
+        return types.SimpleNamespace(object_id="fc-conductor")
+
+    record = Record("S", tmp_path / "S.json", "modal", 1, ".", Graph([pretraining]))
+    for module in (remote, runner, place):
+        monkeypatch.setattr(module, "sweeps", sweeps)
+    for name in ("_build_the_image", "_fetch_stats", "where_to_look"):
+        monkeypatch.setattr(place, name, lambda *words: "")
+    monkeypatch.setattr(place, "look_at", lambda call_id: Look("ended"))
+    monkeypatch.setattr(place, "app", mock.MagicMock(app_id="ap-1"))
+    monkeypatch.setattr(place, "conduct", types.SimpleNamespace(spawn=spawn))
+    monkeypatch.setattr(place, "_sweep", lambda record, existing: {"states": plain(record.graph.status)})
+    for left in (3, 1):  # what was stopped stands until the next launch, for cancel and status
+        place.ModalPlace().run(record, Existing(), lambda line: None)
+        assert len(sweeps) == left, sweeps
+    assert record.graph.status[pretraining.key].state == "done"
+    assert remote.conduct.local("S", "an older one") == {}
 
 
 @pytest.mark.parametrize("after", [{"launch": None, "last": "1"}, {"launch": "2"}], ids=["cancelled", "launched anew"])

@@ -16,6 +16,7 @@ from emergence.errors import DataError
 from emergence.model import Trunk, build_trunk
 from emergence.plain import plain
 from emergence.spec.config import ModelConfig
+from emergence.training import language_model_eval
 from emergence.training.context import Context
 from emergence.training.language_model_eval import cut_windows, evaluate_language_model, summarise_losses
 
@@ -113,3 +114,10 @@ def test_the_interval_is_over_documents_and_holds_the_mean() -> None:
 def test_too_short_a_text_is_refused() -> None:
     with pytest.raises(DataError, match="more text"):
         evaluate_language_model(trunk(), text(1, 1), T, Context())
+
+
+def test_a_long_evaluation_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setitem(language_model_eval.TOKENS_PER_BATCH, "cpu", 8)
+    evaluate_language_model(trunk(), text(64), 8, Context(should_stop=lambda: asked.append(True) or True))
+    assert len(asked) > 5
