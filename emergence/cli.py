@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from emergence import __version__
 from emergence.commands.pull import ABOUT as ABOUT_PULL
 from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
+from emergence.commands.sweep_app import RunsDir
 from emergence.commands.sweep_app import app as sweep_app
 from emergence.errors import UsageError, memory_errors_in_one_line, one_line
 from emergence.remote.launch import Request
@@ -69,7 +70,6 @@ DEFAULT_RUNS = Path("runs")
 #: Flags of an experiment that ``probe`` takes.
 PROBE_FLAGS = ("model", "revision", "layout", "finetune_samples", "finetune_data", "data", "qa_data")
 
-RunsDir = Annotated[Path, typer.Option(help="Folder that holds the run directories.")]
 Cluster = Annotated[
     Literal["sentence", "document"], typer.Option(help="What intervals resample whole: documents are the coarser unit.")
 ]
@@ -163,7 +163,12 @@ def verify_run_command(
     runs_dir: RunsDir = DEFAULT_RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Check every byte of finished runs and compute their scores again; exits 1 if anything is damaged."""
+    """Check every byte of finished runs and compute their scores again; exits 1 if anything is damaged.
+
+    Computed again from predictions.jsonl: its exact match and F1, the counts and means of the result, over all, over
+    predicates, by role and by voice. Intervals have to hold their means. Not computed again is what takes the model or
+    the draws: each question's probabilities and argument selection, widths of intervals, validation, fits.
+    """
     import json
 
     from emergence.experiment.store import find_run

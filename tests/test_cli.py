@@ -85,6 +85,14 @@ def test_an_empty_runs_folder_is_not_an_error(tmp_path: Path) -> None:
     assert json.loads(call("list", "--json", "--runs-dir", str(tmp_path / "none"))[1]) == []
 
 
+def test_an_empty_name_is_not_the_folder_that_one_is_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["run", "--config-name", "debug"], ["list"], ["verify-run"], ["sweep", "status"], ["demo"]):
+        code, output = call(*words, "--runs-dir", "")
+        assert code == 2 and "--runs-dir: an empty name" in output and len(output.splitlines()) == 1, output
+    assert not list(tmp_path.iterdir()) and call("list", "--runs-dir", ".")[0] == 0
+
+
 def test_doctor_reports_in_words_and_json() -> None:
     code, output = call("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(output)}

@@ -26,9 +26,9 @@ from emergence.data.records import Answer, QAExample
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import RunDirectoryError, UsageError, WeightsError
 from emergence.experiment.belonging import load_own
+from emergence.experiment.claims import own_result
 from emergence.experiment.facts import dig
 from emergence.experiment.inputs import marks_of, model_digest, open_published, redraw_as_own
-from emergence.experiment.result import load_result
 from emergence.experiment.run_directory import RunDirectory
 from emergence.measures.spans import iter_probability_bands
 from emergence.model import SpanHead, Trunk, build_trunk
@@ -130,12 +130,13 @@ def ask(
 
     Raises:
         UsageError: Nothing to ask, no predicate to be seen, or too long for the run's sequences.
-        RunDirectoryError: The run has no finetuned model or probe.
+        RunDirectoryError: The run has no finetuned model or probe, or the result of another run.
         WeightsError: Its weights are damaged or do not fit.
     """
     context = Context(device=device, precision=resolve_precision(run.spec.config.pretrain.precision, device))
     if not run.is_finished or not run.finetuned_path.is_file():
         raise RunDirectoryError(f"{run.run_id} has no finetuned model or probe to ask: its command goes on with it")
+    result = own_result(run)
     weights = load_own(run, run.checked(run.finetuned_path.name))
     published = _published(run, weights, device) if run.spec.model else None
     for text in (sentence, question):
@@ -148,7 +149,7 @@ def ask(
     if predicate is not None or run.spec.finetune_data != "squad":
         place = _predicate_place(words, asked, predicate)
     encoded = _encode(run, weights, published, words, asked, place)
-    limit = dig(load_result(run.stats_path).test_scores, "max_answer_words") or len(words)
+    limit = dig(result.test_scores, "max_answer_words") or len(words)
     logits, layers = _answers(run, weights, published, encoded, context)
     spans = {name: _likeliest(of_readout, words, limit, top) for name, of_readout in logits.items()}
     notes = []

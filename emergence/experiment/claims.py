@@ -1,5 +1,9 @@
 """What a result claims, computed again from what the run holds: predictions, data, spec and trunk.
 
+Computed again are the means of test questions, over all, over predicates, by role and by voice, and the rows' exact
+match, F1 and texts. Of intervals it is asked that they are ones and hold their means. What would take the model, the
+training questions or the draws of a bootstrap is taken as it stands: each question's log-probability, expected F1 and
+argument selection, other scores, the widths of intervals, and scores on validation, of fits and of minimal pairs.
 A manifest says that files are as they were when it was written, and a seal that a file agrees with itself. Neither
 says that the numbers follow from the answers. Standard library alone, so that a laptop without numpy can check a run
 it fetched.
@@ -8,12 +12,13 @@ it fetched.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from emergence.errors import RunDirectoryError
 from emergence.experiment.facts import HEADLINE, RULE, WORDS, WORDS_BOTH, dig
 from emergence.experiment.manifest import MANIFEST_FILE, read_manifest
-from emergence.experiment.result import RunResult
+from emergence.experiment.result import RunResult, load_result
 from emergence.experiment.run_directory import (
     CHECKPOINT_FOLDER,
     DATA_FILE,
@@ -42,12 +47,12 @@ def check_claims(run: RunDirectory, result: RunResult) -> list[str]:
     Raises:
         EmergenceError: One of those files cannot be read.
     """
-    problems = [*_of_spec(run, result), *_within(result)]
+    problems = [*_of_spec(run, result), *_within(result), *_of_intervals(result)]
     if (run.path / DATA_FILE).exists() and result.data is not None and plain(run.read_data()) != result.data:
         problems.append(f"its data are not those of {DATA_FILE}")
     if (run.path / PREDICTIONS_FILE).exists() and result.test_scores is not None:
         rows = run.read_predictions()
-        problems += [*_of_rows(rows, result), *_of_spans(rows)]
+        problems += [*_of_rows(rows, result), *_of_spans(rows), *_of_texts(rows)]
     return problems
 
 
@@ -66,6 +71,19 @@ def other_run(run: RunDirectory, result: RunResult) -> str | None:
     return None
 
 
+def own_result(run: RunDirectory) -> RunResult:
+    """The result of a finished run.
+
+    Raises:
+        RunDirectoryError: It is damaged, or of another run.
+        DataError: It is no result.
+    """
+    result = load_result(run.stats_path)
+    if problem := other_run(run, result):
+        raise RunDirectoryError(f"{run.stats_path} is not of this run: {problem}")
+    return result
+
+
 def check_means(columns: Columns, result: RunResult) -> Iterator[str]:
     """What the means of test questions in ``result`` say that the scores of single questions do not give.
 
@@ -78,11 +96,9 @@ def check_means(columns: Columns, result: RunResult) -> Iterator[str]:
         if name not in columns and name in in_rows:
             yield f"{PREDICTIONS_FILE} has no scores of {name}"
         for score in ROW_SCORES if name in columns else ():
-            values = [float(v) for v in columns[name].get(score, ()) if v is not None and not math.isnan(v)]
-            claimed = dig(stored, score, "point")
+            claimed, mean = dig(stored, score, "point"), _mean(columns[name].get(score, ()))
             if claimed is None and (name, score) not in _ALWAYS:
                 continue
-            mean = math.fsum(values) / len(values) if values else math.nan
             if not _is(claimed, mean):
                 of = "" if name == HEADLINE else f" of {name}"
                 yield f"its {score}{of} is {_shown(claimed)}, but {PREDICTIONS_FILE} gives {_shown(mean)}"
@@ -111,9 +127,41 @@ def _of_rows(rows: Rows, result: RunResult) -> Iterator[str]:
             "n_clusters": len({(row["source"], row["sentence_id"]) for row in rows}),
             "n_documents": None if any(document is None for _, document in documents) else len(documents),
         }
-        yield from (*check_counts(counts, result), *check_means(columns, result))
+        yield from (*check_counts(counts, result), *check_means(columns, result), *_of_groups(rows, result))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as reason:
         yield f"{PREDICTIONS_FILE} is not in this program's format ({reason!r})"
+
+
+def _of_groups(rows: Rows, result: RunResult) -> Iterator[str]:
+    """The means over predicates and by group. Rows of an earlier version do not tell every group."""
+    by_predicate: dict[object, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_predicate.setdefault((row["source"], row["sentence_id"], row.get("predicate_index")), []).append(row)
+    of_predicates = [{score: _mean(_columns(group)[score]) for score in ROW_SCORES} for group in by_predicate.values()]
+    groups = {"the mean over predicates": (_columns(of_predicates), dig(result.test_scores, "macro") or {})}
+    for kind, label_of in _GROUPS.items():
+        for label, stored in (dig(result.test_scores, "by", kind) or {}).items():
+            if all(kind in row or kind == "voice" for row in rows):
+                members = [row for row in rows if label_of(row) == label]
+                groups[f"{kind} {label}"] = (_columns(members), stored)
+    for name, (columns, stored) in groups.items():
+        for score in ROW_SCORES:
+            claimed, mean = dig(stored, score, "point"), _mean(columns[score])
+            if claimed is not None and not _is(claimed, mean):
+                yield f"its {score} of {name} is {_shown(claimed)}, but {PREDICTIONS_FILE} gives {_shown(mean)}"
+
+
+def _mean(values: Sequence[Any]) -> float:
+    present = [float(v) for v in values if v is not None and not math.isnan(v)]
+    return math.fsum(present) / len(present) if present else math.nan
+
+
+#: Breakdown to the label of a row.
+_GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "role": lambda row: str(row["role"]),
+    "asked_role": lambda row: str(row["asked_role"]),
+    "voice": lambda row: {True: "passive", False: "active"}.get(row["passive"], "unknown"),
+}
 
 
 def _named_in_rows(result: RunResult) -> dict[str, list[str]]:
@@ -157,6 +205,27 @@ def _of_spans(rows: Rows) -> Iterator[str]:
     if wrong:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         yield f"scores in {PREDICTIONS_FILE} do not follow from the spans: {wrong[0]}{more}"
+
+
+def _of_texts(rows: Rows) -> Iterator[str]:
+    """A line about the first row whose words do not have what it says of them, or whose id another row has."""
+    seen: set[str] = set()
+    for row in rows:
+        try:
+            words, (start, end), place = row["words"], row["prediction"], row.get("predicate_index")
+            texts = {"prediction_text": " ".join(words[start:end])}
+            texts |= {} if place is None else {"predicate": " ".join(words[place : place + 1])}
+            problem = next((f"its {k} is not what its words say" for k, v in texts.items() if row.get(k, v) != v), None)
+            if problem is None and any(last > len(words) for _, last in row["golds"]):
+                problem = "a gold ends beyond its words"
+            if problem is None and row["id"] in seen:
+                problem = "two rows have its id"
+            seen.add(row["id"])
+        except (KeyError, TypeError, ValueError):
+            continue  # such rows are refused where their scores are computed again
+        if problem:
+            yield f"{PREDICTIONS_FILE}: {str(row['id'])[:80]}: {problem}"
+            return
 
 
 def score_span(prediction: Sequence[int], golds: Sequence[Sequence[int]]) -> tuple[float, float]:
@@ -209,6 +278,32 @@ def _within(result: RunResult) -> Iterator[str]:
         total, kept = counts.get("total_raw_examples"), counts.get("valid_examples")
         if total is not None and kept is not None and kept + skipped != total:
             yield f"of its {total} {split} questions {kept} are kept and {skipped} skipped"
+
+
+def _of_intervals(result: RunResult) -> Iterator[str]:
+    """A line about the first interval that is none, or does not hold its mean."""
+    for place, each in _intervals("", result.to_dict()):
+        low, point, high = each["lo"], each["point"], each["hi"]
+        if None in (low, point, high):
+            continue
+        slack = _CLOSE * max(1.0, abs(point))
+        if not (low - slack <= point <= high + slack):
+            yield f"the interval of {place} is {_shown(low)} to {_shown(high)}, without its mean {_shown(point)}"
+            return
+        n, units = each.get("n"), each.get("n_clusters")
+        if n is not None and units is not None and n < units:
+            yield f"the interval of {place} is of {n} values from {units} units"
+            return
+
+
+def _intervals(place: str, content: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Everything that is stored as a mean with its interval, with where it stands."""
+    if isinstance(content, Mapping):
+        if {"point", "lo", "hi"} <= content.keys():
+            yield place, content
+            return
+        for name, inner in content.items():
+            yield from _intervals(f"{place}.{name}".strip("."), inner)
 
 
 def _is(claimed: Any, value: float) -> bool:

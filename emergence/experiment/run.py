@@ -131,7 +131,7 @@ def _stored_result(run: RunDirectory) -> RunResult:
     """The result of a finished run, as its manifest has it; says so if other files of the run are damaged.
 
     Raises:
-        RunDirectoryError: It is not what the manifest says, or not of this run. Nothing is changed.
+        RunDirectoryError: It is not what the manifest says, without a manifest, or not of this run. Nothing is changed.
     """
     try:
         path = run.checked(run.stats_path.name)
@@ -143,6 +143,12 @@ def _stored_result(run: RunDirectory) -> RunResult:
         raise RunDirectoryError(
             f"{path} is not of this run: {problem}: remove it, and {MANIFEST_FILE} if it came with it; "
             "the same command then goes on with the run",
+            exit_code=2,
+        )
+    if not (run.path / MANIFEST_FILE).exists():  # it is written first
+        raise RunDirectoryError(
+            f"{run.path} has a result and no {MANIFEST_FILE}, so nothing says what its files were: put that back, or "
+            f"remove {path.name}, and the same command goes on with the run",
             exit_code=2,
         )
     if problems := run.differing_sizes():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emergence.errors import DataError, EmergenceError
-from emergence.experiment.claims import check_counts, check_means, other_run
+from emergence.experiment.claims import check_counts, check_means, own_result
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.result import RunResult, load_result, recognise
 from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, SPEC_FILE, STATS_FILE, TOKENIZER_FILE
@@ -191,10 +191,8 @@ def _read_run(folder: Path, name: str) -> Found:
     run = RunDirectory.open(folder)
     if not run.is_finished:
         raise _NotAResultError("unfinished", "not finished: its own command goes on with it")
-    item = _checked(name, load_result(run.stats_path))
+    item = _checked(name, own_result(run))
     run.checked(STATS_FILE)
-    if problem := other_run(run, item.result):
-        raise DataError(f"its {STATS_FILE} is not of this run: {problem}")
     if not (folder / PREDICTIONS_FILE).exists():  # a copy of the small files alone
         return item
     try:

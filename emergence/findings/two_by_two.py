@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.errors import DataError
+from emergence.experiment.claims import own_result
 from emergence.experiment.facts import HEADLINE
-from emergence.experiment.result import RunResult, load_result
+from emergence.experiment.result import RunResult
 from emergence.experiment.store import RunDirectory
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind, document_widening
@@ -72,11 +73,11 @@ class RunScores:
 
         Raises:
             DataError: The run is not finished.
-            RunDirectoryError: A file is damaged.
+            RunDirectoryError: A file is damaged, or the result is of another run.
         """
         if not run.is_finished:
             raise DataError("the run is not finished: run its command again to go on with it", run.path)
-        result = load_result(run.stats_path)
+        result = own_result(run)
         rows = run.read_predictions()
         scores = {HEADLINE: _columns(rows, REQUIRED_SCORES, OPTIONAL_SCORES)}
         for readout in rows[0].get("readouts", {}) if rows else ():

@@ -5,6 +5,7 @@ Standard library only, because ``spec.json`` and results are read and weights ar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ from pathlib import PurePath
 from typing import Any
 
 from emergence.errors import EmergenceError
+from emergence.experiment.claims import other_run
 from emergence.experiment.facts import TrunkOrigin, dig, view_of
+from emergence.experiment.result import RunResult
 from emergence.experiment.run_directory import TRUNK_FILE
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import read_json, unseal
@@ -83,12 +86,15 @@ def existing_runs(store: RunStore) -> Existing:
 
 
 def _stats(run: RunDirectory) -> dict[str, Any] | None:
+    """The result of a run; None where it has none of its own, and nothing in it where that is damaged."""
     if not run.is_finished:
         return None
-    try:
-        return unseal(read_json(run.stats_path), str(run.stats_path))
-    except EmergenceError:  # damaged: the table will say so
-        return {}
+    stats: dict[str, Any] = {}
+    with contextlib.suppress(EmergenceError):  # damaged: the table will say so
+        stats = unseal(read_json(run.stats_path), str(run.stats_path))
+        if other_run(run, RunResult.from_dict(stats, str(run.stats_path))):
+            return None
+    return stats
 
 
 def mark_existing(tasks: Iterable[Task], existing: Existing) -> Graph:

@@ -11,15 +11,19 @@ from typing import Any
 import pytest
 
 from emergence.errors import RunDirectoryError, UsageError
+from emergence.experiment.asking import ask
 from emergence.experiment.claims import score_span
 from emergence.experiment.listing import list_runs
 from emergence.experiment.manifest import MANIFEST_FILE, describe_folder, manifest_text
 from emergence.experiment.run import run_experiment
 from emergence.experiment.run_directory import PREDICTIONS_FILE, SPEC_FILE, STATS_FILE, TRUNK_FILE
-from emergence.experiment.store import RunStore
+from emergence.experiment.store import RunDirectory, RunStore
 from emergence.experiment.verification import verify_folder, verify_run
 from emergence.files import seal, write_json_atomic
 from emergence.findings.collect import collect_results
+from emergence.findings.two_by_two import RunScores
+from emergence.studies.snapshots.inputs import timeline_of
+from emergence.sweep.existing import existing_runs
 from tests.command_lines import typed
 from tests.small_runs import NAME, micro_run, micro_spec
 
@@ -107,12 +111,49 @@ def test_a_result_that_is_not_the_manifests_is_used_by_nothing(folder: Path) -> 
         run_experiment(spec, RunStore(folder.parent), cache_dir=folder.parent / "cache")
 
 
+def test_whose_result_it_is_is_asked_by_all_who_read_a_run(folder: Path) -> None:
+    """A whole result of another seed, and its manifest made to fit."""
+    rewrite(folder, lambda stats: stats.update(seed=5), manifest=True)
+    run = RunStore(folder.parent).open(NAME)
+    readers: list[Callable[[RunDirectory], object]] = [
+        RunScores.load,
+        timeline_of,
+        lambda run: ask(run, "The baker cut the rope .", "Who cut something?"),
+    ]
+    for read in readers:
+        with pytest.raises(RunDirectoryError, match="not of this run: its seed is 5"):
+            read(run)
+    existing = existing_runs(RunStore(folder.parent))
+    assert not existing.finished and existing.unfinished == {run.experiment_id: NAME}, "a sweep does not call it done"
+    assert "its seed is 5" in collect_results(folder.parent).skipped[0].reason
+
+
+def test_a_result_without_its_manifest_finishes_no_run(folder: Path) -> None:
+    (folder / MANIFEST_FILE).unlink()
+    for run_id in (NAME, None):
+        with pytest.raises(RunDirectoryError, match=f"a result and no {MANIFEST_FILE}.*remove {STATS_FILE}") as caught:
+            spec = micro_spec(freeze_llm=True)
+            run_experiment(spec, RunStore(folder.parent), cache_dir=folder.parent / "cache", run_id=run_id)
+        assert caught.value.exit_code == 2
+
+
 def put(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def forge(stats: dict[str, Any]) -> None:
         for key in path[:-1]:
             stats = stats[key]
         assert stats[path[-1]] != value
         stats[path[-1]] = value
+
+    return forge
+
+
+def narrow(*path: str) -> Callable[[dict[str, Any]], None]:
+    """An interval beside its mean."""
+
+    def forge(stats: dict[str, Any]) -> None:
+        for key in path:
+            stats = stats[key]
+        stats["lo"] = stats["hi"]
 
     return forge
 
@@ -139,6 +180,12 @@ FORGERIES = {
     "its spec is not": put("spec", "config", "probe", "epochs", value=2),
     "of the headline's probe": put("probes", "readouts", "headline", "test", "em", "point", value=0.9),
     "seed is": put("seed", value=5),
+    "interval of test_scores.scores.f1_tokens": narrow(*SCORES, "f1_tokens"),
+    "interval of test_scores.scores.iou is": put(*SCORES, "iou", "point", value=1e-4),
+    "is of 5 values": put(*SCORES, "em", "n", value=5),
+    "f1_tokens of the mean over predicates": put("test_scores", "macro", "f1_tokens", "point", value=0.0123),
+    "em of role who": put("test_scores", "by", "role", "who", "em", "point", value=0.0123),
+    "expected_f1 of voice active": put("test_scores", "by", "voice", "active", "expected_f1", "point", value=0.0123),
     "another toy_llm": put("lineage", "trunk_sha256", value="0" * 64),
 }
 
@@ -163,6 +210,8 @@ def test_what_does_not_follow_from_the_other_files_is_named(folder: Path, says: 
         ("argument_selection", 0.0, "argument_selection is"),
         ("sentence_id", "other", "n_clusters"),
         ("f1_tokens", "x", "not in this program's format"),
+        ("predicate", "flew", "its predicate is not what its words say"),
+        ("words", ["two", "words"], "its prediction_text is not what its words say"),
     ],
 )
 def test_predictions_that_do_not_give_the_result_are_named(folder: Path, field: str, value: Any, says: str) -> None:
@@ -176,7 +225,7 @@ def test_predictions_that_do_not_give_the_result_are_named(folder: Path, field: 
     if "format" in says:
         (item,) = collection.found
         assert item.scores is None and item.remark
-    elif "span" not in says:
+    elif "span" not in says and "words say" not in says:
         assert not collection.found and says in collection.skipped[0].reason
 
 

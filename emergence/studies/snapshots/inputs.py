@@ -16,6 +16,7 @@ from emergence.data.qa_encoding import IntArray
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data
 from emergence.data.stream import TokenStream
 from emergence.errors import UsageError
+from emergence.experiment.claims import own_result
 from emergence.experiment.facts import own_scorer
 from emergence.experiment.inputs import Questions, encode_questions, marks_of
 from emergence.experiment.store import RunDirectory
@@ -100,8 +101,15 @@ class Work:
 
 
 def timeline_of(run: RunDirectory) -> Timeline:
+    """The trunks of a finished run.
+
+    Raises:
+        UsageError: It is not finished, or has no snapshots of its pretraining.
+        RunDirectoryError: Its result is of another run.
+    """
     if not run.is_finished:
         raise UsageError(f"{run.run_id} is not finished: run its command again to go on with it, then probe it")
+    own_result(run)
     if run.spec.model is None:
         refuse_without_snapshots(run)
     return read_timeline(run)
