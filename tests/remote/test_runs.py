@@ -313,7 +313,12 @@ def breaks(checkout: Path, file: str, old: str, new: str) -> None:
 
 
 def test_without_commits_a_killed_run_would_begin_again(standin: StandIn, checkout: Path) -> None:
-    breaks(checkout, "remote/app.py", "MODELS / run_id, models_volume.commit,", "MODELS / run_id, lambda: None,")
+    breaks(
+        checkout,
+        "remote/app.py",
+        'MODELS / job["run_id"], models_volume.commit,',
+        'MODELS / job["run_id"], lambda: None,',
+    )
 
     def has_checkpoint(container: Container) -> bool:
         return container.name == "train" and any((container.root / "work" / "runs").glob("*/checkpoint/*.pth"))
