@@ -419,6 +419,17 @@ class Function:
         return self.world.spawn(self.name, *arguments)
 
 
+class LocalRuns:
+    """The folder of runs on the disk of the container that asks; it has one."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __truediv__(self, run_id: str) -> Path:
+        assert self.world.now_running is not None
+        return self.world.local(self.world.now_running)
+
+
 class Switch(contextlib.AbstractContextManager["Switch"]):
     """Modal's notice of preemption to the process that has it."""
 
@@ -475,7 +486,8 @@ def installed(world: World) -> Iterator[None]:
         yield mock.patch.object(container, "bring_data", lambda spec: running().pause(20.0))
         yield mock.patch.object(container, "bring_kernels", lambda spec, gpu: set())
         yield mock.patch.object(container, "keep_derived", lambda *words: None)
-        yield mock.patch.object(container, "working_copy", lambda *words: world.local(running()))
+        yield mock.patch.object(container, "working_copy", lambda *words: running().pause(1.0))
+        yield mock.patch.object(container, "RUNS", LocalRuns(world))
         yield mock.patch.object(container, "run_in_process", world.train_steps)
         yield mock.patch.object(container, "attempt_switch", lambda *words: Switch(running()))
         yield mock.patch.object(container, "signs_of_life", lambda folder: None)
