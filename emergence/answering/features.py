@@ -142,7 +142,7 @@ def iter_states(
         with torch.no_grad(), autocast(context.device, context.precision):
             levels = trunk.hidden_states(torch.from_numpy(batch.ids).to(context.device))  # L + 1 of (B, T, D)
         yield index, batch, [level.float() for level in levels]
-        context.goes_on()
+        context.alive()
 
 
 def word_states(states: Tensor, batch: PaddedBatch) -> Tensor:
@@ -185,7 +185,7 @@ def predict_finetuned(trunk: Trunk, head: nn.Module, encoded: EncodedQA, context
         batch = encoded.padded_batch(index)
         with torch.no_grad():
             _store(logits, index, batch, *span_logits(trunk, head, batch, context))
-        context.goes_on()
+        context.alive()
     return logits
 
 

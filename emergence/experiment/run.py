@@ -54,6 +54,7 @@ def run_experiment(
     trunk: str | None = None,
     device: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    alive: Callable[[], object] = lambda: None,
     on_commit: Callable[[], None] | None = None,
     on_open: Callable[[RunDirectory, str], None] = lambda run, what: None,
     progress: Progress = NoProgress(),
@@ -71,6 +72,7 @@ def run_experiment(
         trunk: The run whose trunk a sweep means this one to take. A run whose text has changed since is refused.
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default the GPU, if there is one.
         should_stop: Asked after every step. True saves a checkpoint and raises ``StopRequested``.
+        alive: Called after every batch of work that does not stop in the middle, such as scoring.
         on_commit: Called when a checkpoint or the result is safely on disk.
         on_open: Called with the run directory and ``new``, ``resumed`` or ``finished``.
         progress: Shows a person how far the run is.
@@ -113,6 +115,7 @@ def run_experiment(
                     recorder=wrap_recorder(run.recorder(), run) if workers.is_first else NullRecorder(),
                     checkpointer=run.checkpointer(on_commit, run.identity(inputs.tokenizer.fingerprint)),
                     should_stop=should_stop,
+                    alive=alive,
                     progress=progress,
                 ),
                 workers=workers,

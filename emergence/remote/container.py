@@ -157,6 +157,7 @@ def run_in_process(job: dict[str, Any], stop: Callable[[], bool], on_commit: Cal
             fresh=job["fresh"],
             trunk=job.get("trunk"),
             should_stop=heard(PULSE, stop),
+            alive=heard(PULSE, lambda: False),
             on_commit=on_commit,
             on_open=_announce,
             progress=TerminalProgress(),

@@ -22,6 +22,7 @@ class Context:
         recorder: Takes the lines of the history and the timings.
         checkpointer: Keeps the resumable state. A loop goes on from the checkpoint that is there.
         should_stop: Asked between two pieces of work. If true, a checkpoint is saved and ``StopRequested`` raised.
+        alive: Called within work that does not stop in the middle, after each batch, for whoever looks after the run.
         progress: Shown to a person.
         workers: This process among those that share the work. Only pretraining is shared, so a context that is handed
             on to anything else leaves the workers out.
@@ -32,13 +33,6 @@ class Context:
     recorder: Recorder = field(default_factory=NullRecorder)
     checkpointer: Checkpointer = field(default_factory=NoCheckpointer)
     should_stop: Callable[[], bool] = lambda: False
+    alive: Callable[[], object] = lambda: None
     progress: Progress = field(default_factory=NoProgress)
     workers: Workers = field(default_factory=Workers)
-
-    def goes_on(self) -> None:
-        """Say, within work that does not stop in the middle, that it gets on.
-
-        Whoever looks after a run from outside counts the questions whether to stop. The answer waits until it is asked
-        for between two pieces.
-        """
-        self.should_stop()

@@ -117,7 +117,7 @@ def document_losses(
         document = np.searchsorted(stream.document_ends, place[:, 1:][scored], side="right")
         sums += np.bincount(document, losses.double().cpu().numpy(), minlength=stream.n_documents)
         counts += np.bincount(document, minlength=stream.n_documents)
-        context.goes_on()
+        context.alive()
     return sums, counts
 
 

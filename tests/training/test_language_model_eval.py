@@ -119,5 +119,5 @@ def test_too_short_a_text_is_refused() -> None:
 def test_a_long_evaluation_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     monkeypatch.setitem(language_model_eval.TOKENS_PER_BATCH, "cpu", 8)
-    evaluate_language_model(trunk(), text(64), 8, Context(should_stop=lambda: asked.append(True) or True))
+    evaluate_language_model(trunk(), text(64), 8, Context(alive=lambda: asked.append(True)))
     assert len(asked) > 5
