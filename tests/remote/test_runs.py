@@ -334,11 +334,11 @@ def test_what_hangs_for_good_is_killed_from_inside_and_given_up(standin: StandIn
     """The main thread hears no signal any more, as in a call to the GPU that never returns."""
     hang = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])\n    time.sleep(3600)\n    "
     breaks(checkout, "remote/container.py", "result = run_experiment(", f"{hang}result = run_experiment(")
-    standin.rules.environment.update({"EMERGENCE_SILENT_SECONDS": "15", "EMERGENCE_GRACE_SECONDS": "1"})
+    standin.rules.environment.update({"EMERGENCE_SILENT_SECONDS": "30", "EMERGENCE_GRACE_SECONDS": "1"})
     done = standin.modal("run", ENTRY_POINT, *FLAGS, "--max-cost", "2", cwd=checkout)
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert done.returncode == 1 and "3 attempts in a row brought no newer checkpoint" in line, done.stderr
-    assert "nothing moved for 0.25 minutes" in line
+    assert "nothing moved for 0.5 minutes" in line
     (call,) = standin.calls("train")
     # A fourth container only says how the third one ended, if that could not say so itself.
     assert call.function.definition.timeout_secs == 3600 and len(call.containers) in (3, 4)
