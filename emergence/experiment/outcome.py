@@ -198,7 +198,7 @@ def _rows(
     alone |= {name: columns for name, columns in rules.items() if name == RULE}
     for i, row in enumerate(rows):
         row |= {name: value for name, value in _at(headline, i).items() if name not in row}
-        row["readouts"] = {name: _at(columns, i) for name, columns in others.items()}
+        row["readouts"] = {name: _at(columns, i) | _span_at(scores[name], i) for name, columns in others.items()}
         row["baselines"] = {name: _at(columns, i) for name, columns in alone.items()}
     return rows
 
@@ -211,6 +211,11 @@ def _kept(scores: SpanScores, kept: Sequence[str] = KEPT_SCORES) -> Columns:
 def _at(columns: Columns, i: int) -> dict[str, float | None]:
     """One question's scores; None where a score has no value for it."""
     return {name: present(values[i]) for name, values in columns.items()}
+
+
+def _span_at(scores: SpanScores, i: int) -> dict[str, list[int]]:
+    """One question's predicted span, ``[start, end)`` in words."""
+    return {"prediction": [int(scores.starts[i]), int(scores.ends[i]) + 1]}
 
 
 def _best_loss(trained: Trained) -> float | None:

@@ -85,7 +85,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of one run: its cell in words, the text, whether it is exactly right, and token F1."""
+    """The answer of one run or probe: its name in words, the text, whether it is exactly right, and token F1.
+
+    The text is empty where older files have the scores alone.
+    """
 
     cell: str
     text: str
@@ -122,17 +125,60 @@ Block = Text | Bullets | Table | Code | Picture | Example | Heading
 
 
 @dataclass(frozen=True)
+class Cell:
+    """Blocks that stay together on a wide screen, where two cells stand side by side.
+
+    Attributes:
+        blocks: Its content from top to bottom. spans: Whether it takes the whole width.
+    """
+
+    blocks: tuple[Block, ...]
+    spans: bool
+
+
+#: Characters of a table that half of a wide screen holds, what the space beside each column takes of them, and how
+#: many a cell takes before it breaks.
+_HALF_SCREEN, _COLUMN_SPACE, _CELL = 105, 2, 24
+
+
+def is_broad(block: Block) -> bool:
+    """Whether half of a wide screen is too little for a table."""
+    if not isinstance(block, Table):
+        return False
+    columns = zip(*block.rows, strict=True)
+    return sum(min(max(map(len, column)), _CELL) + _COLUMN_SPACE for column in columns) > _HALF_SCREEN
+
+
+@dataclass(frozen=True)
 class Section:
     """A section of the report.
 
     Attributes:
         anchor: Its id. title: Its heading. blocks: Its content. terms: Keys of the glossary that it uses.
+        absent: Why it is empty. It is then told in one line with other empty ones.
     """
 
     anchor: str
     title: str
     blocks: tuple[Block, ...]
     terms: tuple[str, ...] = ()
+    absent: str = ""
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The blocks, laid out for a wide screen.
+
+        A heading and a picture begin a cell, and a table that is below no heading. What follows stays with them.
+        """
+        groups: list[list[Block]] = []
+        for block in self.blocks:
+            headed = bool(groups) and isinstance(groups[-1][0], Heading)
+            begins = isinstance(block, Heading | Picture) or (isinstance(block, Table) and not headed)
+            if begins or not groups:
+                groups.append([])
+            groups[-1].append(block)
+        only = len(groups) == 1
+        return tuple(Cell(tuple(group), only or any(map(is_broad, group))) for group in groups)
 
 
 @dataclass(frozen=True)
@@ -141,7 +187,8 @@ class Report:
 
     Attributes:
         title: The document's title. short: Labels of sets and their verdicts, which stand before everything else.
-        sections: The sections in order. glossary: Anchor in ``docs/methods.md`` -> term and one line.
+        sections: The sections in order, empty ones included. glossary: Anchor in ``docs/methods.md`` -> term and one
+            line.
         program: Name and version of the program that wrote it.
     """
 
@@ -151,6 +198,14 @@ class Report:
     glossary: dict[str, tuple[str, str]]
     program: str
     pictures: tuple[Picture, ...] = field(init=False)
+
+    @property
+    def present(self) -> tuple[Section, ...]:
+        return tuple(section for section in self.sections if not section.absent)
+
+    @property
+    def absent(self) -> tuple[Section, ...]:
+        return tuple(section for section in self.sections if section.absent)
 
     def __post_init__(self) -> None:
         pictures = (block for section in self.sections for block in section.blocks if isinstance(block, Picture))

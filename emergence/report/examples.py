@@ -15,6 +15,7 @@ import numpy as np
 from emergence.data.qa_encoding import word_pieces
 from emergence.errors import EmergenceError
 from emergence.findings.comparable import ComparableSet
+from emergence.measures.conditional import BILINEAR
 from emergence.measures.emergence_score import CELLS, FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.report.blocks import Answer, Block, Example, Heading, Piece, Text
 from emergence.report.charts.rows import CELL_NAMES
@@ -38,14 +39,14 @@ def example_blocks(comparable: ComparableSet) -> list[Block]:
     marked = next(cell for cell in MARKED_FIRST if cell in by_cell)
     questions = sorted(by_cell[marked].values(), key=lambda row: str(row["id"]))
     words = _known_words(row for rows in by_cell.values() for row in rows.values())
-    blocks: list[Block] = [Heading(comparable.label), Text(_rule(marked, questions))]
+    rng = np.random.default_rng(SEED)
+    key = "asked_role" if all("asked_role" in row for row in questions) else "role"  # older runs: the wh-word
+    roles = Counter(str(row.get(key) or "other") for row in questions)
+    blocks: list[Block] = [Heading(comparable.label), Text(_rule(marked, questions, len(roles)))]
     if not all(row.get("words") for row in questions):
         blocks.append(
             Text(f"These runs are older than the sentences in predictions.jsonl: {GAP} stands for words no span shows.")
         )
-    rng = np.random.default_rng(SEED)
-    key = "asked_role" if all("asked_role" in row for row in questions) else "role"  # older runs: the wh-word
-    roles = Counter(str(row.get(key) or "other") for row in questions)
     for role, count in sorted(roles.items(), key=lambda item: (-item[1], item[0]))[:N_ROLES]:
         mine = [row for row in questions if str(row.get(key) or "other") == role]
         right, wrong = [row for row in mine if row["em"] == 1], [row for row in mine if row["em"] != 1]
@@ -58,11 +59,11 @@ def example_blocks(comparable: ComparableSet) -> list[Block]:
     return blocks
 
 
-def _rule(marked: str, questions: Sequence[Prediction]) -> str:
+def _rule(marked: str, questions: Sequence[Prediction], n_roles: int) -> str:
     groups = "asked roles" if all("asked_role" in row for row in questions) else "wh-words"
+    which = f"the {N_ROLES} most frequent" if n_roles > N_ROLES else f"all {n_roles}"
     return (
-        f"Drawn, not chosen: the {len(questions):,} test questions sorted by id; for each of the {N_ROLES} most "
-        f"frequent {groups}, "
+        f"Drawn, not chosen: the {len(questions):,} test questions sorted by id; for each of {which} {groups}, "
         f"{N_EACH} that the run marked below ({CELL_NAMES[marked]}, lowest seed) answered exactly and {N_EACH} that it "
         f"did not, by numpy's default_rng({SEED})."
     )
@@ -124,9 +125,20 @@ def _example(
         if other is not None:
             text, f1 = running(other["prediction_text"]), float(other["f1_tokens"])
             answers.append(Answer(CELL_NAMES[cell], text, other["em"] == 1, f1))
+            answers += _bilinear(other, cell)
     pieces = _pieces(words[_sentence(row)], row, is_whole=bool(row.get("words")))
     golds = tuple(dict.fromkeys(running(text) for text in row.get("gold_texts", ())))
     return Example(str(row["question"]), str(row["id"]), pieces, golds, tuple(answers))
+
+
+def _bilinear(row: Prediction, cell: str) -> list[Answer]:
+    """The bilinear probe's answer, where a frozen run fitted one."""
+    scored = row.get("readouts", {}).get(BILINEAR)
+    if scored is None:
+        return []
+    start, end = scored.get("prediction", (0, 0))
+    text = running(" ".join(map(str, row.get("words", [])[start:end])))
+    return [Answer(f"{CELL_NAMES[cell]}, bilinear probe", text, scored["em"] == 1, float(scored["f1_tokens"]))]
 
 
 def _pieces(words: Mapping[int, str], row: Prediction, *, is_whole: bool) -> tuple[Piece, ...]:

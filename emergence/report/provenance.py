@@ -18,6 +18,8 @@ from emergence.spec.config import load_config
 from emergence.spec.experiment import ExperimentSpec
 from emergence.wording import duration
 
+#: Folder of the sweeps' records, and what is asked of one.
+SWEEPS, _VERBS = ".sweeps", ("status", "resume")
 #: Shown characters of a fingerprint, which are enough to tell two apart.
 _SHORT = 12
 
@@ -106,8 +108,8 @@ def cost(folder: ResultsFolder) -> Iterator[Block]:
         )
     yield from table("Wall-clock time of each run's own phases, the pretraining of their trunks included", head, rows)
     total = sum(sum((item.result.seconds or {}).values()) for item in items)
-    yield Text(f"All runs together: {duration(total)}." if rows else "Not shown: no run here tells its times.")
     if rows:
+        yield Text(f"All runs together: {duration(total)}.")
         yield Text(
             "Dollars are not in a run directory: emergence plan, with a run's own flags, estimates them for Modal."
         )
@@ -191,6 +193,12 @@ def reproduction(folder: ResultsFolder) -> Iterator[Block]:
             ]
         ),
     )
+    sweeps = sorted(path.stem for path in (folder.root / SWEEPS).glob("*.json"))
+    if sweeps:
+        lines = [f"emergence sweep {verb} {shlex.quote(name)} --runs-dir {root}" for name in sweeps for verb in _VERBS]
+        yield Code(
+            "The sweeps recorded in this folder: how each stands, and what is left or failed of it", "\n".join(lines)
+        )
     items = [item for item in used_and_trunks(folder) if item.spec is not None]
     pretraining = sorted(items, key=lambda item: (item.spec is not None and not item.spec.pretrains, item.name))
     lines = [f"# {item.name}\n{command(item.spec, str(folder.root))}" for item in pretraining if item.spec]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import get_args
 
 from emergence import __version__
+from emergence.experiment.facts import HEADLINE
 from emergence.findings.ablation import without_order
 from emergence.findings.comparable import MODES, ComparableSet
 from emergence.findings.folder import ResultsFolder
 from emergence.findings.scores import ReadoutScores, SetScores
 from emergence.findings.table import ResultsTable, score_text
 from emergence.findings.verdict import FamilyFinding, Verdict, verdict_of
-from emergence.measures.conditional import SCORES
+from emergence.measures.conditional import BILINEAR, SCORES
 from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.measures.measured_coverage import units_of
 from emergence.measures.readings import FLOORS, SCORE_NAMES, describe_score
@@ -22,7 +23,7 @@ from emergence.report.charts.chart import Charts, Place, chart_kinds
 from emergence.report.charts.rows import CELL_NAMES
 from emergence.report.examples import example_blocks
 from emergence.report.glossary import GLOSSARY
-from emergence.report.provenance import cost, filtering, provenance, reproduction
+from emergence.report.provenance import cost, filtering, provenance, reproduction, used_and_trunks
 from emergence.report.table_formats import legend, printed
 from emergence.wording import gained, shown
 
@@ -36,6 +37,16 @@ QUESTION = (
     "states add as much."
 )
 
+_ONE_SIZE = "a reading over sizes takes two sizes that differ in nothing else"
+_SCORE_WORDS = (
+    f"Floor of the {SCORE_NAMES[RANDOM_FROZEN]}: {FLOORS[RANDOM_FROZEN]}; of the {SCORE_NAMES[RANDOM_FULL]}: "
+    f"{FLOORS[RANDOM_FULL]}. Frozen minus floor is what the frozen probe has over the floor, full minus floor what "
+    "there is to have a share of."
+)
+_NO_ANSWERS = "no run here has predictions that tell what was answered"
+#: Read-outs of the 2x2 that a frozen trunk is compared by.
+SHOWN_PROBES = {HEADLINE: "linear", BILINEAR: "bilinear"}
+
 
 def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> Report:
     """The report on one folder.
@@ -45,43 +56,45 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
     """
     scored = list(folder.main)
     verdicts = [(scores, verdict_of(scores.comparable, scores)) for scores in scored]
-    shown = {place: list(_figures(charts, place)) for place in get_args(Place)}
+    shown: dict[str, list[Block]] = {place: list(_figures(charts, place)) for place in get_args(Place)}
 
-    def part(place: Place) -> tuple[Block, ...]:
+    def section(
+        place: str, title: str, terms: tuple[str, ...] = (), blocks: Iterable[Block] | None = None, why: str = ""
+    ) -> Section:
+        """A section with ``blocks``, else the figures of its place, else the reason why there is nothing."""
+        told = tuple(shown[place] if blocks is None else blocks)
         names = tuple(kind.name for kind in chart_kinds() if kind.place == place)
-        reason = charts.reason(names) or "no such run in this folder"
-        return tuple(shown[place] or [Text(f"Not shown: {reason}.")])
+        absent = why or charts.reason(names) or "no such run in this folder"
+        return Section(place, title, told, terms, "" if told else absent)
 
     sections = [
+        section("verdict", "The verdict", ("verdict", "selectivity", "mdl"), _verdicts(verdicts, shown["verdict"])),
+        section("grid", "The 2x2", ("token-f1", "intervals"), _grids(folder, scored, shown["grid"])),
         Section("question", "The question", (Text(QUESTION),), ("emergence-score", "probes")),
-        Section("verdict", "The verdict", tuple(_verdicts(verdicts)), ("verdict", "selectivity", "mdl")),
-        Section("scale", "Over model sizes", tuple(_scale(results, shown["scale"])), ("emergence-score",)),
-        Section("grid", "The 2x2", tuple(_grids(folder, scored, shown["grid"])), ("token-f1", "intervals")),
+        section("scale", "Over model sizes", ("emergence-score",), _scale(results, shown["scale"]), _ONE_SIZE),
         Section("table", "Results", tuple(_results(results)), ("exact-match", "no-model-floor", "intervals")),
-        Section("probes", "Probes", (*_probes(verdicts), *part("probes")), ("probes", "selectivity", "mdl")),
-        Section("roles", "By role and voice", part("roles"), ("token-f1", "asked-role")),
-        Section("examples", "Questions and answers", tuple(_examples(scored)), ("exact-match", "token-f1")),
-        Section("few-shot", "Few-shot learning", part("few-shot")),
-        Section("training", "Training", tuple(_training(folder, shown["training"])), ("bits-per-byte",)),
-        Section("curve", "Emergence during pretraining", part("curve"), ("asked-role",)),
-        Section("ablation", "Questions in the pretraining text", part("ablation"), ("data-ablation", "intervals")),
-        Section("order", "Word order in the pretraining text", part("order"), ("shuffled-text", "intervals")),
-        Section("pairs", "Sentence pairs", part("pairs"), ("sentence-pairs",)),
-        Section("cka", "How states change", part("cka"), ("temporal-cka",)),
-        *([Section("others", "Other figures", part("others"))] if shown["others"] else []),
-        Section("filtering", "Data", tuple(filtering(folder)), ("filtering",)),
-        Section("cost", "Cost", tuple(cost(folder)), ("cost",)),
-        Section("problems", "Problems found in this folder", tuple(_problems(folder, charts))),
+        section("probes", "Probes", ("probes", "selectivity", "mdl"), _probes(verdicts, shown["probes"])),
+        section("roles", "By role and voice", ("token-f1", "asked-role")),
+        section("examples", "Questions and answers", ("exact-match", "token-f1"), _examples(scored), _NO_ANSWERS),
+        section("few-shot", "Few-shot learning"),
+        section("training", "Training", ("bits-per-byte",), _training(folder, shown["training"])),
+        section("curve", "Emergence during pretraining", ("asked-role",)),
+        section("ablation", "Questions in the pretraining text", ("data-ablation", "intervals")),
+        section("order", "Word order in the pretraining text", ("shuffled-text", "intervals")),
+        section("pairs", "Sentence pairs", ("sentence-pairs",)),
+        section("cka", "How states change", ("temporal-cka",)),
+        *([section("others", "Other figures")] if shown["others"] else []),
+        section("filtering", "Data", ("filtering",), filtering(folder), "these files do not tell of their questions"),
+        section("cost", "Cost", ("cost",), cost(folder), "no run here tells its times"),
         Section("provenance", "Provenance", tuple(provenance(folder))),
         Section("reproduce", "How to reproduce each number", tuple(reproduction(folder))),
     ]
-    short = tuple((verdict.set_label, _in_short(verdict)) for _, verdict in verdicts)
+    told = {empty.absent for empty in sections}
+    problems = section("problems", "Problems found in this folder", (), _problems(folder, charts, told), "none")
+    sections.insert(-2, problems)
+    short = tuple((verdict.set_label, verdict.short) for _, verdict in verdicts)
     name = folder.root.resolve().name
     return Report(f"Emergence report: {name}", short, tuple(sections), GLOSSARY, f"emergence {__version__}")
-
-
-def _in_short(verdict: Verdict) -> str:
-    return verdict.short
 
 
 def _figures(charts: Charts, place: Place) -> Iterator[Block]:
@@ -96,9 +109,10 @@ def _figures(charts: Charts, place: Place) -> Iterator[Block]:
 # Verdict and score -------------------------------------------------------------------------------
 
 
-def _verdicts(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
+def _verdicts(verdicts: Iterable[tuple[SetScores, Verdict]], pictures: list[Block]) -> Iterable[Block]:
+    yield from pictures
     for set_scores, verdict in verdicts:
-        yield Heading(f"{verdict.set_label}: {_in_short(verdict)}")
+        yield Heading(f"{verdict.set_label}: {verdict.short}")
         yield Bullets(verdict.sentences)
         reading = set_scores.headline.reading
         if reading:
@@ -106,8 +120,6 @@ def _verdicts(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
 
 
 def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:
-    if not results.trends:
-        yield Text("Not shown: a reading over sizes takes two sizes that differ in nothing else.")
     for label, trend in results.trends.items():
         pattern = f", {trend.pattern}" if trend.pattern else ""
         yield Heading(f"{label}: {trend.verdict}{pattern}")
@@ -117,72 +129,79 @@ def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:
 
 def _grids(folder: ResultsFolder, scored: Iterable[SetScores], pictures: list[Block]) -> Iterable[Block]:
     twins = without_order(folder.grouping)
+    yield from pictures
     for set_scores in scored:
         comparable, scores = set_scores.comparable, set_scores.headline
         twin = twins.get(id(comparable))
         yield Heading(comparable.label)
-        yield _two_by_two(set_scores, folder.scores_of(twin).headline if twin else None)
-        yield from table(f"Score and gap: {comparable.label}", ("Number", "Value", "What it is"), _score_rows(scores))
+        yield _two_by_two(set_scores, folder.scores_of(twin) if twin else None)
+        yield from table(f"Score and gap: {comparable.label}", ("Number", "Value"), _score_rows(scores))
         if scores.basis:
-            yield Text(f"{scores.split} F1, {scores.basis}.", "How:")
-    yield from pictures
+            yield Text(f"{scores.split} F1, {scores.basis}. {_SCORE_WORDS}", "How:")
 
 
-def _two_by_two(set_scores: SetScores, shuffled: ReadoutScores | None) -> Table:
-    """The 2x2 as a table. ``shuffled`` has the scores of the trunk of shuffled text, where there is one."""
+def _two_by_two(set_scores: SetScores, shuffled: SetScores | None) -> Table:
+    """The 2x2 as a table, with a column for each probe. ``shuffled``: the trunk of shuffled text, if there is one."""
     comparable, scores = set_scores.comparable, set_scores.headline
+    probes = [name for name in set_scores.readouts if name in SHOWN_PROBES]
 
-    def cell(name: str, of: ReadoutScores = scores) -> str:
-        return shown(of.f1[name]) if name in of.f1 else "not run"
+    def row(title: str, of: SetScores, frozen: str, full: str) -> tuple[str, ...]:
+        asked = [*((of.readouts.get(name), frozen) for name in probes), (of.headline, full)]
+        return title, *(shown(scores.f1[cell]) if scores and cell in scores.f1 else "not run" for scores, cell in asked)
 
     rows = [
-        ("pretrained trunk", cell(FROZEN), cell(FULL)),
-        *([("trunk of shuffled text", cell(FROZEN, shuffled), cell(FULL, shuffled))] if shuffled else []),
-        ("random trunk", cell(RANDOM_FROZEN), cell(RANDOM_FULL)),
+        row("pretrained trunk", set_scores, FROZEN, FULL),
+        *([row("trunk of shuffled text", shuffled, FROZEN, FULL)] if shuffled else []),
+        row("random trunk", set_scores, RANDOM_FROZEN, RANDOM_FULL),
     ]
-    free = comparable.model_free
+    free, blank = comparable.model_free, [""] * len(probes)
     if free.floor:
-        rows.append((f"no model ({free.floor[0].replace('_', ' ')})", f"{free.floor[1].point:.3f}", ""))
+        rows.append((free.floor[0].replace("_", " "), f"{free.floor[1].point:.3f}", *blank))
     if free.words:
-        rows.append(("no model (words and positions, trained)", shown(free.words), ""))
+        rows.append(("words and positions", shown(free.words), *blank))
     f1 = next(iter(scores.f1.values()), None)
     counts = f" on {f1.n:,} {scores.split} questions of {units_of(*set_scores.units)}" if f1 and f1.n else ""
     level = f", {f1.level:.0%} intervals" if f1 and math.isfinite(f1.lo) else ""
-    head = ("Token F1", "frozen, linear probe", "all weights trained")
+    head = ("Token F1", *(f"frozen, {SHOWN_PROBES[name]} probe" for name in probes), "all weights trained")
     return Table(f"{comparable.label}: token F1{counts}{level}", head, tuple(rows))
 
 
-def _score_rows(scores: ReadoutScores) -> Iterable[tuple[str, str, str]]:
+def _score_rows(scores: ReadoutScores) -> Iterable[tuple[str, str]]:
     for score in (scores.probe, scores.scratch):
         if score:
             name = SCORE_NAMES[score.floor]
-            yield name, describe_score(score), f"floor: {FLOORS[score.floor]}"
-            yield f"{name}: frozen minus floor", shown(score.above_floor), "what the frozen probe has over the floor"
-            yield f"{name}: full minus floor", shown(score.headroom), "what there is to have a share of"
+            yield name, describe_score(score)
+            yield f"{name}: frozen minus floor", shown(score.above_floor)
+            yield f"{name}: full minus floor", shown(score.headroom)
     if scores.gap:
-        yield "emergence gap", shown(scores.gap), "full minus frozen"
+        yield "emergence gap: full minus frozen", shown(scores.gap)
 
 
 def _results(results: ResultsTable) -> Iterable[Block]:
     head, rows = printed(results)
     yield from table("Every comparable set, in the order of the experiment guide", head, rows)
     yield Text(" ".join(legend(results)))
-    yield Text("Rows that share Model and Pretrain may be compared; what may not is a set of its own.")
+    yield Text(
+        "Rows that share Model and Pretrain may be compared with each other, and with the Model's floors, whose "
+        "Pretrain is none. What may not be compared differs in its Model, which then says how."
+    )
 
 
 # Probes, examples, training ----------------------------------------------------------------------
 
 
-def _probes(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
-    head = (
-        *("Probe", "F1, pretrained", "F1, random (floor)", "Emergence score", "By the guide"),
-        *("Added to words and positions, F1", "Added, argument selection", "More than random, F1", "More, selection"),
-        *("Selectivity, pretrained", "Selectivity, random", "Compression, pretrained", "Compression, random"),
-        "Remarks",
-    )
+def _probes(verdicts: Iterable[tuple[SetScores, Verdict]], pictures: list[Block]) -> Iterable[Block]:
+    """A table for each set with a column for each probe family, and the figures beside the first."""
+    yield from pictures
     for set_scores, verdict in verdicts:
-        caption = f"Probe families of {verdict.set_label}, each against its own random floor"
-        yield from table(caption, head, [_family(finding) for finding in verdict.families])
+        columns = [_family(finding) for finding in verdict.families]
+        rows = [(title, *values) for title, *values in zip(_FAMILY_ROWS, *columns, strict=True)]
+        caption = (
+            f"Probe families of {verdict.set_label}, each against its own random floor "
+            "(gain: what the states add to words and positions)"
+        )
+        told = [row for row in rows if any(cell not in ("", "-") for cell in row[1:])]
+        yield from table(caption, ("Probe", *(finding.family for finding in verdict.families)), told)
         layers = sorted(
             {
                 f"{family} on the {CELL_NAMES[cell]} trunk: layer {layer}"
@@ -195,6 +214,14 @@ def _probes(verdicts: Iterable[tuple[SetScores, Verdict]]) -> Iterable[Block]:
             yield Text("; ".join(layers) + ".", "Layers, chosen on validation:")
 
 
+_FAMILY_ROWS = (
+    *("F1, pretrained", "F1, random (floor)", "Emergence score", "By the guide"),
+    *("Gain, F1", "Gain, argument selection", "Gain above the twin's, F1", "The same, selection"),
+    *("Selectivity, pretrained", "Selectivity, random", "Compression, pretrained", "Compression, random"),
+    "Remarks",
+)
+
+
 def _family(finding: FamilyFinding) -> tuple[str, ...]:
     def number(value: float | None) -> str:
         return f"{value:.2f}" if value is not None else "-"
@@ -204,7 +231,6 @@ def _family(finding: FamilyFinding) -> tuple[str, ...]:
         several = len(finding.reading.could_be) > 1
         reading = finding.reading.verdict + (f" ({' or '.join(finding.reading.could_be)})" if several else "")
     return (
-        finding.family,
         shown(finding.frozen),
         shown(finding.random_frozen),
         score_text(finding.score) or "-",
@@ -218,8 +244,7 @@ def _family(finding: FamilyFinding) -> tuple[str, ...]:
 
 
 def _examples(scored: Iterable[SetScores]) -> Iterable[Block]:
-    blocks = [block for set_scores in scored for block in example_blocks(set_scores.comparable)]
-    return blocks or [Text("Not shown: no run here has predictions that tell what was answered.")]
+    return [block for set_scores in scored for block in example_blocks(set_scores.comparable)]
 
 
 def _training(folder: ResultsFolder, pictures: list[Block]) -> Iterable[Block]:
@@ -235,7 +260,7 @@ def _training(folder: ResultsFolder, pictures: list[Block]) -> Iterable[Block]:
                     *(_number(pretrained.passes, ".2f"), _number(pretrained.steps, ",")),
                 )
     yield from table("Pretraining, on held-out text", head, rows.values())
-    yield from pictures or [Text("Not shown: no training history in this folder.")]
+    yield from pictures
 
 
 def _number(value: float | None, style: str) -> str:
@@ -245,10 +270,12 @@ def _number(value: float | None, style: str) -> str:
 # Problems ----------------------------------------------------------------------------------------
 
 
-def _problems(folder: ResultsFolder, charts: Charts) -> Iterable[Block]:
-    """Everything that is in no number of the report, each by name and once."""
+def _problems(folder: ResultsFolder, charts: Charts, told: Collection[str]) -> Iterable[Block]:
+    """Everything that is in no number of the report, each by name and once. ``told``: reasons given elsewhere."""
     kinds = {"unfinished": "not finished", "pretraining": "pretraining alone"}
-    rows = [(item.name, kinds.get(item.kind, item.kind), item.reason) for item in folder.skipped]
+    trunks = {item.name for item in used_and_trunks(folder)}
+    apart = [item for item in folder.skipped if item.name not in trunks]
+    rows = [(item.name, kinds.get(item.kind, item.kind), item.reason) for item in apart]
     yield from table("In no number of this report", ("Name", "Kind", "Why"), rows)
     if folder.grouping.mixed:
         yield Bullets(tuple(f"Kept apart: {sentence}" for sentence in folder.grouping.mixed))
@@ -258,10 +285,8 @@ def _problems(folder: ResultsFolder, charts: Charts) -> Iterable[Block]:
         yield Bullets(tuple(notes))
     set_labels = {scores.comparable.label for scores in folder.scored}
     named_above = {item.name for item in folder.skipped} | set_labels | {"kept apart"}
-    not_drawn = [(name, reason) for name, reason in charts.skipped if name not in named_above]
+    not_drawn = [(name, reason) for name, reason in charts.skipped if name not in named_above and reason not in told]
     yield from table("Figures and curves not drawn", ("Figure", "Why"), not_drawn)
-    if not (rows or notes or not_drawn or folder.grouping.mixed):
-        yield Text("None.")
 
 
 def _flags(comparable: ComparableSet) -> Iterable[str]:

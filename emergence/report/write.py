@@ -6,6 +6,7 @@ The HTML file holds its figures as data URIs and loads nothing from outside. Jin
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def write_report(
     out_dir = make_folder(out_dir or results_dir / DEFAULT_FOLDER)
     drawings = {}
     for chart in charts.charts:
-        drawings[chart.name] = render(chart, ("svg",), caption=False)["svg"]
+        drawings[chart.name] = render(chart, ("svg",))["svg"]
         write_atomic(out_dir / f"{chart.name}.svg", drawings[chart.name])
         write_atomic(out_dir / f"{chart.name}.csv", table_text(chart.rows))
     write_atomic(out_dir / HTML_FILE, to_html(report, drawings))
@@ -95,6 +96,17 @@ def to_markdown(report: Report) -> str:
     return _render("report.md.jinja", escape=False, report=report).rstrip("\n") + "\n"
 
 
+#: A number with its interval, or an interval alone.
+_INTERVAL = re.compile(r"(?:[+-]?\d[\d.,]* )?\[[^\[\]\s]+, [^\[\]\s]+\]")
+
+
+def _unbroken_numbers(text: str) -> Any:
+    """Escaped text, as ``markupsafe.Markup``, in which no line breaks within a number and its interval."""
+    from markupsafe import Markup, escape
+
+    return Markup(_INTERVAL.sub(r'<span class="number">\g<0></span>', str(escape(visible(text)))))
+
+
 def _render(template: str, *, escape: bool, **content: Any) -> str:
     import jinja2
 
@@ -107,4 +119,5 @@ def _render(template: str, *, escape: bool, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["md"] = markdown_escape
+    environment.filters["numbers"] = _unbroken_numbers
     return environment.get_template(template).render(**content)

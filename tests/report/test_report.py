@@ -114,8 +114,9 @@ def test_both_say_the_same(written: WrittenReport, page: Page) -> None:
     markdown = written.markdown.read_text()
     tables = page.all("table")
     assert len(tables) >= 8 and len(re.findall(r"^\|(?:---\|)+$", markdown, re.M)) == len(tables)
-    for title in ("The verdict", "The 2x2", "Results", "Probes", "Data", "Cost", "Provenance", "How to reproduce"):
+    for title in ("The verdict", "The 2x2", "Results", "Probes", "Data", "Provenance", "How to reproduce"):
         assert title in page.text and f"## {title}" in markdown
+    assert "Cost: no run here tells its times." in page.text and "Cost: no run here tells its times." in markdown
     numbers = set(re.findall(r"\d\.\d\d\d? \[\d\.\d\d\d?, \d\.\d\d\d?\]", page.text))
     assert len(numbers) > 8 and all(number in markdown for number in numbers)
     assert all(a.get("scope") in ("col", "row") for a in page.all("th"))
@@ -159,11 +160,11 @@ def test_examples_are_drawn_by_role_right_and_wrong(world: Path) -> None:
 def test_examples_say_which_roles_they_are_drawn_by(tmp_path: Path) -> None:
     fake_run(tmp_path / "old")
     (found,) = read_folder(tmp_path / "old", n_boot=BOOT).settings
-    assert "most frequent wh-words" in example_blocks(found.comparable)[1].text
+    assert "each of all 5 wh-words" in example_blocks(found.comparable)[1].text
     fake_run(tmp_path / "new", asked_roles=True)
     (found,) = read_folder(tmp_path / "new", n_boot=BOOT).settings
     blocks = example_blocks(found.comparable)
-    assert "most frequent asked roles" in blocks[1].text
+    assert "each of all 3 asked roles" in blocks[1].text
     headings = [block.text.split(":")[0] for block in blocks if isinstance(block, Heading)]
     assert headings[1:] == ["other", "agent", "patient"]
 
@@ -246,7 +247,7 @@ def test_the_older_format_alone(tmp_path: Path) -> None:
     text = Page(write_report(tmp_path, n_boot=BOOT).html.read_text()).text
     assert "no interval: per-question scores are not in this file" in text and "undetermined" in text
     assert "older format, which holds config_name" in text and "6,414" in text
-    assert "Not shown: no run here has predictions" in text
+    assert "Questions and answers: no run here has predictions" in text
 
 
 def test_refusals(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

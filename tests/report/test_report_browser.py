@@ -38,8 +38,13 @@ LOOK = """
   const broken = [...document.images].filter(i => !i.complete || !i.naturalWidth);
   const small = [...document.querySelectorAll('p, li, td, th, dd')].filter(e =>
     e.innerText.trim() && parseFloat(getComputedStyle(e).fontSize) < 12);
+  const cells = [...document.querySelectorAll('#verdict .cell')].map(e => e.getBoundingClientRect());
+  const beside = cells.length > 1 && Math.abs(cells[0].top - cells[1].top) < 2;
+  const split = [...document.querySelectorAll('.number')].filter(e => e.getClientRects().length > 1);
+  const paper = getComputedStyle(document.body).backgroundColor;
   const name = e => e.tagName + ' ' + (e.innerText || e.src || '').slice(0, 60);
-  return {wide, room, out: out.map(name), cut: cut.map(name), broken: broken.map(name), small: small.map(name)};
+  return {wide, room, out: out.map(name), cut: cut.map(name), broken: broken.map(name), small: small.map(name),
+    beside, split: split.map(name), paper};
 })()
 """
 
@@ -152,7 +157,12 @@ def test_in_a_browser(report: Path, tmp_path: Path) -> None:
             page.open(report.as_uri())
             found = page.call("Runtime.evaluate", expression=LOOK, returnByValue=True)["result"]["value"]
             assert found["room"] == width and found["wide"] <= width, found
-            assert not (found["out"] or found["cut"] or found["broken"]), found
+            assert not (found["out"] or found["cut"] or found["broken"] or found["split"]), found
+            assert found["beside"] is (width > 1200) and found["paper"] == "rgb(255, 255, 255)", found
+        page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        dark = page.call("Runtime.evaluate", expression=LOOK, returnByValue=True)["result"]["value"]
+        assert dark["paper"] == "rgb(20, 24, 29)", dark["paper"]
+        page.call("Emulation.setEmulatedMedia", features=[])
         pdf = base64.b64decode(page.call("Page.printToPDF", printBackground=True)["data"])
         page.call("Runtime.evaluate", expression="1")
         assert pdf.startswith(b"%PDF") and len(pdf) > 50_000

@@ -22,7 +22,19 @@ Row: TypeAlias = dict[str, Any]
 Figure: TypeAlias = Any
 #: Anchors of the report's sections that show figures.
 Place = Literal[
-    "scale", "grid", "probes", "roles", "few-shot", "training", "curve", "ablation", "order", "pairs", "cka", "others"
+    "verdict",
+    "scale",
+    "grid",
+    "probes",
+    "roles",
+    "few-shot",
+    "training",
+    "curve",
+    "ablation",
+    "order",
+    "pairs",
+    "cka",
+    "others",
 ]
 #: Modules beside the kinds.
 SHARED = ("chart", "drawing", "rows")

@@ -10,9 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-import textwrap
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,9 +19,16 @@ import numpy as np
 
 from emergence.errors import require_packages
 from emergence.files import write_atomic
-from emergence.measures.emergence_score import CELLS
+from emergence.measures.emergence_score import CELLS, FULL
 from emergence.report.charts.chart import Chart, Figure, Row
-from emergence.report.charts.rows import CELL_NAMES, SHUFFLED_CELLS, numbers, rows_where
+from emergence.report.charts.rows import (
+    LINE_NAMES,
+    NO_MODEL,
+    TRUNK_NAMES,
+    WORDS_ALONE,
+    numbers,
+    rows_where,
+)
 from emergence.report.escaping import csv_cell, figure_text
 
 #: ``matplotlib.axes.Axes``.
@@ -34,9 +40,10 @@ NARROW, WIDE = 3.5, 7.2
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
-_BAR_CELLS = (*CELLS, *SHUFFLED_CELLS.values())
-CELL_COLOURS = dict(zip(_BAR_CELLS, ("#0072B2", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00"), strict=True))
-CELL_HATCHES = dict(zip(_BAR_CELLS, ("", "////", "....", "xxxx", "\\\\\\\\", "++++"), strict=True))
+CELL_COLOURS = dict(zip(CELLS, ("#0072B2", "#E69F00", "#56B4E9", "#CC79A7"), strict=True))
+TRUNK_COLOURS = {"pretrained": "#0072B2", "shuffled text": "#009E73", "random": "#E69F00"}
+TRUNK_HATCHES = {"pretrained": "", "shuffled text": "....", "random": "////"}
+LINE_STYLES = {NO_MODEL: "--", WORDS_ALONE: ":", FULL: "-."}
 FORMATS: dict[str, dict[str, Any]] = {
     "png": {"dpi": 220},
     "pdf": {"metadata": {"CreationDate": None}},
@@ -63,7 +70,6 @@ _RC: Any = {
     "svg.hashsalt": "emergence",
     "pdf.fonttype": 42,
 }
-_CAPTION_POINTS = 6.5
 
 
 # Parts of drawings -------------------------------------------------------------------------------
@@ -75,7 +81,7 @@ def shared_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    last = [label for label in entries if label in ("no model", "words and positions") or label.endswith("untrained")]
+    last = [label for label in entries if label in LINE_NAMES.values() or label.endswith("untrained")]
     entries |= {label: entries.pop(label) for label in last}
     if entries:
         width = figure.get_size_inches()[0]
@@ -100,27 +106,47 @@ def error_bars(ax: Axes, x: Any, rows: Sequence[Row], key: str = "f1", **style: 
     ax.errorbar(x, y, yerr=np.maximum([below, above], 0.0), **style)
 
 
-def cell_bars(ax: Axes, groups: Sequence[tuple[str, list[Row]]]) -> None:
-    """Draw groups of bars with intervals, one bar for each cell."""
-    present = [cell for cell in CELL_NAMES if any(rows_where(rows, cell=cell) for _, rows in groups)]
-    width = 0.8 / len(present)
-    for i, cell in enumerate(present):
-        bars = [
-            (g, rows_where(rows, cell=cell)[0]) for g, (_, rows) in enumerate(groups) if rows_where(rows, cell=cell)
-        ]
-        x = np.array([g for g, _ in bars]) + (i - (len(present) - 1) / 2) * width
+def error_bars_across(ax: Axes, y: Any, rows: Sequence[Row], key: str = "f1", **style: Any) -> None:
+    """:func:`error_bars` with values along the x axis."""
+    x, lo, hi = (numbers(rows, name) for name in (key, "lo", "hi"))
+    below, above = np.nan_to_num(x - lo, nan=0.0, posinf=1e3), np.nan_to_num(hi - x, nan=0.0, posinf=1e3)
+    ax.errorbar(x, y, xerr=np.maximum([below, above], 0.0), **style)
+
+
+def mean_and_band(ax: Axes, rows: Sequence[Row], x: str, y: str, *, band: bool = True, **style: Any) -> None:
+    """Draw the mean over seeds against ``x``, and the range of the seeds as a band where there are several."""
+    places = sorted({row[x] for row in rows if row[y] is not None})
+    values = [numbers(rows_where(rows, **{x: place}), y) for place in places]
+    (line,) = ax.plot(places, [float(np.nanmean(v)) for v in values], **style)
+    if band and max(map(len, values), default=0) > 1:
+        ends = [float(np.nanmin(v)) for v in values], [float(np.nanmax(v)) for v in values]
+        ax.fill_between(places, *ends, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def trunk_bars(ax: Axes, groups: Mapping[str, Sequence[Row]]) -> None:
+    """Draw groups of bars with intervals. In each group those of the trunks stand side by side."""
+    trunks = [
+        t for t in TRUNK_COLOURS if any(TRUNK_NAMES[row["cell"]] == t for rows in groups.values() for row in rows)
+    ]
+    width = 0.8 / len(trunks)
+    for i, trunk in enumerate(trunks):
+        bars = [(g, row) for g, rows in enumerate(groups.values()) for row in rows if TRUNK_NAMES[row["cell"]] == trunk]
+        x = np.array([g for g, _ in bars]) + (i - (len(trunks) - 1) / 2) * width
         rows = [row for _, row in bars]
-        style: dict[str, Any] = {
-            "color": CELL_COLOURS[cell],
-            "hatch": CELL_HATCHES[cell],
-            "edgecolor": "black",
-            "linewidth": 0.6,
-        }
-        ax.bar(x, numbers(rows, "f1"), width * 0.92, label=CELL_NAMES[cell], **style)
+        colour, hatch = TRUNK_COLOURS[trunk], TRUNK_HATCHES[trunk]
+        style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "black", "linewidth": 0.6}
+        ax.bar(x, numbers(rows, "f1"), width * 0.92, label=trunk, **style)
         error_bars(ax, x, rows, fmt="none", ecolor="black", elinewidth=0.8)
-    ax.set_xticks(range(len(groups)), [name for name, _ in groups])
+    ax.set_xticks(range(len(groups)), list(groups))
     ax.grid(axis="x", visible=False)
     ax.set_ylim(0, 1)
+
+
+def reference_lines(ax: Axes, rows: Sequence[Row]) -> None:
+    """Draw a level line for everything in ``rows`` that is one."""
+    for cell, words in (*LINE_NAMES.items(), (FULL, "all weights trained")):
+        for row in rows_where(rows, cell=cell)[:1]:
+            ax.axhline(row["f1"], color="black", linestyle=LINE_STYLES[cell], linewidth=0.9, label=words)
 
 
 def panel_grid(figure: Figure, labels: Sequence[str], height: float = 2.4) -> list[Axes]:
@@ -147,8 +173,8 @@ def save(chart: Chart, folder: Path) -> None:
     write_atomic(folder / f"{chart.name}.csv", table_text(chart.rows))
 
 
-def render(chart: Chart, endings: Iterable[str] = FORMATS, *, caption: bool = True) -> dict[str, bytes]:
-    """The figure in each format, laid out once for all. With ``caption`` its words stand below it."""
+def render(chart: Chart, endings: Iterable[str] = FORMATS) -> dict[str, bytes]:
+    """The figure in each format, without its caption: papers and the report set that in their own type."""
     require_packages("drawing figures", "matplotlib")
     import matplotlib
 
@@ -156,7 +182,7 @@ def render(chart: Chart, endings: Iterable[str] = FORMATS, *, caption: bool = Tr
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
         # A name in a script that the font lacks is shown as boxes; the rows beside the figure have it whole.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = draw(chart, caption=caption)
+        figure = draw(chart)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for ending in endings:
@@ -178,35 +204,19 @@ def table_text(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def draw(chart: Chart, *, caption: bool = True) -> Figure:
+def draw(chart: Chart) -> Figure:
     """The figure of one chart."""
     from matplotlib.figure import Figure
 
     figure = Figure(layout="constrained")
     figure.set_figwidth(WIDE if chart.is_wide else NARROW)
     chart.kind.draw(figure, [_plain(row) for row in chart.rows])
-    if caption:
-        _write_caption(figure, chart)
+    for ax in figure.axes:
+        low, high = sorted(ax.get_ylim())
+        if ax.get_ylabel() and ax.get_yscale() == "linear" and not low <= 0 <= high:
+            ax.set_ylabel(f"{ax.get_ylabel()}\n(not from 0)")
     return figure
 
 
 def _plain(row: Row) -> Row:
     return {name: figure_text(value) if isinstance(value, str) else value for name, value in row.items()}
-
-
-def _write_caption(figure: Figure, chart: Chart) -> None:
-    """Write title and caption below everything else, in space of their own."""
-    width, height = figure.get_size_inches()
-    per_line = int(width * 72 / (_CAPTION_POINTS * 0.54))
-    title = textwrap.wrap(figure_text(chart.title), per_line)
-    lines = [*title, *textwrap.wrap(figure_text(chart.caption), per_line)]
-    line = _CAPTION_POINTS * 1.3 / 72
-    space = line * len(lines) + 0.1
-    total = height + space
-    figure.set_size_inches(width, total)
-    engine = figure.get_layout_engine()
-    engine.set(rect=(0, space / total, 1, height / total))
-    for i, words in enumerate(lines):
-        weight = "bold" if i < len(title) else "normal"
-        y = (space - 0.05 - (i + 0.5) * line) / total
-        figure.text(0.05 / width, y, words, fontsize=_CAPTION_POINTS, va="center", weight=weight)

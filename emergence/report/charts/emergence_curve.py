@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from emergence.findings.folder import ResultsFolder
 from emergence.findings.revision_curve import revision_probes
+from emergence.findings.scores import SetScores
 from emergence.findings.snapshot_curve import EmergenceCurve, emergence_curves, read_snapshot_probes
 from emergence.measures.bootstrap import Estimate
+from emergence.measures.emergence_score import FULL
 from emergence.measures.thresholds import N_DRAWS
 from emergence.report.blocks import Block, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
-from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, Axes, shared_legend, with_unit
-from emergence.report.charts.rows import NO_MODEL, distinct, ends_in_words, never, numbers, rows_where
+from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, Axes, reference_lines, shared_legend, with_unit
+from emergence.report.charts.rows import NO_MODEL, WORDS_ALONE, distinct, ends_in_words, never, numbers, rows_where
 from emergence.studies.snapshots.result import GAIN
 from emergence.wording import counted, format_interval
 
 #: The drawn scores from the top: the headline, and the smooth score, which cannot jump by itself.
 DRAWN = {"f1_tokens": "token F1 (test)", "log_prob": "span log-probability (nats)"}
 POINT, FLOOR, THRESHOLD = "point", "floor", "threshold"
+#: Marks of level lines.
+LEVEL = (NO_MODEL, WORDS_ALONE, FULL)
 #: Mark of a curve's scores by asked role. A table has them, because eight drawn curves would hide each other.
 BY_ROLE = "by_role"
 
@@ -40,7 +44,19 @@ def collect(folder: ResultsFolder, charts: Charts, n_boot: int, *, n_draws: int 
     for label, curves in by_label.items():
         of = "".join(c for c in label.replace(", ", "_") if c.isalnum() or c in "_-")
         rows = [row for curve in curves for row in _curve_rows(curve)]
+        ends = next((s for s in folder.settings if s.comparable.label == label), None)
+        rows += [{**dict.fromkeys(rows[0]), **line} for line in _references(ends)]
         charts.add(KIND, f"Emergence during pretraining: {label}", _caption(curves), rows, of=of)
+
+
+def _references(scores: SetScores | None) -> Iterator[Row]:
+    """Test F1 of the scorer of words and positions, and of full finetuning after the whole pretraining."""
+    if scores is None:
+        return
+    lines = {WORDS_ALONE: scores.comparable.model_free.words, FULL: scores.headline.f1.get(FULL)}
+    for mark, estimate in lines.items():
+        if estimate:
+            yield {"mark": mark, "score": "f1_tokens", "value": estimate.point}
 
 
 def _caption(curves: Sequence[EmergenceCurve]) -> str:
@@ -51,8 +67,9 @@ def _caption(curves: Sequence[EmergenceCurve]) -> str:
     return (
         f"Probes on the frozen trunk of every snapshot, layer chosen on validation, against held-out loss (axis "
         f"reversed) and tokens seen. Bands: {level:.0%} intervals, sentences resampled ({first.n_questions:,} "
-        f"questions of {first.n_sentences:,} sentences, {seeds}). Dashed: random trunks; dotted: best rule without a "
-        f"model. Shaded: 95% interval of the break (of a logistic: the middle of the rise), where a test finds one. "
+        f"questions of {first.n_sentences:,} sentences, {seeds}). Thin dashed: random trunks. Level lines, where "
+        "known: all weights trained after the whole pretraining, and what needs no language model. Shaded: 95% "
+        "interval of the break (of a logistic: the middle of the rise), where a test finds one. "
         f"Verdict: {verdicts}."
     )
 
@@ -95,11 +112,13 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     panels = figure.subplots(len(DRAWN), 2, sharey="row", sharex="col", squeeze=False)
     for (left, right), (score, words) in zip(panels, DRAWN.items(), strict=True):
         mine = rows_where(rows, score=score)
-        for i, family in enumerate(distinct(mine, "family")):
+        for i, family in enumerate(distinct([row for row in mine if row["mark"] not in LEVEL], "family")):
             _draw_family((left, right), i, family, rows_where(mine, family=family))
-        for row in rows_where(mine, mark=NO_MODEL)[:1]:
-            for ax in (left, right):
-                ax.axhline(row["value"], color="black", linestyle=":", linewidth=0.9, label="no model")
+        lines = [{"cell": row["mark"], "f1": row["value"]} for row in mine if row["mark"] in LEVEL]
+        for ax in (left, right):
+            reference_lines(ax, lines)
+        if score == "f1_tokens":
+            left.set_ylim(min(0, *left.get_ylim()), None)
         left.set_ylabel(words)
     panels[-1, 0].set_xlabel("held-out loss (nats per token)")
     panels[-1, 1].set_xlabel("tokens seen")

@@ -39,14 +39,14 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     for label, members in folder.grouping.over_samples().items():
         items = [(cell, item) for s in members for cell in CELLS for item in s.cells.get(cell, ())]
         mine = [row for cell, item in items if (row := _few_shot_row(label, cell, item))]
-        if len({row["samples"] for row in mine if row["limited"]}) >= 2:
+        if len({row["samples"] for row in mine}) >= 2:
             rows += sorted(mine, key=lambda row: (CELLS.index(row["cell"]), row["samples"], row["seed"]))
             clusters |= {item.result.scores("test").cluster for _, item in items}
     caption = (
         f"Test token F1 against training questions. {interval_words(rows, clusters)} "
         "Where a number of questions was run with several seeds: their mean, and a band over their range."
     )
-    reason = "it takes runs with at least two values of --finetune-samples"
+    reason = "it takes runs on at least two numbers of training questions (--finetune-samples)"
     charts.add(KIND, "Few-shot learning", caption, rows, reason)
 
 

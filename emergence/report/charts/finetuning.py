@@ -8,7 +8,7 @@ from typing import Any
 from emergence.findings.folder import ResultsFolder
 from emergence.measures.emergence_score import FULL
 from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
-from emergence.report.charts.drawing import COLOURS, MARKERS, shared_legend
+from emergence.report.charts.drawing import COLOURS, MARKERS, mean_and_band, shared_legend
 from emergence.report.charts.rows import (
     CELL_NAMES,
     cell_words,
@@ -17,8 +17,8 @@ from emergence.report.charts.rows import (
     histories,
     never,
     no_history,
-    numbers,
     rows_where,
+    seed_words,
 )
 
 
@@ -38,6 +38,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     caption = (
         "Finetuning with all weights trained, by epoch. Left: negative log-likelihood of the answer span; "
         "thin without markers: training. Right: token F1 on validation questions."
+        f"{seed_words(rows, 'cell')}"
     )
     charts.add(KIND, "Finetuning", caption, rows, no_history(folder, "no run here finetuned all weights"))
 
@@ -46,19 +47,19 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     figure.set_figheight(2.6)
     left, right = figure.subplots(1, 2)
     settings = distinct(rows)
-    for run in distinct(rows, "run"):
-        mine = rows_where(rows, run=run)
-        i, cell = settings.index(mine[0]["setting"]), mine[0]["cell"]
+    for setting, cell in dict.fromkeys((row["setting"], row["cell"]) for row in rows):
+        mine = rows_where(rows, setting=setting, cell=cell)
+        i = settings.index(setting)
         line = "-" if cell == FULL else "--"
-        name = f"{mine[0]['setting']}: {CELL_NAMES[cell]}"
+        name = f"{setting}: {CELL_NAMES[cell]}"
         filled = "white" if cell != FULL else COLOURS[i % 7]
         style: dict[str, Any] = {"color": COLOURS[i % 7], "linestyle": line}
         marked = {**style, "marker": MARKERS[i % 7], "markerfacecolor": filled, "label": name}
-        epochs = numbers(mine, "epoch")
         # A single epoch is a point, which a line does not show.
-        left.plot(epochs, numbers(mine, "train_loss"), linewidth=0.6, marker="." if len(mine) == 1 else "", **style)
-        left.plot(epochs, numbers(mine, "validation_loss"), **marked)
-        right.plot(epochs, numbers(mine, "validation_f1"), **marked)
+        point = "." if len({row["epoch"] for row in mine}) == 1 else ""
+        mean_and_band(left, mine, "epoch", "train_loss", band=False, linewidth=0.6, marker=point, **style)
+        mean_and_band(left, mine, "epoch", "validation_loss", **marked)
+        mean_and_band(right, mine, "epoch", "validation_f1", **marked)
     left.plot([], [], color="black", linewidth=0.6, label="training loss")
     left.set(xlabel="epoch", ylabel="loss (nats per question)")
     right.set(xlabel="epoch", ylabel="token F1 (validation)", ylim=(0, 1))

@@ -7,8 +7,17 @@ from typing import Any
 
 from emergence.findings.folder import ResultsFolder
 from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
-from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, shared_legend, with_unit
-from emergence.report.charts.rows import always, distinct, ends_in_words, histories, no_history, numbers, rows_where
+from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, mean_and_band, shared_legend, with_unit
+from emergence.report.charts.rows import (
+    always,
+    distinct,
+    ends_in_words,
+    histories,
+    no_history,
+    numbers,
+    rows_where,
+    seed_words,
+)
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
@@ -29,7 +38,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
                 rows.append({**where, "split": which, "step": line["step"], "tokens": line["tokens"], "loss": loss})
     caption = (
         "Cross-entropy of the next token against tokens seen. Thin: training batches. Thick, with markers: "
-        "held-out text; dotted: before the first step."
+        f"held-out text; dotted: before the first step.{seed_words(rows, 'split')}"
     )
     charts.add(KIND, "Pretraining", caption, rows, no_history(folder, "no run here pretrained a trunk"))
 
@@ -39,16 +48,16 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     ax = figure.subplots()
     for i, label in enumerate(distinct(rows)):
         colour, marker, line = COLOURS[i % 7], MARKERS[i % 7], LINES[i % 4]
-        for k, run in enumerate(distinct(rows_where(rows, setting=label), "run")):
-            mine = [row for row in rows_where(rows, run=run) if row["tokens"] > 0]
-            train, held_out = rows_where(mine, split="train"), rows_where(mine, split="validation")
+        mine = [row for row in rows_where(rows, setting=label) if row["tokens"] > 0]
+        held_out = rows_where(mine, split="validation")
+        style: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": line}
+        for run in distinct(mine, "run"):
+            train = rows_where(mine, split="train", run=run)
             ax.plot(numbers(train, "tokens"), numbers(train, "loss"), color=colour, linewidth=0.4, alpha=0.55)
-            name = f"{label} (held-out text)" if k == 0 else None
-            style: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": line, "label": name}
-            every = max(1, len(held_out) // 15)
-            ax.plot(numbers(held_out, "tokens"), numbers(held_out, "loss"), markevery=every, **style)
-            for row in [row for row in rows_where(rows, run=run, split="validation") if row["tokens"] == 0]:
-                ax.axhline(row["loss"], color=colour, linestyle=":", linewidth=0.8)
+        every = max(1, len({row["tokens"] for row in held_out}) // 15)
+        mean_and_band(ax, held_out, "tokens", "loss", markevery=every, label=f"{label} (held-out text)", **style)
+        for row in rows_where(rows, setting=label, split="validation", tokens=0):
+            ax.axhline(row["loss"], color=colour, linestyle=":", linewidth=0.8)
     ax.plot([], [], color="black", linewidth=0.4, alpha=0.55, label="training batches")
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(with_unit)

@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from emergence.errors import RunDirectoryError
 from emergence.findings.folder import ResultsFolder, RunOnDisk
+from emergence.findings.two_by_two import ModelFree
 from emergence.measures.bootstrap import Estimate
+from emergence.measures.conditional import LINEAR
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.report.charts.chart import Charts, Row
 
@@ -28,7 +30,16 @@ CELL_NAMES = {
     RANDOM_FULL: "random, all weights trained",
     RANDOM_FROZEN: "random, frozen",
 }
+#: Those of them whose trunk a probe reads.
+FROZEN_BARS = (FROZEN, "shuffled_frozen", RANDOM_FROZEN)
+#: Cell -> its trunk in words.
+TRUNK_NAMES = {
+    cell: "random" if cell.startswith("random") else "shuffled text" if cell.startswith("shuffled") else "pretrained"
+    for cell in CELL_NAMES
+}
 NO_MODEL, WORDS_ALONE = "no_model", "words_alone"
+#: What stands beside the bars as a line, in words. Both need no language model.
+LINE_NAMES = {NO_MODEL: "best rule, no model", WORDS_ALONE: "words and positions"}
 
 
 # Rows --------------------------------------------------------------------------------------------
@@ -118,10 +129,23 @@ def interval_words(rows: Sequence[Row], clusters: Iterable[str]) -> str:
     return f"Bars: {level:.0%} intervals, {resampled} resampled ({n})."
 
 
+def seed_words(rows: Sequence[Row], kind: str) -> str:
+    """What lines and bands are, where any setting has several seeds of one ``kind``. It begins with a blank."""
+    seeds = {(row["setting"], row[kind], row["seed"]) for row in rows}
+    several = len(seeds) > len({(setting, of) for setting, of, _ in seeds})
+    return " Where there are several seeds: their mean, and their range as a band." if several else ""
+
+
 def cell_words(row: Row) -> str:
     """The row's cell, or what stands in for a model."""
-    others = {NO_MODEL: "no model", WORDS_ALONE: "words and positions"}
-    return others.get(row["cell"]) or CELL_NAMES[row["cell"]]
+    words = LINE_NAMES.get(row["cell"]) or CELL_NAMES[row["cell"]]
+    return words if row.get("probe") in (None, LINEAR) else f"{words}, {row['probe']} probe"
+
+
+def model_free_rows(model_free: ModelFree, **where: Any) -> list[Row]:
+    """What answers the test questions without a language model, a row for each line of a figure."""
+    found = {NO_MODEL: model_free.floor and model_free.floor[1], WORDS_ALONE: model_free.words}
+    return [{**where, "cell": cell, "f1": estimate.point} for cell, estimate in found.items() if estimate]
 
 
 def value_words(value: Any) -> str:

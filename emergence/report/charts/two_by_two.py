@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from emergence.experiment.facts import HEADLINE
 from emergence.findings.ablation import without_order
 from emergence.findings.folder import ResultsFolder
-from emergence.measures.emergence_score import CELLS
+from emergence.findings.scores import SetScores
+from emergence.measures.conditional import BILINEAR, LINEAR
+from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS
 from emergence.measures.measured_coverage import units_of
 from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
-from emergence.report.charts.drawing import cell_bars, shared_legend
+from emergence.report.charts.drawing import panel_grid, reference_lines, shared_legend, trunk_bars
 from emergence.report.charts.rows import (
-    NO_MODEL,
+    CELL_NAMES,
+    FROZEN_BARS,
     SHUFFLED_CELLS,
-    WORDS_ALONE,
     cell_row,
     cell_words,
     distinct,
     interval_words,
+    model_free_rows,
+    of_one_setting,
     rows_where,
     value_words,
 )
@@ -31,25 +36,19 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     twins = without_order(folder.grouping)
     shown_elsewhere = {id(twin) for twin in twins.values()}
     for set_scores in (s for s in folder.settings if id(s.comparable) not in shown_elsewhere):
-        label = set_scores.comparable.label
-        n_sentences, n_documents = set_scores.units
         twin = twins.get(id(set_scores.comparable))
-        f1 = {cell: set_scores.headline.f1[cell] for cell in CELLS if cell in set_scores.headline.f1}
-        shuffled = folder.scores_of(twin).headline.f1 if twin else {}
-        f1 |= {name: shuffled[cell] for cell, name in SHUFFLED_CELLS.items() if cell in shuffled}
-        mine = [cell_row(label, cell, mean, n_sentences) | {"n_documents": n_documents} for cell, mean in f1.items()]
+        mine = [*_bars(set_scores, folder.scores_of(twin) if twin else None)]
         rows += mine
         clusters |= set_scores.resampled
-        free = set_scores.comparable.model_free
-        if free.floor and mine:
-            rows.append({**dict.fromkeys(mine[0]), "setting": label, "cell": NO_MODEL, "f1": free.floor[1].point})
-        if free.words and mine:
-            rows.append({**dict.fromkeys(mine[0]), **cell_row(label, WORDS_ALONE, free.words, n_sentences)})
+        if mine:
+            blank = dict.fromkeys(mine[0])
+            lines = model_free_rows(set_scores.comparable.model_free, setting=set_scores.comparable.label)
+            rows += [{**blank, **line} for line in lines]
     charts.add(
         KIND,
         "Frozen and trained, pretrained and random",
         f"Token F1 on test questions ({_counts(rows)}). {interval_words(rows, clusters)}"
-        " Dashed: the best rule without a model; dotted: words and positions, trained without one."
+        " Lines need no language model: the best rule, and a scorer that is trained on words and positions."
         + (_SHUFFLED_WORDS if any(row["cell"] in SHUFFLED_CELLS.values() for row in rows) else ""),
         rows,
         "no finished run with test scores",
@@ -65,28 +64,44 @@ def _counts(rows: Sequence[Row]) -> str:
     return "; ".join(f"{label}: {n:,} questions of {units}" for label, (n, units) in counts.items())
 
 
+def _bars(set_scores: SetScores, shuffled: SetScores | None) -> Iterator[Row]:
+    """A row for each trunk and read-out. Linear and bilinear probes read the frozen ones."""
+    label, (n_sentences, n_documents) = set_scores.comparable.label, set_scores.units
+    for probe, readout in ((LINEAR, HEADLINE), (BILINEAR, BILINEAR)):
+        ours, theirs = (s.readouts.get(readout) if s else None for s in (set_scores, shuffled))
+        f1 = {cell: mean for cell, mean in (ours.f1 if ours else {}).items() if cell in FROZEN_CELLS or probe == LINEAR}
+        f1 |= {
+            name: theirs.f1[cell]
+            for cell, name in SHUFFLED_CELLS.items()
+            if theirs and cell in theirs.f1 and (cell == FROZEN or probe == LINEAR)
+        }
+        for cell in CELL_NAMES:
+            if cell in f1:
+                of = probe if cell in FROZEN_BARS else None
+                yield cell_row(label, cell, f1[cell], n_sentences, probe=of) | {"n_documents": n_documents}
+
+
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:
-    settings = distinct(rows)
-    figure.set_figheight(2.9)
-    ax = figure.subplots()
-    cell_bars(ax, [(label, rows_where(rows, setting=label)) for label in settings])
-    for i, label in enumerate(settings):
-        for row in rows_where(rows, setting=label, cell=NO_MODEL):
-            name = None if "no model" in ax.get_legend_handles_labels()[1] else "no model"
-            ax.plot([i - 0.45, i + 0.45], [row["f1"]] * 2, color="black", linestyle="--", linewidth=0.9, label=name)
-        for row in rows_where(rows, setting=label, cell=WORDS_ALONE):
-            name = None if "words and positions" in ax.get_legend_handles_labels()[1] else "words and positions"
-            ax.plot([i - 0.45, i + 0.45], [row["f1"]] * 2, color="black", linestyle=":", linewidth=1.2, label=name)
-    ax.set(ylabel="token F1")
-    shared_legend(figure, [ax])
+    labels = distinct(rows)
+    panels = panel_grid(figure, labels)
+    for ax, label in zip(panels, labels, strict=True):
+        mine = rows_where(rows, setting=label)
+        bars = [row for row in mine if row["cell"] in CELL_NAMES]
+        groups = {
+            "linear probe": [row for row in bars if row["cell"] in FROZEN_BARS and row.get("probe") != BILINEAR],
+            "bilinear probe": [row for row in bars if row.get("probe") == BILINEAR],
+            "all weights\ntrained": [row for row in bars if row["cell"] not in FROZEN_BARS],
+        }
+        trunk_bars(ax, {name: group for name, group in groups.items() if group})
+        reference_lines(ax, [row for row in mine if row not in bars])
+    for ax in panels:
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel("token F1")
+    shared_legend(figure, panels)
 
 
 def _series(rows: Sequence[Row]) -> list[str]:
     return [f"{row['setting']}, {cell_words(row)}: {value_words(row['f1'])}" for row in rows]
 
 
-def _is_narrow(rows: Sequence[Row]) -> bool:
-    return len(distinct(rows)) <= 2
-
-
-KIND = ChartKind("two_by_two", 30, "grid", _collect, _draw, _series, _is_narrow)
+KIND = ChartKind("two_by_two", 30, "grid", _collect, _draw, _series, of_one_setting)
