@@ -212,18 +212,22 @@ def _detours(path: Sequence[RevisionFacts]) -> list[tuple[float, str, str]]:
 
 
 def _off_loss(curve: Sequence[RevisionFacts]) -> list[tuple[float, str, str]]:
-    """Robust z of every revision's loss against its neighbours', in log steps; at the ends against the nearest."""
+    """Robust z of how far every inner revision's loss lies outside what its neighbours have.
+
+    Between the two any loss may be right, because an early loss falls along a curve and not along a line. An end can
+    only be judged by its weights.
+    """
     if len(curve) < LEAST_REVISIONS:
         return []
-    x = np.log1p([float(r.step) for r in curve])
-    y = np.array([r.loss for r in curve], dtype=np.float64)
-    expected = [float(np.interp(x[k], np.delete(x, k), np.delete(y, k))) for k in range(len(curve))]
-    scores = np.abs(_robust_z(y - expected, _LEAST_LOSS_SD))
-    # Early losses fall fast, and nothing lies before the first: an end can only be judged by its weights.
-    scores[[0, -1]] = 0.0
+    outside = []
+    for before, here, after in zip(curve, curve[1:], curve[2:], strict=False):
+        low, high = sorted((before.loss or 0.0, after.loss or 0.0))
+        loss = here.loss or 0.0
+        outside.append(loss - min(max(loss, low), high))
+    scores = np.abs(_robust_z(np.array(outside), _LEAST_LOSS_SD))
     return [
-        (float(z), r.name, f"its loss {r.loss:.2f} is off the trend, which gives {e:.2f} (robust z = {z:.1f})")
-        for z, r, e in zip(scores, curve, expected, strict=True)
+        (float(z), r.name, f"its loss {r.loss:.2f} is {abs(off):.2f} nats outside its neighbours' (robust z = {z:.1f})")
+        for z, r, off in zip(scores, curve[1:-1], outside, strict=True)
     ]
 
 

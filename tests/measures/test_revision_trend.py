@@ -96,6 +96,13 @@ def test_weights_of_another_run_are_off_the_way_and_a_trained_start_is_off_guess
     assert "off the way" in suspects["step32"] and "guessing has ln V" in suspects["step0"]
 
 
+def test_a_loss_that_falls_along_a_curve_is_no_suspect() -> None:
+    """Losses of a real pretraining of 9.2 million weights, which bend sharply where the first words are learnt."""
+    losses = (9.758, 9.750, 9.736, 9.627, 8.839, 6.953, 6.332, 6.017, 5.787, 5.531, 5.168, 5.1)
+    revisions = [replace(r, loss=loss) for r, loss in zip(history(), losses, strict=True)]
+    assert find_suspects(revisions, 9.72) == {}
+
+
 def test_a_loss_off_the_trend_is_named_where_weights_say_nothing() -> None:
     revisions = [replace(r, sketch={}) for r in history()]
     revisions[8] = replace(revisions[8], loss=(revisions[8].loss or 0) + 3)
