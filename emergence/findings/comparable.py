@@ -456,7 +456,7 @@ def _changes(item: Found) -> dict[str, Any]:
     """Training settings other than the size's own."""
     if item.spec is None:
         return {}
-    usual = replace(item, spec=replace(item.spec, config=load_config(item.spec.config.name)))
+    usual = replace(item, spec=replace(item.spec, config=load_config(item.spec.base_config)))
     own = _training_settings(usual)
     return {key: value for key, value in _training_settings(item).items() if value != own.get(key)}
 

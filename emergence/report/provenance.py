@@ -16,6 +16,7 @@ from emergence.findings.folder import ResultsFolder
 from emergence.report.blocks import Block, Bullets, Code, Text, table
 from emergence.spec.config import load_config
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.published import STILL_SET
 from emergence.wording import duration
 
 #: Folder of the sweeps' records, and what is asked of one.
@@ -220,11 +221,11 @@ def reproduction(folder: ResultsFolder) -> Iterator[Block]:
 
 def command(spec: ExperimentSpec, runs_dir: str) -> str:
     """``emergence run`` with the flags that make this spec."""
-    parts = ["emergence", "run", "--config-name", spec.config.name, "--runs-dir", runs_dir]
+    parts = ["emergence", "run", "--config-name", spec.base_config, "--runs-dir", runs_dir]
     defaults = {f.name: f.default for f in fields(ExperimentSpec)}
     for f in fields(ExperimentSpec):
         value, flag = getattr(spec, f.name), "--" + f.name.replace("_", "-")
-        implied = f.name == "skip_pretrain" and spec.random_baseline
+        implied = f.name == "skip_pretrain" and (spec.random_baseline or spec.model is not None)
         if f.name == "config" or value == defaults[f.name] or implied:
             continue
         parts += [flag] if value is True else [flag, str(value)]
@@ -236,12 +237,14 @@ def command(spec: ExperimentSpec, runs_dir: str) -> str:
 def _settings(spec: ExperimentSpec) -> Iterable[str]:
     """``section.key=value`` for every value that the configuration of that name does not have today."""
     try:
-        usual = load_config(spec.config.name).to_dict()
+        usual = load_config(spec.base_config).to_dict()
     except EmergenceError:
         return
     for section, values in spec.config.to_dict().items():
         if not isinstance(values, dict):
             continue
         for key, value in values.items():
-            if section != "compute" and value != usual[section].get(key):
-                yield f"{section}.{key}={json.dumps(value) if not isinstance(value, str) else value}"
+            name = f"{section}.{key}"
+            is_its_own = spec.model is not None and section in ("model", "pretrain") and name not in STILL_SET
+            if section != "compute" and not is_its_own and value != usual[section].get(key):
+                yield f"{name}={value if isinstance(value, str) and not value.isdigit() else json.dumps(value)}"

@@ -154,6 +154,11 @@ class ExperimentSpec:
         return self.trained
 
     @property
+    def base_config(self) -> str:
+        """The configuration that the settings are told against: that of the size; the default for a published model."""
+        return str(CONFIG_NAME.default) if self.model else self.config.name
+
+    @property
     def pretrains(self) -> bool:
         return not self.skip_pretrain
 
@@ -197,6 +202,8 @@ class ExperimentSpec:
         defaults = {each.name: each.default for each in flags_of(type(self)) if each.name not in _FIRST_FLAGS}
         content = {k: v for k, v in self.to_dict().items() if k not in defaults or v != defaults[k]}
         content["config"] = _without_cosmetics(content["config"])
+        if self.model:  # which brings its own architecture and was pretrained elsewhere
+            content["config"] |= {"model": None, "pretrain": self.config.pretrain.precision}
         return _digest(content)
 
     @property

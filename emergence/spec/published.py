@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 #: What an exported trunk says of itself, beside its weights, and what that says it is.
 EXPORT_FILE, EXPORT_KIND = "emergence.json", "emergence-export"
-#: Settings of sections that a published model brings itself, but for these.
-_STILL_SET = ("pretrain.precision",)
+#: The settings of ``model`` and ``pretrain`` that a published model does not bring itself.
+STILL_SET = ("pretrain.precision",)
 
 
 def size_name(name: str) -> str:
@@ -51,5 +51,5 @@ def refuse_with_model(spec: ExperimentSpec, overrides: Iterable[str] = ()) -> No
         raise UsageError("--model never saw tokens of this program: drop --set finetune.marks=special")
     for override in overrides:
         key = override.partition("=")[0].strip()
-        if key.partition(".")[0] in ("model", "pretrain") and key not in _STILL_SET:
+        if key.partition(".")[0] in ("model", "pretrain") and key not in STILL_SET:
             raise UsageError(f"--set {override} changes nothing in a published model: drop it")

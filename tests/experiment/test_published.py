@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from emergence.experiment.verification import verify_run
 from emergence.export.folder import write_export
 from emergence.findings.table import build_table
 from emergence.model.huggingface import HuggingFaceEncoder, load_model
+from emergence.report.provenance import command
 from emergence.spec.cost import plan_experiment
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.snapshots.options import SnapshotOptions
@@ -248,6 +250,33 @@ def test_model_and_revision_are_part_of_the_identity_and_of_the_name(models: Pat
         k: v for k, v in without["config"]["probe"].items() if k not in ("layers", "weights", "features")
     }}  # fmt: skip
     assert ExperimentSpec.from_dict(without).experiment_id == plain.experiment_id
+
+
+def test_the_command_that_reproduces_a_run_makes_the_same_experiment(models: Path) -> None:
+    for flags in ({"revision": "step8", "seed": 3}, {"random_baseline": True, "layout": "echo"}):
+        spec = spec_of(models / "gpt2", 'probe.layers="2"', **flags)
+        words = shlex.split(command(spec, "some runs"))
+        assert words[:6] == ["emergence", "run", "--config-name", "tiny", "--runs-dir", "some runs"]
+        given: dict[str, Any] = {"set_values": []}
+        for flag, value in zip(words[6:], [*words[7:], "--"], strict=True):
+            name = flag.removeprefix("--").replace("-", "_")
+            if flag == "--set":
+                given["set_values"].append(value)
+            elif flag.startswith("--"):
+                given[name] = True if value.startswith("--") else int(value) if name == "seed" else value
+        again = ExperimentSpec.from_flags(**given)
+        assert again.experiment_id == spec.experiment_id
+
+
+def test_two_models_with_two_seeds_stand_beside_each_other(models: Path, tmp_path: Path) -> None:
+    for family in ("gpt2", "llama"):
+        for seed in (0, 1):
+            run(tmp_path, spec_of(models / family, "probe.validity=false", seed=seed))
+    table = build_table(tmp_path / "runs")
+    assert [(row.model, row.n_seeds) for row in table.rows if row.mode == "frozen" and not row.is_extra_probe] == [
+        ("gpt2", 2),
+        ("llama", 2),
+    ]
 
 
 @pytest.mark.parametrize(
