@@ -102,6 +102,7 @@ def run_command(
     resume: Annotated[str | None, typer.Option(help="Go on with this run (its own command does, too).")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew: no resuming, no trunk from another run.")] = False,
     log: Annotated[str | None, typer.Option(metavar="SINK", help="Also log to tensorboard, wandb or trackio.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a run of more than an hour.")] = False,
     **flags: Any,
 ) -> None:
     """Pretrain, finetune or probe, evaluate; resumes by itself after any interruption.
@@ -120,21 +121,27 @@ def run_command(
     spec = ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags) if resume is None else None
     from emergence.commands.run import run_locally
 
-    run_locally(spec, runs_dir, resume=resume, fresh=fresh, sink=log)
+    run_locally(spec, runs_dir, resume=resume, fresh=fresh, sink=log, yes=yes)
 
 
 @app.command("plan")
 @takes(*experiment_flags(), *flags_of(Request, "gpu", "max_cost"))
 def plan_command(*, as_json: AsJson = False, **flags: Any) -> None:
-    """What a run on Modal would do and cost: tokens, GPU, hours, dollars. Launches nothing."""
+    """What a run would do, and cost on Modal: tokens, GPU, hours, dollars, and hours here. Launches nothing."""
     import json
 
     from emergence.spec.cost import plan_experiment, refuse_if_too_dear
+    from emergence.spec.local_time import core_time, this_machine
     from emergence.spec.memory import refuse_if_too_large_for
 
     gpu, max_cost = flags.pop("gpu"), flags.pop("max_cost")
-    plan = plan_experiment(ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags), gpu)
-    say(json.dumps(plan.to_dict(), indent=2) if as_json else plan.text())
+    spec = ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags)
+    plan, here, machine = plan_experiment(spec, gpu), core_time(spec), this_machine()
+    if as_json:
+        hours_here = [seconds / 3600 for seconds in here.on(machine)]
+        say(json.dumps({**plan.to_dict(), "hours_here": hours_here}, indent=2))
+    else:
+        say(f"{plan.text()}\n{'here':<12} {here.text(machine)}")
     refuse_if_too_large_for(plan)
     refuse_if_too_dear(plan, max_cost)
 

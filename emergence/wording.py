@@ -81,6 +81,20 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
+def time_range(least: float, most: float) -> str:
+    """Two durations in seconds in the unit of the longer one: ``3 to 11 h``, ``2.1 to 6 days``, ``under 1 min``."""
+    units = ((172_800, 86_400, "days"), (5_400, 3_600, "h"), (90, 60, "min"), (0, 1, "s"))
+    _, size, unit = next(entry for entry in units if most >= entry[0])
+
+    def shown(value: float) -> str:
+        return f"{value:.1f}".removesuffix(".0") if value < 3 and size > 60 else f"{value:,.0f}"
+
+    low, high = shown(least / size), shown(most / size)
+    if low == "0":
+        return f"up to {high} {unit}"
+    return f"{low} to {high} {unit}" if low != high else f"about {high} {unit}"
+
+
 def counted(count: int, noun: str) -> str:
     """``1 run``, ``1,200 runs``."""
     return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 from emergence.errors import install_line
-from emergence.wording import aligned
+from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.local_time import core_time, this_machine
+from emergence.wording import aligned, time_range
 
 Status = Literal["ok", "note", "missing"]
 
@@ -53,7 +55,7 @@ class Check:
 
 def diagnose() -> list[Check]:
     """Run all checks. It takes about two seconds and no network."""
-    checks = [_python(), *_packages(), _cores_and_memory(), _disk()]
+    checks = [_python(), *_packages(), _cores_and_memory(), _time(), _disk()]
     if importlib.util.find_spec("torch"):
         checks += _torch()
     checks += [_compiler(), _modal_token(), _hub()]
@@ -104,6 +106,14 @@ def _cores_and_memory() -> Check:
     if memory < 4:
         return Check("CPU", "note", size, "use --config-name debug; tiny wants about 4 GiB")
     return Check("CPU", "ok", size)
+
+
+def _time() -> Check:
+    """What runs of two sizes would take here: the estimate of `config`, `plan`, `run` and `sweep --dry-run`."""
+    machine = this_machine()
+    took = {name: core_time(ExperimentSpec.from_flags(config_name=name)).on(machine) for name in ("debug", "tiny")}
+    times = ", ".join(f"{name} {time_range(*seconds)}" for name, seconds in took.items())
+    return Check("a run", "note" if machine.busy > 1 else "ok", f"{times}, on {machine}")
 
 
 def _disk() -> Check:

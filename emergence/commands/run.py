@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from emergence.findings.two_by_two import Grid, RunScores, build_grid, format_gr
 from emergence.findings.verdict import Verdict, verdict_of
 from emergence.report.terminal import describe_result, describe_verdict
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.local_time import ask_if_long, core_time, this_machine
 from emergence.training.live_sinks import open_sink
 from emergence.training.recording import TerminalProgress, plain_messages
 from emergence.wording import in_line, say
@@ -36,7 +38,7 @@ DEMO_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def run_locally(
-    spec: ExperimentSpec | None, runs_dir: Path, *, resume: str | None, fresh: bool, sink: str | None
+    spec: ExperimentSpec | None, runs_dir: Path, *, resume: str | None, fresh: bool, sink: str | None, yes: bool = False
 ) -> RunResult | None:
     """``emergence run``: run one experiment and print what it found.
 
@@ -46,6 +48,7 @@ def run_locally(
         resume: Run id to go on with.
         fresh: Start anew even where an unfinished or finished twin exists.
         sink: ``tensorboard``, ``wandb`` or ``trackio``, or None.
+        yes: Do not ask before a run of more than an hour.
     """
     refuse_if_no_folder(runs_dir)
     store = RunStore(runs_dir)
@@ -63,6 +66,7 @@ def run_locally(
             run_id=resume,
             fresh=fresh,
             should_stop=should_stop,
+            before_reading=partial(_say_how_long, spec, store, is_begun=resume is not None, fresh=fresh, yes=yes),
             on_open=announce,
             progress=TerminalProgress(),
             wrap_recorder=wrap_recorder,
@@ -70,6 +74,22 @@ def run_locally(
     if result is not None:
         say(describe_result(result, runs_dir))
     return result
+
+
+def _say_how_long(spec: ExperimentSpec, store: RunStore, *, is_begun: bool, fresh: bool, yes: bool) -> None:
+    """Say how long a run takes here, and ask where that is long. Who goes on with one has been asked already.
+
+    Raises:
+        UsageError: It takes more than an hour, and the person does not want that.
+    """
+    if spec.model:  # what a published model needs is known when its files are
+        return
+    is_begun = is_begun or (not fresh and store.find_unfinished(spec) is not None)
+    has_trunk = not fresh and store.find_pretrained(spec.pretrain_id) is not None
+    work, machine = core_time(spec, has_trunk=has_trunk), this_machine()
+    say(f"estimate: {work.text(machine)}{', less what is done already' * is_begun}", err=True)
+    if not is_begun:
+        ask_if_long(work, machine, yes)
 
 
 def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:

@@ -12,6 +12,7 @@ from typing import Any
 from emergence.errors import EmergenceError, UnreachableError, UsageError, install_line, require_packages
 from emergence.plain import plain
 from emergence.spec.cost import ask_if_dear
+from emergence.spec.local_time import ask_if_long
 from emergence.spec.matrix import load_matrix, matrix_path
 from emergence.sweep.existing import Existing, mark_existing
 from emergence.sweep.graph import Graph, Task, build_tasks
@@ -44,7 +45,7 @@ class Options:
 
     Attributes:
         jobs: Runs at a time. dry_run: Show the plan and stop. max_cost: Refuse an estimate above it.
-        yes: Do not ask before a costly launch. as_json: Print JSON instead of text.
+        yes: Do not ask before a long or costly launch. as_json: Print JSON instead of text.
         gpu: On Modal, the GPU in place of the configurations'.
         out, say: Where results go, and where progress goes.
     """
@@ -99,6 +100,16 @@ def resume(runs_dir: Path, name: str | None, options: Options) -> int:
     return _go_on(record, list(record.graph.tasks.values()), options)
 
 
+def _refuse_ignored(place: Place, options: Options) -> None:
+    """Refuse flags that change nothing where a sweep runs, since whoever gives them expects that they do."""
+    if place.is_rented:
+        return
+    if options.max_cost is not None:
+        raise UsageError("--max-cost limits what Modal charges, and this machine charges nothing: add --on modal")
+    if options.gpu and not options.dry_run:
+        raise UsageError("--gpu names a GPU of Modal's, and this sweep runs on this machine: add --on modal")
+
+
 def _jobs(options: Options, on: str) -> int:
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
@@ -113,6 +124,7 @@ def _keep_what_is_known(record: Record, before: Record) -> None:
 
 def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
     place = place_of(record.on)
+    _refuse_ignored(place, options)
     if not (place.is_rented or options.dry_run):
         require_packages("a sweep on this machine", "torch", "numpy", "scipy", "tokenizers")
     try:
@@ -139,6 +151,8 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
         options.say("dry run: nothing was started")
         return 0
     if plan.left:
+        if not place.is_rented:
+            ask_if_long(plan.here, plan.machine, options.yes)
         ask_if_dear(plan.dollars, options.yes)
         record.max_cost = options.max_cost
         options.say(f"record       {record.path}")

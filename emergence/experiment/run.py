@@ -55,6 +55,7 @@ def run_experiment(
     device: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     alive: Callable[[], object] = lambda: None,
+    before_reading: Callable[[], None] = lambda: None,
     on_commit: Callable[[], None] | None = None,
     on_open: Callable[[RunDirectory, str], None] = lambda run, what: None,
     progress: Progress = NoProgress(),
@@ -73,6 +74,7 @@ def run_experiment(
         device: ``cpu``, ``cuda`` or ``cuda:N``; by default the GPU, if there is one.
         should_stop: Asked after every step. True saves a checkpoint and raises ``StopRequested``.
         alive: Called after every batch of work that does not stop in the middle, such as scoring.
+        before_reading: Called when flags and memory are right, before any data is read. It may refuse.
         on_commit: Called when a checkpoint or the result is safely on disk.
         on_open: Called with the run directory and ``new``, ``resumed`` or ``finished``.
         progress: Shows a person how far the run is.
@@ -96,6 +98,8 @@ def run_experiment(
         place = select_device(device)
         if spec.model is None:  # what a published model needs is known when its files are
             refuse_if_too_large(spec, free_memory(), gpu_memory(place))
+        if workers.is_first:
+            before_reading()
         inputs = read_inputs(spec, store, cache_dir, place)
         refuse_changed_text(store, trunk, inputs.text.fingerprint if inputs.text else None)
         run, what = _open(spec, store, run_id, fresh, workers)

@@ -42,7 +42,7 @@ class Request:
     max_cost: float | None = flag(
         None, "Exit 2 if the estimate is higher. On Modal, save and stop when it is spent.", metavar="DOLLARS"
     )
-    yes: bool = flag(False, "Do not ask before a costly launch.")
+    yes: bool = flag(False, "Do not ask before a long or costly launch.")
     take_over: bool = flag(False, "With --resume: although a call that was stopped from outside seems to hold the run.")
     log: str | None = flag(None, "Also log to wandb or trackio.", metavar="SINK")
     secret: str | None = flag(None, "Names of Modal secrets that the run gets, e.g. wandb.", metavar="NAMES")

@@ -7,6 +7,7 @@ Prices come from the dated table in ``configs/prices.toml``. Standard library on
 
 from __future__ import annotations
 
+import math
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -16,16 +17,14 @@ from typing import Any
 from emergence.errors import ConfigError, UsageError
 from emergence.spec.config import config_path
 from emergence.spec.experiment import ExperimentSpec
-from emergence.spec.model_size import ParameterCounts, count_parameters, embedding_rows, training_flops_per_token
-from emergence.spec.search_budget import finetuning_passes, grid_size, search_passes
+from emergence.spec.model_size import ParameterCounts, count_parameters, embedding_rows
+from emergence.spec.workload import workload_of
 from emergence.wording import did_you_mean
 
 #: Share of the peak that a very wide model reaches, and the hidden size that reaches half of that share.
 WIDE_UTILISATION, HALF_WIDTH = 0.40, 512
 #: Container start, data copying, compilation, evaluation.
 OVERHEAD_HOURS = 0.1
-#: Training questions and tokens a question (with its sentence) by ``--finetune-data``, rounded.
-QUESTIONS = {"qasrl": (6_400, 45), "qasrl-bank": (190_000, 45), "squad": (87_600, 200), "qasrl+squad": (94_000, 190)}
 #: Each further device adds this share of the first one's speed, because gradients have to be exchanged.
 EXTRA_DEVICE = 0.8
 #: An attempt may take this many times its estimate, and an hour at least. Modal allows a day.
@@ -178,17 +177,12 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
     _refuse_published(spec)
     table = _prices()
     device = find_gpu(gpu or spec.config.compute.gpu)
-    model, pretrain = spec.config.model, spec.config.pretrain
-    vocab_rows = embedding_rows(model.vocab_size)
-    parameters = count_parameters(model, vocab_rows)
-    tokens = pretrain.epochs * pretrain.samples_per_epoch * model.sequence_length if spec.pretrains and not trunk else 0
-    tuning_tokens, search_tokens = _finetune_tokens(spec)
-    # Finetuning has no vocabulary head: 6 N a token (Kaplan et al. 2020).
-    pretrain_flop = tokens * training_flops_per_token(model, vocab_rows)
-    flop = pretrain_flop + 6.0 * (tuning_tokens + search_tokens) * parameters.non_embedding
+    model = spec.config.model
+    parameters = count_parameters(model, embedding_rows(model.vocab_size))
+    work = workload_of(spec, has_trunk=trunk is not None)
     utilisation = WIDE_UTILISATION * model.hidden_size / (model.hidden_size + HALF_WIDTH)
     speed = device.tflops * 1e12 * utilisation * (1 + EXTRA_DEVICE * (device.count - 1))
-    hours = flop / speed / 3600 + OVERHEAD_HOURS
+    hours = work.flop / speed / 3600 + OVERHEAD_HOURS
     compute = spec.config.compute
     container = compute.cpu * table["cpu_core"] + compute.memory_gigabytes * table["memory_gigabyte"]
     dollars = hours * (device.dollars_per_hour * device.count + container)
@@ -196,10 +190,10 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
         spec=spec,
         gpu=device,
         parameters=parameters,
-        pretrain_tokens=tokens,
-        finetune_tokens=tuning_tokens,
-        search_tokens=search_tokens,
-        flop=flop,
+        pretrain_tokens=work.pretrain_tokens,
+        finetune_tokens=work.finetune_tokens,
+        search_tokens=work.search_tokens,
+        flop=work.flop,
         utilisation=utilisation,
         hours=hours,
         dollars=dollars,
@@ -208,33 +202,32 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
     )
 
 
-def _finetune_tokens(spec: ExperimentSpec) -> tuple[int, int]:
-    """Tokens that finetuning (or one pass for probe features) reads, roughly, and those of the search before it."""
-    if spec.skip_finetune:
-        return 0, 0
-    questions, length = QUESTIONS[spec.finetune_data]
-    if spec.data == "microworld":
-        questions, length = spec.config.microworld.train_documents * 8, 30
-    questions = min(questions, spec.finetune_samples or questions)
-    length *= 2 if spec.layout == "echo" else 1
-    if spec.freeze_llm:
-        return questions * length, 0
-    config = spec.config.finetune
-    searched = search_passes(questions, config, grid_size(spec.random_baseline))
-    return finetuning_passes(questions, config) * length, searched * length
-
-
 def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:
     """Refuse a plan whose estimate is above ``--max-cost``.
 
     Raises:
-        UsageError: It is above.
+        UsageError: It is above, or ``--max-cost`` is no amount.
     """
-    if max_cost is not None and plan.dollars > max_cost:
+    refuse_above(max_cost, plan.dollars, "", "a smaller --config-name, a cheaper --gpu,")
+
+
+def refuse_above(max_cost: float | None, dollars: float, what: str, cure: str) -> None:
+    """Refuse an estimate of ``dollars`` above ``--max-cost``.
+
+    Args:
+        what: What the estimate is for, with a blank before it. cure: What would lower it, beside fewer tokens.
+
+    Raises:
+        UsageError: It is above, or ``--max-cost`` is no amount.
+    """
+    if max_cost is None:
+        return
+    if not 0 <= max_cost < math.inf:  # nan too
+        raise UsageError(f"--max-cost {max_cost:g}: give an amount of dollars, 0 or more")
+    if dollars > max_cost:
         raise UsageError(
-            f"the estimate of ${plan.dollars:.2f} is above --max-cost {max_cost:g}: "
-            "raise it, or take a smaller --config-name, a cheaper --gpu, or fewer tokens "
-            "(--set pretrain.samples_per_epoch=N)"
+            f"the estimate of ${dollars:.2f}{what} is above --max-cost {max_cost:g}: "
+            f"raise it, or take {cure} or fewer tokens (--set pretrain.samples_per_epoch=N)"
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emergence.errors import UsageError
-from emergence.spec.cost import QUESTIONS, Plan
+from emergence.spec.cost import Plan
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.model_size import (
     CPU_MICRO_BATCH_TOKENS,
@@ -20,9 +20,8 @@ from emergence.spec.model_size import (
     embedding_rows,
     training_memory_bytes,
 )
+from emergence.spec.workload import questions_of
 
-#: Words of a micro-world question with its sentence, and questions a document.
-_MICROWORLD_TOKENS, _MICROWORLD_QUESTIONS = 30, 8
 _GIB = 2**30
 _MEMINFO = Path("/proc/meminfo")
 #: Limit and use of a container's memory, in the two layouts that Linux has had.
@@ -106,13 +105,10 @@ def _probing(spec: ExperimentSpec) -> MemoryNeed:
 
 def _questions(spec: ExperimentSpec) -> tuple[int, int]:
     """Training questions, and tokens of one with its sentence, roughly."""
-    count, tokens = QUESTIONS[spec.finetune_data]
+    count, tokens = questions_of(spec)
     if spec.qa_data:  # how many there are is not known yet
-        count = 10**9
-    elif spec.data == "microworld":
-        count, tokens = spec.config.microworld.train_documents * _MICROWORLD_QUESTIONS, _MICROWORLD_TOKENS
-    tokens = min(tokens * (2 if spec.layout == "echo" else 1), spec.config.model.sequence_length)
-    return min(count, spec.finetune_samples or count), tokens
+        count = spec.finetune_samples or 10**9
+    return count, min(tokens, spec.config.model.sequence_length)
 
 
 # What there is -------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ class _Processes:
         self.record, self.graph, self.context, self.say = record, record.graph, context, say
         self.stop_switch, self.forwarded = stop, 0
         self.running: dict[str, _Running] = {}
-        self.weights = {task.key: cost_of(task).cpu_hours for task in self.graph.unfinished}
+        self.weights = {task.key: cost_of(task).here.least for task in self.graph.unfinished}
         self.total, self.begun = len(self.graph.tasks), time.monotonic()
         self.spoke = time.monotonic()
 

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emergence.errors import UsageError
-from emergence.spec.cost import Plan, plan_experiment
+from emergence.spec.cost import Plan, plan_experiment, refuse_above
+from emergence.spec.local_time import CoreTime, Machine, core_time, this_machine
 from emergence.spec.memory import free_memory, refuse_if_too_large, refuse_if_too_large_for
 from emergence.sweep.graph import Graph, Task
 from emergence.sweep.place import Place
-from emergence.wording import aligned, counted
-
-#: FLOP/s that one CPU core sustains in training, roughly, and the seconds that a run takes besides training.
-CPU_RATE, CPU_OVERHEAD_SECONDS = 5e10, 10.0
+from emergence.wording import aligned, counted, time_range
 
 
 @dataclass(frozen=True)
@@ -24,12 +21,12 @@ class Cost:
 
     Attributes:
         plan: Tokens, FLOP, and hours and dollars on Modal.
-        cpu_hours: Hours on one CPU core.
+        here: What it takes of one core of this machine.
     """
 
     task: Task
     plan: Plan
-    cpu_hours: float
+    here: CoreTime
 
 
 def cost_of(task: Task, gpu: str | None = None) -> Cost:
@@ -40,7 +37,7 @@ def cost_of(task: Task, gpu: str | None = None) -> Cost:
     """
     spec = task.spec if task.needs is None else dataclasses.replace(task.spec, skip_pretrain=True)
     plan = plan_experiment(spec, gpu)
-    return Cost(task, plan, (plan.flop / CPU_RATE + CPU_OVERHEAD_SECONDS) / 3600)
+    return Cost(task, plan, core_time(spec))
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ class SweepPlan:
 
     Attributes:
         left: Costs of the tasks to do. done: Tasks that are done already.
+        machine: This machine, for the estimate of what they would take here.
     """
 
     graph: Graph
@@ -56,39 +54,49 @@ class SweepPlan:
     jobs: int
     left: tuple[Cost, ...]
     done: tuple[Task, ...]
+    machine: Machine
 
     @classmethod
     def of(cls, graph: Graph, place: Place, jobs: int, gpu: str | None = None) -> SweepPlan:
         left = tuple(cost_of(task, gpu) for task in graph.tasks.values() if graph.status[task.key].state != "done")
-        return cls(graph, place, jobs, left, tuple(graph.in_state("done")))
+        return cls(graph, place, jobs, left, tuple(graph.in_state("done")), this_machine())
 
     @property
     def dollars(self) -> float:
-        return sum(cost.plan.dollars for cost in self.left) if self.place.is_rented else 0.0
+        """What the tasks to do cost where they are to run: nothing on this machine."""
+        return self.modal_dollars if self.place.is_rented else 0.0
 
     @property
-    def hours(self) -> float:
-        """Hours of one GPU for all tasks in turn where GPUs are rented, else hours of one CPU core."""
-        return sum(self._hours(cost) for cost in self.left)
+    def modal_dollars(self) -> float:
+        return sum(cost.plan.dollars for cost in self.left)
+
+    @property
+    def modal_hours(self) -> float:
+        """Hours of one GPU on Modal for all tasks in turn."""
+        return sum(cost.plan.hours for cost in self.left)
+
+    @property
+    def here(self) -> CoreTime:
+        """What all tasks to do take of this machine's cores."""
+        return sum((cost.here for cost in self.left), CoreTime())
+
+    @property
+    def seconds_here(self) -> tuple[float, float]:
+        """Seconds that all tasks to do take on this machine, at least and at most."""
+        return self.here.on(self.machine)
 
     @property
     def tokens(self) -> int:
         return sum(cost.plan.pretrain_tokens + cost.plan.finetune_tokens for cost in self.left)
 
-    def _hours(self, cost: Cost) -> float:
-        return cost.plan.hours if self.place.is_rented else cost.cpu_hours
-
     def refuse_if_too_dear(self, max_cost: float | None) -> None:
         """Refuse a sweep whose estimate for all tasks to do is above ``--max-cost``.
 
         Raises:
-            UsageError: It is above.
+            UsageError: It is above, or ``--max-cost`` is no amount.
         """
-        if max_cost is not None and self.dollars > max_cost:
-            raise UsageError(
-                f"the estimate of ${self.dollars:.2f} for {counted(len(self.left), 'run')} is above --max-cost "
-                f"{max_cost:g}: raise it, or take fewer cells (--only) or tokens (--set pretrain.samples_per_epoch=N)"
-            )
+        what, cure = f" for {counted(len(self.left), 'run')}", "fewer cells (--only)"
+        refuse_above(max_cost, self.dollars, what, cure)
 
     def refuse_if_too_large(self) -> None:
         """Refuse a sweep with a run that cannot fit the machine, or what it asks of Modal.
@@ -111,8 +119,9 @@ class SweepPlan:
             "tasks": [self._task_dict(cost) for cost in self.left],
             "done": [{"name": t.label, "run_id": self.graph.status[t.key].run_id} for t in self.done],
             "tokens": self.tokens,
-            "hours": self.hours,
             "dollars": self.dollars,
+            "modal": {"hours": self.modal_hours, "dollars": self.modal_dollars},
+            "hours_here": _in_hours(self.seconds_here),
         }
 
     def _task_dict(self, cost: Cost) -> dict[str, Any]:
@@ -122,41 +131,43 @@ class SweepPlan:
             "key": cost.task.key,
             "needs": None if needs is None else self.graph.tasks[needs].label,
             **cost.plan.to_dict(),
-            "cpu_hours": cost.cpu_hours,
+            "hours_here": _in_hours(cost.here.on(self.machine)),
         }
 
     def text(self) -> str:
         """A line for every cell, its seeds together, and the total."""
-        rented = self.place.is_rented
-        titles = ["run", "seeds", "pretraining tokens", "finetuning tokens", "GPU hours" if rented else "core hours"]
-        rows = [titles + (["GPU", "dollars"] if rented else [])]
+        rows = [["run", "seeds", "pretraining tokens", "finetuning tokens", "time here", "GPU hours", "GPU", "dollars"]]
         for name in dict.fromkeys(cost.task.name for cost in self.left):
             costs = [cost for cost in self.left if cost.task.name == name]
-            plans = [cost.plan for cost in costs]
+            plans, here = [cost.plan for cost in costs], sum((cost.here for cost in costs), CoreTime())
             row = [name, _seeds([cost.task.spec.seed for cost in costs])]
             row += [_tokens(sum(plan.pretrain_tokens for plan in plans))]
             row += [_tokens(sum(plan.finetune_tokens for plan in plans))]
-            row += [f"{sum(self._hours(cost) for cost in costs):.2f}"]
-            row += [plans[0].gpu.modal_name, f"{sum(plan.dollars for plan in plans):.2f}"] if rented else []
-            rows.append(row)
+            row += [time_range(*here.on(self.machine)), f"{sum(plan.hours for plan in plans):.2f}"]
+            rows.append([*row, plans[0].gpu.modal_name, f"{sum(plan.dollars for plan in plans):.2f}"])
         lines = aligned(rows, left=2) if self.left else []
         return "\n".join([*lines, "", self.summary()] if lines else [self.summary()])
 
     def summary(self) -> str:
-        """One sentence: how much is to do, how much is done, and what the rest takes."""
+        """How much is to do, how much is done, and what the rest takes here and on Modal; the place meant is first."""
         done = f"{len(self.done)} done already" if self.done else "none done yet"
         if not self.left:
             return f"nothing to do: all {counted(len(self.done), 'run')} are done already"
         pretrainings = sum(cost.task.is_pretraining for cost in self.left)
         parts = [f"{counted(len(self.left), 'run')} to do ({counted(pretrainings, 'pretraining')}), {done}"]
         parts.append(f"{_tokens(self.tokens)} tokens at most")
-        if self.place.is_rented:
-            date = self.left[0].plan.prices_date
-            parts.append(f"{self.hours:.1f} GPU hours, ${self.dollars:.2f} (estimate, list prices of {date})")
-        else:
-            parts.append(f"about {max(self.hours, 0.01):.2f} core hours (at {CPU_RATE / 1e9:.0f} GFLOP/s a core)")
-        parts.append(self.place.at_a_time(self.jobs))
-        return "; ".join(parts)
+        here = f"here         $0.00, {self.here.text(self.machine)}"
+        modal = (
+            f"on Modal     ${self.modal_dollars:.2f}, {self.modal_hours:.1f} GPU hours "
+            f"(estimate, list prices of {self.left[0].plan.prices_date})"
+        )
+        lines = [modal, here] if self.place.is_rented else [here, modal]
+        lines[0] += f"; {self.place.at_a_time(self.jobs)}"
+        return "\n".join(["; ".join(parts), *lines])
+
+
+def _in_hours(seconds: Sequence[float]) -> list[float]:
+    return [value / 3600 for value in seconds]
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from emergence.errors import EmergenceError
 from emergence.model import Trunk, linear_cross_entropy
 from emergence.spec.config import PretrainConfig
+from emergence.spec.local_time import COMMON_CORE
 from emergence.spec.model_size import CPU_MICRO_BATCH_TOKENS, training_flops_per_token
 from emergence.training.context import Context
 from emergence.training.precision import autocast
@@ -21,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 #: ``compile = auto`` compiles on a CPU when the run would take longer than this (compiling costs most of a minute).
 COMPILE_ABOVE_SECONDS = 1200.0
-#: Operations a second that one CPU thread sustains. Only that estimate uses it.
-CPU_FLOPS_PER_THREAD = 5e10
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -120,7 +119,7 @@ def wants_compilation(setting: str, device: torch.device, flops: float) -> bool:
         return setting == "on"
     if device.type != "cpu":
         return True
-    seconds = flops / (CPU_FLOPS_PER_THREAD * torch.get_num_threads())
+    seconds = flops / (COMMON_CORE * torch.get_num_threads())
     return seconds > COMPILE_ABOVE_SECONDS and _has_cpp_compiler()
 
 
