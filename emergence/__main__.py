@@ -16,13 +16,10 @@ def main() -> None:
     with installed():
         if importlib.util.find_spec("typer") is None and sys.argv[1:2] == ["pull"]:
             from emergence.commands.pull import pull_without_typer
-            from emergence.remote.refusals import end_with
+            from emergence.remote.refusals import ending_in_one_line
 
-            try:
+            with ending_in_one_line():
                 pull_without_typer(sys.argv[2:])
-            except Exception as error:
-                end_with(error)
-                raise
             return
         from emergence.cli import run
     run()

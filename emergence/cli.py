@@ -7,6 +7,7 @@ without torch. User errors end in one line on standard error and the error's own
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,17 +19,39 @@ from emergence.commands.pull import ABOUT as ABOUT_PULL
 from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
 from emergence.commands.sweep_app import RunsDir
 from emergence.commands.sweep_app import app as sweep_app
-from emergence.errors import UsageError, memory_errors_in_one_line, one_line
+from emergence.errors import UsageError, one_line, require_packages
+from emergence.experiment.store import RunDirectory, find_run, refuse_if_no_folder, refuse_if_no_results
 from emergence.remote.launch import Request
 from emergence.remote.pull import Part
-from emergence.remote.refusals import end_with
+from emergence.remote.refusals import ending_in_one_line, interrupted
+from emergence.report.output_files import refuse_output_file, refuse_output_folder, write_output
 from emergence.spec.experiment import SET, ExperimentSpec, experiment_flags
 from emergence.spec.flags import flags_of, takes
 from emergence.wording import in_line, say
 
+#: Commands in the order in which a person comes to use them, as ``--help`` shows them.
+ORDER = (
+    *("doctor", "demo", "config", "plan", "run", "list", "ask", "compare", "table", "figures", "report"),
+    *("sweep", "probe-snapshots", "curves", "probe", "revisions", "export", "pull", "verify-run"),
+)
 
-class _PlainErrors(TyperGroup):
-    """Removes the prefix that pydantic puts before Typer's messages."""
+
+class _Commands(TyperGroup):
+    """The commands in the order of their use, in whole sentences; no prefix of pydantic's before Typer's messages."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(1_000)) for name, each in commands if each])
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)
+        for param in params:  # README tells of shell completion
+            param.hidden = param.hidden or param.name in ("install_completion", "show_completion")
+        return params
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -40,10 +63,9 @@ class _PlainErrors(TyperGroup):
 
 app = typer.Typer(
     name="emergence",
-    cls=_PlainErrors,
+    cls=_Commands,
     help="Does semantic-role understanding emerge from next-token prediction? Pretrain, probe, compare.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -64,7 +86,7 @@ def _options(
     """Does semantic-role understanding emerge from next-token prediction? Pretrain, probe, compare."""
 
 
-app.add_typer(sweep_app, name="sweep", help="A matrix of experiments by one command (--help; status, resume, cancel).")
+app.add_typer(sweep_app, name="sweep", help="A matrix of experiments by one command; its status, resume and cancel.")
 
 DEFAULT_RUNS = Path("runs")
 #: Flags of an experiment that ``probe`` takes.
@@ -80,22 +102,43 @@ TableFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help
 
 def run(command: typer.Typer = app) -> None:
     """Console entry point. What a person, Modal or the system can cause ends as one line with an exit code."""
-    try:
-        with memory_errors_in_one_line():
-            command()
-    except OSError as error:
-        say(f"error: {one_line(str(error.filename or 'the system refused'))}: {error.strerror or error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on from the last checkpoint", err=True)
-        sys.exit(130)
-    except Exception as error:
-        end_with(error)
-        raise
+    with ending_in_one_line():
+        built = typer.main.get_command(command)
+        invoke = built.invoke
+
+        def invoke_or_say(ctx: Any) -> Any:
+            try:
+                return invoke(ctx)
+            except KeyboardInterrupt:  # Typer would end without a word
+                raise interrupted() from None
+
+        built.invoke = invoke_or_say  # type: ignore[method-assign]
+        try:
+            code = built(standalone_mode=False)
+        except Exception as error:
+            _end_with_usage(error)
+            raise
+        if isinstance(code, int):
+            sys.exit(code)
+
+
+def _end_with_usage(error: Exception) -> None:
+    """End with what Typer says of flags that it does not take, in one line; return for any other error."""
+    name = type(error).__name__
+    if name == "Abort":  # an answer that was not given
+        raise interrupted() from None
+    if name == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(0)
+    if (message := getattr(error, "format_message", None)) is not None:
+        context = getattr(error, "ctx", None)
+        hint = f" ({context.command_path} --help)" if context else ""
+        say(f"error: {one_line(message().removesuffix('.'))}{hint}", err=True)
+        sys.exit(error.exit_code)  # type: ignore[attr-defined]
 
 
 @app.command("run")
-@takes(*experiment_flags(), *flags_of(Request, "list_saved"))
+@takes(*experiment_flags(), replace(*flags_of(Request, "list_saved"), help="Do what `emergence list` does, and stop."))
 def run_command(
     *,
     runs_dir: RunsDir = DEFAULT_RUNS,
@@ -118,7 +161,10 @@ def run_command(
     if flags.pop("list_saved"):
         _list_runs(runs_dir, as_json=False)
         return
+    from emergence.commands.before import refuse_bad_paths
+
     spec = ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags) if resume is None else None
+    refuse_bad_paths(spec, runs_dir, resume=resume, fresh=fresh)
     from emergence.commands.run import run_locally
 
     run_locally(spec, runs_dir, resume=resume, fresh=fresh, sink=log, yes=yes)
@@ -178,7 +224,6 @@ def verify_run_command(
     """
     import json
 
-    from emergence.experiment.store import find_run
     from emergence.experiment.verification import summary_of, verify_folder
 
     runs = verify_folder(find_run(name, runs_dir, or_folder_of_runs=True))
@@ -201,12 +246,12 @@ def table_command(
     cluster: Cluster = "sentence",
 ) -> None:
     """The results table: F1, EM, emergence score with intervals, parameters, time; names what it left out."""
-    from emergence.findings.table import build_table
-    from emergence.report.output_files import refuse_output_file, write_output
-    from emergence.report.table_formats import format_table
-
     if output is not None:
         refuse_output_file(output)
+    refuse_if_no_results(results_dir)
+    from emergence.findings.table import build_table
+    from emergence.report.table_formats import format_table
+
     table = build_table(results_dir, cluster=cluster)
     text = format_table(table, style)
     if output is None:
@@ -225,11 +270,12 @@ def config_command(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config field.")
     ] = None,
     as_json: AsJson = False,
+    config_name: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Show a configuration: resolved values, parameter counts, tokens, memory and time estimates."""
     from emergence.commands.config import describe_config
 
-    say(describe_config(name, tuple(set_values or ()), as_json=as_json))
+    say(describe_config(config_name or name, tuple(set_values or ()), as_json=as_json))
 
 
 @app.command("figures")
@@ -240,6 +286,7 @@ def figures_command(
     out: Annotated[Path | None, typer.Option(help="Where figures go (default: figures in DIR).")] = None,
 ) -> None:
     """Draw every figure that DIR allows, as PNG, PDF and SVG with the data behind it."""
+    _refuse_before_writing(results_dir, out)
     from emergence.report.figures import make_figures
 
     say(make_figures(results_dir, out).text())
@@ -254,6 +301,7 @@ def report_command(
     cluster: Cluster = "sentence",
 ) -> None:
     """One HTML file that opens anywhere, and its Markdown twin: verdict, 2x2, figures, examples, cost, provenance."""
+    _refuse_before_writing(results_dir, out)
     from emergence.report.write import write_report
 
     say(write_report(results_dir, out, cluster=cluster).text())
@@ -271,12 +319,12 @@ def compare_command(
     as_json: AsJson = False,
 ) -> None:
     """Two runs on the same test questions: the paired difference of F1, argument selection and EM, with intervals."""
-    from emergence.experiment.store import RunDirectory, find_run
+    runs = [RunDirectory.open(find_run(name, runs_dir)) for name in (run_a, run_b)]
     from emergence.files import to_json
     from emergence.findings.paired_runs import compare_runs
     from emergence.findings.two_by_two import RunScores
 
-    a, b = (RunScores.load(RunDirectory.open(find_run(name, runs_dir))) for name in (run_a, run_b))
+    a, b = (RunScores.load(run) for run in runs)
     names = [name.strip() for name in readout.split(",")] if readout else []
     comparison = compare_runs(a, b, names, cluster=cluster)
     say(to_json(comparison.to_dict(), indent=2) if as_json else comparison.text())
@@ -299,11 +347,10 @@ def ask_command(
     \b
     emergence ask runs/demo/RUN "The baker cut the rope with a knife ." "Who cut something?"
     """
+    run = RunDirectory.open(find_run(run_id, runs_dir))
     from emergence.experiment.asking import ask
-    from emergence.experiment.store import RunDirectory, find_run
     from emergence.files import to_json
 
-    run = RunDirectory.open(find_run(run_id, runs_dir))
     answered = ask(run, sentence, question, predicate=predicate, top=top)
     say(to_json(answered.to_dict(), indent=2) if as_json else answered.text())
 
@@ -330,13 +377,10 @@ def export_command(
     emergence export runs/demo/RUN --to my-model
     AutoModelForCausalLM.from_pretrained("my-model")
     """
-    from emergence.errors import require_packages
-    from emergence.experiment.store import RunDirectory, find_run
-
+    run = RunDirectory.open(find_run(run_id, runs_dir))
     require_packages("export", "safetensors", "torch", *(["huggingface_hub"] if push else []))
     from emergence.export.folder import write_export
 
-    run = RunDirectory.open(find_run(run_id, runs_dir))
     kept = push is not None
     export = write_export(run, to, which=which, snapshots=snapshots, licence=licence, take_existing=kept)
     for line in export.lines():
@@ -442,14 +486,14 @@ def probe_snapshots_command(
     as_json: AsJson = False,
 ) -> None:
     """The frozen probe of every pretraining snapshot: F1 and continuous scores against loss, tokens and steps."""
+    run_dir = find_run(run_id, runs_dir)
     from emergence.experiment.stop_switch import StopSwitch
-    from emergence.experiment.store import CACHE_FOLDER, find_run
+    from emergence.experiment.store import CACHE_FOLDER
     from emergence.files import to_json
     from emergence.studies.snapshots.options import SnapshotOptions, parse_layers, parse_list
     from emergence.studies.snapshots.probes import probe_snapshots
     from emergence.training.recording import TerminalProgress, plain_messages
 
-    run_dir = find_run(run_id, runs_dir)
     options = SnapshotOptions(
         families=parse_list(families),
         layers=parse_layers(layers),
@@ -475,6 +519,7 @@ def curves_command(
     as_json: AsJson = False,
 ) -> None:
     """Emergence over snapshots (thresholds, artefact or not), over sizes; what questions and word order give."""
+    refuse_if_no_results(results_dir)
     from emergence.findings.curves import read_curves
 
     say(read_curves(results_dir).shown(as_json))
@@ -487,6 +532,7 @@ def demo_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Run all four cells anew.")] = False,
 ) -> None:
     """The whole experiment on the built-in micro-world: the 2x2, score and gap, in a few minutes on a CPU."""
+    refuse_if_no_folder(runs_dir)
     from emergence.commands.run import run_demo
 
     run_demo(runs_dir, seed=seed, fresh=fresh)
@@ -503,6 +549,12 @@ def doctor_command(
     say(format_checks(checks, as_json=as_json))
     if any(check.status == "missing" for check in checks):
         raise typer.Exit(1)
+
+
+def _refuse_before_writing(results_dir: Path, out: Path | None) -> None:
+    """Refuse a folder without results, or a place for files that cannot be one, before anything heavy is imported."""
+    refuse_if_no_results(results_dir)
+    refuse_output_folder(out or results_dir / "report")
 
 
 def _list_runs(runs_dir: Path, as_json: bool) -> None:

@@ -199,6 +199,11 @@ def write_error(path: Path, error: OSError, bytes_needed: int | None, *, at_leas
     return RunDirectoryError(f"cannot write {path}: {reason}{needs}")
 
 
+def may_write(path: Path) -> bool:
+    """Whether the system lets this process write to a folder or file that is there."""
+    return os.access(path, os.W_OK)
+
+
 # Reading ----------------------------------------------------------------------------------------
 
 

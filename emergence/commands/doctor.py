@@ -1,7 +1,8 @@
 """``emergence doctor``: what this machine can do, what is missing, what to do about it.
 
-Each check is one line: a status, what was found, and the cure. ``missing`` means that local runs cannot work. ``note``
-means that something optional is absent, or something is worth knowing.
+Each check is one line: a status, what was found, and the cure. ``missing`` means that an installation for local runs is
+incomplete. ``note`` means that something optional is absent, or something is worth knowing. A base installation, which
+only launches to Modal, is complete.
 """
 
 from __future__ import annotations
@@ -80,19 +81,25 @@ def _python() -> Check:
 
 
 def _packages() -> list[Check]:
+    if not any(importlib.util.find_spec(module) for module in NEEDED.values() if module != "numpy"):
+        found = f"none: {', '.join(NEEDED)} are not installed; launching to Modal needs none of them"
+        return [Check("local runs", "note", found, install_line("torch")), *_optional_packages()]
     checks = []
     for distribution, module in NEEDED.items():
         if importlib.util.find_spec(module):
             checks.append(Check(distribution, "ok", importlib.metadata.version(distribution)))
         else:
             checks.append(Check(distribution, "missing", "not installed", install_line(module)))
+    return checks + _optional_packages()
+
+
+def _optional_packages() -> list[Check]:
+    checks = []
     for distribution, (module, use) in OPTIONAL.items():
         if importlib.util.find_spec(module):
             checks.append(Check(distribution, "ok", f"{importlib.metadata.version(distribution)} ({use})"))
         else:
-            checks.append(
-                Check(distribution, "note", f"not installed; needed for {use}", f"pip install {distribution}")
-            )
+            checks.append(Check(distribution, "note", f"not installed; needed for {use}", install_line(module)))
     return checks
 
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from emergence.experiment.store import refuse_if_no_folder
 from emergence.remote.pull import Part, pull_run
 from emergence.wording import in_line, say
 
@@ -23,6 +24,7 @@ def pull(run_id: str, to: Path, only: Part) -> None:
     Raises:
         EmergenceError: As :func:`emergence.remote.pull.pull_run`; Modal cannot be asked.
     """
+    refuse_if_no_folder(to, "--to")
     from emergence.remote.client import VolumeFiles, reach_modal
 
     reach_modal()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence.errors import EmergenceError, UnreachableError, UsageError, install_line, require_packages
+from emergence.experiment.store import refuse_if_no_folder
 from emergence.plain import plain
 from emergence.spec.cost import ask_if_dear
 from emergence.spec.local_time import ask_if_long
@@ -81,6 +82,7 @@ def start(
     Raises:
         EmergenceError: Nothing was started, or the sweep was stopped.
     """
+    refuse_if_no_folder(runs_dir)
     checked = load_matrix(matrix_path(matrix))
     tasks = build_tasks(checked.select(only, seeds, data, set_values))
     name = record_name(checked.name, on, tasks)

@@ -37,7 +37,7 @@ Loader = Callable[..., Mapping[str, Any]]
 
 
 class HubError(DataError):
-    """No route to a data set worked. The message lists every route with its reason, and the cure."""
+    """No route to a data set worked. The message has the reason of every route that answered, and the cure."""
 
 
 class Route(Protocol):
@@ -321,7 +321,7 @@ def fetch(
     note = _complete(folder)
     if note is not None:
         return folder, note
-    reasons = []
+    reasons, answered = [], False
     scratch = cache_dir / "hub" / f"{name}.download"
     for route in data[name].routes:
         try:
@@ -336,6 +336,7 @@ def fetch(
             raise
         except Exception as error:  # any failure of a route, whatever its library raises, means the next one
             reasons.append(f"{route.label}: {_one_line(error)}")
+            answered = answered or not _is_no_answer(error)
             log.info("%s", reasons[-1])
             continue
         finally:
@@ -343,9 +344,14 @@ def fetch(
         return folder, note
     wanted = data[name]
     raise HubError(
-        f"could not fetch {name} ({'; '.join(reasons)}): "
+        f"could not fetch {name} ({'; '.join(reasons) if answered else f'no network: {reasons[-1]}'}): "
         f"give a local copy with {wanted.flag} PATH ({wanted.accepts}), or use {wanted.otherwise}"
     )
+
+
+def _is_no_answer(error: Exception) -> bool:
+    """Whether a route failed because nothing answered, so that all others at the same place would fail alike."""
+    return isinstance(error, urllib.error.URLError | TimeoutError) and not isinstance(error, urllib.error.HTTPError)
 
 
 def _complete(folder: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from emergence.errors import RunDirectoryError, UsageError
+from emergence.errors import DataError, RunDirectoryError, UsageError
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.run_directory import (
     CHECKPOINT_FOLDER,
@@ -24,7 +24,7 @@ from emergence.experiment.run_directory import (
     RunDirectory,
 )
 from emergence.experiment.weights_path import resolve_weights
-from emergence.files import TEMPORARY_SUFFIX, name_within, read_sealed, seal, write_error, write_json_atomic
+from emergence.files import TEMPORARY_SUFFIX, may_write, name_within, read_sealed, seal, write_error, write_json_atomic
 from emergence.spec.experiment import ExperimentSpec
 from emergence.wording import did_you_mean
 
@@ -81,19 +81,35 @@ def find_run(name: str, runs_dir: Path = Path("runs"), *, or_folder_of_runs: boo
     raise UsageError(f"{name[:200]}: {reason}: {hint}")
 
 
-def refuse_if_no_folder(runs_dir: Path) -> None:
+def refuse_if_no_folder(runs_dir: Path, flag: str = "--runs-dir") -> None:
     """Refuse a folder of runs that is something else, before anything is read for a run in it.
 
     Raises:
-        UsageError: A file or a device is in its place or above it, or its name is impossible.
+        UsageError: A file or a device is in its place or above it, its name is impossible, or nobody may write there.
     """
     try:
         nearest = next(path for path in (runs_dir, *runs_dir.absolute().parents) if path.exists())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"--runs-dir {str(runs_dir)[:80]}: {reason}: name another folder") from None
+        raise UsageError(f"{flag} {str(runs_dir)[:80]}: {reason}: name another folder") from None
     if not nearest.is_dir():
-        raise UsageError(f"--runs-dir {runs_dir}: {nearest} is not a folder: name another one")
+        raise UsageError(f"{flag} {runs_dir}: {nearest} is not a folder: name another one")
+    if not may_write(nearest):
+        raise UsageError(f"{flag} {runs_dir}: {nearest} may not be written to: name another one")
+
+
+def refuse_if_no_results(root: Path) -> None:
+    """Refuse what can hold no results, before anything is imported to read them.
+
+    Raises:
+        DataError: There is nothing at ``root``, or it cannot be read.
+    """
+    try:
+        if not root.is_file() and not root.is_dir():
+            raise DataError("no such folder: give the one that holds the run directories or downloaded stats", root)
+    except (OSError, ValueError) as error:  # a name too long, no permission, a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot be read: {reason}: give a folder of run directories", str(root)[:200]) from None
 
 
 class RunStore:

@@ -18,7 +18,7 @@ from emergence.experiment.claims import check_counts, check_means, own_result
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.result import RunResult, load_result, recognise
 from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, SPEC_FILE, STATS_FILE, TOKENIZER_FILE
-from emergence.experiment.store import RunDirectory
+from emergence.experiment.store import RunDirectory, refuse_if_no_results
 from emergence.files import read_json
 from emergence.findings.two_by_two import RunScores
 from emergence.spec.experiment import ExperimentSpec
@@ -145,13 +145,9 @@ class _NotAResultError(Exception):
 
 def _candidates(root: Path) -> list[Path]:
     """Run directories (not looked into any further) and JSON files elsewhere, in a fixed order; no hidden ones."""
-    try:
-        if root.is_file():
-            return [root]
-        if not root.is_dir():
-            raise DataError("no such folder: give the one that holds the run directories or downloaded stats", root)
-    except OSError as error:  # a name too long, no permission
-        raise DataError(f"cannot be read: {error.strerror or error}: give a folder of run directories", root) from None
+    refuse_if_no_results(root)
+    if root.is_file():
+        return [root]
     candidates = list(itertools.islice(_walked(root), MOST_CANDIDATES + 1))
     if len(candidates) > MOST_CANDIDATES:
         raise DataError(f"holds more than {MOST_CANDIDATES:,} JSON files: give the folder of the run directories", root)

@@ -35,7 +35,7 @@ from emergence.remote.launch import (
     split_names,
 )
 from emergence.remote.locks import calls_of, launch_of, refuse_if_in_use, revoke, standing_of
-from emergence.remote.refusals import end_with, has_credentials, refusal, refuse_if_unreachable
+from emergence.remote.refusals import end_with, ending_in_one_line, has_credentials, refusal, refuse_if_unreachable
 from emergence.spec.cost import ask, ask_if_dear, find_gpu
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.flags import flags_of, parser_of
@@ -263,7 +263,7 @@ def run_as_program(about: str | None) -> int:
     """``python temporal_cka_analysis.py``: analyse runs on this machine. Returns the exit code."""
     parser = parser_of(flags_of(AnalysisFlags), description=about)
     flags = AnalysisFlags(**vars(parser.parse_args()))
-    with _errors_in_one_line():
+    with ending_in_one_line():
         require_packages("an analysis on this machine", "torch", "numpy")
         say(analyse_locally(flags))
     return 0

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from emergence.errors import EmergenceError, UnreachableError, UsageError, missing_package
+from emergence.errors import (
+    STOPPED,
+    EmergenceError,
+    UnreachableError,
+    UsageError,
+    memory_errors_in_one_line,
+    missing_package,
+    one_line,
+)
 from emergence.wording import say
 
 #: How long a server may take to accept a connection before it counts as not there. (The client tries for a minute.)
@@ -83,7 +92,33 @@ def has_credentials(setting: Callable[[str], Any]) -> bool:
 
 def end_with(error: BaseException) -> None:
     """Print the one line of ``error`` and end the process; return where there is none."""
-    one_line = refusal(error)
-    if one_line is not None:
-        say(f"error: {one_line}", err=True)
-        sys.exit(one_line.exit_code)
+    refused = refusal(error)
+    if refused is not None:
+        is_said = refused.exit_code == STOPPED and str(refused).startswith("stopped")
+        prefix = "" if is_said else "stopped: " if refused.exit_code == STOPPED else "error: "
+        say(f"{prefix}{refused}", err=True)
+        sys.exit(refused.exit_code)
+
+
+@contextmanager
+def ending_in_one_line() -> Iterator[None]:
+    """Around a whole command: what a person, Modal or the system can cause ends the process with one line.
+
+    A defect of this program keeps its traceback.
+    """
+    try:
+        with memory_errors_in_one_line():
+            yield
+    except KeyboardInterrupt:
+        end_with(interrupted())
+    except OSError as error:
+        say(f"error: {one_line(str(error.filename or 'the system refused'))}: {error.strerror or error}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        end_with(error)
+        raise
+
+
+def interrupted() -> EmergenceError:
+    """What Ctrl-C amounts to where nothing catches it to save."""
+    return EmergenceError("stopped; the same command begins again, or goes on from what was saved", STOPPED)

@@ -11,20 +11,21 @@ from pathlib import Path
 from emergence.errors import UsageError
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.run_directory import SPEC_FILE
-from emergence.files import write_atomic
+from emergence.files import may_write, write_atomic
 
 
 def refuse_output_file(path: Path) -> None:
     """Refuse a file that cannot be written, or should not be, before anything is computed for it.
 
     Raises:
-        UsageError: It is a folder, its folder is missing, or it would stand in a run directory.
+        UsageError: It is a folder, its folder is missing or read-only, or it would stand in a run directory.
     """
     target = path.resolve()
     if target.is_dir():
         raise UsageError(f"{path} is a folder: name a file")
     if not target.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {target.parent}: make it, or name another")
+    _refuse_read_only(target if target.exists() else target.parent, path)
     _refuse_run_directory(target.parent, path)
 
 
@@ -32,12 +33,13 @@ def refuse_output_folder(path: Path) -> None:
     """The same for a folder of files.
 
     Raises:
-        UsageError: A file is in its place or above it, or it is a run directory itself.
+        UsageError: A file is in its place or above it, nobody may write there, or it is a run directory itself.
     """
     target = path.resolve()
     nearest = next(folder for folder in (target, *target.parents) if folder.exists())
     if not nearest.is_dir():
         raise UsageError(f"{path}: {nearest} is not a folder: name another")
+    _refuse_read_only(nearest, path)
     _refuse_run_directory(target, path)
 
 
@@ -53,6 +55,11 @@ def write_output(path: Path, text: str) -> None:
             stream.write(text)
     else:
         write_atomic(target, text)
+
+
+def _refuse_read_only(nearest: Path, path: Path) -> None:
+    if not may_write(nearest):
+        raise UsageError(f"{path}: {nearest} may not be written to: name another place")
 
 
 def _refuse_run_directory(folder: Path, path: Path) -> None:

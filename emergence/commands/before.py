@@ -1,0 +1,35 @@
+"""What a run is refused for before torch is imported: paths that lead nowhere. No torch, no numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emergence.data.file_search import files_at
+from emergence.experiment.store import RunStore, refuse_if_no_folder
+from emergence.spec.experiment import ExperimentSpec
+
+
+def refuse_bad_paths(spec: ExperimentSpec | None, runs_dir: Path, *, resume: str | None, fresh: bool) -> None:
+    """Refuse a run whose folder, weights or data are not there. What has finished already needs none of them.
+
+    Args:
+        spec: What to run; None with ``resume``, the name of a run to go on with.
+        fresh: A finished run does not count.
+
+    Raises:
+        UsageError: A path leads nowhere, or may not be written to. The message names it.
+    """
+    refuse_if_no_folder(runs_dir)
+    store = RunStore(runs_dir)
+    if resume is not None:
+        spec = store.open(resume).spec
+    if spec is None or (not fresh and store.find_finished(spec) is not None):
+        return
+    if spec.skip_pretrain and spec.pretrained_model_path:
+        store.resolve_weights(spec.pretrained_model_path)
+    if spec.pretrains and spec.pretrain_text:
+        files_at(Path(spec.pretrain_text), "--pretrain-text")
+    if spec.pretrains and spec.nq_data:
+        files_at(Path(spec.nq_data), "--nq-data")
+    if not spec.skip_finetune and spec.qa_data:
+        files_at(Path(spec.qa_data), "--qa-data")
