@@ -15,24 +15,28 @@ import typer
 from typer.core import TyperGroup
 
 from emergence import __version__
+from emergence.commands.before import refuse_bad_paths
 from emergence.commands.pull import ABOUT as ABOUT_PULL
 from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
 from emergence.commands.sweep_app import RunsDir
 from emergence.commands.sweep_app import app as sweep_app
+from emergence.commands.verify import verify_command
 from emergence.errors import UsageError, one_line, require_packages
 from emergence.experiment.store import RunDirectory, find_run, refuse_if_no_folder, refuse_if_no_results
 from emergence.remote.launch import Request
 from emergence.remote.pull import Part
 from emergence.remote.refusals import ending_in_one_line, interrupted
+from emergence.report.fitted import fitted_table, fitted_text, is_terminal
 from emergence.report.output_files import refuse_output_file, refuse_output_folder, write_output
 from emergence.spec.experiment import SET, ExperimentSpec, experiment_flags
 from emergence.spec.flags import flags_of, takes
+from emergence.studies.cka.analyse import AnalysisFlags, analyse_locally
 from emergence.wording import in_line, say
 
 #: Commands in the order in which a person comes to use them, as ``--help`` shows them.
 ORDER = (
     *("doctor", "demo", "config", "plan", "run", "list", "ask", "compare", "table", "figures", "report"),
-    *("sweep", "probe-snapshots", "curves", "probe", "revisions", "export", "pull", "verify-run"),
+    *("sweep", "probe-snapshots", "cka", "curves", "probe", "revisions", "export", "pull", "verify", "verify-run"),
 )
 
 
@@ -96,7 +100,10 @@ Cluster = Annotated[
     Literal["sentence", "document"], typer.Option(help="What intervals resample whole: documents are the coarser unit.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-TableStyle = Annotated[Literal["markdown", "latex", "csv", "json"], typer.Option("--format", help="Of the table.")]
+TableStyle = Annotated[
+    Literal["markdown", "latex", "csv", "json"] | None,
+    typer.Option("--format", help="Default: markdown; on a terminal, a table that fits its window."),
+]
 TableFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write there instead of printing.")]
 
 
@@ -161,8 +168,6 @@ def run_command(
     if flags.pop("list_saved"):
         _list_runs(runs_dir, as_json=False)
         return
-    from emergence.commands.before import refuse_bad_paths
-
     spec = ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags) if resume is None else None
     refuse_bad_paths(spec, runs_dir, resume=resume, fresh=fresh)
     from emergence.commands.run import run_locally
@@ -241,7 +246,7 @@ def table_command(
     results_dir: Annotated[
         Path, typer.Argument(metavar="DIR", help="Run directories, downloaded copies, or renamed stats files.")
     ] = DEFAULT_RUNS,
-    style: TableStyle = "markdown",
+    style: TableStyle = None,
     output: TableFile = None,
     cluster: Cluster = "sentence",
 ) -> None:
@@ -250,10 +255,11 @@ def table_command(
         refuse_output_file(output)
     refuse_if_no_results(results_dir)
     from emergence.findings.table import build_table
-    from emergence.report.table_formats import format_table
+    from emergence.report.table_formats import format_table, to_terminal
 
     table = build_table(results_dir, cluster=cluster)
-    text = format_table(table, style)
+    fits_window = style is None and output is None and is_terminal()
+    text = to_terminal(table) if fits_window else format_table(table, style or "markdown")
     if output is None:
         say(text, end="")
     else:
@@ -415,6 +421,7 @@ def probe_command(
     if not flags["model"]:
         raise UsageError("--model is missing: give a name on the Hugging Face hub, or a directory")
     spec = ExperimentSpec.from_flags(set_values=set_values, freeze_llm=True, **flags)
+    refuse_bad_paths(spec, runs_dir, resume=None, fresh=False)
     from emergence.commands.probe import ProbeRequest, probe_model
 
     probe_model(ProbeRequest(spec=spec, revisions=revisions, seeds=seeds, twins=twins), runs_dir)
@@ -511,6 +518,24 @@ def probe_snapshots_command(
     say(to_json(result.to_dict(), indent=2) if as_json else result.text())
 
 
+@app.command("cka")
+@takes(*(each for each in flags_of(AnalysisFlags) if each.name not in ("model_dir", "gpu")))
+def cka_command(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    **flags: Any,
+) -> None:
+    """How a run's representations change over pretraining and finetuning: temporal CKA, on this machine."""
+    asked = AnalysisFlags(model_dir=run_id, **flags)
+    asked.check()
+    for name in asked.runs():
+        find_run(name, runs_dir)
+    say(analyse_locally(asked, runs_dir))
+
+
+app.command("verify")(verify_command)
+
+
 @app.command("curves")
 def curves_command(
     results_dir: Annotated[
@@ -560,11 +585,14 @@ def _refuse_before_writing(results_dir: Path, out: Path | None) -> None:
 def _list_runs(runs_dir: Path, as_json: bool) -> None:
     import json
 
-    from emergence.experiment.listing import format_listing, list_runs
+    from emergence.experiment.listing import HOW_CHECKED, SPARE_COLUMNS, format_listing, list_runs, rows_of
 
     summaries = list_runs(runs_dir)
     if as_json:
         say(json.dumps([summary.to_dict() for summary in summaries], indent=2))
+    elif summaries and is_terminal():
+        titles, *rows = rows_of(summaries)
+        say(f"{fitted_table(titles, rows, left=6, spare=SPARE_COLUMNS)}\n{fitted_text([HOW_CHECKED])}")
     elif summaries:
         say(format_listing(summaries))
     else:

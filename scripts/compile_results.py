@@ -28,7 +28,7 @@ def main(
     results_dir: Annotated[Path, typer.Option(help="Folder of run directories or renamed stats files.")] = Path(
         "results"
     ),
-    style: TableStyle = "markdown",
+    style: TableStyle = None,
     output: TableFile = None,
     cluster: Cluster = "sentence",
 ) -> None:

@@ -59,6 +59,8 @@ ROWS = {
     "export": Row("{run} --to {new}", f"{NOWHERE} --to {{new}}", "local"),
     "probe": Row("--model {run}", f"--model {{run}} --runs-dir {FILE}", "hf"),
     "revisions": Row("{run}", "", "hf"),
+    "cka": Row("{run} --sentences 5", f"{{run}} --against {NOWHERE}", "local"),
+    "verify": Row("--data microworld --sample 0", f"--qa-data {NOWHERE}", "local"),
     "curves": Row("{runs}", NOWHERE, "local"),
     "demo": Row("--runs-dir {new}", f"--runs-dir {FILE}", "local", "--runs-dir"),
     "doctor": Row("", ""),

@@ -12,6 +12,7 @@ from typing import Any
 from emergence.errors import EmergenceError, UnreachableError, UsageError, install_line, require_packages
 from emergence.experiment.store import refuse_if_no_folder
 from emergence.plain import plain
+from emergence.report.fitted import fitted_table, fitted_text, is_terminal
 from emergence.spec.cost import ask_if_dear
 from emergence.spec.local_time import ask_if_long
 from emergence.spec.matrix import load_matrix, matrix_path
@@ -102,6 +103,16 @@ def resume(runs_dir: Path, name: str | None, options: Options) -> int:
     return _go_on(record, list(record.graph.tasks.values()), options)
 
 
+def _plan_text(plan: SweepPlan) -> str:
+    """The plan, fitted to the window where a person reads it."""
+    if not (plan.left and is_terminal()):
+        return plan.text()
+    titles, *rows = plan.rows()
+    spare = ("finetuning tokens", "GPU", "seeds", "pretraining tokens")
+    table = fitted_table(titles, rows, left=2, spare=spare)
+    return f"{table}\n\n{fitted_text(plan.summary().splitlines())}"
+
+
 def _refuse_ignored(place: Place, options: Options) -> None:
     """Refuse flags that change nothing where a sweep runs, since whoever gives them expects that they do."""
     if place.is_rented:
@@ -146,7 +157,7 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
     if options.as_json and options.dry_run:
         options.out(json.dumps(plan.to_dict(), indent=2))
     elif not options.as_json:
-        options.out(plan.text())
+        options.out(_plan_text(plan))
     plan.refuse_if_too_large()
     plan.refuse_if_too_dear(options.max_cost)
     if options.dry_run:
@@ -188,13 +199,14 @@ def results_table(record: Record) -> str:
         return "no cell is done: no table yet"
     try:
         from emergence.findings.table import build_table
-        from emergence.report.table_formats import format_table
+        from emergence.report.table_formats import to_markdown, to_terminal
     except ImportError:
         lines = [f"{t.label:<24} {graph.status[t.key].run_id}  {_scores(graph, t)}" for t in done]
         return "\n".join([*lines, "", f"the full table needs: {install_line('numpy')}"])
     try:
         only = {graph.status[task.key].run_id or "" for task in done}
-        return format_table(build_table(record.runs_dir, only=only), "markdown")
+        table = build_table(record.runs_dir, only=only)
+        return to_terminal(table) if is_terminal() else to_markdown(table)
     except EmergenceError as error:
         return f"no table: {error}"
 

@@ -225,21 +225,28 @@ def _text(content: bytes) -> str:
 
 # Showing ----------------------------------------------------------------------------------------
 
-_HOW_CHECKED = "sizes and seals were checked; emergence verify-run RUN checks every byte, and the scores"
+HOW_CHECKED = "sizes and seals were checked; emergence verify-run RUN checks every byte, and the scores"
 
+#: Columns that a narrow window does without, the first one first.
+SPARE_COLUMNS = ("size on disk", "seed", "val EM", "progress", "condition", "changed")
 _COLUMNS = ("run", "size", "condition", "seed", "stage", "progress", "val F1", "val EM", "changed", "size on disk")
 
 
 def format_listing(summaries: Sequence[RunSummary]) -> str:
     """The table, and below it how finished runs were checked, where there are any."""
     is_checked = any(summary.stage in ("finished", "damaged") for summary in summaries)
-    return "\n".join([format_table(summaries), *([_HOW_CHECKED] if is_checked else [])])
+    return "\n".join([format_table(summaries), *([HOW_CHECKED] if is_checked else [])])
 
 
 def format_table(summaries: Sequence[RunSummary], now: float | None = None) -> str:
     """The listing as aligned text; ``now`` (seconds since 1970) dates the ages."""
+    return "\n".join(aligned(rows_of(summaries, now)))
+
+
+def rows_of(summaries: Sequence[RunSummary], now: float | None = None) -> list[tuple[str, ...]]:
+    """The titles of the listing's columns, and a row of cells for each run."""
     now = time.time() if now is None else now
-    return "\n".join(aligned([_COLUMNS, *(_row(summary, now) for summary in summaries)]))
+    return [_COLUMNS, *(_row(summary, now) for summary in summaries)]
 
 
 def _row(summary: RunSummary, now: float) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""The results table as Markdown, LaTeX, CSV and JSON.
+"""The results table as Markdown, LaTeX, CSV and JSON, and fitted to a terminal.
 
-Markdown and LaTeX show the guide's columns, and say below them what a reader should know. CSV has one number in each
-column and no prose. JSON has everything.
+Markdown, LaTeX and a terminal show the guide's columns, and say below them what a reader should know. CSV has one
+number in each column and no prose. JSON has everything.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from emergence.findings.table import ResultsTable, Row, score_text
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import EmergenceScore
 from emergence.report.escaping import csv_cell, latex_escape, markdown_escape
+from emergence.report.fitted import fitted_table, fitted_text
 from emergence.wording import duration, format_estimate, visible
 
 TableFormat = Literal["markdown", "latex", "csv", "json"]
+#: Columns of the printed table that hold words.
+_WORDS = 3
+#: Columns that a narrow window does without, the first one first.
+_SPARE = ("EM (validation)", "F1 (validation)", "From-Scratch Score", "Time", "Trainable", "EM (test)")
 
 _ESTIMATES = ("test_f1", "test_em", "validation_f1", "validation_em", "gap")
 _SCORES = ("score", "score_scratch")
@@ -112,6 +117,17 @@ def to_markdown(table: ResultsTable) -> str:
     lines += ["", " ".join(legend(table)), ""]
     lines += [f"- {markdown_escape(note)}" for note in table.notes()]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def to_terminal(table: ResultsTable, width: int | None = None) -> str:
+    """The same fitted to a window of ``width`` columns, by default the terminal's."""
+    head, rows = printed(table)
+    parts = [
+        fitted_table(head, rows, left=_WORDS, spare=_SPARE, width=width),
+        fitted_text([" ".join(legend(table))], width=width),
+        fitted_text(table.notes(), bullet="- ", width=width),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def to_latex(table: ResultsTable) -> str:

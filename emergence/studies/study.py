@@ -184,7 +184,7 @@ class Study(ABC, Generic[Made, Result]):
                 self.store(cell, done[key], folder)
                 share.finish()
                 if should_stop():
-                    goes_on = f"the same command goes on with the next {self.noun}"
+                    goes_on = f"the same command goes on with the next {self.noun}, from what is in {folder}"
                     raise StopRequested(f"stopped after {cell.name}; {goes_on}")
         finally:
             progress.close()

@@ -136,6 +136,11 @@ class SweepPlan:
 
     def text(self) -> str:
         """A line for every cell, its seeds together, and the total."""
+        lines = aligned(self.rows(), left=2) if self.left else []
+        return "\n".join([*lines, "", self.summary()] if lines else [self.summary()])
+
+    def rows(self) -> list[list[str]]:
+        """The titles of the plan's columns, and a row for each cell."""
         rows = [["run", "seeds", "pretraining tokens", "finetuning tokens", "time here", "GPU hours", "GPU", "dollars"]]
         for name in dict.fromkeys(cost.task.name for cost in self.left):
             costs = [cost for cost in self.left if cost.task.name == name]
@@ -145,8 +150,7 @@ class SweepPlan:
             row += [_tokens(sum(plan.finetune_tokens for plan in plans))]
             row += [time_range(*here.on(self.machine)), f"{sum(plan.hours for plan in plans):.2f}"]
             rows.append([*row, plans[0].gpu.modal_name, f"{sum(plan.dollars for plan in plans):.2f}"])
-        lines = aligned(rows, left=2) if self.left else []
-        return "\n".join([*lines, "", self.summary()] if lines else [self.summary()])
+        return rows
 
     def summary(self) -> str:
         """How much is to do, how much is done, and what the rest takes here and on Modal; the place meant is first."""

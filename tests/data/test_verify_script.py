@@ -1,8 +1,7 @@
-"""verify_qasrl_alignment.py: passes good data, fails on every kind of corruption, exits as documented."""
+"""``emergence verify`` and its script: good data passes, every kind of corruption fails, exits as documented."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,17 +12,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from emergence.commands import verify
 from emergence.data import qa_load
 from emergence.data.qa_load import load_qa_path
 from emergence.data.records import QADataset, QAExample
-from tests.command_lines import typed
+from tests.command_lines import run_file, typed
 from tests.data.qa_files import QA, write
 
 SCRIPT = Path(__file__).resolve().parents[2] / "verify_qasrl_alignment.py"
-_spec = importlib.util.spec_from_file_location("verify_qasrl_alignment", SCRIPT)
-assert _spec is not None and _spec.loader is not None
-verify: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(verify)
+APP = run_file(SCRIPT.name)["app"]
 
 
 @pytest.fixture
@@ -39,9 +36,7 @@ def only(dataset: QADataset) -> QAExample:
 def test_good_data_passes(tmp_path: Path, dataset: QADataset) -> None:
     assert verify.dataset_problems(dataset) == []
     report = tmp_path / "out" / "report.json"
-    result = CliRunner().invoke(
-        verify.app, ["--qa-data", str(tmp_path / "a.qa"), "--json", str(report), "--sample", "1"]
-    )
+    result = CliRunner().invoke(APP, ["--qa-data", str(tmp_path / "a.qa"), "--json", str(report), "--sample", "1"])
     assert result.exit_code == 0, result.output
     assert "[[built]]" in result.output
     assert "- unaligned_span" in result.output
@@ -119,7 +114,7 @@ def test_misaligned_data_exits_1_and_shows_where(
     shifted = replace(example, answers=(replace(example.answers[0], start=3, end=5),))
     dataset.splits["train"][dataset.splits["train"].index(example)] = shifted
     monkeypatch.setattr(qa_load, "load_every_format", lambda path, seed: [dataset])
-    result = CliRunner().invoke(verify.app, ["--qa-data", str(tmp_path)])
+    result = CliRunner().invoke(APP, ["--qa-data", str(tmp_path)])
     assert result.exit_code == 1
     assert f"MISALIGNED train {example.id}" in result.output
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -52,15 +53,22 @@ class AnalysisFlags:
         return [run.rstrip("/") for run in (self.model_dir, self.against, self.seed_twin, self.control) if run]
 
 
-def analyse(flags: AnalysisFlags, find: Callable[[str], Path], cache_dir: Path) -> TemporalCKA:
+def analyse(
+    flags: AnalysisFlags,
+    find: Callable[[str], Path],
+    cache_dir: Path,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TemporalCKA:
     """Run the analysis that ``flags`` describe, and write it into the run's ``analysis/temporal_cka``.
 
     Args:
         flags: What to analyse, and how.
         find: A function from the name that a flag has to the run directory.
         cache_dir: Where derived data is kept.
+        should_stop: Asked after each trunk. True ends the analysis; the same call goes on.
 
     Raises:
+        StopRequested: ``should_stop`` was true.
         UsageError: The flags do not fit the run.
         RunDirectoryError: A flag names no run directory, or one without weights.
     """
@@ -87,12 +95,20 @@ def analyse(flags: AnalysisFlags, find: Callable[[str], Path], cache_dir: Path) 
         cache_dir=cache_dir,
         seed=flags.seed,
     )
-    return analyse_run(run_dir, against=against, options=options, progress=TerminalProgress())
+    return analyse_run(run_dir, against=against, options=options, progress=TerminalProgress(), should_stop=should_stop)
 
 
-def analyse_locally(flags: AnalysisFlags) -> str:
-    """The summary of an analysis of runs on this machine."""
+def analyse_locally(flags: AnalysisFlags, runs_dir: Path = Path("runs")) -> str:
+    """The summary of an analysis of runs on this machine. Ctrl-C stops it after a trunk, and the same call goes on.
+
+    Raises:
+        StopRequested: It was stopped.
+    """
+    from emergence.experiment.stop_switch import StopSwitch
     from emergence.experiment.store import CACHE_FOLDER, find_run
+    from emergence.training.recording import plain_messages
 
-    cache = find_run(flags.model_dir).parent / CACHE_FOLDER
-    return analyse(flags, find_run, cache).summary()
+    find = partial(find_run, runs_dir=runs_dir)
+    cache = find(flags.model_dir).parent / CACHE_FOLDER
+    with plain_messages(), StopSwitch() as should_stop:
+        return analyse(flags, find, cache, should_stop).summary()

@@ -38,7 +38,7 @@ from emergence.studies.probe_sentences import (
 from emergence.studies.study import Cell, Study
 from emergence.studies.trunks import Timeline, has_other_questions, read_timeline
 from emergence.training.precision import select_device
-from emergence.training.recording import NoProgress, Progress
+from emergence.training.recording import NoProgress, Progress, StopRequested
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ def analyse_run(
     out_dir: Path | None = None,
     options: CKAOptions = CKAOptions(),
     progress: Progress = NoProgress(),
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> TemporalCKA:
     """Temporal CKA of one run, or of two on the same sentences. It is also written to ``out_dir``.
 
@@ -109,8 +110,10 @@ def analyse_run(
         out_dir: Where results go; by default ``analysis/temporal_cka`` in ``run_dir``.
         options: How they are compared.
         progress: Shown to a person while states are extracted.
+        should_stop: Asked after each trunk, and between comparisons. True ends the analysis.
 
     Raises:
+        StopRequested: ``should_stop`` was true. The extracted states stay, and the same call goes on with them.
         RunDirectoryError: A path is no run directory, or one without a trunk.
         WeightsError: A weights file is damaged.
         DataError: The questions cannot be loaded, or hold too few sentences.
@@ -119,7 +122,8 @@ def analyse_run(
     timelines = [read_timeline(RunDirectory.open(path)) for path in (run_dir, against) if path is not None]
     probe, notes = _probe(timelines, options)
     subjects = [_subject(timeline, probe, options, twins=i == 0) for i, timeline in enumerate(timelines)]
-    return CKAStudy(subjects, probe, notes, options).run(out_dir or run_dir / FILES.folder, progress)
+    study = CKAStudy(subjects, probe, notes, options, should_stop)
+    return study.run(out_dir or run_dir / FILES.folder, progress, should_stop)
 
 
 # What is compared -------------------------------------------------------------------------------
@@ -211,8 +215,16 @@ class CKAStudy(Study[States, TemporalCKA]):
     noun = "trunk"
     steps = "trunks"
 
-    def __init__(self, subjects: Sequence[_Subject], probe: ProbeSet, notes: list[str], options: CKAOptions) -> None:
+    def __init__(
+        self,
+        subjects: Sequence[_Subject],
+        probe: ProbeSet,
+        notes: list[str],
+        options: CKAOptions,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._subjects, self._probe, self._notes, self._options = subjects, probe, notes, options
+        self._should_stop = should_stop
         self.keep_cells = options.keep_states
         # Keyed by the trunk's key, so that equal weights are extracted once.
         self._sources = {source.key: (source, s.inputs) for s in subjects for source in s.cast.everyone()}
@@ -232,7 +244,7 @@ class CKAStudy(Study[States, TemporalCKA]):
 
     def result(self, made: Sequence[States]) -> TemporalCKA:
         states = dict(zip(self._sources, made, strict=True))
-        return _result(self._subjects, states, self._probe, self._notes, self._options)
+        return _result(self._subjects, states, self._probe, self._notes, self._options, self._should_stop)
 
 
 def _states(
@@ -250,6 +262,7 @@ def _result(
     probe: ProbeSet,
     notes: list[str],
     options: CKAOptions,
+    should_stop: Callable[[], bool],
 ) -> TemporalCKA:
     views: list[dict[str, View]] = [{} for _ in subjects]
     cross: dict[str, dict[str, np.ndarray]] = {}
@@ -259,9 +272,14 @@ def _result(
         if len(np.unique(blocks)) < LEAST_SENTENCES:
             notes.append(f"no {rows} rows: only {len(np.unique(blocks))} sentences have any")
             continue
-        for which in PASSES:
-            name = f"{rows}/{which}"
-            logger.info("comparing %s rows, %s", rows, "as they are" if which == "raw" else "without token types")
+        for number, which in enumerate(PASSES, start=1 + ROWS.index(rows) * len(PASSES)):
+            if should_stop():
+                raise StopRequested("stopped between comparisons; the same command goes on with the extracted states")
+            name, how = f"{rows}/{which}", "as they are" if which == "raw" else "without token types"
+            logger.info(
+                "comparison %d of %d, of %d trunks: %s rows, %s",
+                number, len(ROWS) * len(PASSES), len(states), rows, how,
+            )  # fmt: skip
             atlas = Atlas.chart(states, rows, which, blocks, options.method, options.batch_rows)
             for subject, by_name in zip(subjects, views, strict=True):
                 by_name[name] = view(atlas, subject.cast, dataclasses.replace(options.effort, seed=options.seed))

@@ -1,0 +1,68 @@
+"""Tables on a terminal fit its window; in a pipe they are what they always were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from emergence.report.fitted import fitted_table, fitted_text
+from tests.command_lines import typed
+from tests.planted_runs import write_grid
+
+pytest.importorskip("numpy")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    write_grid(tmp_path / "runs", {"full": 0.7, "frozen": 0.5})
+    return tmp_path / "runs"
+
+
+def at_a_window(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    for where in ("cli", "commands.sweep"):
+        monkeypatch.setattr(f"emergence.{where}.is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+
+@pytest.mark.parametrize("columns", [70, 140])
+@pytest.mark.parametrize("command", [("table", "{runs}"), ("list", "--runs-dir", "{runs}"), ("sweep", "--dry-run")])
+def test_tables_fit_the_window(
+    command: tuple[str, ...], columns: int, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_a_window(monkeypatch, columns)
+    shown = typed("emergence", *(word.format(runs=runs) for word in command)).out
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= columns and "|" not in shown, shown
+    assert ("T-W-F-ALL" if command[0] == "sweep" else "frozen") in shown, shown
+
+
+def test_markdown_comes_in_a_pipe_or_when_it_is_asked_for(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    piped = typed("emergence", "table", str(runs)).out
+    at_a_window(monkeypatch, 80)
+    assert piped.startswith("| Model |") and typed("emergence", "table", str(runs), "--format", "markdown").out == piped
+    file = runs.parent / "t.md"
+    assert typed("emergence", "table", str(runs), "--output", str(file)).code == 0 and file.read_text() == piped
+
+
+def test_cells_are_neither_markup_nor_orders_to_the_terminal() -> None:
+    shown = fitted_table(["[bold]name", "n"], [["[red]x[/red]\x1b[31m", "1"], ["two\nlines", "22"]], left=1, width=60)
+    assert all(text in shown for text in ("[bold]name", "[red]x[/red]\\u001b[31m", "two\\nlines"))
+    assert "\x1b" not in shown
+    assert [line[-2:] for line in shown.splitlines()[-2:]] == [" 1", "22"], "numbers stand to the right"
+
+
+def test_a_narrow_window_does_without_spare_columns_and_says_so() -> None:
+    titles, rows = ["run", "long title", "spare"], [["a" * 20, "b" * 10, "c" * 10]]
+    assert "spare" in fitted_table(titles, rows, left=1, spare=["spare"], width=44).splitlines()[0]
+    shown = fitted_table(titles, rows, left=1, spare=["spare"], width=40)
+    assert "spare" not in shown.splitlines()[0] and "a" * 20 in shown and "window this narrow: spare)" in shown
+
+
+def test_a_code_page_without_lines_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", type("Old", (), {"encoding": "cp1252", "isatty": lambda self: True})())
+    fitted_table(["a", "b"], [["1", "2"]], left=1, width=60).encode("cp1252")
+
+
+def test_notes_hang_behind_their_bullet() -> None:
+    assert fitted_text(["one two three", "four"], bullet="- ", width=9) == "- one two\n  three\n- four"
