@@ -56,7 +56,7 @@ def test_a_narrow_window_does_without_spare_columns_and_says_so() -> None:
     titles, rows = ["run", "long title", "spare"], [["a" * 20, "b" * 10, "c" * 10]]
     assert "spare" in fitted_table(titles, rows, left=1, spare=["spare"], width=44).splitlines()[0]
     shown = fitted_table(titles, rows, left=1, spare=["spare"], width=40)
-    assert "spare" not in shown.splitlines()[0] and "a" * 20 in shown and "window this narrow: spare)" in shown
+    assert "spare" not in shown.splitlines()[0] and "a" * 20 in shown and shown.endswith("narrow:\nspare)")
 
 
 def test_a_code_page_without_lines_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
