@@ -148,7 +148,8 @@ def test_bad_paths_and_missing_extras_are_one_line_each_without_torch(places: di
             assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and not out, (name, line, err)
             assert "pip install -e '.[" in err, (name, err)
         else:
-            assert code == 0 and out and not err, (name, line, code, err)
+            damaged = name == "verify-run"  # planted runs hold no weights
+            assert code == damaged and out and not err, (name, line, code, err)
     assert not Path(places["new"]).exists()
 
 
