@@ -146,6 +146,9 @@ def _torch() -> list[Check]:
         gpu = torch.cuda.get_device_properties(0)
         name = f"{torch.cuda.device_count()} x {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB each"
         checks = [Check("GPU", "ok", name)]
+    elif torch.backends.mps.is_available():
+        found = "Apple's is not used: nothing here was ever run on one"
+        checks = [Check("GPU", "note", found, "runs take the CPU; launch base and medium on Modal")]
     else:
         checks = [
             Check(

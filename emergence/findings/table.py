@@ -15,7 +15,9 @@ from emergence.errors import DataError
 from emergence.experiment.facts import HEADLINE
 from emergence.findings.collect import OWN_KIND, Collection, Skipped, collect_results
 from emergence.findings.comparable import MODES, ComparableSet, Grouping, group_results
+from emergence.findings.folder import open_run
 from emergence.findings.scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets
+from emergence.findings.two_by_two import CELL_OF_CONDITION
 from emergence.findings.verdict import verdict_of
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind
@@ -23,6 +25,7 @@ from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, Emerg
 from emergence.measures.measured_coverage import units_of
 from emergence.measures.readings import SCORE_NAMES, ScaleReading, SizeScore, describe_score, read_sizes
 from emergence.plain import plain
+from emergence.spec.experiment import pretrain_label
 from emergence.wording import format_estimate, shown
 
 TABLE_KIND = f"{OWN_KIND}results-table"
@@ -39,6 +42,7 @@ class Row:
         pretrain: Pretraining data. mode: As in ``comparable.MODES``.
         probe: The family of a frozen mode's probe: ``linear`` or another one.
         was_run: Whether there is such a run; if not, all that follows is None.
+        is_damaged: Whether there is one that cannot be read.
         n_seeds: Training seeds averaged over; None where the file does not tell. runs: Names of the results.
         test_f1, test_em, validation_f1, validation_em: Means over questions and seeds, with intervals.
         score, score_scratch: The emergence score (floor ``random frozen``) and the from-scratch score (floor
@@ -57,6 +61,7 @@ class Row:
     mode: str
     probe: str | None
     was_run: bool
+    is_damaged: bool = False
     n_seeds: int | None = None
     runs: tuple[str, ...] = ()
     test_f1: Estimate | None = None
@@ -152,14 +157,34 @@ def build_table(
 
 def table_of(collection: Collection, grouping: Grouping, scored: Sequence[SetScores]) -> ResultsTable:
     """The table of sets that are scored already."""
+    damaged = _damaged_cells(collection)
+    rows = [row for set_scores in scored for row in _rows(set_scores)]
+    rows = [replace(row, is_damaged=not row.was_run and _cell_of(row) in damaged) for row in rows]
     return ResultsTable(
         root=collection.root,
-        rows=tuple(row for set_scores in scored for row in _rows(set_scores)),
+        rows=tuple(rows),
         sets=tuple(scored),
         trends=_trends(grouping, scored),
         skipped=_all_skipped(collection.skipped, grouping),
         mixed=grouping.mixed,
     )
+
+
+def _damaged_cells(collection: Collection) -> set[tuple[Any, ...]]:
+    """The cells, as :func:`_cell_of`, of runs that are there but damaged, as far as their specs can be read."""
+    cells = set()
+    for item in collection.skipped:
+        run = open_run(collection.root, item.name) if item.kind == "damaged" else None
+        cell = CELL_OF_CONDITION.get(run.spec.condition) if run else None
+        if run and cell:
+            pretrain = "none" if run.spec.random_baseline else pretrain_label(run.spec)
+            spec = run.spec
+            cells.add((spec.config.name, spec.layout, spec.finetune_samples, pretrain, MODES[cell]))
+    return cells
+
+
+def _cell_of(row: Row) -> tuple[Any, ...]:
+    return row.config_name, row.layout, row.finetune_samples, row.pretrain, row.mode
 
 
 def _all_skipped(collected: Sequence[Skipped], grouping: Grouping) -> tuple[Skipped, ...]:

@@ -76,7 +76,7 @@ def _columns(table: ResultsTable) -> list[tuple[str, Callable[[Row], str]]]:
 
 def _estimate(row: Row, estimate: Estimate | None, *, interval: bool = True) -> str:
     if not row.was_run:
-        return "not run"
+        return "damaged" if row.is_damaged else "not run"
     return format_estimate(estimate) if interval or estimate is None else f"{estimate.point:.2f}"
 
 

@@ -26,6 +26,8 @@ def select_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"unknown device {name!r}: use cpu, cuda or cuda:N") from None
+    if device.type == "mps":
+        raise UsageError("device mps: nothing here was ever run on Apple's GPUs, which lack float64: use cpu")
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {name!r} is not supported: use cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -190,3 +190,17 @@ def test_the_command_and_the_script_are_the_same(tmp_path: Path, monkeypatch: py
         "",
         "error: nowhere: no such folder: give the one that holds the run directories or downloaded stats\n",
     )
+
+
+def test_a_damaged_cell_is_not_called_not_run(tmp_path: Path) -> None:
+    runs = write_grid(tmp_path, {"full": 0.7, "frozen": 0.5, "random_full": 0.4, "random_frozen": 0.3})
+    for cell in ("frozen", "random_full", "random_frozen"):
+        stats = runs[cell].stats_path
+        stats.write_bytes(stats.read_bytes()[:-30])
+    (runs["random_frozen"].path / "spec.json").unlink()  # whose cell nobody can tell
+    table = build_table(tmp_path, n_boot=50)
+    shown = {row.mode: (row.was_run, row.is_damaged) for row in table.rows}
+    assert shown["full"] == (True, False)
+    assert shown["frozen"] == shown["random"] == (False, True) and shown["random frozen"] == (False, False)
+    lines = {line.split(" | ")[2]: line for line in to_markdown(table).splitlines() if line.startswith("| debug")}
+    assert "damaged" in lines["frozen"] and "not run" not in lines["frozen"] and "damaged" not in lines["full"]
