@@ -36,7 +36,9 @@ from emergence.wording import in_line, say
 #: Commands in the order in which a person comes to use them, as ``--help`` shows them.
 ORDER = (
     *("doctor", "demo", "config", "plan", "run", "list", "ask", "compare", "table", "figures", "report"),
-    *("sweep", "probe-snapshots", "cka", "curves", "probe", "revisions", "export", "pull", "verify", "verify-run"),
+    *("sweep", "probe-snapshots", "cka", "curves"),
+    *("probe", "revisions", "minimal-pairs", "export"),
+    *("pull", "verify", "verify-run"),
 )
 
 
