@@ -294,7 +294,7 @@ def figures_command(
     out: Annotated[Path | None, typer.Option(help="Where figures go (default: figures in DIR).")] = None,
 ) -> None:
     """Draw every figure that DIR allows, as PNG, PDF and SVG with the data behind it."""
-    _refuse_before_writing(results_dir, out)
+    _refuse_before_writing(results_dir, out or results_dir / "figures")
     from emergence.report.figures import make_figures
 
     say(make_figures(results_dir, out).text())
@@ -309,7 +309,7 @@ def report_command(
     cluster: Cluster = "sentence",
 ) -> None:
     """One HTML file that opens anywhere, and its Markdown twin: verdict, 2x2, figures, examples, cost, provenance."""
-    _refuse_before_writing(results_dir, out)
+    _refuse_before_writing(results_dir, out or results_dir / "report")
     from emergence.report.write import write_report
 
     say(write_report(results_dir, out, cluster=cluster).text())
@@ -578,10 +578,10 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def _refuse_before_writing(results_dir: Path, out: Path | None) -> None:
+def _refuse_before_writing(results_dir: Path, out: Path) -> None:
     """Refuse a folder without results, or a place for files that cannot be one, before anything heavy is imported."""
     refuse_if_no_results(results_dir)
-    refuse_output_folder(out or results_dir / "report")
+    refuse_output_folder(out)
 
 
 def _list_runs(runs_dir: Path, as_json: bool) -> None:

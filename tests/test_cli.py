@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_lines import ROOT, typed
+from emergence.cli import ORDER
+from tests.command_lines import ROOT, emergence_command, typed
 
 
 def call(*words: str) -> tuple[int, str]:
@@ -45,6 +46,27 @@ def test_what_cannot_work_is_one_line_and_writes_nothing(words: list[str], says:
     code, output = call(*words, *(["--runs-dir", str(runs)] if words[0] == "run" else []))
     assert code in (1, 2) and says in output and "Traceback" not in output
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_commands_stand_in_the_order_of_their_use_in_whole_sentences() -> None:
+    text = call("--help")[1]
+    commands = text.partition("Commands:")[2]
+    listed = [line.split()[0] for line in commands.splitlines() if line[2:3].strip()]
+    assert tuple(listed) == ORDER and "..." not in commands and "completion" not in text
+
+
+def test_a_shell_can_complete(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("_EMERGENCE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "emergence ver")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit):
+        emergence_command().main([], prog_name="emergence")
+    assert capsys.readouterr().out.split() == ["verify", "verify-run"]
+
+
+@pytest.mark.parametrize("words", [["tiny"], ["--config-name", "tiny"]])
+def test_config_takes_its_name_either_way(words: list[str]) -> None:
+    assert call("config", *words)[1].startswith("tiny: run names begin with TinyQA")
 
 
 def test_help_needs_neither_torch_nor_numpy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import shutil
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from emergence.model import Trunk, build_trunk
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.activations import TrunkSource, extract_states, weights_key
 from emergence.studies.cka import temporal as temporal_cka
+from emergence.studies.cka.analyse import AnalysisFlags
 from emergence.studies.cka.nulls import matched_noise, random_trunks
 from emergence.studies.cka.result import TemporalCKA, read_result
 from emergence.studies.cka.temporal import CKAOptions, analyse_run
@@ -31,6 +33,8 @@ from emergence.studies.cka.views import Effort
 from emergence.studies.probe_sentences import ProbeSentence, choose_sentences, encode_sentences
 from emergence.studies.trunks import read_timeline
 from emergence.training.checkpoint import WeightsFile
+from emergence.training.recording import StopRequested
+from tests.command_lines import typed
 
 SMALL = (
     "model.n_layers=2",
@@ -306,6 +310,41 @@ def test_an_interrupted_analysis_goes_on_and_two_at_once_are_refused(
         analyse_run(full.path, out_dir=tmp_path, options=CURVES)
     analyse_run(full.path, out_dir=tmp_path, options=dataclasses.replace(CURVES, keep_states=True))
     assert kept.items() <= {path: path.stat().st_mtime_ns for path in (tmp_path / "states").glob("*.npy")}.items()
+
+
+def test_a_stop_between_comparisons_keeps_the_states_for_the_same_call(full: RunDirectory, tmp_path: Path) -> None:
+    comparing: list[str] = []
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            comparing.append(record.getMessage())
+
+    listening, log = Listening(), logging.getLogger(temporal_cka.__name__)
+    log.addHandler(listening)
+    before = log.level
+    log.setLevel(logging.INFO)
+    try:
+        with pytest.raises(StopRequested, match="same command goes on with the extracted states"):
+            analyse_run(full.path, out_dir=tmp_path, options=CURVES, should_stop=lambda: bool(comparing))
+        assert len(comparing) == 1 and comparing[0].startswith("comparison 1 of 4, of ")
+        kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "states").glob("*.npy")}
+        with pytest.raises(StopRequested, match=f"from what is in {tmp_path / 'states'}"):
+            analyse_run(full.path, out_dir=tmp_path, options=CURVES, should_stop=lambda: True)
+        analyse_run(full.path, out_dir=tmp_path, options=dataclasses.replace(CURVES, keep_states=True))
+    finally:
+        log.removeHandler(listening)
+        log.setLevel(before)
+    assert kept and kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "states").glob("*.npy")}
+
+
+def test_the_command_asks_for_what_its_flags_say(full: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[AnalysisFlags, Path]] = []
+    monkeypatch.setattr("emergence.cli.analyse_locally", lambda *both: asked.append(both) or "done")
+    runs, name = full.path.parent, full.run_id
+    ended = typed("emergence", "cka", name, "--against", name, "--runs-dir", str(runs), "--sentences", "50")
+    assert (ended.code, ended.out) == (0, "done\n")
+    assert asked == [(AnalysisFlags(model_dir=name, against=name, sentences=50), runs)]
+    assert typed("emergence", "cka", name, "--runs-dir", str(runs), "--sentences", "0").code == 2
 
 
 # Extraction -------------------------------------------------------------------------------------
