@@ -343,8 +343,9 @@ def fetch(
             shutil.rmtree(scratch, ignore_errors=True)
         return folder, note
     wanted = data[name]
+    why = "; ".join(reasons) if answered or not reasons else f"no network: {reasons[-1]}"
     raise HubError(
-        f"could not fetch {name} ({'; '.join(reasons) if answered else f'no network: {reasons[-1]}'}): "
+        f"could not fetch {name} ({why}): "
         f"give a local copy with {wanted.flag} PATH ({wanted.accepts}), or use {wanted.otherwise}"
     )
 

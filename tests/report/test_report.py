@@ -195,6 +195,7 @@ def test_a_sentence_is_put_together_from_what_spans_show_of_it() -> None:
 def test_the_command_of_a_run_makes_its_spec(spec: ExperimentSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[ExperimentSpec] = []
     monkeypatch.setattr("emergence.commands.run.run_locally", lambda given, *_, **__: asked.append(given))
+    monkeypatch.setattr("emergence.cli.refuse_bad_paths", lambda *_, **__: None)  # none of the paths is there
     parts = shlex.split(command(spec, "some runs"))
     assert parts[0] == "emergence"
     done = CliRunner().invoke(app, parts[1:], catch_exceptions=False)
