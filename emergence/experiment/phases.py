@@ -357,6 +357,7 @@ def probe_published(
     redraw_as_own(spec, published)  # after the loss, which is that of the weights as they are
     splits = (questions.train, questions.validation, questions.test)
     states.write([*splits, *([questions.pairs] if questions.pairs else [])], session.context)
+    published.release()  # its states are on disk, and the fits need the memory
     trained, report = _probe(session, states, questions)
     best = report.best("linear")
     session.run.save_finetuned(session.probe_weights(span_head(best), _other_fits(report), **_saved_facts(report)))

@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,29 @@ def test_the_table_has_the_cells_that_there_can_be(root: Path) -> None:
     assert modes == ["frozen", "random frozen"] and {row.model for row in table.rows} == {"llama"}
     assert not [note for note in table.notes() if "was not run" in note or "guide's scale" in note]
     assert table.sets[0].gains
+
+
+def test_the_weights_are_given_back_before_probes_are_fitted(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from emergence.experiment import phases
+
+    loaded = load_model(str(models / "gpt2"))
+    facts = loaded.facts()
+    released: list[bool] = []
+
+    def stop(*args: Any) -> None:
+        released.append(all(parameter.is_meta for parameter in loaded.encoder.parameters()))
+        raise EmergenceError("far enough")
+
+    session = SimpleNamespace(
+        spec=spec_of(models / "gpt2"), cache_dir=Path(), run=SimpleNamespace(run_id="x"), begin=lambda *_: None,
+        context=Context(),
+    )  # fmt: skip
+    monkeypatch.setattr(phases.StoredStates, "write", lambda *_: None)
+    monkeypatch.setattr(phases, "_probe", stop)
+    questions = SimpleNamespace(train=None, validation=None, test=None, pairs=None)
+    with pytest.raises(EmergenceError, match="far enough"):
+        phases.probe_published(session, loaded, questions)  # type: ignore[arg-type]
+    assert released == [True] and loaded.facts() == facts
 
 
 def test_the_same_command_finds_the_finished_run(root: Path, models: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,23 @@ class LoadedModel:
     tokenizer: HuggingFaceTokenizer
     seed: int | None = None
 
-    @property
+    @cached_property
     def n_parameters(self) -> int:
         """All weights, a tied one once."""
         return sum(parameter.numel() for parameter in self.encoder.parameters())
 
-    @property
+    @cached_property
     def n_non_embedding(self) -> int:
         """Weights that are in neither the input nor the output embedding."""
         model = self.encoder.model
         tables = (model.get_input_embeddings(), model.get_output_embeddings())
         embeddings = {id(p): p.numel() for table in tables if table is not None for p in table.parameters()}
         return self.n_parameters - sum(embeddings.values())
+
+    def release(self) -> None:
+        """Give the memory of the weights back. Shapes, counts and facts stay; states can no longer be computed."""
+        _ = self.n_parameters, self.n_non_embedding  # tied weights are two once they are moved
+        self.encoder.to("meta")
 
     def facts(self) -> dict[str, Any]:
         """What a result records of it, in plain JSON types."""
