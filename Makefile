@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= 2
 
-.PHONY: install demo test test-all bench lint typecheck check clean
+.PHONY: install demo test test-all bench docs lint typecheck check clean
 
 install: $(STAMP)
 
@@ -35,6 +35,12 @@ test-all: $(STAMP)
 bench: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks all $(BENCH)
 	$(BIN)/python -m benchmarks table
+
+# The documentation as a site: build/site/index.html opens in a browser.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the documentation is build/site/index.html"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

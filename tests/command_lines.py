@@ -51,9 +51,20 @@ class Ended(NamedTuple):
     err: str
 
 
-def typed(program: str, *words: str) -> Ended:
-    """``emergence WORDS``, or ``python SCRIPT WORDS``, through the program's own entry point."""
-    out, err = io.StringIO(), io.StringIO()
+def typed(program: str, *words: str, encoding: str = "utf-8") -> Ended:
+    """``emergence WORDS``, or ``python SCRIPT WORDS``, through the program's own entry point.
+
+    A character that ``encoding`` lacks is an error on standard output, as in Python, and spelled out on the other.
+    """
+    streams = [io.BytesIO(), io.BytesIO()]
+    out, err = (
+        io.TextIOWrapper(stream, encoding, errors, newline="\n", write_through=True)
+        for stream, errors in zip(streams, ("strict", "backslashreplace"), strict=True)
+    )
+
+    def ended(code: Any) -> Ended:
+        return Ended(code, *(stream.getvalue().decode(encoding) for stream in streams))
+
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             if program == "emergence":
@@ -62,8 +73,8 @@ def typed(program: str, *words: str) -> Ended:
             else:
                 run_file(program, program, *words, name="__main__")
         except SystemExit as end:
-            return Ended(end.code or 0, out.getvalue(), err.getvalue())
-    return Ended(0, out.getvalue(), err.getvalue())
+            return ended(end.code or 0)
+    return ended(0)
 
 
 def emergence_command() -> Any:

@@ -16,6 +16,7 @@ from pathlib import PurePath
 from emergence.data.formats.raw import DocumentCounts
 from emergence.data.records import SPLITS, QADataset, QAExample
 from emergence.errors import DataError
+from emergence.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +69,16 @@ def complete_splits(parts: Mapping[str, SplitPart], seed: int) -> tuple[dict[str
     completed = dict(parts)
     for split in concerned:
         completed[split] = _taken(parts[donor], homes, split, donor)
-    report: dict[str, object] = {"from": donor, "by": "document", "seed": seed}
+    shares = {}
     for split in concerned:
         kept = completed[split][0]
-        documents = {example.document_id for example in kept}
-        report[split] = {"documents": len(documents), "questions": len(kept)}
-    log.info("split off by document with seed %d: %s", seed, report)
+        shares[split] = {"documents": len({example.document_id for example in kept}), "questions": len(kept)}
+    report: dict[str, object] = {"from": donor, "by": "document", "seed": seed, **shares}
+    counts = [
+        f"{split} {counted(r['questions'], 'question')} of {counted(r['documents'], 'document')}"
+        for split, r in shares.items()
+    ]
+    log.info("split off from %s by document, seed %d: %s", donor, seed, ", ".join(counts))
     return completed, report
 
 
