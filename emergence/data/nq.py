@@ -29,6 +29,7 @@ from emergence.data.stream import EncodedDocument, TokenStream, cut_to_budget
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError
 from emergence.files import sha256_file
+from emergence.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,10 @@ def _read_all(files: Sequence[Path], split: str) -> list[QAPair]:
 
 def _read(path: Path, split: str) -> list[QAPair]:
     rows = _parquet_rows(path) if head(path, 4).startswith(MAGIC) else _json_rows(path)
-    pairs = [_pair(row, f"{split}-{number:06d}", path, number) for number, row in rows]
+    read = [_pair(row, f"{split}-{number:06d}", path, number) for number, row in rows]
+    pairs = [pair for pair in read if pair.answers]
+    if len(pairs) < len(read):
+        log.info("%s: %s without an answer left aside", path, counted(len(read) - len(pairs), "question"))
     if not pairs:
         raise DataError("the file has no rows", path)
     return pairs
@@ -222,9 +226,9 @@ def _pair(row: Any, identity: str, path: Path, number: int) -> QAPair:
         answers = [answers]
     if not isinstance(question, str) or not question.strip():
         raise DataError('is no NQ-open row: "question" must be a string', path, number)
-    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
-        raise DataError('is no NQ-open row: "answer" must be a list of strings, not empty', path, number)
-    return QAPair(f"nq-{identity}", question, tuple(answers))
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        raise DataError('is no NQ-open row: "answer" must be a list of strings', path, number)
+    return QAPair(f"nq-{identity}", question, tuple(answer for answer in answers if answer.strip()))
 
 
 def _carve(pairs: list[QAPair], seed: int) -> dict[str, list[QAPair]]:

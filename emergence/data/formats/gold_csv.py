@@ -34,13 +34,13 @@ _INDEX = re.compile(r"[0-9]{1,9}")
 
 def is_gold_header(line: str) -> bool:
     """Whether a CSV's first line is that of Gold Standard or QANom questions."""
-    columns = set(line.strip().split(","))
+    columns = {name.strip() for name in line.split(",")}
     return "qasrl_id" in columns and not columns.isdisjoint(_COLUMNS[1:])
 
 
 def is_sentences_header(line: str) -> bool:
     """Whether a CSV's first line is that of Gold Standard sentences."""
-    columns = set(line.strip().split(","))
+    columns = {name.strip() for name in line.split(",")}
     return {"qasrl_id", "tokens"} <= columns and columns.isdisjoint(_COLUMNS[1:])
 
 
@@ -141,13 +141,14 @@ def _slots(row: dict[str, str]) -> tuple[str, ...] | None:
 def _header(path: Path) -> list[str]:
     """The names in a CSV's first line."""
     first = head(path, 4096).partition(b"\n")[0].decode("utf-8", "replace")
-    return next(csv.reader([first.rstrip("\r")]), [])
+    return [name.strip() for name in next(csv.reader([first.rstrip("\r")]), [])]
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(line + "\n" for _, line in text_lines(path))
     try:
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        missing = [name for name in columns if name not in reader.fieldnames]
         if missing:
             raise DataError(f"lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}", path, 1)
         for row in reader:
@@ -155,7 +156,8 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
                 raise DataError(
                     f"has not the {len(reader.fieldnames or ())} columns of the header", path, reader.line_num
                 )
-            yield reader.line_num, row
+            if any(value.strip() for value in row.values()):  # spreadsheets leave rows of commas
+                yield reader.line_num, row
     except csv.Error as exc:
         raise DataError(f"is no CSV ({exc})", path, max(1, reader.line_num)) from exc
 

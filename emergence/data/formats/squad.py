@@ -22,6 +22,7 @@ from emergence.data.formats.slots import finish_question
 from emergence.data.formats.textfile import json_value, whole, whole_text, words
 from emergence.data.records import QAExample
 from emergence.errors import DataError
+from emergence.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +109,12 @@ def raw_from_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[RawQuestion]:
             document_id=title,
             tokens=tokens,
             question=finish_question(question),
-            answers=tuple(_answers(context, texts, starts, begins, ends)),
+            answers=tuple(_answers(context, texts, starts, begins, ends, counted_in)),
             id=f"{SOURCE}:{identity}",
         )
+    moved = counted_in.pop(_ELSEWHERE, 0)
+    if moved:
+        log.info("%s not where the file says, but once in the context: read there", counted(moved, "answer"))
     for unit, n in counted_in.items():
         log.info("%d answers have their place counted in %s, not in characters: read as such", n, unit)
 
@@ -129,12 +133,27 @@ def _in_characters(context: str, start: int, text: str, counted_in: Counter[str]
 
 
 def _answers(
-    context: str, texts: list[str], starts: list[int], begins: dict[int, int], ends: dict[int, int]
+    context: str,
+    texts: list[str],
+    starts: list[int],
+    begins: dict[int, int],
+    ends: dict[int, int],
+    counted_in: Counter[str],
 ) -> Iterator[RawAnswer]:
+    """Answers with their spans of words. One whose place is wrong is taken where its text stands, if that is once."""
     for (start, text), votes in Counter(zip(starts, texts, strict=True)).items():
-        end = start + len(text)
-        whole = context[start:end] == text and start in begins and end in ends
+        place = start
+        if context[start : start + len(text)] != text and text and context.count(text) == 1:
+            place = context.index(text)
+        end = place + len(text)
+        whole = context[place:end] == text and place in begins and end in ends
+        counted_in[_ELSEWHERE] += whole and place != start
+        start = place
         yield RawAnswer(text, (begins[start], ends[end]) if whole else None, given=True, votes=votes)
+
+
+#: Among the units in which places are counted: none.
+_ELSEWHERE = "elsewhere"
 
 
 @cache

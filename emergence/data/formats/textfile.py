@@ -145,7 +145,7 @@ def json_value(text: str, path: Path, line: int | None = None) -> Any:
         value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as exc:
         where = exc.lineno if line is None else line
-        raise DataError(f"is not JSON ({exc.msg} at column {exc.colno})", path, where) from None
+        raise DataError(f"is not JSON ({exc.msg.removesuffix(' at')} at column {exc.colno})", path, where) from None
     except (ValueError, RecursionError) as exc:  # a number of thousands of digits; a thousand brackets
         raise DataError(f"is not JSON that can be read ({exc})", path, line) from None
     if text.count("[") + text.count("{") > _MOST_DEPTH:
