@@ -53,7 +53,7 @@ def test_squad_drops_are_counted(tmp_path: Path) -> None:
     seat = CONTEXT.index("68,500")
     questions = [
         ("Inside a word?", [("68,500", seat)]),
-        ("Wrong offset?", [("Santa Clara", 3)]),
+        ("Not in it?", [("Nowhere Land", 3)]),
         ("Impossible?", []),
         ("Which?", [("Levi's Stadium", 0)]),
         ("Which?", [("Stadium", 7)]),
