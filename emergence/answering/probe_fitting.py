@@ -369,7 +369,8 @@ def new_probe(family: str, hidden_size: int, rank: int, seed: int) -> Probe:
     """An unfitted probe. Only the bilinear probe has a ``rank``."""
     if family == "bilinear":
         return BilinearProbe(hidden_size, rank, seed=seed)
-    return MLPHead(hidden_size, seed=seed) if family == "mlp" else SpanHead(hidden_size, seed=seed)
+    heads: dict[str, type[SpanHead] | type[MLPHead]] = {"linear": SpanHead, "mlp": MLPHead}
+    return heads[family](hidden_size, seed=seed)
 
 
 class SpanObjective:

@@ -101,7 +101,7 @@ class PaddedBatch:
         word_mask: Which word slots are words, (B, W) bool.
         question_start: First position of the question, (B,).
         question_end: One past the question's last position, (B,).
-        gold_starts: First word of each gold span, (B, G). The span to train on is in slot 0.
+        gold_starts: First word of each gold span, (B, G). That of most annotators is in slot 0.
         gold_ends: Last word (inclusive) of each gold span, (B, G).
         gold_mask: Which gold slots are golds, (B, G) bool.
     """
@@ -171,7 +171,7 @@ class EncodedQA:
 
     @cached_property
     def first_golds(self) -> IntArray:
-        """The gold to train on: first and last word (inclusive), (N, 2)."""
+        """The gold that most annotators gave: first and last word (inclusive), (N, 2)."""
         first = self.gold_offsets[:-1]
         return np.stack([self.gold_starts[first], self.gold_ends[first]], axis=1).astype(np.int64)
 
@@ -390,7 +390,8 @@ def word_pieces(tokens: Sequence[str]) -> list[str]:
 def batches_by_length(lengths: npt.ArrayLike, batch_size: int, *, seed: int, epoch: int) -> list[IntArray]:
     """Shuffled training batches of examples of similar length: ceil(N / batch_size) arrays of indices.
 
-    All examples are shuffled. Each pool of 50 batches is then sorted by length, and the batches are shuffled again.
+    All examples are shuffled. Each pool of ``_BATCHES_PER_POOL`` batches is then sorted by length, and the batches are
+    shuffled again.
     Equal arguments give equal batches.
     """
     size = np.asarray(lengths)

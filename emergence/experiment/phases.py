@@ -476,7 +476,7 @@ def named_fits(report: ProbeReport) -> dict[str, ProbeFit]:
     return fits
 
 
-def _fit_facts(fit: ProbeFit) -> dict[str, Tensor | float | None]:
+def _fit_facts(fit: ProbeFit) -> dict[str, float]:
     return {
         "validation_loss": fit.validation_loss,
         "validation_em": fit.validation_em,

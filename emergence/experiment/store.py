@@ -52,6 +52,12 @@ def is_run_id(name: str) -> bool:
     return _RUN_ID.fullmatch(name) is not None
 
 
+def made_at(run_id: str) -> tuple[str, int]:
+    """When a run was made, by its name: its time, and its number among those of that second. Later ones are greater."""
+    found = re.search(r"(\d{8}-\d{6})(?:-(\d+))?$", run_id)
+    return (found[1], int(found[2] or 1)) if found else ("", 0)
+
+
 def numbered(name: str) -> Iterator[str]:
     """``name``, ``name-2``, ``name-3``...: a run gets the first of these names that is free."""
     yield name

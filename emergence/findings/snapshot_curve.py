@@ -129,7 +129,8 @@ class EmergenceCurve:
         points: By step. n_questions, n_sentences: Behind every score.
         floor: Score -> mean of the random trunks; empty without one. no_model: F1 of the best rule without a model.
         thresholds: Axis -> score -> threshold; empty with too few points.
-        halfway: Axis -> where F1 has risen half the way from floor to last point, by isotonic fit.
+        halfway: Axis -> where F1 has risen half the way to the last point, from the floor or without one from the first
+            point, by isotonic fit.
         verdict: On the loss axis; the words are those of :class:`~emergence.measures.mirage.Diagnosis`.
         links: Discrete score -> share of snapshots at which its continuous partner predicts it.
         notes: What a reader should know.

@@ -21,6 +21,8 @@ FloatArray = npt.NDArray[np.float64]
 MOST_Z = 6.0
 #: Least robust standard deviation of log detours and of losses (nats), since a smooth history has almost none.
 _LEAST_DETOUR_SD, _LEAST_LOSS_SD = 0.1, 0.1
+#: The same of how many times faster the weights move at one place than at the next, in logs.
+_LEAST_SPEED_SD = 0.25
 #: Exchanging two revisions has to shorten the path near them by this factor.
 _SHORTER = 1.25
 #: How far a step 0 may be from the loss of guessing, ln V, as a share of it.
@@ -51,7 +53,7 @@ def find_suspects(revisions: Iterable[RevisionFacts], log_vocabulary: float) -> 
     """Revisions that are not what their step says, with the reason.
 
     In this order: equal groups of tensors at different steps, where the revision whose weights lie off the path is
-    named, else the later one; a step 0 that does better than guessing; two revisions whose exchange makes the path
+    named, else the later one; a step 0 whose loss is not that of guessing; two revisions whose exchange makes the path
     shorter; and one by one, the worst first, revisions whose weights or loss are off the trend of their neighbours.
 
     Args:
@@ -116,28 +118,27 @@ def _best_placed(
 
 
 def _misplacement(revision: RevisionFacts, groups: Sequence[str], others: Sequence[RevisionFacts]) -> float:
-    """How far a revision's groups lie from where the step wants them: from 0 on, nan-free.
+    """How far a revision's groups lie from where the step wants them, from 0 on.
 
-    Between two neighbours the share of the way is compared with the share of the log steps, and a detour counts. At an
-    end the way to the neighbour is compared with that neighbour's way to the next.
+    Of three revisions in a row, the revision's neighbours and itself or at an end the two next to it, the way from the
+    first to the second is compared, as a share of the way over all three, with the share of the log steps; and a
+    detour counts.
     """
     before = [r for r in others if r.step < revision.step][-2:]
     after = [r for r in others if r.step > revision.step][:2]
-
-    def d(a: RevisionFacts, b: RevisionFacts) -> float:
-        return _distance(a, b, groups)
-
     if before and after:
-        left, right, across = d(before[-1], revision), d(revision, after[0]), d(before[-1], after[0])
-        if left + right <= 0:
-            return 0.0
-        x = [math.log1p(r.step) for r in (before[-1], revision, after[0])]
-        share = abs(left / (left + right) - (x[1] - x[0]) / (x[2] - x[0]))
-        return share + math.log(max((left + right) / max(across, 1e-12), 1.0))
-    near, far = (before[-1:], before[:-1]) if before else (after[:1], after[1:])
-    if not near or not far:
+        row = [before[-1], revision, after[0]]
+    else:
+        row = [*before, revision] if before else [revision, *after]
+    if len(row) < 3:
         return 0.0
-    return math.log(max(d(revision, near[0]), 1e-12) / max(d(near[0], far[0]), 1e-12))
+    first, second, third = row
+    left, right, across = (_distance(a, b, groups) for a, b in ((first, second), (second, third), (first, third)))
+    if left + right <= 0:
+        return 0.0
+    x = [math.log1p(r.step) for r in row]
+    share = abs(left / (left + right) - (x[1] - x[0]) / (x[2] - x[0]))
+    return share + math.log(max((left + right) / max(across, 1e-12), 1.0))
 
 
 def _distance(a: RevisionFacts, b: RevisionFacts, groups: Sequence[str] | None = None) -> float:
@@ -191,7 +192,8 @@ def _both_gain(path: Sequence[RevisionFacts], i: int, j: int) -> bool:
 
 def _worst(ordered: Sequence[RevisionFacts]) -> tuple[str, str] | None:
     """The revision that is farthest off the trend of weights or loss; None if none is far enough."""
-    candidates = [*_detours([r for r in ordered if r.sketch]), *_off_loss([r for r in ordered if r.loss is not None])]
+    path = [r for r in ordered if r.sketch]
+    candidates = [*_detours(path), *_off_ends(path), *_off_loss([r for r in ordered if r.loss is not None])]
     z, name, reason = max(candidates, default=(0.0, "", ""))
     return (name, reason) if z > MOST_Z else None
 
@@ -211,11 +213,29 @@ def _detours(path: Sequence[RevisionFacts]) -> list[tuple[float, str, str]]:
     ]
 
 
+def _off_ends(path: Sequence[RevisionFacts]) -> list[tuple[float, str, str]]:
+    """Robust z of how much faster the weights move at an end than beside it, against the same everywhere else.
+
+    Speed is distance over the difference of log steps. Slower proves nothing: a rate that warms up or decays is slow.
+    """
+    if len(path) < LEAST_REVISIONS or len({r.step for r in path}) < len(path):
+        return []
+    x = [math.log1p(r.step) for r in path]
+    speeds = [max(_distance(a, b), 1e-12) / (v - u) for a, b, u, v in zip(path, path[1:], x, x[1:], strict=False)]
+    faster = np.diff(np.log(speeds))  # of each edge than the one before
+    inner = np.concatenate([faster, -faster])
+    sd = max(1.4826 * float(np.median(np.abs(inner))), _LEAST_SPEED_SD)
+    return [
+        (float(jump / sd), r.name, f"its weights lie {math.exp(jump):.0f} times too far from its neighbour's")
+        for jump, r in ((-faster[0], path[0]), (faster[-1], path[-1]))
+    ]
+
+
 def _off_loss(curve: Sequence[RevisionFacts]) -> list[tuple[float, str, str]]:
     """Robust z of how far every inner revision's loss lies outside what its neighbours have.
 
-    Between the two any loss may be right, because an early loss falls along a curve and not along a line. An end can
-    only be judged by its weights.
+    Between the two any loss may be right, because an early loss falls along a curve and not along a line. An end is
+    judged by its weights, and a step 0 by the loss of guessing.
     """
     if len(curve) < LEAST_REVISIONS:
         return []

@@ -22,7 +22,7 @@ from modal.config import config as modal_settings
 from emergence.errors import EmergenceError, RunDirectoryError, UnreachableError, UsageError, require_packages
 from emergence.experiment.listing import FileFacts, RunSummary, format_listing, summarise_run
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE, parse_spec_file
-from emergence.experiment.store import numbered
+from emergence.experiment.store import made_at, numbered
 from emergence.files import parse_json
 from emergence.remote.app import MODELS_VOLUME, analyse, app, models_volume, prepare
 from emergence.remote.calls import patiently
@@ -380,7 +380,7 @@ class VolumeFiles:
             return other.pretrain_id == spec.pretrain_id and has_or_will and not is_given
 
         runs = {run_id: files for run_id, files in self.runs().items() if SPEC_FILE in files}
-        names = sorted(runs, key=lambda run_id: run_id[-15:], reverse=True)
+        names = sorted(runs, key=made_at, reverse=True)
         same = in_parallel(is_same, names)
         return {run_id: TRUNK_FILE in runs[run_id] for run_id, is_one in zip(names, same, strict=True) if is_one}
 
@@ -394,7 +394,8 @@ class VolumeFiles:
                 return False
 
         runs = self.runs().items()
-        open_runs = sorted((r for r, files in runs if SPEC_FILE in files and STATS_FILE not in files), reverse=True)
+        unfinished = (run_id for run_id, files in runs if SPEC_FILE in files and STATS_FILE not in files)
+        open_runs = sorted(unfinished, key=made_at, reverse=True)
         twins = in_parallel(is_twin, open_runs)
         return next((run_id for run_id, twin in zip(open_runs, twins, strict=True) if twin), None)
 

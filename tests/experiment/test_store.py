@@ -24,7 +24,7 @@ from emergence.experiment.run_directory import (
     TRUNK_FILE,
     parse_spec_file,
 )
-from emergence.experiment.store import RunDirectory, RunStore
+from emergence.experiment.store import RunDirectory, RunStore, made_at
 from emergence.files import folder_files, read_json, seal, to_json, unseal, write_json_atomic
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, load_weights
@@ -377,3 +377,9 @@ def test_history_lines_have_what_is_read_from_them(store: RunStore, line: str) -
         file.write(line + "\n")
     with pytest.raises(RunDirectoryError, match=r"history\.jsonl:2: damaged"):
         run.read_curves()
+
+
+def test_runs_of_one_second_are_in_the_order_they_were_made_and_older_ones_before() -> None:
+    made = ["Tiny_20251231-005835", *(f"Tiny_20251231-005835-{n}" for n in range(2, 12)), "Tiny_seed1_20260101-000000"]
+    shuffled = [*made[6:], *made[:6]]
+    assert sorted(shuffled, key=made_at) == made

@@ -389,7 +389,8 @@ def test_flags_are_answered_before_anything_is_sent(
 ) -> None:
     done = standin.modal("run", ENTRY_POINT, *words, cwd=ROOT)
     assert done.returncode == code and says in done.stdout + done.stderr
-    assert standin.server.received == []
+    # What runs there are may be looked at: one of them may have this trunk.
+    assert {*standin.server.received} <= {"ClientHello", "VolumeGetOrCreate", "VolumeListFiles", "VolumeGetFile2"}
     if code and says != "debug":
         assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1
 
