@@ -112,6 +112,7 @@ _EXTRAS = {
     ),
     **dict.fromkeys(("matplotlib", "jinja2"), "report"),
     **dict.fromkeys(("transformers", "huggingface_hub"), "hf"),
+    "infomeasure": "mi",
 }
 
 
