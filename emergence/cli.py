@@ -37,7 +37,7 @@ from emergence.wording import in_line, say
 ORDER = (
     *("doctor", "demo", "config", "plan", "run", "list", "ask", "compare", "table", "figures", "report"),
     *("sweep", "probe-snapshots", "cka", "curves"),
-    *("probe", "revisions", "minimal-pairs", "export"),
+    *("probe", "revisions", "minimal-pairs", "ie", "export"),
     *("pull", "verify", "verify-run"),
 )
 
@@ -473,6 +473,47 @@ def minimal_pairs_command(
 
     result = score_minimal_pairs(
         name, data, runs_dir, snapshots=snapshots, revision=revision, out=out, precision=dtype, device=device
+    )
+    say(to_json(result.to_dict(), indent=2) if as_json else result.text())
+
+
+@app.command("ie")
+def ie_command(
+    name: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run; a model's directory or hub name.")],
+    texts: Annotated[
+        str, typer.Option(metavar="LISTS|FILE", help="icl-country, icl-animal, icl-colour; or a file, one text a line.")
+    ] = "icl-country",
+    length: Annotated[
+        int | None, typer.Option(min=1, metavar="T", help="Tokens of a text: 2 a shot; cuts the lines of a file.")
+    ] = None,
+    layers: Annotated[str, typer.Option(help="Blocks to estimate, e.g. 0,2,3.")] = "all",
+    n: Annotated[int, typer.Option("--n", min=1, help="Texts; half of them fit the pooling.")] = 20_000,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of texts, controls, noise and random twins.")] = 3,
+    dimensions: Annotated[int, typer.Option(min=1, help="Most dimensions that states are pooled to.")] = 64,
+    revision: Annotated[str | None, typer.Option(help="Of a model: a subfolder, a branch, a tag.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where results go (default: in the run, or beside the runs).")
+    ] = None,
+    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of a model's weights.")] = "fp32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: the GPU, if any).")] = None,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Information emergence: what layers tell of each other for whole texts beyond single tokens, against controls.
+
+    \b
+    emergence ie RUN --texts icl-animal --length 6
+    emergence ie RUN --texts answers.txt --length 8    texts of any origin, as this model sees them
+    """
+    from emergence.commands.information import measure_information
+    from emergence.files import to_json
+    from emergence.studies.information.measure import Options
+    from emergence.studies.snapshots.options import parse_layers
+
+    chosen = parse_layers(None if layers == "all" else layers)
+    options = Options(n=n, seeds=seeds, dimensions=dimensions, layers=chosen)
+    result = measure_information(
+        name, texts, runs_dir, options, length=length, revision=revision, out=out, precision=dtype, device=device
     )
     say(to_json(result.to_dict(), indent=2) if as_json else result.text())
 

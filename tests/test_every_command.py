@@ -59,6 +59,7 @@ ROWS = {
     "export": Row("{run} --to {new}", f"{NOWHERE} --to {{new}}", "local"),
     "probe": Row("--model {run}", f"--model {{run}} --runs-dir {FILE}", "hf"),
     "minimal-pairs": Row("{run}", "", "local"),
+    "ie": Row("{run}", "", "local"),
     "revisions": Row("{run}", "", "hf"),
     "cka": Row("{run} --sentences 5", f"{{run}} --against {NOWHERE}", "local"),
     "verify": Row("--data microworld --sample 0", f"--qa-data {NOWHERE}", "local"),

@@ -46,7 +46,7 @@ def score_minimal_pairs(
     subject, models, home = _subject(name, runs_dir, snapshots, revision, precision)
     study = SentencePairStudy(subject, models, pairs, device=on, n_boot=N_BOOT)
     with plain_messages(), StopSwitch() as should_stop:
-        return study.run(out or home / _folder_name(pairs.name), TerminalProgress(), should_stop)
+        return study.run(out or home / folder_name(pairs.name), TerminalProgress(), should_stop)
 
 
 def _subject(
@@ -54,13 +54,13 @@ def _subject(
 ) -> tuple[dict[str, Any], list[ModelToScore], Path]:
     """What is scored, its models, and the folder of its results."""
     subject: dict[str, Any]
-    if _is_model(name, runs_dir):
+    if is_model(name, runs_dir):
         if snapshots and revision is not None:
             raise UsageError("--snapshots are all steps of a model, --revision is one: drop one of the two")
         suspects = known.suspects if snapshots and (known := load_revisions(runs_dir, name)) else {}
         models = models_of_name(name, revision, snapshots=snapshots, precision=precision, left_out=suspects)
         at = f"@{revision}" if revision else ""
-        home = runs_dir / FILES.name / _folder_name(name.rstrip("/") + at)
+        home = runs_dir / FILES.name / folder_name(name.rstrip("/") + at)
         subject = {"name": f"{name}{at}", "kind": "model", "precision": precision, "left_out": suspects}
         return subject, models, home
     if revision is not None:
@@ -76,7 +76,7 @@ def _subject(
     return subject, models_of_run(run, snapshots=snapshots), run.path / FILES.folder
 
 
-def _is_model(name: str, runs_dir: Path) -> bool:
+def is_model(name: str, runs_dir: Path) -> bool:
     """Whether ``name`` means a published model: a directory with a ``config.json``, or ``OWNER/NAME`` of the hub."""
     for path in (Path(name), runs_dir / name):
         if name and path.is_dir():
@@ -87,6 +87,6 @@ def _is_model(name: str, runs_dir: Path) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).parent.is_dir()
 
 
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
     """A name as one folder's."""
     return re.sub(r"[^\w.@-]+", "-", name).strip("-.") or "pairs"

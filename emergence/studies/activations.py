@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -107,24 +108,42 @@ def extract_states(source: TrunkSource, inputs: EncodedSentences, folder: Path, 
     path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npy"
     n, p = len(inputs), len(inputs.predicate_sentences)
     states = States(path, source.n_levels, n, p)
+
+    def fill(stored: npt.NDArray[np.float32]) -> None:
+        _fill(stored, on_device(source.build(), device), inputs, device)
+
     shape = (source.n_levels, len(PASSES) * (n + p), source.hidden_size)
+    keep_states(path, shape, fill, "compare on fewer --sentences")
+    return states
+
+
+def keep_states(path: Path, shape: tuple[int, ...], fill: Callable[[npt.NDArray[np.float32]], None], cure: str) -> None:
+    """Write the array that ``fill`` fills to ``path``, as a ``.npy`` file of float32, unless it is there whole.
+
+    Args:
+        path: In a folder that exists. shape: Of the array.
+        fill: A function that fills the memory map that it is given.
+        cure: What a person can do who has no room on the disk.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
     if _is_whole(path, shape):
-        return states
-    _check_space(folder, 4 * int(np.prod(shape)))
+        return
+    n_bytes = 4 * math.prod(shape)
+    _check_space(path.parent, n_bytes, cure)
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         stored = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         _reserve(temporary)
-        encoder = source.build()
-        _fill(stored, _on_device(encoder, device), inputs, device)
+        fill(stored)
         stored.flush()
         del stored
         temporary.replace(path)
     except OSError as error:
-        raise write_error(path, error, 4 * int(np.prod(shape))) from error
+        raise write_error(path, error, n_bytes) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return states
 
 
 def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
@@ -140,7 +159,8 @@ def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
     return False
 
 
-def _on_device(encoder: Encoder, device: torch.device) -> Encoder:
+def on_device(encoder: Encoder, device: torch.device) -> Encoder:
+    """The encoder on a device, ready to be read."""
     if isinstance(encoder, torch.nn.Module):
         encoder.to(device).eval()
     return encoder
@@ -214,10 +234,10 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
 
 
-def _check_space(folder: Path, needed: int) -> None:
+def _check_space(folder: Path, needed: int, cure: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunDirectoryError(
             f"{folder} has {free / 1e9:.1f} GB free, but the states of one checkpoint take {needed / 1e9:.1f} GB: "
-            "make room, or compare on fewer --sentences"
+            f"make room, or {cure}"
         )

@@ -1,0 +1,222 @@
+"""Information emergence of one model on one set of texts, beside its controls, as JSON and npz; read without torch.
+
+All numbers are in bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emergence.measures.bootstrap import Estimate
+from emergence.measures.information import over_seeds
+from emergence.plain import plain
+from emergence.studies.study import Arrays, StudyFiles
+from emergence.wording import aligned, counted, format_estimate, format_interval
+
+FILES = StudyFiles(
+    name="information",
+    version=1,
+    what="an estimate of information emergence",
+    again="run emergence ie again",
+    kind="emergence-information",
+)
+
+FloatArray = npt.NDArray[np.float64]
+
+MODEL = "model"
+#: The controls, and what a model that exceeds one has more than.
+CONTROLS = {
+    "random": "an untrained network",
+    "shuffled": "shuffled text",
+    "resampled": "text of the same tokens drawn one by one",
+}
+CONDITIONS = (MODEL, *CONTROLS)
+#: Chance of a false word in the conclusion, over the three controls together.
+_FALSE_CLAIMS = 0.05
+NOTHING = "nothing beyond the controls"
+
+
+@dataclass(frozen=True, eq=False)
+class Emergence:
+    """Estimates of every condition c, seed s and layer l.
+
+    Attributes:
+        layers: L blocks.
+        values: (C, S, L) information emergence in bits; nan where a row was refused. errors: Its standard errors.
+        blocks: (C, S, L, 4) the same on disjoint quarters of the pairs.
+    """
+
+    layers: tuple[int, ...]
+    values: FloatArray
+    errors: FloatArray
+    blocks: FloatArray
+
+    def raw(self, condition: str, layer: int, n: int) -> Estimate:
+        """IE of one condition at one layer."""
+        at = CONDITIONS.index(condition)
+        return over_seeds(self.values[at, :, layer], self.errors[at, :, layer], n)
+
+    def difference(self, control: str, layer: int | None, n: int, level: float = 0.95) -> Estimate:
+        """ΔIE, the model's IE minus a control's, at a layer, or the mean over the blocks after the first.
+
+        What the first block reads is the last token alone, whatever the weights, so it tells of the text only.
+        """
+        at = CONDITIONS.index(control)
+        apart = self.values[0] - self.values[at]  # (S, L)
+        blocks = self.blocks[0] - self.blocks[at]  # (S, L, 4)
+        closed = np.hypot(self.errors[0], self.errors[at])
+        if layer is None:
+            # The layers are told by the same texts, so their errors do not average out.
+            inner = [i for i, block in enumerate(self.layers) if block > 0] or [0]
+            apart, blocks, closed = (part[:, inner].mean(axis=1) for part in (apart, blocks, closed))
+        else:
+            apart, blocks, closed = apart[:, layer], blocks[:, layer], closed[:, layer]
+        varied = blocks.std(axis=-1, ddof=1) / math.sqrt(blocks.shape[-1])
+        return over_seeds(apart, np.fmax(closed, varied), n, level)
+
+
+def concluded(emergence: Emergence, n: int) -> tuple[str, tuple[str, ...]]:
+    """What the numbers allow one to say in a phrase, and a sentence for every control.
+
+    The mean ΔIE over the blocks after the first decides, by intervals that together err in 5% of cases.
+    """
+    more, sentences = [], []
+    for control, words in CONTROLS.items():
+        found = emergence.difference(control, None, n, 1 - _FALSE_CLAIMS / len(CONTROLS))
+        shown = format_interval(found.point, found.lo, found.hi, 2, signed=True)
+        if not math.isfinite(found.point):
+            sentences.append(f"Against {words}: no number, because rows were refused.")
+            continue
+        if found.lo > 0:
+            more.append(f"more than {words}")
+        told = "more" if found.lo > 0 else "less" if found.hi < 0 else "no difference shown"
+        sentences.append(f"Against {words}: {told} ({shown} bits, mean over blocks after the first).")
+    return " and ".join(more) or NOTHING, tuple(sentences)
+
+
+@dataclass(frozen=True, eq=False)
+class InformationResult:
+    """What a study of one model on one set of texts found.
+
+    Attributes:
+        subject: The model: ``name``, ``kind``, and of a run its size, seed and initialisation.
+        settings: Texts, T, n, dimensions, noise, seeds.
+        layers: Blocks; an estimate is between the states before a block and after it.
+        rows: What every cell found, in the order of conditions, seeds, layers.
+        emergence: The same as arrays.
+        usable: Of a frozen run: probe family -> bits about the answer that states add to words and positions.
+    """
+
+    subject: dict[str, Any]
+    settings: dict[str, Any]
+    layers: tuple[int, ...]
+    rows: tuple[dict[str, Any], ...]
+    emergence: Emergence
+    usable: dict[str, Estimate]
+
+    @property
+    def n(self) -> int:
+        """Pairs of one estimate: half the texts."""
+        return int(self.settings["n"]) // 2
+
+    @property
+    def conclusion(self) -> tuple[str, tuple[str, ...]]:
+        return concluded(self.emergence, self.n)
+
+    def flags(self, layer: int) -> list[str]:
+        """Flags of the model's own rows at a layer, whatever the seed; ``refused`` of a control's, too."""
+        at = self.layers[layer]
+        own = {flag for row in self.rows if row["layer"] == at and row["condition"] == MODEL for flag in row["flags"]}
+        return sorted(own | {"refused" for row in self.rows if row["layer"] == at and "refused" in row["flags"]})
+
+    def to_dict(self) -> dict[str, Any]:
+        phrase, sentences = self.conclusion
+        return {
+            **FILES.header,
+            "subject": self.subject,
+            "settings": self.settings,
+            "unit": "bits",
+            "conclusion": phrase,
+            "evidence": list(sentences),
+            "layers": [self._layer(i) for i in range(len(self.layers))],
+            "mean": {name: plain(self.emergence.difference(name, None, self.n)) for name in CONTROLS},
+            "usable_information": {family: plain(estimate) for family, estimate in self.usable.items()},
+            "rows": list(self.rows),
+        }
+
+    def _layer(self, i: int) -> dict[str, Any]:
+        return {
+            "layer": self.layers[i],
+            "delta": {name: plain(self.emergence.difference(name, i, self.n)) for name in CONTROLS},
+            "raw": {name: plain(self.emergence.raw(name, i, self.n)) for name in CONDITIONS},
+            "flags": self.flags(i),
+        }
+
+    def arrays(self) -> Arrays:
+        return {"values": self.emergence.values, "errors": self.emergence.errors, "blocks": self.emergence.blocks}
+
+    def text(self) -> str:
+        """For a terminal: the conclusion, ΔIE by layer, and the raw value in brackets."""
+        settings = self.settings
+        phrase, sentences = self.conclusion
+        lines = [
+            f"{self.subject['name']} on {settings['texts']}, {settings['length']} tokens: {phrase}",
+            *sentences,
+            f"Information emergence in bits, gaussian, {settings['n']:,} texts, {settings['dimensions']} dimensions, "
+            f"noise {settings['noise']:g} of the RMS, {counted(len(settings['seeds']), 'seed')}, 95% intervals; "
+            f"ceiling of a pass {settings['ceiling']:.2f}. A raw value says mostly how much noise was added.",
+            "",
+        ]
+        table = [["layer", *(f"minus {name}" for name in CONTROLS), "(raw)", ""]]
+        for i, layer in enumerate(self.layers):
+            apart = (self.emergence.difference(name, i, self.n) for name in CONTROLS)
+            raw = self.emergence.raw(MODEL, i, self.n)
+            told = ", ".join(self.flags(i)).replace("_", " ")
+            table.append(
+                [str(layer), *(format_estimate(one, signed=True) for one in apart), f"({raw.point:.2f})", told]
+            )
+        lines += aligned(table)
+        for family, found in self.usable.items():
+            lines.append(
+                f"usable information about the answer, beyond words and positions, {family} probe: "
+                f"{format_estimate(found, 3, signed=True)} bits a question"
+            )
+        return "\n".join(lines)
+
+
+def result_of(
+    subject: dict[str, Any],
+    settings: dict[str, Any],
+    layers: Sequence[int],
+    rows: Sequence[dict[str, Any]],
+    usable: dict[str, Estimate],
+) -> InformationResult:
+    """The result of rows in the order of conditions, seeds and layers."""
+    shape = (len(CONDITIONS), len(settings["seeds"]), len(layers))
+
+    def array(key: str) -> FloatArray:
+        return np.array([row["ie"][key] for row in rows], dtype=np.float64).reshape(*shape, *([4] * (key == "blocks")))
+
+    emergence = Emergence(tuple(layers), array("value"), array("se"), array("blocks"))
+    return InformationResult(subject, settings, tuple(layers), tuple(rows), emergence, usable)
+
+
+def read_result(folder: Any) -> InformationResult:
+    """The result in ``folder``. The errors are those of :meth:`StudyFiles.read`."""
+    return FILES.read(folder, _from_files)
+
+
+def _from_files(content: dict[str, Any], arrays: Arrays) -> InformationResult:
+    usable = {name: Estimate.from_dict(found) for name, found in content["usable_information"].items()}
+    layers = [int(found["layer"]) for found in content["layers"]]
+    result = result_of(content["subject"], content["settings"], layers, content["rows"], usable)
+    if any(not np.array_equal(arrays[name], mine, equal_nan=True) for name, mine in result.arrays().items()):
+        raise ValueError("the rows are not those of its arrays")
+    result.text()  # reads every number that somebody asks for, so that what is malformed is known here
+    return result

@@ -1,0 +1,223 @@
+"""Information emergence of trunks and published models: against stand-ins whose answer is known, resumable, refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from emergence.cli import app
+from emergence.data.token_texts import TokenTexts, load_texts, resampled_tokens, shuffled_tokens
+from emergence.errors import DataError, UsageError
+from emergence.experiment.run_directory import RunDirectory
+from emergence.measures.information import BITS
+from emergence.model import Encoder
+from emergence.studies.information.measure import InformationStudy, ModelToMeasure, Options
+from emergence.studies.information.result import CONTROLS, FILES, NOTHING, Emergence, concluded, read_result
+from emergence.training.recording import StopRequested
+from tests.published_models import save_model
+from tests.small_runs import run_micro
+
+CPU = torch.device("cpu")
+SMALL = ["--n", "160", "--seeds", "2", "--dimensions", "4"]
+
+
+class Adding:
+    """Level 0 is a token's embedding, level l + 1 is level l plus the mean over the text up to it."""
+
+    hidden_size, n_layers = 6, 2
+
+    def __init__(self, seed: int = 0) -> None:
+        self.table = torch.randn(50, 6, generator=torch.Generator().manual_seed(seed))
+
+    def hidden_states(self, ids: torch.Tensor) -> list[torch.Tensor]:
+        levels = [self.table[ids]]
+        for _ in range(self.n_layers):
+            sums = levels[-1].cumsum(1) / torch.arange(1, ids.shape[1] + 1)[None, :, None]
+            levels.append(levels[-1] + sums)
+        return levels
+
+
+def adding(seed: int = 0) -> Encoder:
+    return Adding(seed)
+
+
+def random_texts(length: int) -> TokenTexts:
+    def draw(n: int, seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).integers(0, 50, (n, length))
+
+    return TokenTexts("drawn", length, 10**6, draw, f"drawn {length}")
+
+
+MODEL = ModelToMeasure("w", "t", 2, 6, 16, adding, adding)
+OPTIONS = Options(n=400, seeds=1, dimensions=4)
+
+
+class Words:
+    """A tokenizer of whole words."""
+
+    fingerprint = "words"
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {}
+
+    def encode_batch(self, texts: object) -> list[list[int]]:
+        assert isinstance(texts, (list, tuple))
+        return [[self.known.setdefault(word, len(self.known)) for word in text.split()] for text in texts]
+
+
+def study(texts: TokenTexts, model: ModelToMeasure = MODEL, options: Options = OPTIONS) -> InformationStudy:
+    return InformationStudy({"name": "x", "kind": "run"}, model, texts, options, device=CPU)
+
+
+def test_a_text_of_one_token_has_no_emergence_and_a_model_no_more_than_itself(tmp_path: Path) -> None:
+    result = study(random_texts(1)).run(tmp_path)
+    for layer in range(2):
+        for condition in ("model", "random", "shuffled"):
+            raw = result.emergence.raw(condition, layer, 200)
+            assert abs(raw.point) < 3 * raw.se
+    # The twin is the model itself, and one token is in the only order that there is.
+    assert result.emergence.difference("random", None, 200).point == 0
+    assert result.emergence.difference("shuffled", None, 200).point == 0
+    assert result.conclusion[0] == NOTHING
+    assert not list(tmp_path.rglob("*.npy"))  # the states are gone when the layers are done
+
+
+def test_numbers_are_those_of_the_states_and_resuming_changes_no_byte(tmp_path: Path) -> None:
+    texts = random_texts(3)
+    whole = study(texts).run(tmp_path / "whole")
+    for _ in range(9):
+        try:
+            study(texts).run(tmp_path / "cut", should_stop=lambda: True)
+        except StopRequested:
+            continue
+        break
+    stored = [(tmp_path / at / FILES.json_file).read_bytes() for at in ("whole", "cut")]
+    assert stored[0] == stored[1]
+    again = read_result(tmp_path / "cut")
+    assert again.text() == whole.text() and again.to_dict() == whole.to_dict()
+    row = whole.rows[1]
+    assert (row["condition"], row["layer"]) == ("model", 1) and len(row["micro"]) == 3
+    by_hand = row["macro"]["value"] - np.mean([one["value"] for one in row["micro"]])
+    assert row["ie"]["value"] == pytest.approx(by_hand) and row["macro"]["value"] > 3
+    assert abs(row["by_noise"]["0.03"] - row["by_noise"]["0.3"]) > 2  # the raw value is mostly the noise
+    assert 0 <= row["infonce"]["value"] <= BITS * np.log(200)
+
+
+def test_what_the_first_block_reads_decides_nothing() -> None:
+    values = np.zeros((4, 2, 2))
+    values[0, :, 0], values[0, :, 1] = 100.0, (1.0, 1.2)
+    blocks = np.repeat(values[..., None], 4, axis=-1) + np.linspace(-0.1, 0.1, 4)
+    mean = Emergence((0, 1), values, np.full((4, 2, 2), 0.05), blocks).difference("random", None, 50)
+    assert mean.point == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize(
+    ("random", "shuffled", "resampled", "phrase"),
+    [
+        (0.0, 0.0, 0.0, NOTHING),
+        (2.0, 0.0, -2.0, f"more than {CONTROLS['random']}"),
+        (-1.0, 1.0, 1.0, f"more than {CONTROLS['shuffled']} and more than {CONTROLS['resampled']}"),
+        (np.nan, 1.0, 0.0, f"more than {CONTROLS['shuffled']}"),
+    ],
+)
+def test_the_numbers_choose_the_words(random: float, shuffled: float, resampled: float, phrase: str) -> None:
+    values = -np.array([0.0, random, shuffled, resampled])[:, None, None] + np.zeros((4, 3, 2))
+    found = Emergence((1, 2), values, np.full((4, 3, 2), 0.1), np.repeat(values[..., None], 4, axis=-1))
+    told, sentences = concluded(found, 100)
+    assert told == phrase and len(sentences) == 3 and "semantic" not in " ".join([told, *sentences])
+    assert ("refused" in sentences[0]) == bool(np.isnan(random))
+
+
+def test_lists_and_controls() -> None:
+    texts = load_texts("icl-animal", Words(), 6)
+    drawn = texts.draw(2000, 1)
+    assert drawn.shape == (2000, 6) and texts.available == 16 * 15 * 14
+    assert len(set(drawn[:, 1::2].ravel().tolist())) == 1
+    assert all(len(set(text[::2])) == 3 for text in drawn.tolist())
+    counts = [np.unique(drawn[:, place], return_counts=True)[1] for place in (0, 2, 4)]
+    assert all(len(count) == 16 and count.min() > 80 for count in counts)  # 125 on average in every place
+    assert texts.entropy is not None and texts.entropy.sequence == pytest.approx(np.log(16 * 15 * 14))
+    assert (drawn != texts.draw(2000, 2)).any()
+    shuffled, resampled = shuffled_tokens(drawn, 0), resampled_tokens(drawn, 0)
+    assert (np.sort(shuffled, axis=1) == np.sort(drawn, axis=1)).all() and (shuffled != drawn).any()
+    assert set(resampled.ravel()) == set(drawn.ravel())
+    with pytest.raises(UsageError, match="even length"):
+        load_texts("icl-animal", Words(), 5)
+
+
+def test_lines_of_a_file_are_cut_to_windows_or_must_agree(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("a b c d e\n\nf g\nh\n")
+    with pytest.raises(DataError, match=r"unequal length, 1 to 5 tokens: give --length"):
+        load_texts(str(path), Words())
+    cut = load_texts(str(path), Words(), 2)
+    assert sorted(cut.draw(9, 0).tolist()) == [[0, 1], [2, 3], [5, 6]] and cut.facts["lines_too_short"] == 1
+    with pytest.raises(DataError, match="no text has 6 tokens"):
+        load_texts(str(path), Words(), 6)
+    with pytest.raises(UsageError, match="did you mean icl-country"):
+        load_texts("icl-county", Words())
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
+    def refused(match: str, texts: TokenTexts, **options: object) -> None:
+        with pytest.raises((UsageError, DataError), match=match) as error:
+            study(texts, options=replace(OPTIONS, **options))  # type: ignore[arg-type]
+        assert "\n" not in str(error.value)
+
+    drawn = random_texts(3)
+    refused("takes? 16: lower --length", random_texts(17))
+    refused("79 texts, but 4 dimensions take 80: raise --n", drawn, n=79)
+    refused("60 texts, but 4 dimensions take 80: give more texts", replace(drawn, available=60))
+    refused("all texts are the same", replace(drawn, draw=lambda n, seed: np.ones((n, 3), dtype=np.int64)))
+    refused("blocks 0 to 1", drawn, layers=(2,))
+    refused("take 4 at least", drawn, dimensions=3)
+
+    class Dead(Adding):
+        def hidden_states(self, ids: torch.Tensor) -> list[torch.Tensor]:
+            first, *others = super().hidden_states(ids)
+            return [first, *(torch.ones_like(level) for level in others)]
+
+    with pytest.raises(DataError, match="before block 1 are the same for all texts"):
+        study(drawn, replace(MODEL, build=Dead), replace(OPTIONS, layers=(1,))).run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return run_micro(tmp_path_factory.mktemp("ie"), "model.n_layers=2", freeze_llm=True)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    words = ["the", "baker", "cut", "a", "rope", "with", "her", "old", "knife", "and", "saw", "Anna", "chase", "dogs"]
+    path = tmp_path_factory.mktemp("texts") / "answers.txt"
+    path.write_text("\n".join(" ".join(rng.choice(words, 12)) for _ in range(150)))
+    return path
+
+
+def test_a_run_by_command(run: RunDirectory, texts: Path) -> None:
+    command = ["ie", run.run_id, "--runs-dir", str(run.path.parent), "--texts", str(texts), "--length", "5", *SMALL]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "usable information about the answer" in done.output and "minus shuffled" in done.output
+    stored = json.loads((run.path / FILES.folder / "answers.txt-T5" / FILES.json_file).read_text())
+    assert stored["subject"]["name"] == run.run_id and [row["layer"] for row in stored["layers"]] == [0, 1]
+    assert set(stored["usable_information"]) >= {"linear", "bilinear"}
+
+
+def test_a_published_model_and_what_its_tokenizer_cannot_do(tmp_path: Path, texts: Path) -> None:
+    folder = save_model(tmp_path / "model")
+    command = ["ie", str(folder), "--runs-dir", str(tmp_path / "runs"), *SMALL]
+    done = CliRunner().invoke(app, [*command, "--texts", str(texts), "--length", "6", "--layers", "1"])
+    assert done.exit_code == 0, done.output
+    (stored,) = (tmp_path / "runs" / FILES.name).rglob(FILES.json_file)
+    assert stored.parent.name == "answers.txt-T6" and read_result(stored.parent).layers == (1,)
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code and isinstance(refused.exception, UsageError)
+    assert "names as one token each" in str(refused.exception)
