@@ -65,6 +65,12 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "its tokens (with BOS) or by all but the first. Role-crossed pairs have the same words with agent and patient "
         "exchanged, each active and passive, so that words and word pairs are right in half of them.",
     ),
+    "information-emergence": (
+        "Information emergence",
+        "mutual information between the states before and after a block at the end of a text, minus the mean of that "
+        "for its tokens alone; its true value is an entropy of the text, whatever the weights, so the difference from "
+        "a control (random twin, shuffled tokens, resampled tokens) is what is told.",
+    ),
     "bits-per-byte": (
         "Nats per token, bits per byte",
         "cross-entropy of the next token on held-out text; per byte it does not depend on the tokenizer.",

@@ -82,6 +82,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         section("ablation", "Questions in the pretraining text", ("data-ablation", "intervals")),
         section("order", "Word order in the pretraining text", ("shuffled-text", "intervals")),
         section("pairs", "Sentence pairs", ("sentence-pairs",)),
+        section("information", "Information emergence", ("information-emergence",)),
         section("cka", "How states change", ("temporal-cka",)),
         *([section("others", "Other figures")] if shown["others"] else []),
         section("filtering", "Data", ("filtering",), filtering(folder), "these files do not tell of their questions"),

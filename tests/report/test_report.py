@@ -26,6 +26,8 @@ from emergence.report.examples import GAP, N_EACH, _known_words, _pieces, exampl
 from emergence.report.provenance import command
 from emergence.report.write import WrittenReport, write_report
 from emergence.spec.experiment import ExperimentSpec
+from emergence.studies.information.result import CONDITIONS, result_of
+from emergence.studies.information.result import FILES as INFORMATION
 from emergence.studies.sentence_pairs.result import FILES as PAIRS
 from emergence.studies.sentence_pairs.result import PairStudyResult, ScoredModel
 from tests.planted_runs import F1, fake_run, spec_of, write_grid, write_guide_file, write_run
@@ -270,6 +272,39 @@ def test_few_shot_runs_alone_have_a_verdict_and_beside_all_questions_none(tmp_pa
         fake_run(tmp_path, "debug", condition)
     (all_questions,) = read_folder(tmp_path, n_boot=BOOT).main
     assert all_questions.comparable.base.samples is None
+
+
+# Information emergence ----------------------------------------------------------------------------
+
+
+def test_information_emergence_is_told_by_its_differences(tmp_path: Path) -> None:
+    fake_run(tmp_path, "debug", "frozen")
+    assert "emergence ie RUN" in write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    more = dict(zip(CONDITIONS, (9.0, 9.0, 7.0, 6.5), strict=True))
+    settings = {"texts": "icl-animal", "length": 10, "n": 400, "dimensions": 4, "noise": 0.1, "seeds": [0, 1]}
+    around = np.array([-0.1, 0.1, -0.1, 0.1])
+    rows = [
+        {
+            "condition": condition,
+            "seed": seed,
+            "layer": layer,
+            "flags": ["above_ceiling"] if layer else [],
+            "ie": {"value": value + layer, "se": 0.1, "blocks": (value + layer + around).tolist()},
+        }
+        for condition, value in more.items()
+        for seed in (0, 1)
+        for layer in (0, 1)
+    ]
+    run = next(path for path in sorted(tmp_path.iterdir()) if (path / "spec.json").is_file())
+    for name, home in ((run.name, run / INFORMATION.folder), ("me/model", tmp_path / INFORMATION.name / "me-model")):
+        result = result_of({"name": name}, {**settings, "ceiling": 7.6}, (0, 1), rows, {})
+        INFORMATION.save(result, make_folder(home / "icl-animal-T10"))
+    (make_folder(run / INFORMATION.folder / "broken") / INFORMATION.json_file).write_text("{}")
+    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    assert "emergence ie RUN" not in text and f"analysis/{INFORMATION.name}/broken" in text
+    assert "information_icl_animal.svg" in text and text.count("more than shuffled text and more than text of") == 2
+    of_model = [line for line in text.splitlines() if line.startswith("| me/model, 10 tokens |")]
+    assert len(of_model) == 2 and "| +2.00 [" in of_model[1] and "(10.00) | above ceiling" in of_model[1]
 
 
 # Sentence pairs -----------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ Place = Literal[
     "ablation",
     "order",
     "pairs",
+    "information",
     "cka",
     "others",
 ]

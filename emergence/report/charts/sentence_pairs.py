@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from emergence.findings.folder import ResultsFolder
-from emergence.findings.sentence_pairs import read_sentence_pairs
+from emergence.findings.trunk_studies import read_studies
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.sentence_pairs import CHANCE, WITH_BOS, WITHOUT_BOS
 from emergence.report.blocks import Block, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend, with_unit
 from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, value_words
-from emergence.studies.sentence_pairs.result import PairStudyResult
+from emergence.studies.sentence_pairs.result import FILES, PairStudyResult, read_result
 from emergence.wording import format_interval
 
 ALL, WHOLE = "all pairs", "whole items"
@@ -25,7 +25,7 @@ _MOST_KINDS = 4
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    results, problems = read_sentence_pairs(folder)
+    results, problems = read_studies(folder, FILES, read_result)
     for name, reason in problems:
         charts.skip(name, reason)
     if not results:
