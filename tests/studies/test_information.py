@@ -121,8 +121,9 @@ def test_what_the_first_block_reads_decides_nothing() -> None:
     ("random", "shuffled", "resampled", "phrase"),
     [
         (0.0, 0.0, 0.0, NOTHING),
-        (2.0, 0.0, -2.0, f"more than {CONTROLS['random']}"),
-        (-1.0, 1.0, 1.0, f"more than {CONTROLS['shuffled']} and more than {CONTROLS['resampled']}"),
+        (2.0, 0.0, -2.0, f"more than {CONTROLS['random']}, but less than {CONTROLS['resampled']}"),
+        (0.0, 1.0, 1.0, f"more than {CONTROLS['shuffled']} and more than {CONTROLS['resampled']}"),
+        (-1.0, 0.0, 0.0, f"{NOTHING}, but less than {CONTROLS['random']}"),
         (np.nan, 1.0, 0.0, f"more than {CONTROLS['shuffled']}"),
     ],
 )

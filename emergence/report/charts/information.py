@@ -25,8 +25,8 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         mine = sorted((r for r in results if r.settings["texts"] == texts), key=lambda r: int(r.settings["length"]))
         caption = (
             "Information emergence of a model minus that of a control: a random twin, the tokens of every text in "
-            "random order, tokens drawn one by one. Bits, Gaussian estimate; bars: 95% intervals over seeds, or within them. "
-            "What the first block reads is the last token, whatever the weights, so block 0 tells of the text alone. "
+            "random order, tokens drawn one by one. Bits, Gaussian estimate; bars: 95% intervals over seeds, or within "
+            "them. What the first block reads is the last token, whatever the weights: block 0 tells of the text. "
             "Dotted: no difference."
         )
         rows = [row for result in mine for row in _rows(result)]

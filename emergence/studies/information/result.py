@@ -86,7 +86,9 @@ def concluded(emergence: Emergence, n: int) -> tuple[str, tuple[str, ...]]:
 
     The mean ΔIE over the blocks after the first decides, by intervals that together err in 5% of cases.
     """
-    more, sentences = [], []
+    more: list[str] = []
+    less: list[str] = []
+    sentences = []
     for control, words in CONTROLS.items():
         found = emergence.difference(control, None, n, 1 - _FALSE_CLAIMS / len(CONTROLS))
         shown = format_interval(found.point, found.lo, found.hi, 2, signed=True)
@@ -95,9 +97,12 @@ def concluded(emergence: Emergence, n: int) -> tuple[str, tuple[str, ...]]:
             continue
         if found.lo > 0:
             more.append(f"more than {words}")
+        if found.hi < 0:
+            less.append(f"less than {words}")
         told = "more" if found.lo > 0 else "less" if found.hi < 0 else "no difference shown"
         sentences.append(f"Against {words}: {told} ({shown} bits, mean over blocks after the first).")
-    return " and ".join(more) or NOTHING, tuple(sentences)
+    parts = [" and ".join(more) or NOTHING, *([" and ".join(less)] if less else [])]
+    return ", but ".join(parts), tuple(sentences)
 
 
 @dataclass(frozen=True, eq=False)
