@@ -7,6 +7,7 @@ it came, and the history is cut back to that point.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from emergence.experiment.belonging import FINETUNED, PRETRAINED, RANDOM, histor
 from emergence.experiment.facts import HEADLINE, own_scorer, words_name
 from emergence.experiment.inputs import GivenWeights, Inputs, Questions, layers_of, redraw_as_own
 from emergence.experiment.result import current_versions
-from emergence.experiment.store import RunDirectory
+from emergence.experiment.store import CACHE_FOLDER, RunDirectory
 from emergence.model import Encoder, SpanHead, Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen
 from emergence.model.huggingface import LoadedModel
@@ -50,6 +51,9 @@ from emergence.training.published_loss import evaluate_published
 from emergence.training.recording import Position
 
 logger = logging.getLogger(__name__)
+
+#: Where a published model's states lie in the cache, in a folder named as their run.
+STATES_FOLDER = "states"
 
 
 @dataclass
@@ -341,6 +345,23 @@ def probe_frozen(session: Session, weights: WeightsFile, questions: Questions) -
     return trained
 
 
+def sweep_states(session: Session) -> None:
+    """Delete the states of runs that nothing can go on with: those that are finished, or not there any more.
+
+    A cache may serve several folders of runs. Only the cache of the run's own folder is swept, where a name that is not
+    there is nobody's.
+    """
+    runs = session.run.path.parent
+    if session.cache_dir.resolve() != (runs / CACHE_FOLDER).resolve():
+        return
+    states = session.cache_dir / STATES_FOLDER
+    for folder in sorted(states.iterdir()) if states.is_dir() else ():
+        run = RunDirectory(runs / folder.name, session.spec, "")
+        if run.is_finished or not run.path.is_dir():
+            logger.info("states of %s are deleted: nothing goes on with that run", folder.name)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def probe_published(
     session: Session, published: LoadedModel, questions: Questions
 ) -> tuple[Trained, LanguageModelLoss]:
@@ -350,7 +371,7 @@ def probe_published(
         The probes, and the model's loss on the text that all published models are measured on.
     """
     encoder, spec = published.encoder, session.spec
-    folder = session.cache_dir / "states" / session.run.run_id
+    folder = session.cache_dir / STATES_FOLDER / session.run.run_id
     states = StoredStates(encoder, folder, layers_of(spec, encoder.n_layers), spec.config.probe.features)
     session.begin(PROBE_PHASE, 0)
     loss = evaluate_published(published, session.context)

@@ -30,6 +30,7 @@ from emergence.experiment.phases import (
     obtain_trunk,
     probe_frozen,
     probe_published,
+    sweep_states,
 )
 from emergence.experiment.result import RunResult, load_result
 from emergence.experiment.run_directory import CHECKPOINT_FOLDER, SPEC_FILE
@@ -170,6 +171,7 @@ def _run_phases(session: Session, matching: GivenWeights | None) -> RunResult:
     run.record_data(inputs.fingerprints, **inputs.facts())
     run.write_tokenizer(inputs.tokenizer.to_json())
     if inputs.published is not None and inputs.questions is not None:
+        sweep_states(session)
         trained, loss = probe_published(session, inputs.published, inputs.questions)
         return _finish(session, conclude(session, None, trained, inputs.questions, loss))
     weights = obtain_trunk(session, matching)

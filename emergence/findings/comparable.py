@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, get_args
 
 import numpy as np
@@ -67,13 +67,15 @@ class ComparableSet:
     Attributes:
         base, trunk: What the results share; ``trunk`` is None where only random trunks were run.
         cells: Cell of the 2x2 -> its results, one for each seed.
-        number: From 1 on among the sets of one ``label``; 0 where the label is unique.
+        number: From 1 on among the sets of one ``label``; 0 where the label is unique, or ``named`` makes it so.
+        named: What tells a published model from others that would have its label: more of its path, or its weights.
     """
 
     base: BaseKey
     trunk: TrunkKey | None
     cells: Mapping[str, tuple[Found, ...]]
     number: int = 0
+    named: str = ""
 
     @property
     def pretrain(self) -> str:
@@ -98,6 +100,7 @@ class ComparableSet:
         """``tiny``, with what is not the default behind it."""
         parts = [self.base.layout] if self.base.layout not in ("question-first", NOT_RECORDED) else []
         parts += [f"n={self.base.samples}"] if self.base.samples is not None else []
+        parts += [self.named] if self.named else []
         parts += [f"set {self.number}"] if self.number else []
         return self.base.size + (f" ({', '.join(parts)})" if parts else "")
 
@@ -397,11 +400,34 @@ def _numbered(sets: Sequence[ComparableSet]) -> list[ComparableSet]:
     seen: Counter[str] = Counter()
     out = []
     for s in sets:
-        if any(other is not s and _alike(s, other) for other in sets):
+        others = [other for other in sets if other is not s and _alike(s, other)]
+        if others and (named := _own_name(s, others)):
+            s = replace(s, named=named)
+        elif others:
             seen[s.base.size] += 1
             s = replace(s, number=seen[s.base.size])
         out.append(s)
     return out
+
+
+def _own_name(s: ComparableSet, others: Sequence[ComparableSet]) -> str:
+    """What tells a published model from ``others`` of its label: ``from A/tiny``, or its weights; empty for none."""
+    if s.trunk is None or not s.is_published:
+        return ""
+    mine, theirs = _source(s), [_source(other) for other in others]
+    if mine in theirs:  # one directory that held several models in turn
+        weights = s.trunk.pretraining_settings
+        return weights if all(o.trunk and o.trunk.pretraining_settings != weights for o in others) else ""
+    for length in range(2, len(mine) + 1):
+        if all(mine[-length:] != other[-length:] for other in theirs):
+            return f"from {'/'.join(mine[-length:]).replace('//', '/')}"
+    return f"from {'/'.join(mine).replace('//', '/')}"
+
+
+def _source(s: ComparableSet) -> tuple[str, ...]:
+    """The parts of the published model's name or directory."""
+    names = (item.spec.model for item in s.results() if item.spec and item.spec.model)
+    return PurePath(next(names, "")).parts
 
 
 def _mixed(sets: Sequence[ComparableSet]) -> list[str]:

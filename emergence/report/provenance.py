@@ -111,6 +111,7 @@ def cost(folder: ResultsFolder) -> Iterator[Block]:
     total = sum(sum((item.result.seconds or {}).values()) for item in items)
     if rows:
         yield Text(f"All runs together: {duration(total)}.")
+    if rows and not all(_is_published(item) for item in items):
         yield Text(
             "Dollars are not in a run directory: emergence plan, with a run's own flags, estimates them for Modal."
         )
@@ -207,8 +208,7 @@ def reproduction(folder: ResultsFolder) -> Iterator[Block]:
         yield Code("Every run (those that pretrain first: others use their trunks)", "\n".join(lines))
         yield Text(
             "The same command on the same machine and versions gives the same numbers; add --fresh to run it anew "
-            "where the finished run is still there. On Modal: modal run pretrain_wikitext_finetune_qasrl_modal.py with "
-            "the same flags, without --runs-dir."
+            "where the finished run is still there." + _on_modal(items)
         )
     names = [item.name for item in items if item.spec and item.spec.pretrains]
     if names:
@@ -217,6 +217,22 @@ def reproduction(folder: ResultsFolder) -> Iterator[Block]:
             "Similarity over checkpoints, and probes of every pretraining snapshot",
             f"python temporal_cka_analysis.py --model-dir {path}\nemergence probe-snapshots {path}",
         )
+
+
+def _is_published(item: Found) -> bool:
+    return item.spec is not None and item.spec.model is not None
+
+
+def _on_modal(items: Iterable[Found]) -> str:
+    """How to make these runs on Modal, which probes no published models."""
+    published = [_is_published(item) for item in items]
+    if all(published):
+        return ""
+    which = ", except those with --model" if any(published) else ""
+    return (
+        " On Modal: modal run pretrain_wikitext_finetune_qasrl_modal.py with the same flags, without --runs-dir"
+        f"{which}."
+    )
 
 
 def command(spec: ExperimentSpec, runs_dir: str) -> str:

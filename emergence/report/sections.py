@@ -142,12 +142,18 @@ def _grids(folder: ResultsFolder, scored: Iterable[SetScores], pictures: list[Bl
 
 
 def _two_by_two(set_scores: SetScores, shuffled: SetScores | None) -> Table:
-    """The 2x2 as a table, with a column for each probe. ``shuffled``: the trunk of shuffled text, if there is one."""
+    """The 2x2 as a table, with a column for each probe. ``shuffled``: the trunk of shuffled text, if there is one.
+
+    Published models are never trained, so they have no column for that.
+    """
     comparable, scores = set_scores.comparable, set_scores.headline
     probes = [name for name in set_scores.readouts if name in SHOWN_PROBES]
 
+    has_full = FULL in comparable.cells_to_run
+
     def row(title: str, of: SetScores, frozen: str, full: str) -> tuple[str, ...]:
-        asked = [*((of.readouts.get(name), frozen) for name in probes), (of.headline, full)]
+        asked = [(of.readouts.get(name), frozen) for name in probes]
+        asked += [(of.headline, full)] if has_full else []
         return title, *(shown(scores.f1[cell]) if scores and cell in scores.f1 else "not run" for scores, cell in asked)
 
     rows = [
@@ -155,7 +161,7 @@ def _two_by_two(set_scores: SetScores, shuffled: SetScores | None) -> Table:
         *([row("trunk of shuffled text", shuffled, FROZEN, FULL)] if shuffled else []),
         row("random trunk", set_scores, RANDOM_FROZEN, RANDOM_FULL),
     ]
-    free, blank = comparable.model_free, [""] * len(probes)
+    free, blank = comparable.model_free, [""] * (len(probes) - 1 + has_full)
     if free.floor:
         rows.append((free.floor[0].replace("_", " "), f"{free.floor[1].point:.3f}", *blank))
     if free.words:
@@ -163,7 +169,8 @@ def _two_by_two(set_scores: SetScores, shuffled: SetScores | None) -> Table:
     f1 = next(iter(scores.f1.values()), None)
     counts = f" on {f1.n:,} {scores.split} questions of {units_of(*set_scores.units)}" if f1 and f1.n else ""
     level = f", {f1.level:.0%} intervals" if f1 and math.isfinite(f1.lo) else ""
-    head = ("Token F1", *(f"frozen, {SHOWN_PROBES[name]} probe" for name in probes), "all weights trained")
+    head = ("Token F1", *(f"frozen, {SHOWN_PROBES[name]} probe" for name in probes))
+    head += ("all weights trained",) if has_full else ()
     return Table(f"{comparable.label}: token F1{counts}{level}", head, tuple(rows))
 
 

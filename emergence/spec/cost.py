@@ -153,7 +153,7 @@ def find_gpu(text: str) -> Gpu:
     return Gpu(key, int(count or 1), float(entry["dollars"]), float(entry["tflops"]), int(entry["memory_gigabytes"]))
 
 
-def _refuse_published(spec: ExperimentSpec) -> None:
+def refuse_published(spec: ExperimentSpec) -> None:
     """Refuse to plan what is not run on Modal.
 
     Raises:
@@ -174,7 +174,7 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
     Raises:
         UsageError: The GPU is unknown, or the experiment probes a published model.
     """
-    _refuse_published(spec)
+    refuse_published(spec)
     table = _prices()
     device = find_gpu(gpu or spec.config.compute.gpu)
     model = spec.config.model

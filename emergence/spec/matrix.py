@@ -3,8 +3,9 @@
 A ``[[cells]]`` table has a value or a list of values for each axis, and stands for their product. A cell's name
 follows from its content as in the experiment guide: size, what the trunk has seen (``WN`` wiki+nq, ``W`` wiki,
 ``WC`` wiki+control, ``WS`` shuffled, ``R`` random), what is trained (``F`` all weights, ``Z`` a probe on frozen ones),
-number of training questions: ``T-WN-F-ALL``, ``B-W-Z-100``. Names are for people; specs say what is the same
-experiment. No torch.
+number of training questions: ``T-WN-F-ALL``, ``B-W-Z-100``. A table with ``model`` in place of ``size`` is of published
+models, which are probed frozen: ``pythia-70m-step512-Z-ALL``, and ``pythia-70m-R-Z-ALL`` for the random twin of all its
+revisions. Names are for people; specs say what is the same experiment. No torch.
 """
 
 from __future__ import annotations
@@ -23,18 +24,23 @@ from emergence.errors import ConfigError, UsageError
 from emergence.spec.config import CONFIG_NAMES, SECTIONS, config_path, read_toml
 from emergence.spec.experiment import MIXES, ExperimentSpec
 from emergence.spec.flags import flags_of
+from emergence.spec.published import changes_nothing, size_name
 from emergence.wording import did_you_mean
 
 #: What a trunk has seen, with the guide's letters. A random trunk has seen nothing: it is the score's floor.
 TRUNKS = {"wiki+nq": "WN", "wiki": "W", "wiki+control": "WC", "shuffled": "WS", "random": "R"}
 TRAINED = {"full": "F", "frozen": "Z"}
+#: What a published model's trunk is, and the letter where no revision is named.
+PUBLISHED = {"published": "P", "random": "R"}
 #: ``samples`` of a cell that trains on every question.
 ALL = "all"
 #: Most cells of one ``[[cells]]`` table, and most seeds. More are a mistake, and would fill the memory.
 MOST_CELLS, MOST_SEEDS = 10_000, 1_000
 
 _AXES = ("size", "trunk", "train", "samples", "layout", "finetune_data")
-_CELL_KEYS = (*_AXES, "set", "tag")
+#: The axes of published models.
+_PUBLISHED_AXES = ("model", "revision", *_AXES[1:])
+_CELL_KEYS = (*_AXES, "model", "revision", "set", "tag")
 #: Flags that say where the data of every cell comes from.
 DATA_KEYS = ("data", "finetune_data", "pretrain_text", "nq_data", "qa_data")
 _TOP_KEYS = ("name", "seeds", "set", *DATA_KEYS, "cells")
@@ -120,11 +126,14 @@ class Matrix:
 
     def _spec(self, name: str, seed: int, data: Mapping[str, str], set_values: Sequence[str]) -> ExperimentSpec:
         flags = {**data, **self.cells[name]}
-        own = flags.pop("set_values")
+        own, before, after = flags.pop("set_values"), self.common, tuple(set_values)
         if flags.get("pretrain_data") not in MIXES:
             flags.pop("nq_data", None)
+        if flags.get("model"):  # what is said of all cells' pretraining is not meant for it
+            flags.pop("pretrain_text", None)
+            before, after = (tuple(v for v in values if not changes_nothing(v)) for values in (before, after))
         try:
-            return ExperimentSpec.from_flags(**flags, seed=seed, set_values=(*self.common, *own, *set_values))
+            return ExperimentSpec.from_flags(**flags, seed=seed, set_values=(*before, *own, *after))
         except ConfigError as error:
             raise ConfigError(f"{self.source}: cell {name}: {error}") from None
         except UsageError as error:
@@ -189,20 +198,46 @@ def _product(table: Mapping[str, Any], place: str) -> Iterator[tuple[str, dict[s
     tag = table.get("tag", "")
     if not isinstance(tag, str) or (tag and not _WORD.fullmatch(tag)):
         raise ConfigError(f"{place}: tag must be a word of letters, digits, '_', '.', '+' and '-', not {tag!r}")
-    if "size" not in table:
-        raise ConfigError(f"{place} lacks size: one or a list of {', '.join(CONFIG_NAMES)}")
-    defaults = {"trunk": ["wiki", "random"], "train": list(TRAINED), "samples": [ALL], "layout": ["question-first"]}
-    values = {axis: _axis(table, axis, defaults.get(axis, [None]), place) for axis in _AXES}
+    axes, defaults = _axes_of(table, place)
+    values = {axis: _axis(table, axis, defaults.get(axis, [None]), place) for axis in axes}
     settings = list(_settings(table.get("set", {}), place))
     count = math.prod(map(len, [*values.values(), *(options for _, options in settings)]))
     if count > MOST_CELLS:
         raise ConfigError(f"{place}: its axes make {count:,} cells; at most {MOST_CELLS:,} are one sweep")
     for chosen in itertools.product(*values.values()):
-        cell = dict(zip(_AXES, chosen, strict=True))
+        cell = dict(zip(axes, chosen, strict=True))
+        if cell.get("model") and cell["trunk"] == "random":
+            cell["revision"] = _of_twin(cell["model"], values["revision"][0])
         for combination in itertools.product(*(options for _, options in settings)):
             pairs = [(key, value) for (key, _), value in zip(settings, combination, strict=True)]
             varied = [(key, value) for (key, value), (_, options) in zip(pairs, settings, strict=True) if options[1:]]
             yield _name(cell, varied, tag), _flags(cell, pairs)
+
+
+def _axes_of(table: Mapping[str, Any], place: str) -> tuple[tuple[str, ...], dict[str, list[Any]]]:
+    """The axes of a ``[[cells]]`` table, and the values of those that it leaves out.
+
+    Raises:
+        ConfigError: It says neither or both of ``size`` and ``model``, or what no published model can be.
+    """
+    defaults: dict[str, list[Any]] = {"samples": [ALL], "layout": ["question-first"]}
+    if "model" not in table:
+        if "size" not in table:
+            raise ConfigError(
+                f"{place} lacks size: one or a list of {', '.join(CONFIG_NAMES)}; or model, a published one"
+            )
+        if "revision" in table:
+            raise ConfigError(f"{place}: revision is of a published model: name it with model")
+        return _AXES, defaults | {"trunk": ["wiki", "random"], "train": list(TRAINED)}
+    if "size" in table:
+        raise ConfigError(f"{place}: a published model has its own size: drop size, or model")
+    return _PUBLISHED_AXES, defaults | {"trunk": list(PUBLISHED), "train": ["frozen"]}
+
+
+def _of_twin(model: str, revision: str | None) -> str | None:
+    """The revision whose configuration random twins are drawn from: none, if the model has a configuration itself."""
+    folder = Path(model).expanduser()
+    return revision if folder.is_dir() and not (folder / "config.json").is_file() else None
 
 
 def _axis(table: Mapping[str, Any], axis: str, default: list[Any], place: str) -> list[Any]:
@@ -211,6 +246,13 @@ def _axis(table: Mapping[str, Any], axis: str, default: list[Any], place: str) -
     values = table[axis] if isinstance(table[axis], list) else [table[axis]]
     if not values:
         raise ConfigError(f"{place}: {axis} is an empty list")
+    if "model" in table:
+        known = {"trunk": tuple(PUBLISHED), "train": ("frozen",)}.get(axis)
+        if known and (wrong := [value for value in values if value not in known]):
+            what = f"{axis} of a published model must be {' or '.join(known)}"
+            raise ConfigError(f"{place}: {what}, not {wrong[0]!r}")
+        if known:
+            return list(values)
     return [_choice(place, axis, value) for value in values]
 
 
@@ -222,7 +264,8 @@ def _choice(place: str, key: str, value: Any) -> Any:
     choices = _CHOICES.get(key)
     if choices is None:
         if not isinstance(value, str) or not value:
-            raise ConfigError(f"{place}: {key} must be a path, not {value!r}")
+            kind = {"model": "a directory or a name on the hub", "revision": "a name"}.get(key, "a path")
+            raise ConfigError(f"{place}: {key} must be {kind}, not {value!r}")
     elif value not in choices or isinstance(value, bool):
         raise ConfigError(f"{place}: {key} must be one of {', '.join(map(str, choices))}, not {value!r}")
     return value
@@ -230,8 +273,9 @@ def _choice(place: str, key: str, value: Any) -> Any:
 
 def _flags(cell: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Flags of :meth:`ExperimentSpec.from_flags`."""
+    published = {"model": cell["model"], "revision": cell["revision"]} if "model" in cell else {}
     flags: dict[str, Any] = {
-        "config_name": cell["size"],
+        **(published or {"config_name": cell["size"]}),
         "freeze_llm": cell["train"] == "frozen",
         "layout": cell["layout"],
         "finetune_samples": None if cell["samples"] == ALL else cell["samples"],
@@ -239,7 +283,7 @@ def _flags(cell: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) -> dict
     }
     if cell["trunk"] == "random":
         flags["random_baseline"] = True
-    else:
+    elif not published:
         flags["pretrain_data"] = cell["trunk"]
     if cell["finetune_data"] is not None:
         flags["finetune_data"] = cell["finetune_data"]
@@ -248,7 +292,12 @@ def _flags(cell: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) -> dict
 
 def _name(cell: Mapping[str, Any], varied: Sequence[tuple[str, Any]], tag: str) -> str:
     """``T-WN-F-ALL``; what is not the guide's follows: ``T-W-F-ALL-echo-finetune.lr=0.001``."""
-    parts = [_letters(cell["size"]), TRUNKS[cell["trunk"]], TRAINED[cell["train"]], str(cell["samples"]).upper()]
+    if "model" in cell:
+        is_named = cell["trunk"] != "random" and cell["revision"] is not None
+        parts = [size_name(cell["model"]), size_name(cell["revision"]) if is_named else PUBLISHED[cell["trunk"]]]
+    else:
+        parts = [_letters(cell["size"]), TRUNKS[cell["trunk"]]]
+    parts += [TRAINED[cell["train"]], str(cell["samples"]).upper()]
     if cell["layout"] != "question-first":
         parts.append(cell["layout"])
     if cell["finetune_data"] is not None:

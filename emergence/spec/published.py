@@ -49,7 +49,11 @@ def refuse_with_model(spec: ExperimentSpec, overrides: Iterable[str] = ()) -> No
         raise UsageError("--model is probed frozen, not finetuned: add --freeze-llm, or use emergence probe --model")
     if spec.config.finetune.marks == "special":
         raise UsageError("--model never saw tokens of this program: drop --set finetune.marks=special")
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key.partition(".")[0] in ("model", "pretrain") and key not in STILL_SET:
-            raise UsageError(f"--set {override} changes nothing in a published model: drop it")
+    if given := next((override for override in overrides if changes_nothing(override)), None):
+        raise UsageError(f"--set {given} changes nothing in a published model: drop it")
+
+
+def changes_nothing(override: str) -> bool:
+    """Whether ``section.key=value`` sets what a published model brings itself."""
+    key = override.partition("=")[0].strip()
+    return key.partition(".")[0] in ("model", "pretrain") and key not in STILL_SET

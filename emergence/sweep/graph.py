@@ -62,7 +62,7 @@ def build_tasks(cells: Iterable[Cell]) -> list[Task]:
     tasks: dict[str, Task] = {}
     for cell in cells:
         spec, needs = cell.spec, None
-        if not spec.random_baseline:
+        if not (spec.random_baseline or spec.model):
             needs = f"pretrain-{spec.pretrain_id}"
             if needs not in pretrainings:
                 alone = dataclasses.replace(spec, freeze_llm=False, finetune_samples=None, skip_finetune=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emergence.spec.cost import Plan, plan_experiment, refuse_above
+from emergence.spec.cost import Plan, plan_experiment, refuse_above, refuse_published
 from emergence.spec.local_time import CoreTime, Machine, core_time, this_machine
 from emergence.spec.memory import free_memory, refuse_if_too_large, refuse_if_too_large_for
 from emergence.sweep.graph import Graph, Task
@@ -20,12 +20,13 @@ class Cost:
     """The cost of one task. A trunk that it takes from a pretraining is the pretraining's cost.
 
     Attributes:
-        plan: Tokens, FLOP, and hours and dollars on Modal.
-        here: What it takes of one core of this machine.
+        plan: Tokens, FLOP, and hours and dollars on Modal. A published model has none: it is probed on the machine it
+            lies on, and what that takes is known when its files are.
+        here: What it takes of one core of this machine; nothing where that is not known.
     """
 
     task: Task
-    plan: Plan
+    plan: Plan | None
     here: CoreTime
 
 
@@ -35,6 +36,8 @@ def cost_of(task: Task, gpu: str | None = None) -> Cost:
     Raises:
         UsageError: The GPU is unknown.
     """
+    if task.spec.model:
+        return Cost(task, None, CoreTime())
     spec = task.spec if task.needs is None else dataclasses.replace(task.spec, skip_pretrain=True)
     plan = plan_experiment(spec, gpu)
     return Cost(task, plan, core_time(spec))
@@ -58,8 +61,17 @@ class SweepPlan:
 
     @classmethod
     def of(cls, graph: Graph, place: Place, jobs: int, gpu: str | None = None) -> SweepPlan:
-        left = tuple(cost_of(task, gpu) for task in graph.tasks.values() if graph.status[task.key].state != "done")
+        tasks = [task for task in graph.tasks.values() if graph.status[task.key].state != "done"]
+        if place.is_rented:
+            for task in tasks:
+                refuse_published(task.spec)
+        left = tuple(cost_of(task, gpu) for task in tasks)
         return cls(graph, place, jobs, left, tuple(graph.in_state("done")), this_machine())
+
+    @property
+    def plans(self) -> list[Plan]:
+        """What can be estimated of the tasks to do: all but published models."""
+        return [cost.plan for cost in self.left if cost.plan is not None]
 
     @property
     def dollars(self) -> float:
@@ -68,12 +80,12 @@ class SweepPlan:
 
     @property
     def modal_dollars(self) -> float:
-        return sum(cost.plan.dollars for cost in self.left)
+        return sum(plan.dollars for plan in self.plans)
 
     @property
     def modal_hours(self) -> float:
         """Hours of one GPU on Modal for all tasks in turn."""
-        return sum(cost.plan.hours for cost in self.left)
+        return sum(plan.hours for plan in self.plans)
 
     @property
     def here(self) -> CoreTime:
@@ -87,7 +99,7 @@ class SweepPlan:
 
     @property
     def tokens(self) -> int:
-        return sum(cost.plan.pretrain_tokens + cost.plan.finetune_tokens for cost in self.left)
+        return sum(plan.pretrain_tokens + plan.finetune_tokens for plan in self.plans)
 
     def refuse_if_too_dear(self, max_cost: float | None) -> None:
         """Refuse a sweep whose estimate for all tasks to do is above ``--max-cost``.
@@ -105,11 +117,11 @@ class SweepPlan:
             UsageError: One does not fit.
         """
         free = None if self.place.is_rented else free_memory()
-        for cost in self.left:
+        for plan in self.plans:
             if self.place.is_rented:
-                refuse_if_too_large_for(cost.plan)
+                refuse_if_too_large_for(plan)
             else:
-                refuse_if_too_large(cost.plan.spec, free)
+                refuse_if_too_large(plan.spec, free)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for ``--json``."""
@@ -125,14 +137,16 @@ class SweepPlan:
         }
 
     def _task_dict(self, cost: Cost) -> dict[str, Any]:
-        needs = cost.task.needs
-        return {
+        needs, spec = cost.task.needs, cost.task.spec
+        about = {
             "name": cost.task.label,
             "key": cost.task.key,
             "needs": None if needs is None else self.graph.tasks[needs].label,
-            **cost.plan.to_dict(),
-            "hours_here": _in_hours(cost.here.on(self.machine)),
         }
+        if cost.plan is None:
+            published = {"model": spec.model, "revision": spec.revision, "condition": spec.condition}
+            return about | published | {"experiment_id": spec.experiment_id, "hours_here": None}
+        return about | cost.plan.to_dict() | {"hours_here": _in_hours(cost.here.on(self.machine))}
 
     def text(self) -> str:
         """A line for every cell, its seeds together, and the total."""
@@ -144,8 +158,11 @@ class SweepPlan:
         rows = [["run", "seeds", "pretraining tokens", "finetuning tokens", "time here", "GPU hours", "GPU", "dollars"]]
         for name in dict.fromkeys(cost.task.name for cost in self.left):
             costs = [cost for cost in self.left if cost.task.name == name]
-            plans, here = [cost.plan for cost in costs], sum((cost.here for cost in costs), CoreTime())
+            plans, here = [cost.plan for cost in costs if cost.plan], sum((cost.here for cost in costs), CoreTime())
             row = [name, _seeds([cost.task.spec.seed for cost in costs])]
+            if not plans:
+                rows.append([*row, "-", "-", "not known", *["-"] * 3])
+                continue
             row += [_tokens(sum(plan.pretrain_tokens for plan in plans))]
             row += [_tokens(sum(plan.finetune_tokens for plan in plans))]
             row += [time_range(*here.on(self.machine)), f"{sum(plan.hours for plan in plans):.2f}"]
@@ -159,15 +176,20 @@ class SweepPlan:
             return f"nothing to do: all {counted(len(self.done), 'run')} are done already"
         pretrainings = sum(cost.task.is_pretraining for cost in self.left)
         parts = [f"{counted(len(self.left), 'run')} to do ({counted(pretrainings, 'pretraining')}), {done}"]
+        at_a_time = self.place.at_a_time(self.jobs)
+        published = len(self.left) - len(self.plans)
+        is_open = f"what {counted(published, 'run')} of published models will take is not known before their files are"
+        if not self.plans:
+            return "\n".join(["; ".join(parts), f"here         $0.00; {is_open}; {at_a_time}"])
         parts.append(f"{_tokens(self.tokens)} tokens at most")
         here = f"here         $0.00, {self.here.text(self.machine)}"
         modal = (
             f"on Modal     ${self.modal_dollars:.2f}, {self.modal_hours:.1f} GPU hours "
-            f"(estimate, list prices of {self.left[0].plan.prices_date})"
+            f"(estimate, list prices of {self.plans[0].prices_date})"
         )
         lines = [modal, here] if self.place.is_rented else [here, modal]
-        lines[0] += f"; {self.place.at_a_time(self.jobs)}"
-        return "\n".join(["; ".join(parts), *lines])
+        lines[0] += f"; {at_a_time}"
+        return "\n".join(["; ".join(parts), *lines, *([f"             {is_open}"] if published else [])])
 
 
 def _in_hours(seconds: Sequence[float]) -> list[float]:

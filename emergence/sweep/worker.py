@@ -86,6 +86,7 @@ class _Reader:
         self.runs_dir, self.cache, self.trunks = runs_dir, cache, trunks
         self.texts: dict[str, str] = {}
         self.questions: dict[str, int] = {}
+        self.models: set[tuple[str, str | None]] = set()
 
     def check(self, spec: ExperimentSpec) -> None:
         """Raise what the run would raise.
@@ -93,15 +94,32 @@ class _Reader:
         Raises:
             UsageError: Data is missing, malformed, too small, or not what a trunk to be used was trained on.
         """
-        from emergence.data.sources import load_qa, prepare_pretraining_data
+        from emergence.data.sources import prepare_pretraining_data
         from emergence.experiment.inputs import refuse_changed_text
         from emergence.experiment.store import RunStore
 
+        if spec.model:
+            self._check_model(spec.model, spec.revision)
+            self._check_questions(spec)
+            return
         text = _identity(spec, "pretrain_data", "pretrain_text", "nq_data", vocabulary=True)
         if text not in self.texts:
             self.texts[text] = prepare_pretraining_data(spec, self.cache).fingerprint
         if not spec.random_baseline:
             refuse_changed_text(RunStore(self.runs_dir), self.trunks.get(spec.pretrain_id), self.texts[text])
+        self._check_questions(spec)
+
+    def _check_model(self, model: str, revision: str | None) -> None:
+        """Fetch a published model, and refuse what cannot be probed."""
+        from emergence.model.huggingface.files import find_model
+
+        if (model, revision) not in self.models:
+            find_model(model, revision)
+            self.models.add((model, revision))
+
+    def _check_questions(self, spec: ExperimentSpec) -> None:
+        from emergence.data.sources import load_qa
+
         questions = _identity(spec, "finetune_data", "qa_data")
         if questions not in self.questions:
             self.questions[questions] = len(load_qa(spec, self.cache).splits["train"])

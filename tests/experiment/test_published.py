@@ -22,12 +22,14 @@ from emergence.data.reference_text import REFERENCE_FINGERPRINT, REFERENCE_TEXT
 from emergence.errors import ConfigError, EmergenceError, UsageError, WeightsError
 from emergence.experiment.asking import ask
 from emergence.experiment.run import run_experiment
-from emergence.experiment.store import RunDirectory, RunStore
+from emergence.experiment.store import CACHE_FOLDER, RunDirectory, RunStore
 from emergence.experiment.verification import verify_run
 from emergence.export.folder import write_export
+from emergence.findings.folder import read_folder
 from emergence.findings.table import build_table
 from emergence.model.huggingface import HuggingFaceEncoder, load_model
 from emergence.report.provenance import command
+from emergence.report.write import write_report
 from emergence.spec.cost import plan_experiment
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.snapshots.options import SnapshotOptions
@@ -117,6 +119,39 @@ def test_the_table_has_the_cells_that_there_can_be(root: Path) -> None:
     assert modes == ["frozen", "random frozen"] and {row.model for row in table.rows} == {"llama"}
     assert not [note for note in table.notes() if "was not run" in note or "guide's scale" in note]
     assert table.sets[0].gains
+
+
+def test_directories_of_one_name_are_told_apart_by_their_paths_in_table_and_report(
+    models: Path, tmp_path: Path
+) -> None:
+    """A report of published models alone speaks of no model that is trained whole, and of no run on Modal."""
+    for i, where in enumerate(("one", "other")):
+        (tmp_path / where).mkdir()
+        run(tmp_path, spec_of(save_model(tmp_path / where / "gpt2", seed=i), "probe.validity=false"))
+    folder = read_folder(tmp_path / "runs", n_boot=100)
+    assert {s.label for s in folder.grouping.sets} == {
+        "gpt2 (from one/gpt2), published", "gpt2 (from other/gpt2), published"
+    }  # fmt: skip
+    text = write_report(tmp_path / "runs", tmp_path / "report", n_boot=100).markdown.read_text()
+    assert "pretrained trunk" in text and "all weights trained" not in text
+    assert "modal run" not in text and "emergence plan" not in text
+
+
+def test_states_that_nothing_goes_on_with_are_deleted(models: Path, tmp_path: Path) -> None:
+    """Those of finished and of deleted runs, not those of unfinished ones, nor of a cache of other runs."""
+    store, flags = RunStore(tmp_path / "runs"), {"cache_dir": tmp_path / "runs" / CACHE_FOLDER}
+    spec = spec_of(models / "gpt2", "probe.validity=false")
+    begun = store.create(spec_of(models / "llama"))
+    finished = run_experiment(spec, store, **flags)
+    assert finished is not None and finished.run_id is not None
+    states = tmp_path / "runs" / CACHE_FOLDER / "states"
+    for root in (states, tmp_path / "elsewhere" / "states"):
+        for name in (begun.run_id, finished.run_id, "deleted_20260101-000000"):
+            (root / name).mkdir(parents=True)
+    run_experiment(spec, store, fresh=True, cache_dir=tmp_path / "elsewhere")
+    assert len(list(states.iterdir())) == len(list((tmp_path / "elsewhere" / "states").iterdir())) == 3
+    run_experiment(spec, store, fresh=True, **flags)
+    assert [path.name for path in states.iterdir()] == [begun.run_id]
 
 
 def test_the_weights_are_given_back_before_probes_are_fitted(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,39 @@ def test_nq_data_goes_to_the_cells_that_read_it() -> None:
     assert [c.spec.nq_data for c in found.select(data={"nq_data": "other"})] == [None, "other", "other"]
 
 
+def test_published_models_and_their_revisions_are_axes() -> None:
+    """One random twin stands for all revisions; what the file says of pretraining is not meant for published models."""
+    found = matrix(
+        """
+        pretrain_text = "t"
+        [set.pretrain]
+        epochs = 2
+        [set.probe]
+        layers = "0,1"
+        [[cells]]
+        model = ["org/gpt-1.5", "org/neox"]
+        revision = ["step0", "step512"]
+        samples = [100, "all"]
+        [[cells]]
+        model = "org/alone"
+        trunk = "published"
+        layout = "echo"
+        """
+    )
+    of_one = [f"{trunk}-Z-{samples}" for samples in ("100", "ALL") for trunk in ("step0", "step512", "R")]
+    wanted = {f"{model}-{cell}" for model in ("gpt-1-5", "neox") for cell in of_one}
+    assert set(found.cells) == wanted | {"alone-P-Z-ALL-echo"}
+    cells = found.select(set_values=["pretrain.batch_size=4", "probe.epochs=3"])
+    assert {(c.spec.model, c.spec.revision) for c in cells if c.spec.random_baseline} == {
+        ("org/gpt-1.5", None), ("org/neox", None)
+    }  # fmt: skip
+    assert all(c.spec.freeze_llm and c.spec.pretrain_text is None for c in cells)
+    assert {(c.spec.config.probe.layers, c.spec.config.probe.epochs) for c in cells} == {("0,1", 3)}
+    assert len({c.spec.experiment_id for c in cells}) == len(cells) == 13
+
+
 CELLS = '[[cells]]\nsize = "tiny"\n'
+MODEL = '[[cells]]\nmodel = "org/gpt"\n'
 
 
 @pytest.mark.parametrize(
@@ -142,6 +174,11 @@ CELLS = '[[cells]]\nsize = "tiny"\n'
         (CELLS + "set.finetune.lr = []", "set.finetune.lr is an empty list"),
         (CELLS + "tag = 'a b'", "tag must be a word"),
         (CELLS + CELLS + "set.finetune.lr = 1e-5", "another cell is called T-W-F-ALL"),
+        (MODEL + "size = 'tiny'", "a published model has its own size: drop size, or model"),
+        (MODEL + "train = ['frozen', 'full']", "train of a published model must be frozen, not 'full'"),
+        (MODEL + "trunk = 'wiki'", "trunk of a published model must be published or random, not 'wiki'"),
+        (MODEL + "revision = 3", "revision must be a name, not 3"),
+        (CELLS + "revision = 'step1'", "revision is of a published model"),
         ("[set.finetune]\nlr = [1e-3, 1e-4]\n" + CELLS, "an axis belongs in a [[cells]] table"),
     ],
 )

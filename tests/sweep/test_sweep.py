@@ -595,6 +595,53 @@ def test_an_interrupt_saves_and_a_failing_cell_is_reported(tmp_path: Path) -> No
     assert len([row for row in table(out) if "not run" not in row]) == 3
 
 
+PUBLISHED = {"model": "tiny-neox", "revision": ["step0", "step8"]}
+
+
+def test_published_models_are_planned_here_and_refused_on_modal(tmp_path: Path) -> None:
+    """They need no pretraining and have no price. What they take is not made up."""
+    own = {"size": "debug", "trunk": "random", "train": "frozen"}
+    tasks = build_tasks(matrix(cells=[PUBLISHED, own]).select(seeds=1))
+    assert [task.label for task in tasks] == [
+        "tiny-neox-step0-Z-ALL.0", "tiny-neox-R-Z-ALL.0", "tiny-neox-step8-Z-ALL.0", "D-R-Z-ALL.0"
+    ]  # fmt: skip
+    assert not any(task.needs or task.is_pretraining for task in tasks)
+    plan = SweepPlan.of(mark_existing(tasks, Existing()), command.place_of("local"), 1)
+    plan.refuse_if_too_large()
+    rows = {row[0]: row for row in plan.rows()}
+    assert rows["tiny-neox-step0-Z-ALL"][2:] == ["-", "-", "not known", "-", "-", "-"]
+    assert "what 3 runs of published models will take is not known" in plan.text()
+    told = {task["name"]: task for task in plan.to_dict()["tasks"]}
+    assert told["tiny-neox-step8-Z-ALL.0"]["revision"] == "step8" and told["D-R-Z-ALL.0"]["hours"] > 0
+    alone = SweepPlan.of(mark_existing(tasks[:3], Existing()), command.place_of("local"), 1)
+    assert "3 runs to do (0 pretrainings)" in alone.text() and "Modal" not in alone.text() and alone.tokens == 0
+    rented = SimpleNamespace(name="modal", is_rented=True, jobs=1)
+    with pytest.raises(UsageError, match="not on Modal"):
+        SweepPlan.of(mark_existing(tasks, Existing()), rented, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_over_revisions_probes_each_once_and_names_what_cannot_be_read(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from tests.published_models import save_model
+
+    terminal = Terminal(tmp_path, "p")
+    for i, revision in enumerate(("step0", "step8")):
+        save_model(tmp_path / "tiny-neox" / revision, "gpt_neox", seed=i)
+    cells = f'[[cells]]\nmodel = "{tmp_path / "tiny-neox"}"\nrevision = ["step0", "step8"]\n'
+    (tmp_path / "p.toml").write_text(re.sub(r"\[\[cells\]\].*?(?=\[set\])", cells, SMALL, flags=re.S))
+    code, out, err = terminal.run("p.toml")
+    assert code == 0 and terminal.count("*/finetune_stats.json") == 3, err
+    rows = [row for row in out.splitlines() if row.startswith("| tiny-neox")]
+    assert {"step0", "step8", "none"} <= {cell.strip() for row in rows for cell in row.split("|")}
+    code, out, _ = terminal.run("p.toml")
+    assert code == 0 and "nothing to do: all 3 runs are done already" in out
+    (tmp_path / "tiny-neox" / "step8" / "model.safetensors").unlink()
+    code, _, err = terminal.run("p.toml", "--seeds", "2")
+    assert code != 0 and "step8-Z-ALL.1: " in err and "holds no weights" in err and "Traceback" not in err
+
+
 def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     options = command.Options()
     with pytest.raises(EmergenceError, match="--jobs must be at least 1"):

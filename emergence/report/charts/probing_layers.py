@@ -42,10 +42,11 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
             rows += [{**dict.fromkeys(mine[0]), **line} for line in _references(set_scores.comparable)]
         if mine and not any(row["cell"] == RANDOM_FROZEN for row in mine):
             charts.skip(f"floor of probing_layers: {label}", "no random trunk was probed (--random-baseline)")
+    full = "all weights trained, and " if any(FULL in s.comparable.cells_to_run for s in folder.settings) else ""
     fitted = [row for row in rows if row["family"] != REFERENCE]
     caption = (
         "Validation token F1 of probes on frozen states by layer (0: embeddings). Filled, solid: pretrained. "
-        "Open, dashed: random trunk. Level lines, on the same questions: all weights trained, and what needs no "
+        f"Open, dashed: random trunk. Level lines, on the same questions: {full}what needs no "
         f"language model.{seed_words(fitted, 'cell')}"
     )
     charts.add(KIND, "Probes by layer", caption, rows, "no frozen run here has its layers on record")
