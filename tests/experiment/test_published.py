@@ -26,10 +26,12 @@ from emergence.experiment.store import CACHE_FOLDER, RunDirectory, RunStore
 from emergence.experiment.verification import verify_run
 from emergence.export.folder import write_export
 from emergence.findings.folder import read_folder
-from emergence.findings.table import build_table
+from emergence.findings.table import build_table, table_of
 from emergence.model.huggingface import HuggingFaceEncoder, load_model
+from emergence.report.charts.chart import all_charts
 from emergence.report.provenance import command
-from emergence.report.write import write_report
+from emergence.report.sections import report_of
+from emergence.report.write import to_markdown
 from emergence.spec.cost import plan_experiment
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.snapshots.options import SnapshotOptions
@@ -132,7 +134,11 @@ def test_directories_of_one_name_are_told_apart_by_their_paths_in_table_and_repo
     assert {s.label for s in folder.grouping.sets} == {
         "gpt2 (from one/gpt2), published", "gpt2 (from other/gpt2), published"
     }  # fmt: skip
-    text = write_report(tmp_path / "runs", tmp_path / "report", n_boot=100).markdown.read_text()
+    run(tmp_path, spec_of(save_model(tmp_path / "other" / "gpt2", seed=5), "probe.validity=false"), fresh=True)
+    labels = {s.label for s in read_folder(tmp_path / "runs", n_boot=100).grouping.sets}
+    assert len(labels) == 3 and len([label for label in labels if label.startswith("gpt2 (weights ")]) == 2
+    results = table_of(folder.collection, folder.grouping, folder.scored)
+    text = to_markdown(report_of(folder, results, all_charts(folder, n_boot=100)))
     assert "pretrained trunk" in text and "all weights trained" not in text
     assert "modal run" not in text and "emergence plan" not in text
 
