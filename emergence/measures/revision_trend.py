@@ -234,21 +234,42 @@ def _off_ends(path: Sequence[RevisionFacts]) -> list[tuple[float, str, str]]:
 def _off_loss(curve: Sequence[RevisionFacts]) -> list[tuple[float, str, str]]:
     """Robust z of how far every inner revision's loss lies outside what its neighbours have.
 
-    Between the two any loss may be right, because an early loss falls along a curve and not along a line. An end is
-    judged by its weights, and a step 0 by the loss of guessing.
+    Between the two any loss may be right, because an early loss falls along a curve and not along a line. So may one
+    that lines through the two revisions before and through the two after (over the log of the step) both lead to, as at
+    the turn of a loss that first falls and then rises, on text unlike what is trained on. An end is judged by its
+    weights, and a step 0 by the loss of guessing.
     """
     if len(curve) < LEAST_REVISIONS:
         return []
     outside = []
-    for before, here, after in zip(curve, curve[1:], curve[2:], strict=False):
-        low, high = sorted((before.loss or 0.0, after.loss or 0.0))
-        loss = here.loss or 0.0
+    for place in range(1, len(curve) - 1):
+        low, high = sorted((curve[place - 1].loss or 0.0, curve[place + 1].loss or 0.0))
+        led = (_led_to(curve, place, -1), _led_to(curve, place, 1))
+        low, high = min(low, max(led)), max(high, min(led))
+        loss = curve[place].loss or 0.0
         outside.append(loss - min(max(loss, low), high))
     scores = np.abs(_robust_z(np.array(outside), _LEAST_LOSS_SD))
     return [
         (float(z), r.name, f"its loss {r.loss:.2f} is {abs(off):.2f} nats outside its neighbours' (robust z = {z:.1f})")
         for z, r, off in zip(scores, curve[1:-1], outside, strict=True)
     ]
+
+
+def _led_to(curve: Sequence[RevisionFacts], place: int, side: int) -> float:
+    """The loss at a place on the line through the next two revisions before (``side`` -1) or after it (1).
+
+    It is the neighbour's where there is no second one.
+    """
+    near, second = curve[place + side], place + 2 * side
+    if not 0 <= second < len(curve) or not (way := _log_steps(near, curve[second])):
+        return near.loss or 0.0
+    slope = ((curve[second].loss or 0.0) - (near.loss or 0.0)) / way
+    return (near.loss or 0.0) + slope * _log_steps(near, curve[place])
+
+
+def _log_steps(one: RevisionFacts, other: RevisionFacts) -> float:
+    """From one to the other in the log of the step."""
+    return math.log1p(other.step) - math.log1p(one.step)
 
 
 def _robust_z(values: FloatArray, least_sd: float) -> FloatArray:

@@ -126,3 +126,11 @@ def test_a_loss_off_the_trend_is_named_where_weights_say_nothing() -> None:
     revisions = [replace(r, sketch={}) for r in history()]
     revisions[8] = replace(revisions[8], loss=(revisions[8].loss or 0) + 3)
     assert list(find_suspects(revisions, LN_V)) == ["step128"]
+
+
+def test_a_loss_that_turns_is_no_suspect_and_a_spike_at_the_turn_is() -> None:
+    losses = [10.8, 10.7, 10.5, 9.9, 8.9, 7.9, 6.9, 6.0, 7.0, 8.1, 9.2, 10.3]
+    revisions = [replace(r, loss=loss) for r, loss in zip(history(), losses, strict=True)]
+    assert find_suspects(revisions, LN_V) == {}
+    revisions[7] = replace(revisions[7], loss=4.0)
+    assert set(find_suspects(revisions, LN_V)) == {"step64"}
