@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from emergence.commands.probe import ProbeRequest, probe_model, show_revisions
 from emergence.errors import UsageError
+from emergence.export.folder import write_export
 from emergence.findings.collect import collect_results
 from emergence.findings.curves import read_curves
 from emergence.findings.revision_curve import revision_probes
@@ -28,9 +29,11 @@ from emergence.model.huggingface.files import choose_revisions, list_revisions, 
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.revisions.examine import examine_revisions
 from emergence.studies.revisions.record import all_revisions, load_revisions, record_path, save_revisions
+from emergence.studies.snapshots.options import SnapshotOptions
+from emergence.studies.snapshots.probes import probe_snapshots
 from emergence.training.context import Context
 from tests.published_models import save_model
-from tests.small_runs import MICRO
+from tests.small_runs import MICRO, SMALL, run_small
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 NAMES = [f"step{step}" for step in STEPS]
@@ -204,3 +207,55 @@ def test_a_revision_that_becomes_suspect_later_is_left_out_of_what_was_probed(
     assert "step64" not in [item.spec.revision for item in collected.found if item.spec]
     reasons = {item.reason for item in collected.skipped if (runs / item.name).is_dir()}
     assert reasons == {f"revision step64 of {examined.model}: of another run"}
+
+
+# A pretraining of our own ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_revisions_of_our_own_pretraining_are_its_snapshot_curve_and_damage_is_named(tmp_path: Path) -> None:
+    """Twelve exported steps; the same with four kinds of damage planted, of which the sound ones keep their points."""
+    extra = ("pretrain.precision=fp32", "probe.validity=false", 'probe.families=["linear"]', "evaluate.minimal_pairs=0")
+    longer = ("samples_per_epoch=4096", "max_passes=1000.0", "step_snapshots=12", "checkpoint_every_steps=1000")
+    pretraining = tuple(f"pretrain.{setting}" for setting in longer)
+    own, _ = run_small(tmp_path / "own", *extra, *pretraining, cache=tmp_path / "cache", skip_finetune=True)
+    whole = tmp_path / "whole"
+    write_export(own, whole, snapshots=True)
+    there = list_revisions(str(whole))
+    names = choose_revisions("log12", there)
+    assert len(names) == 12 and names[0] == "step0"
+    assert examine_revisions(str(whole), names, Context()).suspects == {}
+
+    damaged = Path(shutil.copytree(whole, tmp_path / "damaged"))
+    shutil.copy(weights(whole, names[-1]), weights(damaged, "step0"))
+    shutil.copy(weights(whole, names[7]), weights(damaged, names[2]))
+    for here, other in ((6, 9), (9, 6)):
+        shutil.copy(weights(whole, names[other]), weights(damaged, names[here]))
+    weights(damaged, names[8]).rename(damaged / names[8] / "model-00001-of-00002.safetensors")
+    shards = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (damaged / names[8] / "model.safetensors.index.json").write_text(json.dumps(shards))
+
+    values = [s for s in SMALL if not s.startswith(("model.", "pretrain."))]
+    spec = ExperimentSpec.from_flags(
+        config_name="debug", data="microworld", set_values=[*values, *extra, "probe.features=fp32"],
+        model=str(damaged), freeze_llm=True,
+    )  # fmt: skip
+    probe_model(ProbeRequest(spec=spec, revisions=",".join(names), twins=0), tmp_path / "runs")
+    collected = collect_results(tmp_path / "runs")
+    planted = {names[i] for i in (0, 2, 6, 8, 9)}
+    assert {item.name for item in collected.skipped} == {f"damaged {name}" for name in planted}
+    (probed,) = revision_probes(collected.found)
+    assert {snapshot.name for snapshot in probed.snapshots} == set(names) - planted
+
+    options = SnapshotOptions(samples=0, random_trunks=0, cache_dir=tmp_path / "cache", families=("linear",))
+    native = {snapshot.step: snapshot for snapshot in probe_snapshots(own.path, options).path_of_training}
+    for snapshot in probed.path_of_training:
+        twin = native[snapshot.step]
+        assert snapshot.tokens == twin.tokens and snapshot.probes["linear"]["layer"] == twin.probes["linear"]["layer"]
+        for readout in ("linear", "gain_linear"):
+            for score, column in twin.scores[readout].items():
+                # The fits stop within a few parts in a million of each other; the answers are the same.
+                loose = 0.0 if score in ("f1_tokens", "em") else 1e-3
+                name = f"{snapshot.name}, {readout}, {score}"
+                np.testing.assert_allclose(snapshot.scores[readout][score], column, 1e-6, loose, err_msg=name)
