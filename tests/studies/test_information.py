@@ -135,12 +135,14 @@ def test_the_numbers_choose_the_words(random: float, shuffled: float, resampled:
     assert ("refused" in sentences[0]) == bool(np.isnan(random))
 
 
-def test_lists_and_controls() -> None:
+def test_lists_and_controls(tmp_path: Path) -> None:
     texts = load_texts("icl-animal", Words(), 6)
     drawn = texts.draw(2000, 1)
     assert drawn.shape == (2000, 6) and texts.available == 16 * 15 * 14
     assert len(set(drawn[:, 1::2].ravel().tolist())) == 1
     assert all(len(set(text[::2])) == 3 for text in drawn.tolist())
+    told = study(texts, options=replace(OPTIONS, layers=(1,))).run(tmp_path).text()
+    assert f"the true one is {BITS * (np.log(16 * 15 * 14) - np.log(16) / 2):.2f} after the first block" in told
     counts = [np.unique(drawn[:, place], return_counts=True)[1] for place in (0, 2, 4)]
     assert all(len(count) == 16 and count.min() > 80 for count in counts)  # 125 on average in every place
     assert texts.entropy is not None and texts.entropy.sequence == pytest.approx(np.log(16 * 15 * 14))

@@ -170,12 +170,14 @@ class InformationResult:
         """For a terminal: the conclusion, ΔIE by layer, and the raw value in brackets."""
         settings = self.settings
         phrase, sentences = self.conclusion
+        entropy = settings.get("exact")
+        exact = f"; the true one is {entropy:.2f} after the first block, whatever the weights" if entropy else ""
         lines = [
             f"{self.subject['name']} on {settings['texts']}, {settings['length']} tokens: {phrase}",
             *sentences,
             f"Information emergence in bits, gaussian, {settings['n']:,} texts, {settings['dimensions']} dimensions, "
             f"noise {settings['noise']:g} of the RMS, {counted(len(settings['seeds']), 'seed')}, 95% intervals; "
-            f"ceiling of a pass {settings['ceiling']:.2f}. A raw value says mostly how much noise was added.",
+            f"ceiling of a pass {settings['ceiling']:.2f}. A raw value says mostly how much noise was added{exact}.",
             "",
         ]
         table = [["layer", *(f"minus {name}" for name in CONTROLS), "(raw)", ""]]
