@@ -9,6 +9,7 @@ import importlib.util
 import sys
 
 from emergence.errors import installed
+from emergence.wording import say
 
 
 def main() -> None:
@@ -22,6 +23,12 @@ def main() -> None:
                 pull_without_typer(sys.argv[2:])
             return
         from emergence.cli import run
+    if {"--install-completion", "--show-completion"} & set(sys.argv[1:2]):
+        say(
+            "error: a shell completes commands by their name: use the installed `emergence --install-completion`",
+            err=True,
+        )
+        sys.exit(2)
     run()
 
 

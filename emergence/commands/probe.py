@@ -61,7 +61,7 @@ def probe_model(request: ProbeRequest, runs_dir: Path) -> None:
     """
     if request.seeds < 1 or request.twins < 0:
         raise UsageError("--seeds must be at least 1, and --twins at least 0")
-    if request.spec.revision and request.revisions:
+    if request.spec.revision and request.revisions is not None:
         raise UsageError("--revision is one revision and --revisions are several: drop one of the two")
     refuse_if_no_folder(runs_dir)
     with plain_messages(), StopSwitch() as should_stop:
@@ -80,7 +80,7 @@ def _specs(request: ProbeRequest, runs_dir: Path, should_stop: Callable[[], bool
     """All runs: every revision with every seed, then the twins."""
     spec, model = request.spec, request.spec.model or ""
     revisions: list[str | None] = [spec.revision]
-    if request.revisions:
+    if request.revisions is not None:
         names = choose_revisions(request.revisions, list_revisions(model))
         examined = _examine(spec, names, runs_dir, should_stop, with_loss=True)
         say(examined.text(), err=True)

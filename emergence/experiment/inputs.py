@@ -215,6 +215,27 @@ def model_digest(loaded: LoadedModel) -> str:
     return content_digest([*(facts[key] for key in ("class", "parameters", "random_seed", "hidden_size", "n_layers"))])
 
 
+def refuse_other_weights(run: RunDirectory) -> None:
+    """Refuse a finished run of a published model in whose place other weights are now: its numbers are not theirs.
+
+    Raises:
+        UsageError: They are others. What is no longer there contradicts nothing.
+    """
+    spec = run.spec
+    if spec.model is None or spec.random_baseline:
+        return
+    try:
+        files = find_model(spec.model, spec.revision)
+        same = content_digest(files.digests) == run.read_data()["fingerprints"].get("model")
+    except (UsageError, WeightsError, KeyError):
+        return
+    if not same:
+        raise UsageError(
+            f"{files.label} has other weights now than when {run.run_id} probed it: move that run away, or name "
+            "another --runs-dir, to probe these"
+        )
+
+
 def _token_counts(
     spec: ExperimentSpec, weights: GivenWeights | None, text: PretrainingData | None, cache_dir: Path
 ) -> IntArray | None:

@@ -20,7 +20,13 @@ from emergence.data.qa_encoding import UNCOUNTED_MARKS
 from emergence.errors import EmergenceError, RunDirectoryError, memory_errors_in_one_line
 from emergence.experiment.belonging import history_position
 from emergence.experiment.claims import other_run
-from emergence.experiment.inputs import GivenWeights, find_matching_trunk, read_inputs, refuse_changed_text
+from emergence.experiment.inputs import (
+    GivenWeights,
+    find_matching_trunk,
+    read_inputs,
+    refuse_changed_text,
+    refuse_other_weights,
+)
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.outcome import common_facts, conclude
 from emergence.experiment.phases import (
@@ -91,6 +97,7 @@ def run_experiment(
         RunDirectoryError: Another process writes to the run, or its data changed.
     """
     if run_id is None and not fresh and (finished := store.find_finished(spec)) is not None:
+        refuse_other_weights(finished)
         result = _stored_result(finished)
         on_open(finished, "finished")
         return result

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from emergence.errors import UsageError
+from emergence.errors import RunDirectoryError, UsageError
 from emergence.experiment.belonging import FINETUNED, RANDOM, load_own
-from emergence.experiment.run_directory import RunDirectory
+from emergence.experiment.manifest import check_file, read_manifest
+from emergence.experiment.run_directory import STATS_FILE, RunDirectory
 from emergence.model import build_trunk
 from emergence.studies.trunks import Timeline, read_timeline, refuse_without_snapshots
 from emergence.training.checkpoint import WeightsFile, load_weights
@@ -54,11 +55,26 @@ def trunks_to_export(run: RunDirectory, which: Which, with_snapshots: bool) -> l
     if not path.is_file():
         when = "it has finetuned or probed" if which == "finetuned" else "it has pretrained"
         raise UsageError(f"{run.run_id} has no {path.name}: a run has it once {when}")
+    refuse_if_damaged(run, path.name)
     weights = load_own(run, path)
     stage = weights.metadata.get("stage") or which
     step, tokens = _pretraining_of(weights)
     main = TrunkToExport("", _words(run, weights, stage), stage, step, tokens, partial(load_weights, path))
     return [main, *_steps(run, main)] if with_snapshots else [main]
+
+
+def refuse_if_damaged(run: RunDirectory, name: str) -> None:
+    """Refuse a file of a finished run, or its result, that is not as its manifest has it.
+
+    Raises:
+        RunDirectoryError: It is not.
+    """
+    if not run.is_finished:
+        return
+    entries = read_manifest(run.path)
+    for part in (name, STATS_FILE):
+        if part in entries and (wrong := check_file(run.path, part, entries[part])):
+            raise RunDirectoryError(f"{run.run_id}: {wrong}: `emergence verify-run {run.path}` says what else is")
 
 
 def _pretraining_of(weights: WeightsFile) -> tuple[int | None, int | None]:

@@ -87,6 +87,20 @@ def stats(root: Path, condition: str) -> dict[str, Any]:
 # A run ----------------------------------------------------------------------------------------------
 
 
+def test_other_weights_in_a_models_place_are_not_given_its_old_numbers(root: Path, models: Path) -> None:
+    path = models / "llama" / "model.safetensors"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
+        with pytest.raises(UsageError, match="has other weights now than when"):
+            run(root, spec_of(models / "llama"))
+        path.unlink()
+        assert run(root, spec_of(models / "llama")).is_finished, "what is gone contradicts nothing"
+    finally:
+        path.write_bytes(whole)
+    assert run(root, spec_of(models / "llama")).is_finished
+
+
 def test_a_result_tells_of_the_model_what_others_tell_of_their_trunk(root: Path, models: Path) -> None:
     probed, twin = stats(root, "frozen"), stats(root, "random-frozen")
     loaded = load_model(str(models / "llama"))

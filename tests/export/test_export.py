@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,15 @@ def test_every_step_of_pretraining_is_a_model_of_its_own(runs: dict[str, RunDire
     )
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (exported / f"step{last}" / name).read_bytes() == (exported / name).read_bytes()
+
+
+def test_what_the_manifest_does_not_vouch_for_is_not_exported(runs: dict[str, RunDirectory], tmp_path: Path) -> None:
+    whole = runs["modern"]
+    run = RunDirectory.open(Path(shutil.copytree(whole.path, tmp_path / whole.run_id)))
+    shutil.copy(next(iter(sorted(run.path.glob("pretrain_step_*.pth")))), run.trunk_path)
+    with pytest.raises(EmergenceError, match="verify-run"):
+        write_export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_tokenizer_gives_the_same_tokens(runs: dict[str, RunDirectory], exported: Path) -> None:

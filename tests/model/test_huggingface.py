@@ -14,6 +14,8 @@ import torch
 
 pytest.importorskip("transformers")
 
+from safetensors.torch import load_file, save_file
+
 from emergence.answering.features import cache_features
 from emergence.data.qa_encoding import encode_qa, mark_tokens
 from emergence.data.records import Answer, QAExample
@@ -215,6 +217,49 @@ def test_levels_that_do_not_give_the_logits_are_refused_and_known_scales_are_not
     assert HuggingFaceEncoder(transformers.Gemma2ForCausalLM(gemma)).logits_off < 1e-4
     granite = transformers.GraniteConfig(**sizes, logits_scaling=7.0)
     assert HuggingFaceEncoder(transformers.GraniteForCausalLM(granite)).logits_off < 1e-4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"num_hidden_layers": value} for value in (0, -1, 10**9, "2", True, 2.5)),
+        *({"num_attention_heads": value} for value in (0, [2])),
+        *({"num_key_value_heads": 0}, {"vocab_size": 0}, {"vocab_size": -1}, {"hidden_size": 10**12}),
+        *({"model_type": []}, {"model_type": {"a": 1}}, {"architectures": 5}, {"pad_token_id": 10**6}),
+        {"layer_types": ["sliding_attention"]},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_cannot_be_is_refused_at_once(
+    changes: dict[str, Any], models: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(models / "qwen3", tmp_path / "model"))
+    change(model / "config.json", **changes)
+    refused(".", str(model))
+
+
+def test_a_path_is_no_revision_and_weights_count_once_and_as_numbers(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "other")
+    for revision in ("../other", str(tmp_path / "other"), ".."):
+        refused("the name of a subfolder is meant", str(model), revision)
+    path = model / "model.safetensors"
+    whole = load_file(path)
+    save_file({k: v.to(torch.int32) if k.endswith("c_fc.weight") else v for k, v in whole.items()}, path)
+    refused("quantised weights are not read", str(model), error=WeightsError)
+    path.unlink()
+    for part in ("a", "b"):
+        save_file(whole, model / f"{part}.safetensors")
+    index = {"weight_map": dict.fromkeys(whole, "a.safetensors") | {next(iter(whole)): "b.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused("two of its files hold", str(model), error=WeightsError)
+
+
+def test_ids_beyond_the_embedding_are_refused(model: Path) -> None:
+    raw = json.loads((model / "tokenizer.json").read_text())
+    last = max(raw["model"]["vocab"], key=raw["model"]["vocab"].get)
+    raw["model"]["vocab"][last] += 10**6
+    (model / "tokenizer.json").write_text(json.dumps(raw))
+    refused("its tokenizer", str(model))
 
 
 def test_weights_that_are_missing_damaged_or_pickles_are_refused(model: Path) -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from emergence.commands.probe import ProbeRequest, probe_model, show_revisions
 from emergence.errors import UsageError
 from emergence.export.folder import write_export
+from emergence.files import seal, sha256_file
 from emergence.findings.collect import collect_results
 from emergence.findings.curves import read_curves
 from emergence.findings.revision_curve import revision_probes
@@ -27,6 +28,7 @@ from emergence.findings.table import build_table
 from emergence.measures.conditional import WITH_WORDS
 from emergence.model.huggingface.files import choose_revisions, list_revisions, progress_of
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.published import EXPORT_FILE, EXPORT_KIND
 from emergence.studies.revisions.examine import examine_revisions
 from emergence.studies.revisions.record import all_revisions, load_revisions, record_path, save_revisions
 from emergence.studies.snapshots.options import SnapshotOptions
@@ -105,6 +107,34 @@ def test_a_group_of_another_step_is_named(history: Path, tmp_path: Path) -> None
     save_file(mixed, weights(root, "step16"), {"format": "pt"})
     suspects = examine_revisions(str(root), NAMES, Context(), with_loss=False).suspects
     assert suspects == {"step16": "1 of its 5 groups of tensors are those of step1000"}
+
+
+def test_one_revision_that_cannot_be_loaded_ends_nothing(history: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(history, tmp_path / "tiny-neox"))
+    nan = {name: tensor * float("nan") for name, tensor in load_file(weights(root, "step4")).items()}
+    save_file(nan, weights(root, "step4"), {"format": "pt"})
+    (root / "step8" / "tokenizer.json").write_text("{")
+    (root / "step16" / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}')
+    suspects = examine_revisions(str(root), ["step2", "step4", "step8", "step16"], Context()).suspects
+    assert set(suspects) == {"step4", "step8", "step16"}
+    assert all(reason.startswith("it cannot be read: ") for reason in suspects.values())
+
+
+def test_an_exports_record_tells_exchanged_and_copied_steps(history: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(history, tmp_path / "tiny-neox"))
+    for name in NAMES[:5]:
+        files = {"model.safetensors": sha256_file(weights(root, name))}
+        record = {"kind": EXPORT_KIND, "step": int(name.removeprefix("step")), "tokens_seen": 0, "files": files}
+        (root / name / EXPORT_FILE).write_text(json.dumps(seal(record)))
+    shutil.copy(weights(root, "step8"), weights(root, "step4"))
+    for a, b in (("step1", "moved"), ("step2", "step1"), ("moved", "step2")):
+        (root / a).rename(root / b)
+    suspects = examine_revisions(str(root), NAMES[:5], Context(), with_loss=False).suspects
+    assert suspects == {
+        "step1": f"its record ({EXPORT_FILE}) is of step 2",
+        "step2": f"its record ({EXPORT_FILE}) is of step 1",
+        "step4": f"its model.safetensors is not the one that its record ({EXPORT_FILE}) was written with",
+    }
 
 
 def test_losses_are_measured_once(history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,13 @@ _WANTED = [CONFIG_FILE, "generation_config.json", "*.safetensors", INDEX_FILE, "
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 #: Tokens of a step of families whose revisions name steps alone, by a part of the model's name.
 _TOKENS_A_STEP = {"EleutherAI/pythia": 2_097_152}
+#: Sizes that a configuration may name, and the most that is believed.
+_SIZES = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 1_000),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head"), 10_000),
+    **dict.fromkeys(("hidden_size", "n_embd", "intermediate_size", "head_dim", "d_model"), 1_000_000),
+    "vocab_size": 10_000_000,
+}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -83,7 +91,17 @@ class ModelFiles:
         Raises:
             WeightsError: A file is damaged.
         """
-        return tuple(entry for path in self.weights for entry in read_entries(path))
+        entries = tuple(entry for path in self.weights for entry in read_entries(path))
+        twice = [name for name, count in Counter(entry.name for entry in entries).items() if count > 1]
+        if twice:
+            raise WeightsError(f"{self.label}: two of its files hold {twice[0][:100]}: nobody can tell which counts")
+        whole = [entry for entry in entries if entry.dtype not in FLOATS and entry.name.endswith(".weight")]
+        if whole:
+            raise WeightsError(
+                f"{self.label}: {whole[0].name[:100]} is of the type {whole[0].dtype}: quantised weights are not read, "
+                "so give the model in floating-point numbers"
+            )
+        return entries
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -121,6 +139,7 @@ def find_model(name: str, revision: str | None = None, *, cache_dir: Path | None
         commit = place.name
     config = _read_json(place / CONFIG_FILE, f"{name} is not a model's directory")
     _refuse_other_kinds(name, config)
+    _refuse_odd_sizes(place / CONFIG_FILE, config)
     return ModelFiles(name, revision, place, commit, config, _weights_of(place, name))
 
 
@@ -200,6 +219,8 @@ def choose_revisions(asked: str, there: Sequence[str]) -> list[str]:
         nearest = [int(np.argmin(np.abs(np.array(x) - at))) for at in wanted]
         return [there[i] for i in sorted(set(nearest))]
     names = [part.strip() for part in asked.split(",") if part.strip()]
+    if not names:
+        raise UsageError("--revisions is empty: give A,B,..., all, or log12")
     if missing := [name for name in names if name not in there]:
         raise UsageError(f"--revisions {missing[0]}: not a revision with a step; there are {', '.join(there[:12])}")
     return sorted(dict.fromkeys(names), key=list(there).index)
@@ -216,6 +237,8 @@ def _local(name: str, revision: str | None) -> Path | None:
         return None
     folder = _existing(name)
     if revision is not None:
+        if Path(revision).name != revision or revision == "..":
+            raise UsageError(f"--revision {revision}: the name of a subfolder is meant, not a path")
         if not (folder / revision / CONFIG_FILE).is_file():
             there = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
             known = f"it has {', '.join(there[:12])}" if there else "it has none, so drop --revision"
@@ -310,6 +333,14 @@ def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
     return raw
 
 
+def _refuse_odd_sizes(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse sizes that no model has, which the library would take hours or all memory to build."""
+    for key, most in _SIZES.items():
+        value = config.get(key)
+        if value is not None and (type(value) is not int or not 1 <= value <= most):
+            raise UsageError(f"{path}: {key} is {str(value)[:40]!r}, not a whole number from 1 to {most:,}")
+
+
 def _refuse_other_kinds(name: str, config: Mapping[str, Any]) -> None:
     """Refuse what is no causal language model of this version of transformers."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as causal
@@ -317,7 +348,10 @@ def _refuse_other_kinds(name: str, config: Mapping[str, Any]) -> None:
     kind = config.get("model_type")
     if config.get("is_encoder_decoder"):
         raise UsageError(f"{name} is an encoder-decoder ({kind}): give a decoder-only (causal) model")
-    architectures = [a for a in config.get("architectures") or [] if isinstance(a, str)]
+    listed = config.get("architectures") or []
+    if not isinstance(kind, str) or not isinstance(listed, list):
+        raise UsageError(f"{name}: its {CONFIG_FILE} names no model_type, or its architectures are no list")
+    architectures = [a for a in listed if isinstance(a, str)]
     known = set(causal.values())
     if kind not in causal:
         if config.get("auto_map"):

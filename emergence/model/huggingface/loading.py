@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from emergence.errors import UsageError, WeightsError
+from emergence.errors import EmergenceError, UsageError, WeightsError
 from emergence.model.huggingface.encoder import HuggingFaceEncoder
 from emergence.model.huggingface.files import ModelFiles, find_model
 from emergence.model.huggingface.tokenizer import HuggingFaceTokenizer
@@ -102,7 +102,7 @@ def load_model(
     """
     files = files or find_model(name, revision, cache_dir=cache_dir)
     dtype = _TYPES[precision]
-    refuse_if_too_large(files, files.n_values, dtype)
+    refuse_if_too_large(files, precision)
     from transformers import AutoModelForCausalLM
 
     with _quietly(), _in_one_line(files):
@@ -135,7 +135,7 @@ def random_twin(
     """
     files = files or find_model(name, revision, cache_dir=cache_dir)
     dtype = _TYPES[precision]
-    refuse_if_too_large(files, files.n_values, dtype)
+    refuse_if_too_large(files, precision)
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with _quietly(), _in_one_line(files), torch.random.fork_rng(devices=[]):
@@ -161,12 +161,13 @@ def load_tokenizer(files: ModelFiles) -> HuggingFaceTokenizer:
     return HuggingFaceTokenizer(tokenizer, files.label)
 
 
-def refuse_if_too_large(files: ModelFiles, n_values: int, dtype: torch.dtype) -> None:
+def refuse_if_too_large(files: ModelFiles, precision: str) -> None:
     """Refuse a model that memory cannot hold, before it is loaded.
 
     Raises:
         UsageError: With what it needs and what there is.
     """
+    n_values, dtype = files.n_values, _TYPES[precision]
     need, free = n_values * dtype.itemsize + _BESIDE_WEIGHTS, free_memory()
     if free is not None and need > free:
         cure = "a smaller one, a machine with more, or --dtype bf16" if dtype.itemsize > 2 else "a smaller one"
@@ -183,8 +184,14 @@ def _wrapped(files: ModelFiles, model: Any, device: torch.device | str, seed: in
         raise UsageError(
             f"{files.label}: its tokenizer has {tokenizer.vocab_size:,} tokens, its embedding {rows:,} rows"
         )
+    if tokenizer.largest_id >= rows:
+        raise UsageError(
+            f"{files.label}: its tokenizer has the id {tokenizer.largest_id:,}, its embedding {rows:,} rows"
+        )
     model = model.to(device).eval().requires_grad_(False)
-    return LoadedModel(files, HuggingFaceEncoder(model), tokenizer, seed)
+    with _in_one_line(files):
+        encoder = HuggingFaceEncoder(model)
+    return LoadedModel(files, encoder, tokenizer, seed)
 
 
 @contextlib.contextmanager
@@ -209,9 +216,9 @@ def _quietly() -> Iterator[None]:
 def _in_one_line(files: ModelFiles) -> Iterator[None]:
     try:
         yield
-    except MemoryError:
+    except (MemoryError, EmergenceError):
         raise
-    except (ValueError, OSError, KeyError, TypeError, RuntimeError, AttributeError, ImportError) as error:
+    except Exception as error:  # the library trusts a configuration: any field of it may raise anything
         if isinstance(error, RuntimeError) and "memory" in str(error):
             raise
         raise UsageError(f"{files.label} cannot be loaded: {_reason(error)}") from error

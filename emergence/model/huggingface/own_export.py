@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import rms_norm
 
 from emergence.errors import WeightsError
-from emergence.files import parse_json, read_regular, unseal
+from emergence.files import parse_json, read_regular, sha256_file, unseal
 from emergence.model.embedding_rows import drawn_rows
 from emergence.model.trunk import NORM_EPSILON
 from emergence.spec.published import EXPORT_FILE, EXPORT_KIND
@@ -34,11 +34,22 @@ class OwnExport:
     Attributes:
         step, tokens_seen: Of pretraining; None where the run does not tell.
         token_counts: (V,) how often the run's text holds each token; None where it was not counted.
+        files: Name -> sha256 (hexadecimal) of everything beside it, as it was written.
     """
 
     step: int | None
     tokens_seen: int | None
     token_counts: npt.NDArray[np.int64] | None
+    files: dict[str, str]
+
+    def contradiction(self, folder: Path, step: int | None) -> str | None:
+        """Why the files of ``folder`` are not what the record says, or not of ``step``; None where they are."""
+        if self.step is not None and step is not None and self.step != step:
+            return f"its record ({EXPORT_FILE}) is of step {self.step}"
+        for path in sorted(folder.glob("*.safetensors")):
+            if self.files.get(path.name) not in (None, sha256_file(path)):
+                return f"its {path.name} is not the one that its record ({EXPORT_FILE}) was written with"
+        return None
 
 
 def read_own_export(folder: Path) -> OwnExport | None:
@@ -60,7 +71,8 @@ def read_own_export(folder: Path) -> OwnExport | None:
         step, tokens = (None if (n := content.get(key)) is None else int(n) for key in ("step", "tokens_seen"))
     except (TypeError, ValueError, OverflowError):
         raise WeightsError(f"{path}: damaged: its step, tokens or token counts are no numbers") from None
-    return OwnExport(step, tokens, array)
+    files = content.get("files")
+    return OwnExport(step, tokens, array, dict(files) if isinstance(files, dict) else {})
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ class HuggingFaceTokenizer:
         by_word: Whether words are encoded one by one.
         keeps_text: Whether a text decodes to itself. If not, the tokenizer changes what it reads (lower case, spaces).
         vocab_size, vocab_rows: Number of tokens; an embedding may have more rows.
+        largest_id: Of all tokens; ids may have gaps.
         fingerprint: sha256 (hexadecimal) of its canonical JSON.
         n_late: Words seen so far whose last token reaches over their end.
 
@@ -68,6 +69,7 @@ class HuggingFaceTokenizer:
         unknown = tokenizer.unk_token_id
         self._unknown: int | None = None if unknown is None else int(unknown)
         self.vocab_size: int = self._backend.get_vocab_size(with_added_tokens=True)
+        self.largest_id: int = max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
         self.vocab_rows = self.vocab_size
         text = "".join(_PIECES)
         together = self._ids(text)

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from emergence.errors import WeightsError
+from emergence.errors import UsageError, WeightsError
 from emergence.files import content_digest
 from emergence.measures.revision_trend import LEAST_REVISIONS, RevisionFacts, find_suspects
 from emergence.model.huggingface import ModelFiles, find_model, load_model
 from emergence.model.huggingface.files import progress_of
+from emergence.model.huggingface.loading import refuse_if_too_large
 from emergence.studies.revisions.record import Revision, Revisions
 from emergence.training.context import Context
 from emergence.training.published_loss import evaluate_published
@@ -60,8 +61,11 @@ def examine_revisions(
             files[name] = one
             tokens = one.progress.get("tokens_seen")
             found[name] = Revision(name, step or 0, tokens, one.n_values, one.commit, digest)
-        except WeightsError as error:
+        except (WeightsError, UsageError) as error:
             found[name] = Revision(name, step or 0, tokens, suspect=f"it cannot be read: {error}")
+            continue
+        if one.own_export and (wrong := one.own_export.contradiction(one.folder, step)):
+            found[name] = replace(found[name], suspect=wrong)
     losses = {r.digest: r for r in (known.revisions if known else ()) if r.loss is not None}
     for name in files if with_loss else ():
         found[name] = _with_loss(found[name], files[name], losses, context, precision)
@@ -77,9 +81,10 @@ def _with_loss(
     """The revision with its loss; suspect if it cannot be loaded."""
     same = losses.get(revision.digest)
     if same is None:
+        refuse_if_too_large(files, precision)
         try:
             loaded = load_model(files.name, precision=precision, device=context.device, files=files)
-        except WeightsError as error:
+        except (WeightsError, UsageError) as error:
             return replace(revision, suspect=f"it cannot be read: {error}")
         measured = evaluate_published(loaded, context)
         same = replace(revision, loss=measured.nats_per_token, bits_per_byte=measured.bits_per_byte)
