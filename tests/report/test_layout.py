@@ -252,3 +252,16 @@ def test_examples_show_the_bilinear_probes_answer(tmp_path: Path) -> None:
         probe, bilinear_answer = example.answers
         assert bilinear_answer.cell == "pretrained, frozen, bilinear probe" and bilinear_answer.is_right
         assert (bilinear_answer.text, bilinear_answer.f1, probe.cell) == ("Emma Bo", 1.0, "pretrained, frozen")
+
+
+def test_a_set_of_three_questions_does_not_stretch_the_axis_of_all(tmp_path: Path) -> None:
+    grid(tmp_path)
+    folder = read_folder(tmp_path, n_boot=BOOT)
+    charts = Charts()
+    gains.KIND.collect(folder, charts, BOOT)
+    (chart,) = charts.charts
+    few = tuple({**row, "setting": "few", "n_questions": 3, "gain": -0.9, "lo": float("nan")} for row in chart.rows)
+    with_few = replace(chart, rows=(*chart.rows, *few))
+    assert [ax.get_xlim() for ax in draw(with_few).axes] == [ax.get_xlim() for ax in draw(chart).axes]
+    assert "nan" not in with_few.alt and "undefined" not in with_few.alt and "few" in with_few.alt
+    draw(replace(chart, rows=few))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from emergence.findings.folder import ResultsFolder
 from emergence.findings.scores import SetScores
@@ -19,6 +20,9 @@ PANELS = {F1: "token F1", SELECTION: "argument selection"}
 TRUNKS = {"pretrained": "pretrained trunk", "random": "random twin"}
 #: So many sets are drawn. The others are in the data.
 MOST_SETS = 12
+#: Sets of fewer test questions are in the data alone: one of three questions would stretch the axis of all.
+LEAST_QUESTIONS = 10
+_OF_LINE: dict[str, Any] = {"xycoords": ("axes fraction", "data")}
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
@@ -50,9 +54,18 @@ def _ends(estimate: Estimate) -> Row:
     return {**ends, "n_questions": estimate.n, "n_seeds": estimate.n_seeds}
 
 
+def _interval(row: Row) -> str:
+    return f" [{row['lo']:.2f}, {row['hi']:.2f}]" if math.isfinite(row["lo"]) and math.isfinite(row["hi"]) else ""
+
+
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:
+    rows = [row for row in rows if row["n_questions"] >= LEAST_QUESTIONS]
     drawn = distinct(rows)[:MOST_SETS]
     rows = [row for row in rows if row["setting"] in drawn]
+    if not rows:
+        figure.set_figheight(1)
+        figure.text(0.5, 0.5, f"no set has {LEAST_QUESTIONS} questions", ha="center")
+        return
     lines = list(dict.fromkeys((row["setting"], row["family"]) for row in rows))
     starts = [i for i, (setting, _) in enumerate(lines) if i == 0 or setting != lines[i - 1][0]]
     place = {line: -i - 0.9 * sum(start <= i for start in starts) for i, line in enumerate(lines)}
@@ -74,14 +87,16 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     panels[0].set_yticks(list(place.values()), [family for _, family in lines])
     for start in starts:
         at = (0, place[lines[start]] + 0.95)
-        panels[0].annotate(lines[start][0], at, xycoords=("axes fraction", "data"), va="center", fontweight="bold")
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        heading: dict[str, Any] = {"va": "center", "fontweight": "bold", "bbox": box}
+        panels[0].annotate(lines[start][0], at, xytext=(4, 0), textcoords="offset points", **_OF_LINE, **heading)
     shared_legend(figure, panels)
 
 
 def _series(rows: Sequence[Row]) -> list[str]:
     return [
-        f"{row['setting']}, {row['family']} probe, {TRUNKS[row['trunk']]}: {value_words(row['gain'])} "
-        f"[{value_words(row['lo'])}, {value_words(row['hi'])}] {PANELS[row['score']]}"
+        f"{row['setting']}, {row['family']} probe, {TRUNKS[row['trunk']]}: {value_words(row['gain'])}"
+        f"{_interval(row)} {PANELS[row['score']]}"
         for row in rows
     ]
 
