@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from emergence import __version__
 from emergence.commands.before import refuse_bad_paths
+from emergence.commands.law_app import app as law_app
 from emergence.commands.pull import ABOUT as ABOUT_PULL
 from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
 from emergence.commands.sweep_app import RunsDir
@@ -36,7 +37,7 @@ from emergence.wording import in_line, say
 #: Commands in the order in which a person comes to use them, as ``--help`` shows them.
 ORDER = (
     *("doctor", "demo", "config", "plan", "run", "list", "ask", "compare", "table", "figures", "report"),
-    *("sweep", "probe-snapshots", "cka", "curves"),
+    *("sweep", "probe-snapshots", "cka", "curves", "law"),
     *("probe", "revisions", "minimal-pairs", "ie", "export"),
     *("pull", "verify", "verify-run"),
 )
@@ -92,6 +93,7 @@ def _options(
     """Does semantic-role understanding emerge from next-token prediction? Pretrain, probe, compare."""
 
 
+app.add_typer(law_app, name="law", help="Laws of emergence, from a table of runs.")
 app.add_typer(sweep_app, name="sweep", help="A matrix of experiments by one command; its status, resume and cancel.")
 
 DEFAULT_RUNS = Path("runs")

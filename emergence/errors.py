@@ -113,6 +113,7 @@ _EXTRAS = {
     **dict.fromkeys(("matplotlib", "jinja2"), "report"),
     **dict.fromkeys(("transformers", "huggingface_hub"), "hf"),
     "infomeasure": "mi",
+    "emcee": "laws",
 }
 
 

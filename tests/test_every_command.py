@@ -64,6 +64,8 @@ ROWS = {
     "cka": Row("{run} --sentences 5", f"{{run}} --against {NOWHERE}", "local"),
     "verify": Row("--data microworld --sample 0", f"--qa-data {NOWHERE}", "local"),
     "curves": Row("{runs}", NOWHERE, "local"),
+    "law fit": Row("{file}", NOWHERE, "local"),
+    "law scaling": Row("{file}", NOWHERE, "local"),
     "demo": Row("--runs-dir {new}", f"--runs-dir {FILE}", "local", "--runs-dir"),
     "doctor": Row("", ""),
     "sweep start": Row("matrix-debug --runs-dir {new}", f"{NOWHERE}.toml", "local", "--runs-dir"),
@@ -103,7 +105,7 @@ def words(command: str, line: str, places: dict[str, str]) -> list[str]:
 
 
 def test_every_command_has_a_row() -> None:
-    commands = {" ".join(path) for path in _walk(emergence_command())} - {"", "sweep"}
+    commands = {" ".join(path) for path in _walk(emergence_command())} - {"", "sweep", "law"}
     assert commands == set(ROWS)
 
 

@@ -182,7 +182,7 @@ def test_every_dependency_has_an_install_line() -> None:
     modules: dict[str, Any] = {"scikit-learn": "sklearn"}
     extras = {
         "": project["dependencies"],
-        **{k: project["optional-dependencies"][k] for k in ("local", "report", "hf")},
+        **{k: project["optional-dependencies"][k] for k in ("local", "report", "hf", "laws")},
     }
     for extra, requirements in extras.items():
         for name in (text.partition(">")[0] for text in requirements if not text.startswith("emergence")):

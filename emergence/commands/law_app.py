@@ -1,0 +1,93 @@
+"""``emergence law``: the flags. The work is in :mod:`emergence.findings.laws` and :mod:`emergence.findings.scaling`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from emergence.errors import DataError
+from emergence.wording import say
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+
+Table = Annotated[Path, typer.Argument(metavar="TABLE", help="CSV or JSON, one row a run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
+
+
+def refuse_if_no_table(path: Path) -> None:
+    """Refuse before numpy is imported.
+
+    Raises:
+        DataError: There is nothing of that name, or a folder.
+    """
+    if not path.exists():
+        raise DataError("no such file", path)
+    if path.is_dir():
+        raise DataError("a folder: give a CSV or JSON table of runs", path)
+
+
+@app.command("fit")
+def fit_command(
+    table: Table,
+    form: Annotated[
+        Literal["log_power", "power", "nofewshot", "free"],
+        typer.Option(help="Of the elbow's law; own elbows come first in any case, and alone with free."),
+    ] = "log_power",
+    link: Annotated[Literal["identity", "logit"], typer.Option(help="Of the score.")] = "identity",
+    d0: Annotated[
+        float | None, typer.Option(help="Amount to predict (default: the few-shot rows', or 10 without any).")
+    ] = None,
+    level: Annotated[float, typer.Option(min=0.5, max=0.99, help="Confidence of the interval.")] = 0.90,
+    draws: Annotated[int, typer.Option(min=19, max=9999, help="Draws that calibrate the interval.")] = 199,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also the paper's intervals (posterior: extra laws).")
+    ] = False,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Also without parts of the runs: its whole table 2.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Where a task will emerge without finetuning, predicted from runs that were finetuned (Snell et al. 2024).
+
+    \b
+    loss, amount, score                pretraining loss, finetuning questions, score at most 1: needed
+    fewshot, checkpoint, subset, size  used if there: 1 for few-shot rows, the model, the draw of questions
+    se, tokenizer, unit                used if there: standard error, what losses are of (bits_per_byte)
+    """
+    refuse_if_no_table(table)
+    from emergence.files import to_json
+    from emergence.findings.laws import analyse_law
+
+    analysis = analyse_law(
+        table, form=form, link=link, target=d0, level=level, n_draws=draws, compare=compare, ablate=ablate, seed=seed
+    )
+    say(to_json(analysis.to_dict(), indent=2) if as_json else analysis.text())
+
+
+@app.command("scaling")
+def scaling_command(
+    table: Table,
+    compute: Annotated[
+        list[float] | None, typer.Option(metavar="C", min=1.0, help="FLOPs, 6*N*D, to spend best (may repeat).")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=20, max=9999, help="Bootstraps of the runs.")] = 200,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Loss against parameters and tokens, L = E + A*N^-alpha + B*D^-beta, with the error of predictions held out.
+
+    \b
+    params, tokens, loss               non-embedding parameters, training tokens, held-out loss: needed
+    params_total, unique_tokens, run   used if there: the other count; different tokens, if they repeat; a name
+    tokenizer, unit                    used if there: what losses are of (bits_per_byte)
+    """
+    refuse_if_no_table(table)
+    from emergence.files import to_json
+    from emergence.findings.scaling import analyse_scaling
+
+    analysis = analyse_scaling(table, compute=tuple(compute or ()), n_draws=draws, seed=seed)
+    say(to_json(analysis.to_dict(), indent=2) if as_json else analysis.text())

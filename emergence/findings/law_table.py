@@ -1,0 +1,174 @@
+"""Tables of runs from anywhere: CSV (commas, semicolons or tabs) or JSON, one row a run, refused in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emergence.errors import DataError
+from emergence.files import parse_json, read_regular
+from emergence.measures.resampling import FloatArray
+from emergence.wording import did_you_mean
+
+_MOST_BYTES = 64 * 2**20
+#: What a table may say for yes and for no.
+_YES, _NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n", "")
+
+
+@dataclass(frozen=True)
+class LawTable:
+    """Rows of a table.
+
+    Attributes:
+        path: Where it lies. columns: In its order. rows: Column to text or value. lines: Line of each row, or its
+            number.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+    lines: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def has(self, column: str) -> bool:
+        return column in self.columns
+
+    def require(self, *columns: str) -> None:
+        """Refuse a table that lacks one of the columns.
+
+        Raises:
+            DataError: It does; the message has the nearest name, or all.
+        """
+        for column in columns:
+            if column not in self.columns:
+                hint = did_you_mean(column, self.columns)
+                raise DataError(f"no column {column}: {hint}", self.path)
+
+    def numbers(self, column: str) -> FloatArray:
+        """A column as finite numbers (n,).
+
+        Raises:
+            DataError: A cell is empty, no number, or not finite.
+        """
+        return np.array([self._number(row.get(column), column, i) for i, row in enumerate(self.rows)])
+
+    def flags(self, column: str) -> list[bool]:
+        """A column of 1 and 0, true and false, yes and no.
+
+        Raises:
+            DataError: A cell is none of them.
+        """
+        found = []
+        for i, row in enumerate(self.rows):
+            text = str(row.get(column, "")).strip().lower().removesuffix(".0")
+            if text not in (*_YES, *_NO):
+                raise self.refuse(f"{column} is 1 or 0, not {text[:40]!r}", i)
+            found.append(text in _YES)
+        return found
+
+    def names(self, column: str) -> list[str]:
+        """A column as text."""
+        return [str(row.get(column, "")).strip() for row in self.rows]
+
+    def refuse(self, message: str, row: int) -> DataError:
+        """An error about a row."""
+        return DataError(message, self.path, self.lines[row])
+
+    def _number(self, cell: Any, column: str, row: int) -> float:
+        try:
+            if isinstance(cell, bool) or cell is None or not str(cell).strip():
+                raise ValueError
+            value = float(cell)
+        except ValueError:
+            raise self.refuse(f"{column} is no number: {str(cell)[:40]!r}", row) from None
+        if not math.isfinite(value):
+            raise self.refuse(f"{column} is {value}: leave out runs without a number", row)
+        return value
+
+
+def read_law_table(path: Path) -> LawTable:
+    """The rows of a CSV or JSON file (a list of objects, or ``{"rows": [...]}``).
+
+    Raises:
+        DataError: There is no such file, or it is no such table.
+    """
+    try:
+        text = read_regular(path, DataError, _MOST_BYTES).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError("no such file", path) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path) from None
+    except UnicodeDecodeError:
+        raise DataError("not UTF-8 text", path) from None
+    table = _from_json(text, path) if text.lstrip()[:1] in ("[", "{") else _from_csv(text, path)
+    if not table.rows:
+        raise DataError("no rows", path)
+    return table
+
+
+def _from_json(text: str, path: Path) -> LawTable:
+    value = parse_json(text, str(path), DataError)
+    rows = value.get("rows") if isinstance(value, dict) else value
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError('no table: give a list of objects, or {"rows": [...]}', path)
+    columns = tuple(dict.fromkeys(key for row in rows for key in row))
+    return LawTable(path, columns, tuple(rows), tuple(range(1, len(rows) + 1)))
+
+
+def _from_csv(text: str, path: Path) -> LawTable:
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="", restval=None)
+    try:
+        columns = tuple(name.strip() for name in reader.fieldnames or ())
+        rows, lines = [], []
+        for row in reader:
+            if "" in row and "" not in columns:
+                raise DataError("more cells than columns", path, reader.line_num)
+            rows.append(dict(zip(columns, row.values(), strict=False)))
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise DataError(f"no CSV: {error}", path) from None
+    if len(set(columns)) != len(columns):
+        raise DataError("two columns have one name", path)
+    return LawTable(path, columns, tuple(rows), tuple(lines))
+
+
+def refuse_twins(table: LawTable, keys: Sequence[str]) -> None:
+    """Refuse two rows that are alike in all of the columns.
+
+    Raises:
+        DataError: There are; it names both lines.
+    """
+    known: dict[tuple[str, ...], int] = {}
+    for i, cells in enumerate(zip(*(table.names(key) for key in keys if table.has(key)), strict=True)):
+        if cells in known:
+            raise table.refuse(f"the same run as line {table.lines[known[cells]]}: a row stands for one run", i)
+        known[cells] = i
+
+
+def refuse_mixed_units(table: LawTable) -> None:
+    """Refuse losses that have no common axis: nats and bits per token mean something else with every tokenizer.
+
+    Raises:
+        DataError: Two units, or two tokenizers and losses per token.
+    """
+    units = sorted(set(table.names("unit"))) if table.has("unit") else []
+    if len(units) > 1:
+        raise DataError(f"losses in {' and '.join(units)}: a law takes one unit", table.path)
+    tokenizers = sorted(set(table.names("tokenizer"))) if table.has("tokenizer") else []
+    if len(tokenizers) > 1 and units != ["bits_per_byte"]:
+        raise DataError(
+            f"losses per token of {len(tokenizers)} tokenizers ({', '.join(tokenizers)}) on one axis: give bits "
+            "per byte on one text, and unit bits_per_byte",
+            table.path,
+        )
