@@ -104,6 +104,12 @@ Cluster = Annotated[
     Literal["sentence", "document"], typer.Option(help="What intervals resample whole: documents are the coarser unit.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Revision = Annotated[str | None, typer.Option(help="Of a model: a subfolder, a branch, a tag.")]
+StudyFolder = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where results go (default: in the run, or beside the runs).")
+]
+WeightsType = Annotated[Literal["fp32", "bf16"], typer.Option(help="Of a model's weights.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: the GPU, if any).")]
 TableStyle = Annotated[
     Literal["markdown", "latex", "csv", "json"] | None,
     typer.Option("--format", help="Default: markdown; on a terminal, a table that fits its window."),
@@ -455,12 +461,10 @@ def minimal_pairs_command(
         str, typer.Option(metavar="SET|FILE", help="microworld-roles, blimp-argstructure, BLiMP's .jsonl, a folder.")
     ] = "microworld-roles",
     snapshots: Annotated[bool, typer.Option("--snapshots", help="Also every snapshot of pretraining.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Of a model: a subfolder, a branch, a tag.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where results go (default: in the run, or beside the runs).")
-    ] = None,
-    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of a model's weights.")] = "fp32",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: the GPU, if any).")] = None,
+    revision: Revision = None,
+    out: StudyFolder = None,
+    dtype: WeightsType = "fp32",
+    device: Device = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -492,12 +496,10 @@ def ie_command(
     n: Annotated[int, typer.Option("--n", min=1, help="Texts; half of them fit the pooling.")] = 20_000,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of texts, controls, noise and random twins.")] = 3,
     dimensions: Annotated[int, typer.Option(min=1, help="Most dimensions that states are pooled to.")] = 64,
-    revision: Annotated[str | None, typer.Option(help="Of a model: a subfolder, a branch, a tag.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where results go (default: in the run, or beside the runs).")
-    ] = None,
-    dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of a model's weights.")] = "fp32",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: the GPU, if any).")] = None,
+    revision: Revision = None,
+    out: StudyFolder = None,
+    dtype: WeightsType = "fp32",
+    device: Device = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -533,7 +535,7 @@ def probe_snapshots_command(
     random_trunks: Annotated[int, typer.Option(help="Untrained trunks to probe as the floor.")] = 1,
     qa_data: Annotated[str | None, typer.Option(help="Where the run's questions lie now.")] = None,
     pretrain_text: Annotated[str | None, typer.Option(help="Where the run's pretraining text lies now.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: the GPU, if any).")] = None,
+    device: Device = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
     as_json: AsJson = False,
 ) -> None:

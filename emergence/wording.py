@@ -58,6 +58,11 @@ def say(text: str, *, err: bool = False, end: str = "\n") -> None:
     print(shown, file=stream, end=end, flush=True)
 
 
+def says_yes(question: str) -> bool:
+    """Ask a person at the terminal. Anything but ``y`` or ``yes`` is a no."""
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 def did_you_mean(given: str, known: Iterable[str], otherwise: str | None = None, *, cutoff: float = 0.6) -> str:
     """``did you mean small?`` if a known name is near ``given``, else ``otherwise``, by default a list of choices.
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from emergence.commands.minimal_pairs import folder_name, is_model
+from emergence.commands.subject import folder_name, is_model, of_model, of_run
 from emergence.data.token_texts import CanEncode, load_texts
 from emergence.errors import UsageError
 from emergence.experiment.facts import WORDS
 from emergence.experiment.stop_switch import StopSwitch
-from emergence.experiment.store import RunDirectory, find_run
-from emergence.files import content_digest
+from emergence.experiment.store import RunDirectory
 from emergence.findings.two_by_two import RunScores
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import FAMILIES, WITH_WORDS
@@ -49,19 +47,12 @@ def measure_information(
     usable: dict[str, Estimate] = {}
     if is_model(name, runs_dir):
         model, tokenizer = _published(name, revision, precision)
-        at = f"@{revision}" if revision else ""
-        subject: dict[str, Any] = {"name": f"{name}{at}", "kind": "model", "precision": precision}
-        home = runs_dir / FILES.name / folder_name(name.rstrip("/") + at)
+        subject, home = of_model(name, revision, precision, FILES, runs_dir)
     else:
         if revision is not None:
             raise UsageError("--revision is of published models: drop it for a run")
-        run = RunDirectory.open(find_run(name, runs_dir))
-        if run.spec.model is not None:
-            raise UsageError(f"{run.run_id} probes a published model: give that itself, emergence ie {run.spec.model}")
-        model, tokenizer = _trunk(run)
-        subject = {"name": run.run_id, "kind": "run", "size": run.spec.config.name, "seed": run.spec.seed}
-        subject["initialisation"] = run.spec.initialisation
-        home, usable = run.path / FILES.folder, _usable(run)
+        run, subject, home = of_run(name, "emergence ie", FILES, runs_dir)
+        (model, tokenizer), usable = _trunk(run), _usable(run)
     read = load_texts(texts, tokenizer, length)
     with_ksg = find_spec("infomeasure") is not None
     study = InformationStudy(subject, model, read, replace(options, with_ksg=with_ksg), device=on, usable=usable)
@@ -98,9 +89,8 @@ def _published(name: str, revision: str | None, precision: Precision) -> tuple[M
 
     loaded = load_model(name, revision, precision=precision, files=files)
     encoder, tokenizer = loaded.encoder, loaded.tokenizer
-    weights = content_digest({"groups": files.digests, "precision": precision})
     sizes = encoder.n_layers, encoder.hidden_size, encoder.max_tokens
-    return ModelToMeasure(weights, tokenizer.fingerprint, *sizes, build, twin), tokenizer
+    return ModelToMeasure(files.digest_in(precision), tokenizer.fingerprint, *sizes, build, twin), tokenizer
 
 
 def _usable(run: RunDirectory) -> dict[str, Estimate]:

@@ -210,7 +210,7 @@ def layers_of(spec: ExperimentSpec, n_layers: int) -> tuple[int, ...]:
 def model_digest(loaded: LoadedModel) -> str:
     """Identity of a published model's weights, by their bytes; of a random twin by its architecture and seed."""
     if loaded.seed is None:
-        return content_digest(loaded.files.digests)
+        return loaded.files.weights_digest
     facts = loaded.facts()
     return content_digest([*(facts[key] for key in ("class", "parameters", "random_seed", "hidden_size", "n_layers"))])
 
@@ -226,7 +226,7 @@ def refuse_other_weights(run: RunDirectory) -> None:
         return
     try:
         files = find_model(spec.model, spec.revision)
-        same = content_digest(files.digests) == run.read_data()["fingerprints"].get("model")
+        same = files.weights_digest == run.read_data()["fingerprints"].get("model")
     except (UsageError, WeightsError, KeyError):
         return
     if not same:

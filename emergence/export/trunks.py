@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from emergence.errors import RunDirectoryError, UsageError
 from emergence.experiment.belonging import FINETUNED, RANDOM, load_own
-from emergence.experiment.manifest import check_file, read_manifest
 from emergence.experiment.run_directory import STATS_FILE, RunDirectory
 from emergence.model import build_trunk
 from emergence.studies.trunks import Timeline, read_timeline, refuse_without_snapshots
@@ -69,12 +68,11 @@ def refuse_if_damaged(run: RunDirectory, name: str) -> None:
     Raises:
         RunDirectoryError: It is not.
     """
-    if not run.is_finished:
-        return
-    entries = read_manifest(run.path)
-    for part in (name, STATS_FILE):
-        if part in entries and (wrong := check_file(run.path, part, entries[part])):
-            raise RunDirectoryError(f"{run.run_id}: {wrong}: `emergence verify-run {run.path}` says what else is")
+    for part in (name, STATS_FILE) if run.is_finished else ():
+        try:
+            run.checked(part)
+        except RunDirectoryError as error:
+            raise RunDirectoryError(f"{error}: `emergence verify-run {run.path}` says what else is") from None
 
 
 def _pretraining_of(weights: WeightsFile) -> tuple[int | None, int | None]:

@@ -19,7 +19,7 @@ from emergence.spec.config import config_path
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.model_size import ParameterCounts, count_parameters, embedding_rows
 from emergence.spec.workload import workload_of
-from emergence.wording import did_you_mean
+from emergence.wording import did_you_mean, says_yes
 
 #: Share of the peak that a very wide model reaches, and the hidden size that reaches half of that share.
 WIDE_UTILISATION, HALF_WIDTH = 0.40, 512
@@ -249,5 +249,5 @@ def ask(reason: str, question: str) -> None:
     """
     if not sys.stdin.isatty():
         raise UsageError(f"{reason} and nobody can be asked here: add --yes")
-    if input(f"{reason}. {question} [y/N] ").strip().lower() not in ("y", "yes"):
+    if not says_yes(f"{reason}. {question}"):
         raise UsageError("not launched")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from emergence.errors import UsageError
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.workload import Workload, workload_of
-from emergence.wording import counted, time_range
+from emergence.wording import counted, says_yes, time_range
 
 #: FLOP/s that one core sustains in training: on a slow or throttled machine, commonly, and on a fast one
 #: (docs/methods.md#cost).
@@ -120,5 +120,5 @@ def ask_if_long(work: CoreTime, machine: Machine, yes: bool) -> None:
     """
     if yes or machine.has_gpu or work.on(machine)[1] <= ASK_ABOVE_SECONDS or not sys.stdin.isatty():
         return
-    if input("that may take more than an hour. Start? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not says_yes("that may take more than an hour. Start?"):
         raise UsageError("not started: --yes starts without asking, a smaller size takes less")

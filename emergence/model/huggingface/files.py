@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.errors import EmergenceError, UsageError, WeightsError, require_packages
-from emergence.files import parse_json, read_regular
+from emergence.files import content_digest, parse_json, read_regular
 from emergence.model.huggingface.own_export import OwnExport, read_own_export
 from emergence.model.huggingface.tensors import FLOATS, TensorEntry, group_digests, group_sketches, read_entries
 
@@ -107,6 +107,15 @@ class ModelFiles:
     def digests(self) -> dict[str, str]:
         """Group of tensors -> sha256. All bytes are read."""
         return group_digests(self.entries)
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Identity of the weights, by all their bytes."""
+        return content_digest(self.digests)
+
+    def digest_in(self, precision: str) -> str:
+        """Identity of the weights as they are held in ``fp32`` or ``bf16``."""
+        return content_digest({"groups": self.digests, "precision": precision})
 
     @cached_property
     def sketches(self) -> dict[str, npt.NDArray[np.float64]]:

@@ -101,16 +101,19 @@ def with_unit(value: float, _: int) -> str:
 
 def error_bars(ax: Axes, x: Any, rows: Sequence[Row], key: str = "f1", **style: Any) -> None:
     """Draw points with their intervals. A whisker leaves the axes where its interval is unbounded."""
-    y, lo, hi = (numbers(rows, name) for name in (key, "lo", "hi"))
-    below, above = np.nan_to_num(y - lo, nan=0.0, posinf=1e3), np.nan_to_num(hi - y, nan=0.0, posinf=1e3)
-    ax.errorbar(x, y, yerr=np.maximum([below, above], 0.0), **style)
+    ax.errorbar(x, numbers(rows, key), yerr=_whiskers(rows, key), **style)
 
 
 def error_bars_across(ax: Axes, y: Any, rows: Sequence[Row], key: str = "f1", **style: Any) -> None:
     """:func:`error_bars` with values along the x axis."""
-    x, lo, hi = (numbers(rows, name) for name in (key, "lo", "hi"))
-    below, above = np.nan_to_num(x - lo, nan=0.0, posinf=1e3), np.nan_to_num(hi - x, nan=0.0, posinf=1e3)
-    ax.errorbar(x, y, xerr=np.maximum([below, above], 0.0), **style)
+    ax.errorbar(numbers(rows, key), y, xerr=_whiskers(rows, key), **style)
+
+
+def _whiskers(rows: Sequence[Row], key: str) -> Any:
+    """(2, N) how far the intervals reach below and above the values."""
+    middle, lo, hi = (numbers(rows, name) for name in (key, "lo", "hi"))
+    below, above = np.nan_to_num(middle - lo, nan=0.0, posinf=1e3), np.nan_to_num(hi - middle, nan=0.0, posinf=1e3)
+    return np.maximum([below, above], 0.0)
 
 
 def mean_and_band(ax: Axes, rows: Sequence[Row], x: str, y: str, *, band: bool = True, **style: Any) -> None:

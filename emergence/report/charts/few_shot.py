@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from emergence.findings.collect import Found
 from emergence.findings.folder import ResultsFolder
 from emergence.measures.emergence_score import CELLS
@@ -16,6 +14,7 @@ from emergence.report.charts.drawing import (
     LINES,
     MARKERS,
     error_bars,
+    mean_and_band,
     panel_grid,
     shared_legend,
     with_unit,
@@ -72,10 +71,7 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
             if not mine:
                 continue
             style: dict[str, Any] = {"color": CELL_COLOURS[cell], "marker": MARKERS[i], "linestyle": LINES[i]}
-            means = [float(np.mean(numbers(point, "f1"))) for point in points]
-            ax.plot(counts, means, label=CELL_NAMES[cell], **style)
-            ends = [numbers(p, "f1").min() for p in points], [numbers(p, "f1").max() for p in points]
-            ax.fill_between(counts, *ends, color=CELL_COLOURS[cell], alpha=0.25, linewidth=0)
+            mean_and_band(ax, mine, "samples", "f1", label=CELL_NAMES[cell], **style)
             single = [point[0] for point in points if len(point) == 1]
             error_bars(ax, numbers(single, "samples"), single, fmt="none", ecolor=CELL_COLOURS[cell], elinewidth=0.8)
         ax.set_xscale("log")

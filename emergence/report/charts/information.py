@@ -6,21 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from emergence.findings.folder import ResultsFolder
-from emergence.findings.trunk_studies import read_studies
 from emergence.report.blocks import Block, Bullets, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend
-from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, value_words
+from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, studies, value_words
 from emergence.studies.information.result import CONTROLS, FILES, MODEL, InformationResult, read_result
 from emergence.wording import format_interval
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    results, problems = read_studies(folder, FILES, read_result)
-    for name, reason in problems:
-        charts.skip(name, reason)
-    if not results:
-        charts.skip(KIND.name, "no information emergence was estimated: emergence ie RUN")
+    results = studies(
+        folder, charts, KIND.name, FILES, read_result, "no information emergence was estimated: emergence ie RUN"
+    )
     for texts in dict.fromkeys(str(result.settings["texts"]) for result in results):
         mine = sorted((r for r in results if r.settings["texts"] == texts), key=lambda r: int(r.settings["length"]))
         caption = (

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import numpy.typing as npt
 
 from emergence.errors import RunDirectoryError
 from emergence.findings.folder import ResultsFolder, RunOnDisk
+from emergence.findings.trunk_studies import Result, read_studies
 from emergence.findings.two_by_two import ModelFree
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import LINEAR
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.report.charts.chart import Charts, Row
+from emergence.studies.study import StudyFiles
 
 #: Cells of the row between pretrained and random, whose trunk was pretrained on shuffled text.
 SHUFFLED_CELLS = {FULL: "shuffled_full", FROZEN: "shuffled_frozen"}
@@ -52,6 +55,23 @@ def histories(folder: ResultsFolder, charts: Charts) -> Iterator[tuple[RunOnDisk
             yield on_disk, on_disk.history
         except RunDirectoryError as error:
             charts.skip(f"training of {on_disk.name}", str(error))
+
+
+def studies(
+    folder: ResultsFolder,
+    charts: Charts,
+    name: str,
+    files: StudyFiles,
+    read: Callable[[Path], Result],
+    otherwise: str,
+) -> list[Result]:
+    """Every result of a study in a folder. What cannot be read is skipped by its place, and ``name`` if there is none."""
+    results, problems = read_studies(folder, files, read)
+    for place, reason in problems:
+        charts.skip(place, reason)
+    if not results:
+        charts.skip(name, otherwise)
+    return results
 
 
 def no_history(folder: ResultsFolder, otherwise: str) -> str:

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from emergence.findings.folder import ResultsFolder
-from emergence.findings.trunk_studies import read_studies
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.sentence_pairs import CHANCE, WITH_BOS, WITHOUT_BOS
 from emergence.report.blocks import Block, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend, with_unit
-from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, value_words
+from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, studies, value_words
 from emergence.studies.sentence_pairs.result import FILES, PairStudyResult, read_result
 from emergence.wording import format_interval
 
@@ -25,11 +24,9 @@ _MOST_KINDS = 4
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    results, problems = read_studies(folder, FILES, read_result)
-    for name, reason in problems:
-        charts.skip(name, reason)
-    if not results:
-        charts.skip(KIND.name, "no sentence pairs were scored: emergence minimal-pairs RUN")
+    results = studies(
+        folder, charts, KIND.name, FILES, read_result, "no sentence pairs were scored: emergence minimal-pairs RUN"
+    )
     sets: dict[str, list[PairStudyResult]] = {}
     for result in results:
         sets.setdefault(f"{result.settings['name']}\n{result.settings['fingerprint']}", []).append(result)

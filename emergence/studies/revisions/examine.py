@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from emergence.errors import UsageError, WeightsError
-from emergence.files import content_digest
 from emergence.measures.revision_trend import LEAST_REVISIONS, RevisionFacts, find_suspects
 from emergence.model.huggingface import ModelFiles, find_model, load_model
 from emergence.model.huggingface.files import progress_of
@@ -57,7 +56,7 @@ def examine_revisions(
         found[name] = Revision(name, step or 0, tokens)
         try:
             one = find_model(model, name, cache_dir=cache_dir)
-            digest = content_digest(one.digests)
+            digest = one.weights_digest
             files[name] = one
             tokens = one.progress.get("tokens_seen")
             found[name] = Revision(name, step or 0, tokens, one.n_values, one.commit, digest)

@@ -114,7 +114,7 @@ def _model_of(name: str, revision: str | None, precision: Precision) -> ModelToS
         losses = losses_of_logits(encoder.logits)
         return LanguageModel(losses, loaded.tokenizer, tokenizer.start, encoder.max_tokens, device, rows)
 
-    weights, told = content_digest({"groups": files.digests, "precision": precision}), files.progress
+    weights, told = files.digest_in(precision), files.progress
     return ModelToScore(
         name=revision or "main",
         step=told.get("steps"),
