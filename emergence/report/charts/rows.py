@@ -65,7 +65,7 @@ def studies(
     read: Callable[[Path], Result],
     otherwise: str,
 ) -> list[Result]:
-    """Every result of a study in a folder. What cannot be read is skipped by its place, and ``name`` if there is none."""
+    """Every result of a study in a folder. What cannot be read is skipped by its place, ``name`` if there is none."""
     results, problems = read_studies(folder, files, read)
     for place, reason in problems:
         charts.skip(place, reason)
