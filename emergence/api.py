@@ -73,9 +73,9 @@ def load(where: str | Path, runs_dir: str | Path = "runs") -> RunScores:
     Raises:
         UsageError: There is no such folder.
         DataError: The run is not finished.
-        RunDirectoryError: A file of it is damaged.
+        RunDirectoryError: A file of it is damaged, or its result does not follow from the others.
     """
-    return RunScores.load(RunDirectory.open(find_run(str(where), Path(runs_dir))))
+    return RunScores.checked(RunDirectory.open(find_run(str(where), Path(runs_dir))))
 
 
 def score(

@@ -29,7 +29,7 @@ from emergence.remote.pull import Part
 from emergence.remote.refusals import ending_in_one_line, interrupted
 from emergence.report.fitted import fitted_table, fitted_text, is_terminal
 from emergence.report.output_files import refuse_output_file, refuse_output_folder, write_output
-from emergence.spec.experiment import SET, ExperimentSpec, experiment_flags
+from emergence.spec.experiment import SET, ExperimentSpec, experiment_flags, refuse_with_resume
 from emergence.spec.flags import flags_of, takes
 from emergence.studies.cka.analyse import AnalysisFlags, analyse_locally
 from emergence.wording import in_line, say
@@ -178,6 +178,8 @@ def run_command(
     if flags.pop("list_saved"):
         _list_runs(runs_dir, as_json=False)
         return
+    if resume is not None:
+        refuse_with_resume(flags)
     spec = ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags) if resume is None else None
     refuse_bad_paths(spec, runs_dir, resume=resume, fresh=fresh)
     from emergence.commands.run import run_locally
@@ -340,7 +342,7 @@ def compare_command(
     from emergence.findings.paired_runs import compare_runs
     from emergence.findings.two_by_two import RunScores
 
-    a, b = (RunScores.load(run) for run in runs)
+    a, b = (RunScores.checked(run) for run in runs)
     names = [name.strip() for name in readout.split(",")] if readout else []
     comparison = compare_runs(a, b, names, cluster=cluster)
     say(to_json(comparison.to_dict(), indent=2) if as_json else comparison.text())

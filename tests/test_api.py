@@ -11,7 +11,8 @@ import pytest
 
 import emergence
 from emergence import api
-from emergence.errors import DataError, UsageError
+from emergence.errors import DataError, RunDirectoryError, UsageError
+from emergence.findings.two_by_two import RunScores
 from tests.planted_runs import Added, write_run
 from tests.small_runs import SMALL
 
@@ -19,16 +20,12 @@ ADDED = Added({"linear": (0.03, 0.03), "bilinear": (0.05, 0.08)})
 NOTHING = Added({"linear": (0.0, 0.0), "bilinear": (0.0, 0.0)})
 
 
-def planted(root: Path, **flags: Any) -> list[Path]:
-    """Runs of all four cells whose frozen states add much to words and positions."""
+def planted(root: Path, **flags: Any) -> list[RunScores]:
+    """Scores of runs of all four cells whose frozen states add much to words and positions."""
     cells: dict[str, Any] = {"full": 0.7, "frozen": 0.5, "random_full": 0.5, "random_frozen": 0.3}
     added = {"frozen": ADDED, "random_frozen": NOTHING}
-    return [
-        write_run(root, cell, f1, bilinear=f1, added=added[cell], **flags).path
-        if cell in added
-        else write_run(root, cell, f1, **flags).path
-        for cell, f1 in cells.items()
-    ]
+    more = {cell: {"bilinear": f1, "added": added[cell]} if cell in added else {} for cell, f1 in cells.items()}
+    return [RunScores.load(write_run(root, cell, f1, **more[cell], **flags)) for cell, f1 in cells.items()]
 
 
 def test_the_names_are_those_of_the_interface() -> None:
@@ -51,8 +48,9 @@ def test_score_compare_and_verdict_of_planted_runs(tmp_path: Path) -> None:
     assert emergence.compare(full, frozen, "headline").rows[0].paired.difference.point == pytest.approx(0.2)
     whole, named = emergence.verdict(tmp_path), emergence.verdict(*planted(tmp_path / "again"))
     assert whole.outcome == named.outcome and whole.short == named.short
-    assert emergence.load(full).result.run_id == full.name
-    assert emergence.load(full.name, tmp_path).result.run_id == full.name
+    # Planted scores follow from no answers, and what is loaded from a folder must.
+    with pytest.raises(RunDirectoryError, match=r"does not follow from the run's files.*verify-run"):
+        emergence.load(full.run.path)
 
 
 def test_what_has_no_single_verdict_is_one_line(tmp_path: Path) -> None:
@@ -72,7 +70,8 @@ def test_run_runs_loads_and_asks(tmp_path: Path) -> None:
     run = emergence.run(runs_dir=tmp_path, settings=SMALL, **flags)
     assert run.result.estimate("test", "f1_tokens") is not None and len(run.ids) == len(run.sentences) > 0
     again = emergence.run(runs_dir=tmp_path, settings=SMALL, **flags)
-    assert again.run.run_id == run.run.run_id
+    loaded = [again, emergence.load(run.run.path), emergence.load(run.run.run_id, tmp_path)]
+    assert {each.run.run_id for each in loaded} == {run.run.run_id}
     answered = emergence.ask(run, "The baker cut the rope .", "Who cut something?", top=1)
     assert len(answered.spans["linear"]) == 1
     with pytest.raises(UsageError, match="only pretrains"):

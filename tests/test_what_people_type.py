@@ -70,6 +70,14 @@ def test_resuming_a_run_that_is_not_there_can_be_mended(runs: Path) -> None:
     refused("run", "--resume", "nothing", "--runs-dir", str(runs), says="holds no run 'nothing'")
 
 
+@pytest.mark.parametrize(
+    "flags", [("--seed", "1"), ("--freeze-llm",), ("--set", "finetune.epochs=9"), ("--config-name", "small")]
+)
+def test_resuming_is_with_the_runs_own_spec(flags: tuple[str, ...], runs: Path) -> None:
+    """Flags that would be passed over are refused, as on Modal."""
+    refused("run", "--resume", "RUN", *flags, "--runs-dir", str(runs), says=f"own spec: drop {flags[0]}")
+
+
 @pytest.mark.parametrize("command", [("run", "--config-name", "debug", "--data", "microworld"), ("demo",)])
 def test_a_file_in_the_place_of_the_runs_is_refused_before_any_work(command: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")

@@ -1,9 +1,10 @@
 """What a result claims, computed again from what the run holds: predictions, data, spec and trunk.
 
-Computed again are the means of test questions, over all, over predicates, by role and by voice, and the rows' exact
-match, F1 and texts. Of intervals it is asked that they are ones and hold their means. What would take the model, the
-training questions or the draws of a bootstrap is taken as it stands: each question's log-probability, expected F1 and
-argument selection, other scores, the widths of intervals, and scores on validation, of fits and of minimal pairs.
+Computed again are the means of test questions and how many have a part in them, over all, over predicates, by role and
+by voice, and the rows' exact match, F1, overlap and texts. Of intervals it is asked that they are ones and hold their
+means, of scores that they can be ones. What would take the model, the training questions or the draws of a bootstrap is
+taken as it stands: each question's log-probability, expected F1 and argument selection, other scores, the widths of
+intervals, and scores on validation, of fits and of minimal pairs.
 A manifest says that files are as they were when it was written, and a seal that a file agrees with itself. Neither
 says that the numbers follow from the answers. Standard library alone, so that a laptop without numpy can check a run
 it fetched.
@@ -28,7 +29,7 @@ from emergence.experiment.run_directory import (
     RunDirectory,
 )
 from emergence.plain import plain
-from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.experiment import PRETRAIN_ONLY, ExperimentSpec
 
 #: Scores of a row of the predictions whose means a result claims.
 ROW_SCORES = ("f1_tokens", "em", "argument_selection", "log_prob", "expected_f1")
@@ -50,23 +51,32 @@ def check_claims(run: RunDirectory, result: RunResult) -> list[str]:
     problems = [*_of_spec(run, result), *_within(result), *_of_intervals(result)]
     if (run.path / DATA_FILE).exists() and result.data is not None and plain(run.read_data()) != result.data:
         problems.append(f"its data are not those of {DATA_FILE}")
-    if (run.path / PREDICTIONS_FILE).exists() and result.test_scores is not None:
+    if (run.path / PREDICTIONS_FILE).exists():
         rows = run.read_predictions()
+        if result.test_scores is None:
+            return [*problems, f"it has no test scores, but {PREDICTIONS_FILE} has {len(rows):,} answers"]
         problems += [*_of_rows(rows, result), *_of_spans(rows), *_of_texts(rows)]
+    elif result.test_scores is None and run.spec.condition != PRETRAIN_ONLY:
+        problems.append("it has no test scores, though questions were put to it")
     return problems
 
 
 def other_run(run: RunDirectory, result: RunResult) -> str | None:
     """What shows that ``result`` is not of ``run`` but of another run or an edited spec; None where nothing does."""
-    pairs = {"seed": (result.seed, run.spec.seed), "experiment_id": (result.experiment_id, run.experiment_id)}
     # A finished run may have been renamed at any time. Beside checkpoints a result of another name came from elsewhere.
     if result.run_id != run.run_id and run.begun_as is not None and (run.path / CHECKPOINT_FOLDER).is_dir():
-        pairs["run_id"] = (result.run_id, run.begun_as)
+        return f"its run_id is {_shown(result.run_id)}, that of {SPEC_FILE} {_shown(run.begun_as)}"
+    return other_spec(run.spec, run.experiment_id, result)
+
+
+def other_spec(spec: ExperimentSpec, experiment_id: str, result: RunResult) -> str | None:
+    """What shows that ``result`` is not of the run with this ``spec`` and id; None where nothing does."""
+    pairs = {"seed": (result.seed, spec.seed), "experiment_id": (result.experiment_id, experiment_id)}
     for name, (claimed, own) in pairs.items():
         if claimed != own:
             return f"its {name} is {_shown(claimed)}, that of {SPEC_FILE} {_shown(own)}"
     # The identity leaves out what cannot change a result, and a resumed run may have it otherwise.
-    if ExperimentSpec.from_dict(result.spec or {}, "its spec").experiment_id != run.spec.experiment_id:
+    if ExperimentSpec.from_dict(result.spec or {}, "its spec").experiment_id != spec.experiment_id:
         return f"its spec is not the one in {SPEC_FILE}"
     return None
 
@@ -81,6 +91,20 @@ def own_result(run: RunDirectory) -> RunResult:
     result = load_result(run.stats_path)
     if problem := other_run(run, result):
         raise RunDirectoryError(f"{run.stats_path} is not of this run: {problem}")
+    return result
+
+
+def checked_result(run: RunDirectory) -> RunResult:
+    """The result of a finished run, once all that it claims follows from the run's other files.
+
+    Raises:
+        RunDirectoryError: It is damaged, of another run, or claims what does not follow.
+        DataError: It is no result.
+    """
+    result = own_result(run)
+    if problems := check_claims(run, result):
+        whole = f": `emergence verify-run {run.path}` names all {len(problems)}" if len(problems) > 1 else ""
+        raise RunDirectoryError(f"{run.stats_path} does not follow from the run's files: {problems[0]}{whole}")
     return result
 
 
@@ -118,6 +142,9 @@ def check_counts(counts: Mapping[str, int | None], result: RunResult) -> Iterato
 def _of_rows(rows: Rows, result: RunResult) -> Iterator[str]:
     """The means and counts of the rows of ``predictions.jsonl``."""
     try:
+        for row in rows:
+            if not isinstance(row["id"], str):
+                raise TypeError(f"the id {row['id']!r} is no text")
         columns = {HEADLINE: _columns(rows)}
         for part, of_part in _named_in_rows(result).items():
             columns |= {name: _columns([row[part][name] for row in rows]) for name in of_part}
@@ -128,6 +155,7 @@ def _of_rows(rows: Rows, result: RunResult) -> Iterator[str]:
             "n_documents": None if any(document is None for _, document in documents) else len(documents),
         }
         yield from (*check_counts(counts, result), *check_means(columns, result), *_of_groups(rows, result))
+        yield from (*_of_parts(rows, columns, result), *_of_ranges(rows, columns), *_of_overlap(rows, result))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as reason:
         yield f"{PREDICTIONS_FILE} is not in this program's format ({reason!r})"
 
@@ -149,10 +177,61 @@ def _of_groups(rows: Rows, result: RunResult) -> Iterator[str]:
             claimed, mean = dig(stored, score, "point"), _mean(columns[score])
             if claimed is not None and not _is(claimed, mean):
                 yield f"its {score} of {name} is {_shown(claimed)}, but {PREDICTIONS_FILE} gives {_shown(mean)}"
+            n, present = dig(stored, score, "n"), len(_present(columns[score]))
+            if n is not None and n != present:
+                yield f"its {score} of {name} is of {n} values, but {PREDICTIONS_FILE} has {present}"
+
+
+def _of_parts(rows: Rows, columns: Columns, result: RunResult) -> Iterator[str]:
+    """How many questions and clusters have a part in each mean over all questions."""
+    by_document = dig(result.test_scores, "cluster") == "document"
+    units = [(row["source"], row.get("document_id") if by_document else row["sentence_id"]) for row in rows]
+    for name, stored in _stored_scores(result).items():
+        for score in ROW_SCORES if name in columns else ():
+            values = columns[name].get(score, ())
+            of = [unit for unit, value in zip(units, values, strict=False) if _is_present(value)]
+            for key, noun, count in (("n", "values", len(of)), ("n_clusters", "units", len(set(of)))):
+                claimed = dig(stored, score, key)
+                if claimed is not None and of and claimed != count:
+                    yield f"its {score} of {name} is of {claimed} {noun}, but {PREDICTIONS_FILE} has {count}"
+
+
+def _of_ranges(rows: Rows, columns: Columns) -> Iterator[str]:
+    """A line about the first score of a row that no answer can have."""
+    for name, of_name in columns.items():
+        for score, values in of_name.items():
+            low, high = (-math.inf, 0.0) if score == "log_prob" else (0.0, 1.0)
+            for row, value in zip(rows, values, strict=False):
+                if _is_present(value) and not low - _CLOSE <= value <= high + _CLOSE:
+                    where = f"{PREDICTIONS_FILE}: {str(row['id'])[:80]}"
+                    yield f"{where}: a {score} of {name} is {_shown(value)}, which no answer can have"
+                    return
+
+
+def _of_overlap(rows: Rows, result: RunResult) -> Iterator[str]:
+    """The mean overlap (intersection over union) of answers and their best golds, which rows do not store."""
+    claimed = dig(result.test_scores, "scores", "iou", "point")
+    if claimed is None:
+        return
+    overlaps = []
+    for row in rows:
+        start, end = row["prediction"]
+        shared = [(max(0, min(end, last) - max(start, first)), first, last) for first, last in row["golds"]]
+        overlaps.append(max(n / (end - start + last - first - n) for n, first, last in shared))
+    if not _is(claimed, _mean(overlaps)):
+        yield f"its iou is {_shown(claimed)}, but {PREDICTIONS_FILE} gives {_shown(_mean(overlaps))}"
+
+
+def _is_present(value: Any) -> bool:
+    return value is not None and not math.isnan(value)
+
+
+def _present(values: Sequence[Any]) -> list[float]:
+    return [float(value) for value in values if _is_present(value)]
 
 
 def _mean(values: Sequence[Any]) -> float:
-    present = [float(v) for v in values if v is not None and not math.isnan(v)]
+    present = _present(values)
     return math.fsum(present) / len(present) if present else math.nan
 
 
@@ -180,7 +259,11 @@ def _named_in_rows(result: RunResult) -> dict[str, list[str]]:
 
 
 def _columns(rows: Rows) -> dict[str, list[Any]]:
-    return {score: [row.get(score) for row in rows] for score in ROW_SCORES}
+    columns = {score: [row.get(score) for row in rows] for score in ROW_SCORES}
+    for score, values in columns.items():
+        if odd := set(map(type, values)) - {float, int, type(None)}:
+            raise TypeError(f"{score} of a question is a {min(kind.__name__ for kind in odd)}")
+    return columns
 
 
 def _stored_scores(result: RunResult) -> dict[str, Any]:

@@ -29,12 +29,12 @@ from emergence.experiment.run_directory import (
     differing_sizes,
     parse_spec_file,
 )
-from emergence.experiment.store import RunStore, holds_run_files
+from emergence.experiment.store import holds_run_files, is_run_id
 from emergence.files import folder_files, parse_json, unseal
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint_names import parse_checkpoint_name
-from emergence.wording import aligned
+from emergence.wording import aligned, in_line
 
 #: What a run is doing, by the first word of a history line's kind or of a checkpoint's phase.
 _STAGES = {"pretrain": "pretraining", "finetune": "finetuning", "probe": "probing"}
@@ -91,7 +91,8 @@ def list_runs(root: Path) -> list[RunSummary]:
     """Every run directory under ``root``, last changed first; empty where there is no such folder."""
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root} is not a folder: give the folder that holds the run directories")
-    folders = [root / run_id for run_id in RunStore(root).run_ids()]
+    inside = root.iterdir() if root.exists() else ()
+    folders = [path for path in inside if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
     summaries = [_summarise_folder(folder) for folder in folders if may_be_run(folder)]
     return sorted(summaries, key=lambda s: (s.updated or 0.0, s.run_id), reverse=True)
 
@@ -99,10 +100,11 @@ def list_runs(root: Path) -> list[RunSummary]:
 def may_be_run(folder: Path) -> bool:
     """Whether a folder holds a file of a run, or nothing at all, as after a kill at the very beginning.
 
-    A report, figures and other folders that people keep beside their runs are no damaged runs.
+    A report, figures and other folders that people keep beside their runs are no damaged runs. A copy may be named as
+    people name them, ``tiny (1)``, which the program itself never does.
     """
     try:
-        return holds_run_files(folder) or not any(folder.iterdir())
+        return holds_run_files(folder) or (is_run_id(folder.name) and not any(folder.iterdir()))
     except OSError:
         return True  # what cannot be read is named
 
@@ -145,7 +147,7 @@ def summarise_run(
         return dataclasses.replace(summary, detail=what)
     try:
         raw = parse_json(_text(read(SPEC_FILE)), SPEC_FILE)
-        spec, _ = parse_spec_file(raw, SPEC_FILE)
+        spec = parse_spec_file(raw, SPEC_FILE).spec
         summary = dataclasses.replace(summary, config_name=spec.config.name, condition=spec.condition, seed=spec.seed)
         return _finished(summary, files, read) if STATS_FILE in files else _unfinished(summary, spec, files, read)
     except (EmergenceError, OSError) as error:
@@ -257,7 +259,7 @@ def _row(summary: RunSummary, now: float) -> tuple[str, ...]:
     seed = "-" if summary.seed is None else str(summary.seed)
     age = "-" if summary.updated is None else format_age(now - summary.updated)
     size, condition = summary.config_name or "-", summary.condition or "-"
-    return (summary.run_id, size, condition, seed, stage, detail, *scores, age, format_bytes(summary.bytes))
+    return (in_line(summary.run_id), size, condition, seed, stage, detail, *scores, age, format_bytes(summary.bytes))
 
 
 def format_age(seconds: float) -> str:

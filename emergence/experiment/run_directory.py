@@ -97,10 +97,8 @@ class RunDirectory:
         if not file.is_file():
             raise RunDirectoryError(f"{path} is not a run directory: it has no {SPEC_FILE}")
         content = read_sealed(file)
-        spec, created = _spec_in(content, str(file), RunDirectoryError)
-        # Whoever edits a spec can keep its id, so the id counts only where this version cannot compute it.
-        stored_id = content.get("experiment_id") if _lacks_settings(content["spec"], spec) else None
-        return cls(path, spec, created, stored_id, content.get("run_id"))
+        stored = _spec_in(content, str(file), RunDirectoryError)
+        return cls(path, stored.spec, stored.created, stored.experiment_id, content.get("run_id"))
 
     @property
     def run_id(self) -> str:
@@ -360,8 +358,17 @@ def differing_sizes(entries: Mapping[str, ManifestEntry], sizes: Mapping[str, in
     ]
 
 
-def parse_spec_file(raw: Any, source: str, error: ErrorType = RunDirectoryError) -> tuple[ExperimentSpec, str]:
-    """Spec and creation time from the content of a ``spec.json``.
+@dataclass(frozen=True)
+class StoredSpec:
+    """What a ``spec.json`` says: the spec, when its run was made, and the id of the experiment it was begun as."""
+
+    spec: ExperimentSpec
+    created: str
+    experiment_id: str
+
+
+def parse_spec_file(raw: Any, source: str, error: ErrorType = RunDirectoryError) -> StoredSpec:
+    """The content of a ``spec.json``.
 
     Raises:
         error: It is damaged, or of another version.
@@ -369,13 +376,16 @@ def parse_spec_file(raw: Any, source: str, error: ErrorType = RunDirectoryError)
     return _spec_in(unseal(raw, source, error), source, error)
 
 
-def _spec_in(content: Mapping[str, Any], source: str, error: ErrorType) -> tuple[ExperimentSpec, str]:
+def _spec_in(content: Mapping[str, Any], source: str, error: ErrorType) -> StoredSpec:
     try:
-        return ExperimentSpec.from_dict(content["spec"], source), str(content["created"])
+        spec, created = ExperimentSpec.from_dict(content["spec"], source), str(content["created"])
     except KeyError as missing:
         raise error(f"{source}: not a spec of this program: it lacks {missing}") from None
     except ConfigError as reason:
         raise error(str(reason)) from None
+    # Whoever edits a spec can keep its id, so the id counts only where this version cannot compute it.
+    stored_id = content.get("experiment_id") if _lacks_settings(content["spec"], spec) else None
+    return StoredSpec(spec, created, stored_id or spec.experiment_id)
 
 
 def _lacks_settings(stored: Mapping[str, Any], spec: ExperimentSpec) -> bool:

@@ -21,7 +21,7 @@ from emergence.experiment.run_directory import DATA_FILE, PREDICTIONS_FILE, SPEC
 from emergence.experiment.store import RunDirectory, refuse_if_no_results
 from emergence.files import read_json
 from emergence.findings.two_by_two import RunScores
-from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.experiment import PRETRAIN_ONLY, ExperimentSpec
 from emergence.spec.published import EXPORT_FILE, size_name
 from emergence.studies.revisions.record import all_revisions
 
@@ -202,13 +202,13 @@ def _read_run(folder: Path, name: str) -> Found:
 
 def _read_scores(run: RunDirectory, item: Found) -> tuple[RunScores, list[str]]:
     """Scores per question, and what the means and counts in the stats say otherwise."""
+    scores = RunScores.load(run)
+    sentences, documents = scores.units
+    counts = {"n": len(scores.ids), "n_clusters": sentences, "n_documents": documents}
     try:
-        scores = RunScores.load(run)
-        sentences, documents = scores.units
-        counts = {"n": len(scores.ids), "n_clusters": sentences, "n_documents": documents}
         problems = [*check_means(scores.scores, item.result), *check_counts(counts, item.result)]
     except (KeyError, TypeError, ValueError) as reason:
-        raise DataError(f"predictions.jsonl is not in this program's format ({reason!r})") from None
+        raise DataError(f"not in this program's format ({reason!r})", run.path / PREDICTIONS_FILE) from None
     return scores, problems
 
 
@@ -230,7 +230,7 @@ def _checked(name: str, result: RunResult) -> Found:
         DataError: A score that is missing, null (it was not finite) or malformed.
         ConfigError: A malformed spec.
     """
-    if result.condition == "pretrain-only":
+    if result.condition == PRETRAIN_ONLY:
         raise _NotAResultError("pretraining", "pretraining only: no questions were put to it")
     if result.is_documented_format:
         item, split = Found(name, result), "validation"

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.errors import DataError
-from emergence.experiment.claims import own_result
+from emergence.experiment.claims import checked_result, own_result
 from emergence.experiment.facts import HEADLINE
 from emergence.experiment.result import RunResult
+from emergence.experiment.run_directory import PREDICTIONS_FILE
 from emergence.experiment.store import RunDirectory
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind, document_widening
@@ -72,13 +73,32 @@ class RunScores:
         """Read a finished run.
 
         Raises:
-            DataError: The run is not finished.
+            DataError: The run is not finished, or its predictions have not this program's format.
             RunDirectoryError: A file is damaged, or the result is of another run.
         """
         if not run.is_finished:
             raise DataError("the run is not finished: run its command again to go on with it", run.path)
-        result = own_result(run)
-        rows = run.read_predictions()
+        result, rows = own_result(run), run.read_predictions()
+        try:
+            return cls._of_rows(run, result, rows)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as reason:
+            path = run.path / PREDICTIONS_FILE
+            raise DataError(f"not in this program's format ({reason!r})"[:200], path) from None
+
+    @classmethod
+    def checked(cls, run: RunDirectory) -> RunScores:
+        """Read a finished run, once all that its result claims follows from its files.
+
+        Raises:
+            DataError: As :meth:`load`.
+            RunDirectoryError: As :meth:`load`, or the result claims what does not follow.
+        """
+        scores = cls.load(run)
+        checked_result(run)
+        return scores
+
+    @classmethod
+    def _of_rows(cls, run: RunDirectory, result: RunResult, rows: Sequence[Mapping[str, Any]]) -> RunScores:
         scores = {HEADLINE: _columns(rows, REQUIRED_SCORES, OPTIONAL_SCORES)}
         for readout in rows[0].get("readouts", {}) if rows else ():
             scores[readout] = _columns([row["readouts"][readout] for row in rows], REQUIRED_SCORES, OPTIONAL_SCORES)
@@ -89,7 +109,12 @@ class RunScores:
         documents = None
         if all(row.get("document_id") is not None for row in rows):
             documents = tuple(f"{row['source']}\x1f{row['document_id']}" for row in rows)
-        return cls(run, result, tuple(row["id"] for row in rows), sentences, scores, documents=documents)
+        ids = tuple(row["id"] for row in rows)
+        if odd := next((i for i in ids if not isinstance(i, str)), None):
+            raise TypeError(f"the id {odd!r} is no text")
+        if len(set(ids)) < len(ids):
+            raise ValueError("two questions have one id")
+        return cls(run, result, ids, sentences, scores, documents=documents)
 
     @property
     def cell(self) -> str | None:
@@ -112,7 +137,11 @@ def _columns(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Score name -> (N,) values, nan for null; an optional score is there where the first row has it."""
     names = [*required, *(name for name in optional if rows and name in rows[0])]
-    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in names}
+    columns = {name: [row[name] for row in rows] for name in names}
+    for name, values in columns.items():
+        if odd := set(map(type, values)) - {float, int, type(None)}:
+            raise TypeError(f"{name} of a question is a {min(kind.__name__ for kind in odd)}")
+    return {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from modal.config import config as modal_settings
 
 from emergence.errors import EmergenceError, RunDirectoryError, UnreachableError, UsageError, require_packages
 from emergence.experiment.listing import FileFacts, RunSummary, format_listing, summarise_run
-from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE, parse_spec_file
+from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE, StoredSpec, parse_spec_file
 from emergence.experiment.store import made_at, numbered
 from emergence.files import parse_json
 from emergence.remote.app import MODELS_VOLUME, analyse, app, models_volume, prepare
@@ -290,7 +290,7 @@ class VolumeFiles:
     """
 
     def __init__(self) -> None:
-        self._specs: dict[str, ExperimentSpec] = {}
+        self._specs: dict[str, StoredSpec] = {}
 
     def facts(self, folder: str = "/") -> dict[str, FileFacts]:
         """Size and age of every file below ``folder`` by its relative name; empty if there is no such folder."""
@@ -320,7 +320,11 @@ class VolumeFiles:
             raise OSError(str(error)) from error
 
     def spec(self, run_id: str) -> ExperimentSpec:
-        """The spec of a run.
+        """The spec of a run; see :meth:`stored_spec`."""
+        return self.stored_spec(run_id).spec
+
+    def stored_spec(self, run_id: str) -> StoredSpec:
+        """What the ``spec.json`` of a run says.
 
         Raises:
             RunDirectoryError: There is no such run, or its ``spec.json`` is damaged.
@@ -328,7 +332,7 @@ class VolumeFiles:
         path = f"{run_id}/{SPEC_FILE}"
         try:
             if run_id not in self._specs:
-                self._specs[run_id] = parse_spec_file(parse_json(self.content(path).decode(), path), path)[0]
+                self._specs[run_id] = parse_spec_file(parse_json(self.content(path).decode(), path), path)
             return self._specs[run_id]
         except (OSError, UnicodeDecodeError) as error:
             raise RunDirectoryError(f"{path}: {error}") from None

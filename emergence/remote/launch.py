@@ -20,7 +20,7 @@ from typing import Any
 from emergence.errors import UsageError
 from emergence.experiment.source_commit import source_commit
 from emergence.spec.cost import Plan, find_gpu, plan_experiment, refuse_if_too_dear
-from emergence.spec.experiment import ExperimentSpec, experiment_flags
+from emergence.spec.experiment import ExperimentSpec, experiment_flags, refuse_with_resume
 from emergence.spec.flags import REQUIRED, Flag, flag, flags_of, for_modal, parser_of
 from emergence.spec.memory import refuse_if_too_large_for
 
@@ -66,11 +66,7 @@ class Request:
         if launch["resume"] and launch["fresh"]:
             raise UsageError("--resume goes on with a run and --fresh starts a new one: drop one of the two")
         if launch["resume"]:
-            of_spec = [each.option for each in experiment_flags() if flags[each.name] != each.default]
-            if of_spec:
-                raise UsageError(
-                    f"--resume goes on with the run's own spec: drop {of_spec[0]}, or start a new run without --resume"
-                )
+            refuse_with_resume(flags)
             return cls(**{**launch, "resume": launch["resume"].strip("/")})
         experiment = {name: value for name, value in flags.items() if name not in launch}
         overrides = split_overrides(experiment.pop("set"))

@@ -15,8 +15,10 @@ from typing import Any
 import modal
 
 from emergence.errors import STOPPED, EmergenceError, RunDirectoryError
-from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE
-from emergence.files import parse_json
+from emergence.experiment.claims import other_spec
+from emergence.experiment.result import RunResult
+from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE, StoredSpec
+from emergence.files import parse_json, unseal
 from emergence.plain import plain
 from emergence.remote import locks
 from emergence.remote.app import app, conduct
@@ -47,22 +49,19 @@ class ModalPlace:
         runs = volume.runs()
         newest = sorted(runs, key=lambda r: (max(facts.changed for facts in runs[r].values()), r), reverse=True)
 
-        def read(run_id: str) -> tuple[Any, dict[str, Any] | None] | None:
+        def read(run_id: str) -> tuple[StoredSpec, dict[str, Any] | None] | None:
             try:
-                spec = volume.spec(run_id)
-                stats: dict[str, Any] | None = {} if STATS_FILE in runs[run_id] else None
-                if stats is not None and spec.skip_pretrain and not spec.random_baseline:
-                    path = f"{run_id}/{STATS_FILE}"
-                    stats = parse_json(volume.content(path).decode(), path)
-                return spec, stats
-            except (EmergenceError, OSError, UnicodeDecodeError):
+                stored = volume.stored_spec(run_id)
+            except EmergenceError:
                 return None  # a damaged run is no run
+            return stored, _stats_of(volume, run_id, stored) if STATS_FILE in runs[run_id] else None
 
         known = [run_id for run_id in newest if SPEC_FILE in runs[run_id]]
         for run_id, item in zip(known, in_parallel(read, known), strict=True):
             if item is not None:
-                spec, stats = item
-                existing.add(run_id, spec, spec.experiment_id, has_trunk=TRUNK_FILE in runs[run_id], stats=stats)
+                stored, stats = item
+                has_trunk = TRUNK_FILE in runs[run_id]
+                existing.add(run_id, stored.spec, stored.experiment_id, has_trunk=has_trunk, stats=stats)
         return existing
 
     def run(self, record: Record, existing: Existing, say: Say) -> None:
@@ -224,6 +223,17 @@ def _sweep(record: Record, existing: Existing) -> dict[str, Any]:
         "limit": record.jobs,
         "max_cost": record.max_cost,
     }
+
+
+def _stats_of(volume: VolumeFiles, run_id: str, stored: StoredSpec) -> dict[str, Any] | None:
+    """The result of a run; None where it is another run's, and nothing in it where that is damaged."""
+    path = f"{run_id}/{STATS_FILE}"
+    try:
+        stats = unseal(parse_json(volume.content(path).decode(), path), path)
+        result = RunResult.from_dict(stats, path)
+    except (EmergenceError, OSError, UnicodeDecodeError):
+        return {}  # the table will say so
+    return None if other_spec(stored.spec, stored.experiment_id, result) else stats
 
 
 def _begun(task: Task, existing: Existing) -> str | None:

@@ -22,6 +22,8 @@ from emergence.spec.flags import Flag, flag, flags_of
 from emergence.spec.published import refuse_with_model, size_name
 
 SPEC_VERSION = 1
+#: The condition of a run that was asked no questions.
+PRETRAIN_ONLY = "pretrain-only"
 #: Largest seed. Generators take 64 bits, and some seeds are the experiment's plus a count.
 MOST_SEED = 2**32 - 1
 
@@ -148,7 +150,7 @@ class ExperimentSpec:
     def condition(self) -> str:
         """``full``, ``frozen``, ``random``, ``random-frozen`` or ``pretrain-only``."""
         if self.skip_finetune:
-            return "pretrain-only"
+            return PRETRAIN_ONLY
         if self.random_baseline:
             return "random-frozen" if self.freeze_llm else "random"
         return self.trained
@@ -242,6 +244,19 @@ class ExperimentSpec:
         if self.seed:
             parts.append(f"seed{self.seed}")
         return "_".join([*parts, now.strftime("%Y%m%d-%H%M%S")])
+
+
+def refuse_with_resume(flags: Mapping[str, Any]) -> None:
+    """Refuse flags of an experiment beside ``--resume``, which goes on with the spec that the run has.
+
+    Raises:
+        UsageError: One of ``flags`` (name -> value) is not at its default.
+    """
+    given = [each.option for each in experiment_flags() if flags[each.name] != each.default]
+    if given:
+        raise UsageError(
+            f"--resume goes on with the run's own spec: drop {given[0]}, or start a new run without --resume"
+        )
 
 
 def experiment_flags() -> tuple[Flag, ...]:

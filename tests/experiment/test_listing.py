@@ -108,14 +108,17 @@ def test_damaged_directories_are_listed_as_such(store: RunStore) -> None:
     (store.root / "Odd" / SPEC_FILE).mkdir()
     (store.root / "file.txt").write_text("no run")
     (store.root / ".hidden").mkdir()
+    copied = store.root / "copy (1) of\na run"  # as people and their file managers name them
+    new_run(store).path.rename(copied)
+    (store.root / "an empty one").mkdir()
     (store.root / "link").symlink_to(store.root / "Empty")
     summaries = list_runs(store.root)
-    assert len(summaries) == 13, "a folder of photographs is no damaged run"
+    assert len(summaries) == 14, "a folder of photographs is no damaged run"
     assert sorted({s.stage for s in summaries}) == ["created", "damaged"]
     assert all(s.detail for s in summaries if s.stage == "damaged")
-    assert sum(s.config_name == "debug" for s in summaries) == 5  # with a whole spec.json the rest is still known
+    assert sum(s.config_name == "debug" for s in summaries) == 6  # with a whole spec.json the rest is still known
     table = format_table(summaries)
-    assert len(table.splitlines()) == 14
+    assert len(table.splitlines()) == 15 and "copy (1) of" in table
     json.dumps([s.to_dict() for s in summaries], allow_nan=False)
 
 

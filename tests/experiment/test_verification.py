@@ -13,7 +13,7 @@ import pytest
 from emergence.errors import RunDirectoryError, UsageError
 from emergence.experiment.asking import ask
 from emergence.experiment.claims import score_span
-from emergence.experiment.listing import list_runs
+from emergence.experiment.listing import FileFacts, list_runs
 from emergence.experiment.manifest import MANIFEST_FILE, describe_folder, manifest_text
 from emergence.experiment.run import run_experiment
 from emergence.experiment.run_directory import PREDICTIONS_FILE, SPEC_FILE, STATS_FILE, TRUNK_FILE
@@ -22,6 +22,8 @@ from emergence.experiment.verification import verify_folder, verify_run
 from emergence.files import seal, write_json_atomic
 from emergence.findings.collect import collect_results
 from emergence.findings.two_by_two import RunScores
+from emergence.remote.client import VolumeFiles
+from emergence.remote.sweep import ModalPlace
 from emergence.studies.snapshots.inputs import timeline_of
 from emergence.sweep.existing import existing_runs
 from tests.command_lines import typed
@@ -128,6 +130,39 @@ def test_whose_result_it_is_is_asked_by_all_who_read_a_run(folder: Path) -> None
     assert "its seed is 5" in collect_results(folder.parent).skipped[0].reason
 
 
+@pytest.mark.parametrize("damage_done", ["none", "other seed", "broken", "unfinished", "older spec"])
+def test_a_sweep_sees_the_same_runs_on_modal_as_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, damage_done: str
+) -> None:
+    root = folder.parent
+    if damage_done == "other seed":
+        rewrite(folder, lambda stats: stats.update(seed=5), manifest=True)
+    elif damage_done == "broken":
+        (folder / STATS_FILE).write_text("{}")
+    elif damage_done == "unfinished":
+        (folder / STATS_FILE).unlink()
+    elif damage_done == "older spec":  # it lacks a setting, and keeps the id that it was begun with
+        content = json.loads((folder / SPEC_FILE).read_text())
+        del content["sha256"], content["spec"]["layout"]
+        content["experiment_id"] = "0123456789ab"
+        write_json_atomic(folder / SPEC_FILE, seal(content))
+        rewrite(folder, lambda stats: stats.update(experiment_id="0123456789ab"), manifest=True)
+
+    def facts(self: VolumeFiles, inside: str = "/") -> dict[str, FileFacts]:
+        return {
+            path.relative_to(root).as_posix(): FileFacts(path.stat().st_size, path.stat().st_mtime)
+            for path in root.rglob("*")
+            if path.is_file() and not path.relative_to(root).parts[0].startswith(".")
+        }
+
+    monkeypatch.setattr(VolumeFiles, "facts", facts)
+    monkeypatch.setattr(VolumeFiles, "read", lambda self, path: iter([(root / path).read_bytes()]))
+    monkeypatch.setattr("emergence.remote.sweep.reach_modal", lambda: None)
+    here, there = existing_runs(RunStore(root)), ModalPlace().existing(root)
+    assert here == there
+    assert bool(there.finished) == (damage_done not in ("other seed", "unfinished"))
+
+
 def test_a_result_without_its_manifest_finishes_no_run(folder: Path) -> None:
     (folder / MANIFEST_FILE).unlink()
     for run_id in (NAME, None):
@@ -186,6 +221,11 @@ FORGERIES = {
     "f1_tokens of the mean over predicates": put("test_scores", "macro", "f1_tokens", "point", value=0.0123),
     "em of role who": put("test_scores", "by", "role", "who", "em", "point", value=0.0123),
     "expected_f1 of voice active": put("test_scores", "by", "voice", "active", "expected_f1", "point", value=0.0123),
+    "em of role who is of 5 values": put("test_scores", "by", "role", "who", "em", "n", value=5),
+    "f1_tokens of words_left is of 5 values": put("test_scores", "baselines", "words_left", "f1_tokens", "n", value=5),
+    "em of headline is of 4 units": put(*SCORES, "em", "n_clusters", value=4),
+    "its iou is": put(*SCORES, "iou", "point", value=0.5),
+    "it has no test scores, but": put("test_scores", value=None),
     "another toy_llm": put("lineage", "trunk_sha256", value="0" * 64),
 }
 
@@ -210,6 +250,12 @@ def test_what_does_not_follow_from_the_other_files_is_named(folder: Path, says: 
         ("argument_selection", 0.0, "argument_selection is"),
         ("sentence_id", "other", "n_clusters"),
         ("f1_tokens", "x", "not in this program's format"),
+        ("em", True, "not in this program's format"),
+        ("id", ["x"], "not in this program's format"),
+        ("readouts", None, "not in this program's format"),
+        ("golds", None, "not in this program's format"),
+        ("log_prob", 3.0, "log_prob of headline is 3, which no answer can have"),
+        ("expected_f1", -0.5, "expected_f1 of headline is -0.5, which no answer can have"),
         ("predicate", "flew", "its predicate is not what its words say"),
         ("words", ["two", "words"], "its prediction_text is not what its words say"),
     ],
@@ -221,11 +267,15 @@ def test_predictions_that_do_not_give_the_result_are_named(folder: Path, field: 
     (folder / PREDICTIONS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
     rewrite(folder, lambda stats: None, manifest=True)
     assert says in damage(folder)
+    compared = typed("emergence", "compare", NAME, NAME, "--runs-dir", str(folder.parent))
+    assert compared.code in (1, 2) and compared.err.count("\n") == 1 and "Traceback" not in compared.err
     collection = collect_results(folder.parent)
+    if field == "golds" and value is None:
+        return  # a table needs no golds
     if "format" in says:
         (item,) = collection.found
         assert item.scores is None and item.remark
-    elif "span" not in says and "words say" not in says:
+    elif "span" not in says and "words say" not in says and "can have" not in says:
         assert not collection.found and says in collection.skipped[0].reason
 
 

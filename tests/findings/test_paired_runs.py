@@ -14,6 +14,7 @@ from emergence.findings.paired_runs import compare_runs
 from emergence.findings.two_by_two import RunScores
 from tests.command_lines import typed
 from tests.planted_runs import write_run
+from tests.small_runs import run_micro
 
 
 def planted(root: Path, cell: str, f1: float, **more: Any) -> RunScores:
@@ -81,10 +82,12 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_text_or_json(tmp_path: Path) -> None:
-    names = [write_run(tmp_path, cell, f1).run_id for cell, f1 in (("frozen", 0.62), ("random_frozen", 0.5))]
-    words = ["compare", *names, "--runs-dir", str(tmp_path)]
+    runs = [run_micro(tmp_path, freeze_llm=True, random_baseline=random) for random in (False, True)]
+    names, folder = [run.run_id for run in runs], str(runs[0].path.parent)
+    words = ["compare", *names, "--runs-dir", folder]
     text = typed("emergence", *words)
-    assert text.code == 0 and "+0.120 [" in text.out and "not corrected for" in text.out
+    planned = compare_runs(*map(RunScores.load, runs)).rows[0].paired.difference
+    assert text.code == 0 and f"{planned.point:+.3f} [" in text.out and "not corrected for" in text.out
     stored = json.loads(typed("emergence", *words, "--json").out)
-    assert stored["rows"][0]["paired"]["difference"]["point"] == pytest.approx(0.12)
-    assert typed("emergence", "compare", names[0], "nowhere", "--runs-dir", str(tmp_path)).code == 2
+    assert stored["rows"][0]["paired"]["difference"]["point"] == pytest.approx(planned.point)
+    assert typed("emergence", "compare", names[0], "nowhere", "--runs-dir", folder).code == 2
