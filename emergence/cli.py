@@ -15,10 +15,11 @@ import typer
 from typer.core import TyperGroup
 
 from emergence import __version__
-from emergence.commands.before import refuse_bad_paths
+from emergence.commands.before import refuse_bad_paths, refuse_missing_model
 from emergence.commands.law_app import app as law_app
 from emergence.commands.pull import ABOUT as ABOUT_PULL
 from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
+from emergence.commands.subject import refuse_missing_subject
 from emergence.commands.sweep_app import RunsDir
 from emergence.commands.sweep_app import app as sweep_app
 from emergence.commands.verify import verify_command
@@ -220,11 +221,12 @@ def pull_command(
 
 @app.command("list")
 def list_command(
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="Folder of runs (default: --runs-dir).")] = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
     as_json: AsJson = False,
 ) -> None:
     """List runs: size, condition, stage, progress, F1, age and bytes."""
-    _list_runs(runs_dir, as_json)
+    _list_runs(folder or runs_dir, as_json)
 
 
 @app.command("verify-run")
@@ -451,6 +453,7 @@ def revisions_command(
     as_json: AsJson = False,
 ) -> None:
     """Which revisions of a published model are what they say: copies, mixed shards, exchanged and foreign weights."""
+    refuse_missing_model(model)
     from emergence.commands.probe import show_revisions
 
     show_revisions(model, revisions, runs_dir, with_loss=loss, precision=dtype, as_json=as_json)
@@ -476,6 +479,7 @@ def minimal_pairs_command(
     microworld-roles    the same words, agent and patient exchanged; bigrams are right in half of them
     blimp-argstructure  the nine argument-structure paradigms of BLiMP, from the hub
     """
+    refuse_missing_subject(name, runs_dir)
     from emergence.commands.minimal_pairs import score_minimal_pairs
     from emergence.files import to_json
 
@@ -511,6 +515,7 @@ def ie_command(
     emergence ie RUN --texts icl-animal --length 6
     emergence ie RUN --texts answers.txt --length 8    texts of any origin, as this model sees them
     """
+    refuse_missing_subject(name, runs_dir)
     from emergence.commands.information import measure_information
     from emergence.files import to_json
     from emergence.studies.information.measure import Options

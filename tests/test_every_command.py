@@ -58,9 +58,9 @@ ROWS = {
     "probe-snapshots": Row("{run}", NOWHERE, "local"),
     "export": Row("{run} --to {new}", f"{NOWHERE} --to {{new}}", "local"),
     "probe": Row("--model {run}", f"--model {{run}} --runs-dir {FILE}", "hf"),
-    "minimal-pairs": Row("{run}", "", "local"),
-    "ie": Row("{run}", "", "local"),
-    "revisions": Row("{run}", "", "hf"),
+    "minimal-pairs": Row("{run}", NOWHERE, "local"),
+    "ie": Row("{run}", NOWHERE, "local"),
+    "revisions": Row("{run}", NOWHERE, "hf"),
     "cka": Row("{run} --sentences 5", f"{{run}} --against {NOWHERE}", "local"),
     "verify": Row("--data microworld --sample 0", f"--qa-data {NOWHERE}", "local"),
     "curves": Row("{runs}", NOWHERE, "local"),
@@ -87,6 +87,8 @@ MORE = {
     "report": [f"{{runs}} --out {FILE}"],
     "figures": [f"{{runs}} --out {FILE}"],
     "compare": [f"{NOWHERE} {{run}}"],
+    "probe": [f"--model {NOWHERE} --runs-dir {{new}}"],
+    "list": [FILE],
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from emergence.data.file_search import files_at
 from emergence.experiment.store import RunStore, refuse_if_no_folder
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.published import is_directory, model_folder
 
 
 def refuse_bad_paths(spec: ExperimentSpec | None, runs_dir: Path, *, resume: str | None, fresh: bool) -> None:
@@ -25,6 +26,8 @@ def refuse_bad_paths(spec: ExperimentSpec | None, runs_dir: Path, *, resume: str
         spec = store.open(resume).spec
     if spec is None or (not fresh and store.find_finished(spec) is not None):
         return
+    if spec.model:
+        refuse_missing_model(spec.model)
     if spec.skip_pretrain and spec.pretrained_model_path:
         store.resolve_weights(spec.pretrained_model_path)
     if spec.pretrains and spec.pretrain_text:
@@ -33,3 +36,13 @@ def refuse_bad_paths(spec: ExperimentSpec | None, runs_dir: Path, *, resume: str
         files_at(Path(spec.nq_data), "--nq-data")
     if not spec.skip_finetune and spec.qa_data:
         files_at(Path(spec.qa_data), "--qa-data")
+
+
+def refuse_missing_model(name: str) -> None:
+    """Refuse a published model's directory that is not there. Names on the hub are asked for later.
+
+    Raises:
+        UsageError: There is no such directory.
+    """
+    if is_directory(name):
+        model_folder(name)

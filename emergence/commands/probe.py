@@ -21,11 +21,11 @@ from emergence.model.huggingface.files import (
     CONFIG_FILE,
     choose_revisions,
     find_model,
-    is_directory,
     list_revisions,
 )
 from emergence.report.table_formats import format_table
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.published import is_directory
 from emergence.studies.revisions.examine import examine_revisions
 from emergence.studies.revisions.record import Revisions, load_revisions, save_revisions
 from emergence.training.context import Context

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emergence.errors import UsageError
 from emergence.experiment.store import RunDirectory, find_run, holds_run_files
-from emergence.studies.study import StudyFiles
+
+if TYPE_CHECKING:
+    from emergence.studies.study import StudyFiles
 
 
 def is_model(name: str, runs_dir: Path) -> bool:
@@ -20,6 +22,16 @@ def is_model(name: str, runs_dir: Path) -> bool:
             )
     # What is below a folder that is here was meant to be here.
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).parent.is_dir()
+
+
+def refuse_missing_subject(name: str, runs_dir: Path) -> None:
+    """Refuse what is neither a run nor a published model, before torch is imported for it.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    if not is_model(name, runs_dir):
+        find_run(name, runs_dir)
 
 
 def of_model(

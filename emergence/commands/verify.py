@@ -237,7 +237,10 @@ def verify_command(
     if json_file is not None:
         write_json(json_file, {"misaligned": misaligned, "datasets": results})
     spans = sum(result["spans"] for result in results)
-    say(f"{counted(len(results), 'data set')}, {counted(spans, 'span')}, {misaligned} misaligned")
+    forms = (
+        " (a folder that holds one in two formats counts it twice)" if len(results) > max(len(qa_data or []), 1) else ""
+    )
+    say(f"{counted(len(results), 'data set')}{forms}, {counted(spans, 'span')}, {misaligned} misaligned")
     raise typer.Exit(1 if misaligned else 0)
 
 

@@ -39,7 +39,7 @@ from emergence.measures.conditional import (
     judge_gains,
 )
 from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, RANDOM_FROZEN, EmergenceScore
-from emergence.measures.readings import Reading, describe_score
+from emergence.measures.readings import NONE_UP_TO, STRONG_FROM, Reading, describe_score
 from emergence.measures.summaries import difference, mean_over_seeds
 from emergence.plain import plain
 from emergence.wording import gained, shown
@@ -461,7 +461,9 @@ def _guide_sentence(linear: FamilyFinding | None) -> str:
     between = f" (could be {' or '.join(could_be)})" if len(could_be) > 1 else ""
     gates = (text for text in linear.reading.evidence if "clearly exceed" in text) if linear.reading else ()
     why = "".join(f" ({text})" for text in list(gates)[:1])
-    return f"By the guide's scale: {verdict}{between}{why}; emergence score {describe_score(linear.score)}."
+    scale = f"strong from {STRONG_FROM:.2f} up, none up to {NONE_UP_TO:.2f}"
+    score = describe_score(linear.score)
+    return f"By the guide's scale: {verdict}{between}{why}; emergence score {score} ({scale})."
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -68,7 +68,12 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         return Section(place, title, told, terms, "" if told else absent)
 
     sections = [
-        section("verdict", "The verdict", ("verdict", "selectivity", "mdl"), _verdicts(verdicts, shown["verdict"])),
+        section(
+            "verdict",
+            "The verdict",
+            ("verdict", "selectivity", "mdl"),
+            _verdicts((v for _, v in verdicts), shown["verdict"]),
+        ),
         section("grid", "The 2x2", ("token-f1", "intervals"), _grids(folder, scored, shown["grid"])),
         Section("question", "The question", (Text(QUESTION),), ("emergence-score", "probes")),
         section("scale", "Over model sizes", ("emergence-score",), _scale(results, shown["scale"]), _ONE_SIZE),
@@ -112,12 +117,9 @@ def _figures(charts: Charts, place: Place) -> Iterator[Block]:
 
 def _verdicts(verdicts: Iterable[tuple[SetScores, Verdict]], pictures: list[Block]) -> Iterable[Block]:
     yield from pictures
-    for set_scores, verdict in verdicts:
+    for _, verdict in verdicts:
         yield Heading(f"{verdict.set_label}: {verdict.short}")
         yield Bullets(verdict.sentences)
-        reading = set_scores.headline.reading
-        if reading:
-            yield Text("; ".join(reading.evidence).replace("_", " ") + ".", "By the guide's scale:")
 
 
 def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from emergence.errors import UsageError
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.workload import Workload, workload_of
-from emergence.wording import counted, says_yes, time_range
+from emergence.wording import counted, duration, says_yes, time_range
 
 #: FLOP/s that one core sustains in training: on a slow or throttled machine, commonly, and on a fast one
 #: (docs/methods.md#cost).
@@ -86,8 +86,12 @@ class CoreTime:
         return self.least / cores, machine.busy * self.most / (1 + LEAST_SPEEDUP * (cores - 1))
 
     def text(self, machine: Machine) -> str:
-        """``3 to 11 h on this machine's CPU (2 cores)``."""
-        return f"{time_range(*self.on(machine))} on {machine}"
+        """``3 to 11 h on this machine's CPU (2 cores)``, and what other work may make of it."""
+        idle = replace(machine, load=None)
+        text = f"{time_range(*self.on(idle))} on {idle}"
+        if machine.busy > 1.0:
+            text += f"; it is busy now (load {machine.load:.1f}), and like that up to {duration(self.on(machine)[1])}"
+        return text
 
 
 def core_time(spec: ExperimentSpec, *, has_trunk: bool = False) -> CoreTime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from emergence.errors import UsageError
@@ -16,6 +16,23 @@ if TYPE_CHECKING:
 EXPORT_FILE, EXPORT_KIND = "emergence.json", "emergence-export"
 #: The settings of ``model`` and ``pretrain`` that a published model does not bring itself.
 STILL_SET = ("pretrain.precision",)
+
+
+def is_directory(name: str) -> bool:
+    """Whether ``name`` means a directory of this machine, not a name on the hub."""
+    return name.startswith((".", "/", "~")) or Path(name).is_dir()
+
+
+def model_folder(name: str) -> Path:
+    """The directory that ``name`` means.
+
+    Raises:
+        UsageError: There is no such directory.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"{name}: there is no such directory: give a model's directory, or its name on the hub")
+    return folder
 
 
 def size_name(name: str) -> str:

@@ -14,7 +14,7 @@ from emergence.errors import UsageError
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.local_time import ASK_ABOVE_SECONDS, CoreTime, Machine, ask_if_long, core_time
 from emergence.spec.workload import workload_of
-from emergence.wording import time_range
+from emergence.wording import duration, time_range
 from tests.command_lines import typed
 
 IDLE, BUSY = Machine(2, 0.1), Machine(2, 3.0)
@@ -94,7 +94,8 @@ def test_a_trunk_that_is_there_is_not_pretrained() -> None:
 def test_other_work_makes_it_longer_and_is_said() -> None:
     (least, most), (same, longer) = HOUR.on(IDLE), HOUR.on(BUSY)
     assert least == same and longer == 2.5 * most
-    assert "busy now: load 3.0" in HOUR.text(BUSY) and "busy" not in HOUR.text(IDLE)
+    assert HOUR.text(BUSY).startswith(HOUR.text(IDLE)), "what an idle machine takes stands beside it"
+    assert f"busy now (load 3.0), and like that up to {duration(longer)}" in HOUR.text(BUSY)
     assert "far less on its GPU" in HOUR.text(Machine(2, None, has_gpu=True))
 
 

@@ -24,6 +24,7 @@ from emergence.errors import EmergenceError, UsageError, WeightsError, require_p
 from emergence.files import content_digest, parse_json, read_regular
 from emergence.model.huggingface.own_export import OwnExport, read_own_export
 from emergence.model.huggingface.tensors import FLOATS, TensorEntry, group_digests, group_sketches, read_entries
+from emergence.spec.published import is_directory, model_folder
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ def list_revisions(name: str, *, cache_dir: Path | None = None) -> list[str]:
         UsageError: There are none, or the hub has no such model.
     """
     if is_directory(name):
-        folder = _existing(name)
+        folder = model_folder(name)
         found = [path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}")]
     else:
         found = _branches(name, cache_dir)
@@ -235,16 +236,11 @@ def choose_revisions(asked: str, there: Sequence[str]) -> list[str]:
     return sorted(dict.fromkeys(names), key=list(there).index)
 
 
-def is_directory(name: str) -> bool:
-    """Whether ``name`` means a directory of this machine, not a name on the hub."""
-    return name.startswith((".", "/", "~")) or Path(name).is_dir()
-
-
 def _local(name: str, revision: str | None) -> Path | None:
     """The directory that is meant; None for a name on the hub."""
     if not is_directory(name):
         return None
-    folder = _existing(name)
+    folder = model_folder(name)
     if revision is not None:
         if Path(revision).name != revision or revision == "..":
             raise UsageError(f"--revision {revision}: the name of a subfolder is meant, not a path")
@@ -257,13 +253,6 @@ def _local(name: str, revision: str | None) -> Path | None:
         there = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
         cure = f"choose a revision of it: {', '.join(there[:12])}" if there else "give a directory that has one"
         raise UsageError(f"{name} has no {CONFIG_FILE}: {cure}")
-    return folder
-
-
-def _existing(name: str) -> Path:
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise UsageError(f"{name}: there is no such directory: give a model's directory, or its name on the hub")
     return folder
 
 
