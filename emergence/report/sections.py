@@ -68,12 +68,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         return Section(place, title, told, terms, "" if told else absent)
 
     sections = [
-        section(
-            "verdict",
-            "The verdict",
-            ("verdict", "selectivity", "mdl"),
-            _verdicts((v for _, v in verdicts), shown["verdict"]),
-        ),
+        section("verdict", "The verdict", ("verdict", "selectivity", "mdl"), _verdicts(verdicts, shown["verdict"])),
         section("grid", "The 2x2", ("token-f1", "intervals"), _grids(folder, scored, shown["grid"])),
         Section("question", "The question", (Text(QUESTION),), ("emergence-score", "probes")),
         section("scale", "Over model sizes", ("emergence-score",), _scale(results, shown["scale"]), _ONE_SIZE),
