@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,9 +37,8 @@ _CHUNK = 1 << 20
 MOST_JSON_BYTES, MOST_DEPTH = 1 << 28, 64
 #: Whole numbers end where those of arrays do.
 _MOST_WHOLE = 2**63
-#: Text without any of these holds no number or character that has to be looked at: many digits in a row, an exponent
-#: of three digits, half of a surrogate pair.
-_ODD = re.compile(r"\d{19}|[eE]\+?\d{3}|\\u[dD][89a-fA-F]")
+#: Bytes as :func:`_may_hold_odd` compares them: every digit is 0, an exponent is e, and has no plus.
+_SHAPES = bytes.maketrans(b"123456789E", b"000000000e")
 
 #: Builds the error of a reader from one line of text: an exception class, or a function.
 ErrorType = Callable[[str], EmergenceError]
@@ -288,9 +288,9 @@ def parse_json(text: str, source: str, error: ErrorType = RunDirectoryError) -> 
             number too large for an array, or half a character.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        value = _DECODER.decode(text)
         # The slow look at every value is for text that may hold something odd.
-        if text.count("[") + text.count("{") > MOST_DEPTH or _ODD.search(text):
+        if text.count("[") + text.count("{") > MOST_DEPTH or _may_hold_odd(text):
             _refuse_odd(value)
     except json.JSONDecodeError as reason:
         if not text.strip():
@@ -301,6 +301,24 @@ def parse_json(text: str, source: str, error: ErrorType = RunDirectoryError) -> 
     except ValueError as reason:
         raise error(f"{source}: not strict JSON: {reason}") from None
     return value
+
+
+def _may_hold_odd(text: str) -> bool:
+    """Whether text has many digits in a row, an exponent of three digits, or half of a surrogate pair.
+
+    Digits after a point make no number large, and most numbers here have seventeen. A regular expression takes longer
+    than all the parsing.
+    """
+    if "\\u" in text or not text.isascii():
+        return re.search(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]", text) is not None or _has_large(text)
+    return _has_large(text)
+
+
+def _has_large(text: str) -> bool:
+    shape = text.encode("utf-8", "replace").translate(_SHAPES)
+    if b"e000" in shape or b"e+000" in shape:
+        return True
+    return b"0" * 19 in shape.replace(b"." + b"0" * 15, b".")
 
 
 _TOO_DEEP = f"it is nested more than {MOST_DEPTH} levels deep"
@@ -341,12 +359,15 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"the key {key!r} comes twice")
-        values[key] = value
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f"the key {twice!r} comes twice")
     return values
+
+
+#: Made once, because ``json.loads`` would make one a line.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
 
 
 def read_json_lines(path: Path, error: ErrorType = RunDirectoryError) -> list[dict[str, Any]]:

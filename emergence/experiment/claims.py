@@ -108,19 +108,19 @@ def checked_result(run: RunDirectory) -> RunResult:
     return result
 
 
-def check_means(columns: Columns, result: RunResult) -> Iterator[str]:
+def check_means(means: Mapping[str, Mapping[str, float]], result: RunResult) -> Iterator[str]:
     """What the means of test questions in ``result`` say that the scores of single questions do not give.
 
     Args:
-        columns: Read-out or baseline -> score -> a value for each question, None or nan where it has none.
+        means: Read-out or baseline -> score -> mean over the questions that have one, nan where none has.
         result: What claims the means.
     """
     in_rows = {name for of_part in _named_in_rows(result).values() for name in of_part}
     for name, stored in _stored_scores(result).items():
-        if name not in columns and name in in_rows:
+        if name not in means and name in in_rows:
             yield f"{PREDICTIONS_FILE} has no scores of {name}"
-        for score in ROW_SCORES if name in columns else ():
-            claimed, mean = dig(stored, score, "point"), _mean(columns[name].get(score, ()))
+        for score in ROW_SCORES if name in means else ():
+            claimed, mean = dig(stored, score, "point"), means[name].get(score, math.nan)
             if claimed is None and (name, score) not in _ALWAYS:
                 continue
             if not _is(claimed, mean):
@@ -154,7 +154,8 @@ def _of_rows(rows: Rows, result: RunResult) -> Iterator[str]:
             "n_clusters": len({(row["source"], row["sentence_id"]) for row in rows}),
             "n_documents": None if any(document is None for _, document in documents) else len(documents),
         }
-        yield from (*check_counts(counts, result), *check_means(columns, result), *_of_groups(rows, result))
+        means = {name: {score: _mean(of) for score, of in scores.items()} for name, scores in columns.items()}
+        yield from (*check_counts(counts, result), *check_means(means, result), *_of_groups(rows, result))
         yield from (*_of_parts(rows, columns, result), *_of_ranges(rows, columns), *_of_overlap(rows, result))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as reason:
         yield f"{PREDICTIONS_FILE} is not in this program's format ({reason!r})"

@@ -202,11 +202,11 @@ def _read_run(folder: Path, name: str) -> Found:
 
 def _read_scores(run: RunDirectory, item: Found) -> tuple[RunScores, list[str]]:
     """Scores per question, and what the means and counts in the stats say otherwise."""
-    scores = RunScores.load(run)
+    scores = RunScores.load(run, item.result)
     sentences, documents = scores.units
     counts = {"n": len(scores.ids), "n_clusters": sentences, "n_documents": documents}
     try:
-        problems = [*check_means(scores.scores, item.result), *check_counts(counts, item.result)]
+        problems = [*check_means(scores.means(), item.result), *check_counts(counts, item.result)]
     except (KeyError, TypeError, ValueError) as reason:
         raise DataError(f"not in this program's format ({reason!r})", run.path / PREDICTIONS_FILE) from None
     return scores, problems

@@ -7,6 +7,7 @@ does not match is named and left out.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,8 +70,11 @@ class RunScores:
     documents: tuple[str, ...] | None = None
 
     @classmethod
-    def load(cls, run: RunDirectory) -> RunScores:
+    def load(cls, run: RunDirectory, result: RunResult | None = None) -> RunScores:
         """Read a finished run.
+
+        Args:
+            result: The run's own result, where the caller has read it.
 
         Raises:
             DataError: The run is not finished, or its predictions have not this program's format.
@@ -78,7 +82,7 @@ class RunScores:
         """
         if not run.is_finished:
             raise DataError("the run is not finished: run its command again to go on with it", run.path)
-        result, rows = own_result(run), run.read_predictions()
+        result, rows = result or own_result(run), run.read_predictions()
         try:
             return cls._of_rows(run, result, rows)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as reason:
@@ -115,6 +119,14 @@ class RunScores:
         if len(set(ids)) < len(ids):
             raise ValueError("two questions have one id")
         return cls(run, result, ids, sentences, scores, documents=documents)
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Read-out -> score -> mean over the questions that have one; nan where none has."""
+        return {
+            name: {score: float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else math.nan
+                   for score, values in of_name.items()}
+            for name, of_name in self.scores.items()
+        }  # fmt: skip
 
     @property
     def cell(self) -> str | None:
@@ -299,7 +311,7 @@ def runs_by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], lis
     left_out = [f"{run.run.run_id}: pretraining only" for run in runs if run.cell is None]
     candidates = [run for run in runs if run.cell is not None]
     questions = {run.run.run_id: frozenset(run.ids) for run in candidates}
-    common = max(questions.values(), key=lambda ids: sum(ids == other for other in questions.values()), default=None)
+    common = max(times := Counter(questions.values()), key=times.__getitem__, default=None)
     cells: dict[str, list[RunScores]] = {}
     for run in candidates:
         if questions[run.run.run_id] != common:
