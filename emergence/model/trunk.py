@@ -66,6 +66,15 @@ class Trunk(nn.Module):
         """The output head (V, D). Logits are ``states @ unembedding.T``."""
         return self.embedding.weight
 
+    @property
+    def n_heads(self) -> int:
+        """H, the heads of a block."""
+        return self.config.n_heads
+
+    def output_layer(self, block: int, kind: str) -> nn.Module:
+        """The linear layer of a block whose input is its neurons (``mlp``) or its heads side by side (``head``)."""
+        return self.blocks[block].get_submodule("mlp.output" if kind == "mlp" else "attention.output")
+
     def forward(self, ids: Tensor) -> Tensor:
         """Final states (B, T, D), normed, of token ids (B, T) int64."""
         states, rotation = self._embed(ids)  # (B, T, D)

@@ -1,0 +1,395 @@
+"""Which units tell a role, how surely, and how few of them carry it (docs/methods.md#units).
+
+A unit is chosen on half A of the words and reported on half B, because a unit that was chosen for its value on some
+words has too high a value on those. Axes: n argument words, U units, R roles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr
+from scipy.stats import hypergeom, rankdata, spearmanr
+
+from emergence.measures.bootstrap import Estimate, seed_t_interval
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+#: Expected share of false ones among the units that are called selective.
+FALSE_DISCOVERIES = 0.05
+#: A random unit stands for a chosen one if its activation size is among the nearest so many of its layer.
+_NEAREST = 5
+#: Ridge of the probe of k units, as a share of the number of words. The units are standardised.
+_RIDGE = 0.1
+#: A probe of all units that gains less than this over none tells nothing of how many it takes.
+LEAST_GAIN = 0.05
+#: The share of that gain which the best units must reach.
+PROBE_SHARE = 0.9
+#: Fewest seeds of a verdict, and fewest points of a seed whose order is tested.
+LEAST_SEEDS, LEAST_POINTS = 3, 4
+#: Changes within a factor of two over the whole range are none (log2).
+NO_CHANGE = 1.0
+MORE_DISTRIBUTED, MORE_CONCENTRATED = "more distributed", "more concentrated"
+NO_TREND, UNDETERMINED = "no trend", "undetermined"
+VERDICTS = (MORE_DISTRIBUTED, MORE_CONCENTRATED, NO_TREND, UNDETERMINED)
+
+
+# Selectivity --------------------------------------------------------------------------------------
+
+
+def without_confounds(values: npt.ArrayLike, confounds: npt.ArrayLike, in_a: BoolArray) -> FloatArray:
+    """What least squares on half A leaves unexplained, on both halves.
+
+    Args:
+        values: (n, U) activations.
+        confounds: (n, C) what must not explain them. A constant is added.
+        in_a: (n,) half A, which the coefficients are fitted on.
+
+    Returns:
+        (n, U) residuals.
+    """
+    x = np.asarray(confounds, dtype=np.float64)
+    design = np.column_stack([np.ones(len(x)), (x - x[in_a].mean(axis=0)) / np.maximum(x[in_a].std(axis=0), 1e-9)])
+    y = np.asarray(values, dtype=np.float64)
+    coefficients = np.linalg.lstsq(design[in_a], y[in_a], rcond=None)[0]  # (C + 1, U)
+    left = y - design @ coefficients
+    # What is explained to rounding has no order of its own.
+    explained = np.abs(left).max(axis=0) <= 1e-9 * np.maximum(np.abs(y).max(axis=0), 1e-30)
+    left[:, explained] = 0.0
+    return np.asarray(left)
+
+
+def roles_auc(ranks: FloatArray, labels: IntArray, n_roles: int) -> tuple[FloatArray, FloatArray]:
+    """The probability that a word of a role has a higher activation than another word, ties counting half.
+
+    Args:
+        ranks: (n, U) ranks of every unit's activations over the words, ties by their mean.
+        labels: (n,) role of each word, 0 to R - 1.
+
+    Returns:
+        (R, U) the AUC, and (R, U) its z of Mann and Whitney with the exact variance of tied ranks. A unit that is the
+        same at all words has 0.5 and 0. A role without words, or without others, has nan.
+    """
+    n = len(labels)
+    member = (labels[:, None] == np.arange(n_roles)).astype(np.float64)  # (n, R)
+    ones = member.sum(axis=0)[:, None]  # (R, 1)
+    others = n - ones
+    spread = ((ranks - (n + 1) / 2) ** 2).sum(axis=0)  # (U,)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u = member.T @ ranks - ones * (ones + 1) / 2  # (R, U)
+        auc = u / (ones * others)
+        sd = np.sqrt(ones * others * spread / (n * (n - 1)))
+        z = np.where(sd > 0, (u - ones * others / 2) / sd, 0.0)
+    empty = (ones == 0) | (others == 0)
+    return np.where(empty, np.nan, auc), np.where(empty, np.nan, z)
+
+
+def benjamini_hochberg(p: npt.ArrayLike, q: float = FALSE_DISCOVERIES) -> BoolArray:
+    """Which of the p-values (U,) are discoveries at false-discovery rate ``q`` (Benjamini and Hochberg 1995)."""
+    values = np.nan_to_num(np.asarray(p, dtype=np.float64), nan=1.0)
+    order = np.argsort(values, kind="stable")
+    below = values[order] <= q * np.arange(1, len(values) + 1) / max(len(values), 1)
+    found = np.zeros(len(values), dtype=np.bool_)
+    if below.any():
+        found[order[: int(np.flatnonzero(below)[-1]) + 1]] = True
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Selectivity:
+    """How well each unit tells each role.
+
+    Attributes:
+        auc_a, auc_b: (R, U) AUC on half A, which chooses, and on half B, which reports.
+        chosen: (R, U) discoveries on half A, in either direction.
+        confirmed: (R, U) those of them that are discoveries on half B among the chosen, in the direction of half A.
+    """
+
+    auc_a: FloatArray
+    auc_b: FloatArray
+    chosen: BoolArray
+    confirmed: BoolArray
+
+    @property
+    def reported(self) -> FloatArray:
+        """(R, U) AUC on half B in the direction of half A: below 0.5 where the halves disagree."""
+        side = np.where(self.auc_a < 0.5, -1.0, 1.0)
+        return np.asarray(0.5 + side * (self.auc_b - 0.5))
+
+    def order(self, role: int) -> IntArray:
+        """(U,) the units by their distance from chance on half A, the farthest first."""
+        return np.argsort(-np.abs(np.nan_to_num(self.auc_a[role], nan=0.5) - 0.5), kind="stable").astype(np.int64)
+
+
+def select_units(
+    values: npt.ArrayLike, labels: IntArray, in_a: BoolArray, n_roles: int, q: float = FALSE_DISCOVERIES
+) -> Selectivity:
+    """Choose units on half A and report them on half B.
+
+    Args:
+        values: (n, U) activations, or what confounds left of them.
+        labels: (n,) role of each word, 0 to R - 1.
+        in_a: (n,) half A.
+    """
+    array = np.asarray(values)
+    parts = [(rankdata(array[rows], axis=0), labels[rows]) for rows in (in_a, ~in_a)]
+    return selected(parts[0][0], parts[1][0], parts[0][1], parts[1][1], n_roles, q)
+
+
+def selected(
+    ranks_a: FloatArray,
+    ranks_b: FloatArray,
+    labels_a: IntArray,
+    labels_b: IntArray,
+    n_roles: int,
+    q: float = FALSE_DISCOVERIES,
+) -> Selectivity:
+    """:func:`select_units` of ranks, which do not change where labels are shuffled."""
+    (auc_a, z_a), (auc_b, z_b) = roles_auc(ranks_a, labels_a, n_roles), roles_auc(ranks_b, labels_b, n_roles)
+    chosen, confirmed = np.zeros(auc_a.shape, dtype=np.bool_), np.zeros(auc_a.shape, dtype=np.bool_)
+    for role in range(n_roles):
+        chosen[role] = benjamini_hochberg(2 * ndtr(-np.abs(z_a[role])), q)
+        at = np.flatnonzero(chosen[role])
+        confirmed[role, at] = benjamini_hochberg(ndtr(-np.sign(z_a[role, at]) * z_b[role, at]), q)
+    return Selectivity(auc_a, auc_b, chosen, confirmed)
+
+
+def matched_units(
+    units: IntArray, sizes: FloatArray, layers: IntArray, rng: np.random.Generator, avoid: IntArray | None = None
+) -> IntArray:
+    """As many other units, drawn among those of like activation size in the same layer.
+
+    Args:
+        units: (k,) units to be matched, which are never drawn. avoid: Further ones that are not drawn if others are.
+        sizes: (U,) mean absolute activation. layers: (U,) block of each unit.
+
+    Returns:
+        (k,) different units. Where a layer has none left, another layer's nearest stand in; fewer than k where all
+        units are taken.
+    """
+    free = np.ones(len(sizes), dtype=np.bool_)
+    free[units] = False
+    spare = np.zeros(len(sizes), dtype=np.bool_) if avoid is None else np.isin(np.arange(len(sizes)), avoid)
+    drawn: list[int] = []
+    for unit in units:
+        pools = ((layers == layers[unit]) & ~spare, layers == layers[unit], ~spare, np.ones(len(sizes), dtype=bool))
+        pool = next((at for mask in pools if len(at := np.flatnonzero(mask & free))), None)
+        if pool is None:
+            break
+        near = pool[np.argsort(np.abs(sizes[pool] - sizes[unit]), kind="stable")[:_NEAREST]]
+        drawn.append(int(rng.choice(near)))
+        free[drawn[-1]] = False
+    return np.array(drawn, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many units two sets share, how many two random sets of these sizes would, and the chance of so many."""
+
+    shared: float
+    expected: float
+    p: float
+
+
+def overlap_of(one: Sequence[int], other: Sequence[int], n_units: int) -> Overlap:
+    """The overlap of two sets among ``n_units`` units against chance (hypergeometric, one-sided)."""
+    a, b = set(one), set(other)
+    shared = len(a & b)
+    p = float(hypergeom.sf(shared - 1, n_units, len(a), len(b)))
+    return Overlap(shared, len(a) * len(b) / n_units, min(p, 1.0))
+
+
+# Concentration ------------------------------------------------------------------------------------
+
+
+def participation_ratio(attributions: npt.ArrayLike) -> float:
+    """(sum |a|)^2 / sum a^2 of the units' attributions (U,): k where k units have equal ones; nan where all are 0."""
+    a = np.abs(np.asarray(attributions, dtype=np.float64))
+    squares = float((a**2).sum())
+    return float(a.sum() ** 2 / squares) if squares > 0 else math.nan
+
+
+def rank_correlation(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
+    """Spearman's correlation; nan where one of the two does not vary."""
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    if len(a) < 3 or not np.ptp(a) > 0 or not np.ptp(b) > 0:
+        return math.nan
+    return float(spearmanr(a, b).statistic)
+
+
+Curve = tuple[tuple[int, float], ...]
+
+
+def fewest_units(value: Callable[[int], float], n_units: int, target: float) -> tuple[float, Curve]:
+    """How many of the best units reach a value, tried at 1, 2, 4, ... until it is reached.
+
+    Args:
+        value: A function of k, the number of best units.
+        target: What must be reached. With nan nothing is tried.
+
+    Returns:
+        The number, interpolated between the last two that were tried, with nan where even all units do not reach it;
+        and what was tried.
+    """
+    tried: list[tuple[int, float]] = []
+    if not math.isfinite(target):
+        return math.nan, ()
+    k = 1
+    while True:
+        tried.append((k, value(k)))
+        if tried[-1][1] >= target:
+            break
+        if k >= n_units:
+            return math.nan, tuple(tried)
+        k = min(2 * k, n_units)
+    if len(tried) == 1:
+        return 1.0, tuple(tried)
+    (low, below), (high, above) = tried[-2:]
+    return low + (high - low) * (target - below) / (above - below), tuple(tried)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitProbe:
+    """A ridge probe that tells one role from the others by the activations of some units, fitted on half A.
+
+    Attributes:
+        values: (n, U) activations. is_role: (n,) words of the role. in_a: (n,) half A.
+    """
+
+    values: FloatArray
+    is_role: BoolArray
+    in_a: BoolArray
+
+    @property
+    def base(self) -> float:
+        """F1 on half B of calling every word the role, the best there is without any unit."""
+        share = float(self.is_role[~self.in_a].mean())
+        return 2 * share / (1 + share)
+
+    def f1(self, units: IntArray) -> float:
+        """F1 of the role on half B. Half A chooses where the score is cut."""
+        x = np.asarray(self.values[:, units], dtype=np.float64)
+        mean, sd = x[self.in_a].mean(axis=0), x[self.in_a].std(axis=0)
+        x = (x - mean) / np.where(sd > 1e-12, sd, 1.0)
+        a, y = x[self.in_a], self.is_role[self.in_a].astype(np.float64)
+        centred, n = y - y.mean(), len(y)
+        if len(units) <= n:
+            weights = np.linalg.solve(a.T @ a + _RIDGE * n * np.eye(len(units)), a.T @ centred)
+        else:  # the same weights by way of the words, which are fewer
+            weights = a.T @ np.linalg.solve(a @ a.T + _RIDGE * n * np.eye(n), centred)
+        scores = x @ weights
+        cut = _best_cut(scores[self.in_a], self.is_role[self.in_a])
+        return _f1(scores[~self.in_a] >= cut, self.is_role[~self.in_a])
+
+
+def fewest_for_probe(probe: UnitProbe, order: IntArray) -> tuple[float, Curve, float]:
+    """How many of the best units give the probe nine tenths of what all give it over none.
+
+    Returns:
+        The number, nan where all units hardly give anything; what was tried; and the F1 of all units.
+    """
+    everything = probe.f1(order)
+    gain = everything - probe.base
+    target = probe.base + PROBE_SHARE * gain if gain >= LEAST_GAIN else math.nan
+    n, curve = fewest_units(lambda k: probe.f1(order[:k]), len(order), target)
+    return n, curve, everything
+
+
+def _best_cut(scores: FloatArray, positive: BoolArray) -> float:
+    """The score from which on calling words positive has the highest F1."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(positive[order])
+    f1 = 2 * hits / (np.arange(1, len(scores) + 1) + positive.sum())
+    return float(scores[order[int(np.argmax(f1))]])
+
+
+def _f1(called: BoolArray, positive: BoolArray) -> float:
+    both = int(called.sum() + positive.sum())
+    return 2 * float((called & positive).sum()) / both if both else math.nan
+
+
+# Trends -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How a count of units goes with size or with training.
+
+    Attributes:
+        change: Change of log2 of the count over the whole range of x, the mean over seeds with Student's t.
+        p: Two-sided, of Kendall's rank correlation within seeds; nan where no seed has four points.
+    """
+
+    change: Estimate
+    p: float
+
+    @property
+    def direction(self) -> int | None:
+        """1 for more units, -1 for fewer, 0 for no more than a factor of two either way; None if that is open."""
+        found = self.change
+        if not (math.isfinite(found.lo) and math.isfinite(found.hi)) or found.n_seeds < LEAST_SEEDS:
+            return None
+        if not self.p >= 0.05 and (found.lo > 0 or found.hi < 0):
+            return 1 if found.lo > 0 else -1
+        return 0 if found.lo > -NO_CHANGE and found.hi < NO_CHANGE else None
+
+
+Series = tuple[npt.ArrayLike, npt.ArrayLike]
+
+
+def trend_over(seeds: Sequence[Sequence[Series]], level: float = 0.95) -> Trend:
+    """The trend of counts over x.
+
+    Every part of a seed has a line of log2 of its counts, by least squares, and a seed's change is the mean over its
+    parts. Points with nan are left out, and so are parts with fewer than two different x.
+
+    Args:
+        seeds: Of every seed its parts (a role each), with x and counts.
+    """
+    kept = [[part for part in map(_logs, parts) if len(np.unique(part[0])) > 1] for parts in seeds]
+    every = [x for parts in kept for x, _ in parts]
+    width = float(np.ptp(np.concatenate(every))) if every else math.nan
+    changes = [float(np.mean([np.polyfit(x, y, 1)[0] * width for x, y in parts])) for parts in kept if parts]
+    return Trend(seed_t_interval(changes, level), _kendall_p(kept))
+
+
+def _logs(series: Series) -> tuple[FloatArray, FloatArray]:
+    x, counts = (np.asarray(each, dtype=np.float64) for each in series)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = np.log2(counts)
+    rows = np.isfinite(x) & np.isfinite(y)
+    return x[rows], y[rows]
+
+
+def _kendall_p(seeds: Sequence[Sequence[tuple[FloatArray, FloatArray]]]) -> float:
+    """Two-sided p of Kendall's S summed over seeds, by its normal approximation with a correction for continuity.
+
+    The parts of a seed are means of the same network, so their S is averaged and their variance is that of one.
+    """
+    s = variance = 0.0
+    for parts in seeds:
+        long = [(x, y) for x, y in parts if len(x) >= LEAST_POINTS]
+        if long:
+            s += float(np.mean([_kendall_s(x, y) for x, y in long]))
+            variance += float(np.mean([len(x) * (len(x) - 1) * (2 * len(x) + 5) / 18 for x, _ in long]))
+    if not variance > 0:
+        return math.nan
+    return float(min(1.0, 2 * ndtr(-max(abs(s) - 1, 0) / math.sqrt(variance))))
+
+
+def _kendall_s(x: FloatArray, y: FloatArray) -> float:
+    return float((np.sign(np.subtract.outer(x, x)) * np.sign(np.subtract.outer(y, y))).sum()) / 2
+
+
+def verdict_of(trends: Sequence[Trend]) -> str:
+    """One of :data:`VERDICTS`: what all counts agree on."""
+    directions = {trend.direction for trend in trends}
+    if len(directions) != 1 or None in directions:
+        return UNDETERMINED
+    return {1: MORE_DISTRIBUTED, -1: MORE_CONCENTRATED, 0: NO_TREND}[directions.pop() or 0]
