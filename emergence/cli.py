@@ -39,7 +39,7 @@ from emergence.wording import in_line, say
 ORDER = (
     *("doctor", "demo", "config", "plan", "run", "list", "ask", "compare", "table", "figures", "report"),
     *("sweep", "probe-snapshots", "cka", "curves", "law"),
-    *("probe", "revisions", "minimal-pairs", "ie", "export"),
+    *("probe", "revisions", "minimal-pairs", "ie", "units", "export"),
     *("pull", "verify", "verify-run"),
 )
 
@@ -526,6 +526,38 @@ def ie_command(
     result = measure_information(
         name, texts, runs_dir, options, length=length, revision=revision, out=out, precision=dtype, device=device
     )
+    say(to_json(result.to_dict(), indent=2) if as_json else result.text())
+
+
+@app.command("units")
+def units_command(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
+    snapshots: Annotated[bool, typer.Option("--snapshots", help="Also every snapshot of pretraining.")] = False,
+    roles: Annotated[Literal["gold", "wh"], typer.Option(help="Semantic roles, or wh-words in their place.")] = "gold",
+    kind: Annotated[str, typer.Option(metavar="mlp,head", help="MLP neurons, attention heads.")] = "mlp,head",
+    questions: Annotated[int, typer.Option(min=20, help="Test questions of each half, over all roles.")] = 400,
+    draws: Annotated[int, typer.Option(min=1, help="Random sets that a set of units is compared with.")] = 3,
+    qa_data: Annotated[str | None, typer.Option(help="Where the run's questions lie now.")] = None,
+    out: StudyFolder = None,
+    device: Device = None,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Units that tell semantic roles: how selective, what cutting them costs, and how few carry a role.
+
+    \b
+    emergence units RUN                            the trunk beside its random twin
+    emergence units RUN --snapshots --kind mlp     and over pretraining, neurons alone
+    """
+    find_run(name, runs_dir)
+    from emergence.commands.units import examine_units
+    from emergence.files import to_json
+    from emergence.studies.snapshots.options import parse_list
+    from emergence.studies.units.options import UnitOptions, parse_kinds
+
+    chosen = parse_kinds(parse_list(kind) or ())
+    options = UnitOptions(roles=roles, kinds=chosen, questions=questions, draws=draws, snapshots=snapshots)
+    result = examine_units(name, runs_dir, options, qa_data=qa_data, out=out, device=device)
     say(to_json(result.to_dict(), indent=2) if as_json else result.text())
 
 

@@ -60,6 +60,7 @@ ROWS = {
     "probe": Row("--model {run}", f"--model {{run}} --runs-dir {FILE}", "hf"),
     "minimal-pairs": Row("{run}", NOWHERE, "local"),
     "ie": Row("{run}", NOWHERE, "local"),
+    "units": Row("{run}", NOWHERE, "local"),
     "revisions": Row("{run}", NOWHERE, "hf"),
     "cka": Row("{run} --sentences 5", f"{{run}} --against {NOWHERE}", "local"),
     "verify": Row("--data microworld --sample 0", f"--qa-data {NOWHERE}", "local"),

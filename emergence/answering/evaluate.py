@@ -144,18 +144,25 @@ def quick_scores(logits: SpanLogits, golds: GoldSpans, max_answer_words: int, tr
     """
     if not (np.isfinite(logits.start).all() and np.isfinite(logits.end).all()):
         return QuickScores(math.nan, math.nan, math.nan)  # whoever trains knows what to say about it
+    decoded = decode_joint(logits.start, logits.end, logits.lengths, max_answer_words)
+    log_p = gold_log_probs(logits, golds, train_gold)
+    return QuickScores(
+        -float(log_p.mean()), float(span_em(decoded, golds).mean()), float(span_f1(decoded, golds).mean())
+    )
+
+
+def gold_log_probs(logits: SpanLogits, golds: GoldSpans, train_gold: str) -> npt.NDArray[np.float64]:
+    """(N,) log-probability of each question's golds, start and end chosen apart, as in training.
+
+    ``train_gold`` is ``first`` for the first gold, ``marginal`` for the sum over all.
+    """
     start, end, _ = check_logits(logits.start, logits.end, logits.lengths)
     start_log_p, end_log_p = log_softmax(start, axis=1), log_softmax(end, axis=1)  # (N, W)
     of_golds = start_log_p[golds.owner, golds.starts] + end_log_p[golds.owner, golds.ends_inclusive]  # (G,)
     if train_gold == "first":
-        log_p = of_golds[golds.offsets[:-1]]
-    else:
-        top = golds.max_per_question(of_golds)
-        log_p = top + np.log(golds.sum_per_question(np.exp(of_golds - top[golds.owner])))
-    decoded = decode_joint(logits.start, logits.end, logits.lengths, max_answer_words)
-    return QuickScores(
-        -float(log_p.mean()), float(span_em(decoded, golds).mean()), float(span_f1(decoded, golds).mean())
-    )
+        return np.asarray(of_golds[golds.offsets[:-1]])
+    top = golds.max_per_question(of_golds)
+    return np.asarray(top + np.log(golds.sum_per_question(np.exp(of_golds - top[golds.owner]))))
 
 
 def evaluate(

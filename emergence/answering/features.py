@@ -169,22 +169,22 @@ def predict_readouts(
     context: Context,
 ) -> dict[str, SpanLogits]:
     """Span logits of several read-outs ``name -> (layer, readout)`` of one trunk, in one pass over it."""
-    logits = {name: _empty_logits(encoded) for name in readouts}
+    logits = {name: empty_logits(encoded) for name in readouts}
     for index, batch, states in iter_states(trunk, encoded, context):
         for name, (layer, readout) in readouts.items():
             with torch.no_grad():
                 start, end = readout(question_states(states[layer], batch), word_states(states[layer], batch))
-            _store(logits[name], index, batch, start, end)
+            store_logits(logits[name], index, batch, start, end)
     return logits
 
 
 def predict_finetuned(trunk: Trunk, head: nn.Module, encoded: EncodedQA, context: Context) -> SpanLogits:
     """Span logits of the whole model: the head on the trunk's last layer."""
-    logits = _empty_logits(encoded)
+    logits = empty_logits(encoded)
     for index in batches_of(encoded, context.device):
         batch = encoded.padded_batch(index)
         with torch.no_grad():
-            _store(logits, index, batch, *span_logits(trunk, head, batch, context))
+            store_logits(logits, index, batch, *span_logits(trunk, head, batch, context))
         context.alive()
     return logits
 
@@ -197,12 +197,16 @@ def span_logits(trunk: Trunk, head: nn.Module, batch: PaddedBatch, context: Cont
     return start, end
 
 
-def _empty_logits(encoded: EncodedQA) -> SpanLogits:
+def empty_logits(encoded: EncodedQA) -> SpanLogits:
+    """Logits of all questions, to be filled by :func:`store_logits`."""
     shape = (len(encoded), int(encoded.n_words.max(initial=0)))
     return SpanLogits(np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32), encoded.n_words)
 
 
-def _store(kept: SpanLogits, index: npt.NDArray[np.int64], batch: PaddedBatch, start: Tensor, end: Tensor) -> None:
+def store_logits(
+    kept: SpanLogits, index: npt.NDArray[np.int64], batch: PaddedBatch, start: Tensor, end: Tensor
+) -> None:
+    """Put the logits (B, W) of one batch where the questions ``index`` have theirs."""
     width = batch.word_mask.shape[1]
     for target, logits in ((kept.start, start), (kept.end, end)):
         target[index, :width] = np.where(batch.word_mask, logits.float().cpu().numpy(), np.float32(0))

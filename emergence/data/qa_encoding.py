@@ -438,6 +438,17 @@ def _cached_encoder(tokenizer: QATokenizer) -> Callable[[Sequence[str]], list[In
     return encode
 
 
+def encode_words(tokenizer: QATokenizer) -> Callable[[tuple[str, ...]], tuple[Int32Array, Int32Array]]:
+    """A function from a sentence's words to its token ids (T,) and the place (W,) of each word's last token."""
+    encode = _cached_encoder(tokenizer)
+
+    def of_sentence(tokens: tuple[str, ...]) -> tuple[Int32Array, Int32Array]:
+        ids, _, last = _encode_words(tokens, tokenizer, encode)
+        return ids, last
+
+    return of_sentence
+
+
 def _encode_words(
     tokens: tuple[str, ...], tokenizer: QATokenizer, encode: Callable[[Sequence[str]], list[Int32Array]]
 ) -> tuple[Int32Array, Int32Array, Int32Array]:

@@ -179,7 +179,7 @@ def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> Pretraini
 def trunks_to_probe(work: Work) -> list[TrunkToProbe]:
     """The start, every ``every``-th snapshot, the trained trunk, and random trunks."""
     timeline, model, rows = work.timeline, work.timeline.model, work.timeline.vocab_rows
-    trunks = [_to_probe(point) for point in timeline.checkpoints[: timeline.start_index + 1]]
+    trunks = [trunk_at(point) for point in timeline.checkpoints[: timeline.start_index + 1]]
     if trunks[0].step != 0:
 
         def first() -> Trunk:
@@ -199,7 +199,8 @@ def trunks_to_probe(work: Work) -> list[TrunkToProbe]:
     return kept
 
 
-def _to_probe(point: TimelinePoint) -> TrunkToProbe:
+def trunk_at(point: TimelinePoint) -> TrunkToProbe:
+    """The trunk of one place on a run's way, with its step."""
     facts = point.facts
     if point.phase == "start":
         pretraining = load_weights(point.path).metadata.get("pretraining") or {}
