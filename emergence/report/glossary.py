@@ -71,6 +71,13 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "for its tokens alone; its true value is an entropy of the text, whatever the weights, so the difference from "
         "a control (random twin, shuffled tokens, resampled tokens) is what is told.",
     ),
+    "units": (
+        "Units",
+        "MLP neurons and attention heads. A unit is selective for a role if its activation is higher (or lower) at "
+        "words of that role than at other argument words; it is chosen on half of the documents and confirmed on the "
+        "others. Cutting a unit puts its mean in its place. How few units carry a role is counted in three ways, and "
+        "a verdict takes the agreement of all three in three seeds.",
+    ),
     "bits-per-byte": (
         "Nats per token, bits per byte",
         "cross-entropy of the next token on held-out text; per byte it does not depend on the tokenizer.",

@@ -83,6 +83,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         section("order", "Word order in the pretraining text", ("shuffled-text", "intervals")),
         section("pairs", "Sentence pairs", ("sentence-pairs",)),
         section("information", "Information emergence", ("information-emergence",)),
+        section("units", "Units that tell roles", ("units",)),
         section("cka", "How states change", ("temporal-cka",)),
         *([section("others", "Other figures")] if shown["others"] else []),
         section("filtering", "Data", ("filtering",), filtering(folder), "these files do not tell of their questions"),

@@ -30,7 +30,9 @@ from emergence.studies.information.result import CONDITIONS, result_of
 from emergence.studies.information.result import FILES as INFORMATION
 from emergence.studies.sentence_pairs.result import FILES as PAIRS
 from emergence.studies.sentence_pairs.result import PairStudyResult, ScoredModel
+from emergence.studies.units.result import FILES as UNITS
 from tests.planted_runs import F1, fake_run, spec_of, write_grid, write_guide_file, write_run
+from tests.planted_units import planted_units
 
 BOOT = 100
 CELLS = {"full": 0.7, "frozen": 0.5, "random_full": 0.4, "random_frozen": 0.2}
@@ -305,6 +307,26 @@ def test_information_emergence_is_told_by_its_differences(tmp_path: Path) -> Non
     assert "information_icl_animal.svg" in text and text.count("more than shuffled text and more than text of") == 2
     of_model = [line for line in text.splitlines() if line.startswith("| me/model, 10 tokens |")]
     assert len(of_model) == 2 and "| +2.00 [" in of_model[1] and "(10.00) | above ceiling" in of_model[1]
+
+
+# Units --------------------------------------------------------------------------------------------
+
+
+def test_units_have_a_section_with_matrix_counts_and_verdict(tmp_path: Path) -> None:
+    fake_run(tmp_path, "debug", "frozen")
+    assert "emergence units RUN" in write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    run = next(path for path in sorted(tmp_path.iterdir()) if (path / "spec.json").is_file())
+    for seed in range(3):
+        counts = {step: 8 * 1.5**i * (1 + 0.01 * seed) for i, step in enumerate((1, 4, 16, 64, 256))}
+        UNITS.save(planted_units(f"run {seed}", counts, seed=seed), make_folder(run / UNITS.folder / f"gold{seed}"))
+    (make_folder(run / UNITS.folder / "broken") / UNITS.json_file).write_text("{}")
+    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    assert "emergence units RUN" not in text and f"analysis/{UNITS.name}/broken" in text
+    for figure in ("unit_selectivity_microworld_gold_mlp", "unit_ablation_run_0", "unit_concentration_microworld_gold"):
+        assert figure in text
+    assert "MLP neurons over pretraining, 3 seeds: more distributed (half times 5.06" in text
+    assert "| MLP neurons, 2: agent | +0.20 [+0.15, +0.25] | +0.01 [-0.04, +0.06] | +0.012 | +0.03 |" in text
+    assert "Best units that seeds share" in text
 
 
 # Sentence pairs -----------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ Place = Literal[
     "order",
     "pairs",
     "information",
+    "units",
     "cka",
     "others",
 ]
