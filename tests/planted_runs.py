@@ -93,9 +93,10 @@ def write_run(
     predictions: bool = True,
     trunk_of: ExperimentSpec | None = None,
     documents: int | None = None,
+    loss: float | None = None,
     **flags: Any,
 ) -> RunDirectory:
-    """A run whose mean test F1 and EM are ``f1`` (``bilinear`` for that probe).
+    """A run whose mean test F1 and EM are ``f1`` (``bilinear`` for that probe), of a trunk with this held-out loss.
 
     Older ones tell no ``documents``, and are older than gains without ``added``.
     """
@@ -130,13 +131,18 @@ def write_run(
         validation_scores=evaluation,
         probes={"readouts": readouts} if spec.freeze_llm else None,
         lineage={"pretrain_id": None if spec.random_baseline else trunk.pretrain_id, "source": None},
-        pretraining=None if spec.random_baseline else {"steps": 100, "tokens_seen": 1000},
+        pretraining=None if spec.random_baseline else {"steps": 100, "tokens_seen": 1000, **_held_out(loss)},
+        qasrl_train_filtering={"total_raw_examples": 5_000, "valid_examples": 4_800},
         parameters={"total": 3000, "non_embedding": 1000, "trainable": 130 if spec.freeze_llm else 3000},
         seconds={"probe" if spec.freeze_llm else "finetune": 3700.0},
         data=run.read_data(),
     )
     run.write_stats(result.to_dict())
     return run
+
+
+def _held_out(loss: float | None) -> dict[str, Any]:
+    return {} if loss is None else {"test": {"nats_per_token": loss, "bits_per_byte": loss / 3}}
 
 
 def write_grid(root: Path, f1: dict[str, float], **flags: Any) -> dict[str, RunDirectory]:

@@ -239,6 +239,12 @@ class RunResult:
         return count
 
     @property
+    def training_questions(self) -> int | None:
+        """Questions that finetuning or probes were trained on; None where nothing tells."""
+        known = [self.finetune_samples_limit, (self.qasrl_train_filtering or {}).get("valid_examples")]
+        return min((n for n in known if n is not None), default=None)
+
+    @property
     def question_counts(self) -> dict[str, dict[str, int]]:
         """Questions read, kept and dropped by reason, for each split. Older files have ``train`` alone."""
         counts: dict[str, dict[str, int]] | None = dig(self.data, "filtering")

@@ -1,4 +1,7 @@
-"""Tables of runs from anywhere: CSV (commas, semicolons or tabs) or JSON, one row a run, refused in one line."""
+"""Tables of runs from anywhere: CSV (commas, semicolons or tabs) or JSON, one row a run, refused in one line.
+
+Rows out of a folder of this program's runs have the same form (:mod:`emergence.findings.law_runs`).
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,22 @@ class LawTable:
     Attributes:
         path: Where it lies. columns: In its order. rows: Column to text or value. lines: Line of each row, or its
             number.
+        about: What its rows are, where they are runs of a folder. cure: Which runs a law would take beyond them.
+        left_out: Sentences about runs that are in no row.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
     lines: tuple[int, ...]
+    about: str = ""
+    cure: str = ""
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of its file or folder."""
+        return self.path.resolve().name
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -167,8 +180,9 @@ def refuse_mixed_units(table: LawTable) -> None:
         raise DataError(f"losses in {' and '.join(units)}: a law takes one unit", table.path)
     tokenizers = sorted(set(table.names("tokenizer"))) if table.has("tokenizer") else []
     if len(tokenizers) > 1 and units != ["bits_per_byte"]:
+        cure = " (--unit bits_per_byte)" if table.about else ", and unit bits_per_byte"
         raise DataError(
-            f"losses per token of {len(tokenizers)} tokenizers ({', '.join(tokenizers)}) on one axis: give bits "
-            "per byte on one text, and unit bits_per_byte",
+            f"losses per token of {len(tokenizers)} tokenizers ({', '.join(tokenizers)}) on one axis: give bits per "
+            f"byte on one text{cure}",
             table.path,
         )

@@ -14,8 +14,9 @@ from scipy.special import fdtrc, logit
 
 from emergence.errors import DataError, UsageError
 from emergence.findings.collect import OWN_KIND
+from emergence.findings.law_runs import LEAST_AMOUNTS, LEAST_CHECKPOINTS, RunRows, law_table_of
 from emergence.findings.law_sampler import sample_posterior
-from emergence.findings.law_table import LawTable, read_law_table, refuse_mixed_units, refuse_twins
+from emergence.findings.law_table import LawTable, refuse_mixed_units, refuse_twins
 from emergence.measures.emergence_law import BoolArray, LawData, LawFit, LawForm, LawModel, fit_law
 from emergence.measures.free_elbows import FreeFit, fit_free
 from emergence.measures.law_errors import LawErrors, fit_errors
@@ -29,8 +30,8 @@ Link = Literal["identity", "logit"]
 Form = Literal["free", "log_power", "power", "nofewshot"]
 #: D_0 of a table without few-shot rows: the least supervision that counts as a task.
 LEAST_SUPERVISION = 10.0
-#: Runs, amounts and checkpoints below which there is no law, and below which one is flagged.
-LEAST_RUNS, LEAST_AMOUNTS, LEAST_CHECKPOINTS = 8, 3, 3
+#: Runs below which there is no law, amounts and checkpoints below which one is flagged.
+LEAST_RUNS = 8
 FEW_AMOUNTS, FEW_CHECKPOINTS = 5, 6
 #: Nats below the best loss trained from which on an extrapolation is not to be believed.
 FAR = 0.3
@@ -97,22 +98,23 @@ def law_data(table: LawTable, link: Link = "identity") -> LawData:
     )
 
 
-def refuse_lawless(data: LawData, path: Path, *, amounts: int = LEAST_AMOUNTS) -> None:
-    """Refuse runs that no curve can be fitted to.
+def refuse_lawless(data: LawData, path: Path, *, amounts: int = LEAST_AMOUNTS, cure: str = "") -> None:
+    """Refuse runs that no curve can be fitted to; ``cure`` says which more would do.
 
     Raises:
         DataError: Too few runs, amounts or checkpoints, or scores that are flat or rise with the loss.
     """
     tuned = data.rows(~data.fewshot)
     if len(tuned) < LEAST_RUNS:
-        raise DataError(f"{len(tuned)} finetuned runs: a law takes at least {LEAST_RUNS}", path)
+        raise DataError(f"{len(tuned)} finetuned runs: a law takes at least {LEAST_RUNS}{cure}", path)
     if len(tuned.amounts) < amounts:
         raise DataError(
-            f"{len(tuned.amounts)} finetuning amount(s): a law takes at least {amounts}, better {FEW_AMOUNTS}", path
+            f"{len(tuned.amounts)} finetuning amount(s): a law takes at least {amounts}, better {FEW_AMOUNTS}{cure}",
+            path,
         )
     if len(np.unique(tuned.loss)) < LEAST_CHECKPOINTS:
         raise DataError(
-            f"{len(np.unique(tuned.loss))} losses: a law takes at least {LEAST_CHECKPOINTS} checkpoints", path
+            f"{len(np.unique(tuned.loss))} losses: a law takes at least {LEAST_CHECKPOINTS} checkpoints{cure}", path
         )
     level = np.searchsorted(tuned.amounts, tuned.amount)
     x, y = (v - (np.bincount(level, v) / np.bincount(level))[level] for v in (tuned.loss, tuned.score))
@@ -160,10 +162,10 @@ class LawAnalysis:
         target: D_0. form: Of the law, or ``free``, which has none.
         law, errors, profile: None for ``free``.
         compared: Other intervals: name to ends.
-        missing: What was left out, and what it needs.
+        missing: What was left out, and what it needs or why.
     """
 
-    path: Path
+    table: LawTable
     data: LawData
     link: Link
     form: Form
@@ -192,7 +194,13 @@ class LawAnalysis:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; an open end of an interval is null."""
         out: dict[str, Any] = {"kind": f"{OWN_KIND}emergence_law", "schema_version": SCHEMA_VERSION}
-        out |= {"table": self.path.name, "link": self.link, "form": self.form, "target_amount": self.target}
+        out |= {
+            "table": self.table.name,
+            "about": self.table.about,
+            "link": self.link,
+            "form": self.form,
+            "target_amount": self.target,
+        }
         data = self.data
         out["runs"] = {
             "finetuned": int((~data.fewshot).sum()),
@@ -230,14 +238,21 @@ class LawAnalysis:
         return "\n".join(in_line(line) for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
-        data = self.data
+        yield from self._own_elbows()
+        yield from self._law()
+        for words in self.missing:
+            yield f"  left out: {words}"
+
+    def _own_elbows(self) -> Iterator[str]:
+        data, unit = self.data, self._unit
         tuned = int((~data.fewshot).sum())
         few = f", {int(data.fewshot.sum())} few-shot" if data.fewshot.any() else ""
         yield (
-            f"emergence law of {self.path.name}: {tuned} finetuned runs{few}; {int(data.checkpoint.max()) + 1} "
+            f"emergence law of {self.table.name}: {tuned} finetuned runs{few}; {int(data.checkpoint.max()) + 1} "
             f"checkpoints x {len(data.amounts)} amounts; best loss {self.best_loss:.4g}"
         )
-        unit = "logits of the score" if self.link == "logit" else "score"
+        if self.table.about:
+            yield f"  rows: {self.table.about}"
         head = f"  {'amount':>10}  {'own elbow':>12}" + (f"  {'by the law':>12}" if self.law is not None else "")
         yield f"{head}   runs before, past"
         for j, amount in enumerate(self.free.amounts):
@@ -247,8 +262,15 @@ class LawAnalysis:
                 f"{self.free.before[j]}, {self.free.past[j]}"
             )
         yield f"  own elbows: slope {self.free.slope:.4g} ({unit}), base {self.free.base:.4g}"
+
+    @property
+    def _unit(self) -> str:
+        return "logits of the score" if self.link == "logit" else "score"
+
+    def _law(self) -> Iterator[str]:
         if self.law is None or self.profile is None or self.errors is None:
             return
+        data, unit = self.data, self._unit
         k, c = self.law.constants
         variable = "D" if self.form == "power" else "(ln D)"
         shift = f", few-shot rows {self.law.shift:+.4g}" if len(self.law.model.groups) > 1 else ""
@@ -276,8 +298,6 @@ class LawAnalysis:
             yield f"  {part.name} ({part.n} runs): {found}"
         for flag in self.flags:
             yield f"  {flag}: {_FLAGS[flag]}"
-        for words in self.missing:
-            yield f"  left out: {words}"
 
 
 def interval_words(lo: float, hi: float) -> str:
@@ -310,6 +330,7 @@ def _cdf_range(profile: Profile, law: LawFit) -> tuple[float, float]:
 def analyse_law(
     path: Path,
     *,
+    rows: RunRows = RunRows(),
     form: Form = "log_power",
     link: Link = "identity",
     target: float | None = None,
@@ -319,18 +340,19 @@ def analyse_law(
     ablate: bool = False,
     seed: int = 0,
 ) -> LawAnalysis:
-    """Read a table, fit own elbows and the law, and say how sure the emergence point is.
+    """Read a table or a folder of runs, fit own elbows and the law, and say how sure the emergence point is.
 
     Args:
+        rows: Which rows a folder gives.
         target: D_0; by default the amount of the few-shot rows, or :data:`LEAST_SUPERVISION` without any.
         compare: Also give the intervals of the paper's methods. ablate: Also leave out parts of the runs.
 
     Raises:
         DataError: The table allows no law. UsageError: D_0 does not lie between 1 and the largest amount.
     """
-    table = read_law_table(path)
+    table = law_table_of(path, rows)
     data = law_data(table, link)
-    refuse_lawless(data, path, amounts=1 if form == "free" else LEAST_AMOUNTS)
+    refuse_lawless(data, path, amounts=1 if form == "free" else LEAST_AMOUNTS, cure=table.cure)
     at = _target(data, target, table)
     free = fit_free(data)
     law = errors = profile = posterior = None
@@ -349,8 +371,8 @@ def analyse_law(
         if ablate:
             ablations = list(_ablations(data, form, at, level, n_draws, seed, path))
     return LawAnalysis(
-        path, data, link, form, at, free, law, errors, profile, posterior, compared, tuple(ablations), tuple(flags),
-        tuple(missing),
+        table, data, link, form, at, free, law, errors, profile, posterior, compared, tuple(ablations), tuple(flags),
+        (*missing, *table.left_out),
     )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from emergence.errors import DataError
 from emergence.findings.collect import OWN_KIND
-from emergence.findings.law_table import LawTable, read_law_table, refuse_mixed_units, refuse_twins
+from emergence.findings.law_runs import Unit, scaling_table_of
+from emergence.findings.law_table import LawTable, refuse_mixed_units, refuse_twins
 from emergence.measures.scaling_law import (
     LEAST_SIZES,
     MOST_CONDITION,
@@ -66,7 +67,7 @@ class ScalingOfCount:
 class ScalingAnalysis:
     """What a table says. ``repeats``: runs with more than one pass, whose tokens count less."""
 
-    path: Path
+    table: LawTable
     n: int
     sizes: int
     repeats: int
@@ -75,8 +76,7 @@ class ScalingAnalysis:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        fields = {**vars(self), "path": None, "table": self.path.name}
-        del fields["path"]
+        fields = {**vars(self), "table": self.table.name, "about": self.table.about}
         return plain({"kind": f"{OWN_KIND}scaling_law", "schema_version": SCHEMA_VERSION, **fields})
 
     def text(self) -> str:
@@ -85,7 +85,9 @@ class ScalingAnalysis:
 
     def _lines(self) -> Iterator[str]:
         repeats = f"; {self.repeats} with more than one pass, their tokens discounted" if self.repeats else ""
-        yield f"scaling law of {self.path.name}: {self.n} runs, {self.sizes} sizes{repeats}"
+        yield f"scaling law of {self.table.name}: {self.n} runs, {self.sizes} sizes{repeats}"
+        if self.table.about:
+            yield f"  rows: {self.table.about}"
         for law in self.laws:
             fit = law.fit
             of_tokens = f" + {fit.b:.4g}*D^-{fit.beta:.4f}" if fit.has_tokens else ""
@@ -132,7 +134,9 @@ def scaling_data(table: LawTable, count: str = "params") -> tuple[ScalingData, i
     refuse_twins(table, (count, "tokens", "unique_tokens", "loss", "run"))
     sizes = len(np.unique(columns[count]))
     if sizes < LEAST_SIZES:
-        raise DataError(f"{sizes} different {count}: a scaling law takes at least {LEAST_SIZES}", table.path)
+        raise DataError(
+            f"{sizes} different {count}: a scaling law takes at least {LEAST_SIZES}{table.cure}", table.path
+        )
     tokens = effective_tokens(columns["tokens"], unique)
     data = ScalingData(columns[count], tokens, columns["loss"])
     if len(data) <= 2 * len(data.logs) + 1:
@@ -156,17 +160,24 @@ def refuse_inseparable(data: ScalingData, fit: ScalingFit, path: Path) -> None:
 
 
 def analyse_scaling(
-    path: Path, *, compute: tuple[float, ...] = (), n_draws: int = N_DRAWS, seed: int = 0
+    path: Path,
+    *,
+    unit: Unit = "nats",
+    series: str | None = None,
+    compute: tuple[float, ...] = (),
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
 ) -> ScalingAnalysis:
-    """Read a table and fit the law, with every count of parameters that it has.
+    """Read a table or a folder of runs, and fit the law, with every count of parameters that it has.
 
     Args:
+        unit, series: Of the losses, and which pretraining data, where ``path`` is a folder.
         compute: FLOPs C = 6·N·D for which the best N and D are asked.
 
     Raises:
         DataError: The table allows no law, or all runs have one D and ``compute`` is asked for.
     """
-    table = read_law_table(path)
+    table = scaling_table_of(path, unit, series)
     laws: list[ScalingOfCount] = []
     for count in ("params", *(name for name in COUNTS if name != "params" and table.has(name))):
         data, repeats = scaling_data(table, count)
@@ -179,7 +190,7 @@ def analyse_scaling(
         intervals = {name: _interval([getattr(each, name) for each in drawn]) for name in names}
         optima = tuple(_optimum(data, fit, drawn, each) for each in compute)
         laws.append(ScalingOfCount(count, fit, intervals, tuple(rolling_hold_out(data)), optima))
-    return ScalingAnalysis(path, len(table), len(set(table.names("params"))), repeats, tuple(laws), n_draws)
+    return ScalingAnalysis(table, len(table), len(set(table.names("params"))), repeats, tuple(laws), n_draws)
 
 
 def _interval(values: list[float]) -> tuple[float, float]:

@@ -202,7 +202,7 @@ def test_no_table(content: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "t").write_text(content)
     with pytest.raises(DataError, match=words):
         read_law_table(tmp_path / "t")
-    assert "a folder" in typed("emergence", "law", "fit", str(tmp_path)).err
+    assert "no finished run" in typed("emergence", "law", "fit", str(tmp_path)).err
     with pytest.raises(DataError, match="no such file"):
         read_law_table(tmp_path / "gone")
 

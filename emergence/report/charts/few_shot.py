@@ -51,13 +51,11 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
 
 def _few_shot_row(label: str, cell: str, item: Found) -> Row | None:
     estimate = item.result.estimate("test", "f1_tokens") if item.spec else None
-    limit = item.result.finetune_samples_limit
-    available = (item.result.qasrl_train_filtering or {}).get("valid_examples")
-    known = [n for n in (limit, available) if n is not None]
-    if estimate is None or not known:
+    limit, samples = item.result.finetune_samples_limit, item.result.training_questions
+    if estimate is None or samples is None:
         return None
     row = cell_row(label, cell, estimate, item.result.scores("test").n_clusters or estimate.n_clusters)
-    return {**row, "samples": min(known), "limited": limit is not None, "seed": item.result.seed}
+    return {**row, "samples": samples, "limited": limit is not None, "seed": item.result.seed}
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:

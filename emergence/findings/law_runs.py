@@ -1,0 +1,317 @@
+"""Rows of a law's table out of a folder: finished runs, and the probed snapshots of their pretraining."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from emergence.errors import DataError, EmergenceError, UsageError
+from emergence.experiment.claims import own_result
+from emergence.experiment.facts import HEADLINE
+from emergence.experiment.result import RunResult
+from emergence.findings.collect import Collection, Found, collect_results
+from emergence.findings.comparable import MODES, NOT_RECORDED, group_results
+from emergence.findings.folder import open_run
+from emergence.findings.law_table import LawTable, read_law_table
+from emergence.findings.snapshot_curve import read_snapshot_probes
+from emergence.measures.bootstrap import Estimate
+from emergence.measures.conditional import LINEAR
+from emergence.measures.emergence_score import FROZEN, FULL
+from emergence.measures.scaling_law import LEAST_SIZES
+from emergence.spec.experiment import ExperimentSpec, pretrain_label
+from emergence.studies.snapshots.result import GAIN, SnapshotProbes
+from emergence.wording import did_you_mean
+
+Cell = Literal["full", "frozen"]
+Score = Literal["f1_tokens", "em", "expected_f1"]
+Unit = Literal["nats", "bits_per_byte"]
+#: Amounts of training questions that are proposed to who has too few.
+_AMOUNTS = (30, 300, 1000, 100, 3000, 10)
+LEAST_AMOUNTS, LEAST_CHECKPOINTS = 3, 3
+#: Least standard error of a row, in the median one. All runs answer the same questions, so a score near 0 or 1, whose
+#: own error is tiny, is no run that must be met exactly.
+_LEAST_ERROR = 0.5
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """Which rows a folder gives.
+
+    Attributes:
+        cell: ``full``, models trained whole, or ``frozen``, probes of trunks and of their snapshots.
+        score: On test questions. unit: Of the losses. series: Pretraining data and layout, where there are several.
+        family: Of the probe, for ``frozen``.
+    """
+
+    cell: Cell = "full"
+    score: Score = "f1_tokens"
+    unit: Unit = "nats"
+    series: str | None = None
+    family: str = "linear"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One run or snapshot, with what it must share with the others of its law.
+
+    Attributes:
+        key: Pretraining data, layout and test questions, and what else may not differ. label: The first two in words.
+    """
+
+    key: tuple[Any, ...]
+    label: str
+    name: str
+    values: dict[str, Any]
+
+
+def law_table_of(path: Path, asked: RunRows = RunRows()) -> LawTable:
+    """The table of a file, or of the runs in a folder.
+
+    Raises:
+        DataError: As :func:`read_law_table`, or the folder has no such run. UsageError: ``series`` is none of it.
+    """
+    if not path.is_dir():
+        return read_law_table(path)
+    collection = collect_results(path)
+    left_out = [f"{item.name}: {item.reason}" for item in collection.skipped if item.kind == "damaged"]
+    rows = list(_of_cell(collection, asked, left_out))
+    if not rows:
+        other: Cell = "frozen" if asked.cell == "full" else "full"
+        there = len(list(_of_cell(collection, RunRows(other, asked.score, asked.unit), [])))
+        hint = f": --cell {other} has {there}" if there else ""
+        more = f"; left out: {left_out[0]}" if left_out else ""
+        raise DataError(f"no finished run of a pretrained trunk, {MODES[asked.cell]}{hint}{more}", path)
+    rows = _of_series(rows, asked.series, path)
+    kept: dict[tuple[Any, ...], _Row] = {}
+    for row in rows:
+        identity = tuple(row.values[column] for column in ("checkpoint", "amount", "subset", "fewshot"))
+        if identity in kept:
+            left_out.append(f"{row.name}: the same trunk, questions and draw as {kept[identity].name}, which is used")
+        kept.setdefault(identity, row)
+    values = [row.values for row in kept.values()]
+    has_errors = all(math.isfinite(row["se"]) for row in values) and any(row["se"] for row in values)
+    least = _LEAST_ERROR * float(np.median([row["se"] for row in values])) if has_errors else 0.0
+    values = [{**row, "se": max(row["se"], least)} for row in values]
+    columns = [column for column in values[0] if column != "se" or least > 0]
+    how = "all weights trained" if asked.cell == "full" else f"frozen, {asked.family} probe"
+    about = f"{how}; {asked.score} on test questions; {rows[0].label}; losses in {asked.unit.replace('_', ' ')}"
+    return LawTable(
+        path,
+        tuple(columns),
+        tuple({column: row[column] for column in columns} for row in values),
+        tuple(range(1, len(values) + 1)),
+        about=about,
+        cure=runs_that_would(values),
+        left_out=tuple(left_out),
+    )
+
+
+def runs_that_would(rows: Sequence[dict[str, Any]]) -> str:
+    """Which runs a folder lacks for a law; empty if it has the least number of amounts and checkpoints."""
+    amounts = {row["amount"] for row in rows if not row["fewshot"]}
+    checkpoints = len({row["loss"] for row in rows})
+    parts = []
+    if (lacking := LEAST_CHECKPOINTS - checkpoints) > 0:
+        parts.append(f"{lacking} more checkpoint(s), of other sizes or as long pretrained (--config-name, --set)")
+    if (lacking := LEAST_AMOUNTS - len(amounts)) > 0:
+        most = max(amounts, default=math.inf)
+        proposed = sorted([n for n in _AMOUNTS if n < most and n not in amounts][:lacking])
+        flags = " and ".join(f"--finetune-samples {n}" for n in proposed) or "more questions"
+        parts.append(f"each checkpoint with {flags}")
+    return f"; runs that would do: {', and '.join(parts)}" if parts else ""
+
+
+def _of_series(rows: list[_Row], series: str | None, path: Path) -> list[_Row]:
+    """The rows of one key, and why there are several where nobody said which."""
+    labels: dict[tuple[Any, ...], str] = {}
+    for row in rows:
+        if row.key not in labels:
+            twins = sum(label.split(" (")[0] == row.label for label in labels.values())
+            labels[row.key] = row.label if not twins else f"{row.label} ({twins + 1})"
+    if series is None and len(labels) > 1:
+        names = "; ".join(f"{label}: {sum(row.key == key for row in rows)} rows" for key, label in labels.items())
+        raise DataError(f"several series, and a law takes one: give --series ({names})", path)
+    wanted = next(iter(labels.values())) if series is None else series
+    if wanted not in labels.values():
+        raise UsageError(f"--series {wanted}: {did_you_mean(wanted, labels.values())}")
+    return [row for row in rows if labels[row.key] == wanted]
+
+
+def _of_cell(collection: Collection, asked: RunRows, left_out: list[str]) -> Iterator[_Row]:
+    if asked.cell == "full":
+        yield from _full_rows(collection, asked, left_out)
+    else:
+        yield from _frozen_rows(collection, asked, left_out)
+
+
+def _full_rows(collection: Collection, asked: RunRows, left_out: list[str]) -> Iterator[_Row]:
+    for s in group_results(collection).sets:
+        for item in s.cells.get(FULL, ()):
+            if item.spec is None:
+                left_out.append(f"{item.name}: the older format tells of no trunk")
+                continue
+            loss = loss_of(item.result, asked.unit)
+            score, amount = item.result.estimate("test", asked.score), item.result.training_questions
+            if loss is None or score is None or amount is None:
+                left_out.append(f"{item.name}: no loss on held-out text, no {asked.score}, or no count of questions")
+                continue
+            text = s.trunk.pretraining_text if s.trunk else NOT_RECORDED
+            key = (s.pretrain, s.base.layout, s.base.test_questions, s.base.evaluation_settings, text)
+            yield _row(
+                asked, key, item.name, loss, amount, score, f"{item.result.trunk.pretrain_id}@{_steps(item)}",
+                _draw_of(item.spec), s.base.size, s.base.tokenizer,
+            )  # fmt: skip
+
+
+def _frozen_rows(collection: Collection, asked: RunRows, left_out: list[str]) -> Iterator[_Row]:
+    """Probed snapshots, then frozen runs of the trunks that were probed, with the loss of their last snapshot.
+
+    A run's own loss is that of the whole test text, a snapshot's that of its beginning: one axis takes one text.
+    """
+    last: dict[tuple[str, str, str], _Row] = {}
+    for result in _snapshot_results(collection, left_out):
+        if asked.family not in result.families:
+            known = ", ".join(family for family in result.families if not family.startswith(GAIN))
+            left_out.append(f"{result.run['run_id']}: no {asked.family} probe of its snapshots ({known})")
+            continue
+        run, settings = result.run, result.settings
+        trunk, layout = str(run.get("pretrain_id", run["run_id"])), str(settings.get("layout", NOT_RECORDED))
+        text, questions = str(run.get("text", run["pretrain_data"])), str(settings.get("questions"))[:12]
+        key = (text, layout, questions, settings.get("loss_tokens"))
+        for snapshot in result.path_of_training:
+            loss = float(snapshot.loss["bits_per_byte" if asked.unit == "bits_per_byte" else "nats_per_token"])
+            estimate = result.estimates[snapshot.name][asked.family][asked.score]
+            row = last[trunk, layout, questions] = _row(
+                asked, key, f"{run['run_id']}, {snapshot.name}", loss, int(settings["train_questions"]), estimate,
+                f"{trunk}@{snapshot.step}", f"seed {run['seed']}", str(run["config_name"]),
+                str(settings.get("tokenizer"))[:12],
+            )  # fmt: skip
+            yield row
+    readout = HEADLINE if asked.family == LINEAR else asked.family
+    for s in group_results(collection).sets:
+        for item in s.cells.get(FROZEN, ()):
+            on = last.get((str(item.result.trunk.pretrain_id), s.base.layout, s.base.test_questions))
+            if item.spec is None or on is None:
+                left_out.append(f"{item.name}: its trunk's snapshots are not probed here (emergence probe-snapshots)")
+                continue
+            score, amount = item.result.estimate("test", asked.score, readout), item.result.training_questions
+            if score is None or amount is None:
+                left_out.append(f"{item.name}: no {asked.score} of a {asked.family} probe, or no count of questions")
+                continue
+            yield _row(
+                asked, on.key, item.name, on.values["loss"], amount, score, on.values["checkpoint"],
+                _draw_of(item.spec), s.base.size, s.base.tokenizer,
+            )  # fmt: skip
+
+
+def _row(
+    asked: RunRows,
+    key: tuple[Any, ...],
+    name: str,
+    loss: float,
+    amount: int,
+    score: Estimate,
+    checkpoint: str,
+    draw: str,
+    size: str,
+    tokenizer: str,
+) -> _Row:
+    """One row; ``key`` begins with pretraining data and layout, ``draw`` names the draw of training questions."""
+    text, layout = key[:2]
+    label = f"{text}, {layout}" if layout not in ("question-first", NOT_RECORDED) else str(text)
+    values = {"loss": loss, "amount": amount, "score": score.point, "fewshot": 0, "checkpoint": checkpoint}
+    values |= {"subset": draw, "size": size, "se": score.se, "unit": asked.unit, "tokenizer": tokenizer, "run": name}
+    return _Row(key, label, name, values)
+
+
+def _draw_of(spec: ExperimentSpec) -> str:
+    """The draw of training questions: with one seed, fewer questions are part of more."""
+    return f"seed {spec.seed}"
+
+
+def _steps(item: Found) -> int | None:
+    return item.result.pretrained.steps
+
+
+def loss_of(result: RunResult, unit: Unit) -> float | None:
+    """Held-out loss of a run's trunk; None for a random one, and where it is not recorded."""
+    held_out = result.held_out_loss
+    if held_out is None:
+        return None
+    return held_out.bits_per_byte if unit == "bits_per_byte" else held_out.nats_per_token
+
+
+def _snapshot_results(collection: Collection, left_out: list[str]) -> list[SnapshotProbes]:
+    """Of every run of the folder, finished or not."""
+    names = dict.fromkeys([*(item.name for item in collection.found), *(item.name for item in collection.skipped)])
+    runs = [run for name in names if (run := open_run(collection.root, name))]
+    results, problems = read_snapshot_probes([run.path for run in runs])
+    left_out += [f"{name}: {reason}" for name, reason in problems]
+    return results
+
+
+# The scaling law ------------------------------------------------------------------------------------
+
+
+def scaling_table_of(path: Path, unit: Unit = "nats", series: str | None = None) -> LawTable:
+    """The table of a file, or one row for each pretraining in a folder, at its end.
+
+    Snapshots are no rows: before the learning rate has fallen their losses are those of no training of their length.
+
+    Raises:
+        DataError: As :func:`read_law_table`, or the folder has no such run. UsageError: ``series`` is none of it.
+    """
+    if not path.is_dir():
+        return read_law_table(path)
+    collection = collect_results(path)
+    best: dict[str, _Row] = {}
+    for name, result in _results(collection):
+        row = _pretraining_row(name, result, unit)
+        if row is not None:
+            known = best.setdefault(row.values["pretrain"], row)
+            best[row.values["pretrain"]] = max(known, row, key=lambda each: each.values["tokens"])
+    if not best:
+        raise DataError("no finished run here tells its pretraining's loss, tokens and parameters", path)
+    rows = _of_series(list(best.values()), series, path)
+    columns = tuple(c for c in rows[0].values if c != "pretrain" and all(c in row.values for row in rows))
+    sizes = len({row.values["params"] for row in rows})
+    return LawTable(
+        path,
+        columns,
+        tuple({column: row.values[column] for column in columns} for row in rows),
+        tuple(range(1, len(rows) + 1)),
+        about=f"{rows[0].label}; losses in {unit.replace('_', ' ')}; a row for each pretraining",
+        cure=f"; runs that would do: {LEAST_SIZES - sizes} more sizes (--config-name, --set model.hidden_size=...), "
+        "--skip-finetune" if sizes < LEAST_SIZES else "",
+    )  # fmt: skip
+
+
+def _results(collection: Collection) -> Iterator[tuple[str, RunResult]]:
+    """Results of runs, those that only pretrained included."""
+    yield from ((item.name, item.result) for item in collection.found if item.spec is not None)
+    for item in collection.skipped:
+        run = open_run(collection.root, item.name) if item.kind == "pretraining" else None
+        if run is not None:
+            with contextlib.suppress(EmergenceError):
+                yield item.name, own_result(run)
+
+
+def _pretraining_row(name: str, result: RunResult, unit: Unit) -> _Row | None:
+    """None for a random trunk, a published model, and for what is not recorded."""
+    loss, pretrained = loss_of(result, unit), result.pretrained
+    params, total = result.n_parameters("non_embedding"), result.n_parameters("total")
+    if None in (loss, pretrained.tokens_seen, params, result.trunk.pretrain_id) or result.spec is None:
+        return None
+    tokens = float(pretrained.tokens_seen or 0)
+    values: dict[str, Any] = {"params": params, "tokens": tokens}
+    values |= {"unique_tokens": tokens / max(pretrained.passes or 1.0, 1.0)}
+    values |= {"loss": loss} | ({"params_total": total} if total is not None else {})
+    values |= {"run": name, "unit": unit, "tokenizer": str(result.fingerprint("tokenizer"))[:12]}
+    label = pretrain_label(ExperimentSpec.from_dict(result.spec, name))
+    return _Row((label,), label, name, {**values, "pretrain": str(result.trunk.pretrain_id)})
