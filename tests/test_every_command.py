@@ -65,7 +65,7 @@ ROWS = {
     "cka": Row("{run} --sentences 5", f"{{run}} --against {NOWHERE}", "local"),
     "verify": Row("--data microworld --sample 0", f"--qa-data {NOWHERE}", "local"),
     "curves": Row("{runs}", NOWHERE, "local"),
-    "law fit": Row("{file}", NOWHERE, "local"),
+    "law fit": Row("{file}", NOWHERE, "local", "{file} --output"),
     "law scaling": Row("{file}", NOWHERE, "local"),
     "demo": Row("--runs-dir {new}", f"--runs-dir {FILE}", "local", "--runs-dir"),
     "doctor": Row("", ""),
@@ -90,6 +90,7 @@ MORE = {
     "compare": [f"{NOWHERE} {{run}}"],
     "probe": [f"--model {NOWHERE} --runs-dir {{new}}"],
     "list": [FILE],
+    "law fit": [f"{{file}} --output {NOWHERE}/law.json"],
 }
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from emergence.errors import DataError
+from emergence.report.output_files import refuse_output_file
 from emergence.wording import say
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -62,6 +63,10 @@ def fit_command(
     family: Annotated[str, typer.Option(help="Of the probe, with --cell frozen: linear, bilinear, mlp.")] = "linear",
     unit: Unit = "nats",
     series: Series = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also keep it there as JSON: figures and report of that folder tell it."),
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -73,8 +78,10 @@ def fit_command(
     se, tokenizer, unit                used if there: standard error, what losses are of (bits_per_byte)
     a folder of runs                   gives these columns itself: finetuned runs, or probed snapshots (--cell frozen)
     """
+    if output is not None:
+        refuse_output_file(output)
     refuse_if_no_table(table)
-    from emergence.files import to_json
+    from emergence.files import seal, to_json, write_json_atomic
     from emergence.findings.law_runs import RunRows
     from emergence.findings.laws import analyse_law
 
@@ -83,6 +90,8 @@ def fit_command(
         table, rows=rows, form=form, link=link, target=d0, level=level, n_draws=draws, compare=compare, ablate=ablate,
         seed=seed,
     )  # fmt: skip
+    if output is not None:
+        write_json_atomic(output.resolve(), seal(analysis.to_dict()))
     say(to_json(analysis.to_dict(), indent=2) if as_json else analysis.text())
 
 

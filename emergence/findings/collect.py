@@ -73,12 +73,21 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A file that this program wrote from results, such as a law: its ``kind`` and where it lies."""
+
+    kind: str
+    path: Path
+
+
+@dataclass(frozen=True)
 class Collection:
     """What a folder holds."""
 
     root: Path
     found: tuple[Found, ...]
     skipped: tuple[Skipped, ...]
+    told: tuple[Told, ...] = ()
 
 
 def collection_of(runs: Sequence[RunScores], root: Path = Path()) -> Collection:
@@ -94,6 +103,7 @@ def collect_results(root: Path) -> Collection:
     """
     results: list[Found] = []
     skipped: list[Skipped] = []
+    told: list[Told] = []
     for path in _candidates(root):
         name = path.relative_to(root).as_posix() if path != root else root.resolve().name
         try:
@@ -103,9 +113,12 @@ def collect_results(root: Path) -> Collection:
         except EmergenceError as error:
             skipped.append(Skipped(name, "damaged", _without_path(error, path, root)))
         else:
-            results += [item] if item else []
+            if isinstance(item, Told):
+                told.append(item)
+            else:
+                results.append(item)
     kept, suspect = _without_suspects(root, results)
-    return _without_copies(root, kept, skipped + suspect)
+    return replace(_without_copies(root, kept, skipped + suspect), told=tuple(told))
 
 
 def _without_suspects(root: Path, results: list[Found]) -> tuple[list[Found], list[Skipped]]:
@@ -212,12 +225,12 @@ def _read_scores(run: RunDirectory, item: Found) -> tuple[RunScores, list[str]]:
     return scores, problems
 
 
-def _read_file(path: Path, name: str) -> Found | None:
+def _read_file(path: Path, name: str) -> Found | Told:
     if not path.is_file() or path.stat().st_size > _MOST_BYTES:
         raise _NotAResultError("foreign", "not a results file: no file, or far too large for one")
     raw = read_json(path, DataError)
     if isinstance(raw, dict) and str(raw.get(KIND_KEY, "")).startswith(OWN_KIND):
-        return None
+        return Told(str(raw[KIND_KEY]), path)
     if not recognise(raw):
         raise _NotAResultError("foreign", "not a results file: it has none of the keys of a finetune_stats.json")
     return _checked(name, load_result(path))

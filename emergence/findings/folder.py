@@ -88,9 +88,9 @@ class ResultsFolder:
         """Refuse a folder with nothing in it that can be read or named.
 
         Raises:
-            DataError: It holds no result and no run.
+            DataError: It holds no result, no run, and nothing that was told of some.
         """
-        if not (self.scored or self.runs or self.skipped):
+        if not (self.scored or self.runs or self.skipped or self.collection.told):
             raise DataError("no runs or results here: give the folder that holds them", self.root)
 
     def scores_of(self, comparable: ComparableSet) -> SetScores:

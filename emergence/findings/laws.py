@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import fdtrc, logit
+from scipy.special import expit, fdtrc, logit
 
 from emergence.errors import DataError, UsageError
 from emergence.findings.collect import OWN_KIND
@@ -26,6 +26,7 @@ from emergence.plain import plain
 from emergence.wording import in_line
 
 SCHEMA_VERSION = 1
+KIND = f"{OWN_KIND}emergence_law"
 Link = Literal["identity", "logit"]
 Form = Literal["free", "log_power", "power", "nofewshot"]
 #: D_0 of a table without few-shot rows: the least supervision that counts as a task.
@@ -39,7 +40,7 @@ FAR = 0.3
 _NEAREST = 0.005
 #: The p-value above which scores do not rise at all.
 _FLAT = 0.01
-_FLAGS = {
+FLAGS = {
     "too_far": f"the interval reaches more than {FAR} below the best loss trained",
     "extrapolated": f"the emergence point itself lies more than {FAR} below the best loss trained",
     "unbounded_below": "the data do not bound it from below",
@@ -193,7 +194,7 @@ class LawAnalysis:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; an open end of an interval is null."""
-        out: dict[str, Any] = {"kind": f"{OWN_KIND}emergence_law", "schema_version": SCHEMA_VERSION}
+        out: dict[str, Any] = {"kind": KIND, "schema_version": SCHEMA_VERSION}
         out |= {
             "table": self.table.name,
             "about": self.table.about,
@@ -231,6 +232,8 @@ class LawAnalysis:
         out["compared"] = self.compared
         out["ablations"] = self.ablations
         out["flags"], out["left_out"] = self.flags, self.missing
+        score = expit(data.score) if self.link == "logit" else data.score
+        out["rows"] = {"loss": data.loss, "amount": data.amount, "score": score, "fewshot": data.fewshot}
         return plain(out)
 
     def text(self) -> str:
@@ -297,7 +300,7 @@ class LawAnalysis:
             found = part.reason or f"{part.elbow:.4f} {interval_words(part.lo, part.hi)}"
             yield f"  {part.name} ({part.n} runs): {found}"
         for flag in self.flags:
-            yield f"  {flag}: {_FLAGS[flag]}"
+            yield f"  {flag}: {FLAGS[flag]}"
 
 
 def interval_words(lo: float, hi: float) -> str:

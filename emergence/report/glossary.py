@@ -99,6 +99,12 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "largest break that the data exclude is stated; gradual if that is below 10% of the rise. Seed mixture: seeds "
         "are of two kinds. Else undetermined.",
     ),
+    "emergence-law": (
+        "Emergence law",
+        "where in the pretraining loss a score begins to rise (the elbow), as a function of the number of training "
+        "questions; carried down to a few shots it predicts the loss at which the task emerges without finetuning, "
+        "with an interval that is calibrated on sweeps drawn from the fitted law.",
+    ),
     "filtering": ("Filtering", "questions dropped before training or scoring, counted by reason; the reasons add up."),
     "cost": ("Cost", "wall-clock seconds of a run's own phases, added up over interruptions."),
 }

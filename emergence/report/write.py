@@ -59,16 +59,16 @@ def write_report(
 
     Raises:
         UsageError: A package of the ``report`` extra is missing.
-        DataError: There is no such folder, or no finished result in it.
+        DataError: There is no such folder, or no finished result and no stored law in it.
         RunDirectoryError: The report cannot be written.
     """
     require_packages("writing a report", "jinja2", "matplotlib")
     refuse_output_folder(out_dir or results_dir / DEFAULT_FOLDER)
     folder = read_folder(results_dir, n_boot=n_boot, cluster=cluster)
-    if not folder.scored:
+    charts = all_charts(folder, n_boot=n_boot)
+    if not folder.scored and not (folder.collection.told and charts.charts):
         reasons = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])
         raise DataError(f"no finished results here{': ' + reasons if reasons else ''}", results_dir)
-    charts = all_charts(folder, n_boot=n_boot)
     report = report_of(folder, table_of(folder.collection, folder.grouping, folder.scored), charts)
     out_dir = make_folder(out_dir or results_dir / DEFAULT_FOLDER)
     drawings = {}

@@ -30,6 +30,7 @@ Place = Literal[
     "few-shot",
     "training",
     "curve",
+    "laws",
     "ablation",
     "order",
     "pairs",

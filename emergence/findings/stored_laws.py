@@ -1,0 +1,213 @@
+"""Emergence laws as ``emergence law fit --output`` stored them, for figures and the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from emergence.errors import RunDirectoryError
+from emergence.files import read_sealed
+from emergence.findings.collect import Collection
+from emergence.findings.laws import FAR, FLAGS, KIND, SCHEMA_VERSION, interval_words
+from emergence.measures.resampling import FloatArray
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredCurve:
+    """A law, or own elbows: its score is slope·max(E − L, 0) + base, in the units of the link.
+
+    Attributes:
+        amounts, elbows: (J,) finetuning amounts and E at each.
+    """
+
+    amounts: FloatArray
+    elbows: FloatArray
+    slope: float
+    base: float
+
+    def score(self, elbow: float, loss: FloatArray, link: str) -> FloatArray:
+        """Scores at losses of the curve with its elbow there."""
+        fitted = self.slope * np.maximum(elbow - loss, 0.0) + self.base
+        return np.asarray(1 / (1 + np.exp(-fitted)) if link == "logit" else fitted)
+
+
+@dataclass(frozen=True)
+class EmergencePoint:
+    """E_0 with its interval; infinite ends are not bounded by the data. k, alpha, c: Constants of its law."""
+
+    amount: float
+    loss: float
+    lo: float
+    hi: float
+    level: float
+    method: str
+    k: float
+    alpha: float
+    c: float
+    is_power: bool
+
+    def elbow(self, amounts: FloatArray) -> FloatArray:
+        """E(D)."""
+        scale = amounts if self.is_power else np.log(amounts)
+        return np.asarray(self.k * scale**self.alpha + self.c)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredLaw:
+    """What a file of ``law fit --output`` says.
+
+    Attributes:
+        name: Of the file. table, about: What the runs were. form, link: As they were asked for.
+        loss, amount, score, fewshot: (n,) the measured runs.
+        free: Own elbows; ``side`` (J,) is −1 where an elbow lies somewhere below its losses, 1 where above them.
+        law: None for ``free``. point: Its emergence point. share_emerged: By the best loss trained.
+    """
+
+    name: str
+    table: str
+    about: str
+    form: str
+    link: str
+    loss: FloatArray
+    amount: FloatArray
+    score: FloatArray
+    fewshot: FloatArray
+    free: StoredCurve
+    side: FloatArray
+    law: StoredCurve | None
+    point: EmergencePoint | None
+    share_emerged: float
+    flags: tuple[str, ...]
+
+    @property
+    def what(self) -> str:
+        """What D_0 counts: shots, or the least supervision."""
+        return "shots" if self.fewshot.any() else "training questions (minimum supervision)"
+
+    def sentences(self) -> Iterator[str]:
+        """What it predicts, how surely, and what it takes for granted."""
+        best = float(self.loss.min())
+        if self.point is None or self.law is None:
+            yield f"Own elbows of {len(self.free.amounts)} amounts alone: no law, and nothing predicted."
+            return
+        point = self.point
+        ends = interval_words(point.lo, point.hi)
+        place = "above" if point.loss > best else "below"
+        yield (
+            f"With {point.amount:g} {self.what} the task emerges at a loss of {point.loss:.4f}, {point.level:.0%} "
+            f"interval {ends} ({point.method}), {place} the best loss trained, {best:.4g}; confidence that it has "
+            f"emerged by then: {self.share_emerged:.0%}."
+        )
+        curve = "k·D^α + C" if point.is_power else "k·(ln D)^α + C"
+        scale = "logit of the score" if self.link == "logit" else "score"
+        yield (
+            f"It assumes that the {scale} is level down to an elbow in the loss and rises in a straight line below it, "
+            f"with one slope for all amounts; that the elbow moves as E(D) = {curve}, outside the amounts that were "
+            "tried as within them; and that runs share errors by checkpoint and by draw of questions, and are "
+            "independent otherwise."
+        )
+        for flag in self.flags:
+            yield f"{flag.replace('_', ' ')}: {FLAGS[flag]}."
+        if point.loss < best - FAR:
+            yield "Nothing was trained near the predicted point: no run here speaks for or against it."
+
+
+def stored_laws(collection: Collection) -> tuple[list[StoredLaw], list[tuple[str, str]]]:
+    """Every stored law under a folder, and place and reason of each that cannot be read."""
+    found, problems = [], []
+    for told in collection.told:
+        if told.kind == KIND:
+            name = told.path.relative_to(collection.root).as_posix() if told.path != collection.root else told.path.name
+            try:
+                found.append(read_stored_law(told.path, name))
+            except RunDirectoryError as error:
+                problems.append((name, str(error).removeprefix(f"{told.path}: ")))
+    return found, problems
+
+
+def read_stored_law(path: Path, name: str) -> StoredLaw:
+    """One stored law.
+
+    Raises:
+        RunDirectoryError: It is damaged, of another version, or not in this program's format.
+    """
+    content = read_sealed(path)
+    if (content.get("kind"), content.get("schema_version")) != (KIND, SCHEMA_VERSION):
+        raise RunDirectoryError(f"{path}: no emergence law of this version: run emergence law fit again")
+    try:
+        return _law_of(content, name)
+    except (KeyError, TypeError, ValueError, AttributeError) as reason:
+        raise RunDirectoryError(f"{path}: not in this program's format ({reason!r})") from None
+
+
+def _law_of(content: dict[str, Any], name: str) -> StoredLaw:
+    rows, free, law = content["rows"], content["free"], content.get("law")
+    n = len(rows["loss"])
+    loss, amount, score, fewshot = (_numbers(rows[key], n) for key in ("loss", "amount", "score", "fewshot"))
+    amounts = _numbers(free["amounts"])
+    own = _curve(free, amounts)
+    before, past = (_numbers(free[key], len(amounts)) for key in ("before", "past"))
+    if not n or not len(amounts) or (loss <= 0).any() or (amount <= 0).any() or (amounts <= 0).any():
+        raise ValueError("no rows, or losses and amounts that are not above 0")
+    flags = tuple(str(flag) for flag in content["flags"] if flag in FLAGS)
+    point = None
+    if law is not None:
+        target = float(content["target_amount"])
+        numbers = {key: _finite(law[key]) for key in ("emergence_point", "level", "k", "alpha", "c")}
+        if not 1 < target <= amounts.max():
+            raise ValueError(f"target amount {target}")
+        point = EmergencePoint(
+            amount=target,
+            loss=numbers["emergence_point"],
+            lo=-math.inf if law["lo"] is None else _finite(law["lo"]),
+            hi=math.inf if law["hi"] is None else _finite(law["hi"]),
+            level=numbers["level"],
+            method=str(law["method"]),
+            k=numbers["k"],
+            alpha=numbers["alpha"],
+            c=numbers["c"],
+            is_power=content["form"] == "power",
+        )
+    share = content.get("share_emerged_by_best_loss")
+    return StoredLaw(
+        name=name,
+        table=str(content["table"]),
+        about=str(content.get("about") or ""),
+        form=str(content["form"]),
+        link=str(content["link"]),
+        loss=loss,
+        amount=amount,
+        score=score,
+        fewshot=fewshot,
+        free=own,
+        side=np.where(past == 0, -1.0, np.where(before == 0, 1.0, 0.0)),
+        law=None if law is None else _curve(law, amounts),
+        point=point,
+        share_emerged=math.nan if share is None else _finite(share),
+        flags=flags,
+    )
+
+
+def _curve(stored: dict[str, Any], amounts: FloatArray) -> StoredCurve:
+    elbows = _numbers(stored["elbows"], len(amounts))
+    return StoredCurve(amounts, elbows, _finite(stored["slope"]), _finite(stored["base"]))
+
+
+def _numbers(values: Any, n: int | None = None) -> FloatArray:
+    found = np.array([_finite(value) for value in values])
+    if n is not None and len(found) != n:
+        raise ValueError(f"{len(found)} values for {n}")
+    return found
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, str) or not math.isfinite(number := float(value)):
+        raise ValueError(f"{value!r} is no number")
+    return number
