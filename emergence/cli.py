@@ -94,7 +94,7 @@ def _options(
     """Does semantic-role understanding emerge from next-token prediction? Pretrain, probe, compare."""
 
 
-app.add_typer(law_app, name="law", help="Laws of emergence, from a table of runs.")
+app.add_typer(law_app, name="law", help="Laws of emergence, from runs or a table of them.")
 app.add_typer(sweep_app, name="sweep", help="A matrix of experiments by one command; its status, resume and cancel.")
 
 DEFAULT_RUNS = Path("runs")

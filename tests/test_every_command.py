@@ -42,6 +42,8 @@ class Row(NamedTuple):
 
 #: Flags of a run that takes its data from this machine.
 LOCAL = "--config-name debug --data microworld"
+#: A sweep that is not run yet.
+PLANNED = "--losses 2.5,2.2,1.8 --amounts 50,200,1000"
 ROWS = {
     "run": Row(f"{LOCAL} --runs-dir {{new}}", f"{LOCAL} --pretrain-text {NOWHERE} --runs-dir {{new}}", "local",
                "--runs-dir"),
@@ -66,6 +68,8 @@ ROWS = {
     "verify": Row("--data microworld --sample 0", f"--qa-data {NOWHERE}", "local"),
     "curves": Row("{runs}", NOWHERE, "local"),
     "law fit": Row("{file}", NOWHERE, "local", "{file} --output"),
+    "law plan": Row(f"{PLANNED} --noise 0.01 --law 1.7,2.3,0.9", f"{PLANNED} --noise {NOWHERE}", "local"),
+    "law compare": Row("{file} {file}", f"{{file}} {NOWHERE}", "local"),
     "law scaling": Row("{file}", NOWHERE, "local"),
     "demo": Row("--runs-dir {new}", f"--runs-dir {FILE}", "local", "--runs-dir"),
     "doctor": Row("", ""),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from emergence.errors import DataError
+from emergence.errors import DataError, UsageError
 from emergence.report.output_files import refuse_output_file
 from emergence.wording import say
 
@@ -20,6 +21,11 @@ Unit = Annotated[
 Series = Annotated[
     str | None, typer.Option(metavar="NAME", help="Pretraining data of a folder with several (the error lists them).")
 ]
+Cell = Annotated[
+    Literal["full", "frozen"], typer.Option(help="Rows of a folder: models trained whole, or probes of snapshots.")
+]
+Score = Annotated[Literal["f1_tokens", "em", "expected_f1"], typer.Option(help="Of a folder's rows.")]
+Family = Annotated[str, typer.Option(help="Of the probe, with --cell frozen: linear, bilinear, mlp.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
 
@@ -56,11 +62,9 @@ def fit_command(
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Also without parts of the runs: its whole table 2.")
     ] = False,
-    cell: Annotated[
-        Literal["full", "frozen"], typer.Option(help="Rows of a folder: models trained whole, or probes of snapshots.")
-    ] = "full",
-    score: Annotated[Literal["f1_tokens", "em", "expected_f1"], typer.Option(help="Of a folder's rows.")] = "f1_tokens",
-    family: Annotated[str, typer.Option(help="Of the probe, with --cell frozen: linear, bilinear, mlp.")] = "linear",
+    cell: Cell = "full",
+    score: Score = "f1_tokens",
+    family: Family = "linear",
     unit: Unit = "nats",
     series: Series = None,
     output: Annotated[
@@ -121,3 +125,118 @@ def scaling_command(
 
     analysis = analyse_scaling(table, unit=unit, series=series, compute=tuple(compute or ()), n_draws=draws, seed=seed)
     say(to_json(analysis.to_dict(), indent=2) if as_json else analysis.text())
+
+
+def refuse_if_no_noise(noise: str) -> None:
+    """Refuse a file that is none before numpy is imported.
+
+    Raises:
+        UsageError: It is neither a file nor begins like numbers.
+    """
+    if noise[:1] not in "0123456789.+-" and not Path(noise).is_file():
+        raise UsageError(f"--noise {noise}: no such file, and no numbers RUN[,CHECKPOINT[,DRAW]]")
+
+
+def numbers_of(text: str, flag: str) -> list[float]:
+    """Comma-separated numbers.
+
+    Raises:
+        UsageError: One of them is none.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{flag} {text[:80]}: numbers with commas between them") from None
+    if not all(math.isfinite(value) for value in values):
+        raise UsageError(f"{flag} {text[:80]}: not a finite number")
+    return values
+
+
+@app.command("plan")
+def plan_command(
+    losses: Annotated[str, typer.Option(metavar="X,X,...", help="Pretraining losses of the checkpoints.")],
+    amounts: Annotated[str, typer.Option(metavar="N,N,...", help="Finetuning questions.")],
+    noise: Annotated[
+        str,
+        typer.Option(metavar="FILE|X,X,X", help="A law kept by law fit; or SDs of a run, a checkpoint, a draw."),
+    ],
+    draws: Annotated[int, typer.Option(min=1, max=99, help="Draws of questions at each amount.")] = 1,
+    law: Annotated[
+        str | None,
+        typer.Option(metavar="E0,EMAX,SLOPE[,ALPHA]", help="The law believed: elbow at --d0, at the most questions."),
+    ] = None,
+    d0: Annotated[
+        float | None, typer.Option(metavar="N", help="Predict where N questions are enough (default: as kept, or 10).")
+    ] = None,
+    fewshot: Annotated[
+        bool | None, typer.Option("--fewshot/--no-fewshot", help="Few-shot rows, too (default: as the kept law).")
+    ] = None,
+    hours: Annotated[
+        str | None,
+        typer.Option(metavar="C[,R[,Q]]", help="CPU hours of a checkpoint, a run, a thousand questions of a run."),
+    ] = None,
+    level: Annotated[float, typer.Option(min=0.5, max=0.99, help="Confidence of the interval.")] = 0.90,
+    intervals: Annotated[int, typer.Option(min=5, max=999, help="Simulated sweeps with an interval.")] = 60,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """What a sweep would predict, and how surely, before it is paid for; and which one more row of it helps most.
+
+    \b
+    emergence law plan --losses 2.5,2.2,2.0,1.9,1.8 --amounts 50,200,1000,6000 --draws 2 --noise law.json
+    emergence law plan ... --noise 0.01,0.005 --law 1.69,2.27,0.9 --hours 0.5,0.02,0.01
+    """
+    planned = {"losses": numbers_of(losses, "--losses"), "amounts": numbers_of(amounts, "--amounts")}
+    believed = None if law is None else numbers_of(law, "--law")
+    costs = None if hours is None else numbers_of(hours, "--hours")
+    refuse_if_no_noise(noise)
+    from emergence.files import to_json
+    from emergence.findings.law_plan import analyse_plan
+
+    analysis = analyse_plan(
+        **planned, draws=draws, noise=noise, law=believed, target=d0, fewshot=fewshot, hours=costs, level=level,
+        n_intervals=intervals, seed=seed,
+    )  # fmt: skip
+    say(to_json(analysis.to_dict(), indent=2) if as_json else analysis.text())
+
+
+@app.command("compare")
+def compare_command(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Table or folder of runs, as of law fit.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The one it is compared with.")],
+    form: Annotated[Literal["log_power", "power", "nofewshot"], typer.Option(help="Of the elbow's law.")] = "log_power",
+    link: Annotated[Literal["identity", "logit"], typer.Option(help="Of the score.")] = "identity",
+    d0: Annotated[
+        float | None, typer.Option(metavar="N", help="Where N questions are enough, of both (default: as of law fit).")
+    ] = None,
+    level: Annotated[float, typer.Option(min=0.5, max=0.99, help="Confidence of the intervals.")] = 0.90,
+    draws: Annotated[int, typer.Option(min=19, max=9999, help="Draws that calibrate the intervals.")] = 199,
+    cell: Cell = "full",
+    score: Score = "f1_tokens",
+    family: Family = "linear",
+    unit: Unit = "bits_per_byte",
+    series_a: Annotated[str | None, typer.Option(metavar="NAME", help="Pretraining data, of A's folder.")] = None,
+    series_b: Annotated[str | None, typer.Option(metavar="NAME", help="Pretraining data, of B's folder.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """In which of two corpora a task emerges earlier: A earlier, B earlier, or undetermined.
+
+    Losses have to share an axis: bits per byte of one text, best one outside both corpora (column text names it).
+    """
+    for path in (a, b):
+        refuse_if_no_table(path)
+    from emergence.files import to_json
+    from emergence.findings.law_comparison import compare_laws
+    from emergence.findings.law_runs import RunRows
+    from emergence.findings.laws import analyse_law
+
+    first, second = (
+        analyse_law(
+            path, rows=RunRows(cell, score, unit, series, family), form=form, link=link, target=d0, level=level,
+            n_draws=draws, seed=seed + i,
+        )
+        for i, (path, series) in enumerate(((a, series_a), (b, series_b)))
+    )  # fmt: skip
+    comparison = compare_laws(first, second, n_draws=draws, seed=seed)
+    say(to_json(comparison.to_dict(), indent=2) if as_json else comparison.text())

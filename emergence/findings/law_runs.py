@@ -162,7 +162,8 @@ def _full_rows(collection: Collection, asked: RunRows, left_out: list[str]) -> I
                 left_out.append(f"{item.name}: no loss on held-out text, no {asked.score}, or no count of questions")
                 continue
             text = s.trunk.pretraining_text if s.trunk else NOT_RECORDED
-            key = (s.pretrain, s.base.layout, s.base.test_questions, s.base.evaluation_settings, text)
+            pretrain = s.pretrain.partition(" at step ")[0]  # snapshots and the end of one pretraining are one series
+            key = (pretrain, s.base.layout, s.base.test_questions, s.base.evaluation_settings, text)
             yield _row(
                 asked, key, item.name, loss, amount, score, f"{item.result.trunk.pretrain_id}@{_steps(item)}",
                 _draw_of(item.spec), s.base.size, s.base.tokenizer,
@@ -189,7 +190,7 @@ def _frozen_rows(collection: Collection, asked: RunRows, left_out: list[str]) ->
             estimate = result.estimates[snapshot.name][asked.family][asked.score]
             row = last[trunk, layout, questions] = _row(
                 asked, key, f"{run['run_id']}, {snapshot.name}", loss, int(settings["train_questions"]), estimate,
-                f"{trunk}@{snapshot.step}", f"seed {run['seed']}", str(run["config_name"]),
+                f"{trunk}@{snapshot.step}", f"seed {run['seed']}, subset 0", str(run["config_name"]),
                 str(settings.get("tokenizer"))[:12],
             )  # fmt: skip
             yield row
@@ -232,7 +233,7 @@ def _row(
 
 def _draw_of(spec: ExperimentSpec) -> str:
     """The draw of training questions: with one seed, fewer questions are part of more."""
-    return f"seed {spec.seed}"
+    return f"seed {spec.seed}, subset {getattr(spec, 'subset', 0)}"
 
 
 def _steps(item: Found) -> int | None:

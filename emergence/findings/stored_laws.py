@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,10 @@ from emergence.errors import RunDirectoryError
 from emergence.files import read_sealed
 from emergence.findings.collect import Collection
 from emergence.findings.laws import FAR, FLAGS, KIND, SCHEMA_VERSION, interval_words
+from emergence.measures.law_errors import LawErrors
 from emergence.measures.resampling import FloatArray
 
-Value = TypeVar("Value")
+_ERRORS = ("checkpoint", "draw", "rest")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,7 @@ class StoredLaw:
     Attributes:
         name: Of the file. table, about: What the runs were. form, link: As they were asked for.
         loss, amount, score, fewshot: (n,) the measured runs.
+        errors: Standard deviations of checkpoints, draws and what is left; None for ``free``.
         free: Own elbows; ``side`` (J,) is −1 where an elbow lies somewhere below its losses, 1 where above them.
         law: None for ``free``. point: Its emergence point. share_emerged: By the best loss trained.
     """
@@ -83,6 +85,7 @@ class StoredLaw:
     side: FloatArray
     law: StoredCurve | None
     point: EmergencePoint | None
+    errors: LawErrors | None
     share_emerged: float
     flags: tuple[str, ...]
 
@@ -190,6 +193,7 @@ def _law_of(content: dict[str, Any], name: str) -> StoredLaw:
         side=np.where(past == 0, -1.0, np.where(before == 0, 1.0, 0.0)),
         law=None if law is None else _curve(law, amounts),
         point=point,
+        errors=None if law is None else LawErrors(*(_finite(content["errors"][key]) for key in _ERRORS)),
         share_emerged=math.nan if share is None else _finite(share),
         flags=flags,
     )
