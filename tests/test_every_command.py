@@ -70,6 +70,7 @@ ROWS = {
     "law fit": Row("{file}", NOWHERE, "local", "{file} --output"),
     "law plan": Row(f"{PLANNED} --noise 0.01 --law 1.7,2.3,0.9", f"{PLANNED} --noise {NOWHERE}", "local"),
     "law compare": Row("{file} {file}", f"{{file}} {NOWHERE}", "local"),
+    "law skills": Row("{runs}", NOWHERE, "local"),
     "law scaling": Row("{file}", NOWHERE, "local"),
     "demo": Row("--runs-dir {new}", f"--runs-dir {FILE}", "local", "--runs-dir"),
     "doctor": Row("", ""),

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from emergence.errors import DataError, UsageError
+from emergence.experiment.store import refuse_if_no_results
 from emergence.report.output_files import refuse_output_file
 from emergence.wording import say
 
@@ -240,3 +241,25 @@ def compare_command(
     )  # fmt: skip
     comparison = compare_laws(first, second, n_draws=draws, seed=seed)
     say(to_json(comparison.to_dict(), indent=2) if as_json else comparison.text())
+
+
+@app.command("skills")
+def skills_command(
+    results_dir: Annotated[Path, typer.Argument(metavar="RUN|DIR", help="A run directory, or a folder of them.")],
+    readout: Annotated[str, typer.Option(help="Of frozen runs: headline (linear), bilinear, mlp.")] = "headline",
+    score: Annotated[
+        Literal["f1_tokens", "em"], typer.Option(help="An answer is right from a score of 0.5 on.")
+    ] = "f1_tokens",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Whether the questions of a predicate are answered together: tuples of roles against independent answers.
+
+    Beside each role's share of wrong answers stands the curve of Arora and Goyal (2023).
+    """
+    refuse_if_no_results(results_dir)
+    from emergence.files import to_json
+    from emergence.findings.skills import analyse_skills
+
+    found = analyse_skills(results_dir, readout=readout, score=score, seed=seed)
+    say(to_json(found.to_dict(), indent=2) if as_json else found.text())
