@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from emergence.errors import EmergenceError
 from emergence.findings.folder import ResultsFolder, open_run
 from emergence.findings.skills import SkillAnalysis, skills_of
 from emergence.measures.emergence_score import FROZEN, FULL
+from emergence.measures.skills import LEAST_TUPLES
 from emergence.report.charts.chart import ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, MARKERS, shared_legend
 from emergence.report.charts.rows import distinct, never, numbers, rows_where, value_words
@@ -16,6 +18,7 @@ from emergence.report.charts.rows import distinct, never, numbers, rows_where, v
 RATE, CURVE, MEASURED = "tuples", "theory", "roles"
 #: The figure shows no p-value, so few permutations do.
 _N_NULL = 19
+_TOO_FEW = f"it takes predictions of {LEAST_TUPLES} questions with their predicates"
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
@@ -24,11 +27,9 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         for cell in (FULL, FROZEN):
             for item in scores.comparable.cells.get(cell, ())[:1]:
                 run = open_run(folder.root, item.name)
-                try:
-                    if run is not None and item.scores is not None:
+                if run is not None and item.scores is not None:
+                    with contextlib.suppress(EmergenceError):  # too few questions, or none with a predicate
                         rows += _rows(scores.comparable.label, skills_of(run, n_null=_N_NULL))
-                except EmergenceError as reason:
-                    charts.skip(KIND.name, f"{item.name}: {str(reason).removeprefix(f'{run and run.path}: ')}")
     caption = (
         "Left: share of k questions of one predicate that are right together (token F1 of 0.5 or more; solid), and as "
         "it would be if answers were independent (dashed); what lies between them is association. Right: the share of "
@@ -36,7 +37,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         "Goyal (2023) at the share of predicates with a wrong answer (dashed; it ends at one half). So few roles "
         "illustrate it, no more. One seed of each condition."
     )
-    charts.add(KIND, "Questions of one predicate", caption, rows, "no run has predictions with predicates")
+    charts.add(KIND, "Questions of one predicate", caption, rows, _TOO_FEW)
 
 
 def _rows(label: str, found: SkillAnalysis) -> Iterator[Row]:
