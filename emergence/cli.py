@@ -30,7 +30,7 @@ from emergence.remote.pull import Part
 from emergence.remote.refusals import ending_in_one_line, interrupted
 from emergence.report.fitted import fitted_table, fitted_text, is_terminal
 from emergence.report.output_files import refuse_output_file, refuse_output_folder, write_output
-from emergence.spec.experiment import SET, ExperimentSpec, experiment_flags, refuse_with_resume
+from emergence.spec.experiment import SET, DataRoute, ExperimentSpec, experiment_flags, refuse_with_resume
 from emergence.spec.flags import flags_of, takes
 from emergence.studies.cka.analyse import AnalysisFlags, analyse_locally
 from emergence.wording import in_line, say
@@ -607,13 +607,40 @@ def probe_snapshots_command(
 @app.command("cka")
 @takes(*(each for each in flags_of(AnalysisFlags) if each.name not in ("model_dir", "gpu")))
 def cka_command(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")] = "",
+    model: Annotated[
+        str | None, typer.Option(help="Instead of a run: a published model, compared with its last revision.")
+    ] = None,
+    revisions: Annotated[
+        str | None, typer.Option(metavar="A,B,...|all|log12", help="Of --model: which (default: log12).")
+    ] = None,
+    data: Annotated[
+        DataRoute | None, typer.Option(help="Of --model: where its questions are from (default: hub).")
+    ] = None,
+    dtype: WeightsType = "fp32",
     runs_dir: RunsDir = DEFAULT_RUNS,
     **flags: Any,
 ) -> None:
-    """How a run's representations change over pretraining and finetuning: temporal CKA, on this machine."""
-    asked = AnalysisFlags(model_dir=run_id, **flags)
+    """How representations change over pretraining and finetuning: temporal CKA, on this machine.
+
+    \b
+    emergence cka RUN
+    emergence cka --model EleutherAI/pythia-70m --revisions log12      suspect revisions are left out and named
+    """
+    if (model is None) == (run_id == ""):
+        raise UsageError("give a run, or a published model with --model: one of the two")
+    asked = AnalysisFlags(model_dir=run_id or str(model), **flags)
     asked.check()
+    if model is not None:
+        refuse_if_no_folder(runs_dir)
+        values = [f'probe.weights="{dtype}"']
+        spec = ExperimentSpec.from_flags(model=model, freeze_llm=True, data=data or "hub", set_values=values)
+        from emergence.commands.cka import ModelHistory, analyse_model
+
+        say(analyse_model(ModelHistory(spec=spec, revisions=revisions or "log12"), asked, runs_dir))
+        return
+    if revisions is not None or data is not None:
+        raise UsageError("--revisions and --data are of --model; a run has its snapshots, and its questions")
     for name in asked.runs():
         find_run(name, runs_dir)
     say(analyse_locally(asked, runs_dir))

@@ -76,8 +76,9 @@ def _trunk(run: RunDirectory) -> tuple[ModelToMeasure, CanEncode]:
 
 
 def _published(name: str, revision: str | None, precision: Precision) -> tuple[ModelToMeasure, CanEncode]:
-    """A published model. Its weights are loaded to see its size, and again when they are wanted."""
+    """A published model, whose weights are loaded when they are wanted."""
     from emergence.model.huggingface import find_model, load_model, random_twin
+    from emergence.model.huggingface.loading import load_tokenizer, sizes_of
 
     files = find_model(name, revision)
 
@@ -87,10 +88,9 @@ def _published(name: str, revision: str | None, precision: Precision) -> tuple[M
     def twin(seed: int) -> Encoder:
         return random_twin(name, revision, seed=seed, precision=precision, files=files).encoder
 
-    loaded = load_model(name, revision, precision=precision, files=files)
-    encoder, tokenizer = loaded.encoder, loaded.tokenizer
-    sizes = encoder.n_layers, encoder.hidden_size, encoder.max_tokens
-    return ModelToMeasure(files.digest_in(precision), tokenizer.fingerprint, *sizes, build, twin), tokenizer
+    sizes, tokenizer = sizes_of(files), load_tokenizer(files)
+    shape = sizes.n_layers, sizes.hidden_size, sizes.max_tokens
+    return ModelToMeasure(files.digest_in(precision), tokenizer.fingerprint, *shape, build, twin), tokenizer
 
 
 def _usable(run: RunDirectory) -> dict[str, Estimate]:

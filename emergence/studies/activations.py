@@ -197,10 +197,10 @@ class _TokenTypes:
     """Mean state of every token type of the probe sentences, at every level."""
 
     def __init__(self, inputs: EncodedSentences, n_levels: int, hidden_size: int) -> None:
-        first = np.zeros(len(inputs.ids), dtype=bool)
-        first[inputs.offsets[:-1]] = True  # <|endoftext|> is no token of the sentence
+        before = np.zeros(len(inputs.ids), dtype=bool)
+        before[inputs.offsets[:-1]] = inputs.n_before > 0  # what begins a text is no token of the sentence
         self.types, self.index = np.unique(inputs.ids, return_inverse=True)
-        self.counts = np.bincount(self.index[~first], minlength=len(self.types))
+        self.counts = np.bincount(self.index[~before], minlength=len(self.types))
         self.sums = torch.zeros(n_levels, len(self.types), hidden_size, dtype=torch.float64)
 
     def add(self, level: int, ids: npt.NDArray[np.int64], inside: npt.NDArray[np.bool_], states: Tensor) -> None:
@@ -214,7 +214,7 @@ class _TokenTypes:
         """Fill the second half of ``stored``: each row of the first minus the mean of its tokens' type means."""
         n, p = len(inputs), len(inputs.predicate_sentences)
         ranges = zip(inputs.offsets[:-1], inputs.offsets[1:], strict=True)
-        numbers = [self.index[begin + 1 : end] for begin, end in ranges]
+        numbers = [self.index[begin + inputs.n_before : end] for begin, end in ranges]
         asked = self.index[inputs.offsets[inputs.predicate_sentences] + inputs.predicate_positions]  # (P,)
         for level in range(len(stored)):
             means = self.sums[level].numpy() / np.maximum(self.counts, 1)[:, None]  # (types, D)

@@ -2,15 +2,17 @@
 
 They come from the test and validation questions, which no finetuning has seen. They stand alone after
 ``<|endoftext|>``, as documents begin in pretraining, without question or predicate marker. So every trunk of a run,
-before and after finetuning, reads the same ordinary text.
+before and after finetuning, reads the same ordinary text. Before a published model's sentences stands the token that
+begins its texts, if it has one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,9 @@ from emergence.data.records import QADataset
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError
 from emergence.measures.ragged import offsets_of
+
+if TYPE_CHECKING:
+    from emergence.model.huggingface import HuggingFaceTokenizer
 
 IntArray = npt.NDArray[np.int64]
 
@@ -61,11 +66,12 @@ class EncodedSentences:
     """N sentences as one tokenizer sees them.
 
     Attributes:
-        ids: Token ids of all sentences, each after one ``<|endoftext|>``.
+        ids: Token ids of all sentences, each after the token that begins a text, if there is one.
         offsets: (N+1,) places in ``ids``: sentence i is ``ids[offsets[i]:offsets[i + 1]]``.
         predicate_sentences: (P,) the sentence of each predicate, ascending.
         predicate_positions: (P,) the place in its sentence of each predicate's last token, which has seen all of it.
         pad_id: The token that fills batches.
+        n_before: How many tokens stand before a sentence, 0 or 1.
     """
 
     ids: IntArray
@@ -73,13 +79,14 @@ class EncodedSentences:
     predicate_sentences: IntArray
     predicate_positions: IntArray
     pad_id: int
+    n_before: int = 1
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> IntArray:
-        """(N,) number of tokens of each sentence, including ``<|endoftext|>``."""
+        """(N,) number of tokens of each sentence, including the one before it."""
         return np.diff(self.offsets)
 
     @property
@@ -89,16 +96,18 @@ class EncodedSentences:
         for array in (self.ids, self.offsets, self.predicate_sentences, self.predicate_positions):
             digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
             digest.update(b"|")
+        if self.n_before != 1:
+            digest.update(b"nothing before")
         return digest.hexdigest()
 
     def padded(self, index: IntArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-        """Right-padded ids (B, T) of some sentences, and a mask (B, T) without ``<|endoftext|>`` and padding."""
+        """Right-padded ids (B, T) of some sentences, and a mask (B, T) of the sentences' own tokens."""
         lengths = self.lengths[index]
         column = np.arange(int(lengths.max()))
         inside = column < lengths[:, None]  # (B, T)
         ids = np.full(inside.shape, self.pad_id, dtype=np.int64)
         ids[inside] = np.concatenate([self.ids[self.offsets[i] : self.offsets[i + 1]] for i in index])
-        return ids, inside & (column > 0)
+        return ids, inside & (column >= self.n_before)
 
 
 def choose_sentences(dataset: QADataset, n: int, seed: int) -> ProbeSet:
@@ -122,29 +131,58 @@ def choose_sentences(dataset: QADataset, n: int, seed: int) -> ProbeSet:
     return ProbeSet(tuple(available[i] for i in order), len(available))
 
 
-def encode_sentences(sentences: Sequence[ProbeSentence], tokenizer: TextTokenizer) -> EncodedSentences:
-    """Encode sentences word by word, as the sentences of questions are encoded."""
+def encode_sentences(
+    sentences: Sequence[ProbeSentence], tokenizer: TextTokenizer | HuggingFaceTokenizer
+) -> EncodedSentences:
+    """Encode sentences as those of questions are encoded: word by word, or as a published tokenizer cuts them."""
     pieces = [word_pieces(sentence.tokens) for sentence in sentences]
-    unique = list(dict.fromkeys(piece for words in pieces for piece in words))
-    ids_of = dict(zip(unique, tokenizer.encode_batch(unique), strict=True))
+    if isinstance(tokenizer, TextTokenizer):
+        encode, before = _by_word(pieces, tokenizer), [tokenizer.eot]
+    else:
+        encode, before = _as_published(tokenizer), [] if tokenizer.start is None else [tokenizer.start]
     parts: list[npt.NDArray[np.int64]] = []
     owners: list[int] = []
     positions: list[int] = []
     for number, (sentence, words) in enumerate(zip(sentences, pieces, strict=True)):
-        encoded = [ids_of[word].astype(np.int64) for word in words]
-        last = np.cumsum([len(word) for word in encoded])  # after <|endoftext|>, so no minus one
-        parts.append(np.concatenate([[tokenizer.eot], *encoded]))
+        ids, last = encode(words)
+        parts.append(np.concatenate([np.array(before, dtype=np.int64), ids]))
         owners += [number] * len(sentence.predicates)
-        positions += [int(last[i]) for i in sentence.predicates]
+        positions += [len(before) + int(last[i]) for i in sentence.predicates]
     return EncodedSentences(
         ids=np.concatenate(parts),
         offsets=offsets_of([len(part) for part in parts]),
         predicate_sentences=np.array(owners, dtype=np.int64),
         predicate_positions=np.array(positions, dtype=np.int64),
         pad_id=tokenizer.pad,
+        n_before=len(before),
     )
 
 
-def fitting(sentences: Sequence[ProbeSentence], tokenizer: TextTokenizer, max_tokens: int) -> npt.NDArray[np.bool_]:
-    """(N,) whether a sentence has at most ``max_tokens`` tokens, including ``<|endoftext|>``."""
+#: The words of a sentence to its token ids (T,), and the place (W,) of each word's last token.
+_Encode = Callable[[Sequence[str]], tuple[IntArray, IntArray]]
+
+
+def _by_word(pieces: Sequence[Sequence[str]], tokenizer: TextTokenizer) -> _Encode:
+    unique = list(dict.fromkeys(piece for words in pieces for piece in words))
+    ids_of = dict(zip(unique, tokenizer.encode_batch(unique), strict=True))
+
+    def encode(words: Sequence[str]) -> tuple[IntArray, IntArray]:
+        encoded = [ids_of[word].astype(np.int64) for word in words]
+        return np.concatenate(encoded), np.cumsum([len(word) for word in encoded]) - 1
+
+    return encode
+
+
+def _as_published(tokenizer: HuggingFaceTokenizer) -> _Encode:
+    def encode(words: Sequence[str]) -> tuple[IntArray, IntArray]:
+        ids, _, last = tokenizer.encode_words(words)
+        return ids.astype(np.int64), last.astype(np.int64)
+
+    return encode
+
+
+def fitting(
+    sentences: Sequence[ProbeSentence], tokenizer: TextTokenizer | HuggingFaceTokenizer, max_tokens: int
+) -> npt.NDArray[np.bool_]:
+    """(N,) whether a sentence has at most ``max_tokens`` tokens, including the one before it."""
     return encode_sentences(sentences, tokenizer).lengths <= max_tokens

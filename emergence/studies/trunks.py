@@ -61,6 +61,31 @@ class Timeline:
     tokenizer: TextTokenizer
 
     @property
+    def name(self) -> str:
+        return self.run.run_id
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Which run it is, as results of studies tell it."""
+        spec = self.run.spec
+        return {
+            "run_id": self.run.run_id,
+            "experiment_id": spec.experiment_id,
+            "config_name": spec.config.name,
+            "condition": spec.condition,
+            "seed": spec.seed,
+        }
+
+    @property
+    def reference(self) -> str:
+        """What points are compared with, in words."""
+        return "the start"
+
+    @property
+    def n_levels(self) -> int:
+        return self.model.n_layers + 1
+
+    @property
     def start_index(self) -> int:
         return next(i for i, point in enumerate(self.checkpoints) if point.phase == "start")
 
@@ -95,7 +120,8 @@ def read_timeline(run: RunDirectory) -> Timeline:
     """
     if run.spec.model:
         raise UsageError(
-            f"{run.run_id} probed a published model, whose history are its revisions: emergence probe --revisions"
+            f"{run.run_id} probed a published model, whose history are its revisions: emergence probe --revisions, or "
+            "emergence cka --model"
         )
     if not run.trunk_path.is_file():
         raise RunDirectoryError(

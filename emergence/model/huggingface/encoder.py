@@ -44,7 +44,7 @@ class HuggingFaceEncoder(nn.Module):
         config = model.config.get_text_config()
         self.hidden_size: int = config.hidden_size
         self.n_layers: int = config.num_hidden_layers
-        self.max_tokens: int = context_length(model)
+        self.max_tokens: int = context_length(config)
         self._parts: Parts = parts_of(model)
         self._body: nn.Module = model.base_model
         self.logits_off = self._check(config.vocab_size)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from emergence.errors import UsageError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 #: (blocks, final norm), tried in this order.
 _PLACES = (
@@ -59,9 +59,8 @@ def parts_of(model: PreTrainedModel) -> Parts:
     )
 
 
-def context_length(model: PreTrainedModel) -> int:
-    """The longest sequence that the model takes, in tokens; 2,048 where its configuration says nothing (BLOOM)."""
-    config = model.config.get_text_config()
+def context_length(config: PretrainedConfig) -> int:
+    """The longest sequence that a model takes, in tokens; 2,048 where its configuration says nothing (BLOOM)."""
     known = (getattr(config, name, None) for name in _LENGTHS)
     return next((int(length) for length in known if isinstance(length, int) and length > 0), 2048)
 

@@ -15,6 +15,7 @@ import torch
 
 from emergence.errors import EmergenceError, UsageError, WeightsError
 from emergence.model.huggingface.encoder import HuggingFaceEncoder
+from emergence.model.huggingface.families import context_length
 from emergence.model.huggingface.files import ModelFiles, find_model
 from emergence.model.huggingface.tokenizer import HuggingFaceTokenizer
 from emergence.spec.memory import free_memory
@@ -143,6 +144,34 @@ def random_twin(
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=torch.float32).to(dtype)
     return _wrapped(files, model, device, seed=seed)
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """What a configuration tells of a model: L blocks, width D, and the longest sequence that it takes."""
+
+    n_layers: int
+    hidden_size: int
+    max_tokens: int
+
+    @property
+    def n_levels(self) -> int:
+        """L + 1."""
+        return self.n_layers + 1
+
+
+def sizes_of(files: ModelFiles) -> ModelSizes:
+    """The sizes of a model that need not be loaded for them.
+
+    Raises:
+        UsageError: Its configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    with _quietly(), _in_one_line(files):
+        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
+        text = config.get_text_config()
+        return ModelSizes(int(text.num_hidden_layers), int(text.hidden_size), context_length(text))
 
 
 def load_tokenizer(files: ModelFiles) -> HuggingFaceTokenizer:

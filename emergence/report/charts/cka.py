@@ -1,4 +1,4 @@
-"""Temporal CKA, from what ``temporal_cka_analysis.py`` left in a run directory: heatmaps, and drift from the start."""
+"""Temporal CKA of runs and of published models' revisions: heatmaps, and drift from the start or the last revision."""
 
 from __future__ import annotations
 
@@ -23,20 +23,19 @@ Arrays = Mapping[str, npt.NDArray[np.float64]]
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    """Heatmaps and drift curves of every run that was analysed."""
-    found_any = False
-    for on_disk in folder.runs:
-        where = on_disk.run.path / FILES.folder
-        if not (where / FILES.json_file).is_file():
-            continue
-        found_any = True
+    """Heatmaps and drift curves of every run and every model that was analysed."""
+    places = {on_disk.name: on_disk.run.path / FILES.folder for on_disk in folder.runs}
+    # Of published models, whose results lie beside the runs.
+    places |= {path.name: path for path in sorted((folder.root / FILES.name).glob("*")) if path.is_dir()}
+    places = {name: where for name, where in places.items() if (where / FILES.json_file).is_file()}
+    for name, where in places.items():
         try:
             content, arrays = read_result(where)
         except RunDirectoryError as error:
-            charts.skip(f"{KIND.name}_{on_disk.name}", str(error))
+            charts.skip(f"{KIND.name}_{name}", str(error))
             continue
-        _charts_of(on_disk.name, content, arrays, charts)
-    if not found_any:
+        _charts_of(name, content, arrays, charts)
+    if not places:
         charts.skip(KIND.name, "no run was analysed: python temporal_cka_analysis.py --model-dir RUN")
 
 
@@ -49,12 +48,17 @@ def _charts_of(name: str, content: Mapping[str, Any], arrays: Arrays, charts: Ch
     rows = [row for view in ROWS_IN_WORDS for row in _heatmaps(view, run, arrays)]
     reason = "the analysis holds neither sentence nor predicate rows"
     charts.add(KIND, "Levels against each other", caption, rows, reason, of=f"heatmaps_{name}")
+    reference = _reference(run)
+    whole = "the start of finetuning" if reference == "the start" else reference
+    left_out = "".join(f" {note[0].upper()}{note[1:]}." for note in content["notes"] if note.startswith("left out: "))
     caption = (
-        f"{how} Each checkpoint against the start of finetuning. Bars: {settings['level']:.0%} intervals over "
+        f"{how} Each checkpoint against {whole}. Bars: {settings['level']:.0%} intervals over "
         f"sentences. Grey: mean similarity of the same levels to {settings['random_seeds']} untrained trunks.{frozen}"
+        f"{left_out}"
     )
     rows = [row for view in ROWS_IN_WORDS for row in _drift(view, run, arrays)]
-    charts.add(_DRIFT, "Drift from the start of finetuning", caption, rows, "no drift curves", of=f"drift_{name}")
+    title = "Drift from the start of finetuning" if reference == "the start" else "The way to the last revision"
+    charts.add(_DRIFT, title, caption, rows, "no drift curves", of=f"drift_{name}")
     if len(content["runs"]) > 1:
         other = content["runs"][1]["run_id"]
         rows = [row for view in ROWS_IN_WORDS for row in _cross(view, arrays)]
@@ -62,17 +66,24 @@ def _charts_of(name: str, content: Mapping[str, Any], arrays: Arrays, charts: Ch
         charts.add(KIND, title, caption, rows, "nothing to compare", of=f"against_{name}")
 
 
+def _reference(run: Mapping[str, Any]) -> str:
+    """What points are compared with; older files are all of runs."""
+    return str(run.get("reference", "the start"))
+
+
 def _heatmaps(view: str, run: Mapping[str, Any], arrays: Arrays) -> Iterator[Row]:
     if f"run/{view}/layers" not in arrays:
         return
     start, names = run["start_index"], [point["name"] for point in run["checkpoints"]]
     layers, from_start = arrays[f"run/{view}/layers"], arrays[f"run/{view}/from_start"]
-    panels = {"start": (layers[start], "level at the start", "level at the start")}
+    at = "the start" if _reference(run) == "the start" else _short(names[start])
+    short = at.removeprefix("the ")
+    panels = {short: (layers[start], f"level at {at}", f"level at {at}")}
     if start > 0:
-        panels[f"{_short(names[0])} to start"] = (from_start[0], "level at the start", f"level at {_short(names[0])}")
+        panels[f"{_short(names[0])} to {short}"] = (from_start[0], f"level at {at}", f"level at {_short(names[0])}")
     if len(names) > start + 1:
         last = _short(names[-1])
-        panels[f"start to {last}"] = (from_start[-1], "level at the start", f"level at {last}")
+        panels[f"{short} to {last}"] = (from_start[-1], f"level at {at}", f"level at {last}")
         panels[last] = (layers[-1], f"level at {last}", f"level at {last}")
     for panel, (matrix, rows, columns) in panels.items():
         yield from _cells(view, panel, matrix, rows, columns)
@@ -154,7 +165,9 @@ def _draw_drift(figure: Figure, rows: Sequence[Row]) -> None:
     for (left, right), view in zip(axes, views, strict=True):
         mine = rows_where(rows, view=view)
         matrix = np.stack([numbers(rows_where(mine, level=level), "cka") for level in range(n_levels)])
-        figure.colorbar(_heatmap(left, matrix), ax=left, label="CKA with the start")
+        reference = rows_where(rows_where(mine, level=0), phase="start")[0]
+        at = "the start" if reference["checkpoint"] == "pretrained" else reference["checkpoint"]
+        figure.colorbar(_heatmap(left, matrix), ax=left, label=f"CKA with {at}")
         left.set_ylabel("level (0: embeddings)")
         left.set_title(ROWS_IN_WORDS[view], loc="left")
         for i, level in enumerate(shown):
@@ -166,9 +179,8 @@ def _draw_drift(figure: Figure, rows: Sequence[Row]) -> None:
             right.plot(
                 numbers(at, "index"), numbers(at, "untrained"), markersize=2.5, label=f"{name}, untrained", **floor
             )
-        start = rows_where(rows_where(mine, level=0), phase="start")[0]["index"]
-        right.axvline(start, color="black", linewidth=0.7)
-        right.set(ylabel="CKA with the start", ylim=(min(0.0, float(np.nanmin(matrix))) - 0.03, 1.03))
+        right.axvline(reference["index"], color="black", linewidth=0.7)
+        right.set(ylabel=f"CKA with {at}", ylim=(min(0.0, float(np.nanmin(matrix))) - 0.03, 1.03))
         for ax in (left, right):
             _checkpoint_ticks(ax, [row["checkpoint"] for row in rows_where(mine, level=0)])
     shared_legend(figure, [axes[0, 1]])

@@ -29,7 +29,7 @@ class AnalysisFlags:
     random_seeds: int = flag(5, "Untrained trunks to compare with.")
     seed_twin: str | None = flag(None, "Run that finetuned the same trunk under another seed.", metavar="RUN")
     control: str | None = flag(None, "Run that finetuned the same trunk on control labels.", metavar="RUN")
-    qa_data: str | None = flag(None, "Where the run's questions lie now.")
+    qa_data: str | None = flag(None, "Where the questions lie now.")
     seed: int = flag(0, "Of the choice of sentences and of all resampling.")
     gpu: str = flag("A10G", "On Modal.")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,10 @@ from emergence.wording import aligned, format_interval
 
 if TYPE_CHECKING:  # reading a result needs no torch
     from emergence.studies.cka.views import View
-    from emergence.studies.trunks import Timeline
+    from emergence.studies.trunks import TimelinePoint
 
+#: Stored in the JSON, so that readers of run results pass over those of models, which lie beside the runs.
+KIND = "emergence-temporal-cka"
 FILES = StudyFiles(name="temporal_cka", version=1, what="a temporal CKA", again="run the analysis again")
 #: What the two runs are called in the keys of the arrays.
 RUN_NAMES = ("run", "against")
@@ -37,12 +39,37 @@ _LEGEND = (
 )
 
 
+class History(Protocol):
+    """What a result tells of: the timeline of a run, or a published model's revisions."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``run_id``, ``experiment_id``, ``config_name``, ``condition`` and ``seed``."""
+
+    @property
+    def reference(self) -> str:
+        """What points are compared with, in words: ``the start``."""
+
+    @property
+    def checkpoints(self) -> tuple[TimelinePoint, ...]: ...
+    @property
+    def finetuned(self) -> tuple[TimelinePoint, ...]: ...
+    @property
+    def start_index(self) -> int: ...
+    @property
+    def n_levels(self) -> int: ...
+    @property
+    def trunk_never_moved(self) -> bool: ...
+
+
 @dataclass(frozen=True, eq=False)
 class TemporalCKA:
     """Everything that one call compared.
 
     Attributes:
-        timelines: The run, and the one that it is compared with, if there is one.
+        timelines: The run or model, and the run that it is compared with, if there is one.
         views: For each run, ``<rows>/<pass>`` (such as ``sentence/raw``) -> its curves.
         cross: ``<rows>/<pass>`` -> ``start`` and ``last``: CKA of the first run's levels with the second's.
         missing: For each run, name of a null comparison -> why it is not there.
@@ -52,7 +79,7 @@ class TemporalCKA:
         settings: How it was computed.
     """
 
-    timelines: tuple[Timeline, ...]
+    timelines: tuple[History, ...]
     views: tuple[dict[str, View], ...]
     cross: dict[str, dict[str, npt.NDArray[np.float64]]]
     missing: tuple[dict[str, str], ...]
@@ -76,6 +103,7 @@ class TemporalCKA:
         """Plain JSON types; undefined values become null."""
         return {
             **FILES.header,
+            "kind": KIND,
             "settings": self.settings,
             "probe": {
                 "sentences": self.n_sentences,
@@ -108,14 +136,11 @@ def read_result(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.
     return FILES.read(folder, lambda content, arrays: (content, arrays))
 
 
-def _run_dict(timeline: Timeline, views: Mapping[str, View], missing: Mapping[str, str]) -> dict[str, Any]:
+def _run_dict(timeline: History, views: Mapping[str, View], missing: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "run_id": timeline.run.run_id,
-        "experiment_id": timeline.run.spec.experiment_id,
-        "config_name": timeline.run.spec.config.name,
-        "condition": timeline.run.spec.condition,
-        "seed": timeline.run.spec.seed,
-        "n_levels": timeline.model.n_layers + 1,
+        **timeline.facts,
+        "reference": timeline.reference,
+        "n_levels": timeline.n_levels,
         "start_index": timeline.start_index,
         "trunk_never_moved": timeline.trunk_never_moved,
         "checkpoints": [
@@ -137,31 +162,35 @@ def _view_dict(view: View) -> dict[str, Any]:
 
 
 def _run_lines(
-    timeline: Timeline, views: Mapping[str, View], missing: Mapping[str, str], settings: Mapping[str, Any]
+    timeline: History, views: Mapping[str, View], missing: Mapping[str, str], settings: Mapping[str, Any]
 ) -> list[str]:
     before, after = timeline.start_index, len(timeline.finetuned)
-    lines = [f"{timeline.run.run_id}: {before} pretraining checkpoints, the start, {after} of finetuning"]
+    lines = [f"{timeline.name}: {before} pretraining checkpoints, {timeline.reference}, {after} of finetuning"]
     if timeline.trunk_never_moved:
         furthest = max(float(np.nanmax(np.abs(1.0 - view.drift[before:]))) for view in views.values())
         lines.append(
             "  Its finetuning checkpoints hold the start's trunk weight for weight, so their CKA with it is 1 by "
             f"construction: a check of this program, not a finding (largest |1 - CKA|: {furthest:.1e})."
         )
-    lines += [f"  no {name} comparison: {reason}" for name, reason in missing.items()]
+    for reason in dict.fromkeys(missing.values()):
+        names = ", ".join(name for name, why in missing.items() if why == reason)
+        lines.append(f"  no {names} comparison: {reason}")
     point, row = _checkpoint_shown(timeline)
-    if point == "pretrained":
+    if row == timeline.start_index:
         return [*lines, "  There is one checkpoint only: nothing to compare over time."]
     if timeline.trunk_never_moved:
         for rows, view in views.items():
             lines += ["", f"  {_WHAT[rows]}: its trunk against untrained ones", *_untrained(view, row)]
         return lines
     for rows, view in views.items():
-        lines += ["", f"  {_WHAT[rows]}: {point} against the start", *_table(view, row, settings["level"])]
+        against = f"{point} against {timeline.reference}"
+        lines += ["", f"  {_WHAT[rows]}: {against}", *_table(view, row, settings["level"])]
     rows, view = next(iter(views.items()))
-    return [*lines, "", f"  {_WHAT[rows]}: every checkpoint against the start", *_over_time(timeline, view)]
+    against = f"every checkpoint against {timeline.reference}"
+    return [*lines, "", f"  {_WHAT[rows]}: {against}", *_over_time(timeline, view)]
 
 
-def _checkpoint_shown(timeline: Timeline) -> tuple[str, int]:
+def _checkpoint_shown(timeline: History) -> tuple[str, int]:
     """Name and index of the checkpoint that tables show: the last, or the first where nothing was finetuned."""
     index = len(timeline.checkpoints) - 1 if timeline.finetuned else 0
     return timeline.checkpoints[index].name, index
@@ -196,7 +225,7 @@ def _untrained(view: View, row: int) -> list[str]:
     return _columns({"level": _level_names(view), **{name: _numbers(values) for name, values in parts.items()}})
 
 
-def _over_time(timeline: Timeline, view: View) -> list[str]:
+def _over_time(timeline: History, view: View) -> list[str]:
     """Similarity to the start, one line for each checkpoint."""
     columns: dict[str, Sequence[str]] = {"checkpoint": [point.name for point in timeline.checkpoints]}
     for level, name in enumerate(_level_names(view)):
@@ -217,7 +246,7 @@ def _numbers(values: npt.NDArray[np.float64], digits: int = 3) -> list[str]:
 
 
 def _cross_lines(result: TemporalCKA) -> list[str]:
-    left, right = (timeline.run.run_id for timeline in result.timelines)
+    left, right = (timeline.name for timeline in result.timelines)
     lines = [f"{left} against {right}, last checkpoints: most similar level"]
     for rows, blocks in result.cross.items():
         block = blocks["last"]

@@ -1,6 +1,7 @@
 """Temporal CKA: how the representations of one run change over pretraining and finetuning.
 
-It reads a run directory and writes ``temporal_cka.json`` and ``temporal_cka.npz``. There may be a second run to compare
+It reads a run directory and writes ``temporal_cka.json`` and ``temporal_cka.npz``. The revisions of a published model
+are read likewise (:mod:`emergence.studies.cka.published`). There may be a second run to compare
 with, a twin that finetuned the same trunk under another seed, and a run finetuned on control labels. States are
 extracted once per set of weights and kept until the analysis is complete. So an interrupted analysis goes on where it
 was. The measures are defined in docs/methods.md#temporal-cka.
@@ -20,12 +21,15 @@ import numpy as np
 import torch
 
 from emergence.data.sources import load_qa
+from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import UsageError
 from emergence.experiment.store import RunDirectory
 from emergence.measures.cka import CKAMethod
+from emergence.model.huggingface import HuggingFaceTokenizer
+from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.activations import PASSES, ROWS, States, TrunkSource, extract_states
 from emergence.studies.cka.nulls import matched_noise, random_trunks
-from emergence.studies.cka.result import FILES, TemporalCKA
+from emergence.studies.cka.result import FILES, History, TemporalCKA
 from emergence.studies.cka.views import Atlas, Cast, Effort, View, view
 from emergence.studies.probe_sentences import (
     LEAST_SENTENCES,
@@ -84,10 +88,14 @@ class CKAOptions:
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """One run under analysis: its checkpoints, the sentences as it reads them, and the trunks of its curves."""
+class Subject:
+    """What is analysed: its history, the sentences as it reads them, and the trunks of its curves.
 
-    timeline: Timeline
+    Attributes:
+        missing: Name of a null comparison -> why it is not there.
+    """
+
+    timeline: History
     inputs: EncodedSentences
     cast: Cast
     missing: dict[str, str]
@@ -120,7 +128,11 @@ def analyse_run(
         UsageError: ``seed_twin`` or ``control`` did not start from the same trunk.
     """
     timelines = [read_timeline(RunDirectory.open(path)) for path in (run_dir, against) if path is not None]
-    probe, notes = _probe(timelines, options)
+    run = timelines[0].run
+    spec = dataclasses.replace(run.spec, qa_data=options.qa_data) if options.qa_data else run.spec
+    readers = [(timeline.tokenizer, timeline.model.sequence_length) for timeline in timelines]
+    probe, notes, fingerprint = choose_probe(spec, readers, options)
+    notes = [note for timeline in timelines if (note := _data_note(timeline.run, fingerprint))] + notes
     subjects = [_subject(timeline, probe, options, twins=i == 0) for i, timeline in enumerate(timelines)]
     study = CKAStudy(subjects, probe, notes, options, should_stop)
     return study.run(out_dir or run_dir / FILES.folder, progress, should_stop)
@@ -129,26 +141,38 @@ def analyse_run(
 # What is compared -------------------------------------------------------------------------------
 
 
-def _probe(timelines: Sequence[Timeline], options: CKAOptions) -> tuple[ProbeSet, list[str]]:
-    """The sentences, all short enough for every run, and what a reader should know about them."""
-    run = timelines[0].run
-    spec = dataclasses.replace(run.spec, qa_data=options.qa_data) if options.qa_data else run.spec
+def choose_probe(
+    spec: ExperimentSpec, readers: Sequence[tuple[TextTokenizer | HuggingFaceTokenizer, int]], options: CKAOptions
+) -> tuple[ProbeSet, list[str], str]:
+    """The sentences, all short enough for every reader.
+
+    Args:
+        spec: Its questions are read.
+        readers: Tokenizer and longest sequence of every model.
+
+    Returns:
+        The sentences, what a reader of results should know about them, and the fingerprint of the questions.
+
+    Raises:
+        DataError: The questions cannot be loaded, or hold too few sentences.
+        UsageError: Too few are short enough.
+    """
     dataset = load_qa(spec, options.cache_dir)
-    notes = [note for timeline in timelines if (note := _data_note(timeline.run, dataset.fingerprint))]
+    notes = []
     chosen = choose_sentences(dataset, options.sentences, options.seed)
     if len(chosen.sentences) < options.sentences:
         notes.append(
             f"test and validation hold {chosen.available} sentences, fewer than the {options.sentences} asked for"
         )
     keep = np.ones(len(chosen.sentences), dtype=bool)
-    for timeline in timelines:
-        keep &= fitting(chosen.sentences, timeline.tokenizer, timeline.model.sequence_length)
+    for tokenizer, max_tokens in readers:
+        keep &= fitting(chosen.sentences, tokenizer, max_tokens)
     if not keep.all():
         notes.append(f"{int((~keep).sum())} sentences were left out: longer than a trunk's sequence length")
     if keep.sum() < LEAST_SENTENCES:
         raise UsageError(f"only {int(keep.sum())} sentences fit the trunks' sequence length: too few to compare")
     kept = tuple(s for s, k in zip(chosen.sentences, keep, strict=True) if k)
-    return ProbeSet(kept, chosen.available), notes
+    return ProbeSet(kept, chosen.available), notes, dataset.fingerprint
 
 
 def _data_note(run: RunDirectory, fingerprint: str) -> str | None:
@@ -157,7 +181,7 @@ def _data_note(run: RunDirectory, fingerprint: str) -> str | None:
     return f"{run.run_id} was trained on other questions than the sentences come from: it may have seen some of them"
 
 
-def _subject(timeline: Timeline, probe: ProbeSet, options: CKAOptions, *, twins: bool) -> _Subject:
+def _subject(timeline: Timeline, probe: ProbeSet, options: CKAOptions, *, twins: bool) -> Subject:
     """One run with the trunks that it is compared with. Only the first run has ``twins`` and control runs."""
     missing: dict[str, str] = {}
     noise: dict[int, TrunkSource] = {}
@@ -183,9 +207,12 @@ def _subject(timeline: Timeline, probe: ProbeSet, options: CKAOptions, *, twins:
         twin=twin.last.source if twin else None,
         control=tuple(point.source for point in control.finetuned) if control else (),
     )
-    inputs = encode_sentences(probe.sentences, timeline.tokenizer)
-    # With another tokenizer the same weights have other states.
-    return _Subject(timeline, inputs, cast.keyed(inputs.fingerprint), missing)
+    return subject_of(timeline, encode_sentences(probe.sentences, timeline.tokenizer), cast, missing)
+
+
+def subject_of(history: History, inputs: EncodedSentences, cast: Cast, missing: dict[str, str]) -> Subject:
+    """A subject, its trunks told apart by what they read, too: with another tokenizer, weights have other states."""
+    return Subject(history, inputs, cast.keyed(inputs.fingerprint), missing)
 
 
 def _siblings(options: CKAOptions) -> list[tuple[Path | None, str]]:
@@ -217,7 +244,7 @@ class CKAStudy(Study[States, TemporalCKA]):
 
     def __init__(
         self,
-        subjects: Sequence[_Subject],
+        subjects: Sequence[Subject],
         probe: ProbeSet,
         notes: list[str],
         options: CKAOptions,
@@ -257,7 +284,7 @@ def _states(
 
 
 def _result(
-    subjects: Sequence[_Subject],
+    subjects: Sequence[Subject],
     states: dict[str, States],
     probe: ProbeSet,
     notes: list[str],
