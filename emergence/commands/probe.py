@@ -23,6 +23,7 @@ from emergence.model.huggingface.files import (
     find_model,
     list_revisions,
 )
+from emergence.model.huggingface.toy_llm import toy_llm_path
 from emergence.report.table_formats import format_table
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.published import is_directory
@@ -95,7 +96,7 @@ def _specs(request: ProbeRequest, runs_dir: Path, should_stop: Callable[[], bool
 
 def _of_twins(model: str) -> str | None:
     """The revision whose configuration random twins are drawn from: the model's own, whatever revisions are probed."""
-    if is_directory(model) and not (Path(model).expanduser() / CONFIG_FILE).is_file():
+    if toy_llm_path(model) is None and is_directory(model) and not (Path(model).expanduser() / CONFIG_FILE).is_file():
         return list_revisions(model)[0]
     return None
 

@@ -88,7 +88,9 @@ class ExperimentSpec:
     nq_data: str | None = flag(None, "Local NQ-open (jsonl or parquet) for wiki+nq and wiki+control.")
     qa_data: str | None = flag(None, "Local question data (file or folder) instead of the route's.")
     # A published model in place of a trunk of this program. Its random twin is drawn from its configuration.
-    model: str | None = flag(None, "Probe this causal model: a name on the Hugging Face hub, or a directory.")
+    model: str | None = flag(
+        None, "Probe this causal model: a name on the Hugging Face hub, a directory, or a .pth file."
+    )
     revision: str | None = flag(None, "Its revision: a branch, tag or commit, or a subfolder of the directory.")
 
     @classmethod

@@ -38,10 +38,15 @@ def model_folder(name: str) -> Path:
 def size_name(name: str) -> str:
     """What stands for a model where a size stands otherwise: the last part of its name, without odd characters.
 
-    >>> size_name("Qwen/Qwen2.5-0.5B"), size_name("./exports/tiny/")
-    ('Qwen2-5-0-5B', 'tiny')
+    Of a weights file in a folder it is the folder's name, since such files are all called alike.
+
+    >>> size_name("Qwen/Qwen2.5-0.5B"), size_name("./exports/tiny/"), size_name("TinyQA_1/toy_llm_pretrained.pth")
+    ('Qwen2-5-0-5B', 'tiny', 'TinyQA_1')
     """
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", PurePath(name).name).strip("-_") or "model"
+    path = PurePath(name)
+    if path.suffix == ".pth":
+        path = path.parent if path.parent.name else path.with_suffix("")
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.name).strip("-_") or "model"
 
 
 def refuse_with_model(spec: ExperimentSpec, overrides: Iterable[str] = ()) -> None:

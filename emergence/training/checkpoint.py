@@ -1,4 +1,4 @@
-"""Weights and resumable state on disk: the only ``torch.save`` and ``torch.load`` of the project.
+"""Weights and resumable state on disk: the only ``torch.save`` of the project.
 
 Both kinds of file are ordinary PyTorch zip files of tensors and plain values. They are opened with
 ``weights_only=True``, so nothing in them can run. They are sealed (:mod:`emergence.training.sealing`), and torch never
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import ConfigError, WeightsError
 from emergence.files import atomic_writer, make_folder, open_regular, to_json
+from emergence.model.tensor_files import first_line, load_tensors
 from emergence.model.trunk import Trunk
 from emergence.spec.config import ModelConfig, model_config_from_dict
 from emergence.training.checkpoint_names import CheckpointName, parse_checkpoint_name
@@ -433,7 +434,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
         with open_regular(path, WeightsError) as handle:
             check_seal(path, handle)
             handle.seek(0)
-            content = torch.load(handle, map_location="cpu", weights_only=True)
+            content = load_tensors(handle)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file; --list-saved shows the runs there are") from None
     except IsADirectoryError:
@@ -444,8 +445,7 @@ def _read_sealed(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:
         # A valid seal around something torch refuses: forged, or written by another version of torch.
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise WeightsError(f"{path}: refused by the safe loader ({reason[0][:200]})") from error
+        raise WeightsError(f"{path}: refused by the safe loader ({first_line(error)})") from error
     if type(content) is not dict:
         raise WeightsError(f"{path}: not a weights file of this program")
     return content

@@ -1,8 +1,9 @@
 """Where a published model lies, and whether it can be read: all that is known before a weight is loaded.
 
-A model is a local directory, or a name on the hub. A whole copy in the hub's cache is used as it is; otherwise it is
-fetched. Of a local directory a revision is a subfolder, of the hub a branch, a tag or a commit. Weights are
-safetensors alone, because a pickle can run code when it is read, and code that comes with a model is never run.
+A model is a local directory, a name on the hub, or a ``.pth`` file of the original study (``toy_llm``). A whole copy in
+the hub's cache is used as it is; otherwise it is fetched. Of a local directory a revision is a subfolder, of the hub a
+branch, a tag or a commit. Weights of others are safetensors alone, because a pickle can run code when it is read, and
+code that comes with a model is never run.
 """
 
 from __future__ import annotations
@@ -133,7 +134,8 @@ def find_model(name: str, revision: str | None = None, *, cache_dir: Path | None
     """The files of a model, fetched if need be.
 
     Args:
-        name: A directory, or a name on the hub such as ``EleutherAI/pythia-70m``.
+        name: A directory, a name on the hub such as ``EleutherAI/pythia-70m``, or weights of
+            :mod:`~emergence.model.huggingface.toy_llm`.
         revision: A subfolder of the directory; a branch, tag or commit of the hub.
         cache_dir: The hub's cache, if it is not in its usual place.
 
@@ -143,6 +145,10 @@ def find_model(name: str, revision: str | None = None, *, cache_dir: Path | None
         WeightsError: It has no safetensors files, or a part of them is missing or damaged.
     """
     require_packages("reading a published model", "transformers")
+    from emergence.model.huggingface.toy_llm import find_toy_llm
+
+    if (toy := find_toy_llm(name, revision)) is not None:
+        return toy
     place, commit = _local(name, revision), None
     if place is None:
         place = _from_hub(name, revision, cache_dir)
@@ -177,6 +183,10 @@ def list_revisions(name: str, *, cache_dir: Path | None = None) -> list[str]:
     Raises:
         UsageError: There are none, or the hub has no such model.
     """
+    from emergence.model.huggingface.toy_llm import toy_llm_path
+
+    if toy_llm_path(name) is not None:
+        raise UsageError(f"{name} has no revisions that name a step: of its folder take --revision pretrain_epoch_1")
     if is_directory(name):
         folder = model_folder(name)
         found = [path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}")]

@@ -18,6 +18,7 @@ from emergence.model.huggingface.encoder import HuggingFaceEncoder
 from emergence.model.huggingface.families import context_length
 from emergence.model.huggingface.files import ModelFiles, find_model
 from emergence.model.huggingface.tokenizer import HuggingFaceTokenizer
+from emergence.model.huggingface.toy_llm import ToyLLMFiles
 from emergence.spec.memory import free_memory
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,11 @@ def load_model(
     refuse_if_too_large(files, precision)
     from transformers import AutoModelForCausalLM
 
+    if isinstance(files, ToyLLMFiles):
+        with _quietly(), _in_one_line(files):
+            model = AutoModelForCausalLM.from_config(_config_of(files), dtype=torch.float32)
+            model.load_state_dict(files.tensors())
+        return _wrapped(files, model.to(dtype), device, seed=None)
     with _quietly(), _in_one_line(files):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             files.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True,
@@ -137,10 +143,10 @@ def random_twin(
     files = files or find_model(name, revision, cache_dir=cache_dir)
     dtype = _TYPES[precision]
     refuse_if_too_large(files, precision)
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     with _quietly(), _in_one_line(files), torch.random.fork_rng(devices=[]):
-        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
+        config = _config_of(files)
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=torch.float32).to(dtype)
     return _wrapped(files, model, device, seed=seed)
@@ -166,12 +172,18 @@ def sizes_of(files: ModelFiles) -> ModelSizes:
     Raises:
         UsageError: Its configuration cannot be read.
     """
+    with _quietly(), _in_one_line(files):
+        text = _config_of(files).get_text_config()
+        return ModelSizes(int(text.num_hidden_layers), int(text.hidden_size), context_length(text))
+
+
+def _config_of(files: ModelFiles) -> Any:
+    """The configuration in transformers' form."""
     from transformers import AutoConfig
 
-    with _quietly(), _in_one_line(files):
-        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
-        text = config.get_text_config()
-        return ModelSizes(int(text.num_hidden_layers), int(text.hidden_size), context_length(text))
+    if isinstance(files, ToyLLMFiles):
+        return AutoConfig.for_model(**files.config)
+    return AutoConfig.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
 
 
 def load_tokenizer(files: ModelFiles) -> HuggingFaceTokenizer:
@@ -182,6 +194,9 @@ def load_tokenizer(files: ModelFiles) -> HuggingFaceTokenizer:
     """
     from transformers import AutoTokenizer
 
+    if isinstance(files, ToyLLMFiles):
+        with _quietly():
+            return HuggingFaceTokenizer(files.tokenizer(), files.label)
     with _quietly():
         try:
             tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
