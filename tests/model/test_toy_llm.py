@@ -153,7 +153,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         "layers.0.ffn.linear1.bias is (3,), not (512,)",
     ),
     "another width": (lambda state: planted(300, width=96), "its width 96 does not tell the number of heads"),
-    "integers": (lambda state: {name: tensor.int() for name, tensor in state.items()}, "not of ordinary floating-point"),
+    "integers": (lambda state: {n: t.int() for n, t in state.items()}, "not of ordinary floating-point"),
     "not finite": (lambda state: {**state, "llm.norm_out.bias": torch.full((WIDTH,), torch.nan)}, "not finite"),
 }  # fmt: skip
 
