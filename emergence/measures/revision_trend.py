@@ -25,6 +25,8 @@ _LEAST_DETOUR_SD, _LEAST_LOSS_SD = 0.1, 0.1
 _LEAST_SPEED_SD = 0.25
 #: Exchanging two revisions has to shorten the path near them by this factor.
 _SHORTER = 1.25
+#: Ways of placing copies that are all tried; of more, one set of equal weights is placed after the other.
+_MOST_PLACINGS = 4096
 #: How far a step 0 may be from the loss of guessing, ln V, as a share of it.
 _GUESSING = 0.15
 #: Revisions with steps that a trend takes.
@@ -52,8 +54,8 @@ class RevisionFacts:
 def find_suspects(revisions: Iterable[RevisionFacts], log_vocabulary: float) -> dict[str, str]:
     """Revisions that are not what their step says, with the reason.
 
-    In this order: equal groups of tensors at different steps, where the revision whose weights lie off the path is
-    named, else the later one; a step 0 whose loss is not that of guessing; two revisions whose exchange makes the path
+    In this order: equal groups of tensors at different steps, where all but the one that makes the path
+    shortest are named, else the later ones; a step 0 whose loss is not that of guessing; two revisions whose exchange makes the path
     shorter; and one by one, the worst first, revisions whose weights or loss are off the trend of their neighbours.
 
     Args:
@@ -83,12 +85,12 @@ def _copies(ordered: Sequence[RevisionFacts]) -> dict[str, str]:
     for revision in ordered:
         if revision.digests:
             whole.setdefault(tuple(sorted(revision.digests.items())), []).append(revision)
-    for same in whole.values():
-        if len({r.step for r in same}) > 1:
-            sound = _best_placed(same, list(same[0].digests), [r for r in ordered if r not in same])
-            for revision in same:
-                if revision is not sound:
-                    suspects[revision.name] = f"it has the weights of {sound.name}, byte for byte"
+    sets = [same for same in whole.values() if len({r.step for r in same}) > 1]
+    alone = [r for r in ordered if not any(r in same for same in sets)]
+    for same, sound in zip(sets, _placed(sets, alone), strict=True):
+        for revision in same:
+            if revision is not sound:
+                suspects[revision.name] = f"it has the weights of {sound.name}, byte for byte"
     rest = [r for r in ordered if r.name not in suspects]
     for one, other in itertools.combinations(rest, 2):
         shared = [g for g in one.digests if one.digests[g] == other.digests.get(g)]
@@ -96,7 +98,8 @@ def _copies(ordered: Sequence[RevisionFacts]) -> dict[str, str]:
         shared = [g for g in shared if _has_moved(g, one, other, rest)]
         if not shared or one.step == other.step or {one.name, other.name} & set(suspects):
             continue
-        sound = _best_placed([one, other], shared, [r for r in rest if r not in (one, other)])
+        settled = [r for r in rest if r.name not in suspects and not _shares(r, shared, rest)]
+        (sound,) = _placed([[one, other]], settled, shared)
         bad = other if sound is one else one
         suspects[bad.name] = f"{len(shared)} of its {len(bad.digests)} groups of tensors are those of {sound.name}"
     return suspects
@@ -109,15 +112,56 @@ def _has_moved(group: str, one: RevisionFacts, other: RevisionFacts, rest: Seque
     return any(r.digests.get(group) not in (None, one.digests[group]) for r in beside)
 
 
-def _best_placed(
-    same: Sequence[RevisionFacts], groups: Sequence[str], others: Sequence[RevisionFacts]
-) -> RevisionFacts:
-    """Of revisions with equal groups the one whose step they are of; the first if nothing tells."""
-    off = [_misplacement(revision, groups, others) for revision in same]
-    return same[int(np.argmin(np.round(off, 9)))]
+def _shares(revision: RevisionFacts, groups: Sequence[str], others: Iterable[RevisionFacts]) -> bool:
+    """Whether another revision holds one of these groups, too."""
+    return any(revision.digests.get(g) == r.digests.get(g) for r in others if r is not revision for g in groups)
 
 
-def _misplacement(revision: RevisionFacts, groups: Sequence[str], others: Sequence[RevisionFacts]) -> float:
+def _placed(
+    sets: Sequence[Sequence[RevisionFacts]], alone: Sequence[RevisionFacts], groups: Sequence[str] | None = None
+) -> tuple[RevisionFacts, ...]:
+    """Of every set of revisions with equal groups the one whose step they are of; the first if nothing tells.
+
+    All sets are placed at once, where they make the path through everybody's weights shortest. So what one copy serves
+    says nothing about where another belongs. At an end several places may be equally good; then the speed decides.
+
+    Args:
+        sets: Each by step. alone: Revisions that no other one is equal to.
+        groups: Which groups the path is of; None for all.
+    """
+    known: dict[tuple[str, str], float] = {}
+
+    def between(a: RevisionFacts, b: RevisionFacts) -> float:
+        if (a.name, b.name) not in known:
+            known[a.name, b.name] = _distance(a, b, groups)
+        return known[a.name, b.name]
+
+    def path(chosen: Sequence[RevisionFacts]) -> list[RevisionFacts]:
+        return sorted([*alone, *chosen], key=lambda r: (r.step, r.name))
+
+    def length(chosen: Sequence[RevisionFacts]) -> float:
+        return sum(between(a, b) for a, b in itertools.pairwise(path(chosen)))
+
+    def misplaced(chosen: Sequence[RevisionFacts]) -> float:
+        by_step = path(chosen)
+        return round(sum(_misplacement(r, groups, [o for o in by_step if o is not r]) for r in chosen), 9)
+
+    def best(candidates: Sequence[tuple[RevisionFacts, ...]]) -> tuple[RevisionFacts, ...]:
+        lengths = [length(chosen) for chosen in candidates]
+        limit = min(lengths) * (1 + 1e-9)
+        return min((c for c, long in zip(candidates, lengths, strict=True) if long <= limit), key=misplaced)
+
+    if math.prod(map(len, sets)) <= _MOST_PLACINGS:
+        return best(list(itertools.product(*sets)))
+    chosen, before = tuple(same[0] for same in sets), None
+    while chosen != before and length(chosen) < (math.inf if before is None else length(before)):
+        before = chosen
+        for i, same in enumerate(sets):
+            chosen = best([(*chosen[:i], one, *chosen[i + 1 :]) for one in same])
+    return chosen
+
+
+def _misplacement(revision: RevisionFacts, groups: Sequence[str] | None, others: Sequence[RevisionFacts]) -> float:
     """How far a revision's groups lie from where the step wants them, from 0 on.
 
     Of three revisions in a row, the revision's neighbours and itself or at an end the two next to it, the way from the

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from emergence.measures import revision_trend
 from emergence.measures.revision_trend import RevisionFacts, find_suspects
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
@@ -56,6 +57,27 @@ def test_a_copy_is_named_and_not_what_it_is_a_copy_of(at: int) -> None:
         suspects = find_suspects(revisions, LN_V)
         assert list(suspects) == [revisions[at].name], (at, of)
         assert suspects[revisions[at].name] == f"it has the weights of {revisions[of].name}, byte for byte"
+
+
+@pytest.mark.parametrize(
+    "of", [{9: 6, 5: 8}, {8: 5, 11: 7}, {8: 9, 3: 11, 10: 11}, {0: 4, 1: 8, 9: 5}, {1: 0, 6: 0, 10: 7}]
+)
+def test_several_copies_at_once_are_named_and_not_what_they_are_copies_of(of: dict[int, int]) -> None:
+    for groups in (GROUPS, ("embed", "layers.0")):
+        revisions = history()
+        for at, source in of.items():
+            put(revisions, at, source, groups)
+        suspects = find_suspects(revisions, LN_V)
+        assert set(suspects) == {revisions[at].name for at in of}, groups
+
+
+def test_many_copies_are_placed_one_set_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    revisions = history()
+    of = {9: 6, 5: 8, 3: 2}
+    for at, source in of.items():
+        put(revisions, at, source)
+    monkeypatch.setattr(revision_trend, "_MOST_PLACINGS", 1)
+    assert set(find_suspects(revisions, LN_V)) == {revisions[at].name for at in of}
 
 
 @pytest.mark.parametrize("at", [0, -1])
