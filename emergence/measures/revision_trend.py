@@ -54,9 +54,9 @@ class RevisionFacts:
 def find_suspects(revisions: Iterable[RevisionFacts], log_vocabulary: float) -> dict[str, str]:
     """Revisions that are not what their step says, with the reason.
 
-    In this order: equal groups of tensors at different steps, where all but the one that makes the path
-    shortest are named, else the later ones; a step 0 whose loss is not that of guessing; two revisions whose exchange makes the path
-    shorter; and one by one, the worst first, revisions whose weights or loss are off the trend of their neighbours.
+    In this order: equal groups of tensors at different steps, where all but those that make the path shortest are
+    named; a step 0 whose loss is not that of guessing; two revisions whose exchange makes the path shorter; and one by
+    one, the worst first, revisions whose weights or loss are off the trend of their neighbours.
 
     Args:
         revisions: Of one training run.
