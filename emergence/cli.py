@@ -502,6 +502,7 @@ def ie_command(
     n: Annotated[int, typer.Option("--n", min=1, help="Texts; half of them fit the pooling.")] = 20_000,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of texts, controls, noise and random twins.")] = 3,
     dimensions: Annotated[int, typer.Option(min=1, help="Most dimensions that states are pooled to.")] = 64,
+    snapshots: Annotated[bool, typer.Option("--snapshots", help="Every snapshot of pretraining, as a curve.")] = False,
     revision: Revision = None,
     out: StudyFolder = None,
     dtype: WeightsType = "fp32",
@@ -524,8 +525,9 @@ def ie_command(
     chosen = parse_layers(None if layers == "all" else layers)
     options = Options(n=n, seeds=seeds, dimensions=dimensions, layers=chosen)
     result = measure_information(
-        name, texts, runs_dir, options, length=length, revision=revision, out=out, precision=dtype, device=device
-    )
+        name, texts, runs_dir, options, length=length, revision=revision, snapshots=snapshots, out=out,
+        precision=dtype, device=device,
+    )  # fmt: skip
     say(to_json(result.to_dict(), indent=2) if as_json else result.text())
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from emergence.commands.subject import folder_name, is_model, of_model, of_run
 from emergence.data.token_texts import CanEncode, load_texts
@@ -17,12 +21,34 @@ from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import FAMILIES, WITH_WORDS
 from emergence.measures.information import BITS, usable_information
 from emergence.model import Encoder, build_trunk
+from emergence.studies.information.curve import FILES as CURVE_FILES
+from emergence.studies.information.curve import InformationCurve, Place
 from emergence.studies.information.measure import InformationStudy, ModelToMeasure, Options
-from emergence.studies.information.result import FILES, InformationResult
+from emergence.studies.information.result import FILES, InformationResult, LayerUsable
+from emergence.studies.information.snapshots import InformationCurveStudy
+from emergence.studies.revisions.record import load_revisions
 from emergence.studies.sentence_pairs.score import Precision
-from emergence.studies.trunks import read_timeline
+from emergence.studies.snapshots.result import FILES as PROBE_FILES
+from emergence.studies.snapshots.result import GAIN
+from emergence.studies.snapshots.result import read_result as read_snapshot_probes
+from emergence.studies.study import StudyFiles
+from emergence.studies.trunks import Timeline, TimelinePoint, read_timeline, refuse_without_snapshots, told_progress
 from emergence.training.precision import select_device
 from emergence.training.recording import TerminalProgress, plain_messages
+
+#: Snapshots take a way from somewhere to somewhere.
+LEAST_SNAPSHOTS = 2
+
+
+@dataclass(frozen=True)
+class _ToMeasure:
+    """A model, where on the way of training it is, and what its probes found."""
+
+    place: Place
+    model: ModelToMeasure
+    tokenizer: CanEncode
+    usable: dict[str, Estimate] = field(default_factory=dict)
+    usable_by_layer: dict[str, tuple[LayerUsable, ...]] = field(default_factory=dict)
 
 
 def measure_information(
@@ -33,37 +59,79 @@ def measure_information(
     *,
     length: int | None = None,
     revision: str | None = None,
+    snapshots: bool = False,
     out: Path | None = None,
     precision: Precision = "fp32",
     device: str | None = None,
-) -> InformationResult:
+) -> InformationResult | InformationCurve:
     """Information emergence of a run's trunk or a published model, beside its controls; the result is written.
+
+    Args:
+        snapshots: Whether every snapshot of its pretraining is measured. Of a model these are its revisions that name a
+            step, but for those that ``emergence revisions`` found suspect.
 
     Raises:
         UsageError: It is neither, or cannot be measured so.
         DataError: There are no such texts, or too few.
     """
     on = select_device(device)
-    usable: dict[str, Estimate] = {}
-    if is_model(name, runs_dir):
-        model, tokenizer = _published(name, revision, precision)
-        subject, home = of_model(name, revision, precision, FILES, runs_dir)
-    else:
-        if revision is not None:
-            raise UsageError("--revision is of published models: drop it for a run")
-        run, subject, home = of_run(name, "emergence ie", FILES, runs_dir)
-        (model, tokenizer), usable = _trunk(run), _usable(run)
-    read = load_texts(texts, tokenizer, length)
-    with_ksg = find_spec("infomeasure") is not None
-    study = InformationStudy(subject, model, read, replace(options, with_ksg=with_ksg), device=on, usable=usable)
+    options = replace(options, with_ksg=find_spec("infomeasure") is not None)
+    files = CURVE_FILES if snapshots else FILES
+    subject, home, points = _subject(name, runs_dir, revision, snapshots, precision, files)
+    read = load_texts(texts, points[-1].tokenizer, length)
+
+    def study(point: _ToMeasure) -> InformationStudy:
+        usable, by_layer = point.usable, point.usable_by_layer
+        return InformationStudy(subject, point.model, read, options, device=on, usable=usable, usable_by_layer=by_layer)
+
+    place = out or home / f"{folder_name(read.name)}-T{read.length}"
     with plain_messages(), StopSwitch() as should_stop:
-        return study.run(out or home / f"{folder_name(read.name)}-T{read.length}", TerminalProgress(), should_stop)
+        if not snapshots:
+            return study(points[0]).run(place, TerminalProgress(), should_stop)
+        curve = InformationCurveStudy(subject, [(point.place, study(point)) for point in points])
+        return curve.run(place, TerminalProgress(), should_stop)
 
 
-def _trunk(run: RunDirectory) -> tuple[ModelToMeasure, CanEncode]:
-    """The trunk that a run starts finetuning from."""
+def _subject(
+    name: str, runs_dir: Path, revision: str | None, snapshots: bool, precision: Precision, files: StudyFiles
+) -> tuple[dict[str, Any], Path, list[_ToMeasure]]:
+    """What is measured, the folder of its results, and its models in the order of training."""
+    if is_model(name, runs_dir):
+        if snapshots and revision is not None:
+            raise UsageError("--snapshots are all steps of a model, --revision is one: drop one of the two")
+        subject, home = of_model(name, revision, precision, files, runs_dir)
+        if not snapshots:
+            return subject, home, [_published(name, revision, precision)]
+        suspects = known.suspects if (known := load_revisions(runs_dir, name)) else {}
+        return {**subject, "left_out": suspects}, home, _enough(name, list(_revisions(name, suspects, precision)))
+    if revision is not None:
+        raise UsageError("--revision is of published models: drop it for a run")
+    run, subject, home = of_run(name, "emergence ie", files, runs_dir)
+    if snapshots:
+        refuse_without_snapshots(run)
+        return subject, home, _enough(name, list(_snapshots(run)))
     timeline = read_timeline(run)
-    source, config, rows = timeline.start.source, timeline.model, timeline.vocab_rows
+    usable, by_layer = _usable(run)
+    return subject, home, [replace(_trunk(timeline, timeline.start), usable=usable, usable_by_layer=by_layer)]
+
+
+def _enough(name: str, points: list[_ToMeasure]) -> list[_ToMeasure]:
+    if len(points) < LEAST_SNAPSHOTS:
+        raise UsageError(f"{name} has {len(points)} sound snapshots, and a curve takes {LEAST_SNAPSHOTS} at least")
+    last = points[-1].model
+    for point in points:
+        shape = point.model.tokenizer, point.model.n_layers, point.model.hidden_size
+        if shape != (last.tokenizer, last.n_layers, last.hidden_size):
+            raise UsageError(f"{name}: {point.place.name} has another shape or tokenizer than {points[-1].place.name}")
+    return points
+
+
+# Runs ---------------------------------------------------------------------------------------------
+
+
+def _trunk(timeline: Timeline, point: TimelinePoint) -> _ToMeasure:
+    """The trunk at one point of a run."""
+    source, config, rows = point.source, timeline.model, timeline.vocab_rows
 
     def twin(seed: int) -> Encoder:
         return build_trunk(config, rows, seed=seed, init="normal")
@@ -72,10 +140,70 @@ def _trunk(run: RunDirectory) -> tuple[ModelToMeasure, CanEncode]:
     model = ModelToMeasure(
         source.key, fingerprint, config.n_layers, config.hidden_size, config.sequence_length, source.build, twin
     )
-    return model, timeline.tokenizer
+    return _ToMeasure(Place(*told_progress(point), source.key), model, timeline.tokenizer)
 
 
-def _published(name: str, revision: str | None, precision: Precision) -> tuple[ModelToMeasure, CanEncode]:
+def _snapshots(run: RunDirectory) -> Iterator[_ToMeasure]:
+    """Every snapshot of a run's pretraining and the trunk at its end, with what ``emergence probe-snapshots`` found."""
+    timeline = read_timeline(run)
+    usable = _usable_of_snapshots(run)
+    twins = f"normal|{timeline.model}|{timeline.vocab_rows}"
+    for point in timeline.checkpoints[: timeline.start_index + 1]:
+        found = _trunk(timeline, point)
+        yield replace(found, model=replace(found.model, twins=twins), usable=usable.get(point.source.key, {}))
+
+
+def _usable(run: RunDirectory) -> tuple[dict[str, Estimate], dict[str, tuple[LayerUsable, ...]]]:
+    """What the probes of a frozen run tell of the answer, in bits: beyond words and positions, and by layer."""
+    if not (run.is_finished and run.spec.condition.endswith("frozen")):
+        return {}, {}
+    scores = RunScores.load(run)
+    alone = scores.scores.get(WORDS, {}).get("log_prob")
+    found = {}
+    for family in FAMILIES:
+        added = scores.scores.get(WITH_WORDS["left"].format(family=family), {}).get("log_prob")
+        if alone is not None and added is not None:
+            found[family] = usable_information(BITS * alone, BITS * added, scores.sentences)
+    losses: dict[str, dict[int, float]] = {}
+    for fit in scores.result.fits:
+        if fit.validation_loss is not None:
+            losses.setdefault(fit.family, {})[fit.layer] = fit.validation_loss
+    without = scores.result.loss_without_states
+    return found, {family: _by_layer(of_layers, without) for family, of_layers in losses.items()}
+
+
+def _by_layer(losses: dict[int, float], without: float | None) -> tuple[LayerUsable, ...]:
+    def bits(before: float | None, loss: float) -> float | None:
+        return None if before is None else BITS * (before - loss)
+
+    return tuple(
+        LayerUsable(layer, bits(without, loss), bits(losses.get(0), loss)) for layer, loss in sorted(losses.items())
+    )
+
+
+def _usable_of_snapshots(run: RunDirectory) -> dict[str, dict[str, Estimate]]:
+    """Digest of a snapshot's weights -> probe family -> bits that its states add to words and positions."""
+    folder = run.path / PROBE_FILES.folder
+    if not (folder / PROBE_FILES.json_file).is_file():
+        return {}
+    probes = read_snapshot_probes(folder)
+    clusters = [str(cluster) for cluster in probes.clusters]
+    return {
+        snapshot.weights: {
+            name.removeprefix(GAIN): usable_information(
+                np.zeros_like(columns["log_prob"]), BITS * columns["log_prob"], clusters
+            )
+            for name, columns in snapshot.scores.items()
+            if name.startswith(GAIN) and "log_prob" in columns
+        }
+        for snapshot in probes.path_of_training
+    }
+
+
+# Published models ---------------------------------------------------------------------------------
+
+
+def _published(name: str, revision: str | None, precision: Precision) -> _ToMeasure:
     """A published model, whose weights are loaded when they are wanted."""
     from emergence.model.huggingface import find_model, load_model, random_twin
     from emergence.model.huggingface.loading import load_tokenizer, sizes_of
@@ -90,18 +218,18 @@ def _published(name: str, revision: str | None, precision: Precision) -> tuple[M
 
     sizes, tokenizer = sizes_of(files), load_tokenizer(files)
     shape = sizes.n_layers, sizes.hidden_size, sizes.max_tokens
-    return ModelToMeasure(files.digest_in(precision), tokenizer.fingerprint, *shape, build, twin), tokenizer
+    model = ModelToMeasure(files.digest_in(precision), tokenizer.fingerprint, *shape, build, twin)
+    told = files.progress
+    place = Place(revision or "main", told.get("steps"), told.get("tokens_seen"), model.weights)
+    return _ToMeasure(place, model, tokenizer)
 
 
-def _usable(run: RunDirectory) -> dict[str, Estimate]:
-    """Probe family -> bits about the answer that states add to words and positions; empty for runs without probes."""
-    if not (run.is_finished and run.spec.condition.endswith("frozen")):
-        return {}
-    scores = RunScores.load(run)
-    without = scores.scores.get(WORDS, {}).get("log_prob")
-    found = {}
-    for family in FAMILIES:
-        added = scores.scores.get(WITH_WORDS["left"].format(family=family), {}).get("log_prob")
-        if without is not None and added is not None:
-            found[family] = usable_information(BITS * without, BITS * added, scores.sentences)
-    return found
+def _revisions(name: str, suspects: dict[str, str], precision: Precision) -> Iterator[_ToMeasure]:
+    """The revisions of a model that name a step and are not suspect; the first one's twins are those of all."""
+    from emergence.model.huggingface.files import list_revisions
+
+    twins = ""
+    for revision in (one for one in list_revisions(name) if one not in suspects):
+        found = _published(name, revision, precision)
+        twins = twins or f"twins of {found.model.weights}"
+        yield replace(found, model=replace(found.model, twins=twins))

@@ -198,10 +198,11 @@ class TrunkOrigin:
 
 @dataclass(frozen=True)
 class LayerFit:
-    """One probe family fitted to one layer (0: embeddings)."""
+    """One probe family fitted to one layer (0: embeddings). The loss is in nats per question."""
 
     family: str
     layer: int
+    validation_loss: float | None
     validation_f1: float | None
     validation_em: float | None
     n_trainable: int

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from emergence.answering.evaluate import (
     Columns,
     baseline_scores,
     evaluate,
+    gold_spans,
     mean_estimates,
     prediction_rows,
     present,
+    quick_scores,
     score_logits,
 )
 from emergence.answering.minimal_pairs import score_minimal_pairs
@@ -278,9 +283,18 @@ def _probes(
         "headline_layer": trained.headline_layer,
         "readouts": readouts,
         "fits": [fit.summary() for fit in trained.probes.fits],
+        "without_states": {"validation_loss": _loss_without_states(session, trained, questions)},
         **({"conditional": conditional} if conditional else {}),
         **({"validity": plain(trained.validity)} if trained.validity else {}),
     }
+
+
+def _loss_without_states(session: Session, trained: Trained, questions: Questions) -> float:
+    """Validation loss of a probe that sees nothing, so that every word is as likely as any other, nats per question."""
+    logits = trained.logits["validation"][HEADLINE]
+    nothing = replace(logits, start=np.zeros_like(logits.start), end=np.zeros_like(logits.end))
+    train_gold = session.spec.config.probe.train_gold
+    return quick_scores(nothing, gold_spans(questions.validation), trained.max_answer_words, train_gold).loss
 
 
 def _gain(

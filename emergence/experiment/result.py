@@ -188,6 +188,12 @@ class RunResult:
         return tuple(view_of(LayerFit, fit) for fit in dig(self.probes, "fits") or ())
 
     @property
+    def loss_without_states(self) -> float | None:
+        """Validation loss of a probe that sees no states, nats per question; None in older results."""
+        loss: float | None = dig(self.probes, "without_states", "validation_loss")
+        return loss
+
+    @property
     def validities(self) -> dict[str, Validity]:
         """Validity by probe family; empty where it was not measured."""
         return {family: Validity.of(stored) for family, stored in (dig(self.probes, "validity") or {}).items()}

@@ -197,7 +197,7 @@ RESULT: Mapping[str, Check] = {
     "qasrl_train_filtering": each(_count), "lineage": _lineage, "test_scores": _evaluation,
     "validation_scores": _evaluation, "minimal_pairs": each(_pairs), "pretraining": _pretraining,
     "probes": each({"headline_layer": _count, "readouts": each(_readout), "fits": rows(_fit),
-                    "conditional": each(_readout), "validity": each(_validity)}),
+                    "without_states": each(_positive), "conditional": each(_readout), "validity": each(_validity)}),
     "parameters": each(_count), "seconds": each(_positive), "tokens_per_second": each(_positive), "data": _data,
     "flags": rows(text), "versions": each(bounded),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor
 from emergence.answering.stored_heads import trunk_weights
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import RunDirectoryError, UsageError
-from emergence.experiment.belonging import load_own
+from emergence.experiment.belonging import RANDOM, load_own
 from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
 from emergence.spec.config import ModelConfig
@@ -155,6 +155,18 @@ def refuse_without_snapshots(run: RunDirectory) -> None:
     if not any(snapshot.phase == "pretrain" for snapshot in run.snapshots()):
         hint = "give the run that pretrained it" if not run.spec.pretrains else "pretrain with pretrain.step_snapshots"
         raise UsageError(f"{run.run_id} has no pretraining snapshots (pretrain_*.pth): {hint}")
+
+
+def told_progress(point: TimelinePoint) -> tuple[str, int | None, int | None]:
+    """Name, steps and tokens of pretraining at a point, as far as its file tells; a random start is ``random``."""
+    step, tokens = point.facts.get("step"), point.facts.get("tokens_seen")
+    if point.phase == "start":
+        metadata = load_weights(point.path).metadata
+        if metadata.get("stage") == RANDOM:
+            return "random", 0, 0
+        pretraining = metadata.get("pretraining") or {}
+        step, tokens = pretraining.get("steps"), pretraining.get("tokens_seen")
+    return point.name, step, tokens
 
 
 def has_other_questions(run: RunDirectory, fingerprint: str) -> bool:

@@ -12,13 +12,22 @@ import torch
 from typer.testing import CliRunner
 
 from emergence.cli import app
+from emergence.data.sources import load_qa
 from emergence.data.token_texts import TokenTexts, load_texts, resampled_tokens, shuffled_tokens
 from emergence.errors import DataError, UsageError
 from emergence.experiment.run_directory import RunDirectory
+from emergence.findings.folder import read_folder
 from emergence.measures.information import BITS
 from emergence.model import Encoder
+from emergence.report.charts.chart import all_charts
+from emergence.report.charts.information_curve import KIND as CURVE_KIND
+from emergence.studies.information.curve import FILES as CURVE_FILES
+from emergence.studies.information.curve import Place
+from emergence.studies.information.curve import read_result as read_curve
 from emergence.studies.information.measure import InformationStudy, ModelToMeasure, Options
 from emergence.studies.information.result import CONTROLS, FILES, NOTHING, Emergence, concluded, read_result
+from emergence.studies.information.snapshots import InformationCurveStudy
+from emergence.studies.revisions.record import Revision, Revisions, save_revisions
 from emergence.training.recording import StopRequested
 from tests.published_models import save_model
 from tests.small_runs import run_micro
@@ -190,6 +199,39 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         study(drawn, replace(MODEL, build=Dead), replace(OPTIONS, layers=(1,))).run(tmp_path)
 
 
+def test_a_curve_is_the_estimates_of_its_snapshots_on_the_same_texts_and_twins(tmp_path: Path) -> None:
+    built: list[int] = []
+
+    def twin(seed: int) -> Encoder:
+        built.append(seed)
+        return Adding(seed + 7)
+
+    class Still(Adding):
+        """A snapshot whose blocks do nothing."""
+
+        def hidden_states(self, ids: torch.Tensor) -> list[torch.Tensor]:
+            return [self.table[ids]] * (self.n_layers + 1)
+
+    texts, options = random_texts(3), replace(OPTIONS, layers=(1,))
+    ways = [("a", 0, Still), ("b", 8, Adding), ("c", 64, Adding)]
+    models = [replace(MODEL, weights=name, build=build, twin=twin, twins="ours") for name, _, build in ways]
+    studies = [(Place(n, s, 10 * s, n), study(texts, m, options)) for (n, s, _), m in zip(ways, models, strict=True)]
+    curve = InformationCurveStudy({"name": "x", "kind": "run"}, studies).run(tmp_path / "curve")
+    assert built == [0], "twins are the same for all"
+    for (place, alone), found in zip(studies, curve.results, strict=True):
+        assert alone.run(tmp_path / place.name).rows == found.rows
+    again = read_curve(tmp_path / "curve")
+    assert again.to_dict() == curve.to_dict() and again.text() == curve.text()
+    assert curve.results[1].emergence.values[0] == pytest.approx(curve.results[2].emergence.values[0])
+    gained = [
+        result.emergence.difference("shuffled", None, 200).point for result in (curve.results[0], curve.results[2])
+    ]
+    assert curve.change("shuffled").point == pytest.approx(gained[1] - gained[0])
+    assert curve.change("random").point == pytest.approx(
+        np.mean(curve.results[2].emergence.values[0] - curve.results[0].emergence.values[0])
+    )
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return run_micro(tmp_path_factory.mktemp("ie"), "model.n_layers=2", freeze_llm=True)
@@ -212,6 +254,61 @@ def test_a_run_by_command(run: RunDirectory, texts: Path) -> None:
     stored = json.loads((run.path / FILES.folder / "answers.txt-T5" / FILES.json_file).read_text())
     assert stored["subject"]["name"] == run.run_id and [row["layer"] for row in stored["layers"]] == [0, 1]
     assert set(stored["usable_information"]) >= {"linear", "bilinear"}
+    fits = json.loads(run.stats_path.read_text())["probes"]
+    for fit in fits["fits"]:
+        told = next(one for one in stored["usable_by_layer"][fit["family"]] if one["layer"] == fit["layer"])
+        lost = fits["without_states"]["validation_loss"] - fit["validation_loss"]
+        assert told["bits"] == pytest.approx(BITS * lost)
+        first = next(f for f in fits["fits"] if (f["family"], f["layer"]) == (fit["family"], 0))
+        assert told["beyond_embeddings"] == pytest.approx(BITS * (first["validation_loss"] - fit["validation_loss"]))
+    assert "usable information about the answer by layer" in done.output
+
+
+def test_a_probe_that_sees_nothing_guesses_among_all_words(run: RunDirectory) -> None:
+    """The golds' share of all pairs of words, averaged over validation."""
+    spec = run.spec
+    examples = load_qa(spec).splits["validation"]
+    losses = [2 * np.log(len(e.tokens)) - np.log(len(e.answers)) for e in examples]
+    stored = json.loads(run.stats_path.read_text())["probes"]["without_states"]["validation_loss"]
+    assert stored == pytest.approx(np.mean(losses))
+
+
+def test_snapshots_by_command_of_runs_and_models(run: RunDirectory, texts: Path, tmp_path: Path) -> None:
+    root = run.path.parent
+    common = [
+        "--texts",
+        str(texts),
+        "--length",
+        "5",
+        "--layers",
+        "1",
+        "--n",
+        "160",
+        "--seeds",
+        "1",
+        "--dimensions",
+        "4",
+    ]
+    done = CliRunner().invoke(app, ["ie", run.run_id, "--snapshots", "--runs-dir", str(root), *common])
+    assert done.exit_code == 0, done.output
+    curve = read_curve(run.path / CURVE_FILES.folder / "answers.txt-T5")
+    assert [place.name for place in curve.places][-1] == "pretrained" and len(curve.places) > 1
+    assert f"From {curve.places[0].name} to pretrained:" in done.output
+    drawn = [c for c in all_charts(read_folder(root)).charts if c.name.startswith(CURVE_KIND.name + "_")]
+    assert len(drawn) == 1 and {row["snapshot"] for row in drawn[0].rows} == {place.name for place in curve.places}
+    assert drawn[0].kind.series(drawn[0].rows) and list(drawn[0].kind.tables(drawn[0], ()))
+
+    for seed, step in enumerate((0, 4, 8)):
+        save_model(tmp_path / "model" / f"step{step}", seed=seed)
+    suspect = Revision("step4", 4, suspect="of another run")
+    save_revisions(tmp_path / "runs", Revisions(str(tmp_path / "model"), (suspect,)))
+    command = ["ie", str(tmp_path / "model"), "--runs-dir", str(tmp_path / "runs"), *common]
+    done = CliRunner().invoke(app, [*command, "--snapshots"])
+    assert done.exit_code == 0 and "left out: step4: of another run" in done.output, done.output
+    (stored,) = (tmp_path / "runs" / CURVE_FILES.name).rglob(CURVE_FILES.json_file)
+    assert [(place.name, place.step) for place in read_curve(stored.parent).places] == [("step0", 0), ("step8", 8)]
+    refused = CliRunner().invoke(app, [*command, "--snapshots", "--revision", "step0"])
+    assert isinstance(refused.exception, UsageError) and "drop one of the two" in str(refused.exception)
 
 
 def test_a_published_model_and_what_its_tokenizer_cannot_do(tmp_path: Path, texts: Path) -> None:

@@ -44,7 +44,7 @@ from emergence.measures.information import (
 from emergence.model import Encoder
 from emergence.plain import plain
 from emergence.studies.activations import keep_states, on_device
-from emergence.studies.information.result import CONDITIONS, FILES, MODEL, InformationResult, result_of
+from emergence.studies.information.result import CONDITIONS, FILES, MODEL, InformationResult, LayerUsable, result_of
 from emergence.studies.study import Cell, SealedStudy
 from emergence.training.recording import Progress
 
@@ -65,6 +65,7 @@ class ModelToMeasure:
         n_layers, hidden_size: L and D.
         max_tokens: Longest sequence that it takes.
         build: A function that makes it. twin: A function of a seed that makes a random twin.
+        twins: Identity of what twins are drawn from, where several models share theirs; empty for ``weights``.
     """
 
     weights: str
@@ -74,6 +75,7 @@ class ModelToMeasure:
     max_tokens: int
     build: Callable[[], Encoder]
     twin: Callable[[int], Encoder]
+    twins: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,11 @@ class InformationStudy(SealedStudy[Row, InformationResult]):
         *,
         device: torch.device,
         usable: dict[str, Estimate] | None = None,
+        usable_by_layer: dict[str, tuple[LayerUsable, ...]] | None = None,
     ) -> None:
         self._subject, self._model, self._texts = subject, model, texts
-        self._device, self._usable, self._with_ksg = device, usable or {}, options.with_ksg
+        self._device, self._with_ksg = device, options.with_ksg
+        self._usable, self._usable_by_layer = usable or {}, usable_by_layer
         self._n = min(options.n, texts.available)
         self._seeds = range(options.seeds)
         self._dimensions = min(options.dimensions, model.hidden_size)
@@ -141,10 +145,11 @@ class InformationStudy(SealedStudy[Row, InformationResult]):
             raise DataError(f"{texts.name}: all texts are the same {texts.length} tokens, which tell nothing")
 
     def cells(self, folder: Path) -> list[Cell[Row]]:
-        shared = [CELL_VERSION, self._model.weights, self._model.tokenizer, self._texts.fingerprint, self._n]
-        shared += [self._dimensions, self._with_ksg]
         cells = []
         for condition in CONDITIONS:
+            weights = self._model.twins or self._model.weights if condition == "random" else self._model.weights
+            shared = [CELL_VERSION, weights, self._model.tokenizer, self._texts.fingerprint, self._n]
+            shared += [self._dimensions, self._with_ksg]
             for seed in self._seeds:
                 states = folder / f"{content_digest([*shared, condition, seed])[:24]}.npy"
                 for layer in self._layers:
@@ -205,7 +210,7 @@ class InformationStudy(SealedStudy[Row, InformationResult]):
             "ceiling": BITS * ceiling_of(self._n // 2, entropy.sequence if entropy else None),
             "exact": BITS * (entropy.sequence - entropy.micro) if entropy else None,
         }
-        return result_of(self._subject, settings, self._layers, made, self._usable)
+        return result_of(self._subject, settings, self._layers, made, self._usable, self._usable_by_layer)
 
 
 @torch.no_grad()

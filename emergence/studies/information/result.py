@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,15 @@ NOTHING = "nothing beyond the controls"
 
 
 @dataclass(frozen=True, eq=False)
+class Parts:
+    """ΔIE of S seeds: value and closed standard error (S,), and the value on disjoint quarters of the pairs (S, 4)."""
+
+    apart: FloatArray
+    closed: FloatArray
+    blocks: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class Emergence:
     """Estimates of every condition c, seed s and layer l.
 
@@ -67,6 +76,12 @@ class Emergence:
 
         What the first block reads is the last token alone, whatever the weights, so it tells of the text only.
         """
+        parts = self.parts(control, layer)
+        varied = parts.blocks.std(axis=-1, ddof=1) / math.sqrt(parts.blocks.shape[-1])
+        return over_seeds(parts.apart, np.fmax(parts.closed, varied), n, level)
+
+    def parts(self, control: str, layer: int | None) -> Parts:
+        """What :meth:`difference` is made of."""
         at = CONDITIONS.index(control)
         apart = self.values[0] - self.values[at]  # (S, L)
         blocks = self.blocks[0] - self.blocks[at]  # (S, L, 4)
@@ -77,8 +92,7 @@ class Emergence:
             apart, blocks, closed = (part[:, inner].mean(axis=1) for part in (apart, blocks, closed))
         else:
             apart, blocks, closed = apart[:, layer], blocks[:, layer], closed[:, layer]
-        varied = blocks.std(axis=-1, ddof=1) / math.sqrt(blocks.shape[-1])
-        return over_seeds(apart, np.fmax(closed, varied), n, level)
+        return Parts(apart, closed, blocks)
 
 
 def concluded(emergence: Emergence, n: int) -> tuple[str, tuple[str, ...]]:
@@ -105,6 +119,20 @@ def concluded(emergence: Emergence, n: int) -> tuple[str, tuple[str, ...]]:
     return ", but ".join(parts), tuple(sentences)
 
 
+@dataclass(frozen=True)
+class LayerUsable:
+    """Usable information about the answer in the states of one layer (0: embeddings), bits a validation question.
+
+    Attributes:
+        bits: Beyond a probe that sees nothing; None where an older run does not tell.
+        beyond_embeddings: Beyond the same family on the embeddings; None where they were not probed.
+    """
+
+    layer: int
+    bits: float | None
+    beyond_embeddings: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class InformationResult:
     """What a study of one model on one set of texts found.
@@ -116,6 +144,7 @@ class InformationResult:
         rows: What every cell found, in the order of conditions, seeds, layers.
         emergence: The same as arrays.
         usable: Of a frozen run: probe family -> bits about the answer that states add to words and positions.
+        usable_by_layer: Of a frozen run: probe family -> usable information about the answer at every probed layer.
     """
 
     subject: dict[str, Any]
@@ -124,6 +153,7 @@ class InformationResult:
     rows: tuple[dict[str, Any], ...]
     emergence: Emergence
     usable: dict[str, Estimate]
+    usable_by_layer: dict[str, tuple[LayerUsable, ...]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -152,6 +182,9 @@ class InformationResult:
             "layers": [self._layer(i) for i in range(len(self.layers))],
             "mean": {name: plain(self.emergence.difference(name, None, self.n)) for name in CONTROLS},
             "usable_information": {family: plain(estimate) for family, estimate in self.usable.items()},
+            "usable_by_layer": {
+                family: [vars(one) for one in layers] for family, layers in self.usable_by_layer.items()
+            },
             "rows": list(self.rows),
         }
 
@@ -194,7 +227,25 @@ class InformationResult:
                 f"usable information about the answer, beyond words and positions, {family} probe: "
                 f"{format_estimate(found, 3, signed=True)} bits a question"
             )
+        if self.usable_by_layer:
+            lines += ["", *_usable_lines(self.usable_by_layer)]
         return "\n".join(lines)
+
+
+def _usable_lines(usable: dict[str, tuple[LayerUsable, ...]]) -> list[str]:
+    """A line a layer: bits, and in brackets those beyond the embeddings."""
+    layers = sorted({one.layer for found in usable.values() for one in found})
+    table = [["states of layer", *usable]]
+    for layer in layers:
+        cells = []
+        for found in usable.values():
+            one = next((each for each in found if each.layer == layer), LayerUsable(layer, None, None))
+            bits = "" if one.bits is None else f"{one.bits:.3f}"
+            beyond = "" if one.beyond_embeddings is None else f"({one.beyond_embeddings:+.3f})"
+            cells.append(f"{bits} {beyond}".strip())
+        table.append([str(layer), *cells])
+    what = "usable information about the answer by layer, bits a validation question (beyond the embeddings):"
+    return [what, *aligned(table)]
 
 
 def result_of(
@@ -203,6 +254,7 @@ def result_of(
     layers: Sequence[int],
     rows: Sequence[dict[str, Any]],
     usable: dict[str, Estimate],
+    usable_by_layer: dict[str, tuple[LayerUsable, ...]] | None = None,
 ) -> InformationResult:
     """The result of rows in the order of conditions, seeds and layers."""
     shape = (len(CONDITIONS), len(settings["seeds"]), len(layers))
@@ -211,7 +263,8 @@ def result_of(
         return np.array([row["ie"][key] for row in rows], dtype=np.float64).reshape(*shape, *([4] * (key == "blocks")))
 
     emergence = Emergence(tuple(layers), array("value"), array("se"), array("blocks"))
-    return InformationResult(subject, settings, tuple(layers), tuple(rows), emergence, usable)
+    by_layer = usable_by_layer or {}
+    return InformationResult(subject, settings, tuple(layers), tuple(rows), emergence, usable, by_layer)
 
 
 def read_result(folder: Any) -> InformationResult:
@@ -221,8 +274,11 @@ def read_result(folder: Any) -> InformationResult:
 
 def _from_files(content: dict[str, Any], arrays: Arrays) -> InformationResult:
     usable = {name: Estimate.from_dict(found) for name, found in content["usable_information"].items()}
+    by_layer = {  # which results of older versions lack
+        name: tuple(LayerUsable(**one) for one in found) for name, found in content.get("usable_by_layer", {}).items()
+    }
     layers = [int(found["layer"]) for found in content["layers"]]
-    result = result_of(content["subject"], content["settings"], layers, content["rows"], usable)
+    result = result_of(content["subject"], content["settings"], layers, content["rows"], usable, by_layer)
     if any(not np.array_equal(arrays[name], mine, equal_nan=True) for name, mine in result.arrays().items()):
         raise ValueError("the rows are not those of its arrays")
     result.text()  # reads every number that somebody asks for, so that what is malformed is known here

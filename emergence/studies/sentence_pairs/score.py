@@ -13,15 +13,13 @@ import torch
 
 from emergence.answering.sentence_scores import LanguageModel, language_model_of, losses_of_logits, score_pairs
 from emergence.data.sentence_pairs import PairSet
-from emergence.experiment.belonging import RANDOM
 from emergence.experiment.run_directory import RunDirectory
 from emergence.files import content_digest
 from emergence.measures.sentence_pairs import SentencePairScores
 from emergence.model import Trunk
 from emergence.studies.sentence_pairs.result import FILES, PairStudyResult, ScoredModel
 from emergence.studies.study import Cell, SealedStudy
-from emergence.studies.trunks import Timeline, TimelinePoint, read_timeline, refuse_without_snapshots
-from emergence.training.checkpoint import load_weights
+from emergence.studies.trunks import Timeline, TimelinePoint, read_timeline, refuse_without_snapshots, told_progress
 from emergence.training.recording import Progress
 
 #: Change it when a stored cell means something else.
@@ -64,14 +62,8 @@ def models_of_run(run: RunDirectory, *, snapshots: bool = False) -> list[ModelTo
 
 
 def _trunk_at(timeline: Timeline, point: TimelinePoint) -> ModelToScore:
-    name, tokenizer = point.name, timeline.tokenizer
-    step, tokens = point.facts.get("step"), point.facts.get("tokens_seen")
-    if point.phase == "start":
-        metadata = load_weights(point.path).metadata
-        pretraining = metadata.get("pretraining") or {}
-        step, tokens = pretraining.get("steps"), pretraining.get("tokens_seen")
-        if metadata.get("stage") == RANDOM:
-            name, step, tokens = "random", 0, 0
+    tokenizer = timeline.tokenizer
+    name, step, tokens = told_progress(point)
 
     def load(device: torch.device) -> LanguageModel:
         trunk = point.source.build()
