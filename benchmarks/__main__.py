@@ -1,4 +1,4 @@
-"""``python -m benchmarks ROW ...|all|table|scaling``: measure, save as JSON, and make the documentation from it."""
+"""``python -m benchmarks ROW ...|all|table|scaling|figure``: measure, save as JSON, make the documentation from it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.materials import Bench
 from benchmarks.measure import best_precision, machine, versions
-from benchmarks.report import save
+from benchmarks.report import load_newest, save
 from benchmarks.rows import ROWS, run_row
-from emergence.errors import EmergenceError
+from emergence.errors import EmergenceError, UsageError
 from emergence.training.precision import select_device
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -34,6 +34,14 @@ def _run(options: argparse.Namespace) -> int:
         from benchmarks.table import write_table
 
         print(write_table(options.results, DOCS / "speed.md"))
+        return 0
+    if options.what == ["figure"]:
+        from benchmarks.rows.information_cost import draw as draw_estimates
+
+        newest = load_newest(options.results).get("information-cost@cpu")
+        if newest is None:
+            raise UsageError("there is no result to draw: python -m benchmarks information-cost")
+        print(draw_estimates(dict(newest), DOCS / "figures" / "mine_published.svg"))
         return 0
     torch.set_num_threads(1)
     device = select_device(options.device)
@@ -66,8 +74,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="+", choices=[*ROWS, "all", "table", "scaling"], metavar="ROW|all|table|scaling",
-                        help=f"a row ({', '.join(ROWS)}), all of them, docs/speed.md, or how costs grow")  # fmt: skip
+    parser.add_argument("what", nargs="+", choices=[*ROWS, "all", "table", "scaling", "figure"],
+                        metavar="ROW|all|table|scaling|figure",
+                        help=f"a row ({', '.join(ROWS)}), all of them, docs/speed.md, how costs grow, or the figure of "
+                        "what the published estimate of mutual information reports")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (5)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--text", type=Path, help="text file or folder (the micro-world)")

@@ -32,7 +32,7 @@ def measure_scaling(bench: Bench) -> dict[str, Any]:
     """CPU seconds at several sizes of every cost; each size once a round."""
     curves = [_tokens, _parameters, _finetune_examples, _probe_examples, _cka_items, _text]
     found = [make(bench) for make in curves]
-    return {"row": "scaling", "curves": [_curve(bench, *parts) for parts in found], "date": _today()}
+    return {"row": "scaling", "curves": [cost_curve(bench, *parts) for parts in found], "date": _today()}
 
 
 def _today() -> str:
@@ -41,7 +41,9 @@ def _today() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
-def _curve(bench: Bench, cost: str, grows_with: str, pieces: dict[float, Callable[[], object]]) -> dict[str, Any]:
+def cost_curve(bench: Bench, cost: str, grows_with: str, pieces: dict[float, Callable[[], object]]) -> dict[str, Any]:
+    """CPU seconds of every size, and the exponent of their growth."""
+
     def once(piece: Callable[[], object]) -> Work:
         def work() -> float:
             piece()

@@ -23,6 +23,7 @@ ROWS: dict[str, tuple[str, tuple[object, ...]]] = {
     "start-up": ("start_up", ()),
     "restart": ("restart", ()),
     "sizes": ("sizes", ()),
+    "information-cost": ("information_cost", ()),
 }
 
 

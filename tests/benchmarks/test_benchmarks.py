@@ -16,6 +16,7 @@ from benchmarks import __main__ as command
 from benchmarks.materials import Bench
 from benchmarks.measure import interleaved, ratio
 from benchmarks.peers.gpt2 import PlainGPT2
+from benchmarks.peers.mine_published import mine_published
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult, load_newest, number
 from benchmarks.rows import ROWS, run_row
@@ -23,9 +24,10 @@ from benchmarks.rows.cka import drifting, feature_form
 from benchmarks.scaling import exponent
 from benchmarks.table import page
 from emergence.measures.cka import cka_matrix
+from emergence.measures.information import gaussian
 
 #: Rows whose toy size takes a second; the others start processes or import much.
-QUICK = ("cka-128", "finetune", "probe")
+QUICK = ("cka-128", "finetune", "probe", "information-cost")
 ABOUT = {"machine": {"cpu": "a processor", "cores": 2}, "versions": {"torch": "2"}, "precision": "fp32"}
 
 
@@ -133,6 +135,28 @@ def test_every_row_runs(name: str, bench: Bench) -> None:
     text = found.text()
     assert found.title in text and "mark" in text
     json.dumps(found.to_dict({**ABOUT, "device": "cpu"}))
+
+
+def test_what_the_published_estimator_reports_lies_above_every_ceiling_for_independent_pairs() -> None:
+    """On purpose: it is the largest in-sample value of all steps. The Gaussian estimate of these pairs finds nothing."""
+    rng = np.random.default_rng(0)
+    x, y, *others = (rng.standard_normal((300, 32)) for _ in range(4))
+    trace = mine_published(x, y, (others[0], others[1]), steps=600, rate=1e-2, widths=(96, 48, 24, 1))
+    assert trace.reported > np.log(300) and trace.held_out_there < 0
+    found = gaussian(x, y, noise=0.0)
+    assert abs(found.value) < 3 * found.se
+
+
+def test_the_figure_is_made_of_the_newest_result(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
+    assert command.main(["figure", "--results", str(tmp_path)]) == 2
+    assert "python -m benchmarks information-cost" in capsys.readouterr().err
+    assert command.main(["information-cost", "--toy", "--repeats", "1", "--results", str(tmp_path)]) == 0
+    assert command.main(["figure", "--results", str(tmp_path)]) == 0
+    assert (tmp_path / "docs" / "figures" / "mine_published.svg").stat().st_size > 1000
+    assert capsys.readouterr().out.count("the published estimate reports") == 4
 
 
 @pytest.mark.slow
