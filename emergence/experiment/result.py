@@ -216,7 +216,10 @@ class RunResult:
 
     @property
     def held_out_loss(self) -> HeldOutLoss | None:
-        """Held-out loss of the pretrained trunk; None for a random one."""
+        """Held-out loss of the pretrained trunk; None for a random one.
+
+        Of a published model or its random twin it is the loss on the reference text, which is the same for all of them.
+        """
         stored = dig(self.pretraining, "test") or dig(self.pretraining, "validation")
         return None if dig(stored, "nats_per_token") is None else view_of(HeldOutLoss, stored)
 

@@ -9,6 +9,7 @@ from typing import get_args
 from emergence import __version__
 from emergence.experiment.facts import HEADLINE
 from emergence.findings.ablation import without_order
+from emergence.findings.collect import Found
 from emergence.findings.comparable import MODES, ComparableSet
 from emergence.findings.folder import ResultsFolder
 from emergence.findings.scores import ReadoutScores, SetScores
@@ -259,19 +260,32 @@ def _examples(scored: Iterable[SetScores]) -> Iterable[Block]:
 
 
 def _training(folder: ResultsFolder, pictures: list[Block]) -> Iterable[Block]:
-    head = ("Run", "Nats per token (test)", "Bits per byte", "Perplexity", "Tokens seen", "Passes", "Steps")
-    rows = {}
+    head = ("Nats per token (test)", "Bits per byte", "Perplexity", "Tokens seen", "Passes", "Steps")
+    own: dict[str, tuple[str, ...]] = {}
+    published: dict[str, tuple[str, ...]] = {}
     for set_scores in folder.scored:
-        for item in set_scores.comparable.cells.get(FULL, ()):
-            loss, pretrained = item.result.held_out_loss, item.result.pretrained
-            if loss:
-                rows[item.name] = (
-                    *(item.name, f"{loss.nats_per_token:.3f}", _number(loss.bits_per_byte, ".3f")),
-                    *(_number(loss.perplexity, ".1f"), _number(pretrained.tokens_seen, ",")),
-                    *(_number(pretrained.passes, ".2f"), _number(pretrained.steps, ",")),
-                )
-    yield from table("Pretraining, on held-out text", head, rows.values())
+        cells = set_scores.comparable.cells
+        own |= {item.name: row for item in cells.get(FULL, ()) if (row := _loss_row(item))}
+        frozen = [item for cell in FROZEN_CELLS for item in cells.get(cell, ()) if item.spec and item.spec.model]
+        published |= {item.name: row for item in frozen if (row := _loss_row(item))}
+    yield from table("Pretraining, on held-out text", ("Run", *head), own.values())
+    head = ("Nats per token", *head[1:])
+    yield from table(
+        "Published models and their random twins, on the reference text", ("Run", *head), published.values()
+    )
     yield from pictures
+
+
+def _loss_row(item: Found) -> tuple[str, ...] | None:
+    """Loss and length of a run's pretraining; None where the loss is not recorded."""
+    loss, pretrained = item.result.held_out_loss, item.result.pretrained
+    if loss is None:
+        return None
+    return (
+        *(item.name, f"{loss.nats_per_token:.3f}", _number(loss.bits_per_byte, ".3f")),
+        *(_number(loss.perplexity, ".1f"), _number(pretrained.tokens_seen, ",")),
+        *(_number(pretrained.passes, ".2f"), _number(pretrained.steps, ",")),
+    )
 
 
 def _number(value: float | None, style: str) -> str:

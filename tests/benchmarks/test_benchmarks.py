@@ -138,7 +138,7 @@ def test_every_row_runs(name: str, bench: Bench) -> None:
 
 
 def test_what_the_published_estimator_reports_lies_above_every_ceiling_for_independent_pairs() -> None:
-    """On purpose: it is the largest in-sample value of all steps. The Gaussian estimate of these pairs finds nothing."""
+    """On purpose: it is the largest in-sample value of all steps. The Gaussian estimate of these pairs finds none."""
     rng = np.random.default_rng(0)
     x, y, *others = (rng.standard_normal((300, 32)) for _ in range(4))
     trace = mine_published(x, y, (others[0], others[1]), steps=600, rate=1e-2, widths=(96, 48, 24, 1))

@@ -155,6 +155,10 @@ def test_directories_of_one_name_are_told_apart_by_their_paths_in_table_and_repo
     text = to_markdown(report_of(folder, results, all_charts(folder, n_boot=100)))
     assert "pretrained trunk" in text and "all weights trained" not in text
     assert "modal run" not in text and "emergence plan" not in text
+    losses = text.partition("Published models and their random twins, on the reference text")[2].partition("\n\n")[2]
+    told = [item.result.held_out_loss for item in folder.collection.found]
+    rows = [line for line in losses.partition("\n\n")[0].splitlines() if "gpt2" in line]
+    assert len(rows) == len({item.name for item in folder.collection.found}) and None not in told
 
 
 def test_states_that_nothing_goes_on_with_are_deleted(models: Path, tmp_path: Path) -> None:
