@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from emergence.cli import app
+from emergence.commands import information
 from emergence.data.sources import load_qa
 from emergence.data.token_texts import TokenTexts, load_texts, resampled_tokens, shuffled_tokens
 from emergence.errors import DataError, UsageError
@@ -28,6 +31,7 @@ from emergence.studies.information.measure import InformationStudy, ModelToMeasu
 from emergence.studies.information.result import CONTROLS, FILES, NOTHING, Emergence, concluded, read_result
 from emergence.studies.information.snapshots import InformationCurveStudy
 from emergence.studies.revisions.record import Revision, Revisions, save_revisions
+from emergence.studies.snapshots.result import FILES as PROBE_FILES
 from emergence.training.recording import StopRequested
 from tests.published_models import save_model
 from tests.small_runs import run_micro
@@ -273,7 +277,9 @@ def test_a_probe_that_sees_nothing_guesses_among_all_words(run: RunDirectory) ->
     assert stored == pytest.approx(np.mean(losses))
 
 
-def test_snapshots_by_command_of_runs_and_models(run: RunDirectory, texts: Path, tmp_path: Path) -> None:
+def test_snapshots_by_command_of_runs_and_models(
+    run: RunDirectory, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = run.path.parent
     common = [
         "--texts",
@@ -295,6 +301,20 @@ def test_snapshots_by_command_of_runs_and_models(run: RunDirectory, texts: Path,
     assert [place.name for place in curve.places][-1] == "pretrained" and len(curve.places) > 1
     assert f"From {curve.places[0].name} to pretrained:" in done.output
     drawn = [c for c in all_charts(read_folder(root)).charts if c.name.startswith(CURVE_KIND.name + "_")]
+    assert all(not result.usable for result in curve.results), "no snapshots were probed"
+    gains = {"gain_linear": {"log_prob": np.log(2) * np.array([1.0, 1.0, 3.0])}, "linear": {"log_prob": np.zeros(3)}}
+    probed = SimpleNamespace(weights=curve.places[-1].weights, scores=gains)
+    found = SimpleNamespace(clusters=np.array([0, 0, 1]), path_of_training=[probed])
+    (run.path / PROBE_FILES.folder).mkdir(parents=True)
+    (run.path / PROBE_FILES.folder / PROBE_FILES.json_file).write_text("{}")
+    monkeypatch.setattr(information, "read_snapshot_probes", lambda folder: found)
+    again = CliRunner().invoke(app, ["ie", run.run_id, "--snapshots", "--runs-dir", str(root), *common])
+    assert again.exit_code == 0 and "usable, linear" in again.output
+    told = read_curve(run.path / CURVE_FILES.folder / "answers.txt-T5").results
+    assert [list(result.usable) for result in told] == [[]] * (len(told) - 1) + [["linear"]]
+    assert told[-1].usable["linear"].point == pytest.approx(5 / 3)
+    shutil.rmtree(run.path / PROBE_FILES.folder)
+
     assert len(drawn) == 1 and {row["snapshot"] for row in drawn[0].rows} == {place.name for place in curve.places}
     assert drawn[0].kind.series(drawn[0].rows) and list(drawn[0].kind.tables(drawn[0], ()))
 
