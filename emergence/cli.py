@@ -635,6 +635,7 @@ def cka_command(
     asked.check()
     if model is not None:
         refuse_if_no_folder(runs_dir)
+        refuse_missing_model(model)
         values = [f'probe.weights="{dtype}"']
         spec = ExperimentSpec.from_flags(model=model, freeze_llm=True, data=data or "hub", set_values=values)
         from emergence.commands.cka import ModelHistory, analyse_model

@@ -79,7 +79,7 @@ def run(bench: Bench) -> RowResult:
             f"the peer is scaled down: {len(NARROW)} layers and {steps:,} steps at a first rate of {RATE:g} where the "
             "published one has ten, 10,000 and 0.0001, on 300,000 pairs in 768 dimensions; its time is that of "
             f"{_TIMED} steps a round, times their number",
-            *(_told(rho, traces[rho], estimates[rho].value, estimates[rho].se, truths[rho], n) for rho in CORRELATIONS),
+            *(_told(traces[rho], estimates[rho].value, estimates[rho].se, truths[rho], n) for rho in CORRELATIONS),
             "a whole study (four conditions, one block, T = 4, states of a stand-in for a model) grows "
             + ", ".join(f"with {curve['grows_with']} as their power {told(curve)}" for curve in curves.values()),
         ],
@@ -88,11 +88,7 @@ def run(bench: Bench) -> RowResult:
             "dimensions": d,
             "ceiling": float(np.log(n)),
             "runs": [
-                {
-                    "correlation": rho, "truth": truths[rho], "value": estimates[rho].value, "se": estimates[rho].se,
-                    "in_sample": np.round(traces[rho].in_sample, 3).tolist(),
-                    "held_out": [None if np.isnan(v) else round(float(v), 3) for v in traces[rho].held_out],
-                }
+                _traced(rho, traces[rho], estimates[rho].value, estimates[rho].se, truths[rho])
                 for rho in CORRELATIONS
             ],
             "growth": list(curves.values()),
@@ -113,7 +109,18 @@ def _published(n: int, d: int, rho: float, steps: int) -> Trace:
     )
 
 
-def _told(rho: float, trace: Trace, value: float, se: float, truth: float, n: int) -> str:
+def _traced(rho: float, trace: Trace, value: float, se: float, truth: float) -> dict[str, Any]:
+    return {
+        "correlation": rho,
+        "truth": truth,
+        "value": value,
+        "se": se,
+        "in_sample": np.round(trace.in_sample, 3).tolist(),
+        "held_out": [None if np.isnan(v) else round(float(v), 3) for v in trace.held_out],
+    }
+
+
+def _told(trace: Trace, value: float, se: float, truth: float, n: int) -> str:
     return (
         f"truth {truth:.2f} nats: the published estimate reports {trace.reported:.2f} (held out at that step "
         f"{trace.held_out_there:.2f}; the ceiling of {n:,} pairs is {np.log(n):.2f}), ours {value:.3f} with standard "
@@ -195,33 +202,54 @@ def _peak(work: Callable[[], object]) -> float:
 
 # The figure ---------------------------------------------------------------------------------------
 
+#: Independent pairs so few that a critic learns them by heart.
+_FEW, _FEW_STEPS, _FEW_RATE, _FEW_WIDTHS = 300, 600, 1e-2, (96, 48, 24, 1)
+
+
+def by_heart() -> tuple[dict[str, Any], Trace]:
+    """What the published estimate does with few independent pairs, as a run's facts, and its trace."""
+    pairs, others = (correlated(_FEW, DIMENSIONS, 0.0, seed=seed) for seed in (0, 1))
+    trace = mine_published(*pairs, others, steps=_FEW_STEPS, rate=_FEW_RATE, widths=_FEW_WIDTHS)
+    found = gaussian(*pairs, noise=0.0)
+    return {**_traced(0.0, trace, found.value, found.se, 0.0), "n": _FEW}, trace
+
 
 def draw(found: dict[str, Any], file: Path) -> str:
-    """What the published estimator reports while it trains, beside ours; returns a line a panel."""
+    """What the published estimator reports while it trains, beside ours; returns a line a panel.
+
+    The first panel is trained now, which takes a second; the others are of the stored result.
+    """
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    facts = found["facts"]
+    facts, (few, trace) = found["facts"], by_heart()
+    runs = [few, *({**one, "n": facts["n"]} for one in facts["runs"])]
     with matplotlib.rc_context(
         {"font.size": 8, "svg.hashsalt": "emergence", "axes.spines.top": False, "axes.spines.right": False}
     ):
-        canvas = Canvas(figsize=(7.2, 2.6), layout="constrained")
-        for panel, one in zip(canvas.subplots(1, len(facts["runs"])).flat, facts["runs"], strict=True):
-            steps = np.arange(len(one["in_sample"]))
-            held_out = np.array([np.nan if v is None else v for v in one["held_out"]])
-            there = np.isfinite(held_out)
-            panel.plot(steps, one["in_sample"], color="#c8c8c8", linewidth=0.5, label="MINE, in-sample")
-            panel.plot(steps, np.maximum.accumulate(one["in_sample"]), color="#b0413e", label="its maximum: reported")
-            panel.plot(steps[there], held_out[there], color="#c98a2b", linewidth=0.7, label="MINE, other pairs")
-            panel.axhspan(one["value"] - 3 * one["se"], one["value"] + 3 * one["se"], color="#1f5f8b", alpha=0.25)
-            panel.axhline(one["value"], color="#1f5f8b", label="Gaussian estimate, 3 SE")
-            panel.axhline(one["truth"], color="black", linestyle=":", linewidth=1, label="truth")
-            panel.axhline(facts["ceiling"], color="black", linestyle="--", linewidth=0.7, label="ceiling, ln n")
-            low = max(float(np.nanmin(held_out)), -6.0) if there.any() else -1.0
-            high = max(*one["in_sample"], facts["ceiling"]) + 1
-            panel.set(title=f"truth {one['truth']:.2f} nats", xlabel="step", ylim=(low - 0.5, high))
+        canvas = Canvas(figsize=(7.2, 2.7), layout="constrained")
+        for panel, one in zip(canvas.subplots(1, len(runs)).flat, runs, strict=True):
+            _draw_trace(panel, one)
         canvas.axes[0].set_ylabel("nats")
-        canvas.axes[-1].legend(fontsize=6, loc="lower right", frameon=False)
+        handles, labels = canvas.axes[0].get_legend_handles_labels()
+        canvas.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=6, frameon=False)
         canvas.savefig(file, metadata={"Date": None})
-    return "\n".join(note for note in found["notes"] if note.startswith("truth"))
+    notes = [note for note in found["notes"] if note.startswith("truth")]
+    return "\n".join([_told(trace, few["value"], few["se"], 0.0, _FEW), *notes])
+
+
+def _draw_trace(panel: Any, one: dict[str, Any]) -> None:
+    steps, ceiling = np.arange(len(one["in_sample"])), float(np.log(one["n"]))
+    held_out = np.array([np.nan if v is None else v for v in one["held_out"]])
+    there = np.isfinite(held_out)
+    panel.plot(steps, one["in_sample"], color="#c8c8c8", linewidth=0.5, label="MINE, in-sample")
+    panel.plot(steps, np.maximum.accumulate(one["in_sample"]), color="#b0413e", label="its maximum: reported")
+    panel.plot(steps[there], held_out[there], color="#c98a2b", linewidth=0.7, label="MINE, other pairs")
+    panel.axhspan(one["value"] - 3 * one["se"], one["value"] + 3 * one["se"], color="#1f5f8b", alpha=0.25)
+    panel.axhline(one["value"], color="#1f5f8b", linewidth=1, label="Gaussian, 3 SE")
+    panel.axhline(one["truth"], color="black", linestyle=":", linewidth=1, label="truth")
+    panel.axhline(ceiling, color="black", linestyle="--", linewidth=0.7, label="ceiling, ln n")
+    low = max(float(np.nanmin(held_out)), -6.0) if there.any() else -1.0
+    high = max(*one["in_sample"], ceiling) + 1
+    panel.set(title=f"truth {one['truth']:.2f}, n = {one['n']:,}", xlabel="step", ylim=(low - 0.5, high))

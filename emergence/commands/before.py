@@ -7,7 +7,7 @@ from pathlib import Path
 from emergence.data.file_search import files_at
 from emergence.experiment.store import RunStore, refuse_if_no_folder
 from emergence.spec.experiment import ExperimentSpec
-from emergence.spec.published import is_directory, model_folder
+from emergence.spec.published import is_directory, model_folder, weights_file
 
 
 def refuse_bad_paths(spec: ExperimentSpec | None, runs_dir: Path, *, resume: str | None, fresh: bool) -> None:
@@ -39,10 +39,10 @@ def refuse_bad_paths(spec: ExperimentSpec | None, runs_dir: Path, *, resume: str
 
 
 def refuse_missing_model(name: str) -> None:
-    """Refuse a published model's directory that is not there. Names on the hub are asked for later.
+    """Refuse a published model's directory or file that is not there. Names on the hub are asked for later.
 
     Raises:
-        UsageError: There is no such directory.
+        UsageError: There is no such directory or file.
     """
-    if is_directory(name):
+    if weights_file(name) is None and is_directory(name):
         model_folder(name)

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from emergence.errors import UsageError
 from emergence.experiment.store import RunDirectory, find_run, holds_run_files
+from emergence.spec.published import weights_file
 
 if TYPE_CHECKING:
     from emergence.studies.study import StudyFiles
 
 
 def is_model(name: str, runs_dir: Path) -> bool:
-    """Whether ``name`` means a published model: a directory with a ``config.json``, or ``OWNER/NAME`` of the hub."""
+    """Whether ``name`` means a published model: a folder with a ``config.json``, a ``.pth`` file, or ``OWNER/NAME``."""
+    if weights_file(name) is not None:
+        return True
     for path in (Path(name), runs_dir / name):
         if name and path.is_dir():
             return not holds_run_files(path) and (

@@ -23,6 +23,20 @@ def is_directory(name: str) -> bool:
     return name.startswith((".", "/", "~")) or Path(name).is_dir()
 
 
+def weights_file(name: str) -> Path | None:
+    """The ``.pth`` file that ``name`` means; None for a directory or a name on the hub.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    path = Path(name).expanduser()
+    if path.suffix != ".pth" or path.is_dir():
+        return None
+    if not path.is_file():
+        raise UsageError(f"{name}: there is no such file")
+    return path
+
+
 def model_folder(name: str) -> Path:
     """The directory that ``name`` means.
 

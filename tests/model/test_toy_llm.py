@@ -16,14 +16,15 @@ pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from emergence.commands.probe import ProbeRequest, probe_model
+from emergence.commands.subject import is_model
 from emergence.errors import EmergenceError, UsageError, WeightsError
 from emergence.findings.collect import collect_results
 from emergence.model.huggingface import find_model, load_model, random_twin, toy_llm
 from emergence.model.huggingface.files import list_revisions
 from emergence.model.huggingface.toy_llm import TRUNK_FILE
 from emergence.spec.published import size_name
-from tests.experiment.test_published import spec_of
+from tests.command_lines import typed
+from tests.experiment.test_published import SETTINGS
 from tests.published_models import TEXTS
 from tests.small_runs import run_micro
 
@@ -121,12 +122,22 @@ def test_levels_are_those_of_the_public_formulas(study: tuple[Path, dict[str, Te
 
 def test_it_is_probed_like_any_published_model(study: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
     folder, _ = study
-    spec = spec_of(folder / TRUNK_FILE, 'probe.layers="0,2"', 'probe.families=["linear"]', "probe.validity=false")
-    probe_model(ProbeRequest(spec=spec, twins=1), tmp_path / "runs")
+    values = (*SETTINGS, "pretrain.precision=fp32", 'probe.families=["linear"]', "probe.validity=false")
+    flags = ["--data", "microworld", "--layers", "0,2", "--twins", "1", "--runs-dir", str(tmp_path / "runs")]
+    flags += [word for value in values for word in ("--set", value)]
+    ended = typed("emergence", "probe", "--model", str(folder / TRUNK_FILE), *flags)
+    assert ended.code == 0, ended.err
     found = collect_results(tmp_path / "runs").found
     assert {item.result.condition for item in found} == {"frozen", "random-frozen"}
     assert {item.result.config_name for item in found} == {folder.name}
     assert all(item.result.held_out_loss for item in found)
+    for command in ("probe", "cka", "revisions", "ie"):
+        missing = (
+            [str(tmp_path / "none.pth")] if command in ("revisions", "ie") else ["--model", str(tmp_path / "none.pth")]
+        )
+        ended = typed("emergence", command, *missing)
+        assert ended.code == 2 and "none.pth: there is no such file" in ended.err
+    assert is_model(str(folder / TRUNK_FILE), tmp_path)
 
 
 class _Runs:

@@ -27,6 +27,7 @@ from emergence.files import open_regular
 from emergence.model.huggingface.files import CONFIG_FILE, ModelFiles
 from emergence.model.huggingface.tensors import group_of
 from emergence.model.tensor_files import first_line, load_tensors
+from emergence.spec.published import weights_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -131,13 +132,11 @@ def find_toy_llm(name: str, revision: str | None) -> ToyLLMFiles | None:
 
 def toy_llm_path(name: str, revision: str | None = None) -> Path | None:
     """The file that is meant; None if another kind of model is. See :func:`find_toy_llm`."""
-    place = Path(name).expanduser()
-    if place.suffix == _SUFFIX and not place.is_dir():
+    if (path := weights_file(name)) is not None:
         if revision is not None:
             raise UsageError(f"{name} is one file: drop --revision, or give its folder")
-        if not place.is_file():
-            raise UsageError(f"{name}: there is no such file")
-        return place
+        return path
+    place = Path(name).expanduser()
     if not (place / TRUNK_FILE).is_file() or (place / CONFIG_FILE).is_file():
         return None
     if revision is None:
