@@ -92,4 +92,4 @@ def _tables(chart: Chart, reasons: Sequence[str]) -> Iterable[Block]:
     yield from table(f"{chart.title}, bits; the raw value says mostly how much noise was added", head, shown)
 
 
-KIND = ChartKind("information", 115, "information", _collect, _draw, _series, never, _tables)
+KIND = ChartKind("information", 114, "information", _collect, _draw, _series, never, _tables)

@@ -6,19 +6,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from emergence.findings.folder import ResultsFolder
+from emergence.findings.trunk_studies import read_studies
 from emergence.report.blocks import Block, Bullets, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend
-from emergence.report.charts.rows import never, numbers, rows_where, slug, studies, value_words
+from emergence.report.charts.rows import never, numbers, rows_where, slug, value_words
 from emergence.studies.information.curve import FILES, InformationCurve, raw_mean, read_result
 from emergence.studies.information.result import CONTROLS
 from emergence.wording import format_interval
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    curves = studies(
-        folder, charts, KIND.name, FILES, read_result, "no snapshots were estimated: emergence ie RUN --snapshots"
-    )
+    curves, problems = read_studies(folder, FILES, read_result)
+    for place, reason in problems:
+        charts.skip(place, reason)
     for texts in dict.fromkeys(str(curve.settings["texts"]) for curve in curves):
         mine = sorted((c for c in curves if c.settings["texts"] == texts), key=lambda c: int(c.settings["length"]))
         caption = (
@@ -103,4 +104,4 @@ def _tables(chart: Chart, reasons: Sequence[str]) -> Iterable[Block]:
     yield from table(f"{chart.title}, bits; the raw value says mostly how much noise was added", head, shown)
 
 
-KIND = ChartKind("information_curve", 116, "information", _collect, _draw, _series, never, _tables)
+KIND = ChartKind("information_curve", 115, "information", _collect, _draw, _series, never, _tables)
