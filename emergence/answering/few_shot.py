@@ -1,4 +1,6 @@
-"""Few-shot training sets. They are seeded and nested, so that the points of a learning curve differ in size alone."""
+"""Few-shot training sets: nested ones, so that the points of a learning curve differ in size alone, and independent
+draws, which a law of such points needs.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,18 @@ import numpy.typing as npt
 from emergence.errors import UsageError
 
 
-def few_shot_indices(n_questions: int, limit: int | None, seed: int) -> npt.NDArray[np.int64]:
+def few_shot_indices(n_questions: int, limit: int | None, seed: int, subset: int = 0) -> npt.NDArray[np.int64]:
     """Indices of the training questions to use, in their original order.
 
-    They are the first ``limit`` of one seeded permutation of the *questions* (docs/methods.md#few-shot). So the
-    questions of a smaller limit are among those of every larger one with the same seed.
+    They are the first ``limit`` of a seeded permutation of the *questions* (docs/methods.md#few-shot). With ``subset``
+    0 there is one permutation, so the questions of a smaller limit are among those of every larger one with the same
+    seed. Every other subset has a permutation of its own for each limit.
 
     Args:
         n_questions: How many training questions there are.
         limit: How many to use; None for all.
         seed: Seed of the permutation.
+        subset: Number of the draw.
 
     Raises:
         UsageError: More questions were asked for than there are.
@@ -28,5 +32,6 @@ def few_shot_indices(n_questions: int, limit: int | None, seed: int) -> npt.NDAr
         raise UsageError(
             f"--finetune-samples must be between 1 and the {n_questions} training questions there are, not {limit}"
         )
-    order = np.random.default_rng([seed, 0xFE3]).permutation(n_questions)
+    own = [subset, limit] if subset else []
+    order = np.random.default_rng([seed, 0xFE3, *own]).permutation(n_questions)
     return np.sort(order[:limit]).astype(np.int64)

@@ -337,6 +337,10 @@ def _of_spec(run: RunDirectory, result: RunResult) -> Iterator[str]:
     for name, value in facts.items():
         if getattr(result, name) != value:
             yield f"its {name} is {_shown(getattr(result, name))}, that of {SPEC_FILE} {value}"
+    if run.spec.at_snapshot and run.spec.snapshot.isdecimal():
+        steps = dig(result.pretraining, "steps")
+        if steps != int(run.spec.snapshot):
+            yield f"its trunk is of step {_shown(steps)}, that of {SPEC_FILE} of step {run.spec.snapshot}"
     entries = read_manifest(run.path) if (run.path / MANIFEST_FILE).exists() else {}
     claimed, trunk = dig(result.lineage, "trunk_sha256"), entries.get(TRUNK_FILE)
     if trunk is not None and claimed is not None and claimed != trunk.sha256:

@@ -41,6 +41,7 @@ from emergence.model.huggingface import (
 )
 from emergence.model.huggingface.own_export import redraw_unseen_rows
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.pretraining_snapshot import choose_step
 from emergence.training.checkpoint import WeightsFile, check_matches, check_trunk, load_weights
 
 logger = logging.getLogger(__name__)
@@ -147,9 +148,11 @@ def read_inputs(
     """
     if spec.model:
         return _read_published(spec, spec.model, cache_dir, device)
-    weights = _given_weights(spec, store, cache_dir)
+    weights = None if spec.at_snapshot else _given_weights(spec, store, cache_dir)
     dataset = None if spec.skip_finetune else load_qa(spec, cache_dir)
     text = prepare_pretraining_data(spec, cache_dir) if spec.pretrains else None
+    if spec.at_snapshot:
+        weights = _snapshot_weights(spec, store, text.fingerprint if text else None)
     counts = _token_counts(spec, weights, text, cache_dir)
     if weights:
         tokenizer = TextTokenizer.from_json(weights.file.tokenizer_json, str(weights.path))
@@ -300,7 +303,7 @@ def encode_questions(
             cure = f": raise it with --set model.sequence_length={4 * limit}" if spec.model is None else ""
             what = "model.sequence_length =" if spec.model is None else "the model's context of"
             raise DataError(f"no {split} question fits {what} {limit} in the {spec.layout} layout{cure}")
-    subset = few_shot_indices(len(encoded["train"]), spec.finetune_samples, spec.seed)
+    subset = few_shot_indices(len(encoded["train"]), spec.finetune_samples, spec.seed, spec.subset)
     train = encoded["train"] if spec.finetune_samples is None else encoded["train"].subset(subset)
     marks = mark_tokens(tokenizer, marks_of(spec), token_counts)
     pairs = _minimal_pairs(spec, dataset, tokenizer, limit, token_counts)
@@ -390,6 +393,31 @@ def _given_weights(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Gi
     _refuse_other_stages(weights.metadata, path)
     check_trunk(weights, path)
     return GivenWeights(weights, path)
+
+
+def _snapshot_weights(spec: ExperimentSpec, store: RunStore, text: str | None) -> GivenWeights:
+    """The snapshot that ``spec`` starts from, of a run that has done its pretraining.
+
+    Args:
+        text: Fingerprint of the text that the run reads; None with ``--skip-pretrain``.
+
+    Raises:
+        WeightsError: No run kept it. The message says how to make it.
+    """
+    run = store.find_snapshots(spec, text)
+    if run is None:
+        raise WeightsError(
+            f"--snapshot {spec.snapshot}: no run in {store.root} has done this pretraining and kept snapshots: make it "
+            "with the same command, --skip-finetune in place of --snapshot"
+        )
+    steps = run.pretraining_steps()
+    step = choose_step(list(steps), spec.snapshot)
+    if step is None:
+        kept = ", ".join(str(each) for each in sorted(steps) if each)
+        raise WeightsError(f"--snapshot {spec.snapshot}: {run.run_id} kept steps {kept}: choose from them")
+    weights = load_own(run, steps[step])
+    check_trunk(weights, steps[step])
+    return GivenWeights(weights, steps[step])
 
 
 def _pretrained_on_same_text(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> RunDirectory | None:

@@ -6,6 +6,7 @@ it came, and the history is cut back to that point.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -31,11 +32,13 @@ from emergence.answering.stored_heads import HEAD, probe_tensors
 from emergence.answering.stored_states import StoredStates
 from emergence.answering.word_features import Variant
 from emergence.answering.word_scorer import WordScores, word_scores
+from emergence.errors import EmergenceError, RunDirectoryError
 from emergence.experiment.belonging import FINETUNED, PRETRAINED, RANDOM, history_position, load_own
 from emergence.experiment.facts import HEADLINE, own_scorer, words_name
 from emergence.experiment.inputs import GivenWeights, Inputs, Questions, layers_of, redraw_as_own
 from emergence.experiment.result import current_versions
 from emergence.experiment.store import CACHE_FOLDER, RunDirectory
+from emergence.files import content_digest, make_folder, read_sealed, seal, sha256_file, write_json_atomic
 from emergence.model import Encoder, SpanHead, Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen
 from emergence.model.huggingface import LoadedModel
@@ -54,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 #: Where a published model's states lie in the cache, in a folder named as their run.
 STATES_FOLDER = "states"
+#: Where held-out losses of snapshots lie in the cache.
+LOSSES_FOLDER = "snapshot_losses"
 
 
 @dataclass
@@ -154,11 +159,40 @@ def _take_weights(session: Session, given: GivenWeights) -> None:
     metadata[IDENTITY_KEY] = session.identity.to_dict()
     if session.spec.pretrains:  # found by content: the very trunk that this run would have pretrained
         metadata["pretrain_id"] = session.spec.pretrain_id
+    if session.spec.at_snapshot:
+        metadata["pretraining"] = _pretraining_so_far(session, given)
     weights = WeightsFile(
         given.file.state_dict, given.file.model, given.file.vocab_rows, given.file.tokenizer_json, metadata
     )
     session.run.save_trunk(weights)
     logger.info("using the pretrained trunk of %s", given.path)
+
+
+def _pretraining_so_far(session: Session, snapshot: GivenWeights) -> dict[str, Any]:
+    """What a result tells of the pretraining up to a snapshot, with its held-out losses if the run reads the text.
+
+    The losses are kept in the cache, because a sweep has many cells on one snapshot.
+    """
+    facts = {key: snapshot.file.metadata.get(key) for key in ("step", "tokens_seen")}
+    so_far = {"snapshot": snapshot.path.stem, "steps": facts["step"], "tokens_seen": facts["tokens_seen"]}
+    text = session.inputs.text
+    if text is None:
+        return so_far
+    model = session.spec.config.model
+    key = [sha256_file(snapshot.path), text.fingerprint, model.sequence_length, session.context.precision]
+    kept = session.cache_dir / LOSSES_FOLDER / f"{content_digest(key)[:24]}.json"
+    with contextlib.suppress(RunDirectoryError, KeyError):  # damaged: measured again
+        if kept.is_file():
+            return so_far | {split: read_sealed(kept)[split] for split in ("validation", "test")}
+    trunk = build_trunk(snapshot.file.model, snapshot.file.vocab_rows, seed=0)
+    load_into(trunk, snapshot.file.state_dict, snapshot.path)
+    losses = _held_out_losses(session, trunk.to(session.context.device))
+    try:
+        make_folder(kept.parent)
+        write_json_atomic(kept, seal(losses))
+    except (EmergenceError, OSError) as error:  # they can be measured again
+        logger.warning("held-out losses of %s are not kept: %s", snapshot.path, error)
+    return so_far | losses
 
 
 def _draw_random(session: Session) -> None:

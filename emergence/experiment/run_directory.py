@@ -175,6 +175,11 @@ class RunDirectory:
                 snapshots.append(Snapshot(match["phase"], match["unit"], int(match["number"]), path))
         return sorted(snapshots, key=lambda s: (s.phase != "pretrain", s.unit, s.number))
 
+    def pretraining_steps(self) -> dict[int, Path]:
+        """The snapshots of pretraining that were kept in log steps, by step."""
+        kept = (snapshot for snapshot in self.snapshots() if (snapshot.phase, snapshot.unit) == ("pretrain", "step"))
+        return {snapshot.number: snapshot.path for snapshot in kept}
+
     def own_weights(self) -> list[Path]:
         """Every weights file that this run has written: the trunk, snapshots, and the finetuned model."""
         return sorted(path for path in self.path.glob("*.pth") if is_own_weights(path.name))

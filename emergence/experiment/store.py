@@ -11,9 +11,10 @@ import logging
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from emergence.errors import DataError, RunDirectoryError, UsageError
+from emergence.experiment.facts import dig
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.run_directory import (
     CHECKPOINT_FOLDER,
@@ -22,6 +23,7 @@ from emergence.experiment.run_directory import (
     SPEC_FILE,
     STATS_FILE,
     RunDirectory,
+    is_snapshot_name,
 )
 from emergence.experiment.weights_path import resolve_weights
 from emergence.files import TEMPORARY_SUFFIX, may_write, name_within, read_sealed, seal, write_error, write_json_atomic
@@ -193,8 +195,23 @@ class RunStore:
     def find_pretrained_on(self, text: str, spec: ExperimentSpec) -> RunDirectory | None:
         """The newest run with the trunk that ``spec`` would pretrain on the text with this fingerprint."""
         wanted = spec.training_id
-        runs = (run for run in self.runs() if run.spec.pretrains and run.trunk_path.is_file())
+        runs = (run for run in self._pretrainings() if run.trunk_path.is_file())
         return next((run for run in runs if run.spec.training_id == wanted and run.text_fingerprint == text), None)
+
+    def find_snapshots(self, spec: ExperimentSpec, text: str | None = None) -> RunDirectory | None:
+        """The newest finished pretraining of ``spec`` that kept snapshots.
+
+        Args:
+            text: A fingerprint. A pretraining on this text counts, whatever the text is called.
+        """
+
+        def is_same(run: RunDirectory) -> bool:
+            if run.spec.pretrain_id == spec.pretrain_id:
+                return text is None or run.text_fingerprint == text
+            return text is not None and run.spec.training_id == spec.training_id and run.text_fingerprint == text
+
+        done = (run for run in self._pretrainings() if run.trunk_path.is_file() and is_same(run))
+        return next((run for run in done if run.pretraining_steps()), None)
 
     def resolve_weights(self, path: str, *, confined: bool = False) -> Path:
         """The weights file that ``--pretrained-model-path`` means.
@@ -207,6 +224,10 @@ class RunStore:
             WeightsError: The file is missing, a folder, or outside. The message lists what could be meant.
         """
         return resolve_weights(self.root, path, confined=confined)
+
+    def _pretrainings(self) -> Iterator[RunDirectory]:
+        """Runs whose trunk is their own pretraining's last one, newest first."""
+        return (run for run in self.runs() if run.spec.pretrains and not run.spec.at_snapshot)
 
     def _same(self, spec: ExperimentSpec) -> Iterator[RunDirectory]:
         return (run for run in self.runs() if run.experiment_id == spec.experiment_id)
@@ -253,8 +274,8 @@ def _age_key(run: RunDirectory) -> tuple[str, int, str]:
 
 
 def _trunk_id(run: RunDirectory) -> str | None:
-    """Id of the pretraining that the trunk of ``run`` comes from; None for a random one, or if unknown."""
-    if run.spec.random_baseline:
+    """Id of the pretraining whose last trunk ``run`` has; None for a random one, a snapshot, or if unknown."""
+    if run.spec.random_baseline or run.spec.at_snapshot:
         return None
     if run.spec.pretrains:
         return run.spec.pretrain_id
@@ -262,4 +283,6 @@ def _trunk_id(run: RunDirectory) -> str | None:
         lineage = read_sealed(run.stats_path).get("lineage")
     except RunDirectoryError:
         return None
-    return lineage.get("pretrain_id") if isinstance(lineage, dict) else None
+    if not isinstance(lineage, dict) or is_snapshot_name(PurePath(str(dig(lineage, "source", "path") or "")).stem):
+        return None
+    return lineage.get("pretrain_id")

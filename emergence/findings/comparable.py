@@ -1,8 +1,8 @@
 """Which results may stand beside each other: sets that differ in nothing but the cell of the 2x2 and the seed.
 
-Size, pretraining data and settings, layout, number of training questions, tokenizer and test questions must agree.
-A result that differs in one of them makes a set of its own, and a sentence names the difference. Results that differ
-are never averaged.
+Size, pretraining data, settings and snapshot, layout, number and draw of training questions, tokenizer and test
+questions must agree. A result that differs in one of them makes a set of its own, and a sentence names the difference.
+Results that differ are never averaged.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class BaseKey:
     size: str
     layout: str
     samples: int | None
+    subset: int
     model_settings: str
     tokenizer: str
     test_questions: str
@@ -58,6 +59,7 @@ class TrunkKey:
     pretraining_text: str
     pretraining_settings: str
     pretraining_steps: str
+    is_snapshot: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class ComparableSet:
     def model(self) -> str:
         """``tiny``, with what is not the default behind it."""
         parts = [self.base.layout] if self.base.layout not in ("question-first", NOT_RECORDED) else []
-        parts += [f"n={self.base.samples}"] if self.base.samples is not None else []
+        parts += training_words(self.base)
         parts += [self.named] if self.named else []
         parts += [f"set {self.number}"] if self.number else []
         return self.base.size + (f" ({', '.join(parts)})" if parts else "")
@@ -132,6 +134,12 @@ class ComparableSet:
         return [item for items in self.cells.values() for item in items]
 
 
+def training_words(base: BaseKey) -> list[str]:
+    """What is not the default of the training questions, a word each."""
+    words = [f"n={base.samples}"] if base.samples is not None else []
+    return words + ([f"subset {base.subset}"] if base.subset else [])
+
+
 @cache
 def _named_size(name: str) -> int | None:
     """Non-embedding parameters of a configuration of this version; None if it has none of that name."""
@@ -151,14 +159,15 @@ class Grouping:
         groups: dict[tuple[object, ...], list[ComparableSet]] = {}
         for s in self.sets:
             base = s.base
-            same = (s.pretrain, base.layout, base.samples, base.tokenizer, base.test_questions, base.file_format)
-            groups.setdefault((*same, base.evaluation_settings), []).append(s)
+            same = (s.pretrain, base.layout, base.samples, base.subset)
+            same_data = (base.tokenizer, base.test_questions, base.file_format, base.evaluation_settings)
+            groups.setdefault((*same, *same_data), []).append(s)
         series: dict[str, tuple[ComparableSet, ...]] = {}
-        for (pretrain, layout, samples, *_), members in groups.items():
+        for (pretrain, layout, *_), members in groups.items():
             if len({s.base.size for s in members}) == len(members) > 1:
                 data = f"pretraining data {NOT_RECORDED}" if pretrain == NOT_RECORDED else str(pretrain)
                 parts = [data, *([str(layout)] if layout not in ("question-first", NOT_RECORDED) else [])]
-                label = ", ".join([*parts, *([f"n={samples}"] if samples is not None else [])])
+                label = ", ".join([*parts, *training_words(members[0].base)])
                 series[label if label not in series else f"{label} ({len(series)})"] = tuple(members)
         return series
 
@@ -229,7 +238,7 @@ def _base_key(item: Found) -> BaseKey:
     result, spec = item.result, item.spec
     if spec is None:
         unknown = (NOT_RECORDED,) * 4
-        return BaseKey(result.config_name, NOT_RECORDED, result.finetune_samples_limit, *unknown, "older format")
+        return BaseKey(result.config_name, NOT_RECORDED, result.finetune_samples_limit, 0, *unknown, "older format")
     evaluation = spec.config.evaluate
     scoring = {
         "alpha": evaluation.alpha,
@@ -240,6 +249,7 @@ def _base_key(item: Found) -> BaseKey:
         size=result.config_name,
         layout=spec.layout,
         samples=spec.finetune_samples,
+        subset=spec.subset,
         model_settings=_short(content_digest(_model_settings(item, spec))),
         tokenizer=_short(result.fingerprint("tokenizer")),
         test_questions=_short(result.fingerprint("questions")),
@@ -277,7 +287,9 @@ def _trunk_key(item: Found, trunk_specs: Mapping[str, ExperimentSpec], texts: Ma
         settings = _short(content_digest([alone.training_id, world])) if text else alone.pretrain_id
     steps, given = item.result.pretrained.steps, Path(item.result.trunk.given("path") or "").name
     steps_label = (given or NOT_RECORDED) if steps is None else str(steps)
-    return TrunkKey(pretrain_label(spec or item.spec), _short(text), settings, steps_label)
+    label, is_snapshot = pretrain_label(spec or item.spec), item.spec.at_snapshot
+    label += f" at step {steps_label}" if is_snapshot else ""
+    return TrunkKey(label, _short(text), settings, steps_label, is_snapshot)
 
 
 def _own_text(item: Found) -> str | None:
@@ -385,10 +397,10 @@ def _preference(item: Found) -> tuple[bool, str, str]:
 # Sets that only look alike --------------------------------------------------------------------------
 
 
-def _look(s: ComparableSet) -> tuple[str, str, int | None]:
+def _look(s: ComparableSet) -> tuple[object, ...]:
     """Sets that a reader would take for one another."""
     layout = "question-first" if s.base.layout == NOT_RECORDED else s.base.layout
-    return s.base.size, layout, s.base.samples
+    return s.base.size, layout, s.base.samples, s.base.subset
 
 
 def _alike(a: ComparableSet, b: ComparableSet) -> bool:

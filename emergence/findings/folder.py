@@ -16,7 +16,7 @@ from emergence.errors import DataError, EmergenceError
 from emergence.experiment.run_directory import SPEC_FILE
 from emergence.experiment.store import RunDirectory
 from emergence.findings.collect import Collection, Skipped, collect_results
-from emergence.findings.comparable import ComparableSet, Grouping, group_results
+from emergence.findings.comparable import ComparableSet, Grouping, TrunkKey, group_results
 from emergence.findings.scores import SetScores, score_sets
 from emergence.findings.two_by_two import CELL_OF_CONDITION
 from emergence.measures.bootstrap import N_BOOT
@@ -71,7 +71,10 @@ class ResultsFolder:
 
     @property
     def main(self) -> tuple[SetScores, ...]:
-        """The sets with all training questions, or with the most that were tried where no run had all."""
+        """The sets with all training questions, or with the most that were tried where no run had all.
+
+        Snapshots of a pretraining are left out where its last trunk is there, and other draws of the questions.
+        """
         return tuple(s for s in self.scored if not any(_is_more(other, s) for other in self.scored))
 
     @property
@@ -98,12 +101,25 @@ class ResultsFolder:
 
 
 def _is_more(other: SetScores, than: SetScores) -> bool:
-    """Whether a set is ``than`` with more training questions, and with a pretrained trunk if it had one."""
+    """Whether a set is ``than`` with more training questions, and with a trunk pretrained (longer) if it had one."""
     a, b = other.comparable, than.comparable
-    if replace(a.base, samples=None) != replace(b.base, samples=None) or b.trunk not in (None, a.trunk):
+    if replace(a.base, samples=None, subset=0) != replace(b.base, samples=None, subset=0):
         return False
-    counts = [math.inf if base.samples is None else base.samples for base in (a.base, b.base)]
-    return counts[0] > counts[1]
+    if b.trunk not in (None, a.trunk) and not _is_snapshot_of(b.trunk, a.trunk):
+        return False
+    return _place(a) > _place(b)
+
+
+def _place(s: ComparableSet) -> tuple[float, int, bool]:
+    samples = math.inf if s.base.samples is None else s.base.samples
+    return samples, -s.base.subset, s.trunk is None or not s.trunk.is_snapshot
+
+
+def _is_snapshot_of(trunk: TrunkKey, last: TrunkKey | None) -> bool:
+    """Whether ``trunk`` is within the pretraining that ends in ``last``."""
+    if last is None or not trunk.is_snapshot or last.is_snapshot:
+        return False
+    return (trunk.pretraining_text, trunk.pretraining_settings) == (last.pretraining_text, last.pretraining_settings)
 
 
 def read_folder(root: Path, *, n_boot: int = N_BOOT, cluster: ClusterKind = "sentence") -> ResultsFolder:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from emergence.findings.comparable import BaseKey, ComparableSet
+from emergence.findings.comparable import BaseKey, ComparableSet, training_words
 from emergence.findings.scores import SetScores
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import FULL
@@ -131,11 +131,11 @@ def scale_curves(scored: Sequence[SetScores], *, n_draws: int = N_DRAWS, seed: i
 
 def _shared(base: BaseKey) -> tuple[Any, ...]:
     """What sizes must share for their scores to form one curve."""
-    return base.layout, base.samples, base.test_questions, base.evaluation_settings
+    return base.layout, base.samples, base.subset, base.test_questions, base.evaluation_settings
 
 
 def _label(key: tuple[Any, ...], first: ComparableSet) -> str:
-    return ", ".join([str(key[0]), first.base.layout] + ([f"n={key[2]}"] if key[2] is not None else []))
+    return ", ".join([str(key[0]), first.base.layout, *training_words(first.base)])
 
 
 def _scale_curve(label: str, scored: Iterable[SetScores], n_draws: int, seed: int) -> ScaleCurve:

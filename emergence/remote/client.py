@@ -134,6 +134,11 @@ def _trunk_on_the_volume(request: Request) -> str | None:
     trunks = volume.same_pretraining(spec)
     if ready := next((run_id for run_id, has_trunk in trunks.items() if has_trunk), None):
         return ready
+    if spec.at_snapshot and spec.pretrain_text is None:  # its content may be there under another name
+        raise UsageError(
+            f"--snapshot {spec.snapshot}: no run on the volume has done this pretraining: make it with the same "
+            "command, --skip-finetune in place of --snapshot"
+        )
     if not spec.pretrains:
         if spec.pretrain_text is None:  # else the same text may be there under another name, which its content tells
             raise UsageError(
@@ -380,7 +385,8 @@ class VolumeFiles:
             except EmergenceError:
                 return False
             has_or_will = other.pretrains or TRUNK_FILE in runs[run_id]
-            is_given = other.random_baseline or other.pretrained_model_path  # weights of whatever pretraining
+            # Weights of whatever pretraining, or of its middle.
+            is_given = other.random_baseline or other.pretrained_model_path or other.at_snapshot
             return other.pretrain_id == spec.pretrain_id and has_or_will and not is_given
 
         runs = {run_id: files for run_id, files in self.runs().items() if SPEC_FILE in files}

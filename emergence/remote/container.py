@@ -76,6 +76,11 @@ def working_copy(spec: ExperimentSpec, run_id: str, trunk: str | None = None, te
     needed = []
     if spec.pretrained_model_path:
         needed.append(RunStore(MODELS).resolve_weights(spec.pretrained_model_path))
+    elif spec.at_snapshot:
+        volume = RunStore(MODELS)
+        source = volume.find_snapshots(spec) or (volume.find_snapshots(spec, text) if text else None)
+        # Which of them is meant follows from all of them, and that the pretraining is done from its trunk.
+        needed += [source.trunk_path, *source.pretraining_steps().values()] if source else []
     elif not spec.random_baseline:
         volume = RunStore(MODELS)
         sources = [volume.open(trunk)] if trunk else [volume.find_pretrained(spec.pretrain_id)]

@@ -202,7 +202,7 @@ def reproduction(folder: ResultsFolder) -> Iterator[Block]:
             "The sweeps recorded in this folder: how each stands, and what is left or failed of it", "\n".join(lines)
         )
     items = [item for item in used_and_trunks(folder) if item.spec is not None]
-    pretraining = sorted(items, key=lambda item: (item.spec is not None and not item.spec.pretrains, item.name))
+    pretraining = sorted(items, key=lambda item: (item.spec is not None and not _trains_trunk(item.spec), item.name))
     lines = [f"# {item.name}\n{command(item.spec, str(folder.root))}" for item in pretraining if item.spec]
     if lines:
         yield Code("Every run (those that pretrain first: others use their trunks)", "\n".join(lines))
@@ -210,7 +210,7 @@ def reproduction(folder: ResultsFolder) -> Iterator[Block]:
             "The same command on the same machine and versions gives the same numbers; add --fresh to run it anew "
             "where the finished run is still there." + _on_modal(items)
         )
-    names = [item.name for item in items if item.spec and item.spec.pretrains]
+    names = [item.name for item in items if item.spec and _trains_trunk(item.spec)]
     if names:
         path = shlex.quote(str(folder.root / names[0]))
         yield Code(
@@ -233,6 +233,10 @@ def _on_modal(items: Iterable[Found]) -> str:
         " On Modal: modal run pretrain_wikitext_finetune_qasrl_modal.py with the same flags, without --runs-dir"
         f"{which}."
     )
+
+
+def _trains_trunk(spec: ExperimentSpec) -> bool:
+    return spec.pretrains and not spec.at_snapshot
 
 
 def command(spec: ExperimentSpec, runs_dir: str) -> str:

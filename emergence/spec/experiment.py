@@ -19,6 +19,7 @@ from typing import Any, Literal
 from emergence.errors import ConfigError, UsageError
 from emergence.spec.config import ConfigName, ExperimentConfig, config_from_dict, load_config
 from emergence.spec.flags import Flag, flag, flags_of
+from emergence.spec.pretraining_snapshot import LAST, meant_snapshot, wanted_of
 from emergence.spec.published import refuse_with_model, size_name
 
 SPEC_VERSION = 1
@@ -26,6 +27,8 @@ SPEC_VERSION = 1
 PRETRAIN_ONLY = "pretrain-only"
 #: Largest seed. Generators take 64 bits, and some seeds are the experiment's plus a count.
 MOST_SEED = 2**32 - 1
+#: Greatest number of a draw of training questions.
+MOST_SUBSET = 10_000
 
 PretrainData = Literal["wiki", "wiki+nq", "wiki+control", "shuffled"]
 #: Pretraining data in which short documents replace some text: NQ-open's, or passages of the same lengths.
@@ -92,6 +95,10 @@ class ExperimentSpec:
         None, "Probe this causal model: a name on the Hugging Face hub, a directory, or a .pth file."
     )
     revision: str | None = flag(None, "Its revision: a branch, tag or commit, or a subfolder of the directory.")
+    # Nothing is pretrained for a snapshot: a run that is there must have kept it.
+    snapshot: str = flag(LAST, "Start from this pretraining snapshot: last, a step, or 3of8 (in log steps).")
+    # Draw 0 is nested, the others are independent of it, of each other and between amounts.
+    subset: int = flag(0, "Draw of --finetune-samples questions: 0 nested over amounts; 1, 2, ... independent.")
 
     @classmethod
     def from_flags(
@@ -131,10 +138,11 @@ class ExperimentSpec:
                 raise UsageError(f"{each.option} {value!r}: its name is not UTF-8, and no file can keep it: rename it")
             if choices and value not in choices:
                 raise UsageError(f"{each.option} must be one of {', '.join(choices)}, not {value!r}")
-        _refuse_contradictions(self)
+        spec = dataclasses.replace(self, snapshot=meant_snapshot(self.snapshot))
+        _refuse_contradictions(spec)
         # A random trunk is never pretrained, and a published one was: both mean --skip-pretrain too.
-        is_given = self.random_baseline or self.model is not None
-        return dataclasses.replace(self, skip_pretrain=True) if is_given else self
+        is_given = spec.random_baseline or spec.model is not None
+        return dataclasses.replace(spec, skip_pretrain=True) if is_given else spec
 
     # What the flags amount to -------------------------------------------------------------------
 
@@ -164,7 +172,19 @@ class ExperimentSpec:
 
     @property
     def pretrains(self) -> bool:
+        """Whether its pretraining is its own: it reads the text, and trains the trunk unless a run has it already."""
         return not self.skip_pretrain
+
+    @property
+    def at_snapshot(self) -> bool:
+        """Whether it starts within its pretraining. Then the trunk is always another run's."""
+        return self.snapshot != LAST
+
+    @property
+    def pretraining_alone(self) -> ExperimentSpec:
+        """The run that does its pretraining and nothing else."""
+        trunk_alone = dataclasses.replace(self, skip_finetune=True, freeze_llm=False, snapshot=LAST)
+        return dataclasses.replace(trunk_alone, finetune_samples=None, subset=0)
 
     # Identity -----------------------------------------------------------------------------------
 
@@ -235,12 +255,16 @@ class ExperimentSpec:
             parts.append(self.pretrain_data.replace("+", ""))
         if self.finetune_samples is not None:
             parts.append(f"n{self.finetune_samples}")
+        if self.subset:
+            parts.append(f"subset{self.subset}")
         if self.freeze_llm:
             parts.append("frozen")
         if self.random_baseline:
             parts.append("random")
         if self.revision:
             parts.append(size_name(self.revision))
+        if self.at_snapshot:
+            parts.append(snapshot_name(self.snapshot))
         if self.layout == "echo":
             parts.append("echo")
         if self.seed:
@@ -264,6 +288,11 @@ def refuse_with_resume(flags: Mapping[str, Any]) -> None:
 def experiment_flags() -> tuple[Flag, ...]:
     """The flags that describe an experiment: those of ``run``, ``plan`` and ``modal run`` alike."""
     return (CONFIG_NAME, *flags_of(ExperimentSpec), ON_NAN, SET)
+
+
+def snapshot_name(snapshot: str) -> str:
+    """A snapshot within a name: ``step64``, ``3of8``."""
+    return snapshot if wanted_of(snapshot) else f"step{snapshot}"
 
 
 def pretrain_label(spec: ExperimentSpec) -> str:
@@ -298,7 +327,7 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         raise UsageError("--revision is a revision of --model: add --model NAME, or drop it")
     if spec.model:
         refuse_with_model(spec)
-    elif spec.freeze_llm and spec.skip_pretrain and not spec.pretrained_model_path and not spec.random_baseline:
+    elif spec.freeze_llm and spec.skip_pretrain and not _names_weights(spec):
         raise UsageError(
             "--freeze-llm --skip-pretrain needs weights to probe: add "
             "--pretrained-model-path RUN/toy_llm_unified_pretrained.pth (or --random-baseline for the floor)"
@@ -309,9 +338,37 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         )
     if not 0 <= spec.seed <= MOST_SEED:
         raise UsageError(f"--seed must be between 0 and {MOST_SEED}, not {spec.seed}")
+    if not 0 <= spec.subset <= MOST_SUBSET:
+        raise UsageError(f"--subset must be between 0 and {MOST_SUBSET}, not {spec.subset}")
+    if spec.subset and spec.finetune_samples is None:
+        raise UsageError("--subset is a draw of some training questions: add --finetune-samples N, or drop it")
+    if spec.at_snapshot:
+        _refuse_at_snapshot(spec)
     if spec.nq_data and spec.pretrain_data not in MIXES:
         raise UsageError(
             "--nq-data is only used with --pretrain-data wiki+nq or wiki+control: add one of them, or drop --nq-data"
+        )
+
+
+def _names_weights(spec: ExperimentSpec) -> bool:
+    return bool(spec.pretrained_model_path or spec.random_baseline or spec.at_snapshot)
+
+
+def _refuse_at_snapshot(spec: ExperimentSpec) -> None:
+    """Refuse what has no snapshots of its own pretraining, or does not start from them."""
+    unused = {
+        "--model has revisions (--revision)": spec.model,
+        "--random-baseline was never pretrained": spec.random_baseline,
+        "--pretrained-model-path names the weights already": spec.pretrained_model_path,
+        "--skip-finetune pretrains alone": spec.skip_finetune,
+    }
+    if reason := next((reason for reason, value in unused.items() if value), None):
+        raise UsageError(f"--snapshot is where a run starts within its pretraining, but {reason}: drop one of the two")
+    wanted, kept = wanted_of(spec.snapshot), spec.config.pretrain.step_snapshots
+    if kept < (wanted[1] if wanted else 1):
+        raise UsageError(
+            f"--snapshot {spec.snapshot}: this pretraining keeps {kept} snapshots in log steps: raise "
+            f"it with --set pretrain.step_snapshots={max(wanted[1] if wanted else 10, 10)}"
         )
 
 

@@ -3,9 +3,11 @@
 A ``[[cells]]`` table has a value or a list of values for each axis, and stands for their product. A cell's name
 follows from its content as in the experiment guide: size, what the trunk has seen (``WN`` wiki+nq, ``W`` wiki,
 ``WC`` wiki+control, ``WS`` shuffled, ``R`` random), what is trained (``F`` all weights, ``Z`` a probe on frozen ones),
-number of training questions: ``T-WN-F-ALL``, ``B-W-Z-100``. A table with ``model`` in place of ``size`` is of published
-models, which are probed frozen: ``pythia-70m-step512-Z-ALL``, and ``pythia-70m-R-Z-ALL`` for the random twin of all its
-revisions. Names are for people; specs say what is the same experiment. No torch.
+number of training questions: ``T-WN-F-ALL``, ``B-W-Z-100``. What is not the guide's follows: ``T-W-F-100-3of8``. An
+axis that means nothing for a cell is left out of it, such as snapshots of a random trunk. A table with ``model`` in
+place of ``size`` is of published models, which are probed frozen: ``pythia-70m-step512-Z-ALL``, and
+``pythia-70m-R-Z-ALL`` for the random twin of all its revisions. Names are for people; specs say what is the same
+experiment. No torch.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from typing import Any
 
 from emergence.errors import ConfigError, UsageError
 from emergence.spec.config import CONFIG_NAMES, SECTIONS, config_path, read_toml
-from emergence.spec.experiment import MIXES, ExperimentSpec
+from emergence.spec.experiment import MIXES, MOST_SUBSET, ExperimentSpec, snapshot_name
 from emergence.spec.flags import flags_of
+from emergence.spec.pretraining_snapshot import LAST, meant_snapshot, spaced_snapshots
 from emergence.spec.published import changes_nothing, size_name
 from emergence.wording import did_you_mean
 
@@ -37,9 +40,11 @@ ALL = "all"
 #: Most cells of one ``[[cells]]`` table, and most seeds. More are a mistake, and would fill the memory.
 MOST_CELLS, MOST_SEEDS = 10_000, 1_000
 
-_AXES = ("size", "trunk", "train", "samples", "layout", "finetune_data")
+_AXES = ("size", "trunk", "train", "samples", "layout", "finetune_data", "snapshot", "subset")
+#: The axes of our own trunks alone, with what a published model has in their place.
+_OWN_WORDS = {"size": "size", "snapshot": "snapshots, its revisions"}
 #: The axes of published models.
-_PUBLISHED_AXES = ("model", "revision", *_AXES[1:])
+_PUBLISHED_AXES = ("model", "revision", *(axis for axis in _AXES if axis not in _OWN_WORDS))
 _CELL_KEYS = (*_AXES, "model", "revision", "set", "tag")
 #: Flags that say where the data of every cell comes from.
 DATA_KEYS = ("data", "finetune_data", "pretrain_text", "nq_data", "qa_data")
@@ -205,7 +210,7 @@ def _product(table: Mapping[str, Any], place: str) -> Iterator[tuple[str, dict[s
     if count > MOST_CELLS:
         raise ConfigError(f"{place}: its axes make {count:,} cells; at most {MOST_CELLS:,} are one sweep")
     for chosen in itertools.product(*values.values()):
-        cell = dict(zip(axes, chosen, strict=True))
+        cell = _meant(dict(zip(axes, chosen, strict=True)))
         if cell.get("model") and cell["trunk"] == "random":
             cell["revision"] = _of_twin(cell["model"], values["revision"][0])
         for combination in itertools.product(*(options for _, options in settings)):
@@ -220,7 +225,7 @@ def _axes_of(table: Mapping[str, Any], place: str) -> tuple[tuple[str, ...], dic
     Raises:
         ConfigError: It says neither or both of ``size`` and ``model``, or what no published model can be.
     """
-    defaults: dict[str, list[Any]] = {"samples": [ALL], "layout": ["question-first"]}
+    defaults: dict[str, list[Any]] = {"samples": [ALL], "layout": ["question-first"], "snapshot": [LAST], "subset": [0]}
     if "model" not in table:
         if "size" not in table:
             raise ConfigError(
@@ -229,9 +234,15 @@ def _axes_of(table: Mapping[str, Any], place: str) -> tuple[tuple[str, ...], dic
         if "revision" in table:
             raise ConfigError(f"{place}: revision is of a published model: name it with model")
         return _AXES, defaults | {"trunk": ["wiki", "random"], "train": list(TRAINED)}
-    if "size" in table:
-        raise ConfigError(f"{place}: a published model has its own size: drop size, or model")
+    if own := next((axis for axis in _OWN_WORDS if axis in table), None):
+        raise ConfigError(f"{place}: a published model has its own {_OWN_WORDS[own]}: drop {own}, or model")
     return _PUBLISHED_AXES, defaults | {"trunk": list(PUBLISHED), "train": ["frozen"]}
+
+
+def _meant(cell: dict[str, Any]) -> dict[str, Any]:
+    """A cell without what means nothing for it: snapshots of a random trunk, draws of all questions."""
+    changes = {"snapshot": LAST} if cell["trunk"] == "random" and "snapshot" in cell else {}
+    return {**cell, **changes, **({"subset": 0} if cell["samples"] == ALL else {})}
 
 
 def _of_twin(model: str, revision: str | None) -> str | None:
@@ -253,6 +264,8 @@ def _axis(table: Mapping[str, Any], axis: str, default: list[Any], place: str) -
             raise ConfigError(f"{place}: {what}, not {wrong[0]!r}")
         if known:
             return list(values)
+    if axis == "snapshot":
+        values = [each for value in values for each in spaced_snapshots(value) or [value]]
     return [_choice(place, axis, value) for value in values]
 
 
@@ -261,6 +274,16 @@ def _choice(place: str, key: str, value: Any) -> Any:
         if value != ALL and (type(value) is not int or value < 1):
             raise ConfigError(f"{place}: samples must be 'all' or a whole number from 1 on, not {value!r}")
         return value
+    if key == "subset":
+        if type(value) is not int or not 0 <= value <= MOST_SUBSET:
+            raise ConfigError(f"{place}: subset must be a whole number from 0 to {MOST_SUBSET}, not {value!r}")
+        return value
+    if key == "snapshot":
+        try:
+            return meant_snapshot(str(value) if type(value) in (str, int) else repr(value))
+        except UsageError:
+            known = "'last', a step from 1 on, '3of8', or 'log8' for eight"
+            raise ConfigError(f"{place}: snapshot must be {known}, not {value!r}") from None
     choices = _CHOICES.get(key)
     if choices is None:
         if not isinstance(value, str) or not value:
@@ -279,8 +302,11 @@ def _flags(cell: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) -> dict
         "freeze_llm": cell["train"] == "frozen",
         "layout": cell["layout"],
         "finetune_samples": None if cell["samples"] == ALL else cell["samples"],
+        "subset": cell["subset"],
         "set_values": tuple(_override(key, value) for key, value in settings),
     }
+    if not published:
+        flags["snapshot"] = cell["snapshot"]
     if cell["trunk"] == "random":
         flags["random_baseline"] = True
     elif not published:
@@ -302,6 +328,10 @@ def _name(cell: Mapping[str, Any], varied: Sequence[tuple[str, Any]], tag: str) 
         parts.append(cell["layout"])
     if cell["finetune_data"] is not None:
         parts.append(cell["finetune_data"])
+    if cell.get("snapshot", LAST) != LAST:
+        parts.append(snapshot_name(cell["snapshot"]))
+    if cell["subset"]:
+        parts.append(f"subset{cell['subset']}")
     parts += [f"{key}={_plain(value)}" for key, value in varied]
     return "-".join([*parts, tag] if tag else parts)
 

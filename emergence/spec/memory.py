@@ -57,7 +57,7 @@ def memory_need(spec: ExperimentSpec, *, on_gpu: bool) -> MemoryNeed:
         on_gpu: On a GPU a micro-batch is found by trying, so one sequence is what pretraining needs at least.
     """
     needs = [_loading(spec)]
-    if spec.pretrains:
+    if spec.pretrains and not spec.at_snapshot:
         needs.append(_pretraining(spec, on_gpu=on_gpu))
     if not spec.skip_finetune:
         needs.append(_probing(spec) if spec.freeze_llm else _finetuning(spec))

@@ -51,7 +51,7 @@ def workload_of(spec: ExperimentSpec, *, has_trunk: bool = False, look_at_files:
     model, pretrain = spec.config.model, spec.config.pretrain
     rows = embedding_rows(model.vocab_size)
     tokens = 0
-    if spec.pretrains and not has_trunk:
+    if spec.pretrains and not (has_trunk or spec.at_snapshot):
         tokens = pretrain.epochs * pretrain.samples_per_epoch * model.sequence_length
         if look_at_files and spec.pretrain_text and (size := _bytes_at(spec.pretrain_text)):
             tokens = min(tokens, int(pretrain.max_passes * sum(size.values()) / BYTES_A_TOKEN))

@@ -56,7 +56,7 @@ class Existing:
                 self.finished.setdefault(same.experiment_id, run_id)
         else:
             self.unfinished.setdefault(experiment_id, run_id)
-        if spec.random_baseline:
+        if spec.random_baseline or spec.at_snapshot:
             return
         if has_trunk and (spec.pretrains or equivalent_cell(spec, trunk)):
             self.trunks.setdefault(spec.pretrain_id, run_id)

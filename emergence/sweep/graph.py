@@ -65,7 +65,7 @@ def build_tasks(cells: Iterable[Cell]) -> list[Task]:
         if not (spec.random_baseline or spec.model):
             needs = f"pretrain-{spec.pretrain_id}"
             if needs not in pretrainings:
-                alone = dataclasses.replace(spec, freeze_llm=False, finetune_samples=None, skip_finetune=True)
+                alone = spec.pretraining_alone
                 name = _pretraining_name(cell.name, alone, pretrainings.values())
                 pretrainings[needs] = Task(needs, name, alone, is_pretraining=True)
         tasks.setdefault(spec.experiment_id, Task(spec.experiment_id, cell.name, spec, needs))

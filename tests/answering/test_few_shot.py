@@ -22,6 +22,18 @@ def test_seeded_and_spread_over_the_data() -> None:
     assert abs(first.mean() / 5000 - 1) < 0.15
 
 
+def test_other_draws_share_nothing_but_chance() -> None:
+    """Neither with the nested draw, nor with each other, nor between amounts: overlaps are those of chance."""
+    draws = {(k, n): set(few_shot_indices(1000, n, seed=3, subset=k).tolist()) for k in range(3) for n in (100, 300)}
+    for (k, n), draw in draws.items():
+        assert len(draw) == n
+        for (other_k, other_n), other in draws.items():
+            if (k, n) < (other_k, other_n) and (k, other_k) != (0, 0):
+                chance = n * other_n / 1000
+                assert abs(len(draw & other) - chance) < 5 * chance**0.5
+    np.testing.assert_array_equal(few_shot_indices(1000, 100, 3, 0), few_shot_indices(1000, 100, 3))
+
+
 def test_no_limit_is_everything_in_order() -> None:
     np.testing.assert_array_equal(few_shot_indices(7, None, seed=0), np.arange(7))
     np.testing.assert_array_equal(few_shot_indices(7, 7, seed=5), np.arange(7))

@@ -13,6 +13,7 @@ import pytest
 from emergence.errors import DataError
 from emergence.findings.collect import collect_results
 from emergence.findings.comparable import Grouping, group_results
+from emergence.findings.folder import read_folder
 from emergence.findings.scores import PAIRED, POINT, SUMMARY, SetScores, score_set
 from emergence.spec.experiment import ExperimentSpec, pretrain_label
 from tests.planted_runs import spec_of, write_grid, write_guide_file, write_run
@@ -186,12 +187,34 @@ def test_mixed_experiments_are_kept_apart_by_name(tmp_path: Path, change: dict[s
     assert [s.score.point for s in scores if s] == [pytest.approx(0.5)]
 
 
-@pytest.mark.parametrize("flags", [{"layout": "echo"}, {"finetune_samples": 50}, {"config_name": "tiny"}])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"layout": "echo"},
+        {"finetune_samples": 50},
+        {"finetune_samples": 50, "subset": 1},
+        {"config_name": "tiny"},
+    ],
+)
 def test_layouts_samples_and_sizes_are_sets_of_their_own(tmp_path: Path, flags: dict[str, object]) -> None:
     write_grid(tmp_path, PLANTED)
     write_grid(tmp_path, PLANTED, **flags)
     grouping = group(tmp_path)
     assert [len(s.results()) for s in grouping.sets] == [4, 4] and not grouping.mixed
+
+
+def test_draws_and_snapshots_are_told_apart_and_the_last_with_all_questions_is_the_main_one(tmp_path: Path) -> None:
+    write_grid(tmp_path, PLANTED)
+    for flags in ({}, {"subset": 1}, {"subset": 2}):
+        write_grid(tmp_path, PLANTED, finetune_samples=50, **flags)
+    write_run(tmp_path, "full", 0.4, snapshot="64")
+    write_run(tmp_path, "full", 0.4, snapshot="3of5", finetune_samples=50, subset=1)
+    grouping = group(tmp_path)
+    labels = [s.label for s in grouping.sets]
+    assert len(labels) == len(set(labels)) == 6 and not grouping.mixed
+    assert {"debug (n=50, subset 2), wiki", "debug, wiki at step 100"} <= set(labels)  # planted runs say 100
+    main = read_folder(tmp_path, n_boot=50).main
+    assert [s.comparable.label for s in main] == ["debug, wiki"]
 
 
 def test_random_trunks_are_the_floor_of_every_pretraining(tmp_path: Path) -> None:

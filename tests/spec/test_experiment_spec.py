@@ -38,6 +38,8 @@ def spec(**flags: Any) -> ExperimentSpec:
             {"config_name": "small", "finetune_samples": 100, "freeze_llm": True, "layout": "echo", "seed": 3},
             "SmallQA_spe400k_n100_frozen_echo_seed3_20251231-005835",
         ),
+        ({"finetune_samples": 30, "subset": 2, "snapshot": "064"}, "TinyQA_spe200k_n30_subset2_step64_20251231-005835"),
+        ({"snapshot": "3of8"}, "TinyQA_spe200k_3of8_20251231-005835"),
     ],
 )
 def test_run_names_add_only_what_differs(flags: dict[str, Any], name: str) -> None:
@@ -60,6 +62,17 @@ def test_run_names_add_only_what_differs(flags: dict[str, Any], name: str) -> No
         ({"layout": "backwards"}, "question-first, echo"),
         ({"data": "web"}, "hub, microworld"),
         ({"pretrain_data": "c4"}, "wiki, wiki\\+nq"),
+        ({"subset": 1}, "--finetune-samples"),
+        ({"subset": -1, "finetune_samples": 5}, "--subset must be between 0"),
+        ({"snapshot": "0"}, "--snapshot must be last, a step from 1 on"),
+        ({"snapshot": "9of8"}, "such as 3of8"),
+        ({"snapshot": "first"}, "such as 3of8"),
+        ({"snapshot": "64", "random_baseline": True}, "--random-baseline was never pretrained"),
+        ({"snapshot": "64", "skip_finetune": True}, "--skip-finetune pretrains alone"),
+        ({"snapshot": "64", "model": "org/gpt", "freeze_llm": True}, "--revision"),
+        ({"snapshot": "64", "skip_pretrain": True, "pretrained_model_path": "w.pth"}, "names the weights already"),
+        ({"snapshot": "3of12"}, "keeps 10 snapshots in log steps.*step_snapshots=12"),
+        ({"snapshot": "64", "set_values": ["pretrain.step_snapshots=0"]}, "step_snapshots=10"),
     ],
 )
 def test_contradictions_name_the_flag_that_cures_them(flags: dict[str, Any], cure: str) -> None:
@@ -87,6 +100,16 @@ def test_a_spec_survives_json_and_keeps_its_identity() -> None:
     two = ExperimentSpec.from_dict(json.loads(json.dumps(one.to_dict())))
     assert two == one
     assert two.experiment_id == one.experiment_id
+
+
+def test_snapshots_and_draws_are_experiments_of_their_own_on_one_pretraining() -> None:
+    few = {"finetune_samples": 30}
+    specs = [spec(**few, **own) for own in ({}, {"subset": 1}, {"snapshot": "64"}, {"snapshot": "3of8"})]
+    assert len({each.experiment_id for each in specs}) == 4 and len({each.pretrain_id for each in specs}) == 1
+    assert spec(snapshot="8of8", **few) == spec(**few), "the last of eight is the finished trunk"
+    assert spec(snapshot="0064", **few) == specs[2]
+    assert spec(freeze_llm=True, skip_pretrain=True, snapshot="64").at_snapshot, "which names the weights to probe"
+    assert specs[3].pretraining_alone == specs[1].pretraining_alone == spec(skip_finetune=True)
 
 
 def test_identity_follows_content_not_cosmetics() -> None:

@@ -145,6 +145,29 @@ def test_published_models_and_their_revisions_are_axes() -> None:
     assert len({c.spec.experiment_id for c in cells}) == len(cells) == 13
 
 
+def test_snapshots_and_draws_are_axes() -> None:
+    """What means nothing for a cell is left out of it: snapshots of a random trunk, draws of all questions."""
+    found = matrix(
+        """
+        [[cells]]
+        size = "tiny"
+        trunk = ["wiki", "random"]
+        train = "full"
+        samples = [10, "all"]
+        snapshot = "log8"
+        subset = [1, 2]
+        """
+    )
+    at = ["", *(f"-{k}of8" for k in range(1, 8))]
+    ours = {f"T-W-F-{n}{s}{d}" for s in at for n, ds in (("10", ("-subset1", "-subset2")), ("ALL", ("",))) for d in ds}
+    assert set(found.cells) == ours | {"T-R-F-10-subset1", "T-R-F-10-subset2", "T-R-F-ALL"}
+    cells = found.select()
+    assert len({c.spec.experiment_id for c in cells}) == len(cells) == 27
+    assert len({c.spec.pretrain_id for c in cells if not c.spec.random_baseline}) == 1
+    steps = matrix(CELLS + "trunk = 'wiki'\ntrain = 'full'\nsnapshot = [64, '512']")
+    assert list(steps.cells) == ["T-W-F-ALL-step64", "T-W-F-ALL-step512"]
+
+
 CELLS = '[[cells]]\nsize = "tiny"\n'
 MODEL = '[[cells]]\nmodel = "org/gpt"\n'
 
@@ -162,6 +185,13 @@ MODEL = '[[cells]]\nmodel = "org/gpt"\n'
         ("[[cells]]\ntrain = 'full'", "[[cells]] number 1 lacks size"),
         ("[[cells]]\nsize = 'tini'", "size must be one of debug, tiny, small"),
         ("[[cells]]\nsize = []", "size is an empty list"),
+        (
+            CELLS + "snapshot = 'log1'",
+            "'3of8', or 'log8' for eight, not 'log1'",
+        ),
+        (CELLS + "snapshot = true", "snapshot must be 'last'"),
+        (CELLS + "subset = -1", "subset must be a whole number from 0"),
+        (MODEL + "snapshot = 'last'", "a published model has its own snapshots, its revisions: drop snapshot"),
         (
             CELLS + "trunk = 'wikinq'",
             "trunk must be one of wiki+nq, wiki, wiki+control, shuffled, random, not 'wikinq'",
