@@ -39,7 +39,7 @@ from emergence.wording import in_line, say
 ORDER = (
     *("doctor", "demo", "config", "plan", "run", "list", "ask", "compare", "table", "figures", "report"),
     *("sweep", "probe-snapshots", "cka", "curves", "law"),
-    *("probe", "revisions", "minimal-pairs", "ie", "units", "export"),
+    *("fewshot", "probe", "revisions", "minimal-pairs", "ie", "units", "export"),
     *("pull", "verify", "verify-run"),
 )
 
@@ -603,6 +603,46 @@ def probe_snapshots_command(
     )
     with plain_messages(), StopSwitch() as should_stop:
         result = probe_snapshots(run_dir, options, progress=TerminalProgress(), should_stop=should_stop)
+    say(to_json(result.to_dict(), indent=2) if as_json else result.text())
+
+
+@app.command("fewshot")
+def fewshot_command(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
+    shots: Annotated[str, typer.Option(metavar="K,...", help="Training questions in a prompt.")] = "0,5",
+    snapshots: Annotated[bool, typer.Option("--snapshots", help="Also every snapshot of pretraining.")] = False,
+    questions: Annotated[int, typer.Option(help="Test questions that are asked (0: all).")] = 0,
+    qa_data: Annotated[str | None, typer.Option(help="Where the run's questions lie now.")] = None,
+    pretrain_text: Annotated[str | None, typer.Option(help="Where the run's pretraining text lies now.")] = None,
+    out: StudyFolder = None,
+    device: Device = None,
+    runs_dir: RunsDir = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """What the language model alone answers from a prompt: every span scored, nothing trained; the few-shot target.
+
+    A prompt is K training questions with their answers, then the question. Spans are scored by their log-probability
+    (raw), and by that less the one after the same prompt without the questions (PMI).
+
+    \b
+    emergence fewshot RUN --shots 0,5 --snapshots
+    """
+    run_dir = find_run(run_id, runs_dir)
+    from emergence.commands.fewshot import answer_from_prompts
+    from emergence.experiment.store import CACHE_FOLDER
+    from emergence.files import to_json
+    from emergence.studies.prompted.answer import PromptedOptions, parse_shots
+
+    options = PromptedOptions(
+        shots=parse_shots(shots),
+        questions=questions,
+        snapshots=snapshots,
+        qa_data=qa_data,
+        pretrain_text=pretrain_text,
+        cache_dir=run_dir.parent / CACHE_FOLDER,
+        device=device,
+    )
+    result = answer_from_prompts(run_id, runs_dir, options, out)
     say(to_json(result.to_dict(), indent=2) if as_json else result.text())
 
 

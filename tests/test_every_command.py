@@ -58,6 +58,7 @@ ROWS = {
     "compare": Row("{run} {other}", f"{{run}} {NOWHERE}", "local"),
     "ask": Row("{run} Birds. What?", f"{NOWHERE} Birds. What?", "local"),
     "probe-snapshots": Row("{run}", NOWHERE, "local"),
+    "fewshot": Row("{run}", NOWHERE, "local"),
     "export": Row("{run} --to {new}", f"{NOWHERE} --to {{new}}", "local"),
     "probe": Row("--model {run}", f"--model {{run}} --runs-dir {FILE}", "hf"),
     "minimal-pairs": Row("{run}", NOWHERE, "local"),

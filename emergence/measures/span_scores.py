@@ -140,11 +140,11 @@ def expected_f1(
     """(N,) Σ_{i,j} p(i, j)·F1((i, j), G) with F1 the best over golds: exact, and linear in p."""
     result = np.zeros(len(golds))
     for rows, p in iter_probability_bands(start, end, lengths, max_answer_words):  # p (r, W, M)
-        result[rows] = (p * _f1_of_every_span(golds, rows, *p.shape[1:])).sum(axis=(1, 2))
+        result[rows] = (p * f1_of_every_span(golds, rows, *p.shape[1:])).sum(axis=(1, 2))
     return result
 
 
-def _f1_of_every_span(golds: GoldSpans, rows: IntArray, width: int, longest: int) -> FloatArray:
+def f1_of_every_span(golds: GoldSpans, rows: IntArray, width: int, longest: int) -> FloatArray:
     """(r, W, M) F1 of span i..i+k against the golds of question rows[r], best over golds."""
     i = np.arange(width, dtype=np.int32)[:, None]
     j = i + np.arange(longest, dtype=np.int32)

@@ -59,6 +59,12 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "centred kernel alignment of a layer's states between checkpoints, 1 for the same geometry; debiased, and read "
         "against random trunks and other null comparisons.",
     ),
+    "answers-from-a-prompt": (
+        "Answers from a prompt",
+        "the spans that the language model alone finds likeliest after k training questions with answers and the "
+        "question: raw by log-probability, PMI less that without the questions. Nothing is trained, unlike a frozen "
+        "probe, which has seen every label.",
+    ),
     "sentence-pairs": (
         "Sentence pairs",
         "share of pairs of sentences, one good and one bad, whose good one the language model finds likelier: by all "

@@ -82,6 +82,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         section("roles", "By role and voice", ("token-f1", "asked-role")),
         section("examples", "Questions and answers", ("exact-match", "token-f1"), _examples(scored), _NO_ANSWERS),
         section("few-shot", "Few-shot learning"),
+        section("prompted", "Answers from a prompt", ("answers-from-a-prompt",)),
         section("training", "Training", ("bits-per-byte",), _training(folder, shown["training"])),
         section("curve", "Emergence during pretraining", ("asked-role",)),
         section("laws", "Laws of emergence", ("emergence-law",)),

@@ -28,6 +28,8 @@ from emergence.report.write import WrittenReport, write_report
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.information.result import CONDITIONS, result_of
 from emergence.studies.information.result import FILES as INFORMATION
+from emergence.studies.prompted.result import FILES as PROMPTED
+from emergence.studies.prompted.result import RULES, PromptedResult, PromptedTrunk, summarise
 from emergence.studies.sentence_pairs.result import FILES as PAIRS
 from emergence.studies.sentence_pairs.result import PairStudyResult, ScoredModel
 from emergence.studies.units.result import FILES as UNITS
@@ -327,6 +329,34 @@ def test_units_have_a_section_with_matrix_counts_and_verdict(tmp_path: Path) -> 
     assert "MLP neurons over pretraining, 3 seeds: more distributed (half times 5.06" in text
     assert "| MLP neurons, 2: agent | +0.20 [+0.15, +0.25] | +0.01 [-0.04, +0.06] | +0.012 | +0.03 |" in text
     assert "Best units that seeds share" in text
+
+
+# Answers from prompts -----------------------------------------------------------------------------
+
+
+def test_answers_from_prompts_have_a_section(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, "debug", "full")
+    assert "emergence fewshot RUN" in write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    names, n = ("f1_tokens", "em", "log_prob", "expected_f1"), 20
+    trunks = []
+    for shots in (0, 5):
+        for name, loss, f1 in (("pretrain_step_4", 5.0, 0.25), ("pretrained", 2.5, 0.5)):
+            scores = {rule: dict.fromkeys(names, np.full(n, f1)) for rule in RULES}
+            scores["raw"]["gold_nats"] = np.full(n, -9.0)
+            spans = dict.fromkeys(RULES, np.zeros((n, 2), dtype=np.int64))
+            loss_of = {"nats_per_token": loss}
+            trunks.append(PromptedTrunk(name, shots, 4, 4096, "digest", loss_of, scores, spans))
+    clusters = np.arange(n) // 2
+    found = tuple(summarise(trunk, clusters, n_boot=BOOT, level=0.95) for trunk in trunks)
+    rule = {"rule": "wh_rule", "f1_tokens": 0.4, "em": 0.1, "uniform_f1": 0.2}
+    ids = tuple(map(str, range(n)))
+    about = {"name": run.run_id}, {"questions": "0123456789"}
+    result = PromptedResult(*about, (), ids, clusters, rule, tuple(trunks), found)
+    PROMPTED.save(result, make_folder(run.path / PROMPTED.folder / "microworld"))
+    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    assert "prompted_01234567.svg" in text and "F1 0.25 at a loss of 5.00, 0.50 at 2.50" in text
+    rows = [line for line in text.splitlines() if f"| {run.run_id} | pretrained | 5 | 2.500 | 0.500" in line]
+    assert len(rows) == 1 and rows[0].endswith("| 20 |")
 
 
 # Sentence pairs -----------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ Place = Literal[
     "probes",
     "roles",
     "few-shot",
+    "prompted",
     "training",
     "curve",
     "laws",

@@ -25,8 +25,13 @@ from emergence.spec.config import ExperimentConfig
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.snapshots.options import DEFAULT_SAMPLES, SnapshotOptions
 from emergence.studies.snapshots.result import INITIAL, RANDOM, TRAINED
-from emergence.studies.trunks import Timeline, TimelinePoint, read_timeline, refuse_without_snapshots
-from emergence.training.checkpoint import load_weights
+from emergence.studies.trunks import (
+    Timeline,
+    TimelinePoint,
+    read_timeline,
+    refuse_without_snapshots,
+    told_progress,
+)
 from emergence.training.context import Context
 from emergence.training.precision import resolve_precision, select_device
 
@@ -122,7 +127,7 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
     spec = dataclasses.replace(timeline.run.spec, freeze_llm=True, finetune_samples=None)
     spec = dataclasses.replace(spec, qa_data=options.qa_data or spec.qa_data, config=_probed_as_today(spec))
     dataset = load_qa(spec, options.cache_dir)
-    text = _pretraining_text(timeline, options)
+    text = held_out_text(timeline, options.cache_dir, options.pretrain_text)
     length = spec.config.model.sequence_length
     questions = encode_questions(spec, dataset, timeline.tokenizer, length, text.token_counts)
     n = len(questions.all_train)
@@ -161,13 +166,20 @@ def _words(spec: ExperimentSpec, questions: Questions, cache_dir: Path | None) -
     return word_scores(*splits, variant=own_scorer(spec.layout), max_answer_words=max_answer_words, cache_dir=cache_dir)
 
 
-def _pretraining_text(timeline: Timeline, options: SnapshotOptions) -> PretrainingData:
-    """The run's text without NQ questions. They are in training alone, so the test split is the same."""
+def held_out_text(timeline: Timeline, cache_dir: Path | None, pretrain_text: str | None = None) -> PretrainingData:
+    """The run's text without NQ questions. They are in training alone, so the test split is the same.
+
+    Args:
+        pretrain_text: Where it lies now, if it was moved.
+
+    Raises:
+        UsageError: It gives another tokenizer than the run's.
+    """
     spec = timeline.run.spec
     text = dataclasses.replace(
-        spec, pretrain_data="wiki", nq_data=None, pretrain_text=options.pretrain_text or spec.pretrain_text
+        spec, pretrain_data="wiki", nq_data=None, pretrain_text=pretrain_text or spec.pretrain_text
     )
-    data = prepare_pretraining_data(text, options.cache_dir)
+    data = prepare_pretraining_data(text, cache_dir)
     if data.tokenizer.fingerprint != timeline.tokenizer.fingerprint:
         raise UsageError(
             f"the pretraining text gives another tokenizer than that of {timeline.run.run_id}, so losses could not be "
@@ -201,17 +213,11 @@ def trunks_to_probe(work: Work) -> list[TrunkToProbe]:
 
 def trunk_at(point: TimelinePoint) -> TrunkToProbe:
     """The trunk of one place on a run's way, with its step."""
-    facts = point.facts
-    if point.phase == "start":
-        pretraining = load_weights(point.path).metadata.get("pretraining") or {}
-        facts = {"step": pretraining.get("steps", 0), "tokens_seen": pretraining.get("tokens_seen", 0)}
-    step = int(facts["step"])
+    step, tokens = (count or 0 for count in told_progress(point)[1:])
 
     def build() -> Trunk:
         trunk = point.source.build()
         assert isinstance(trunk, Trunk)
         return trunk
 
-    return TrunkToProbe(
-        point.name, TRAINED if step else INITIAL, step, int(facts["tokens_seen"]), point.source.key, build
-    )
+    return TrunkToProbe(point.name, TRAINED if step else INITIAL, step, tokens, point.source.key, build)
