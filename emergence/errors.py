@@ -114,6 +114,7 @@ _EXTRAS = {
     **dict.fromkeys(("transformers", "huggingface_hub"), "hf"),
     "infomeasure": "mi",
     "emcee": "laws",
+    "peft": "laws",
 }
 
 

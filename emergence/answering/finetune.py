@@ -323,8 +323,9 @@ def build_optimizer(trunk: nn.Module, head: nn.Module, config: FinetuneConfig) -
     """AdamW with ``lr`` for the trunk and ``head_lr`` for the head. Only matrices decay, not norm gains and biases."""
     groups = []
     for module, lr in ((trunk, config.lr), (head, config.head_lr)):
-        matrices = [p for p in module.parameters() if p.ndim >= 2]
-        vectors = [p for p in module.parameters() if p.ndim < 2]
+        trained = [p for p in module.parameters() if p.requires_grad]  # of a trunk with an adapter, that alone
+        matrices = [p for p in trained if p.ndim >= 2]
+        vectors = [p for p in trained if p.ndim < 2]
         groups.append({"params": matrices, "lr": lr, "weight_decay": config.weight_decay})
         if vectors:
             groups.append({"params": vectors, "lr": lr, "weight_decay": 0.0})

@@ -158,7 +158,8 @@ class _Search:
     seconds: float = 0.0
 
     def run(self) -> SearchResult:
-        scale = fresh_scale(self.trunk)
+        # An embedding that is not trained stays as it is, whatever its scale.
+        scale = fresh_scale(self.trunk) if self.trunk.embedding.weight.requires_grad else None
         settings = grid(scale)
         rungs = plan_rungs(len(self.train), self.config, len(settings))
         self.order = np.random.default_rng([self.seed, 0x5EA]).permutation(len(self.train))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from emergence.data.file_search import files_at
+from emergence.errors import require_packages
 from emergence.experiment.store import RunStore, refuse_if_no_folder
+from emergence.spec.adapters import lora_rank
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.published import is_directory, model_folder, weights_file
 
@@ -28,6 +30,8 @@ def refuse_bad_paths(spec: ExperimentSpec | None, runs_dir: Path, *, resume: str
         return
     if spec.model:
         refuse_missing_model(spec.model)
+    if lora_rank(spec.adapter):
+        require_packages(f"--adapter {spec.adapter}", "peft")
     if spec.skip_pretrain and spec.pretrained_model_path:
         store.resolve_weights(spec.pretrained_model_path)
     if spec.pretrains and spec.pretrain_text:

@@ -26,7 +26,7 @@ from emergence.data.qa_encoding import (
 from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
 from emergence.data.tokenizer import TextTokenizer
-from emergence.errors import DataError, UsageError, WeightsError
+from emergence.errors import DataError, UsageError, WeightsError, require_packages
 from emergence.experiment.belonging import FINETUNED, RANDOM, check_beside, load_own
 from emergence.experiment.facts import dig
 from emergence.experiment.store import RunDirectory, RunStore
@@ -40,6 +40,7 @@ from emergence.model.huggingface import (
     random_twin,
 )
 from emergence.model.huggingface.own_export import redraw_unseen_rows
+from emergence.spec.adapters import lora_rank
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.pretraining_snapshot import choose_step
 from emergence.training.checkpoint import WeightsFile, check_matches, check_trunk, load_weights
@@ -146,6 +147,8 @@ def read_inputs(
         WeightsError: Weights are missing, foreign, or of another size.
         UsageError: The few-shot limit exceeds the data.
     """
+    if lora_rank(spec.adapter):
+        require_packages(f"--adapter {spec.adapter}", "peft")
     if spec.model:
         return _read_published(spec, spec.model, cache_dir, device)
     weights = None if spec.at_snapshot else _given_weights(spec, store, cache_dir)
@@ -160,7 +163,7 @@ def read_inputs(
         tokenizer = text.tokenizer if text else prepare_tokenizer(spec, cache_dir)
     limit = spec.config.model.sequence_length
     questions = encode_questions(spec, dataset, tokenizer, limit, counts) if dataset else None
-    if questions and spec.freeze_llm and questions.marks.unseen:
+    if questions and spec.trunk_stays and questions.marks.unseen:
         logger.warning(
             "the text holds %s hardly ever (fewer than %d times), so a frozen trunk can hardly read it as a mark",
             " and ".join(map(repr, questions.marks.unseen)), FEWEST_OF_A_MARK,
@@ -244,7 +247,7 @@ def _token_counts(
 ) -> IntArray | None:
     """How often the trunk's text holds each token: as its weights record it, else as it is counted in the text.
 
-    Only a frozen trunk needs the counts, to choose its marks. A random trunk reads the marks of its pretrained twin, so
+    Only a trunk that stays needs the counts, to choose its marks. A random trunk reads those of its pretrained twin, so
     the twin's text is counted. Weights of an earlier version hold no counts. Their text is counted if it is at hand.
     """
     if weights is not None and (counts := weights.file.metadata.get("token_counts")) is not None:
@@ -253,7 +256,7 @@ def _token_counts(
         text = prepare_pretraining_data(spec, cache_dir)
         of_weights = dig(weights.file.metadata, "data", "text")
         return text.token_counts if text.fingerprint == of_weights else None
-    if text is None and spec.random_baseline and spec.freeze_llm:
+    if text is None and spec.random_baseline and spec.trunk_stays:
         text = prepare_pretraining_data(spec, cache_dir)
     return None if text is None else text.token_counts
 
@@ -324,10 +327,10 @@ def _minimal_pairs(
 
 
 def marks_of(spec: ExperimentSpec) -> Marks:
-    """Which marks a run uses: those of the text for a frozen trunk, tokens of their own for a trained one."""
+    """Which marks a run uses: those of the text where the embedding stays, tokens of their own where it is trained."""
     marks = spec.config.finetune.marks
     if marks == "auto":
-        return "text" if spec.freeze_llm else "special"
+        return "text" if spec.trunk_stays else "special"
     return marks
 
 

@@ -29,6 +29,7 @@ from emergence.experiment.result import RunResult, current_versions
 from emergence.files import sha256_file
 from emergence.measures.scoring import SpanScores
 from emergence.plain import plain
+from emergence.spec.adapters import adapter_parameters
 from emergence.spec.model_size import count_parameters
 from emergence.training.checkpoint import WeightsFile
 from emergence.training.language_model_eval import LanguageModelLoss
@@ -104,7 +105,7 @@ def common_facts(
         flags += ["probe_not_converged"] if not all(fit.converged for fit in fits) else []
         flags += ["ridge_at_edge"] if any(fit.ridge_at_edge for fit in fits) else []
     questions = session.inputs.questions
-    if questions and spec.freeze_llm and questions.marks.unseen:
+    if questions and spec.trunk_stays and questions.marks.unseen:
         flags.append("mark_unseen")
     flags += trained.finetuned.flags if trained and trained.finetuned else []
     return {
@@ -119,7 +120,9 @@ def common_facts(
 
 def _of_trunk(session: Session, weights: WeightsFile, trained: Trained | None) -> dict[str, Any]:
     counts = count_parameters(weights.model, weights.vocab_rows)
-    trainable = counts.trainable_frozen if session.spec.freeze_llm else counts.trainable_full
+    adapter, trainable = session.spec.adapter, counts.trainable_full
+    if session.spec.trunk_stays:
+        trainable = counts.trainable_frozen + adapter_parameters(weights.model, adapter)
     known = ("stage", "run_id", "pretrain_id", "source")
     return {
         "lineage": {

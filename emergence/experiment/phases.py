@@ -40,6 +40,7 @@ from emergence.experiment.result import current_versions
 from emergence.experiment.store import CACHE_FOLDER, RunDirectory
 from emergence.files import content_digest, make_folder, read_sealed, seal, sha256_file, write_json_atomic
 from emergence.model import Encoder, SpanHead, Trunk, build_trunk
+from emergence.model.adapters import add_adapter, plain_weights
 from emergence.model.embedding_rows import redraw_unseen
 from emergence.model.huggingface import LoadedModel
 from emergence.plain import plain
@@ -95,7 +96,7 @@ class Session:
         **facts: Any,
     ) -> WeightsFile:
         """A weights file of ``trunk``, its ``head`` and further ``probes`` that can be used without this run."""
-        state = dict(trunk.state_dict()) | probe_tensors(probes)
+        state = plain_weights(trunk) | probe_tensors(probes)
         if head is not None:
             state |= {f"{HEAD}{name}": tensor for name, tensor in head.state_dict().items()}
         metadata = self._metadata(stage, **facts)
@@ -332,8 +333,12 @@ def load_trunk(weights: WeightsFile, session: Session) -> Trunk:
 
 
 def finetune_whole(session: Session, weights: WeightsFile, questions: Questions) -> Trained:
-    """Find the settings on validation, then train trunk and head. The best epoch's weights are kept and scored."""
+    """Find the settings on validation, then train trunk (or its adapter) and head.
+
+    The best epoch's weights are kept and scored. LoRA's products are added to the matrices in what is kept.
+    """
     trunk = load_trunk(weights, session)
+    add_adapter(trunk, session.spec.adapter, session.spec.seed)
     head = SpanHead(trunk.hidden_size, seed=session.spec.seed)
     max_answer_words = choose_max_answer_words(session.spec.config.finetune.max_answer_words, questions.all_train)
     if not session.context.checkpointer.has(SEARCH_PHASE):

@@ -12,6 +12,7 @@ from emergence.errors import RunDirectoryError, UsageError
 from emergence.experiment.belonging import FINETUNED, RANDOM, load_own
 from emergence.experiment.run_directory import STATS_FILE, RunDirectory
 from emergence.model import build_trunk
+from emergence.spec.adapters import prefix_states
 from emergence.studies.trunks import Timeline, read_timeline, refuse_without_snapshots
 from emergence.training.checkpoint import WeightsFile, load_weights
 from emergence.wording import counted
@@ -50,6 +51,11 @@ def trunks_to_export(run: RunDirectory, which: Which, with_snapshots: bool) -> l
     """
     if with_snapshots and which == "finetuned":
         raise UsageError("--snapshots are those of pretraining: leave out --which finetuned")
+    if which == "finetuned" and prefix_states(run.spec.adapter):
+        raise UsageError(
+            f"{run.run_id} finetuned states that stand before a text, which no model of transformers has: export the "
+            "trunk that it started from, --which pretrained"
+        )
     path = run.finetuned_path if which == "finetuned" else run.trunk_path
     if not path.is_file():
         when = "it has finetuned or probed" if which == "finetuned" else "it has pretrained"

@@ -1,8 +1,8 @@
 """Which results may stand beside each other: sets that differ in nothing but the cell of the 2x2 and the seed.
 
-Size, pretraining data, settings and snapshot, layout, number and draw of training questions, tokenizer and test
-questions must agree. A result that differs in one of them makes a set of its own, and a sentence names the difference.
-Results that differ are never averaged.
+Size, pretraining data, settings and snapshot, layout, number and draw of training questions, adapter, tokenizer and
+test questions must agree. A result that differs in one of them makes a set of its own, and a sentence names the
+difference. Results that differ are never averaged.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class BaseKey:
     layout: str
     samples: int | None
     subset: int
+    adapter: str
     model_settings: str
     tokenizer: str
     test_questions: str
@@ -135,9 +136,10 @@ class ComparableSet:
 
 
 def training_words(base: BaseKey) -> list[str]:
-    """What is not the default of the training questions, a word each."""
+    """What is not the default of questions to train on and weights to train, a word each."""
     words = [f"n={base.samples}"] if base.samples is not None else []
-    return words + ([f"subset {base.subset}"] if base.subset else [])
+    words += [f"subset {base.subset}"] if base.subset else []
+    return words + ([base.adapter] if base.adapter != "none" else [])
 
 
 @cache
@@ -159,7 +161,7 @@ class Grouping:
         groups: dict[tuple[object, ...], list[ComparableSet]] = {}
         for s in self.sets:
             base = s.base
-            same = (s.pretrain, base.layout, base.samples, base.subset)
+            same = (s.pretrain, base.layout, base.samples, base.subset, base.adapter)
             same_data = (base.tokenizer, base.test_questions, base.file_format, base.evaluation_settings)
             groups.setdefault((*same, *same_data), []).append(s)
         series: dict[str, tuple[ComparableSet, ...]] = {}
@@ -237,8 +239,8 @@ def seed_of(item: Found) -> int | None:
 def _base_key(item: Found) -> BaseKey:
     result, spec = item.result, item.spec
     if spec is None:
-        unknown = (NOT_RECORDED,) * 4
-        return BaseKey(result.config_name, NOT_RECORDED, result.finetune_samples_limit, 0, *unknown, "older format")
+        known = result.config_name, NOT_RECORDED, result.finetune_samples_limit
+        return BaseKey(*known, 0, "none", *(NOT_RECORDED,) * 4, "older format")
     evaluation = spec.config.evaluate
     scoring = {
         "alpha": evaluation.alpha,
@@ -250,6 +252,7 @@ def _base_key(item: Found) -> BaseKey:
         layout=spec.layout,
         samples=spec.finetune_samples,
         subset=spec.subset,
+        adapter=spec.adapter,
         model_settings=_short(content_digest(_model_settings(item, spec))),
         tokenizer=_short(result.fingerprint("tokenizer")),
         test_questions=_short(result.fingerprint("questions")),
@@ -400,7 +403,7 @@ def _preference(item: Found) -> tuple[bool, str, str]:
 def _look(s: ComparableSet) -> tuple[object, ...]:
     """Sets that a reader would take for one another."""
     layout = "question-first" if s.base.layout == NOT_RECORDED else s.base.layout
-    return s.base.size, layout, s.base.samples, s.base.subset
+    return s.base.size, layout, s.base.samples, s.base.subset, s.base.adapter
 
 
 def _alike(a: ComparableSet, b: ComparableSet) -> bool:

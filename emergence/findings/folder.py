@@ -73,7 +73,8 @@ class ResultsFolder:
     def main(self) -> tuple[SetScores, ...]:
         """The sets with all training questions, or with the most that were tried where no run had all.
 
-        Snapshots of a pretraining are left out where its last trunk is there, and other draws of the questions.
+        Snapshots of a pretraining are left out where its last trunk is there, and other draws of the questions and
+        adapters where the nested draw and the whole trunk are.
         """
         return tuple(s for s in self.scored if not any(_is_more(other, s) for other in self.scored))
 
@@ -103,16 +104,17 @@ class ResultsFolder:
 def _is_more(other: SetScores, than: SetScores) -> bool:
     """Whether a set is ``than`` with more training questions, and with a trunk pretrained (longer) if it had one."""
     a, b = other.comparable, than.comparable
-    if replace(a.base, samples=None, subset=0) != replace(b.base, samples=None, subset=0):
+    shared = {"samples": None, "subset": 0, "adapter": "none"}
+    if replace(a.base, **shared) != replace(b.base, **shared):  # type: ignore[arg-type]
         return False
     if b.trunk not in (None, a.trunk) and not _is_snapshot_of(b.trunk, a.trunk):
         return False
     return _place(a) > _place(b)
 
 
-def _place(s: ComparableSet) -> tuple[float, int, bool]:
+def _place(s: ComparableSet) -> tuple[bool, float, int, bool]:
     samples = math.inf if s.base.samples is None else s.base.samples
-    return samples, -s.base.subset, s.trunk is None or not s.trunk.is_snapshot
+    return s.base.adapter == "none", samples, -s.base.subset, s.trunk is None or not s.trunk.is_snapshot
 
 
 def _is_snapshot_of(trunk: TrunkKey, last: TrunkKey | None) -> bool:

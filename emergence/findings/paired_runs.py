@@ -211,5 +211,5 @@ def _notes(a: RunScores, b: RunScores, n_common: int, cluster: ClusterKind, n_te
 
 def _differences(a: RunScores, b: RunScores) -> list[tuple[str, Any, Any]]:
     one, two = a.run.spec, b.run.spec
-    names = ("condition", "pretrain_data", "layout", "seed", "finetune_samples", "subset", "snapshot")
+    names = ("condition", "pretrain_data", "layout", "seed", "finetune_samples", "subset", "snapshot", "adapter")
     return [("config", one.config.name, two.config.name), *((n, getattr(one, n), getattr(two, n)) for n in names)]

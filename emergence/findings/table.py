@@ -176,7 +176,7 @@ def _damaged_cells(collection: Collection) -> set[tuple[Any, ...]]:
     for item in collection.skipped:
         run = open_run(collection.root, item.name) if item.kind == "damaged" else None
         cell = CELL_OF_CONDITION.get(run.spec.condition) if run else None
-        if run and cell and not (run.spec.at_snapshot or run.spec.subset):
+        if run and cell and not (run.spec.at_snapshot or run.spec.subset or run.spec.adapter != "none"):
             pretrain = "none" if run.spec.random_baseline else pretrain_label(run.spec)
             spec = run.spec
             cells.add((spec.config.name, spec.layout, spec.finetune_samples, pretrain, MODES[cell]))

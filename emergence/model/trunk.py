@@ -60,6 +60,9 @@ class Trunk(nn.Module):
         self.position = nn.Embedding(config.sequence_length, config.hidden_size) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = _norm(config.norm, config.hidden_size)
+        #: (P, D) learned states before the text (:mod:`emergence.model.adapters`); None for a plain trunk.
+        self.prefix: nn.Parameter | None
+        self.register_parameter("prefix", None)
 
     @property
     def unembedding(self) -> Tensor:
@@ -80,7 +83,7 @@ class Trunk(nn.Module):
         states, rotation = self._embed(ids)  # (B, T, D)
         for block in self.blocks:
             states = block(states, rotation)  # (B, T, D)
-        return self.final_norm(states)  # (B, T, D)
+        return self.final_norm(self._of_text(states))  # (B, T, D)
 
     def hidden_states(self, ids: Tensor) -> list[Tensor]:
         """L + 1 tensors (B, T, D): [0] embeddings, [i] states after block i. The last is also final-normed."""
@@ -88,11 +91,16 @@ class Trunk(nn.Module):
         levels = [states]
         for block in self.blocks:
             levels.append(block(levels[-1], rotation))  # (B, T, D)
+        levels = [self._of_text(level) for level in levels]
         levels[-1] = self.final_norm(levels[-1])  # (B, T, D)
         return levels
 
+    def _of_text(self, states: Tensor) -> Tensor:
+        """The states of the text alone, (B, P + T, D) -> (B, T, D)."""
+        return states if self.prefix is None else states[:, len(self.prefix) :]
+
     def _embed(self, ids: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Entry of the residual stream (B, T, D), and :func:`rotation_table`'s pair, each (T, H, K)."""
+        """Entry of the residual stream (B, P + T, D), and :func:`rotation_table`'s pair, each (P + T, H, K)."""
         n_tokens = ids.shape[1]
         states = self.embedding(ids)  # (B, T, D)
         if self.position is not None:
@@ -101,13 +109,17 @@ class Trunk(nn.Module):
                     f"{n_tokens} tokens, but learned positions end at {self.config.sequence_length}: "
                     "set model.sequence_length higher, or model.positions to rotary"
                 )
-            return states + self.position.weight[:n_tokens], None
+            return self._after_prefix(states + self.position.weight[:n_tokens]), None
         # Entering at unit scale makes embeddings and block outputs commensurate at every width, while the
         # tied matrix can stay small enough for logits near zero (loss near ln V) at the start.
-        states = F.rms_norm(states, (self.hidden_size,), eps=NORM_EPSILON)  # (B, T, D)
+        states = self._after_prefix(F.rms_norm(states, (self.hidden_size,), eps=NORM_EPSILON))  # (B, P + T, D)
         return states, rotation_table(
-            n_tokens, self.config.n_heads, self.hidden_size // self.config.n_heads, ids.device
+            states.shape[1], self.config.n_heads, self.hidden_size // self.config.n_heads, ids.device
         )
+
+    def _after_prefix(self, states: Tensor) -> Tensor:
+        """(B, T, D) -> (B, P + T, D)."""
+        return states if self.prefix is None else torch.cat([self.prefix.expand(len(states), -1, -1), states], dim=1)
 
     @torch.no_grad()
     def initialise(self, init: str, generator: torch.Generator) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from emergence.errors import UsageError
 from emergence.experiment.source_commit import source_commit
-from emergence.spec.cost import Plan, find_gpu, plan_experiment, refuse_if_too_dear
+from emergence.spec.cost import Plan, find_gpu, plan_experiment, refuse_if_too_dear, refuse_not_on_modal
 from emergence.spec.experiment import ExperimentSpec, experiment_flags, refuse_with_resume
 from emergence.spec.flags import REQUIRED, Flag, flag, flags_of, for_modal, parser_of
 from emergence.spec.memory import refuse_if_too_large_for
@@ -89,6 +89,7 @@ class Request:
             UsageError: It is above ``--max-cost``, or needs more memory than it asks for.
         """
         assert self.spec is not None
+        refuse_not_on_modal(self.spec)
         plan = plan_experiment(self.spec, self.gpu, trunk)
         refuse_if_too_large_for(plan)
         refuse_if_too_dear(plan, self.max_cost)

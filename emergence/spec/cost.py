@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from emergence.errors import ConfigError, UsageError
+from emergence.spec.adapters import lora_rank
 from emergence.spec.config import config_path
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.model_size import ParameterCounts, count_parameters, embedding_rows
@@ -161,6 +162,17 @@ def refuse_published(spec: ExperimentSpec) -> None:
     """
     if spec.model:
         raise UsageError("--model is probed on the machine it lies on, not on Modal: emergence probe --model NAME")
+
+
+def refuse_not_on_modal(spec: ExperimentSpec) -> None:
+    """Refuse what runs on this machine alone: published models, and LoRA, whose library the image does not have.
+
+    Raises:
+        UsageError: The experiment is one of them.
+    """
+    refuse_published(spec)
+    if lora_rank(spec.adapter):
+        raise UsageError(f"--adapter {spec.adapter} is finetuned on your own machine, not on Modal: emergence run")
 
 
 def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | None = None) -> Plan:

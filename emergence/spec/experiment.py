@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emergence.errors import ConfigError, UsageError
+from emergence.spec.adapters import Adapter
 from emergence.spec.config import ConfigName, ExperimentConfig, config_from_dict, load_config
 from emergence.spec.flags import Flag, flag, flags_of
 from emergence.spec.pretraining_snapshot import LAST, meant_snapshot, wanted_of
@@ -99,6 +100,7 @@ class ExperimentSpec:
     snapshot: str = flag(LAST, "Start from this pretraining snapshot: last, a step, or 3of8 (in log steps).")
     # Draw 0 is nested, the others are independent of it, of each other and between amounts.
     subset: int = flag(0, "Draw of --finetune-samples questions: 0 nested over amounts; 1, 2, ... independent.")
+    adapter: Adapter = flag("none", "Finetune this in place of the trunk's weights: LoRA of a rank, 16 states.")
 
     @classmethod
     def from_flags(
@@ -181,10 +183,15 @@ class ExperimentSpec:
         return self.snapshot != LAST
 
     @property
+    def trunk_stays(self) -> bool:
+        """Whether the trunk's own weights stay, its embedding among them: probes or an adapter are trained."""
+        return self.freeze_llm or self.adapter != "none"
+
+    @property
     def pretraining_alone(self) -> ExperimentSpec:
         """The run that does its pretraining and nothing else."""
         trunk_alone = dataclasses.replace(self, skip_finetune=True, freeze_llm=False, snapshot=LAST)
-        return dataclasses.replace(trunk_alone, finetune_samples=None, subset=0)
+        return dataclasses.replace(trunk_alone, finetune_samples=None, subset=0, adapter="none")
 
     # Identity -----------------------------------------------------------------------------------
 
@@ -261,6 +268,8 @@ class ExperimentSpec:
             parts.append("frozen")
         if self.random_baseline:
             parts.append("random")
+        if self.adapter != "none":
+            parts.append(self.adapter)
         if self.revision:
             parts.append(size_name(self.revision))
         if self.at_snapshot:
@@ -342,6 +351,9 @@ def _refuse_contradictions(spec: ExperimentSpec) -> None:
         raise UsageError(f"--subset must be between 0 and {MOST_SUBSET}, not {spec.subset}")
     if spec.subset and spec.finetune_samples is None:
         raise UsageError("--subset is a draw of some training questions: add --finetune-samples N, or drop it")
+    if spec.adapter != "none" and (spec.freeze_llm or spec.skip_finetune):
+        other = "--freeze-llm trains probes" if spec.freeze_llm else "--skip-finetune trains nothing"
+        raise UsageError(f"--adapter {spec.adapter} is finetuned, but {other}: drop one of the two")
     if spec.at_snapshot:
         _refuse_at_snapshot(spec)
     if spec.nq_data and spec.pretrain_data not in MIXES:

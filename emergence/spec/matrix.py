@@ -40,9 +40,9 @@ ALL = "all"
 #: Most cells of one ``[[cells]]`` table, and most seeds. More are a mistake, and would fill the memory.
 MOST_CELLS, MOST_SEEDS = 10_000, 1_000
 
-_AXES = ("size", "trunk", "train", "samples", "layout", "finetune_data", "snapshot", "subset")
+_AXES = ("size", "trunk", "train", "samples", "layout", "finetune_data", "snapshot", "subset", "adapter")
 #: The axes of our own trunks alone, with what a published model has in their place.
-_OWN_WORDS = {"size": "size", "snapshot": "snapshots, its revisions"}
+_OWN_WORDS = {"size": "size", "snapshot": "snapshots, its revisions", "adapter": "weights, which stay"}
 #: The axes of published models.
 _PUBLISHED_AXES = ("model", "revision", *(axis for axis in _AXES if axis not in _OWN_WORDS))
 _CELL_KEYS = (*_AXES, "model", "revision", "set", "tag")
@@ -53,7 +53,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "size": CONFIG_NAMES,
     "trunk": tuple(TRUNKS),
     "train": tuple(TRAINED),
-    **{each.name: each.choices for each in flags_of(ExperimentSpec, "layout", *DATA_KEYS) if each.choices},
+    **{each.name: each.choices for each in flags_of(ExperimentSpec, "layout", "adapter", *DATA_KEYS) if each.choices},
 }
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -225,7 +225,8 @@ def _axes_of(table: Mapping[str, Any], place: str) -> tuple[tuple[str, ...], dic
     Raises:
         ConfigError: It says neither or both of ``size`` and ``model``, or what no published model can be.
     """
-    defaults: dict[str, list[Any]] = {"samples": [ALL], "layout": ["question-first"], "snapshot": [LAST], "subset": [0]}
+    defaults: dict[str, list[Any]] = {"samples": [ALL], "layout": ["question-first"]}
+    defaults |= {"snapshot": [LAST], "subset": [0], "adapter": ["none"]}
     if "model" not in table:
         if "size" not in table:
             raise ConfigError(
@@ -240,9 +241,13 @@ def _axes_of(table: Mapping[str, Any], place: str) -> tuple[tuple[str, ...], dic
 
 
 def _meant(cell: dict[str, Any]) -> dict[str, Any]:
-    """A cell without what means nothing for it: snapshots of a random trunk, draws of all questions."""
-    changes = {"snapshot": LAST} if cell["trunk"] == "random" and "snapshot" in cell else {}
-    return {**cell, **changes, **({"subset": 0} if cell["samples"] == ALL else {})}
+    """A cell without what means nothing for it: snapshots of a random trunk, draws of all, adapters of a frozen one."""
+    meant: dict[str, tuple[Any, bool]] = {
+        "snapshot": (LAST, cell["trunk"] != "random"),
+        "subset": (0, cell["samples"] != ALL),
+        "adapter": ("none", cell["train"] != "frozen"),
+    }
+    return cell | {axis: default for axis, (default, is_meant) in meant.items() if axis in cell and not is_meant}
 
 
 def _of_twin(model: str, revision: str | None) -> str | None:
@@ -306,7 +311,7 @@ def _flags(cell: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) -> dict
         "set_values": tuple(_override(key, value) for key, value in settings),
     }
     if not published:
-        flags["snapshot"] = cell["snapshot"]
+        flags |= {"snapshot": cell["snapshot"], "adapter": cell["adapter"]}
     if cell["trunk"] == "random":
         flags["random_baseline"] = True
     elif not published:
@@ -332,6 +337,8 @@ def _name(cell: Mapping[str, Any], varied: Sequence[tuple[str, Any]], tag: str) 
         parts.append(snapshot_name(cell["snapshot"]))
     if cell["subset"]:
         parts.append(f"subset{cell['subset']}")
+    if cell.get("adapter", "none") != "none":
+        parts.append(cell["adapter"])
     parts += [f"{key}={_plain(value)}" for key, value in varied]
     return "-".join([*parts, tag] if tag else parts)
 

@@ -51,7 +51,10 @@ class Rung:
 
 
 def grid_size(fresh_already: bool) -> int:
-    """Number of settings in the grid. A random trunk's embedding has the fresh scale already, which halves it."""
+    """Number of settings in the grid. A random trunk's embedding has the fresh scale already, which halves it.
+
+    So does an adapter's trunk, whose embedding is not trained.
+    """
     return len(LR_FACTORS) * (1 if fresh_already else len(EMBEDDINGS))
 
 

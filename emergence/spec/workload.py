@@ -83,7 +83,7 @@ def _finetune_tokens(spec: ExperimentSpec, questions: int, length: int) -> tuple
     if not questions or spec.freeze_llm:
         return questions * length, 0
     config = spec.config.finetune
-    searched = search_passes(questions, config, grid_size(spec.random_baseline))
+    searched = search_passes(questions, config, grid_size(spec.random_baseline or spec.adapter != "none"))
     return finetuning_passes(questions, config) * length, searched * length
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emergence.spec.cost import Plan, plan_experiment, refuse_above, refuse_published
+from emergence.spec.cost import Plan, plan_experiment, refuse_above, refuse_not_on_modal
 from emergence.spec.local_time import CoreTime, Machine, core_time, this_machine
 from emergence.spec.memory import free_memory, refuse_if_too_large, refuse_if_too_large_for
 from emergence.sweep.graph import Graph, Task
@@ -64,7 +64,7 @@ class SweepPlan:
         tasks = [task for task in graph.tasks.values() if graph.status[task.key].state != "done"]
         if place.is_rented:
             for task in tasks:
-                refuse_published(task.spec)
+                refuse_not_on_modal(task.spec)
         left = tuple(cost_of(task, gpu) for task in tasks)
         return cls(graph, place, jobs, left, tuple(graph.in_state("done")), this_machine())
 

@@ -19,7 +19,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import STOPPED, EmergenceError, UsageError, is_out_of_memory
+from emergence.errors import STOPPED, EmergenceError, UsageError, is_out_of_memory, require_packages
+from emergence.spec.adapters import lora_rank
 from emergence.spec.experiment import ExperimentSpec
 from emergence.wording import say
 
@@ -98,6 +99,8 @@ class _Reader:
         from emergence.experiment.inputs import refuse_changed_text
         from emergence.experiment.store import RunStore
 
+        if lora_rank(spec.adapter):
+            require_packages(f"adapter {spec.adapter}", "peft")
         if spec.model:
             self._check_model(spec.model, spec.revision)
             self._check_questions(spec)

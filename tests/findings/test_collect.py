@@ -208,11 +208,14 @@ def test_draws_and_snapshots_are_told_apart_and_the_last_with_all_questions_is_t
     for flags in ({}, {"subset": 1}, {"subset": 2}):
         write_grid(tmp_path, PLANTED, finetune_samples=50, **flags)
     write_run(tmp_path, "full", 0.4, snapshot="64")
+    write_run(tmp_path, "full", 0.4, adapter="lora-1")
     write_run(tmp_path, "full", 0.4, snapshot="3of5", finetune_samples=50, subset=1)
     grouping = group(tmp_path)
     labels = [s.label for s in grouping.sets]
-    assert len(labels) == len(set(labels)) == 6 and not grouping.mixed
-    assert {"debug (n=50, subset 2), wiki", "debug, wiki at step 100"} <= set(labels)  # planted runs say 100
+    assert len(labels) == len(set(labels)) == 7 and not grouping.mixed
+    assert {"debug (n=50, subset 2), wiki", "debug (lora-1), wiki", "debug, wiki at step 100"} <= set(
+        labels
+    )  # planted runs say 100
     main = read_folder(tmp_path, n_boot=50).main
     assert [s.comparable.label for s in main] == ["debug, wiki"]
 

@@ -40,6 +40,7 @@ def spec(**flags: Any) -> ExperimentSpec:
         ),
         ({"finetune_samples": 30, "subset": 2, "snapshot": "064"}, "TinyQA_spe200k_n30_subset2_step64_20251231-005835"),
         ({"snapshot": "3of8"}, "TinyQA_spe200k_3of8_20251231-005835"),
+        ({"adapter": "lora-4", "random_baseline": True}, "TinyQA_spe200k_random_lora-4_20251231-005835"),
     ],
 )
 def test_run_names_add_only_what_differs(flags: dict[str, Any], name: str) -> None:
@@ -62,6 +63,9 @@ def test_run_names_add_only_what_differs(flags: dict[str, Any], name: str) -> No
         ({"layout": "backwards"}, "question-first, echo"),
         ({"data": "web"}, "hub, microworld"),
         ({"pretrain_data": "c4"}, "wiki, wiki\\+nq"),
+        ({"adapter": "lora-1", "freeze_llm": True}, "--freeze-llm trains probes: drop one"),
+        ({"adapter": "lora-1", "skip_finetune": True}, "--skip-finetune trains nothing: drop one"),
+        ({"adapter": "lora-3"}, "none, lora-1, lora-2, lora-4, lora-64, prefix-16"),
         ({"subset": 1}, "--finetune-samples"),
         ({"subset": -1, "finetune_samples": 5}, "--subset must be between 0"),
         ({"snapshot": "0"}, "--snapshot must be last, a step from 1 on"),
@@ -104,12 +108,18 @@ def test_a_spec_survives_json_and_keeps_its_identity() -> None:
 
 def test_snapshots_and_draws_are_experiments_of_their_own_on_one_pretraining() -> None:
     few = {"finetune_samples": 30}
-    specs = [spec(**few, **own) for own in ({}, {"subset": 1}, {"snapshot": "64"}, {"snapshot": "3of8"})]
-    assert len({each.experiment_id for each in specs}) == 4 and len({each.pretrain_id for each in specs}) == 1
+    changes: list[dict[str, Any]] = [{}, {"subset": 1}, {"snapshot": "64"}, {"snapshot": "3of8"}, {"adapter": "lora-1"}]
+    specs = [spec(**few, **own) for own in changes]
+    assert len({each.experiment_id for each in specs}) == 5 and len({each.pretrain_id for each in specs}) == 1
     assert spec(snapshot="8of8", **few) == spec(**few), "the last of eight is the finished trunk"
     assert spec(snapshot="0064", **few) == specs[2]
     assert spec(freeze_llm=True, skip_pretrain=True, snapshot="64").at_snapshot, "which names the weights to probe"
-    assert specs[3].pretraining_alone == specs[1].pretraining_alone == spec(skip_finetune=True)
+    assert (
+        specs[4].pretraining_alone
+        == specs[3].pretraining_alone
+        == specs[1].pretraining_alone
+        == spec(skip_finetune=True)
+    )
 
 
 def test_identity_follows_content_not_cosmetics() -> None:

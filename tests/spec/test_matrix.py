@@ -156,6 +156,7 @@ def test_snapshots_and_draws_are_axes() -> None:
         samples = [10, "all"]
         snapshot = "log8"
         subset = [1, 2]
+        adapter = "none"
         """
     )
     at = ["", *(f"-{k}of8" for k in range(1, 8))]
@@ -164,6 +165,8 @@ def test_snapshots_and_draws_are_axes() -> None:
     cells = found.select()
     assert len({c.spec.experiment_id for c in cells}) == len(cells) == 27
     assert len({c.spec.pretrain_id for c in cells if not c.spec.random_baseline}) == 1
+    adapted = matrix(CELLS + "trunk = 'random'\nadapter = ['none', 'lora-1', 'prefix-16']")
+    assert list(adapted.cells) == ["T-R-F-ALL", "T-R-F-ALL-lora-1", "T-R-F-ALL-prefix-16", "T-R-Z-ALL"]
     steps = matrix(CELLS + "trunk = 'wiki'\ntrain = 'full'\nsnapshot = [64, '512']")
     assert list(steps.cells) == ["T-W-F-ALL-step64", "T-W-F-ALL-step512"]
 
@@ -190,6 +193,8 @@ MODEL = '[[cells]]\nmodel = "org/gpt"\n'
             "'3of8', or 'log8' for eight, not 'log1'",
         ),
         (CELLS + "snapshot = true", "snapshot must be 'last'"),
+        (CELLS + "adapter = 'lora-3'", "adapter must be one of none, lora-1"),
+        (MODEL + "adapter = 'lora-1'", "a published model has its own weights, which stay: drop adapter"),
         (CELLS + "subset = -1", "subset must be a whole number from 0"),
         (MODEL + "snapshot = 'last'", "a published model has its own snapshots, its revisions: drop snapshot"),
         (

@@ -73,6 +73,22 @@ def test_one_pretraining_serves_all_its_finetunings() -> None:
             assert keys[task.needs].spec.seed == task.spec.seed
 
 
+def test_cells_on_snapshots_wait_for_the_one_pretraining_and_do_not_stand_for_it() -> None:
+    axes = {"samples": 20, "snapshot": "log4", "subset": [1, 2], "adapter": ["none", "prefix-16"]}
+    table = {"size": "debug", "trunk": ["wiki", "random"], "train": "full", **axes}
+    tasks = build_tasks(matrix(cells=[table]).select(seeds=1))
+    (pretraining,) = (task for task in tasks if task.is_pretraining)
+    ours = [task for task in tasks if task.needs]
+    assert len(ours) == 16 and len(tasks) == 1 + 16 + 4 and {task.needs for task in ours} == {pretraining.key}
+    alone = ExperimentSpec.from_flags(config_name="debug", data="microworld", skip_finetune=True)
+    assert pretraining.spec == alone
+    at_snapshot = next(task for task in ours if task.spec.at_snapshot)
+    existing = Existing()
+    existing.add("at", at_snapshot.spec, at_snapshot.key, has_trunk=True, stats={})
+    graph = mark_existing(tasks, existing)
+    assert graph.status[at_snapshot.key].state == "done" and graph.status[pretraining.key].state == "waiting"
+
+
 def test_a_pretraining_axis_makes_several_pretrainings_with_names_of_their_own() -> None:
     table = {"size": "debug", "trunk": "wiki", "train": "frozen", "set": {"pretrain": {"muon_lr": [0.01, 0.02]}}}
     tasks = build_tasks(matrix(cells=[table]).select(seeds=1))
