@@ -68,6 +68,7 @@ def start_command(
     \b
       emergence sweep --only 'T-*' --seeds 3            the tiny cells of configs/matrix.toml
       emergence sweep matrix-debug --jobs 2             a small matrix on the micro-world, some minutes
+      emergence sweep matrix-law-debug --jobs 2         data for an emergence law (docs/laws.md), under half an hour
       emergence sweep --on modal --max-cost 200         everything on Modal; the laptop may close
       emergence sweep status | resume | cancel          of the last sweep, or of a named RECORD
 

@@ -94,8 +94,15 @@ class ComparableSet:
         return any(item.spec is not None and item.spec.model is not None for item in self.results())
 
     @property
+    def is_of_a_law(self) -> bool:
+        """Whether it is on a snapshot, a draw of its own or an adapter: a point of a law rather than a 2x2."""
+        return bool(self.base.subset or self.base.adapter != "none" or (self.trunk and self.trunk.is_snapshot))
+
+    @property
     def cells_to_run(self) -> tuple[str, ...]:
-        """The cells that there can be."""
+        """The cells that there can be. A point of a law misses nothing."""
+        if self.is_of_a_law:
+            return tuple(cell for cell in CELLS if cell in self.cells)
         return FROZEN_CELLS if self.is_published else CELLS
 
     @property

@@ -107,7 +107,8 @@ class ResultsTable:
 
     def notes(self) -> list[str]:
         """Verdicts and readings, what was kept apart, what is missing and what was skipped; a sentence each."""
-        verdicts = [verdict_of(set_scores.comparable, set_scores) for set_scores in self.sets]
+        asked = [s for s in self.sets if not s.comparable.is_of_a_law or FROZEN in s.comparable.cells]
+        verdicts = [verdict_of(set_scores.comparable, set_scores) for set_scores in asked]
         lines = [f"{verdict.set_label}: verdict: {verdict.short}. {verdict.sentences[0]}" for verdict in verdicts]
         lines += [_reading_line(set_scores) for set_scores in self.sets if set_scores.headline.basis]
         for label, trend in self.trends.items():

@@ -37,6 +37,8 @@ TRAINED = {"full": "F", "frozen": "Z"}
 PUBLISHED = {"published": "P", "random": "R"}
 #: ``samples`` of a cell that trains on every question.
 ALL = "all"
+#: The matrices of ``configs/``.
+MATRICES = ("matrix", "matrix-debug", "matrix-law", "matrix-law-debug")
 #: Most cells of one ``[[cells]]`` table, and most seeds. More are a mistake, and would fill the memory.
 MOST_CELLS, MOST_SEEDS = 10_000, 1_000
 
@@ -157,7 +159,7 @@ def matrix_path(name: str) -> Path:
     try:
         return config_path(name)
     except ConfigError:
-        raise ConfigError(f"no matrix {name!r}: give a .toml file, or matrix or matrix-debug of configs/") from None
+        raise ConfigError(f"no matrix {name!r}: give a .toml file, or {' or '.join(MATRICES)} of configs/") from None
 
 
 def load_matrix(path: Path) -> Matrix:

@@ -15,6 +15,7 @@ from emergence.findings.collect import collect_results
 from emergence.findings.comparable import Grouping, group_results
 from emergence.findings.folder import read_folder
 from emergence.findings.scores import PAIRED, POINT, SUMMARY, SetScores, score_set
+from emergence.findings.table import build_table
 from emergence.spec.experiment import ExperimentSpec, pretrain_label
 from tests.planted_runs import spec_of, write_grid, write_guide_file, write_run
 
@@ -216,6 +217,8 @@ def test_draws_and_snapshots_are_told_apart_and_the_last_with_all_questions_is_t
     assert {"debug (n=50, subset 2), wiki", "debug (lora-1), wiki", "debug, wiki at step 100"} <= set(
         labels
     )  # planted runs say 100
+    notes = "\n".join(build_table(tmp_path, n_boot=50).notes())
+    assert "subset" in notes and "step 100" not in notes, "a point of a law has no verdict, and misses no other cell"
     main = read_folder(tmp_path, n_boot=50).main
     assert [s.comparable.label for s in main] == ["debug, wiki"]
 

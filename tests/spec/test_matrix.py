@@ -11,7 +11,7 @@ import pytest
 
 from emergence.errors import ConfigError, UsageError
 from emergence.spec.config import config_path
-from emergence.spec.matrix import Matrix, load_matrix, matrix_from_dict, matrix_path
+from emergence.spec.matrix import MATRICES, Matrix, load_matrix, matrix_from_dict, matrix_path
 
 #: The guide's "Full Experimental Matrix".
 GUIDE = [
@@ -55,6 +55,19 @@ def test_the_debug_matrix_has_at_least_24_cells() -> None:
     cells = load_matrix(matrix_path("matrix-debug")).select()
     assert len(cells) >= 24 and len({cell.spec.experiment_id for cell in cells}) == len(cells)
     assert all(cell.spec.data == "microworld" for cell in cells)
+
+
+@pytest.mark.parametrize("name", ["matrix-law", "matrix-law-debug"])
+def test_a_laws_matrix_has_what_a_law_takes(name: str) -> None:
+    """At least five amounts over two decades, six checkpoints and two draws, on one pretraining."""
+    cells = load_matrix(matrix_path(name)).select()
+    specs = [cell.spec for cell in cells]
+    assert len(cells) == len({spec.experiment_id for spec in specs}) == 8 * (6 * 2 + 1)
+    assert len({spec.pretrain_id for spec in specs}) == 1 and len({spec.snapshot for spec in specs}) == 8
+    amounts = {spec.finetune_samples for spec in specs}
+    assert amounts == {10, 30, 100, 300, 1000, 3000, None}
+    assert {spec.subset for spec in specs if spec.finetune_samples} == {1, 2}
+    assert tuple(sorted(path.stem for path in config_path("matrix").parent.glob("matrix*.toml"))) == MATRICES
 
 
 def test_patterns_and_seeds_choose(guide: Matrix) -> None:
