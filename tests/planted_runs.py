@@ -94,6 +94,7 @@ def write_run(
     trunk_of: ExperimentSpec | None = None,
     documents: int | None = None,
     loss: float | None = None,
+    steps: int = 100,
     **flags: Any,
 ) -> RunDirectory:
     """A run whose mean test F1 and EM are ``f1`` (``bilinear`` for that probe), of a trunk with this held-out loss.
@@ -131,7 +132,7 @@ def write_run(
         validation_scores=evaluation,
         probes={"readouts": readouts} if spec.freeze_llm else None,
         lineage={"pretrain_id": None if spec.random_baseline else trunk.pretrain_id, "source": None},
-        pretraining=None if spec.random_baseline else {"steps": 100, "tokens_seen": 1000, **_held_out(loss)},
+        pretraining=None if spec.random_baseline else {"steps": steps, "tokens_seen": 10 * steps, **_held_out(loss)},
         qasrl_train_filtering={"total_raw_examples": 5_000, "valid_examples": 4_800},
         parameters={"total": 3000, "non_embedding": 1000, "trainable": 130 if spec.freeze_llm else 3000},
         seconds={"probe" if spec.freeze_llm else "finetune": 3700.0},

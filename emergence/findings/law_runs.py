@@ -163,6 +163,7 @@ def _full_rows(collection: Collection, asked: RunRows, left_out: list[str]) -> I
                 continue
             text = s.trunk.pretraining_text if s.trunk else NOT_RECORDED
             pretrain = s.pretrain.partition(" at step ")[0]  # snapshots and the end of one pretraining are one series
+            pretrain += f", {s.base.adapter}" if s.base.adapter != "none" else ""  # two adapters are two laws
             key = (pretrain, s.base.layout, s.base.test_questions, s.base.evaluation_settings, text)
             yield _row(
                 asked, key, item.name, loss, amount, score, f"{item.result.trunk.pretrain_id}@{_steps(item)}",
@@ -233,7 +234,7 @@ def _row(
 
 def _draw_of(spec: ExperimentSpec) -> str:
     """The draw of training questions: with one seed, fewer questions are part of more."""
-    return f"seed {spec.seed}, subset {getattr(spec, 'subset', 0)}"
+    return f"seed {spec.seed}, subset {spec.subset}"
 
 
 def _steps(item: Found) -> int | None:

@@ -90,6 +90,23 @@ def test_one_law_takes_one_pretraining_data(tmp_path: Path) -> None:
         law_table_of(root, RunRows(series="wikinq"))
 
 
+def test_snapshots_draws_and_adapters_of_one_pretraining_are_rows(tmp_path: Path) -> None:
+    """Each snapshot is a checkpoint and each draw a draw; another adapter is another law."""
+    root = tmp_path / "runs"
+    for loss, (snapshot, steps) in zip(LOSSES[2:], (("4", 4), ("2of3", 20), ("last", 100)), strict=True):
+        for subset in (1, 2):
+            for amount in AMOUNTS[:2]:
+                flags: dict[str, Any] = {"finetune_samples": amount, "subset": subset, "snapshot": snapshot}
+                write_run(root, "full", _score(loss, amount), loss=loss, steps=steps, **flags)
+        write_run(root, "full", 0.3, loss=loss, steps=steps, snapshot=snapshot, adapter="lora-1")
+    with pytest.raises(DataError, match=r"give --series \(wiki, lora-1: 3 rows; wiki: 12 rows\)"):
+        law_table_of(root)
+    table = law_table_of(root, RunRows(series="wiki"))
+    assert len(table) == 12 and not table.left_out
+    assert len({row["checkpoint"] for row in table.rows}) == 3
+    assert {row["subset"] for row in table.rows} == {"seed 0, subset 1", "seed 0, subset 2"}
+
+
 def test_probed_snapshots_are_checkpoints_of_one_amount(tmp_path: Path) -> None:
     root = tmp_path / "runs"
     run = write_run(root, "full", 0.6, loss=3.61)
