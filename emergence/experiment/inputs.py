@@ -339,7 +339,7 @@ def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -
 
     Texts are compared by content, so the text may have another path. Example: ``texts/`` for ``/home/me/texts``.
     """
-    if inputs.text is None:
+    if inputs.text is None or inputs.weights is not None:
         return None
     text = inputs.text.fingerprint
     for run in (store.find_pretrained(spec.pretrain_id), store.find_pretrained_on(text, spec)):
