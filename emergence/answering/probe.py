@@ -126,4 +126,5 @@ def _predict_stored(
         for i, fit in enumerate(fits):
             if fit.layer == layer:
                 logits[i] = predict_cached(readout(fit, context.device), data)
+        del states, data  # before the next layer's are read
     return [logits[i] for i in range(len(fits))]

@@ -122,4 +122,5 @@ def fit_pieces(
             if context.should_stop():
                 context.progress.close()
                 raise StopRequested(f"stopped after the {piece.name}; the same command goes on")
+        del data, prepared  # before the next layer's are read, lest two be in memory
     context.progress.close()

@@ -411,7 +411,9 @@ def probe_published(
     """
     encoder, spec = published.encoder, session.spec
     folder = session.cache_dir / STATES_FOLDER / session.run.run_id
-    states = StoredStates(encoder, folder, layers_of(spec, encoder.n_layers), spec.config.probe.features)
+    # The control of what states add reads the embeddings, whatever layers are probed.
+    kept = {*layers_of(spec, encoder.n_layers), *([0] if spec.config.probe.conditional else [])}
+    states = StoredStates(encoder, folder, sorted(kept), spec.config.probe.features)
     session.begin(PROBE_PHASE, 0)
     loss = evaluate_published(published, session.context)
     redraw_as_own(spec, published)  # after the loss, which is that of the weights as they are

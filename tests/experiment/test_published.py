@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +119,30 @@ def test_a_result_tells_of_the_model_what_others_tell_of_their_trunk(root: Path,
     assert {fit["layer"] for fit in probed["probes"]["fits"]} == {0, 1, LAYERS}
     rows = [json.loads(line) for line in next((root / "runs").glob("*/predictions.jsonl")).read_text().splitlines()]
     assert all("brier" in row and "brier" in row["readouts"]["bilinear"] for row in rows)
+
+
+def test_a_layer_is_probed_alone(models: Path, tmp_path: Path) -> None:
+    """The control of what states add reads the embeddings, though nobody asked for them."""
+    probed = run(tmp_path, spec_of(models / "gpt2", 'probe.layers="2"', "probe.validity=false"))
+    found = json.loads(probed.stats_path.read_text())["probes"]
+    assert {fit["layer"] for fit in found["fits"]} == {2}
+    assert {fit["layer"] for fit in found["conditional"].values()} == {0, 2}
+
+
+def test_one_layers_states_are_in_memory_at_a_time(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, alive = StoredStates.layer, []
+
+    def recorded(self: StoredStates, split: Any, layer: int, *rest: Any) -> Any:
+        assert {of for of, states in alive if states() is not None} <= {layer}
+        found = read(self, split, layer, *rest)
+        alive.append((layer, weakref.ref(found.words)))
+        return found
+
+    monkeypatch.setattr(StoredStates, "layer", recorded)
+    assert run(tmp_path, spec_of(models / "gpt2")).is_finished
+    assert {layer for layer, _ in alive} == {0, 1, LAYERS}
 
 
 def test_runs_are_whole_and_leave_no_trunk_and_no_states(root: Path) -> None:
