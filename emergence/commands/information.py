@@ -35,6 +35,7 @@ from emergence.studies.study import StudyFiles
 from emergence.studies.trunks import Timeline, TimelinePoint, read_timeline, refuse_without_snapshots, told_progress
 from emergence.training.precision import select_device
 from emergence.training.recording import TerminalProgress, plain_messages
+from emergence.wording import counted
 
 #: Snapshots take a way from somewhere to somewhere.
 LEAST_SNAPSHOTS = 2
@@ -117,7 +118,8 @@ def _subject(
 
 def _enough(name: str, points: list[_ToMeasure]) -> list[_ToMeasure]:
     if len(points) < LEAST_SNAPSHOTS:
-        raise UsageError(f"{name} has {len(points)} sound snapshots, and a curve takes {LEAST_SNAPSHOTS} at least")
+        there = counted(len(points), "sound snapshot")
+        raise UsageError(f"{name} has {there}, and a curve takes {LEAST_SNAPSHOTS} at least")
     last = points[-1].model
     for point in points:
         shape = point.model.tokenizer, point.model.n_layers, point.model.hidden_size

@@ -85,7 +85,7 @@ def test_the_command_leaves_suspects_out_names_them_and_the_figure_is_that_of_ru
     judged = [replace(r, suspect="of another run") if r.name == "step0" else r for r in examined.revisions]
     save_revisions(runs, replace(examined, revisions=tuple(judged)))
     refused = typed("emergence", "cka", "--model", str(history), "--revisions", "step0,step64", *flags)
-    assert refused.code == 2 and "1 sound revisions, and a history takes 2" in refused.err
+    assert refused.code == 2 and "1 sound revision, and a history takes 2" in refused.err
 
 
 def test_what_is_no_history_is_refused_in_one_line(history: Path, tmp_path: Path) -> None:

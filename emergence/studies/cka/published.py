@@ -26,6 +26,7 @@ from emergence.studies.cka.views import Cast
 from emergence.studies.probe_sentences import encode_sentences
 from emergence.studies.trunks import TimelinePoint
 from emergence.training.recording import NoProgress, Progress
+from emergence.wording import counted
 
 #: A history takes a way from somewhere to somewhere.
 LEAST_REVISIONS = 2
@@ -92,7 +93,8 @@ def analyse_revisions(
     """
     model, precision = spec.model or "", spec.config.probe.weights
     if len(revisions) < LEAST_REVISIONS:
-        raise UsageError(f"{model}: {len(revisions)} sound revisions, and a history takes {LEAST_REVISIONS} at least")
+        there = counted(len(revisions), "sound revision")
+        raise UsageError(f"{model}: {there}, and a history takes {LEAST_REVISIONS} at least")
     files = [find_model(model, revision) for revision in revisions]
     refuse_if_too_large(files[-1], precision)
     sizes, tokenizer = sizes_of(files[-1]), load_tokenizer(files[-1])
