@@ -26,6 +26,9 @@ Cell = Annotated[
     Literal["full", "frozen"], typer.Option(help="Rows of a folder: models trained whole, or probes of snapshots.")
 ]
 Score = Annotated[Literal["f1_tokens", "em", "expected_f1"], typer.Option(help="Of a folder's rows.")]
+Shots = Annotated[
+    int | None, typer.Option(min=0, help="Of a folder's few-shot rows (default: the most that were asked; 0: none).")
+]
 Family = Annotated[str, typer.Option(help="Of the probe, with --cell frozen: linear, bilinear, mlp.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
@@ -66,6 +69,7 @@ def fit_command(
     cell: Cell = "full",
     score: Score = "f1_tokens",
     family: Family = "linear",
+    shots: Shots = None,
     unit: Unit = "nats",
     series: Series = None,
     output: Annotated[
@@ -90,7 +94,7 @@ def fit_command(
     from emergence.findings.law_runs import RunRows
     from emergence.findings.laws import analyse_law
 
-    rows = RunRows(cell, score, unit, series, family)
+    rows = RunRows(cell, score, unit, series, family, shots)
     analysis = analyse_law(
         table, rows=rows, form=form, link=link, target=d0, level=level, n_draws=draws, compare=compare, ablate=ablate,
         seed=seed,
@@ -215,6 +219,7 @@ def compare_command(
     cell: Cell = "full",
     score: Score = "f1_tokens",
     family: Family = "linear",
+    shots: Shots = None,
     unit: Unit = "bits_per_byte",
     series_a: Annotated[str | None, typer.Option(metavar="NAME", help="Pretraining data, of A's folder.")] = None,
     series_b: Annotated[str | None, typer.Option(metavar="NAME", help="Pretraining data, of B's folder.")] = None,
@@ -234,7 +239,7 @@ def compare_command(
 
     first, second = (
         analyse_law(
-            path, rows=RunRows(cell, score, unit, series, family), form=form, link=link, target=d0, level=level,
+            path, rows=RunRows(cell, score, unit, series, family, shots), form=form, link=link, target=d0, level=level,
             n_draws=draws, seed=seed + i,
         )
         for i, (path, series) in enumerate(((a, series_a), (b, series_b)))

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from emergence.errors import DataError, EmergenceError, UsageError
+from emergence.errors import DataError, EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.claims import own_result
 from emergence.experiment.facts import HEADLINE
 from emergence.experiment.result import RunResult
-from emergence.findings.collect import Collection, Found, collect_results
+from emergence.experiment.store import RunDirectory
+from emergence.findings.collect import Collection, collect_results
 from emergence.findings.comparable import MODES, NOT_RECORDED, group_results
 from emergence.findings.folder import open_run
 from emergence.findings.law_table import LawTable, read_law_table
@@ -25,12 +26,17 @@ from emergence.measures.conditional import LINEAR
 from emergence.measures.emergence_score import FROZEN, FULL
 from emergence.measures.scaling_law import LEAST_SIZES
 from emergence.spec.experiment import ExperimentSpec, pretrain_label
+from emergence.studies.prompted.result import FILES as PROMPTED
+from emergence.studies.prompted.result import RAW, PromptedResult
+from emergence.studies.prompted.result import read_result as read_prompted
 from emergence.studies.snapshots.result import GAIN, SnapshotProbes
 from emergence.wording import did_you_mean
 
 Cell = Literal["full", "frozen"]
 Score = Literal["f1_tokens", "em", "expected_f1"]
 Unit = Literal["nats", "bits_per_byte"]
+#: Unit to the key of a stored loss.
+_LOSSES = {"nats": "nats_per_token", "bits_per_byte": "bits_per_byte"}
 #: Amounts of training questions that are proposed to who has too few.
 _AMOUNTS = (30, 300, 1000, 100, 3000, 10)
 LEAST_AMOUNTS, LEAST_CHECKPOINTS = 3, 3
@@ -47,6 +53,7 @@ class RunRows:
         cell: ``full``, models trained whole, or ``frozen``, probes of trunks and of their snapshots.
         score: On test questions. unit: Of the losses. series: Pretraining data and layout, where there are several.
         family: Of the probe, for ``frozen``.
+        shots: Of the few-shot rows beside ``full``; None for the most that were asked, 0 for no such rows.
     """
 
     cell: Cell = "full"
@@ -54,6 +61,7 @@ class RunRows:
     unit: Unit = "nats"
     series: str | None = None
     family: str = "linear"
+    shots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class _Row:
     """One run or snapshot, with what it must share with the others of its law.
 
     Attributes:
-        key: Pretraining data, layout and test questions, and what else may not differ. label: The first two in words.
+        key: Pretraining data, layout, adapter, test questions, and what else may not differ. label: The first three in
+            words.
     """
 
     key: tuple[Any, ...]
@@ -115,10 +124,10 @@ def law_table_of(path: Path, asked: RunRows = RunRows()) -> LawTable:
 def runs_that_would(rows: Sequence[dict[str, Any]]) -> str:
     """Which runs a folder lacks for a law; empty if it has the least number of amounts and checkpoints."""
     amounts = {row["amount"] for row in rows if not row["fewshot"]}
-    checkpoints = len({row["loss"] for row in rows})
+    checkpoints = len({row["loss"] for row in rows if not row["fewshot"]})
     parts = []
     if (lacking := LEAST_CHECKPOINTS - checkpoints) > 0:
-        parts.append(f"{lacking} more checkpoint(s), of other sizes or as long pretrained (--config-name, --set)")
+        parts.append(f"{lacking} more checkpoint(s) (--snapshot, or another --config-name)")
     if (lacking := LEAST_AMOUNTS - len(amounts)) > 0:
         most = max(amounts, default=math.inf)
         proposed = sorted([n for n in _AMOUNTS if n < most and n not in amounts][:lacking])
@@ -145,7 +154,9 @@ def _of_series(rows: list[_Row], series: str | None, path: Path) -> list[_Row]:
 
 def _of_cell(collection: Collection, asked: RunRows, left_out: list[str]) -> Iterator[_Row]:
     if asked.cell == "full":
-        yield from _full_rows(collection, asked, left_out)
+        rows = list(_full_rows(collection, asked, left_out))
+        yield from rows
+        yield from _fewshot_rows(collection, asked, rows, left_out)
     else:
         yield from _frozen_rows(collection, asked, left_out)
 
@@ -163,12 +174,48 @@ def _full_rows(collection: Collection, asked: RunRows, left_out: list[str]) -> I
                 continue
             text = s.trunk.pretraining_text if s.trunk else NOT_RECORDED
             pretrain = s.pretrain.partition(" at step ")[0]  # snapshots and the end of one pretraining are one series
-            pretrain += f", {s.base.adapter}" if s.base.adapter != "none" else ""  # two adapters are two laws
-            key = (pretrain, s.base.layout, s.base.test_questions, s.base.evaluation_settings, text)
+            key = (pretrain, s.base.layout, s.base.adapter, s.base.test_questions, s.base.evaluation_settings, text)
+            checkpoint = f"{item.result.trunk.pretrain_id}@{item.result.pretrained.steps}"
             yield _row(
-                asked, key, item.name, loss, amount, score, f"{item.result.trunk.pretrain_id}@{_steps(item)}",
-                _draw_of(item.spec), s.base.size, s.base.tokenizer,
+                asked, key, item.name, loss, amount, score, checkpoint, _draw_of(item.spec), s.base.size,
+                s.base.tokenizer,
             )  # fmt: skip
+
+
+def _fewshot_rows(
+    collection: Collection, asked: RunRows, finetuned: Sequence[_Row], left_out: list[str]
+) -> Iterator[_Row]:
+    """What the trunks of finetuned runs answer from prompts of one number of shots, once for each series."""
+    results = _prompted_results(collection, left_out) if asked.shots != 0 else []
+    known = [trunk.shots for _, result in results for trunk in result.trunks if trunk.shots > 1]
+    shots = asked.shots or max(known, default=0)
+    for run, result in results:
+        pretrain_id = run.spec.pretrain_id
+        own = {row.key: row for row in finetuned if str(row.values["checkpoint"]).startswith(f"{pretrain_id}@")}
+        own = {key: row for key, row in own.items() if key[3] == str(result.settings["questions"])[:12]}
+        if not own:
+            left_out.append(f"{run.run_id}, prompted: no run is finetuned on its trunks and questions here")
+        for trunk, found in zip(result.trunks, result.estimates, strict=True):
+            loss, score = trunk.loss.get(_LOSSES[asked.unit]), found[RAW].get(asked.score)
+            if trunk.shots == shots and trunk.step is not None and loss is not None and score is not None:
+                name = f"{run.run_id}, {trunk.name}, {shots} shots"
+                for key, row in own.items():
+                    yield _row(
+                        asked, key, name, float(loss), shots, score, f"{pretrain_id}@{trunk.step}", "",
+                        str(row.values["size"]), str(row.values["tokenizer"]), is_fewshot=True,
+                    )  # fmt: skip
+
+
+def _prompted_results(collection: Collection, left_out: list[str]) -> list[tuple[RunDirectory, PromptedResult]]:
+    """Answers from prompts of every run of the folder."""
+    found = []
+    for run in _runs_of(collection):
+        for path in sorted((run.path / PROMPTED.folder).glob(f"*/{PROMPTED.json_file}")):
+            try:
+                found.append((run, read_prompted(path.parent)))
+            except RunDirectoryError as error:
+                left_out.append(f"{run.run_id}, prompted: {error}")
+    return found
 
 
 def _frozen_rows(collection: Collection, asked: RunRows, left_out: list[str]) -> Iterator[_Row]:
@@ -185,9 +232,9 @@ def _frozen_rows(collection: Collection, asked: RunRows, left_out: list[str]) ->
         run, settings = result.run, result.settings
         trunk, layout = str(run.get("pretrain_id", run["run_id"])), str(settings.get("layout", NOT_RECORDED))
         text, questions = str(run.get("text", run["pretrain_data"])), str(settings.get("questions"))[:12]
-        key = (text, layout, questions, settings.get("loss_tokens"))
+        key = (text, layout, "none", questions, settings.get("loss_tokens"))
         for snapshot in result.path_of_training:
-            loss = float(snapshot.loss["bits_per_byte" if asked.unit == "bits_per_byte" else "nats_per_token"])
+            loss = float(snapshot.loss[_LOSSES[asked.unit]])
             estimate = result.estimates[snapshot.name][asked.family][asked.score]
             row = last[trunk, layout, questions] = _row(
                 asked, key, f"{run['run_id']}, {snapshot.name}", loss, int(settings["train_questions"]), estimate,
@@ -223,22 +270,22 @@ def _row(
     draw: str,
     size: str,
     tokenizer: str,
+    *,
+    is_fewshot: bool = False,
 ) -> _Row:
-    """One row; ``key`` begins with pretraining data and layout, ``draw`` names the draw of training questions."""
-    text, layout = key[:2]
-    label = f"{text}, {layout}" if layout not in ("question-first", NOT_RECORDED) else str(text)
-    values = {"loss": loss, "amount": amount, "score": score.point, "fewshot": 0, "checkpoint": checkpoint}
+    """One row; ``key`` is as of :class:`_Row`, ``draw`` names the draw of training questions."""
+    text, layout, adapter = key[:3]
+    parts = [text, *([layout] if layout not in ("question-first", NOT_RECORDED) else [])]
+    label = ", ".join([*parts, *([adapter] if adapter != "none" else [])])
+    values: dict[str, Any] = {"loss": loss, "amount": amount, "score": score.point, "fewshot": int(is_fewshot)}
+    values |= {"checkpoint": checkpoint}
     values |= {"subset": draw, "size": size, "se": score.se, "unit": asked.unit, "tokenizer": tokenizer, "run": name}
     return _Row(key, label, name, values)
 
 
 def _draw_of(spec: ExperimentSpec) -> str:
-    """The draw of training questions: with one seed, fewer questions are part of more."""
-    return f"seed {spec.seed}, subset {spec.subset}"
-
-
-def _steps(item: Found) -> int | None:
-    return item.result.pretrained.steps
+    """The draw of training questions: in subset 0 of a seed fewer questions are part of more; of all there is one."""
+    return "all" if spec.finetune_samples is None else f"seed {spec.seed}, subset {spec.subset}"
 
 
 def loss_of(result: RunResult, unit: Unit) -> float | None:
@@ -250,12 +297,16 @@ def loss_of(result: RunResult, unit: Unit) -> float | None:
 
 
 def _snapshot_results(collection: Collection, left_out: list[str]) -> list[SnapshotProbes]:
-    """Of every run of the folder, finished or not."""
-    names = dict.fromkeys([*(item.name for item in collection.found), *(item.name for item in collection.skipped)])
-    runs = [run for name in names if (run := open_run(collection.root, name))]
-    results, problems = read_snapshot_probes([run.path for run in runs])
+    """Of every run of the folder."""
+    results, problems = read_snapshot_probes([run.path for run in _runs_of(collection)])
     left_out += [f"{name}: {reason}" for name, reason in problems]
     return results
+
+
+def _runs_of(collection: Collection) -> list[RunDirectory]:
+    """Every run of the folder, finished or not."""
+    names = dict.fromkeys([*(item.name for item in collection.found), *(item.name for item in collection.skipped)])
+    return [run for name in names if (run := open_run(collection.root, name))]
 
 
 # The scaling law ------------------------------------------------------------------------------------
@@ -305,15 +356,18 @@ def _results(collection: Collection) -> Iterator[tuple[str, RunResult]]:
 
 
 def _pretraining_row(name: str, result: RunResult, unit: Unit) -> _Row | None:
-    """None for a random trunk, a published model, and for what is not recorded."""
+    """None for a trunk that the run did not pretrain, for one within a pretraining, and for what is not recorded."""
     loss, pretrained = loss_of(result, unit), result.pretrained
     params, total = result.n_parameters("non_embedding"), result.n_parameters("total")
     if None in (loss, pretrained.tokens_seen, params, result.trunk.pretrain_id) or result.spec is None:
+        return None
+    spec = ExperimentSpec.from_dict(result.spec, name)
+    if not spec.pretrains or spec.at_snapshot:
         return None
     tokens = float(pretrained.tokens_seen or 0)
     values: dict[str, Any] = {"params": params, "tokens": tokens}
     values |= {"unique_tokens": tokens / max(pretrained.passes or 1.0, 1.0)}
     values |= {"loss": loss} | ({"params_total": total} if total is not None else {})
     values |= {"run": name, "unit": unit, "tokenizer": str(result.fingerprint("tokenizer"))[:12]}
-    label = pretrain_label(ExperimentSpec.from_dict(result.spec, name))
+    label = pretrain_label(spec)
     return _Row((label,), label, name, {**values, "pretrain": str(result.trunk.pretrain_id)})

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from emergence.errors import DataError, UsageError
 from emergence.experiment.store import RunDirectory
+from emergence.files import make_folder
 from emergence.findings.law_runs import RunRows, law_table_of, scaling_table_of
 from emergence.findings.laws import analyse_law
 from emergence.findings.scaling import analyse_scaling
+from emergence.studies.prompted.result import FILES as PROMPTED
+from emergence.studies.prompted.result import RULES, SCORES, PromptedResult, PromptedTrunk, summarise
 from emergence.studies.snapshots.result import FILES
 from tests.command_lines import typed
 from tests.planted_runs import N_SNAPSHOT_QUESTIONS, breaking, planted_snapshots, write_run
@@ -47,6 +51,43 @@ def test_finished_runs_are_rows(tmp_path: Path) -> None:
     table = law_table_of(root, RunRows(unit="bits_per_byte"))
     assert sorted({row["loss"] for row in table.rows}) == pytest.approx([loss / 3 for loss in sorted(LOSSES)])
     assert {row["unit"] for row in table.rows} == {"bits_per_byte"} and all(row["se"] > 0 for row in table.rows)
+
+
+def test_prompts_are_few_shot_rows_of_the_trunks_that_were_finetuned(tmp_path: Path) -> None:
+    root = sweep(tmp_path / "runs")
+    for seed, loss in enumerate(LOSSES):
+        _plant_prompts(root, seed, loss)
+    analysis = analyse_law(root, n_draws=19)
+    assert "15 finetuned runs, 5 few-shot; 5 checkpoints x 3 amounts" in analysis.text()
+    assert "emergence point at 5 shots" in analysis.text(), "the most that were asked"
+    few = analysis.data.fewshot
+    assert set(analysis.data.checkpoint[few]) == set(analysis.data.checkpoint[~few]), "the same models"
+    assert law_table_of(root, RunRows(shots=2)).numbers("amount").min() == 2
+    assert not any(law_table_of(root, RunRows(shots=0)).flags("fewshot"))
+    next(root.glob(f"*seed3*/{PROMPTED.folder}/*/{PROMPTED.json_file}")).write_text("{}")
+    table = law_table_of(root)
+    assert sum(table.flags("fewshot")) == 4 and any("_seed3_" in words for words in table.left_out)
+
+
+def _plant_prompts(root: Path, seed: int, loss: float) -> None:
+    """Answers to 0, 2 and 5 shots of the trunk of one seed, in the run that was finetuned on all questions."""
+    (run,) = (
+        run
+        for path in root.iterdir()
+        if (run := RunDirectory.open(path)).spec.seed == seed and run.spec.finetune_samples is None
+    )
+    scores = {rule: dict.fromkeys(SCORES, np.full(20, 0.2 + 0.001 * seed)) for rule in RULES}
+    spans = dict.fromkeys(RULES, np.zeros((20, 2), dtype=np.int64))
+    losses = {"nats_per_token": loss, "bits_per_byte": loss / 3}
+    trunks = tuple(
+        PromptedTrunk("pretrained", shots, 100, 1000, "digest", losses, scores, spans) for shots in (0, 2, 5)
+    )
+    clusters = np.arange(20) // 2
+    found = tuple(summarise(trunk, clusters, n_boot=50, level=0.95) for trunk in trunks)
+    rule = {"rule": "wh_rule", "f1_tokens": 0.4, "em": 0.1, "uniform_f1": 0.2}
+    about = {"name": run.run_id}, {"questions": run.read_data()["fingerprints"]["questions"]}
+    result = PromptedResult(*about, (), tuple(map(str, range(20))), clusters, rule, trunks, found)
+    PROMPTED.save(result, make_folder(run.path / PROMPTED.folder / "microworld"))
 
 
 def test_a_folder_without_a_law_says_which_runs_would_do(tmp_path: Path) -> None:
