@@ -39,7 +39,8 @@ Unit = Literal["nats", "bits_per_byte"]
 _LOSSES = {"nats": "nats_per_token", "bits_per_byte": "bits_per_byte"}
 #: Amounts of training questions that are proposed to who has too few.
 _AMOUNTS = (30, 300, 1000, 100, 3000, 10)
-LEAST_AMOUNTS, LEAST_CHECKPOINTS = 3, 3
+#: Finetuned runs, amounts and checkpoints below which there is no law.
+LEAST_RUNS, LEAST_AMOUNTS, LEAST_CHECKPOINTS = 8, 3, 3
 #: Least standard error of a row, in the median one. All runs answer the same questions, so a score near 0 or 1, whose
 #: own error is tiny, is no run that must be met exactly.
 _LEAST_ERROR = 0.5
@@ -122,9 +123,9 @@ def law_table_of(path: Path, asked: RunRows = RunRows()) -> LawTable:
 
 
 def runs_that_would(rows: Sequence[dict[str, Any]]) -> str:
-    """Which runs a folder lacks for a law; empty if it has the least number of amounts and checkpoints."""
-    amounts = {row["amount"] for row in rows if not row["fewshot"]}
-    checkpoints = len({row["loss"] for row in rows if not row["fewshot"]})
+    """Which runs a folder lacks for a law; empty if it has the least number of runs, amounts and checkpoints."""
+    tuned = [row for row in rows if not row["fewshot"]]
+    amounts, checkpoints = {row["amount"] for row in tuned}, len({row["loss"] for row in tuned})
     parts = []
     if (lacking := LEAST_CHECKPOINTS - checkpoints) > 0:
         parts.append(f"{lacking} more checkpoint(s) (--snapshot, or another --config-name)")
@@ -133,7 +134,10 @@ def runs_that_would(rows: Sequence[dict[str, Any]]) -> str:
         proposed = sorted([n for n in _AMOUNTS if n < most and n not in amounts][:lacking])
         flags = " and ".join(f"--finetune-samples {n}" for n in proposed) or "more questions"
         parts.append(f"each checkpoint with {flags}")
-    return f"; runs that would do: {', and '.join(parts)}" if parts else ""
+    lacking = checkpoints * len(amounts) - len({(row["loss"], row["amount"]) for row in tuned})
+    if len(tuned) < LEAST_RUNS and lacking and not parts:
+        parts.append(f"the other {lacking} of {checkpoints} checkpoints x {len(amounts)} amounts")
+    return f"; runs that would do: {', and '.join(parts)} (or the sweep matrix-law)" if parts else ""
 
 
 def _of_series(rows: list[_Row], series: str | None, path: Path) -> list[_Row]:

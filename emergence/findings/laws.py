@@ -14,7 +14,7 @@ from scipy.special import expit, fdtrc, logit
 
 from emergence.errors import DataError, UsageError
 from emergence.findings.collect import OWN_KIND
-from emergence.findings.law_runs import LEAST_AMOUNTS, LEAST_CHECKPOINTS, RunRows, law_table_of
+from emergence.findings.law_runs import LEAST_AMOUNTS, LEAST_CHECKPOINTS, LEAST_RUNS, RunRows, law_table_of
 from emergence.findings.law_sampler import sample_posterior
 from emergence.findings.law_table import LawTable, refuse_mixed_units, refuse_twins
 from emergence.measures.emergence_law import BoolArray, LawData, LawFit, LawForm, LawModel, fit_law
@@ -31,8 +31,7 @@ Link = Literal["identity", "logit"]
 Form = Literal["free", "log_power", "power", "nofewshot"]
 #: D_0 of a table without few-shot rows: the least supervision that counts as a task.
 LEAST_SUPERVISION = 10.0
-#: Runs below which there is no law, amounts and checkpoints below which one is flagged.
-LEAST_RUNS = 8
+#: Amounts and checkpoints below which a law is flagged.
 FEW_AMOUNTS, FEW_CHECKPOINTS = 5, 6
 #: Nats below the best loss trained from which on an extrapolation is not to be believed.
 FAR = 0.3

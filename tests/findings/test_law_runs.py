@@ -99,6 +99,11 @@ def test_a_folder_without_a_law_says_which_runs_would_do(tmp_path: Path) -> None
             analyse_law(sweep(tmp_path / name, losses, [a for a in amounts if a != 100]), n_draws=19)
         assert "; runs that would do: " in str(caught.value) and words in str(caught.value)
         assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+    root = tmp_path / "holes"
+    for seed, loss, amount in ((0, 4.4, 30), (1, 4.1, 300), (2, 3.8, None), (2, 3.8, 30)):
+        write_run(root, "full", _score(loss, amount), loss=loss, seed=seed, finetune_samples=amount)
+    with pytest.raises(DataError, match=r"4 finetuned runs.* the other 5 of 3 checkpoints x 3 amounts"):
+        analyse_law(root, n_draws=19)
     ended = typed("emergence", "law", "fit", str(tmp_path / "few amounts"))
     assert ended.code == 2 and ended.err.count("\n") == 1 and "--finetune-samples 30" in ended.err
 
