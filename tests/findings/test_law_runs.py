@@ -188,6 +188,8 @@ def test_a_pretraining_is_one_row_of_the_scaling_law(tmp_path: Path) -> None:
     run = write_run(root, "full", 0.6, loss=4.0)
     write_run(root, "frozen", 0.5, loss=4.0, trunk_of=run.spec)
     write_run(root, "full", 0.6, loss=3.9, seed=1)
+    write_run(root, "full", 0.4, loss=5.0, seed=2, snapshot="4", steps=4)
+    write_run(root, "full", 0.4, loss=5.1, seed=3, skip_pretrain=True, pretrained_model_path="other/trunk.pth")
     table = scaling_table_of(root)
     assert [(row["params"], row["params_total"], row["loss"]) for row in table.rows] == [
         (1000, 3000, 4.0),
