@@ -60,6 +60,8 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
         for i, setting in enumerate(settings):
             for k, n in enumerate(shots):
                 mine = sorted(rows_where(rows, setting=setting, shots=n, rule=rule), key=lambda row: -row["loss"])
+                if not mine:
+                    continue
                 style: dict[str, Any] = {"color": COLOURS[i % 7], "marker": MARKERS[k % 7], "linestyle": LINES[k % 4]}
                 label = counted(n, "shot") if len(settings) == 1 else f"{setting}, {counted(n, 'shot')}"
                 error_bars(ax, numbers(mine, "loss"), mine, **style, label=label)
