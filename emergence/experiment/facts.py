@@ -169,11 +169,15 @@ class HeldOutLoss:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How long a trunk was pretrained; None for a random one, and for what is not recorded."""
+    """How long a trunk was pretrained; None for a random one, and for what is not recorded.
+
+    ``snapshot`` is the name of the weights within the pretraining, None at its end.
+    """
 
     steps: int | None
     tokens_seen: int | None
     passes: float | None
+    snapshot: str | None
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,14 @@ _text_loss = each(
     {"nats_per_token": _positive, "bits_per_byte": _positive, "perplexity": _positive, "interval": estimate}
 )
 _pretraining = each(
-    {"steps": _count, "tokens_seen": _count, "passes": _positive, "validation": _text_loss, "test": _text_loss}
+    {
+        "steps": _count,
+        "tokens_seen": _count,
+        "passes": _positive,
+        "snapshot": words,
+        "validation": _text_loss,
+        "test": _text_loss,
+    }
 )
 _pairs = each({"n_pairs": _count, "n_incomplete": _count, "scores": estimates, "by_kind": each(estimate)})
 _source = each(bounded)

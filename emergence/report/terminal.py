@@ -31,6 +31,8 @@ def describe_verdict(verdict: Verdict) -> str:
 def describe_result(result: RunResult, runs_dir: Path) -> str:
     """The lines that end a run: held-out loss, test scores with intervals, and the run directory."""
     lines = []
+    if (pretrained := result.pretrained).snapshot:
+        lines.append(f"trunk            {pretrained.snapshot}, {pretrained.tokens_seen or 0:,} tokens of pretraining")
     if loss := result.held_out_loss:
         lines.append(
             f"held-out text    {loss.nats_per_token:.3f} nats/token, {loss.bits_per_byte:.3f} bits/byte, "

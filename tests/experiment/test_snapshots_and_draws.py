@@ -18,6 +18,7 @@ from emergence.experiment.result import load_result
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.experiment.verification import verify_run
+from emergence.report.terminal import describe_result
 from emergence.training.checkpoint import load_weights
 from emergence.training.recording import StopRequested
 from tests.small_runs import micro_spec, run_micro
@@ -52,6 +53,8 @@ def test_a_snapshot_is_finetuned_and_probed_and_says_how_far_it_was_pretrained(p
         assert dig(result.lineage, "source", "run_id") == pretrained.run_id
         assert not verify_run(run.path).damaged and not run.pretraining_steps(), "it pretrains nothing"
         assert store.find_pretrained(run.spec.pretrain_id).run_id == pretrained.run_id  # type: ignore[union-attr]
+    told = describe_result(result, run.path.parent)
+    assert "trunk            pretrain_step_4, 3,072 tokens of pretraining" in told.splitlines()
     lossier, lossless = (load_result(path.stats_path).held_out_loss for path in (run_at(pretrained, snapshot="2"), run))
     whole = load_result(pretrained.stats_path).held_out_loss
     assert lossier and lossless and whole
