@@ -533,14 +533,19 @@ def ie_command(
 
 @app.command("units")
 def units_command(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
+    name: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run; a model's directory or hub name.")],
     snapshots: Annotated[bool, typer.Option("--snapshots", help="Also every snapshot of pretraining.")] = False,
     roles: Annotated[Literal["gold", "wh"], typer.Option(help="Semantic roles, or wh-words in their place.")] = "gold",
     kind: Annotated[str, typer.Option(metavar="mlp,head", help="MLP neurons, attention heads.")] = "mlp,head",
-    questions: Annotated[int, typer.Option(min=20, help="Test questions of each half, over all roles.")] = 400,
+    questions: Annotated[int, typer.Option(min=20, help="Validation and test questions each, over all roles.")] = 400,
     draws: Annotated[int, typer.Option(min=1, help="Random sets that a set of units is compared with.")] = 3,
-    qa_data: Annotated[str | None, typer.Option(help="Where the run's questions lie now.")] = None,
+    data: Annotated[
+        Literal["hub", "microworld"] | None, typer.Option(help="Of a model: its questions (default: QA-SRL, hub).")
+    ] = None,
+    qa_data: Annotated[str | None, typer.Option(help="Where the questions lie (default: the run's own).")] = None,
+    revision: Revision = None,
     out: StudyFolder = None,
+    dtype: WeightsType = "fp32",
     device: Device = None,
     runs_dir: RunsDir = DEFAULT_RUNS,
     as_json: AsJson = False,
@@ -550,16 +555,20 @@ def units_command(
     \b
     emergence units RUN                            the trunk beside its random twin
     emergence units RUN --snapshots --kind mlp     and over pretraining, neurons alone
+    emergence units my-model --data microworld     a published model on the micro-world's questions
     """
-    find_run(name, runs_dir)
-    from emergence.commands.units import examine_units
+    refuse_missing_subject(name, runs_dir)
+    from emergence.commands.units import UnitRequest, examine_units
     from emergence.files import to_json
     from emergence.studies.snapshots.options import parse_list
     from emergence.studies.units.options import UnitOptions, parse_kinds
 
     chosen = parse_kinds(parse_list(kind) or ())
     options = UnitOptions(roles=roles, kinds=chosen, questions=questions, draws=draws, snapshots=snapshots)
-    result = examine_units(name, runs_dir, options, qa_data=qa_data, out=out, device=device)
+    request = UnitRequest(
+        options=options, qa_data=qa_data, data=data, revision=revision, precision=dtype, out=out, device=device
+    )
+    result = examine_units(name, runs_dir, request)
     say(to_json(result.to_dict(), indent=2) if as_json else result.text())
 
 

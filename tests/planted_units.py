@@ -7,7 +7,7 @@ from typing import Any
 
 from emergence.measures.bootstrap import Estimate
 from emergence.plain import plain
-from emergence.studies.units.result import ANY, MAIN_SHARE, UnitResult, result_of
+from emergence.studies.units.result import MAIN_SHARE, SHUFFLED, UnitResult, result_of
 
 ROLES = ("agent", "patient")
 #: Units of each of the two blocks.
@@ -53,7 +53,7 @@ def planted_trunk(name: str, kind: str, step: int, units: float, *, effect: floa
                 "loss": 0.012,
                 "pairs": _estimate(0.03),
             }
-            for cut in (*ROLES, ANY)
+            for cut in (*ROLES, SHUFFLED)
         ],
         "check": {"n": 24, "rank_correlation": 0.7, "rank_correlation_halfway": 0.4},
         "concentration": [
@@ -67,7 +67,7 @@ def planted_trunk(name: str, kind: str, step: int, units: float, *, effect: floa
             for role in ROLES
         ],
     }
-    facts = {"name": name, "kind": kind, "step": step, "tokens": 10 * step, "weights": f"{name} {units}", "whole": True}
+    facts = {"name": name, "kind": kind, "step": step, "tokens": 10 * step, "weights": f"{name} {units}"}
     scores = {"f1": {role: _estimate(0.8) for role in ROLES}, "loss": 3.0, "pairs": 0.5}
     return {**facts, **scores, "probe": {"validation_f1": 0.8, "converged": True}, "units": {"mlp": row}}
 

@@ -1,4 +1,4 @@
-"""``emergence units``: which trunks are meant, where the result goes, and the work."""
+"""``emergence units``: which trunks or models are meant, where the result goes, and the work."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from emergence.commands.subject import of_run
+from emergence.commands.subject import is_model, of_model, of_run
+from emergence.errors import UsageError
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.experiment.store import CACHE_FOLDER, RunDirectory
 from emergence.files import content_digest
 from emergence.spec.experiment import pretrain_label
 from emergence.spec.model_size import count_parameters
-from emergence.studies.units.inputs import prepare_run
+from emergence.studies.revisions.record import load_revisions
+from emergence.studies.sentence_pairs.score import Precision
+from emergence.studies.units.inputs import Work, prepare_model, prepare_run
 from emergence.studies.units.measure import UnitStudy
 from emergence.studies.units.options import UnitOptions
 from emergence.studies.units.result import FILES, UnitResult
@@ -20,27 +23,70 @@ from emergence.training.precision import select_device
 from emergence.training.recording import TerminalProgress, plain_messages
 
 
-def examine_units(
-    name: str,
-    runs_dir: Path,
-    options: UnitOptions,
-    *,
-    qa_data: str | None = None,
-    out: Path | None = None,
-    device: str | None = None,
-) -> UnitResult:
-    """Units of a run's trunk that tell roles, beside its random twin; the result is written.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitRequest:
+    """What is examined, and where things are.
+
+    Attributes:
+        options: What is asked.
+        qa_data: Where the questions lie; None for those of the run.
+        data: Of a published model, the source of its questions; None for the hub.
+        revision, precision: Of a published model.
+        out: Where the result goes; None for the run, or a folder beside the runs.
+        device: ``cpu``, ``cuda`` or ``cuda:N``. The default is the GPU where there is one.
+    """
+
+    options: UnitOptions
+    qa_data: str | None = None
+    data: str | None = None
+    revision: str | None = None
+    precision: Precision = "fp32"
+    out: Path | None = None
+    device: str | None = None
+
+
+def examine_units(name: str, runs_dir: Path, request: UnitRequest) -> UnitResult:
+    """Units of a run's trunk or of a published model that tell roles, beside its random twin; the result is written.
 
     Raises:
-        UsageError: There is no such run, or it has no such snapshots.
+        UsageError: It is neither, or has no such snapshots or revision.
         DataError: Its questions cannot be found, or are too few.
     """
-    on = select_device(device)
-    run, subject, home = of_run(name, "emergence units", FILES, runs_dir)
+    prepare = _of_model if is_model(name, runs_dir) else _of_run
     with plain_messages(), StopSwitch() as should_stop:
-        work = prepare_run(run, options, on, qa_data=qa_data, cache_dir=runs_dir / CACHE_FOLDER)
-        study = UnitStudy({**subject, **_series(run)}, work)
-        return study.run(out or home / options.roles, TerminalProgress(), should_stop)
+        subject, work, home = prepare(name, runs_dir, request)
+        out = request.out or home / request.options.roles
+        return UnitStudy(subject, work).run(out, TerminalProgress(), should_stop)
+
+
+def _of_run(name: str, runs_dir: Path, request: UnitRequest) -> tuple[dict[str, Any], Work, Path]:
+    if request.revision is not None or request.data is not None:
+        flag = "--revision" if request.revision is not None else "--data"
+        raise UsageError(f"{flag} is of published models: drop it for a run")
+    run, subject, home = of_run(name, "emergence units", FILES, runs_dir)
+    on, cache = select_device(request.device), runs_dir / CACHE_FOLDER
+    work = prepare_run(run, request.options, on, qa_data=request.qa_data, cache_dir=cache)
+    return {**subject, **_series(run)}, work, home
+
+
+def _of_model(name: str, runs_dir: Path, request: UnitRequest) -> tuple[dict[str, Any], Work, Path]:
+    snapshots = request.options.snapshots
+    if snapshots and request.revision is not None:
+        raise UsageError("--snapshots are all steps of a model, --revision is one: drop one of the two")
+    suspects = known.suspects if snapshots and (known := load_revisions(runs_dir, name)) else {}
+    subject, home = of_model(name, request.revision, request.precision, FILES, runs_dir)
+    work = prepare_model(
+        name,
+        request.revision,
+        request.options,
+        select_device(request.device),
+        precision=request.precision,
+        data=request.data or "hub",
+        qa_data=request.qa_data,
+        cache_dir=runs_dir / CACHE_FOLDER,
+        left_out=suspects,
+    )
+    return {**subject, "left_out": suspects}, work, home
 
 
 def _series(run: RunDirectory) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +28,12 @@ FloatArray = npt.NDArray[np.float64]
 
 #: A role with fewer words than this in either half is left out.
 LEAST_WORDS = 20
+#: Sentences of each half that are read at most. More would tell little more, and their activations fill memory.
+MOST_SENTENCES = 600
 #: What is no role of its own.
 _NO_ROLE = "other"
-#: Decides which documents are half A.
-_HALVES = 0xA17
+#: Decides which sentences are read where there are more.
+_STREAM = 0xA17
 _TIMES = {phrase for phrases in TIMES_OF_TENSE.values() for phrase in phrases}
 _NOUNS = frozenset((*PEOPLE, *ANIMALS, *THINGS, *TOOLS, *PLACES, *ORIGINS, *(p[-1] for p in _TIMES if len(p) > 1)))
 _ADVERBS = frozenset(phrase[0] for phrase in _TIMES if len(phrase) == 1)
@@ -104,15 +107,9 @@ class ArgumentWords:
         return [tuple(words) for words in at]
 
 
-def half_a(documents: Iterable[str]) -> frozenset[str]:
-    """The documents of half A: every second one in a random order that is the same every time."""
-    known = sorted(set(documents))
-    order = np.random.default_rng(_HALVES).permutation(len(known))
-    return frozenset(known[i] for i in order[::2])
-
-
 def argument_words(
-    examples: Sequence[QAExample],
+    half_a: Sequence[QAExample],
+    half_b: Sequence[QAExample],
     counted: Iterable[tuple[str, ...]],
     roles: str,
     fits: Callable[[tuple[str, ...]], bool],
@@ -120,7 +117,7 @@ def argument_words(
     """The argument words of the questions' sentences.
 
     Args:
-        examples: Questions with their answers.
+        half_a, half_b: Questions with their answers. A sentence that both ask about is half B's.
         counted: Sentences in which words are counted.
         roles: See :func:`role_of`.
         fits: Whether the model can read a sentence.
@@ -128,14 +125,16 @@ def argument_words(
     Raises:
         DataError: Fewer than two roles have enough words.
     """
-    in_a = half_a(e.document_id for e in examples)
+    fits = cache(fits)  # a sentence has many questions
     found: dict[tuple[tuple[str, ...], int], set[str]] = {}
     home: dict[tuple[str, ...], bool] = {}
-    for example in examples:
+    for example, in_a in (*((e, True) for e in half_a), *((e, False) for e in half_b)):
         if example.predicate_index is None or not fits(example.tokens):
             continue
-        home.setdefault(example.tokens, example.document_id in in_a)
+        home[example.tokens] = in_a
         found.setdefault((example.tokens, example.answers[0].end - 1), set()).add(role_of(example, roles))
+    home = _drawn(home)
+    found = {place: names for place, names in found.items() if place[0] in home}
     sure = {place: next(iter(names)) for place, names in found.items() if len(names) == 1 and names != {_NO_ROLE}}
     counts = {half: Counter(role for (s, _), role in sure.items() if home[s] == half) for half in (True, False)}
     both = counts[True] + counts[False]
@@ -143,7 +142,7 @@ def argument_words(
     if len(names) < 2:
         told = ", ".join(f"{role} {n}" for role, n in both.most_common()) or "none"
         raise DataError(
-            f"selectivity takes two roles with {LEAST_WORDS} argument words in each half of the test sentences, and "
+            f"selectivity takes two roles with {LEAST_WORDS} argument words in each half of the sentences, and "
             f"these have {told}: give more questions"
         )
     sentences = tuple(home)
@@ -161,6 +160,16 @@ def argument_words(
         left_out={role: n for role, n in both.items() if role not in names},
         n_ambiguous=sum(len(each) > 1 for each in found.values()),
     )
+
+
+def _drawn(home: dict[tuple[str, ...], bool]) -> dict[tuple[str, ...], bool]:
+    """At most so many sentences of each half, in their order."""
+    rng = np.random.default_rng(_STREAM)
+    kept: set[tuple[str, ...]] = set()
+    for half in (True, False):
+        mine = [sentence for sentence, is_a in home.items() if is_a == half]
+        kept |= {mine[i] for i in rng.permutation(len(mine))[:MOST_SENTENCES]}
+    return {sentence: is_a for sentence, is_a in home.items() if sentence in kept}
 
 
 def _confounds(places: Sequence[tuple[tuple[str, ...], int]], counted: Iterable[tuple[str, ...]]) -> FloatArray:

@@ -109,7 +109,7 @@ def _groups(results: Sequence[UnitResult], key: str) -> dict[str, list[UnitResul
     groups: dict[tuple[Any, ...], list[UnitResult]] = {}
     for result in results:
         data = result.settings["data"]
-        shared = (result.subject[key], data["name"], data["layout"], result.settings["roles"], result.roles)
+        shared = (result.subject[key], data["name"], data["layout"], result.settings["roles"])
         groups.setdefault(shared, []).append(result)
     labels: dict[str, list[UnitResult]] = {}
     for mine in groups.values():
@@ -134,14 +134,21 @@ def _verdicts(label: str, results: Sequence[UnitResult], against: Against) -> li
     return found
 
 
+def _shared_roles(results: Sequence[UnitResult]) -> list[str]:
+    """Roles that all results have: one may have too few words or questions where sequences are short."""
+    return [role for role in results[0].roles if all(role in result.roles for result in results)]
+
+
 def _parts(results: Sequence[UnitResult], seed: int, against: Against, kind: str, name: str, what: str) -> list[Series]:
     """A seed's count of every role, over the steps of its run or over its sizes."""
     mine = [result for result in results if result.subject["seed"] == seed]
+    roles = _shared_roles(results)
     if against == "training":
-        return [(x, y) for x, y in mine[0].by_role(kind, name)]
+        by_role = mine[0].by_role(kind, name)
+        return [by_role[role] for role in roles]
     sizes = [math.log10(result.subject["n_params"]) for result in mine]
     counts = [result.count(result.main, kind, name, what) for result in mine]
-    return [(sizes, [each[role] for each in counts]) for role in mine[0].roles]
+    return [(sizes, [each[role] for each in counts]) for role in roles]
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,7 @@ def seed_overlaps(results: Iterable[UnitResult]) -> list[SeedOverlap]:
         by_seed = list({result.subject["seed"]: result for result in mine}.values())
         for kind in KIND_NAMES if len(by_seed) > 1 else ():
             if all(kind in result.kinds for result in by_seed):
-                found += [_overlap(label, kind, role, by_seed) for role in by_seed[0].roles]
+                found += [_overlap(label, kind, role, by_seed) for role in _shared_roles(by_seed)]
     return found
 
 

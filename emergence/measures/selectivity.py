@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +24,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 #: Expected share of false ones among the units that are called selective.
 FALSE_DISCOVERIES = 0.05
+#: Units that are ranked at a time, because ranks take several times the memory of activations.
+_CHUNK = 4_096
 #: A random unit stands for a chosen one if its activation size is among the nearest so many of its layer.
 _NEAREST = 5
-#: Ridge of the probe of k units, as a share of the number of words. The units are standardised.
-_RIDGE = 0.1
+#: Ridges of the probe of k units, as shares of the number of words. The units are standardised.
+_RIDGES = (0.1, 1.0, 10.0)
 #: A probe of all units that gains less than this over none tells nothing of how many it takes.
 LEAST_GAIN = 0.05
 #: The share of that gain which the best units must reach.
@@ -138,22 +141,23 @@ def select_units(
         in_a: (n,) half A.
     """
     array = np.asarray(values)
-    parts = [(rankdata(array[rows], axis=0), labels[rows]) for rows in (in_a, ~in_a)]
-    return selected(parts[0][0], parts[1][0], parts[0][1], parts[1][1], n_roles, q)
+    halves = []
+    for rows in (in_a, ~in_a):
+        parts = [
+            roles_auc(rankdata(array[rows, first : first + _CHUNK], axis=0), labels[rows], n_roles)
+            for first in range(0, array.shape[1], _CHUNK)
+        ]
+        halves.append([np.concatenate(each, axis=1) for each in zip(*parts, strict=True)])
+    (auc_a, z_a), (auc_b, z_b) = halves
+    return selected(auc_a, z_a, auc_b, z_b, q)
 
 
 def selected(
-    ranks_a: FloatArray,
-    ranks_b: FloatArray,
-    labels_a: IntArray,
-    labels_b: IntArray,
-    n_roles: int,
-    q: float = FALSE_DISCOVERIES,
+    auc_a: FloatArray, z_a: FloatArray, auc_b: FloatArray, z_b: FloatArray, q: float = FALSE_DISCOVERIES
 ) -> Selectivity:
-    """:func:`select_units` of ranks, which do not change where labels are shuffled."""
-    (auc_a, z_a), (auc_b, z_b) = roles_auc(ranks_a, labels_a, n_roles), roles_auc(ranks_b, labels_b, n_roles)
+    """What :func:`roles_auc` of the two halves, (R, U) each, allows to select."""
     chosen, confirmed = np.zeros(auc_a.shape, dtype=np.bool_), np.zeros(auc_a.shape, dtype=np.bool_)
-    for role in range(n_roles):
+    for role in range(len(auc_a)):
         chosen[role] = benjamini_hochberg(2 * ndtr(-np.abs(z_a[role])), q)
         at = np.flatnonzero(chosen[role])
         confirmed[role, at] = benjamini_hochberg(ndtr(-np.sign(z_a[role, at]) * z_b[role, at]), q)
@@ -256,48 +260,88 @@ def fewest_units(value: Callable[[int], float], n_units: int, target: float) -> 
 
 @dataclass(frozen=True, eq=False)
 class UnitProbe:
-    """A ridge probe that tells one role from the others by the activations of some units, fitted on half A.
+    """Ridge probes that tell a role from the others by the activations of some units, fitted on half A.
 
     Attributes:
-        values: (n, U) activations. is_role: (n,) words of the role. in_a: (n,) half A.
+        values: (n, U) activations.
+        in_a: (n,) half A.
     """
 
-    values: FloatArray
-    is_role: BoolArray
+    values: npt.NDArray[np.floating]
     in_a: BoolArray
 
-    @property
-    def base(self) -> float:
+    @cached_property
+    def _standard(self) -> npt.NDArray[np.floating]:
+        mean, sd = self.values[self.in_a].mean(axis=0), self.values[self.in_a].std(axis=0)
+        return np.asarray((self.values - mean) / np.where(sd > 1e-12, sd, 1.0))
+
+    @cached_property
+    def _alike(self) -> FloatArray:
+        """(n, words of half A) products of the words' activations, of all units."""
+        return np.asarray(self._standard @ self._standard[self.in_a].T, dtype=np.float64)
+
+    def base(self, is_role: BoolArray) -> float:
         """F1 on half B of calling every word the role, the best there is without any unit."""
-        share = float(self.is_role[~self.in_a].mean())
+        share = float(is_role[~self.in_a].mean())
         return 2 * share / (1 + share)
 
-    def f1(self, units: IntArray) -> float:
-        """F1 of the role on half B. Half A chooses where the score is cut."""
-        x = np.asarray(self.values[:, units], dtype=np.float64)
-        mean, sd = x[self.in_a].mean(axis=0), x[self.in_a].std(axis=0)
-        x = (x - mean) / np.where(sd > 1e-12, sd, 1.0)
-        a, y = x[self.in_a], self.is_role[self.in_a].astype(np.float64)
-        centred, n = y - y.mean(), len(y)
-        if len(units) <= n:
-            weights = np.linalg.solve(a.T @ a + _RIDGE * n * np.eye(len(units)), a.T @ centred)
-        else:  # the same weights by way of the words, which are fewer
-            weights = a.T @ np.linalg.solve(a @ a.T + _RIDGE * n * np.eye(n), centred)
-        scores = x @ weights
-        cut = _best_cut(scores[self.in_a], self.is_role[self.in_a])
-        return _f1(scores[~self.in_a] >= cut, self.is_role[~self.in_a])
+    def f1(self, units: IntArray, is_role: BoolArray) -> float:
+        """F1 on half B of telling the words (n,) of a role by some units.
+
+        Ridge and cut are chosen on half A, on scores of each part of it by what the other part was fitted on, because
+        many units fit the words that they are fitted on, whatever they tell.
+        """
+        a = np.flatnonzero(self.in_a)
+        parts = (a[: len(a) // 2], a[len(a) // 2 :])
+        scored = self._scorer(units, is_role.astype(np.float64))
+        held = np.empty((len(_RIDGES), len(is_role)))
+        for ridge, scores in zip(_RIDGES, held, strict=True):
+            for fit, other in (parts, parts[::-1]):
+                scores[other] = scored(fit, ridge)[other]
+        best = int(np.argmin([((scores - is_role)[a] ** 2).mean() for scores in held]))
+        cut = _best_cut(held[best, a], is_role[a])
+        return _f1(scored(a, _RIDGES[best])[~self.in_a] >= cut, is_role[~self.in_a])
+
+    def _scorer(self, units: IntArray, y: FloatArray) -> Callable[[IntArray, float], FloatArray]:
+        """A function of the words that are fitted and of a ridge, which gives scores (n,) of all words."""
+        of_a = np.cumsum(self.in_a) - 1
+        x: FloatArray | None = None
+        alike: FloatArray | None = None
+
+        def scored(fit: IntArray, ridge: float) -> FloatArray:
+            nonlocal x, alike
+            n, mean = len(fit), y[fit].mean()
+            if len(units) <= n:
+                x = np.asarray(self._standard[:, units], dtype=np.float64) if x is None else x
+                a = x[fit]
+                weights = np.linalg.solve(a.T @ a + ridge * n * np.eye(len(units)), a.T @ (y[fit] - mean))
+                return np.asarray(mean + x @ weights)
+            # The same by way of the words, which are fewer.
+            alike = self._alike_by(units) if alike is None else alike
+            products = alike[:, of_a[fit]]
+            weights = np.linalg.solve(products[fit] + ridge * n * np.eye(n), y[fit] - mean)
+            return np.asarray(mean + products @ weights)
+
+        return scored
+
+    def _alike_by(self, units: IntArray) -> FloatArray:
+        """:attr:`_alike` of some units."""
+        if len(units) == self.values.shape[1]:
+            return self._alike
+        some = self._standard[:, units]
+        return np.asarray(some @ some[self.in_a].T, dtype=np.float64)
 
 
-def fewest_for_probe(probe: UnitProbe, order: IntArray) -> tuple[float, Curve, float]:
+def fewest_for_probe(probe: UnitProbe, is_role: BoolArray, order: IntArray) -> tuple[float, Curve, float]:
     """How many of the best units give the probe nine tenths of what all give it over none.
 
     Returns:
         The number, nan where all units hardly give anything; what was tried; and the F1 of all units.
     """
-    everything = probe.f1(order)
-    gain = everything - probe.base
-    target = probe.base + PROBE_SHARE * gain if gain >= LEAST_GAIN else math.nan
-    n, curve = fewest_units(lambda k: probe.f1(order[:k]), len(order), target)
+    everything, base = probe.f1(order, is_role), probe.base(is_role)
+    gain = everything - base
+    target = base + PROBE_SHARE * gain if gain >= LEAST_GAIN else math.nan
+    n, curve = fewest_units(lambda k: probe.f1(order[:k], is_role), len(order), target)
     return n, curve, everything
 
 

@@ -80,9 +80,9 @@ GLOSSARY: dict[str, tuple[str, str]] = {
     "units": (
         "Units",
         "MLP neurons and attention heads. A unit is selective for a role if its activation is higher (or lower) at "
-        "words of that role than at other argument words; it is chosen on half of the documents and confirmed on the "
-        "others. Cutting a unit puts its mean in its place. How few units carry a role is counted in three ways, and "
-        "a verdict takes the agreement of all three in three seeds.",
+        "words of that role than at other argument words; it is chosen on training and validation sentences and "
+        "confirmed on test ones. Cutting a unit puts its mean in its place. How few units carry a role is counted in "
+        "three ways, and a verdict takes the agreement of all three in three seeds.",
     ),
     "bits-per-byte": (
         "Nats per token, bits per byte",

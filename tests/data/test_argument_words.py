@@ -7,13 +7,21 @@ import dataclasses
 import numpy as np
 import pytest
 
-from emergence.data.argument_words import argument_words, half_a, part_of_speech, role_of
+from emergence.data.argument_words import ArgumentWords, argument_words, part_of_speech, role_of
 from emergence.data.microworld.config import MicroWorldConfig
 from emergence.data.microworld.generate import generate_qa, gold_role
 from emergence.data.records import QAExample
 from emergence.errors import DataError
 
 CONFIG = MicroWorldConfig(n_documents=1, n_qa_train_documents=2, n_qa_validation_documents=1, n_qa_test_documents=40)
+
+
+def words_of(
+    examples: list[QAExample], counted: tuple[tuple[str, ...], ...] = (), roles: str = "gold"
+) -> ArgumentWords:
+    """Argument words of two halves, the documents with even and with odd numbers."""
+    halves = [[e for e in examples if int(e.document_id[-1]) % 2 == odd] for odd in (0, 1)]
+    return argument_words(*halves, counted, roles, anything)
 
 
 def anything(sentence: tuple[str, ...]) -> bool:
@@ -26,7 +34,7 @@ def examples() -> list[QAExample]:
 
 
 def test_a_word_has_the_role_that_the_grammar_gave_it(examples: list[QAExample]) -> None:
-    words = argument_words(examples, [], "gold", anything)
+    words = words_of(examples)
     assert {"agent", "patient", "place", "time"} <= set(words.roles) and len(words) > 400
     roles: dict[tuple[tuple[str, ...], int], set[str]] = {}
     for example in examples:
@@ -38,17 +46,15 @@ def test_a_word_has_the_role_that_the_grammar_gave_it(examples: list[QAExample])
     assert places == sorted(set(places)) and sum(map(len, words.words_at())) == len(words)
 
 
-def test_halves_are_documents_and_the_same_every_time(examples: list[QAExample]) -> None:
-    in_a = half_a(e.document_id for e in examples)
-    assert in_a == half_a(e.document_id for e in reversed(examples)) and len(in_a) == 20
-    words = argument_words(examples, [], "gold", anything)
-    home = {e.tokens: e.document_id in in_a for e in reversed(examples)}
+def test_sentences_are_in_the_half_of_their_questions(examples: list[QAExample]) -> None:
+    words = words_of(examples)
+    home = {e.tokens: True for e in examples} | {e.tokens: False for e in examples if int(e.document_id[-1]) % 2}
     assert [home[s] for s in words.sentences] == words.sentence_in_a.tolist()
-    assert 0.3 < words.in_a.mean() < 0.7
+    assert 0.3 < words.in_a.mean() < 0.7 and (words.in_a == words.sentence_in_a[words.sentence]).all()
 
 
 def test_confounds_are_place_frequency_and_part_of_speech(examples: list[QAExample]) -> None:
-    words = argument_words(examples, [("The", "baker", "saw", "the", "baker")], "gold", anything)
+    words = words_of(examples, (("The", "baker", "saw", "the", "baker"),))
     assert (words.confounds[:, 0] == words.word).all() and (words.confounds[:, 1] == words.word**2).all()
     last = [words.sentences[s][w] for s, w in zip(words.sentence, words.word, strict=True)]
     bakers = np.array([word == "baker" for word in last])
@@ -64,8 +70,18 @@ def test_confounds_are_place_frequency_and_part_of_speech(examples: list[QAExamp
     ]
 
 
+def test_of_many_sentences_as_many_of_each_half_are_read(
+    examples: list[QAExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = words_of(examples)
+    monkeypatch.setattr("emergence.data.argument_words.MOST_SENTENCES", 90)
+    few = words_of(examples)
+    assert few.sentence_in_a.sum() == (~few.sentence_in_a).sum() == 90 < len(whole.sentences) / 2
+    assert [s for s in whole.sentences if s in set(few.sentences)] == list(few.sentences)
+
+
 def test_wh_words_can_stand_in_place_of_roles(examples: list[QAExample]) -> None:
-    words = argument_words(examples, [], "wh", anything)
+    words = words_of(examples, roles="wh")
     assert set(words.roles) >= {"who", "what", "where", "when"}
     assert role_of(examples[0], "wh") == examples[0].wh
     natural = dataclasses.replace(examples[0], source="qasrl", slots=("what", "", "", "fell", "", "", ""))
@@ -74,6 +90,6 @@ def test_wh_words_can_stand_in_place_of_roles(examples: list[QAExample]) -> None
 
 def test_too_few_words_are_refused_with_their_counts(examples: list[QAExample]) -> None:
     with pytest.raises(DataError, match=r"20 argument words in each half .* have patient 17, agent 17, "):
-        argument_words(examples[:60], [], "gold", anything)
+        words_of(examples[:60])
     with pytest.raises(DataError, match="have none: give more questions"):
-        argument_words(examples, [], "gold", lambda sentence: False)
+        argument_words(examples, [], [], "gold", lambda sentence: False)

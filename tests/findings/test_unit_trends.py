@@ -62,6 +62,19 @@ def test_over_sizes_numbers_and_shares_must_agree() -> None:
     assert sizes(2, 400) == MORE_CONCENTRATED
 
 
+def test_a_role_that_one_size_lacks_is_left_out_of_the_trend() -> None:
+    results = []
+    for seed in range(3):
+        results.append(planted_units(f"d{seed}", {9: 8.0 + 0.1 * seed}, seed=seed))
+        results.append(planted_units(f"t{seed}", {9: 64.0 + seed}, seed=seed, size="tiny", n_params=1_000_000))
+    results[1].settings["data"]["roles"] = ["agent"]
+    for row in results[0].main["units"]["mlp"]["concentration"]:
+        if row["role"] == "patient":
+            row["half"] = {**row["half"], "n": 1e6, "share": 1e4}
+    (found,) = unit_verdicts(results)
+    assert found.verdict == MORE_DISTRIBUTED
+
+
 def test_seeds_share_units_by_number_beside_chance() -> None:
     results = [run(seed, 8, 1.0) for seed in range(3)]
     agent, patient = seed_overlaps(results)

@@ -65,7 +65,7 @@ def counts_of(rotated: bool) -> tuple[float, float, float, int]:
 
     half, _ = fewest_units(lost, WIDTH, lost(WIDTH) / 2)
     chosen = select_units(activations, labels, in_a, 2)
-    probe, _, _ = fewest_for_probe(UnitProbe(activations, role, in_a), chosen.order(1))
+    probe, _, _ = fewest_for_probe(UnitProbe(activations, in_a), role, chosen.order(1))
     return half, participation_ratio(attributions), probe, int(chosen.confirmed[1].sum())
 
 
@@ -96,7 +96,7 @@ def test_of_shuffled_labels_no_unit_is_selective_beyond_the_false_discovery_rate
     chosen = confirmed = 0
     for _ in range(200):
         shuffled = rng.permutation(labels)
-        found = selected(*ranks, shuffled[in_a], shuffled[~in_a], 2)
+        found = selected(*roles_auc(ranks[0], shuffled[in_a], 2), *roles_auc(ranks[1], shuffled[~in_a], 2))
         chosen += bool(found.chosen[1].any())
         confirmed += bool(found.confirmed[1].any())
     assert chosen <= 20  # where nothing is true, every discovery is false: 5% of draws, 10 +- 3 of 200
@@ -115,6 +115,14 @@ def test_auc_and_its_z_are_mann_and_whitneys_with_ties() -> None:
             assert 2 * (1 - 0.5 * (1 + math.erf(abs(z[role, unit]) / math.sqrt(2)))) == pytest.approx(test.pvalue)
     constant = roles_auc(rankdata(np.ones((80, 1)), axis=0), labels, 3)
     assert (constant[0] == 0.5).all() and (constant[1] == 0).all()
+
+
+def test_many_units_are_ranked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    activations, labels, in_a, _ = planted(rotated=True)
+    whole = select_units(activations, labels, in_a, 2)
+    monkeypatch.setattr("emergence.measures.selectivity._CHUNK", 10)
+    parts = select_units(activations, labels, in_a, 2)
+    assert (parts.auc_b == whole.auc_b).all() and (parts.confirmed == whole.confirmed).all()
 
 
 def test_half_a_chooses_and_half_b_reports() -> None:
@@ -177,11 +185,13 @@ def test_random_units_match_in_size_and_layer() -> None:
 def test_a_probe_of_all_units_is_the_same_by_way_of_units_or_of_words() -> None:
     activations, labels, in_a, _ = planted(rotated=False)
     wide = np.column_stack([activations, np.zeros((WORDS, WORDS))])  # constant units add nothing
-    probe, same = (UnitProbe(each, labels == 1, in_a) for each in (activations, wide))
-    assert probe.f1(np.arange(WIDTH)) == pytest.approx(same.f1(np.arange(WIDTH + WORDS)))
-    assert probe.f1(np.arange(3)) > 0.75 and probe.base == pytest.approx(0.70, abs=0.01)
-    nothing = UnitProbe(np.random.default_rng(1).normal(size=(WORDS, 4)), labels == 1, in_a)
-    assert math.isnan(fewest_for_probe(nothing, np.arange(4))[0])
+    probe, same, role = UnitProbe(activations, in_a), UnitProbe(wide, in_a), labels == 1
+    of_all = probe.f1(np.arange(WIDTH), role)
+    assert of_all == pytest.approx(same.f1(np.arange(WIDTH + WORDS), role))
+    assert of_all == pytest.approx(same.f1(np.arange(WIDTH + WORDS - 1), role))  # not all, so not what is kept
+    assert probe.f1(np.arange(3), role) > 0.75 and probe.base(role) == pytest.approx(0.70, abs=0.01)
+    nothing = UnitProbe(np.random.default_rng(1).normal(size=(WORDS, 4)), in_a)
+    assert math.isnan(fewest_for_probe(nothing, role, np.arange(4))[0])
 
 
 def test_verdicts_need_three_seeds_an_interval_and_an_order() -> None:

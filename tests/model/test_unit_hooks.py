@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from emergence.errors import UsageError
 from emergence.model import Trunk
+from emergence.model.huggingface import load_model
 from emergence.model.unit_hooks import KINDS, Ablation, Attribution, Kind, Units, reading, units_of
 from tests.model.test_trunk import RECIPES, small_trunk, some_ids
+from tests.published_models import FAMILIES, save_model
 
 
 def logits(trunk: Trunk, ids: torch.Tensor) -> torch.Tensor:
@@ -110,3 +115,42 @@ def test_an_attribution_is_what_a_small_step_towards_the_values_costs(kind: Kind
             return value()
 
     assert float((nudged(0) - nudged(step)) / step) == pytest.approx(float(told), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_units_of_published_models_are_found_and_cut(tmp_path: Path, family: str, kind: Kind) -> None:
+    encoder = load_model(str(save_model(tmp_path, family))).encoder
+    units, ids = units_of(encoder, kind), torch.arange(24).view(2, 12)
+
+    def states() -> torch.Tensor:
+        with torch.no_grad():
+            return encoder.hidden_states(ids)[-1]
+
+    before = states()
+    attribution = Attribution(units, zeros(units), 0.0, torch.zeros_like(ids))
+    with attribution.applied():
+        encoder.hidden_states(ids)[-1].square().sum().backward()
+    assert all((lost != 0).any() for lost in attribution.lost())
+    last = len(units) - 1
+    with Ablation(units, np.array([last])).applied():
+        cut = states()
+    assert torch.equal(states(), before) and not torch.equal(cut, before)
+    module, columns = units.modules[-1], units.columns_of(np.array([last]), 1)
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    with torch.no_grad():  # the last head, or neuron, goes through the last columns of a linear layer
+        if isinstance(module, torch.nn.Linear):
+            weight[:, columns] = 0
+        else:
+            weight[columns] = 0
+    torch.testing.assert_close(states(), cut)
+
+
+def test_a_model_whose_neurons_are_elsewhere_is_refused_by_name(tmp_path: Path) -> None:
+    encoder = load_model(str(save_model(tmp_path, "llama"))).encoder
+    block = encoder.model.model.layers[0]
+    block.mlp.elsewhere = block.mlp.down_proj
+    del block.mlp.down_proj
+    with pytest.raises(UsageError, match=r"llama .*its neurons are not where those of a known family are"):
+        encoder.output_layer(0, "mlp")

@@ -16,22 +16,31 @@ from emergence.answering.evaluate import score_logits
 from emergence.answering.features import predict_readouts
 from emergence.answering.probe_fitting import new_probe, reader
 from emergence.cli import app
+from emergence.data.microworld.config import MicroWorldConfig
+from emergence.data.microworld.generate import generate_qa
 from emergence.errors import DataError, RunDirectoryError, UsageError
 from emergence.experiment.run_directory import RunDirectory
 from emergence.files import read_sealed, seal, write_json_atomic
 from emergence.model.unit_hooks import units_of
-from emergence.studies.units import measure
+from emergence.studies.units import inputs, measure
 from emergence.studies.units.inputs import Work, prepare_run
 from emergence.studies.units.measure import UnitStudy
 from emergence.studies.units.options import UnitOptions, parse_kinds
 from emergence.studies.units.passes import Bench, cut
-from emergence.studies.units.result import ANY, COUNTS, FILES, SHARES, read_result
+from emergence.studies.units.result import COUNTS, FILES, SHARES, SHUFFLED, read_result
 from emergence.training.context import Context
 from emergence.training.recording import StopRequested
+from tests.published_models import save_model
 from tests.small_runs import run_micro
 
 CPU = torch.device("cpu")
-DATA = ("model.n_layers=2", "microworld.test_documents=30", "evaluate.minimal_pairs=4", "pretrain.step_snapshots=2")
+DATA = (
+    "model.n_layers=2",
+    "microworld.test_documents=14",
+    "microworld.validation_documents=14",
+    "evaluate.minimal_pairs=4",
+    "pretrain.step_snapshots=2",
+)
 #: What a stored result has beside its content.
 _SEALED = ("arrays", "sha256")
 OPTIONS = UnitOptions(questions=60, draws=1, snapshots=True)
@@ -87,6 +96,8 @@ def test_means_are_of_half_a_by_class_and_cutting_runs_once(work: Work, monkeypa
     np.testing.assert_allclose(again.means[0][0], seen[0][:begin].mean(0), rtol=1e-4, atol=1e-6)
     some = cut(read, np.array([3, 40]))
     once = bench.outcome(some)
+    of_patients = bench.outcome(some, role=1)  # fewer questions, with the same scores
+    np.testing.assert_allclose(of_patients.f1, once.f1[work.b.labels == 1])
     monkeypatch.setattr(bench.loaded.model, "hidden_states", None)
     assert bench.outcome(cut(read, np.array([40, 3]))) is once
     with pytest.raises(TypeError):
@@ -120,8 +131,8 @@ def stored(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_cut_study_goes_on_and_ends_with_the_same_bytes(work: Work, stored: Path, tmp_path: Path) -> None:
-    two = replace(work, trunks=work.trunks[:2])
-    with pytest.raises(StopRequested, match="stopped after pretrained"):
+    two = replace(work, trunks=work.trunks[1:3])
+    with pytest.raises(StopRequested, match="stopped after random"):
         UnitStudy({"name": "x", "kind": "run"}, two).run(tmp_path, should_stop=lambda: True)
     UnitStudy({"name": "x", "kind": "run"}, two).run(tmp_path)
     cells = sorted((tmp_path / "cells").glob("*.json"))
@@ -139,11 +150,13 @@ def test_what_is_stored(work: Work, stored: Path) -> None:
         found = result.main["units"][kind]
         assert found["n_units"] == n and len(found["selectivity"]) == len(result.roles)
         cuts = {(row["cut"], row["share"], row["with"]) for row in found["ablation"]}
-        assert {(name, share, "mean") for name in (*result.roles, ANY) for share in SHARES} < cuts
+        assert {(name, share, "mean") for name in result.roles for share in SHARES} < cuts
+        of_twin = {(row["cut"], row["share"]) for row in result.random["units"][kind]["ablation"]}
+        assert (SHUFFLED, 0.02, "mean") in cuts and of_twin == {(name, 0.02) for name in (*result.roles, SHUFFLED)}
         assert all(set(row["effects"]) == set(result.roles) for row in found["ablation"])
         assert all(1 <= row["participation"]["n"] <= n for row in found["concentration"])
         later = result.trunks[2]["units"][kind]
-        assert later["check"] is None and {row["share"] for row in later["ablation"]} == {0.02}
+        assert later["check"] is None and later["ablation"] == []  # the trend over training takes the counts alone
         assert len(result.successive(kind)) == len(result.roles) * (len(result.path_of_training) - 1)
     text = result.text()
     assert "random twin in brackets" in text and "rank correlation" in text and "over training, half" in text
@@ -165,10 +178,32 @@ def test_by_command(run: RunDirectory) -> None:
     assert [trunk["name"] for trunk in stored["trunks"]] == ["pretrained", "random"]
 
 
+def test_a_published_model_and_its_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = MicroWorldConfig(n_documents=1, n_qa_train_documents=3, n_qa_validation_documents=14, n_qa_test_documents=14)
+    monkeypatch.setattr(inputs, "load_qa", lambda spec, cache_dir: generate_qa(few))
+    command = ["units", "--runs-dir", str(tmp_path / "runs"), "--kind", "head", "--questions", "40", "--draws", "1"]
+    for step in (0, 8):
+        save_model(tmp_path / "model" / f"step{step}", seed=step)
+    given = [str(tmp_path / "model"), "--data", "microworld", "--snapshots"]
+    done = CliRunner().invoke(app, [*command, *given])
+    assert done.exit_code == 0, done.output
+    (stored,) = (tmp_path / "runs" / FILES.name).rglob(FILES.json_file)
+    result = read_result(stored.parent)
+    assert [(t["name"], t["kind"]) for t in result.trunks] == [
+        ("step8", "trained"), ("random", "random"), ("step0", "initial")
+    ]  # fmt: skip
+    assert result.settings["data"]["name"] == "microworld" and result.subject["kind"] == "model"
+    one = CliRunner().invoke(app, [*command, *given, "--revision", "step8"])
+    assert isinstance(one.exception, UsageError) and "drop one of the two" in str(one.exception)
+
+
 def test_what_cannot_be_examined_is_refused(run: RunDirectory, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--kind neuron: choose from mlp, head"):
         parse_kinds(["neuron"])
     assert parse_kinds(["head", "mlp"]) == ("mlp", "head")
+    for flags, told in ((["--revision", "main"], "--revision"), (["--data", "hub"], "--data")):
+        done = CliRunner().invoke(app, ["units", run.run_id, "--runs-dir", str(run.path.parent), *flags])
+        assert isinstance(done.exception, UsageError) and f"{told} is of published models" in str(done.exception)
     few = run_micro(tmp_path, "pretrain.step_snapshots=0", skip_finetune=True)
     with pytest.raises(DataError, match="20 argument words in each half"):
         prepare_run(few, UnitOptions(), CPU)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence.errors import UsageError
-from emergence.model.huggingface.families import Parts, check_logits, context_length, parts_of
+from emergence.model.huggingface.families import Parts, check_logits, context_length, output_layer_of, parts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +30,7 @@ class HuggingFaceEncoder(nn.Module):
 
     Attributes:
         hidden_size: D.
-        n_layers: L.
+        n_layers: L. n_heads: Attention heads of a block.
         max_tokens: Longest sequence that the model takes.
         logits_off: How far head(last level) was from the model's logits, as a share of the largest logit.
 
@@ -44,12 +44,12 @@ class HuggingFaceEncoder(nn.Module):
         config = model.config.get_text_config()
         self.hidden_size: int = config.hidden_size
         self.n_layers: int = config.num_hidden_layers
+        self.n_heads: int = config.num_attention_heads
         self.max_tokens: int = context_length(config)
         self._parts: Parts = parts_of(model)
         self._body: nn.Module = model.base_model
         self.logits_off = self._check(config.vocab_size)
 
-    @torch.no_grad()
     def hidden_states(self, ids: Tensor) -> list[Tensor]:
         """L + 1 tensors (B, T, D) of token ids (B, T). Right padding is harmless, so there is no mask."""
         levels: list[Tensor] = []
@@ -73,6 +73,15 @@ class HuggingFaceEncoder(nn.Module):
         logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits
 
+    def output_layer(self, block: int, kind: str) -> nn.Module:
+        """The layer of a block whose input is its neurons (``mlp``) or its heads side by side (``head``).
+
+        Raises:
+            UsageError: It is not where that of a known family is.
+        """
+        return output_layer_of(self.model, self._parts.blocks[block], kind)
+
+    @torch.no_grad()
     def _check(self, vocab_size: int) -> float:
         """See the class. The tokens are fixed ones, so that the check says the same every time."""
         ids = (torch.arange(2 * _CHECKED).view(2, _CHECKED) * 37 + 11) % vocab_size

@@ -27,6 +27,28 @@ _PLACES = (
     ("model.decoder.layers", "model.decoder.final_layer_norm"),  # OPT
     ("transformer.blocks", "transformer.norm_f"),  # MPT
 )
+#: The layer of a block whose input is its neurons (``mlp``) or its heads side by side (``head``), tried in this order.
+_OUTPUTS = {
+    "mlp": (
+        "mlp.down_proj",  # Llama, Mistral, Qwen, OLMo, Gemma, SmolLM
+        "mlp.dense_4h_to_h",  # GPT-NeoX, Pythia, BLOOM, Falcon
+        "mlp.c_proj",  # GPT-2, GPT-Neo
+        "mlp.fc_out",  # GPT-J
+        "mlp.fc2",  # Phi
+        "fc2",  # OPT
+        "ffn.down_proj",  # MPT
+    ),
+    "head": (
+        "self_attn.o_proj",
+        "attention.dense",
+        "attn.c_proj",
+        "attn.attention.out_proj",  # GPT-Neo
+        "attn.out_proj",  # GPT-J, MPT
+        "self_attn.dense",  # Phi, Persimmon
+        "self_attn.out_proj",  # OPT
+        "self_attention.dense",  # BLOOM, Falcon
+    ),
+}
 #: Settings under which a configuration keeps the longest sequence.
 _LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 #: What relative error the identity of levels and logits may have, by bits of the weights' type.
@@ -57,6 +79,20 @@ def parts_of(model: PreTrainedModel) -> Parts:
         f"{_kind(model)}: its blocks and its final norm are not where those of a known family are, so its levels "
         f"cannot be read (known: {', '.join(dict.fromkeys(place for place, _ in _PLACES))})"
     )
+
+
+def output_layer_of(model: PreTrainedModel, block: nn.Module, kind: str) -> nn.Module:
+    """The layer of a block that its neurons (``mlp``) or its heads (``head``) go into.
+
+    Raises:
+        UsageError: It is not where that of a known family is, as in mixtures of experts.
+    """
+    for path in _OUTPUTS[kind]:
+        layer = _at(block, path)
+        if isinstance(layer, nn.Module):
+            return layer
+    what = "neurons" if kind == "mlp" else "heads"
+    raise UsageError(f"{_kind(model)}: its {what} are not where those of a known family are, so they cannot be cut")
 
 
 def context_length(config: PretrainedConfig) -> int:

@@ -63,7 +63,7 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
                 (row,) = rows_where(mine, cut=c, asked=a)
                 is_sure = row["lo"] is not None and row["lo"] > 0
                 box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "black", "linewidth": 0.7}
-                text = f"{lost[i, j]:+.2f}"
+                text = f"{round(lost[i, j], 2) + 0.0:+.2f}"
                 ax.text(j, i, text, ha="center", va="center", fontsize=6, bbox=box if is_sure else None)
         ax.set_xticks(range(len(asked)), asked, rotation=45, ha="right")
         ax.set_yticks(range(len(cut)), cut)

@@ -11,7 +11,7 @@ from emergence.findings.folder import ResultsFolder
 from emergence.findings.unit_trends import seed_overlaps, unit_verdicts
 from emergence.report.blocks import Block, Bullets, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
-from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, shared_legend
+from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, shared_legend, with_unit
 from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, studies, value_words
 from emergence.studies.units.result import COUNTS, FILES, KIND_NAMES, UnitResult, read_result
 
@@ -80,10 +80,18 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
                 mine = rows_where(rows, kind=kind, count=count, setting=setting)
                 _draw_setting(ax, mine, setting, COLOURS[k % 7], MARKERS[k % 7])
             ax.set_xscale("symlog", linthresh=1)
-            ax.set_yscale("log")
-            ax.set(title=_TITLES[count], xlabel="step of pretraining")
+            ax.set_yscale("log", base=2)
+            ax.xaxis.set_major_formatter(with_unit)
+            ax.yaxis.set_major_formatter(with_unit)
+            ax.set(title=_TITLES[count], xlabel="step of pretraining", ylim=_at_least_fourfold(*ax.get_ylim()))
         line[0].set_ylabel(kind)
     shared_legend(figure, axes.flat)
+
+
+def _at_least_fourfold(low: float, high: float) -> tuple[float, float]:
+    """Limits of an axis on which a change by a tenth looks like one."""
+    missing = max(1.0, 4 * low / high) ** 0.5
+    return low / missing, high * missing
 
 
 def _draw_setting(ax: Any, rows: Sequence[Row], setting: str, colour: str, marker: str) -> None:

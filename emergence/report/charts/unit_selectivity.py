@@ -22,10 +22,10 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         name, roles, kind = key
         rows = [row for result in results if (name, roles, kind) in _keys(result) for row in _rows(result, kind)]
         caption = (
-            f"AUC of each block's best of the {KIND_NAMES[kind]}, chosen on half A of the documents and reported on "
-            "half B: the chance that a word of the role has a higher activation (a lower one, if half A says so) than "
-            "another argument word. Position, word frequency and part of speech are regressed out. Dashed: random "
-            "twin. Dotted: chance."
+            f"AUC of each block's best of the {KIND_NAMES[kind]}, chosen on half A (training and validation sentences) "
+            "and reported on half B (test): the chance that a word of the role has a higher activation (or lower, if "
+            "half A says so) than another argument word. Position, word frequency and part of speech are regressed "
+            "out. Dashed: random twin. Dotted: chance."
         )
         charts.add(
             KIND, f"Selectivity of {KIND_NAMES[kind]}: {name}, {roles} roles", caption, rows, of=slug(" ".join(key))

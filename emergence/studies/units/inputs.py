@@ -1,13 +1,14 @@
 """What a study of units reads: trunks, questions of two halves, and sentences with their argument words, encoded once.
 
-Half A chooses units, their means and their attributions, half B reports. The halves are documents of the test
-questions, which neither the trunk nor the probe was trained on.
+Half A chooses units, their means and their attributions, half B reports. Half B is the test split. The words of half A
+are those of training and validation sentences; its questions are those of validation, unseen by the probe's fit.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,26 +20,29 @@ from torch import Tensor
 
 from emergence.answering.evaluate import choose_max_answer_words
 from emergence.answering.few_shot import few_shot_indices
-from emergence.answering.sentence_scores import language_model_of
-from emergence.data.argument_words import ArgumentWords, argument_words, half_a, role_of
-from emergence.data.qa_encoding import EncodedQA, QATokenizer, encode_words
+from emergence.answering.sentence_scores import language_model_of, losses_of_logits
+from emergence.data.argument_words import ArgumentWords, argument_words, role_of
+from emergence.data.qa_encoding import EncodedQA, encode_words
 from emergence.data.records import QADataset
 from emergence.data.sources import load_qa
-from emergence.errors import DataError
-from emergence.experiment.inputs import Questions, encode_questions
+from emergence.data.tokenizer import TextTokenizer
+from emergence.errors import DataError, UsageError
+from emergence.experiment.inputs import Questions, encode_questions, redraw_as_own
 from emergence.experiment.store import RunDirectory
 from emergence.files import content_digest
 from emergence.measures.ragged import offsets_of
 from emergence.model import Encoder, Trunk, build_trunk
 from emergence.model.embedding_rows import redraw_unseen
+from emergence.model.huggingface import HuggingFaceTokenizer, ModelFiles
 from emergence.model.unit_hooks import HasUnits
 from emergence.spec.config import ProbeConfig
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.probe_sentences import EncodedSentences
 from emergence.studies.snapshots.inputs import trunk_at
-from emergence.studies.snapshots.result import RANDOM, TRAINED
+from emergence.studies.snapshots.result import INITIAL, RANDOM, TRAINED
 from emergence.studies.trunks import Timeline, read_timeline, refuse_without_snapshots
 from emergence.studies.units.options import UnitOptions
+from emergence.studies.units.result import MAIN_SHARE, SHARES
 from emergence.training.checkpoint import load_weights
 
 IntArray = npt.NDArray[np.int64]
@@ -72,7 +76,8 @@ class TrunkToCut:
         name: ``pretrained``, ``pretrain_step_64``, ``random``. kind: ``trained``, ``initial`` or ``random``.
         step, tokens: Of pretraining so far.
         weights: Digest of its weights.
-        whole: Whether everything is measured, or just what the trend over training takes.
+        cuts: Shares of units that are cut by role. Snapshots before the last have none, because the trend over training
+            takes the counts alone.
         load: A function that loads it on a device.
     """
 
@@ -81,7 +86,7 @@ class TrunkToCut:
     step: int
     tokens: int
     weights: str
-    whole: bool
+    cuts: tuple[float, ...]
     load: Callable[[torch.device], Loaded]
 
 
@@ -102,7 +107,7 @@ class Work:
         trunks: The trunks, the main one first.
         roles: R roles.
         train, validation: Questions that probes are fitted on.
-        a, b: Test questions of the two halves. pairs: Role-crossed minimal pairs, if there are any.
+        a, b: Questions of the two halves. pairs: Role-crossed minimal pairs, if there are any.
         words: Argument words, of sentences that ``sentences`` has encoded.
         probe: Settings of probes. seed: Of the run.
         options: What is asked. device: Where trunks run.
@@ -190,14 +195,100 @@ def _trunks_of(timeline: Timeline, options: UnitOptions, counts: IntArray | None
     first = 0 if options.snapshots else timeline.start_index
     points = [trunk_at(point) for point in timeline.checkpoints[first : timeline.start_index + 1]]
     trunks = [
-        TrunkToCut(p.name, p.kind, p.step, p.tokens, p.weights, p is points[-1], loaded(p.build, p.kind == TRAINED))
+        TrunkToCut(
+            p.name, p.kind, p.step, p.tokens, p.weights, _cuts(p is points[-1]), loaded(p.build, p.kind == TRAINED)
+        )
         for p in points
     ]
     random = TrunkToCut(
-        "random", RANDOM, 0, 0, f"normal initialisation, seed {seed}", whole=True, load=loaded(twin, False)
+        "random", RANDOM, 0, 0, f"normal initialisation, seed {seed}", (MAIN_SHARE,), loaded(twin, False)
     )
     # A start that has not moved may have blocks that do nothing, which is no floor.
     return [trunks[-1], random, *(trunk for trunk in trunks[:-1] if trunk.kind == TRAINED)]
+
+
+def _cuts(is_last: bool) -> tuple[float, ...]:
+    return SHARES if is_last else ()
+
+
+# A published model --------------------------------------------------------------------------------
+
+
+def prepare_model(
+    name: str,
+    revision: str | None,
+    options: UnitOptions,
+    device: torch.device,
+    *,
+    precision: str = "fp32",
+    data: str = "hub",
+    qa_data: str | None = None,
+    cache_dir: Path | None = None,
+    left_out: Collection[str] = (),
+) -> Work:
+    """Find a published model and its random twin, and encode the questions of ``data`` for it.
+
+    Args:
+        revision: Of the model. With ``options.snapshots`` all that name a step are examined, but those ``left_out``.
+
+    Raises:
+        UsageError: There is no such model, or its units cannot be reached.
+        DataError: The questions cannot be found, or are too few.
+    """
+    from emergence.model.huggingface import load_model
+    from emergence.model.huggingface.files import find_model, list_revisions
+
+    named = [one for one in list_revisions(name) if one not in left_out] if options.snapshots else [revision]
+    if not named:
+        raise UsageError(f"{name}: no revision is sound, so there is nothing to examine")
+    spec = ExperimentSpec.from_flags(model=name, revision=named[-1], freeze_llm=True, data=data, qa_data=qa_data)
+    dataset = load_qa(spec, cache_dir)
+    main = find_model(name, named[-1])
+    loaded = load_model(name, precision=precision, device=device, files=main)
+    encoder, tokenizer = loaded.encoder, loaded.tokenizer
+    for kind in options.kinds:
+        encoder.output_layer(0, kind)  # what cannot be cut is said before anything is computed
+    counts = main.own_export.token_counts if main.own_export else None
+    questions = encode_questions(spec, dataset, tokenizer, encoder.max_tokens, counts)
+    before, length = tokenizer.pad if tokenizer.start is None else tokenizer.start, encoder.max_tokens
+    del loaded, encoder
+    trunks = [_revision(find_model(name, one), spec, precision, is_last=one == named[-1]) for one in named]
+    twin = TrunkToCut(
+        "random",
+        RANDOM,
+        0,
+        0,
+        f"twin of {trunks[-1].weights}, seed {spec.seed}",
+        (MAIN_SHARE,),
+        _twin_of(main, spec, precision),
+    )
+    return assemble(
+        [trunks[-1], twin, *trunks[:-1]], spec, options, dataset, questions, tokenizer, before, length, device
+    )
+
+
+def _revision(files: ModelFiles, spec: ExperimentSpec, precision: str, *, is_last: bool) -> TrunkToCut:
+    def load(device: torch.device) -> Loaded:
+        from emergence.model.huggingface import load_model
+
+        loaded = load_model(files.name, precision=precision, device=device, files=files)
+        redraw_as_own(spec, loaded)
+        return Loaded(loaded.encoder, losses_of_logits(loaded.encoder.logits))
+
+    told = files.progress
+    step, tokens = int(told.get("steps") or 0), int(told.get("tokens_seen") or 0)
+    kind = INITIAL if told.get("steps") == 0 else TRAINED
+    return TrunkToCut(files.revision or "main", kind, step, tokens, files.digest_in(precision), _cuts(is_last), load)
+
+
+def _twin_of(files: ModelFiles, spec: ExperimentSpec, precision: str) -> Callable[[torch.device], Loaded]:
+    def load(device: torch.device) -> Loaded:
+        from emergence.model.huggingface import random_twin
+
+        encoder = random_twin(files.name, seed=spec.seed, precision=precision, device=device, files=files).encoder
+        return Loaded(encoder, losses_of_logits(encoder.logits))
+
+    return load
 
 
 # Any subject --------------------------------------------------------------------------------------
@@ -209,7 +300,7 @@ def assemble(
     options: UnitOptions,
     dataset: QADataset,
     questions: Questions,
-    tokenizer: QATokenizer,
+    tokenizer: TextTokenizer | HuggingFaceTokenizer,
     before: int,
     max_tokens: int,
     device: torch.device,
@@ -226,18 +317,15 @@ def assemble(
     encode = encode_words(tokenizer)
     train = [example.tokens for example in dataset.splits["train"]]
     words = argument_words(
+        dataset.splits["train"] + dataset.splits["validation"],
         dataset.splits["test"],
         dict.fromkeys(train),
         options.roles,
         lambda sentence: len(encode(sentence)[0]) + 1 <= max_tokens,
     )
-    in_a = half_a(example.document_id for example in dataset.splits["test"])
-    roles = _roles_asked(questions.test, words.roles, options, in_a)
+    roles = _roles_asked((questions.validation, questions.test), words.roles, options)
     limit = choose_max_answer_words(spec.config.finetune.max_answer_words, questions.all_train)
-    a, b = (
-        _asked(questions.test, roles, options, [e.document_id in in_a for e in questions.test.examples], half, limit)
-        for half in (True, False)
-    )
+    a, b = (_asked(split, roles, options, limit) for split in (questions.validation, questions.test))
     subset = few_shot_indices(len(questions.train), min(PROBE_QUESTIONS, len(questions.train)), spec.seed)
     pairs = questions.pairs
     return Work(
@@ -254,7 +342,9 @@ def assemble(
         seed=spec.seed,
         options=options,
         device=device,
-        fingerprint=content_digest([dataset.fingerprint, spec.layout, list(questions.marks.texts), max_tokens]),
+        fingerprint=content_digest(
+            [dataset.fingerprint, tokenizer.fingerprint, spec.layout, list(questions.marks.texts), max_tokens]
+        ),
         facts={
             "name": dataset.name,
             "roles": list(roles),
@@ -267,27 +357,24 @@ def assemble(
     )
 
 
-def _roles_asked(
-    test: EncodedQA, names: tuple[str, ...], options: UnitOptions, in_a: frozenset[str]
-) -> tuple[str, ...]:
+def _roles_asked(halves: Sequence[EncodedQA], names: tuple[str, ...], options: UnitOptions) -> tuple[str, ...]:
     """Roles with enough words and enough questions in both halves."""
-    asked = [(role_of(e, options.roles), e.document_id in in_a) for e in test.examples]
-    roles = tuple(r for r in names if min(asked.count((r, True)), asked.count((r, False))) >= LEAST_QUESTIONS)
+    counts = [Counter(role_of(e, options.roles) for e in half.examples) for half in halves]
+    roles = tuple(role for role in names if min(count[role] for count in counts) >= LEAST_QUESTIONS)
     if len(roles) < 2:
-        raise DataError(f"fewer than two roles have {LEAST_QUESTIONS} test questions in each half: give more questions")
+        raise DataError(
+            f"fewer than two roles have {LEAST_QUESTIONS} validation and {LEAST_QUESTIONS} test questions: give more"
+        )
     return roles
 
 
-def _asked(
-    test: EncodedQA, roles: tuple[str, ...], options: UnitOptions, in_a: Sequence[bool], half: bool, limit: int
-) -> Asked:
+def _asked(half: EncodedQA, roles: tuple[str, ...], options: UnitOptions, limit: int) -> Asked:
     """Questions of one half, as many of each role as there is room for."""
-    rng = np.random.default_rng([_STREAM, int(half)])
-    label = np.array([roles.index(r) if (r := role_of(e, options.roles)) in roles else -1 for e in test.examples])
-    mine = [np.flatnonzero((label == i) & (np.array(in_a) == half)) for i in range(len(roles))]
+    rng = np.random.default_rng(_STREAM)
+    label = np.array([roles.index(r) if (r := role_of(e, options.roles)) in roles else -1 for e in half.examples])
     room = max(LEAST_QUESTIONS, options.questions // len(roles))
-    rows = np.sort(np.concatenate([rng.permutation(each)[:room] for each in mine]))
-    return Asked(test.subset(rows), label[rows].astype(np.int64), limit)
+    rows = np.sort(np.concatenate([rng.permutation(np.flatnonzero(label == i))[:room] for i in range(len(roles))]))
+    return Asked(half.subset(rows), label[rows].astype(np.int64), limit)
 
 
 def _encoded(

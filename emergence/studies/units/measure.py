@@ -1,8 +1,8 @@
 """Selectivity, ablations and concentration of the units of one run's trunks (docs/methods.md#units).
 
 A cell of the study is one trunk. Its probe is fitted once, on its last level, so that every unit lies below it, and
-stays as it is when units are cut. The trunk that finetuning starts with and its random twin are measured whole;
-snapshots of pretraining only as far as the trend over training takes.
+stays as it is when units are cut. The trunk that finetuning starts with is measured whole, its random twin with one
+share of units cut, and snapshots of pretraining only as far as the trend over training takes.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from emergence.studies.activations import on_device
 from emergence.studies.study import Cell, SealedStudy
 from emergence.studies.units.inputs import TrunkToCut, Work
 from emergence.studies.units.passes import Bench, Outcome, Read, cut
-from emergence.studies.units.result import ANY, FILES, MAIN_SHARE, SHARES, UnitResult, result_of
+from emergence.studies.units.result import FILES, MAIN_SHARE, SHARES, SHUFFLED, UnitResult, result_of
 from emergence.training.context import Context
 from emergence.training.recording import NoProgress, Progress
 
 #: Change it when a stored cell means something else.
-CELL_VERSION = 1
+CELL_VERSION = 3
 #: Resamples of intervals.
 N_BOOT = 1_000
 #: Units that are cut one by one to check their attributions: as many of the largest, and as many at random.
 _CHECKED = 12
 #: Draws of questions whose roles are shuffled.
-_SHUFFLED = 20
+_SHUFFLES = 20
 #: Share of a role's best units whose selectivity is averaged.
 _TOP = 0.01
 _STREAM = 0x0D17
@@ -75,7 +75,7 @@ class UnitStudy(SealedStudy[Row, UnitResult]):
         return [
             Cell(
                 trunk.name,
-                content_digest([settings, trunk.kind, trunk.weights, trunk.whole])[:24],
+                content_digest([settings, trunk.kind, trunk.weights, trunk.cuts])[:24],
                 partial(measure_trunk, self._work, trunk),
             )
             for trunk in self._work.trunks
@@ -115,7 +115,6 @@ def measure_trunk(work: Work, trunk: TrunkToCut, progress: Progress = NoProgress
     whole = bench.outcome(beside=True)
     clusters = work.b.encoded.clusters
     row = {
-        "whole": trunk.whole,
         "probe": {"validation_f1": fit.validation_f1, "converged": fit.converged},
         "f1": _means(work, whole.f1, clusters),
         "loss": whole.loss,
@@ -161,13 +160,16 @@ class _OneKind:
     """The units of one kind of one trunk."""
 
     def __init__(self, work: Work, trunk: TrunkToCut, bench: Bench, read: Read) -> None:
-        self._work, self._whole, self._bench, self._read = work, trunk.whole, bench, read
+        self._work, self._shares, self._bench, self._read = work, trunk.cuts, bench, read
         self._n = len(read.units)
         self._rng = np.random.default_rng(_STREAM)
 
     def row(self) -> Row:
         words = self._work.words
-        left = without_confounds(self._read.at_words, words.confounds, words.in_a)
+        left = np.empty_like(self._read.at_words)
+        first = self._read.units.first
+        for block in map(slice, first[:-1], first[1:]):  # a block at a time, because residuals take more memory
+            left[:, block] = without_confounds(self._read.at_words[:, block], words.confounds, words.in_a)
         chosen, raw = (
             select_units(values, words.label, words.in_a, len(words.roles)) for values in (left, self._read.at_words)
         )
@@ -177,14 +179,14 @@ class _OneKind:
             "n_units": self._n,
             "per_block": list(self._read.units.per_block),
             "selectivity": [self._selectivity(role, chosen, raw, shuffled) for role in self._work.roles],
-            "ablation": self._ablations([*orders, _Chosen(ANY, shuffled.order(0))]),
-            "check": self._check() if self._whole else None,
+            "ablation": self._ablations(orders, _Chosen(SHUFFLED, shuffled.order(0))),
+            "check": self._check() if self._shares == SHARES else None,
             "concentration": self._concentration(orders),
         }
 
     # Selectivity ---------------------------------------------------------------------------------
 
-    def _shuffled(self, left: FloatArray) -> Selectivity:
+    def _shuffled(self, left: npt.NDArray[np.float32]) -> Selectivity:
         """Selectivity for labels that are shuffled within each half."""
         words = self._work.words
         labels = words.label.copy()
@@ -221,42 +223,38 @@ class _OneKind:
 
     # Ablations -----------------------------------------------------------------------------------
 
-    def _ablations(self, orders: Sequence[_Chosen]) -> list[Row]:
+    def _ablations(self, orders: Sequence[_Chosen], shuffled: _Chosen) -> list[Row]:
         """What cutting the best units of each role costs each role, beyond matched random units."""
-        rows = []
-        for chosen in orders:
-            for share in SHARES if self._whole else (MAIN_SHARE,):
-                for how in ("mean", "zero") if self._whole and share == MAIN_SHARE else ("mean",):
-                    rows.append(self._ablation(chosen, share, how))
+        rows = [self._ablation(chosen, share, "mean") for chosen in orders for share in self._shares]
+        if MAIN_SHARE in self._shares:
+            rows.append(self._ablation(shuffled, MAIN_SHARE, "mean"))
+        if self._shares == SHARES:
+            rows += [self._ablation(chosen, MAIN_SHARE, "zero") for chosen in orders]
         return rows
 
     def _ablation(self, chosen: _Chosen, share: float, how: str) -> Row:
         n, read = _count(share, self._n), self._read
         units = chosen.order[:n]
-        draws = self._work.options.draws if self._whole else 1
         rng = np.random.default_rng([_STREAM, n, int(units[0])])
-        matched = [matched_units(units, read.sizes, read.units.blocks, rng) for _ in range(draws)]
-        without = self._outcome(units, how, beside=self._whole)
-        random = [self._outcome(each, how, beside=self._whole) for each in matched]
+        draws, beside = range(self._work.options.draws), share == MAIN_SHARE
+        matched = [matched_units(units, read.sizes, read.units.blocks, rng) for _ in draws]
+        without = self._outcome(units, how, beside=beside)
+        random = [self._outcome(each, how, beside=beside) for each in matched]
         whole = self._bench.outcome(beside=True)
         effect = np.mean([each.f1 for each in random], axis=0) - without.f1
-        row: Row = {
+        return {
             "cut": chosen.name,
             "share": share,
             "n": n,
             "with": how,
             "effects": _means(self._work, effect, self._work.b.encoded.clusters),
             "drops": _by_role(self._work, whole.f1 - without.f1),
-            "loss": None,
-            "pairs": None,
+            "loss": without.loss - float(np.mean([each.loss for each in random])) if beside else None,
+            "pairs": _pairs_lost(without, random) if beside else None,
         }
-        if self._whole:
-            row["loss"] = without.loss - float(np.mean([each.loss for each in random]))
-            row["pairs"] = _pairs_lost(without, random)
-        return row
 
-    def _outcome(self, units: IntArray, how: str = "mean", *, beside: bool = False) -> Outcome:
-        return self._bench.outcome(cut(self._read, units, how), beside=beside)
+    def _outcome(self, units: IntArray, how: str = "mean", *, beside: bool = False, role: int | None = None) -> Outcome:
+        return self._bench.outcome(cut(self._read, units, how), beside=beside, role=role)
 
     def _check(self) -> Row:
         """Attributions of single units against what cutting them does, on half B."""
@@ -279,6 +277,7 @@ class _OneKind:
         whole, without = self._bench.outcome(beside=True), self._outcome(np.arange(self._n))
         everything = _means(self._work, whole.f1 - without.f1, self._work.b.encoded.clusters)
         of_any = _supporting(self._read.halfway.mean(axis=0))
+        probe = UnitProbe(self._read.at_words, self._work.words.in_a)
         rows = []
         for i, chosen in enumerate(orders):
             total = everything[chosen.name]
@@ -295,38 +294,36 @@ class _OneKind:
                         **self._counted(participation_ratio(mine)),
                         "shuffled": self._shuffled_participation(int(asked.sum())),
                     },
-                    "probe": self._probe(chosen),
+                    "probe": self._probe(probe, chosen),
                 }
             )
         return rows
 
     def _half(self, order: IntArray, role: int, target: float) -> tuple[float, Any]:
         """How many of the units at the head of ``order`` carry half of what all carry."""
-        whole, asked = self._bench.outcome(beside=True).f1, self._work.b.labels == role
+        whole = self._bench.outcome(role=role).f1
 
         def lost(k: int) -> float:
-            return float((whole - self._outcome(order[:k]).f1)[asked].mean())
+            return float((whole - self._outcome(order[:k], role=role).f1).mean())
 
         return fewest_units(lost, self._n, target)
 
     def _shuffled_participation(self, n: int) -> float:
         """The same of as many questions whose roles are shuffled, the mean over draws."""
         of_all = self._read.attributions
-        draws = (self._rng.permutation(len(of_all))[:n] for _ in range(_SHUFFLED))
+        draws = (self._rng.permutation(len(of_all))[:n] for _ in range(_SHUFFLES))
         return float(np.mean([participation_ratio(of_all[rows].mean(axis=0)) for rows in draws]))
 
-    def _probe(self, chosen: _Chosen) -> Row:
+    def _probe(self, probe: UnitProbe, chosen: _Chosen) -> Row:
         words = self._work.words
-        is_role, values = words.label == words.roles.index(chosen.name), self._read.at_words.astype(np.float64)
-        probe = UnitProbe(values, is_role, words.in_a)
-        n, tried, everything = fewest_for_probe(probe, chosen.order)
-        shuffled = UnitProbe(values, self._rng.permutation(is_role), words.in_a)
+        is_role = words.label == words.roles.index(chosen.name)
+        n, tried, everything = fewest_for_probe(probe, is_role, chosen.order)
         return {
             **self._counted(n),
             "curve": tried,
             "f1": everything,
-            "base": probe.base,
-            "f1_shuffled": shuffled.f1(chosen.order),
+            "base": probe.base(is_role),
+            "f1_shuffled": probe.f1(chosen.order, self._rng.permutation(is_role)),
         }
 
     def _counted(self, n: float) -> Row:

@@ -142,8 +142,15 @@ class Bench:
     _known: dict[tuple[object, ...], Outcome] = field(default_factory=dict, init=False)
 
     @cached_property
-    def _batches(self) -> list[Batch]:
-        return question_batches(self.work.b.encoded, self.work.device)
+    def _by_role(self) -> list[Asked]:
+        b = self.work.b
+        rows = [np.flatnonzero(b.labels == i) for i in range(len(self.work.roles))]
+        return [Asked(b.encoded.subset(each), b.labels[each], b.max_answer_words) for each in rows]
+
+    @cached_property
+    def _batches(self) -> dict[int | None, list[Batch]]:
+        asked: dict[int | None, Asked] = {None: self.work.b, **dict(enumerate(self._by_role))}
+        return {role: question_batches(each.encoded, self.work.device) for role, each in asked.items()}
 
     @cached_property
     def _pair_batches(self) -> list[Batch]:
@@ -153,37 +160,38 @@ class Bench:
     def _sentences(self) -> list[Batch]:
         return sentence_batches(self.work, self.work.loss_sentences)
 
-    def outcome(self, ablation: Ablation | None = None, *, beside: bool = False) -> Outcome:
+    def outcome(self, ablation: Ablation | None = None, *, beside: bool = False, role: int | None = None) -> Outcome:
         """What the trunk does with these units cut. The same units are run once.
 
         Args:
             beside: Whether the loss and the minimal pairs are wanted, too.
+            role: Whose questions alone are wanted, which are fewer; None for all.
         """
         what: tuple[object, ...] = ()
         if ablation is not None and len(ablation.which):
             what = ablation.units.kind, ablation.values is None, *sorted(ablation.which.tolist())
         else:
             ablation = None
-        for known in ((*what, True), (*what, beside)):
+        for known in ((*what, True, role), (*what, beside, role)):
             if known in self._known:
                 return self._known[known]
-        found = self._known[(*what, beside)] = self._run(ablation, beside)
+        found = self._known[(*what, beside, role)] = self._run(ablation, beside, role)
         return found
 
     @torch.no_grad()
-    def _run(self, ablation: Ablation | None, beside: bool) -> Outcome:
-        work = self.work
+    def _run(self, ablation: Ablation | None, beside: bool, role: int | None) -> Outcome:
+        work, asked = self.work, self.work.b if role is None else self._by_role[role]
         with ExitStack() as cut:
             if ablation is not None:
                 cut.enter_context(ablation.applied())
-            logits = self._logits(self._batches, work.b.encoded, ablation)
+            logits = self._logits(self._batches[role], asked.encoded, ablation)
             pairs, loss = None, float("nan")
             if beside:
                 loss = self._loss(ablation)
                 if work.pairs is not None:
                     members = self._logits(self._pair_batches, work.pairs, ablation)
                     pairs = score_minimal_pairs(members, work.pairs, work.b.max_answer_words).both_right
-        f1, log_p = _scored(logits, work.b)
+        f1, log_p = _scored(logits, asked)
         return Outcome(f1, log_p, loss, pairs)
 
     def _logits(self, batches: Sequence[Batch], encoded: EncodedQA, ablation: Ablation | None) -> SpanLogits:

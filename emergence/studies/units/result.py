@@ -25,7 +25,7 @@ Row = dict[str, Any]
 SHARES = (0.005, 0.01, 0.02, 0.05)
 MAIN_SHARE = 0.02
 #: What is cut where labels are shuffled.
-ANY = "shuffled labels"
+SHUFFLED = "shuffled labels"
 KIND_NAMES = {"mlp": "MLP neurons", "head": "attention heads"}
 #: The three counts of concentration, in words.
 COUNTS = {
@@ -75,16 +75,16 @@ class UnitResult:
         rows = trunk["units"][kind]["concentration"]
         return {row["role"]: _number(row[name][what]) for row in rows}
 
-    def by_role(self, kind: str, name: str) -> list[tuple[list[float], list[float]]]:
+    def by_role(self, kind: str, name: str) -> dict[str, tuple[list[float], list[float]]]:
         """For each role log10 of the step of every trained trunk, and its count."""
         path = self.path_of_training
         steps = [math.log10(max(int(t["step"]), 1)) for t in path]
         counts = [self.count(t, kind, name) for t in path]
-        return [(steps, [each[role] for each in counts]) for role in self.roles]
+        return {role: (steps, [each[role] for each in counts]) for role in self.roles}
 
     def training_trend(self, kind: str, name: str) -> Trend:
         """How a count goes with training, in this seed alone."""
-        return trend_over([self.by_role(kind, name)])
+        return trend_over([list(self.by_role(kind, name).values())])
 
     def effect(self, trunk: Row, kind: str, of: str, asked: str, share: float = MAIN_SHARE) -> Estimate:
         """F1 that questions about ``asked`` lose if the best units of ``of`` are cut, beyond matched random units."""
