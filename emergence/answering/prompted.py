@@ -86,7 +86,7 @@ class Prompter:
         A shot is drawn if it leaves room for as many of the shortest as are still to come, so each prompt has k.
         """
         sentence, question = self._sentence(example), self._question(example)
-        words = [self._words(example.tokens[i : i + self._longest]) for i in range(len(example.tokens))]
+        words = [self._words(example.tokens, i, i + self._longest) for i in range(len(example.tokens))]
         answer = max(sum(map(len, each)) for each in words)
         shots = self._draw(self._room - 1 - len(sentence) - len(question) - answer, number)
         if shots is None:
@@ -113,7 +113,7 @@ class Prompter:
     def _shot(self, example: QAExample) -> tuple[Ids, Ids, Ids]:
         """Sentence, question and answer of a training question. The answer is the one that most annotators gave."""
         answer = example.answers[0]
-        spoken = [token for word in self._words(example.tokens[answer.start : answer.end]) for token in word]
+        spoken = [token for word in self._words(example.tokens, answer.start, answer.end) for token in word]
         return self._sentence(example), self._question(example), [*spoken, self._separator]
 
     def _sentence(self, example: QAExample) -> Ids:
@@ -123,8 +123,13 @@ class Prompter:
     def _question(self, example: QAExample) -> Ids:
         return self._encode([self._gap + example.question])
 
-    def _words(self, tokens: Sequence[str]) -> list[Ids]:
-        return [self._encode([piece]) for piece in word_pieces(tokens)]
+    def _words(self, tokens: Sequence[str], start: int, end: int) -> list[Ids]:
+        """The span's words as the sentence spells them: whether a quotation mark opens or closes, only it tells.
+
+        The first one begins with a blank, because an answer begins a text of its own.
+        """
+        pieces = [*word_pieces(tokens[start : start + 1]), *word_pieces(tokens)[start + 1 : end]]
+        return [self._encode([piece]) for piece in pieces]
 
     def _encode(self, texts: Sequence[str]) -> Ids:
         if new := [text for text in dict.fromkeys(texts) if text not in self._known]:

@@ -368,7 +368,7 @@ def format_grid(grid: Grid) -> str:
     width = max(len(cell(name)) for name in CELLS) + 3
     lines = [
         f"{grid.score_name} on {grid.n_questions:,} test questions "
-        f"({units_of(grid.n_sentences, grid.n_documents)}), 95% intervals",
+        f"({units_of(grid.n_sentences, grid.n_documents)}), {grid.analysis.gap.level:.0%} intervals",
         f"{'':<14}{'frozen, probed':<{width}}{'all weights trained':<{width}}",
         f"{'pretrained':<14}{cell(FROZEN):<{width}}{cell(FULL):<{width}}",
         f"{'random':<14}{cell(RANDOM_FROZEN):<{width}}{cell(RANDOM_FULL):<{width}}",

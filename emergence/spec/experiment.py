@@ -132,6 +132,10 @@ class ExperimentSpec:
             spec = dataclasses.replace(spec, config=dataclasses.replace(spec.config, name=name, run_prefix=name))
         return spec.checked()
 
+    def as_studied(self) -> ExperimentSpec:
+        """This experiment as studies ask its trunk: frozen, with all training questions, whatever it trained on."""
+        return dataclasses.replace(self, freeze_llm=True, finetune_samples=None, subset=0, adapter="none")
+
     def checked(self) -> ExperimentSpec:
         """The spec to use, with what its flags imply filled in. Flags that contradict each other are refused."""
         for each in flags_of(type(self)):

@@ -142,12 +142,14 @@ def check_matches(
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], source: str | Path) -> None:
     """Copy ``state_dict`` into ``module``, whose tensors it must hold, all of them and no others.
 
+    A trunk without a prefix gets the one that the weights have.
+
     Raises:
         WeightsError: It does not. The message names the first tensors that are missing, unknown or of another shape.
     """
     prefix = state_dict.get("prefix")
     if isinstance(module, Trunk) and module.prefix is None and prefix is not None and prefix.ndim == 2:
-        module.prefix = nn.Parameter(torch.empty(len(prefix), module.hidden_size))  # a finetuned one may have it
+        module.prefix = nn.Parameter(module.unembedding.new_empty(len(prefix), module.hidden_size).float())
     _refuse_misfits(module.state_dict(), state_dict, source)
     module.load_state_dict(dict(state_dict))
 

@@ -94,6 +94,16 @@ def test_a_prompt_is_the_text_that_a_person_would_write(work: study.Work) -> Non
         ]
 
 
+def test_a_span_is_spelled_as_in_its_sentence(work: study.Work) -> None:
+    """Quotation marks open and close in turn, which a few words out of a sentence do not tell."""
+    tokens = ("He", "said", '"', "Yes", "I", "do", '"', "and", "left", ".")
+    prompt = prompter(work, 0, max_answer_words=6)(dataclasses.replace(work.test.examples[0], tokens=tokens), 0)
+    assert prompt is not None
+    spelled = [[work.timeline.tokenizer.decode(word) for word in words] for words in prompt.words]
+    assert spelled[3] == [" Yes", " I", " do", '"', " and", " left"]
+    assert spelled[1][:3] == [" said", ' "', "Yes"]
+
+
 def text_of(tokens: tuple[str, ...]) -> str:
     return "".join(word_pieces(tokens))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from emergence.files import content_digest
 from emergence.findings.folder import ResultsFolder
 from emergence.report.blocks import Block, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
@@ -19,15 +20,20 @@ _WORDS = {RAW: "by probability", PMI: "by PMI"}
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     otherwise = "no trunk was asked with prompts: emergence fewshot RUN"
     results = studies(folder, charts, KIND.name, FILES, read_result, otherwise)
-    for questions in dict.fromkeys(str(result.settings["questions"]) for result in results):
-        mine = [result for result in results if result.settings["questions"] == questions]
+    for asked in dict.fromkeys(map(_asked, results)):
+        mine = [result for result in results if _asked(result) == asked]
         rows = [row for result in mine for row in _rows(result)]
         caption = (
             "Token F1 of spans that the language model chooses after a prompt, by their log-probability (raw) or by "
             "what the question adds to it (PMI), against its loss on held-out text; nothing is trained. Dotted: the "
-            "best rule without a model, and a span drawn at random. Bars: 95% intervals."
+            f"best rule without a model, and a span drawn at random. Bars: {mine[0].settings['level']:.0%} intervals."
         )
-        charts.add(KIND, "Answers from a prompt", caption, rows, of=slug(questions[:8]))
+        charts.add(KIND, "Answers from a prompt", caption, rows, of=slug(asked[0][:8]))
+
+
+def _asked(result: PromptedResult) -> tuple[str, str]:
+    """What two results have to share for one figure: the questions asked, and the level of their intervals."""
+    return content_digest([result.settings["questions"], list(result.ids)]), str(result.settings["level"])
 
 
 def _rows(result: PromptedResult) -> Iterator[Row]:

@@ -52,7 +52,7 @@ from emergence.training.recording import Progress
 from emergence.wording import counted
 
 #: Change it when a stored cell means something else.
-CELL_VERSION = 1
+CELL_VERSION = 2
 #: Keeps the choice of test questions apart from all other draws of the same seed.
 _STREAM = 0x7E57
 
@@ -159,8 +159,7 @@ def prepare(run: RunDirectory, options: PromptedOptions) -> Work:
     timeline = read_timeline(run)
     config = run.spec.config
     config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, minimal_pairs=0))
-    spec = dataclasses.replace(run.spec, freeze_llm=True, finetune_samples=None, subset=0, config=config)
-    spec = dataclasses.replace(spec, qa_data=options.qa_data or spec.qa_data)
+    spec = dataclasses.replace(run.spec.as_studied(), qa_data=options.qa_data or run.spec.qa_data, config=config)
     dataset = load_qa(spec, options.cache_dir)
     text = held_out_text(timeline, options.cache_dir, options.pretrain_text)
     limit = timeline.model.sequence_length
@@ -234,7 +233,7 @@ class PromptedStudy(SealedStudy[PromptedTrunk, PromptedResult]):
             notes=tuple(_notes(work, trunks)),
             ids=tuple(example.id for example in work.test.examples),
             clusters=clusters,
-            no_model=_no_model(work),
+            no_model=_no_model(work, trunks),
             trunks=tuple(trunks),
             estimates=tuple(
                 summarise(trunk, clusters, n_boot=evaluation.bootstrap_draws, level=1 - evaluation.alpha)
@@ -304,8 +303,10 @@ def _of_all(values: np.ndarray, fits: np.ndarray, n: int) -> np.ndarray:
     return whole
 
 
-def _no_model(work: Work) -> dict[str, Any]:
-    rules = baseline_scores(work.test, work.train, work.max_answer_words)
+def _no_model(work: Work, trunks: Sequence[PromptedTrunk]) -> dict[str, Any]:
+    """Means of the rules without a model, over the questions that every trunk was asked with every number of shots."""
+    asked = [i for i in range(len(work.test)) if all(trunk.predictions[RAW][i, 0] >= 0 for trunk in trunks)]
+    rules = baseline_scores(work.test.subset(asked or range(len(work.test))), work.train, work.max_answer_words)
     means = {name: {score: float(values.mean()) for score, values in of.items()} for name, of in rules.items()}
     best = max(means, key=lambda name: means[name]["f1_tokens"])
     return {"rule": best, **means[best], "uniform_f1": means["uniform"]["f1_tokens"]}

@@ -130,7 +130,7 @@ class PromptedResult:
     def text(self) -> str:
         """A table for a terminal for each number of shots."""
         n = f"{counted(len(self.ids), 'test question')} of {counted(len(np.unique(self.clusters)), 'sentence')}"
-        lines = [f"{self.subject['name']}: answered from prompts, {n}, 95% intervals"]
+        lines = [f"{self.subject['name']}: answered from prompts, {n}, {self.settings['level']:.0%} intervals"]
         lines += [f"note: {note}" for note in self.notes]
         for shots in dict.fromkeys(trunk.shots for trunk in self.trunks):
             rows = [

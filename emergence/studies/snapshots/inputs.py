@@ -124,7 +124,7 @@ def prepare(timeline: Timeline, options: SnapshotOptions) -> Work:
     """Read and encode questions and text. Layers are checked here, where the model is known."""
     if bad := [layer for layer in options.layers or () if not 0 <= layer <= timeline.model.n_layers]:
         raise UsageError(f"--layers {bad[0]}: this model's layers are 0 (embeddings) to {timeline.model.n_layers}")
-    spec = dataclasses.replace(timeline.run.spec, freeze_llm=True, finetune_samples=None)
+    spec = timeline.run.spec.as_studied()
     spec = dataclasses.replace(spec, qa_data=options.qa_data or spec.qa_data, config=_probed_as_today(spec))
     dataset = load_qa(spec, options.cache_dir)
     text = held_out_text(timeline, options.cache_dir, options.pretrain_text)

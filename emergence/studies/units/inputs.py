@@ -164,7 +164,7 @@ def prepare_run(
     if options.snapshots:
         refuse_without_snapshots(run)
     timeline = read_timeline(run)
-    spec = dataclasses.replace(run.spec, freeze_llm=True, finetune_samples=None, qa_data=qa_data or run.spec.qa_data)
+    spec = dataclasses.replace(run.spec.as_studied(), qa_data=qa_data or run.spec.qa_data)
     counts = load_weights(timeline.start.path).metadata.get("token_counts")
     counted = None if counts is None else np.asarray(counts, dtype=np.int64)
     dataset = load_qa(spec, cache_dir)
