@@ -37,7 +37,6 @@ _STREAM = 0xA17
 _TIMES = {phrase for phrases in TIMES_OF_TENSE.values() for phrase in phrases}
 _NOUNS = frozenset((*PEOPLE, *ANIMALS, *THINGS, *TOOLS, *PLACES, *ORIGINS, *(p[-1] for p in _TIMES if len(p) > 1)))
 _ADVERBS = frozenset(phrase[0] for phrase in _TIMES if len(phrase) == 1)
-CONFOUNDS = ("position", "position squared", "log frequency", "part of speech")
 
 
 def role_of(example: QAExample, roles: str = "gold") -> str:

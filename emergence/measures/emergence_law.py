@@ -10,7 +10,7 @@ many bootstrap draws at once (docs/laws.md).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,6 @@ from emergence.measures.resampling import FloatArray
 from emergence.measures.simplex import IntArray, minimise
 
 LawForm = Literal["log_power", "power", "nofewshot"]
-LAW_FORMS: tuple[LawForm, ...] = get_args(LawForm)
 BoolArray = NDArray[np.bool_]
 
 #: Where elbows are sought, in ranges of the observed losses below the lowest and above the highest.

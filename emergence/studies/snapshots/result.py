@@ -150,7 +150,8 @@ class SnapshotProbes:
     def text(self) -> str:
         """Tables for a terminal."""
         n = f"{len(self.ids):,} test questions of {len(np.unique(self.clusters)):,} sentences"
-        lines = [f"{self.run['run_id']}: {len(self.snapshots)} trunks probed, {n}, {self.settings['level']:.0%} intervals"]
+        level = f"{self.settings.get('level', 0.95):.0%} intervals"
+        lines = [f"{self.run['run_id']}: {len(self.snapshots)} trunks probed, {n}, {level}"]
         lines += [f"note: {note}" for note in self.notes]
         for family in self.families:
             header = f"{'snapshot':<22}{'tokens':>12}{'nats/token':>12}{'bits/byte':>11}  {'token F1':<24}"
