@@ -9,7 +9,8 @@ The scorer's logits on training questions are cross-fitted. In-sample ones are o
 learn to distrust the states.
 
 A control stands beside these: a bilinear probe on token embeddings and the relative position to the predicate. It
-shows what a trunk knows before its first block (docs/methods.md#conditional-probing).
+shows what a trunk knows before its first block, alone and on top of words and positions
+(docs/methods.md#conditional-probing).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor
 from emergence.answering.features import LayerFeatures, SpanLogits
 from emergence.answering.probe import ProbeReport
 from emergence.answering.probe_data import ProbeData, predict_cached, standardise_
-from emergence.answering.probe_fitting import fit_probe, readout
+from emergence.answering.probe_fitting import fit_nested_probe, fit_probe, readout
 from emergence.answering.probe_loop import Piece, ProbeState, fit_pieces
 from emergence.answering.word_scorer import WordScores
 from emergence.data.qa_encoding import EncodedQA
@@ -114,19 +115,20 @@ def measure_conditional(
     Raises:
         StopRequested: ``should_stop`` was true after a fit; the same call resumes.
     """
-    wanted = _wanted(report, scorers, main, splits if control else ())
+    wanted = _wanted(report, scorers, main, splits if control else (), config.nested)
     state = ProbeState.resumed(context, report.fits)
 
     def fit(name: str, parts: Sequence[ProbeData]) -> dict[str, float]:
-        family, layer, scorer = wanted[name]
-        data = _with_positions(parts, splits) if scorer is None else _with_offsets(parts, scorers[scorer])
-        fitted = _fit(name, family, layer, scorer, data, config, max_answer_words, seed)
+        which = wanted[name]
+        data = _with_positions(parts, splits) if which.positions else parts
+        data = data if which.scorer is None else _with_offsets(data, scorers[which.scorer])
+        fitted = _fit(name, which, data, config, max_answer_words, seed)
         state.conditional[name] = fitted.to_state()
         return {}
 
     pieces = [
-        Piece(layer, f"{name} probe", {"name": name}, partial(fit, name))
-        for name, (_, layer, _) in wanted.items()
+        Piece(which.layer, f"{name} probe", {"name": name}, partial(fit, name))
+        for name, which in wanted.items()
         if name not in state.conditional
     ]
     fit_pieces(
@@ -153,18 +155,32 @@ def scorer_logits(scores: WordScores, lengths: npt.NDArray[np.int64], split: str
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A read-out to fit: family, layer, the scorer under it, and whether relative positions stand beside the states."""
+
+    family: str
+    layer: int
+    scorer: str | None
+    positions: bool = False
+
+
 def _wanted(
-    report: ProbeReport, scorers: Mapping[str, WordScores], main: str, splits: Sequence[EncodedQA]
-) -> dict[str, tuple[str, int, str | None]]:
-    """The read-outs to fit: name to family, layer and scorer."""
+    report: ProbeReport, scorers: Mapping[str, WordScores], main: str, splits: Sequence[EncodedQA], nested: bool
+) -> dict[str, _Wanted]:
+    """The read-outs to fit by name. Earlier versions had no control on top of words and positions."""
     families = tuple(dict.fromkeys(fit.family for fit in report.fits))
     richest = "bilinear" if "bilinear" in families else families[0]
-    wanted: dict[str, tuple[str, int, str | None]] = {}
-    for scorer in scorers:
-        for family in families if scorer == main else (richest,):
-            wanted[WITH_WORDS[scorer].format(family=family)] = (family, report.best(family).layer, scorer)
+    wanted = {
+        WITH_WORDS[scorer].format(family=family): _Wanted(family, report.best(family).layer, scorer)
+        for scorer in scorers
+        for family in (families if scorer == main else (richest,))
+    }
     if splits and all(example.predicate_index is not None for split in splits for example in split.examples):
-        wanted[EMBEDDING_POSITION] = (richest, 0, None)
+        wanted[EMBEDDING_POSITION] = _Wanted(richest, 0, None, positions=True)
+        if main in scorers and nested:
+            name = WITH_WORDS[main].format(family=EMBEDDING_POSITION)
+            wanted[name] = _Wanted(richest, 0, main, positions=True)
     return wanted
 
 
@@ -205,17 +221,15 @@ def _widened(questions: Tensor, more: int) -> Tensor:
 
 
 def _fit(
-    name: str,
-    family: str,
-    layer: int,
-    scorer: str | None,
-    parts: Sequence[ProbeData],
-    config: ProbeConfig,
-    max_answer_words: int,
-    seed: int,
+    name: str, which: _Wanted, parts: Sequence[ProbeData], config: ProbeConfig, max_answer_words: int, seed: int
 ) -> ConditionalFit:
     train, validation, test = parts
-    fit = fit_probe(family, train, validation, None, config, layer, max_answer_words, seed)
+    family, layer = which.family, which.layer
+    if config.nested and family == "bilinear" and which.scorer is not None:
+        options = {"layer": layer, "max_answer_words": max_answer_words, "seed": seed}
+        fit = fit_nested_probe(train, validation, None, config, **options)
+    else:
+        fit = fit_probe(family, train, validation, None, config, layer, max_answer_words, seed)
     device = train.features.words.device
     scales = None if fit.scales is None else torch.tensor(fit.scales, device=device)
     of_validation, of_test = (predict_cached(readout(fit, device), part, scales) for part in (validation, test))
@@ -223,4 +237,4 @@ def _fit(
     facts = {key: getattr(fit, key) for key in kept} | {"remarks": list(fit.remarks)}
     facts["scales"] = None if fit.scales is None else list(fit.scales)
     logger.info("%s, layer %d: validation F1 %.3f", name, layer, fit.validation_f1)
-    return ConditionalFit(name, family, layer, scorer, of_validation, of_test, facts)
+    return ConditionalFit(name, family, layer, which.scorer, of_validation, of_test, facts)

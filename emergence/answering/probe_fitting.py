@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +56,8 @@ SETTLED = 2e-3
 _CURVATURE, _VARIANCE_FLOOR = 0.5, 1e-5
 #: Smaller ridges are not tried once this many in a row have raised the validation loss.
 _RIDGES_TOO_MANY = 2
+#: Learning rates of a bilinear probe that starts from the linear one, as factors of ``probe.lr``.
+NESTED_RATES = (1.0, 0.1)
 
 
 class MLPHead(nn.Module):
@@ -88,7 +90,8 @@ class ProbeFit:
         n_trainable: Number of trained parameters.
         ridge: The chosen penalty ridge / 2 * |w|^2 beside the mean loss; None for other families than the linear one.
         validation_loss, validation_em, validation_f1: Nats per question, as trained; EM and F1 over all golds.
-        iterations: L-BFGS iterations at the chosen ridge, or the best epoch. 0 means that the offset alone was best.
+        iterations: L-BFGS iterations at the chosen ridge, or the best epoch. 0 means that the start was best: the
+            offset alone, or the linear probe on top of it.
         converged: Whether L-BFGS met its tolerance at the chosen ridge, or the validation loss settled in the epochs.
         path: Validation scores for every ridge, or for every epoch.
         scales: Factors of the offset's start and end logits; None without an offset.
@@ -228,6 +231,33 @@ def fit_linear_probe(
     )
 
 
+def fit_nested_probe(
+    train: ProbeData,
+    validation: ProbeData,
+    statistics: Standardisation | None,
+    config: ProbeConfig,
+    *,
+    layer: int,
+    max_answer_words: int,
+    seed: int,
+) -> ProbeFit:
+    """A bilinear probe on top of an offset that starts from the linear one, the better of two learning rates.
+
+    The bilinear probe contains the linear one. Started at random it can end above it all the same, and a zero would
+    then tell of the search and not of the states. So the linear fit is its first candidate on validation.
+    """
+    sizes = {"layer": layer, "max_answer_words": max_answer_words}
+    linear = fit_linear_probe(train, validation, None, config, **sizes)
+    fits = [
+        fit_minibatch_probe(
+            "bilinear", train, validation, statistics, replace(config, lr=config.lr * factor),
+            **sizes, seed=seed, start=linear,
+        )
+        for factor in NESTED_RATES
+    ]  # fmt: skip
+    return min(fits, key=lambda fit: fit.validation_loss)
+
+
 def fit_minibatch_probe(
     family: str,
     train: ProbeData,
@@ -238,8 +268,13 @@ def fit_minibatch_probe(
     layer: int,
     max_answer_words: int,
     seed: int,
+    start: ProbeFit | None = None,
 ) -> ProbeFit:
     """A ``bilinear`` or ``mlp`` probe, trained by AdamW, from the epoch with the lowest validation loss.
+
+    Args:
+        start: A linear fit on the same states, not folded, where a bilinear probe starts. The others are those of
+            :func:`fit_linear_probe`.
 
     Raises:
         NonFiniteLossError: Training diverged; layer, epoch and rate are named.
@@ -247,7 +282,10 @@ def fit_minibatch_probe(
     size, device = train.features.words.shape[1], train.features.words.device
     own_seed = probe_seed(seed, layer, family)
     probe = new_probe(family, size, config.bilinear_rank, own_seed).to(device)
-    scales = None if train.offset is None else torch.ones(2, device=device, requires_grad=True)
+    first = (1.0, 1.0) if start is None or start.scales is None else start.scales
+    scales = None if train.offset is None else torch.tensor(first, device=device, requires_grad=True)
+    if start is not None:
+        _start_linear(probe, start)
     optimizer = new_optimizer(probe, config, scales)
 
     def scored(epoch: int) -> dict[str, float]:
@@ -262,7 +300,10 @@ def fit_minibatch_probe(
 
     path: list[dict[str, float]] = []
     best = math.inf
-    if scales is not None:  # the offset alone is the first candidate, because states need not add anything
+    if start is not None:  # the linear fit, or the offset alone if that was better than any
+        path.append(scored(0))
+        best, best_weights, best_scales = path[0]["loss"], copy_weights(probe), first
+    elif scales is not None:  # the offset alone is the first candidate, because states need not add anything
         kept, zeros = copy_weights(probe), {name: torch.zeros_like(p) for name, p in probe.state_dict().items()}
         probe.load_state_dict(zeros)
         path.append(scored(0))
@@ -292,6 +333,15 @@ def fit_minibatch_probe(
         path=tuple(path),
         scales=None if scales is None else best_scales,
     )
+
+
+def _start_linear(probe: Probe, linear: ProbeFit) -> None:
+    """Give a bilinear probe the linear one's weights and a bilinear term of zero, whose words can learn at once."""
+    assert isinstance(probe, BilinearProbe)
+    with torch.no_grad():
+        probe.linear.load_state_dict(linear.weights)
+        probe.word.weight.zero_()
+        probe.word.bias.zero_()
 
 
 def probe_seed(seed: int, layer: int, family: str) -> int:

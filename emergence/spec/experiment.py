@@ -392,7 +392,14 @@ def _refuse_at_snapshot(spec: ExperimentSpec) -> None:
 #: to search, nor train its probes on other golds. Its experiment stays the same.
 _ABSENT_MEANS: dict[str, dict[str, Any]] = {
     "finetune": {"search": "off", "dropout": 0.0},
-    "probe": {"train_gold": "first", "conditional": False, "layers": "all", "weights": "fp32", "features": "bf16"},
+    "probe": {
+        "train_gold": "first",
+        "conditional": False,
+        "nested": False,
+        "layers": "all",
+        "weights": "fp32",
+        "features": "bf16",
+    },
     "evaluate": {"cluster": "sentence", "minimal_pairs": 0},
 }
 

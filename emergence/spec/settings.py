@@ -150,6 +150,7 @@ class ProbeConfig:
         "train on the sum over all golds, or on the first alone: as finetune.train_gold", "marginal"
     )
     conditional: bool = _setting("measure what the states add to words and positions (conditional probing)", True)
+    nested: bool = _setting("on top of words and positions the bilinear probe starts from the linear one", True)
     validity: bool = _setting("measure selectivity and description length of every family at its best layer", True)
     mdl_epochs: int = _setting(
         "epochs over each prefix of the online code (bilinear and mlp probe)", 10, low=1, high=10**4

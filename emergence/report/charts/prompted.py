@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from emergence.files import content_digest
 from emergence.findings.folder import ResultsFolder
 from emergence.report.blocks import Block, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
@@ -20,6 +20,7 @@ _WORDS = {RAW: "by probability", PMI: "by PMI"}
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     otherwise = "no trunk was asked with prompts: emergence fewshot RUN"
     results = studies(folder, charts, KIND.name, FILES, read_result, otherwise)
+    named = Counter[str]()
     for asked in dict.fromkeys(map(_asked, results)):
         mine = [result for result in results if _asked(result) == asked]
         rows = [row for result in mine for row in _rows(result)]
@@ -28,12 +29,14 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
             "what the question adds to it (PMI), against its loss on held-out text; nothing is trained. Dotted: the "
             f"best rule without a model, and a span drawn at random. Bars: {mine[0].settings['level']:.0%} intervals."
         )
-        charts.add(KIND, "Answers from a prompt", caption, rows, of=slug(asked[0][:8]))
+        of = str(mine[0].settings["questions"])[:8]
+        named[of] += 1
+        charts.add(KIND, "Answers from a prompt", caption, rows, of=slug(of if named[of] == 1 else f"{of} {named[of]}"))
 
 
-def _asked(result: PromptedResult) -> tuple[str, str]:
+def _asked(result: PromptedResult) -> tuple[str, tuple[str, ...], float]:
     """What two results have to share for one figure: the questions asked, and the level of their intervals."""
-    return content_digest([result.settings["questions"], list(result.ids)]), str(result.settings["level"])
+    return str(result.settings["questions"]), result.ids, result.settings["level"]
 
 
 def _rows(result: PromptedResult) -> Iterator[Row]:
