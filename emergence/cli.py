@@ -761,7 +761,11 @@ def _list_runs(runs_dir: Path, as_json: bool) -> None:
     elif summaries:
         say(format_listing(summaries))
     else:
-        say(f"no runs in {in_line(str(runs_dir))}: start one with `emergence run`")
+        if runs_dir != DEFAULT_RUNS and not runs_dir.exists():
+            raise UsageError(f"{runs_dir}: no such folder: give the one that holds the runs")
+        below = [path for path in sorted(runs_dir.glob("*/")) if list_runs(path)] if runs_dir.is_dir() else []
+        there = f"; {in_line(str(below[0]))} has some: emergence list {in_line(str(below[0]))}" if below else ""
+        say(f"no runs in {in_line(str(runs_dir))}" + (there or ": start one with `emergence run`"))
 
 
 if __name__ == "__main__":

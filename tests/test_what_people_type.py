@@ -168,3 +168,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = run.spec.config.model
     save_weights(run.finetuned_path, WeightsFile(build_trunk(model, 300, seed=0).state_dict(), model, 300, "{}", {}))
     return run.path
+
+
+def test_list_says_where_runs_are(tmp_path: Path) -> None:
+    """``make demo`` puts its runs into ``runs/demo``, and people type ``emergence list runs``."""
+    write_run(tmp_path / "runs" / "demo", "full", 0.7)
+    ended = typed("emergence", "list", str(tmp_path / "runs"))
+    assert ended.code == 0 and ended.out.endswith(f"emergence list {tmp_path / 'runs' / 'demo'}\n")
+    refused("list", str(tmp_path / "nowhere"), says="no such folder")

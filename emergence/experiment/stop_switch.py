@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 
 def _announce() -> None:
-    sys.stderr.write("stopping at the next step, to save a checkpoint (again: stop at once)\n")
+    sys.stderr.write("stopping at the next step, to save what is done (Ctrl-C again: stop at once)\n")
 
 
 class StopSwitch:

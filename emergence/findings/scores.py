@@ -16,7 +16,7 @@ from emergence.experiment.facts import HEADLINE
 from emergence.findings.collect import Found
 from emergence.findings.comparable import MODES, ComparableSet, Grouping, missing_cells, peers_of
 from emergence.findings.two_by_two import Grid, RunScores, build_grid, cell_table, readout_of
-from emergence.findings.word_gains import gains_of_runs
+from emergence.findings.word_gains import document_widening_of_gains, gains_of_runs
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.conditional import ScoreGains
@@ -137,6 +137,10 @@ def score_set(
     probed = [item.scores for cell in FROZEN_CELLS for item in comparable.cells.get(cell, ())]
     runs = [scores for scores in probed if scores is not None]
     gains = gains_of_runs(runs, n_boot=n_boot, cluster=cluster) if len(runs) == len(probed) else ()
+    if gains and (widening := document_widening_of_gains(runs)):
+        units = (len(set(runs[0].sentences)), len(set(runs[0].documents or ())))
+        options: dict[str, Any] = {"n_sentences": units[0], "n_documents": units[1], "cluster": cluster}
+        notes += interval_notes({}, widening=widening, **options)
     return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)), gains, cluster)
 
 

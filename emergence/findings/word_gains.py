@@ -9,11 +9,15 @@ import numpy as np
 from emergence.experiment.facts import HEADLINE, RULE, own_scorer, words_name
 from emergence.findings.two_by_two import RunScores, in_order, runs_by_cell
 from emergence.measures.bootstrap import N_BOOT
-from emergence.measures.clustering import ClusterKind
+from emergence.measures.clustering import ClusterKind, document_widening
 from emergence.measures.conditional import (
+    BILINEAR,
+    F1,
     FAMILIES,
     LINEAR,
+    MLP,
     SCORES,
+    SELECTION,
     WITH_WORDS,
     ScoreGains,
     TrunkScores,
@@ -21,6 +25,9 @@ from emergence.measures.conditional import (
 )
 from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS
 from emergence.measures.resampling import FloatArray
+
+#: What gains are called beside their scores.
+_GAIN_WORDS = {F1: "gain in F1", SELECTION: "gain in argument selection"}
 
 
 def gains_of_runs(
@@ -47,6 +54,24 @@ def gains_of_runs(
             gains = conditional_gains(score, pretrained, twin, clusters, n_boot=n_boot, level=level)
             measured += [gains] if gains else []
     return tuple(measured)
+
+
+def document_widening_of_gains(runs: Sequence[RunScores]) -> dict[str, float]:
+    """Standard error by documents over that by sentences of what the widest family adds, by the words for its score."""
+    cells, _ = runs_by_cell([run for run in runs if run.cell in FROZEN_CELLS])
+    first = cells[FROZEN][0] if FROZEN in cells else None
+    if first is None or first.documents is None:
+        return {}
+    found = {}
+    for score, words in _GAIN_WORDS.items():
+        trunk = _trunk_scores(cells[FROZEN], first, score)
+        family = next((name for name in (BILINEAR, MLP, LINEAR) if trunk and name in trunk.families), None)
+        if trunk and family:
+            gain = (trunk.with_words[family] - trunk.words).mean(axis=0)  # (N,)
+            kept = np.flatnonzero(np.isfinite(gain))
+            sentences, documents = ([of[i] for i in kept] for of in (first.sentences, first.documents))
+            found[words] = document_widening(gain[kept], sentences, documents)
+    return {words: times for words, times in found.items() if np.isfinite(times)}
 
 
 def _trunk_scores(members: Sequence[RunScores], first: RunScores, score: str) -> TrunkScores | None:

@@ -233,7 +233,8 @@ def judge_gains(gains: Sequence[ScoreGains]) -> Judgement:
        the outcome is ``SPANS``. States that know which words are arguments, of whatever role, gain in F1 too, because
        F1 counts where answers begin and end.
     2. ``NO_MORE``, if by every score the data exclude that the richest family (bilinear, where fitted) adds a gain of
-       ``MARGINS``, to R_1 or beyond the twin's. ``NOT_THERE``, if they also exclude for every family that its states
+       ``MARGINS``, to R_1 or beyond the twin's; where validation took nothing of that family, all others that it took
+       have to exclude it. ``NOT_THERE``, if they also exclude for every family that its states
        alone tell ``STATES_MARGIN`` more than the twin's.
     3. ``UNDETERMINED`` otherwise, and always without a random twin.
 
@@ -283,8 +284,17 @@ def _widest(score_gains: ScoreGains) -> list[str]:
 
 
 def _excludes_gain(score_gains: ScoreGains) -> bool:
-    richest = score_gains.families[score_gains.richest]
-    return any(is_below(estimate, MARGINS[score_gains.score]) for estimate in (richest.gain, richest.difference))
+    """Whether the richest family shows that no gain worth having was missed; where it says nothing, all others have to.
+
+    A gain of exactly 0 without spread comes from a fit that validation did not take. It tells of the fit, so it
+    excludes nothing.
+    """
+    margin, families = MARGINS[score_gains.score], score_gains.families
+    richest = families[score_gains.richest]
+    telling = [family for family in (richest,) if family.gain.se > 0] or [f for f in families.values() if f.gain.se > 0]
+    return bool(telling) and all(
+        any(is_below(estimate, margin) for estimate in (family.gain, family.difference)) for family in telling
+    )
 
 
 def _p_all_above(estimates: Sequence[Estimate]) -> float:

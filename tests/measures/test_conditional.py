@@ -218,6 +218,15 @@ def test_the_richest_family_excludes() -> None:
     assert outcome({"linear": family(), "mlp": unsure}) == UNDETERMINED
 
 
+def test_a_fit_that_validation_did_not_take_excludes_nothing() -> None:
+    """A gain of 0 without spread is of the fit. The other families' gains say what was excluded, if any was taken."""
+    zero = family(gain=known(0.0, 0.0), difference=known(0.0, 0.0))
+    assert outcome({"bilinear": zero}) == UNDETERMINED
+    assert outcome({"linear": family(), "bilinear": zero}) == NO_MORE
+    wide = family(gain=known(0.0, 0.03), difference=known(0.0, 0.03))
+    assert outcome({"linear": family(), "bilinear": zero, "mlp": wide}) == UNDETERMINED
+
+
 def test_not_there_takes_states_like_the_twins_in_every_family() -> None:
     same, above = family(above_twin=0.0), family(above_twin=STATES_MARGIN)
     assert outcome({"linear": same, "bilinear": same}, {"bilinear": same}) == NOT_THERE

@@ -350,7 +350,7 @@ def test_answers_from_prompts_have_a_section(tmp_path: Path) -> None:
     found = tuple(summarise(trunk, clusters, n_boot=BOOT, level=0.95) for trunk in trunks)
     rule = {"rule": "wh_rule", "f1_tokens": 0.4, "em": 0.1, "uniform_f1": 0.2}
     ids = tuple(map(str, range(n)))
-    about = {"name": run.run_id}, {"questions": "0123456789"}
+    about = {"name": run.run_id}, {"questions": "0123456789", "level": 0.95}
     result = PromptedResult(*about, (), ids, clusters, rule, tuple(trunks), found)
     PROMPTED.save(result, make_folder(run.path / PROMPTED.folder / "microworld"))
     text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
