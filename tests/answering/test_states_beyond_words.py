@@ -16,7 +16,7 @@ from emergence.answering.conditional import (
     measure_conditional,
     scorer_logits,
 )
-from emergence.answering.evaluate import score_logits
+from emergence.answering.evaluate import gold_spans, quick_scores, score_logits
 from emergence.answering.features import SpanLogits
 from emergence.answering.probe import ProbeReport, probe_all_layers
 from emergence.answering.word_scorer import WordScores, word_scores
@@ -126,7 +126,32 @@ def test_what_words_tell_is_not_credited_to_states() -> None:
         _, found = measure(encoder, splits, scorers)
         for name in ("words+linear", "words+bilinear", "words_both+bilinear"):
             assert abs(f1(found[name].test, splits[2]) - alone) < 0.06
-    assert list(found) == ["words+linear", "words+bilinear", "words_both+bilinear", EMBEDDING_POSITION]
+    names = ["words+linear", "words+bilinear", "words_both+bilinear", EMBEDDING_POSITION, f"words+{EMBEDDING_POSITION}"]
+    assert list(found) == names
+
+
+def test_the_bilinear_probe_starts_from_the_linear_one() -> None:
+    """So that it adds at least what the linear one adds, however its own search goes: here its rate is far too high."""
+    splits, scorers = world(hidden=False)
+    blind = replace(scorers["left"], **{s: _flat(getattr(scorers["left"], s)) for s in ("train", "validation", "test")})
+    report = probe_all_layers(PlantedEncoder(), *splits[:2], CONFIG, **OPTIONS)  # type: ignore[arg-type]
+    report = replace(report, fits=tuple(fit for fit in report.fits if fit.layer == report.best("linear").layer))
+    alone = quick_scores(blind.validation, gold_spans(splits[1]), 1, CONFIG.train_gold).loss
+    losses = {}
+    for nested in (True, False):
+        config = replace(CONFIG, lr=30.0, epochs=3, nested=nested)
+        found = measure_conditional(
+            PlantedEncoder(),
+            report,
+            splits,
+            {"left": blind},
+            config,
+            control=False,
+            **OPTIONS,  # type: ignore[arg-type]
+        )
+        losses[nested] = {name: fit.facts["validation_loss"] for name, fit in found.items()}
+    assert losses[True]["words+bilinear"] <= losses[True]["words+linear"] < alone - 0.5
+    assert losses[False]["words+bilinear"] == pytest.approx(alone), "from a random start nothing was found"
 
 
 def test_layers_are_those_that_validation_chose_and_the_control_reads_embeddings() -> None:
