@@ -226,6 +226,8 @@ def list_command(
     as_json: AsJson = False,
 ) -> None:
     """List runs: size, condition, stage, progress, F1, age and bytes."""
+    if folder is not None and not folder.exists():
+        raise UsageError(f"{folder}: no such folder: give the one that holds the runs")
     _list_runs(folder or runs_dir, as_json)
 
 
@@ -761,8 +763,6 @@ def _list_runs(runs_dir: Path, as_json: bool) -> None:
     elif summaries:
         say(format_listing(summaries))
     else:
-        if runs_dir != DEFAULT_RUNS and not runs_dir.exists():
-            raise UsageError(f"{runs_dir}: no such folder: give the one that holds the runs")
         below = [path for path in sorted(runs_dir.glob("*/")) if list_runs(path)] if runs_dir.is_dir() else []
         there = f"; {in_line(str(below[0]))} has some: emergence list {in_line(str(below[0]))}" if below else ""
         say(f"no runs in {in_line(str(runs_dir))}" + (there or ": start one with `emergence run`"))
