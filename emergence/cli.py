@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from emergence import __version__
-from emergence.commands.before import refuse_bad_paths, refuse_missing_model
+from emergence.commands.before import named, refuse_bad_paths, refuse_missing_model
 from emergence.commands.law_app import app as law_app
 from emergence.commands.pull import ABOUT as ABOUT_PULL
 from emergence.commands.pull import ONLY_HELP, RUN_HELP, TO_HELP, pull
@@ -25,6 +25,7 @@ from emergence.commands.sweep_app import app as sweep_app
 from emergence.commands.verify import verify_command
 from emergence.errors import UsageError, one_line, require_packages
 from emergence.experiment.store import RunDirectory, find_run, refuse_if_no_folder, refuse_if_no_results
+from emergence.export.asked import refuse_licence, refuse_repository
 from emergence.remote.launch import Request
 from emergence.remote.pull import Part
 from emergence.remote.refusals import ending_in_one_line, interrupted
@@ -107,7 +108,10 @@ Cluster = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Revision = Annotated[str | None, typer.Option(help="Of a model: a subfolder, a branch, a tag.")]
 StudyFolder = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where results go (default: in the run, or beside the runs).")
+    Path | None,
+    typer.Option(
+        metavar="DIR", parser=named("--out"), help="Where results go (default: in the run, or beside the runs)."
+    ),
 ]
 WeightsType = Annotated[Literal["fp32", "bf16"], typer.Option(help="Of a model's weights.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: the GPU, if any).")]
@@ -115,7 +119,10 @@ TableStyle = Annotated[
     Literal["markdown", "latex", "csv", "json"] | None,
     typer.Option("--format", help="Default: markdown; on a terminal, a table that fits its window."),
 ]
-TableFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write there instead of printing.")]
+TableFile = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="FILE", parser=named("--output"), help="Write there instead of printing."),
+]
 
 
 def run(command: typer.Typer = app) -> None:
@@ -213,7 +220,7 @@ def plan_command(*, as_json: AsJson = False, **flags: Any) -> None:
 @app.command("pull", help=ABOUT_PULL)
 def pull_command(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
-    to: Annotated[Path, typer.Option(help=TO_HELP)] = DEFAULT_RUNS,
+    to: Annotated[Path, typer.Option(help=TO_HELP, parser=named("--to"), metavar="<path>")] = DEFAULT_RUNS,
     only: Annotated[Part, typer.Option(help=ONLY_HELP)] = "all",
 ) -> None:
     pull(run_id, to, only)
@@ -303,9 +310,12 @@ def config_command(
 @app.command("figures")
 def figures_command(
     results_dir: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Run directories and results files, or one run.")
+        Path, typer.Argument(metavar="DIR", help="Run directories and results files; or one run, with --out.")
     ] = DEFAULT_RUNS,
-    out: Annotated[Path | None, typer.Option(help="Where figures go (default: figures in DIR).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where figures go (default: figures in DIR).", parser=named("--out"), metavar="<path>"),
+    ] = None,
 ) -> None:
     """Draw every figure that DIR allows, as PNG, PDF and SVG with the data behind it."""
     _refuse_before_writing(results_dir, out or results_dir / "figures")
@@ -319,7 +329,10 @@ def report_command(
     results_dir: Annotated[
         Path, typer.Argument(metavar="DIR", help="Run directories, downloaded copies, or renamed stats files.")
     ] = DEFAULT_RUNS,
-    out: Annotated[Path | None, typer.Option(help="Where the report goes (default: report in DIR).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the report goes (default: report in DIR).", parser=named("--out"), metavar="<path>"),
+    ] = None,
     cluster: Cluster = "sentence",
 ) -> None:
     """One HTML file that opens anywhere, and its Markdown twin: verdict, 2x2, figures, examples, cost, provenance."""
@@ -380,7 +393,9 @@ def ask_command(
 @app.command("export")
 def export_command(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="The new folder; nothing is overwritten.")],
+    to: Annotated[
+        Path, typer.Option(metavar="DIR", parser=named("--to"), help="The new folder; nothing is overwritten.")
+    ],
     which: Annotated[
         Literal["pretrained", "finetuned"], typer.Option(help="The trunk before finetuning, or after it.")
     ] = "pretrained",
@@ -399,8 +414,11 @@ def export_command(
     emergence export runs/demo/RUN --to my-model
     AutoModelForCausalLM.from_pretrained("my-model")
     """
+    if push is not None:
+        refuse_repository(push)
+    refuse_licence(licence)
     run = RunDirectory.open(find_run(run_id, runs_dir))
-    require_packages("export", "safetensors", "torch", *(["huggingface_hub"] if push else []))
+    require_packages("export", "safetensors", "torch", *(["huggingface_hub"] if push is not None else []))
     from emergence.export.folder import write_export
 
     kept = push is not None
@@ -450,7 +468,12 @@ def revisions_command(
     loss: Annotated[bool, typer.Option(help="Load each for its loss; without, bytes alone are compared.")] = True,
     dtype: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the weights in memory.")] = "fp32",
     runs_dir: Annotated[
-        Path | None, typer.Option(help="Keep what is found there, for table, curves and report.")
+        Path | None,
+        typer.Option(
+            help="Keep what is found there, for table, curves and report.",
+            parser=named("--runs-dir"),
+            metavar="<path>",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

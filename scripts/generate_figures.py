@@ -19,6 +19,7 @@ with installed():
     import typer
 
     from emergence.cli import figures_command, run
+    from emergence.commands.before import named
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -26,7 +27,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(help=(__doc__ or "").partition("\n")[0])
 def main(
     results_dir: Annotated[Path, typer.Option(help="Run directories, results files.")] = Path("results"),
-    out: Annotated[Path | None, typer.Option(help="Where figures go (default: figures in the results folder).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where figures go (default: figures in the results folder).", parser=named("--out"), metavar="<path>"
+        ),
+    ] = None,
 ) -> None:
     """What ``emergence figures`` does."""
     figures_command(results_dir, out)

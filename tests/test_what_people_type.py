@@ -113,14 +113,42 @@ def test_no_table_report_or_figure_is_written_into_a_run(runs: Path) -> None:
         refused("table", str(runs), "--output", str(run / name), says="is in a run directory")
     refused("report", str(runs), "--out", str(run), says="is in a run directory")
     refused("figures", str(runs), "--out", str(run), says="is in a run directory")
+    (run / "sub" / "sub").mkdir(parents=True)
+    for below in (run / "sub", run / "sub" / "sub", run / "new" / "sub"):
+        refused("report", str(runs), "--out", str(below), says="is in a run directory")
+        refused("figures", str(runs), "--out", str(below), says="is in a run directory")
+    for below in (run / "sub" / "t.md", run / "sub" / "sub" / "t.md"):
+        refused("table", str(runs), "--output", str(below), says="is in a run directory")
     assert content(runs) == before
+
+
+def test_a_file_with_the_name_of_a_runs_makes_no_run_of_all_that_is_below(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text("{}")  # of something else
+    (tmp_path / "some" / "where").mkdir(parents=True)
+    assert typed("emergence", "table", str(runs), "--output", str(tmp_path / "some" / "where" / "t.md")).code == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["report RUNS --out", "figures RUNS --out", "table RUNS --output", "law fit RUNS --output", "export RUN --to",
+     "pull RUN --to", "minimal-pairs RUN --out", "verify --data microworld --json"],
+)  # fmt: skip
+def test_an_empty_name_is_not_the_folder_that_is_typed_in(
+    line: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    words = line.replace("RUNS", str(runs)).replace("RUN", str(next(runs.iterdir()))).split()
+    refused(*words, "", says=f"{words[-1]}: an empty name")
+    assert list((tmp_path / "here").iterdir()) == []
+    refused("compare", "", "", "--runs-dir", str(runs), says="error: an empty name: no such folder")
 
 
 def test_a_table_needs_a_place(runs: Path, tmp_path: Path) -> None:
     refused("table", str(runs), "--output", str(tmp_path), says="is a folder: name a file")
     refused("table", str(runs), "--output", str(tmp_path / "no" / "t.md"), says="there is no folder")
     (tmp_path / "file").write_text("mine")
-    refused("report", str(runs), "--out", str(tmp_path / "file"), says="is not a folder")
+    refused("report", str(runs), "--out", str(tmp_path / "file"), says=f"error: {tmp_path / 'file'} is not a folder")
     refused("figures", str(runs), "--out", str(tmp_path / "file" / "x"), says="is not a folder")
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from emergence.data.file_search import files_at
-from emergence.errors import require_packages
+from emergence.errors import UsageError, require_packages
 from emergence.experiment.store import RunStore, refuse_if_no_folder
 from emergence.spec.adapters import lora_rank
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.published import is_directory, model_folder, weights_file
+
+
+def named(flag: str) -> Callable[[str | Path], Path]:
+    """A reader of the path that ``flag`` names. An empty name would be the folder that the command is typed in."""
+
+    def path_of(name: str | Path) -> Path:
+        if name == "":
+            raise UsageError(f"{flag}: an empty name: give one, or . for this folder")
+        return Path(name)
+
+    return path_of
 
 
 def refuse_bad_paths(spec: ExperimentSpec | None, runs_dir: Path, *, resume: str | None, fresh: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from emergence.commands.before import named
 from emergence.errors import DataError, UsageError
 from emergence.experiment.store import refuse_if_no_results
 from emergence.report.output_files import refuse_output_file
@@ -74,7 +75,11 @@ def fit_command(
     series: Series = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also keep it there as JSON: figures and report of that folder tell it."),
+        typer.Option(
+            metavar="FILE",
+            parser=named("--output"),
+            help="Also keep it there as JSON: figures and report of that folder tell it.",
+        ),
     ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,

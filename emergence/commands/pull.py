@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from emergence.commands.before import named
 from emergence.experiment.store import refuse_if_no_folder
 from emergence.remote.pull import Part, pull_run
 from emergence.wording import in_line, say
@@ -39,7 +40,7 @@ def pull_without_typer(words: Sequence[str]) -> None:
     """``python -m emergence pull WORDS`` where Typer is not installed."""
     parser = argparse.ArgumentParser(prog="python -m emergence pull", description=ABOUT)
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
-    parser.add_argument("--to", type=Path, default=Path("runs"), help=TO_HELP)
+    parser.add_argument("--to", type=named("--to"), default=Path("runs"), help=TO_HELP)
     parser.add_argument("--only", choices=PARTS, default="all", help=ONLY_HELP)
     flags = parser.parse_args(words)
     pull(flags.run, flags.to, flags.only)

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from emergence.commands import sweep as command
-from emergence.errors import UsageError
+from emergence.commands.before import named
 from emergence.remote.launch import Request
 from emergence.spec.experiment import SET, ExperimentSpec
 from emergence.spec.flags import flags_of, takes
@@ -29,14 +29,10 @@ class _StartByDefault(TyperGroup):
 app = typer.Typer(cls=_StartByDefault, add_completion=False, rich_markup_mode=None)
 
 
-def _folder(name: str | Path) -> Path:
-    """A folder's name. An empty one would be the folder that the command is typed in."""
-    if name == "":
-        raise UsageError("--runs-dir: an empty name: give the folder's, or . for this one")
-    return Path(name)
-
-
-RunsDir = Annotated[Path, typer.Option(help="Folder that holds the run directories.", parser=_folder, metavar="<path>")]
+RunsDir = Annotated[
+    Path,
+    typer.Option(help="Folder that holds the run directories.", parser=named("--runs-dir"), metavar="<path>"),
+]
 RecordName = Annotated[str | None, typer.Argument(metavar="[RECORD]", help="Name or file; the last sweep's if none.")]
 Jobs = Annotated[int | None, typer.Option(help="Runs at a time (1 on this machine, 10 on Modal).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

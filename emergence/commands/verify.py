@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emergence.commands.before import named
 from emergence.errors import UsageError
 from emergence.wording import counted, in_line, say
 
@@ -227,7 +228,10 @@ def verify_command(
     ] = "qasrl",
     sample: Annotated[int, typer.Option(min=0, help="Questions to print side by side, per data set.")] = 8,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the counts and problems to this file.")
+        Path | None,
+        typer.Option(
+            "--json", help="Write the counts and problems to this file.", parser=named("--json"), metavar="<path>"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="For the sample, and for splits that no file names.")] = 0,
 ) -> None:

@@ -6,10 +6,13 @@ give numbers of neither run.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import RunDirectoryError
+from torch import Tensor
+
+from emergence.errors import RunDirectoryError, WeightsError
 from emergence.experiment.facts import dig
 from emergence.experiment.run_directory import (
     FINETUNED_FILE,
@@ -45,9 +48,10 @@ def check_own(run: RunDirectory, path: Path, weights: WeightsFile, identity: Ide
     """Refuse ``weights`` of another run, size or stage than ``path``, a file of ``run``, says by its place and name.
 
     Raises:
-        WeightsError: In one line, naming the difference.
+        WeightsError: In one line, naming the difference, or a fact in it that is of no such kind.
     """
     check_matches(weights, run.spec.config.model, path)
+    refuse_odd_facts(weights, path)
     metadata, identity = weights.metadata, identity or run.identity()
     problem = _other_name(run, path, metadata)
     if problem is None:
@@ -56,6 +60,41 @@ def check_own(run: RunDirectory, path: Path, weights: WeightsFile, identity: Ide
         raise ForeignFileError(
             f"{path} is not a file of this run: {problem}: put back the run's own, or start anew with --fresh"
         )
+
+
+def refuse_odd_facts(weights: WeightsFile, path: Path) -> None:
+    """Refuse a file whose metadata, as far as anything reads it, is not what this program writes.
+
+    Raises:
+        WeightsError: In one line, naming the first such fact.
+    """
+    metadata = weights.metadata
+    pretraining = metadata.get("pretraining")
+    if pretraining is not None and not isinstance(pretraining, Mapping):
+        raise WeightsError(f"{path}: its metadata has the pretraining {str(pretraining)[:40]!r}, which is none")
+    pretraining = pretraining or {}
+    for key, fits in _FACTS.items():
+        for where in (metadata, pretraining):
+            if (value := where.get(key)) is not None and not fits(value):
+                raise WeightsError(f"{path}: its metadata has the {key} {str(value)[:40]!r}, which is none")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _are_counts(value: object) -> bool:
+    counts = value.tolist() if isinstance(value, Tensor) else value
+    return isinstance(counts, list) and all(map(_is_count, counts))
+
+
+#: What a weights file tells of itself -> whether a value can be that.
+_FACTS: dict[str, Callable[[Any], bool]] = {
+    "stage": lambda value: isinstance(value, str) and value in (PRETRAINED, RANDOM, FINETUNED),
+    **dict.fromkeys(("name", "pretrain_id"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("step", "steps", "tokens_seen", "epoch", "history_bytes"), _is_count),
+    "token_counts": _are_counts,
+}
 
 
 def history_position(trunk: WeightsFile) -> Position:

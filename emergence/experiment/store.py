@@ -44,9 +44,14 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _TIMESTAMP = re.compile(r"_(\d{8}-\d{6})(?:-(\d+))?$")
 
 
+def run_files(folder: Path) -> list[str]:
+    """The names in a folder by which a run directory is known."""
+    return [name for name in _RUN_FILES if (folder / name).exists()]
+
+
 def holds_run_files(folder: Path) -> bool:
     """Whether a folder is a run, or what damage has left of one."""
-    return any((folder / name).exists() for name in _RUN_FILES)
+    return bool(run_files(folder))
 
 
 def is_run_id(name: str) -> bool:
@@ -86,7 +91,7 @@ def find_run(name: str, runs_dir: Path = Path("runs"), *, or_folder_of_runs: boo
     hint = "emergence list shows the runs there are, emergence pull RUN fetches one from Modal"
     with contextlib.suppress(OSError):
         hint = did_you_mean(name.rstrip("/"), RunStore(runs_dir).run_ids(), hint)
-    raise UsageError(f"{name[:200]}: {reason}: {hint}")
+    raise UsageError(f"{name[:200] or 'an empty name'}: {reason}: {hint}")
 
 
 def refuse_if_no_folder(runs_dir: Path, flag: str = "--runs-dir") -> None:
@@ -101,7 +106,8 @@ def refuse_if_no_folder(runs_dir: Path, flag: str = "--runs-dir") -> None:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{flag} {str(runs_dir)[:80]}: {reason}: name another folder") from None
     if not nearest.is_dir():
-        raise UsageError(f"{flag} {runs_dir}: {nearest} is not a folder: name another one")
+        where = "" if nearest == runs_dir else f": {nearest}"
+        raise UsageError(f"{flag} {runs_dir}{where} is not a folder: name another one")
     if not may_write(nearest):
         raise UsageError(f"{flag} {runs_dir}: {nearest} may not be written to: name another one")
 

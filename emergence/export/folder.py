@@ -9,13 +9,13 @@ from typing import Any
 
 from safetensors.torch import save
 
-from emergence.answering.stored_heads import trunk_weights
 from emergence.data.cache import building
 from emergence.data.tokenizer import SPECIAL_TOKENS, TextTokenizer
 from emergence.errors import RunDirectoryError, UsageError
 from emergence.experiment.result import current_versions, load_result
 from emergence.experiment.run_directory import RunDirectory
 from emergence.export.architecture import architecture_of, exported_model, generation_config
+from emergence.export.asked import refuse_licence
 from emergence.export.card import CARD_FILE, model_card
 from emergence.export.trunks import TrunkToExport, Which, trunks_to_export
 from emergence.files import make_folder, read_sealed, seal, sha256_file, write_atomic, write_json_atomic
@@ -69,26 +69,30 @@ def write_export(
         take_existing: Whether ``to`` may hold this very export already, whole. Then nothing is written.
 
     Raises:
-        UsageError: Something is in ``to``, the run has no such trunk, or its architecture has no twin.
-        WeightsError: A file is damaged, or of another run.
+        UsageError: Something is in ``to``, the run has no such trunk, its architecture has no twin, or ``licence`` is
+            no name of one.
+        WeightsError: A file is damaged, or of another run, or holds no trunk of the run's architecture.
         RunDirectoryError: The system refused a write.
     """
-    for folder in (to, to.absolute().parent):
-        refuse_output_folder(folder)
+    refuse_output_folder(to)
+    refuse_licence(licence)
     if run.spec.model is not None:
         raise UsageError(
             f"{run.run_id} probes the published model {run.spec.model}, which is one of transformers already"
         )
     architecture = architecture_of(run.spec.config.model)
     trunks = trunks_to_export(run, which, snapshots)
-    if to.is_dir() and any(to.iterdir()):
-        if take_existing and all(_holds(to, run, trunk) for trunk in trunks):
-            return Export(to, architecture, tuple(trunks))
+    is_there = to.is_dir() and any(to.iterdir())
+    if is_there and not (take_existing and all(_holds(to, run, trunk) for trunk in trunks)):
         raise UsageError(f"--to {to}: this folder holds something already, and nothing is overwritten: name another")
+    for trunk in trunks:  # all of them, before anything is written
+        trunk.checked()
+    if is_there:
+        return Export(to, architecture, tuple(trunks))
     result = load_result(run.stats_path) if run.is_finished else None
     with building(to) as temporary:
         for trunk in trunks:
-            weights = trunk.load()
+            weights = trunk.checked()
             record = _record(run, trunk, weights, architecture)
             folder = make_folder(temporary / trunk.folder)
             _write_model(folder, weights)
@@ -142,7 +146,7 @@ def _record(run: RunDirectory, trunk: TrunkToExport, weights: WeightsFile, archi
 
 
 def _write_model(folder: Path, weights: WeightsFile) -> None:
-    model = exported_model(weights.model, weights.vocab_rows, trunk_weights(weights.state_dict))
+    model = exported_model(weights.model, weights.vocab_rows, weights.state_dict)
     write_json_atomic(folder / "config.json", model.config)
     write_json_atomic(folder / "generation_config.json", generation_config())
     write_atomic(folder / "model.safetensors", save(model.tensors, metadata={"format": "pt"}))

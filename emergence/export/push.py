@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from emergence.errors import EmergenceError, UsageError
+from emergence.export.asked import refuse_repository
 from emergence.export.folder import Export
 from emergence.spec.published import EXPORT_FILE
 
@@ -30,9 +31,11 @@ def push_export(
         report: Is told every branch that is done.
 
     Raises:
-        UsageError: There is no token, the hub does not take it or the name, or the repository holds something else.
+        UsageError: ``name`` is none, there is no token, the hub does not take it or the name, or the repository
+            holds something else.
         EmergenceError: The hub does not answer, or refuses.
     """
+    refuse_repository(name)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 

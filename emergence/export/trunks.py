@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from emergence.errors import RunDirectoryError, UsageError
+from emergence.answering.stored_heads import trunk_weights
+from emergence.errors import RunDirectoryError, UsageError, WeightsError
 from emergence.experiment.belonging import FINETUNED, RANDOM, load_own
 from emergence.experiment.run_directory import STATS_FILE, RunDirectory
 from emergence.model import build_trunk
 from emergence.spec.adapters import prefix_states
 from emergence.studies.trunks import Timeline, read_timeline, refuse_without_snapshots
-from emergence.training.checkpoint import WeightsFile, load_weights
+from emergence.training.checkpoint import WeightsFile, check_trunk, load_weights
 from emergence.wording import counted
 
 Which = Literal["pretrained", "finetuned"]
@@ -29,6 +30,7 @@ class TrunkToExport:
         what: What it is, in words.
         stage: ``pretrained``, ``random`` or ``finetuned``.
         step, tokens_seen: How long it was pretrained; None where that is not recorded.
+        path: The file that holds its weights, or those of its pretraining's end for the trunk that this began with.
         load: A function that reads its weights.
     """
 
@@ -37,7 +39,22 @@ class TrunkToExport:
     stage: str
     step: int | None
     tokens_seen: int | None
+    path: Path
     load: Callable[[], WeightsFile]
+
+    def checked(self) -> WeightsFile:
+        """Its weights without heads, after the checks that a run asks of a trunk that it is given.
+
+        Raises:
+            WeightsError: The file is damaged, or its tensors are not those of its architecture, float32 and finite.
+        """
+        weights = self.load()
+        trunk = replace(weights, state_dict=trunk_weights(weights.state_dict))
+        check_trunk(trunk, self.path)
+        counts = trunk.metadata.get("token_counts")
+        if counts is not None and len(counts) > trunk.vocab_rows:
+            raise WeightsError(f"{self.path}: it counts {len(counts):,} tokens, and has {trunk.vocab_rows:,} rows")
+        return trunk
 
 
 def trunks_to_export(run: RunDirectory, which: Which, with_snapshots: bool) -> list[TrunkToExport]:
@@ -64,7 +81,7 @@ def trunks_to_export(run: RunDirectory, which: Which, with_snapshots: bool) -> l
     weights = load_own(run, path)
     stage = weights.metadata.get("stage") or which
     step, tokens = _pretraining_of(weights)
-    main = TrunkToExport("", _words(run, weights, stage), stage, step, tokens, partial(load_weights, path))
+    main = TrunkToExport("", _words(run, weights, stage), stage, step, tokens, path, partial(load_weights, path))
     return [main, *_steps(run, main)] if with_snapshots else [main]
 
 
@@ -108,17 +125,19 @@ def _steps(run: RunDirectory, main: TrunkToExport) -> list[TrunkToExport]:
     timeline = read_timeline(run)
     steps: dict[int, TrunkToExport] = {}
     for point in timeline.checkpoints[: timeline.start_index]:
-        step, tokens = int(point.facts["step"]), int(point.facts["tokens_seen"])
-        steps.setdefault(step, _step(step, tokens, partial(load_weights, point.path)))
+        step, tokens = point.facts.get("step"), point.facts.get("tokens_seen")
+        if step is None or tokens is None:
+            raise WeightsError(f"{point.path}: it does not say after how many steps and tokens it was saved")
+        steps.setdefault(step, _step(step, tokens, point.path, partial(load_weights, point.path)))
     if main.step is not None and main.tokens_seen is not None:
-        steps[main.step] = _step(main.step, main.tokens_seen, main.load)
-    steps.setdefault(0, _step(0, 0, partial(_initialisation, timeline, run.trunk_path)))
+        steps[main.step] = _step(main.step, main.tokens_seen, main.path, main.load)
+    steps.setdefault(0, _step(0, 0, run.trunk_path, partial(_initialisation, timeline, run.trunk_path)))
     return [steps[step] for step in sorted(steps)]
 
 
-def _step(step: int, tokens: int, load: Callable[[], WeightsFile]) -> TrunkToExport:
+def _step(step: int, tokens: int, path: Path, load: Callable[[], WeightsFile]) -> TrunkToExport:
     words = f"the trunk after {counted(step, 'step')} of pretraining, {counted(tokens, 'token')}"
-    return TrunkToExport(f"step{step}", words, "pretrained", step, tokens, load)
+    return TrunkToExport(f"step{step}", words, "pretrained", step, tokens, path, load)
 
 
 def _initialisation(timeline: Timeline, trunk: Path) -> WeightsFile:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,12 @@ from emergence.wording import did_you_mean
 _MOST_BYTES = 64 * 2**20
 #: What a table may say for yes and for no.
 _YES, _NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n", "")
+#: A number as every program writes it: ASCII digits without separators.
+_NUMBER = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE | re.ASCII)
+#: What no loss exceeds; a perplexity may.
+MOST_LOSS = 1e3
+#: What losses can be in.
+UNITS = ("nats", "bits", "bits_per_byte")
 
 
 @dataclass(frozen=True)
@@ -82,15 +90,23 @@ class LawTable:
         """
         found = []
         for i, row in enumerate(self.rows):
-            text = str(row.get(column, "")).strip().lower().removesuffix(".0")
+            text = _text(row.get(column)).lower().removesuffix(".0")
             if text not in (*_YES, *_NO):
                 raise self.refuse(f"{column} is 1 or 0, not {text[:40]!r}", i)
             found.append(text in _YES)
         return found
 
     def names(self, column: str) -> list[str]:
-        """A column as text."""
-        return [str(row.get(column, "")).strip() for row in self.rows]
+        """A column as text; empty where a row says nothing.
+
+        Raises:
+            DataError: A cell is a list, an object, true or false.
+        """
+        for i, row in enumerate(self.rows):
+            cell = row.get(column)
+            if cell is not None and (isinstance(cell, bool) or not isinstance(cell, str | Real)):
+                raise self.refuse(f"{column} is a name or a number, not {str(cell)[:40]!r}", i)
+        return [_text(row.get(column)) for row in self.rows]
 
     def refuse(self, message: str, row: int) -> DataError:
         """An error about a row."""
@@ -98,14 +114,29 @@ class LawTable:
 
     def _number(self, cell: Any, column: str, row: int) -> float:
         try:
-            if isinstance(cell, bool) or cell is None or not str(cell).strip():
-                raise ValueError
-            value = float(cell)
+            value = parsed_number(cell)
         except ValueError:
-            raise self.refuse(f"{column} is no number: {str(cell)[:40]!r}", row) from None
+            raise self.refuse(f"{column} is no number: {_text(cell)[:40]!r}", row) from None
         if not math.isfinite(value):
             raise self.refuse(f"{column} is {value}: leave out runs without a number", row)
         return value
+
+
+def parsed_number(cell: Any) -> float:
+    """A cell as a number, which may be infinite or nan.
+
+    Raises:
+        ValueError: It is none. ``float`` takes more: digits of every script, and 1_000.
+    """
+    if isinstance(cell, bool) or not isinstance(cell, str | Real):
+        raise ValueError(f"no number: {cell!r}")
+    if isinstance(cell, str) and not _NUMBER.fullmatch(cell.strip(" \t")):
+        raise ValueError(f"no number: {cell!r}")
+    return float(cell)
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell).strip()
 
 
 def read_law_table(path: Path) -> LawTable:
@@ -147,6 +178,9 @@ def _from_csv(text: str, path: Path) -> LawTable:
         for row in reader:
             if "" in row and "" not in columns:
                 raise DataError("more cells than columns", path, reader.line_num)
+            if None in row.values():
+                there = sum(cell is not None for cell in row.values())
+                raise DataError(f"{there} of {len(columns)} cells: the line ends early", path, reader.line_num)
             rows.append(dict(zip(columns, row.values(), strict=False)))
             lines.append(reader.line_num)
     except csv.Error as error:
@@ -173,11 +207,15 @@ def refuse_mixed_units(table: LawTable) -> None:
     """Refuse losses that have no common axis: nats and bits per token mean something else with every tokenizer.
 
     Raises:
-        DataError: Two units, or two tokenizers and losses per token.
+        DataError: A unit that is none, two units, or two tokenizers and losses per token.
     """
+    for i, unit in enumerate(table.names("unit")):
+        if unit not in ("", *UNITS):
+            raise table.refuse(f"unit {unit[:40]!r}: {did_you_mean(unit, UNITS)}", i)
     units = sorted(set(table.names("unit"))) if table.has("unit") else []
     if len(units) > 1:
-        raise DataError(f"losses in {' and '.join(units)}: a law takes one unit", table.path)
+        named = " and ".join(unit or "no unit" for unit in units)
+        raise DataError(f"losses in {named}: a law takes one unit", table.path)
     tokenizers = sorted(set(table.names("tokenizer"))) if table.has("tokenizer") else []
     if len(tokenizers) > 1 and units != ["bits_per_byte"]:
         cure = " (--unit bits_per_byte)" if table.about else ", and unit bits_per_byte"

@@ -16,7 +16,7 @@ from emergence.errors import DataError, UsageError
 from emergence.findings.collect import OWN_KIND
 from emergence.findings.law_runs import LEAST_AMOUNTS, LEAST_CHECKPOINTS, LEAST_RUNS, RunRows, law_table_of
 from emergence.findings.law_sampler import sample_posterior
-from emergence.findings.law_table import LawTable, refuse_mixed_units, refuse_twins
+from emergence.findings.law_table import MOST_LOSS, LawTable, parsed_number, refuse_mixed_units, refuse_twins
 from emergence.measures.emergence_law import BoolArray, LawData, LawFit, LawForm, LawModel, fit_law
 from emergence.measures.free_elbows import FreeFit, fit_free
 from emergence.measures.law_errors import LawErrors, fit_errors
@@ -33,6 +33,8 @@ Form = Literal["free", "log_power", "power", "nofewshot"]
 LEAST_SUPERVISION = 10.0
 #: Amounts and checkpoints below which a law is flagged.
 FEW_AMOUNTS, FEW_CHECKPOINTS = 5, 6
+#: What no count of questions exceeds.
+MOST_AMOUNT = 1e12
 #: Nats below the best loss trained from which on an extrapolation is not to be believed.
 FAR = 0.3
 #: Scores nearer to 0 or 1 are moved there before a logit.
@@ -66,14 +68,8 @@ def law_data(table: LawTable, link: Link = "identity") -> LawData:
     few = np.array(table.flags("fewshot")) if table.has("fewshot") else np.zeros(len(table), dtype=bool)
     se = table.numbers("se") if table.has("se") else None
     for i in range(len(table)):
-        if loss[i] <= 0:
-            raise table.refuse(f"loss {loss[i]:g}: a pretraining loss is above 0", i)
-        if not -1 <= score[i] <= 1:
-            raise table.refuse(f"score {score[i]:g}: scores are shares, at most 1 (divide percentages by 100)", i)
-        if amount[i] < 2 and not few[i]:
-            raise table.refuse(f"amount {amount[i]:g}: 2 or more, and fewshot 1 for runs without finetuning", i)
-        if se is not None and se[i] <= 0:
-            raise table.refuse(f"se {se[i]:g}: a standard error is above 0", i)
+        _refuse_row(table, i, loss[i], amount[i], score[i], bool(few[i]), None if se is None else se[i])
+    _refuse_subsets(table)
     refuse_mixed_units(table)
     refuse_twins(table, ("loss", "amount", "score", "fewshot", "checkpoint", "subset", "size"))
     if table.has("subset"):
@@ -96,6 +92,36 @@ def law_data(table: LawTable, link: Link = "identity") -> LawData:
         draw=table.names("subset") if table.has("subset") else None,
         se=se,
     )
+
+
+def _refuse_row(
+    table: LawTable, i: int, loss: float, amount: float, score: float, is_fewshot: bool, se: float | None
+) -> None:
+    """Refuse numbers that no run has; see :func:`law_data`."""
+    if not 0 < loss <= MOST_LOSS:
+        raise table.refuse(
+            f"loss {loss:g}: a pretraining loss is above 0, and at most {MOST_LOSS:g} (no perplexity)", i
+        )
+    if not -1 <= score <= 1:
+        raise table.refuse(f"score {score:g}: scores are shares, at most 1 (divide percentages by 100)", i)
+    if amount < 2 and not is_fewshot:
+        raise table.refuse(f"amount {amount:g}: 2 or more, and fewshot 1 for runs without finetuning", i)
+    if amount < 0 or amount > MOST_AMOUNT or amount != int(amount):
+        what = "shots" if is_fewshot else "finetuning questions"
+        raise table.refuse(f"amount {amount:g}: a count of {what}, a whole number up to {MOST_AMOUNT:g}", i)
+    if se is not None and not 0 < se <= 1:
+        raise table.refuse(f"se {se:g}: a standard error is above 0, and at most 1 (divide percentages by 100)", i)
+
+
+def _refuse_subsets(table: LawTable) -> None:
+    """Refuse the number of a draw that is below 0 or no whole one; a draw may have any name."""
+    for i, name in enumerate(table.names("subset")):
+        try:
+            number = parsed_number(name)
+        except ValueError:
+            continue
+        if not (number >= 0 and number.is_integer()):
+            raise table.refuse(f"subset {name[:40]}: 0, 1, 2 and so on, or a name", i)
 
 
 def refuse_lawless(data: LawData, path: Path, *, amounts: int = LEAST_AMOUNTS, cure: str = "") -> None:
@@ -350,7 +376,8 @@ def analyse_law(
         compare: Also give the intervals of the paper's methods. ablate: Also leave out parts of the runs.
 
     Raises:
-        DataError: The table allows no law. UsageError: D_0 does not lie between 1 and the largest amount.
+        DataError: The table allows no law, or no D_0 by default. UsageError: D_0 does not lie between 1 and the
+            largest amount.
     """
     table = law_table_of(path, rows)
     data = law_data(table, link)
@@ -379,14 +406,22 @@ def analyse_law(
 
 
 def _target(data: LawData, target: float | None, table: LawTable) -> float:
-    shots = np.unique(data.amount[data.fewshot])
+    shots, most = np.unique(data.amount[data.fewshot]), data.amounts[-1]
     if target is None:
         if len(shots) > 1:
             numbers = ", ".join(f"{n:g}" for n in shots)
             raise DataError(f"few-shot rows of {numbers} shots: a law has one D_0, keep one or give --d0", table.path)
         target = float(shots[0]) if len(shots) else LEAST_SUPERVISION
-    if not 1 < target < data.amounts[-1]:
-        raise UsageError(f"--d0 {target:g}: above 1 and below the largest amount, {data.amounts[-1]:g}")
+        if not 1 < target < most:
+            what = (
+                f"few-shot rows of {target:g} shots: 2 or more, and"
+                if len(shots)
+                else f"D_0, by default {target:g} questions, has to be"
+            )
+            row = int(np.flatnonzero(data.fewshot)[0]) if len(shots) else int(np.argmax(data.amount))
+            raise table.refuse(f"{what} fewer than the largest amount finetuned, {most:g}; or give --d0", row)
+    if not 1 < target < most:
+        raise UsageError(f"--d0 {target:g}: above 1 and below the largest amount, {most:g}")
     return target
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from emergence.errors import DataError
 from emergence.findings.collect import OWN_KIND
 from emergence.findings.law_runs import Unit, scaling_table_of
-from emergence.findings.law_table import LawTable, refuse_mixed_units, refuse_twins
+from emergence.findings.law_table import MOST_LOSS, LawTable, refuse_mixed_units, refuse_twins
 from emergence.measures.scaling_law import (
     LEAST_SIZES,
     MOST_CONDITION,
@@ -33,6 +33,8 @@ SCHEMA_VERSION = 1
 N_DRAWS = 200
 #: Column of a count of parameters -> what it counts.
 COUNTS = {"params": "non-embedding parameters", "params_total": "all parameters"}
+#: What no number of a column exceeds.
+MOST = {**dict.fromkeys(COUNTS, 1e18), "tokens": 1e20, "unique_tokens": 1e20, "loss": MOST_LOSS}
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ def scaling_data(table: LawTable, count: str = "params") -> tuple[ScalingData, i
     columns = {name: table.numbers(name) for name in (count, "tokens", "loss")}
     unique = table.numbers("unique_tokens") if table.has("unique_tokens") else columns["tokens"]
     for name, values in (*columns.items(), ("unique_tokens", unique)):
-        for row in np.flatnonzero(values <= 0)[:1]:
-            raise table.refuse(f"{name} is {values[row]:g}: above 0", int(row))
+        for row in np.flatnonzero((values <= 0) | (values > MOST[name]))[:1]:
+            raise table.refuse(f"{name} is {values[row]:g}: above 0, and at most {MOST[name]:g}", int(row))
     refuse_mixed_units(table)
     refuse_twins(table, (count, "tokens", "unique_tokens", "loss", "run"))
     sizes = len(np.unique(columns[count]))
@@ -190,7 +192,7 @@ def analyse_scaling(
         intervals = {name: _interval([getattr(each, name) for each in drawn]) for name in names}
         optima = tuple(_optimum(data, fit, drawn, each) for each in compute)
         laws.append(ScalingOfCount(count, fit, intervals, tuple(rolling_hold_out(data)), optima))
-    return ScalingAnalysis(table, len(table), len(set(table.names("params"))), repeats, tuple(laws), n_draws)
+    return ScalingAnalysis(table, len(table), len(set(table.numbers("params"))), repeats, tuple(laws), n_draws)
 
 
 def _interval(values: list[float]) -> tuple[float, float]:

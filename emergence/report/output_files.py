@@ -11,6 +11,7 @@ from pathlib import Path
 from emergence.errors import UsageError
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.run_directory import SPEC_FILE
+from emergence.experiment.store import run_files
 from emergence.files import may_write, write_atomic
 
 
@@ -18,9 +19,9 @@ def refuse_output_file(path: Path) -> None:
     """Refuse a file that cannot be written, or should not be, before anything is computed for it.
 
     Raises:
-        UsageError: It is a folder, its folder is missing or read-only, or it would stand in a run directory.
+        UsageError: It is a folder, its folder is missing or read-only, or it would stand in a run directory or below.
     """
-    target = path.resolve()
+    target = _resolved(path)
     if target.is_dir():
         raise UsageError(f"{path} is a folder: name a file")
     if not target.parent.is_dir():
@@ -33,12 +34,13 @@ def refuse_output_folder(path: Path) -> None:
     """The same for a folder of files.
 
     Raises:
-        UsageError: A file is in its place or above it, nobody may write there, or it is a run directory itself.
+        UsageError: A file is in its place or above it, nobody may write there, or it is a run directory or in one.
     """
-    target = path.resolve()
+    target = _resolved(path)
     nearest = next(folder for folder in (target, *target.parents) if folder.exists())
     if not nearest.is_dir():
-        raise UsageError(f"{path}: {nearest} is not a folder: name another")
+        whole = nearest == target
+        raise UsageError(f"{path}{'' if whole else f': {nearest}'} is not a folder: name another")
     _refuse_read_only(nearest, path)
     _refuse_run_directory(target, path)
 
@@ -62,8 +64,21 @@ def _refuse_read_only(nearest: Path, path: Path) -> None:
         raise UsageError(f"{path}: {nearest} may not be written to: name another place")
 
 
+def _resolved(path: Path) -> Path:
+    """``path`` without links, if the system can have such a name at all."""
+    try:
+        target = path.resolve()
+        target.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{str(path)[:80]}: {reason}: name another") from None
+    return target
+
+
 def _refuse_run_directory(folder: Path, path: Path) -> None:
-    if any((folder / name).exists() for name in (SPEC_FILE, MANIFEST_FILE)):
+    """Refuse a run directory and everything below it. One file named like a run's makes none of what is far above."""
+    is_run = any((folder / name).exists() for name in (SPEC_FILE, MANIFEST_FILE))
+    if is_run or any(len(run_files(above)) > 1 for above in folder.parents):
         raise UsageError(
             f"{path} is in a run directory, which holds nothing but the run's own files: name another place"
         )

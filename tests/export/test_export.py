@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from emergence.cli import app
 from emergence.errors import EmergenceError, UsageError
+from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.result import load_result
 from emergence.experiment.run_directory import RunDirectory
 from emergence.experiment.store import RunStore
@@ -29,7 +30,8 @@ from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.published import EXPORT_FILE
 from emergence.studies.activations import weights_key
 from emergence.studies.trunks import read_timeline, trunk_of
-from emergence.training.checkpoint import load_weights
+from emergence.training.checkpoint import WeightsFile, load_weights, save_weights
+from tests.command_lines import typed
 from tests.export.hub_standin import HubStandIn, serving
 from tests.published_models import save_model
 from tests.small_runs import run_micro
@@ -150,6 +152,103 @@ def test_what_the_manifest_does_not_vouch_for_is_not_exported(runs: dict[str, Ru
     assert not (tmp_path / "out").exists()
 
 
+def _tensor(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[WeightsFile], None]:
+    def harm(weights: WeightsFile) -> None:
+        weights.state_dict[MATRIX] = change(weights.state_dict[MATRIX]).clone()
+
+    return harm
+
+
+def _fact(**facts: object) -> Callable[[WeightsFile], None]:
+    return lambda weights: weights.metadata.update(facts)
+
+
+MATRIX = "blocks.0.mlp.input.weight"
+#: What somebody does to a weights file and seals again -> what is said of it.
+HARMS: dict[str, tuple[Callable[[WeightsFile], None], str]] = {
+    "nan": (_tensor(lambda it: torch.full_like(it, torch.nan)), "not finite"),
+    "inf": (_tensor(lambda it: it * torch.inf), "not finite"),
+    "long": (_tensor(lambda it: it.long()), "of type torch.int64"),
+    "half": (_tensor(lambda it: it.half()), "of type torch.float16"),
+    "complex": (_tensor(lambda it: it.to(torch.complex64)), "of type torch.complex64"),
+    "shape": (_tensor(lambda it: it[:-1]), f"{MATRIX} is ("),
+    "turned": (_tensor(lambda it: it.T.contiguous()), f"{MATRIX} is ("),
+    "missing": (lambda weights: weights.state_dict.__delitem__(MATRIX), f"{MATRIX} is missing"),
+    "renamed": (lambda weights: weights.state_dict.update(x=weights.state_dict.pop(MATRIX)), "x is unknown"),
+    "extra": (lambda weights: weights.state_dict.update(more=torch.zeros(3)), "more is unknown"),
+    "prefix": (lambda weights: weights.state_dict.update(prefix=torch.zeros(2, 32)), "prefix is unknown"),
+    "rows": (lambda weights: setattr(weights, "vocab_rows", 64), "does not fit"),
+    "counts that are words": (_fact(token_counts=["many"]), "token_counts"),
+    "counts of no list": (_fact(token_counts={"a": 1}), "token_counts"),
+    "negative counts": (_fact(token_counts=[-1]), "token_counts"),
+    "too many counts": (_fact(token_counts=[1] * 10_000), "counts 10,000 tokens"),
+    "stage": (_fact(stage="martian"), "stage 'martian'"),
+    "pretraining": (_fact(pretraining="long"), "pretraining 'long'"),
+    "steps": (_fact(pretraining={"steps": "3", "tokens_seen": 5}), "steps '3'"),
+    "tokens": (_fact(pretraining={"steps": 3, "tokens_seen": 0.5}), "tokens_seen '0.5'"),
+    "pretrain_id": (_fact(pretrain_id=[1]), "pretrain_id"),
+}
+
+
+def _unsealed(run: RunDirectory, folder: Path) -> RunDirectory:
+    """A copy of a run that is not finished, so that no manifest vouches for its files."""
+    copy = RunDirectory.open(Path(shutil.copytree(run.path, folder / run.run_id)))
+    (copy.path / MANIFEST_FILE).unlink(missing_ok=True)
+    return copy
+
+
+def _harm(path: Path, harm: Callable[[WeightsFile], None]) -> None:
+    weights = load_weights(path)
+    harm(weights)
+    save_weights(path, weights)
+
+
+@pytest.mark.parametrize("case", HARMS)
+def test_weights_that_no_run_would_take_are_not_exported(
+    case: str, runs: dict[str, RunDirectory], tmp_path: Path
+) -> None:
+    harm, says = HARMS[case]
+    run = _unsealed(runs["modern"], tmp_path)
+    _harm(run.trunk_path, harm)
+    ended = typed("emergence", "export", str(run.path), "--to", str(tmp_path / "new" / "out"))
+    assert ended.code in (1, 2) and says in ended.err and ended.err.count("\n") == 1, ended
+    assert str(run.trunk_path) in ended.err and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [(HARMS["nan"][0], "not finite"), (HARMS["complex"][0], "complex64"), (_fact(step=None), "after how many steps")],
+)
+def test_a_broken_snapshot_is_seen_before_anything_is_written(
+    harm: Callable[[WeightsFile], None], says: str, runs: dict[str, RunDirectory], tmp_path: Path
+) -> None:
+    run = _unsealed(runs["modern"], tmp_path)
+    path = min(run.path.glob("pretrain_step_*.pth"), key=lambda each: int(each.stem.rpartition("_")[2]))
+    _harm(path, harm)
+    ended = typed("emergence", "export", str(run.path), "--snapshots", "--to", str(tmp_path / "new" / "out"))
+    assert ended.code == 2 and says in ended.err and ended.err.count("\n") == 1 and path.name in ended.err, ended
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--push", name)
+        for name in ("", "../..", "nonsense", "a/b/c", "me/", "/x", "me/a b", "me/a..b", "me/" + "x" * 99)
+    ]
+    + [("--license", name) for name in ("", " ", "mit\nmodel-index: []", "MIT licence")],
+)
+def test_names_that_the_hub_has_not_are_refused_first(
+    flags: tuple[str, str], runs: dict[str, RunDirectory], tmp_path: Path
+) -> None:
+    ended = typed("emergence", "export", str(runs["random"].path), "--to", str(tmp_path / "out"), *flags)
+    assert ended.code == 2 and ended.err.startswith(f"error: {flags[0]} ") and ended.err.count("\n") == 1, ended
+    assert not (tmp_path / "out").exists()
+    if flags[0] == "--license":
+        with pytest.raises(UsageError, match="--license"):
+            write_export(runs["random"], tmp_path / "out", licence=flags[1])
+
+
 def test_the_tokenizer_gives_the_same_tokens(runs: dict[str, RunDirectory], exported: Path) -> None:
     ours = read_timeline(runs["modern"]).tokenizer
     theirs = transformers.AutoTokenizer.from_pretrained(exported)
@@ -207,7 +306,7 @@ def test_what_is_there_is_not_overwritten_and_nothing_is_half_written(
     with pytest.raises(UsageError, match="nothing is overwritten"):
         write_export(run, to, take_existing=True)
     assert [path.name for path in to.iterdir()] == ["mine.txt"]
-    for inside in (run.path, run.path / "out"):
+    for inside in (run.path, run.path / "out", run.path / "some" / "where" / "out"):
         with pytest.raises(UsageError, match="run directory"):
             write_export(run, inside)
 

@@ -142,6 +142,11 @@ def _past(rows: Rows) -> Rows:
     return [row | {"score": 0.9 * (2.9 - row["loss"]) / 2 + 0.01 * math.log(row["amount"])} for row in rows]
 
 
+def _with(rows: Rows, **cells: Any) -> Rows:
+    """With other cells in the first row."""
+    return [rows[0] | cells, *rows[1:]]
+
+
 BAD: dict[str, tuple[Callable[[Rows], Rows], str]] = {
     "three points": (lambda rows: rows[8:11], "3 finetuned runs"),
     "flat": (lambda rows: [row | {"score": 0.3} for row in rows], "scores are flat"),
@@ -168,6 +173,28 @@ BAD: dict[str, tuple[Callable[[Rows], Rows], str]] = {
     ),
     "two units": (lambda rows: [row | {"unit": "nats" if row["loss"] > 2 else "bits"} for row in rows], "one unit"),
     "two kinds of shots": (lambda rows: [rows[0] | {"amount": 2}, *rows[1:]], "few-shot rows of 2, 5 shots"),
+    "half a question": (lambda rows: [rows[0], rows[1], *_with(rows[2:], amount=2.5, fewshot=0)], ":4: amount 2.5"),
+    "half a shot": (lambda rows: _with(rows, amount=2.5), ":2: amount 2.5: a count of shots"),
+    "more questions than are": (lambda rows: [*rows[:-1], *_with(rows[-1:], amount=1e300)], "amount 1e+300"),
+    "separators": (lambda rows: _with(rows, loss="1_000"), ":2: loss is no number: '1_000'"),
+    "other digits": (lambda rows: _with(rows, loss="\u0662.\u0665"), ":2: loss is no number"),
+    "perplexity": (lambda rows: _with(rows, loss=12_000), "no perplexity"),
+    "subset below 0": (lambda rows: _with(rows, subset=-1), ":2: subset -1: 0, 1, 2"),
+    "half a subset": (lambda rows: _with(rows, subset=0.5), ":2: subset 0.5"),
+    "unknown unit": (lambda rows: [row | {"unit": "furlong"} for row in rows], "unit 'furlong': choose from nats"),
+    "se in percent": (lambda rows: [row | {"se": 2.5} for row in rows], "se 2.5"),
+    "as many shots as questions": (
+        lambda rows: [row | {"fewshot": int(row["amount"] == 6000)} for row in rows if row["amount"] != 5],
+        ":42: few-shot rows of 6000 shots: 2 or more, and fewer than the largest amount finetuned, 1000",
+    ),
+    "one shot": (
+        lambda rows: [row | {"amount": max(row["amount"] - 4, 1)} for row in rows],
+        "few-shot rows of 1 shots",
+    ),
+    "few questions": (
+        lambda rows: [row | {"amount": AMOUNTS.index(row["amount"]) + 3} for row in rows if row["amount"] != 5],
+        ":42: D_0, by default 10 questions, has to be fewer than the largest amount finetuned, 8",
+    ),
     "no loss": (lambda rows: [row | {"loss": -row["loss"]} for row in rows], "above 0"),
 }
 
@@ -183,6 +210,18 @@ def test_bad_input_is_one_line(case: str, tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("checkpoint", [1]), ("checkpoint", {"a": 1}), ("size", True), ("subset", [0]), ("loss", [2]), ("score", {}),
+     ("amount", True), ("loss", 10**18), ("fewshot", [1]), ("unit", ["nats"])],
+)  # fmt: skip
+def test_a_cell_of_json_that_is_no_cell(column: str, cell: Any, tmp_path: Path) -> None:
+    rows = [row | {"checkpoint": f"at {row['loss']}", "size": "tiny"} for row in sweep()]
+    (tmp_path / "t.json").write_text(json.dumps(_with(rows, **{column: cell})))
+    ended = typed("emergence", "law", "fit", str(tmp_path / "t.json"), "--draws", "19")
+    assert ended.code == 2 and f":1: {column}" in ended.err and ended.err.count("\n") == 1, ended
+
+
 def test_bytes_per_token_of_two_tokenizers_may_share_an_axis(tmp_path: Path) -> None:
     rows = [row | {"tokenizer": "ab"[i % 2], "unit": "bits_per_byte"} for i, row in enumerate(sweep())]
     assert len(law_data(read_law_table(written(tmp_path / "t.csv", rows)))) == len(rows)
@@ -196,7 +235,8 @@ def test_a_target_that_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [("", "no rows"), ("loss,amount,score\n", "no rows"), ("[1, 2]", "no table"), ("a,a\n1,2\n", "one name"),
-     ("loss,amount,score\n1,2,3,4\n", "more cells"), ('{"rows": [', "not JSON")],
+     ("loss,amount,score\n1,2,3,4\n", "more cells"), ("loss,amount,score\n1,2,.3\n1,2\n", ":3: 2 of 3 cells"),
+     ('{"rows": [', "not JSON")],
 )  # fmt: skip
 def test_no_table(content: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "t").write_text(content)

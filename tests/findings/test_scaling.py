@@ -67,6 +67,13 @@ def test_repeated_tokens_are_discounted(tmp_path: Path) -> None:
             "no column",
         ),
         (lambda rows: [row | {"loss": "inf"} for row in rows], ":2: loss is inf"),
+        (lambda rows: [rows[0] | {"params": "1_000"}, *rows[1:]], ":2: params is no number: '1_000'"),
+        (lambda rows: [rows[0] | {"tokens": "\u0661\u0660"}, *rows[1:]], ":2: tokens is no number"),
+        (
+            lambda rows: [*rows[:2], rows[2] | {"tokens": 1e300}, *rows[3:]],
+            ":4: tokens is 1e+300: above 0, and at most",
+        ),
+        (lambda rows: [row | {"unit": "furlong"} for row in rows], "unit 'furlong'"),
         (lambda rows: [row | {"tokenizer": str(row["tokens"])} for row in rows], "4 tokenizers"),
     ],
 )
