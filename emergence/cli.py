@@ -247,8 +247,10 @@ def verify_run_command(
     """Check every byte of finished runs and compute their scores again; exits 1 if anything is damaged.
 
     Computed again from predictions.jsonl: its exact match and F1, the counts and means of the result, over all, over
-    predicates, by role and by voice. Intervals have to hold their means. Not computed again is what takes the model or
-    the draws: each question's probabilities and argument selection, widths of intervals, validation, fits.
+    predicates, by role and by voice. Intervals have to hold their means. What the spec decides is compared with it, and
+    the history with the trunk and with what the result repeats of it. Not computed again is what takes the model or the
+    draws: each question's probabilities and argument selection, widths of intervals, validation, fits, and steps in the
+    history of finetuning (without torch or the trunk, of pretraining too).
     """
     import json
 

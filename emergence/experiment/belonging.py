@@ -14,14 +14,18 @@ from torch import Tensor
 
 from emergence.errors import RunDirectoryError, WeightsError
 from emergence.experiment.facts import dig
+from emergence.experiment.history import check_position
 from emergence.experiment.run_directory import (
+    DATA_FILE,
     FINETUNED_FILE,
+    HISTORY_FILE,
     SPEC_FILE,
     TRUNK_FILE,
     RunDirectory,
     is_own_weights,
     is_snapshot_name,
 )
+from emergence.files import read_regular
 from emergence.training.checkpoint import ForeignFileError, WeightsFile, check_matches, load_weights
 from emergence.training.identity import IDENTITY_KEY, Identity, note_older
 from emergence.training.recording import Position
@@ -101,6 +105,29 @@ def history_position(trunk: WeightsFile) -> Position:
     """Where the history stood when ``trunk`` was saved; files of an earlier version know no digest."""
     length, digest = trunk.metadata.get("history_bytes", 0), trunk.metadata.get("history_sha256")
     return length if digest is None else {"bytes": length, "sha256": digest}
+
+
+def refuse_damaged_records(run: RunDirectory) -> None:
+    """Refuse to go on with a run whose records are not what it wrote before its newest checkpoint and its trunk.
+
+    Going on finds the same, but only once data are read and the history is opened for writing. Nothing is changed here.
+
+    Raises:
+        RunDirectoryError: The data file or the history is damaged.
+        WeightsError: The trunk or the newest checkpoint is damaged, or of another run.
+    """
+    if (run.path / DATA_FILE).exists():
+        run.read_data()
+    positions: list[Position] = []
+    if run.trunk_path.is_file():
+        positions.append(history_position(load_own(run, run.trunk_path)))
+    newest, _ = run.checkpointer(identity=run.identity()).newest()
+    if newest is not None:
+        positions.append(newest.state.get("history", 0))
+    path = run.path / HISTORY_FILE
+    content = read_regular(path) if path.exists() else b""
+    for position in positions:
+        check_position(content, position, path)
 
 
 def check_beside(path: Path, weights: WeightsFile) -> None:

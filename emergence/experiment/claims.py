@@ -1,10 +1,11 @@
 """What a result claims, computed again from what the run holds: predictions, data, spec and trunk.
 
 Computed again are the means of test questions and how many have a part in them, over all, over predicates, by role and
-by voice, and the rows' exact match, F1, overlap and texts. Of intervals it is asked that they are ones and hold their
-means, of scores that they can be ones. What would take the model, the training questions or the draws of a bootstrap is
-taken as it stands: each question's log-probability, expected F1 and argument selection, other scores, the widths of
-intervals, and scores on validation, of fits and of minimal pairs.
+by voice, and the rows' exact match, F1, overlap, texts and chance of argument selection. Of intervals it is asked that
+they are ones and hold their means, of scores that they can be ones. All that the spec decides is compared with it. What
+would take the model, the training questions or the draws of a bootstrap is taken as it stands: each question's
+log-probability, expected F1 and argument selection, other scores, the widths of intervals, and scores on validation, of
+fits and of minimal pairs.
 A manifest says that files are as they were when it was written, and a seal that a file agrees with itself. Neither
 says that the numbers follow from the answers. Standard library alone, so that a laptop without numpy can check a run
 it fetched.
@@ -13,13 +14,16 @@ it fetched.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from emergence.data.align import normalise, plain_marks
 from emergence.errors import RunDirectoryError
 from emergence.experiment.facts import HEADLINE, RULE, WORDS, WORDS_BOTH, dig
-from emergence.experiment.manifest import MANIFEST_FILE, read_manifest
-from emergence.experiment.result import RunResult, load_result
+from emergence.experiment.manifest import MANIFEST_FILE, ManifestEntry, read_manifest
+from emergence.experiment.prediction_rows import odd_row
+from emergence.experiment.result import RunResult, facts_of_spec, load_result
 from emergence.experiment.run_directory import (
     CHECKPOINT_FOLDER,
     DATA_FILE,
@@ -28,6 +32,7 @@ from emergence.experiment.run_directory import (
     TRUNK_FILE,
     RunDirectory,
 )
+from emergence.files import read_sealed
 from emergence.plain import plain
 from emergence.spec.experiment import PRETRAIN_ONLY, ExperimentSpec
 
@@ -48,16 +53,22 @@ def check_claims(run: RunDirectory, result: RunResult) -> list[str]:
     Raises:
         EmergenceError: One of those files cannot be read.
     """
-    problems = [*_of_spec(run, result), *_within(result), *_of_intervals(result)]
-    if (run.path / DATA_FILE).exists() and result.data is not None and plain(run.read_data()) != result.data:
+    entries = read_manifest(run.path) if (run.path / MANIFEST_FILE).exists() else {}
+    problems = [*_of_spec(run, result), *_of_phases(run.spec, result), *_of_lineage(run, result, entries)]
+    problems += [*_within(result), *_of_intervals(result)]
+    if (run.path / DATA_FILE).exists() and plain(run.read_data()) != result.data:
         problems.append(f"its data are not those of {DATA_FILE}")
     if (run.path / PREDICTIONS_FILE).exists():
         rows = run.read_predictions()
         if result.test_scores is None:
             return [*problems, f"it has no test scores, but {PREDICTIONS_FILE} has {len(rows):,} answers"]
-        problems += [*_of_rows(rows, result), *_of_spans(rows), *_of_texts(rows)]
+        if odd := odd_row(rows):
+            return [*problems, f"{PREDICTIONS_FILE} is not in this program's format ({odd})"]
+        problems += [*_of_rows(rows, result), *_of_spans(rows), *_of_texts(rows), *_of_choices(rows)]
     elif result.test_scores is None and run.spec.condition != PRETRAIN_ONLY:
         problems.append("it has no test scores, though questions were put to it")
+    elif result.test_scores is not None and entries and PREDICTIONS_FILE not in entries:
+        problems.append(f"it has test scores, but the run has no {PREDICTIONS_FILE}")
     return problems
 
 
@@ -142,9 +153,6 @@ def check_counts(counts: Mapping[str, int | None], result: RunResult) -> Iterato
 def _of_rows(rows: Rows, result: RunResult) -> Iterator[str]:
     """The means and counts of the rows of ``predictions.jsonl``."""
     try:
-        for row in rows:
-            if not isinstance(row["id"], str):
-                raise TypeError(f"the id {row['id']!r} is no text")
         columns = {HEADLINE: _columns(rows)}
         for part, of_part in _named_in_rows(result).items():
             columns |= {name: _columns([row[part][name] for row in rows]) for name in of_part}
@@ -157,8 +165,25 @@ def _of_rows(rows: Rows, result: RunResult) -> Iterator[str]:
         means = {name: {score: _mean(of) for score, of in scores.items()} for name, scores in columns.items()}
         yield from (*check_counts(counts, result), *check_means(means, result), *_of_groups(rows, result))
         yield from (*_of_parts(rows, columns, result), *_of_ranges(rows, columns), *_of_overlap(rows, result))
+        yield from (*_of_names(rows, result), *_of_documents(rows, result))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as reason:
         yield f"{PREDICTIONS_FILE} is not in this program's format ({reason!r})"
+
+
+def _of_names(rows: Rows, result: RunResult) -> Iterator[str]:
+    """Read-outs and baselines of the rows that the result does not know. All rows have the names of the first."""
+    known = {**_named_in_rows(result), "baselines": dig(result.test_scores, "baselines") or {}}
+    for part, names in known.items():
+        for name in (rows[0].get(part) or {}) if rows else ():
+            if name not in names:
+                yield f"{PREDICTIONS_FILE} has scores of {name[:40]}, of which the result says nothing"
+
+
+def _of_documents(rows: Rows, result: RunResult) -> Iterator[str]:
+    """A line where rows lost their documents. Those of an earlier version have no key for it."""
+    lost = sum(row.get("document_id", "") is None for row in rows)
+    if lost and (lost < len(rows) or dig(result.test_scores, "n_documents") is not None):
+        yield f"{lost} rows of {PREDICTIONS_FILE} do not tell their document"
 
 
 def _of_groups(rows: Rows, result: RunResult) -> Iterator[str]:
@@ -292,8 +317,7 @@ def _of_spans(rows: Rows) -> Iterator[str]:
 
 
 def _of_texts(rows: Rows) -> Iterator[str]:
-    """A line about the first row whose words do not have what it says of them, or whose id another row has."""
-    seen: set[str] = set()
+    """A line about the first row whose words do not have what it says of them."""
     for row in rows:
         try:
             words, (start, end), place = row["words"], row["prediction"], row.get("predicate_index")
@@ -302,14 +326,57 @@ def _of_texts(rows: Rows) -> Iterator[str]:
             problem = next((f"its {k} is not what its words say" for k, v in texts.items() if row.get(k, v) != v), None)
             if problem is None and any(last > len(words) for _, last in row["golds"]):
                 problem = "a gold ends beyond its words"
-            if problem is None and row["id"] in seen:
-                problem = "two rows have its id"
-            seen.add(row["id"])
+            golds = zip(row["golds"], row.get("gold_texts", ()), strict=False)
+            if problem is None and any(_letters(" ".join(words[a:b])) != _letters(text) for (a, b), text in golds):
+                problem = "its gold_texts are not what its words say"
         except (KeyError, TypeError, ValueError):
             continue  # such rows are refused where their scores are computed again
         if problem:
             yield f"{PREDICTIONS_FILE}: {str(row['id'])[:80]}: {problem}"
             return
+
+
+def _letters(text: str) -> str:
+    """What text and words of a gold share. Data sets write answers with other spaces, case and marks than sentences."""
+    joined = "".join(plain_marks(normalise(text)).casefold().split())
+    while joined and unicodedata.category(joined[-1]).startswith("P"):
+        joined = joined[:-1]
+    return joined
+
+
+def _of_choices(rows: Rows) -> Iterator[str]:
+    """A line about the first row whose chance of argument selection is not what the golds of its predicate give.
+
+    A question chooses between its own golds and the other arguments of its predicate, merged where they overlap
+    (docs/methods.md). Without another argument it has neither the score nor its chance.
+    """
+    if not all({"predicate_index", "golds"} <= row.keys() for row in rows):  # of an earlier version
+        return
+    about: dict[object, set[tuple[int, int]]] = {}
+    for row in rows:
+        about.setdefault(_predicate_of(row), set()).update((a, b) for a, b in row["golds"])
+    for row in rows:
+        n_others, reach = 0, 0
+        for start, end in sorted(about[_predicate_of(row)]) if row["predicate_index"] is not None else ():
+            if not any(start < last and first < end for first, last in row["golds"]):
+                n_others, reach = n_others + (start >= reach), max(reach, end)
+        chance = 1 / (n_others + 1) if n_others else None
+        told, where = row.get("argument_chance", chance), f"{PREDICTIONS_FILE}: {str(row['id'])[:80]}"
+        if told != chance if None in (told, chance) else not _is(told, chance or 0.0):
+            yield f"{where}: its argument_chance is {_shown(told)}, but its golds give {_shown(chance)}"
+            return
+        scores = {HEADLINE: row, **row.get("readouts", {})}
+        scores |= {name: of for name, of in row.get("baselines", {}).items() if "argument_selection" in of}
+        for name, of in scores.items():
+            selection = of.get("argument_selection", chance and 1.0)
+            if selection not in (None, 0, 1) or (selection is None) != (chance is None):
+                has = "other arguments" if chance else "no other argument"
+                yield f"{where}: its argument_selection of {name} is {_shown(selection)}, with {has} to choose from"
+                return
+
+
+def _predicate_of(row: Mapping[str, Any]) -> tuple[object, ...]:
+    return row["source"], row["sentence_id"], row.get("predicate_index")
 
 
 def score_span(prediction: Sequence[int], golds: Sequence[Sequence[int]]) -> tuple[float, float]:
@@ -332,19 +399,83 @@ def score_span(prediction: Sequence[int], golds: Sequence[Sequence[int]]) -> tup
 def _of_spec(run: RunDirectory, result: RunResult) -> Iterator[str]:
     if problem := other_run(run, result):
         yield problem
-    facts: dict[str, Any] = {"condition": run.spec.condition, "config_name": run.spec.config.name}
-    facts |= {"freeze_llm": run.spec.freeze_llm, "random_baseline": run.spec.random_baseline}
-    for name, value in facts.items():
-        if getattr(result, name) != value:
-            yield f"its {name} is {_shown(getattr(result, name))}, that of {SPEC_FILE} {value}"
+    for name, value in facts_of_spec(run.spec).items():
+        claimed = getattr(result, name)
+        if claimed != value and name != "seed":  # which `other_run` has asked
+            yield f"its {name} is {_shown(claimed)}, that of {SPEC_FILE} {value}"
+    if (run.path / MANIFEST_FILE).exists():
+        sealed = read_sealed(run.path / MANIFEST_FILE).get("run_id")
+        if result.run_id != sealed:
+            yield f"its run_id is {_shown(result.run_id)}, that of {MANIFEST_FILE} {_shown(sealed)}"
     if run.spec.at_snapshot and run.spec.snapshot.isdecimal():
         steps = dig(result.pretraining, "steps")
         if steps != int(run.spec.snapshot):
             yield f"its trunk is of step {_shown(steps)}, that of {SPEC_FILE} of step {run.spec.snapshot}"
-    entries = read_manifest(run.path) if (run.path / MANIFEST_FILE).exists() else {}
-    claimed, trunk = dig(result.lineage, "trunk_sha256"), entries.get(TRUNK_FILE)
-    if trunk is not None and claimed is not None and claimed != trunk.sha256:
+
+
+def _of_phases(spec: ExperimentSpec, result: RunResult) -> Iterator[str]:
+    """What a result tells of phases that a run of its condition does not have, or not of those that it has."""
+    epochs, most = result.finetune_epochs, spec.config.finetune.epochs
+    if spec.condition == PRETRAIN_ONLY:
+        fits, wanted = epochs is None, "none, since it only pretrained"
+    elif spec.freeze_llm:
+        fits, wanted = epochs == 1, "1, since its probes are fitted once"
+    else:
+        fits, wanted = epochs is not None and 1 <= epochs <= most, f"1 to {most}"
+    if not fits:
+        yield f"its finetune_epochs is {_shown(epochs)}, where {wanted} belongs"
+    if (result.probes is not None) != spec.freeze_llm:
+        yield f"it has {'no ' * spec.freeze_llm}probes, though it is {spec.condition}"
+    is_random = spec.random_baseline and spec.model is None
+    if is_random and result.pretraining is not None:
+        yield "it tells of a pretraining, though its trunk is random"
+
+
+def _of_lineage(run: RunDirectory, result: RunResult, entries: Mapping[str, ManifestEntry]) -> Iterator[str]:
+    """What a result says of where its trunk came from, against spec, weights and itself."""
+    spec, lineage = run.spec, result.lineage
+    if lineage is None:
+        yield "it has no lineage: it does not say where its trunk is from"
+        return
+    source, sha256 = dig(lineage, "source"), dig(lineage, "trunk_sha256")
+    trunk = entries.get(TRUNK_FILE)
+    if spec.model is None and trunk is not None and sha256 != trunk.sha256:
         yield f"it was computed from another {TRUNK_FILE}"
+    if spec.model is not None and sha256 != result.fingerprint("model"):
+        yield "it was computed from another model than its data say"
+    takes = spec.model is not None or spec.at_snapshot or not (spec.pretrains or spec.random_baseline)
+    if (source is None and takes) or (source is not None and spec.random_baseline and spec.model is None):
+        yield f"its lineage.source is {_shown(source)}, though its trunk is {'given' if takes else 'its own'}"
+    stage, is_given = dig(lineage, "stage"), source is not None
+    if stage != spec.initialisation and not (stage is None and is_given):
+        yield f"its lineage.stage is {_shown(stage)}, though its trunk is {spec.initialisation}"
+    if spec.model is None and ("trunk_from_another_run" in result.flags) != is_given:
+        flag = "lacks the flag of" if is_given else "has a flag of"
+        yield f"it {flag} a trunk from another run, and its lineage says otherwise"
+    yield from _of_lineage_ids(run, result)
+
+
+def _of_lineage_ids(run: RunDirectory, result: RunResult) -> Iterator[str]:
+    """Ids of the run and of the pretraining that a trunk came from."""
+    spec, source = run.spec, dig(result.lineage, "source")
+    claimed = dig(result.lineage, "run_id")
+    if spec.model is not None:
+        own: tuple[Any, ...] = (None,)
+    elif source is not None:
+        own = (dig(source, "run_id"),)
+    else:
+        own = (result.run_id, run.begun_as)
+    if claimed not in own:
+        yield f"its lineage.run_id is {_shown(claimed)}, where {_shown(own[0])} belongs"
+    claimed = dig(result.lineage, "pretrain_id")
+    if spec.random_baseline:
+        ids: tuple[Any, ...] = (None,)
+    elif spec.model is None and not spec.pretrains:
+        ids = (dig(source, "pretrain_id"),)
+    else:  # a spec of an earlier version has the id that was written when the run began
+        ids = (spec.pretrain_id, read_sealed(run.path / SPEC_FILE).get("pretrain_id"))
+    if claimed not in ids:
+        yield f"its lineage.pretrain_id is {_shown(claimed)}, where {_shown(ids[0])} belongs"
 
 
 def _within(result: RunResult) -> Iterator[str]:

@@ -116,18 +116,10 @@ class RunResult:
     def from_spec(cls, spec: ExperimentSpec, run_id: str, **facts: Any) -> RunResult:
         """A result with everything that follows from the spec filled in."""
         return cls(
-            config_name=spec.config.name,
-            freeze_llm=spec.freeze_llm,
-            random_baseline=spec.random_baseline,
-            finetune_samples_limit=spec.finetune_samples,
             run_id=run_id,
             experiment_id=spec.experiment_id,
             spec=spec.to_dict(),
-            condition=spec.condition,
-            initialisation=spec.initialisation,
-            layout=spec.layout,
-            seed=spec.seed,
-            **{"final_validation_f1": None, **facts},
+            **{**facts_of_spec(spec), "final_validation_f1": None, **facts},
         )
 
     @property
@@ -294,6 +286,20 @@ class RunResult:
 
 #: The guide's keys, in its order.
 DOCUMENTED_KEYS = tuple(f.name for f in dataclasses.fields(RunResult)[:9])
+
+
+def facts_of_spec(spec: ExperimentSpec) -> dict[str, Any]:
+    """What a result repeats of its spec, by field, beside the spec itself."""
+    return {
+        "config_name": spec.config.name,
+        "freeze_llm": spec.freeze_llm,
+        "random_baseline": spec.random_baseline,
+        "finetune_samples_limit": spec.finetune_samples,
+        "condition": spec.condition,
+        "initialisation": spec.initialisation,
+        "layout": spec.layout,
+        "seed": spec.seed,
+    }
 
 
 def recognise(raw: Any) -> bool:

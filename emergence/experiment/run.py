@@ -18,7 +18,7 @@ import torch
 from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.data.qa_encoding import UNCOUNTED_MARKS
 from emergence.errors import EmergenceError, RunDirectoryError, memory_errors_in_one_line
-from emergence.experiment.belonging import history_position
+from emergence.experiment.belonging import history_position, refuse_damaged_records
 from emergence.experiment.claims import other_run
 from emergence.experiment.inputs import (
     GivenWeights,
@@ -27,6 +27,7 @@ from emergence.experiment.inputs import (
     refuse_changed_text,
     refuse_other_weights,
 )
+from emergence.experiment.locks import read_holder
 from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.outcome import common_facts, conclude
 from emergence.experiment.phases import (
@@ -107,6 +108,10 @@ def run_experiment(
         if spec.model is None:  # what a published model needs is known when its files are
             refuse_if_too_large(spec, free_memory(), gpu_memory(place))
         if workers.is_first:
+            begun = _begun(spec, store, run_id, fresh)
+            # One that somebody writes to is refused by its lock, and may look damaged just now.
+            if begun is not None and not begun.is_finished and read_holder(begun.path) is None:
+                refuse_damaged_records(begun)
             before_reading()
         inputs = read_inputs(spec, store, cache_dir, place)
         refuse_changed_text(store, trunk, inputs.text.fingerprint if inputs.text else None)
@@ -225,12 +230,7 @@ def _open(
     """The run to write to, and whether it is ``new``, ``resumed`` or ``finished``. The first worker makes it."""
     if not workers.is_first:
         workers.wait()
-    if run_id is not None:
-        run = store.open(run_id) if store.exists(run_id) else None
-    else:
-        run = None if fresh and workers.is_first else store.find_unfinished(spec)
-    if run is not None and run_id is not None and run.experiment_id != spec.experiment_id:
-        raise EmergenceError(f"{run.run_id} is a run of another experiment: choose another run id")
+    run = _begun(spec, store, run_id, fresh and workers.is_first)
     what = "new" if run is None else "finished" if run.is_finished else "resumed"
     if run is None:
         if run_id is None and not fresh:
@@ -239,6 +239,20 @@ def _open(
     if workers.is_first:
         workers.wait()
     return run, what
+
+
+def _begun(spec: ExperimentSpec, store: RunStore, run_id: str | None, fresh: bool) -> RunDirectory | None:
+    """The run to go on with; None for a new one.
+
+    Raises:
+        EmergenceError: ``run_id`` names a run of another experiment.
+    """
+    if run_id is None:
+        return None if fresh else store.find_unfinished(spec)
+    run = store.open(run_id) if store.exists(run_id) else None
+    if run is not None and run.experiment_id != spec.experiment_id:
+        raise EmergenceError(f"{run.run_id} is a run of another experiment: choose another run id")
+    return run
 
 
 def _warn_of_unreadable(store: RunStore) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from emergence.errors import DataError
+from emergence.experiment.store import is_run_id
 
 #: A check of the value at a place in the file; it raises DataError, which names the place.
 Check = Callable[[Any, str], None]
@@ -58,6 +59,12 @@ def words(value: Any, where: str) -> None:
     """A check for a name: text of at most ``MOST_NAME`` characters."""
     if value is not None and not (isinstance(value, str) and len(value) <= MOST_NAME):
         refuse(value, where, f"a name of at most {MOST_NAME} characters")
+
+
+def run_name(value: Any, where: str) -> None:
+    """A check for the id of a run, which names a folder and no path."""
+    if value is not None and not (isinstance(value, str) and is_run_id(value)):
+        refuse(value, where, "the name of a run")
 
 
 def text(value: Any, where: str) -> None:
@@ -186,7 +193,7 @@ _pretraining = each(
 )
 _pairs = each({"n_pairs": _count, "n_incomplete": _count, "scores": estimates, "by_kind": each(estimate)})
 _source = each(bounded)
-_lineage = each({"trunk_sha256": words, "pretrain_id": words, "run_id": words, "stage": words, "source": _source})
+_lineage = each({"trunk_sha256": words, "pretrain_id": words, "run_id": run_name, "stage": words, "source": _source})
 _data = each(
     {
         "fingerprints": each(words),
@@ -198,7 +205,7 @@ _data = each(
 )
 #: The parts of a results file by key; the spec has its own reader.
 RESULT: Mapping[str, Check] = {
-    "config_name": words, "run_id": words, "experiment_id": words, "condition": words, "initialisation": words,
+    "config_name": words, "run_id": run_name, "experiment_id": words, "condition": words, "initialisation": words,
     "layout": words, "seed": _count, "finetune_epochs": _count, "finetune_samples_limit": _count,
     "best_validation_loss": _positive, "final_validation_accuracy": _share, "final_validation_f1": _share,
     "qasrl_train_filtering": each(_count), "lineage": _lineage, "test_scores": _evaluation,

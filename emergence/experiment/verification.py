@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from emergence.errors import EmergenceError, UsageError
 from emergence.experiment.claims import check_claims
 from emergence.experiment.facts import dig
 from emergence.experiment.history import check_history, check_position
+from emergence.experiment.history_claims import check_told
 from emergence.experiment.locks import read_holder
 from emergence.experiment.manifest import (
     ANALYSIS_FOLDER,
@@ -49,6 +50,9 @@ from emergence.files import (
 )
 from emergence.training.sealing import check_seal
 from emergence.wording import counted
+
+if TYPE_CHECKING:
+    from emergence.training.recording import Position
 
 Status = Literal["ok", "absent", "damaged"]
 
@@ -149,6 +153,8 @@ def _finished(folder: Path) -> Iterator[CheckedFile]:
     # A result that contradicts a damaged file is not to blame for it.
     if STATS_FILE in files and all(file.status == "ok" or file.name in left_out for file in files.values()):
         files[STATS_FILE] = _result(folder)
+        if files[STATS_FILE].status == "ok" and (problem := _history(folder)):
+            files[HISTORY_FILE] = _problem(folder, HISTORY_FILE, problem)
     yield from files.values()
     for path in sorted(folder.glob("*.pth")):
         if path.name not in entries and is_own_weights(path.name):
@@ -178,6 +184,34 @@ def _result(folder: Path) -> CheckedFile:
         return CheckedFile(STATS_FILE)
     f1, em = (dig(result.test_scores, "scores", score, "point") for score in ("f1_tokens", "em"))
     return CheckedFile(STATS_FILE, "ok", f"F1 {f1:.3f} and EM {em:.3f} follow from {PREDICTIONS_FILE}")
+
+
+def _history(folder: Path) -> str | None:
+    """What the history of a finished run lacks of what its result repeats, or of what its trunk says of it."""
+    run, path = RunDirectory.open(folder), folder / HISTORY_FILE
+    content = read_regular(path) if path.exists() else b""
+    try:
+        lines = parse_json_lines(content, path.name)
+        check_history(lines, path)
+        if problem := next(check_told(lines, load_result(folder / STATS_FILE), run.spec), None):
+            return problem
+        if (position := _position_of_trunk(run)) is not None:
+            check_position(content, position, path)
+    except EmergenceError as error:
+        return str(error)
+    return None
+
+
+def _position_of_trunk(run: RunDirectory) -> Position | None:
+    """Where the history stood when the trunk was saved; None without its file, or without torch to read it."""
+    if not run.trunk_path.is_file():
+        return None
+    try:
+        from emergence.experiment.belonging import history_position
+        from emergence.training.checkpoint import load_weights
+    except ImportError:
+        return None
+    return history_position(load_weights(run.trunk_path))
 
 
 def _sealed_records(folder: Path) -> Iterator[CheckedFile]:

@@ -120,7 +120,7 @@ def compare_runs(
         DataError: No question is in both.
     """
     pairs = _pairs(a, b, readouts)
-    in_a, in_b = _common_questions(a, b)
+    in_a, in_b, n_other = _common_questions(a, b)
     sentences = [a.sentences[i] for i in in_a]
     documents = [a.documents[i] for i in in_a] if a.documents else None
     kind: ClusterKind = cluster if documents else "sentence"
@@ -147,7 +147,7 @@ def compare_runs(
         n_documents=n_documents,
         cluster=kind,
         rows=tuple(rows),
-        notes=tuple(_notes(a, b, len(in_a), kind, n_tests=len(rows))),
+        notes=tuple(_notes(a, b, len(in_a), n_other, kind, n_tests=len(rows))),
         names_a=_words_of(a),
         names_b=_words_of(b),
     )
@@ -174,22 +174,25 @@ def _pairs(a: RunScores, b: RunScores, readouts: Sequence[str]) -> list[tuple[st
     return [(name, name) for name in probes_a if name in probes_b]
 
 
-def _common_questions(a: RunScores, b: RunScores) -> tuple[list[int], list[int]]:
-    """Rows of A and of B that hold the same questions, in the order of A."""
+def _common_questions(a: RunScores, b: RunScores) -> tuple[list[int], list[int], int]:
+    """Rows of A and of B that hold the same questions, in the order of A.
+
+    Last comes the number of ids in both whose sentence, words or question differ. Older rows hold the sentence alone.
+    """
     place = {question: row for row, question in enumerate(b.ids)}
-    common = [
-        (row, place[question])
-        for row, question in enumerate(a.ids)
-        if question in place and a.sentences[row] == b.sentences[place[question]]
-    ]
+    shared = [(row, place[question]) for row, question in enumerate(a.ids) if question in place]
+    common = [(one, two) for one, two in shared if a.sentences[one] == b.sentences[two]]
+    if a.asked is not None and b.asked is not None:
+        common = [(one, two) for one, two in common if a.asked[one] == b.asked[two]]
     if not common:
+        why = f" ({counted(len(shared), 'id')} in both, of other words or questions)" if shared else ""
         raise DataError(
-            f"{a.run.run_id} and {b.run.run_id} share no test question: compare runs on the same question data"
+            f"{a.run.run_id} and {b.run.run_id} share no test question{why}: compare runs on the same question data"
         )
-    return [row for row, _ in common], [row for _, row in common]
+    return [row for row, _ in common], [row for _, row in common], len(shared) - len(common)
 
 
-def _notes(a: RunScores, b: RunScores, n_common: int, cluster: ClusterKind, n_tests: int) -> list[str]:
+def _notes(a: RunScores, b: RunScores, n_common: int, n_other: int, cluster: ClusterKind, n_tests: int) -> list[str]:
     notes = [
         f"intervals (95%) and p (sign flips) resample {cluster}s and hold for these two trained models; other seeds "
         "may differ by more: `emergence table` pools seeds"
@@ -199,8 +202,10 @@ def _notes(a: RunScores, b: RunScores, n_common: int, cluster: ClusterKind, n_te
     if cluster == "sentence":
         notes.append("sentences of one document are alike: --cluster document is the more careful choice")
     for run in (a, b):
-        if left := len(run.ids) - n_common:
+        if left := len(run.ids) - n_common - n_other:
             notes.append(f"{counted(left, 'question')} of {run.run.run_id} not in the other run, left out")
+    if n_other:
+        notes.append(f"{counted(n_other, 'id')} in both with other words or another question, left out")
     if a.result.fingerprint("questions") != b.result.fingerprint("questions"):
         notes.append("the runs' question data differ (training questions or others): only shared test questions count")
     differing = [f"{name} {x} against {y}" for name, x, y in _differences(a, b) if x != y]

@@ -6,6 +6,7 @@ does not match is named and left out.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from emergence.errors import DataError
 from emergence.experiment.claims import checked_result, own_result
 from emergence.experiment.facts import HEADLINE
+from emergence.experiment.prediction_rows import OPTIONAL_SCORES, REQUIRED_SCORES, odd_row
 from emergence.experiment.result import RunResult
 from emergence.experiment.run_directory import PREDICTIONS_FILE
 from emergence.experiment.store import RunDirectory
@@ -43,9 +45,6 @@ from emergence.wording import shown
 #: Cell of the 2x2 by ``ExperimentSpec.condition``.
 CELL_OF_CONDITION = {"full": FULL, "frozen": FROZEN, "random": RANDOM_FULL, "random-frozen": RANDOM_FROZEN}
 
-#: Scores that every read-out has, and those that older files lack.
-REQUIRED_SCORES, OPTIONAL_SCORES = ("em", "f1_tokens", "log_prob", "expected_f1"), ("argument_selection", "brier")
-
 
 @dataclass(frozen=True)
 class RunScores:
@@ -59,6 +58,7 @@ class RunScores:
             ``wh_rule``) stand among the read-outs, with the scores they have.
         trunk_seed: Seed of the pretraining, where the run probes a trunk of another seed than its own.
         documents: The document that each question is from; None for older files, which do not tell.
+        asked: A digest of the words and the question of each row; None for older files, which lack them.
     """
 
     run: RunDirectory
@@ -68,6 +68,7 @@ class RunScores:
     scores: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
     trunk_seed: int | None = None
     documents: tuple[str, ...] | None = None
+    asked: tuple[bytes, ...] | None = None
 
     @classmethod
     def load(cls, run: RunDirectory, result: RunResult | None = None) -> RunScores:
@@ -83,6 +84,8 @@ class RunScores:
         if not run.is_finished:
             raise DataError("the run is not finished: run its command again to go on with it", run.path)
         result, rows = result or own_result(run), run.read_predictions()
+        if odd := odd_row(rows):
+            raise DataError(f"not in this program's format ({odd})"[:200], run.path / PREDICTIONS_FILE)
         try:
             return cls._of_rows(run, result, rows)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as reason:
@@ -114,11 +117,8 @@ class RunScores:
         if all(row.get("document_id") is not None for row in rows):
             documents = tuple(f"{row['source']}\x1f{row['document_id']}" for row in rows)
         ids = tuple(row["id"] for row in rows)
-        if odd := next((i for i in ids if not isinstance(i, str)), None):
-            raise TypeError(f"the id {odd!r} is no text")
-        if len(set(ids)) < len(ids):
-            raise ValueError("two questions have one id")
-        return cls(run, result, ids, sentences, scores, documents=documents)
+        asked = tuple(map(_asked, rows)) if all("words" in row and "question" in row for row in rows) else None
+        return cls(run, result, ids, sentences, scores, documents=documents, asked=asked)
 
     def means(self) -> dict[str, dict[str, float]]:
         """Read-out -> score -> mean over the questions that have one; nan where none has."""
@@ -142,6 +142,11 @@ class RunScores:
     def seed_label(self) -> str:
         """Two runs with equal labels had the same training draws: the label is the seed of the trunk."""
         return str(self.run.spec.seed if self.trunk_seed is None else self.trunk_seed)
+
+
+def _asked(row: Mapping[str, Any]) -> bytes:
+    """What two rows of one question have in common, short enough to be kept for many runs."""
+    return hashlib.sha256("\x1f".join([row["question"], *row["words"]]).encode()).digest()[:16]
 
 
 def _columns(

@@ -285,6 +285,14 @@ class Checkpointer:
         Raises:
             WeightsError: The newest complete one is of another run.
         """
+        newest, damaged = self.newest(phase, up_to)
+        if damaged:
+            where = f"step {newest.step} of {newest.phase}" if newest else "the start: no complete checkpoint is left"
+            logger.warning("passed over a damaged checkpoint, going on from %s: %s", where, "; ".join(damaged))
+        return newest
+
+    def newest(self, phase: str | None = None, up_to: int | None = None) -> tuple[Checkpoint | None, list[str]]:
+        """What :meth:`load` finds, and what is wrong with the damaged ones that it passes over. It says nothing."""
         damaged, newest = [], None
         for name in sorted(self._names(), reverse=True):
             if (phase is not None and name.phase != phase) or (up_to is not None and name.step > up_to):
@@ -297,10 +305,7 @@ class Checkpointer:
             except WeightsError as error:
                 self._damaged.add(name)
                 damaged.append(str(error))
-        if damaged:
-            where = f"step {newest.step} of {newest.phase}" if newest else "the start: no complete checkpoint is left"
-            logger.warning("passed over a damaged checkpoint, going on from %s: %s", where, "; ".join(damaged))
-        return newest
+        return newest, damaged
 
     def read_all(self) -> dict[str, Checkpoint | WeightsError]:
         """Every checkpoint by its file name, the oldest first; in place of a damaged or foreign one, what is wrong."""

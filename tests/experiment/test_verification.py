@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from emergence.experiment.claims import score_span
 from emergence.experiment.listing import FileFacts, list_runs
 from emergence.experiment.manifest import MANIFEST_FILE, describe_folder, manifest_text
 from emergence.experiment.run import run_experiment
-from emergence.experiment.run_directory import PREDICTIONS_FILE, SPEC_FILE, STATS_FILE, TRUNK_FILE
+from emergence.experiment.run_directory import HISTORY_FILE, PREDICTIONS_FILE, SPEC_FILE, STATS_FILE, TRUNK_FILE
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.experiment.verification import verify_folder, verify_run
 from emergence.files import seal, write_json_atomic
@@ -193,6 +194,19 @@ def narrow(*path: str) -> Callable[[dict[str, Any]], None]:
     return forge
 
 
+def rewrite_rows(folder: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Change the predictions, with a manifest that fits."""
+    rows = [json.loads(line) for line in (folder / PREDICTIONS_FILE).read_text().splitlines()]
+    change(rows)
+    (folder / PREDICTIONS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewrite(folder, lambda stats: None, manifest=True)
+
+
+def refused_by_compare(folder: Path) -> None:
+    compared = typed("emergence", "compare", NAME, NAME, "--runs-dir", str(folder.parent))
+    assert compared.code in (1, 2) and compared.err.count("\n") == 1 and "Traceback" not in compared.err
+
+
 SCORES = ("test_scores", "scores")
 FORGERIES = {
     "f1_tokens is": put(*SCORES, "f1_tokens", "point", value=0.5),
@@ -227,6 +241,24 @@ FORGERIES = {
     "its iou is": put(*SCORES, "iou", "point", value=0.5),
     "it has no test scores, but": put("test_scores", value=None),
     "another toy_llm": put("lineage", "trunk_sha256", value="0" * 64),
+    "another toy_llm_unified": put("lineage", "trunk_sha256", value=None),
+    "run_id is '', where the name of a run belongs": put("run_id", value=""),
+    "run_id is '../../etc'": put("run_id", value="../../etc"),
+    "its run_id is Other, that of MANIFEST.json": put("run_id", value="Other"),
+    "its run_id is None": put("run_id", value=None),
+    "its config_name is other": put("config_name", value="other"),
+    "its layout is echo": put("layout", value="echo"),
+    "its initialisation is martian": put("initialisation", value="martian"),
+    "its finetune_samples_limit is 7": put("finetune_samples_limit", value=7),
+    "its finetune_epochs is 2, where 1, since": put("finetune_epochs", value=2),
+    "its condition is full": put("condition", value="full"),
+    "it has no lineage": put("lineage", value=None),
+    "its lineage.run_id is X, where": put("lineage", "run_id", value="X"),
+    "its lineage.pretrain_id is None": put("lineage", "pretrain_id", value=None),
+    "its lineage.stage is random": put("lineage", "stage", value="random"),
+    f"its lineage.run_id is {NAME}, where X belongs": put("lineage", "source", value={"path": "a.pth", "run_id": "X"}),
+    "it has a flag of a trunk from another run": lambda stats: stats["flags"].append("trunk_from_another_run"),
+    "it has no probes": put("probes", value=None),
 }
 
 
@@ -246,7 +278,7 @@ def test_what_does_not_follow_from_the_other_files_is_named(folder: Path, says: 
         ("prediction", [3, 3], "[3, 3) is no span of words"),
         ("prediction", [-2, 1], "[-2, 1) is no span of words"),
         ("golds", [[3, 3]], "[3, 3) is no span of words"),
-        ("golds", [7], "do not follow from the spans"),
+        ("golds", [7], "not in this program's format"),
         ("argument_selection", 0.0, "argument_selection is"),
         ("sentence_id", "other", "n_clusters"),
         ("f1_tokens", "x", "not in this program's format"),
@@ -256,27 +288,103 @@ def test_what_does_not_follow_from_the_other_files_is_named(folder: Path, says: 
         ("golds", None, "not in this program's format"),
         ("log_prob", 3.0, "log_prob of headline is 3, which no answer can have"),
         ("expected_f1", -0.5, "expected_f1 of headline is -0.5, which no answer can have"),
+        ("golds", [[0.5, 1]], "not in this program's format"),
+        ("golds", lambda rows: rows[0]["golds"] * 2, "not in this program's format"),
+        ("id", "", "not in this program's format"),
+        ("id", lambda rows: rows[1]["id"], "not in this program's format"),
+        ("question", 5, "not in this program's format"),
+        ("question", "", "not in this program's format"),
+        ("passive", "maybe", "not in this program's format"),
+        ("argument_chance", 7, "not in this program's format"),
+        ("argument_chance", 0.123, "its argument_chance is 0.123, but its golds give"),
+        ("argument_selection", None, "its argument_selection of headline is None, with other arguments"),
+        ("readouts", lambda rows: {**rows[0]["readouts"], "magic": {}}, "not in this program's format"),
+        ("readouts", lambda rows: {**rows[0]["readouts"], "bilinear": 5}, "not in this program's format"),
+        ("baselines", [], "not in this program's format"),
+        ("document_id", None, "1 rows of predictions.jsonl do not tell their document"),
+        ("gold_texts", ["something else"], "its gold_texts are not what its words say"),
         ("predicate", "flew", "its predicate is not what its words say"),
         ("words", ["two", "words"], "its prediction_text is not what its words say"),
     ],
 )
 def test_predictions_that_do_not_give_the_result_are_named(folder: Path, field: str, value: Any, says: str) -> None:
-    rows = [json.loads(line) for line in (folder / PREDICTIONS_FILE).read_text().splitlines()]
-    assert rows[0][field] != value
-    rows[0][field] = value
-    (folder / PREDICTIONS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rewrite(folder, lambda stats: None, manifest=True)
+    def change(rows: list[dict[str, Any]]) -> None:
+        new = value(rows) if callable(value) else value
+        assert rows[0][field] != new
+        rows[0][field] = new
+
+    rewrite_rows(folder, change)
     assert says in damage(folder)
-    compared = typed("emergence", "compare", NAME, NAME, "--runs-dir", str(folder.parent))
-    assert compared.code in (1, 2) and compared.err.count("\n") == 1 and "Traceback" not in compared.err
+    refused_by_compare(folder)
     collection = collect_results(folder.parent)
-    if field == "golds" and value is None:
-        return  # a table needs no golds
     if "format" in says:
         (item,) = collection.found
         assert item.scores is None and item.remark
-    elif "span" not in says and "words say" not in says and "can have" not in says:
+    elif says.startswith(("argument_selection", "n_clusters")):
         assert not collection.found and says in collection.skipped[0].reason
+
+
+def of_every_row(**values: Any) -> Callable[[list[dict[str, Any]]], None]:
+    def change(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            row |= values
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        *((lambda rows, key=key: rows[-1].pop(key), f"not every row has {key}") for key in
+          ("words", "question", "role", "asked_role", "document_id", "prediction_text", "gold_texts")),
+        (of_every_row(document_id=None), "do not tell their document"),
+        (lambda rows: [row["readouts"].update(magic=row["readouts"]["bilinear"]) for row in rows], "scores of magic"),
+        (of_every_row(predicate_index=None, predicate=None, argument_chance=None), "no other argument to choose from"),
+    ],
+)  # fmt: skip
+def test_rows_that_were_not_written_so_are_named(
+    folder: Path, change: Callable[[list[dict[str, Any]]], object], says: str
+) -> None:
+    rewrite_rows(folder, change)
+    assert says in damage(folder)
+    refused_by_compare(folder)
+
+
+def test_rows_of_an_earlier_version_lack_keys_in_all_rows(folder: Path) -> None:
+    lacking = ("words", "question", "asked_role", "document_id", "gold_texts", "argument_chance", "prediction_text")
+    rewrite_rows(folder, lambda rows: [row.pop(key) for row in rows for key in lacking])
+    assert damage(folder) == ""
+    assert typed("emergence", "compare", NAME, NAME, "--runs-dir", str(folder.parent)).code == 0
+
+
+def lines_of(change: Callable[[list[str]], list[str]]) -> Callable[[str], str]:
+    return lambda text: "".join(change(text.splitlines(keepends=True)))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda text: "", "ends of a pretraining"),
+        (lines_of(lambda lines: lines[::-1]), "pretraining after what follows it"),
+        (lines_of(lambda lines: [lines[0], *lines[3:0:-1], *lines[4:]]), "after step"),
+        (lines_of(lambda lines: lines[:-1]), "lines of a fit of its probes"),
+        (lines_of(lambda lines: lines[1:]), "its first"),  # the digest in the trunk
+        (lambda text: re.sub(r'"total_steps":\d+', '"total_steps":-1', text), "its total_steps is -1"),
+        (lambda text: re.sub(r'"grad_norm":\d', '"grad_norm":7', text, count=1), "its first"),
+        (
+            lambda text: re.sub(r'"validation_em":[\d.]+', '"validation_em":0.9', text, count=1),
+            "validation_em of a fit",
+        ),
+    ],
+)
+def test_a_history_that_is_not_the_one_of_its_result_is_named(
+    folder: Path, change: Callable[[str], str], says: str
+) -> None:
+    before = (folder / HISTORY_FILE).read_text()
+    assert change(before) != before
+    (folder / HISTORY_FILE).write_text(change(before))
+    rewrite(folder, lambda stats: None, manifest=True)
+    assert damage(folder).startswith(HISTORY_FILE) and says in damage(folder)
 
 
 @pytest.mark.parametrize("row", [0, -1])
@@ -284,10 +392,7 @@ def test_predictions_that_do_not_give_the_result_are_named(folder: Path, field: 
     ("part", "name"), [("readouts", "bilinear"), ("baselines", "wh_rule"), ("baselines", "words_left")]
 )
 def test_scores_taken_out_of_a_row_do_not_switch_their_check_off(folder: Path, row: int, part: str, name: str) -> None:
-    rows = [json.loads(line) for line in (folder / PREDICTIONS_FILE).read_text().splitlines()]
-    del rows[row][part][name]
-    (folder / PREDICTIONS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rewrite(folder, lambda stats: None, manifest=True)
+    rewrite_rows(folder, lambda rows: rows[row][part].pop(name))
     assert name in damage(folder)
     collection = collect_results(folder.parent)
     assert all(item.scores is None and name in str(item.remark) for item in collection.found)

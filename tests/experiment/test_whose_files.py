@@ -116,6 +116,20 @@ def test_a_changed_digit_of_an_unfinished_history_is_not_certified(stopped: Any,
         stopped(when).refused(run, RunDirectoryError, HISTORY_FILE, "--fresh")
 
 
+@pytest.mark.parametrize("name", ["history.jsonl", "data.json"])
+def test_damaged_records_are_refused_before_anything_is_read_or_written(stopped: Any, name: str) -> None:
+    run = stopped("finetuning").copy()
+    (run.path / name).write_bytes((run.path / name).read_bytes()[:-40])
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    times = {path: path.stat().st_mtime_ns for path in before}
+    cache = run.path.parent / ".cache"
+    for run_id in (NAME, None):  # named, or found by its content
+        with pytest.raises(RunDirectoryError, match=name):
+            run_experiment(micro_spec(), RunStore(run.path.parent), cache_dir=cache, run_id=run_id)
+    assert not cache.exists() and times == {p: p.stat().st_mtime_ns for p in run.path.rglob("*") if p.is_file()}
+    assert before == {path: path.read_bytes() for path in before}
+
+
 def test_a_history_that_changes_while_the_run_is_at_work_is_not_certified(stopped: Any) -> None:
     whole = stopped("finetuning")
     run, done = whole.copy(), []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from emergence.errors import DataError, UsageError
+from emergence.experiment.claims import own_result
 from emergence.findings.paired_runs import compare_runs
 from emergence.findings.two_by_two import RunScores
 from tests.command_lines import typed
@@ -59,6 +61,26 @@ def test_documents_are_resampled_where_files_tell_them(tmp_path: Path) -> None:
     assert compare_runs(*with_documents, cluster="document", n_boot=50).cluster == "document"
     assert compare_runs(*with_documents, cluster="document", n_boot=50).n_documents == 8
     assert compare_runs(*without, cluster="document", n_boot=50).cluster == "sentence"
+
+
+def test_equal_ids_with_other_words_or_questions_are_no_pairs(tmp_path: Path) -> None:
+    pair = []
+    for cell in ("frozen", "random_frozen"):
+        run = write_run(tmp_path, cell, 0.5)
+        rows = [{**row, "words": ["a", "b"], "question": "Who?"} for row in run.read_predictions()]
+        if pair:  # of the second run
+            rows[0]["question"], rows[1]["words"] = "Whom?", ["a", "c"]
+        run.write_predictions(rows)
+        run.write_stats(own_result(run).to_dict())
+        pair.append(RunScores.load(run))
+    comparison = compare_runs(*pair, n_boot=50)
+    assert comparison.n_questions == 118
+    assert "2 ids in both with other words or another question, left out" in comparison.notes
+    assert not any("not in the other run" in note for note in comparison.notes)
+    older = replace(pair[1], asked=None)
+    assert compare_runs(pair[0], older, n_boot=50).n_questions == 120
+    with pytest.raises(DataError, match=r"share no test question \(120 ids in both, of other words or questions\)"):
+        compare_runs(pair[0], replace(older, asked=(b"",) * 120))
 
 
 def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:

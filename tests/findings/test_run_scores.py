@@ -25,7 +25,8 @@ def test_argument_selection_is_read_where_it_is_there(tmp_path: Path) -> None:
     np.testing.assert_array_equal(new.scores["headline"]["argument_selection"], [0.0, 1.0, np.nan] * n)
     np.testing.assert_array_equal(new.scores["bilinear"]["argument_selection"], [1.0, 1.0, np.nan] * n)
     np.testing.assert_array_equal(new.scores["headline"]["f1_tokens"], old.scores["headline"]["f1_tokens"])
-    del rows[0]["readouts"]["bilinear"]["argument_selection"]  # a read-out kept by an older version
+    for row in rows:  # a read-out kept by an older version
+        del row["readouts"]["bilinear"]["argument_selection"]
     run.write_predictions(rows)
     run.write_stats(old.result.to_dict())
     assert "argument_selection" not in RunScores.load(run).scores["bilinear"]
