@@ -28,7 +28,7 @@ def test_the_first_request_saves_and_a_second_ctrl_c_interrupts(
     with pytest.raises(KeyboardInterrupt), StopSwitch() as stop:
         assert not stop()
         ask(first)
-        assert stop() and "stopping at the next step, to save a checkpoint" in capsys.readouterr().err
+        assert stop() and "stopping at the next step, to save what is done" in capsys.readouterr().err
         ask(signal.SIGTERM)  # who asks for an orderly end twice gets one
         assert stop() and stop.requests == 2
         ask(signal.SIGINT)

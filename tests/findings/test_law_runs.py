@@ -85,7 +85,7 @@ def _plant_prompts(root: Path, seed: int, loss: float) -> None:
     clusters = np.arange(20) // 2
     found = tuple(summarise(trunk, clusters, n_boot=50, level=0.95) for trunk in trunks)
     rule = {"rule": "wh_rule", "f1_tokens": 0.4, "em": 0.1, "uniform_f1": 0.2}
-    about = {"name": run.run_id}, {"questions": run.read_data()["fingerprints"]["questions"]}
+    about = {"name": run.run_id}, {"questions": run.read_data()["fingerprints"]["questions"], "level": 0.95}
     result = PromptedResult(*about, (), tuple(map(str, range(20))), clusters, rule, trunks, found)
     PROMPTED.save(result, make_folder(run.path / PROMPTED.folder / "microworld"))
 
