@@ -294,11 +294,11 @@ class UnitProbe:
         a = np.flatnonzero(self.in_a)
         parts = (a[: len(a) // 2], a[len(a) // 2 :])
         scored = self._scorer(units, is_role.astype(np.float64))
-        held = np.empty((len(_RIDGES), len(is_role)))
+        held = np.zeros((len(_RIDGES), len(is_role)))  # of half A alone
         for ridge, scores in zip(_RIDGES, held, strict=True):
             for fit, other in (parts, parts[::-1]):
                 scores[other] = scored(fit, ridge)[other]
-        best = int(np.argmin([((scores - is_role)[a] ** 2).mean() for scores in held]))
+        best = int(np.argmin([((scores[a] - is_role[a]) ** 2).mean() for scores in held]))
         cut = _best_cut(held[best, a], is_role[a])
         return _f1(scored(a, _RIDGES[best])[~self.in_a] >= cut, is_role[~self.in_a])
 
