@@ -788,8 +788,9 @@ def _list_runs(runs_dir: Path, as_json: bool) -> None:
     elif summaries:
         say(format_listing(summaries))
     else:
-        below = [path for path in sorted(runs_dir.glob("*/")) if list_runs(path)] if runs_dir.is_dir() else []
-        there = f"; {in_line(str(below[0]))} has some: emergence list {in_line(str(below[0]))}" if below else ""
+        folders = sorted(runs_dir.glob("*/")) if runs_dir.is_dir() else []
+        below = in_line(str(next((path for path in folders if list_runs(path)), "")))
+        there = f"; {below} has some: emergence list {below}" if below else ""
         say(f"no runs in {in_line(str(runs_dir))}" + (there or ": start one with `emergence run`"))
 
 

@@ -227,7 +227,7 @@ def _fit(
     family, layer = which.family, which.layer
     if config.nested and family == "bilinear" and which.scorer is not None:
         options = {"layer": layer, "max_answer_words": max_answer_words, "seed": seed}
-        fit = fit_nested_probe(train, validation, None, config, **options)
+        fit = fit_nested_probe(train, validation, config, **options)
     else:
         fit = fit_probe(family, train, validation, None, config, layer, max_answer_words, seed)
     device = train.features.words.device

@@ -234,7 +234,6 @@ def fit_linear_probe(
 def fit_nested_probe(
     train: ProbeData,
     validation: ProbeData,
-    statistics: Standardisation | None,
     config: ProbeConfig,
     *,
     layer: int,
@@ -250,7 +249,7 @@ def fit_nested_probe(
     linear = fit_linear_probe(train, validation, None, config, **sizes)
     fits = [
         fit_minibatch_probe(
-            "bilinear", train, validation, statistics, replace(config, lr=config.lr * factor),
+            "bilinear", train, validation, None, replace(config, lr=config.lr * factor),
             **sizes, seed=seed, start=linear,
         )
         for factor in NESTED_RATES

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from emergence.data.qa_encoding import QATokenizer, word_pieces
+from emergence.data.qa_encoding import QATokenizer, cached_encoder, word_pieces
 from emergence.data.records import QAExample
 from emergence.model import Trunk
 from emergence.training.context import Context
@@ -73,7 +73,7 @@ class Prompter:
         max_tokens: int,
         seed: int,
     ) -> None:
-        self._train, self._tokenizer, self._known = train, tokenizer, dict[str, Ids]()
+        self._train, self._cached = train, cached_encoder(tokenizer)
         self._bos, self._separator, self._n_shots = bos, separator, n_shots
         self._gap = "" if mark.isspace() else " "  # a line begins without a blank, a sentence after another with one
         self._longest, self._room, self._seed = max_answer_words, max_tokens, seed
@@ -86,7 +86,9 @@ class Prompter:
         A shot is drawn if it leaves room for as many of the shortest as are still to come, so each prompt has k.
         """
         sentence, question = self._sentence(example), self._question(example)
-        words = [self._words(example.tokens, i, i + self._longest) for i in range(len(example.tokens))]
+        words, pieces = [], word_pieces(example.tokens)
+        for i in range(len(example.tokens)):
+            words.append(self._words(example.tokens, pieces, i, i + self._longest))
         answer = max(sum(map(len, each)) for each in words)
         shots = self._draw(self._room - 1 - len(sentence) - len(question) - answer, number)
         if shots is None:
@@ -113,7 +115,8 @@ class Prompter:
     def _shot(self, example: QAExample) -> tuple[Ids, Ids, Ids]:
         """Sentence, question and answer of a training question. The answer is the one that most annotators gave."""
         answer = example.answers[0]
-        spoken = [token for word in self._words(example.tokens, answer.start, answer.end) for token in word]
+        pieces = word_pieces(example.tokens)
+        spoken = [token for word in self._words(example.tokens, pieces, answer.start, answer.end) for token in word]
         return self._sentence(example), self._question(example), [*spoken, self._separator]
 
     def _sentence(self, example: QAExample) -> Ids:
@@ -123,19 +126,15 @@ class Prompter:
     def _question(self, example: QAExample) -> Ids:
         return self._encode([self._gap + example.question])
 
-    def _words(self, tokens: Sequence[str], start: int, end: int) -> list[Ids]:
+    def _words(self, tokens: Sequence[str], pieces: Sequence[str], start: int, end: int) -> list[Ids]:
         """The span's words as the sentence spells them: whether a quotation mark opens or closes, only it tells.
 
         The first one begins with a blank, because an answer begins a text of its own.
         """
-        pieces = [*word_pieces(tokens[start : start + 1]), *word_pieces(tokens)[start + 1 : end]]
-        return [self._encode([piece]) for piece in pieces]
+        return [self._encode([piece]) for piece in (*word_pieces(tokens[start : start + 1]), *pieces[start + 1 : end])]
 
     def _encode(self, texts: Sequence[str]) -> Ids:
-        if new := [text for text in dict.fromkeys(texts) if text not in self._known]:
-            encoded = self._tokenizer.encode_batch(new)
-            self._known.update({text: [int(token) for token in ids] for text, ids in zip(new, encoded, strict=True)})
-        return [token for text in texts for token in self._known[text]]
+        return [token for ids in self._cached(texts) for token in ids.tolist()]
 
 
 def score_prompts(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from emergence.commands.subject import folder_name, is_model, of_model, of_run
+from emergence.commands.subject import folder_name, is_model, of_model, of_run, suspects_of
 from emergence.data.token_texts import CanEncode, load_texts
 from emergence.errors import UsageError
 from emergence.experiment.facts import WORDS
@@ -26,7 +26,6 @@ from emergence.studies.information.curve import InformationCurve, Place
 from emergence.studies.information.measure import InformationStudy, ModelToMeasure, Options
 from emergence.studies.information.result import FILES, InformationResult, LayerUsable
 from emergence.studies.information.snapshots import InformationCurveStudy
-from emergence.studies.revisions.record import load_revisions
 from emergence.studies.sentence_pairs.score import Precision
 from emergence.studies.snapshots.result import FILES as PROBE_FILES
 from emergence.studies.snapshots.result import GAIN
@@ -98,12 +97,10 @@ def _subject(
 ) -> tuple[dict[str, Any], Path, list[_ToMeasure]]:
     """What is measured, the folder of its results, and its models in the order of training."""
     if is_model(name, runs_dir):
-        if snapshots and revision is not None:
-            raise UsageError("--snapshots are all steps of a model, --revision is one: drop one of the two")
+        suspects = suspects_of(name, revision, runs_dir, snapshots=snapshots)
         subject, home = of_model(name, revision, precision, files, runs_dir)
         if not snapshots:
             return subject, home, [_published(name, revision, precision)]
-        suspects = known.suspects if (known := load_revisions(runs_dir, name)) else {}
         return {**subject, "left_out": suspects}, home, _enough(name, list(_revisions(name, suspects, precision)))
     if revision is not None:
         raise UsageError("--revision is of published models: drop it for a run")

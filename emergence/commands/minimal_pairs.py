@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from emergence.commands.subject import folder_name, is_model, of_model, of_run
+from emergence.commands.subject import folder_name, is_model, of_model, of_run, suspects_of
 from emergence.data.sentence_pairs import load_pairs
 from emergence.errors import UsageError
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.experiment.store import CACHE_FOLDER
 from emergence.measures.bootstrap import N_BOOT
-from emergence.studies.revisions.record import load_revisions
 from emergence.studies.sentence_pairs.result import FILES, PairStudyResult
 from emergence.studies.sentence_pairs.score import (
     ModelToScore,
@@ -54,9 +53,7 @@ def _subject(
 ) -> tuple[dict[str, Any], list[ModelToScore], Path]:
     """What is scored, its models, and the folder of its results."""
     if is_model(name, runs_dir):
-        if snapshots and revision is not None:
-            raise UsageError("--snapshots are all steps of a model, --revision is one: drop one of the two")
-        suspects = known.suspects if snapshots and (known := load_revisions(runs_dir, name)) else {}
+        suspects = suspects_of(name, revision, runs_dir, snapshots=snapshots)
         models = models_of_name(name, revision, snapshots=snapshots, precision=precision, left_out=suspects)
         subject, home = of_model(name, revision, precision, FILES, runs_dir)
         return {**subject, "left_out": suspects}, models, home

@@ -46,6 +46,22 @@ def of_model(
     return {"name": f"{name}{at}", "kind": "model", "precision": precision}, home
 
 
+def suspects_of(name: str, revision: str | None, runs_dir: Path, *, snapshots: bool) -> dict[str, str]:
+    """Revisions of a published model that ``emergence revisions`` found suspect, with why; none without ``snapshots``.
+
+    Raises:
+        UsageError: One revision is asked for, and all.
+    """
+    if not snapshots:
+        return {}
+    if revision is not None:
+        raise UsageError("--snapshots are all steps of a model, --revision is one: drop one of the two")
+    from emergence.studies.revisions.record import load_revisions
+
+    known = load_revisions(runs_dir, name)
+    return known.suspects if known else {}
+
+
 def of_run(name: str, command: str, files: StudyFiles, runs_dir: Path) -> tuple[RunDirectory, dict[str, Any], Path]:
     """A run, what results say of it, and the folder of its results.
 

@@ -6,14 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from emergence.commands.subject import is_model, of_model, of_run
+from emergence.commands.subject import is_model, of_model, of_run, suspects_of
 from emergence.errors import UsageError
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.experiment.store import CACHE_FOLDER, RunDirectory
 from emergence.files import content_digest
 from emergence.spec.experiment import pretrain_label
 from emergence.spec.model_size import count_parameters
-from emergence.studies.revisions.record import load_revisions
 from emergence.studies.sentence_pairs.score import Precision
 from emergence.studies.units.inputs import Work, prepare_model, prepare_run
 from emergence.studies.units.measure import UnitStudy
@@ -70,10 +69,7 @@ def _of_run(name: str, runs_dir: Path, request: UnitRequest) -> tuple[dict[str, 
 
 
 def _of_model(name: str, runs_dir: Path, request: UnitRequest) -> tuple[dict[str, Any], Work, Path]:
-    snapshots = request.options.snapshots
-    if snapshots and request.revision is not None:
-        raise UsageError("--snapshots are all steps of a model, --revision is one: drop one of the two")
-    suspects = known.suspects if snapshots and (known := load_revisions(runs_dir, name)) else {}
+    suspects = suspects_of(name, request.revision, runs_dir, snapshots=request.options.snapshots)
     subject, home = of_model(name, request.revision, request.precision, FILES, runs_dir)
     work = prepare_model(
         name,

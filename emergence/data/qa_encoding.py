@@ -257,7 +257,7 @@ def encode_qa(
         ``answer_outside`` for a gold span beyond the sentence or no gold at all.
     """
     examples = list(examples)
-    encode = _cached_encoder(tokenizer)
+    encode = cached_encoder(tokenizer)
     chosen = mark_tokens(tokenizer, marks, token_counts)
     sep, mark = chosen.separator, chosen.predicate
     sentences: dict[tuple[tuple[str, ...], int | None], tuple[Int32Array, Int32Array]] = {}
@@ -425,7 +425,7 @@ def _refuse(example: QAExample, n_tokens: int, max_tokens: int) -> str | None:
     return None
 
 
-def _cached_encoder(tokenizer: QATokenizer) -> Callable[[Sequence[str]], list[Int32Array]]:
+def cached_encoder(tokenizer: QATokenizer) -> Callable[[Sequence[str]], list[Int32Array]]:
     """Encode texts, each distinct one once."""
     known: dict[str, Int32Array] = {}
 
@@ -440,7 +440,7 @@ def _cached_encoder(tokenizer: QATokenizer) -> Callable[[Sequence[str]], list[In
 
 def encode_words(tokenizer: QATokenizer) -> Callable[[tuple[str, ...]], tuple[Int32Array, Int32Array]]:
     """A function from a sentence's words to its token ids (T,) and the place (W,) of each word's last token."""
-    encode = _cached_encoder(tokenizer)
+    encode = cached_encoder(tokenizer)
 
     def of_sentence(tokens: tuple[str, ...]) -> tuple[Int32Array, Int32Array]:
         ids, _, last = _encode_words(tokens, tokenizer, encode)

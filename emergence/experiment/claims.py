@@ -22,7 +22,7 @@ from emergence.data.align import normalise, plain_marks
 from emergence.errors import RunDirectoryError
 from emergence.experiment.facts import HEADLINE, RULE, WORDS, WORDS_BOTH, dig
 from emergence.experiment.manifest import MANIFEST_FILE, ManifestEntry, read_manifest
-from emergence.experiment.prediction_rows import odd_row
+from emergence.experiment.prediction_rows import column, odd_row
 from emergence.experiment.result import RunResult, facts_of_spec, load_result
 from emergence.experiment.run_directory import (
     CHECKPOINT_FOLDER,
@@ -285,11 +285,7 @@ def _named_in_rows(result: RunResult) -> dict[str, list[str]]:
 
 
 def _columns(rows: Rows) -> dict[str, list[Any]]:
-    columns = {score: [row.get(score) for row in rows] for score in ROW_SCORES}
-    for score, values in columns.items():
-        if odd := set(map(type, values)) - {float, int, type(None)}:
-            raise TypeError(f"{score} of a question is a {min(kind.__name__ for kind in odd)}")
-    return columns
+    return {score: column(rows, score) for score in ROW_SCORES}
 
 
 def _stored_scores(result: RunResult) -> dict[str, Any]:

@@ -33,6 +33,18 @@ def odd_row(rows: Sequence[Row]) -> str | None:
     return None
 
 
+def column(rows: Sequence[Row], score: str) -> list[Any]:
+    """The score of every row or part of a row; None where it is null or missing.
+
+    Raises:
+        TypeError: One of them is no number.
+    """
+    values = [row.get(score) for row in rows]
+    if odd := set(map(type, values)) - {float, int, type(None)}:
+        raise TypeError(f"{score} of a question is a {min(kind.__name__ for kind in odd)}")
+    return values
+
+
 def _differing_keys(row: Row, first: Row) -> str | None:
     if missing := next((key for key in (*_REQUIRED, *REQUIRED_SCORES) if key not in row), None):
         return f"it has no {missing}"

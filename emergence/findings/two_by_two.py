@@ -19,7 +19,7 @@ import numpy.typing as npt
 from emergence.errors import DataError
 from emergence.experiment.claims import checked_result, own_result
 from emergence.experiment.facts import HEADLINE
-from emergence.experiment.prediction_rows import OPTIONAL_SCORES, REQUIRED_SCORES, odd_row
+from emergence.experiment.prediction_rows import OPTIONAL_SCORES, REQUIRED_SCORES, column, odd_row
 from emergence.experiment.result import RunResult
 from emergence.experiment.run_directory import PREDICTIONS_FILE
 from emergence.experiment.store import RunDirectory
@@ -154,11 +154,7 @@ def _columns(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Score name -> (N,) values, nan for null; an optional score is there where the first row has it."""
     names = [*required, *(name for name in optional if rows and name in rows[0])]
-    columns = {name: [row[name] for row in rows] for name in names}
-    for name, values in columns.items():
-        if odd := set(map(type, values)) - {float, int, type(None)}:
-            raise TypeError(f"{name} of a question is a {min(kind.__name__ for kind in odd)}")
-    return {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
+    return {name: np.array(column(rows, name), dtype=np.float64) for name in names}
 
 
 @dataclass(frozen=True)

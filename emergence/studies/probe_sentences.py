@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from emergence.data.qa_encoding import word_pieces
+from emergence.data.qa_encoding import encode_words
 from emergence.data.records import QADataset
 from emergence.data.tokenizer import TextTokenizer
 from emergence.errors import DataError
@@ -135,16 +135,13 @@ def encode_sentences(
     sentences: Sequence[ProbeSentence], tokenizer: TextTokenizer | HuggingFaceTokenizer
 ) -> EncodedSentences:
     """Encode sentences as those of questions are encoded: word by word, or as a published tokenizer cuts them."""
-    pieces = [word_pieces(sentence.tokens) for sentence in sentences]
-    if isinstance(tokenizer, TextTokenizer):
-        encode, before = _by_word(pieces, tokenizer), [tokenizer.eot]
-    else:
-        encode, before = _as_published(tokenizer), [] if tokenizer.start is None else [tokenizer.start]
+    start = tokenizer.eot if isinstance(tokenizer, TextTokenizer) else tokenizer.start
+    encode, before = encode_words(tokenizer), [] if start is None else [start]
     parts: list[npt.NDArray[np.int64]] = []
     owners: list[int] = []
     positions: list[int] = []
-    for number, (sentence, words) in enumerate(zip(sentences, pieces, strict=True)):
-        ids, last = encode(words)
+    for number, sentence in enumerate(sentences):
+        ids, last = encode(sentence.tokens)
         parts.append(np.concatenate([np.array(before, dtype=np.int64), ids]))
         owners += [number] * len(sentence.predicates)
         positions += [len(before) + int(last[i]) for i in sentence.predicates]
@@ -156,29 +153,6 @@ def encode_sentences(
         pad_id=tokenizer.pad,
         n_before=len(before),
     )
-
-
-#: The words of a sentence to its token ids (T,), and the place (W,) of each word's last token.
-_Encode = Callable[[Sequence[str]], tuple[IntArray, IntArray]]
-
-
-def _by_word(pieces: Sequence[Sequence[str]], tokenizer: TextTokenizer) -> _Encode:
-    unique = list(dict.fromkeys(piece for words in pieces for piece in words))
-    ids_of = dict(zip(unique, tokenizer.encode_batch(unique), strict=True))
-
-    def encode(words: Sequence[str]) -> tuple[IntArray, IntArray]:
-        encoded = [ids_of[word].astype(np.int64) for word in words]
-        return np.concatenate(encoded), np.cumsum([len(word) for word in encoded]) - 1
-
-    return encode
-
-
-def _as_published(tokenizer: HuggingFaceTokenizer) -> _Encode:
-    def encode(words: Sequence[str]) -> tuple[IntArray, IntArray]:
-        ids, _, last = tokenizer.encode_words(words)
-        return ids.astype(np.int64), last.astype(np.int64)
-
-    return encode
 
 
 def fitting(

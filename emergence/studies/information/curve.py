@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from emergence.measures.bootstrap import Estimate
-from emergence.measures.information import over_seeds
 from emergence.plain import plain
-from emergence.studies.information.result import CONTROLS, Emergence, InformationResult, result_of
+from emergence.studies.information.result import CONTROLS, Emergence, InformationResult, Parts, result_of
 from emergence.studies.study import Arrays, StudyFiles
 from emergence.wording import aligned, counted, format_estimate
 
@@ -70,9 +69,8 @@ class InformationCurve:
         Both have read the same texts, so the seeds are paired.
         """
         first, last = (result.emergence.parts(control, None) for result in (self.results[0], self.results[-1]))
-        blocks = last.blocks - first.blocks  # (S, 4)
-        varied = blocks.std(axis=-1, ddof=1) / math.sqrt(blocks.shape[-1])
-        return over_seeds(last.apart - first.apart, np.fmax(np.hypot(first.closed, last.closed), varied), self.n)
+        closed = np.hypot(first.closed, last.closed)
+        return Parts(last.apart - first.apart, closed, last.blocks - first.blocks).estimate(self.n)
 
     def to_dict(self) -> dict[str, Any]:
         points = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +255,7 @@ class LayerPair:
         """Texts of half A, which the pooling is fitted on."""
         return len(self.index) // 2
 
-    @property
+    @cached_property
     def is_blind(self) -> bool:
         """Whether the states before the block are all the same, as the commas that end lists are at level 0."""
         before = self.before[: len(self.index)]

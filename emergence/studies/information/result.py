@@ -50,6 +50,11 @@ class Parts:
     closed: FloatArray
     blocks: FloatArray
 
+    def estimate(self, n: int, level: float = 0.95) -> Estimate:
+        """The mean over seeds; its error is the closed one or that of the quarters, whichever is larger."""
+        varied = self.blocks.std(axis=-1, ddof=1) / math.sqrt(self.blocks.shape[-1])
+        return over_seeds(self.apart, np.fmax(self.closed, varied), n, level)
+
 
 @dataclass(frozen=True, eq=False)
 class Emergence:
@@ -76,9 +81,7 @@ class Emergence:
 
         What the first block reads is the last token alone, whatever the weights, so it tells of the text only.
         """
-        parts = self.parts(control, layer)
-        varied = parts.blocks.std(axis=-1, ddof=1) / math.sqrt(parts.blocks.shape[-1])
-        return over_seeds(parts.apart, np.fmax(parts.closed, varied), n, level)
+        return self.parts(control, layer).estimate(n, level)
 
     def parts(self, control: str, layer: int | None) -> Parts:
         """What :meth:`difference` is made of."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from emergence.answering.evaluate import baseline_scores, choose_max_answer_words, gold_spans
-from emergence.answering.prompted import Prompter, score_prompts
+from emergence.answering.prompted import Prompt, Prompter, score_prompts
 from emergence.data.qa_encoding import EncodedQA
 from emergence.data.sources import load_qa
 from emergence.data.stream import TokenStream
@@ -106,6 +106,7 @@ class Work:
         train: All training questions, of which prompts take their shots.
         separator: The token that ends sentences and answers, and ``mark`` its text.
         text: Held-out text, on which losses are measured; kept in ``losses`` by the digest of the weights.
+        prompts: Shots to the prompts of all questions, which are the same for every trunk.
     """
 
     timeline: Timeline
@@ -123,6 +124,7 @@ class Work:
     text: TokenStream
     context: Context
     losses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    prompts: dict[int, list[Prompt | None]] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -246,36 +248,42 @@ def _answer(work: Work, point: TimelinePoint, shots: int, progress: Progress) ->
     trunk = point.source.build()
     assert isinstance(trunk, Trunk)
     trunk = trunk.to(work.context.device).eval()
-    chunk, tokenizer = work.spec.config.pretrain.loss_chunk_rows, work.timeline.tokenizer
+    chunk = work.spec.config.pretrain.loss_chunk_rows
     key = point.source.key
     if key not in work.losses:
         work.losses[key] = plain(
             evaluate_language_model(trunk, work.text, trunk.config.sequence_length, work.context, chunk)
         )
-    prompter = Prompter(
-        work.train.examples,
-        tokenizer,
-        bos=tokenizer.eot,
-        separator=work.separator,
-        mark=work.mark,
-        n_shots=shots,
-        max_answer_words=work.max_answer_words,
-        max_tokens=trunk.config.sequence_length,
-        seed=work.spec.seed,
-    )
-    prompts = [prompter(example, n) for example, n in zip(work.test.examples, work.numbers, strict=True)]
+    prompts = _prompts(work, shots)
     fits = np.array([i for i, prompt in enumerate(prompts) if prompt is not None], dtype=np.int64)
     if not len(fits):
         raise UsageError(
             f"--shots {shots}: no prompt fits the {trunk.config.sequence_length} tokens of this trunk: ask with fewer"
         )
     scored = [prompt for prompt in prompts if prompt is not None]
-    tables = score_prompts(
-        trunk, scored, work.separator, work.max_answer_words, work.context, chunk, lambda n: progress.update(n)
-    )
+    tables = score_prompts(trunk, scored, work.separator, work.max_answer_words, work.context, chunk, progress.update)
     scores, predictions = _scores(*tables, work.test, fits)
     name, step, tokens = told_progress(point)
     return PromptedTrunk(name, shots, step, tokens, key, work.losses[key], scores, predictions)
+
+
+def _prompts(work: Work, shots: int) -> list[Prompt | None]:
+    if shots not in work.prompts:
+        tokenizer = work.timeline.tokenizer
+        prompter = Prompter(
+            work.train.examples,
+            tokenizer,
+            bos=tokenizer.eot,
+            separator=work.separator,
+            mark=work.mark,
+            n_shots=shots,
+            max_answer_words=work.max_answer_words,
+            max_tokens=work.timeline.model.sequence_length,
+            seed=work.spec.seed,
+        )
+        asked = zip(work.test.examples, work.numbers, strict=True)
+        work.prompts[shots] = [prompter(example, n) for example, n in asked]
+    return work.prompts[shots]
 
 
 def _scores(
