@@ -437,8 +437,8 @@ def _flags(law: LawFit, profile: Profile, free: FreeFit, table: LawTable) -> lis
     draws = table.has("subset") and len(set(table.names("subset"))) > 1
     rest = len(data) - data.fewshot.sum() - len(data.amounts) - 2
     more = len(data.amounts) - 3
-    tuned = fit_law(LawModel(data.rows(~data.fewshot), model.form, model.target)).rss
-    ratio = (tuned - free.rss) / max(more, 1) / max(free.rss / max(rest, 1), 1e-300)
+    tuned = law if not data.fewshot.any() else fit_law(LawModel(data.rows(~data.fewshot), model.form, model.target))
+    ratio = (tuned.rss - free.rss) / max(more, 1) / max(free.rss / max(rest, 1), 1e-300)
     found = {
         "too_far": profile.lo < best - FAR,
         "extrapolated": law.elbow < best - FAR,

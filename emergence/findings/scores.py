@@ -138,9 +138,9 @@ def score_set(
     runs = [scores for scores in probed if scores is not None]
     gains = gains_of_runs(runs, n_boot=n_boot, cluster=cluster) if len(runs) == len(probed) else ()
     if gains and (widening := document_widening_of_gains(runs)):
-        units = (len(set(runs[0].sentences)), len(set(runs[0].documents or ())))
-        options: dict[str, Any] = {"n_sentences": units[0], "n_documents": units[1], "cluster": cluster}
-        notes += interval_notes({}, widening=widening, **options)
+        n_sentences, n_documents = runs[0].units
+        units: dict[str, Any] = {"n_sentences": n_sentences, "n_documents": n_documents, "cluster": cluster}
+        notes += interval_notes({}, widening=widening, **units)
     return SetScores(comparable, readouts, tuple(dict.fromkeys(notes)), gains, cluster)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from emergence.errors import DataError
 from emergence.experiment.claims import own_result
 from emergence.experiment.facts import HEADLINE
+from emergence.experiment.result import RunResult
 from emergence.experiment.store import RunDirectory
 from emergence.findings.collect import OWN_KIND, collect_results
 from emergence.findings.folder import open_run
@@ -136,7 +138,7 @@ def analyse_skills(path: Path, *, readout: str = HEADLINE, score: str = "f1_toke
             left_out.append(f"{item.name}: no predictions")
             continue
         try:
-            found.append(skills_of(run, readout=readout, score=score, seed=seed))
+            found.append(skills_of(run, item.result, readout=readout, score=score, seed=seed))
         except DataError as reason:
             left_out.append(f"{item.name}: {str(reason).removeprefix(f'{run.path}: ')}")
     if not found:
@@ -145,14 +147,23 @@ def analyse_skills(path: Path, *, readout: str = HEADLINE, score: str = "f1_toke
 
 
 def skills_of(
-    run: RunDirectory, *, readout: str = HEADLINE, score: str = "f1_tokens", seed: int = 0, n_null: int = 999
+    run: RunDirectory,
+    result: RunResult | None = None,
+    *,
+    readout: str = HEADLINE,
+    score: str = "f1_tokens",
+    seed: int = 0,
+    n_null: int = 999,
 ) -> SkillAnalysis:
     """One finished run.
+
+    Args:
+        result: The run's own result, where the caller has read it.
 
     Raises:
         DataError: Its predictions tell no predicates or roles, or have no such read-out.
     """
-    result, rows = own_result(run), run.read_predictions()
+    result, rows = result or own_result(run), run.read_predictions()
     try:
         asked = [row for row in rows if row["predicate_index"] is not None]
         right = [_score_of(row, readout, score) >= RIGHT for row in asked]
@@ -192,8 +203,6 @@ def _score_of(row: dict[str, Any], readout: str, score: str) -> float:
 
 def _failures(roles: Sequence[str], right: Sequence[bool]) -> dict[str, tuple[int, float]]:
     """Roles with enough questions, the most frequent first."""
-    names, counts = np.unique(roles, return_counts=True)
-    wrong = {name: float(np.mean([not ok for role, ok in zip(roles, right, strict=True) if role == name]))
-             for name, n in zip(names, counts, strict=True) if n >= LEAST_QUESTIONS}  # fmt: skip
-    order = sorted(wrong, key=lambda name: -int(counts[names == name][0]))
-    return {str(name): (int(counts[names == name][0]), wrong[name]) for name in order}
+    counts, wrong = Counter(roles), Counter(role for role, ok in zip(roles, right, strict=True) if not ok)
+    kept = sorted((role for role in counts if counts[role] >= LEAST_QUESTIONS), key=lambda r: (-counts[r], r))
+    return {role: (counts[role], wrong[role] / counts[role]) for role in kept}

@@ -277,12 +277,6 @@ class LawFit:
         return self.model.elbows(self.theta)[:-1]
 
     @property
-    def sigma(self) -> float:
-        """Standard deviation of what is left, by degrees of freedom; nan where there are none."""
-        rest = len(self.model.data) - self.model.n_parameters
-        return float(np.sqrt(self.rss / rest)) if rest > 0 else float("nan")
-
-    @property
     def constants(self) -> tuple[float, float]:
         """k and C of E(D) = k·(ln D)^α + C, or k·D^α + C."""
         most = self.model.data.amounts[-1]

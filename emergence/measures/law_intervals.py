@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import fdtri
 
 from emergence.measures.emergence_law import LawFit, LawModel
 from emergence.measures.law_errors import LawErrors, fit_errors
@@ -111,8 +112,6 @@ def calibrated_profile(
 
 def f_profile(fit: LawFit, *, level: float = LEVEL) -> tuple[float, float]:
     """The interval of an uncalibrated profile: errors independent, critical value by F."""
-    from scipy.special import fdtri
-
     n, p = len(fit.model.data), fit.model.n_parameters
     critical = n * math.log1p(float(fdtri(1, n - p, level)) / (n - p))
     e, excess = _profile(fit, critical, _floor(fit.model, fit.fitted))

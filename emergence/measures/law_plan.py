@@ -225,8 +225,7 @@ def plan_sweep(
     widths = np.array(
         [_width(data.scored(y[rows]), law, level, n_calibration, seed + i) for i, y in enumerate(drawn[:n_intervals])]
     )
-    n = len(widths)
-    width = float(np.sort(widths)[n // 2]) if n % 2 else float(np.sort(widths)[n // 2 - 1 : n // 2 + 1].mean())
+    width = float(np.median(widths))
     is_open = float(np.isinf(widths).mean())
     return LawPlan(sweep, law, errors, level, base, width, is_open, tuple(added), n_sweeps, n_intervals)
 

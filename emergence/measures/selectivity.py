@@ -40,7 +40,6 @@ LEAST_SEEDS, LEAST_POINTS = 3, 4
 NO_CHANGE = 1.0
 MORE_DISTRIBUTED, MORE_CONCENTRATED = "more distributed", "more concentrated"
 NO_TREND, UNDETERMINED = "no trend", "undetermined"
-VERDICTS = (MORE_DISTRIBUTED, MORE_CONCENTRATED, NO_TREND, UNDETERMINED)
 
 
 # Selectivity --------------------------------------------------------------------------------------
@@ -432,7 +431,7 @@ def _kendall_s(x: FloatArray, y: FloatArray) -> float:
 
 
 def verdict_of(trends: Sequence[Trend]) -> str:
-    """One of :data:`VERDICTS`: what all counts agree on."""
+    """``MORE_DISTRIBUTED``, ``MORE_CONCENTRATED``, ``NO_TREND`` or ``UNDETERMINED``: what all counts agree on."""
     directions = {trend.direction for trend in trends}
     if len(directions) != 1 or None in directions:
         return UNDETERMINED

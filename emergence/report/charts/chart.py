@@ -117,11 +117,15 @@ class Chart:
 
 @dataclass
 class Charts:
-    """Charts, (name of a figure or run, reason) of what was left out, and (label, note) on intervals."""
+    """Charts, (name of a figure or run, reason) of what was left out, and (label, note) on intervals.
+
+    ``read`` keeps what a reader of studies found, for the other kinds that draw it.
+    """
 
     charts: list[Chart] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    read: dict[Any, Any] = field(default_factory=dict)
 
     def add(
         self, kind: ChartKind, title: str, caption: str, rows: Sequence[Row], otherwise: str = "", *, of: str = ""

@@ -66,7 +66,9 @@ def studies(
     otherwise: str,
 ) -> list[Result]:
     """Every result of a study in a folder. What cannot be read is skipped by its place, ``name`` if there is none."""
-    results, problems = read_studies(folder, files, read)
+    if read not in charts.read:
+        charts.read[read] = read_studies(folder, files, read)
+    results, problems = charts.read[read]
     for place, reason in problems:
         charts.skip(place, reason)
     if not results:

@@ -29,7 +29,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
                 run = open_run(folder.root, item.name)
                 if run is not None and item.scores is not None:
                     with contextlib.suppress(EmergenceError):  # too few questions, or none with a predicate
-                        rows += _rows(scores.comparable.label, skills_of(run, n_null=_N_NULL))
+                        rows += _rows(scores.comparable.label, skills_of(run, item.result, n_null=_N_NULL))
     caption = (
         "Left: share of k questions of one predicate that are right together (token F1 of 0.5 or more; solid), and as "
         "it would be if answers were independent (dashed); what lies between them is association. Right: the share of "

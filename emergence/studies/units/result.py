@@ -86,11 +86,6 @@ class UnitResult:
         """How a count goes with training, in this seed alone."""
         return trend_over([list(self.by_role(kind, name).values())])
 
-    def effect(self, trunk: Row, kind: str, of: str, asked: str, share: float = MAIN_SHARE) -> Estimate:
-        """F1 that questions about ``asked`` lose if the best units of ``of`` are cut, beyond matched random units."""
-        row = next(r for r in self.ablations(trunk, kind, share) if r["cut"] == of)
-        return Estimate.from_dict(row["effects"][asked])
-
     def ablations(self, trunk: Row, kind: str, share: float = MAIN_SHARE, how: str = "mean") -> list[Row]:
         """The rows of one share, by what was cut."""
         rows = trunk["units"][kind]["ablation"]
