@@ -29,7 +29,15 @@ from tests.answering.qa_tasks import WORDS, PlantedEncoder, WordTokenizer, examp
 
 CPU = torch.device("cpu")
 Splits = tuple[EncodedQA, EncodedQA, EncodedQA]
-CONFIG = ProbeConfig(families=("linear", "bilinear"), bilinear_rank=16, epochs=16, batch_size=16, lr=1e-2, patience=16)
+CONFIG = ProbeConfig(
+    families=("linear", "bilinear"),
+    ridges=(1e-3, 1e-2, 1e-1),
+    bilinear_rank=16,
+    epochs=16,
+    batch_size=16,
+    lr=1e-2,
+    patience=5,
+)
 OPTIONS = {"seed": 0, "context": Context(), "max_answer_words": 1}
 
 
