@@ -107,15 +107,15 @@ def cache_features(
 
 
 def layer_groups(
-    layers: Sequence[int], n_words: int, hidden_size: int, gigabytes: float, device: torch.device
+    layers: Sequence[int], n_words: int, hidden_size: int, gigabytes: float
 ) -> tuple[list[list[int]], torch.dtype]:
     """The layers to cache together within a memory budget, and the type to cache them in.
 
-    The type is float32 on a CPU if one layer fits in it, and otherwise bfloat16. One layer is always cached, with a
-    warning where it exceeds the budget.
+    The type is float32 if one layer fits in it, on every device, so that a GPU's probes read what a CPU's read. Otherwise
+    it is bfloat16. One layer is always cached, with a warning where it exceeds the budget.
     """
     values = n_words * hidden_size
-    dtype = torch.float32 if device.type == "cpu" and 4 * values <= gigabytes * 1e9 else torch.bfloat16
+    dtype = torch.float32 if 4 * values <= gigabytes * 1e9 else torch.bfloat16
     size = values * dtype.itemsize
     together = int(gigabytes * 1e9 // max(size, 1))
     if together < 1:

@@ -101,7 +101,7 @@ def layer_data(
             yield layer, tuple(ProbeData(part, gold_spans(s)) for part, s in zip(parts, splits, strict=True))
             del parts
         return
-    groups, dtype = layer_groups(layers, n_words, trunk.hidden_size, gigabytes, context.device)
+    groups, dtype = layer_groups(layers, n_words, trunk.hidden_size, gigabytes)
     for group in groups:
         caches = [cache_features(trunk, s, group, context, dtype) for s in splits]
         for layer in group:

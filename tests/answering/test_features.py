@@ -86,12 +86,11 @@ def test_bfloat16_cache_is_close(trunk: Trunk, data: EncodedQA) -> None:
 
 def test_layers_are_grouped_by_memory(caplog: pytest.LogCaptureFixture) -> None:
     layers, words, size = list(range(5)), 1_000_000, 100  # 0.4 GB a layer in float32
-    assert layer_groups(layers, words, size, 4.0, CPU) == ([layers], torch.float32)
-    assert layer_groups(layers, words, size, 0.9, CPU) == ([[0, 1], [2, 3], [4]], torch.float32)
-    assert layer_groups(layers, words, size, 0.3, CPU) == ([[0], [1], [2], [3], [4]], torch.bfloat16)
-    assert layer_groups(layers, words, size, 0.9, torch.device("cuda"))[1] == torch.bfloat16
+    assert layer_groups(layers, words, size, 4.0) == ([layers], torch.float32)
+    assert layer_groups(layers, words, size, 0.9) == ([[0, 1], [2, 3], [4]], torch.float32)
+    assert layer_groups(layers, words, size, 0.3) == ([[0], [1], [2], [3], [4]], torch.bfloat16)
     with caplog.at_level(logging.WARNING):
-        groups, _ = layer_groups(layers, words, size, 0.001, CPU)
+        groups, _ = layer_groups(layers, words, size, 0.001)
     assert len(groups) == 5 and "cache_gigabytes" in caplog.text
 
 

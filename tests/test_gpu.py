@@ -1,0 +1,324 @@
+"""A GPU computes what the CPU computes, goes on from a kill to the same bits, and serves every command.
+
+Without a GPU the file is skipped, as on this project's own CI. It needs no Modal client, so it runs in any image with
+torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from emergence.answering.features import LayerFeatures
+from emergence.answering.probe_data import ProbeData
+from emergence.answering.probe_fitting import SpanObjective
+from emergence.errors import EmergenceError
+from emergence.experiment.run import run_experiment
+from emergence.experiment.store import RunDirectory, RunStore
+from emergence.measures.spans import GoldSpans
+from emergence.model import Trunk, build_trunk, linear_cross_entropy
+from emergence.model.dropout import ResidualDropout
+from emergence.model.losses import token_losses
+from emergence.spec.config import ModelConfig, PretrainConfig
+from emergence.training import execution
+from emergence.training.context import Context
+from emergence.training.recording import StopRequested
+from tests.small_runs import run_small, small_spec, trunk_flags
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
+    pytest.mark.timeout(300),
+    # Deterministic kernels are asked for where there are any, and torch warns where there are none.
+    pytest.mark.filterwarnings("ignore:.*deterministic:UserWarning", "ignore::DeprecationWarning"),
+]
+
+FP32 = ("pretrain.precision=fp32", "pretrain.compile=off")
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+# The arithmetic ----------------------------------------------------------------------------------------------------
+
+
+def _trunk(**settings: Any) -> Trunk:
+    config = ModelConfig(n_layers=2, hidden_size=32, n_heads=4, sequence_length=64, vocab_size=320, **settings)
+    return build_trunk(config, 320, seed=3, init="normal")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"positions": "learned", "norm": "layernorm", "activation": "gelu", "qk_norm": False}]
+)
+def test_states_losses_and_gradients_are_the_cpus(settings: dict[str, Any]) -> None:
+    ours = _trunk(**settings)
+    theirs = copy.deepcopy(ours).to(CUDA)
+    ids = torch.randint(320, (3, 65), generator=torch.Generator().manual_seed(1))
+    for trunk, device in ((ours, CPU), (theirs, CUDA)):
+        execution.step_loss(trunk, trunk, ids.to(device), 50, "fp32").backward()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert a.grad is not None and b.grad is not None
+        difference = (a.grad - b.grad.cpu()).norm() / a.grad.norm().clamp_min(1e-12)
+        assert difference < 1e-4, name
+    for here, there in zip(ours.hidden_states(ids[:, 1:]), theirs.hidden_states(ids[:, 1:].to(CUDA)), strict=True):
+        assert torch.allclose(here, there.cpu(), atol=1e-4)
+
+
+def test_the_fused_loss_under_autocast_is_near_the_plain_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(300, 64, generator=generator), torch.randn(500, 64, generator=generator) * 0.1
+    targets = torch.randint(500, (300,), generator=generator)
+    plain = torch.nn.functional.cross_entropy(hidden @ weight.T, targets)
+    with torch.autocast("cuda", torch.bfloat16):
+        fused = linear_cross_entropy(hidden.to(CUDA).requires_grad_(), weight.to(CUDA), targets.to(CUDA), 128)
+    single = token_losses(hidden.to(CUDA), weight.to(CUDA), targets.to(CUDA), 128)
+    assert fused.item() == pytest.approx(plain.item(), rel=5e-3)
+    assert single.mean().item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_dropout_masks_depend_on_the_step_alone() -> None:
+    trunk = _trunk().to(CUDA).train()
+    dropout = ResidualDropout(trunk, 0.3, seed=2)
+    ids = torch.arange(40, device=CUDA)[None]
+    seen = []
+    for step in (1, 2, 1):
+        dropout.start_step(step)
+        seen.append(trunk(ids).detach())
+    assert torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[1])
+
+
+_PRETRAIN = PretrainConfig(samples_per_epoch=1, batch_size=9)
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    real = execution.run_once
+
+    def run_once(forward: Any, trunk: Trunk, size: int, *rest: Any) -> None:
+        tried.append(size)
+        if size > 2:
+            torch.empty(1 << 50, dtype=torch.uint8, device=CUDA)  # more than any GPU has
+        real(forward, trunk, size, *rest)
+
+    monkeypatch.setattr(execution, "run_once", run_once)
+    context = Context(device=CUDA)
+    assert execution.choose_micro_batch(_trunk().to(CUDA), _PRETRAIN, 9, context) == 2
+    assert tried == [9, 5, 3, 2]
+    monkeypatch.setattr(execution, "run_once", lambda *_: torch.empty(1 << 50, dtype=torch.uint8, device=CUDA))
+    with pytest.raises(EmergenceError, match="does not fit the GPU"):
+        execution.choose_micro_batch(_trunk().to(CUDA), _PRETRAIN, 4, context)
+
+
+# Runs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("gpu")
+    yield root
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def of_cpu(folder: Path) -> RunDirectory:
+    """A finished run in float32, made on the CPU."""
+    with mock.patch("torch.cuda.is_available", return_value=False):
+        return run_small(folder / "cpu", *FP32, cache=folder / "cache")[0]
+
+
+def _numbers(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers of nested JSON, but those that tell time, sizes or the machine."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not any(
+                word in key for word in ("second", "bytes", "created", "version", "machine", "device", "memory")
+            ):
+                yield from _numbers(inner, f"{place}.{key}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _numbers(inner, f"{place}[{number}]")
+    elif isinstance(value, float) and math.isfinite(value):
+        yield place, value
+
+
+def _held_out(run: RunDirectory) -> float:
+    return float(json.loads((run.path / "finetune_stats.json").read_text())["pretraining"]["validation_loss"])
+
+
+@pytest.mark.parametrize("extra", [FP32, ("pretrain.compile=off",), ("pretrain.compile=on",)])
+def test_pretraining_ends_near_the_cpus(
+    of_cpu: RunDirectory, folder: Path, extra: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Muon orthogonalises in bfloat16 on a GPU, so the weights are near and not equal."""
+    # The compiler's cache is made of pickles, and no test may read one.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
+    run, result = run_small(folder / "-".join(extra), *extra, cache=folder / "cache")
+    assert _held_out(run) == pytest.approx(_held_out(of_cpu), rel=0.03)
+    f1 = result.estimate("test", "f1_tokens")
+    assert f1 is not None and math.isfinite(f1.point)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_from_the_same_trunk_the_answers_are_the_cpus(of_cpu: RunDirectory, folder: Path, frozen: bool) -> None:
+    kwargs = {"freeze_llm": frozen, **trunk_flags(of_cpu)}
+    root = folder / f"both-{frozen}"
+    shutil.copytree(of_cpu.path, root / of_cpu.run_id)
+    found = {}
+    for device in ("cuda", "cpu"):
+        spec = small_spec(*FP32, **kwargs)
+        with mock.patch("torch.cuda.is_available", return_value=device == "cuda"):
+            result = run_experiment(spec, RunStore(root), cache_dir=folder / "cache", fresh=device == "cpu")
+        assert result is not None and result.run_id is not None
+        f1 = result.estimate("test", "f1_tokens")
+        assert f1 is not None
+        found[device] = f1.point
+    assert found["cuda"] == pytest.approx(found["cpu"], abs=0.02)
+
+
+@pytest.mark.parametrize("extra", [("pretrain.compile=off",), FP32])
+def test_stopped_anywhere_it_ends_in_the_same_bits(folder: Path, extra: tuple[str, ...]) -> None:
+    name = "stop-" + "-".join(extra).replace("=", "_").replace(".", "_")
+    whole, _ = run_small(folder / name / "whole", *extra, cache=folder / "cache")
+    store = RunStore(folder / name / "cut")
+    spec = small_spec(*extra)
+    begun: list[RunDirectory] = []
+    for stop_after in (4, 9, 12, 3):
+        asked = 0
+
+        def should_stop(limit: int = stop_after) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > limit
+
+        try:
+            run_experiment(
+                spec, store, cache_dir=folder / "cache", should_stop=should_stop,
+                on_open=lambda run, what: begun.append(run),
+            )  # fmt: skip
+        except StopRequested:
+            continue
+        break
+    result = run_experiment(spec, store, cache_dir=folder / "cache")
+    assert result is not None and len(begun) > 1
+    cut = store.open(str(result.run_id))
+    for file in ("toy_llm_unified_pretrained.pth", "toy_llm_qasrl_finetuned.pth"):
+        a, b = (torch.load(run.path / file, weights_only=True, map_location="cpu") for run in (whole, cut))
+        for key, tensor in _tensors(a):
+            assert torch.equal(tensor, dict(_tensors(b))[key]), f"{file}: {key}"
+    assert (whole.path / "predictions.jsonl").read_bytes() == (cut.path / "predictions.jsonl").read_bytes()
+
+
+def _tensors(value: Any, place: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _tensors(inner, f"{place}.{key}")
+    elif isinstance(value, torch.Tensor):
+        yield place, value
+
+
+@pytest.mark.parametrize("adapter", ["lora-2", "prefix-16"])
+def test_adapters(of_cpu: RunDirectory, folder: Path, adapter: str) -> None:
+    if adapter.startswith("lora"):
+        pytest.importorskip("peft")
+    root = folder / adapter
+    shutil.copytree(of_cpu.path, root / of_cpu.run_id)
+    _, result = run_small(root, *FP32, cache=folder / "cache", adapter=adapter, **trunk_flags(of_cpu))
+    f1 = result.estimate("test", "f1_tokens")
+    assert f1 is not None and math.isfinite(f1.point)
+
+
+def test_the_span_objective_is_the_cpus() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 9, size=50)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    words = torch.from_numpy(rng.standard_normal((offsets[-1], 12)).astype(np.float32))
+    questions = torch.zeros(50, 24)
+    starts = rng.integers(0, lengths)
+    golds = GoldSpans.from_lists([[(start, start), (0, 1)] for start in starts.tolist()])
+    flat = rng.standard_normal(24) * 0.1
+    values = [
+        SpanObjective(ProbeData(LayerFeatures(words.to(d), questions.to(d), offsets), golds))(flat, 0.1)
+        for d in (CPU, CUDA)
+    ]
+    assert values[0][0] == pytest.approx(values[1][0], rel=1e-5)
+    assert np.allclose(values[0][1], values[1][1], atol=1e-5)
+
+
+# Commands ----------------------------------------------------------------------------------------------------------
+
+_TEXTS = "--texts TEXTS --length 4 --n 400 --seeds 1 --dimensions 4"
+COMMANDS = {
+    "probe-snapshots": ("probe-snapshots", "RUN", "--random-trunks", "1", "--json"),
+    "cka": ("cka", "RUN", "--sentences", "40", "--random-seeds", "1"),
+    "ie": ("ie", "RUN", *_TEXTS.split(), "--json"),
+    "units": ("units", "RUN", "--questions", "20", "--draws", "1", "--json"),
+    "fewshot": ("fewshot", "RUN", "--shots", "0", "--json"),
+    "minimal-pairs": ("minimal-pairs", "RUN", "--json"),
+    "ask": ("ask", "RUN", "The dog chased the cat.", "What chased something?", "--json"),
+    "export": ("export", "RUN", "--to", "OUT"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_on_the_gpu_what_it_says_on_the_cpu(name: str, of_cpu: RunDirectory, folder: Path) -> None:
+    from typer.testing import CliRunner
+
+    from emergence.cli import app
+
+    found = {}
+    texts = folder / "texts.txt"
+    rng = np.random.default_rng(0)
+    nouns = ("the dog", "a cat", "the chef", "a guest", "the teacher", "a waiter", "the owner", "a student")
+    lines = (" and ".join(rng.choice(nouns, 4)) + "." for _ in range(900))
+    texts.write_text("\n".join(lines), encoding="utf-8")
+    for device in ("cpu", "cuda"):
+        root = folder / f"{name}-{device}"
+        shutil.copytree(of_cpu.path, root / of_cpu.run_id)
+        named = {"TEXTS": str(texts), "RUN": str(root / of_cpu.run_id), "OUT": str(root / "out")}
+        words = [named.get(word, word) for word in COMMANDS[name]]
+        with mock.patch("torch.cuda.is_available", return_value=device == "cuda"):
+            done = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        if "--json" in words:
+            found[device] = dict(_numbers(json.loads(done.stdout[done.stdout.index("{") :])))
+    if found:
+        assert set(found["cpu"]) == set(found["cuda"])
+        far = {
+            key: (value, found["cuda"][key])
+            for key, value in found["cpu"].items()
+            if abs(value - found["cuda"][key]) > 0.02 + 0.02 * abs(value)
+        }
+        assert not far, f"{len(far)} of {len(found['cpu'])} differ: {dict(list(far.items())[:12])}"
+
+
+def test_a_published_model(folder: Path) -> None:
+    pytest.importorskip("transformers")
+    from typer.testing import CliRunner
+
+    from emergence.cli import app
+    from tests.published_models import save_model
+
+    save_model(folder / "gpt2", "gpt2")
+    words = [
+        "probe",
+        "--model",
+        str(folder / "gpt2"),
+        "--data",
+        "microworld",
+        "--twins",
+        "1",
+        "--finetune-samples",
+        "40",
+    ]
+    small = ["microworld.train_documents=8", "microworld.validation_documents=4", "microworld.test_documents=4"]
+    small += ["probe.epochs=1", "probe.max_iterations=5", "evaluate.bootstrap_draws=100", "probe.mdl_epochs=1"]
+    flags = [part for setting in small for part in ("--set", setting)]
+    done = CliRunner().invoke(app, [*words, *flags, "--runs-dir", str(folder / "published")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
