@@ -61,8 +61,8 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
         parts.append(_device_table([row for row in rows if row["device"] == device]))
     if not any(row["device"] == "cuda" for row in rows):
         parts.append(
-            "\nNo row was measured on a GPU: none was there. The code of the GPU rows (`--device cuda`) "
-            "has only ever run on a CPU.\n"
+            "\nNo row was measured on a GPU yet. The code of the GPU rows (`--device cuda`) has only ever "
+            "run on a CPU.\n"
         )
     missing = [name for name in ROWS if not any(row["row"] == name for row in rows)]
     if missing:

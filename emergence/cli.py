@@ -117,8 +117,12 @@ WeightsType = Annotated[Literal["fp32", "bf16"], typer.Option(help="Of a model's
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N (default: the GPU, if any).")]
 TableStyle = Annotated[
     Literal["markdown", "latex", "csv", "json"] | None,
-    typer.Option("--format", help="Default: markdown; on a terminal, a table that fits its window."),
+    typer.Option(
+        "--format", help="Default: by the name of --output; markdown; on a terminal, a table that fits its window."
+    ),
 ]
+#: Which style of table a file's name asks for.
+TABLE_STYLES: dict[str, Literal["latex", "csv", "json"]] = {".tex": "latex", ".csv": "csv", ".json": "json"}
 TableFile = Annotated[
     Path | None,
     typer.Option("--output", metavar="FILE", parser=named("--output"), help="Write there instead of printing."),
@@ -278,6 +282,7 @@ def table_command(
     """The results table: F1, EM, emergence score with intervals, parameters, time; names what it left out."""
     if output is not None:
         refuse_output_file(output)
+        style = style or TABLE_STYLES.get(output.suffix.lower())
     refuse_if_no_results(results_dir)
     from emergence.findings.table import build_table
     from emergence.report.table_formats import format_table, to_terminal
@@ -322,8 +327,9 @@ def figures_command(
     """Draw every figure that DIR allows, as PNG, PDF and SVG with the data behind it."""
     _refuse_before_writing(results_dir, out or results_dir / "figures")
     from emergence.report.figures import make_figures
+    from emergence.training.recording import TerminalProgress
 
-    say(make_figures(results_dir, out).text())
+    say(make_figures(results_dir, out, progress=TerminalProgress()).text())
 
 
 @app.command("report")

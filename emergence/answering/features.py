@@ -111,8 +111,8 @@ def layer_groups(
 ) -> tuple[list[list[int]], torch.dtype]:
     """The layers to cache together within a memory budget, and the type to cache them in.
 
-    The type is float32 if one layer fits in it, on every device, so that a GPU's probes read what a CPU's read. Otherwise
-    it is bfloat16. One layer is always cached, with a warning where it exceeds the budget.
+    The type is float32 if one layer fits in it, on every device, so that a GPU's probes read what a CPU's read.
+    Otherwise it is bfloat16. One layer is always cached, with a warning where it exceeds the budget.
     """
     values = n_words * hidden_size
     dtype = torch.float32 if 4 * values <= gigabytes * 1e9 else torch.bfloat16

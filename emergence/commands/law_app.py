@@ -153,8 +153,12 @@ def numbers_of(text: str, flag: str) -> list[float]:
     Raises:
         UsageError: One of them is none.
     """
+    parts = text.split(",")
+    # float() takes more than people mean: digits of every script, and 1_000.
+    if not all(set(part) <= set("0123456789+-.eE \tinfaINFA") for part in parts):
+        raise UsageError(f"{flag} {text[:80]}: numbers with commas between them")
     try:
-        values = [float(part) for part in text.split(",")]
+        values = [float(part) for part in parts]
     except ValueError:
         raise UsageError(f"{flag} {text[:80]}: numbers with commas between them") from None
     if not all(math.isfinite(value) for value in values):
@@ -202,10 +206,13 @@ def plan_command(
     refuse_if_no_noise(noise)
     from emergence.files import to_json
     from emergence.findings.law_plan import analyse_plan
+    from emergence.training.recording import TerminalProgress, tracked
 
+    progress = TerminalProgress()
     analysis = analyse_plan(
         **planned, draws=draws, noise=noise, law=believed, target=d0, fewshot=fewshot, hours=costs, level=level,
         n_intervals=intervals, seed=seed,
+        one_by_one=lambda numbers: tracked(progress, numbers, "intervals", "simulated sweeps"),
     )  # fmt: skip
     say(to_json(analysis.to_dict(), indent=2) if as_json else analysis.text())
 

@@ -42,7 +42,7 @@ from emergence.model.huggingface import (
 from emergence.model.huggingface.own_export import redraw_unseen_rows
 from emergence.spec.adapters import lora_rank
 from emergence.spec.experiment import ExperimentSpec
-from emergence.spec.pretraining_snapshot import choose_step
+from emergence.spec.pretraining_snapshot import choose_step, spaced_among
 from emergence.training.checkpoint import WeightsFile, check_matches, check_trunk, load_weights
 
 logger = logging.getLogger(__name__)
@@ -417,7 +417,8 @@ def _snapshot_weights(spec: ExperimentSpec, store: RunStore, text: str | None) -
     step = choose_step(list(steps), spec.snapshot)
     if step is None:
         kept = ", ".join(str(each) for each in sorted(steps) if each)
-        raise WeightsError(f"--snapshot {spec.snapshot}: {run.run_id} kept steps {kept}: choose from them")
+        instead = f", or {spacing}" if (spacing := spaced_among(spec.snapshot, kept.count(",") + 1)) else ""
+        raise WeightsError(f"--snapshot {spec.snapshot}: {run.run_id} kept steps {kept}: choose from them{instead}")
     weights = load_own(run, steps[step])
     check_trunk(weights, steps[step])
     return GivenWeights(weights, steps[step])

@@ -272,4 +272,4 @@ def _warn_of_unreadable(store: RunStore) -> None:
 def _make_deterministic() -> None:
     """Equal inputs give equal bits on equal hardware, on a GPU too."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms does the same and imports the compiler

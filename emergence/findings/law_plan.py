@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,7 @@ def analyse_plan(
     level: float = LEVEL,
     n_intervals: int = N_INTERVALS,
     seed: int = 0,
+    one_by_one: Callable[[Sequence[int]], Iterable[int]] = lambda numbers: numbers,
 ) -> PlanAnalysis:
     """Simulate a planned sweep.
 
@@ -170,7 +171,8 @@ def analyse_plan(
         noise: A law that ``law fit --output`` stored, or standard deviations of a run, a checkpoint, a draw.
         law: Emergence point, elbow at the largest amount, slope, and alpha; the stored one without it.
         target: D_0; that of the stored law, or :data:`LEAST_SUPERVISION`.
-        hours: As :class:`Hours`. n_intervals: Simulated sweeps that get an interval.
+        hours: As :class:`Hours`. n_intervals: Simulated sweeps that get an interval. one_by_one: Shows how far it is
+            (:func:`emergence.measures.law_plan.plan_sweep`).
 
     Raises:
         UsageError: A number that cannot be, or no law is given. RunDirectoryError: The stored law cannot be read.
@@ -194,7 +196,7 @@ def analyse_plan(
             raise UsageError("--law is missing: --noise with numbers takes the law that is believed, too")
         plan = plan_sweep(
             sweep, believed, errors, level=level, n_sweeps=SWEEPS_AN_INTERVAL * n_intervals, n_intervals=n_intervals,
-            seed=seed,
+            seed=seed, one_by_one=one_by_one,
         )  # fmt: skip
     except IndexError:
         raise UsageError("--law: three or four numbers, E0,EMAX,SLOPE[,ALPHA]") from None

@@ -27,6 +27,7 @@ _MOST_BYTES = 64 * 2**20
 _YES, _NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n", "")
 #: A number as every program writes it: ASCII digits without separators.
 _NUMBER = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE | re.ASCII)
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 #: What no loss exceeds; a perplexity may.
 MOST_LOSS = 1e3
 #: What losses can be in.
@@ -38,8 +39,8 @@ class LawTable:
     """Rows of a table.
 
     Attributes:
-        path: Where it lies. columns: In its order. rows: Column to text or value. lines: Line of each row, or its
-            number.
+        path: Where it lies. columns: In its order, in small letters. rows: Column to text or value. lines: Line of
+            each row, or its number.
         about: What its rows are, where they are runs of a folder. cure: Which runs a law would take beyond them.
         left_out: Sentences about runs that are in no row.
     """
@@ -116,7 +117,9 @@ class LawTable:
         try:
             value = parsed_number(cell)
         except ValueError:
-            raise self.refuse(f"{column} is no number: {_text(cell)[:40]!r}", row) from None
+            text = _text(cell)[:40]
+            cure = f": write {text.replace(',', '.')}" if _DECIMAL_COMMA.fullmatch(text) else ""
+            raise self.refuse(f"{column} is no number: {text!r}{cure}", row) from None
         if not math.isfinite(value):
             raise self.refuse(f"{column} is {value}: leave out runs without a number", row)
         return value
@@ -164,8 +167,14 @@ def _from_json(text: str, path: Path) -> LawTable:
     rows = value.get("rows") if isinstance(value, dict) else value
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError('no table: give a list of objects, or {"rows": [...]}', path)
+    rows = [{_column(name): cell for name, cell in row.items()} for row in rows]
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
     return LawTable(path, columns, tuple(rows), tuple(range(1, len(rows) + 1)))
+
+
+def _column(name: str) -> str:
+    """A column's name, however it is written: ``Loss`` is ``loss``."""
+    return name.strip().lower()
 
 
 def _from_csv(text: str, path: Path) -> LawTable:
@@ -173,7 +182,7 @@ def _from_csv(text: str, path: Path) -> LawTable:
     delimiter = max(",;\t", key=header.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="", restval=None)
     try:
-        columns = tuple(name.strip() for name in reader.fieldnames or ())
+        columns = tuple(_column(name) for name in reader.fieldnames or ())
         rows, lines = [], []
         for row in reader:
             if "" in row and "" not in columns:

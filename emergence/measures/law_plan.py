@@ -8,6 +8,7 @@ run's noise as well as a checkpoint's effect, is the same in both.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -196,8 +197,16 @@ def plan_sweep(
     n_intervals: int = N_INTERVALS,
     n_calibration: int = N_CALIBRATION,
     seed: int = 0,
+    one_by_one: Callable[[Sequence[int]], Iterable[int]] = lambda numbers: numbers,
 ) -> LawPlan:
     """Simulate a sweep, and the sweeps with one more row.
+
+    Args:
+        sweep: What is planned. law, errors: What is believed.
+        level: Of the intervals. n_sweeps, n_intervals, n_calibration: Simulated sweeps, those of them that get an
+            interval, and the draws that calibrate each.
+        seed: Of all draws.
+        one_by_one: Passes the numbers of the intervals on, and may show how far it is.
 
     Raises:
         ValueError: Too few losses or amounts for a law, or D_0 is not below the largest amount.
@@ -223,7 +232,10 @@ def plan_sweep(
     rows = _rows_of(everything, sweep)
     data = everything.rows(rows)
     widths = np.array(
-        [_width(data.scored(y[rows]), law, level, n_calibration, seed + i) for i, y in enumerate(drawn[:n_intervals])]
+        [
+            _width(data.scored(drawn[i, rows]), law, level, n_calibration, seed + i)
+            for i in one_by_one(range(n_intervals))
+        ]
     )
     width = float(np.median(widths))
     is_open = float(np.isinf(widths).mean())

@@ -55,9 +55,9 @@ class Trunk(nn.Module):
         super().__init__()
         self.config, self.vocab_rows = config, vocab_rows
         self.hidden_size, self.n_layers = config.hidden_size, config.n_layers
-        self.embedding = nn.Embedding(vocab_rows, config.hidden_size)
+        self.embedding = EmbeddingTable(vocab_rows, config.hidden_size)
         learned = config.positions == "learned"
-        self.position = nn.Embedding(config.sequence_length, config.hidden_size) if learned else None
+        self.position = EmbeddingTable(config.sequence_length, config.hidden_size) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = _norm(config.norm, config.hidden_size)
         #: (P, D) learned states before the text (:mod:`emergence.model.adapters`); None for a plain trunk.
@@ -139,6 +139,17 @@ class Trunk(nn.Module):
                 residual = name.endswith(("attention.output.weight", "mlp.output.weight"))
                 scale = 0.0 if init == "zero_residual" else 1 / math.sqrt(2 * self.n_layers)
                 weight.normal_(0.0, std, generator=generator).mul_(scale if residual else 1.0)
+
+
+class EmbeddingTable(nn.Embedding):
+    """An embedding whose weights :meth:`Trunk.initialise` draws, and nobody before it.
+
+    torch would draw normal numbers on the meta device, for which it imports its compiler: a second of CPU time in every
+    command that reads a trunk.
+    """
+
+    def reset_parameters(self) -> None:
+        """Nothing is drawn."""
 
 
 class Block(nn.Module):

@@ -13,6 +13,7 @@ from emergence.report.charts.chart import all_charts
 from emergence.report.charts.drawing import FORMATS, save
 from emergence.report.escaping import markdown_escape
 from emergence.report.output_files import refuse_output_folder
+from emergence.training.recording import NoProgress, Progress, tracked
 from emergence.wording import counted, in_line
 
 
@@ -42,13 +43,16 @@ class FigureReport:
         return "\n".join(map(in_line, lines))
 
 
-def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int = N_BOOT) -> FigureReport:
+def make_figures(
+    results_dir: Path, out_dir: Path | None = None, *, n_boot: int = N_BOOT, progress: Progress = NoProgress()
+) -> FigureReport:
     """Every figure that a folder of runs and downloaded results allows.
 
     Args:
         results_dir: A folder of results files and run directories, even renamed or copied ones; or one run.
         out_dir: Where figures go, by default ``figures`` in ``results_dir``.
         n_boot: Number of bootstrap resamples.
+        progress: Shows how many figures are drawn.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -61,7 +65,7 @@ def make_figures(results_dir: Path, out_dir: Path | None = None, *, n_boot: int 
     folder.refuse_if_empty()
     charts = all_charts(folder, n_boot=n_boot)
     out_dir = make_folder(out_dir or results_dir / "figures")
-    for chart in charts.charts:
+    for chart in tracked(progress, charts.charts, "figures", "drawing"):
         save(chart, out_dir)
     words = [
         f"## {chart.name}\n\n**{markdown_escape(chart.title)}.** {markdown_escape(chart.caption)}\n"

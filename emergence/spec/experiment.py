@@ -20,7 +20,7 @@ from emergence.errors import ConfigError, UsageError
 from emergence.spec.adapters import Adapter
 from emergence.spec.config import ConfigName, ExperimentConfig, config_from_dict, load_config
 from emergence.spec.flags import Flag, flag, flags_of
-from emergence.spec.pretraining_snapshot import LAST, meant_snapshot, wanted_of
+from emergence.spec.pretraining_snapshot import LAST, meant_snapshot, spaced_among, wanted_of
 from emergence.spec.published import refuse_with_model, size_name
 
 SPEC_VERSION = 1
@@ -382,9 +382,10 @@ def _refuse_at_snapshot(spec: ExperimentSpec) -> None:
         raise UsageError(f"--snapshot is where a run starts within its pretraining, but {reason}: drop one of the two")
     wanted, kept = wanted_of(spec.snapshot), spec.config.pretrain.step_snapshots
     if kept < (wanted[1] if wanted else 1):
+        instead = f"take {spacing}, or pretrain" if (spacing := spaced_among(spec.snapshot, kept)) else "pretrain"
         raise UsageError(
-            f"--snapshot {spec.snapshot}: this pretraining keeps {kept} snapshots in log steps: raise "
-            f"it with --set pretrain.step_snapshots={max(wanted[1] if wanted else 10, 10)}"
+            f"--snapshot {spec.snapshot}: this pretraining keeps {kept} snapshots in log steps: {instead} "
+            f"with --set pretrain.step_snapshots={max(wanted[1] if wanted else 10, 10)}"
         )
 
 

@@ -71,3 +71,15 @@ def choose_step(steps: Sequence[int], snapshot: str) -> int | None:
         nearest = min(range(len(x)), key=lambda j: abs(x[j] - place))
         at = min(max(nearest, at + 1), len(kept) - n + i)
     return kept[at]
+
+
+def spaced_among(snapshot: str, kept: int) -> str | None:
+    """For ``3of8`` where only six are kept ``2of6``, the one at the same place among these.
+
+    None for a step, and where fewer than two are kept.
+    """
+    wanted = wanted_of(snapshot)
+    if wanted is None or kept < 2:
+        return None
+    k, n = wanted
+    return f"{1 + round((k - 1) * (kept - 1) / (n - 1))}of{kept}"

@@ -11,9 +11,9 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -28,6 +28,9 @@ class StopRequested(EmergenceError):
     """Training was asked to stop, and saved a checkpoint. The same command resumes it. The exit code is 130."""
 
     exit_code = STOPPED
+
+
+Item = TypeVar("Item")
 
 
 class Recorder(Protocol):
@@ -86,6 +89,17 @@ class NoProgress:
 
     def close(self) -> None:
         pass
+
+
+def tracked(progress: Progress, items: Sequence[Item], unit: str, description: str) -> Iterator[Item]:
+    """The items one after another, with a step of ``progress`` after each."""
+    progress.start(len(items), unit, description=description)
+    try:
+        for item in items:
+            yield item
+            progress.update(1)
+    finally:
+        progress.close()
 
 
 class TerminalProgress:

@@ -91,7 +91,7 @@ def test_what_was_not_kept_is_refused_before_anything_is_written(pretrained: Run
     cache = pretrained.path.parents[1] / "cache"
     for root, flags, says in (
         (tmp_path, {"snapshot": "2"}, "no run in .* --skip-finetune in place of --snapshot"),
-        (pretrained.path.parent, {"snapshot": "3"}, "kept steps 1, 2, 4, 8: choose from them"),
+        (pretrained.path.parent, {"snapshot": "3"}, "kept steps 1, 2, 4, 8: choose from them$"),
         (pretrained.path.parent, {"snapshot": "2", "seed": 1}, "no run in"),
     ):
         before = set(root.iterdir())

@@ -177,6 +177,7 @@ BAD: dict[str, tuple[Callable[[Rows], Rows], str]] = {
     "half a shot": (lambda rows: _with(rows, amount=2.5), ":2: amount 2.5: a count of shots"),
     "more questions than are": (lambda rows: [*rows[:-1], *_with(rows[-1:], amount=1e300)], "amount 1e+300"),
     "separators": (lambda rows: _with(rows, loss="1_000"), ":2: loss is no number: '1_000'"),
+    "a decimal comma": (lambda rows: _with(rows, loss="2,31"), ":2: loss is no number: '2,31': write 2.31"),
     "other digits": (lambda rows: _with(rows, loss="\u0662.\u0665"), ":2: loss is no number"),
     "perplexity": (lambda rows: _with(rows, loss=12_000), "no perplexity"),
     "subset below 0": (lambda rows: _with(rows, subset=-1), ":2: subset -1: 0, 1, 2"),
@@ -220,6 +221,13 @@ def test_a_cell_of_json_that_is_no_cell(column: str, cell: Any, tmp_path: Path) 
     (tmp_path / "t.json").write_text(json.dumps(_with(rows, **{column: cell})))
     ended = typed("emergence", "law", "fit", str(tmp_path / "t.json"), "--draws", "19")
     assert ended.code == 2 and f":1: {column}" in ended.err and ended.err.count("\n") == 1, ended
+
+
+def test_column_names_may_be_capitals(tmp_path: Path) -> None:
+    rows = [{key.title(): value for key, value in row.items()} for row in sweep()]
+    (tmp_path / "t.json").write_text(json.dumps([{f" {key.upper()}": v for key, v in row.items()} for row in rows]))
+    for path in (written(tmp_path / "t.csv", rows), tmp_path / "t.json"):
+        assert len(law_data(read_law_table(path))) == len(rows)
 
 
 def test_bytes_per_token_of_two_tokenizers_may_share_an_axis(tmp_path: Path) -> None:

@@ -133,3 +133,9 @@ def test_bf16_autocast_stays_close() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         rough = trunk(ids)
     assert ((rough.float() - trunk(ids)).norm() / trunk(ids).norm()).item() < 0.03
+
+
+def test_building_a_trunk_does_not_import_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch draws normal numbers on the meta device through its compiler, whose import takes a second."""
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda *_, **__: pytest.fail("drawn by torch"))
+    build_trunk(ModelConfig(n_layers=1, hidden_size=8, n_heads=2, sequence_length=8, vocab_size=320), 320, seed=0)

@@ -45,6 +45,21 @@ def test_markdown_comes_in_a_pipe_or_when_it_is_asked_for(runs: Path, monkeypatc
     assert typed("emergence", "table", str(runs), "--output", str(file)).code == 0 and file.read_text() == piped
 
 
+def test_the_name_of_the_file_says_the_style(runs: Path, tmp_path: Path) -> None:
+    for suffix, begins in (
+        (".csv", "set_label,"),
+        (".tex", "\\begin{"),
+        (".json", "{"),
+        (".md", "| Model"),
+        ("", "| Model"),
+    ):
+        file = tmp_path / f"table{suffix}"
+        assert typed("emergence", "table", str(runs), "--output", str(file)).code == 0
+        assert begins in file.read_text()[:200], suffix
+    assert typed("emergence", "table", str(runs), "--format", "markdown", "--output", str(tmp_path / "t.csv")).code == 0
+    assert (tmp_path / "t.csv").read_text().startswith("| Model")
+
+
 def test_cells_are_neither_markup_nor_orders_to_the_terminal() -> None:
     shown = fitted_table(["[bold]name", "n"], [["[red]x[/red]\x1b[31m", "1"], ["two\nlines", "22"]], left=1, width=60)
     assert all(text in shown for text in ("[bold]name", "[red]x[/red]\\u001b[31m", "two\\nlines"))

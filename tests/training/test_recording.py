@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from unittest import mock
 
-from emergence.training.recording import StopRequested, TerminalProgress
+import pytest
+
+from emergence.training.recording import StopRequested, TerminalProgress, tracked
+from tests.command_lines import typed
 from tests.memory_recorder import MemoryRecorder
+from tests.planted_runs import write_grid
 
 
 def test_rewinding_drops_what_came_after() -> None:
@@ -50,3 +56,26 @@ def test_a_terminal_gets_a_bar() -> None:
 
 def test_a_requested_stop_has_the_exit_code_of_an_interrupt() -> None:
     assert StopRequested("stopped").exit_code == 130
+
+
+def test_items_are_told_one_by_one_and_the_bar_is_closed() -> None:
+    told = mock.Mock()
+    assert list(tracked(told, "ab", "letters", "reading")) == ["a", "b"]
+    step = mock.call.update(1)
+    assert told.mock_calls == [mock.call.start(2, "letters", description="reading"), step, step, mock.call.close()]
+    for _ in tracked(told, "ab", "letters", "reading"):
+        break
+    assert told.close.call_count == 2
+
+
+@pytest.mark.parametrize("line", ["figures {runs} --out {new}", "law plan --losses 2.5,2.2,1.8 --amounts 50,200,1000 "
+                                  "--noise 0.01 --law 1.7,2.3,0.9 --intervals 5"])  # fmt: skip
+def test_slow_commands_say_how_far_they_are(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    write_grid(tmp_path / "runs", {"full": 0.7, "frozen": 0.5})
+    started: list[str] = []
+    monkeypatch.setattr(TerminalProgress, "start", lambda self, total, unit, **_: started.append(f"{total} {unit}"))
+    monkeypatch.setattr(TerminalProgress, "update", lambda self, n, **_: None)
+    words = line.format(runs=tmp_path / "runs", new=tmp_path / "new").split()
+    assert typed("emergence", *words).code == 0
+    assert started and started[-1].split()[1] in ("figures", "intervals"), started
