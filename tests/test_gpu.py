@@ -31,6 +31,7 @@ from emergence.model.dropout import ResidualDropout
 from emergence.model.losses import token_losses
 from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training import execution
+from emergence.training.checkpoint import load_weights
 from emergence.training.context import Context
 from emergence.training.recording import StopRequested
 from tests.small_runs import run_small, small_spec, trunk_flags
@@ -209,7 +210,7 @@ def test_stopped_anywhere_it_ends_in_the_same_bits(folder: Path, extra: tuple[st
     assert result is not None and len(begun) > 1
     cut = store.open(str(result.run_id))
     for file in ("toy_llm_unified_pretrained.pth", "toy_llm_qasrl_finetuned.pth"):
-        a, b = (torch.load(run.path / file, weights_only=True, map_location="cpu") for run in (whole, cut))
+        a, b = (load_weights(run.path / file).state_dict for run in (whole, cut))
         for key, tensor in _tensors(a):
             assert torch.equal(tensor, dict(_tensors(b))[key]), f"{file}: {key}"
     assert (whole.path / "predictions.jsonl").read_bytes() == (cut.path / "predictions.jsonl").read_bytes()

@@ -32,6 +32,7 @@ from emergence.answering.features import Readout
 from emergence.answering.finetune import schedule
 from emergence.answering.probe_data import (
     CHUNK_ROWS,
+    DOUBLE_ROWS,
     ProbeData,
     Standardisation,
     add_offset,
@@ -490,8 +491,11 @@ class SpanObjective:
     @cached_property
     def _principal(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """(D,) second moments of the states along their principal directions, which are the columns of (D, D)."""
-        chunks = self.words.split(CHUNK_ROWS)
-        moments = torch.stack([chunk.double().T @ chunk.double() for chunk in chunks]).sum(0) / max(len(self.words), 1)
+        moments = torch.zeros(self.hidden_size, self.hidden_size, dtype=torch.float64, device=self.words.device)
+        for chunk in self.words.split(DOUBLE_ROWS):
+            rows = chunk.double()
+            moments.addmm_(rows.T, rows)
+        moments /= max(len(self.words), 1)
         variances, directions = np.linalg.eigh(moments.cpu().numpy())
         return np.maximum(variances, 0.0), directions
 

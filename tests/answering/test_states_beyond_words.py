@@ -199,7 +199,7 @@ def test_the_scorers_logits_are_log_probabilities_of_these_questions() -> None:
         scorer_logits(scorers["left"], splits[1].n_words, "train")
 
 
-@pytest.mark.parametrize("stop_after", [1, 3])
+@pytest.mark.parametrize("stop_after", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_stopped_measurement_resumes_and_ends_identical(tmp_path: Path, stop_after: int) -> None:
     splits, scorers = world(hidden=False)
     encoder = PlantedEncoder()

@@ -143,6 +143,7 @@ def test_what_the_published_estimator_reports_lies_above_every_ceiling_for_indep
     assert abs(found["value"]) < 3 * found["se"] and found["truth"] == 0
 
 
+@pytest.mark.slow
 def test_the_figure_is_made_of_the_newest_result(
     bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ def test_means_gains_and_their_pairing_are_as_planted() -> None:
         assert twin_gain == pytest.approx(0.0, abs=0.005)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_small_run_says_what_was_planted(seeds: int) -> None:
     worlds = 40 if seeds == 1 else 20
     nothing, words, learnt, spans = (

@@ -288,6 +288,7 @@ def test_interrupted_at_every_few_steps_it_ends_the_same(condition: str, cells: 
 SEARCHED = ("finetune.search=on", "finetune.min_steps_per_epoch=24", "finetune.batch_size=32")
 
 
+@pytest.mark.slow
 def test_a_searched_ceiling_is_recorded_and_survives_interruptions(tmp_path: Path) -> None:
     """Stopped again and again within the search too; what it found stands in history and result."""
     whole, result = run_small(tmp_path / "whole", *SEARCHED, random_baseline=True, cache=tmp_path / "cache")

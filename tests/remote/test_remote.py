@@ -330,7 +330,7 @@ def test_an_attempt_in_which_nothing_moves_is_ended_and_published(
 
     def hang(job: Any, stop: Callable[[], bool], on_commit: Any) -> None:
         checkpoint(5)
-        for _ in range(10):  # gets on: steps are asked whether to stop, files grow
+        for _ in range(5):  # gets on: steps are asked whether to stop, files grow
             time.sleep(0.1)
             container.PULSE.write_text(str(time.monotonic()))
         while True:
