@@ -76,7 +76,8 @@ def of_run(name: str, command: str, files: StudyFiles, runs_dir: Path) -> tuple[
     if spec.model is not None:
         raise UsageError(f"{run.run_id} probes a published model: give that itself, {command} {spec.model}")
     subject = {"name": run.run_id, "kind": "run", "size": spec.config.name, "seed": spec.seed}
-    return run, {**subject, "initialisation": spec.initialisation}, run.path / files.folder
+    data = {} if spec.random_baseline else {"pretrain_data": spec.pretrain_data}
+    return run, {**subject, "initialisation": spec.initialisation, **data}, run.path / files.folder
 
 
 def folder_name(name: str) -> str:

@@ -74,7 +74,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Told:
-    """A file that this program wrote from results, such as a law: its ``kind`` and where it lies."""
+    """A file of this program that is no run's result, such as a law or a study's cell: its ``kind`` and its place."""
 
     kind: str
     path: Path
@@ -231,6 +231,8 @@ def _read_file(path: Path, name: str) -> Found | Told:
     raw = read_json(path, DataError)
     if isinstance(raw, dict) and str(raw.get(KIND_KEY, "")).startswith(OWN_KIND):
         return Told(str(raw[KIND_KEY]), path)
+    if isinstance(raw, dict) and raw.get("cell") == path.stem:  # a study of a model keeps them beside its result
+        return Told("cell", path)
     if not recognise(raw):
         raise _NotAResultError("foreign", "not a results file: it has none of the keys of a finetune_stats.json")
     return _checked(name, load_result(path))

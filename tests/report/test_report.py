@@ -22,6 +22,7 @@ from emergence.findings.table import build_table
 from emergence.measures.sentence_pairs import SentencePairScores
 from emergence.report.blocks import Example, Heading
 from emergence.report.charts.chart import all_charts
+from emergence.report.charts.sentence_pairs import _short
 from emergence.report.examples import GAP, N_EACH, _known_words, _pieces, example_blocks
 from emergence.report.provenance import command
 from emergence.report.write import WrittenReport, write_report
@@ -382,4 +383,8 @@ def test_sentence_pairs_of_runs_and_models_have_a_section(tmp_path: Path) -> Non
     assert "sentence_pairs_microworld_roles.svg" in text
     of_all = [line for line in text.splitlines() if "| all pairs |" in line]
     assert len(of_all) == 2 and "me/model" in of_all[1] and all("0.750" in row for row in of_all)
+    short = {"kind": "run", "size": "tiny", "initialisation": "pretrained"}
+    assert [_short(short | more) for more in ({}, {"pretrain_data": "wiki"}, {"pretrain_data": "shuffled"})] == [
+        "tiny, pretrained", "tiny, pretrained", "tiny, pretrained, shuffled",
+    ]  # fmt: skip
     assert any("| whole items | 2 | 0.500" in line for line in text.splitlines())

@@ -18,6 +18,7 @@ from emergence.data.sentence_pairs import PairSet, SentencePair
 from emergence.errors import DataError, UsageError
 from emergence.experiment.run_directory import RunDirectory
 from emergence.export.folder import write_export
+from emergence.findings.collect import collect_results
 from emergence.studies.revisions.record import Revision, Revisions, save_revisions
 from emergence.studies.sentence_pairs import score as study
 from emergence.studies.sentence_pairs.result import FILES, read_result
@@ -169,5 +170,7 @@ def test_the_command_scores_a_published_model(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "with bos" in done.output
     stored = list((tmp_path / "runs" / FILES.name).rglob(FILES.json_file))
     assert len(stored) == 1 and read_result(stored[0].parent).subject["kind"] == "model"
+    # Its cells are beside it, and nobody takes them for results that cannot be read.
+    assert list(stored[0].parent.glob("cells/*.json")) and not collect_results(tmp_path / "runs").skipped
     refused = CliRunner().invoke(app, [*flags, "--snapshots"])
     assert isinstance(refused.exception, UsageError) and "no revisions that name a step" in str(refused.exception)

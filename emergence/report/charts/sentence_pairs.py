@@ -45,7 +45,10 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
 
 
 def _subjects(results: Sequence[PairStudyResult]) -> list[str]:
-    """Short names: size and initialisation of a run, the last part of a model's name; whole names where those agree."""
+    """Short names: size, initialisation and other text than wiki of a run, the last part of a model's name.
+
+    Whole names where those agree.
+    """
     short = [_short(result.subject) for result in results]
     counts = Counter(short)
     return [name if counts[name] == 1 else str(r.subject["name"]) for name, r in zip(short, results, strict=True)]
@@ -53,7 +56,8 @@ def _subjects(results: Sequence[PairStudyResult]) -> list[str]:
 
 def _short(subject: dict[str, Any]) -> str:
     if subject.get("kind") == "run":
-        return f"{subject['size']}, {subject['initialisation']}"
+        data = subject.get("pretrain_data", "wiki")  # absent in results of an earlier version
+        return ", ".join([subject["size"], subject["initialisation"], *([data] if data != "wiki" else [])])
     return str(subject["name"]).rstrip("/").rpartition("/")[2]
 
 
