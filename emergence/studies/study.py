@@ -174,7 +174,9 @@ class Study(ABC, Generic[Made, Result]):
         each = {cell.key: cell for cell in cells}
         done = {key: made for key, cell in each.items() if (made := self.stored(cell, folder)) is not None}
         finished = sum(each[key].steps for key in done)
-        progress.start(sum(cell.steps for cell in each.values()), self.steps, finished, f"{self.files.name} of a run")
+        progress.start(
+            sum(cell.steps for cell in each.values()), self.steps, finished, self.files.name.replace("_", " ")
+        )
         try:
             for key, cell in each.items():
                 if key in done:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,14 @@ def test_a_cell_of_json_that_is_no_cell(column: str, cell: Any, tmp_path: Path) 
     (tmp_path / "t.json").write_text(json.dumps(_with(rows, **{column: cell})))
     ended = typed("emergence", "law", "fit", str(tmp_path / "t.json"), "--draws", "19")
     assert ended.code == 2 and f":1: {column}" in ended.err and ended.err.count("\n") == 1, ended
+
+
+def test_the_table_in_the_docs_has_the_emergence_point_that_they_tell() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    analysis = analyse_law(docs / "examples" / "made_up_law.csv")
+    told = re.search(r"emergence point of ([0-9.]+):", (docs / "laws.md").read_text())
+    profile = analysis.profile
+    assert told and profile is not None and profile.lo < float(told[1]) < profile.hi
 
 
 def test_column_names_may_be_capitals(tmp_path: Path) -> None:
