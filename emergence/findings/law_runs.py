@@ -17,7 +17,7 @@ from emergence.experiment.facts import HEADLINE
 from emergence.experiment.result import RunResult
 from emergence.experiment.store import RunDirectory
 from emergence.findings.collect import Collection, collect_results
-from emergence.findings.comparable import MODES, NOT_RECORDED, group_results
+from emergence.findings.comparable import NOT_RECORDED, group_results
 from emergence.findings.folder import open_run
 from emergence.findings.law_table import LawTable, read_law_table
 from emergence.findings.snapshot_curve import read_snapshot_probes
@@ -30,7 +30,7 @@ from emergence.studies.prompted.result import FILES as PROMPTED
 from emergence.studies.prompted.result import RAW, PromptedResult
 from emergence.studies.prompted.result import read_result as read_prompted
 from emergence.studies.snapshots.result import GAIN, SnapshotProbes
-from emergence.wording import did_you_mean
+from emergence.wording import counted, did_you_mean
 
 Cell = Literal["full", "frozen"]
 Score = Literal["f1_tokens", "em", "expected_f1"]
@@ -94,9 +94,11 @@ def law_table_of(path: Path, asked: RunRows = RunRows()) -> LawTable:
     if not rows:
         other: Cell = "frozen" if asked.cell == "full" else "full"
         there = len(list(_of_cell(collection, RunRows(other, asked.score, asked.unit), [])))
-        hint = f": --cell {other} has {there}" if there else ""
+        hint = f": --cell {other} has {counted(there, 'row')}" if there else ""
         more = f"; left out: {left_out[0]}" if left_out else ""
-        raise DataError(f"no finished run of a pretrained trunk, {MODES[asked.cell]}{hint}{more}", path)
+        is_full = asked.cell == "full"
+        wanted = "finished run of a pretrained trunk, full" if is_full else "probed snapshots of a frozen run"
+        raise DataError(f"no {wanted}{hint}{more}", path)
     rows = _of_series(rows, asked.series, path)
     kept: dict[tuple[Any, ...], _Row] = {}
     for row in rows:
@@ -137,7 +139,11 @@ def runs_that_would(rows: Sequence[dict[str, Any]]) -> str:
     lacking = checkpoints * len(amounts) - len({(row["loss"], row["amount"]) for row in tuned})
     if len(tuned) < LEAST_RUNS and lacking and not parts:
         parts.append(f"the other {lacking} of {checkpoints} checkpoints x {len(amounts)} amounts")
-    return f"; runs that would do: {', and '.join(parts)} (or the sweep matrix-law)" if parts else ""
+    return (
+        f"; runs that would do: {', and '.join(parts)} (or the sweep matrix-law, small: matrix-law-debug)"
+        if parts
+        else ""
+    )
 
 
 def _of_series(rows: list[_Row], series: str | None, path: Path) -> list[_Row]:

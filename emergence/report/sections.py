@@ -99,7 +99,7 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         Section("reproduce", "How to reproduce each number", tuple(reproduction(folder))),
     ]
     told = {empty.absent for empty in sections}
-    problems = section("problems", "Problems found in this folder", (), _problems(folder, charts, told), "none")
+    problems = section("problems", "What is left out, and what to mind", (), _problems(folder, charts, told), "none")
     sections.insert(-2, problems)
     short = tuple((verdict.set_label, verdict.short) for _, verdict in verdicts)
     name = folder.root.resolve().name

@@ -168,7 +168,7 @@ def test_probed_snapshots_are_checkpoints_of_one_amount(tmp_path: Path) -> None:
     assert frozen.run_id not in analysis.text()
     assert f"left out: {other.run_id}: its trunk's snapshots are not probed here" in analysis.text()
     assert analysis.free.elbows[0] == pytest.approx(5.8, abs=0.1)
-    with pytest.raises(DataError, match=r"no finished run of a pretrained trunk, frozen: --cell full has 1"):
+    with pytest.raises(DataError, match=r"no probed snapshots of a frozen run: --cell full has 1 row"):
         analyse_law(root, rows=RunRows(cell="frozen", family="mlp"))
 
 
