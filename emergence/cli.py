@@ -335,7 +335,7 @@ def figures_command(
 @app.command("report")
 def report_command(
     results_dir: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Run directories, downloaded copies, or renamed stats files.")
+        Path, typer.Argument(metavar="DIR", help="Run directories and results files; or one run, with --out.")
     ] = DEFAULT_RUNS,
     out: Annotated[
         Path | None,

@@ -14,16 +14,28 @@ from emergence.experiment.run_directory import SPEC_FILE
 from emergence.experiment.store import run_files
 from emergence.files import may_write, write_atomic
 
+#: How the tables and laws of this program begin, in every style. Such a file may be written anew.
+_OURS = (
+    "| Model |",
+    "set_label,",
+    "% needs \\usepackage{booktabs}",
+    '{\n  "kind": "emergence-',
+    '{"kind": "emergence-',
+)
+
 
 def refuse_output_file(path: Path) -> None:
     """Refuse a file that cannot be written, or should not be, before anything is computed for it.
 
     Raises:
-        UsageError: It is a folder, its folder is missing or read-only, or it would stand in a run directory or below.
+        UsageError: It is a folder, its folder is missing or read-only, it holds something else than a table or law of
+            this program, or it would stand in a run directory or below.
     """
     target = _resolved(path)
     if target.is_dir():
         raise UsageError(f"{path} is a folder: name a file")
+    if target.is_file() and not _may_be_written_anew(target):
+        raise UsageError(f"{path} holds something else than this command writes: move it away, or name another")
     if not target.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {target.parent}: make it, or name another")
     _refuse_read_only(target if target.exists() else target.parent, path)
@@ -57,6 +69,15 @@ def write_output(path: Path, text: str) -> None:
             stream.write(text)
     else:
         write_atomic(target, text)
+
+
+def _may_be_written_anew(target: Path) -> bool:
+    try:
+        with target.open("rb") as file:
+            head = file.read(64).decode("utf-8", "replace")
+    except OSError:  # the next check says why
+        return True
+    return not head or head.startswith(_OURS)
 
 
 def _refuse_read_only(nearest: Path, path: Path) -> None:

@@ -17,7 +17,7 @@ from emergence.experiment.store import RunDirectory
 from emergence.model import Trunk, build_trunk
 from emergence.spec.config import ModelConfig
 from emergence.studies.activations import TrunkSource, weights_key
-from emergence.training.checkpoint import WeightsFile, load_into, load_weights
+from emergence.training.checkpoint import WeightsFile, check_numbers, load_into, load_weights
 
 Phase = Literal["pretrain", "start", "finetune"]
 
@@ -182,10 +182,12 @@ def trunk_of(model: ModelConfig, vocab_rows: int, state: Mapping[str, Tensor], o
     """A trunk with the weights of ``state``, whose heads are left out.
 
     Raises:
-        WeightsError: The weights do not fit. The message names ``origin``, where they came from.
+        WeightsError: The weights do not fit, or are no finite float32 numbers. The message names ``origin``, where they
+            came from.
     """
-    trunk = build_trunk(model, vocab_rows, seed=0)
-    load_into(trunk, trunk_weights(state), origin)
+    trunk, weights = build_trunk(model, vocab_rows, seed=0), trunk_weights(state)
+    load_into(trunk, weights, origin)
+    check_numbers(weights, origin)
     return trunk
 
 

@@ -164,14 +164,23 @@ def check_trunk(weights: WeightsFile, source: str | Path) -> None:
     with torch.device("meta"):  # shapes alone, whatever their size
         own = Trunk(weights.model, weights.vocab_rows).state_dict()
     _refuse_misfits(own, weights.state_dict, source)
-    for name, tensor in weights.state_dict.items():
-        if tensor.dtype != torch.float32:
-            raise WeightsError(f"{source}: {name} is of type {tensor.dtype}, and a trunk's weights are float32")
-    if odd := next((name for name, tensor in weights.state_dict.items() if not torch.isfinite(tensor).all()), None):
-        raise WeightsError(f"{source}: {odd} holds numbers that are not finite: its training diverged")
+    check_numbers(weights.state_dict, source)
     rows = TextTokenizer.from_json(weights.tokenizer_json, str(source)).vocab_rows
     if rows != weights.vocab_rows:
         raise WeightsError(f"{source}: its embedding has {weights.vocab_rows:,} rows, and its tokenizer needs {rows:,}")
+
+
+def check_numbers(state_dict: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse weights of a trunk that are no finite float32 numbers, which would be rounded or copied in silence.
+
+    Raises:
+        WeightsError: The message names the first of them.
+    """
+    for name, tensor in state_dict.items():
+        if tensor.dtype != torch.float32:
+            raise WeightsError(f"{source}: {name} is of type {tensor.dtype}, and a trunk's weights are float32")
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{source}: {name} holds numbers that are not finite: its training diverged")
 
 
 def _oddity(tensor: Tensor) -> str | None:

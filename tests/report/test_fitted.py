@@ -81,3 +81,17 @@ def test_a_code_page_without_lines_gets_none(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_notes_hang_behind_their_bullet() -> None:
     assert fitted_text(["one two three", "four"], bullet="- ", width=9) == "- one two\n  three\n- four"
+
+
+def test_a_file_of_something_else_is_never_overwritten(runs: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "notes.md"
+    mine.write_text("# What I found\n")
+    for command in (("table", str(runs)), ("law", "fit", str(runs))):
+        ended = typed("emergence", *command, "--output", str(mine))
+        assert ended.code == 2 and "notes.md holds something else" in ended.err and ended.err.count("\n") == 1
+    assert mine.read_text() == "# What I found\n"
+    styles = ("markdown", "csv", "latex", "json")
+    for style in (*styles, *styles):  # each over the one before
+        ended = typed("emergence", "table", str(runs), "--format", style, "--output", str(tmp_path / "table"))
+        assert ended.code == 0, (style, ended.err)
+    assert (tmp_path / "table").read_text().startswith('{\n  "kind": "emergence-')

@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
-from emergence.errors import RunDirectoryError
+from emergence.errors import RunDirectoryError, WeightsError
 from emergence.experiment.locks import RunLock
 from emergence.files import content_digest, read_sealed, seal, write_json_atomic
+from emergence.model import build_trunk
+from emergence.spec.config import ModelConfig
 from emergence.studies.study import Cell, SealedStudy, StudyFiles
+from emergence.studies.trunks import trunk_of
 from emergence.training.recording import Progress, StopRequested
 
 
@@ -131,3 +135,18 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     with RunLock(tmp_path), pytest.raises(RunDirectoryError, match="is being written by process"):
         run(tmp_path, 2)
     assert run(tmp_path, 2) == [2]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(lambda t: t.double(), "is of type torch.float64"), (lambda t: t * float("nan"), "not finite")],
+)
+def test_weights_that_are_no_finite_float32_are_not_copied_in_silence(
+    change: Callable[[Tensor], Tensor], says: str
+) -> None:
+    config = ModelConfig(n_layers=1, hidden_size=8, n_heads=2, sequence_length=8, vocab_size=320)
+    state = build_trunk(config, 320, seed=0).state_dict()
+    assert trunk_of(config, 320, state, "w.pth")
+    name = next(iter(state))
+    with pytest.raises(WeightsError, match=f"w.pth: {name} .*{says}"):
+        trunk_of(config, 320, {**state, name: change(state[name])}, "w.pth")
