@@ -6,6 +6,7 @@ blind. The statistics are folded back into the fitted weights, so a finished pro
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from emergence.measures.ragged import rows_at
 from emergence.measures.spans import GoldSpans
 from emergence.model import Encoder
 from emergence.training.context import Context
+
+logger = logging.getLogger(__name__)
 
 #: Rows of word states multiplied at a time, because bfloat16 ones are widened first; questions scored at a time.
 CHUNK_ROWS = 1 << 18
@@ -95,8 +98,13 @@ def layer_data(
     """
     n_words = sum(int(split.word_offsets[-1]) for split in splits)
     if isinstance(trunk, StoredStates):
-        # Standardising is exact in float32. The model is in memory too, so its states get a part of the budget.
+        # Standardising is exact in float32, and fits copy a layer several times, so that it gets a part of the budget.
         wide = 4 * n_words * trunk.hidden_size <= _SHARE_OF_STORED * gigabytes * 1e9
+        if not wide and trunk.dtype == torch.float32:
+            logger.warning(
+                "states were stored in float32, and probes read them in bfloat16: a layer of %.1f GB is more than a "
+                "quarter of probe.cache_gigabytes = %g", 4 * n_words * trunk.hidden_size / 1e9, gigabytes,
+            )  # fmt: skip
         for layer in layers:
             dtype = torch.float32 if wide else torch.bfloat16
             parts = [trunk.layer(split, layer, context.device, dtype) for split in splits]

@@ -61,6 +61,11 @@ class StoredStates:
         """As the encoder's; nothing is stored."""
         return self._encoder.hidden_states(ids)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the word states on disk."""
+        return self._dtype
+
     def size(self, splits: Sequence[EncodedQA]) -> int:
         """Bytes on disk of the states over ``splits``."""
         return sum(self._bytes(split) for split in splits) * len(self._layers)

@@ -476,7 +476,8 @@ def _compared(
 
 
 def _has_draws(data: LawData) -> bool:
-    return all(len(np.unique(data.draw[~data.fewshot & (data.amount == a)])) > 1 for a in data.amounts)
+    """Whether some amount has two draws. All questions, the largest amount of many sweeps, can have but one."""
+    return bool(data.draw_order.max() > 0)
 
 
 def _parts(data: LawData) -> Iterator[tuple[str, BoolArray]]:
@@ -487,14 +488,10 @@ def _parts(data: LawData) -> Iterator[tuple[str, BoolArray]]:
     for k in (1, 2, 3):
         yield f"without the {k} largest amount(s)", data.fewshot | (data.amount < amounts[-min(k, len(amounts))])
     if _has_draws(data):
-        order = np.array(
-            [
-                np.searchsorted(np.unique(data.draw[data.amount == a]), c)
-                for a, c in zip(data.amount, data.draw, strict=True)
-            ]
-        )
+        order = data.draw_order
+        only = np.isin(data.amount, [a for a in data.amounts if not order[data.amount == a].max()])  # in every draw
         for k in range(min(4, int(order.max()) + 1)):
-            yield f"draw {k + 1} alone", data.fewshot | (order == k)
+            yield f"draw {k + 1} alone", data.fewshot | only | (order == k)
     for k in (6, 5, 4, 3):
         if k < len(losses):
             yield f"last {k} checkpoints", data.loss <= losses[k - 1]

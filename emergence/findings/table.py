@@ -21,6 +21,7 @@ from emergence.findings.two_by_two import CELL_OF_CONDITION
 from emergence.findings.verdict import verdict_of
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind
+from emergence.measures.conditional import F1, SELECTION
 from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, EmergenceScore
 from emergence.measures.measured_coverage import units_of
 from emergence.measures.readings import SCORE_NAMES, ScaleReading, SizeScore, describe_score, read_sizes
@@ -48,6 +49,9 @@ class Row:
         score, score_scratch: The emergence score (floor ``random frozen``) and the from-scratch score (floor
             ``random``); in frozen rows alone.
         gap: Full minus frozen F1, in frozen rows alone.
+        test_argument_selection: As ``test_f1``, of the questions with more than one argument to choose from.
+        added_f1, added_argument_selection: What the states of a frozen row add to words and positions; None for files
+            without it.
         score_split, score_basis: Whose F1 the score is of, and how its interval came about.
         trainable: Parameters trained. seconds: Wall-clock time of one run's own phases (mean over seeds).
     """
@@ -71,6 +75,9 @@ class Row:
     score: EmergenceScore | None = None
     score_scratch: EmergenceScore | None = None
     gap: Estimate | None = None
+    test_argument_selection: Estimate | None = None
+    added_f1: Estimate | None = None
+    added_argument_selection: Estimate | None = None
     score_split: str | None = None
     score_basis: str | None = None
     trainable: int | None = None
@@ -221,6 +228,8 @@ def _row(set_scores: SetScores, cell: str, scores: ReadoutScores) -> Row:
     test = scores.split == "test"
     validation = {name: cell_estimates(comparable, "validation", name, scores.readout) for name in ("f1_tokens", "em")}
     used = scores.grid.runs.get(cell) if scores.grid else None
+    selection = cell_estimates(comparable, "test", SELECTION, scores.readout) if test else {}
+    added = _added(set_scores, cell, shared["probe"]) if test else {}
     return Row(
         **shared,
         was_run=True,
@@ -233,11 +242,25 @@ def _row(set_scores: SetScores, cell: str, scores: ReadoutScores) -> Row:
         score=scores.probe if cell == FROZEN else None,
         score_scratch=scores.scratch if cell == FROZEN else None,
         gap=scores.gap if cell == FROZEN else None,
+        test_argument_selection=selection.get(cell),
+        added_f1=added.get(F1),
+        added_argument_selection=added.get(SELECTION),
         score_split=scores.split if cell == FROZEN and scores.basis else None,
         score_basis=scores.basis if cell == FROZEN else None,
         trainable=_trainable(comparable, cell, scores.readout),
         seconds=_seconds(comparable, cell),
     )
+
+
+def _added(set_scores: SetScores, cell: str, family: str | None) -> dict[str, Estimate]:
+    """Score -> what the states of a frozen cell add to words and positions, by a probe family."""
+    found = {}
+    for one in set_scores.gains:
+        if family is not None and family in one.families:
+            gain = one.families[family].gain if cell == FROZEN else one.families[family].twin_gain
+            if gain is not None:
+                found[one.score] = gain
+    return found
 
 
 def _trainable(comparable: ComparableSet, cell: str, readout: str) -> int | None:

@@ -53,8 +53,8 @@ _PROBE_NAMES = {LINEAR: "the linear probe", BILINEAR: "the bilinear probe", MLP:
 _SCORE_NAMES = {F1: "token F1", SELECTION: "argument selection"}
 #: How the first sentence begins, after the scope.
 _FINDINGS = {
-    READS: "the frozen states tell who did what to whom: a probe that reads them alone answers better than words and "
-    "positions can",
+    READS: "the frozen states tell who did what to whom: a probe that reads them alone chooses the right one of "
+    "the sentence's arguments more often than words and positions do",
     ADDS: "the frozen states add to what words and positions tell about who did what to whom",
     SPANS: "the frozen states help to find where answers begin and end, but choosing among the sentence's arguments "
     "shows no gain, so that they tell who did what to whom is not shown",

@@ -102,6 +102,15 @@ class LawData:
         """Finetuning amounts, rising, without those of few-shot rows."""
         return np.unique(self.amount[~self.fewshot])
 
+    @property
+    def draw_order(self) -> IntArray:
+        """(n,) which draw of its amount each row has, from 0 on; −1 for few-shot rows."""
+        order = np.full(len(self), -1)
+        for amount in self.amounts:
+            mine = ~self.fewshot & (self.amount == amount)
+            order[mine] = np.unique(self.draw[mine], return_inverse=True)[1]
+        return order
+
 
 class LawModel:
     """The design of a law for one set of runs, all but their scores.

@@ -245,11 +245,7 @@ def plan_sweep(
 def _rows_of(everything: LawData, sweep: PlannedSweep) -> BoolArray:
     """Which runs of the grid of all candidates a sweep has."""
     first = np.isin(everything.loss, sweep.losses)
-    order = np.zeros(len(everything), dtype=np.int64)  # which draw of its amount
-    for amount in everything.amounts:
-        mine = ~everything.fewshot & (everything.amount == amount)
-        order[mine] = np.unique(everything.draw[mine], return_inverse=True)[1]
-    tuned = np.isin(everything.amount, sweep.amounts) & (order < sweep.draws)
+    tuned = ~everything.fewshot & np.isin(everything.amount, sweep.amounts) & (everything.draw_order < sweep.draws)
     return np.asarray(first & (tuned | everything.fewshot))
 
 

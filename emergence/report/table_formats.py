@@ -25,7 +25,8 @@ _WORDS = 3
 #: Columns that a narrow window does without, the first one first.
 _SPARE = ("EM (validation)", "F1 (validation)", "From-Scratch Score", "Time", "Trainable", "EM (test)")
 
-_ESTIMATES = ("test_f1", "test_em", "validation_f1", "validation_em", "gap")
+_ESTIMATES = ("test_f1", "test_em", "validation_f1", "validation_em", "gap",
+              "test_argument_selection", "added_f1", "added_argument_selection")  # fmt: skip
 _SCORES = ("score", "score_scratch")
 
 

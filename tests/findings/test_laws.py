@@ -17,7 +17,8 @@ from scipy.special import expit
 from emergence.errors import DataError, UsageError
 from emergence.findings.law_sampler import sample_posterior
 from emergence.findings.law_table import read_law_table
-from emergence.findings.laws import analyse_law, interval_words, law_data
+from emergence.findings.laws import _parts, analyse_law, interval_words, law_data
+from emergence.measures.emergence_law import LawData
 from tests.command_lines import typed
 
 LOSSES = (2.5, 2.35, 2.2, 2.1, 2.0, 1.92, 1.85, 1.78)
@@ -267,3 +268,20 @@ def test_no_table(content: str, words: str, tmp_path: Path) -> None:
 def test_command(tmp_path: Path) -> None:
     ended = typed("emergence", "law", "fit", str(written(tmp_path / "sweep.csv", sweep())), "--draws", "19", "--json")
     assert ended.code == 0 and json.loads(ended.out)["law"]["lo"] > 1
+
+
+def test_an_amount_of_one_draw_is_in_every_draws_part() -> None:
+    """All questions can be drawn but once, and few-shot rows may have as many shots as runs have questions."""
+    losses = [2.5, 2.2, 1.9]
+    runs = [(loss, a, k) for a in (5, 50, 900) for k in ((1, 2) if a < 900 else (0,)) for loss in losses]
+    loss, amount, draw = (np.array(values) for values in zip(*runs, strict=True))
+    few = np.zeros(len(loss) + 3, dtype=bool)
+    few[-3:] = True
+    data = LawData.of(
+        np.append(loss, losses), np.append(amount, [5] * 3), np.linspace(0, 1, len(few)), fewshot=few,
+        draw=np.append(draw, [0] * 3),
+    )  # fmt: skip
+    parts = {name: keep for name, keep in _parts(data) if "alone" in name}
+    assert list(parts) == ["draw 1 alone", "draw 2 alone"]
+    for k, keep in enumerate(parts.values(), start=1):
+        assert keep.sum() == 3 + 3 + 3 + 3 and set(np.append(draw, [0] * 3)[keep & ~few]) == {k, 0}

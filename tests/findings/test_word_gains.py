@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from emergence.experiment.facts import HEADLINE, RULE, WORDS, own_scorer, words_of_layout
+from emergence.findings.table import build_table
 from emergence.findings.two_by_two import RunScores
 from emergence.findings.word_gains import gains_of_runs
 from emergence.measures.conditional import WITH_WORDS
+from emergence.report.table_formats import format_table
 from tests.planted_runs import N_SENTENCES, PER_SENTENCE, Added, write_run
 
 ADDED = Added({"linear": (0.01, 0.02), "bilinear": (0.03, 0.06)}, selection={"bilinear": 0.7})
@@ -85,3 +91,18 @@ def test_in_the_echo_layout_words_and_positions_know_the_next_word() -> None:
     assert [words_of_layout(layout) for layout in ("question-first", "echo")] == ["words_left", "words_both"]
     assert WITH_WORDS[own_scorer("echo")].format(family="linear") == "words_both+linear"
     assert own_scorer("echo") == "both" and own_scorer("question-first") == "left"
+
+
+def test_the_table_as_data_has_what_is_added(tmp_path: Path) -> None:
+    """The verdict rests on it, so whoever gets the CSV can check it."""
+    write_run(tmp_path, "frozen", 0.3, bilinear=0.5, added=ADDED)
+    write_run(tmp_path, "random_frozen", 0.2, bilinear=0.3, added=NOTHING)
+    table = build_table(tmp_path, n_boot=200)
+    rows = {(r["mode"], r["probe"]): r for r in csv.DictReader(io.StringIO(format_table(table, "csv")))}
+    ours, twin = rows["frozen", "bilinear"], rows["random frozen", "bilinear"]
+    assert float(ours["added_f1_point"]) == pytest.approx(0.03)
+    assert float(ours["added_argument_selection_point"]) == pytest.approx(0.06, abs=0.002)
+    assert float(ours["added_f1_lo"]) <= 0.03 <= float(ours["added_f1_hi"])
+    assert float(twin["added_f1_point"]) == pytest.approx(0.0, abs=1e-9)
+    assert rows["full", ""]["added_f1_point"] == ""
+    assert set(json.loads(format_table(table, "json"))["rows"][0]) > {"added_f1", "test_argument_selection"}

@@ -194,3 +194,10 @@ def test_refusals() -> None:
         LawData.of([math.nan], [10.0], [0.5])
     with pytest.raises(ValueError, match="standard errors"):
         LawData.of([2.0], [10.0], [0.5], se=[0.0])
+
+
+def test_draws_are_counted_within_their_amount_and_few_shot_rows_are_none() -> None:
+    amount = [5, 5, 5, 5, 100, 100, 900]
+    few = [1, 1, 0, 0, 0, 0, 0]
+    data = LawData.of(np.arange(7) / 7 + 1, amount, np.arange(7) / 7, fewshot=few, draw=[0, 0, 3, 1, 2, 1, 0])
+    assert data.draw_order.tolist() == [-1, -1, 1, 0, 1, 0, 0]
