@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from emergence.report.fitted import fitted_table, fitted_text, is_terminal
 from emergence.spec.cost import ask_if_dear
 from emergence.spec.local_time import ask_if_long
 from emergence.spec.matrix import load_matrix, matrix_path
+from emergence.studies.revisions.record import load_revisions
 from emergence.sweep.existing import Existing, mark_existing
 from emergence.sweep.graph import Graph, Task, build_tasks
 from emergence.sweep.place import Place
 from emergence.sweep.plan import SweepPlan
 from emergence.sweep.record import Record, find_record, load_record, record_name, record_path
-from emergence.wording import did_you_mean
+from emergence.wording import counted, did_you_mean
 
 
 def place_of(on: str) -> Place:
@@ -158,6 +159,8 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
         options.out(json.dumps(plan.to_dict(), indent=2))
     elif not options.as_json:
         options.out(_plan_text(plan))
+    for note in _unexamined(record.runs_dir, tasks):
+        options.say(note)
     plan.refuse_if_too_large()
     plan.refuse_if_too_dear(options.max_cost)
     if options.dry_run:
@@ -173,6 +176,22 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
     elif not record.path.exists():
         record.save()
     return conclude(record, options)
+
+
+def _unexamined(runs_dir: Path, tasks: Sequence[Task]) -> Iterator[str]:
+    """A note for each published model of which several revisions are probed that nobody has looked at."""
+    asked: dict[str, set[str]] = {}
+    for task in tasks:
+        if task.spec.model is not None and task.spec.revision is not None:
+            asked.setdefault(task.spec.model, set()).add(task.spec.revision)
+    for model, names in asked.items():
+        known = load_revisions(runs_dir, model)
+        seen = {revision.name for revision in known.revisions} if known else set()
+        if len(names) > 1 and (unseen := names - seen):
+            yield (
+                f"note: {counted(len(unseen), 'revision')} of {model} may not be what they say, and stay in table and "
+                f"curves until they are examined: emergence revisions {model} --runs-dir {runs_dir}"
+            )
 
 
 def conclude(record: Record, options: Options) -> int:

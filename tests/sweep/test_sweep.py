@@ -25,6 +25,7 @@ from emergence.experiment.store import RunDirectory, RunStore
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.matrix import Matrix, matrix_from_dict
+from emergence.studies.revisions.record import Revision, Revisions, save_revisions
 from emergence.sweep.conductor import conduct
 from emergence.sweep.existing import Existing, existing_runs, mark_existing
 from emergence.sweep.graph import Graph, Status, Task, build_tasks
@@ -634,6 +635,20 @@ def test_published_models_are_planned_here_and_refused_on_modal(tmp_path: Path) 
     rented = SimpleNamespace(name="modal", is_rented=True, jobs=1)
     with pytest.raises(UsageError, match="not on Modal"):
         SweepPlan.of(mark_existing(tasks, Existing()), rented, 1)  # type: ignore[arg-type]
+
+
+def test_revisions_that_nobody_examined_are_told_before_they_are_probed(tmp_path: Path) -> None:
+    tasks = build_tasks(matrix(cells=[PUBLISHED]).select(seeds=1))
+    notes = list(command._unexamined(tmp_path, tasks))
+    assert len(notes) == 1 and "2 revisions of tiny-neox may not be what they say" in notes[0]
+    assert f"emergence revisions tiny-neox --runs-dir {tmp_path}" in notes[0]
+    save_revisions(tmp_path, Revisions("tiny-neox", (Revision("step0", 0), Revision("step8", 8, suspect="a copy"))))
+    assert not list(command._unexamined(tmp_path, tasks))
+    assert not list(
+        command._unexamined(
+            tmp_path / "other", build_tasks(matrix(cells=[{**PUBLISHED, "revision": "step0"}]).select(seeds=1))
+        )
+    )
 
 
 @pytest.mark.slow
