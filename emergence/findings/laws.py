@@ -31,6 +31,8 @@ Link = Literal["identity", "logit"]
 Form = Literal["free", "log_power", "power", "nofewshot"]
 #: D_0 of a table without few-shot rows: the least supervision that counts as a task.
 LEAST_SUPERVISION = 10.0
+#: Amounts whose own elbow lies between the losses trained: with fewer, nothing says how it moves.
+LEAST_ELBOWS = 2
 #: Amounts and checkpoints below which a law is flagged.
 FEW_AMOUNTS, FEW_CHECKPOINTS = 5, 6
 #: What no count of questions exceeds.
@@ -166,6 +168,21 @@ def refuse_unemerged(fit: LawFit, path: Path) -> None:
     before = int((data.loss > fit.model.elbows(fit.theta)[fit.model.level])[~data.fewshot].sum())
     if before < 3:
         raise DataError(f"{before} run(s) before emergence: all are past their elbow, add weaker checkpoints", path)
+
+
+def refuse_elbows_out_of_range(free: FreeFit, path: Path) -> None:
+    """Refuse a law over elbows that no run has seen.
+
+    Raises:
+        DataError: Fewer than :data:`LEAST_ELBOWS` amounts have runs on both sides of an elbow of their own.
+    """
+    within = int(((free.before > 0) & (free.past > 0)).sum())
+    if within < LEAST_ELBOWS:
+        raise DataError(
+            f"{within} of {len(free.amounts)} amounts have an elbow between the losses trained, and a law takes "
+            f"{LEAST_ELBOWS}: add amounts or checkpoints where scores begin to rise (--form free shows the elbows)",
+            path,
+        )
 
 
 @dataclass(frozen=True)
@@ -392,6 +409,7 @@ def analyse_law(
     if form != "free":
         law = fit_law(LawModel(data, form, at))
         refuse_unemerged(law, path)
+        refuse_elbows_out_of_range(free, path)
         errors = fit_errors(law)
         profile = calibrated_profile(law, errors, level=level, n_draws=n_draws, seed=seed)
         flags = _flags(law, profile, free, table)

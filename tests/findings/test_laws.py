@@ -149,6 +149,15 @@ def _with(rows: Rows, **cells: Any) -> Rows:
     return [rows[0] | cells, *rows[1:]]
 
 
+def _no_elbow_seen(rows: Rows) -> Rows:
+    """The least amount never emerges, and all others have everywhere: their elbows are beyond all losses."""
+    noise = np.random.default_rng(4).normal(0, 0.01, len(rows))
+    return [
+        row | {"score": (0.2 if row["amount"] == 50 else 0.3 + 0.2 * (2.6 - row["loss"])) + e}
+        for row, e in zip([r for r in rows if not r["fewshot"]], noise, strict=False)
+    ]
+
+
 BAD: dict[str, tuple[Callable[[Rows], Rows], str]] = {
     "three points": (lambda rows: rows[8:11], "3 finetuned runs"),
     "flat": (lambda rows: [row | {"score": 0.3} for row in rows], "scores are flat"),
@@ -158,6 +167,7 @@ BAD: dict[str, tuple[Callable[[Rows], Rows], str]] = {
     ),
     "all past emergence": (_past, "before emergence"),
     "one amount": (lambda rows: [row for row in rows if row["amount"] in (5, 6000)], "1 finetuning amount"),
+    "no elbow in range": (_no_elbow_seen, "of 6 amounts have an elbow between the losses trained"),
     "not a number": (lambda rows: [*rows[:3], rows[3] | {"score": "nan"}, *rows[4:]], ":5: score is nan"),
     "a word": (lambda rows: [*rows[:3], rows[3] | {"loss": "low"}, *rows[4:]], ":5: loss is no number: 'low'"),
     "empty": (lambda rows: [*rows[:3], rows[3] | {"amount": ""}, *rows[4:]], ":5: amount is no number"),
