@@ -59,14 +59,14 @@ def write_report(
 
     Raises:
         UsageError: A package of the ``report`` extra is missing.
-        DataError: There is no such folder, or no finished result and no stored law in it.
+        DataError: There is no such folder, or nothing in it that a report could tell: no finished result, law or study.
         RunDirectoryError: The report cannot be written.
     """
     require_packages("writing a report", "jinja2", "matplotlib")
     refuse_output_folder(out_dir or results_dir / DEFAULT_FOLDER)
     folder = read_folder(results_dir, n_boot=n_boot, cluster=cluster)
     charts = all_charts(folder, n_boot=n_boot)
-    if not folder.scored and not (folder.collection.told and charts.charts):
+    if not folder.scored and not charts.charts:
         reasons = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])
         raise DataError(f"no finished results here{': ' + reasons if reasons else ''}", results_dir)
     report = report_of(folder, table_of(folder.collection, folder.grouping, folder.scored), charts)

@@ -36,6 +36,7 @@ from emergence.studies.sentence_pairs.result import PairStudyResult, ScoredModel
 from emergence.studies.units.result import FILES as UNITS
 from tests.planted_runs import F1, fake_run, spec_of, write_grid, write_guide_file, write_run
 from tests.planted_units import planted_units
+from tests.small_runs import run_micro
 
 BOOT = 100
 CELLS = {"full": 0.7, "frozen": 0.5, "random_full": 0.4, "random_frozen": 0.2}
@@ -388,3 +389,10 @@ def test_sentence_pairs_of_runs_and_models_have_a_section(tmp_path: Path) -> Non
         "tiny, pretrained", "tiny, pretrained", "tiny, pretrained, shuffled",
     ]  # fmt: skip
     assert any("| whole items | 2 | 0.500" in line for line in text.splitlines())
+
+
+def test_pretrainings_alone_are_told_without_a_verdict(tmp_path: Path) -> None:
+    """Studies of trunks need no questions put to them."""
+    run_micro(tmp_path, skip_finetune=True)
+    text = write_report(tmp_path / "runs", n_boot=BOOT).markdown.read_text()
+    assert "> No verdict" in text and "## Training" in text and "pretraining_loss.svg" in text
