@@ -34,12 +34,12 @@ def refuse_output_file(path: Path) -> None:
     target = _resolved(path)
     if target.is_dir():
         raise UsageError(f"{path} is a folder: name a file")
-    if target.is_file() and not _may_be_written_anew(target):
-        raise UsageError(f"{path} holds something else than this command writes: move it away, or name another")
     if not target.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {target.parent}: make it, or name another")
     _refuse_read_only(target if target.exists() else target.parent, path)
     _refuse_run_directory(target.parent, path)
+    if target.is_file() and not _may_be_written_anew(target):
+        raise UsageError(f"{path} holds something else than this command writes: move it away, or name another")
 
 
 def refuse_output_folder(path: Path) -> None:
