@@ -35,6 +35,7 @@ def test_stored_with_the_outputs_of_a_demo_and_ends_in_the_verdict() -> None:
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
 
 
+@pytest.mark.slow
 def test_cells_run_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

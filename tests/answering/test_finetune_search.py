@@ -289,7 +289,9 @@ def test_the_given_weights_are_every_trials_start(data: tuple[EncodedQA, Encoded
     assert result.search is not None and all(seen[: result.search.steps]) and not all(seen)
 
 
-@pytest.mark.parametrize("step", [1, 5, 6, 31, 60, 90, 121, 150])
+@pytest.mark.parametrize(
+    "step", [1, 6, 60, 121, *(pytest.param(step, marks=pytest.mark.slow) for step in (5, 31, 90, 150))]
+)
 def test_stopped_anywhere_it_resumes_to_the_same_end(
     data: tuple[EncodedQA, EncodedQA], whole: tuple[Run, FinetuneResult], tmp_path: Path, step: int
 ) -> None:

@@ -26,7 +26,7 @@ from benchmarks.table import page
 from emergence.measures.cka import cka_matrix
 
 #: Rows whose toy size takes a second; the others start processes or import much.
-QUICK = ("cka-128", "finetune", "probe", "information-cost")
+QUICK = ("cka-128", "finetune", "probe")
 ABOUT = {"machine": {"cpu": "a processor", "cores": 2}, "versions": {"torch": "2"}, "precision": "fp32"}
 
 

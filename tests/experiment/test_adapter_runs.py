@@ -42,6 +42,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return run_micro(tmp_path_factory.mktemp("adapters"), skip_finetune=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["prefix-16", LORA])
 def test_the_trunk_stays_and_the_file_answers_as_the_run_did(pretrained: RunDirectory, adapter: str) -> None:
     run = run_micro(pretrained.path.parents[1], *SEARCHED, adapter=adapter)

@@ -162,6 +162,7 @@ def test_the_table_has_the_cells_that_there_can_be(root: Path) -> None:
     assert table.sets[0].gains
 
 
+@pytest.mark.slow
 def test_directories_of_one_name_are_told_apart_by_their_paths_in_table_and_report(
     models: Path, tmp_path: Path
 ) -> None:
@@ -376,6 +377,7 @@ def test_the_command_that_reproduces_a_run_makes_the_same_experiment(models: Pat
         assert again.experiment_id == spec.experiment_id
 
 
+@pytest.mark.slow
 def test_two_models_with_two_seeds_stand_beside_each_other(models: Path, tmp_path: Path) -> None:
     for family in ("gpt2", "llama"):
         for seed in (0, 1):

@@ -178,6 +178,7 @@ def test_a_2x2_needs_a_full_and_a_frozen_run(cells: dict[str, RunDirectory]) -> 
         build_grid([RunScores.load(cells["random"])])
 
 
+@pytest.mark.slow
 def test_other_test_questions_are_left_out_by_name(cells: dict[str, RunDirectory], tmp_path: Path) -> None:
     other, _ = run_small(tmp_path / "runs", "microworld.seed=5", random_baseline=True)
     grid = build_grid([RunScores.load(run) for run in (cells["full"], cells["frozen"], other)], n_boot=200)
@@ -255,7 +256,7 @@ def test_equal_seeds_give_equal_runs_and_others_do_not(cells: dict[str, RunDirec
     assert [r["id"] for r in other.read_predictions()] == [r["id"] for r in twin.read_predictions()]
 
 
-@pytest.mark.parametrize("condition", ["full", "frozen"])
+@pytest.mark.parametrize("condition", ["full", pytest.param("frozen", marks=pytest.mark.slow)])
 def test_interrupted_at_every_few_steps_it_ends_the_same(condition: str, cells: dict[str, RunDirectory]) -> None:
     """Stopped again and again, in every phase, and started by the same command each time."""
     root, spec = cells["full"].path.parent.parent / f"stopped-{condition}", small_spec(**CELLS[condition])

@@ -115,6 +115,7 @@ def test_a_law_that_does_not_fit_is_flagged(tmp_path: Path) -> None:
     assert "lack_of_fit" in crooked and "lack_of_fit" not in straight
 
 
+@pytest.mark.slow
 def test_ablations_name_what_they_cannot_do(tmp_path: Path) -> None:
     rows = [row for row in sweep(draws=2) if row["amount"] not in (200, 1000)]
     analysis = analyse_law(written(tmp_path / "t.csv", rows), n_draws=19, ablate=True)

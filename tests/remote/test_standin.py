@@ -52,6 +52,7 @@ def toy(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_lost_container_is_replaced_and_sees_what_was_committed(standin: StandIn, toy: Path) -> None:
     done = standin.modal("run", "app.py", cwd=toy)
     assert done.returncode == 0, done.stderr
@@ -62,6 +63,7 @@ def test_a_lost_container_is_replaced_and_sees_what_was_committed(standin: Stand
     assert len(call.containers) == 2 and not standin.server.unknown
 
 
+@pytest.mark.slow
 def test_without_a_commit_the_work_is_lost(standin: StandIn, toy: Path) -> None:
     standin.rules.most_deaths = 1
     done = standin.modal("run", "app.py", "--what", "no commit", cwd=toy)
@@ -70,11 +72,13 @@ def test_without_a_commit_the_work_is_lost(standin: StandIn, toy: Path) -> None:
     assert not (standin.volume("v") / "count").exists()
 
 
+@pytest.mark.slow
 def test_an_open_file_forbids_a_commit(standin: StandIn, toy: Path) -> None:
     done = standin.modal("run", "app.py", "--what", "open", cwd=toy)
     assert done.returncode == 1 and "open files preventing the operation" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_not_mounted_is_not_there(standin: StandIn, toy: Path) -> None:
     source = (toy / "toy" / "remote.py").read_text()
     (toy / "toy" / "remote.py").write_text(source.replace('.add_local_python_source("toy")', ""))

@@ -96,6 +96,7 @@ def test_drawn_twice_is_the_same_to_the_byte(charts: Charts, tmp_path: Path) -> 
         assert first == second, ending
 
 
+@pytest.mark.slow
 def test_the_report_of_one_run(world: Path, tmp_path: Path) -> None:
     run = next(run for run in RunStore(world).runs() if run.spec.condition == "random-frozen")
     copy = shutil.copytree(run.path, tmp_path / "renamed_copy")

@@ -61,6 +61,7 @@ def test_revisions_of_our_own_export_have_the_curves_of_their_run(tmp_path: Path
     assert of_run["start_index"] == of_model["start_index"] and of_model["checkpoints"][-1]["phase"] == "start"
 
 
+@pytest.mark.slow
 def test_the_command_leaves_suspects_out_names_them_and_the_figure_is_that_of_runs(
     history: Path, tmp_path: Path
 ) -> None:

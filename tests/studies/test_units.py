@@ -178,6 +178,7 @@ def test_by_command(run: RunDirectory) -> None:
     assert [trunk["name"] for trunk in stored["trunks"]] == ["pretrained", "random"]
 
 
+@pytest.mark.slow
 def test_a_published_model_and_its_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = MicroWorldConfig(n_documents=1, n_qa_train_documents=3, n_qa_validation_documents=14, n_qa_test_documents=14)
     monkeypatch.setattr(inputs, "load_qa", lambda spec, cache_dir: generate_qa(few))
