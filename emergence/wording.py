@@ -1,4 +1,4 @@
-"""The words that every part of the program says alike: near misses, durations, counts, estimates, aligned columns.
+"""The words that every part of the program says and reads alike: near misses, numbers, durations, estimates, columns.
 
 Nothing reaches a terminal but through :func:`say`, because names of files and words of data may hold orders to it.
 
@@ -12,7 +12,8 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from numbers import Real
+from typing import Any, Protocol
 
 #: Most choices that an error lists, so that a person still reads it.
 MOST_CHOICES = 12
@@ -20,6 +21,10 @@ MOST_CHOICES = 12
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
 )
+
+
+#: A number as every program writes it: ASCII digits without separators.
+_NUMBER = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE | re.ASCII)
 
 
 class HasInterval(Protocol):
@@ -61,6 +66,19 @@ def say(text: str, *, err: bool = False, end: str = "\n") -> None:
 def says_yes(question: str) -> bool:
     """Ask a person at the terminal. Anything but ``y`` or ``yes`` is a no."""
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def parsed_number(cell: Any) -> float:
+    """What somebody wrote as a number, which may be infinite or nan.
+
+    Raises:
+        ValueError: It is none. ``float`` takes more: digits of every script, and 1_000.
+    """
+    if isinstance(cell, bool) or not isinstance(cell, str | Real):
+        raise ValueError(f"no number: {cell!r}")
+    if isinstance(cell, str) and not _NUMBER.fullmatch(cell.strip(" \t")):
+        raise ValueError(f"no number: {cell!r}")
+    return float(cell)
 
 
 def did_you_mean(given: str, known: Iterable[str], otherwise: str | None = None, *, cutoff: float = 0.6) -> str:

@@ -99,11 +99,12 @@ def layer_data(
     n_words = sum(int(split.word_offsets[-1]) for split in splits)
     if isinstance(trunk, StoredStates):
         # Standardising is exact in float32, and fits copy a layer several times, so that it gets a part of the budget.
-        wide = 4 * n_words * trunk.hidden_size <= _SHARE_OF_STORED * gigabytes * 1e9
+        size = 4 * n_words * trunk.hidden_size / 1e9
+        wide = size <= _SHARE_OF_STORED * gigabytes
         if not wide and trunk.dtype == torch.float32:
             logger.warning(
                 "states were stored in float32, and probes read them in bfloat16: a layer of %.1f GB is more than a "
-                "quarter of probe.cache_gigabytes = %g", 4 * n_words * trunk.hidden_size / 1e9, gigabytes,
+                "quarter of probe.cache_gigabytes = %g", size, gigabytes,
             )  # fmt: skip
         for layer in layers:
             dtype = torch.float32 if wide else torch.bfloat16

@@ -12,7 +12,7 @@ from emergence.commands.before import named
 from emergence.errors import DataError, UsageError
 from emergence.experiment.store import refuse_if_no_results
 from emergence.report.output_files import refuse_output_file
-from emergence.wording import say
+from emergence.wording import parsed_number, say
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -153,12 +153,8 @@ def numbers_of(text: str, flag: str) -> list[float]:
     Raises:
         UsageError: One of them is none.
     """
-    parts = text.split(",")
-    # float() takes more than people mean: digits of every script, and 1_000.
-    if not all(set(part) <= set("0123456789+-.eE \tinfaINFA") for part in parts):
-        raise UsageError(f"{flag} {text[:80]}: numbers with commas between them")
     try:
-        values = [float(part) for part in parts]
+        values = [parsed_number(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"{flag} {text[:80]}: numbers with commas between them") from None
     if not all(math.isfinite(value) for value in values):

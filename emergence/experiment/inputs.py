@@ -416,9 +416,12 @@ def _snapshot_weights(spec: ExperimentSpec, store: RunStore, text: str | None) -
     steps = run.pretraining_steps()
     step = choose_step(list(steps), spec.snapshot)
     if step is None:
-        kept = ", ".join(str(each) for each in sorted(steps) if each)
-        instead = f", or {spacing}" if (spacing := spaced_among(spec.snapshot, kept.count(",") + 1)) else ""
-        raise WeightsError(f"--snapshot {spec.snapshot}: {run.run_id} kept steps {kept}: choose from them{instead}")
+        kept = sorted(step for step in steps if step)
+        instead = f", or {spacing}" if (spacing := spaced_among(spec.snapshot, len(kept))) else ""
+        names = ", ".join(map(str, kept))
+        raise WeightsError(
+            f"--snapshot {spec.snapshot}: {run.run_id} kept steps {names}: choose from them{instead}"
+        )
     weights = load_own(run, steps[step])
     check_trunk(weights, steps[step])
     return GivenWeights(weights, steps[step])

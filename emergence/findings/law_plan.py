@@ -26,7 +26,7 @@ from emergence.measures.law_plan import (
     plan_sweep,
 )
 from emergence.plain import plain
-from emergence.wording import counted, in_line
+from emergence.wording import counted, in_line, parsed_number
 
 SCHEMA_VERSION = 1
 #: Simulated sweeps for each that gets an interval; those without cost little.
@@ -208,7 +208,7 @@ def analyse_plan(
 def _errors_of(noise: str) -> tuple[StoredLaw | None, LawErrors]:
     """The stored law that ``noise`` names, if it names one, and the errors."""
     try:
-        values = [float(part) for part in noise.split(",")]
+        values = [parsed_number(part) for part in noise.split(",")]
     except ValueError:
         path = Path(noise)
         if not path.is_file():

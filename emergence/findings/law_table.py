@@ -20,13 +20,11 @@ import numpy as np
 from emergence.errors import DataError
 from emergence.files import parse_json, read_regular
 from emergence.measures.resampling import FloatArray
-from emergence.wording import did_you_mean
+from emergence.wording import did_you_mean, parsed_number
 
 _MOST_BYTES = 64 * 2**20
 #: What a table may say for yes and for no.
 _YES, _NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n", "")
-#: A number as every program writes it: ASCII digits without separators.
-_NUMBER = re.compile(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|nan|inf|infinity)", re.IGNORECASE | re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 #: What no loss exceeds; a perplexity may.
 MOST_LOSS = 1e3
@@ -123,19 +121,6 @@ class LawTable:
         if not math.isfinite(value):
             raise self.refuse(f"{column} is {value}: leave out runs without a number", row)
         return value
-
-
-def parsed_number(cell: Any) -> float:
-    """A cell as a number, which may be infinite or nan.
-
-    Raises:
-        ValueError: It is none. ``float`` takes more: digits of every script, and 1_000.
-    """
-    if isinstance(cell, bool) or not isinstance(cell, str | Real):
-        raise ValueError(f"no number: {cell!r}")
-    if isinstance(cell, str) and not _NUMBER.fullmatch(cell.strip(" \t")):
-        raise ValueError(f"no number: {cell!r}")
-    return float(cell)
 
 
 def _text(cell: Any) -> str:

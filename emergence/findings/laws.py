@@ -16,14 +16,14 @@ from emergence.errors import DataError, UsageError
 from emergence.findings.collect import OWN_KIND
 from emergence.findings.law_runs import LEAST_AMOUNTS, LEAST_CHECKPOINTS, LEAST_RUNS, RunRows, law_table_of
 from emergence.findings.law_sampler import sample_posterior
-from emergence.findings.law_table import MOST_LOSS, LawTable, parsed_number, refuse_mixed_units, refuse_twins
+from emergence.findings.law_table import MOST_LOSS, LawTable, refuse_mixed_units, refuse_twins
 from emergence.measures.emergence_law import BoolArray, LawData, LawFit, LawForm, LawModel, fit_law
 from emergence.measures.free_elbows import FreeFit, fit_free
 from emergence.measures.law_errors import LawErrors, fit_errors
 from emergence.measures.law_intervals import LEVEL, N_DRAWS, Profile, bootstrap_runs, calibrated_profile, f_profile
 from emergence.measures.law_posterior import LEAST_TIMES, Posterior
 from emergence.plain import plain
-from emergence.wording import in_line
+from emergence.wording import in_line, parsed_number
 
 SCHEMA_VERSION = 1
 KIND = f"{OWN_KIND}emergence_law"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from emergence.experiment.facts import HEADLINE
 from emergence.findings.collect import OWN_KIND, Collection, Skipped, collect_results
 from emergence.findings.comparable import MODES, ComparableSet, Grouping, group_results
 from emergence.findings.folder import open_run
-from emergence.findings.scores import POINT, ReadoutScores, SetScores, cell_estimates, score_sets
-from emergence.findings.two_by_two import CELL_OF_CONDITION
+from emergence.findings.scores import POINT, ReadoutScores, SetScores, cell_estimate, score_sets
+from emergence.findings.two_by_two import CELL_OF_CONDITION, readout_of
 from emergence.findings.verdict import verdict_of
 from emergence.measures.bootstrap import N_BOOT, Estimate
 from emergence.measures.clustering import ClusterKind
@@ -226,9 +227,8 @@ def _row(set_scores: SetScores, cell: str, scores: ReadoutScores) -> Row:
     if not items:
         return Row(**shared, was_run=False)
     test = scores.split == "test"
-    validation = {name: cell_estimates(comparable, "validation", name, scores.readout) for name in ("f1_tokens", "em")}
     used = scores.grid.runs.get(cell) if scores.grid else None
-    selection = cell_estimates(comparable, "test", SELECTION, scores.readout) if test else {}
+    mean = partial(cell_estimate, items, readout=readout_of(cell, scores.readout))
     added = _added(set_scores, cell, shared["probe"]) if test else {}
     return Row(
         **shared,
@@ -237,12 +237,12 @@ def _row(set_scores: SetScores, cell: str, scores: ReadoutScores) -> Row:
         runs=tuple(item.name for item in items),
         test_f1=scores.f1.get(cell) if test else None,
         test_em=scores.em.get(cell) if test else None,
-        validation_f1=validation["f1_tokens"].get(cell),
-        validation_em=validation["em"].get(cell),
+        validation_f1=mean("validation", "f1_tokens"),
+        validation_em=mean("validation", "em"),
         score=scores.probe if cell == FROZEN else None,
         score_scratch=scores.scratch if cell == FROZEN else None,
         gap=scores.gap if cell == FROZEN else None,
-        test_argument_selection=selection.get(cell),
+        test_argument_selection=mean("test", SELECTION) if test else None,
         added_f1=added.get(F1),
         added_argument_selection=added.get(SELECTION),
         score_split=scores.split if cell == FROZEN and scores.basis else None,

@@ -15,13 +15,7 @@ from emergence.experiment.store import run_files
 from emergence.files import may_write, write_atomic
 
 #: How the tables and laws of this program begin, in every style. Such a file may be written anew.
-_OURS = (
-    "| Model |",
-    "set_label,",
-    "% needs \\usepackage{booktabs}",
-    '{\n  "kind": "emergence-',
-    '{"kind": "emergence-',
-)
+_OURS = ("| Model |", "set_label,", "% needs \\usepackage{booktabs}", '{\n  "kind": "emergence-')
 
 
 def refuse_output_file(path: Path) -> None:
@@ -75,7 +69,7 @@ def _may_be_written_anew(target: Path) -> bool:
     try:
         with target.open("rb") as file:
             head = file.read(64).decode("utf-8", "replace")
-    except OSError:  # the next check says why
+    except OSError:  # nobody can see what it holds, and it may be written to
         return True
     return not head or head.startswith(_OURS)
 
