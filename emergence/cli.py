@@ -30,7 +30,7 @@ from emergence.remote.launch import Request
 from emergence.remote.pull import Part
 from emergence.remote.refusals import ending_in_one_line, interrupted
 from emergence.report.fitted import fitted_table, fitted_text, is_terminal
-from emergence.report.output_files import refuse_output_file, refuse_output_folder, write_output
+from emergence.report.output_files import TABLES, refuse_output_file, refuse_output_folder, write_output
 from emergence.spec.experiment import SET, DataRoute, ExperimentSpec, experiment_flags, refuse_with_resume
 from emergence.spec.flags import flags_of, takes
 from emergence.studies.cka.analyse import AnalysisFlags, analyse_locally
@@ -281,7 +281,7 @@ def table_command(
 ) -> None:
     """The results table: F1, EM, emergence score with intervals, parameters, time; names what it left out."""
     if output is not None:
-        refuse_output_file(output)
+        refuse_output_file(output, TABLES)
         style = style or TABLE_STYLES.get(output.suffix.lower())
     refuse_if_no_results(results_dir)
     from emergence.findings.table import build_table

@@ -163,7 +163,7 @@ def test_pipes_and_links_are_written_to_and_not_replaced(runs: Path, tmp_path: P
     assert typed("emergence", "table", str(runs), "--output", str(pipe)).code == 0
     reader.join(10)
     assert received and "|" in received[0] and stat.S_ISFIFO(pipe.stat().st_mode)
-    target.write_text("| Model | of an older table |\n")
+    target.write_text("| Model | Pretrain | Mode | of an older table |\n")
     link.symlink_to(target)
     assert typed("emergence", "table", str(runs), "--output", str(link)).code == 0
     assert link.is_symlink() and target.read_text() == received[0]

@@ -11,7 +11,7 @@ import typer
 from emergence.commands.before import named
 from emergence.errors import DataError, UsageError
 from emergence.experiment.store import refuse_if_no_results
-from emergence.report.output_files import refuse_output_file
+from emergence.report.output_files import LAWS, refuse_output_file, write_output
 from emergence.wording import parsed_number, say
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -32,7 +32,7 @@ Shots = Annotated[
 ]
 Family = Annotated[str, typer.Option(help="Of the probe, with --cell frozen: linear, bilinear, mlp.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 
 
 def refuse_if_no_table(path: Path) -> None:
@@ -93,9 +93,9 @@ def fit_command(
     a folder of runs                   gives these columns itself: finetuned runs, or probed snapshots (--cell frozen)
     """
     if output is not None:
-        refuse_output_file(output)
+        refuse_output_file(output, LAWS)
     refuse_if_no_table(table)
-    from emergence.files import seal, to_json, write_json_atomic
+    from emergence.files import seal, to_json
     from emergence.findings.law_runs import RunRows
     from emergence.findings.laws import analyse_law
 
@@ -105,7 +105,7 @@ def fit_command(
         seed=seed,
     )  # fmt: skip
     if output is not None:
-        write_json_atomic(output.resolve(), seal(analysis.to_dict()))
+        write_output(output, to_json(seal(analysis.to_dict()), indent=2) + "\n")
     say(to_json(analysis.to_dict(), indent=2) if as_json else analysis.text())
 
 

@@ -419,9 +419,7 @@ def _snapshot_weights(spec: ExperimentSpec, store: RunStore, text: str | None) -
         kept = sorted(step for step in steps if step)
         instead = f", or {spacing}" if (spacing := spaced_among(spec.snapshot, len(kept))) else ""
         names = ", ".join(map(str, kept))
-        raise WeightsError(
-            f"--snapshot {spec.snapshot}: {run.run_id} kept steps {names}: choose from them{instead}"
-        )
+        raise WeightsError(f"--snapshot {spec.snapshot}: {run.run_id} kept steps {names}: choose from them{instead}")
     weights = load_own(run, steps[step])
     check_trunk(weights, steps[step])
     return GivenWeights(weights, steps[step])

@@ -10,7 +10,8 @@ from typing import Any
 
 from emergence.errors import EmergenceError, UsageError
 from emergence.findings.collect import OWN_KIND
-from emergence.findings.laws import FEW_AMOUNTS, FEW_CHECKPOINTS, LEAST_SUPERVISION
+from emergence.findings.law_table import MOST_LOSS
+from emergence.findings.laws import FEW_AMOUNTS, FEW_CHECKPOINTS, LEAST_SUPERVISION, MOST_AMOUNT
 from emergence.findings.stored_laws import StoredLaw, read_stored_law
 from emergence.measures.emergence_law import LawForm
 from emergence.measures.law_errors import LawErrors
@@ -32,6 +33,8 @@ SCHEMA_VERSION = 1
 #: Simulated sweeps for each that gets an interval; those without cost little.
 SWEEPS_AN_INTERVAL = 5
 DEFAULT_ALPHA = 1.2
+#: What no part of a sweep takes.
+MOST_HOURS = 1e6
 
 
 @dataclass(frozen=True)
@@ -179,13 +182,17 @@ def analyse_plan(
     """
     stored, errors = _errors_of(noise)
     point = stored.point if stored else None
-    at = target or (point.amount if point else LEAST_SUPERVISION)
+    at = target if target is not None else point.amount if point else LEAST_SUPERVISION
     with_shots = bool(stored is not None and stored.fewshot.any()) if fewshot is None else fewshot
     sweep = _sweep_of(losses, amounts, draws, with_shots)
     if not 1 < at < max(amounts):
         raise UsageError(f"--d0 {at:g}: above 1 and below the largest amount, {max(amounts):g}")
-    if hours is not None and not (0 < len(hours) < 4 and all(h >= 0 for h in hours)):
-        raise UsageError("--hours: one to three numbers, of a checkpoint, a run, a thousand questions")
+    if hours is not None and not (0 < len(hours) < 4 and all(0 <= h <= MOST_HOURS for h in hours)):
+        raise UsageError(
+            f"--hours: one to three numbers up to {MOST_HOURS:,.0f}, of a checkpoint, a run, a thousand questions"
+        )
+    if law is not None and not 3 <= len(law) <= 4:
+        raise UsageError("--law: three or four numbers, E0,EMAX,SLOPE[,ALPHA]")
     try:
         if law is not None:
             believed = BelievedLaw.through(law[0], law[1], max(amounts), law[2], (*law, DEFAULT_ALPHA)[3], at)
@@ -198,8 +205,6 @@ def analyse_plan(
             sweep, believed, errors, level=level, n_sweeps=SWEEPS_AN_INTERVAL * n_intervals, n_intervals=n_intervals,
             seed=seed, one_by_one=one_by_one,
         )  # fmt: skip
-    except IndexError:
-        raise UsageError("--law: three or four numbers, E0,EMAX,SLOPE[,ALPHA]") from None
     except ValueError as reason:
         raise UsageError(f"no such sweep or law: {reason}") from None
     return PlanAnalysis(plan, Hours(*hours) if hours else None)
@@ -221,8 +226,8 @@ def _errors_of(noise: str) -> tuple[StoredLaw | None, LawErrors]:
             raise UsageError(f"--noise {noise}: it has own elbows alone, and no law") from None
         return stored, stored.errors
     rest, checkpoint, draw = (*values, 0.0, 0.0)[:3]
-    if len(values) > 3 or not (math.isfinite(sum(values)) and rest > 0 and min(values) >= 0):
-        raise UsageError(f"--noise {noise}: standard deviations of a run (above 0), a checkpoint, a draw")
+    if len(values) > 3 or not (rest > 0 and all(0 <= value <= 1 for value in values)):
+        raise UsageError(f"--noise {noise}: standard deviations up to 1, of a run (above 0), a checkpoint, a draw")
     return None, LawErrors(checkpoint, draw, rest)
 
 
@@ -232,8 +237,10 @@ def _sweep_of(losses: Sequence[float], amounts: Sequence[float], draws: int, few
             raise UsageError(f"--{name}: one of them comes twice")
         if len(values) < least:
             raise UsageError(f"--{name}: {len(values)}, and a law takes at least {least}")
-    if min(losses) <= 0 or min(amounts) < 2 or not math.isfinite(sum(losses) + sum(amounts)):
-        raise UsageError("losses are above 0, amounts 2 or more")
+    if not all(0 < loss <= MOST_LOSS for loss in losses):
+        raise UsageError(f"--losses: each above 0 and at most {MOST_LOSS:g}")
+    if not all(2 <= amount <= MOST_AMOUNT and amount == int(amount) for amount in amounts):
+        raise UsageError(f"--amounts: whole numbers of questions, amounts 2 or more and at most {MOST_AMOUNT:g}")
     if len(losses) * len(amounts) * draws > 20_000:
         raise UsageError("more than 20,000 runs: plan a part of it")
     return PlannedSweep(tuple(sorted(losses)), tuple(sorted(amounts)), draws, fewshot)

@@ -20,12 +20,13 @@ import numpy as np
 from emergence.errors import DataError
 from emergence.files import parse_json, read_regular
 from emergence.measures.resampling import FloatArray
-from emergence.wording import did_you_mean, parsed_number
+from emergence.wording import MOST_CHOICES, did_you_mean, parsed_number
 
 _MOST_BYTES = 64 * 2**20
 #: What a table may say for yes and for no.
 _YES, _NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n", "")
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII)
+#: A decimal comma, and no comma of thousands: three digits after it may be either.
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,(?![0-9]{3}\b)[0-9]+(e[+-]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 #: What no loss exceeds; a perplexity may.
 MOST_LOSS = 1e3
 #: What losses can be in.
@@ -70,7 +71,8 @@ class LawTable:
         """
         for column in columns:
             if column not in self.columns:
-                hint = did_you_mean(column, self.columns)
+                there = ", ".join(self.columns[:MOST_CHOICES])
+                hint = did_you_mean(column, self.columns, f"{', '.join(columns)} are needed, and there are {there}")
                 raise DataError(f"no column {column}: {hint}", self.path)
 
     def numbers(self, column: str) -> FloatArray:
@@ -116,7 +118,8 @@ class LawTable:
             value = parsed_number(cell)
         except ValueError:
             text = _text(cell)[:40]
-            cure = f": write {text.replace(',', '.')}" if _DECIMAL_COMMA.fullmatch(text) else ""
+            cure = ": write a decimal point, and no separators of thousands" if "," in text else ""
+            cure = f": write {text.replace(',', '.')}" if _DECIMAL_COMMA.fullmatch(text) else cure
             raise self.refuse(f"{column} is no number: {text!r}{cure}", row) from None
         if not math.isfinite(value):
             raise self.refuse(f"{column} is {value}: leave out runs without a number", row)
@@ -152,6 +155,8 @@ def _from_json(text: str, path: Path) -> LawTable:
     rows = value.get("rows") if isinstance(value, dict) else value
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError('no table: give a list of objects, or {"rows": [...]}', path)
+    if any(len({_column(name) for name in row}) < len(row) for row in rows):
+        raise DataError("two columns have one name", path)
     rows = [{_column(name): cell for name, cell in row.items()} for row in rows]
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
     return LawTable(path, columns, tuple(rows), tuple(range(1, len(rows) + 1)))

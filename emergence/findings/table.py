@@ -306,7 +306,8 @@ def _reading_line(set_scores: SetScores) -> str:
     scores = set_scores.headline
     parts = [f"{SCORE_NAMES[s.floor]} {describe_score(s)}" for s in (scores.probe, scores.scratch) if s]
     parts += [f"gap {format_estimate(scores.gap)}"] if scores.gap else []
-    alone = set_scores.comparable.model_free.words
+    of_gains = (one.words for one in set_scores.gains if one.score == F1)  # resampled as the scores beside it are
+    alone = next(of_gains, set_scores.comparable.model_free.words)
     parts += [f"words and positions F1 {shown(alone)}"] if alone else []
     parts += [f"{scores.split} F1, {scores.basis}"]
     if scores.grid:

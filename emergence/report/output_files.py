@@ -14,16 +14,25 @@ from emergence.experiment.run_directory import SPEC_FILE
 from emergence.experiment.store import run_files
 from emergence.files import may_write, write_atomic
 
-#: How the tables and laws of this program begin, in every style. Such a file may be written anew.
-_OURS = ("| Model |", "set_label,", "% needs \\usepackage{booktabs}", '{\n  "kind": "emergence-')
+#: How a table of results begins in every style, and how a law does. A command writes over its own kind alone.
+TABLES = (
+    "| Model | Pretrain | Mode |",
+    "set_label,model,pretrain,mode,",
+    "% needs \\usepackage{booktabs}\n\\begin{tabular}{",
+    '{\n  "kind": "emergence-results-table",',
+)
+LAWS = ('{\n  "kind": "emergence-emergence_law",',)
 
 
-def refuse_output_file(path: Path) -> None:
+def refuse_output_file(path: Path, own_kind: tuple[str, ...]) -> None:
     """Refuse a file that cannot be written, or should not be, before anything is computed for it.
 
+    Args:
+        own_kind: How files of the kind that is going to be written begin.
+
     Raises:
-        UsageError: It is a folder, its folder is missing or read-only, it holds something else than a table or law of
-            this program, or it would stand in a run directory or below.
+        UsageError: It is a folder, its folder is missing or read-only, it holds something of another kind, or it would
+            stand in a run directory or below.
     """
     target = _resolved(path)
     if target.is_dir():
@@ -32,7 +41,7 @@ def refuse_output_file(path: Path) -> None:
         raise UsageError(f"{path}: there is no folder {target.parent}: make it, or name another")
     _refuse_read_only(target if target.exists() else target.parent, path)
     _refuse_run_directory(target.parent, path)
-    if target.is_file() and not _may_be_written_anew(target):
+    if target.is_file() and not _may_be_written_anew(target, own_kind):
         raise UsageError(f"{path} holds something else than this command writes: move it away, or name another")
 
 
@@ -52,7 +61,7 @@ def refuse_output_folder(path: Path) -> None:
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write a table: a file atomically, the file that a link leads to, and a device or pipe as it is.
+    """Write a table or law: a file atomically, the file that a link leads to, and a device or pipe as it is.
 
     Raises:
         RunDirectoryError: The system refused.
@@ -65,13 +74,13 @@ def write_output(path: Path, text: str) -> None:
         write_atomic(target, text)
 
 
-def _may_be_written_anew(target: Path) -> bool:
+def _may_be_written_anew(target: Path, own_kind: tuple[str, ...]) -> bool:
     try:
         with target.open("rb") as file:
-            head = file.read(64).decode("utf-8", "replace")
+            head = file.read(128).decode("utf-8", "replace")
     except OSError:  # nobody can see what it holds, and it may be written to
         return True
-    return not head or head.startswith(_OURS)
+    return not head or head.startswith(own_kind)
 
 
 def _refuse_read_only(nearest: Path, path: Path) -> None:
@@ -84,7 +93,7 @@ def _resolved(path: Path) -> Path:
     try:
         target = path.resolve()
         target.exists()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last for links that lead to themselves
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{str(path)[:80]}: {reason}: name another") from None
     return target

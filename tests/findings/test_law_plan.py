@@ -64,6 +64,16 @@ def test_a_sweep_that_cannot_say() -> None:
         (("--amounts", "1,50,100", *NUMBERS), "amounts 2 or more"),
         (("--losses", "2.5,inf,2.1", *NUMBERS), "not a finite number"),
         (("--noise", "law.json"), "no such file"),
+        (("--noise", "1_0", "--law", "1.69,2.27,0.9"), "no such file"),
+        (("--noise", "1e300", "--law", "1.69,2.27,0.9"), "up to 1"),
+        (("--noise", "0.01", "--law", "1,2,3,4,5"), "three or four numbers"),
+        (("--noise", "0.01", "--law", "1_0,20,3"), "numbers with commas"),
+        ((*NUMBERS, "--d0", "0"), "--d0 0: above 1 and below"),
+        (("--amounts", "50.5,200,1000", *NUMBERS), "whole numbers"),
+        (("--amounts", "50,200,1e300", *NUMBERS), "at most 1e+12"),
+        (("--losses", "2.5,2.2,1e6", *NUMBERS), "at most 1000"),
+        (("--hours", "1e308,1,1", *NUMBERS), "up to 1,000,000"),
+        (("--seed", "-5", *NUMBERS), "--seed"),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(more: tuple[str, ...], words: str) -> None:

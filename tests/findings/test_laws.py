@@ -191,6 +191,7 @@ BAD: dict[str, tuple[Callable[[Rows], Rows], str]] = {
     "more questions than are": (lambda rows: [*rows[:-1], *_with(rows[-1:], amount=1e300)], "amount 1e+300"),
     "separators": (lambda rows: _with(rows, loss="1_000"), ":2: loss is no number: '1_000'"),
     "a decimal comma": (lambda rows: _with(rows, loss="2,31"), ":2: loss is no number: '2,31': write 2.31"),
+    "thousands": (lambda rows: [*rows[:-1], rows[-1] | {"amount": "6,000"}], "no separators of thousands"),
     "other digits": (lambda rows: _with(rows, loss="\u0662.\u0665"), ":2: loss is no number"),
     "perplexity": (lambda rows: _with(rows, loss=12_000), "no perplexity"),
     "subset below 0": (lambda rows: _with(rows, subset=-1), ":2: subset -1: 0, 1, 2"),
@@ -254,6 +255,20 @@ def test_column_names_may_be_capitals(tmp_path: Path) -> None:
 def test_bytes_per_token_of_two_tokenizers_may_share_an_axis(tmp_path: Path) -> None:
     rows = [row | {"tokenizer": "ab"[i % 2], "unit": "bits_per_byte"} for i, row in enumerate(sweep())]
     assert len(law_data(read_law_table(written(tmp_path / "t.csv", rows)))) == len(rows)
+
+
+def test_names_that_are_one_and_columns_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "two.json").write_text(json.dumps([row | {"Loss ": 3.0} for row in sweep()]))
+    with pytest.raises(DataError, match="two columns have one name"):
+        read_law_table(tmp_path / "two.json")
+    (tmp_path / "none.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="no column loss: loss, amount, score are needed, and there are a, b"):
+        analyse_law(tmp_path / "none.csv")
+
+
+def test_the_seed_is_no_negative_number(tmp_path: Path) -> None:
+    ended = typed("emergence", "law", "fit", str(written(tmp_path / "t.csv", sweep())), "--seed", "-1")
+    assert ended.code == 2 and "--seed" in ended.err and ended.err.count("\n") == 1
 
 
 def test_a_target_that_is_none(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from emergence.report.fitted import fitted_table, fitted_text
-from tests.command_lines import typed
+from tests.command_lines import ROOT, typed
 from tests.planted_runs import write_grid
 
 pytest.importorskip("numpy")
@@ -83,15 +86,48 @@ def test_notes_hang_behind_their_bullet() -> None:
     assert fitted_text(["one two three", "four"], bullet="- ", width=9) == "- one two\n  three\n- four"
 
 
-def test_a_file_of_something_else_is_never_overwritten(runs: Path, tmp_path: Path) -> None:
+#: What is none of a command's own, though it may begin like it.
+OTHERS = (
+    "# What I found\n",
+    "| Model | price |\n|---|---|\n",
+    "set_label,weight,reps\n",
+    "% needs \\usepackage{booktabs}\n\\section{My chapter}\n",
+    '{\n  "kind": "emergence-diary"\n}',
+    '{\n  "kind": "emergence-units",\n  "schema_version": 1\n}',
+)
+
+
+@pytest.mark.parametrize("content", OTHERS)
+def test_a_file_of_something_else_is_never_overwritten(content: str, runs: Path, tmp_path: Path) -> None:
     mine = tmp_path / "notes.md"
-    mine.write_text("# What I found\n")
+    mine.write_text(content)
     for command in (("table", str(runs)), ("law", "fit", str(runs))):
         ended = typed("emergence", *command, "--output", str(mine))
         assert ended.code == 2 and "notes.md holds something else" in ended.err and ended.err.count("\n") == 1
-    assert mine.read_text() == "# What I found\n"
+    assert mine.read_text() == content
+
+
+def test_tables_and_laws_are_written_over_their_own_kind(runs: Path, tmp_path: Path) -> None:
     styles = ("markdown", "csv", "latex", "json")
     for style in (*styles, *styles):  # each over the one before
         ended = typed("emergence", "table", str(runs), "--format", style, "--output", str(tmp_path / "table"))
         assert ended.code == 0, (style, ended.err)
     assert (tmp_path / "table").read_text().startswith('{\n  "kind": "emergence-')
+    fit = ("law", "fit", str(ROOT / "docs" / "examples" / "made_up_law.csv"), "--draws", "19", "--output")
+    for _ in range(2):
+        assert typed("emergence", *fit, str(tmp_path / "law.json")).code == 0
+    assert typed("emergence", "table", str(runs), "--output", str(tmp_path / "law.json")).code == 2
+    assert typed("emergence", *fit, str(tmp_path / "table")).code == 2
+    loop = tmp_path / "loop.md"
+    loop.symlink_to(loop)
+    for command in (("table", str(runs), "--output"), ("figures", str(runs), "--out"), fit):
+        ended = typed("emergence", *command, str(loop))
+        assert ended.code == 2 and ended.err.count("\n") == 1, ended
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received: list[str] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_text()))
+    reader.start()
+    assert typed("emergence", *fit, str(pipe)).code == 0
+    reader.join(10)
+    assert received and '"emergence-emergence_law"' in received[0] and stat.S_ISFIFO(pipe.stat().st_mode)
