@@ -39,6 +39,7 @@ from emergence.model.huggingface import (
     load_model,
     random_twin,
 )
+from emergence.model.huggingface.loading import load_tokenizer, sizes_of
 from emergence.model.huggingface.own_export import redraw_unseen_rows
 from emergence.spec.adapters import lora_rank
 from emergence.spec.experiment import ExperimentSpec
@@ -180,11 +181,29 @@ def _read_published(spec: ExperimentSpec, name: str, cache_dir: Path, device: to
     dataset = load_qa(spec, cache_dir)
     loaded = open_published(spec, files, device)
     encoder = loaded.encoder
-    if (last := max(layers_of(spec, encoder.n_layers))) > encoder.n_layers:
-        raise UsageError(f"--layers {last}: the layers of {files.label} are 0 (embeddings) to {encoder.n_layers}")
+    _refuse_layers_beyond(spec, files, encoder.n_layers)
     counts = files.own_export.token_counts if files.own_export else None
     questions = encode_questions(spec, dataset, loaded.tokenizer, encoder.max_tokens, counts)
     return Inputs(loaded.tokenizer, None, dataset, questions, None, counts, published=loaded)
+
+
+def check_published(spec: ExperimentSpec, cache_dir: Path) -> ModelFiles:
+    """Find and check all that a run of a published model reads, but for the weights in memory. Returns its files.
+
+    Raises:
+        UsageError, WeightsError, DataError: What :func:`read_inputs` would say.
+    """
+    files = find_model(spec.model or "", spec.revision)
+    dataset, sizes = load_qa(spec, cache_dir), sizes_of(files)
+    _refuse_layers_beyond(spec, files, sizes.n_layers)
+    counts = files.own_export.token_counts if files.own_export else None
+    encode_questions(spec, dataset, load_tokenizer(files), sizes.max_tokens, counts)
+    return files
+
+
+def _refuse_layers_beyond(spec: ExperimentSpec, files: ModelFiles, n_layers: int) -> None:
+    if (last := max(layers_of(spec, n_layers))) > n_layers:
+        raise UsageError(f"--layers {last}: the layers of {files.label} are 0 (embeddings) to {n_layers}")
 
 
 def open_published(spec: ExperimentSpec, files: ModelFiles, device: torch.device) -> LoadedModel:

@@ -27,8 +27,10 @@ from emergence.remote.cache_claims import SharedWork, shared
 from emergence.remote.calls import CallError, patiently
 from emergence.remote.locks import RunInUseError
 from emergence.remote.mirror import VolumeMirror
+from emergence.remote.published import keep_model
 from emergence.remote.runner import Calls, publish, published, refuse_if_superseded, sweeps
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.memory import refuse_published_too_large
 from emergence.studies.cka.analyse import AnalysisFlags
 from emergence.sweep.conductor import conduct as run_conductor
 from emergence.sweep.graph import Graph, Status, Task
@@ -62,6 +64,8 @@ image = (
         "datasets==5.2.0",
         "huggingface_hub==2.4.0",
         "tokenizers==0.23.3",
+        "transformers==5.23.0",
+        "safetensors==0.8.0",
         "pyarrow==26.0.1",
         "tqdm==4.70.1",
     )
@@ -135,7 +139,7 @@ def _start_training(job: dict[str, Any], launch: dict[str, Any]) -> str:
     """
     run_id, me = job["run_id"], launch["holder"]
     try:
-        text = _prepare(ExperimentSpec.from_dict(job["spec"]), run_id, job.get("trunk"))
+        text = _prepare(ExperimentSpec.from_dict(job["spec"]), run_id, job.get("trunk"), job.get("gpu_gigabytes", 0))
         refuse_if_superseded(job)
     except EmergenceError:
         locks.release(run_id, me)
@@ -362,21 +366,30 @@ def may_write(job: Mapping[str, Any], call_id: str) -> bool:
     return locks.is_mine(job["run_id"], job["holder"], call_id)
 
 
-def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None) -> str | None:
+def _prepare(spec: ExperimentSpec, run_id: str, trunk: str | None, gpu_gigabytes: int) -> str | None:
     """Check all that the run reads, cache it on the data volume, and make an empty run directory.
 
     What other preparations are deriving is waited for, not derived again.
-    What the run would raise is raised here, before a GPU is rented. Returns the fingerprint of the pretraining text.
+    What the run would raise is raised here, before a GPU is rented; of a published model all but what its weights take
+    in memory to find, which the container with the GPU has. Returns the fingerprint of the pretraining text.
     """
-    from emergence.experiment.inputs import read_inputs, refuse_changed_text
+    from emergence.experiment.inputs import check_published, read_inputs, refuse_changed_text
     from emergence.experiment.store import RunStore
 
     container.working_copy(spec, run_id, trunk)
     container.bring_data(spec)
     me = modal.current_function_call_id() or ""
     cache = SharedWork(container.CACHE, container.DATA / "cache", me, data_volume.commit, data_volume.reload)
+    text = None
     with shared(cache):
-        text = read_inputs(spec, RunStore(container.RUNS), container.CACHE).fingerprints["text"]
+        if spec.model:
+            found = check_published(spec, container.CACHE)
+            memory = int(spec.config.compute.memory_gigabytes * 2**30)
+            refuse_published_too_large(spec, found.n_values, memory, gpu_gigabytes * 2**30)
+            if keep_model(found, container.DATA):
+                data_volume.commit()
+        else:
+            text = read_inputs(spec, RunStore(container.RUNS), container.CACHE).fingerprints["text"]
     refuse_changed_text(RunStore(container.RUNS), trunk, text)
     volume = RunStore(container.MODELS)
     if not volume.exists(run_id):  # from here on it is listed, and can be resumed

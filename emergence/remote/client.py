@@ -24,7 +24,7 @@ from emergence.experiment.listing import FileFacts, RunSummary, format_listing, 
 from emergence.experiment.run_directory import SPEC_FILE, STATS_FILE, TRUNK_FILE, StoredSpec, parse_spec_file
 from emergence.experiment.store import made_at, numbered
 from emergence.files import parse_json
-from emergence.remote.app import MODELS_VOLUME, analyse, app, models_volume, prepare
+from emergence.remote.app import DATA_VOLUME, MODELS_VOLUME, analyse, app, data_volume, models_volume, prepare
 from emergence.remote.calls import patiently
 from emergence.remote.launch import (
     Request,
@@ -39,6 +39,7 @@ from emergence.remote.refusals import end_with, ending_in_one_line, has_credenti
 from emergence.spec.cost import ask, ask_if_dear, find_gpu
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.flags import flags_of, parser_of
+from emergence.spec.published import is_directory
 from emergence.studies.cka.analyse import AnalysisFlags, analyse_locally
 from emergence.wording import did_you_mean, say
 
@@ -98,17 +99,18 @@ def _answer_without_container(flags: dict[str, Any], detached: bool = True) -> R
     if not request.dry_run:
         refuse_unknown_secrets(split_names(request.secret))
     say(plan.text())
-    if not detached and plan.hours >= LONG_HOURS:
-        say(f"note         {plan.hours:.1f} hours, and the app stops when this terminal closes: modal run -d goes on")
+    if not detached and (plan.hours is None or plan.hours >= LONG_HOURS):
+        hours = "nobody knows how many" if plan.hours is None else f"{plan.hours:.1f}"
+        say(f"note         {hours} hours, and the app stops when this terminal closes: modal run -d goes on")
     if request.dry_run:
         say("dry run: nothing was launched")
         return None
-    ask_if_dear(plan.dollars, request.yes)
+    ask_if_dear(plan.dollars, request.yes or (plan.dollars is None and request.max_cost is not None))
     return request
 
 
 def _trunk_on_the_volume(request: Request) -> str | None:
-    """The run whose trunk the request will take; None where it pretrains one, or has none.
+    """The run whose trunk the request will take; None where it pretrains one, has none, or reads a published model.
 
     A dry run that cannot look says so and plans for a pretraining.
 
@@ -126,6 +128,9 @@ def _trunk_on_the_volume(request: Request) -> str | None:
         say(f"note         {error}; what is on the volume is not known")
         return None
     volume = VolumeFiles()
+    if spec.model:
+        refuse_missing_model(spec.model)
+        return None
     if spec.pretrained_model_path:
         volume.refuse_missing_weights(spec)
         return None
@@ -153,6 +158,26 @@ def _trunk_on_the_volume(request: Request) -> str | None:
             "Pretrain it twice?",
         )
     return None
+
+
+def refuse_missing_model(name: str) -> None:
+    """Refuse a model that is a path of this machine and not on the data volume. Hub names are the container's to find.
+
+    Raises:
+        UsageError: Saying how it is put there.
+    """
+    if not is_directory(name) and not name.endswith(".pth"):
+        return
+    try:
+        found = data_volume.listdir(posixpath.normpath(name))
+    except (FileNotFoundError, modal.exception.NotFoundError):
+        found = []
+    if not found:
+        put = posixpath.normpath(name)
+        raise UsageError(
+            f"--model {name}: not on the volume {DATA_VOLUME}: modal volume put {DATA_VOLUME} {name} {put}, "
+            "or give a name on the hub"
+        )
 
 
 def _with_stored_spec(request: Request, run_id: str) -> Request:

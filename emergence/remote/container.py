@@ -29,6 +29,7 @@ from emergence.files import TEMPORARY_SUFFIX, name_within
 from emergence.remote import kernels
 from emergence.remote.attempts import heard
 from emergence.remote.mirror import copy_file, copy_new_folders, copy_tree
+from emergence.remote.published import bring_model
 from emergence.remote.volume_cache import VolumeCache
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.cka.analyse import AnalysisFlags, analyse
@@ -44,6 +45,7 @@ ROOT = Path(os.environ.get("EMERGENCE_CONTAINER_ROOT", "/"))
 MODELS, DATA, WORK = ROOT / "models", ROOT / "data", ROOT / "work"
 PULSE = WORK / "pulse"
 RUNS, CACHE, FILES, KERNELS = WORK / "runs", WORK / "cache", WORK / "files", WORK / "kernels"
+HUB_HOME = WORK / "huggingface"
 
 #: Modal's longest time limit for an attempt, and how long before its limit an attempt saves and stops by itself.
 ATTEMPT_SECONDS, SPARE_SECONDS = 24 * 3600, 15 * 60
@@ -81,7 +83,7 @@ def working_copy(spec: ExperimentSpec, run_id: str, trunk: str | None = None, te
         source = volume.find_snapshots(spec) or (volume.find_snapshots(spec, text) if text else None)
         # Which of them is meant follows from all of them, and that the pretraining is done from its trunk.
         needed += [source.trunk_path, *source.pretraining_steps().values()] if source else []
-    elif not spec.random_baseline:
+    elif not spec.random_baseline and not spec.model:
         volume = RunStore(MODELS)
         sources = [volume.open(trunk)] if trunk else [volume.find_pretrained(spec.pretrain_id)]
         sources += [volume.find_pretrained_on(text, spec)] if text else []
@@ -96,14 +98,15 @@ def working_copy(spec: ExperimentSpec, run_id: str, trunk: str | None = None, te
 
 
 def bring_data(spec: ExperimentSpec) -> None:
-    """Copy the files that flags name from the data volume, and enter their folder for relative paths.
+    """Copy the files and the model that flags name from the data volume, and enter their folder for relative paths.
 
-    Of the cache on the volume that is copied which the run looks for, when it does.
+    A model of the hub that is not on the volume is left to be fetched. Of the cache on the volume that is copied which
+    the run looks for, when it does.
 
     Raises:
         DataError: A named file is not on the volume.
     """
-    os.environ["HF_HOME"] = str(WORK / "huggingface")
+    os.environ["HF_HOME"] = str(HUB_HOME)
     for folder in (CACHE, FILES):
         folder.mkdir(parents=True, exist_ok=True)
     share_with(VolumeCache(CACHE, DATA / "cache"))
@@ -117,6 +120,8 @@ def bring_data(spec: ExperimentSpec) -> None:
             copy_file(source, FILES / name)
         else:
             raise DataError(f"{name} is not on the volume: modal volume put llm-training-data {name} {name}")
+    if spec.model:
+        bring_model(spec.model, spec.revision, DATA, FILES, HUB_HOME)
     os.chdir(FILES)
 
 

@@ -118,6 +118,7 @@ def job_of(spec: ExperimentSpec, run_id: str, gpu: str | None, *, fresh: bool = 
         "spec": spec.to_dict(),
         "fresh": fresh,
         "gpu": plan.gpu.modal_name,
+        "gpu_gigabytes": plan.gpu.memory_gigabytes,
         "cpu": compute.cpu,
         "memory": int(compute.memory_gigabytes * 1024),
         "source": source_commit(),

@@ -23,7 +23,14 @@ from emergence.plain import plain
 from emergence.remote import locks
 from emergence.remote.app import app, conduct
 from emergence.remote.calls import LONGEST_PAUSE, Look, cancel_call, look_at, patiently
-from emergence.remote.client import VolumeFiles, free_name, in_parallel, reach_modal, where_to_look
+from emergence.remote.client import (
+    VolumeFiles,
+    free_name,
+    in_parallel,
+    reach_modal,
+    refuse_missing_model,
+    where_to_look,
+)
 from emergence.remote.launch import job_of
 from emergence.remote.pull import pull_run
 from emergence.remote.runner import POLL_SECONDS, conducted, forget, publish, published, sweeps
@@ -76,6 +83,8 @@ class ModalPlace:
             say(f"running already as {record.conductor}: following it")
             self._follow(record, say)
         else:
+            for name in dict.fromkeys(task.spec.model for task in record.graph.unfinished if task.spec.model):
+                refuse_missing_model(name)
             _build_the_image()
             with app.run(detach=True):
                 launch = secrets.token_hex(8)

@@ -18,8 +18,9 @@ from emergence.errors import ConfigError, UsageError
 from emergence.spec.adapters import lora_rank
 from emergence.spec.config import config_path
 from emergence.spec.experiment import ExperimentSpec
-from emergence.spec.model_size import ParameterCounts, count_parameters, embedding_rows
-from emergence.spec.workload import workload_of
+from emergence.spec.model_size import count_parameters, embedding_rows
+from emergence.spec.published import count_weights, refuse_place_for_modal
+from emergence.spec.workload import shape_of, workload_of
 from emergence.wording import did_you_mean, says_yes
 
 #: Share of the peak that a very wide model reaches, and the hidden size that reaches half of that share.
@@ -28,6 +29,9 @@ WIDE_UTILISATION, HALF_WIDTH = 0.40, 512
 OVERHEAD_HOURS = 0.1
 #: Each further device adds this share of the first one's speed, because gradients have to be exchanged.
 EXTRA_DEVICE = 0.8
+#: Seconds of fitting the probes of a frozen trunk, for a training question, level of states and unit of width. No GPU
+#: has been timed at it, so this is what a fast core takes (:mod:`emergence.spec.local_time`).
+PROBE_SECONDS = 1.5e-5
 #: An attempt may take this many times its estimate, and an hour at least. Modal allows a day.
 ATTEMPT_FACTOR, LEAST_ATTEMPT_SECONDS, MOST_ATTEMPT_SECONDS = 5, 3600, 24 * 3600
 #: A costlier launch asks first, or needs ``--yes``.
@@ -53,31 +57,38 @@ class Gpu:
 class Plan:
     """What a launch amounts to. Hours and dollars are estimates for one uninterrupted attempt.
 
-    ``trunk`` names the run whose trunk is taken; then nothing is pretrained.
+    Attributes:
+        weights: All weights of the trunk, and ``non_embedding`` those outside the embeddings. Of a published model the
+            first is as its name or files tell, None where they do not, and the second is unknown.
+        flop, hours: None for a published model of unknown size.
+        dollars_per_hour: The price of the container with its GPUs.
+        trunk: The run whose trunk is taken; then nothing is pretrained.
     """
 
     spec: ExperimentSpec
     gpu: Gpu
-    parameters: ParameterCounts
+    weights: int | None
+    non_embedding: int | None
     pretrain_tokens: int
     finetune_tokens: int
     search_tokens: int
-    flop: float
-    utilisation: float
-    hours: float
-    dollars: float
+    flop: float | None
+    utilisation: float | None
+    hours: float | None
+    dollars_per_hour: float
     prices_date: str
     trunk: str | None = None
 
     @property
-    def dollars_per_hour(self) -> float:
-        """The price of the container with its GPUs."""
-        return self.dollars / self.hours
+    def dollars(self) -> float | None:
+        """The price of it all; None where the hours are not known."""
+        return None if self.hours is None else self.hours * self.dollars_per_hour
 
     @property
     def attempt_seconds(self) -> int:
-        """How long one attempt may take before it is ended."""
-        return int(min(max(ATTEMPT_FACTOR * self.hours * 3600, LEAST_ATTEMPT_SECONDS), MOST_ATTEMPT_SECONDS))
+        """How long one attempt may take before it is ended: Modal's longest where nobody knows what it takes."""
+        hours = math.inf if self.hours is None else self.hours
+        return int(min(max(ATTEMPT_FACTOR * hours * 3600, LEAST_ATTEMPT_SECONDS), MOST_ATTEMPT_SECONDS))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for ``emergence plan --json``."""
@@ -87,8 +98,10 @@ class Plan:
             "experiment_id": self.spec.experiment_id,
             "gpu": self.gpu.modal_name,
             "gpu_dollars_per_hour": self.gpu.dollars_per_hour * self.gpu.count,
-            "parameters_total": self.parameters.total,
-            "parameters_non_embedding": self.parameters.non_embedding,
+            "model": self.spec.model,
+            "revision": self.spec.revision,
+            "parameters_total": self.weights,
+            "parameters_non_embedding": self.non_embedding,
             "pretrain_tokens": self.pretrain_tokens,
             "finetune_tokens": self.finetune_tokens,
             "search_tokens": self.search_tokens,
@@ -103,9 +116,6 @@ class Plan:
     def text(self) -> str:
         """The plan as a few aligned lines."""
         spec, gpu = self.spec, self.gpu
-        trunk = (
-            f"{self.parameters.total / 1e6:.1f}M parameters, {self.parameters.non_embedding / 1e6:.2f}M non-embedding"
-        )
         without = f"none, because {self.trunk} has this trunk" if self.trunk else "none"
         text = f"{self.pretrain_tokens:,} tokens at most" if self.pretrain_tokens else without
         tuning = "none" if spec.skip_finetune else "probes on a frozen trunk" if spec.freeze_llm else "all weights"
@@ -115,13 +125,26 @@ class Plan:
         price = f"${gpu.dollars_per_hour * gpu.count:.2f}/h for the GPU, list price of {self.prices_date}"
         rows = [
             ("experiment", f"{spec.config.name}, {spec.condition} ({spec.data}, {spec.layout}, seed {spec.seed})"),
-            ("model", trunk),
+            ("model", self._model()),
             ("pretraining", text),
             ("finetuning", tuning),
             ("GPU", f"{gpu.modal_name} ({price})"),
-            ("estimate", f"{self.hours:.1f} hours, ${self.dollars:.2f} (at {self.utilisation:.0%} of the GPU's peak)"),
+            ("estimate", self._estimate()),
         ]
         return "\n".join(f"{name:<12} {value}" for name, value in rows)
+
+    def _model(self) -> str:
+        count = "a number of parameters" if self.weights is None else f"{self.weights / 1e6:.1f}M parameters"
+        if self.spec.model is None:
+            return f"{count}, {(self.non_embedding or 0) / 1e6:.2f}M non-embedding"
+        told = "that its name does not tell" if self.weights is None else "by its name or files"
+        revision = f", revision {self.spec.revision}" if self.spec.revision else ""
+        return f"{self.spec.model}{revision}: {count} {told}"
+
+    def _estimate(self) -> str:
+        if self.hours is None or self.dollars is None:
+            return f"not known; ${self.dollars_per_hour:.2f} an hour with the container"
+        return f"{self.hours:.1f} hours, ${self.dollars:.2f} (at {self.utilisation:.0%} of the GPU's peak)"
 
 
 @cache
@@ -154,23 +177,14 @@ def find_gpu(text: str) -> Gpu:
     return Gpu(key, int(count or 1), float(entry["dollars"]), float(entry["tflops"]), int(entry["memory_gigabytes"]))
 
 
-def refuse_published(spec: ExperimentSpec) -> None:
-    """Refuse to plan what is not run on Modal.
-
-    Raises:
-        UsageError: The experiment probes a published model.
-    """
-    if spec.model:
-        raise UsageError("--model is probed on the machine it lies on, not on Modal: emergence probe --model NAME")
-
-
 def refuse_not_on_modal(spec: ExperimentSpec) -> None:
-    """Refuse what runs on this machine alone: published models, and LoRA, whose library the image does not have.
+    """Refuse what no container can do: LoRA, whose library the image does not have, and models of this machine alone.
 
     Raises:
         UsageError: The experiment is one of them.
     """
-    refuse_published(spec)
+    if spec.model:
+        refuse_place_for_modal(spec.model)
     if lora_rank(spec.adapter):
         raise UsageError(f"--adapter {spec.adapter} is finetuned on your own machine, not on Modal: emergence run")
 
@@ -184,34 +198,43 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
         trunk: A run that has the trunk already.
 
     Raises:
-        UsageError: The GPU is unknown, or the experiment probes a published model.
+        UsageError: The GPU is unknown, or there are several for a published model, which one reads.
     """
-    refuse_published(spec)
-    table = _prices()
-    device = find_gpu(gpu or spec.config.compute.gpu)
-    model = spec.config.model
-    parameters = count_parameters(model, embedding_rows(model.vocab_size))
+    table, compute = _prices(), spec.config.compute
+    device = find_gpu(gpu or compute.gpu)
+    if spec.model and device.count > 1:
+        raise UsageError(f"--gpu {device.modal_name}: a published model is read on one GPU: --gpu {device.name}")
     work = workload_of(spec, has_trunk=trunk is not None)
-    utilisation = WIDE_UTILISATION * model.hidden_size / (model.hidden_size + HALF_WIDTH)
+    weights, non_embedding, width = _size_of(spec)
+    utilisation = WIDE_UTILISATION * width / (width + HALF_WIDTH)
     speed = device.tflops * 1e12 * utilisation * (1 + EXTRA_DEVICE * (device.count - 1))
-    hours = work.flop / speed / 3600 + OVERHEAD_HOURS
-    compute = spec.config.compute
     container = compute.cpu * table["cpu_core"] + compute.memory_gigabytes * table["memory_gigabyte"]
-    dollars = hours * (device.dollars_per_hour * device.count + container)
+    seconds = work.flop / max(speed, 1.0) + PROBE_SECONDS * work.probed
     return Plan(
         spec=spec,
         gpu=device,
-        parameters=parameters,
+        weights=weights,
+        non_embedding=non_embedding,
         pretrain_tokens=work.pretrain_tokens,
         finetune_tokens=work.finetune_tokens,
         search_tokens=work.search_tokens,
-        flop=work.flop,
-        utilisation=utilisation,
-        hours=hours,
-        dollars=dollars,
+        flop=work.flop if work.is_known else None,
+        utilisation=utilisation if work.is_known else None,
+        hours=seconds / 3600 + OVERHEAD_HOURS if work.is_known else None,
+        dollars_per_hour=device.dollars_per_hour * device.count + container,
         prices_date=str(table["date"]),
         trunk=trunk,
     )
+
+
+def _size_of(spec: ExperimentSpec) -> tuple[int | None, int | None, int]:
+    """All weights of the trunk, those outside the embeddings, and its width; 0 where nobody knows it."""
+    if spec.model:
+        weights = count_weights(spec.model)
+        return weights, None, shape_of(weights)[0] if weights else 0
+    model = spec.config.model
+    counts = count_parameters(model, embedding_rows(model.vocab_size))
+    return counts.total, counts.non_embedding, model.hidden_size
 
 
 def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:
@@ -223,8 +246,8 @@ def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:
     refuse_above(max_cost, plan.dollars, "", "a smaller --config-name, a cheaper --gpu,")
 
 
-def refuse_above(max_cost: float | None, dollars: float, what: str, cure: str) -> None:
-    """Refuse an estimate of ``dollars`` above ``--max-cost``.
+def refuse_above(max_cost: float | None, dollars: float | None, what: str, cure: str) -> None:
+    """Refuse an estimate of ``dollars`` above ``--max-cost``. Where there is none, a run on Modal itself ends there.
 
     Args:
         what: What the estimate is for, with a blank before it. cure: What would lower it, beside fewer tokens.
@@ -236,20 +259,25 @@ def refuse_above(max_cost: float | None, dollars: float, what: str, cure: str) -
         return
     if not 0 <= max_cost < math.inf:  # nan too
         raise UsageError(f"--max-cost {max_cost:g}: give an amount of dollars, 0 or more")
-    if dollars > max_cost:
+    if dollars is not None and dollars > max_cost:
         raise UsageError(
             f"the estimate of ${dollars:.2f}{what} is above --max-cost {max_cost:g}: "
             f"raise it, or take {cure} or fewer tokens (--set pretrain.samples_per_epoch=N)"
         )
 
 
-def ask_if_dear(dollars: float, yes: bool) -> None:
-    """Let a person agree to a costly launch; ``yes`` is ``--yes``.
+def ask_if_dear(dollars: float | None, yes: bool) -> None:
+    """Let a person agree to a costly launch, or to one of which nobody knows what it costs (None).
+
+    Args:
+        yes: The person has agreed already: by ``--yes``, or where the cost is not known by a ``--max-cost``.
 
     Raises:
         UsageError: The answer is no, or there is nobody to ask.
     """
-    if not yes and dollars > ASK_ABOVE_DOLLARS:
+    if not yes and dollars is None:
+        ask("nobody knows yet what it costs (--max-cost DOLLARS ends it there)", "Launch?")
+    if not yes and dollars is not None and dollars > ASK_ABOVE_DOLLARS:
         ask(f"the estimate is above ${ASK_ABOVE_DOLLARS:g}", "Launch?")
 
 

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, replace
 
 from emergence.errors import UsageError
+from emergence.spec.cost import PROBE_SECONDS
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.workload import Workload, workload_of
 from emergence.wording import counted, duration, says_yes, time_range
@@ -23,7 +24,7 @@ MOST_CORES, LEAST_SPEEDUP = 8, 0.5
 #: Seconds of one core besides the products of matrices: a run's reading, baselines and intervals.
 FAST_RUN_SECONDS, SLOW_RUN_SECONDS = 5.0, 25.0
 #: The same for all probes of a frozen trunk, for a training question, layer and unit of width.
-FAST_PROBE_SECONDS, SLOW_PROBE_SECONDS = 1.5e-5, 6e-5
+FAST_PROBE_SECONDS, SLOW_PROBE_SECONDS = PROBE_SECONDS, 6e-5
 #: Other work is worth a word when it takes this share of the cores.
 BUSY = 0.5
 #: A longer run asks first, or needs ``--yes``.
@@ -100,16 +101,14 @@ def core_time(spec: ExperimentSpec, *, has_trunk: bool = False) -> CoreTime:
     Args:
         has_trunk: Another run has its trunk, so nothing is pretrained.
     """
-    return core_time_of(workload_of(spec, has_trunk=has_trunk, look_at_files=True), spec)
+    return core_time_of(workload_of(spec, has_trunk=has_trunk, look_at_files=True))
 
 
-def core_time_of(work: Workload, spec: ExperimentSpec) -> CoreTime:
+def core_time_of(work: Workload) -> CoreTime:
     """The estimate for what a run reads."""
-    model = spec.config.model
-    probed = work.questions * (model.n_layers + 1) * model.hidden_size if spec.freeze_llm else 0
     return CoreTime(
-        work.flop / FAST_CORE + FAST_RUN_SECONDS + probed * FAST_PROBE_SECONDS,
-        work.flop / SLOW_CORE + SLOW_RUN_SECONDS + probed * SLOW_PROBE_SECONDS,
+        work.flop / FAST_CORE + FAST_RUN_SECONDS + work.probed * FAST_PROBE_SECONDS,
+        work.flop / SLOW_CORE + SLOW_RUN_SECONDS + work.probed * SLOW_PROBE_SECONDS,
     )
 
 

@@ -23,6 +23,8 @@ from emergence.spec.model_size import (
 from emergence.spec.workload import questions_of
 
 _GIB = 2**30
+#: What reading a published model takes beside its weights: the program, activations, one layer's states.
+BESIDE_PUBLISHED_WEIGHTS = 1_000_000_000
 _MEMINFO = Path("/proc/meminfo")
 #: Limit and use of a container's memory, in the two layouts that Linux has had.
 _CGROUPS = (
@@ -164,6 +166,27 @@ def refuse_if_too_large(spec: ExperimentSpec, free: int | None, gpu: int | None 
     )
 
 
+def refuse_published_too_large(spec: ExperimentSpec, weights: int | None, memory: int, gpu: int) -> None:
+    """Refuse a published model that a container on Modal cannot hold.
+
+    Args:
+        weights: How many it has; None where nobody knows yet. memory, gpu: Bytes of the container and of its GPU.
+
+    Raises:
+        UsageError: It names the need, what there is, and the cure.
+    """
+    need = (weights or 0) * (2 if spec.config.probe.weights == "bf16" else 4) + BESIDE_PUBLISHED_WEIGHTS
+    for most, what, cure in (
+        (memory, "the container", "--set compute.memory_gigabytes=N"),
+        (gpu, "the GPU", "another --gpu"),
+    ):
+        if weights is not None and need > most:
+            raise UsageError(
+                f"{spec.model} needs about {need / _GIB:.1f} GiB of memory ({weights:,} weights), and {what} has "
+                f"{most / _GIB:.1f} GiB: take {cure}, or --set probe.weights=bf16"
+            )
+
+
 def refuse_if_too_large_for(plan: Plan) -> None:
     """Refuse a launch on Modal that fits neither the GPU it asks for nor the memory of its container.
 
@@ -171,4 +194,7 @@ def refuse_if_too_large_for(plan: Plan) -> None:
         UsageError: As :func:`refuse_if_too_large`.
     """
     memory = int(plan.spec.config.compute.memory_gigabytes * _GIB)
+    if plan.spec.model:
+        refuse_published_too_large(plan.spec, plan.weights, memory, plan.gpu.memory_gigabytes * _GIB)
+        return
     refuse_if_too_large(plan.spec, memory, plan.gpu.memory_gigabytes * _GIB, f"on a {plan.gpu.modal_name}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePath
@@ -16,11 +18,69 @@ if TYPE_CHECKING:
 EXPORT_FILE, EXPORT_KIND = "emergence.json", "emergence-export"
 #: The settings of ``model`` and ``pretrain`` that a published model does not bring itself.
 STILL_SET = ("pretrain.precision",)
+#: ``160m`` or ``0.5B`` in a model's name, and what is known by heart of a family whose names tell nothing.
+_SIZE, _UNITS = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([mMbB])(?![A-Za-z0-9])"), {"m": 1e6, "b": 1e9}
+_MOST_HEADER = 100_000_000
+_UNNAMED_SIZES = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}
 
 
 def is_directory(name: str) -> bool:
     """Whether ``name`` means a directory of this machine, not a name on the hub."""
     return name.startswith((".", "/", "~")) or Path(name).is_dir()
+
+
+def size_in_name(name: str) -> int | None:
+    """The number of weights that a model's name tells; None where it tells none.
+
+    >>> size_in_name("EleutherAI/pythia-160m-deduped"), size_in_name("Qwen/Qwen2.5-0.5B"), size_in_name("mixtral-8x7B")
+    (160000000, 500000000, None)
+    """
+    last = PurePath(name).name
+    if (known := _UNNAMED_SIZES.get(last.lower())) is not None:
+        return known
+    found = _SIZE.findall(last)
+    return round(float(found[-1][0]) * _UNITS[found[-1][1].lower()]) if found else None
+
+
+def count_weights(name: str) -> int | None:
+    """The number of weights of a model: by its files where it is a directory of this machine, else as its name tells.
+
+    Of a directory of revisions it is that of the first. None where neither tells.
+    """
+    if not is_directory(name):
+        return size_in_name(name)
+    folder = Path(name).expanduser()
+    for place in (folder, *sorted(path.parent for path in folder.glob("*/*.safetensors"))):
+        if files := list(place.glob("*.safetensors")):
+            counts = [_values_in(file) for file in files]
+            return None if None in counts else sum(count or 0 for count in counts)
+    return size_in_name(name)
+
+
+def _values_in(file: Path) -> int | None:
+    """The values of a safetensors file by its header; None where that cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(length)) if length <= _MOST_HEADER else {}
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        return sum(math.prod(int(n) for n in shape) for shape in shapes) or None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def refuse_place_for_modal(name: str) -> None:
+    """Refuse a model that no container could find: on Modal it is a name on the hub or a path on the data volume.
+
+    Raises:
+        UsageError: The path is absolute, or leads out of the volume.
+    """
+    if name.startswith(("/", "~")) or ".." in PurePath(name).parts:
+        put = PurePath(name).name or "model"
+        raise UsageError(
+            f"--model {name} is a path of this machine: on Modal give a name on the hub, or put the files on the "
+            f"volume: modal volume put llm-training-data {name} {put}, then --model {put}"
+        )
 
 
 def weights_file(name: str) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.model_size import count_parameters, embedding_rows, training_flops_per_token
+from emergence.spec.published import count_weights
 from emergence.spec.search_budget import finetuning_passes, grid_size, search_passes
 
 #: Training questions and tokens a question (with its sentence) by ``--finetune-data``, rounded.
@@ -31,6 +32,8 @@ class Workload:
         finetune_tokens: Tokens that finetuning reads, or that one pass for the probes' features does.
         search_tokens: Tokens that the search for finetuning's settings reads before it.
         flop: Floating-point operations of all of these.
+        probed: What fitting probes grows with: training questions times levels of states times their width.
+        is_known: False of a published model whose size nobody knows yet; ``flop`` and ``probed`` are 0 then.
     """
 
     pretrain_tokens: int
@@ -38,6 +41,8 @@ class Workload:
     finetune_tokens: int
     search_tokens: int
     flop: float
+    probed: int = 0
+    is_known: bool = True
 
 
 def workload_of(spec: ExperimentSpec, *, has_trunk: bool = False, look_at_files: bool = False) -> Workload:
@@ -48,6 +53,8 @@ def workload_of(spec: ExperimentSpec, *, has_trunk: bool = False, look_at_files:
         look_at_files: Bound tokens and questions by the sizes of the local files that the spec names. A launch does
             not, because its paths are Modal's.
     """
+    if spec.model:
+        return _of_published(spec, count_weights(spec.model), look_at_files=look_at_files)
     model, pretrain = spec.config.model, spec.config.pretrain
     rows = embedding_rows(model.vocab_size)
     tokens = 0
@@ -60,7 +67,34 @@ def workload_of(spec: ExperimentSpec, *, has_trunk: bool = False, look_at_files:
     # Finetuning has no vocabulary head: 6 N a token (Kaplan et al. 2020).
     flop = tokens * training_flops_per_token(model, rows)
     flop += 6.0 * (tuning + search) * count_parameters(model, rows).non_embedding
-    return Workload(tokens, questions, tuning, search, flop)
+    probed = questions * _levels(spec, model.n_layers) * model.hidden_size if spec.freeze_llm else 0
+    return Workload(tokens, questions, tuning, search, flop, probed)
+
+
+def _of_published(spec: ExperimentSpec, weights: int | None, *, look_at_files: bool) -> Workload:
+    """One pass of a published model over the questions, and its probes."""
+    questions, length = questions_of(spec, look_at_files=look_at_files)
+    if weights is None:
+        return Workload(0, questions, questions * length, 0, 0.0, is_known=False)
+    width, blocks = shape_of(weights)
+    probed = questions * _levels(spec, blocks) * width
+    return Workload(0, questions, questions * length, 0, 2.0 * questions * length * weights, probed)
+
+
+def shape_of(weights: int) -> tuple[int, int]:
+    """Width and blocks that a model of so many weights has, roughly: 12 D^2 a block, and a block for 64 of width.
+
+    >>> shape_of(135_000_000)
+    (896, 14)
+    """
+    width = round((64 * weights / 12) ** (1 / 3))
+    return width, max(1, width // 64)
+
+
+def _levels(spec: ExperimentSpec, blocks: int) -> int:
+    """Levels of states that probes are fitted to."""
+    chosen = spec.config.probe.layers
+    return blocks + 1 if chosen == "all" else len(chosen.split(","))
 
 
 def questions_of(spec: ExperimentSpec, *, look_at_files: bool = False) -> tuple[int, int]:

@@ -20,14 +20,18 @@ class Cost:
     """The cost of one task. A trunk that it takes from a pretraining is the pretraining's cost.
 
     Attributes:
-        plan: Tokens, FLOP, and hours and dollars on Modal. A published model has none: it is probed on the machine it
-            lies on, and what that takes is known when its files are.
+        plan: Tokens, FLOP, and hours and dollars on Modal; without those for a published model of unknown size.
         here: What it takes of one core of this machine; nothing where that is not known.
     """
 
     task: Task
-    plan: Plan | None
+    plan: Plan
     here: CoreTime
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anybody can say what it takes before a published model's files are there."""
+        return self.plan.hours is not None
 
 
 def cost_of(task: Task, gpu: str | None = None) -> Cost:
@@ -36,11 +40,9 @@ def cost_of(task: Task, gpu: str | None = None) -> Cost:
     Raises:
         UsageError: The GPU is unknown.
     """
-    if task.spec.model:
-        return Cost(task, None, CoreTime())
     spec = task.spec if task.needs is None else dataclasses.replace(task.spec, skip_pretrain=True)
     plan = plan_experiment(spec, gpu)
-    return Cost(task, plan, core_time(spec))
+    return Cost(task, plan, CoreTime() if plan.hours is None else core_time(spec))
 
 
 @dataclass(frozen=True)
@@ -70,22 +72,32 @@ class SweepPlan:
 
     @property
     def plans(self) -> list[Plan]:
-        """What can be estimated of the tasks to do: all but published models."""
-        return [cost.plan for cost in self.left if cost.plan is not None]
+        """Of the tasks to do, in turn."""
+        return [cost.plan for cost in self.left]
+
+    @property
+    def unknown(self) -> int:
+        """How many of the tasks to do are of published models of which nobody knows what they take."""
+        return sum(not cost.is_known for cost in self.left)
 
     @property
     def dollars(self) -> float:
-        """What the tasks to do cost where they are to run: nothing on this machine."""
+        """What the tasks to do cost where they are to run, as far as it is known: nothing on this machine."""
         return self.modal_dollars if self.place.is_rented else 0.0
 
     @property
+    def dollars_to_agree_to(self) -> float | None:
+        """The same, for somebody who is asked; None where a part of it is not known."""
+        return None if self.unknown and self.place.is_rented else self.dollars
+
+    @property
     def modal_dollars(self) -> float:
-        return sum(plan.dollars for plan in self.plans)
+        return sum(plan.dollars or 0.0 for plan in self.plans)
 
     @property
     def modal_hours(self) -> float:
         """Hours of one GPU on Modal for all tasks in turn."""
-        return sum(plan.hours for plan in self.plans)
+        return sum(plan.hours or 0.0 for plan in self.plans)
 
     @property
     def here(self) -> CoreTime:
@@ -120,7 +132,7 @@ class SweepPlan:
         for plan in self.plans:
             if self.place.is_rented:
                 refuse_if_too_large_for(plan)
-            else:
+            elif plan.spec.model is None:  # whose files tell, when they are read
                 refuse_if_too_large(plan.spec, free)
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,16 +149,14 @@ class SweepPlan:
         }
 
     def _task_dict(self, cost: Cost) -> dict[str, Any]:
-        needs, spec = cost.task.needs, cost.task.spec
+        needs = cost.task.needs
         about = {
             "name": cost.task.label,
             "key": cost.task.key,
             "needs": None if needs is None else self.graph.tasks[needs].label,
         }
-        if cost.plan is None:
-            published = {"model": spec.model, "revision": spec.revision, "condition": spec.condition}
-            return about | published | {"experiment_id": spec.experiment_id, "hours_here": None}
-        return about | cost.plan.to_dict() | {"hours_here": _in_hours(cost.here.on(self.machine))}
+        here = _in_hours(cost.here.on(self.machine)) if cost.is_known else None
+        return about | cost.plan.to_dict() | {"hours_here": here}
 
     def text(self) -> str:
         """A line for every cell, its seeds together, and the total."""
@@ -158,15 +168,16 @@ class SweepPlan:
         rows = [["run", "seeds", "pretraining tokens", "finetuning tokens", "time here", "GPU hours", "GPU", "dollars"]]
         for name in dict.fromkeys(cost.task.name for cost in self.left):
             costs = [cost for cost in self.left if cost.task.name == name]
-            plans, here = [cost.plan for cost in costs if cost.plan], sum((cost.here for cost in costs), CoreTime())
+            plans, here = [cost.plan for cost in costs], sum((cost.here for cost in costs), CoreTime())
             row = [name, _seeds([cost.task.spec.seed for cost in costs])]
-            if not plans:
-                rows.append([*row, "-", "-", "not known", *["-"] * 3])
-                continue
             row += [_tokens(sum(plan.pretrain_tokens for plan in plans))]
             row += [_tokens(sum(plan.finetune_tokens for plan in plans))]
-            row += [time_range(*here.on(self.machine)), f"{sum(plan.hours for plan in plans):.2f}"]
-            rows.append([*row, plans[0].gpu.modal_name, f"{sum(plan.dollars for plan in plans):.2f}"])
+            gpu = plans[0].gpu.modal_name
+            if not all(cost.is_known for cost in costs):
+                rows.append([*row, "not known", "-", gpu, "-"])
+                continue
+            row += [time_range(*here.on(self.machine)), f"{sum(plan.hours or 0.0 for plan in plans):.2f}"]
+            rows.append([*row, gpu, f"{sum(plan.dollars or 0.0 for plan in plans):.2f}"])
         return rows
 
     def summary(self) -> str:
@@ -177,9 +188,10 @@ class SweepPlan:
         pretrainings = sum(cost.task.is_pretraining for cost in self.left)
         parts = [f"{counted(len(self.left), 'run')} to do ({counted(pretrainings, 'pretraining')}), {done}"]
         at_a_time = self.place.at_a_time(self.jobs)
-        published = len(self.left) - len(self.plans)
-        is_open = f"what {counted(published, 'run')} of published models will take is not known before their files are"
-        if not self.plans:
+        is_open = (
+            f"what {counted(self.unknown, 'run')} of published models will take is not known before their files are"
+        )
+        if self.unknown == len(self.left):
             return "\n".join(["; ".join(parts), f"here         $0.00; {is_open}; {at_a_time}"])
         parts.append(f"{_tokens(self.tokens)} tokens at most")
         here = f"here         $0.00, {self.here.text(self.machine)}"
@@ -189,7 +201,7 @@ class SweepPlan:
         )
         lines = [modal, here] if self.place.is_rented else [here, modal]
         lines[0] += f"; {at_a_time}"
-        return "\n".join(["; ".join(parts), *lines, *([f"             {is_open}"] if published else [])])
+        return "\n".join(["; ".join(parts), *lines, *([f"             {is_open}"] if self.unknown else [])])
 
 
 def _in_hours(seconds: Sequence[float]) -> list[float]:

@@ -22,6 +22,7 @@ from emergence.data.qa_encoding import encode_qa
 from emergence.data.reference_text import REFERENCE_FINGERPRINT, REFERENCE_TEXT
 from emergence.errors import ConfigError, EmergenceError, UsageError, WeightsError
 from emergence.experiment.asking import ask
+from emergence.experiment.inputs import check_published
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import CACHE_FOLDER, RunDirectory, RunStore
 from emergence.experiment.verification import verify_run
@@ -33,7 +34,6 @@ from emergence.report.charts.chart import all_charts
 from emergence.report.provenance import command
 from emergence.report.sections import report_of
 from emergence.report.write import to_markdown
-from emergence.spec.cost import plan_experiment
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.snapshots.options import SnapshotOptions
 from emergence.studies.snapshots.probes import probe_snapshots
@@ -406,14 +406,14 @@ def test_what_makes_no_sense_for_a_published_model_is_refused(flags: dict[str, A
         ExperimentSpec.from_flags(**{"model": "a/b", "freeze_llm": True, **flags})
 
 
-def test_layers_are_checked_and_modal_is_refused(models: Path, tmp_path: Path) -> None:
+def test_layers_are_checked(models: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"probe\.layers must be all, or numbers"):
         spec_of(models / "gpt2", 'probe.layers="first"')
     with pytest.raises(UsageError, match=r"--layers 7: the layers of .* are 0 \(embeddings\) to 2"):
         run(tmp_path, spec_of(models / "gpt2", 'probe.layers="0,7"'))
+    with pytest.raises(UsageError, match=r"--layers 7: the layers of .* are 0 \(embeddings\) to 2"):
+        check_published(spec_of(models / "gpt2", 'probe.layers="0,7"'), tmp_path / "cache")
     assert not (tmp_path / "runs").exists()
-    with pytest.raises(UsageError, match="not on Modal"):
-        plan_experiment(spec_of(models / "gpt2"))
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_plan_counts_the_search() -> None:
     on, off = plan(), plan("finetune.search=off")
     assert off.search_tokens == 0 and on.finetune_tokens == off.finetune_tokens
     assert 1.9 * on.finetune_tokens < on.search_tokens <= 2 * on.finetune_tokens
-    assert on.flop - off.flop == pytest.approx(6.0 * on.search_tokens * on.parameters.non_embedding)
+    assert on.flop - off.flop == pytest.approx(6.0 * on.search_tokens * on.non_embedding)
     assert "after a search for its settings that costs 2.0 times as much" in on.text()
     assert "search" not in off.text()
     random = plan(random_baseline=True)  # half the grid
@@ -167,11 +167,18 @@ def test_a_job_is_what_the_containers_read() -> None:
     assert one == json.loads(json.dumps(one)) == {
         "run_id": "RUN", "spec": spec.to_dict(), "fresh": True, "gpu": find_gpu(compute.gpu).modal_name,
         "cpu": compute.cpu, "memory": int(compute.memory_gigabytes * 1024),
-        "timeout": 3600, "dollars_per_hour": plan_experiment(spec).dollars_per_hour,
+        "timeout": 3600, "dollars_per_hour": plan_experiment(spec).dollars_per_hour, "gpu_gigabytes": 24,
         "source": source_commit(),
     }  # fmt: skip
     dear = plan_experiment(spec, "H100:2").dollars_per_hour
-    assert cell == {**one, "fresh": False, "gpu": "H100:2", "max_containers": 3, "dollars_per_hour": dear}
+    assert cell == {
+        **one,
+        "fresh": False,
+        "gpu": "H100:2",
+        "gpu_gigabytes": 80,
+        "max_containers": 3,
+        "dollars_per_hour": dear,
+    }
 
 
 def test_an_attempt_may_take_five_times_its_estimate() -> None:

@@ -640,7 +640,7 @@ def test_preparing_starts_training_once(world: World, monkeypatch: pytest.Monkey
             return types.SimpleNamespace(object_id="fc-train")
 
     monkeypatch.setattr(remote, "train", Train())
-    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id, trunk: "text")
+    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id, trunk, gpu: "text")
     assert prepare(job()) == prepare(job()) == {"call": "fc-train"}  # as if restarted just before it answered
     assert len(world.spawned) == 1 and world.spawned[0]["holder"] == "fc-me" and world.spawned[0]["text"] == "text"
 
@@ -656,12 +656,12 @@ def test_the_training_call_gets_the_secrets_by_name(world: World, monkeypatch: p
 
     monkeypatch.setattr(modal.Secret, "from_name", lambda name: f"secret {name}")
     monkeypatch.setattr(remote, "train", Train())
-    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id, trunk: "text")
+    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id, trunk, gpu: "text")
     assert prepare(job(log="wandb", secrets=["wandb"])) == {"call": "fc-train"}
 
 
 def test_preparing_gives_the_name_back_after_a_user_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(spec: ExperimentSpec, run_id: str, trunk: str | None) -> None:
+    def fail(spec: ExperimentSpec, run_id: str, trunk: str | None, gpu: str) -> None:
         raise DataError("no such file", "questions.jsonl", 3)
 
     monkeypatch.setattr(remote, "_prepare", fail)
@@ -894,7 +894,7 @@ def test_a_cancelled_sweep_starts_and_writes_nothing_more(
     monkeypatch.setattr(
         place, "cancel_call", lambda call_id: "down" if call_id == "fc-1" else cancelled.append(call_id)
     )
-    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id, trunk: "text")
+    monkeypatch.setattr(remote, "_prepare", lambda spec, run_id, trunk, gpu: "text")
     locks.reserve("RUN", "fc-1", **mine)
     locks.claim("RUN", "fc-1", "fc-train")  # spawned by a preparation that could not note it
     world.going = {"fc-conductor", "fc-1", "fc-train"}

@@ -615,8 +615,8 @@ def test_an_interrupt_saves_and_a_failing_cell_is_reported(tmp_path: Path) -> No
 PUBLISHED = {"model": "tiny-neox", "revision": ["step0", "step8"]}
 
 
-def test_published_models_are_planned_here_and_refused_on_modal(tmp_path: Path) -> None:
-    """They need no pretraining and have no price. What they take is not made up."""
+def test_published_models_are_planned_without_a_pretraining_and_nothing_is_made_up(tmp_path: Path) -> None:
+    """What they take is told where their names tell their size."""
     own = {"size": "debug", "trunk": "random", "train": "frozen"}
     tasks = build_tasks(matrix(cells=[PUBLISHED, own]).select(seeds=1))
     assert [task.label for task in tasks] == [
@@ -626,15 +626,22 @@ def test_published_models_are_planned_here_and_refused_on_modal(tmp_path: Path) 
     plan = SweepPlan.of(mark_existing(tasks, Existing()), command.place_of("local"), 1)
     plan.refuse_if_too_large()
     rows = {row[0]: row for row in plan.rows()}
-    assert rows["tiny-neox-step0-Z-ALL"][2:] == ["-", "-", "not known", "-", "-", "-"]
+    assert rows["tiny-neox-step0-Z-ALL"][4:] == ["not known", "-", "A10G", "-"]
     assert "what 3 runs of published models will take is not known" in plan.text()
     told = {task["name"]: task for task in plan.to_dict()["tasks"]}
     assert told["tiny-neox-step8-Z-ALL.0"]["revision"] == "step8" and told["D-R-Z-ALL.0"]["hours"] > 0
     alone = SweepPlan.of(mark_existing(tasks[:3], Existing()), command.place_of("local"), 1)
-    assert "3 runs to do (0 pretrainings)" in alone.text() and "Modal" not in alone.text() and alone.tokens == 0
-    rented = SimpleNamespace(name="modal", is_rented=True, jobs=1)
-    with pytest.raises(UsageError, match="not on Modal"):
-        SweepPlan.of(mark_existing(tasks, Existing()), rented, 1)  # type: ignore[arg-type]
+    assert "3 runs to do (0 pretrainings)" in alone.text() and "Modal" not in alone.text()
+    assert told["tiny-neox-step8-Z-ALL.0"]["hours_here"] is None is told["tiny-neox-step8-Z-ALL.0"]["dollars"]
+    rented: Any = SimpleNamespace(name="modal", is_rented=True, jobs=1, at_a_time=lambda jobs: "")
+    on_modal = SweepPlan.of(mark_existing(tasks, Existing()), rented, 1)
+    assert on_modal.unknown == 3 and on_modal.dollars > 0 and on_modal.dollars_to_agree_to is None
+    known = build_tasks(matrix(cells=[{**PUBLISHED, "model": "a/neox-160m"}]).select(seeds=1))
+    on_modal = SweepPlan.of(mark_existing(known, Existing()), rented, 1)
+    assert on_modal.unknown == 0 and on_modal.dollars_to_agree_to == on_modal.dollars > 0
+    here = build_tasks(matrix(cells=[{**PUBLISHED, "model": "/models/neox-160m"}]).select(seeds=1))
+    with pytest.raises(UsageError, match="a path of this machine: on Modal give"):
+        SweepPlan.of(mark_existing(here, Existing()), rented, 1)
 
 
 def test_revisions_that_nobody_examined_are_told_before_they_are_probed(tmp_path: Path) -> None:

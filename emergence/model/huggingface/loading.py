@@ -19,12 +19,10 @@ from emergence.model.huggingface.families import context_length
 from emergence.model.huggingface.files import ModelFiles, find_model
 from emergence.model.huggingface.tokenizer import HuggingFaceTokenizer
 from emergence.model.huggingface.toy_llm import ToyLLMFiles
-from emergence.spec.memory import free_memory
+from emergence.spec.memory import BESIDE_PUBLISHED_WEIGHTS, free_memory
 
 logger = logging.getLogger(__name__)
 
-#: What reading a model takes beside its weights: the program, activations, one layer's states.
-_BESIDE_WEIGHTS = 1_000_000_000
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -212,7 +210,7 @@ def refuse_if_too_large(files: ModelFiles, precision: str) -> None:
         UsageError: With what it needs and what there is.
     """
     n_values, dtype = files.n_values, _TYPES[precision]
-    need, free = n_values * dtype.itemsize + _BESIDE_WEIGHTS, free_memory()
+    need, free = n_values * dtype.itemsize + BESIDE_PUBLISHED_WEIGHTS, free_memory()
     if free is not None and need > free:
         cure = "a smaller one, a machine with more, or --dtype bf16" if dtype.itemsize > 2 else "a smaller one"
         raise UsageError(
