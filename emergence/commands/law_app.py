@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import typer
 
 from emergence.commands.before import named
 from emergence.errors import DataError, UsageError
 from emergence.experiment.store import refuse_if_no_results
-from emergence.report.output_files import LAWS, refuse_output_file, write_output
+from emergence.report.output_files import LAW_COMPARISONS, LAWS, SCALING_LAWS, refuse_output_file, write_output
 from emergence.wording import parsed_number, say
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -32,6 +32,14 @@ Shots = Annotated[
 ]
 Family = Annotated[str, typer.Option(help="Of the probe, with --cell frozen: linear, bilinear, mlp.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        parser=named("--output"),
+        help="Also keep it there as JSON: figures and report of that folder tell it.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the draws.")]
 
 
@@ -43,6 +51,25 @@ def refuse_if_no_table(path: Path) -> None:
     """
     if not path.exists():
         raise DataError("no such file or folder", path)
+
+
+class Told(Protocol):
+    """What a command found."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+    def text(self) -> str: ...
+
+
+def tell(found: Told, output: Path | None, *, as_json: bool) -> None:
+    """Keep what a command found, if somebody wants that, and print it."""
+    from emergence.files import seal, to_json
+
+    content = found.to_dict()
+    if output is not None:
+        write_output(output, to_json(seal(content), indent=2) + "\n")
+    say(to_json(content, indent=2) if as_json else found.text())
+    if output is not None and output.is_file():
+        say(f"kept in {output}", err=True)
 
 
 @app.command("fit")
@@ -73,14 +100,7 @@ def fit_command(
     shots: Shots = None,
     unit: Unit = "nats",
     series: Series = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            parser=named("--output"),
-            help="Also keep it there as JSON: figures and report of that folder tell it.",
-        ),
-    ] = None,
+    output: Output = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -95,7 +115,6 @@ def fit_command(
     if output is not None:
         refuse_output_file(output, LAWS)
     refuse_if_no_table(table)
-    from emergence.files import seal, to_json
     from emergence.findings.law_runs import RunRows
     from emergence.findings.laws import analyse_law
 
@@ -104,9 +123,7 @@ def fit_command(
         table, rows=rows, form=form, link=link, target=d0, level=level, n_draws=draws, compare=compare, ablate=ablate,
         seed=seed,
     )  # fmt: skip
-    if output is not None:
-        write_output(output, to_json(seal(analysis.to_dict()), indent=2) + "\n")
-    say(to_json(analysis.to_dict(), indent=2) if as_json else analysis.text())
+    tell(analysis, output, as_json=as_json)
 
 
 @app.command("scaling")
@@ -118,6 +135,7 @@ def scaling_command(
     draws: Annotated[int, typer.Option(min=20, max=9999, help="Bootstraps of the runs.")] = 200,
     unit: Unit = "nats",
     series: Series = None,
+    output: Output = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -129,12 +147,13 @@ def scaling_command(
     tokenizer, unit                    used if there: what losses are of (bits_per_byte)
     a folder of runs                   gives these columns itself: one row a pretraining
     """
+    if output is not None:
+        refuse_output_file(output, SCALING_LAWS)
     refuse_if_no_table(table)
-    from emergence.files import to_json
     from emergence.findings.scaling import analyse_scaling
 
     analysis = analyse_scaling(table, unit=unit, series=series, compute=tuple(compute or ()), n_draws=draws, seed=seed)
-    say(to_json(analysis.to_dict(), indent=2) if as_json else analysis.text())
+    tell(analysis, output, as_json=as_json)
 
 
 def refuse_if_no_noise(noise: str) -> None:
@@ -231,6 +250,7 @@ def compare_command(
     unit: Unit = "bits_per_byte",
     series_a: Annotated[str | None, typer.Option(metavar="NAME", help="Pretraining data, of A's folder.")] = None,
     series_b: Annotated[str | None, typer.Option(metavar="NAME", help="Pretraining data, of B's folder.")] = None,
+    output: Output = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -238,9 +258,10 @@ def compare_command(
 
     Losses have to share an axis: bits per byte of one text, best one outside both corpora (column text names it).
     """
+    if output is not None:
+        refuse_output_file(output, LAW_COMPARISONS)
     for path in (a, b):
         refuse_if_no_table(path)
-    from emergence.files import to_json
     from emergence.findings.law_comparison import compare_laws
     from emergence.findings.law_runs import RunRows
     from emergence.findings.laws import analyse_law
@@ -252,8 +273,7 @@ def compare_command(
         )
         for i, (path, series) in enumerate(((a, series_a), (b, series_b)))
     )  # fmt: skip
-    comparison = compare_laws(first, second, n_draws=draws, seed=seed)
-    say(to_json(comparison.to_dict(), indent=2) if as_json else comparison.text())
+    tell(compare_laws(first, second, n_draws=draws, seed=seed), output, as_json=as_json)
 
 
 @app.command("skills")

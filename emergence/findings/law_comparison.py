@@ -16,7 +16,7 @@ from emergence.measures.law_comparison import Difference, point_difference, scor
 from emergence.plain import plain
 from emergence.wording import in_line
 
-SCHEMA_VERSION = 1
+KIND, SCHEMA_VERSION = f"{OWN_KIND}law_comparison", 1
 EarlierVerdict = Literal["A earlier", "B earlier", "undetermined"]
 _VERDICTS: dict[int, EarlierVerdict] = {1: "A earlier", -1: "B earlier", 0: "undetermined"}
 _SCORES = {1: "A higher", -1: "B higher", 0: "undetermined"}
@@ -63,7 +63,7 @@ class LawComparison:
         scores = [{"amount": n, **vars(found), "verdict": _SCORES[found.sign]} for n, found in self.scores.items()]
         return plain(
             {
-                "kind": f"{OWN_KIND}law_comparison", "schema_version": SCHEMA_VERSION, "verdict": self.verdict, **sides,
+                "kind": KIND, "schema_version": SCHEMA_VERSION, "verdict": self.verdict, **sides,
                 "target_amount": self.a.target, "difference": self.point, "level": self.level, "equal_loss": self.loss,
                 "scores": scores, "flags": self.flags,
             }

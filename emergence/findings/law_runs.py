@@ -124,6 +124,46 @@ def law_table_of(path: Path, asked: RunRows = RunRows()) -> LawTable:
     )
 
 
+@dataclass(frozen=True)
+class AdapterRun:
+    """One finetuned run in a comparison of adapters: the pretraining loss of its trunk and its test token F1."""
+
+    adapter: str
+    loss: float
+    amount: int
+    score: float
+    se: float
+    checkpoint: str
+    draw: str
+
+
+def runs_by_adapter(collection: Collection) -> dict[str, list[AdapterRun]]:
+    """Finetuned runs of one pretraining data, layout and test questions, by those in words, where adapters differ."""
+    groups: dict[tuple[Any, ...], list[AdapterRun]] = {}
+    labels: dict[tuple[Any, ...], str] = {}
+    for row in _full_rows(collection, RunRows(), []):
+        key, values = (*row.key[:2], *row.key[3:]), row.values
+        labels.setdefault(key, row.label.removesuffix(f", {row.key[2]}"))
+        groups.setdefault(key, []).append(
+            AdapterRun(
+                row.key[2], values["loss"], values["amount"], values["score"], values["se"], values["checkpoint"],
+                values["subset"],
+            )
+        )  # fmt: skip
+    several = [key for key, runs in groups.items() if len({run.adapter for run in runs}) > 1]
+    names = numbered_labels([labels[key] for key in several])
+    return dict(zip(names, (groups[key] for key in several), strict=True))
+
+
+def numbered_labels(labels: Sequence[str]) -> list[str]:
+    """The labels, with a number behind every one that stood before.
+
+    >>> numbered_labels(["wiki", "books", "wiki"])
+    ['wiki', 'books', 'wiki (2)']
+    """
+    return [f"{label} ({n})" if (n := labels[: i + 1].count(label)) > 1 else label for i, label in enumerate(labels)]
+
+
 def runs_that_would(rows: Sequence[dict[str, Any]]) -> str:
     """Which runs a folder lacks for a law; empty if it has the least number of runs, amounts and checkpoints."""
     tuned = [row for row in rows if not row["fewshot"]]
@@ -148,11 +188,9 @@ def runs_that_would(rows: Sequence[dict[str, Any]]) -> str:
 
 def _of_series(rows: list[_Row], series: str | None, path: Path) -> list[_Row]:
     """The rows of one key, and why there are several where nobody said which."""
-    labels: dict[tuple[Any, ...], str] = {}
-    for row in rows:
-        if row.key not in labels:
-            twins = sum(label.split(" (")[0] == row.label for label in labels.values())
-            labels[row.key] = row.label if not twins else f"{row.label} ({twins + 1})"
+    first = {row.key: row.label for row in reversed(rows)}
+    keys = list(dict.fromkeys(row.key for row in rows))
+    labels = dict(zip(keys, numbered_labels([first[key] for key in keys]), strict=True))
     if series is None and len(labels) > 1:
         names = "; ".join(f"{label}: {sum(row.key == key for row in rows)} rows" for key, label in labels.items())
         raise DataError(f"several series, and a law takes one: give --series ({names})", path)

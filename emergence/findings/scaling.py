@@ -29,7 +29,7 @@ from emergence.measures.scaling_law import (
 from emergence.plain import plain
 from emergence.wording import in_line
 
-SCHEMA_VERSION = 1
+KIND, SCHEMA_VERSION = f"{OWN_KIND}scaling_law", 1
 N_DRAWS = 200
 #: Column of a count of parameters -> what it counts.
 COUNTS = {"params": "non-embedding parameters", "params_total": "all parameters"}
@@ -55,10 +55,12 @@ class ScalingOfCount:
     """The law with one count of parameters.
 
     Attributes:
-        count: Column of ``COUNTS``. intervals: Constant to its 90% bootstrap interval.
+        count: Column of ``COUNTS``. data: The runs, tokens discounted where they repeat.
+        intervals: Constant to its 90% bootstrap interval.
     """
 
     count: str
+    data: ScalingData
     fit: ScalingFit
     intervals: dict[str, tuple[float, float]]
     held_out: tuple[HeldOut, ...]
@@ -78,8 +80,12 @@ class ScalingAnalysis:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        fields = {**vars(self), "table": self.table.name, "about": self.table.about}
-        return plain({"kind": f"{OWN_KIND}scaling_law", "schema_version": SCHEMA_VERSION, **fields})
+        laws = [
+            {**vars(law), "data": {key: getattr(law.data, key) for key in ("params", "tokens", "loss")}}
+            for law in self.laws
+        ]
+        fields = {**vars(self), "table": self.table.name, "about": self.table.about, "laws": laws}
+        return plain({"kind": KIND, "schema_version": SCHEMA_VERSION, **fields})
 
     def text(self) -> str:
         """A paragraph for a terminal."""
@@ -191,7 +197,7 @@ def analyse_scaling(
         names = ("e", "a", "alpha", *(("b", "beta") if fit.has_tokens else ()))
         intervals = {name: _interval([getattr(each, name) for each in drawn]) for name in names}
         optima = tuple(_optimum(data, fit, drawn, each) for each in compute)
-        laws.append(ScalingOfCount(count, fit, intervals, tuple(rolling_hold_out(data)), optima))
+        laws.append(ScalingOfCount(count, data, fit, intervals, tuple(rolling_hold_out(data)), optima))
     return ScalingAnalysis(table, len(table), len(set(table.numbers("params"))), repeats, tuple(laws), n_draws)
 
 

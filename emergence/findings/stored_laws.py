@@ -1,23 +1,30 @@
-"""Emergence laws as ``emergence law fit --output`` stored them, for figures and the report."""
+"""Laws and comparisons as ``emergence law fit|scaling|compare --output`` stored them, for figures and the report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from emergence.errors import RunDirectoryError
 from emergence.files import read_sealed
 from emergence.findings.collect import Collection
+from emergence.findings.law_comparison import KIND as COMPARISON
+from emergence.findings.law_comparison import SCHEMA_VERSION as COMPARISON_VERSION
 from emergence.findings.laws import FAR, FLAGS, KIND, SCHEMA_VERSION, interval_words
+from emergence.findings.scaling import COUNTS
+from emergence.findings.scaling import KIND as SCALING
+from emergence.findings.scaling import SCHEMA_VERSION as SCALING_VERSION
 from emergence.measures.law_errors import LawErrors
 from emergence.measures.resampling import FloatArray
+from emergence.measures.scaling_law import ScalingData, ScalingFit
 
 _ERRORS = ("checkpoint", "draw", "rest")
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +129,77 @@ class StoredLaw:
             yield "Nothing was trained near the predicted point: no run here speaks for or against it."
 
 
+@dataclass(frozen=True, eq=False)
+class StoredScaling:
+    """What a file of ``law scaling --output`` says with one count of parameters.
+
+    Attributes:
+        count: What N counts, in words. params, tokens, loss: (n,) the runs, tokens discounted where they repeat.
+        fit: The law. intervals: Constant to the ends of its 90% bootstrap interval.
+        held_out: Largest N fitted, error of larger ones, of each cut. optima: Compute, N with its ends, loss.
+    """
+
+    name: str
+    table: str
+    about: str
+    count: str
+    params: FloatArray
+    tokens: FloatArray
+    loss: FloatArray
+    fit: ScalingFit
+    intervals: dict[str, tuple[float, float]]
+    held_out: tuple[tuple[float, float], ...]
+    optima: tuple[tuple[float, float, float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class StoredComparison:
+    """What a file of ``law compare --output`` says.
+
+    Attributes:
+        sides: Table in words, emergence point and its ends, of A and of B. amount: The number of questions that both
+            predict for. point, lo, hi: A minus B. scores: Amount, A minus B at equal loss, its ends, its verdict.
+        equal_loss: The lowest loss of both; None where they have none in common.
+    """
+
+    name: str
+    verdict: str
+    sides: tuple[tuple[str, float, float, float], ...]
+    amount: float
+    level: float
+    point: float
+    lo: float
+    hi: float
+    equal_loss: float | None
+    scores: tuple[tuple[float, float, float, float, str], ...]
+    flags: tuple[str, ...]
+
+
 def stored_laws(collection: Collection) -> tuple[list[StoredLaw], list[tuple[str, str]]]:
     """Every stored law under a folder, and place and reason of each that cannot be read."""
+    return _stored(collection, KIND, read_stored_law)
+
+
+def stored_scaling_laws(collection: Collection) -> tuple[list[StoredScaling], list[tuple[str, str]]]:
+    """The same of scaling laws, one for each count of parameters."""
+    found, problems = _stored(collection, SCALING, read_stored_scaling)
+    return [law for laws in found for law in laws], problems
+
+
+def stored_comparisons(collection: Collection) -> tuple[list[StoredComparison], list[tuple[str, str]]]:
+    """The same of comparisons."""
+    return _stored(collection, COMPARISON, read_stored_comparison)
+
+
+def _stored(
+    collection: Collection, kind: str, read: Callable[[Path, str], Kept]
+) -> tuple[list[Kept], list[tuple[str, str]]]:
     found, problems = [], []
     for told in collection.told:
-        if told.kind == KIND:
+        if told.kind == kind:
             name = told.path.relative_to(collection.root).as_posix() if told.path != collection.root else told.path.name
             try:
-                found.append(read_stored_law(told.path, name))
+                found.append(read(told.path, name))
             except RunDirectoryError as error:
                 problems.append((name, str(error).removeprefix(f"{told.path}: ")))
     return found, problems
@@ -141,11 +211,40 @@ def read_stored_law(path: Path, name: str) -> StoredLaw:
     Raises:
         RunDirectoryError: It is damaged, of another version, or not in this program's format.
     """
+    return _read(path, name, (KIND, SCHEMA_VERSION), "emergence law", "fit", _law_of)
+
+
+def read_stored_scaling(path: Path, name: str) -> list[StoredScaling]:
+    """One stored scaling law, for each count of parameters.
+
+    Raises:
+        RunDirectoryError: As :func:`read_stored_law`.
+    """
+    return _read(path, name, (SCALING, SCALING_VERSION), "scaling law", "scaling", _scaling_of)
+
+
+def read_stored_comparison(path: Path, name: str) -> StoredComparison:
+    """One stored comparison.
+
+    Raises:
+        RunDirectoryError: As :func:`read_stored_law`.
+    """
+    return _read(path, name, (COMPARISON, COMPARISON_VERSION), "comparison of laws", "compare", _comparison_of)
+
+
+def _read(
+    path: Path,
+    name: str,
+    version: tuple[str, int],
+    what: str,
+    command: str,
+    parse: Callable[[dict[str, Any], str], Kept],
+) -> Kept:
     content = read_sealed(path)
-    if (content.get("kind"), content.get("schema_version")) != (KIND, SCHEMA_VERSION):
-        raise RunDirectoryError(f"{path}: no emergence law of this version: run emergence law fit again")
+    if (content.get("kind"), content.get("schema_version")) != version:
+        raise RunDirectoryError(f"{path}: no {what} of this version: run emergence law {command} again")
     try:
-        return _law_of(content, name)
+        return parse(content, name)
     except (KeyError, TypeError, ValueError, AttributeError) as reason:
         raise RunDirectoryError(f"{path}: not in this program's format ({reason!r})") from None
 
@@ -196,6 +295,60 @@ def _law_of(content: dict[str, Any], name: str) -> StoredLaw:
         errors=None if law is None else LawErrors(*(_finite(content["errors"][key]) for key in _ERRORS)),
         share_emerged=math.nan if share is None else _finite(share),
         flags=flags,
+    )
+
+
+def _scaling_of(content: dict[str, Any], name: str) -> list[StoredScaling]:
+    return [_scaling_of_count(content, law, name) for law in content["laws"]]
+
+
+def _scaling_of_count(content: dict[str, Any], law: dict[str, Any], name: str) -> StoredScaling:
+    runs = ScalingData(*(_numbers(law["data"][key]) for key in ("params", "tokens", "loss")))
+    fit = law["fit"]
+    constants = {key: math.nan if fit[key] is None else _finite(fit[key]) for key in ("e", "a", "b", "alpha", "beta")}
+    ends = {str(key): (_finite(lo), _finite(hi)) for key, (lo, hi) in law["intervals"].items()}
+    optima = [
+        (best["compute"], best["params"], *best["params_interval"], best["loss"])
+        for best in law["optima"]
+    ]  # fmt: skip
+    return StoredScaling(
+        name,
+        str(content["table"]),
+        str(content.get("about") or ""),
+        COUNTS[law["count"]],
+        runs.params,
+        runs.tokens,
+        runs.loss,
+        ScalingFit(**constants, objective=_finite(fit["objective"]), condition=_finite(fit["condition"])),
+        ends,
+        tuple((_finite(held["below"]), _finite(held["error"])) for held in law["held_out"]),
+        tuple(tuple(map(_finite, best)) for best in optima),  # type: ignore[misc]  # five numbers each
+    )
+
+
+def _comparison_of(content: dict[str, Any], name: str) -> StoredComparison:
+    def ends(found: dict[str, Any]) -> tuple[float, float]:
+        lo, hi = (found[key] for key in ("lo", "hi"))
+        return -math.inf if lo is None else _finite(lo), math.inf if hi is None else _finite(hi)
+
+    difference, equal = content["difference"], content["equal_loss"]
+    return StoredComparison(
+        name,
+        str(content["verdict"]),
+        tuple(
+            (str(side.get("about") or side["table"]), _finite(side["emergence_point"]), *ends(side))
+            for side in (content["a"], content["b"])
+        ),
+        _finite(content["target_amount"]),
+        _finite(content["level"]),
+        _finite(difference["point"]),
+        *ends(difference),
+        None if equal is None else _finite(equal),
+        tuple(
+            (_finite(row["amount"]), _finite(row["point"]), *ends(row), str(row["verdict"]))
+            for row in content["scores"]
+        ),
+        tuple(map(str, content["flags"])),
     )
 
 

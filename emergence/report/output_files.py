@@ -14,7 +14,8 @@ from emergence.experiment.run_directory import SPEC_FILE
 from emergence.experiment.store import run_files
 from emergence.files import may_write, write_atomic
 
-#: How a table of results begins in every style, and how a law does. A command writes over its own kind alone.
+#: How a table of results begins in every style, and how laws and their comparisons do. A command writes over its own
+#: kind alone.
 TABLES = (
     "| Model | Pretrain | Mode |",
     "set_label,model,pretrain,mode,",
@@ -22,6 +23,8 @@ TABLES = (
     '{\n  "kind": "emergence-results-table",',
 )
 LAWS = ('{\n  "kind": "emergence-emergence_law",',)
+SCALING_LAWS = ('{\n  "kind": "emergence-scaling_law",',)
+LAW_COMPARISONS = ('{\n  "kind": "emergence-law_comparison",',)
 
 
 def refuse_output_file(path: Path, own_kind: tuple[str, ...]) -> None:

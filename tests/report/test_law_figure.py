@@ -13,12 +13,14 @@ from emergence.files import seal, write_json_atomic
 from emergence.findings.collect import collect_results
 from emergence.findings.folder import read_folder
 from emergence.findings.stored_laws import stored_laws
-from emergence.report.charts import laws
+from emergence.report.charts import laws, scaling_law
 from emergence.report.charts.chart import Charts, all_charts
 from emergence.report.charts.drawing import draw
 from emergence.report.write import write_report
 from tests.command_lines import typed
+from tests.findings.test_law_comparison import sweep as corpus
 from tests.findings.test_laws import sweep, written
+from tests.findings.test_scaling import LAW
 from tests.planted_runs import write_grid
 
 
@@ -127,3 +129,57 @@ def test_a_law_among_runs_is_in_their_report_and_a_damaged_one_is_named(tmp_path
     assert [why for name, why in charts.skipped if name == "broken.json"] == [
         "damaged or edited: its content does not match its 'sha256'"
     ]
+
+
+def test_scaling_laws_and_comparisons_are_kept_drawn_and_told(tmp_path: Path) -> None:
+    folder = tmp_path / "laws"
+    folder.mkdir()
+    runs = written(tmp_path / "runs.csv", scaling_rows())
+    a, b = (written(tmp_path / f"{name}.csv", corpus(shift)) for name, shift in (("a", 0.1), ("b", 0.0)))
+    scaling = ("scaling", str(runs), "--compute", "1e21", "--draws", "20", "--output", str(folder / "scaling.json"))
+    compare = ("compare", str(a), str(b), "--draws", "19", "--output", str(folder / "compare.json"))
+    for words in (scaling, compare):
+        ended = typed("emergence", "law", *words)
+        assert ended.code == 0 and "kept in" in ended.err, ended.err
+    found = all_charts(read_folder(folder, n_boot=20), n_boot=20).charts
+    by_name = {chart.name: chart for chart in found}
+    assert set(by_name) == {"scaling_law", "law_comparison"}
+    law = by_name["scaling_law"]
+    runs_drawn = [row for row in law.rows if row["mark"] == scaling_law.RUN]
+    assert len(runs_drawn) == len(scaling_rows())
+    stored = json.loads((folder / "scaling.json").read_text())["laws"][0]
+    (asked,) = [row for row in law.rows if row["mark"] == scaling_law.ASKED]
+    best = stored["optima"][0]
+    assert (asked["params"], asked["lo"], asked["hi"]) == (best["params"], *best["params_interval"])
+    curve = [row for row in law.rows if row["mark"] == scaling_law.CURVE]
+    fit = stored["fit"]
+    for row in curve:
+        by_hand = fit["e"] + fit["a"] * row["params"] ** -fit["alpha"] + fit["b"] * row["tokens"] ** -fit["beta"]
+        assert row["loss"] == pytest.approx(by_hand)
+    assert "asked compute" in [text.get_text() for text in draw(law).legends[0].get_texts()]
+    comparison = by_name["law_comparison"]
+    assert "A earlier: A minus B is" in next(row["told"] for row in comparison.rows if row["told"])
+    left, right = draw(comparison).axes
+    assert left.get_xlim()[0] > left.get_xlim()[1] and right.get_ylabel() == "score, A minus B"
+    text = write_report(folder, tmp_path / "report", n_boot=20).markdown.read_text()
+    assert "predicts the larger ones with a mean error of at most" in text and "A minus B" in text
+
+
+def scaling_rows() -> list[dict[str, Any]]:
+    return [
+        {"params": n, "tokens": d, "loss": float(LAW.predict(n, d)) * (1 + 0.002 * (-1) ** (i + j))}
+        for i, n in enumerate(np.geomspace(1e6, 1e9, 7).round())
+        for j, d in enumerate(np.geomspace(1e8, 1e10, 4).round())
+    ]
+
+
+@pytest.mark.parametrize("file", ["scaling.json", "compare.json"])
+def test_a_damaged_one_is_left_out_by_name(tmp_path: Path, file: str) -> None:
+    kind = {"scaling.json": "scaling_law", "compare.json": "law_comparison"}[file]
+    for number, content in enumerate(
+        ({"schema_version": 99}, {"schema_version": 1}, {"schema_version": 1, "laws": [{"count": "x"}], "a": 1})
+    ):
+        write_json_atomic(tmp_path / file, seal({"kind": f"emergence-{kind}", **content}))
+        charts = all_charts(read_folder(tmp_path, n_boot=20), n_boot=20)
+        (why,) = [reason for name, reason in charts.skipped if name == file]
+        assert not charts.charts and ("again" if number == 0 else "not in this program's format") in why
