@@ -163,13 +163,11 @@ def selected(
     return Selectivity(auc_a, auc_b, chosen, confirmed)
 
 
-def matched_units(
-    units: IntArray, sizes: FloatArray, layers: IntArray, rng: np.random.Generator, avoid: IntArray | None = None
-) -> IntArray:
+def matched_units(units: IntArray, sizes: FloatArray, layers: IntArray, rng: np.random.Generator) -> IntArray:
     """As many other units, drawn among those of like activation size in the same layer.
 
     Args:
-        units: (k,) units to be matched, which are never drawn. avoid: Further ones that are not drawn if others are.
+        units: (k,) units to be matched, which are never drawn.
         sizes: (U,) mean absolute activation. layers: (U,) block of each unit.
 
     Returns:
@@ -178,12 +176,11 @@ def matched_units(
     """
     free = np.ones(len(sizes), dtype=np.bool_)
     free[units] = False
-    spare = np.zeros(len(sizes), dtype=np.bool_) if avoid is None else np.isin(np.arange(len(sizes)), avoid)
     drawn: list[int] = []
     for unit in units:
-        pools = ((layers == layers[unit]) & ~spare, layers == layers[unit], ~spare, np.ones(len(sizes), dtype=bool))
-        pool = next((at for mask in pools if len(at := np.flatnonzero(mask & free))), None)
-        if pool is None:
+        of_layer = np.flatnonzero((layers == layers[unit]) & free)
+        pool = of_layer if len(of_layer) else np.flatnonzero(free)
+        if not len(pool):
             break
         near = pool[np.argsort(np.abs(sizes[pool] - sizes[unit]), kind="stable")[:_NEAREST]]
         drawn.append(int(rng.choice(near)))

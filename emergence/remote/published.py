@@ -34,8 +34,8 @@ def bring_model(name: str, revision: str | None, volume: Path, files: Path, hub_
     """
     source = volume / name
     if source.is_file():  # a tokenizer may lie beside it
-        for path in source.parent.iterdir() if source.parent != volume else [source]:
-            if path == source or path.name in ("tokenizer.json", "vocab.txt"):
+        for path in (source, source.parent / "tokenizer.json", source.parent / "vocab.txt"):
+            if path.is_file():
                 copy_file(path, files / source.parent.relative_to(volume) / path.name)
     elif source.is_dir():
         if revision is None or (source / revision).is_dir():
@@ -50,13 +50,18 @@ def bring_model(name: str, revision: str | None, volume: Path, files: Path, hub_
 
 
 def keep_model(found: ModelFiles, volume: Path) -> bool:
-    """Leave a download on the volume for the next container. Returns whether it was not there yet."""
+    """Leave a download on the volume for the next container. Returns whether it was not there yet.
+
+    A branch stays at the commit that was fetched first, so that all runs of it read the same weights.
+    """
     if found.commit is None:
         return False
-    ours, theirs = volume / HUB / _folder_of(found.name), found.folder
+    from emergence.model.huggingface.files import hub_folder
+
+    ours = volume / HUB / hub_folder(found.name)
     is_new = not (ours / "snapshots" / found.commit).is_dir()
     if is_new:
-        _copy_snapshot(theirs, ours / "snapshots" / found.commit)
+        _copy_snapshot(found.folder, ours / "snapshots" / found.commit)
     ref = ours / "refs" / (found.revision or _MAIN)
     if found.revision != found.commit and not ref.is_file():
         ref.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +72,9 @@ def keep_model(found: ModelFiles, volume: Path) -> bool:
 
 def _copy_download(source: Path, target: Path, name: str, revision: str | None) -> None:
     """Copy one revision of a model between two caches of the hub's layout, if it is there."""
-    source, target = source / _folder_of(name), target / _folder_of(name)
+    from emergence.model.huggingface.files import hub_folder
+
+    source, target = source / hub_folder(name), target / hub_folder(name)
     ref = source / "refs" / (revision or _MAIN)
     commit = ref.read_text(encoding="ascii") if ref.is_file() else revision
     if commit is None or not (source / "snapshots" / commit).is_dir():
@@ -84,7 +91,3 @@ def _copy_snapshot(source: Path, target: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(source, beside)
     beside.replace(target)
-
-
-def _folder_of(name: str) -> str:
-    return f"models--{name.replace('/', '--')}"

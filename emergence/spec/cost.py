@@ -19,8 +19,8 @@ from emergence.spec.adapters import lora_rank
 from emergence.spec.config import config_path
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.model_size import count_parameters, embedding_rows
-from emergence.spec.published import count_weights, refuse_place_for_modal
-from emergence.spec.workload import shape_of, workload_of
+from emergence.spec.published import refuse_place_for_modal
+from emergence.spec.workload import Workload, shape_of, workload_of
 from emergence.wording import did_you_mean, says_yes
 
 #: Share of the peak that a very wide model reaches, and the hidden size that reaches half of that share.
@@ -205,7 +205,7 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
     if spec.model and device.count > 1:
         raise UsageError(f"--gpu {device.modal_name}: a published model is read on one GPU: --gpu {device.name}")
     work = workload_of(spec, has_trunk=trunk is not None)
-    weights, non_embedding, width = _size_of(spec)
+    weights, non_embedding, width = _size_of(spec, work)
     utilisation = WIDE_UTILISATION * width / (width + HALF_WIDTH)
     speed = device.tflops * 1e12 * utilisation * (1 + EXTRA_DEVICE * (device.count - 1))
     container = compute.cpu * table["cpu_core"] + compute.memory_gigabytes * table["memory_gigabyte"]
@@ -227,11 +227,10 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
     )
 
 
-def _size_of(spec: ExperimentSpec) -> tuple[int | None, int | None, int]:
+def _size_of(spec: ExperimentSpec, work: Workload) -> tuple[int | None, int | None, int]:
     """All weights of the trunk, those outside the embeddings, and its width; 0 where nobody knows it."""
     if spec.model:
-        weights = count_weights(spec.model)
-        return weights, None, shape_of(weights)[0] if weights else 0
+        return work.weights, None, shape_of(work.weights)[0] if work.weights else 0
     model = spec.config.model
     counts = count_parameters(model, embedding_rows(model.vocab_size))
     return counts.total, counts.non_embedding, model.hidden_size
@@ -247,7 +246,7 @@ def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:
 
 
 def refuse_above(max_cost: float | None, dollars: float | None, what: str, cure: str) -> None:
-    """Refuse an estimate of ``dollars`` above ``--max-cost``. Where there is none, a run on Modal itself ends there.
+    """Refuse an estimate of ``dollars`` above ``--max-cost``. Without an estimate (None) the run on Modal ends there.
 
     Args:
         what: What the estimate is for, with a blank before it. cure: What would lower it, beside fewer tokens.

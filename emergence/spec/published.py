@@ -1,4 +1,4 @@
-"""What ``--model`` means for the other flags of an experiment. Standard library only."""
+"""What ``--model`` names, how large it is, and what it means for the other flags. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from emergence.errors import UsageError
 if TYPE_CHECKING:
     from emergence.spec.experiment import ExperimentSpec
 
+#: A model's weights in one file, and what names the files of one in several.
+SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+_MOST_HEADER, _MOST_INDEX = 100_000_000, 50_000_000
 #: What an exported trunk says of itself, beside its weights, and what that says it is.
 EXPORT_FILE, EXPORT_KIND = "emergence.json", "emergence-export"
 #: The settings of ``model`` and ``pretrain`` that a published model does not bring itself.
 STILL_SET = ("pretrain.precision",)
-#: ``160m`` or ``0.5B`` in a model's name, and what is known by heart of a family whose names tell nothing.
+#: ``160m`` or ``0.5B`` in a model's name.
 _SIZE, _UNITS = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([mMbB])(?![A-Za-z0-9])"), {"m": 1e6, "b": 1e9}
-_MOST_HEADER = 100_000_000
+#: Names of a family that tell no size.
 _UNNAMED_SIZES = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}
 
 
@@ -32,14 +35,18 @@ def is_directory(name: str) -> bool:
 def size_in_name(name: str) -> int | None:
     """The number of weights that a model's name tells; None where it tells none.
 
+    The first such number counts: tokens seen may follow.
+
     >>> size_in_name("EleutherAI/pythia-160m-deduped"), size_in_name("Qwen/Qwen2.5-0.5B"), size_in_name("mixtral-8x7B")
     (160000000, 500000000, None)
+    >>> size_in_name("TinyLlama-1.1B-step-50K-105b")
+    1100000000
     """
     last = PurePath(name).name
     if (known := _UNNAMED_SIZES.get(last.lower())) is not None:
         return known
-    found = _SIZE.findall(last)
-    return round(float(found[-1][0]) * _UNITS[found[-1][1].lower()]) if found else None
+    found = _SIZE.search(last)
+    return round(float(found[1]) * _UNITS[found[2].lower()]) if found else None
 
 
 def count_weights(name: str) -> int | None:
@@ -50,11 +57,23 @@ def count_weights(name: str) -> int | None:
     if not is_directory(name):
         return size_in_name(name)
     folder = Path(name).expanduser()
-    for place in (folder, *sorted(path.parent for path in folder.glob("*/*.safetensors"))):
-        if files := list(place.glob("*.safetensors")):
+    for place in (folder, *sorted(path.parent for path in folder.glob("*/config.json"))):
+        if files := _weight_files(place):
             counts = [_values_in(file) for file in files]
             return None if None in counts else sum(count or 0 for count in counts)
     return size_in_name(name)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model's weights, which are not all that lie there."""
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    try:
+        index = folder / INDEX_FILE
+        shards = json.loads(index.read_bytes())["weight_map"].values() if index.stat().st_size <= _MOST_INDEX else ()
+        return [folder / str(shard) for shard in sorted(set(shards))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def _values_in(file: Path) -> int | None:

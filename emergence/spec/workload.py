@@ -33,7 +33,8 @@ class Workload:
         search_tokens: Tokens that the search for finetuning's settings reads before it.
         flop: Floating-point operations of all of these.
         probed: What fitting probes grows with: training questions times levels of states times their width.
-        is_known: False of a published model whose size nobody knows yet; ``flop`` and ``probed`` are 0 then.
+        weights: Of a published model, None where nobody knows yet; ``flop`` and ``probed`` are 0 then.
+        is_known: Whether these counts say what a run takes.
     """
 
     pretrain_tokens: int
@@ -42,6 +43,7 @@ class Workload:
     search_tokens: int
     flop: float
     probed: int = 0
+    weights: int | None = None
     is_known: bool = True
 
 
@@ -51,7 +53,7 @@ def workload_of(spec: ExperimentSpec, *, has_trunk: bool = False, look_at_files:
     Args:
         has_trunk: Another run has its trunk, so nothing is pretrained.
         look_at_files: Bound tokens and questions by the sizes of the local files that the spec names. A launch does
-            not, because its paths are Modal's.
+            not, because its paths are Modal's; but a published model that is a directory here is one there, too.
     """
     if spec.model:
         return _of_published(spec, count_weights(spec.model), look_at_files=look_at_files)
@@ -75,10 +77,15 @@ def _of_published(spec: ExperimentSpec, weights: int | None, *, look_at_files: b
     """One pass of a published model over the questions, and its probes."""
     questions, length = questions_of(spec, look_at_files=look_at_files)
     if weights is None:
-        return Workload(0, questions, questions * length, 0, 0.0, is_known=False)
+        return Workload(
+            pretrain_tokens=0, questions=questions, finetune_tokens=questions * length, search_tokens=0, flop=0.0,
+            is_known=False,
+        )  # fmt: skip
     width, blocks = shape_of(weights)
-    probed = questions * _levels(spec, blocks) * width
-    return Workload(0, questions, questions * length, 0, 2.0 * questions * length * weights, probed)
+    return Workload(
+        pretrain_tokens=0, questions=questions, finetune_tokens=questions * length, search_tokens=0,
+        flop=2.0 * questions * length * weights, probed=questions * _levels(spec, blocks) * width, weights=weights,
+    )  # fmt: skip
 
 
 def shape_of(weights: int) -> tuple[int, int]:

@@ -152,6 +152,9 @@ class Study(ABC, Generic[Made, Result]):
     def store(self, cell: Cell[Made], made: Made, folder: Path) -> None:
         """Keep a finished cell."""
 
+    def tidy(self, folder: Path) -> None:
+        """Delete from ``folder`` what no finished study needs."""
+
     def run(
         self, out_dir: Path, progress: Progress = NoProgress(), should_stop: Callable[[], bool] = lambda: False
     ) -> Result:
@@ -165,6 +168,7 @@ class Study(ABC, Generic[Made, Result]):
         with RunLock(out_dir):
             result = self.result(self._compute(folder, progress, should_stop))
             self.files.save(result, out_dir)
+            self.tidy(folder)
             if not self.keep_cells:
                 shutil.rmtree(folder, ignore_errors=True)
         return result

@@ -38,11 +38,12 @@ def cost_of(task: Task, gpu: str | None = None) -> Cost:
     """Estimate one task.
 
     Raises:
-        UsageError: The GPU is unknown.
+        UsageError: The GPU is unknown, or there are several for a published model.
     """
     spec = task.spec if task.needs is None else dataclasses.replace(task.spec, skip_pretrain=True)
     plan = plan_experiment(spec, gpu)
-    return Cost(task, plan, CoreTime() if plan.hours is None else core_time(spec))
+    cost = Cost(task, plan, CoreTime())
+    return dataclasses.replace(cost, here=core_time(spec)) if cost.is_known else cost
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ class SweepPlan:
             "tasks": [self._task_dict(cost) for cost in self.left],
             "done": [{"name": t.label, "run_id": self.graph.status[t.key].run_id} for t in self.done],
             "tokens": self.tokens,
-            "dollars": self.dollars,
-            "modal": {"hours": self.modal_hours, "dollars": self.modal_dollars},
+            "dollars": self.dollars_to_agree_to,
+            "modal": {"hours": self.modal_hours, "dollars": self.modal_dollars, "unknown_runs": self.unknown},
             "hours_here": _in_hours(self.seconds_here),
         }
 
@@ -188,11 +189,12 @@ class SweepPlan:
         pretrainings = sum(cost.task.is_pretraining for cost in self.left)
         parts = [f"{counted(len(self.left), 'run')} to do ({counted(pretrainings, 'pretraining')}), {done}"]
         at_a_time = self.place.at_a_time(self.jobs)
-        is_open = (
+        unknown = (
             f"what {counted(self.unknown, 'run')} of published models will take is not known before their files are"
         )
         if self.unknown == len(self.left):
-            return "\n".join(["; ".join(parts), f"here         $0.00; {is_open}; {at_a_time}"])
+            place = "on Modal    " if self.place.is_rented else "here         $0.00;"
+            return "\n".join(["; ".join(parts), f"{place} {unknown}; {at_a_time}"])
         parts.append(f"{_tokens(self.tokens)} tokens at most")
         here = f"here         $0.00, {self.here.text(self.machine)}"
         modal = (
@@ -201,7 +203,7 @@ class SweepPlan:
         )
         lines = [modal, here] if self.place.is_rented else [here, modal]
         lines[0] += f"; {at_a_time}"
-        return "\n".join(["; ".join(parts), *lines, *([f"             {is_open}"] if self.unknown else [])])
+        return "\n".join(["; ".join(parts), *lines, *([f"             {unknown}"] if self.unknown else [])])
 
 
 def _in_hours(seconds: Sequence[float]) -> list[float]:

@@ -50,6 +50,7 @@ def spec_of(model: str, *sets: str, **flags: Any) -> ExperimentSpec:
         ("mistralai/Mixtral-8x7B-v0.1", None),
         ("someone/model", None),
         ("someone/m4", None),
+        ("TinyLlama/TinyLlama-1.1B-step-50K-105b", 1.1e9),  # the second number counts tokens
     ],
 )
 def test_the_size_of_a_model_is_what_its_name_tells(name: str, weights: float | None) -> None:
@@ -62,6 +63,13 @@ def test_of_a_directory_here_the_files_tell_it(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "pythia-999b")
     found = find_model(str(folder))
     assert count_weights(str(folder)) == found.n_values < 10**6
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")  # as some publish it beside
+    assert count_weights(str(folder)) == found.n_values
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = {"weight_map": {"a": "part.safetensors", "b": "part.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert count_weights(str(folder)) == found.n_values
+    (folder / "part.safetensors").rename(folder / "model.safetensors")
     (tmp_path / "many").mkdir()
     shutil.move(folder, tmp_path / "many" / "step8")
     assert count_weights(str(tmp_path / "many")) == found.n_values
@@ -168,6 +176,10 @@ def test_what_was_put_on_the_volume_is_brought(tmp_path: Path) -> None:
     for name in ("toy.pth", "vocab.txt", "other.pth"):
         (data / "study" / name).write_text(name)
     bring_model("study/toy.pth", None, data, files, tmp_path)
+    (data / "at_root.pth").write_text("")
+    (data / "vocab.txt").write_text("words")
+    bring_model("at_root.pth", None, data, files, tmp_path)
+    assert (files / "vocab.txt").read_text() == "words"
     assert {path.name for path in (files / "study").iterdir()} == {"toy.pth", "vocab.txt"}
     for absent in ("./absent", "study/absent.pth"):
         with pytest.raises(DataError, match="modal volume put llm-training-data"):

@@ -28,7 +28,7 @@ from emergence.studies.information.curve import FILES as CURVE_FILES
 from emergence.studies.information.curve import Place
 from emergence.studies.information.curve import read_result as read_curve
 from emergence.studies.information.measure import InformationStudy, ModelToMeasure, Options
-from emergence.studies.information.result import CONTROLS, FILES, NOTHING, Emergence, concluded, read_result
+from emergence.studies.information.result import CONTROLS, FILES, NOTHING, UNKNOWN, Emergence, concluded, read_result
 from emergence.studies.information.snapshots import InformationCurveStudy
 from emergence.studies.revisions.record import Revision, Revisions, save_revisions
 from emergence.studies.snapshots.result import FILES as PROBE_FILES
@@ -122,11 +122,31 @@ def test_numbers_are_those_of_the_states_and_resuming_changes_no_byte(tmp_path: 
     assert 0 <= row["infonce"]["value"] <= BITS * np.log(200)
 
 
+def test_layers_that_were_done_before_leave_no_states(tmp_path: Path) -> None:
+    study(random_texts(3), options=replace(OPTIONS, layers=(1,))).run(tmp_path)
+    result = study(random_texts(3)).run(tmp_path)
+    assert result.layers == (0, 1) and not list(tmp_path.rglob("*.npy"))
+
+
+def test_the_first_block_alone_is_said_to_be_that() -> None:
+    values = np.zeros((4, 2, 1)) + np.array([1.0, 1.2])[:, None]
+    alone = Emergence((0,), values, np.full((4, 2, 1), 0.05), np.repeat(values[..., None], 4, axis=-1))
+    assert all("block 0 alone" in sentence for sentence in concluded(alone, 50)[1])
+
+
+def test_refused_rows_are_no_finding_of_nothing() -> None:
+    nothing = np.full((4, 2, 2), np.nan)
+    refused = Emergence((0, 1), nothing, nothing, np.repeat(nothing[..., None], 4, axis=-1))
+    phrase, sentences = concluded(refused, 50)
+    assert phrase == UNKNOWN and all("rows were refused" in sentence for sentence in sentences)
+    assert np.isnan(refused.raw_mean)
+
+
 def test_what_the_first_block_reads_decides_nothing() -> None:
     values = np.zeros((4, 2, 2))
     values[0, :, 0], values[0, :, 1] = 100.0, (1.0, 1.2)
-    blocks = np.repeat(values[..., None], 4, axis=-1) + np.linspace(-0.1, 0.1, 4)
-    mean = Emergence((0, 1), values, np.full((4, 2, 2), 0.05), blocks).difference("random", None, 50)
+    quarters = np.repeat(values[..., None], 4, axis=-1) + np.linspace(-0.1, 0.1, 4)
+    mean = Emergence((0, 1), values, np.full((4, 2, 2), 0.05), quarters).difference("random", None, 50)
     assert mean.point == pytest.approx(1.1)
 
 

@@ -636,6 +636,9 @@ def test_published_models_are_planned_without_a_pretraining_and_nothing_is_made_
     rented: Any = SimpleNamespace(name="modal", is_rented=True, jobs=1, at_a_time=lambda jobs: "")
     on_modal = SweepPlan.of(mark_existing(tasks, Existing()), rented, 1)
     assert on_modal.unknown == 3 and on_modal.dollars > 0 and on_modal.dollars_to_agree_to is None
+    assert on_modal.to_dict()["dollars"] is None and on_modal.to_dict()["modal"]["unknown_runs"] == 3
+    only = SweepPlan.of(mark_existing(tasks[:3], Existing()), rented, 1).text()
+    assert "on Modal     what 3 runs of published models" in only and "$0.00" not in only
     known = build_tasks(matrix(cells=[{**PUBLISHED, "model": "a/neox-160m"}]).select(seeds=1))
     on_modal = SweepPlan.of(mark_existing(known, Existing()), rented, 1)
     assert on_modal.unknown == 0 and on_modal.dollars_to_agree_to == on_modal.dollars > 0

@@ -25,13 +25,11 @@ from emergence.errors import EmergenceError, UsageError, WeightsError, require_p
 from emergence.files import content_digest, parse_json, read_regular
 from emergence.model.huggingface.own_export import OwnExport, read_own_export
 from emergence.model.huggingface.tensors import FLOATS, TensorEntry, group_digests, group_sketches, read_entries
-from emergence.spec.published import is_directory, model_folder
+from emergence.spec.published import INDEX_FILE, SINGLE_FILE, is_directory, model_folder
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 _MOST_JSON = 50_000_000
 #: What is fetched from the hub. Tokenizers come in several forms.
 _WANTED = [CONFIG_FILE, "generation_config.json", "*.safetensors", INDEX_FILE, "tokenizer*", "special_tokens_map.json",
@@ -212,9 +210,14 @@ def _branches(name: str, cache_dir: Path | None) -> list[str]:
     except hub.RepositoryNotFoundError:
         raise UsageError(f"the hub has no model {name!r} (a private one needs HF_TOKEN)") from None
     except (hub.HfHubHTTPError, hub.OfflineModeIsEnabled, OSError):
-        refs = Path(cache_dir or constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs"
+        refs = Path(cache_dir or constants.HF_HUB_CACHE) / hub_folder(name) / "refs"
         logger.info("the hub cannot be reached: the revisions of %s that are on this machine", name)
         return [path.relative_to(refs).as_posix() for path in refs.rglob("*") if path.is_file()]
+
+
+def hub_folder(name: str) -> str:
+    """The folder of a model within the hub's cache."""
+    return f"models--{name.replace('/', '--')}"
 
 
 def choose_revisions(asked: str, there: Sequence[str]) -> list[str]:

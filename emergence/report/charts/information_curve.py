@@ -11,7 +11,7 @@ from emergence.report.blocks import Block, Bullets, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend
 from emergence.report.charts.rows import never, numbers, rows_where, slug, value_words
-from emergence.studies.information.curve import FILES, InformationCurve, raw_mean, read_result
+from emergence.studies.information.curve import FILES, InformationCurve, read_result
 from emergence.studies.information.result import CONTROLS
 from emergence.wording import format_interval
 
@@ -46,7 +46,7 @@ def _rows(curve: InformationCurve) -> Iterator[Row]:
                 "lo": found.lo,
                 "hi": found.hi,
                 "n_seeds": found.n_seeds,
-                "raw": raw_mean(result.emergence),
+                "raw": result.emergence.raw_mean,
                 "change": curve.told(control),
             }
 

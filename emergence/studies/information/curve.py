@@ -14,7 +14,7 @@ import numpy as np
 
 from emergence.measures.bootstrap import Estimate
 from emergence.plain import plain
-from emergence.studies.information.result import CONTROLS, Emergence, InformationResult, Parts, result_of
+from emergence.studies.information.result import CONTROLS, InformationResult, Parts, result_of
 from emergence.studies.study import Arrays, StudyFiles
 from emergence.wording import aligned, counted, format_estimate
 
@@ -70,7 +70,7 @@ class InformationCurve:
         """
         first, last = (result.emergence.parts(control, None) for result in (self.results[0], self.results[-1]))
         closed = np.hypot(first.closed, last.closed)
-        return Parts(last.apart - first.apart, closed, last.blocks - first.blocks).estimate(self.n)
+        return Parts(last.apart - first.apart, closed, last.quarters - first.quarters).estimate(self.n)
 
     def to_dict(self) -> dict[str, Any]:
         points = [
@@ -94,19 +94,17 @@ class InformationCurve:
         }
 
     def arrays(self) -> Arrays:
-        """Of every snapshot p what :class:`Emergence` holds: (P, C, S, L), and (P, C, S, L, 4) blocks."""
-        return {
-            name: np.stack([getattr(result.emergence, name) for result in self.results])
-            for name in ("values", "errors", "blocks")
-        }
+        """Of every snapshot p the arrays of its result: (P, C, S, L), and (P, C, S, L, 4) quarters (``blocks``)."""
+        each = [result.arrays() for result in self.results]
+        return {name: np.stack([arrays[name] for arrays in each]) for name in each[0]}
 
     def text(self) -> str:
         """For a terminal: a line a snapshot, then what moved."""
         settings = self.settings
         lines = [
             f"{self.subject['name']} on {settings['texts']}, {settings['length']} tokens, "
-            f"{counted(len(self.places), 'snapshot')}: information emergence minus that of each control, bits, mean "
-            f"over the blocks after the first, {counted(len(settings['seeds']), 'seed')}, 95% intervals",
+            f"{counted(len(self.places), 'snapshot')}: information emergence minus that of each control, bits, "
+            f"{self.results[0].emergence.inner_words}, {counted(len(settings['seeds']), 'seed')}, 95% intervals",
             *(f"left out: {name}: {reason}" for name, reason in self.subject.get("left_out", {}).items()),
             "",
         ]
@@ -118,7 +116,7 @@ class InformationCurve:
             usable = (result.usable.get(family) for family in families)
             table.append([
                 place.name, _count(place.step), _count(place.tokens_seen),
-                *(format_estimate(one, signed=True) for one in apart), f"({raw_mean(result.emergence):.2f})",
+                *(format_estimate(one, signed=True) for one in apart), f"({result.emergence.raw_mean:.2f})",
                 *("" if one is None else format_estimate(one, 3, signed=True) for one in usable),
             ])  # fmt: skip
         lines += aligned(table)
@@ -132,13 +130,6 @@ class InformationCurve:
             return "no number, because rows were refused"
         words = "more" if found.lo > 0 else "less" if found.hi < 0 else "no change shown"
         return f"{words} ({format_estimate(found, signed=True)} bits)"
-
-
-def raw_mean(emergence: Emergence) -> float:
-    """Mean of the model's own estimates over seeds and the blocks after the first."""
-    inner = [i for i, block in enumerate(emergence.layers) if block > 0] or [0]
-    values = emergence.values[0][:, inner]
-    return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else math.nan
 
 
 def _count(value: int | None) -> str:

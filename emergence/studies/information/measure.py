@@ -147,21 +147,35 @@ class InformationStudy(SealedStudy[Row, InformationResult]):
     def cells(self, folder: Path) -> list[Cell[Row]]:
         cells = []
         for condition in CONDITIONS:
-            weights = self._model.twins or self._model.weights if condition == "random" else self._model.weights
-            shared = [CELL_VERSION, weights, self._model.tokenizer, self._texts.fingerprint, self._n]
-            shared += [self._dimensions, self._with_ksg]
             for seed in self._seeds:
-                states = folder / f"{content_digest([*shared, condition, seed])[:24]}.npy"
+                of = self._decides(condition, seed)
+                states = self._states(folder, condition, seed)
                 for layer in self._layers:
                     is_last = layer == self._layers[-1]
                     cells.append(
                         Cell(
                             f"block {layer}, {condition}, seed {seed}",
-                            content_digest([*shared, condition, seed, layer])[:24],
+                            content_digest([*of, layer])[:24],
                             partial(self._measure, condition, seed, layer, states, is_last),
                         )
                     )
         return cells
+
+    def _decides(self, condition: str, seed: int) -> list[Any]:
+        """All that decides the states of a condition's model."""
+        model = self._model
+        weights = (model.twins or model.weights) if condition == "random" else model.weights
+        shared = [CELL_VERSION, weights, model.tokenizer, self._texts.fingerprint, self._n]
+        return [*shared, self._dimensions, self._with_ksg, condition, seed]
+
+    def _states(self, folder: Path, condition: str, seed: int) -> Path:
+        return folder / f"{content_digest(self._decides(condition, seed))[:24]}.npy"
+
+    def tidy(self, folder: Path) -> None:
+        """States outlive the last layer's cell where that was done before, and another was not."""
+        for condition in CONDITIONS:
+            for seed in self._seeds:
+                self._states(folder, condition, seed).unlink(missing_ok=True)
 
     def texts_of(self, condition: str, seed: int) -> Ids:
         """The texts (n, T) that a condition's model reads."""

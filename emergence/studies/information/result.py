@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.measures.bootstrap import Estimate
-from emergence.measures.information import over_seeds
+from emergence.measures.information import REFUSED, over_seeds
 from emergence.plain import plain
 from emergence.studies.study import Arrays, StudyFiles
 from emergence.wording import aligned, counted, format_estimate, format_interval
@@ -40,6 +40,9 @@ CONDITIONS = (MODEL, *CONTROLS)
 #: Chance of a false word in the conclusion, over the three controls together.
 _FALSE_CLAIMS = 0.05
 NOTHING = "nothing beyond the controls"
+UNKNOWN = "nothing can be said, because rows were refused"
+#: Disjoint parts of the pairs, by which the standard error is checked.
+N_QUARTERS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +51,11 @@ class Parts:
 
     apart: FloatArray
     closed: FloatArray
-    blocks: FloatArray
+    quarters: FloatArray
 
     def estimate(self, n: int, level: float = 0.95) -> Estimate:
         """The mean over seeds; its error is the closed one or that of the quarters, whichever is larger."""
-        varied = self.blocks.std(axis=-1, ddof=1) / math.sqrt(self.blocks.shape[-1])
+        varied = self.quarters.std(axis=-1, ddof=1) / math.sqrt(self.quarters.shape[-1])
         return over_seeds(self.apart, np.fmax(self.closed, varied), n, level)
 
 
@@ -63,13 +66,28 @@ class Emergence:
     Attributes:
         layers: L blocks.
         values: (C, S, L) information emergence in bits; nan where a row was refused. errors: Its standard errors.
-        blocks: (C, S, L, 4) the same on disjoint quarters of the pairs.
+        quarters: (C, S, L, 4) the same on disjoint quarters of the pairs.
     """
 
     layers: tuple[int, ...]
     values: FloatArray
     errors: FloatArray
-    blocks: FloatArray
+    quarters: FloatArray
+
+    @property
+    def inner(self) -> list[int]:
+        """Places of the blocks after the first; of the first where there is no other."""
+        return [i for i, block in enumerate(self.layers) if block > 0] or [0]
+
+    @property
+    def inner_words(self) -> str:
+        """What :attr:`inner` is, in words."""
+        return "mean over blocks after the first" if max(self.layers) > 0 else "block 0 alone"
+
+    @property
+    def raw_mean(self) -> float:
+        """Mean of the model's own estimates over seeds and :attr:`inner`; nan where one was refused."""
+        return float(self.values[0][:, self.inner].mean())
 
     def raw(self, condition: str, layer: int, n: int) -> Estimate:
         """IE of one condition at one layer."""
@@ -87,15 +105,14 @@ class Emergence:
         """What :meth:`difference` is made of."""
         at = CONDITIONS.index(control)
         apart = self.values[0] - self.values[at]  # (S, L)
-        blocks = self.blocks[0] - self.blocks[at]  # (S, L, 4)
+        quarters = self.quarters[0] - self.quarters[at]  # (S, L, 4)
         closed = np.hypot(self.errors[0], self.errors[at])
         if layer is None:
             # The layers are told by the same texts, so their errors do not average out.
-            inner = [i for i, block in enumerate(self.layers) if block > 0] or [0]
-            apart, blocks, closed = (part[:, inner].mean(axis=1) for part in (apart, blocks, closed))
+            apart, quarters, closed = (part[:, self.inner].mean(axis=1) for part in (apart, quarters, closed))
         else:
-            apart, blocks, closed = apart[:, layer], blocks[:, layer], closed[:, layer]
-        return Parts(apart, closed, blocks)
+            apart, quarters, closed = apart[:, layer], quarters[:, layer], closed[:, layer]
+        return Parts(apart, closed, quarters)
 
 
 def concluded(emergence: Emergence, n: int) -> tuple[str, tuple[str, ...]]:
@@ -105,7 +122,7 @@ def concluded(emergence: Emergence, n: int) -> tuple[str, tuple[str, ...]]:
     """
     more: list[str] = []
     less: list[str] = []
-    sentences = []
+    sentences, n_told = [], 0
     for control, words in CONTROLS.items():
         found = emergence.difference(control, None, n, 1 - _FALSE_CLAIMS / len(CONTROLS))
         shown = format_interval(found.point, found.lo, found.hi, 2, signed=True)
@@ -117,7 +134,10 @@ def concluded(emergence: Emergence, n: int) -> tuple[str, tuple[str, ...]]:
         if found.hi < 0:
             less.append(f"less than {words}")
         told = "more" if found.lo > 0 else "less" if found.hi < 0 else "no difference shown"
-        sentences.append(f"Against {words}: {told} ({shown} bits, mean over blocks after the first).")
+        sentences.append(f"Against {words}: {told} ({shown} bits, {emergence.inner_words}).")
+        n_told += 1
+    if not n_told:
+        return UNKNOWN, tuple(sentences)
     parts = [" and ".join(more) or NOTHING, *([" and ".join(less)] if less else [])]
     return ", but ".join(parts), tuple(sentences)
 
@@ -171,7 +191,7 @@ class InformationResult:
         """Flags of the model's own rows at a layer, whatever the seed; ``refused`` of a control's, too."""
         at = self.layers[layer]
         own = {flag for row in self.rows if row["layer"] == at and row["condition"] == MODEL for flag in row["flags"]}
-        return sorted(own | {"refused" for row in self.rows if row["layer"] == at and "refused" in row["flags"]})
+        return sorted(own | {REFUSED for row in self.rows if row["layer"] == at and REFUSED in row["flags"]})
 
     def to_dict(self) -> dict[str, Any]:
         phrase, sentences = self.conclusion
@@ -200,7 +220,8 @@ class InformationResult:
         }
 
     def arrays(self) -> Arrays:
-        return {"values": self.emergence.values, "errors": self.emergence.errors, "blocks": self.emergence.blocks}
+        emergence = self.emergence
+        return {"values": emergence.values, "errors": emergence.errors, "blocks": emergence.quarters}
 
     def text(self) -> str:
         """For a terminal: the conclusion, ΔIE by layer, and the raw value in brackets."""
@@ -263,7 +284,9 @@ def result_of(
     shape = (len(CONDITIONS), len(settings["seeds"]), len(layers))
 
     def array(key: str) -> FloatArray:
-        return np.array([row["ie"][key] for row in rows], dtype=np.float64).reshape(*shape, *([4] * (key == "blocks")))
+        return np.array([row["ie"][key] for row in rows], dtype=np.float64).reshape(
+            *shape, *([N_QUARTERS] * (key == "blocks"))
+        )
 
     emergence = Emergence(tuple(layers), array("value"), array("se"), array("blocks"))
     by_layer = usable_by_layer or {}

@@ -309,7 +309,7 @@ class _OneKind:
         return fewest_units(lost, self._n, target)
 
     def _shuffled_participation(self, n: int) -> float:
-        """The same of as many questions whose roles are shuffled, the mean over draws."""
+        """The participation ratio of as many questions whose roles are shuffled, the mean over draws."""
         of_all = self._read.attributions
         draws = (self._rng.permutation(len(of_all))[:n] for _ in range(_SHUFFLES))
         return float(np.mean([participation_ratio(of_all[rows].mean(axis=0)) for rows in draws]))
