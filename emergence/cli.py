@@ -213,10 +213,10 @@ def plan_command(*, as_json: AsJson = False, **flags: Any) -> None:
     spec = ExperimentSpec.from_flags(set_values=flags.pop("set"), **flags)
     plan, here, machine = plan_experiment(spec, gpu), core_time(spec), this_machine()
     if as_json:
-        hours_here = [seconds / 3600 for seconds in here.on(machine)]
+        hours_here = None if plan.hours is None else [seconds / 3600 for seconds in here.on(machine)]
         say(json.dumps({**plan.to_dict(), "hours_here": hours_here}, indent=2))
     else:
-        say(f"{plan.text()}\n{'here':<12} {here.text(machine)}")
+        say(f"{plan.text()}\n{'here':<12} {'not known' if plan.hours is None else here.text(machine)}")
     refuse_if_too_large_for(plan)
     refuse_if_too_dear(plan, max_cost)
 
@@ -526,7 +526,11 @@ def minimal_pairs_command(
 def ie_command(
     name: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run; a model's directory or hub name.")],
     texts: Annotated[
-        str, typer.Option(metavar="LISTS|FILE", help="icl-country, icl-animal, icl-colour; or a file, one text a line.")
+        str,
+        typer.Option(
+            metavar="TEXTS|FILE",
+            help="icl-country, icl-animal, icl-colour; sentences (of a run's questions); or a file, one text a line.",
+        ),
     ] = "icl-country",
     length: Annotated[
         int | None, typer.Option(min=1, metavar="T", help="Tokens of a text: 2 a shot; cuts the lines of a file.")
@@ -547,6 +551,7 @@ def ie_command(
 
     \b
     emergence ie RUN --texts icl-animal --length 6
+    emergence ie RUN --texts sentences --n 2000 --dimensions 32    a run on the micro-world: its own sentences
     emergence ie RUN --texts answers.txt --length 8    texts of any origin, as this model sees them
     """
     refuse_missing_subject(name, runs_dir)

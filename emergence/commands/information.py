@@ -11,11 +11,21 @@ from typing import Any
 import numpy as np
 
 from emergence.commands.subject import folder_name, is_model, of_model, of_run, suspects_of
-from emergence.data.token_texts import CanEncode, load_texts
+from emergence.data.records import SPLITS
+from emergence.data.sources import load_qa
+from emergence.data.token_texts import (
+    LISTS,
+    SENTENCE_LENGTH,
+    SENTENCES,
+    CanEncode,
+    TokenTexts,
+    load_texts,
+    texts_of_lines,
+)
 from emergence.errors import UsageError
 from emergence.experiment.facts import WORDS
 from emergence.experiment.stop_switch import StopSwitch
-from emergence.experiment.store import RunDirectory
+from emergence.experiment.store import CACHE_FOLDER, RunDirectory, RunStore
 from emergence.findings.two_by_two import RunScores
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import FAMILIES, WITH_WORDS
@@ -78,18 +88,44 @@ def measure_information(
     options = replace(options, with_ksg=find_spec("infomeasure") is not None)
     files = CURVE_FILES if snapshots else FILES
     subject, home, points = _subject(name, runs_dir, revision, snapshots, precision, files)
-    read = load_texts(texts, points[-1].tokenizer, length)
+    read = _texts(texts, points[-1].tokenizer, length, None if is_model(name, runs_dir) else name, runs_dir)
 
     def study(point: _ToMeasure) -> InformationStudy:
         usable, by_layer = point.usable, point.usable_by_layer
         return InformationStudy(subject, point.model, read, options, device=on, usable=usable, usable_by_layer=by_layer)
 
-    place = out or home / f"{folder_name(read.name)}-T{read.length}"
+    place = out or home / _folder(texts, read, options)
     with plain_messages(), StopSwitch() as should_stop:
         if not snapshots:
             return study(points[0]).run(place, TerminalProgress(), should_stop)
         curve = InformationCurveStudy(subject, [(point.place, study(point)) for point in points])
         return curve.run(place, TerminalProgress(), should_stop)
+
+
+def _texts(name: str, tokenizer: CanEncode, length: int | None, run: str | None, runs_dir: Path) -> TokenTexts:
+    """The texts that are asked for; ``run`` is whose questions have sentences."""
+    if name != SENTENCES:
+        return load_texts(name, tokenizer, length)
+    if run is None:
+        raise UsageError(f"--texts {SENTENCES} is of a run's questions: give a file, or one of {', '.join(LISTS)}")
+    dataset = load_qa(RunStore(runs_dir).open(run).spec.as_studied(), runs_dir / CACHE_FOLDER)
+    sentences = dict.fromkeys(" ".join(example.tokens) for split in SPLITS for example in dataset.splits[split])
+    return texts_of_lines(SENTENCES, list(sentences), tokenizer, length or SENTENCE_LENGTH)
+
+
+def _folder(asked: str, texts: TokenTexts, options: Options) -> str:
+    """A folder for each of what is asked, so that nothing takes the place of a result with other settings.
+
+    Texts of a file are told apart by their content. With the usual settings lists have the name that they always had.
+    """
+    usual, parts = Options(), [folder_name(texts.name), f"T{texts.length}"]
+    if asked not in LISTS:
+        parts.append(texts.fingerprint[:8])
+    parts += [f"n{options.n}"] if options.n != usual.n else []
+    parts += [f"seeds{options.seeds}"] if options.seeds != usual.seeds else []
+    parts += [f"d{options.dimensions}"] if options.dimensions != usual.dimensions else []
+    parts += [f"layers{'.'.join(map(str, options.layers))}"] if options.layers is not None else []
+    return "-".join(parts)
 
 
 def _subject(

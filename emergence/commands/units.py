@@ -54,8 +54,17 @@ def examine_units(name: str, runs_dir: Path, request: UnitRequest) -> UnitResult
     prepare = _of_model if is_model(name, runs_dir) else _of_run
     with plain_messages(), StopSwitch() as should_stop:
         subject, work, home = prepare(name, runs_dir, request)
-        out = request.out or home / request.options.roles
+        out = request.out or home / _folder(request.options)
         return UnitStudy(subject, work).run(out, TerminalProgress(), should_stop)
+
+
+def _folder(options: UnitOptions) -> str:
+    """A folder for each of what is asked; with the usual kinds and questions it is called as the roles."""
+    usual, parts = UnitOptions(), [str(options.roles)]
+    parts += list(options.kinds) if options.kinds != usual.kinds else []
+    parts += [f"q{options.questions}"] if options.questions != usual.questions else []
+    parts += [f"draws{options.draws}"] if options.draws != usual.draws else []
+    return "-".join(parts)
 
 
 def _of_run(name: str, runs_dir: Path, request: UnitRequest) -> tuple[dict[str, Any], Work, Path]:

@@ -40,6 +40,8 @@ LISTS: dict[str, tuple[int, int, str]] = {
         "ivory bronze",
     ),
 }  # fmt: skip
+#: The sentences of a run's own questions, in windows of so many tokens unless it is said.
+SENTENCES, SENTENCE_LENGTH = "sentences", 8
 #: Largest file that is read, and the largest length in tokens that windows are cut to.
 _MOST_BYTES = 1 << 30
 
@@ -93,7 +95,7 @@ def load_texts(name: str, tokenizer: CanEncode, length: int | None = None) -> To
         return _lists(name, tokenizer, length)
     path = Path(name)
     if not path.exists() and not path.suffix and path.name == name:
-        raise UsageError(f"no texts {name!r}: {did_you_mean(name, LISTS)}, or give a file")
+        raise UsageError(f"no texts {name!r}: {did_you_mean(name, [*LISTS, SENTENCES])}, or give a file")
     return _file(path, tokenizer, length)
 
 
@@ -106,9 +108,11 @@ def _lists(name: str, tokenizer: CanEncode, length: int | None) -> TokenTexts:
     comma = _single_tokens([","], tokenizer)
     entities = list(dict.fromkeys(_single_tokens(words.split(), tokenizer)))[:most]
     if not comma or len(entities) <= shots:
+        most_shots = max(len(entities) - 1, 0)
+        cure = f"take --length {2 * most_shots} or less, or " if comma and most_shots else "take "
         raise UsageError(
             f"{name}: this tokenizer has {len(entities)} of its names as one token each, and {shots} shots take "
-            f"{shots + 1}: give a file with --texts"
+            f"{shots + 1}: {cure}--texts {SENTENCES} (of a run's questions), or a file"
         )
     names = np.array(entities)
 
@@ -141,12 +145,24 @@ def _single_tokens(words: Sequence[str], tokenizer: CanEncode) -> list[int]:
 
 def _file(path: Path, tokenizer: CanEncode, length: int | None) -> TokenTexts:
     if not path.is_file():
-        raise DataError(f"no such file of texts ({', '.join(LISTS)} need none)", path)
+        raise DataError(f"no such file of texts ({', '.join(LISTS)} and {SENTENCES} need none)", path)
     content = read_regular(path, DataError, _MOST_BYTES).decode("utf-8", "replace")
     lines = [line.strip() for line in content.splitlines() if line.strip()]
     if not lines:
         raise DataError("no text in it: give one text a line", path)
-    encoded = [np.asarray(ids, dtype=np.int64) for ids in tokenizer.encode_batch(lines)]
+    return texts_of_lines(path.name, lines, tokenizer, length, path)
+
+
+def texts_of_lines(
+    name: str, lines: Sequence[str], tokenizer: CanEncode, length: int | None, path: Path | None = None
+) -> TokenTexts:
+    """Windows of ``length`` tokens, cut from every line; None for lines that are all of one length.
+
+    Raises:
+        DataError: Lines of unequal length without one asked for, or none that is so long; ``path`` says where.
+        UsageError: A length below 1.
+    """
+    encoded = [np.asarray(ids, dtype=np.int64) for ids in tokenizer.encode_batch(list(lines))]
     if length is None:
         lengths = sorted({len(ids) for ids in encoded})
         if len(lengths) > 1:
@@ -167,8 +183,8 @@ def _file(path: Path, tokenizer: CanEncode, length: int | None) -> TokenTexts:
         return texts[np.random.default_rng([0x1E, seed]).permutation(len(texts))[:n]]
 
     facts = {"lines": len(lines), "windows": len(texts), "lines_too_short": sum(not len(one) for one in windows)}
-    digest = content_digest([path.name, tokenizer.fingerprint, length, texts.tolist()])
-    return TokenTexts(path.name, length, len(texts), draw, digest, None, facts)
+    digest = content_digest([name, tokenizer.fingerprint, length, texts.tolist()])
+    return TokenTexts(name, length, len(texts), draw, digest, None, facts)
 
 
 def shuffled_tokens(texts: Ids, seed: int) -> Ids:

@@ -348,15 +348,19 @@ def usable_information(
 # Differences -------------------------------------------------------------------------------------
 
 
-def over_seeds(values: npt.ArrayLike, errors: npt.ArrayLike, n: int, level: float = 0.95) -> Estimate:
+def over_seeds(
+    values: npt.ArrayLike, errors: npt.ArrayLike, n: int, level: float = 0.95, *, of_one: bool = False
+) -> Estimate:
     """The mean of S values, one a seed, with an interval by Student's t.
 
-    Its variance is the larger of two: that of the seeds (S - 1 degrees of freedom) and that within them, which blocks
-    of pairs tell (3 S). With one seed there is the second alone.
+    Its variance is the larger of two: that of the seeds (S - 1 degrees of freedom) and that within them, which quarters
+    of the pairs tell (3 S). With one seed there is the second alone.
 
     Args:
         values, errors: (S,) of every seed, and its standard error. Seeds whose value is nan are left out.
         n: Pairs of one seed.
+        of_one: Whether the question is if a fixed network could be one more draw of what differs by seed, and not
+            what their mean is. Then the variance of the seeds is S + 1 times as large, and one seed has no interval.
     """
     every, each_error = np.asarray(values, dtype=np.float64), np.asarray(errors, dtype=np.float64)
     kept = np.isfinite(every)
@@ -365,7 +369,9 @@ def over_seeds(values: npt.ArrayLike, errors: npt.ArrayLike, n: int, level: floa
     if s == 0:
         return Estimate(math.nan, math.nan, math.nan, "none", n, n, 0, (REFUSED,), level)
     variance, df = float((se**2).mean()) / s, (_BLOCKS - 1.0) * s
-    between = float(told.var(ddof=1)) / s if s > 1 else 0.0
+    between = float(told.var(ddof=1)) / s * (s + 1 if of_one else 1) if s > 1 else 0.0
+    if of_one and s == 1:
+        variance = math.nan
     if between > variance:
         variance, df = between, s - 1.0
     return _with_interval(float(told.mean()), math.sqrt(variance), df, "t_seeds", n, n, s, level)

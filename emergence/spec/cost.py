@@ -12,6 +12,7 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 from emergence.errors import ConfigError, UsageError
@@ -19,7 +20,6 @@ from emergence.spec.adapters import lora_rank
 from emergence.spec.config import config_path
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.model_size import count_parameters, embedding_rows
-from emergence.spec.published import refuse_place_for_modal
 from emergence.spec.workload import Workload, shape_of, workload_of
 from emergence.wording import did_you_mean, says_yes
 
@@ -34,6 +34,9 @@ EXTRA_DEVICE = 0.8
 PROBE_SECONDS = 1.5e-5
 #: An attempt may take this many times its estimate, and an hour at least. Modal allows a day.
 ATTEMPT_FACTOR, LEAST_ATTEMPT_SECONDS, MOST_ATTEMPT_SECONDS = 5, 3600, 24 * 3600
+_FEWER_TOKENS = "or fewer tokens (--set pretrain.samples_per_epoch=N)"
+#: Where containers have the volumes.
+MOUNTS = ("/data/", "/models/")
 #: A costlier launch asks first, or needs ``--yes``.
 ASK_ABOVE_DOLLARS = 10.0
 
@@ -134,17 +137,19 @@ class Plan:
         return "\n".join(f"{name:<12} {value}" for name, value in rows)
 
     def _model(self) -> str:
-        count = "a number of parameters" if self.weights is None else f"{self.weights / 1e6:.1f}M parameters"
+        count = "" if self.weights is None else f"{self.weights / 1e6:,.1f}M parameters"
         if self.spec.model is None:
             return f"{count}, {(self.non_embedding or 0) / 1e6:.2f}M non-embedding"
-        told = "that its name does not tell" if self.weights is None else "by its name or files"
+        told = f"{count} by its name or files" if count else "its name does not tell how many parameters it has"
         revision = f", revision {self.spec.revision}" if self.spec.revision else ""
-        return f"{self.spec.model}{revision}: {count} {told}"
+        return f"{self.spec.model}{revision}: {told}"
 
     def _estimate(self) -> str:
         if self.hours is None or self.dollars is None:
             return f"not known; ${self.dollars_per_hour:.2f} an hour with the container"
-        return f"{self.hours:.1f} hours, ${self.dollars:.2f} (at {self.utilisation:.0%} of the GPU's peak)"
+        peak = f"at {self.utilisation:.0%} of the GPU's peak"
+        probes = ", probes as on a CPU core" if self.spec.freeze_llm else ""
+        return f"{self.hours:.1f} hours, ${self.dollars:.2f} ({peak}{probes})"
 
 
 @cache
@@ -184,9 +189,27 @@ def refuse_not_on_modal(spec: ExperimentSpec) -> None:
         UsageError: The experiment is one of them.
     """
     if spec.model:
-        refuse_place_for_modal(spec.model)
+        _refuse_path_of_this_machine("--model", spec.model, "give a name on the hub, or put the files on the volume")
+    data = {"--pretrain-text": spec.pretrain_text, "--nq-data": spec.nq_data, "--qa-data": spec.qa_data}
+    for flag, path in data.items():
+        if path and not path.startswith(MOUNTS):
+            _refuse_path_of_this_machine(flag, path, "put it on the volume")
     if lora_rank(spec.adapter):
         raise UsageError(f"--adapter {spec.adapter} is finetuned on your own machine, not on Modal: emergence run")
+
+
+def _refuse_path_of_this_machine(flag: str, path: str, cure: str) -> None:
+    """Refuse a path that no container has: there it is one on the data volume, which is relative.
+
+    Raises:
+        UsageError: It is absolute, or leads out of the volume.
+    """
+    if path.startswith(("/", "~")) or ".." in PurePath(path).parts:
+        put = PurePath(path).name or "data"
+        raise UsageError(
+            f"{flag} {path} is a path of this machine: on Modal {cure}: "
+            f"modal volume put llm-training-data {path} {put}, then {flag} {put}"
+        )
 
 
 def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | None = None) -> Plan:
@@ -242,14 +265,18 @@ def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:
     Raises:
         UsageError: It is above, or ``--max-cost`` is no amount.
     """
-    refuse_above(max_cost, plan.dollars, "", "a smaller --config-name, a cheaper --gpu,")
+    if plan.spec.model:
+        cure = "a smaller model, a cheaper --gpu, or fewer questions (--finetune-samples N)"
+    else:
+        cure = f"a smaller --config-name, a cheaper --gpu, {_FEWER_TOKENS}"
+    refuse_above(max_cost, plan.dollars, "", cure)
 
 
 def refuse_above(max_cost: float | None, dollars: float | None, what: str, cure: str) -> None:
     """Refuse an estimate of ``dollars`` above ``--max-cost``. Without an estimate (None) the run on Modal ends there.
 
     Args:
-        what: What the estimate is for, with a blank before it. cure: What would lower it, beside fewer tokens.
+        what: What the estimate is for, with a blank before it. cure: What would lower it.
 
     Raises:
         UsageError: It is above, or ``--max-cost`` is no amount.
@@ -260,8 +287,7 @@ def refuse_above(max_cost: float | None, dollars: float | None, what: str, cure:
         raise UsageError(f"--max-cost {max_cost:g}: give an amount of dollars, 0 or more")
     if dollars is not None and dollars > max_cost:
         raise UsageError(
-            f"the estimate of ${dollars:.2f}{what} is above --max-cost {max_cost:g}: "
-            f"raise it, or take {cure} or fewer tokens (--set pretrain.samples_per_epoch=N)"
+            f"the estimate of ${dollars:.2f}{what} is above --max-cost {max_cost:g}: raise it, or take {cure}"
         )
 
 

@@ -6,6 +6,7 @@ They are compared with what the machine has, or with what Modal was asked for. S
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,15 +177,17 @@ def refuse_published_too_large(spec: ExperimentSpec, weights: int | None, memory
         UsageError: It names the need, what there is, and the cure.
     """
     need = (weights or 0) * (2 if spec.config.probe.weights == "bf16" else 4) + BESIDE_PUBLISHED_WEIGHTS
-    for most, what, cure in (
-        (memory, "the container", "--set compute.memory_gigabytes=N"),
-        (gpu, "the GPU", "another --gpu"),
-    ):
-        if weights is not None and need > most:
-            raise UsageError(
-                f"{spec.model} needs about {need / _GIB:.1f} GiB of memory ({weights:,} weights), and {what} has "
-                f"{most / _GIB:.1f} GiB: take {cure}, or --set probe.weights=bf16"
-            )
+    lacks = [
+        (f"the container has {memory / _GIB:.0f}", f"--set compute.memory_gigabytes={math.ceil(need / _GIB)}", memory),
+        (f"the GPU {gpu / _GIB:.0f}", "a larger --gpu", gpu),
+    ]
+    short = [(has, cure) for has, cure, most in lacks if weights is not None and need > most]
+    if short:
+        half = "" if spec.config.probe.weights == "bf16" else ", or --set probe.weights=bf16 for half"
+        raise UsageError(
+            f"{spec.model} needs about {need / _GIB:.1f} GiB of memory ({weights:,} weights), and "
+            f"{' and '.join(has for has, _ in short)} GiB: take {' and '.join(cure for _, cure in short)}{half}"
+        )
 
 
 def refuse_if_too_large_for(plan: Plan) -> None:

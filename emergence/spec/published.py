@@ -88,20 +88,6 @@ def _values_in(file: Path) -> int | None:
         return None
 
 
-def refuse_place_for_modal(name: str) -> None:
-    """Refuse a model that no container could find: on Modal it is a name on the hub or a path on the data volume.
-
-    Raises:
-        UsageError: The path is absolute, or leads out of the volume.
-    """
-    if name.startswith(("/", "~")) or ".." in PurePath(name).parts:
-        put = PurePath(name).name or "model"
-        raise UsageError(
-            f"--model {name} is a path of this machine: on Modal give a name on the hub, or put the files on the "
-            f"volume: modal volume put llm-training-data {name} {put}, then --model {put}"
-        )
-
-
 def weights_file(name: str) -> Path | None:
     """The ``.pth`` file that ``name`` means; None for a directory or a name on the hub.
 

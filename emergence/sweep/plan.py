@@ -120,7 +120,7 @@ class SweepPlan:
         Raises:
             UsageError: It is above, or ``--max-cost`` is no amount.
         """
-        what, cure = f" for {counted(len(self.left), 'run')}", "fewer cells (--only)"
+        what, cure = f" for {counted(len(self.left), 'run')}", "fewer cells (--only), fewer questions or fewer tokens"
         refuse_above(max_cost, self.dollars, what, cure)
 
     def refuse_if_too_large(self) -> None:

@@ -28,7 +28,17 @@ from emergence.studies.information.curve import FILES as CURVE_FILES
 from emergence.studies.information.curve import Place
 from emergence.studies.information.curve import read_result as read_curve
 from emergence.studies.information.measure import InformationStudy, ModelToMeasure, Options
-from emergence.studies.information.result import CONTROLS, FILES, NOTHING, UNKNOWN, Emergence, concluded, read_result
+from emergence.studies.information.result import (
+    CONTROLS,
+    FILES,
+    FIRST_BLOCK,
+    NOTHING,
+    ONE_SEED,
+    UNKNOWN,
+    Emergence,
+    concluded,
+    read_result,
+)
 from emergence.studies.information.snapshots import InformationCurveStudy
 from emergence.studies.revisions.record import Revision, Revisions, save_revisions
 from emergence.studies.snapshots.result import FILES as PROBE_FILES
@@ -97,7 +107,7 @@ def test_a_text_of_one_token_has_no_emergence_and_a_model_no_more_than_itself(tm
     # The twin is the model itself, and one token is in the only order that there is.
     assert result.emergence.difference("random", None, 200).point == 0
     assert result.emergence.difference("shuffled", None, 200).point == 0
-    assert result.conclusion[0] == NOTHING
+    assert result.conclusion[0] == ONE_SEED
     assert not list(tmp_path.rglob("*.npy"))  # the states are gone when the layers are done
 
 
@@ -128,18 +138,56 @@ def test_layers_that_were_done_before_leave_no_states(tmp_path: Path) -> None:
     assert result.layers == (0, 1) and not list(tmp_path.rglob("*.npy"))
 
 
-def test_the_first_block_alone_is_said_to_be_that() -> None:
+def test_the_first_block_alone_says_nothing_of_a_model() -> None:
     values = np.zeros((4, 2, 1)) + np.array([1.0, 1.2])[:, None]
     alone = Emergence((0,), values, np.full((4, 2, 1), 0.05), np.repeat(values[..., None], 4, axis=-1))
-    assert all("block 0 alone" in sentence for sentence in concluded(alone, 50)[1])
+    assert concluded(alone, 50, 10.0) == (FIRST_BLOCK, ())
 
 
 def test_refused_rows_are_no_finding_of_nothing() -> None:
     nothing = np.full((4, 2, 2), np.nan)
     refused = Emergence((0, 1), nothing, nothing, np.repeat(nothing[..., None], 4, axis=-1))
-    phrase, sentences = concluded(refused, 50)
+    phrase, sentences = concluded(refused, 50, 10.0)
     assert phrase == UNKNOWN and all("rows were refused" in sentence for sentence in sentences)
     assert np.isnan(refused.raw_mean)
+
+
+def test_one_seed_and_wide_intervals_decide_nothing() -> None:
+    values = -np.array([0.0, 3.0, 3.0, 3.0])[:, None, None] + np.zeros((4, 1, 2))
+    one = Emergence((1, 2), values, np.full((4, 1, 2), 0.1), np.repeat(values[..., None], 4, axis=-1))
+    assert concluded(one, 100, 10.0)[0] == ONE_SEED
+    assert np.isnan(one.difference("random", None, 100).lo) and one.difference("shuffled", None, 100).lo > 0
+    apart = np.array([-3.0, 9.0])[None, :, None] * np.array([0.0, 1.0, 1.0, 1.0])[:, None, None] + np.zeros((4, 2, 2))
+    two = Emergence((1, 2), apart, np.full((4, 2, 2), 0.1), np.repeat(apart[..., None], 4, axis=-1))
+    phrase, sentences = concluded(two, 100, 10.0)
+    assert phrase.startswith("undetermined against") and NOTHING not in phrase and "98.3% interval" in sentences[0]
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_an_untrained_network_is_one_of_its_twins(seeds: int) -> None:
+    """Networks and twins from one distribution: the model is named more or less no oftener than promised."""
+    rng, named = np.random.default_rng(0), 0
+    for _ in range(400):
+        values = np.zeros((4, seeds, 1))
+        values[0], values[1, :, 0] = rng.normal(), rng.normal(size=seeds)
+        errors = np.full(values.shape, 0.01)
+        quarters = np.repeat(values[..., None], 4, axis=-1)
+        found = Emergence((1,), values, errors, quarters).difference("random", None, 100)
+        named += not found.lo <= 0 <= found.hi
+    assert named / 400 < 0.08
+
+
+def test_flags_are_in_the_conclusion_and_explained(tmp_path: Path) -> None:
+    result = study(random_texts(3), options=replace(OPTIONS, seeds=2)).run(tmp_path)
+    flagged = [
+        dict(row, flags=["micro_not_converged"] if row["condition"] == "shuffled" else []) for row in result.rows
+    ]
+    told = replace(result, rows=tuple(flagged))
+    assert "(by estimates that are flagged: not converged)" in told.conclusion[0]
+    assert "controls: micro not converged" in told.text() and "more texts would move it" in told.text()
+    assert "a difference alone is no sign of learning" in told.text() and "seeds share texts" not in told.text()
+    shared = replace(told, settings={**told.settings, "available": 500})
+    assert "seeds share texts (500 for 800)" in shared.text()
 
 
 def test_what_the_first_block_reads_decides_nothing() -> None:
@@ -163,7 +211,7 @@ def test_what_the_first_block_reads_decides_nothing() -> None:
 def test_the_numbers_choose_the_words(random: float, shuffled: float, resampled: float, phrase: str) -> None:
     values = -np.array([0.0, random, shuffled, resampled])[:, None, None] + np.zeros((4, 3, 2))
     found = Emergence((1, 2), values, np.full((4, 3, 2), 0.1), np.repeat(values[..., None], 4, axis=-1))
-    told, sentences = concluded(found, 100)
+    told, sentences = concluded(found, 100, 10.0)
     assert told == phrase and len(sentences) == 3 and "semantic" not in " ".join([told, *sentences])
     assert ("refused" in sentences[0]) == bool(np.isnan(random))
 
@@ -275,7 +323,8 @@ def test_a_run_by_command(run: RunDirectory, texts: Path) -> None:
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "usable information about the answer" in done.output and "minus shuffled" in done.output
-    stored = json.loads((run.path / FILES.folder / "answers.txt-T5" / FILES.json_file).read_text())
+    (file,) = (run.path / FILES.folder).rglob(FILES.json_file)
+    stored = json.loads(file.read_text())
     assert stored["subject"]["name"] == run.run_id and [row["layer"] for row in stored["layers"]] == [0, 1]
     assert set(stored["usable_information"]) >= {"linear", "bilinear"}
     fits = json.loads(run.stats_path.read_text())["probes"]
@@ -286,6 +335,44 @@ def test_a_run_by_command(run: RunDirectory, texts: Path) -> None:
         first = next(f for f in fits["fits"] if (f["family"], f["layer"]) == (fit["family"], 0))
         assert told["beyond_embeddings"] == pytest.approx(BITS * (first["validation_loss"] - fit["validation_loss"]))
     assert "usable information about the answer by layer" in done.output
+
+
+def test_other_settings_and_other_texts_take_the_place_of_nothing(texts: Path, tmp_path: Path) -> None:
+    def folder(name: str, content: str, **changes: object) -> str:
+        file = tmp_path / name
+        file.write_text(content)
+        return information._folder(str(file), load_texts(str(file), Words(), 2), replace(Options(), **changes))
+
+    usual = folder("texts.txt", "a b c d")
+    others = [
+        folder("texts.txt", "a b c d e f"), folder("other.txt", "a b c d"), folder("texts.txt", "a b c d", n=99),
+        folder("texts.txt", "a b c d", seeds=1), folder("texts.txt", "a b c d", dimensions=3),
+        folder("texts.txt", "a b c d", layers=(1,)),
+    ]  # fmt: skip
+    assert usual == folder("texts.txt", "a b c d") and len({usual, *others}) == 7
+    lists = information._folder("icl-colour", random_texts(4), Options())
+    assert lists == "drawn-T4"
+
+
+def test_the_sentences_of_a_run_are_texts(run: RunDirectory, tmp_path: Path) -> None:
+    root = str(run.path.parent)
+    done = CliRunner().invoke(app, ["ie", run.run_id, "--runs-dir", root, "--texts", "sentences", *SMALL, "--out",
+                                    str(tmp_path / "out")])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    settings = read_result(tmp_path / "out").settings
+    assert settings["texts"] == "sentences" and settings["length"] == 8 and settings["facts"]["windows"] >= 80
+    model = save_model(tmp_path / "model")
+    refused = CliRunner().invoke(app, ["ie", str(model), "--runs-dir", root, "--texts", "sentences", *SMALL])
+    assert "of a run's questions" in str(refused.exception)
+
+
+def test_results_of_one_run_with_other_settings_are_told_apart_in_figures(run: RunDirectory, texts: Path) -> None:
+    command = ["ie", run.run_id, "--runs-dir", str(run.path.parent), "--texts", str(texts), "--length", "4"]
+    for n in ("160", "170"):
+        more = ["--layers", "1", "--n", n, "--seeds", "1", "--dimensions", "4"]
+        assert CliRunner().invoke(app, [*command, *more]).exit_code == 0
+    names = {row["name"] for c in all_charts(read_folder(run.path.parent)).charts for row in c.rows if "delta" in row}
+    assert {f"{run.run_id} ({n} texts" for n in ("160", "170")} <= {name.split(",")[0] for name in names}
 
 
 def test_a_probe_that_sees_nothing_guesses_among_all_words(run: RunDirectory) -> None:
@@ -317,7 +404,8 @@ def test_snapshots_by_command_of_runs_and_models(
     ]
     done = CliRunner().invoke(app, ["ie", run.run_id, "--snapshots", "--runs-dir", str(root), *common])
     assert done.exit_code == 0, done.output
-    curve = read_curve(run.path / CURVE_FILES.folder / "answers.txt-T5")
+    (file,) = (run.path / CURVE_FILES.folder).rglob(CURVE_FILES.json_file)
+    curve = read_curve(file.parent)
     assert [place.name for place in curve.places][-1] == "pretrained" and len(curve.places) > 1
     assert f"From {curve.places[0].name} to pretrained:" in done.output
     drawn = [c for c in all_charts(read_folder(root)).charts if c.name.startswith(CURVE_KIND.name + "_")]
@@ -330,7 +418,7 @@ def test_snapshots_by_command_of_runs_and_models(
     monkeypatch.setattr(information, "read_snapshot_probes", lambda folder: found)
     again = CliRunner().invoke(app, ["ie", run.run_id, "--snapshots", "--runs-dir", str(root), *common])
     assert again.exit_code == 0 and "usable, linear" in again.output
-    told = read_curve(run.path / CURVE_FILES.folder / "answers.txt-T5").results
+    told = read_curve(file.parent).results
     assert [list(result.usable) for result in told] == [[]] * (len(told) - 1) + [["linear"]]
     assert told[-1].usable["linear"].point == pytest.approx(5 / 3)
     shutil.rmtree(run.path / PROBE_FILES.folder)
@@ -357,7 +445,7 @@ def test_a_published_model_and_what_its_tokenizer_cannot_do(tmp_path: Path, text
     done = CliRunner().invoke(app, [*command, "--texts", str(texts), "--length", "6", "--layers", "1"])
     assert done.exit_code == 0, done.output
     (stored,) = (tmp_path / "runs" / FILES.name).rglob(FILES.json_file)
-    assert stored.parent.name == "answers.txt-T6" and read_result(stored.parent).layers == (1,)
+    assert read_result(stored.parent).layers == (1,)
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code and isinstance(refused.exception, UsageError)
     assert "names as one token each" in str(refused.exception)

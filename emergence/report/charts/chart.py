@@ -133,6 +133,8 @@ class Charts:
         """Add a chart, or without rows its ``reason`` if there is one. ``of`` tells charts of one kind apart."""
         name = f"{kind.name}_{of}" if of else kind.name
         if rows:
+            twins = sum(chart.name == name or chart.name.startswith(f"{name}__") for chart in self.charts)
+            name = f"{name}__{twins + 1}" if twins else name
             self.charts.append(Chart(name, kind, title, caption, tuple(rows)))
         elif otherwise:
             self.skip(name, otherwise)

@@ -9,7 +9,7 @@ from emergence.findings.folder import ResultsFolder
 from emergence.report.blocks import Block, Bullets, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend
-from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, studies, value_words
+from emergence.report.charts.rows import distinct, named_apart, never, numbers, rows_where, slug, studies, value_words
 from emergence.studies.information.result import CONTROLS, FILES, MODEL, InformationResult, read_result
 from emergence.wording import format_interval
 
@@ -18,6 +18,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     results = studies(
         folder, charts, KIND.name, FILES, read_result, "no information emergence was estimated: emergence ie RUN"
     )
+    results = named_apart(results, lambda r: (r.settings["texts"], r.settings["length"]), InformationResult.asked)
     for texts in dict.fromkeys(str(result.settings["texts"]) for result in results):
         mine = sorted((r for r in results if r.settings["texts"] == texts), key=lambda r: int(r.settings["length"]))
         caption = (

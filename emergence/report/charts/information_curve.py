@@ -10,7 +10,7 @@ from emergence.findings.trunk_studies import read_studies
 from emergence.report.blocks import Block, Bullets, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend
-from emergence.report.charts.rows import never, numbers, rows_where, slug, value_words
+from emergence.report.charts.rows import named_apart, never, numbers, rows_where, slug, value_words
 from emergence.studies.information.curve import FILES, InformationCurve, read_result
 from emergence.studies.information.result import CONTROLS
 from emergence.wording import format_interval
@@ -20,6 +20,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     curves, problems = read_studies(folder, FILES, read_result)
     for place, reason in problems:
         charts.skip(place, reason)
+    curves = named_apart(curves, lambda c: (c.settings["texts"], c.settings["length"]), InformationCurve.asked)
     for texts in dict.fromkeys(str(curve.settings["texts"]) for curve in curves):
         mine = sorted((c for c in curves if c.settings["texts"] == texts), key=lambda c: int(c.settings["length"]))
         caption = (

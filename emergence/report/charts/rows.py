@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +76,30 @@ def studies(
     if not results:
         charts.skip(name, otherwise)
     return results
+
+
+class OfSubject(Protocol):
+    """A study's result."""
+
+    @property
+    def subject(self) -> dict[str, Any]: ...
+
+
+Named = TypeVar("Named", bound=OfSubject)
+
+
+def named_apart(
+    results: Sequence[Named], key: Callable[[Named], object], settings: Callable[[Named], str]
+) -> list[Named]:
+    """Results whose subjects have different names: where ``key`` agrees, the settings stand behind the name."""
+    counts = Counter((str(result.subject["name"]), key(result)) for result in results)
+    apart = []
+    for result in results:
+        name = str(result.subject["name"])
+        if counts[name, key(result)] > 1:
+            result = replace(result, subject={**result.subject, "name": f"{name} ({settings(result)})"})  # type: ignore[type-var]
+        apart.append(result)
+    return apart
 
 
 def no_history(folder: ResultsFolder, otherwise: str) -> str:

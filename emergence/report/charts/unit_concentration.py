@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from emergence.findings.unit_trends import seed_overlaps, unit_verdicts
 from emergence.report.blocks import Block, Bullets, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, shared_legend, with_unit
-from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, studies, value_words
+from emergence.report.charts.rows import distinct, named_apart, never, numbers, rows_where, slug, studies, value_words
 from emergence.studies.units.result import COUNTS, FILES, KIND_NAMES, UnitResult, read_result
 
 _TITLES = {"half": "half of the effect", "participation": "participation ratio", "probe": "probe, nine tenths"}
@@ -20,6 +21,7 @@ _TITLES = {"half": "half of the effect", "participation": "participation ratio",
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     results = studies(folder, charts, KIND.name, FILES, read_result, "no units were examined: emergence units RUN")
+    results = named_apart(results, lambda r: (r.settings["data"]["name"], r.settings["roles"]), UnitResult.asked)
     names = dict.fromkeys((str(r.settings["data"]["name"]), str(r.settings["roles"])) for r in results)
     for name, roles in names:
         mine = [r for r in results if (r.settings["data"]["name"], r.settings["roles"]) == (name, roles)]
@@ -29,7 +31,12 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
             f"chance (smallest p of {o.pairs}: {o.overlap.p:.3g})"
             for o in seed_overlaps(mine)
         )
-        rows = [{**row, "verdicts": verdicts, "overlaps": overlaps} for result in mine for row in _rows(result)]
+        short = Counter(map(_short, mine))
+        rows = [
+            {**row, "verdicts": verdicts, "overlaps": overlaps}
+            for result in mine
+            for row in _rows(result, _short(result) if short[_short(result)] == 1 else str(result.subject["name"]))
+        ]
         caption = (
             "Units that carry a role, counted in three ways, the geometric mean over roles: by cutting units (half of "
             "what cutting all costs in F1), by attributions (participation ratio), by a probe of the most selective "
@@ -41,7 +48,13 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         )
 
 
-def _rows(result: UnitResult) -> Iterator[Row]:
+def _short(result: UnitResult) -> str:
+    """Size and seed, or the name of a model."""
+    subject = result.subject
+    return f"{subject.get('size', subject['name'])}, seed {subject.get('seed', '-')}"
+
+
+def _rows(result: UnitResult, setting: str) -> Iterator[Row]:
     subject = result.subject
     for trunk in result.trunks:
         for kind in result.kinds:
@@ -50,7 +63,7 @@ def _rows(result: UnitResult) -> Iterator[Row]:
                 shuffled = [row[count].get("shuffled") for row in found["concentration"]]
                 yield {
                     "name": str(subject["name"]),
-                    "setting": f"{subject.get('size', subject['name'])}, seed {subject.get('seed', '-')}",
+                    "setting": setting,
                     "trunk": trunk["name"],
                     "is_random": trunk["kind"] == "random",
                     "step": trunk["step"],

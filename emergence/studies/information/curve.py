@@ -14,7 +14,7 @@ import numpy as np
 
 from emergence.measures.bootstrap import Estimate
 from emergence.plain import plain
-from emergence.studies.information.result import CONTROLS, InformationResult, Parts, result_of
+from emergence.studies.information.result import CONTROLS, InformationResult, Parts, asked_words, result_of
 from emergence.studies.study import Arrays, StudyFiles
 from emergence.wording import aligned, counted, format_estimate
 
@@ -103,8 +103,8 @@ class InformationCurve:
         settings = self.settings
         lines = [
             f"{self.subject['name']} on {settings['texts']}, {settings['length']} tokens, "
-            f"{counted(len(self.places), 'snapshot')}: information emergence minus that of each control, bits, "
-            f"{self.results[0].emergence.inner_words}, {counted(len(settings['seeds']), 'seed')}, 95% intervals",
+            f"{counted(len(self.places), 'snapshot')}: information emergence minus that of each control, bits, mean "
+            f"over the blocks after the first, {counted(len(settings['seeds']), 'seed')}, 95% intervals",
             *(f"left out: {name}: {reason}" for name, reason in self.subject.get("left_out", {}).items()),
             "",
         ]
@@ -122,6 +122,10 @@ class InformationCurve:
         lines += aligned(table)
         lines += ["", f"From {self.places[0].name} to {self.places[-1].name}:"]
         return "\n".join([*lines, *(f"  minus {control}: {self.told(control)}" for control in CONTROLS)])
+
+    def asked(self) -> str:
+        """What was asked, in words, for curves that differ in nothing else."""
+        return asked_words(self.settings, self.results[0].layers)
 
     def told(self, control: str) -> str:
         """:meth:`change` in words."""

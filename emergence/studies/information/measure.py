@@ -217,6 +217,7 @@ class InformationStudy(SealedStudy[Row, InformationResult]):
             "facts": self._texts.facts,
             "length": self._texts.length,
             "n": self._n,
+            "available": self._texts.available,
             "seeds": list(self._seeds),
             "dimensions": self._dimensions,
             "noise": NOISE,

@@ -6,7 +6,7 @@ All numbers are in bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,22 +41,39 @@ CONDITIONS = (MODEL, *CONTROLS)
 _FALSE_CLAIMS = 0.05
 NOTHING = "nothing beyond the controls"
 UNKNOWN = "nothing can be said, because rows were refused"
+ONE_SEED = "undetermined: one seed tells nothing of other texts and other untrained networks (--seeds 3)"
+FIRST_BLOCK = "nothing can be said of the model: its first block reads the last token alone, whatever the weights"
+LEAST_SEEDS = 2
+#: Share of the ceiling that is as good as no difference.
+NEGLIGIBLE = 0.05
+#: What each flag of an estimate means.
+FLAG_WORDS = {
+    "above_ceiling": "it reads more than its pairs can certify",
+    "not_converged": "halves or quarters of the texts give another value, so more texts would move it",
+    "se_disagrees": "quarters of the texts vary twice as much as its standard error says",
+    "saturated": "the critic is near the most that it can tell",
+    REFUSED: "shuffled pairs show information, so it is no number",
+}
 #: Disjoint parts of the pairs, by which the standard error is checked.
 N_QUARTERS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """ΔIE of S seeds: value and closed standard error (S,), and the value on disjoint quarters of the pairs (S, 4)."""
+    """ΔIE of S seeds: value and closed standard error (S,), and the value on disjoint quarters of the pairs (S, 4).
+
+    ``of_one``: Whether the model is held against single untrained networks, not against their mean.
+    """
 
     apart: FloatArray
     closed: FloatArray
     quarters: FloatArray
+    of_one: bool = False
 
     def estimate(self, n: int, level: float = 0.95) -> Estimate:
         """The mean over seeds; its error is the closed one or that of the quarters, whichever is larger."""
         varied = self.quarters.std(axis=-1, ddof=1) / math.sqrt(self.quarters.shape[-1])
-        return over_seeds(self.apart, np.fmax(self.closed, varied), n, level)
+        return over_seeds(self.apart, np.fmax(self.closed, varied), n, level, of_one=self.of_one)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +93,8 @@ class Emergence:
 
     @property
     def inner(self) -> list[int]:
-        """Places of the blocks after the first; of the first where there is no other."""
+        """Places of the blocks after the first; of the first where no other was asked for."""
         return [i for i, block in enumerate(self.layers) if block > 0] or [0]
-
-    @property
-    def inner_words(self) -> str:
-        """What :attr:`inner` is, in words."""
-        return "mean over blocks after the first" if max(self.layers) > 0 else "block 0 alone"
 
     @property
     def raw_mean(self) -> float:
@@ -97,7 +109,8 @@ class Emergence:
     def difference(self, control: str, layer: int | None, n: int, level: float = 0.95) -> Estimate:
         """ΔIE, the model's IE minus a control's, at a layer, or the mean over the blocks after the first.
 
-        What the first block reads is the last token alone, whatever the weights, so it tells of the text only.
+        What the first block reads is the last token alone, whatever the weights, so it tells of the text only. Against
+        random twins the interval asks whether the model could be one more of them.
         """
         return self.parts(control, layer).estimate(n, level)
 
@@ -112,34 +125,62 @@ class Emergence:
             apart, quarters, closed = (part[:, self.inner].mean(axis=1) for part in (apart, quarters, closed))
         else:
             apart, quarters, closed = apart[:, layer], quarters[:, layer], closed[:, layer]
-        return Parts(apart, closed, quarters)
+        return Parts(apart, closed, quarters, of_one=control == "random")
 
 
-def concluded(emergence: Emergence, n: int) -> tuple[str, tuple[str, ...]]:
+def concluded(emergence: Emergence, n: int, ceiling: float, doubts: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
     """What the numbers allow one to say in a phrase, and a sentence for every control.
 
-    The mean ΔIE over the blocks after the first decides, by intervals that together err in 5% of cases.
+    The mean ΔIE over the blocks after the first decides, by intervals that together err in 5% of cases. "No more" takes
+    an interval that ends below a twentieth of the ceiling; what is neither more, less nor no more is undetermined.
+
+    Args:
+        n: Pairs. ceiling: Of a pass, in bits. doubts: Flags of the estimates that decide.
     """
-    more: list[str] = []
-    less: list[str] = []
-    sentences, n_told = [], 0
+    if max(emergence.layers) == 0:
+        return FIRST_BLOCK, ()
+    told: dict[str, list[str]] = {"more": [], "less": [], "no more": [], "undetermined": []}
+    sentences = []
     for control, words in CONTROLS.items():
         found = emergence.difference(control, None, n, 1 - _FALSE_CLAIMS / len(CONTROLS))
-        shown = format_interval(found.point, found.lo, found.hi, 2, signed=True)
         if not math.isfinite(found.point):
             sentences.append(f"Against {words}: no number, because rows were refused.")
             continue
-        if found.lo > 0:
-            more.append(f"more than {words}")
-        if found.hi < 0:
-            less.append(f"less than {words}")
-        told = "more" if found.lo > 0 else "less" if found.hi < 0 else "no difference shown"
-        sentences.append(f"Against {words}: {told} ({shown} bits, {emergence.inner_words}).")
-        n_told += 1
-    if not n_told:
+        what = _told(found, NEGLIGIBLE * ceiling)
+        told[what].append(words)
+        shown = format_interval(found.point, found.lo, found.hi, 2, signed=True)
+        sentences.append(
+            f"Against {words}: {what} ({shown} bits, mean over blocks after the first, {found.level:.1%} interval)."
+        )
+    if emergence.values.shape[1] < LEAST_SEEDS:
+        return ONE_SEED, tuple(sentences)
+    if not any(told.values()):
         return UNKNOWN, tuple(sentences)
-    parts = [" and ".join(more) or NOTHING, *([" and ".join(less)] if less else [])]
-    return ", but ".join(parts), tuple(sentences)
+    first = " and ".join(f"more than {words}" for words in told["more"])
+    less = " and ".join(f"less than {words}" for words in told["less"])
+    open_ = "undetermined against " + " and ".join(told["undetermined"]) if told["undetermined"] else ""
+    phrase = first or (open_ if open_ else NOTHING)
+    phrase += f", but {less}" if less else ""
+    phrase += f"; {open_}" if first and open_ else ""
+    doubted = f" (by estimates that are flagged: {', '.join(doubts)})" if doubts else ""
+    return f"{phrase}{doubted}", tuple(sentences)
+
+
+def _told(found: Estimate, negligible: float) -> str:
+    """What an interval of ΔIE allows one to say; ``negligible``: bits that are as good as none."""
+    if found.lo > 0:
+        return "more"
+    if found.hi < 0:
+        return "less"
+    return "no more" if found.hi < negligible else "undetermined"
+
+
+def asked_words(settings: dict[str, Any], layers: Sequence[int]) -> str:
+    """``2,000 texts, 1 seed, 32 dimensions, blocks 0 to 3, texts 1234abcd``."""
+    return (
+        f"{settings['n']:,} texts, {counted(len(settings['seeds']), 'seed')}, {settings['dimensions']} dimensions, "
+        f"blocks {layers[0]} to {layers[-1]}, texts {str(settings['fingerprint'])[:8]}"
+    )
 
 
 @dataclass(frozen=True)
@@ -183,15 +224,29 @@ class InformationResult:
         """Pairs of one estimate: half the texts."""
         return int(self.settings["n"]) // 2
 
+    def asked(self) -> str:
+        """What was asked, in words, for results that differ in nothing else."""
+        return asked_words(self.settings, self.layers)
+
     @property
     def conclusion(self) -> tuple[str, tuple[str, ...]]:
-        return concluded(self.emergence, self.n)
+        inner = [at for i in self.emergence.inner for at in (*self.flags(i), *self.control_flags(i))]
+        doubts = sorted({flag.removeprefix("micro_").replace("_", " ") for flag in inner})
+        return concluded(self.emergence, self.n, float(self.settings["ceiling"]), doubts)
 
     def flags(self, layer: int) -> list[str]:
         """Flags of the model's own rows at a layer, whatever the seed; ``refused`` of a control's, too."""
-        at = self.layers[layer]
-        own = {flag for row in self.rows if row["layer"] == at and row["condition"] == MODEL for flag in row["flags"]}
-        return sorted(own | {REFUSED for row in self.rows if row["layer"] == at and REFUSED in row["flags"]})
+        refused = {REFUSED} & set(self._flags(layer, CONTROLS))
+        return sorted(set(self._flags(layer, (MODEL,))) | refused)
+
+    def control_flags(self, layer: int) -> list[str]:
+        """Flags of the controls' rows at a layer that the model's own have not."""
+        return sorted(set(self._flags(layer, CONTROLS)) - set(self.flags(layer)))
+
+    def _flags(self, layer: int, conditions: Iterable[str]) -> Iterator[str]:
+        for row in self.rows:
+            if row["layer"] == self.layers[layer] and row["condition"] in conditions:
+                yield from row["flags"]
 
     def to_dict(self) -> dict[str, Any]:
         phrase, sentences = self.conclusion
@@ -217,7 +272,27 @@ class InformationResult:
             "delta": {name: plain(self.emergence.difference(name, i, self.n)) for name in CONTROLS},
             "raw": {name: plain(self.emergence.raw(name, i, self.n)) for name in CONDITIONS},
             "flags": self.flags(i),
+            "control_flags": self.control_flags(i),
         }
+
+    def meanings(self) -> list[str]:
+        """What the flags mean that are there, and what a difference is no sign of."""
+        there = {flag for i in range(len(self.layers)) for flag in (*self.flags(i), *self.control_flags(i))}
+        lines = [
+            f"{flag.replace('_', ' ')}: {words}"
+            for flag, words in FLAG_WORDS.items()
+            if {flag, f"micro_{flag}"} & there
+        ]
+        if any(flag.startswith("micro_") for flag in there):
+            lines.append("micro: the same of single tokens")
+        if (asked := len(self.settings["seeds"]) * self.settings["n"]) > (
+            there_are := self.settings.get("available", asked)
+        ):
+            lines.append(f"seeds share texts ({there_are:,} for {asked:,}), so intervals over seeds are too short")
+        return [
+            *lines,
+            "An untrained network has information emergence too: a difference alone is no sign of learning.",
+        ]
 
     def arrays(self) -> Arrays:
         emergence = self.emergence
@@ -242,10 +317,13 @@ class InformationResult:
             apart = (self.emergence.difference(name, i, self.n) for name in CONTROLS)
             raw = self.emergence.raw(MODEL, i, self.n)
             told = ", ".join(self.flags(i)).replace("_", " ")
+            if others := ", ".join(self.control_flags(i)).replace("_", " "):
+                told += f"{'; ' if told else ''}controls: {others}"
             table.append(
                 [str(layer), *(format_estimate(one, signed=True) for one in apart), f"({raw.point:.2f})", told]
             )
         lines += aligned(table)
+        lines += self.meanings()
         for family, found in self.usable.items():
             lines.append(
                 f"usable information about the answer, beyond words and positions, {family} probe: "
