@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def _run(options: argparse.Namespace) -> int:
         newest = load_newest(options.results).get("information-cost@cpu")
         if newest is None:
             raise UsageError("there is no result to draw: python -m benchmarks information-cost")
-        print(draw_estimates(dict(newest), DOCS / "figures" / "mine_published.svg"))
+        whole = options.results / "campaigns" / "mine_published.json"
+        as_published = json.loads(whole.read_text(encoding="utf-8")) if whole.is_file() else None
+        print(draw_estimates(dict(newest), DOCS / "figures" / "mine_published.svg", as_published))
         return 0
     torch.set_num_threads(1)
     device = select_device(options.device)

@@ -214,21 +214,22 @@ def by_heart() -> tuple[dict[str, Any], Trace]:
     return {**_traced(0.0, trace, found.value, found.se, 0.0), "n": _FEW}, trace
 
 
-def draw(found: dict[str, Any], file: Path) -> str:
+def draw(found: dict[str, Any], file: Path, whole: dict[str, Any] | None = None) -> str:
     """What the published estimator reports while it trains, beside ours; returns a line a panel.
 
-    The first panel is trained now, which takes a second; the others are of the stored result.
+    The first panel is trained now, which takes a second; the others are of stored results: ``whole`` of
+    ``benchmarks.mine_campaign``, with the published network and all its steps.
     """
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
     file.parent.mkdir(parents=True, exist_ok=True)
     facts, (few, trace) = found["facts"], by_heart()
-    runs = [few, *({**one, "n": facts["n"]} for one in facts["runs"])]
+    runs = [few, *([whole] if whole else []), *({**one, "n": facts["n"]} for one in facts["runs"])]
     with matplotlib.rc_context(
         {"font.size": 8, "svg.hashsalt": "emergence", "axes.spines.top": False, "axes.spines.right": False}
     ):
-        canvas = Canvas(figsize=(7.2, 2.7), layout="constrained")
+        canvas = Canvas(figsize=(2.4 * len(runs), 2.7), layout="constrained")
         for panel, one in zip(canvas.subplots(1, len(runs)).flat, runs, strict=True):
             _draw_trace(panel, one)
         canvas.axes[0].set_ylabel("nats")
@@ -240,7 +241,7 @@ def draw(found: dict[str, Any], file: Path) -> str:
 
 
 def _draw_trace(panel: Any, one: dict[str, Any]) -> None:
-    steps, ceiling = np.arange(len(one["in_sample"])), float(np.log(one["n"]))
+    steps, ceiling = one.get("every", 1) * np.arange(len(one["in_sample"])), float(np.log(one["n"]))
     held_out = np.array([np.nan if v is None else v for v in one["held_out"]])
     there = np.isfinite(held_out)
     panel.plot(steps, one["in_sample"], color="#c8c8c8", linewidth=0.5, label="MINE, in-sample")
@@ -252,4 +253,5 @@ def _draw_trace(panel: Any, one: dict[str, Any]) -> None:
     panel.axhline(ceiling, color="black", linestyle="--", linewidth=0.7, label="ceiling, ln n")
     low = max(float(np.nanmin(held_out)), -6.0) if there.any() else -1.0
     high = max(*one["in_sample"], ceiling) + 1
-    panel.set(title=f"truth {one['truth']:.2f}, n = {one['n']:,}", xlabel="step", ylim=(low - 0.5, high))
+    network = ", as published" if "widths" in one else ""
+    panel.set(title=f"truth {one['truth']:.2f}, n = {one['n']:,}{network}", xlabel="step", ylim=(low - 0.5, high))

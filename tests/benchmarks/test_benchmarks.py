@@ -15,7 +15,9 @@ from scipy.stats import linregress
 from benchmarks import __main__ as command
 from benchmarks.materials import Bench
 from benchmarks.measure import interleaved, ratio
+from benchmarks.mine_campaign import published
 from benchmarks.peers.gpt2 import PlainGPT2
+from benchmarks.peers.mine_published import WIDTHS
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult, load_newest, number
 from benchmarks.rows import ROWS, run_row
@@ -141,6 +143,17 @@ def test_what_the_published_estimator_reports_lies_above_every_ceiling_for_indep
     found, trace = by_heart()
     assert trace.reported > np.log(found["n"]) and trace.held_out_there < 0
     assert abs(found["value"]) < 3 * found["se"] and found["truth"] == 0
+
+
+def test_the_published_network_was_seen_above_the_ceiling_and_its_command_repeats_that(tmp_path: Path) -> None:
+    stored = json.loads((command.RESULTS / "campaigns" / "mine_published.json").read_text())
+    assert (stored["n"], stored["dimensions"], stored["steps"], stored["rate"]) == (3000, 32, 10_000, 1e-4)
+    assert stored["widths"] == list(WIDTHS) and stored["reported"] > np.log(3000) > 8
+    assert abs(stored["value"]) < 3 * stored["se"]
+    found = published(60, 2, 30)
+    assert len(found["in_sample"]) == len(found["held_out"]) == 3 and found["reported"] == pytest.approx(
+        max(found["in_sample"]), abs=1e-3
+    )
 
 
 @pytest.mark.slow
