@@ -576,7 +576,7 @@ def units_command(
     roles: Annotated[Literal["gold", "wh"], typer.Option(help="Semantic roles, or wh-words in their place.")] = "gold",
     kind: Annotated[str, typer.Option(metavar="mlp,head", help="MLP neurons, attention heads.")] = "mlp,head",
     questions: Annotated[int, typer.Option(min=20, help="Validation and test questions each, over all roles.")] = 400,
-    draws: Annotated[int, typer.Option(min=1, help="Random sets that a set of units is compared with.")] = 3,
+    draws: Annotated[int, typer.Option(min=2, help="Random sets that a set of units is compared with.")] = 3,
     data: Annotated[
         Literal["hub", "microworld"] | None, typer.Option(help="Of a model: its questions (default: QA-SRL, hub).")
     ] = None,

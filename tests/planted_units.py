@@ -48,6 +48,7 @@ def planted_trunk(name: str, kind: str, step: int, units: float, *, effect: floa
                 "share": MAIN_SHARE,
                 "n": 2,
                 "with": "mean",
+                "matched_size": 0.95,
                 "effects": {asked: _estimate(effect if asked == cut else 0.01) for asked in ROLES},
                 "drops": dict.fromkeys(ROLES, effect),
                 "loss": 0.012,

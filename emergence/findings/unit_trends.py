@@ -183,8 +183,9 @@ def _overlap(label: str, kind: str, role: str, results: Sequence[UnitResult]) ->
         next(row["units"] for row in result.main["units"][kind]["selectivity"] if row["role"] == role)
         for result in results
     ]
-    n = results[0].main["units"][kind]["n_units"]
-    pairs = [overlap_of(one, other, n) for one, other in combinations(units, 2)]
+    per_block = results[0].main["units"][kind]["per_block"]
+    pairs = [overlap_of(one, other, per_block) for one, other in combinations(units, 2)]
     mean = float(np.mean([pair.shared for pair in pairs]))
     p = min(1.0, len(pairs) * min(pair.p for pair in pairs))
-    return SeedOverlap(label, kind, role, len(pairs), Overlap(mean, pairs[0].expected, p))
+    expected = float(np.mean([pair.expected for pair in pairs]))
+    return SeedOverlap(label, kind, role, len(pairs), Overlap(mean, expected, p))

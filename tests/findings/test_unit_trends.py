@@ -79,5 +79,5 @@ def test_seeds_share_units_by_number_beside_chance() -> None:
     results = [run(seed, 8, 1.0) for seed in range(3)]
     agent, patient = seed_overlaps(results)
     assert (agent.role, agent.pairs, agent.overlap.shared) == ("agent", 3, 2)
-    assert agent.overlap.expected == pytest.approx(2 * 2 / 100) and agent.overlap.p < 0.01
+    assert agent.overlap.expected == pytest.approx(2 * 2 / 50) and agent.overlap.p < 0.01
     assert patient.role == "patient" and seed_overlaps(results[:1]) == []

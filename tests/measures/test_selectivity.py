@@ -54,8 +54,8 @@ def counts_of(rotated: bool) -> tuple[float, float, float, int]:
     activations, labels, in_a, weights = planted(rotated)
     off = activations - activations[in_a].mean(axis=0)
     role = labels == 1
-    attributions = (off * weights)[in_a & role].mean(axis=0)  # gradient x (activation - mean)
-    order = np.argsort(-attributions)
+    attributions = (off * weights)[in_a & role]  # gradient x (activation - mean), of every word
+    order = np.argsort(-attributions.mean(axis=0))
     answer = off @ weights
 
     def lost(k: int) -> float:  # k units give their mean
@@ -66,7 +66,7 @@ def counts_of(rotated: bool) -> tuple[float, float, float, int]:
     half, _ = fewest_units(lost, WIDTH, lost(WIDTH) / 2)
     chosen = select_units(activations, labels, in_a, 2)
     probe, _, _ = fewest_for_probe(UnitProbe(activations, in_a), role, chosen.order(1))
-    return half, participation_ratio(attributions), probe, int(chosen.confirmed[1].sum())
+    return half, participation_ratio(attributions, np.arange(len(attributions))), probe, int(chosen.confirmed[1].sum())
 
 
 def test_three_planted_neurons_are_concentrated_and_a_rotation_of_them_is_distributed() -> None:
@@ -157,16 +157,49 @@ def test_discoveries_are_those_of_benjamini_and_hochberg() -> None:
 
 
 def test_counts_in_closed_form() -> None:
-    assert participation_ratio([2.0] * 7 + [0.0] * 5) == pytest.approx(7)
-    assert participation_ratio([-1.0, 1.0]) == pytest.approx(2)
-    assert math.isnan(participation_ratio(np.zeros(3)))
+    seven = np.array([2.0] * 4 + [-2.0] * 3 + [0.0] * 5)
+    assert participation_ratio(np.tile(seven, (8, 1)), np.arange(8)) == pytest.approx(7)
+    assert math.isnan(participation_ratio(np.zeros((8, 3)), np.arange(8)))
+    assert math.isnan(participation_ratio(np.tile(seven, (8, 1)), np.arange(8) % 3)), "fewer than four sentences"
     assert fewest_units(lambda k: k / 100, 100, 0.5)[0] == pytest.approx(50)
     assert fewest_units(lambda k: 1.0, 100, 0.5) == (1.0, ((1, 1.0),))
     assert math.isnan(fewest_units(lambda k: 0.0, 100, 0.5)[0])
     assert fewest_units(lambda k: 1 / 0, 100, math.nan) == (pytest.approx(math.nan, nan_ok=True), ())
-    shared = overlap_of([1, 2, 3], [2, 3, 4, 5], 10)
+    shared = overlap_of([1, 2, 3], [2, 3, 4, 5], [10])
     assert (shared.shared, shared.expected) == (2, pytest.approx(1.2))
     assert shared.p == pytest.approx(float(hypergeom.pmf([2, 3], 10, 3, 4).sum()))
+
+
+@pytest.mark.parametrize("width", [256, 1536, 3840])
+def test_noise_is_no_unit_however_many_there_are(width: int) -> None:
+    """20 equal carriers among many, over 40 questions: by their means alone these read 70, 450 and 1,550."""
+    rng = np.random.default_rng(width)
+    carriers = np.concatenate([np.ones(20), np.zeros(width - 20)])
+    found = participation_ratio(carriers + 0.5 * rng.normal(size=(40, width)), np.arange(40))
+    assert found == pytest.approx(20, rel=0.4)
+    assert math.isnan(participation_ratio(rng.normal(size=(40, width)), np.arange(40))), "no mean at all"
+
+
+def test_units_that_tell_nothing_change_no_count_of_the_probe() -> None:
+    """By nine tenths of what all give, the count fell to a quarter, since a probe of all fits noise."""
+    rng, counts = np.random.default_rng(0), []
+    role = rng.random(1200) < 0.2
+    carriers = 0.6 * role[:, None] + rng.normal(size=(1200, 20))
+    for width in (64, 1536):
+        values = np.concatenate([carriers, rng.normal(size=(1200, width - 20))], axis=1)
+        counts.append(fewest_for_probe(UnitProbe(values, np.arange(1200) % 2 == 0), role, np.arange(width))[0])
+    assert counts[1] > 0.5 * counts[0]
+
+
+def test_two_networks_whose_best_units_lie_in_one_block_share_no_more_than_chance() -> None:
+    rng = np.random.default_rng(0)
+    low = [
+        overlap_of(2048 + rng.permutation(512)[:50], 2048 + rng.permutation(512)[:50], [512] * 5).p < 0.05
+        for _ in range(200)
+    ]
+    assert np.mean(low) < 0.1
+    apart = overlap_of([0, 1, 600], [0, 1, 601], [512, 512])
+    assert apart.shared == 2 and apart.expected == pytest.approx(2 * 2 / 512 + 1 / 512)
 
 
 def test_random_units_match_in_size_and_layer() -> None:

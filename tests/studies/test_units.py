@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +22,11 @@ from emergence.data.microworld.generate import generate_qa
 from emergence.errors import DataError, RunDirectoryError, UsageError
 from emergence.experiment.run_directory import RunDirectory
 from emergence.files import read_sealed, seal, write_json_atomic
+from emergence.measures.bootstrap import Estimate
 from emergence.model.unit_hooks import units_of
 from emergence.studies.units import inputs, measure
 from emergence.studies.units.inputs import Work, prepare_run
-from emergence.studies.units.measure import UnitStudy
+from emergence.studies.units.measure import UnitStudy, widened
 from emergence.studies.units.options import UnitOptions, parse_kinds
 from emergence.studies.units.passes import Bench, cut
 from emergence.studies.units.result import COUNTS, FILES, SHARES, SHUFFLED, read_result
@@ -154,7 +156,9 @@ def test_what_is_stored(work: Work, stored: Path) -> None:
         of_twin = {(row["cut"], row["share"]) for row in result.random["units"][kind]["ablation"]}
         assert (SHUFFLED, 0.02, "mean") in cuts and of_twin == {(name, 0.02) for name in (*result.roles, SHUFFLED)}
         assert all(set(row["effects"]) == set(result.roles) for row in found["ablation"])
-        assert all(1 <= row["participation"]["n"] <= n for row in found["concentration"])
+        told = [row["participation"]["n"] for row in found["concentration"] if row["participation"]["n"] is not None]
+        assert all(0 < value <= n for value in told)
+        assert all(0 < row["matched_size"] < 10 for row in found["ablation"])
         later = result.trunks[2]["units"][kind]
         assert later["check"] is None and later["ablation"] == []  # the trend over training takes the counts alone
         assert len(result.successive(kind)) == len(result.roles) * (len(result.path_of_training) - 1)
@@ -162,18 +166,31 @@ def test_what_is_stored(work: Work, stored: Path) -> None:
     assert "random twin in brackets" in text and "rank correlation" in text and "over training, half" in text
     assert all(words in text for words in COUNTS.values())
     content = read_sealed(stored / FILES.json_file)
-    content["trunks"][0]["units"]["mlp"]["concentration"][0]["participation"]["n"] += 1
+    content["trunks"][0]["units"]["mlp"]["concentration"][0]["half"]["n"] = 17.5
     write_json_atomic(stored / FILES.json_file, seal(content))
     with pytest.raises(RunDirectoryError, match="not those of its arrays"):
         read_result(stored)
 
 
+def test_an_interval_counts_which_units_were_drawn() -> None:
+    """Sets of units from one distribution are called different as often as promised, however sharp each effect is."""
+    rng, called = np.random.default_rng(0), 0
+    for _ in range(400):
+        draws = rng.normal(scale=0.05, size=(7, 3))
+        point = draws[0].mean() - rng.normal(scale=0.05)
+        effect = widened(Estimate(point, point - 0.002, point + 0.002, "bca", 40, 30), draws.tolist())
+        called += not effect.lo <= 0 <= effect.hi
+    assert called / 400 < 0.08
+    alone = widened(Estimate(0.1, 0.0, 0.2, "bca", 40, 30), [[0.4]])
+    assert math.isnan(alone.lo) and math.isnan(alone.hi)
+
+
 def test_by_command(run: RunDirectory) -> None:
     command = ["units", run.run_id, "--runs-dir", str(run.path.parent), "--kind", "head", "--questions", "40"]
-    done = CliRunner().invoke(app, [*command, "--roles", "wh", "--draws", "1"])
+    done = CliRunner().invoke(app, [*command, "--roles", "wh", "--draws", "2"])
     assert done.exit_code == 0, done.output
     assert "attention heads (4)" in done.output and "MLP neurons" not in done.output
-    stored = json.loads((run.path / FILES.folder / "wh" / FILES.json_file).read_text())
+    stored = json.loads((run.path / FILES.folder / "wh-head-q40-draws2" / FILES.json_file).read_text())
     assert stored["subject"]["n_params"] > 0 and stored["kind"].startswith("emergence-")
     assert [trunk["name"] for trunk in stored["trunks"]] == ["pretrained", "random"]
 
@@ -182,7 +199,7 @@ def test_by_command(run: RunDirectory) -> None:
 def test_a_published_model_and_its_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = MicroWorldConfig(n_documents=1, n_qa_train_documents=3, n_qa_validation_documents=14, n_qa_test_documents=14)
     monkeypatch.setattr(inputs, "load_qa", lambda spec, cache_dir: generate_qa(few))
-    command = ["units", "--runs-dir", str(tmp_path / "runs"), "--kind", "head", "--questions", "40", "--draws", "1"]
+    command = ["units", "--runs-dir", str(tmp_path / "runs"), "--kind", "head", "--questions", "40", "--draws", "2"]
     for step in (0, 8):
         save_model(tmp_path / "model" / f"step{step}", seed=step)
     given = [str(tmp_path / "model"), "--data", "microworld", "--snapshots"]

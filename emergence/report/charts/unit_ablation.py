@@ -24,7 +24,8 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         caption = (
             f"Token F1 that questions about a column's role lose if the {MAIN_SHARE:.0%} of units most selective for a "
             "row's role give their mean over positions of the same class, beyond as many random units matched in "
-            "activation size and block. Black frame: the interval is above 0. Choice on half A, effects on half B."
+            "activation size and block. Black frame: the interval is above 0; it counts what another random set would "
+            "differ by. Choice on half A, effects on half B. Last row: units that shuffled labels choose."
         )
         rows = [row for kind in result.kinds for row in _rows(result, kind)]
         name = str(result.subject["name"])
@@ -65,7 +66,9 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
                 is_sure = row["lo"] is not None and row["lo"] > 0
                 box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "black", "linewidth": 0.7}
                 text = f"{round(lost[i, j], 2) + 0.0:+.2f}"
-                ax.text(j, i, text, ha="center", va="center", fontsize=6, bbox=box if is_sure else None)
+                colour = "white" if abs(lost[i, j]) > 0.6 * most and not is_sure else "black"
+                style = {"ha": "center", "va": "center", "fontsize": 6, "color": colour}
+                ax.text(j, i, text, bbox=box if is_sure else None, **style)
         ax.set_xticks(range(len(asked)), asked, rotation=45, ha="right")
         ax.set_yticks(range(len(cut)), cut)
         ax.set_xlabel("asked role")

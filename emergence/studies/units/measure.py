@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 from torch import nn
 
 from emergence.answering.probe import probe_all_layers
@@ -34,6 +35,7 @@ from emergence.measures.selectivity import (
     select_units,
     without_confounds,
 )
+from emergence.measures.variance_parts import t_widening
 from emergence.model.unit_hooks import units_of
 from emergence.plain import plain
 from emergence.studies.activations import on_device
@@ -45,7 +47,7 @@ from emergence.training.context import Context
 from emergence.training.recording import NoProgress, Progress
 
 #: Change it when a stored cell means something else.
-CELL_VERSION = 3
+CELL_VERSION = 4
 #: Resamples of intervals.
 N_BOOT = 1_000
 #: Units that are cut one by one to check their attributions: as many of the largest, and as many at random.
@@ -225,14 +227,22 @@ class _OneKind:
 
     def _ablations(self, orders: Sequence[_Chosen], shuffled: _Chosen) -> list[Row]:
         """What cutting the best units of each role costs each role, beyond matched random units."""
-        rows = [self._ablation(chosen, share, "mean") for chosen in orders for share in self._shares]
+        cuts = [(chosen, share, "mean") for chosen in orders for share in self._shares]
         if MAIN_SHARE in self._shares:
-            rows.append(self._ablation(shuffled, MAIN_SHARE, "mean"))
+            cuts.append((shuffled, MAIN_SHARE, "mean"))
         if self._shares == SHARES:
-            rows += [self._ablation(chosen, MAIN_SHARE, "zero") for chosen in orders]
-        return rows
+            cuts += [(chosen, MAIN_SHARE, "zero") for chosen in orders]
+        made = [self._ablation(*each) for each in cuts]
+        for row, _ in made:
+            alike = [drawn for other, drawn in made if (other["share"], other["with"]) == (row["share"], row["with"])]
+            row["effects"] = {
+                role: widened(effect, [[each[role] for each in drawn] for drawn in alike])
+                for role, effect in row["effects"].items()
+            }
+        return [row for row, _ in made]
 
-    def _ablation(self, chosen: _Chosen, share: float, how: str) -> Row:
+    def _ablation(self, chosen: _Chosen, share: float, how: str) -> tuple[Row, list[dict[str, float]]]:
+        """One cut, with intervals over sentences alone; and F1 by role of every random draw."""
         n, read = _count(share, self._n), self._read
         units = chosen.order[:n]
         rng = np.random.default_rng([_STREAM, n, int(units[0])])
@@ -242,16 +252,19 @@ class _OneKind:
         random = [self._outcome(each, how, beside=beside) for each in matched]
         whole = self._bench.outcome(beside=True)
         effect = np.mean([each.f1 for each in random], axis=0) - without.f1
-        return {
+        size = float(read.sizes[units].mean())
+        row = {
             "cut": chosen.name,
             "share": share,
             "n": n,
             "with": how,
+            "matched_size": float(np.mean([read.sizes[each].mean() for each in matched])) / size if size > 0 else None,
             "effects": _means(self._work, effect, self._work.b.encoded.clusters),
             "drops": _by_role(self._work, whole.f1 - without.f1),
             "loss": without.loss - float(np.mean([each.loss for each in random])) if beside else None,
             "pairs": _pairs_lost(without, random) if beside else None,
         }
+        return row, [_by_role(self._work, each.f1) for each in random]
 
     def _outcome(self, units: IntArray, how: str = "mean", *, beside: bool = False, role: int | None = None) -> Outcome:
         return self._bench.outcome(cut(self._read, units, how), beside=beside, role=role)
@@ -282,7 +295,6 @@ class _OneKind:
         for i, chosen in enumerate(orders):
             total = everything[chosen.name]
             asked = self._work.a.labels == i
-            mine = self._read.attributions[asked].mean(axis=0)
             target = total.point / 2 if total.lo > 0 else math.nan
             half, tried = self._half(_supporting(self._read.halfway[asked].mean(axis=0)), i, target)
             rows.append(
@@ -291,7 +303,7 @@ class _OneKind:
                     "all": total,
                     "half": {**self._counted(half), "curve": tried, "shuffled": self._half(of_any, i, target)[0]},
                     "participation": {
-                        **self._counted(participation_ratio(mine)),
+                        **self._counted(self._participation(np.flatnonzero(asked))),
                         "shuffled": self._shuffled_participation(int(asked.sum())),
                     },
                     "probe": self._probe(probe, chosen),
@@ -308,11 +320,16 @@ class _OneKind:
 
         return fewest_units(lost, self._n, target)
 
+    def _participation(self, questions: IntArray) -> float:
+        clusters = self._work.a.encoded.clusters
+        return participation_ratio(self._read.attributions[questions], clusters[questions])
+
     def _shuffled_participation(self, n: int) -> float:
-        """The participation ratio of as many questions whose roles are shuffled, the mean over draws."""
-        of_all = self._read.attributions
-        draws = (self._rng.permutation(len(of_all))[:n] for _ in range(_SHUFFLES))
-        return float(np.mean([participation_ratio(of_all[rows].mean(axis=0)) for rows in draws]))
+        """The participation ratio of as many questions whose roles are shuffled, the mean over draws that have one."""
+        n_questions = len(self._read.attributions)
+        drawn = [self._participation(self._rng.permutation(n_questions)[:n]) for _ in range(_SHUFFLES)]
+        told = [value for value in drawn if math.isfinite(value)]
+        return float(np.mean(told)) if told else math.nan
 
     def _probe(self, probe: UnitProbe, chosen: _Chosen) -> Row:
         words = self._work.words
@@ -328,6 +345,24 @@ class _OneKind:
 
     def _counted(self, n: float) -> Row:
         return {"n": n, "share": n / self._n}
+
+
+def widened(effect: Estimate, draws: Sequence[Sequence[float]]) -> Estimate:
+    """An effect whose interval counts what another random set of units would differ by.
+
+    The selected units could be one more random set, so the variance between sets counts 1 + 1/draws times. It is that
+    within the draws of all cuts of one size, taken together, as Student's t.
+
+    Args:
+        effect: Random minus selected, with an interval over sentences. draws: F1 of the random sets of every cut.
+    """
+    df = sum(len(each) - 1 for each in draws)
+    if df < 1:
+        return dataclasses.replace(effect, lo=math.nan, hi=math.nan)
+    pooled = math.sqrt(sum(float(np.var(each)) * len(each) for each in draws) / df * (1 + 1 / len(draws[0])))
+    half = pooled * t_widening(df, effect.level) * float(ndtri((1 + effect.level) / 2))
+    lo = effect.point - math.hypot(effect.point - effect.lo, half)
+    return dataclasses.replace(effect, lo=lo, hi=effect.point + math.hypot(effect.hi - effect.point, half))
 
 
 def _count(share: float, n_units: int) -> int:

@@ -16,10 +16,12 @@ from emergence.studies.study import Arrays, StudyFiles
 from emergence.wording import aligned, counted, format_estimate
 
 FILES = StudyFiles(
-    name="units", version=1, what="a study of units", again="run emergence units again", kind="emergence-units"
+    name="units", version=2, what="a study of units", again="run emergence units again", kind="emergence-units"
 )
 
 Row = dict[str, Any]
+#: Attributions that go with true cuts less than this tell little, and random units so much less active are no match.
+LEAST_RANK_CORRELATION, LEAST_MATCH = 0.3, 0.8
 
 #: Shares of all units of a kind that are cut. The second-largest chooses the units that are listed and compared.
 SHARES = (0.005, 0.01, 0.02, 0.05)
@@ -30,8 +32,8 @@ KIND_NAMES = {"mlp": "MLP neurons", "head": "attention heads"}
 #: The three counts of concentration, in words.
 COUNTS = {
     "half": "units that carry half of what all carry (F1, by ablation)",
-    "participation": "participation ratio of the units' attributions",
-    "probe": "units that give a probe nine tenths of what all give it",
+    "participation": "k where k units have equal attributions, without what is noise; - where halves disagree",
+    "probe": "units that give a probe nine tenths of the most that any number of them gives it",
 }
 
 
@@ -102,7 +104,7 @@ class UnitResult:
         found = []
         for before, after in zip(self.path_of_training, self.path_of_training[1:], strict=False):
             for one, other in zip(*(t["units"][kind]["selectivity"] for t in (before, after)), strict=True):
-                shared = overlap_of(one["units"], other["units"], before["units"][kind]["n_units"])
+                shared = overlap_of(one["units"], other["units"], before["units"][kind]["per_block"])
                 told = {"from": before["name"], "to": after["name"], "role": one["role"], "n": len(one["units"])}
                 found.append({**told, "shared": shared.shared, "expected": shared.expected, "p": shared.p})
         return found
@@ -158,7 +160,12 @@ class UnitResult:
             told = [f"{one['confirmed']} [{other['confirmed']}]", str(one["confirmed_shuffled"])]
             best = [f"{one['best']:.2f} [{other['best']:.2f}]", f"({one['best_raw']:.2f})"]
             table.append([role, *told, *best, *counts])
-        lines += [*aligned(table), *(f"{name}: {words}" for name, words in COUNTS.items()), ""]
+        lines += [
+            *aligned(table),
+            "In brackets the random twin: what it has as well is the words' own. A dash: the count is undefined.",
+            *(f"{name}: {words}" for name, words in COUNTS.items()),
+            "",
+        ]
         lines += self._matrix_lines(kind)
         check = here["check"]
         if check:
@@ -167,20 +174,26 @@ class UnitResult:
                 f"{_shown(check['rank_correlation'], 2)}, of gradients half way to the means "
                 f"{_shown(check['rank_correlation_halfway'], 2)}"
             )
+            if not (_number(check["rank_correlation"]) >= LEAST_RANK_CORRELATION):
+                lines.append(f"  below {LEAST_RANK_CORRELATION}: participation tells little here")
         return [*lines, *self._training_lines(kind)]
 
     def _matrix_lines(self, kind: str) -> list[str]:
         rows = self.ablations(self.main, kind)
-        n = counted(rows[0]["n"], "unit")
+        n, share = counted(rows[0]["n"], "unit"), rows[0]["n"] / self.main["units"][kind]["n_units"]
         lines = [
             f"F1 lost beyond matched random units where the {n} most selective for a row's role give their mean "
-            f"({MAIN_SHARE:.0%}), by asked role:"
+            f"({share:.1%}), by asked role; intervals count what another random set would differ by:"
         ]
         table = [["cut", *self.roles, "loss, nats"]]
         for row in rows:
             effects = [format_estimate(Estimate.from_dict(row["effects"][role]), signed=True) for role in self.roles]
             table.append([row["cut"], *effects, f"{row['loss']:+.3f}"])
-        return lines + aligned(table)
+        lines += aligned(table)
+        ratios = [row["matched_size"] for row in rows if row["matched_size"] is not None]
+        if ratios and min(ratios) < LEAST_MATCH:
+            lines.append(f"matched units are {min(ratios):.2f} times as active at least: no match at the extremes")
+        return lines
 
     def _training_lines(self, kind: str) -> list[str]:
         if len(self.path_of_training) < 2:
