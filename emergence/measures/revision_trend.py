@@ -95,7 +95,7 @@ def _copies(ordered: Sequence[RevisionFacts]) -> dict[str, str]:
     for one, other in itertools.combinations(rest, 2):
         shared = [g for g in one.digests if one.digests[g] == other.digests.get(g)]
         # A group may be constant, such as a norm before the first update: it has to have moved elsewhere.
-        shared = [g for g in shared if _has_moved(g, one, other, rest)]
+        shared = [g for g in shared if _has_moved(g, one, other, [r for r in rest if r.name not in suspects])]
         if not shared or one.step == other.step or {one.name, other.name} & set(suspects):
             continue
         settled = [r for r in rest if r.name not in suspects and not _shares(r, shared, rest)]

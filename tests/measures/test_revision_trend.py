@@ -104,6 +104,15 @@ def test_a_shard_of_another_step_is_named() -> None:
     assert find_suspects(revisions, LN_V) == {"step16": "2 of its 4 groups of tensors are those of step1000"}
 
 
+@pytest.mark.parametrize(("copies", "source"), [((5, 6), 11), ((3, 4, 5), 11), ((6, 7), 5), ((5, 7), 6)])
+def test_every_revision_with_one_shard_of_another_step_is_named(copies: tuple[int, ...], source: int) -> None:
+    revisions = history()
+    names = {revisions[i].name for i in copies}
+    for i in copies:
+        put(revisions, i, source, ("embed", "layers.0"))
+    assert set(find_suspects(revisions, LN_V)) == names
+
+
 def test_steps_that_serve_the_start_are_named_and_the_start_is_not() -> None:
     revisions = history()
     put(revisions, 1, 0)
