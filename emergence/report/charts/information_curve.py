@@ -9,7 +9,7 @@ from emergence.findings.folder import ResultsFolder
 from emergence.findings.trunk_studies import read_studies
 from emergence.report.blocks import Block, Bullets, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
-from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend
+from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, error_bars, shared_legend, with_unit
 from emergence.report.charts.rows import named_apart, never, numbers, rows_where, slug, value_words
 from emergence.studies.information.curve import FILES, InformationCurve, read_result
 from emergence.studies.information.result import CONTROLS
@@ -68,6 +68,8 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
                 error_bars(ax, numbers(mine, "step"), mine, "delta", **style, label=label)
         ax.axhline(0, color="black", linestyle=":", linewidth=0.8)
         ax.set_xscale("symlog", linthresh=1)
+        ax.set_xlim(-0.3, 2.0 * max((row["step"] for row in rows if row["step"] is not None), default=1) + 1)
+        ax.xaxis.set_major_formatter(with_unit)
         ax.set(xlabel="steps of pretraining", title=f"minus {control}")
     axes[0].set_ylabel("ΔIE, bits")
     shared_legend(figure, axes)
