@@ -32,7 +32,7 @@ from emergence.remote.refusals import ending_in_one_line, interrupted
 from emergence.report.fitted import fitted_table, fitted_text, is_terminal
 from emergence.report.output_files import TABLES, refuse_output_file, refuse_output_folder, write_output
 from emergence.spec.experiment import SET, DataRoute, ExperimentSpec, experiment_flags, refuse_with_resume
-from emergence.spec.flags import flags_of, takes
+from emergence.spec.flags import flags_of, parse_layers, parse_list, takes
 from emergence.studies.cka.analyse import AnalysisFlags, analyse_locally
 from emergence.wording import in_line, say
 
@@ -554,13 +554,15 @@ def ie_command(
     emergence ie RUN --texts sentences --n 2000 --dimensions 32    a run on the micro-world: its own sentences
     emergence ie RUN --texts answers.txt --length 8    texts of any origin, as this model sees them
     """
+    chosen = parse_layers(None if layers == "all" else layers)
     refuse_missing_subject(name, runs_dir)
+    from emergence.data.token_texts import refuse_missing_texts
+
+    refuse_missing_texts(texts)
     from emergence.commands.information import measure_information
     from emergence.files import to_json
     from emergence.studies.information.measure import Options
-    from emergence.studies.snapshots.options import parse_layers
 
-    chosen = parse_layers(None if layers == "all" else layers)
     options = Options(n=n, seeds=seeds, dimensions=dimensions, layers=chosen)
     result = measure_information(
         name, texts, runs_dir, options, length=length, revision=revision, snapshots=snapshots, out=out,
@@ -598,7 +600,6 @@ def units_command(
     refuse_missing_subject(name, runs_dir)
     from emergence.commands.units import UnitRequest, examine_units
     from emergence.files import to_json
-    from emergence.studies.snapshots.options import parse_list
     from emergence.studies.units.options import UnitOptions, parse_kinds
 
     chosen = parse_kinds(parse_list(kind) or ())
@@ -632,7 +633,7 @@ def probe_snapshots_command(
     from emergence.experiment.stop_switch import StopSwitch
     from emergence.experiment.store import CACHE_FOLDER
     from emergence.files import to_json
-    from emergence.studies.snapshots.options import SnapshotOptions, parse_layers, parse_list
+    from emergence.studies.snapshots.options import SnapshotOptions
     from emergence.studies.snapshots.probes import probe_snapshots
     from emergence.training.recording import TerminalProgress, plain_messages
 

@@ -79,6 +79,20 @@ class TokenTexts:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+def refuse_missing_texts(name: str) -> None:
+    """Refuse texts that are neither known nor a file, before a model is read for them.
+
+    Raises:
+        UsageError: There are none of that name. DataError: No such file.
+    """
+    path = Path(name)
+    if name in (*LISTS, SENTENCES) or path.is_file():
+        return
+    if not path.exists() and not path.suffix and path.name == name:
+        raise UsageError(f"no texts {name!r}: {did_you_mean(name, [*LISTS, SENTENCES])}, or give a file")
+    raise DataError(f"no such file of texts ({', '.join(LISTS)} and {SENTENCES} need none)", path)
+
+
 def load_texts(name: str, tokenizer: CanEncode, length: int | None = None) -> TokenTexts:
     """Lists by their name, or the texts of a file, one a line.
 
@@ -93,10 +107,8 @@ def load_texts(name: str, tokenizer: CanEncode, length: int | None = None) -> To
     """
     if name in LISTS:
         return _lists(name, tokenizer, length)
-    path = Path(name)
-    if not path.exists() and not path.suffix and path.name == name:
-        raise UsageError(f"no texts {name!r}: {did_you_mean(name, [*LISTS, SENTENCES])}, or give a file")
-    return _file(path, tokenizer, length)
+    refuse_missing_texts(name)
+    return _file(Path(name), tokenizer, length)
 
 
 def _lists(name: str, tokenizer: CanEncode, length: int | None) -> TokenTexts:
@@ -144,8 +156,6 @@ def _single_tokens(words: Sequence[str], tokenizer: CanEncode) -> list[int]:
 
 
 def _file(path: Path, tokenizer: CanEncode, length: int | None) -> TokenTexts:
-    if not path.is_file():
-        raise DataError(f"no such file of texts ({', '.join(LISTS)} and {SENTENCES} need none)", path)
     content = read_regular(path, DataError, _MOST_BYTES).decode("utf-8", "replace")
     lines = [line.strip() for line in content.splitlines() if line.strip()]
     if not lines:

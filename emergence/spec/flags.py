@@ -15,6 +15,8 @@ from dataclasses import MISSING, dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from emergence.errors import UsageError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Default of a flag that has to be given.
@@ -148,3 +150,21 @@ def parser_of(flags: Sequence[Flag], **settings: Any) -> argparse.ArgumentParser
 
 
 _METAVARS = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
+
+
+def parse_list(text: str | None) -> tuple[str, ...] | None:
+    """Comma-separated entries of a flag; None where it was not given."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """Layers as whole numbers.
+
+    Raises:
+        UsageError: An entry is no whole number.
+    """
+    parts = parse_list(text)
+    try:
+        return None if parts is None else tuple(int(part) for part in parts)
+    except ValueError:
+        raise UsageError(f"--layers {text}: give whole numbers with commas, e.g. 0,2,3") from None

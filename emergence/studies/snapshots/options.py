@@ -52,21 +52,3 @@ class SnapshotOptions:
         ):
             if value < least:
                 raise UsageError(f"{flag} must be {least} or more, not {value}")
-
-
-def parse_list(text: str | None) -> tuple[str, ...] | None:
-    """Comma-separated entries of a flag; None where it was not given."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def parse_layers(text: str | None) -> tuple[int, ...] | None:
-    """Layers as whole numbers.
-
-    Raises:
-        UsageError: An entry is no whole number.
-    """
-    parts = parse_list(text)
-    try:
-        return None if parts is None else tuple(int(part) for part in parts)
-    except ValueError:
-        raise UsageError(f"--layers {text}: give whole numbers with commas, e.g. 0,2,3") from None
