@@ -19,9 +19,10 @@ from emergence.experiment.result import load_result
 from emergence.experiment.store import RunDirectory, find_run
 from emergence.files import to_json
 from emergence.findings.snapshot_curve import emergence_curves
+from emergence.spec.flags import parse_layers
 from emergence.studies.snapshots import probes as snapshot_probes
 from emergence.studies.snapshots.inputs import _probed_as_today, prepare, timeline_of, trunks_to_probe
-from emergence.studies.snapshots.options import SnapshotOptions, parse_layers
+from emergence.studies.snapshots.options import SnapshotOptions
 from emergence.studies.snapshots.probes import probe_snapshots
 from emergence.studies.snapshots.result import (
     FILES,
