@@ -167,3 +167,11 @@ def test_one_epoch_is_a_point_at_a_whole_number() -> None:
     assert next(line.get_marker() for line in left.lines if len(line.get_xdata())) == "."
     for ax in (left, right):
         assert [tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]] == [1.0]
+
+
+def test_two_charts_of_one_name_keep_two_files() -> None:
+    charts = Charts()
+    kind = chart_kinds()[0]
+    for _ in range(3):
+        charts.add(kind, "Title", "Caption.", [{"setting": "a"}], of="same")
+    assert [chart.name for chart in charts.charts] == [f"{kind.name}_same{n}" for n in ("", "__2", "__3")]
