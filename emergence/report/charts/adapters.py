@@ -37,9 +37,9 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         charts.skip(KIND.name, _FEWEST)
     caption = (
         "Test token F1 of snapshots of one pretraining after finetuning, against their held-out loss (axis reversed), "
-        "by what was finetuned; a panel for each number of training questions. Lines: mean over draws of the "
-        "questions, band: their range. Dotted: own elbow, where F1 begins to rise, fitted with one slope and base for "
-        "all panels of an adapter."
+        "by what was finetuned; a panel for each number of training questions with several. Lines: mean over draws of "
+        "the questions, band: their range. Dotted: own elbow, where F1 begins to rise, fitted with one slope and base "
+        "for all panels of an adapter."
     )
     for label, runs in found.items():
         of = slug(label) if len(found) > 1 else ""
@@ -72,7 +72,9 @@ def _is_flat(runs: Sequence[AdapterRun]) -> bool:
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     runs = rows_where(rows, mark=RUN)
-    amounts, adapters = distinct(runs, "amount"), distinct(runs, "adapter")
+    adapters = distinct(runs, "adapter")
+    amounts = [n for n in distinct(runs, "amount") if len(distinct(rows_where(runs, amount=n), "adapter")) > 1]
+    runs = [row for row in runs if row["amount"] in amounts]
     panels = panel_grid(figure, [f"{with_unit(float(amount), 0)} questions" for amount in amounts], 1.9)
     for ax, amount in zip(panels, amounts, strict=True):
         for i, adapter in enumerate(adapters):
@@ -83,13 +85,14 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
             mean_and_band(ax, mine, "loss", "f1", label=adapter, **style)
             for row in rows_where(rows, mark=ELBOW, amount=amount, adapter=adapter, side=0):
                 ax.axvline(row["loss"], color=COLOURS[i % 7], linestyle=":", linewidth=0.9)
-        ax.set_ylim(bottom=0)
         if ax.get_subplotspec().is_first_col():
             ax.set_ylabel("token F1 (test)")
     losses = [row["loss"] for row in runs]
-    room = 0.04 * (max(losses) - min(losses))
+    room, top = 0.04 * (max(losses) - min(losses)), 1.05 * max(row["f1"] for row in runs)
     for ax in panels:
-        ax.set(xlabel="held-out loss, nats per token", xlim=(max(losses) + room, min(losses) - room))
+        ax.set(xlim=(max(losses) + room, min(losses) - room), ylim=(0, top))
+    for ax in panels[-3:]:
+        ax.set_xlabel("held-out loss, nats per token")
     shared_legend(figure, panels)
 
 
@@ -110,6 +113,7 @@ def _elbow(rows: Sequence[Row], amount: Any, adapter: str) -> str:
 
 
 def _pairs(rows: Sequence[Row]) -> list[tuple[Any, str]]:
+    """Every number of questions with each adapter that it was tried with."""
     return list(dict.fromkeys((row["amount"], row["adapter"]) for row in rows_where(rows, mark=RUN)))
 
 
