@@ -326,8 +326,8 @@ class UnitProbe:
     def f1(self, units: IntArray, is_role: BoolArray) -> float:
         """F1 on half B of telling the words (n,) of a role by some units.
 
-        Ridge and cut are chosen on half A, on scores of each part of it by what the other part was fitted on, because
-        many units fit the words that they are fitted on, whatever they tell.
+        Ridge and threshold are chosen on half A, on scores of each part of it by what the other part was fitted on,
+        because many units fit the words that they are fitted on, whatever they tell.
         """
         a = np.flatnonzero(self.in_a)
         parts = (a[: len(a) // 2], a[len(a) // 2 :])
@@ -337,8 +337,8 @@ class UnitProbe:
             for fit, other in (parts, parts[::-1]):
                 scores[other] = scored(fit, ridge)[other]
         best = int(np.argmin([((scores[a] - is_role[a]) ** 2).mean() for scores in held]))
-        cut = _best_cut(held[best, a], is_role[a])
-        return _f1(scored(a, _RIDGES[best])[~self.in_a] >= cut, is_role[~self.in_a])
+        threshold = _best_threshold(held[best, a], is_role[a])
+        return _f1(scored(a, _RIDGES[best])[~self.in_a] >= threshold, is_role[~self.in_a])
 
     def _scorer(self, units: IntArray, y: FloatArray) -> Callable[[IntArray, float], FloatArray]:
         """A function of the words that are fitted and of a ridge, which gives scores (n,) of all words."""
@@ -390,7 +390,7 @@ def fewest_for_probe(probe: UnitProbe, is_role: BoolArray, order: IntArray) -> t
     return n, curve, curve[-1][1]
 
 
-def _best_cut(scores: FloatArray, positive: BoolArray) -> float:
+def _best_threshold(scores: FloatArray, positive: BoolArray) -> float:
     """The score from which on calling words positive has the highest F1."""
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(positive[order])

@@ -61,8 +61,8 @@ class Plan:
     """What a launch amounts to. Hours and dollars are estimates for one uninterrupted attempt.
 
     Attributes:
-        weights: All weights of the trunk, and ``non_embedding`` those outside the embeddings. Of a published model the
-            first is as its name or files tell, None where they do not, and the second is unknown.
+        parameters: All of the trunk, and ``non_embedding`` those outside the embeddings. Of a published model the first
+            is as its name or files tell, None where they do not, and the second is unknown.
         flop, hours: None for a published model of unknown size.
         dollars_per_hour: The price of the container with its GPUs.
         trunk: The run whose trunk is taken; then nothing is pretrained.
@@ -70,7 +70,7 @@ class Plan:
 
     spec: ExperimentSpec
     gpu: Gpu
-    weights: int | None
+    parameters: int | None
     non_embedding: int | None
     pretrain_tokens: int
     finetune_tokens: int
@@ -103,7 +103,7 @@ class Plan:
             "gpu_dollars_per_hour": self.gpu.dollars_per_hour * self.gpu.count,
             "model": self.spec.model,
             "revision": self.spec.revision,
-            "parameters_total": self.weights,
+            "parameters_total": self.parameters,
             "parameters_non_embedding": self.non_embedding,
             "pretrain_tokens": self.pretrain_tokens,
             "finetune_tokens": self.finetune_tokens,
@@ -137,7 +137,7 @@ class Plan:
         return "\n".join(f"{name:<12} {value}" for name, value in rows)
 
     def _model(self) -> str:
-        count = "" if self.weights is None else f"{self.weights / 1e6:,.1f}M parameters"
+        count = "" if self.parameters is None else f"{self.parameters / 1e6:,.1f}M parameters"
         if self.spec.model is None:
             return f"{count}, {(self.non_embedding or 0) / 1e6:.2f}M non-embedding"
         told = f"{count} by its name or files" if count else "its name does not tell how many parameters it has"
@@ -228,7 +228,7 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
     if spec.model and device.count > 1:
         raise UsageError(f"--gpu {device.modal_name}: a published model is read on one GPU: --gpu {device.name}")
     work = workload_of(spec, has_trunk=trunk is not None)
-    weights, non_embedding, width = _size_of(spec, work)
+    parameters, non_embedding, width = _size_of(spec, work)
     utilisation = WIDE_UTILISATION * width / (width + HALF_WIDTH)
     speed = device.tflops * 1e12 * utilisation * (1 + EXTRA_DEVICE * (device.count - 1))
     container = compute.cpu * table["cpu_core"] + compute.memory_gigabytes * table["memory_gigabyte"]
@@ -236,7 +236,7 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
     return Plan(
         spec=spec,
         gpu=device,
-        weights=weights,
+        parameters=parameters,
         non_embedding=non_embedding,
         pretrain_tokens=work.pretrain_tokens,
         finetune_tokens=work.finetune_tokens,
@@ -251,9 +251,9 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
 
 
 def _size_of(spec: ExperimentSpec, work: Workload) -> tuple[int | None, int | None, int]:
-    """All weights of the trunk, those outside the embeddings, and its width; 0 where nobody knows it."""
+    """All parameters of the trunk, those outside the embeddings, and its width; 0 where nobody knows it."""
     if spec.model:
-        return work.weights, None, shape_of(work.weights)[0] if work.weights else 0
+        return work.parameters, None, shape_of(work.parameters)[0] if work.parameters else 0
     model = spec.config.model
     counts = count_parameters(model, embedding_rows(model.vocab_size))
     return counts.total, counts.non_embedding, model.hidden_size

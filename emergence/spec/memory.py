@@ -198,6 +198,6 @@ def refuse_if_too_large_for(plan: Plan) -> None:
     """
     memory = int(plan.spec.config.compute.memory_gigabytes * _GIB)
     if plan.spec.model:
-        refuse_published_too_large(plan.spec, plan.weights, memory, plan.gpu.memory_gigabytes * _GIB)
+        refuse_published_too_large(plan.spec, plan.parameters, memory, plan.gpu.memory_gigabytes * _GIB)
         return
     refuse_if_too_large(plan.spec, memory, plan.gpu.memory_gigabytes * _GIB, f"on a {plan.gpu.modal_name}")

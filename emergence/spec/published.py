@@ -33,7 +33,7 @@ def is_directory(name: str) -> bool:
 
 
 def size_in_name(name: str) -> int | None:
-    """The number of weights that a model's name tells; None where it tells none.
+    """The parameters that a model's name tells; None where it tells none.
 
     The first such number counts: tokens seen may follow.
 
@@ -49,8 +49,8 @@ def size_in_name(name: str) -> int | None:
     return round(float(found[1]) * _UNITS[found[2].lower()]) if found else None
 
 
-def count_weights(name: str) -> int | None:
-    """The number of weights of a model: by its files where it is a directory of this machine, else as its name tells.
+def published_parameters(name: str) -> int | None:
+    """The parameters of a model: by its files where it is a directory of this machine, else as its name tells.
 
     Of a directory of revisions it is that of the first. None where neither tells.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.model_size import count_parameters, embedding_rows, training_flops_per_token
-from emergence.spec.published import count_weights
+from emergence.spec.published import published_parameters
 from emergence.spec.search_budget import finetuning_passes, grid_size, search_passes
 
 #: Training questions and tokens a question (with its sentence) by ``--finetune-data``, rounded.
@@ -33,7 +33,7 @@ class Workload:
         search_tokens: Tokens that the search for finetuning's settings reads before it.
         flop: Floating-point operations of all of these.
         probed: What fitting probes grows with: training questions times levels of states times their width.
-        weights: Of a published model, None where nobody knows yet; ``flop`` and ``probed`` are 0 then.
+        parameters: Of a published model, None where nobody knows yet; ``flop`` and ``probed`` are 0 then.
         is_known: Whether these counts say what a run takes.
     """
 
@@ -43,7 +43,7 @@ class Workload:
     search_tokens: int
     flop: float
     probed: int = 0
-    weights: int | None = None
+    parameters: int | None = None
     is_known: bool = True
 
 
@@ -56,7 +56,7 @@ def workload_of(spec: ExperimentSpec, *, has_trunk: bool = False, look_at_files:
             not, because its paths are Modal's; but a published model that is a directory here is one there, too.
     """
     if spec.model:
-        return _of_published(spec, count_weights(spec.model), look_at_files=look_at_files)
+        return _of_published(spec, published_parameters(spec.model), look_at_files=look_at_files)
     model, pretrain = spec.config.model, spec.config.pretrain
     rows = embedding_rows(model.vocab_size)
     tokens = 0
@@ -73,28 +73,29 @@ def workload_of(spec: ExperimentSpec, *, has_trunk: bool = False, look_at_files:
     return Workload(tokens, questions, tuning, search, flop, probed)
 
 
-def _of_published(spec: ExperimentSpec, weights: int | None, *, look_at_files: bool) -> Workload:
+def _of_published(spec: ExperimentSpec, parameters: int | None, *, look_at_files: bool) -> Workload:
     """One pass of a published model over the questions, and its probes."""
     questions, length = questions_of(spec, look_at_files=look_at_files)
-    if weights is None:
+    if parameters is None:
         return Workload(
             pretrain_tokens=0, questions=questions, finetune_tokens=questions * length, search_tokens=0, flop=0.0,
             is_known=False,
         )  # fmt: skip
-    width, blocks = shape_of(weights)
+    width, blocks = shape_of(parameters)
     return Workload(
         pretrain_tokens=0, questions=questions, finetune_tokens=questions * length, search_tokens=0,
-        flop=2.0 * questions * length * weights, probed=questions * _levels(spec, blocks) * width, weights=weights,
+        flop=2.0 * questions * length * parameters, probed=questions * _levels(spec, blocks) * width,
+        parameters=parameters,
     )  # fmt: skip
 
 
-def shape_of(weights: int) -> tuple[int, int]:
-    """Width and blocks that a model of so many weights has, roughly: 12 D^2 a block, and a block for 64 of width.
+def shape_of(parameters: int) -> tuple[int, int]:
+    """Width and blocks that a model of so many parameters has, roughly: 12 D^2 a block, and a block for 64 of width.
 
     >>> shape_of(135_000_000)
     (896, 14)
     """
-    width = round((64 * weights / 12) ** (1 / 3))
+    width = round((64 * parameters / 12) ** (1 / 3))
     return width, max(1, width // 64)
 
 

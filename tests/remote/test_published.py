@@ -20,7 +20,7 @@ from emergence.remote.published import bring_model, keep_model
 from emergence.spec.cost import MOST_ATTEMPT_SECONDS, ask_if_dear, plan_experiment, refuse_if_too_dear
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.local_time import core_time
-from emergence.spec.published import changes_nothing, count_weights
+from emergence.spec.published import changes_nothing, published_parameters
 from emergence.spec.workload import workload_of
 from tests.remote.standin import StandIn
 from tests.remote.test_runs import ENTRY_POINT, ROOT, SMALL, run_name
@@ -55,26 +55,26 @@ def spec_of(model: str, *sets: str, **flags: Any) -> ExperimentSpec:
 )
 def test_the_size_of_a_model_is_what_its_name_tells(name: str, weights: float | None) -> None:
     plan = plan_experiment(spec_of(name))
-    assert plan.weights == weights and (plan.hours is None) == (plan.dollars is None) == (weights is None)
+    assert plan.parameters == weights and (plan.hours is None) == (plan.dollars is None) == (weights is None)
     assert workload_of(spec_of(name)).is_known == (weights is not None)
 
 
 def test_of_a_directory_here_the_files_tell_it(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "pythia-999b")
     found = find_model(str(folder))
-    assert count_weights(str(folder)) == found.n_values < 10**6
+    assert published_parameters(str(folder)) == found.n_values < 10**6
     shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")  # as some publish it beside
-    assert count_weights(str(folder)) == found.n_values
+    assert published_parameters(str(folder)) == found.n_values
     (folder / "model.safetensors").rename(folder / "part.safetensors")
     index = {"weight_map": {"a": "part.safetensors", "b": "part.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert count_weights(str(folder)) == found.n_values
+    assert published_parameters(str(folder)) == found.n_values
     (folder / "part.safetensors").rename(folder / "model.safetensors")
     (tmp_path / "many").mkdir()
     shutil.move(folder, tmp_path / "many" / "step8")
-    assert count_weights(str(tmp_path / "many")) == found.n_values
+    assert published_parameters(str(tmp_path / "many")) == found.n_values
     (tmp_path / "many" / "step8" / "model.safetensors").write_bytes(b"\xff" * 20)
-    assert count_weights(str(tmp_path / "many")) is None
+    assert published_parameters(str(tmp_path / "many")) is None
 
 
 def test_larger_models_and_more_levels_cost_more() -> None:

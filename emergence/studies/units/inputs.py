@@ -76,8 +76,8 @@ class TrunkToCut:
         name: ``pretrained``, ``pretrain_step_64``, ``random``. kind: ``trained``, ``initial`` or ``random``.
         step, tokens: Of pretraining so far.
         weights: Digest of its weights.
-        cuts: Shares of units that are cut by role. Snapshots before the last have none, because the trend over training
-            takes the counts alone.
+        shares: Of the units, how many are cut by role. Snapshots before the last have none, because the trend over
+            training takes the counts alone.
         load: A function that loads it on a device.
     """
 
@@ -86,7 +86,7 @@ class TrunkToCut:
     step: int
     tokens: int
     weights: str
-    cuts: tuple[float, ...]
+    shares: tuple[float, ...]
     load: Callable[[torch.device], Loaded]
 
 
@@ -196,7 +196,7 @@ def _trunks_of(timeline: Timeline, options: UnitOptions, counts: IntArray | None
     points = [trunk_at(point) for point in timeline.checkpoints[first : timeline.start_index + 1]]
     trunks = [
         TrunkToCut(
-            p.name, p.kind, p.step, p.tokens, p.weights, _cuts(p is points[-1]), loaded(p.build, p.kind == TRAINED)
+            p.name, p.kind, p.step, p.tokens, p.weights, _shares(p is points[-1]), loaded(p.build, p.kind == TRAINED)
         )
         for p in points
     ]
@@ -207,7 +207,7 @@ def _trunks_of(timeline: Timeline, options: UnitOptions, counts: IntArray | None
     return [trunks[-1], random, *(trunk for trunk in trunks[:-1] if trunk.kind == TRAINED)]
 
 
-def _cuts(is_last: bool) -> tuple[float, ...]:
+def _shares(is_last: bool) -> tuple[float, ...]:
     return SHARES if is_last else ()
 
 
@@ -278,7 +278,7 @@ def _revision(files: ModelFiles, spec: ExperimentSpec, precision: str, *, is_las
     told = files.progress
     step, tokens = int(told.get("steps") or 0), int(told.get("tokens_seen") or 0)
     kind = INITIAL if told.get("steps") == 0 else TRAINED
-    return TrunkToCut(files.revision or "main", kind, step, tokens, files.digest_in(precision), _cuts(is_last), load)
+    return TrunkToCut(files.revision or "main", kind, step, tokens, files.digest_in(precision), _shares(is_last), load)
 
 
 def _twin_of(files: ModelFiles, spec: ExperimentSpec, precision: str) -> Callable[[torch.device], Loaded]:

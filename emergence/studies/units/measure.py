@@ -77,7 +77,7 @@ class UnitStudy(SealedStudy[Row, UnitResult]):
         return [
             Cell(
                 trunk.name,
-                content_digest([settings, trunk.kind, trunk.weights, trunk.cuts])[:24],
+                content_digest([settings, trunk.kind, trunk.weights, trunk.shares])[:24],
                 partial(measure_trunk, self._work, trunk),
             )
             for trunk in self._work.trunks
@@ -162,7 +162,7 @@ class _OneKind:
     """The units of one kind of one trunk."""
 
     def __init__(self, work: Work, trunk: TrunkToCut, bench: Bench, read: Read) -> None:
-        self._work, self._shares, self._bench, self._read = work, trunk.cuts, bench, read
+        self._work, self._shares, self._bench, self._read = work, trunk.shares, bench, read
         self._n = len(read.units)
         self._rng = np.random.default_rng(_STREAM)
 
