@@ -197,8 +197,9 @@ class SweepPlan:
             return "\n".join(["; ".join(parts), f"{place} {unknown}; {at_a_time}"])
         parts.append(f"{_tokens(self.tokens)} tokens at most")
         here = f"here         $0.00, {self.here.text(self.machine)}"
+        more = f" and what {counted(self.unknown, 'run')} will cost" if self.unknown else ""
         modal = (
-            f"on Modal     ${self.modal_dollars:.2f}, {self.modal_hours:.1f} GPU hours "
+            f"on Modal     ${self.modal_dollars:.2f}{more}, {self.modal_hours:.1f} GPU hours "
             f"(estimate, list prices of {self.plans[0].prices_date})"
         )
         lines = [modal, here] if self.place.is_rented else [here, modal]
