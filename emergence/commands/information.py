@@ -25,7 +25,7 @@ from emergence.data.token_texts import (
 from emergence.errors import UsageError
 from emergence.experiment.facts import WORDS
 from emergence.experiment.stop_switch import StopSwitch
-from emergence.experiment.store import CACHE_FOLDER, RunDirectory, RunStore
+from emergence.experiment.store import CACHE_FOLDER, RunDirectory, find_run
 from emergence.findings.two_by_two import RunScores
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import FAMILIES, WITH_WORDS
@@ -108,7 +108,7 @@ def _texts(name: str, tokenizer: CanEncode, length: int | None, run: str | None,
         return load_texts(name, tokenizer, length)
     if run is None:
         raise UsageError(f"--texts {SENTENCES} is of a run's questions: give a file, or one of {', '.join(LISTS)}")
-    dataset = load_qa(RunStore(runs_dir).open(run).spec.as_studied(), runs_dir / CACHE_FOLDER)
+    dataset = load_qa(RunDirectory.open(find_run(run, runs_dir)).spec.as_studied(), runs_dir / CACHE_FOLDER)
     sentences = dict.fromkeys(" ".join(example.tokens) for split in SPLITS for example in dataset.splits[split])
     return texts_of_lines(SENTENCES, list(sentences), tokenizer, length or SENTENCE_LENGTH)
 

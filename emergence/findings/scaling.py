@@ -192,7 +192,7 @@ def analyse_scaling(
         fit = fit_scaling(data)
         refuse_inseparable(data, fit, path)
         if compute and not fit.has_tokens:
-            raise DataError("all runs have one D: no best N and D for a compute", path)
+            raise DataError("all runs have one D: no best N and D for a compute (leave out --compute)", path)
         drawn = bootstrap_scaling(data, fit, n_draws, np.random.default_rng(seed))
         names = ("e", "a", "alpha", *(("b", "beta") if fit.has_tokens else ()))
         intervals = {name: _interval([getattr(each, name) for each in drawn]) for name in names}

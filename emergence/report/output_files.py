@@ -5,7 +5,10 @@ A run directory holds what its manifest lists and nothing else. A device or a pi
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
+import time
 from pathlib import Path
 
 from emergence.errors import UsageError
@@ -14,6 +17,8 @@ from emergence.experiment.run_directory import SPEC_FILE
 from emergence.experiment.store import run_files
 from emergence.files import may_write, write_atomic
 
+#: How long a pipe may wait for its reader.
+PIPE_SECONDS = 10.0
 #: How a table of results begins in every style, and how laws and their comparisons do. A command writes over its own
 #: kind alone.
 TABLES = (
@@ -67,14 +72,32 @@ def write_output(path: Path, text: str) -> None:
     """Write a table or law: a file atomically, the file that a link leads to, and a device or pipe as it is.
 
     Raises:
-        RunDirectoryError: The system refused.
+        RunDirectoryError: The system refused. UsageError: A device or pipe takes nothing.
     """
-    target = path.resolve()
-    if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-        with target.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        try:
+            _write_into(path, text)
+        except OSError as error:
+            why = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror or str(error)
+            raise UsageError(f"{path}: {why}: name another") from None
     else:
-        write_atomic(target, text)
+        write_atomic(path.resolve(), text)
+
+
+def _write_into(path: Path, text: str) -> None:
+    """Write into a device or pipe. A pipe that nobody reads within seconds is an error, and is not waited for."""
+    last = time.monotonic() + PIPE_SECONDS
+    while True:
+        try:
+            opened = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > last:
+                raise
+            time.sleep(0.05)
+    os.set_blocking(opened, True)
+    with os.fdopen(opened, "w", encoding="utf-8") as stream:
+        stream.write(text)
 
 
 def _may_be_written_anew(target: Path, own_kind: tuple[str, ...]) -> bool:

@@ -20,6 +20,7 @@ from emergence.spec.adapters import lora_rank
 from emergence.spec.config import config_path
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.model_size import count_parameters, embedding_rows
+from emergence.spec.published import is_directory
 from emergence.spec.workload import Workload, shape_of, workload_of
 from emergence.wording import did_you_mean, says_yes
 
@@ -137,16 +138,18 @@ class Plan:
         return "\n".join(f"{name:<12} {value}" for name, value in rows)
 
     def _model(self) -> str:
-        count = "" if self.parameters is None else f"{self.parameters / 1e6:,.1f}M parameters"
+        n = self.parameters
+        count = "" if n is None else f"{n / 1e6:,.1f}M parameters" if n >= 1e5 else f"{n:,} parameters"
         if self.spec.model is None:
             return f"{count}, {(self.non_embedding or 0) / 1e6:.2f}M non-embedding"
-        told = f"{count} by its name or files" if count else "its name does not tell how many parameters it has"
+        who = "neither its name nor its files tell" if is_directory(self.spec.model) else "its name does not tell"
+        told = f"{count} by its name or files" if count else f"{who} its size"
         revision = f", revision {self.spec.revision}" if self.spec.revision else ""
         return f"{self.spec.model}{revision}: {told}"
 
     def _estimate(self) -> str:
         if self.hours is None or self.dollars is None:
-            return f"not known; ${self.dollars_per_hour:.2f} an hour with the container"
+            return f"not known; ${self.dollars_per_hour:.2f} an hour with the container; --max-cost ends the run there"
         peak = f"at {self.utilisation:.0%} of the GPU's peak"
         probes = ", probes as on a CPU core" if self.spec.freeze_llm else ""
         return f"{self.hours:.1f} hours, ${self.dollars:.2f} ({peak}{probes})"

@@ -72,7 +72,7 @@ def _weight_files(folder: Path) -> list[Path]:
         index = folder / INDEX_FILE
         shards = json.loads(index.read_bytes())["weight_map"].values() if index.stat().st_size <= _MOST_INDEX else ()
         return [folder / str(shard) for shard in sorted(set(shards))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
 
 
@@ -82,9 +82,14 @@ def _values_in(file: Path) -> int | None:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
             header = json.loads(opened.read(length)) if length <= _MOST_HEADER else {}
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        return sum(math.prod(int(n) for n in shape) for shape in shapes) or None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        shapes = [[int(n) for n in entry["shape"]] for entry in entries]
+        ends = [int(entry["data_offsets"][1]) for entry in entries]
+        is_whole = 8 + length + max(ends, default=0) <= file.stat().st_size
+        count = sum(math.prod(shape) for shape in shapes)
+        is_sound = is_whole and all(n >= 0 for shape in shapes for n in shape)
+        return count if is_sound and 0 < count <= 8 * file.stat().st_size else None  # four bits each at least
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
 
 

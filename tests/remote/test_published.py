@@ -73,8 +73,16 @@ def test_of_a_directory_here_the_files_tell_it(tmp_path: Path) -> None:
     (tmp_path / "many").mkdir()
     shutil.move(folder, tmp_path / "many" / "step8")
     assert published_parameters(str(tmp_path / "many")) == found.n_values
-    (tmp_path / "many" / "step8" / "model.safetensors").write_bytes(b"\xff" * 20)
-    assert published_parameters(str(tmp_path / "many")) is None
+    weights = tmp_path / "many" / "step8" / "model.safetensors"
+    whole = weights.read_bytes()
+    odd = [b"\xff" * 20, whole[:-10], b"", b"[" * 200_000, b"\x40\x9c" + bytes(6) + b"[" * 40_000]
+    for shape, end in (([-10, 10], 8), ([10**9, 10**9], 8), (["a"], 8), ([2, 2], 10**9)):
+        header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+        odd.append(len(header).to_bytes(8, "little") + header + bytes(16))
+    for content in odd:
+        weights.write_bytes(content)
+        assert published_parameters(str(tmp_path / "many")) is None
+        assert "neither its name nor its files tell its size" in plan_experiment(spec_of(str(tmp_path / "many"))).text()
 
 
 def test_larger_models_and_more_levels_cost_more() -> None:
@@ -88,7 +96,7 @@ def test_larger_models_and_more_levels_cost_more() -> None:
 def test_an_unknown_cost_is_agreed_to_or_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_experiment(spec_of("someone/model"))
     assert plan.attempt_seconds == MOST_ATTEMPT_SECONDS and plan.to_dict()["dollars"] is None
-    assert "not known" in plan.text() and "its name does not tell how many" in plan.text()
+    assert "not known" in plan.text() and "its name does not tell its size" in plan.text()
     with pytest.raises(UsageError, match="nobody knows yet what it costs"):
         ask_if_dear(plan.dollars, yes=False)
     ask_if_dear(plan.dollars, yes=True)

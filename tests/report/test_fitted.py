@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from emergence.report import output_files
 from emergence.report.fitted import fitted_table, fitted_text
 from tests.command_lines import ROOT, typed
 from tests.planted_runs import write_grid
@@ -107,7 +108,9 @@ def test_a_file_of_something_else_is_never_overwritten(content: str, runs: Path,
     assert mine.read_text() == content
 
 
-def test_tables_and_laws_are_written_over_their_own_kind(runs: Path, tmp_path: Path) -> None:
+def test_tables_and_laws_are_written_over_their_own_kind(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     styles = ("markdown", "csv", "latex", "json")
     for style in (*styles, *styles):  # each over the one before
         ended = typed("emergence", "table", str(runs), "--format", style, "--output", str(tmp_path / "table"))
@@ -130,4 +133,7 @@ def test_tables_and_laws_are_written_over_their_own_kind(runs: Path, tmp_path: P
     reader.start()
     assert typed("emergence", *fit, str(pipe)).code == 0
     reader.join(10)
+    monkeypatch.setattr(output_files, "PIPE_SECONDS", 0.0)
+    unread = typed("emergence", *fit, str(pipe))
+    assert unread.code == 2 and "nobody reads this pipe" in unread.err
     assert received and '"emergence-emergence_law"' in received[0] and stat.S_ISFIFO(pipe.stat().st_mode)

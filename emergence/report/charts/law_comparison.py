@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 from emergence.findings.folder import ResultsFolder
@@ -66,7 +67,7 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     ends = [v for row in points for v in (row["value"], row["lo"], row["hi"]) if math.isfinite(v)]
     room = 0.1 * ((max(ends) - min(ends)) or 1.0)
     axes[0].set(xlabel="loss at which it emerges", xlim=(max(ends) + room, min(ends) - room), ylim=(-0.5, 1.5))
-    axes[0].set_yticks([1, 0], [row["name"] for row in points])
+    axes[0].set_yticks([1, 0], [f"{row['name']}: {textwrap.shorten(row['about'], 24)}" for row in points])
     if scores:
         style = {"color": COLOURS[6], "marker": MARKERS[0], "linestyle": "none"}
         error_bars(axes[1], numbers(scores, "amount"), scores, "value", **style)

@@ -16,7 +16,7 @@ from emergence.report.charts.rows import distinct, never, numbers, rows_where, s
 
 #: Marks of the figure's rows.
 RUN, CURVE, BEST, ASKED, CONSTANT, TOLD = "run", "law", "least loss", "asked compute", "constant", "told"
-_N_PLACES, _MOST_CURVES = 41, 4
+_N_PLACES, _MOST_CURVES, _FEW_CURVES = 41, 6, 4
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
@@ -40,7 +40,10 @@ def _rows(law: StoredScaling) -> Iterator[Row]:
     for n, d, loss in zip(law.params, law.tokens, law.loss, strict=True):
         yield {**empty, "mark": RUN, "params": float(n), "tokens": float(d), "loss": float(loss)}
     places = np.geomspace(law.params.min(), law.params.max(), _N_PLACES)
-    for d in np.unique(np.quantile(law.tokens, np.linspace(0, 1, _MOST_CURVES), method="nearest")):
+    different = np.unique(law.tokens)
+    if len(different) > _MOST_CURVES:
+        different = np.unique(np.quantile(law.tokens, np.linspace(0, 1, _FEW_CURVES), method="nearest"))
+    for d in different:
         for n, loss in zip(places, law.fit.predict(places, np.full(_N_PLACES, d)), strict=True):
             yield {**empty, "mark": CURVE, "params": float(n), "tokens": float(d), "loss": float(loss)}
     if law.fit.has_tokens:
