@@ -56,7 +56,10 @@ FLAGS = {
     "one_draw": "one draw of finetuning data an amount: its effect and the amount's cannot be told apart",
     "split": "what fits is in several pieces; the interval goes from end to end",
     "lack_of_fit": "one elbow an amount fits clearly better than the law (p < 0.01)",
+    "levels_differ": "scores at the weakest checkpoint differ by amount, and the law has one base for all amounts",
 }
+#: Levels differ where they span more than this share of all scores.
+_LEVELS = 0.4
 
 
 def law_data(table: LawTable, link: Link = "identity") -> LawData:
@@ -170,7 +173,15 @@ def refuse_unemerged(fit: LawFit, path: Path) -> None:
         raise DataError(f"{before} run(s) before emergence: all are past their elbow, add weaker checkpoints", path)
 
 
-def refuse_elbows_out_of_range(free: FreeFit, path: Path) -> None:
+def levels_of(data: LawData) -> tuple[float, float] | None:
+    """Least and largest mean score of an amount at the weakest checkpoint, if they span much of all scores."""
+    tuned = data.rows(~data.fewshot)
+    weakest = tuned.rows(tuned.loss == tuned.loss.max())
+    means = [float(weakest.score[weakest.amount == amount].mean()) for amount in np.unique(weakest.amount)]
+    return (min(means), max(means)) if max(means) - min(means) > _LEVELS * float(np.ptp(tuned.score)) else None
+
+
+def refuse_elbows_out_of_range(free: FreeFit, data: LawData, path: Path) -> None:
     """Refuse a law over elbows that no run has seen.
 
     Raises:
@@ -178,9 +189,13 @@ def refuse_elbows_out_of_range(free: FreeFit, path: Path) -> None:
     """
     within = int(((free.before > 0) & (free.past > 0)).sum())
     if within < LEAST_ELBOWS:
+        levels, why = levels_of(data), ""
+        if levels is not None:
+            why = f"; {FLAGS['levels_differ']} ({levels[0]:.3g} to {levels[1]:.3g})"
         raise DataError(
             f"{within} of {len(free.amounts)} amounts have an elbow between the losses trained, and a law takes "
-            f"{LEAST_ELBOWS}: add amounts or checkpoints where scores begin to rise (--form free shows the elbows)",
+            f"{LEAST_ELBOWS}: add amounts or checkpoints where scores begin to rise "
+            f"(--form free shows the elbows){why}",
             path,
         )
 
@@ -409,7 +424,7 @@ def analyse_law(
     if form != "free":
         law = fit_law(LawModel(data, form, at))
         refuse_unemerged(law, path)
-        refuse_elbows_out_of_range(free, path)
+        refuse_elbows_out_of_range(free, data, path)
         errors = fit_errors(law)
         profile = calibrated_profile(law, errors, level=level, n_draws=n_draws, seed=seed)
         flags = _flags(law, profile, free, table)
@@ -470,6 +485,7 @@ def _flags(law: LawFit, profile: Profile, free: FreeFit, table: LawTable) -> lis
         "one_draw": not draws,
         "split": profile.is_split,
         "lack_of_fit": more > 0 and rest > 0 and fdtrc(more, rest, max(ratio, 0)) < _FLAT,
+        "levels_differ": levels_of(data) is not None,
     }
     return [name for name, holds in found.items() if holds]
 
