@@ -538,7 +538,7 @@ def ie_command(
     layers: Annotated[str, typer.Option(help="Blocks to estimate, e.g. 0,2,3.")] = "all",
     n: Annotated[int, typer.Option("--n", min=1, help="Texts; half of them fit the pooling.")] = 20_000,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of texts, controls, noise and random twins.")] = 3,
-    dimensions: Annotated[int, typer.Option(min=1, help="Most dimensions that states are pooled to.")] = 64,
+    dimensions: Annotated[int, typer.Option(min=4, help="Most dimensions that states are pooled to.")] = 64,
     snapshots: Annotated[bool, typer.Option("--snapshots", help="Every snapshot of pretraining, as a curve.")] = False,
     revision: Revision = None,
     out: StudyFolder = None,
