@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from emergence.errors import UsageError
+from emergence.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
     from emergence.spec.experiment import ExperimentSpec
@@ -53,14 +53,19 @@ def published_parameters(name: str) -> int | None:
     """The parameters of a model: by its files where it is a directory of this machine, else as its name tells.
 
     Of a directory of revisions it is that of the first. None where neither tells.
+
+    Raises:
+        WeightsError: A file of the directory is damaged.
     """
     if not is_directory(name):
         return size_in_name(name)
     folder = Path(name).expanduser()
     for place in (folder, *sorted(path.parent for path in folder.glob("*/config.json"))):
         if files := _weight_files(place):
-            counts = [_values_in(file) for file in files]
-            return None if None in counts else sum(count or 0 for count in counts)
+            counts = {file: _values_in(file) for file in files}
+            if damaged := [file for file, count in counts.items() if count is None]:
+                raise WeightsError(f"{damaged[0]}: missing, damaged or no safetensors file: fetch the model anew")
+            return sum(count or 0 for count in counts.values())
     return size_in_name(name)
 
 

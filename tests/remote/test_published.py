@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from emergence.errors import DataError, UsageError
+from emergence.errors import DataError, UsageError, WeightsError
 from emergence.experiment.store import RunStore
 from emergence.model.huggingface import ModelFiles, find_model
 from emergence.remote.container import SHOWN_SCORES
@@ -81,8 +81,11 @@ def test_of_a_directory_here_the_files_tell_it(tmp_path: Path) -> None:
         odd.append(len(header).to_bytes(8, "little") + header + bytes(16))
     for content in odd:
         weights.write_bytes(content)
-        assert published_parameters(str(tmp_path / "many")) is None
-        assert "neither its name nor its files tell its size" in plan_experiment(spec_of(str(tmp_path / "many"))).text()
+        with pytest.raises(WeightsError, match=r"model\.safetensors: missing, damaged or no safetensors file"):
+            plan_experiment(spec_of(str(tmp_path / "many")))
+    weights.unlink()
+    (weights.parent / "model.safetensors.index.json").unlink()
+    assert "neither its name nor its files tell its size" in plan_experiment(spec_of(str(tmp_path / "many"))).text()
 
 
 def test_larger_models_and_more_levels_cost_more() -> None:
