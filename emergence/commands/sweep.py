@@ -169,8 +169,9 @@ def _go_on(record: Record, tasks: list[Task], options: Options) -> int:
     if plan.left:
         if not place.is_rented:
             ask_if_long(plan.here, plan.machine, options.yes)
-        is_bounded = plan.dollars_to_agree_to is None and options.max_cost is not None
-        ask_if_dear(plan.dollars_to_agree_to, options.yes or is_bounded)
+        ask_if_dear(plan.dollars, options.yes)
+        if plan.dollars_to_agree_to is None:
+            ask_if_dear(None, options.yes, options.max_cost)
         record.max_cost = options.max_cost
         options.say(f"record       {record.path}")
         place.run(record, existing, options.say)

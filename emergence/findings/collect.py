@@ -231,9 +231,8 @@ def _read_file(path: Path, name: str) -> Found | Told:
     raw = read_json(path, DataError)
     if isinstance(raw, dict) and str(raw.get(KIND_KEY, "")).startswith(OWN_KIND):
         return Told(str(raw[KIND_KEY]), path)
-    if (
-        isinstance(raw, dict) and raw.get("cell") == path.stem and path.parent.name == "cells"
-    ):  # a study of a model keeps them beside its result
+    # A study of a model keeps its cells beside its result.
+    if isinstance(raw, dict) and raw.get("cell") == path.stem and path.parent.name == "cells":
         return Told("cell", path)
     if not recognise(raw):
         raise _NotAResultError("foreign", "not a results file: it has none of the keys of a finetune_stats.json")

@@ -132,7 +132,6 @@ class AdapterRun:
     loss: float
     amount: int
     score: float
-    se: float
     checkpoint: str
     draw: str
 
@@ -146,8 +145,7 @@ def runs_by_adapter(collection: Collection) -> dict[str, list[AdapterRun]]:
         labels.setdefault(key, row.label.removesuffix(f", {row.key[2]}"))
         groups.setdefault(key, []).append(
             AdapterRun(
-                row.key[2], values["loss"], values["amount"], values["score"], values["se"], values["checkpoint"],
-                values["subset"],
+                row.key[2], values["loss"], values["amount"], values["score"], values["checkpoint"], values["subset"],
             )
         )  # fmt: skip
     several = [key for key, runs in groups.items() if len({run.adapter for run in runs}) > 1]

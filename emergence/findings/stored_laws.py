@@ -134,7 +134,7 @@ class StoredScaling:
     """What a file of ``law scaling --output`` says with one count of parameters.
 
     Attributes:
-        count: What N counts, in words. params, tokens, loss: (n,) the runs, tokens discounted where they repeat.
+        count: What N counts, in words. runs: Tokens discounted where they repeat.
         fit: The law. intervals: Constant to the ends of its 90% bootstrap interval.
         held_out: Largest N fitted, error of larger ones, of each cut. optima: Compute, N with its ends, loss.
     """
@@ -143,9 +143,7 @@ class StoredScaling:
     table: str
     about: str
     count: str
-    params: FloatArray
-    tokens: FloatArray
-    loss: FloatArray
+    runs: ScalingData
     fit: ScalingFit
     intervals: dict[str, tuple[float, float]]
     held_out: tuple[tuple[float, float], ...]
@@ -316,9 +314,7 @@ def _scaling_of_count(content: dict[str, Any], law: dict[str, Any], name: str) -
         str(content["table"]),
         str(content.get("about") or ""),
         COUNTS[law["count"]],
-        runs.params,
-        runs.tokens,
-        runs.loss,
+        runs,
         ScalingFit(**constants, objective=_finite(fit["objective"]), condition=_finite(fit["condition"])),
         ends,
         tuple((_finite(held["below"]), _finite(held["error"])) for held in law["held_out"]),

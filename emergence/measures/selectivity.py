@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 from scipy.stats import hypergeom, rankdata, spearmanr
 
 from emergence.measures.bootstrap import Estimate, seed_t_interval
+from emergence.measures.variance_parts import t_widening
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -188,6 +189,24 @@ def matched_units(units: IntArray, sizes: FloatArray, layers: IntArray, rng: np.
         drawn.append(int(rng.choice(near)))
         free[drawn[-1]] = False
     return np.array(drawn, dtype=np.int64)
+
+
+def widened(effect: Estimate, draws: Sequence[Sequence[float]]) -> Estimate:
+    """An effect whose interval counts what another random set of units would differ by.
+
+    The selected units could be one more random set, so the variance between sets counts 1 + 1/draws times. It is that
+    within the draws of all cuts of one size, taken together, as Student's t.
+
+    Args:
+        effect: Random minus selected, with an interval over sentences. draws: F1 of the random sets of every cut.
+    """
+    df = sum(len(each) - 1 for each in draws)
+    if df < 1:
+        return replace(effect, lo=math.nan, hi=math.nan)
+    pooled = math.sqrt(sum(float(np.var(each)) * len(each) for each in draws) / df * (1 + 1 / len(draws[0])))
+    half = pooled * t_widening(df, effect.level) * float(ndtri((1 + effect.level) / 2))
+    lo = effect.point - math.hypot(effect.point - effect.lo, half)
+    return replace(effect, lo=lo, hi=effect.point + math.hypot(effect.hi - effect.point, half))
 
 
 @dataclass(frozen=True)

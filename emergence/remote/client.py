@@ -105,7 +105,7 @@ def _answer_without_container(flags: dict[str, Any], detached: bool = True) -> R
     if request.dry_run:
         say("dry run: nothing was launched")
         return None
-    ask_if_dear(plan.dollars, request.yes or (plan.dollars is None and request.max_cost is not None))
+    ask_if_dear(plan.dollars, request.yes, request.max_cost)
     return request
 
 

@@ -294,16 +294,16 @@ def refuse_above(max_cost: float | None, dollars: float | None, what: str, cure:
         )
 
 
-def ask_if_dear(dollars: float | None, yes: bool) -> None:
+def ask_if_dear(dollars: float | None, yes: bool, max_cost: float | None = None) -> None:
     """Let a person agree to a costly launch, or to one of which nobody knows what it costs (None).
 
     Args:
-        yes: The person has agreed already: by ``--yes``, or where the cost is not known by a ``--max-cost``.
+        yes: The person has agreed already. max_cost: An unknown cost ends there, which is agreement enough.
 
     Raises:
         UsageError: The answer is no, or there is nobody to ask.
     """
-    if not yes and dollars is None:
+    if not yes and dollars is None and max_cost is None:
         ask("nobody knows yet what it costs (--max-cost DOLLARS ends it there)", "Launch?")
     if not yes and dollars is not None and dollars > ASK_ABOVE_DOLLARS:
         ask(f"the estimate is above ${ASK_ABOVE_DOLLARS:g}", "Launch?")

@@ -103,6 +103,9 @@ def test_an_unknown_cost_is_agreed_to_or_bounded(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UsageError, match="nobody knows yet what it costs"):
         ask_if_dear(plan.dollars, yes=False)
     ask_if_dear(plan.dollars, yes=True)
+    ask_if_dear(plan.dollars, yes=False, max_cost=5.0)
+    with pytest.raises(UsageError, match="the estimate is above"):
+        ask_if_dear(99.0, yes=False, max_cost=500.0)  # a limit is no consent to what is known to be dear
     refuse_if_too_dear(plan, 5.0)  # the run itself ends there
     with pytest.raises(UsageError, match="give an amount"):
         refuse_if_too_dear(plan, -1.0)

@@ -23,10 +23,11 @@ from emergence.errors import DataError, RunDirectoryError, UsageError
 from emergence.experiment.run_directory import RunDirectory
 from emergence.files import read_sealed, seal, write_json_atomic
 from emergence.measures.bootstrap import Estimate
+from emergence.measures.selectivity import widened
 from emergence.model.unit_hooks import units_of
 from emergence.studies.units import inputs, measure
 from emergence.studies.units.inputs import Work, prepare_run
-from emergence.studies.units.measure import UnitStudy, widened
+from emergence.studies.units.measure import UnitStudy
 from emergence.studies.units.options import UnitOptions, parse_kinds
 from emergence.studies.units.passes import Bench, cut
 from emergence.studies.units.result import COUNTS, FILES, SHARES, SHUFFLED, read_result

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from emergence.findings.folder import ResultsFolder
 from emergence.measures.bootstrap import N_BOOT
@@ -18,6 +18,7 @@ from emergence.report import charts
 from emergence.report.blocks import Block
 
 Row: TypeAlias = dict[str, Any]
+Kept = TypeVar("Kept")
 #: ``matplotlib.figure.Figure``, which nobody needs who draws nothing.
 Figure: TypeAlias = Any
 #: Anchors of the report's sections that show figures.
@@ -138,6 +139,15 @@ class Charts:
             self.charts.append(Chart(name, kind, title, caption, tuple(rows)))
         elif otherwise:
             self.skip(name, otherwise)
+
+    def take(self, name: str, read: tuple[list[Kept], Iterable[tuple[str, str]]], otherwise: str = "") -> list[Kept]:
+        """What could be read. The rest is skipped by its place, and the figure ``name`` if there is nothing."""
+        found, problems = read
+        for place, reason in problems:
+            self.skip(place, reason)
+        if not found and otherwise:
+            self.skip(name, otherwise)
+        return found
 
     def skip(self, name: str, reason: str) -> None:
         if (name, reason) not in self.skipped:  # several kinds read a history: a damaged one is named once

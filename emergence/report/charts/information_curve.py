@@ -17,9 +17,7 @@ from emergence.wording import format_interval
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    curves, problems = read_studies(folder, FILES, read_result)
-    for place, reason in problems:
-        charts.skip(place, reason)
+    curves = charts.take(KIND.name, read_studies(folder, FILES, read_result))
     curves = named_apart(curves, lambda c: (c.settings["texts"], c.settings["length"]), InformationCurve.asked)
     for texts in dict.fromkeys(str(curve.settings["texts"]) for curve in curves):
         mine = sorted((c for c in curves if c.settings["texts"] == texts), key=lambda c: int(c.settings["length"]))

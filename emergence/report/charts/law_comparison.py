@@ -19,11 +19,8 @@ POINT, DIFFERENCE, SCORE, TOLD = "emergence point", "A minus B", "score at equal
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    found, problems = stored_comparisons(folder.collection)
-    for name, reason in problems:
-        charts.skip(name, reason)
-    if not found:
-        charts.skip(KIND.name, "no comparison of laws is stored here: emergence law compare A B --output FILE")
+    otherwise = "no comparison of laws is stored here: emergence law compare A B --output FILE"
+    found = charts.take(KIND.name, stored_comparisons(folder.collection), otherwise)
     for comparison in found:
         of = slug(comparison.name.removesuffix(".json")) if len(found) > 1 else ""
         caption = (

@@ -21,11 +21,8 @@ _N_PLACES = 61
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    laws, problems = stored_laws(folder.collection)
-    for name, reason in problems:
-        charts.skip(name, reason)
-    if not laws:
-        charts.skip(KIND.name, "no law is stored here: emergence law fit TABLE|DIR --output FILE in this folder")
+    otherwise = "no law is stored here: emergence law fit TABLE|DIR --output FILE in this folder"
+    laws = charts.take(KIND.name, stored_laws(folder.collection), otherwise)
     for law in laws:
         fit = "own elbows" if law.point is None else "the law"
         band = ""

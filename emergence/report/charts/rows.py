@@ -23,6 +23,9 @@ from emergence.measures.conditional import LINEAR
 from emergence.measures.emergence_score import FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.report.charts.chart import Charts, Row
 from emergence.studies.study import StudyFiles
+from emergence.studies.units.result import FILES as UNITS
+from emergence.studies.units.result import UnitResult
+from emergence.studies.units.result import read_result as read_units
 
 #: Cells of the row between pretrained and random, whose trunk was pretrained on shuffled text.
 SHUFFLED_CELLS = {FULL: "shuffled_full", FROZEN: "shuffled_frozen"}
@@ -70,12 +73,7 @@ def studies(
     """Every result of a study in a folder. What cannot be read is skipped by its place, ``name`` if there is none."""
     if read not in charts.read:
         charts.read[read] = read_studies(folder, files, read)
-    results, problems = charts.read[read]
-    for place, reason in problems:
-        charts.skip(place, reason)
-    if not results:
-        charts.skip(name, otherwise)
-    return results
+    return charts.take(name, charts.read[read], otherwise)
 
 
 class OfSubject(Protocol):
@@ -100,6 +98,12 @@ def named_apart(
             result = replace(result, subject={**result.subject, "name": f"{name} ({settings(result)})"})  # type: ignore[type-var]
         apart.append(result)
     return apart
+
+
+def unit_studies(folder: ResultsFolder, charts: Charts, name: str) -> list[UnitResult]:
+    """Every study of units in a folder, those of one subject told apart by what was asked."""
+    found = studies(folder, charts, name, UNITS, read_units, "no units were examined: emergence units RUN")
+    return named_apart(found, lambda r: (r.settings["data"]["name"], r.settings["roles"]), UnitResult.asked)
 
 
 def no_history(folder: ResultsFolder, otherwise: str) -> str:

@@ -20,11 +20,8 @@ _N_PLACES, _MOST_CURVES, _FEW_CURVES = 41, 6, 4
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    laws, problems = stored_scaling_laws(folder.collection)
-    for name, reason in problems:
-        charts.skip(name, reason)
-    if not laws:
-        charts.skip(KIND.name, "no scaling law is stored here: emergence law scaling TABLE|DIR --output FILE")
+    otherwise = "no scaling law is stored here: emergence law scaling TABLE|DIR --output FILE"
+    laws = charts.take(KIND.name, stored_scaling_laws(folder.collection), otherwise)
     for law in laws:
         right = "Right: N that spends a compute C = 6·N·D best, and that compute's least loss."
         caption = (
@@ -37,17 +34,17 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
 
 def _rows(law: StoredScaling) -> Iterator[Row]:
     empty: Row = dict.fromkeys(("mark", "params", "tokens", "loss", "compute", "lo", "hi", "name", "value", "told"))
-    for n, d, loss in zip(law.params, law.tokens, law.loss, strict=True):
+    for n, d, loss in zip(law.runs.params, law.runs.tokens, law.runs.loss, strict=True):
         yield {**empty, "mark": RUN, "params": float(n), "tokens": float(d), "loss": float(loss)}
-    places = np.geomspace(law.params.min(), law.params.max(), _N_PLACES)
-    different = np.unique(law.tokens)
+    places = np.geomspace(law.runs.params.min(), law.runs.params.max(), _N_PLACES)
+    different = np.unique(law.runs.tokens)
     if len(different) > _MOST_CURVES:
-        different = np.unique(np.quantile(law.tokens, np.linspace(0, 1, _FEW_CURVES), method="nearest"))
+        different = np.unique(np.quantile(law.runs.tokens, np.linspace(0, 1, _FEW_CURVES), method="nearest"))
     for d in different:
         for n, loss in zip(places, law.fit.predict(places, np.full(_N_PLACES, d)), strict=True):
             yield {**empty, "mark": CURVE, "params": float(n), "tokens": float(d), "loss": float(loss)}
     if law.fit.has_tokens:
-        spent = 6 * law.params * law.tokens
+        spent = 6 * law.runs.params * law.runs.tokens
         asked = [best[0] for best in law.optima]
         for c in np.geomspace(min(spent.min(), *asked, np.inf), max(spent.max(), *asked, 0.0), _N_PLACES):
             n, d, loss = law.fit.optimal(float(c))

@@ -11,14 +11,13 @@ from emergence.measures.bootstrap import Estimate
 from emergence.report.blocks import Block, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import panel_grid
-from emergence.report.charts.rows import distinct, named_apart, never, numbers, rows_where, slug, studies, value_words
-from emergence.studies.units.result import FILES, KIND_NAMES, MAIN_SHARE, UnitResult, read_result
+from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, unit_studies, value_words
+from emergence.studies.units.result import KIND_NAMES, MAIN_SHARE, UnitResult
 from emergence.wording import format_interval
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    results = studies(folder, charts, KIND.name, FILES, read_result, "no units were examined: emergence units RUN")
-    results = named_apart(results, lambda r: (r.settings["data"]["name"], r.settings["roles"]), UnitResult.asked)
+    results = unit_studies(folder, charts, KIND.name)
     for result in results:
         data = f"{result.settings['data']['name']}, {result.settings['roles']} roles"
         caption = (

@@ -13,15 +13,14 @@ from emergence.findings.unit_trends import seed_overlaps, unit_verdicts
 from emergence.report.blocks import Block, Bullets, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, shared_legend, with_unit
-from emergence.report.charts.rows import distinct, named_apart, never, numbers, rows_where, slug, studies, value_words
-from emergence.studies.units.result import COUNTS, FILES, KIND_NAMES, UnitResult, read_result
+from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, unit_studies, value_words
+from emergence.studies.units.result import COUNTS, KIND_NAMES, UnitResult
 
 _TITLES = {"half": "half of the effect", "participation": "participation ratio", "probe": "probe, nine tenths"}
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    results = studies(folder, charts, KIND.name, FILES, read_result, "no units were examined: emergence units RUN")
-    results = named_apart(results, lambda r: (r.settings["data"]["name"], r.settings["roles"]), UnitResult.asked)
+    results = unit_studies(folder, charts, KIND.name)
     names = dict.fromkeys((str(r.settings["data"]["name"]), str(r.settings["roles"])) for r in results)
     for name, roles in names:
         mine = [r for r in results if (r.settings["data"]["name"], r.settings["roles"]) == (name, roles)]

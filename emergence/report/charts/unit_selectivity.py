@@ -9,16 +9,15 @@ from emergence.findings.folder import ResultsFolder
 from emergence.report.blocks import Block, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, panel_grid, shared_legend
-from emergence.report.charts.rows import distinct, named_apart, never, numbers, rows_where, slug, studies, value_words
-from emergence.studies.units.result import FILES, KIND_NAMES, UnitResult, read_result
+from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, unit_studies, value_words
+from emergence.studies.units.result import KIND_NAMES, UnitResult
 
 #: The trunks that are drawn, in words.
 TRAINED, TWIN = "trained", "random twin"
 
 
 def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
-    results = studies(folder, charts, KIND.name, FILES, read_result, "no units were examined: emergence units RUN")
-    results = named_apart(results, lambda r: (r.settings["data"]["name"], r.settings["roles"]), UnitResult.asked)
+    results = unit_studies(folder, charts, KIND.name)
     for key in dict.fromkeys(_key(result, kind) for result in results for kind in result.kinds):
         name, roles, kind = key
         rows = [row for result in results if (name, roles, kind) in _keys(result) for row in _rows(result, kind)]

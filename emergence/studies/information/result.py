@@ -159,7 +159,7 @@ def concluded(emergence: Emergence, n: int, ceiling: float, doubts: Sequence[str
     first = " and ".join(f"more than {words}" for words in told["more"])
     less = " and ".join(f"less than {words}" for words in told["less"])
     open_ = "undetermined against " + " and ".join(told["undetermined"]) if told["undetermined"] else ""
-    phrase = first or (open_ if open_ else NOTHING)
+    phrase = first or open_ or NOTHING
     phrase += f", but {less}" if less else ""
     phrase += f"; {open_}" if first and open_ else ""
     doubted = f" (by estimates that are flagged: {', '.join(doubts)})" if doubts else ""

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 from torch import nn
 
 from emergence.answering.probe import probe_all_layers
@@ -33,9 +32,9 @@ from emergence.measures.selectivity import (
     participation_ratio,
     rank_correlation,
     select_units,
+    widened,
     without_confounds,
 )
-from emergence.measures.variance_parts import t_widening
 from emergence.model.unit_hooks import units_of
 from emergence.plain import plain
 from emergence.studies.activations import on_device
@@ -345,24 +344,6 @@ class _OneKind:
 
     def _counted(self, n: float) -> Row:
         return {"n": n, "share": n / self._n}
-
-
-def widened(effect: Estimate, draws: Sequence[Sequence[float]]) -> Estimate:
-    """An effect whose interval counts what another random set of units would differ by.
-
-    The selected units could be one more random set, so the variance between sets counts 1 + 1/draws times. It is that
-    within the draws of all cuts of one size, taken together, as Student's t.
-
-    Args:
-        effect: Random minus selected, with an interval over sentences. draws: F1 of the random sets of every cut.
-    """
-    df = sum(len(each) - 1 for each in draws)
-    if df < 1:
-        return dataclasses.replace(effect, lo=math.nan, hi=math.nan)
-    pooled = math.sqrt(sum(float(np.var(each)) * len(each) for each in draws) / df * (1 + 1 / len(draws[0])))
-    half = pooled * t_widening(df, effect.level) * float(ndtri((1 + effect.level) / 2))
-    lo = effect.point - math.hypot(effect.point - effect.lo, half)
-    return dataclasses.replace(effect, lo=lo, hi=effect.point + math.hypot(effect.hi - effect.point, half))
 
 
 def _count(share: float, n_units: int) -> int:
