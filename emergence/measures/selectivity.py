@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import solve
 from scipy.special import ndtr, ndtri
 from scipy.stats import hypergeom, rankdata, spearmanr
 
@@ -133,25 +134,29 @@ class Selectivity:
 
 
 def select_units(
-    values: npt.ArrayLike, labels: IntArray, in_a: BoolArray, n_roles: int, q: float = FALSE_DISCOVERIES
-) -> Selectivity:
-    """Choose units on half A and report them on half B.
+    values: npt.ArrayLike,
+    labelings: Sequence[IntArray],
+    in_a: BoolArray,
+    n_roles: int,
+    q: float = FALSE_DISCOVERIES,
+) -> list[Selectivity]:
+    """Choose units on half A and report them on half B, by each labeling of the words; they are ranked once.
 
     Args:
         values: (n, U) activations, or what confounds left of them.
-        labels: (n,) role of each word, 0 to R - 1.
+        labelings: The role (n,) of each word, 0 to R - 1, and what else is to be told.
         in_a: (n,) half A.
     """
     array = np.asarray(values)
-    halves = []
-    for rows in (in_a, ~in_a):
-        parts = [
-            roles_auc(rankdata(array[rows, first : first + _CHUNK], axis=0), labels[rows], n_roles)
-            for first in range(0, array.shape[1], _CHUNK)
-        ]
-        halves.append([np.concatenate(each, axis=1) for each in zip(*parts, strict=True)])
-    (auc_a, z_a), (auc_b, z_b) = halves
-    return selected(auc_a, z_a, auc_b, z_b, q)
+    parts = []  # (chunk, half, labeling, 2, R, units of the chunk)
+    for first in range(0, array.shape[1], _CHUNK):
+        halves = []
+        for rows in (in_a, ~in_a):
+            ranks = rankdata(array[rows, first : first + _CHUNK], axis=0)
+            halves.append([roles_auc(ranks, labels[rows], n_roles) for labels in labelings])
+        parts.append(halves)
+    of_a, of_b = np.concatenate(parts, axis=-1)
+    return [selected(a[0], a[1], b[0], b[1], q) for a, b in zip(of_a, of_b, strict=True)]
 
 
 def selected(
@@ -333,9 +338,19 @@ class UnitProbe:
         return np.asarray((self.values - mean) / np.where(sd > 1e-12, sd, 1.0))
 
     @cached_property
-    def _alike(self) -> FloatArray:
-        """(n, words of half A) products of the words' activations, of all units."""
-        return np.asarray(self._standard @ self._standard[self.in_a].T, dtype=np.float64)
+    def _parts(self) -> tuple[IntArray, IntArray]:
+        """Words of half A in two parts, which score each other."""
+        a = np.flatnonzero(self.in_a)
+        return a[: len(a) // 2], a[len(a) // 2 :]
+
+    @cached_property
+    def _alike_by_all(self) -> FloatArray:
+        return self._alike_by(np.arange(self.values.shape[1]))
+
+    def _alike_by(self, units: IntArray) -> FloatArray:
+        """(n, words of half A) products of the words' activations of some units."""
+        some = self._standard[:, units]
+        return np.asarray(some @ some[self.in_a].T, dtype=np.float64)
 
     def base(self, is_role: BoolArray) -> float:
         """F1 on half B of calling every word the role, the best there is without any unit."""
@@ -343,50 +358,72 @@ class UnitProbe:
         return 2 * share / (1 + share)
 
     def f1(self, units: IntArray, is_role: BoolArray) -> float:
-        """F1 on half B of telling the words (n,) of a role by some units.
+        """F1 on half B of telling the words (n,) of a role by some units."""
+        return self.curve(units, is_role, [len(units)])[0][1]
+
+    def curve(self, order: IntArray, is_role: BoolArray, sizes: Sequence[int]) -> Curve:
+        """:meth:`f1` of the first k units of an order, for each of the rising ``sizes`` k.
+
+        Products of a few units are a part of those of more, and products of words by many units a sum of those by
+        fewer, so each is computed once.
+        """
+        y = is_role.astype(np.float64)
+        one, other = self._parts
+        n_few = sum(k <= len(one) for k in sizes)
+        found = []
+        if n_few:
+            x = np.asarray(self._standard[:, order[: sizes[n_few - 1]]], dtype=np.float64)
+            products = [x[part].T @ x[part] for part in (one, other)]
+            products.append(products[0] + products[1])
+            fitted = (one, other, np.concatenate([one, other]))
+            targets = [x[part].T @ (y[part] - y[part].mean()) for part in fitted]
+            for k in sizes[:n_few]:
+                fits = [
+                    _ridge_scores(p[:k, :k], t[:k], len(part), x[:, :k], float(y[part].mean()))
+                    for p, t, part in zip(products, targets, fitted, strict=True)
+                ]
+                found.append((k, self._f1_of(fits, is_role)))
+        alike, done = np.zeros((len(y), int(self.in_a.sum()))), 0
+        for k in sizes[n_few:]:  # the same by way of the words, which are fewer
+            alike = self._alike_by_all if k == self.values.shape[1] else alike + self._alike_by(order[done:k])
+            done = k
+            fits = []
+            for part in (slice(len(one)), slice(len(one), None), slice(None)):  # of half A
+                own = y[self.in_a][part]
+                mean = float(own.mean())
+                fits.append(_ridge_scores(alike[self.in_a][part, part], own - mean, len(own), alike[:, part], mean))
+            found.append((k, self._f1_of(fits, is_role)))
+        return tuple(found)
+
+    def _f1_of(self, fits: Sequence[Callable[[float], FloatArray]], is_role: BoolArray) -> float:
+        """F1 on half B by what was fitted on each part of half A and on all of it.
 
         Ridge and threshold are chosen on half A, on scores of each part of it by what the other part was fitted on,
         because many units fit the words that they are fitted on, whatever they tell.
+
+        Args:
+            fits: For each a function from a ridge to the scores (n,) of all words.
         """
-        a = np.flatnonzero(self.in_a)
-        parts = (a[: len(a) // 2], a[len(a) // 2 :])
-        scored = self._scorer(units, is_role.astype(np.float64))
         held = np.zeros((len(_RIDGES), len(is_role)))  # of half A alone
         for ridge, scores in zip(_RIDGES, held, strict=True):
-            for fit, other in (parts, parts[::-1]):
-                scores[other] = scored(fit, ridge)[other]
+            for fit, other in zip(fits[:2], self._parts[::-1], strict=True):
+                scores[other] = fit(ridge)[other]
+        a = self.in_a
         best = int(np.argmin([((scores[a] - is_role[a]) ** 2).mean() for scores in held]))
         threshold = _best_threshold(held[best, a], is_role[a])
-        return _f1(scored(a, _RIDGES[best])[~self.in_a] >= threshold, is_role[~self.in_a])
+        return _f1(fits[2](_RIDGES[best])[~a] >= threshold, is_role[~a])
 
-    def _scorer(self, units: IntArray, y: FloatArray) -> Callable[[IntArray, float], FloatArray]:
-        """A function of the words that are fitted and of a ridge, which gives scores (n,) of all words."""
-        of_a = np.cumsum(self.in_a) - 1
-        x: FloatArray | None = None
-        alike: FloatArray | None = None
 
-        def scored(fit: IntArray, ridge: float) -> FloatArray:
-            nonlocal x, alike
-            n, mean = len(fit), y[fit].mean()
-            if len(units) <= n:
-                x = np.asarray(self._standard[:, units], dtype=np.float64) if x is None else x
-                a = x[fit]
-                weights = np.linalg.solve(a.T @ a + ridge * n * np.eye(len(units)), a.T @ (y[fit] - mean))
-                return np.asarray(mean + x @ weights)
-            # The same by way of the words, which are fewer.
-            alike = self._alike_by(units) if alike is None else alike
-            products = alike[:, of_a[fit]]
-            weights = np.linalg.solve(products[fit] + ridge * n * np.eye(n), y[fit] - mean)
-            return np.asarray(mean + products @ weights)
+def _ridge_scores(
+    products: FloatArray, target: FloatArray, n: int, features: FloatArray, mean: float
+) -> Callable[[float], FloatArray]:
+    """A function from a ridge, as a share of ``n``, to scores of all words by weights that solve for ``target``."""
 
-        return scored
+    def scores(ridge: float) -> FloatArray:
+        damped = products + ridge * n * np.eye(len(products))
+        return np.asarray(mean + features @ solve(damped, target, assume_a="pos"))
 
-    def _alike_by(self, units: IntArray) -> FloatArray:
-        """:attr:`_alike` of some units."""
-        if len(units) == self.values.shape[1]:
-            return self._alike
-        some = self._standard[:, units]
-        return np.asarray(some @ some[self.in_a].T, dtype=np.float64)
+    return scores
 
 
 def fewest_for_probe(probe: UnitProbe, is_role: BoolArray, order: IntArray) -> tuple[float, Curve, float]:
@@ -400,7 +437,7 @@ def fewest_for_probe(probe: UnitProbe, is_role: BoolArray, order: IntArray) -> t
     """
     base = probe.base(is_role)
     sizes = [*(2**k for k in range(len(order).bit_length()) if 2**k < len(order)), len(order)]
-    curve = tuple((k, probe.f1(order[:k], is_role)) for k in sizes)
+    curve = probe.curve(order, is_role, sizes)
     gain = max(value for _, value in curve) - base
     if gain < LEAST_GAIN:
         return math.nan, curve, curve[-1][1]

@@ -64,7 +64,7 @@ def counts_of(rotated: bool) -> tuple[float, float, float, int]:
         return float((answer - off @ kept)[~in_a & role].mean())
 
     half, _ = fewest_units(lost, WIDTH, lost(WIDTH) / 2)
-    chosen = select_units(activations, labels, in_a, 2)
+    chosen = select_units(activations, [labels], in_a, 2)[0]
     probe, _, _ = fewest_for_probe(UnitProbe(activations, in_a), role, chosen.order(1))
     return half, participation_ratio(attributions, np.arange(len(attributions))), probe, int(chosen.confirmed[1].sum())
 
@@ -119,20 +119,20 @@ def test_auc_and_its_z_are_mann_and_whitneys_with_ties() -> None:
 
 def test_many_units_are_ranked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     activations, labels, in_a, _ = planted(rotated=True)
-    whole = select_units(activations, labels, in_a, 2)
+    whole = select_units(activations, [labels], in_a, 2)[0]
     monkeypatch.setattr("emergence.measures.selectivity._CHUNK", 10)
-    parts = select_units(activations, labels, in_a, 2)
+    parts = select_units(activations, [labels], in_a, 2)[0]
     assert (parts.auc_b == whole.auc_b).all() and (parts.confirmed == whole.confirmed).all()
 
 
 def test_half_a_chooses_and_half_b_reports() -> None:
     activations, labels, in_a, _ = planted(rotated=False)
     activations[~in_a] = np.random.default_rng(7).normal(size=(int((~in_a).sum()), WIDTH))  # nothing is there
-    found = select_units(activations, labels, in_a, 2)
+    found = select_units(activations, [labels], in_a, 2)[0]
     assert found.chosen[1, :3].all() and not found.confirmed[1].any()
     assert abs(found.reported[1, found.order(1)[0]] - 0.5) < 0.1
     activations, labels, in_a, _ = planted(rotated=False)
-    down = select_units(-activations, labels, in_a, 2)
+    down = select_units(-activations, [labels], in_a, 2)[0]
     assert down.confirmed[1, :3].all() and (down.reported[1, :3] > 0.75).all()  # in the direction of half A
 
 
@@ -142,9 +142,9 @@ def test_a_confound_that_explains_everything_leaves_nothing() -> None:
     labels = (place + 0.3 * rng.normal(size=WORDS) > 0).astype(np.int64)
     in_a = np.arange(WORDS) % 2 == 0
     values = np.column_stack([2 * place + 0.5 * rng.normal(size=WORDS), place, rng.normal(size=WORDS) + labels])
-    raw = select_units(values, labels, in_a, 2)
+    raw = select_units(values, [labels], in_a, 2)[0]
     left = without_confounds(values, place[:, None], in_a)
-    clean = select_units(left, labels, in_a, 2)
+    clean = select_units(left, [labels], in_a, 2)[0]
     assert raw.confirmed[1].all() and clean.confirmed[1].tolist() == [False, False, True]
     assert (left[:, 1] == 0).all()
 

@@ -171,10 +171,8 @@ class _OneKind:
         first = self._read.units.first
         for block in map(slice, first[:-1], first[1:]):  # a block at a time, because residuals take more memory
             left[:, block] = without_confounds(self._read.at_words[:, block], words.confounds, words.in_a)
-        chosen, raw = (
-            select_units(values, words.label, words.in_a, len(words.roles)) for values in (left, self._read.at_words)
-        )
-        shuffled = self._shuffled(left)
+        chosen, shuffled = select_units(left, [words.label, self._shuffled()], words.in_a, len(words.roles))
+        raw = select_units(self._read.at_words, [words.label], words.in_a, len(words.roles))[0]
         orders = [_Chosen(role, chosen.order(words.roles.index(role))) for role in self._work.roles]
         return {
             "n_units": self._n,
@@ -187,13 +185,13 @@ class _OneKind:
 
     # Selectivity ---------------------------------------------------------------------------------
 
-    def _shuffled(self, left: npt.NDArray[np.float32]) -> Selectivity:
-        """Selectivity for labels that are shuffled within each half."""
+    def _shuffled(self) -> IntArray:
+        """Labels of the words, shuffled within each half."""
         words = self._work.words
         labels = words.label.copy()
         for half in (words.in_a, ~words.in_a):
             labels[half] = self._rng.permutation(labels[half])
-        return select_units(left, labels, words.in_a, len(words.roles))
+        return labels
 
     def _selectivity(self, role: str, chosen: Selectivity, raw: Selectivity, shuffled: Selectivity) -> Row:
         words, blocks = self._work.words, self._read.units.blocks
