@@ -37,14 +37,8 @@ def _run(options: argparse.Namespace) -> int:
         print(write_table(options.results, DOCS / "speed.md"))
         return 0
     if options.what == ["figure"]:
-        from benchmarks.rows.information_cost import draw as draw_estimates
-
-        newest = load_newest(options.results).get("information-cost@cpu")
-        if newest is None:
-            raise UsageError("there is no result to draw: python -m benchmarks information-cost")
-        whole = options.results / "campaigns" / "mine_published.json"
-        as_published = json.loads(whole.read_text(encoding="utf-8")) if whole.is_file() else None
-        print(draw_estimates(dict(newest), DOCS / "figures" / "mine_published.svg", as_published))
+        for line in _figures(options.results):
+            print(line)
         return 0
     torch.set_num_threads(1)
     device = select_device(options.device)
@@ -75,12 +69,31 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _figures(results: Path) -> list[str]:
+    """Draw what stored results allow; a line for each."""
+    from benchmarks.rows.information_cost import draw as draw_estimates
+    from benchmarks.rows.time_to_loss import draw as draw_curves
+
+    newest = load_newest(results)
+    lines = []
+    if "information-cost@cpu" in newest:
+        whole = results / "campaigns" / "mine_published.json"
+        as_published = json.loads(whole.read_text(encoding="utf-8")) if whole.is_file() else None
+        figure = DOCS / "figures" / "mine_published.svg"
+        lines.append(draw_estimates(dict(newest["information-cost@cpu"]), figure, as_published))
+    if curves := [newest[name] for name in sorted(newest) if name.startswith("time-to-loss-")]:
+        lines.append(draw_curves(curves, DOCS / "figures" / "time_to_loss.svg"))
+    if not lines:
+        raise UsageError("there is no result to draw: python -m benchmarks time-to-loss-tiny")
+    return lines
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("what", nargs="+", choices=[*ROWS, "all", "table", "scaling", "figure"],
                         metavar="ROW|all|table|scaling|figure",
-                        help=f"a row ({', '.join(ROWS)}), all of them, docs/speed.md, how costs grow, or the figure of "
-                        "what the published estimate of mutual information reports")  # fmt: skip
+                        help=f"a row ({', '.join(ROWS)}), all of them, docs/speed.md, how costs grow, or "
+                        "the figures of loss against time and of the published estimate of information")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (5)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--text", type=Path, help="text file or folder (the micro-world)")

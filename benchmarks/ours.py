@@ -35,10 +35,11 @@ class Pretraining:
     device: torch.device
     compiled: bool = False
     settings: PretrainConfig = field(default_factory=lambda: load_config("tiny").pretrain)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         self.context = Context(self.device, self.precision)
-        self.trunk: Trunk = build_trunk(self.config, self.vocab_rows, seed=0).to(self.device)
+        self.trunk: Trunk = build_trunk(self.config, self.vocab_rows, seed=self.seed).to(self.device)
         self.optimizers: Optimizers = build_optimizers(self.trunk, self.settings)
         self.forward: Forward = torch.compile(self.trunk, dynamic=False) if self.compiled else self.trunk
         self.micro_batch = 0

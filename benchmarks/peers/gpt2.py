@@ -6,6 +6,7 @@ packed text, bf16 where the hardware has it, the whole step compiled, fused Adam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -54,11 +55,22 @@ class _Block(nn.Module):
         return states + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(states)), approximate="tanh"))
 
 
-def tuned_step(model: PlainGPT2, precision: str, compiled: bool, device: torch.device) -> Callable[[Tensor], None]:
-    """One update on ids (B, T+1)."""
+def tuned_step(
+    model: PlainGPT2,
+    precision: str,
+    compiled: bool,
+    device: torch.device,
+    rate: float = 1e-3,
+    schedule: Callable[[int], float] = lambda _: 1.0,
+) -> Callable[[Tensor], None]:
+    """One update on ids (B, T+1), at ``rate`` times what ``schedule`` says of the updates made."""
     model.to(device)
     loss_of: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+    matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
+    rest = [weight for weight in model.parameters() if weight.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
 
     def step(ids: Tensor) -> None:
         with autocast(device, precision):
@@ -66,9 +78,29 @@ def tuned_step(model: PlainGPT2, precision: str, compiled: bool, device: torch.d
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        scheduler.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
+
+
+def tuned_loss(model: PlainGPT2, ids: Tensor, precision: str) -> Tensor:
+    """Its mean loss on ids (B, T+1)."""
+    with autocast(ids.device, precision):
+        loss: Tensor = model(ids)
+    return loss
+
+
+def cosine(updates: int, warm_up: float = 0.02) -> Callable[[int], float]:
+    """A linear warm-up, then half a cosine to a tenth, as GPT-3 was trained."""
+    warm = max(1, round(warm_up * updates))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, updates - warm))))
+
+    return factor
 
 
 def hugging_face_step(

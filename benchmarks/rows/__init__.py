@@ -10,6 +10,8 @@ from benchmarks.report import RowResult
 
 #: Row name -> module and its argument; in the order of the table.
 ROWS: dict[str, tuple[str, tuple[object, ...]]] = {
+    "time-to-loss-tiny": ("time_to_loss", ("tiny",)),
+    "time-to-loss-small": ("time_to_loss", ("small",)),
     "pretrain-2x128": ("pretrain", ("2x128",)),
     "pretrain-4x256": ("pretrain", ("4x256",)),
     "gemm-share": ("gemm_share", ()),

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 NEVER = float("-inf")
+#: Logits and probabilities of as many rows as this are formed at a time on a CPU (measured in docs/speed.md).
+_CACHE_BYTES = 2**24
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int = 512) -> Tensor:
@@ -39,12 +41,14 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: in
     dtype = _matmul_dtype(hidden)
     losses = torch.empty(hidden.shape[0], device=hidden.device)  # (R,)
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        weight_t = weight.to(dtype).T  # (D, V)
-        for start in range(0, hidden.shape[0], chunk_rows):
-            rows = slice(start, start + chunk_rows)
-            logits = (hidden[rows].to(dtype) @ weight_t).float()  # (r, V)
-            of_target = logits.gather(1, targets[rows, None])[:, 0]  # (r,)
-            losses[rows] = logits.logsumexp(1) - of_target
+        states, matrix = hidden.to(dtype), weight.to(dtype)  # (R, D), (V, D)
+        piece, _ = _rows_at_once(len(matrix), min(chunk_rows, len(states)), dtype, hidden.device)
+        products, powers = _softmax_buffers(piece, matrix)
+        for start in range(0, len(states), piece):
+            part = slice(start, start + piece)
+            target = targets[part]  # (p,)
+            logits = torch.mm(states[part], matrix.T, out=products[: len(target)])  # (p, V)
+            _, losses[part] = _softmax(logits, target, powers[: len(target)])
     return losses
 
 
@@ -87,39 +91,69 @@ def _loss_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean loss, and its gradients by ``hidden`` (R, D) and by ``weight`` (V, D).
 
-    With e = softmax - onehot(target) of the rows h, the gradients are e W and e^T h. The softmax's denominator is
-    divided out after the products, because they have D columns instead of V.
+    With e = softmax - onehot(target) of the rows h, the gradients are e W and e^T h.
     """
-    n_rows = hidden.shape[0]
-    matrix = weight.to(dtype)  # (V, D)
-    grad_hidden = torch.empty(hidden.shape, dtype=torch.float32, device=hidden.device)  # (R, D)
-    grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)  # (V, D)
-    total = torch.zeros((), device=hidden.device)
-    # All chunks share one buffer. Otherwise memory of this size would be mapped and cleared again for each.
-    buffer = grad_weight.new_empty(min(chunk_rows, n_rows), weight.shape[0])  # (r, V)
-    for start in range(0, n_rows, chunk_rows):
-        rows = slice(start, start + chunk_rows)
-        states, target = hidden[rows].to(dtype), targets[rows]  # (r, D), (r,)
-        logits = _product(states, matrix.T, buffer[: len(states)])  # (r, V)
-        of_target = logits.gather(1, target[:, None])[:, 0]  # (r,)
-        peak = logits.amax(1)  # (r,)
-        powers = logits.sub_(peak[:, None]).exp_()  # (r, V)
-        scale = powers.sum(1)  # (r,)
-        total += (scale.log() + peak - of_target).sum()
-        powers[torch.arange(len(target), device=target.device), target] -= scale
-        errors = powers.to(dtype)  # (r, V), scale times (softmax - onehot)
-        grad_hidden[rows] = (errors @ matrix).float() / scale[:, None]  # (r, D)
-        scaled = (states.float() / scale[:, None]).to(dtype)  # (r, D)
-        if dtype == torch.float32:
-            grad_weight.addmm_(errors.T, scaled)  # (V, D)
+    n_rows, device = hidden.shape[0], hidden.device
+    matrix, states = weight.to(dtype), hidden.to(dtype)  # (V, D), (R, D)
+    grad_hidden = torch.empty(hidden.shape, dtype=torch.float32, device=device)  # (R, D)
+    grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=device)  # (V, D)
+    total = torch.zeros((), device=device)
+    single = dtype == torch.float32
+    piece, chunk = _rows_at_once(len(matrix), min(chunk_rows, n_rows), dtype, device)
+    products, powers = _softmax_buffers(piece, matrix)
+    # Once a piece has its probabilities, its errors can take the place of its logits.
+    kept = products if piece == chunk else torch.empty(chunk, weight.shape[0], dtype=dtype, device=device)  # (r, V)
+    for first in range(0, n_rows, chunk):
+        rows = slice(first, min(first + chunk, n_rows))
+        for start in range(rows.start, rows.stop, piece):
+            part = slice(start, min(start + piece, rows.stop))
+            target = targets[part]  # (p,)
+            logits = torch.mm(states[part], matrix.T, out=products[: len(target)])  # (p, V)
+            errors, losses = _softmax(logits, target, powers[: len(target)])  # (p, V), (p,)
+            total += losses.sum()
+            errors[torch.arange(len(target), device=device), target] -= 1.0
+            if not single:
+                errors = kept[part.start - first : part.stop - first].copy_(errors)
+            grad_hidden[part] = errors @ matrix
+        of_chunk = kept[: rows.stop - first].T  # (V, r)
+        if single:
+            grad_weight.addmm_(of_chunk, states[rows])
         else:
-            grad_weight += errors.T @ scaled  # (V, D)
+            grad_weight += of_chunk @ states[rows]
     return total / n_rows, grad_hidden.div_(n_rows).to(hidden.dtype), grad_weight.div_(n_rows).to(weight.dtype)
 
 
-def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
-    """``left @ right`` in float32, written into ``out``, whatever type the product is computed in."""
-    return torch.mm(left, right, out=out) if left.dtype == out.dtype else out.copy_(left @ right)
+def _softmax_buffers(rows: int, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for logits in the products' type and for probabilities in float32, (rows, V) each; one if they are alike.
+
+    All pieces share it. Otherwise memory of this size would be mapped and cleared again for each.
+    """
+    logits = torch.empty(rows, len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return logits, logits if logits.dtype == torch.float32 else logits.to(torch.float32)
+
+
+def _softmax(logits: Tensor, target: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (p, V) in float32, written into ``out``, which may be the logits (p, V); and losses (p,).
+
+    The softmax passes over the logits once. Its denominator follows from the largest logit and its probability.
+    """
+    peak, of_target = logits.amax(1).float(), logits.gather(1, target[:, None])[:, 0].float()  # (p,)
+    probabilities = torch.softmax(logits, 1, dtype=torch.float32, out=out)
+    return probabilities, peak - probabilities.amax(1).log() - of_target
+
+
+def _rows_at_once(vocab_rows: int, chunk_rows: int, dtype: torch.dtype, device: torch.device) -> tuple[int, int]:
+    """Rows of a softmax, and rows of a product for the gradient of the weight.
+
+    On a CPU the softmax reads what is still in cache, while a product in bf16 costs a pass over the gradient in
+    float32, so there are fewer of them. On a GPU the fewest launches are the fastest.
+    """
+    if device.type != "cpu":
+        return max(1, chunk_rows), max(1, chunk_rows)
+    single = dtype == torch.float32
+    in_cache = (_CACHE_BYTES if single else _CACHE_BYTES // 2) // (4 * vocab_rows)
+    piece = max(1, min(chunk_rows, in_cache))
+    return piece, piece if single else chunk_rows
 
 
 def span_cross_entropy(

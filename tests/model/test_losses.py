@@ -24,7 +24,11 @@ def problem(scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("chunk_rows", [1, 10, 37, 512])
 @pytest.mark.parametrize("scale", [1.0, 100.0])  # 100: probabilities that underflow
-def test_loss_and_gradients_equal_the_plain_ones(chunk_rows: int, scale: float) -> None:
+@pytest.mark.parametrize("in_cache", [1, 4, 10**6])  # rows
+def test_loss_and_gradients_equal_the_plain_ones(
+    chunk_rows: int, scale: float, in_cache: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emergence.model.losses._CACHE_BYTES", 4 * V * in_cache)
     hidden, weight, targets = problem(scale)
     plain = F.cross_entropy(hidden @ weight.T, targets)
     expected = torch.autograd.grad(3 * plain, (hidden, weight))
@@ -43,7 +47,18 @@ def test_without_gradients_and_by_row() -> None:
         torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets, 10), rows.mean())
 
 
-def test_bf16_autocast_is_close_to_float32() -> None:
+@pytest.mark.parametrize("in_cache", [3, 10**6])
+def test_no_row_has_no_loss_and_pieces_change_none(in_cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, targets = problem()
+    assert token_losses(hidden[:0], weight, targets[:0]).shape == (0,)
+    whole = token_losses(hidden, weight, targets)
+    monkeypatch.setattr("emergence.model.losses._CACHE_BYTES", 4 * V * in_cache)
+    torch.testing.assert_close(token_losses(hidden, weight, targets), whole)
+
+
+@pytest.mark.parametrize("in_cache", [3, 10**6])  # rows, of bf16 whose weight gradient takes several such pieces
+def test_bf16_autocast_is_close_to_float32(in_cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emergence.model.losses._CACHE_BYTES", 8 * V * in_cache)
     hidden, weight, targets = problem()
     exact = linear_cross_entropy(hidden, weight, targets, 10)
     expected = torch.autograd.grad(exact, (hidden, weight))

@@ -1,0 +1,284 @@
+"""Seconds until held-out loss is what the best-tuned GPT-2 has after one pass over the same text.
+
+GPT-2 is trained with AdamW at rates that are doubled or halved for as long as that helps, on the first seed. What it
+has at the best of them, seed by seed, is what ours must reach: the modern recipe as it is configured, in whole runs
+of ever more updates, each with its own schedule. Seconds are updates times the seconds of one, measured in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.materials import VOCAB_ROWS, Bench
+from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved
+from benchmarks.ours import Pretraining
+from benchmarks.peers.gpt2 import PlainGPT2, cosine, tuned_loss, tuned_step
+from benchmarks.report import Comparison, Figure, RowResult, number
+from benchmarks.rows.pretrain import LENGTH, on, precision_notes
+from emergence.data.stream import SequenceOrder, TokenStream
+from emergence.spec.config import ModelConfig, PretrainConfig, load_config
+from emergence.spec.model_size import training_flops_per_token
+from emergence.training.execution import step_loss
+from emergence.training.schedule import learning_rate_factor
+
+MARK = 4.0
+SEEDS = (0, 1, 2)
+#: Sequences of an update, on both sides, and updates of the peer's pass: about a million tokens.
+BATCH, PASS = 8, 256
+#: Peak rates of the peer that are tried first.
+PEER_RATES = (1e-3, 2e-3, 4e-3)
+#: Parts of the pass that ours is given, until one is enough.
+PARTS = tuple(n / 24 for n in (*range(2, 13), 14, 16, 18, 20, 22, 24))
+#: Held-out sequences that are scored, and how often in a run.
+HELD_OUT, POINTS = 64, 16
+
+#: Held-out loss in nats per token by the updates made, the last at the end of the run.
+Curve = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Packed text: the sequences of one pass, and held-out ones (N, T+1)."""
+
+    train: TokenStream
+    held_out: Tensor
+    n_sequences: int
+    length: int
+
+    @property
+    def updates(self) -> int:
+        """Of one pass."""
+        return self.n_sequences // BATCH
+
+    def batches(self, seed: int) -> Iterator[Tensor]:
+        """Batches (B, T+1) in the order of a seed, without end."""
+        order, position = SequenceOrder(self.n_sequences, seed), 0
+        while True:
+            ids = self.train.get(order.take(position, BATCH), self.length)
+            yield torch.from_numpy(ids).to(self.held_out.device)
+            position += BATCH
+
+    def curve(
+        self, step: Callable[[Tensor], None], loss_of: Callable[[Tensor], Tensor], updates: int, seed: int
+    ) -> Curve:
+        """Train for so many updates, scoring on the way."""
+        marks = {max(1, round(updates * n / POINTS)) for n in range(1, POINTS + 1)}
+        found = []
+        for made, ids in zip(range(1, updates + 1), self.batches(seed), strict=False):
+            step(ids)
+            if made in marks:
+                with torch.no_grad():
+                    losses = [float(loss_of(part)) for part in self.held_out.split(BATCH)]
+                found.append((made, statistics.fmean(losses)))
+        return found
+
+
+@dataclass(frozen=True)
+class Parties:
+    """Both sides at one size."""
+
+    text: Text
+    model: ModelConfig
+    settings: PretrainConfig
+    vocab: int
+    precision: str
+
+    def peer(self, rate: float, updates: int, seed: int) -> Curve:
+        """The best-tuned GPT-2, in a run of its own."""
+        torch.manual_seed(seed)
+        shape = (self.model.n_layers, self.model.hidden_size, self.model.n_heads)
+        net = PlainGPT2(self.vocab, *shape, self.text.length)
+        step = tuned_step(net, self.precision, False, self.text.held_out.device, rate, cosine(updates))
+        return self.text.curve(step, lambda ids: tuned_loss(net, ids, self.precision), updates, seed)
+
+    def ours(self, updates: int, seed: int) -> Curve:
+        """The recipe as it is configured, in a run of its own."""
+        device, settings = self.text.held_out.device, self.settings
+        made = Pretraining(self.model, self.vocab, self.precision, device, settings=settings, seed=seed)
+        done = 0
+
+        def step(ids: Tensor) -> None:
+            nonlocal done
+            made.optimizers.set_factor(learning_rate_factor(done, settings, updates))
+            made.step(ids)
+            done += 1
+
+        def loss_of(ids: Tensor) -> Tensor:
+            return step_loss(made.trunk, made.trunk, ids, settings.loss_chunk_rows, self.precision)
+
+        return self.text.curve(step, loss_of, updates, seed)
+
+    def best_peer(self) -> tuple[float, dict[float, Curve]]:
+        """The rate that is best after one pass, and the curves of all that were tried."""
+        tried = {rate: self.peer(rate, self.text.updates, SEEDS[0]) for rate in PEER_RATES}
+        while True:
+            best = min(tried, key=lambda rate: tried[rate][-1][1])
+            beyond = {min(tried): best / 2, max(tried): best * 2}.get(best)
+            if beyond is None:
+                return best, tried
+            tried[beyond] = self.peer(beyond, self.text.updates, SEEDS[0])
+
+    def fewest(self, loss: float, seed: int, start: int) -> tuple[int | None, dict[int, Curve]]:
+        """The fewest updates, of those that are tried from part number ``start`` on, whose run ends at that loss."""
+        sizes = sorted({max(1, round(part * self.text.updates)) for part in PARTS})
+        tried: dict[int, Curve] = {}
+
+        def reaches(size: int) -> bool:
+            tried[size] = tried.get(size) or self.ours(size, seed)
+            return tried[size][-1][1] <= loss
+
+        at = min(start, len(sizes) - 1)
+        while not reaches(sizes[at]):
+            at += 1
+            if at == len(sizes):
+                return None, tried
+        while at and reaches(sizes[at - 1]):
+            at -= 1
+        return sizes[at], tried
+
+
+def run(bench: Bench, size: str) -> RowResult:
+    """Time to the peer's loss at one size."""
+    parties = _parties(bench, size)
+    text, model, precision, device = parties.text, parties.model, parties.precision, bench.device
+    rate, swept = parties.best_peer()
+    peers = {seed: swept[rate] if seed == SEEDS[0] else parties.peer(rate, text.updates, seed) for seed in SEEDS}
+    needed: dict[int, int] = {}
+    curves: dict[int, dict[int, Curve]] = {}
+    sizes = sorted({max(1, round(part * text.updates)) for part in PARTS})
+    start = 1
+    for seed in SEEDS:
+        found, curves[seed] = parties.fewest(peers[seed][-1][1], seed, start)
+        if found is not None:
+            needed[seed], start = found, sizes.index(found)
+    seconds, flops = _seconds(bench, parties), training_flops_per_token(model, parties.vocab)
+    per_update = {name: statistics.median(seconds[name]) for name in ("ours", "peer")}
+    tokens = BATCH * text.length
+    shares = [needed[seed] / text.updates if seed in needed else math.inf for seed in SEEDS]
+    ratios = [per_update["peer"] / (per_update["ours"] * share) for share in shares]  # 0 where it is never reached
+    compute = [tokens * flops * g / s for g, s in zip(seconds["GEMM"], seconds["ours"], strict=True)]
+    costs = [o / p for o, p in zip(seconds["ours"], seconds["peer"], strict=True)]
+    unit = "CPU s" if device.type == "cpu" else "s"
+    figures = [
+        Figure.of("best-tuned GPT-2, one pass", unit, [text.updates * s for s in seconds["peer"]]),
+        Figure.of("loss to be reached", "nats/token", [peers[seed][-1][1] for seed in SEEDS]),
+        Figure.of("an update of ours, that of GPT-2 = 1", "", costs),
+        Figure.of("ours, share of the peak of matrix products", "", compute),
+    ]
+    if needed:
+        reached = list(needed.values())
+        figures += [
+            Figure.of("ours to the same loss", unit, [n * per_update["ours"] for n in reached]),
+            Figure.of("ours, updates, the pass = 1", "", [n / text.updates for n in reached]),
+        ]
+    return RowResult(
+        row=f"time-to-loss-{size}",
+        title=f"time to the loss of GPT-2 after one pass, {size}",
+        figures=figures,
+        comparisons=[Comparison("against best-tuned GPT-2", statistics.median(ratios), MARK)],
+        data=bench.text_name,
+        notes=precision_notes(
+            precision,
+            [
+                f"one pass is {text.updates} updates of {tokens:,} tokens, vocabulary {parties.vocab:,}; "
+                f"{len(SEEDS)} seeds: {', '.join(number(ratio) for ratio in ratios)} times",
+                f"GPT-2's rate {rate:g} of {', '.join(f'{each:g}' for each in sorted(swept))}; ours as configured",
+            ],
+        ),
+        profile=hottest(_one_update(bench, parties)),
+        facts={
+            "per_update": per_update,
+            "peer": {str(seed): curve for seed, curve in peers.items()},
+            "swept": {f"{each:g}": curve for each, curve in swept.items()},
+            "ours": {str(seed): {str(n): c for n, c in tried.items()} for seed, tried in curves.items()},
+            "needed": {str(seed): n for seed, n in needed.items()},
+        },
+    )
+
+
+def _parties(bench: Bench, size: str) -> Parties:
+    config = load_config(size)
+    model, vocab, length, updates = config.model, VOCAB_ROWS, LENGTH, PASS
+    if bench.toy:
+        model, vocab, length, updates = dataclasses.replace(model, n_layers=1, hidden_size=16, n_heads=2), 448, 32, 8
+    model = dataclasses.replace(model, sequence_length=length)
+    data = bench.pretraining
+    order = SequenceOrder(data.validation.n_sequences(length), seed=0)
+    held_out = torch.from_numpy(data.validation.get(order.take(0, min(HELD_OUT, order.n_sequences)), length))
+    n = min(data.train.n_sequences(length), updates * BATCH)
+    text = Text(data.train, held_out.to(bench.device), n, length)
+    settings = dataclasses.replace(config.pretrain, batch_size=BATCH)
+    return Parties(text, model, settings, vocab, best_precision(bench.device))
+
+
+def _one_update(bench: Bench, parties: Parties) -> Work:
+    made = Pretraining(parties.model, parties.vocab, parties.precision, bench.device, settings=parties.settings)
+    return on(parties.text.batches(0), made.step)
+
+
+def _seconds(bench: Bench, parties: Parties) -> Mapping[str, list[float]]:
+    """Seconds of an update of both, compiled, in turn; and of one floating-point operation of a matrix product."""
+    model, device, precision, compiled = parties.model, bench.device, parties.precision, not bench.toy
+    settings = parties.settings
+    ours = Pretraining(model, parties.vocab, precision, device, compiled=compiled, settings=settings)
+    net = PlainGPT2(parties.vocab, model.n_layers, model.hidden_size, model.n_heads, parties.text.length)
+    peer = tuned_step(net, precision, compiled, device)
+    batches = parties.text.batches(0)
+
+    def update(step: Callable[[Tensor], None]) -> Work:
+        def once() -> float:
+            step(next(batches))
+            return 1.0
+
+        return once
+
+    work: dict[str, Work] = {"ours": update(ours.step), "peer": update(peer), "GEMM": gemm(device, precision)}
+    return interleaved(work, bench.repeats, device)
+
+
+def draw(results: Sequence[Mapping[str, Any]], file: Path) -> str:
+    """Held-out loss against seconds, ours and the peer, one panel a size; returns a line a panel."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(
+        {"font.size": 8, "svg.hashsalt": "emergence", "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        canvas = Canvas(figsize=(3.6 * len(results), 3.0), layout="constrained")
+        panels = canvas.subplots(1, len(results), squeeze=False).flat
+        lines = [_draw_one(panel, result) for panel, result in zip(panels, results, strict=True)]
+        canvas.axes[0].set_ylabel("held-out loss, nats per token")
+        handles, labels = canvas.axes[0].get_legend_handles_labels()
+        canvas.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        canvas.savefig(file, metadata={"Date": None})
+    return "\n".join(lines)
+
+
+def _draw_one(panel: Any, result: Mapping[str, Any]) -> str:
+    facts, peer, mine = result["facts"], "#b0413e", "#1f5f8b"
+    each = facts["per_update"]
+    for seed, curve in facts["peer"].items():
+        names = ("best-tuned GPT-2", "its loss after one pass", "ours") if seed == str(SEEDS[0]) else ("", "", "")
+        steps, losses = zip(*curve, strict=True)
+        panel.plot([each["peer"] * n for n in steps], losses, color=peer, lw=1, label=names[0])
+        panel.axhline(losses[-1], color=peer, lw=0.5, ls=":", label=names[1])
+        if seed not in facts["needed"]:
+            continue
+        steps, losses = zip(*facts["ours"][seed][str(facts["needed"][seed])], strict=True)
+        panel.plot([each["ours"] * n for n in steps], losses, color=mine, lw=1, label=names[2])
+        panel.plot(each["ours"] * steps[-1], losses[-1], "o", color=mine, markersize=3)
+    unit = "CPU seconds, one thread" if result["device"] == "cpu" else "seconds"
+    title = result["row"].removeprefix("time-to-loss-")
+    panel.set(title=f"{title}, {result['precision']}", xlabel=unit, xscale="log")
+    found = result["comparisons"][0]
+    return f"{title}: {number(found['value'])} times as fast"
