@@ -255,8 +255,13 @@ def to_json(obj: Any, *, indent: int | None = None, sort_keys: bool = False) -> 
     Raises:
         TypeError: For anything JSON has no form for.
     """
+    return _encoded(plain(obj), indent=indent, sort_keys=sort_keys)
+
+
+def _encoded(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """:func:`to_json` of what is made of JSON's own types."""
     separators = None if indent else (",", ":")
-    return json.dumps(plain(obj), indent=indent, separators=separators, sort_keys=sort_keys, allow_nan=False)
+    return json.dumps(value, indent=indent, separators=separators, sort_keys=sort_keys, allow_nan=False)
 
 
 def read_json(path: Path, error: ErrorType = RunDirectoryError) -> Any:
@@ -266,7 +271,13 @@ def read_json(path: Path, error: ErrorType = RunDirectoryError) -> Any:
         error: The file is missing, unreadable, no regular one, far too large, or no strict JSON (:func:`parse_json`).
             It names ``path``.
     """
-    return parse_json(_json_text(path, error), str(path), error)
+    return read_json_and_text(path, error)[0]
+
+
+def read_json_and_text(path: Path, error: ErrorType = RunDirectoryError) -> tuple[Any, str]:
+    """:func:`read_json`, and the text that was parsed."""
+    text = _json_text(path, error)
+    return parse_json(text, str(path), error), text
 
 
 def _json_text(path: Path, error: ErrorType) -> str:
@@ -414,7 +425,8 @@ def unseal(obj: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[
     if not isinstance(obj, dict) or SEAL_KEY not in obj:
         raise error(f"{source}: damaged, or not written by this program (it has no {SEAL_KEY!r})")
     content = {key: value for key, value in obj.items() if key != SEAL_KEY}
-    if content_digest(content) != obj[SEAL_KEY]:
+    # Parsed JSON is plain already, and to make it so again would take most of the time.
+    if sha256_text(_encoded(content, sort_keys=True)) != obj[SEAL_KEY]:
         raise error(f"{source}: damaged or edited: its content does not match its {SEAL_KEY!r}")
     return content
 
@@ -427,11 +439,15 @@ def read_sealed(path: Path, error: ErrorType = RunDirectoryError) -> dict[str, A
     Raises:
         error: The file is missing, damaged, or edited. It names ``path``.
     """
-    text = _json_text(path, error)
-    raw = parse_json(text, str(path), error)
-    content = unseal(raw, str(path), error)
-    if to_json(raw, indent=2) + "\n" != text:
-        raise error(f"{path}: damaged or edited: not the bytes that were written")
+    raw, text = read_json_and_text(path, error)
+    return unseal_as_written(raw, text, str(path), error)
+
+
+def unseal_as_written(raw: Any, text: str, source: str, error: ErrorType = RunDirectoryError) -> dict[str, Any]:
+    """:func:`read_sealed` of a file that was parsed."""
+    content = unseal(raw, source, error)
+    if _encoded(raw, indent=2) + "\n" != text:
+        raise error(f"{source}: damaged or edited: not the bytes that were written")
     return content
 
 

@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.feature_extraction import FeatureHasher
 
 from emergence.data.qa_encoding import EncodedQA
 from emergence.data.records import QAExample
@@ -169,6 +168,8 @@ def _coded(texts: Iterable[str]) -> tuple[IntArray, list[str]]:
 
 def _hashed(kind: str, parts: Sequence[_Part]) -> npt.NDArray[np.int32]:
     """(R,) the row of the weights for each word's combination of ``parts``."""
+    from sklearn.feature_extraction import FeatureHasher  # most of a second, which pretraining need not wait for
+
     sizes = [len(part.texts) for part in parts]
     flat = np.ravel_multi_index([part.codes for part in parts], sizes)
     distinct, place = np.unique(flat, return_inverse=True)

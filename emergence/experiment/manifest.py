@@ -6,9 +6,11 @@ all show.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from emergence.errors import RunDirectoryError
@@ -52,7 +54,7 @@ def manifest_text(run_id: str, entries: Mapping[str, ManifestEntry]) -> str:
     return to_json(seal({"run_id": run_id, "files": files}), indent=2) + "\n"
 
 
-def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
+def read_manifest(folder: Path) -> Mapping[str, ManifestEntry]:
     """The entries of a run's manifest.
 
     Raises:
@@ -66,7 +68,8 @@ def read_manifest(folder: Path) -> dict[str, ManifestEntry]:
     return decode_manifest(content, str(path))
 
 
-def decode_manifest(content: bytes, source: str) -> dict[str, ManifestEntry]:
+@functools.lru_cache(maxsize=64)  # every file of a run that is read is compared with the same bytes
+def decode_manifest(content: bytes, source: str) -> Mapping[str, ManifestEntry]:
     """The entries of a manifest from the bytes of its file.
 
     Raises:
@@ -80,7 +83,7 @@ def decode_manifest(content: bytes, source: str) -> dict[str, ManifestEntry]:
     # This file vouches for the others and is in no list itself, so not even its layout may differ.
     if manifest_text(raw.get("run_id"), entries).encode() != content:
         raise RunDirectoryError(f"{source}: damaged or edited")
-    return entries
+    return MappingProxyType(entries)
 
 
 def parse_manifest(raw: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[str, ManifestEntry]:

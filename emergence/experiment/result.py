@@ -37,7 +37,7 @@ from emergence.experiment.facts import (
 )
 from emergence.experiment.shape import check_result
 from emergence.experiment.source_commit import source_commit
-from emergence.files import SEAL_KEY, read_json, read_sealed, unseal
+from emergence.files import SEAL_KEY, read_json_and_text, unseal, unseal_as_written
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
 
@@ -313,7 +313,7 @@ def load_result(path: Path) -> RunResult:
     Raises:
         DataError: The file is missing, no JSON, foreign, damaged, or of a later version. The message names it.
     """
-    raw = read_json(path, DataError)
+    raw, text = read_json_and_text(path, DataError)
     if not isinstance(raw, dict):
         raise DataError("not a results file", path)
     if "schema_version" in raw or SEAL_KEY in raw:
@@ -323,8 +323,8 @@ def load_result(path: Path) -> RunResult:
                 f"results of schema version {version}: read them with a later version of this program", path
             )
         # Inside a run the bytes must be as written. A result that was passed on may have another layout.
-        sealed = path.with_name("MANIFEST.json").exists()
-        raw = read_sealed(path, DataError) if sealed else unseal(raw, str(path), DataError)
+        is_in_run = path.with_name("MANIFEST.json").exists()
+        raw = unseal_as_written(raw, text, str(path), DataError) if is_in_run else unseal(raw, str(path), DataError)
         if "schema_version" not in raw:
             raise DataError("not a results file", path)
     return RunResult.from_dict(raw, str(path))

@@ -104,10 +104,11 @@ def collect_results(root: Path) -> Collection:
     results: list[Found] = []
     skipped: list[Skipped] = []
     told: list[Told] = []
-    for path in _candidates(root):
+    for found in _candidates(root):
+        path = found.path if isinstance(found, RunDirectory) else found
         name = path.relative_to(root).as_posix() if path != root else root.resolve().name
         try:
-            item = _read_run(path, name) if path.is_dir() else _read_file(path, name)
+            item = _read_run(found, name) if path.is_dir() else _read_file(path, name)
         except _NotAResultError as reason:
             skipped.append(Skipped(name, reason.kind, str(reason)))
         except EmergenceError as error:
@@ -156,8 +157,11 @@ class _NotAResultError(Exception):
         self.kind = kind
 
 
-def _candidates(root: Path) -> list[Path]:
-    """Run directories (not looked into any further) and JSON files elsewhere, in a fixed order; no hidden ones."""
+def _candidates(root: Path) -> list[Path | RunDirectory]:
+    """Run directories, not looked into any further, and JSON files elsewhere, in a fixed order; no hidden ones.
+
+    A run directory whose spec is damaged is given as its folder.
+    """
     refuse_if_no_results(root)
     if root.is_file():
         return [root]
@@ -167,7 +171,7 @@ def _candidates(root: Path) -> list[Path]:
     return candidates
 
 
-def _walked(root: Path) -> Iterator[Path]:
+def _walked(root: Path) -> Iterator[Path | RunDirectory]:
     seen = 0
     for parent, folders, files in os.walk(root):
         folder = Path(parent)
@@ -175,8 +179,9 @@ def _walked(root: Path) -> Iterator[Path]:
         if seen > MOST_ENTRIES:
             raise DataError(f"holds more than {MOST_ENTRIES:,} files: give the folder of the run directories", root)
         if SPEC_FILE in files:
-            yield folder
-            if _is_run(folder):
+            run = _opened(folder)
+            yield run or folder
+            if run:
                 folders.clear()
                 continue
         if EXPORT_FILE in files:  # its other JSON is of transformers
@@ -188,26 +193,25 @@ def _walked(root: Path) -> Iterator[Path]:
                 yield folder / name
 
 
-def _is_run(folder: Path) -> bool:
+def _opened(folder: Path) -> RunDirectory | None:
     try:
-        RunDirectory.open(folder)
+        return RunDirectory.open(folder)
     except EmergenceError:
-        return False
-    return True
+        return None
 
 
-def _read_run(folder: Path, name: str) -> Found:
-    run = RunDirectory.open(folder)
+def _read_run(found: Path | RunDirectory, name: str) -> Found:
+    run = found if isinstance(found, RunDirectory) else RunDirectory.open(found)  # which says what is wrong with it
     if not run.is_finished:
         raise _NotAResultError("unfinished", "not finished: its own command goes on with it")
     item = _checked(name, own_result(run))
     run.checked(STATS_FILE)
-    if not (folder / PREDICTIONS_FILE).exists():  # a copy of the small files alone
+    if not (run.path / PREDICTIONS_FILE).exists():  # a copy of the small files alone
         return item
     try:
         scores, problems = _read_scores(run, item)
     except EmergenceError as error:
-        return replace(item, remark=_without_path(error, folder, folder))
+        return replace(item, remark=_without_path(error, run.path, run.path))
     if problems:
         raise DataError(f"{STATS_FILE} does not follow from the predictions: {problems[0]}")
     return replace(item, scores=scores)

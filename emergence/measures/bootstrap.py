@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,16 @@ class Resamples:
         rows = cluster_replicates(table, n_boot, rng)
         return cls(table, rows, cluster_jackknife(table), seed_groups(table, n_boot, rng), tuple(peers))
 
+    @cached_property
+    def column_means(self) -> Mapping[str, FloatArray]:
+        """Each column's mean (B,) on the resamples."""
+        return self.table.column_means(self.rows)
+
+    @cached_property
+    def left_out_column_means(self) -> Mapping[str, FloatArray]:
+        """Each column's mean (C,) with one cluster left out."""
+        return self.table.column_means(self.left_out)
+
 
 @dataclass(frozen=True, eq=False)
 class StatisticDraws:
@@ -134,8 +145,8 @@ def statistic_draws(resamples: Resamples, statistic: Statistic) -> StatisticDraw
     """
     table = resamples.table
     point = float(statistic(table.column_means(table.row_means())))
-    draws = np.array(statistic(table.column_means(resamples.rows)), dtype=np.float64)
-    left_out = np.asarray(statistic(table.column_means(resamples.left_out)), dtype=np.float64)
+    draws = np.array(statistic(resamples.column_means), dtype=np.float64)
+    left_out = np.asarray(statistic(resamples.left_out_column_means), dtype=np.float64)
     finite = draws[np.isfinite(draws)]
     resampled = float(finite.var(ddof=1)) if len(finite) > 1 else math.nan
     var_clusters = _cluster_variance(resampled, left_out)

@@ -105,7 +105,10 @@ class ClusterTable:
 
     def column_means(self, row_means: FloatArray) -> dict[str, FloatArray]:
         """Row means (..., R) to column means (...), averaged over seeds."""
-        return {name: np.asarray(row_means[..., rows].mean(axis=-1)) for name, rows in self.rows.items()}
+        means = {name: np.asarray(row_means[..., rows].mean(axis=-1)) for name, rows in self.rows.items()}
+        for values in means.values():
+            values.flags.writeable = False  # every statistic reads the same ones
+        return means
 
 
 def cluster_replicates(table: ClusterTable, n_boot: int, rng: np.random.Generator) -> FloatArray:

@@ -8,6 +8,7 @@ experiment (:attr:`ExperimentSpec.experiment_id`) or share a pretraining (:attr:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -214,6 +215,14 @@ class ExperimentSpec:
         Raises:
             ConfigError: A field is unknown or malformed, or the version is a later one.
         """
+        try:
+            text = json.dumps(raw, sort_keys=True)
+            return _known_spec(cls, text)  # type: ignore[arg-type]  # every class is hashable
+        except (TypeError, ConfigError):
+            return cls._of(raw, source)
+
+    @classmethod
+    def _of(cls, raw: Any, source: str) -> ExperimentSpec:
         if not isinstance(raw, Mapping):
             raise ConfigError(f"{source}: not a spec")
         values = dict(raw)
@@ -231,7 +240,7 @@ class ExperimentSpec:
         except UsageError as error:
             raise ConfigError(f"{source}: {error}") from None
 
-    @property
+    @functools.cached_property
     def experiment_id(self) -> str:
         """Twelve hexadecimal digits of the content: equal specs are the same experiment."""
         defaults = {each.name: each.default for each in flags_of(type(self)) if each.name not in _FIRST_FLAGS}
@@ -241,7 +250,7 @@ class ExperimentSpec:
             content["config"] |= {"model": None, "pretrain": self.config.pretrain.precision}
         return _digest(content)
 
-    @property
+    @functools.cached_property
     def pretrain_id(self) -> str:
         """Identity of the pretraining alone: specs that share it can share one trunk."""
         config = _without_cosmetics(self.config.to_dict())
@@ -253,7 +262,7 @@ class ExperimentSpec:
             content = {"model": [self.model, self.revision], "seed": self.seed}
         return _digest(content)
 
-    @property
+    @functools.cached_property
     def training_id(self) -> str:
         """Identity of the pretraining without its data. Specs that share it make one trunk from equal texts."""
         config = _without_cosmetics(self.config.to_dict())
@@ -423,6 +432,12 @@ def _as_it_was_meant(config: object) -> Any:
         if isinstance(stored, Mapping):
             complete[section] = {**settings, **stored}
     return complete
+
+
+@functools.lru_cache(maxsize=4_096)  # a run holds its spec twice
+def _known_spec(kind: type[ExperimentSpec], text: str) -> ExperimentSpec:
+    """The spec of a stored one's JSON text."""
+    return kind._of(json.loads(text), "spec")
 
 
 def _without_cosmetics(config: Mapping[str, Any]) -> dict[str, Any]:
