@@ -81,6 +81,12 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
 
 
+def test_pretraining_starts_without_what_only_answering_needs() -> None:
+    """scikit-learn takes most of a second, and its one use comes after pretraining."""
+    program = "import sys, emergence.experiment.run; sys.exit('sklearn' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 def test_plan_takes_what_run_takes() -> None:
     plain, careful = (call("plan", "--config-name", "debug", *more) for more in ((), ("--on-nan", "rewind")))
     assert plain == careful and plain[0] == 0

@@ -9,6 +9,7 @@ members. In natural sentences two short noun phrases of one kind change places, 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -113,20 +114,22 @@ class _NothingBeside:
 
 
 def microworld_pairs(n_pairs: int, *, seed: int = 0) -> list[QAExample]:
-    """Pairs from the micro-world's own lexicon and clauses. The same seed gives the same pairs.
+    """Pairs from the micro-world's own lexicon and clauses. The same seed gives the same pairs, drafted once.
 
     Both sentences belong to the test split by ``owner_of``, so neither training text nor training questions hold
     them. Each pair asks one question, about one of the two crossed roles.
     """
-    examples: list[QAExample] = []
-    for index in range(n_pairs):
-        draws = Draws(seed, _STREAM, index)
-        construction = CONSTRUCTIONS[index % len(CONSTRUCTIONS)]
-        pair = None
-        while pair is None:
-            pair = _draft(construction, draws, seed, index)
-        examples += pair
-    return examples
+    return [member for index in range(n_pairs) for member in _drafted(seed, index)]
+
+
+@functools.lru_cache(maxsize=4_096)  # of some seventy drafts both sentences belong to the test split in one
+def _drafted(seed: int, index: int) -> tuple[QAExample, QAExample]:
+    draws = Draws(seed, _STREAM, index)
+    construction = CONSTRUCTIONS[index % len(CONSTRUCTIONS)]
+    while True:
+        pair = _draft(construction, draws, seed, index)
+        if pair is not None:
+            return pair
 
 
 def _draft(construction: str, draws: Draws, seed: int, index: int) -> tuple[QAExample, QAExample] | None:

@@ -18,7 +18,8 @@ FloatArray: TypeAlias = NDArray[np.float64]
 #: From column means (each of any common shape) to the statistic of that shape.
 Statistic: TypeAlias = Callable[[Mapping[str, FloatArray]], FloatArray]
 
-_BLOCK_ELEMENTS = 1 << 22
+#: Draws made at a time: what stays in cache takes half the time of what does not.
+_BLOCK_ELEMENTS = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
