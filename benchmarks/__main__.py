@@ -76,11 +76,12 @@ def _figures(results: Path) -> list[str]:
 
     newest = load_newest(results)
     lines = []
-    if "information-cost@cpu" in newest:
+    on_cpu = {result["row"]: result for result in newest.values() if result["device"] == "cpu"}
+    if "information-cost" in on_cpu:
         whole = results / "campaigns" / "mine_published.json"
         as_published = json.loads(whole.read_text(encoding="utf-8")) if whole.is_file() else None
         figure = DOCS / "figures" / "mine_published.svg"
-        lines.append(draw_estimates(dict(newest["information-cost@cpu"]), figure, as_published))
+        lines.append(draw_estimates(dict(on_cpu["information-cost"]), figure, as_published))
     if curves := [newest[name] for name in sorted(newest) if name.startswith("time-to-loss-")]:
         lines.append(draw_curves(curves, DOCS / "figures" / "time_to_loss.svg"))
     if not lines:

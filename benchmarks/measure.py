@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from emergence.training.precision import has_fast_bf16, resolve_precision
+from benchmarks.marks import kind_of
+from emergence.training.precision import resolve_precision
 
 Result = TypeVar("Result")
 
@@ -96,7 +97,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
-        "bf16_matrix_units": has_fast_bf16(torch.device("cpu")),
+        "kind": kind_of(device),
         "system": platform.system(),
     }
     if device.type == "cuda":

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marks import kind_of_result
 from emergence.files import write_json_atomic
 
 
@@ -34,13 +35,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One mark: what was compared, the figure found, and the least (or most) it should be."""
+    """One mark: what was compared, the figure found, and the least (or most) it should be.
+
+    Attributes:
+        limit: What it would be if ours took no longer than its matrix products, at the peak of the same minute; None
+            where nobody computed it.
+    """
 
     what: str
     value: float
     mark: float
     at_least: bool = True
     unit: str = "x"
+    limit: float | None = None
 
     @property
     def met(self) -> bool:
@@ -81,7 +88,9 @@ class RowResult:
         lines += [f"  {figure.name:<44} {number(figure.value):>12} {figure.unit}" for figure in self.figures]
         for c in self.comparisons:
             mark = f"{'>=' if c.at_least else '<='} {number(c.mark)}{c.unit}"
-            lines.append(f"  {c.what:<44} {number(c.value):>12}{c.unit}  (mark {mark}: {'met' if c.met else 'missed'})")
+            limit = f", limit {number(c.limit)}{c.unit}" if c.limit is not None else ""
+            met = "met" if c.met else "missed"
+            lines.append(f"  {c.what:<44} {number(c.value):>12}{c.unit}  (mark {mark}: {met}{limit})")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
@@ -101,11 +110,11 @@ def save(result: Mapping[str, Any], file: Path) -> None:
 
 
 def load_newest(folder: Path) -> dict[str, dict[str, Any]]:
-    """The newest result of every row in a folder, by row and device."""
+    """The newest result of every row in a folder, by row and kind of machine."""
     newest: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
-        key = f"{result['row']}@{result['device']}"
+        key = f"{result['row']}@{kind_of_result(result)}"
         if key not in newest or result["date"] >= newest[key]["date"]:
             newest[key] = result
     return newest

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marks import kind_of_result
 from benchmarks.report import load_newest, number
 from benchmarks.rows import ROWS
 from benchmarks.scaling import told
@@ -17,10 +18,11 @@ Made by `python -m benchmarks table` from `benchmarks/results/*.json`; do not ed
 `python -m benchmarks ROW`: ours and its peers in turn on one CPU thread, medians, CPU seconds per unit of work, so
 that other work on the machine falls on all alike. Ratios are medians over rounds of the ratio within a round.
 
-The marks were set on a machine with bf16 matrix units, which multiply four times as fast as float32 does
-(460 against 102 GFLOP/s, one thread). Without them ours (`precision = "auto"`) and the best-tuned peer both run in
-float32, do the same matrix products at the same speed, and only the rest of the work can tell them apart: at the
-default vocabulary the output head is 80% of an update's arithmetic at 2x128 and 53% at 4x256, in any exact program.
+Marks are of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which multiply 4.5
+times as fast as float32 does (460 against 102 GFLOP/s, one thread). Against peers in float32 another machine is asked
+as much of them as its own bf16 gains of that, and against the best-tuned peer, which does the same products in the same
+format, not to be slower. The *limit* is what would be found if ours took no longer than its matrix products alone, at
+the speed of a large one in the same minute: nothing exact is faster.
 """
 
 _PEERS = """
@@ -53,13 +55,15 @@ def write_table(results: Path, file: Path) -> str:
 
 
 def page(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page as Markdown, from results by ``row@device``."""
+    """The page as Markdown, from results by ``row@kind``."""
     order = {name: place for place, name in enumerate(ROWS)}
-    rows = sorted((r for r in found.values() if r["row"] in order), key=lambda r: (r["device"], order[r["row"]]))
-    parts = [_HEAD]
-    for device in dict.fromkeys(row["device"] for row in rows):
-        parts.append(_device_table([row for row in rows if row["device"] == device]))
-    if not any(row["device"] == "cuda" for row in rows):
+    rows = sorted((r for r in found.values() if r["row"] in order), key=lambda r: order[r["row"]])
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_kind.setdefault(kind_of_result(row), []).append(row)
+    kinds = sorted(by_kind, key=lambda kind: (-len(by_kind[kind]), kind))
+    parts = [_HEAD, *(_marks(kind, by_kind[kind]) for kind in kinds)]
+    if "GPU" not in by_kind:
         parts.append(
             "\nNo row was measured on a GPU yet. The code of the GPU rows (`--device cuda`) has only ever "
             "run on a CPU.\n"
@@ -67,20 +71,33 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     missing = [name for name in ROWS if not any(row["row"] == name for row in rows)]
     if missing:
         parts.append(f"\nNot measured yet: {', '.join(f'`{name}`' for name in missing)}.\n")
-    parts += [_details(rows), _misses(rows), _scaling(found), _PEERS, _CORRECT]
+    parts += [_curves(rows), *(_details(kind, by_kind[kind]) for kind in kinds), _misses(rows), _scaling(found)]
+    parts += [_PEERS, _CORRECT]
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
 
 
-def _device_table(rows: list[Mapping[str, Any]]) -> str:
-    lines = [f"\n## {_machine(rows[0])}\n", "| | measured | mark | |", "|---|---|---|---|"]
+def _marks(kind: str, rows: list[Mapping[str, Any]]) -> str:
+    lines = [f"\n## {kind[0].upper()}{kind[1:]}\n"]
+    machines = dict.fromkeys(map(_machine, rows))
+    lines += [f"{'; '.join(machines)}.\n", "| | measured | limit | mark | |", "|---|---|---|---|---|"]
     for row in rows:
         for c in row["comparisons"]:
             sign = "≥" if c["at_least"] else "≤"
             measured, mark = (f"{_value(c[key], c['unit'])}" for key in ("value", "mark"))
-            lines.append(
-                f"| {row['title']}: {c['what']} | {measured} | {sign} {mark} | {'met' if c['met'] else 'missed'} |"
-            )
-    return "\n".join(lines)  # fmt: skip
+            limit = "" if c.get("limit") is None else _value(c["limit"], c["unit"])
+            met = "met" if c["met"] else "missed"
+            lines.append(f"| {row['title']}: {c['what']} | {measured} | {limit} | {sign} {mark} | {met} |")
+    return "\n".join(lines)
+
+
+def _curves(rows: list[Mapping[str, Any]]) -> str:
+    if not any(row["row"].startswith("time-to-loss") for row in rows):
+        return ""
+    return (
+        "\n## Loss against time\n\n"
+        "![Held-out loss against seconds, ours and the best-tuned GPT-2](figures/time_to_loss.svg)\n\n"
+        "Three seeds each. Of ours the shortest runs are drawn that end at the loss that GPT-2 has after one pass."
+    )
 
 
 def _value(value: float, unit: str) -> str:
@@ -95,8 +112,12 @@ def _machine(row: Mapping[str, Any]) -> str:
     return f"{about['cpu']}, {about['cores']} cores of which one thread is used, {row['precision']}"
 
 
-def _details(rows: list[Mapping[str, Any]]) -> str:
-    lines = ["\n## Figures\n", "| row | what | median | from .. to | data | date |", "|---|---|---|---|---|---|"]
+def _details(kind: str, rows: list[Mapping[str, Any]]) -> str:
+    lines = [
+        f"\n## Figures: {kind}\n",
+        "| row | what | median | from .. to | data | date |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         for f in row["figures"]:
             spread = f"{number(min(f['samples']))} .. {number(max(f['samples']))}" if len(f["samples"]) > 1 else ""
@@ -118,7 +139,7 @@ def _misses(rows: list[Mapping[str, Any]]) -> str:
     for row in rows:
         if row["profile"] and not all(c["met"] for c in row["comparisons"]):
             entries = ", ".join(f"`{e['what']}` {e['share']:.0%} ({e['calls']} calls)" for e in row["profile"])
-            lines.append(f"- `{row['row']}`: {entries}")
+            lines.append(f"- `{row['row']}`, {kind_of_result(row)}: {entries}")
     if not lines:
         return ""
     return "\n".join(
@@ -127,7 +148,7 @@ def _misses(rows: list[Mapping[str, Any]]) -> str:
 
 
 def _scaling(found: Mapping[str, Mapping[str, Any]]) -> str:
-    scaling = found.get("scaling@cpu")
+    scaling = next((result for result in found.values() if result["row"] == "scaling"), None)
     if scaling is None:
         return ""
     lines = ["\n## How costs grow\n", "![Costs against size, logarithmic](figures/scaling.svg)\n",

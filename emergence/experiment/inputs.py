@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,13 +135,22 @@ class Inputs:
         return facts
 
 
+#: Reads the questions of a spec, with the folder of derived data.
+LoadQuestions = Callable[[ExperimentSpec, Path | None], QADataset]
+
+
 def read_inputs(
-    spec: ExperimentSpec, store: RunStore, cache_dir: Path, device: torch.device = torch.device("cpu")
+    spec: ExperimentSpec,
+    store: RunStore,
+    cache_dir: Path,
+    device: torch.device = torch.device("cpu"),
+    load_questions: LoadQuestions = load_qa,
 ) -> Inputs:
     """Find, read and check everything that ``spec`` needs. Nothing is written outside ``cache_dir``.
 
     Args:
         device: Where a published model is put.
+        load_questions: :func:`~emergence.data.sources.load_qa`, or what need not read them again.
 
     Raises:
         DataError: Data is missing, empty or malformed. The message names file and line.
@@ -151,9 +160,9 @@ def read_inputs(
     if lora_rank(spec.adapter):
         require_packages(f"--adapter {spec.adapter}", "peft")
     if spec.model:
-        return _read_published(spec, spec.model, cache_dir, device)
+        return _read_published(spec, spec.model, cache_dir, device, load_questions)
     weights = None if spec.at_snapshot else _given_weights(spec, store, cache_dir)
-    dataset = None if spec.skip_finetune else load_qa(spec, cache_dir)
+    dataset = None if spec.skip_finetune else load_questions(spec, cache_dir)
     text = prepare_pretraining_data(spec, cache_dir) if spec.pretrains else None
     if spec.at_snapshot:
         weights = _snapshot_weights(spec, store, text.fingerprint if text else None)
@@ -172,13 +181,15 @@ def read_inputs(
     return Inputs(tokenizer, text, dataset, questions, weights, counts)
 
 
-def _read_published(spec: ExperimentSpec, name: str, cache_dir: Path, device: torch.device) -> Inputs:
+def _read_published(
+    spec: ExperimentSpec, name: str, cache_dir: Path, device: torch.device, load_questions: LoadQuestions
+) -> Inputs:
     """The questions, encoded for a published model or its random twin, which has the same tokenizer.
 
     Questions come first: what is wrong with them need not wait for the weights.
     """
     files = find_model(name, spec.revision)
-    dataset = load_qa(spec, cache_dir)
+    dataset = load_questions(spec, cache_dir)
     loaded = open_published(spec, files, device)
     encoder = loaded.encoder
     _refuse_layers_beyond(spec, files, encoder.n_layers)

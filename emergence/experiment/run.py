@@ -17,11 +17,13 @@ import torch
 
 from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.data.qa_encoding import UNCOUNTED_MARKS
+from emergence.data.sources import load_qa
 from emergence.errors import EmergenceError, RunDirectoryError, memory_errors_in_one_line
 from emergence.experiment.belonging import history_position, refuse_damaged_records
 from emergence.experiment.claims import other_run
 from emergence.experiment.inputs import (
     GivenWeights,
+    LoadQuestions,
     find_matching_trunk,
     read_inputs,
     refuse_changed_text,
@@ -68,6 +70,7 @@ def run_experiment(
     on_open: Callable[[RunDirectory, str], None] = lambda run, what: None,
     progress: Progress = NoProgress(),
     wrap_recorder: Callable[[Recorder, RunDirectory], Recorder] = lambda recorder, run: recorder,
+    load_questions: LoadQuestions = load_qa,
 ) -> RunResult | None:
     """Run ``spec`` to its end, or go on with it.
 
@@ -87,6 +90,7 @@ def run_experiment(
         on_open: Called with the run directory and ``new``, ``resumed`` or ``finished``.
         progress: Shows a person how far the run is.
         wrap_recorder: May put a live sink around the file-backed recorder.
+        load_questions: Reads the questions of a spec.
 
     Returns:
         The result; None in every worker of a torchrun group but the first.
@@ -113,7 +117,7 @@ def run_experiment(
             if begun is not None and not begun.is_finished and read_holder(begun.path) is None:
                 refuse_damaged_records(begun)
             before_reading()
-        inputs = read_inputs(spec, store, cache_dir, place)
+        inputs = read_inputs(spec, store, cache_dir, place, load_questions)
         refuse_changed_text(store, trunk, inputs.text.fingerprint if inputs.text else None)
         run, what = _open(spec, store, run_id, fresh, workers)
         with run.lock() if workers.is_first else nullcontext():

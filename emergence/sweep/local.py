@@ -1,4 +1,4 @@
-"""A sweep on this machine: each task has a process, and some of them run at a time.
+"""A sweep on this machine: tasks run in processes of their own, some at a time.
 
 Everything that must survive is in the run directories and in the record. So this process may be killed at any moment,
 and the same command goes on.
@@ -30,7 +30,7 @@ from emergence.sweep.graph import Status, Task
 from emergence.sweep.place import Outcome, Say
 from emergence.sweep.plan import cost_of
 from emergence.sweep.record import FOLDER, Record
-from emergence.sweep.worker import PRELOAD, check_inputs, last_lines, run_cell
+from emergence.sweep.worker import PRELOAD, check_inputs, last_lines, serve
 from emergence.wording import duration
 
 #: Seconds between two looks at signals, and the longest silence towards the user.
@@ -72,7 +72,9 @@ class LocalPlace:
             with StopSwitch(lambda: None, counts_only=True) as stop:
                 _check(record, context, stop, say)
                 runner = _Processes(record, context, stop, say)
-                if not conduct(record.graph, runner, record.jobs, runner.note, stop):
+                over = conduct(record.graph, runner, record.jobs, runner.note, stop)
+                runner.close()
+                if not over:
                     left, total = len(record.graph.unfinished), len(record.graph.tasks)
                     message = f"stopped with {left} of {total} runs left: `emergence sweep resume` goes on"
                     raise EmergenceError(message, STOPPED)
@@ -105,39 +107,81 @@ def _processes() -> Any:
 
 
 @dataclass
-class _Running:
-    """A process of a sweep."""
+class _Process:
+    """A process of a sweep, and the job that it has.
+
+    Attributes:
+        jobs: Where a process that takes several finds the next one; None for one that has its job already.
+        log: Of the job. started: When it got that.
+    """
 
     process: Any
     answers: Connection
+    jobs: Connection | None
     log: Path
     started: float
 
     @classmethod
-    def start(cls, context: Any, target: Any, job: dict[str, Any]) -> _Running:
+    def of_one_job(cls, context: Any, target: Any, job: dict[str, Any]) -> _Process:
         reader, writer = context.Pipe(duplex=False)
-        process = context.Process(target=target, args=(job, writer), daemon=False)
+        return cls._begun(context.Process(target=target, args=(job, writer)), reader, None, job, writer)
+
+    @classmethod
+    def of_cells(cls, context: Any, job: dict[str, Any]) -> _Process:
+        """A process that runs this cell and then others."""
+        reader, writer = context.Pipe(duplex=False)
+        cells, jobs = context.Pipe(duplex=False)
+        begun = cls._begun(context.Process(target=serve, args=(cells, writer)), reader, jobs, job, writer, cells)
+        begun.take(job)
+        return begun
+
+    @classmethod
+    def _begun(
+        cls, process: Any, reader: Connection, jobs: Connection | None, job: dict[str, Any], *theirs: Connection
+    ) -> _Process:
         process.start()
-        writer.close()
-        return cls(process, reader, Path(job["log"]), time.monotonic())
+        for end in theirs:
+            end.close()
+        return cls(process, reader, jobs, Path(job["log"]), time.monotonic())
+
+    def take(self, job: dict[str, Any]) -> None:
+        assert self.jobs is not None
+        self.log, self.started = Path(job["log"]), time.monotonic()
+        with contextlib.suppress(OSError):  # it has died, which its missing answer will tell
+            self.jobs.send_bytes(json.dumps(job).encode())
+
+    @property
+    def is_alive(self) -> bool:
+        return not wait([self.process.sentinel], 0)
+
+    @property
+    def news(self) -> list[Any]:
+        """What becomes ready when there is an answer, or none will come."""
+        return [self.answers, self.process.sentinel]
 
     def interrupt(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGINT)
 
     def answer(self) -> dict[str, Any]:
-        """The answer of the process, once it has ended. Without an answer it is an error with the exit code."""
-        self.process.join()
-        answer: dict[str, Any] = {}
+        """The answer to its job, once there are news. Of a process that ended without, an error with the exit code."""
         with contextlib.suppress(EOFError, OSError):
             if self.answers.poll():
-                answer = json.loads(self.answers.recv_bytes())
-        self.answers.close()
+                answer: dict[str, Any] = json.loads(self.answers.recv_bytes())
+                return answer
+        self.process.join()
         code = self.process.exitcode
-        if not answer and code is not None and code < 0:
+        if code is not None and code < 0:
             cause = f"killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
             return {"error": cause, "exit_code": STOPPED if -code in (signal.SIGINT, signal.SIGTERM) else 1}
-        return answer or {"error": f"its process ended with exit code {code}", "exit_code": code or 1}
+        return {"error": f"its process ended with exit code {code}", "exit_code": code or 1}
+
+    def close(self) -> None:
+        """Let it end."""
+        if self.jobs is not None:
+            self.jobs.close()
+        self.process.join()
+        self.answers.close()
 
 
 def _job(record: Record, log: str, **what: Any) -> dict[str, Any]:
@@ -156,25 +200,30 @@ def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
     trunks = {task.spec.pretrain_id: graph.status[task.key].run_id for task in done}
     job = _job(record, "data.log", specs=specs, trunks=trunks)
     say("reading the data")
-    running = _Running.start(context, check_inputs, job)
-    while not wait([running.process.sentinel], POLL_SECONDS):
+    running = _Process.of_one_job(context, check_inputs, job)
+    while not wait(running.news, POLL_SECONDS):
         if stop():
             running.process.kill()  # nothing to save: what is complete in the cache stays
             running.process.join()
             raise EmergenceError("stopped before any run was started", STOPPED)
     answer = running.answer()
+    running.close()
     if "error" in answer:
         error = UsageError(answer["error"]) if answer["exit_code"] == UsageError.exit_code else None
         raise error or EmergenceError(f"reading the data failed: {answer['error']}; see {running.log}")
 
 
 class _Processes:
-    """A :class:`emergence.sweep.place.Runner` that gives each task a process and tells the user how far it is."""
+    """A :class:`emergence.sweep.place.Runner` with a process for each of so many tasks, which tells how far it is.
+
+    A process that has pretrained or failed runs nothing more: what it compiled or broke is nobody else's.
+    """
 
     def __init__(self, record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
         self.record, self.graph, self.context, self.say = record, record.graph, context, say
         self.stop_switch, self.forwarded = stop, 0
-        self.running: dict[str, _Running] = {}
+        self.running: dict[str, _Process] = {}
+        self.idle: list[_Process] = []
         self.weights = {task.key: cost_of(task).here.least for task in self.graph.unfinished}
         self.total, self.begun = len(self.graph.tasks), time.monotonic()
         self.spoke = time.monotonic()
@@ -182,14 +231,26 @@ class _Processes:
     def start(self, task: Task, status: Status, trunk: str | None) -> None:
         status.log = re.sub(r"[^A-Za-z0-9_.=+-]", "_", task.label) + ".log"
         job = _job(self.record, status.log, spec=task.spec.to_dict(), trunk=trunk)
-        self.running[task.key] = _Running.start(self.context, run_cell, job)
+        while self.idle:
+            process = self.idle.pop()
+            if process.is_alive:
+                process.take(job)
+                break
+            process.close()
+        else:
+            process = _Process.of_cells(self.context, job)
+        self.running[task.key] = process
 
     def look(self, task: Task, status: Status) -> Outcome | None:
         item = self.running[task.key]
-        if not wait([item.process.sentinel], 0):
+        if not wait(item.news, 0):
             return None
         del self.running[task.key]
         answer, seconds = item.answer(), time.monotonic() - item.started
+        if "error" in answer or task.is_pretraining:
+            item.close()
+        else:
+            self.idle.append(item)
         if "error" not in answer:
             return Outcome(answer["run_id"], answer["headline"], seconds=seconds)
         if answer["exit_code"] == STOPPED and self.stop_switch():
@@ -197,7 +258,7 @@ class _Processes:
         return Outcome(error=answer["error"], last_lines=last_lines(item.log), seconds=seconds)
 
     def wait(self) -> None:
-        wait([item.process.sentinel for item in self.running.values()], POLL_SECONDS)
+        wait([each for item in self.running.values() for each in item.news], POLL_SECONDS)
         if time.monotonic() - self.spoke > SILENCE_SECONDS:
             took = {key: duration(time.monotonic() - item.started) for key, item in self.running.items()}
             names = ", ".join(f"{self.graph.tasks[key].label} {clock}" for key, clock in took.items())
@@ -210,6 +271,11 @@ class _Processes:
             for item in self.running.values():
                 item.interrupt()
         return True
+
+    def close(self) -> None:
+        """Let the processes end that wait for a task."""
+        while self.idle:
+            self.idle.pop().close()
 
     def note(self, task: Task) -> None:
         """Store the states, and tell of a task that has ended."""

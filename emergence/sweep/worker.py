@@ -1,12 +1,13 @@
-"""One task of a local sweep, in a process of its own: a spec comes in, a line of JSON goes out.
+"""A process of a local sweep: a spec comes in, a line of JSON goes out.
 
-The process is forked from a server that has imported everything once (``multiprocessing``'s forkserver). So a cell
-costs no seconds of imports, and yet shares no state with another. The process ends with its sweep, even if that is
-killed, so that no writer stays behind.
+The process is forked from a server that has imported everything once (``multiprocessing``'s forkserver), so a cell
+costs no seconds of imports. One that has finetuned runs the next cell, too, and has the questions already. It ends with
+its sweep, even if that is killed, so that no writer stays behind.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,20 +18,48 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emergence.errors import STOPPED, EmergenceError, UsageError, is_out_of_memory, require_packages
 from emergence.spec.adapters import lora_rank
 from emergence.spec.experiment import ExperimentSpec
 from emergence.wording import say
 
+if TYPE_CHECKING:
+    from emergence.data.records import QADataset
+
 #: Modules that the fork server imports once. The last takes seconds; torch imports it to be deterministic.
 PRELOAD = ("emergence.sweep.worker", "emergence.report.terminal", "emergence.experiment.run", "torch._inductor")
 #: Exit code of a process whose sweep is gone, and of one that failed unexpectedly.
 ABANDONED, CRASHED = 3, 1
+_WATCH = "end with the sweep"
 
 
-def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
+def serve(jobs: Connection, answers: Connection) -> None:
+    """Run one cell after the other, until no more can come."""
+    questions = _Questions()
+    with contextlib.suppress(EOFError, KeyboardInterrupt):  # a Ctrl-C may come between two cells
+        while True:
+            run_cell(json.loads(jobs.recv_bytes()), answers, questions)
+
+
+class _Questions:
+    """The questions of the cells so far."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, QADataset] = {}
+
+    def load(self, spec: ExperimentSpec, cache_dir: Path | None) -> QADataset:
+        """:func:`emergence.data.sources.load_qa`, once for cells with the same data."""
+        from emergence.data.sources import load_qa
+
+        which = _identity(spec, "finetune_data", "qa_data")
+        if which not in self._read:
+            self._read = {which: load_qa(spec, cache_dir)}  # cells of one data set mostly follow each other
+        return self._read[which]
+
+
+def run_cell(job: Mapping[str, Any], answers: Connection, questions: _Questions) -> None:
     """Run ``job["spec"]`` under ``job["runs_dir"]``. The answer is its run id, or its error and exit code."""
     with _OwnProcess(job, answers):
         from emergence.experiment.run import run_experiment
@@ -49,6 +78,7 @@ def run_cell(job: Mapping[str, Any], answers: Connection) -> None:
                 should_stop=should_stop,
                 on_open=lambda run, what: say(f"{what} run {run.run_id}", err=True),
                 progress=TerminalProgress(),
+                load_questions=questions.load,
             )
         if result is None or result.run_id is None:
             raise UsageError("a sweep runs each cell in one process: start it without torchrun")
@@ -147,13 +177,15 @@ class _OwnProcess:
         self.job, self.answers = job, answers
 
     def __enter__(self) -> None:
-        if hasattr(os, "setsid"):
+        if hasattr(os, "setsid") and os.getsid(0) != os.getpid():
             os.setsid()  # Ctrl-C goes to the sweep, which passes it on once
         os.chdir(self.job["cwd"])
         log = os.open(self.job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        os.close(log)
+        if not any(thread.name == _WATCH for thread in threading.enumerate()):
+            threading.Thread(target=_end_with_parent, name=_WATCH, daemon=True).start()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if error is not None and is_out_of_memory(error):

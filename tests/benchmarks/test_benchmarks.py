@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy.stats import linregress
 
 from benchmarks import __main__ as command
+from benchmarks.marks import against_float32, kind_of, kind_of_result
 from benchmarks.materials import Bench
 from benchmarks.measure import interleaved, ratio
 from benchmarks.mine_campaign import published
@@ -23,6 +24,7 @@ from benchmarks.report import Comparison, Figure, RowResult, load_newest, number
 from benchmarks.rows import ROWS, run_row
 from benchmarks.rows.cka import drifting, feature_form
 from benchmarks.rows.information_cost import by_heart
+from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Text, draw
 from benchmarks.scaling import exponent
 from benchmarks.table import page
 from emergence.measures.cka import cka_matrix
@@ -87,10 +89,63 @@ def test_the_table_is_made_of_the_newest_results(tmp_path: Path) -> None:
     ):
         (tmp_path / file).write_text(json.dumps(found), encoding="utf-8")
     text = page(load_newest(tmp_path))
-    assert "| a title: it | 2.5× | ≥ 2× | met |" in text
-    assert "| a title: it | 1× | ≥ 2× | missed |" in text
-    assert "`memory`: `aten::mm` 50% (3 calls)" in text
+    assert "| a title: it | 2.5× |  | ≥ 2× | met |" in text
+    assert "| a title: it | 1× |  | ≥ 2× | missed |" in text
+    assert "`memory`, float32 only: `aten::mm` 50% (3 calls)" in text
     assert "No row was measured on a GPU" in text
+
+
+def test_each_kind_of_machine_has_its_own_part_of_the_page(tmp_path: Path) -> None:
+    units = {"cpu": "another", "cores": 4, "kind": "bf16 vector units"}
+    tiles = row("memory", 3.0, machine=units)
+    tiles["comparisons"][0]["limit"] = 5.0
+    for file, found in (("a.json", row("memory", 1.0)), ("b.json", tiles)):
+        (tmp_path / file).write_text(json.dumps(found), encoding="utf-8")
+    text = page(load_newest(tmp_path))
+    assert "## Float32 only" in text and "| a title: it | 1× |  | ≥ 2× | missed |" in text
+    assert "## Bf16 vector units\n\nanother, 4 cores" in text and "| a title: it | 3× | 5× | ≥ 2× | met |" in text
+
+
+def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, found = torch.device("cpu"), []
+    for amx, avx in ((False, False), (False, True), (True, True)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        found.append((kind_of(cpu), against_float32(20.0, cpu), against_float32(2.0, cpu)))
+    assert found == [("float32 only", 4.0, 1.0), ("bf16 vector units", 10.0, 1.0), ("bf16 tiles", 20.0, 2.0)]
+    assert kind_of_result({"machine": {"bf16_matrix_units": False}}) == "float32 only"
+
+
+class Planted(Parties):
+    """The peer is best at a rate of 0.016; ours needs 11 updates of 24, and seed 1 never gets there."""
+
+    def peer(self, rate: float, updates: int, seed: int) -> Curve:
+        return [(updates, 3.0 + abs(np.log2(rate / 0.016)))]
+
+    def ours(self, updates: int, seed: int) -> Curve:
+        return [(updates, 2.9 if updates >= 11 and seed != 1 else 3.1)]
+
+
+def test_the_peers_rate_is_sought_until_it_is_inside_and_ours_until_it_is_enough() -> None:
+    text = Text(None, torch.zeros(1, 3), 24 * BATCH, 2)  # type: ignore[arg-type]
+    parties = Planted(text, None, None, 50, "fp32")  # type: ignore[arg-type]
+    rate, tried = parties.best_peer()
+    assert rate == pytest.approx(0.016) and max(tried) == pytest.approx(0.032)
+    for start in (0, 5, 100):  # parts tried first: too short, too short, too long
+        found, curves = parties.fewest(3.0, 0, start)
+        assert found == 11 and {10, 11} <= curves.keys()
+    assert parties.fewest(3.0, 1, 3)[0] is None
+
+
+def test_loss_is_drawn_against_time(bench: Bench, tmp_path: Path) -> None:
+    facts = {
+        "per_update": {"ours": 0.5, "peer": 1.0},
+        "peer": {"0": [(4, 7.0), (8, 6.0)], "1": [(4, 7.1), (8, 6.1)]},
+        "ours": {"0": {"4": [(2, 6.5), (4, 5.9)]}, "1": {"8": [(8, 6.2)]}},
+        "needed": {"0": 4},
+    }
+    line = draw([row("time-to-loss-tiny", 4.0, facts=facts)], tmp_path / "figures" / "x.svg")
+    assert line == "tiny: 4 times as fast" and "best-tuned GPT-2" in (tmp_path / "figures" / "x.svg").read_text()
 
 
 def test_pair_by_pair_and_all_at_once_give_the_same_cka() -> None:
@@ -162,7 +217,7 @@ def test_the_figure_is_made_of_the_newest_result(
 ) -> None:
     monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
     assert command.main(["figure", "--results", str(tmp_path)]) == 2
-    assert "python -m benchmarks information-cost" in capsys.readouterr().err
+    assert "python -m benchmarks time-to-loss-tiny" in capsys.readouterr().err
     assert command.main(["information-cost", "--toy", "--repeats", "1", "--results", str(tmp_path)]) == 0
     assert command.main(["figure", "--results", str(tmp_path)]) == 0
     assert (tmp_path / "docs" / "figures" / "mine_published.svg").stat().st_size > 1000

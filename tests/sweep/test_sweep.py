@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -208,48 +211,67 @@ def test_equal_cells_have_one_record_wherever_they_are_written() -> None:
 
 
 class Pretend:
-    """Stands for ``multiprocessing``: a started process has ended at once with the answer ``outcome`` gives."""
+    """Stands for ``multiprocessing``: a process answers every job at once as ``outcome`` says, or dies (None)."""
 
     def __init__(self, runs_dir: Path) -> None:
         self.store = RunStore(runs_dir)
         self.outcome: Callable[[str], dict[str, Any] | None] = lambda run: {"run_id": run, "headline": {}}
         self.started: list[str] = []
+        self.processes: list[list[str]] = []  # the jobs of each process that runs cells
 
     def get(self) -> Pretend:
         return self
 
     def Pipe(self, duplex: bool) -> tuple[Any, Any]:
-        import multiprocessing
-
         return multiprocessing.Pipe(duplex=duplex)
 
-    def Process(self, target: Any, args: tuple[dict[str, Any], Any], daemon: bool) -> Any:
+    def Process(self, target: Any, args: tuple[Any, Any]) -> Any:
         return PretendProcess(self, target, *args)
+
+    def answer(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        Path(job["log"]).write_text("first\nlast words\n")
+        self.started.append(Path(job["log"]).stem)
+        answer = self.outcome(self.started[-1])
+        if answer and "run_id" in answer:
+            return {**answer, "run_id": fake_run(self.store, ExperimentSpec.from_dict(job["spec"])).run_id}
+        return answer
 
 
 class PretendProcess:
-    def __init__(self, world: Pretend, target: Any, job: dict[str, Any], answers: Any) -> None:
-        self.world, self.target, self.job, self.answers = world, target, job, answers
+    def __init__(self, world: Pretend, target: Any, jobs: Any, answers: Any) -> None:
+        self.world, self.target, self.jobs, self.answers = world, target, jobs, answers
         self.exitcode: int | None = None
-        self.pid = 0
+        self.pid = 2**30  # nobody's
 
     def start(self) -> None:
-        self.sentinel, writing = os.pipe()
-        os.close(writing)  # at the end of its file: ready, as an ended process is
-        answer: dict[str, Any] | None = {"read": True}
-        if self.target is local.run_cell:
-            spec = ExperimentSpec.from_dict(self.job["spec"])
-            Path(self.job["log"]).write_text("first\nlast words\n")
-            self.world.started.append(Path(self.job["log"]).stem)
-            answer = self.world.outcome(self.world.started[-1])
-            if answer and "run_id" in answer:
-                answer = {**answer, "run_id": fake_run(self.world.store, spec).run_id}
-        if answer is not None:
-            self.answers.send_bytes(json.dumps(answer).encode())
-        self.exitcode = -9 if answer is None else 0
+        self.sentinel, self.alive = os.pipe()
+        if self.target is not local.serve:
+            self.answers.send_bytes(json.dumps({"read": True}).encode())
+            return self.end(0)
+        # Ends of its own, as a forked process has them.
+        self.jobs, self.answers = (type(end)(os.dup(end.fileno())) for end in (self.jobs, self.answers))
+        self.world.processes.append([])
+        threading.Thread(target=self.serve, args=(self.world.processes[-1],)).start()
+        return None
+
+    def serve(self, done: list[str]) -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                answer = self.world.answer(json.loads(self.jobs.recv_bytes()))
+                done.append(self.world.started[-1])
+                if answer is None:
+                    return self.end(-9)
+                self.answers.send_bytes(json.dumps(answer).encode())
+        return self.end(0)
+
+    def end(self, code: int) -> None:
+        self.exitcode = code
+        self.answers.close()
+        os.close(self.alive)  # the sentinel is at the end of its file: ready, as that of an ended process is
 
     def join(self) -> None:
-        os.close(self.sentinel)
+        while self.exitcode is None:
+            time.sleep(0.001)
 
 
 @pytest.fixture
@@ -274,6 +296,8 @@ def test_a_sweep_runs_everything_once(pretend: Pretend, tmp_path: Path) -> None:
     assert code == 0 and "nothing was started" in text and not pretend.started and not (tmp_path / "runs").exists()
     code, text = sweep(tmp_path, jobs=2)
     assert code == 0 and pretend.started[0] == "D-W-pretrain.0" and len(pretend.started) == 5
+    # What has pretrained runs nothing more; others take the next cell.
+    assert ["D-W-pretrain.0"] in pretend.processes and len(pretend.processes) <= 3
     assert "TABLE" in text and f"emergence report {tmp_path / 'runs'}" in text and "[5/5]" in text
     code, text = sweep(tmp_path, jobs=2)
     assert code == 0 and "nothing to do: all 5 runs are done already" in text and len(pretend.started) == 5
@@ -326,9 +350,9 @@ def test_data_that_is_wrong_refuses_the_sweep(
     pretend: Pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(process: PretendProcess) -> None:
-        process.sentinel, writing = os.pipe()
-        os.close(writing)
+        process.sentinel, process.alive = os.pipe()
         process.answers.send_bytes(b'{"error": "no/such/file: no such file", "exit_code": 2}')
+        process.end(0)
 
     monkeypatch.setattr(PretendProcess, "start", refuse)
     with pytest.raises(UsageError, match="no/such/file"):

@@ -1,0 +1,41 @@
+"""What is asked of a kind of machine, where that depends on how fast it multiplies matrices in bf16.
+
+The first marks were set on a machine with bf16 tiles, whose products are 4.5 times as fast as in float32. Against a
+peer in float32 a machine is asked as much of a mark as its own bf16 gains of that, and never less than 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+Kind = Literal["float32 only", "bf16 vector units", "bf16 tiles", "GPU"]
+
+#: How many times as fast as float32 matrix products are in bf16.
+BF16_GAIN: Mapping[Kind, float] = {"float32 only": 1.0, "bf16 vector units": 2.3, "bf16 tiles": 4.5, "GPU": 4.5}
+
+
+def kind_of(device: torch.device) -> Kind:
+    """The kind of machine that ``device`` is here."""
+    if device.type == "cuda":
+        return "GPU"
+    for name, kind in (("_is_amx_tile_supported", "bf16 tiles"), ("_is_avx512_bf16_supported", "bf16 vector units")):
+        check = getattr(torch.cpu, name, None)
+        if check is not None and check():
+            return kind  # type: ignore[return-value]
+    return "float32 only"
+
+
+def kind_of_result(result: Mapping[str, Any]) -> str:
+    """The kind of machine that a stored result is of. Older ones tell only whether there is bf16; none had tiles."""
+    facts = result["machine"]
+    if "kind" in facts:
+        return str(facts["kind"])
+    return "GPU" if "gpu" in facts else "bf16 vector units" if facts.get("bf16_matrix_units") else "float32 only"
+
+
+def against_float32(mark: float, device: torch.device) -> float:
+    """The part of a mark of bf16 tiles that is asked here against a peer in float32."""
+    return max(1.0, float(round(mark * BF16_GAIN[kind_of(device)] / BF16_GAIN["bf16 tiles"])))
