@@ -22,6 +22,7 @@ ROWS: dict[str, tuple[str, tuple[object, ...]]] = {
     "cka-768": ("cka", (768,)),
     "bits-per-byte": ("bits_per_byte", ()),
     "tokenise": ("tokenise", ()),
+    "answers": ("answers", ()),
     "start-up": ("start_up", ()),
     "restart": ("restart", ()),
     "sizes": ("sizes", ()),

@@ -1,0 +1,93 @@
+"""How long a user waits for an answer: the table and the report of many runs, and the whole demonstration."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.materials import Bench
+from benchmarks.report import Comparison, Figure, RowResult
+
+#: Runs that are planted, four to a seed, and of fewer ones that memory is compared with.
+RUNS, FEWER = 400, 100
+#: CPU seconds of a table and of a report of so many runs, and memory of the many against that of the fewer.
+MARKS = {"table": 3.0, "report": 5.0}
+MEMORY_MARK = 1.3
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a command took: CPU seconds, user and system, and the most memory."""
+
+    seconds: float
+    megabytes: float
+
+
+def run(bench: Bench) -> RowResult:
+    """CPU seconds and memory of the commands, each in a process of its own."""
+    many, few = (8, 4) if bench.toy else (RUNS, FEWER)
+    spent: dict[str, list[Spent]] = {"table": [], "report": [], f"table of {few}": []}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        plant(root / "many", many)
+        plant(root / "few", few)
+        for _ in range(bench.repeats):
+            spent["table"].append(measured("table", str(root / "many")))
+            spent["report"].append(measured("report", str(root / "many"), "--out", str(root / "report")))
+            spent[f"table of {few}"].append(measured("table", str(root / "few")))
+        demo = [] if bench.toy else [measured("demo", "--runs-dir", str(root / "demo"))]
+    growth = [
+        more.megabytes / less.megabytes
+        for more, less in zip(spent["table"], spent[f"table of {few}"], strict=True)
+    ]  # fmt: skip
+    return RowResult(
+        row="answers",
+        title=f"table and report of {many} runs",
+        figures=[
+            *(Figure.of(f"emergence {name}", "CPU s", [one.seconds for one in found]) for name, found in spent.items()),
+            Figure.of("memory of the table", "MB", [one.megabytes for one in spent["table"]]),
+            *([Figure.of("emergence demo", "CPU s", [one.seconds for one in demo])] if demo else []),
+        ],
+        comparisons=[
+            *(
+                Comparison(name, statistics.median(one.seconds for one in spent[name]), mark, at_least=False, unit=" s")
+                for name, mark in MARKS.items()
+            ),
+            Comparison(
+                f"memory of the table, {few} runs = 1", statistics.median(growth), MEMORY_MARK, at_least=False, unit="×"
+            ),
+        ],
+        data=f"{many} planted runs of 120 questions",
+        notes=["CPU seconds: what an idle machine would take by the clock; the demonstration is timed once"],
+    )
+
+
+def plant(root: Path, n_runs: int) -> None:
+    """Runs of the four cells, a seed after the other, with predictions as real ones have them."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from tests.planted_runs import Added, write_run
+
+    added = Added({"linear": (0.03, 0.03), "bilinear": (0.05, 0.08)})
+    root.mkdir()
+    for seed in range(n_runs // 4):
+        for cell, f1 in {"full": 0.7, "frozen": 0.5, "random_full": 0.5, "random_frozen": 0.3}.items():
+            of_frozen = {"bilinear": f1, "added": added} if cell.endswith("frozen") else {}
+            write_run(root, cell, f1, seed=seed, documents=20, **of_frozen)
+
+
+def measured(*arguments: str) -> Spent:
+    """What ``emergence`` with these arguments takes."""
+    command = [sys.executable, "-m", "emergence.cli", *arguments]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).resolve().parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
+    return Spent(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
