@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -22,6 +23,7 @@ from emergence.findings.table import build_table
 from emergence.measures.sentence_pairs import SentencePairScores
 from emergence.report.blocks import Example, Heading
 from emergence.report.charts.chart import all_charts
+from emergence.report.charts.rows import short_names
 from emergence.report.charts.sentence_pairs import _short
 from emergence.report.examples import GAP, N_EACH, _known_words, _pieces, example_blocks
 from emergence.report.provenance import command
@@ -331,6 +333,14 @@ def test_units_have_a_section_with_matrix_counts_and_verdict(tmp_path: Path) -> 
     assert "MLP neurons over pretraining, 3 seeds: more distributed (half times 5.06" in text
     assert "| MLP neurons, 2: agent | +0.20 [+0.15, +0.25] | +0.01 [-0.04, +0.06] | +0.012 | +0.03 |" in text
     assert "Best units that seeds share" in text
+
+
+def test_a_figure_of_units_names_runs_by_size_and_seed_where_that_tells_them_apart() -> None:
+    results = [planted_units(f"run {n}", {1: 8.0}, seed=seed) for n, seed in enumerate((0, 1, 1))]
+    assert short_names(results[:2]) == ["debug, seed 0", "debug, seed 1"]
+    assert short_names(results) == ["debug, seed 0", "run 1", "run 2"]
+    model = dataclasses.replace(results[0], subject={"name": "me/model", "kind": "model"})
+    assert short_names([model]) == ["me/model"]
 
 
 # Answers from prompts -----------------------------------------------------------------------------

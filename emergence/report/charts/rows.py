@@ -106,6 +106,15 @@ def unit_studies(folder: ResultsFolder, charts: Charts, name: str) -> list[UnitR
     return named_apart(found, lambda r: (r.settings["data"]["name"], r.settings["roles"]), UnitResult.asked)
 
 
+def short_names(results: Sequence[UnitResult]) -> list[str]:
+    """Size and seed of each subject, or its name: that of a model, or where another has the same size and seed."""
+    told = [
+        f"{r.subject['size']}, seed {r.subject['seed']}" if "seed" in r.subject else str(r.subject["name"])
+        for r in results
+    ]
+    return [name if told.count(name) == 1 else str(r.subject["name"]) for name, r in zip(told, results, strict=True)]
+
+
 def no_history(folder: ResultsFolder, otherwise: str) -> str:
     """Why no curve of training is drawn: without run directories nobody can tell what the runs did."""
     return otherwise if folder.runs else "results files hold no history of training: emergence pull RUN fetches it"

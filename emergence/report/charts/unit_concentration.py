@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,16 @@ from emergence.findings.unit_trends import seed_overlaps, unit_verdicts
 from emergence.report.blocks import Block, Bullets, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, shared_legend, with_unit
-from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, unit_studies, value_words
+from emergence.report.charts.rows import (
+    distinct,
+    never,
+    numbers,
+    rows_where,
+    short_names,
+    slug,
+    unit_studies,
+    value_words,
+)
 from emergence.studies.units.result import COUNTS, KIND_NAMES, UnitResult
 
 _TITLES = {"half": "half of the effect", "participation": "participation ratio", "probe": "probe, nine tenths"}
@@ -30,11 +38,10 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
             f"chance (smallest p of {o.pairs}: {o.overlap.p:.3g})"
             for o in seed_overlaps(mine)
         )
-        short = Counter(map(_short, mine))
         rows = [
             {**row, "verdicts": verdicts, "overlaps": overlaps}
-            for result in mine
-            for row in _rows(result, _short(result) if short[_short(result)] == 1 else str(result.subject["name"]))
+            for result, setting in zip(mine, short_names(mine), strict=True)
+            for row in _rows(result, setting)
         ]
         caption = (
             "Units that carry a role, counted in three ways, the geometric mean over roles: by cutting units (half of "
@@ -47,12 +54,6 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         )
 
 
-def _short(result: UnitResult) -> str:
-    """Size and seed, or the name of a model."""
-    subject = result.subject
-    return f"{subject.get('size', subject['name'])}, seed {subject.get('seed', '-')}"
-
-
 def _rows(result: UnitResult, setting: str) -> Iterator[Row]:
     subject = result.subject
     for trunk in result.trunks:
@@ -63,6 +64,7 @@ def _rows(result: UnitResult, setting: str) -> Iterator[Row]:
                 yield {
                     "name": str(subject["name"]),
                     "setting": setting,
+                    "size": str(subject.get("size", subject["name"])),
                     "trunk": trunk["name"],
                     "is_random": trunk["kind"] == "random",
                     "step": trunk["step"],
@@ -83,20 +85,24 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:
-    kinds, settings = distinct(rows, "kind"), distinct(rows)
-    figure.set_figheight(2.2 * len(kinds) + 0.5)
-    axes = figure.subplots(len(kinds), len(COUNTS), squeeze=False)
-    for line, kind in zip(axes, kinds, strict=True):
+    lines = list(dict.fromkeys((row["kind"], row["size"]) for row in rows))
+    several = len({size for _, size in lines}) > 1
+    figure.set_figheight(2.2 * len(lines) + 0.5)
+    axes = figure.subplots(len(lines), len(COUNTS), squeeze=False)
+    for line, (kind, size) in zip(axes, lines, strict=True):
+        settings = distinct(rows_where(rows, size=size))
         for ax, count in zip(line, COUNTS, strict=True):
             for k, setting in enumerate(settings):
                 mine = rows_where(rows, kind=kind, count=count, setting=setting)
-                _draw_setting(ax, mine, setting, COLOURS[k % 7], MARKERS[k % 7])
+                # One colour and one word in the legend for a seed of all sizes.
+                label = setting.removeprefix(f"{size}, ") if several else setting
+                _draw_setting(ax, mine, label, COLOURS[k % 7], MARKERS[k % 7])
             ax.set_xscale("symlog", linthresh=1)
             ax.set_yscale("log", base=2)
             ax.xaxis.set_major_formatter(with_unit)
             ax.yaxis.set_major_formatter(with_unit)
             ax.set(title=_TITLES[count], xlabel="step of pretraining", ylim=_at_least_fourfold(*ax.get_ylim()))
-        line[0].set_ylabel(kind)
+        line[0].set_ylabel(f"{size}\n{kind}" if several else kind)
     shared_legend(figure, axes.flat)
 
 
@@ -106,10 +112,10 @@ def _at_least_fourfold(low: float, high: float) -> tuple[float, float]:
     return low / missing, high * missing
 
 
-def _draw_setting(ax: Any, rows: Sequence[Row], setting: str, colour: str, marker: str) -> None:
+def _draw_setting(ax: Any, rows: Sequence[Row], label: str, colour: str, marker: str) -> None:
     path = sorted(rows_where(rows, is_random=False), key=lambda row: int(row["step"]))
     style: dict[str, Any] = {"color": colour, "marker": marker}
-    ax.plot(numbers(path, "step"), numbers(path, "units"), label=setting, **style)
+    ax.plot(numbers(path, "step"), numbers(path, "units"), label=label, **style)
     ax.plot(numbers(path, "step"), numbers(path, "shuffled"), color=colour, linestyle=LINES[3])
     twin = rows_where(rows, is_random=True)
     ax.plot(numbers(twin, "step"), numbers(twin, "units"), markerfacecolor="white", linestyle="none", **style)

@@ -9,7 +9,16 @@ from emergence.findings.folder import ResultsFolder
 from emergence.report.blocks import Block, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, panel_grid, shared_legend
-from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, unit_studies, value_words
+from emergence.report.charts.rows import (
+    distinct,
+    never,
+    numbers,
+    rows_where,
+    short_names,
+    slug,
+    unit_studies,
+    value_words,
+)
 from emergence.studies.units.result import KIND_NAMES, UnitResult
 
 #: The trunks that are drawn, in words.
@@ -20,7 +29,12 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     results = unit_studies(folder, charts, KIND.name)
     for key in dict.fromkeys(_key(result, kind) for result in results for kind in result.kinds):
         name, roles, kind = key
-        rows = [row for result in results if (name, roles, kind) in _keys(result) for row in _rows(result, kind)]
+        mine = [result for result in results if key in _keys(result)]
+        rows = [
+            {**row, "setting": setting}
+            for result, setting in zip(mine, short_names(mine), strict=True)
+            for row in _rows(result, kind)
+        ]
         caption = (
             f"AUC of each block's best of the {KIND_NAMES[kind]}, chosen on half A (training and validation sentences) "
             "and reported on half B (test): the chance that a word of the role has a higher activation (or lower, if "
@@ -59,17 +73,17 @@ def _rows(result: UnitResult, kind: str) -> Iterator[Row]:
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:
-    names, roles = distinct(rows, "name"), distinct(rows, "role")
-    axes = panel_grid(figure, names)
-    for ax, name in zip(axes, names, strict=True):
+    settings, roles = distinct(rows), distinct(rows, "role")
+    axes = panel_grid(figure, settings)
+    for ax, setting in zip(axes, settings, strict=True):
         for k, role in enumerate(roles):
             for trunk, line in ((TRAINED, "-"), (TWIN, "--")):
-                mine = rows_where(rows, name=name, role=role, trunk=trunk)
+                mine = rows_where(rows, setting=setting, role=role, trunk=trunk)
                 style: dict[str, Any] = {"color": COLOURS[k % 7], "marker": MARKERS[k % 7], "linestyle": line}
                 style["label"] = role if trunk == TRAINED else "_"
                 ax.plot(numbers(mine, "block"), numbers(mine, "auc"), **style)
         ax.axhline(0.5, color="black", linestyle=LINES[3], linewidth=0.8)
-        ax.set_xticks(distinct(rows_where(rows, name=name), "block"))
+        ax.set_xticks(distinct(rows_where(rows, setting=setting), "block"))
         ax.set_xlabel("block")
     axes[0].set_ylabel("AUC, half B")
     shared_legend(figure, axes)
