@@ -72,8 +72,10 @@ class LocalPlace:
             with StopSwitch(lambda: None, counts_only=True) as stop:
                 _check(record, context, stop, say)
                 runner = _Processes(record, context, stop, say)
-                over = conduct(record.graph, runner, record.jobs, runner.note, stop)
-                runner.close()
+                try:
+                    over = conduct(record.graph, runner, record.jobs, runner.note, stop)
+                finally:
+                    runner.close()
                 if not over:
                     left, total = len(record.graph.unfinished), len(record.graph.tasks)
                     message = f"stopped with {left} of {total} runs left: `emergence sweep resume` goes on"
@@ -176,10 +178,14 @@ class _Process:
             return {"error": cause, "exit_code": STOPPED if -code in (signal.SIGINT, signal.SIGTERM) else 1}
         return {"error": f"its process ended with exit code {code}", "exit_code": code or 1}
 
-    def close(self) -> None:
-        """Let it end."""
+    def no_more(self) -> None:
+        """It gets no further job, and ends after the one that it has."""
         if self.jobs is not None:
             self.jobs.close()
+
+    def close(self) -> None:
+        """Let it end, and wait for that."""
+        self.no_more()
         self.process.join()
         self.answers.close()
 
@@ -273,7 +279,9 @@ class _Processes:
         return True
 
     def close(self) -> None:
-        """Let the processes end that wait for a task."""
+        """Let all processes end. Those that still run, where an error ended the sweep, finish what they have."""
+        for process in (*self.idle, *self.running.values()):
+            process.no_more()
         while self.idle:
             self.idle.pop().close()
 

@@ -230,8 +230,9 @@ class Pretend:
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any] | None:
         Path(job["log"]).write_text("first\nlast words\n")
-        self.started.append(Path(job["log"]).stem)
-        answer = self.outcome(self.started[-1])
+        name = Path(job["log"]).stem
+        self.started.append(name)
+        answer = self.outcome(name)
         if answer and "run_id" in answer:
             return {**answer, "run_id": fake_run(self.store, ExperimentSpec.from_dict(job["spec"])).run_id}
         return answer
@@ -251,14 +252,15 @@ class PretendProcess:
         # Ends of its own, as a forked process has them.
         self.jobs, self.answers = (type(end)(os.dup(end.fileno())) for end in (self.jobs, self.answers))
         self.world.processes.append([])
-        threading.Thread(target=self.serve, args=(self.world.processes[-1],)).start()
+        threading.Thread(target=self.serve, args=(self.world.processes[-1],), name="pretend").start()
         return None
 
     def serve(self, done: list[str]) -> None:
         with contextlib.suppress(EOFError):
             while True:
-                answer = self.world.answer(json.loads(self.jobs.recv_bytes()))
-                done.append(self.world.started[-1])
+                job = json.loads(self.jobs.recv_bytes())
+                done.append(Path(job["log"]).stem)
+                answer = self.world.answer(job)
                 if answer is None:
                     return self.end(-9)
                 self.answers.send_bytes(json.dumps(answer).encode())
@@ -304,6 +306,22 @@ def test_a_sweep_runs_everything_once(pretend: Pretend, tmp_path: Path) -> None:
     lines: list[str] = []
     command.show_status(tmp_path / "runs", None, command.Options(out=lines.append))
     assert "not running on local; 5 done" in lines[0]
+
+
+def test_an_error_of_the_sweep_itself_leaves_no_process_that_waits(
+    pretend: Pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(record: Record) -> None:
+        if len(pretend.started) > 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Record, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        sweep(tmp_path)
+    assert len(pretend.started) == 4
+    for thread in [thread for thread in threading.enumerate() if thread.name == "pretend"]:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def test_a_failure_stops_what_depends_on_it_and_resume_tries_again(pretend: Pretend, tmp_path: Path) -> None:
