@@ -39,3 +39,16 @@ def kind_of_result(result: Mapping[str, Any]) -> str:
 def against_float32(mark: float, device: torch.device) -> float:
     """The part of a mark of bf16 tiles that is asked here against a peer in float32."""
     return max(1.0, float(round(mark * BF16_GAIN[kind_of(device)] / BF16_GAIN["bf16 tiles"])))
+
+
+def against_tuned(mark: float, device: torch.device) -> float:
+    """What is asked here against the best-tuned peer: the mark of bf16 tiles there, elsewhere to be no slower.
+
+    It does the same products in the same format, which leave less beside them to gain.
+    """
+    return mark if kind_of(device) == "bf16 tiles" else 1.0
+
+
+def of_finetuning(device: torch.device) -> float:
+    """What is asked here of finetuning: the mark where bf16 products are twice as fast as in float32, else its part."""
+    return 50.0 if BF16_GAIN[kind_of(device)] >= 2 else 22.0

@@ -21,8 +21,9 @@ that other work on the machine falls on all alike. Ratios are medians over round
 Marks are of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which multiply 4.5
 times as fast as float32 does (460 against 102 GFLOP/s, one thread). Against peers in float32 another machine is asked
 as much of them as its own bf16 gains of that, and against the best-tuned peer, which does the same products in the same
-format, not to be slower. The *limit* is what would be found if ours took no longer than its matrix products alone, at
-the speed of a large one in the same minute: nothing exact is faster.
+format, not to be slower an update; the time to a loss is asked to be a quarter of the peer's everywhere. The *limit* is
+what would be found if ours took no longer than its matrix products alone, at the speed of a large one in the same
+minute: nothing exact is faster.
 """
 
 _PEERS = """

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.materials import Bench
 from benchmarks.report import Comparison, Figure, RowResult
 
-#: Runs that are planted, four to a seed, and of fewer ones that memory is compared with.
+#: Runs that are planted, four to a seed, and fewer ones, whose memory the others are compared with.
 RUNS, FEWER = 400, 100
 #: CPU seconds of a table and of a report of so many runs, and memory of the many against that of the fewer.
 MARKS = {"table": 3.0, "report": 5.0}
@@ -59,7 +59,7 @@ def run(bench: Bench) -> RowResult:
                 for name, mark in MARKS.items()
             ),
             Comparison(
-                f"memory of the table, {few} runs = 1", statistics.median(growth), MEMORY_MARK, at_least=False, unit="×"
+                f"memory of the table, {few} runs = 1", statistics.median(growth), MEMORY_MARK, at_least=False, unit="x"
             ),
         ],
         data=f"{many} planted runs of 120 questions",

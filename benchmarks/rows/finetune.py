@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain, count, cycle
 
-from benchmarks.marks import BF16_GAIN, kind_of
+from benchmarks.marks import of_finetuning
 from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio
 from benchmarks.ours import SHAPES, Finetuning, model_config
@@ -14,8 +14,6 @@ from benchmarks.rows.pretrain import precision_notes
 from emergence.answering.finetune import training_batches
 from emergence.data.qa_encoding import encode_qa
 
-#: Where bf16 products are twice as fast as in float32, and elsewhere.
-MARK, MARK_WITHOUT = 50.0, 22.0
 #: Updates of ours in one piece of work (they are short), and examples in one of the predecessor's.
 OUR_UPDATES, THEIR_BATCH = 10, 8
 
@@ -36,7 +34,7 @@ def run(bench: Bench) -> RowResult:
             Comparison(
                 f"{name} against padded predecessor",
                 ratio(seconds[f"padded predecessor, {name}"], seconds[f"ours, {name}"]),
-                MARK if BF16_GAIN[kind_of(bench.device)] >= 2 else MARK_WITHOUT,
+                of_finetuning(bench.device),
             )
             for name in shapes
         ],

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.marks import against_float32, kind_of
+from benchmarks.marks import against_float32, against_tuned
 from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved, ratio
 from benchmarks.ours import SHAPES, Pretraining, model_config
@@ -21,8 +21,6 @@ from emergence.spec.model_size import training_flops_per_token
 
 #: Marks of bf16 tiles by shape: against the padded predecessor and plain GPT-2, both in float32; the best-tuned one.
 MARKS = {"2x128": (20.0, 4.0, 1.7), "4x256": (18.0, 4.0, 1.3)}
-#: Elsewhere the best-tuned peer does the same products at the same speed.
-NO_SLOWER = 1.0
 LENGTH = 512
 #: Sequences per update, packed or padded: those of tiny, and half of those of small, where an update takes long.
 BATCH = {"2x128": 8, "4x256": 16}
@@ -56,7 +54,7 @@ def run(bench: Bench, shape_name: str) -> RowResult:
     marks = {
         "padded predecessor": against_float32(padded_mark, device),
         "Hugging Face GPT-2": against_float32(plain_mark, device),
-        "best-tuned GPT-2": tuned_mark if kind_of(device) == "bf16 tiles" else NO_SLOWER,
+        "best-tuned GPT-2": against_tuned(tuned_mark, device),
     }
     limits = {name: ratio(seconds[name], [g * flops for g in gemms]) for name in marks}
     return RowResult(

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.marks import kind_of_result
 from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved
 from benchmarks.ours import Pretraining
@@ -269,17 +270,23 @@ def _draw_one(panel: Any, result: Mapping[str, Any]) -> str:
     facts, peer, mine = result["facts"], "#b0413e", "#1f5f8b"
     each = facts["per_update"]
     for seed, curve in facts["peer"].items():
-        names = ("best-tuned GPT-2", "its loss after one pass", "ours") if seed == str(SEEDS[0]) else ("", "", "")
+        names = ("best-tuned GPT-2", "its loss after one pass") if seed == min(facts["peer"]) else ("", "")
         steps, losses = zip(*curve, strict=True)
         panel.plot([each["peer"] * n for n in steps], losses, color=peer, lw=1, label=names[0])
         panel.axhline(losses[-1], color=peer, lw=0.5, ls=":", label=names[1])
         if seed not in facts["needed"]:
             continue
         steps, losses = zip(*facts["ours"][seed][str(facts["needed"][seed])], strict=True)
-        panel.plot([each["ours"] * n for n in steps], losses, color=mine, lw=1, label=names[2])
+        panel.plot(
+            [each["ours"] * n for n in steps],
+            losses,
+            color=mine,
+            lw=1,
+            label="ours" if seed == min(facts["needed"]) else "",
+        )
         panel.plot(each["ours"] * steps[-1], losses[-1], "o", color=mine, markersize=3)
     unit = "CPU seconds, one thread" if result["device"] == "cpu" else "seconds"
     title = result["row"].removeprefix("time-to-loss-")
-    panel.set(title=f"{title}, {result['precision']}", xlabel=unit, xscale="log")
+    panel.set(title=f"{title}, {kind_of_result(result)}", xlabel=unit, xscale="log")
     found = result["comparisons"][0]
     return f"{title}: {number(found['value'])} times as fast"

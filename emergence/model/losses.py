@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 NEVER = float("-inf")
-#: Logits and probabilities of as many rows as this are formed at a time on a CPU (measured in docs/speed.md).
+#: Logits and probabilities take at most so many bytes at a time on a CPU. Twice and half of it are slower.
 _CACHE_BYTES = 2**24
 
 
@@ -26,7 +26,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_
         hidden: (R, D).
         weight: (V, D).
         targets: (R,) int64 in [0, V).
-        chunk_rows: Rows whose logits exist at one time.
+        chunk_rows: Rows whose logits exist at one time, at most.
 
     Returns:
         A scalar in float32, differentiable once with respect to ``hidden`` and ``weight``. Under autocast the matrix
@@ -43,12 +43,12 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: in
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         states, matrix = hidden.to(dtype), weight.to(dtype)  # (R, D), (V, D)
         piece, _ = _rows_at_once(len(matrix), min(chunk_rows, len(states)), dtype, hidden.device)
-        products, powers = _softmax_buffers(piece, matrix)
+        logits_buffer, softmax_buffer = _softmax_buffers(piece, matrix)
         for start in range(0, len(states), piece):
             part = slice(start, start + piece)
             target = targets[part]  # (p,)
-            logits = torch.mm(states[part], matrix.T, out=products[: len(target)])  # (p, V)
-            _, losses[part] = _softmax(logits, target, powers[: len(target)])
+            logits = torch.mm(states[part], matrix.T, out=logits_buffer[: len(target)])  # (p, V)
+            _, losses[part] = _softmax(logits, target, softmax_buffer[: len(target)])
     return losses
 
 
@@ -98,25 +98,25 @@ def _loss_and_gradients(
     grad_hidden = torch.empty(hidden.shape, dtype=torch.float32, device=device)  # (R, D)
     grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=device)  # (V, D)
     total = torch.zeros((), device=device)
-    single = dtype == torch.float32
+    is_float32 = dtype == torch.float32
     piece, chunk = _rows_at_once(len(matrix), min(chunk_rows, n_rows), dtype, device)
-    products, powers = _softmax_buffers(piece, matrix)
+    logits_buffer, softmax_buffer = _softmax_buffers(piece, matrix)
     # Once a piece has its probabilities, its errors can take the place of its logits.
-    kept = products if piece == chunk else torch.empty(chunk, weight.shape[0], dtype=dtype, device=device)  # (r, V)
+    errors_buffer = logits_buffer if piece == chunk else torch.empty(chunk, len(matrix), dtype=dtype, device=device)
     for first in range(0, n_rows, chunk):
         rows = slice(first, min(first + chunk, n_rows))
         for start in range(rows.start, rows.stop, piece):
             part = slice(start, min(start + piece, rows.stop))
             target = targets[part]  # (p,)
-            logits = torch.mm(states[part], matrix.T, out=products[: len(target)])  # (p, V)
-            errors, losses = _softmax(logits, target, powers[: len(target)])  # (p, V), (p,)
+            logits = torch.mm(states[part], matrix.T, out=logits_buffer[: len(target)])  # (p, V)
+            errors, losses = _softmax(logits, target, softmax_buffer[: len(target)])  # (p, V), (p,)
             total += losses.sum()
             errors[torch.arange(len(target), device=device), target] -= 1.0
-            if not single:
-                errors = kept[part.start - first : part.stop - first].copy_(errors)
+            if not is_float32:
+                errors = errors_buffer[part.start - first : part.stop - first].copy_(errors)
             grad_hidden[part] = errors @ matrix
-        of_chunk = kept[: rows.stop - first].T  # (V, r)
-        if single:
+        of_chunk = errors_buffer[: rows.stop - first].T  # (V, r)
+        if is_float32:
             grad_weight.addmm_(of_chunk, states[rows])
         else:
             grad_weight += of_chunk @ states[rows]
@@ -150,10 +150,9 @@ def _rows_at_once(vocab_rows: int, chunk_rows: int, dtype: torch.dtype, device: 
     """
     if device.type != "cpu":
         return max(1, chunk_rows), max(1, chunk_rows)
-    single = dtype == torch.float32
-    in_cache = (_CACHE_BYTES if single else _CACHE_BYTES // 2) // (4 * vocab_rows)
-    piece = max(1, min(chunk_rows, in_cache))
-    return piece, piece if single else chunk_rows
+    is_float32 = dtype == torch.float32  # then probabilities take the place of logits
+    piece = max(1, min(chunk_rows, _CACHE_BYTES // (vocab_rows * (4 if is_float32 else 8))))
+    return piece, piece if is_float32 else chunk_rows
 
 
 def span_cross_entropy(

@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = ("mlp", "head")
 IntArray = npt.NDArray[np.int64]
 
 #: What is done with the input (B, T, C) of a site, given the site's place: None leaves it, a tensor takes its place.
-Read = Callable[[int, Tensor], Tensor | None]
+AtInput = Callable[[int, Tensor], Tensor | None]
 
 
 class HasUnits(Protocol):
@@ -98,12 +98,12 @@ def inputs_of(module: nn.Module) -> int:
 
 
 @contextmanager
-def reading(modules: Sequence[nn.Module], read: Read, places: Sequence[int] | None = None) -> Iterator[None]:
+def reading(modules: Sequence[nn.Module], read: AtInput, places: Sequence[int] | None = None) -> Iterator[None]:
     """Show ``read`` the input of every module while the ``with`` lasts.
 
     Args:
         modules: Output layers of blocks.
-        read: See :data:`Read`.
+        read: See :data:`AtInput`.
         places: Which of them have a hook; None for all.
     """
     with ExitStack() as hooks:

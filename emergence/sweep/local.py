@@ -68,10 +68,10 @@ class LocalPlace:
         with RunLock(folder), _divided_threads(record.jobs):
             make_folder(record.logs)
             record.save()
-            context = _processes()
+            context = _start_method()
             with StopSwitch(lambda: None, counts_only=True) as stop:
                 _check(record, context, stop, say)
-                runner = _Processes(record, context, stop, say)
+                runner = _LocalRunner(record, context, stop, say)
                 try:
                     over = conduct(record.graph, runner, record.jobs, runner.note, stop)
                 finally:
@@ -99,7 +99,7 @@ class LocalPlace:
         return f"asked {holder} to save and stop; `emergence sweep resume` goes on"
 
 
-def _processes() -> Any:
+def _start_method() -> Any:
     """How processes start: forked from a server that has imported everything, or anew where there is no fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -219,7 +219,7 @@ def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
         raise error or EmergenceError(f"reading the data failed: {answer['error']}; see {running.log}")
 
 
-class _Processes:
+class _LocalRunner:
     """A :class:`emergence.sweep.place.Runner` with a process for each of so many tasks, which tells how far it is.
 
     A process that has pretrained or failed runs nothing more: what it compiled or broke is nobody else's.

@@ -1,8 +1,8 @@
-"""A process of a local sweep: a spec comes in, a line of JSON goes out.
+"""A process of a local sweep: jobs come in, answers go out, as JSON through pipes.
 
-The process is forked from a server that has imported everything once (``multiprocessing``'s forkserver), so a cell
-costs no seconds of imports. One that has finetuned runs the next cell, too, and has the questions already. It ends with
-its sweep, even if that is killed, so that no writer stays behind.
+Where it can be forked, that is from a server that has imported everything once (``multiprocessing``'s forkserver), so
+a cell costs no seconds of imports. One that has finetuned runs the next cell, too, and has the questions already. It
+ends with its sweep, even if that is killed, so that no writer stays behind.
 """
 
 from __future__ import annotations

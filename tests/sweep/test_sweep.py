@@ -279,7 +279,7 @@ class PretendProcess:
 @pytest.fixture
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
     world = Pretend(tmp_path / "runs")
-    monkeypatch.setattr(local, "_processes", world.get)
+    monkeypatch.setattr(local, "_start_method", world.get)
     monkeypatch.setattr(command, "results_table", lambda record: "TABLE")
     (tmp_path / "m.toml").write_text(
         'data = "microworld"\n[[cells]]\nsize = "debug"\ntrunk = ["wiki", "random"]\nsamples = "all"\n'
@@ -357,7 +357,7 @@ def test_ctrl_c_saves_what_runs_starts_nothing_more_and_resume_goes_on(pretend: 
 
 def test_each_ctrl_c_is_passed_on_once(tmp_path: Path) -> None:
     record = Record("m-1", record_path(tmp_path, "m-1"), "local", 1, "/", Graph(tasks_of()))
-    runner, heard = local._Processes(record, None, local.StopSwitch(), lambda text: None), []
+    runner, heard = local._LocalRunner(record, None, local.StopSwitch(), lambda text: None), []
     runner.running["key"] = SimpleNamespace(interrupt=lambda: heard.append("SIGINT"))  # type: ignore[assignment]
     for runner.stop_switch.requests in (1, 1, 2, 2):
         assert runner.stop()

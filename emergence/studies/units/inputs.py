@@ -1,7 +1,7 @@
 """What a study of units reads: trunks, questions of two halves, and sentences with their argument words, encoded once.
 
 Half A chooses units, their means and their attributions, half B reports. Half B is the test split. The words of half A
-are those of training and validation sentences; its questions are those of validation, unseen by the probe's fit.
+are those of training and validation sentences; its questions are those of validation, which the probe is not fitted on.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from emergence.plain import plain
 from emergence.studies.activations import on_device
 from emergence.studies.study import Cell, SealedStudy
 from emergence.studies.units.inputs import TrunkToCut, Work
-from emergence.studies.units.passes import Bench, Outcome, Read, cut
+from emergence.studies.units.passes import Bench, Outcome, UnitReadings, cut
 from emergence.studies.units.result import FILES, MAIN_SHARE, SHARES, SHUFFLED, UnitResult, result_of
 from emergence.training.context import Context
 from emergence.training.recording import NoProgress, Progress
@@ -150,7 +150,7 @@ def _means(work: Work, values: FloatArray, clusters: IntArray) -> dict[str, Esti
 
 
 @dataclass(frozen=True, eq=False)
-class _Chosen:
+class _RoleOrder:
     """Units in the order of their selectivity for one role; ``name`` is the role, or what stands for none."""
 
     name: str
@@ -160,7 +160,7 @@ class _Chosen:
 class _OneKind:
     """The units of one kind of one trunk."""
 
-    def __init__(self, work: Work, trunk: TrunkToCut, bench: Bench, read: Read) -> None:
+    def __init__(self, work: Work, trunk: TrunkToCut, bench: Bench, read: UnitReadings) -> None:
         self._work, self._shares, self._bench, self._read = work, trunk.shares, bench, read
         self._n = len(read.units)
         self._rng = np.random.default_rng(_STREAM)
@@ -171,14 +171,14 @@ class _OneKind:
         first = self._read.units.first
         for block in map(slice, first[:-1], first[1:]):  # a block at a time, because residuals take more memory
             left[:, block] = without_confounds(self._read.at_words[:, block], words.confounds, words.in_a)
-        chosen, shuffled = select_units(left, [words.label, self._shuffled()], words.in_a, len(words.roles))
+        selectivity, shuffled = select_units(left, [words.label, self._shuffled()], words.in_a, len(words.roles))
         raw = select_units(self._read.at_words, [words.label], words.in_a, len(words.roles))[0]
-        orders = [_Chosen(role, chosen.order(words.roles.index(role))) for role in self._work.roles]
+        orders = [_RoleOrder(role, selectivity.order(words.roles.index(role))) for role in self._work.roles]
         return {
             "n_units": self._n,
             "per_block": list(self._read.units.per_block),
-            "selectivity": [self._selectivity(role, chosen, raw, shuffled) for role in self._work.roles],
-            "ablation": self._ablations(orders, _Chosen(SHUFFLED, shuffled.order(0))),
+            "selectivity": [self._selectivity(role, selectivity, raw, shuffled) for role in self._work.roles],
+            "ablation": self._ablations(orders, _RoleOrder(SHUFFLED, shuffled.order(0))),
             "check": self._check() if self._shares == SHARES else None,
             "concentration": self._concentration(orders),
         }
@@ -193,17 +193,17 @@ class _OneKind:
             labels[half] = self._rng.permutation(labels[half])
         return labels
 
-    def _selectivity(self, role: str, chosen: Selectivity, raw: Selectivity, shuffled: Selectivity) -> Row:
+    def _selectivity(self, role: str, found: Selectivity, raw: Selectivity, shuffled: Selectivity) -> Row:
         words, blocks = self._work.words, self._read.units.blocks
         r = words.roles.index(role)
-        order, reported = chosen.order(r), chosen.reported[r]
+        order, reported = found.order(r), found.reported[r]
         of_role = words.label == r
         top = order[: _count(_TOP, self._n)]
         return {
             "role": role,
             "words": {"a": int(of_role[words.in_a].sum()), "b": int(of_role[~words.in_a].sum())},
-            "chosen": int(chosen.chosen[r].sum()),
-            "confirmed": int(chosen.confirmed[r].sum()),
+            "chosen": int(found.chosen[r].sum()),
+            "confirmed": int(found.confirmed[r].sum()),
             "confirmed_raw": int(raw.confirmed[r].sum()),
             "confirmed_shuffled": int(shuffled.confirmed[r].sum()),
             "best": float(reported[order[0]]),
@@ -212,7 +212,7 @@ class _OneKind:
             "by_block": [
                 {
                     "block": block,
-                    "confirmed": int(chosen.confirmed[r][blocks == block].sum()),
+                    "confirmed": int(found.confirmed[r][blocks == block].sum()),
                     "best": float(reported[next(u for u in order if blocks[u] == block)]),
                 }
                 for block in range(len(self._read.units.per_block))
@@ -222,7 +222,7 @@ class _OneKind:
 
     # Ablations -----------------------------------------------------------------------------------
 
-    def _ablations(self, orders: Sequence[_Chosen], shuffled: _Chosen) -> list[Row]:
+    def _ablations(self, orders: Sequence[_RoleOrder], shuffled: _RoleOrder) -> list[Row]:
         """What cutting the best units of each role costs each role, beyond matched random units."""
         cuts = [(chosen, share, "mean") for chosen in orders for share in self._shares]
         if MAIN_SHARE in self._shares:
@@ -238,7 +238,7 @@ class _OneKind:
             }
         return [row for row, _ in made]
 
-    def _ablation(self, chosen: _Chosen, share: float, how: str) -> tuple[Row, list[dict[str, float]]]:
+    def _ablation(self, chosen: _RoleOrder, share: float, how: str) -> tuple[Row, list[dict[str, float]]]:
         """One cut, with intervals over sentences alone; and F1 by role of every random draw."""
         n, read = _count(share, self._n), self._read
         units = chosen.order[:n]
@@ -282,7 +282,7 @@ class _OneKind:
 
     # Concentration -------------------------------------------------------------------------------
 
-    def _concentration(self, orders: Sequence[_Chosen]) -> list[Row]:
+    def _concentration(self, orders: Sequence[_RoleOrder]) -> list[Row]:
         """The three counts of every role."""
         whole, without = self._bench.outcome(beside=True), self._outcome(np.arange(self._n))
         everything = _means(self._work, whole.f1 - without.f1, self._work.b.encoded.clusters)
@@ -328,7 +328,7 @@ class _OneKind:
         told = [value for value in drawn if math.isfinite(value)]
         return float(np.mean(told)) if told else math.nan
 
-    def _probe(self, probe: UnitProbe, chosen: _Chosen) -> Row:
+    def _probe(self, probe: UnitProbe, chosen: _RoleOrder) -> Row:
         words = self._work.words
         is_role = words.label == words.roles.index(chosen.name)
         n, tried, everything = fewest_for_probe(probe, is_role, chosen.order)

@@ -17,7 +17,7 @@ class UnitOptions:
     Attributes:
         roles: ``gold`` for semantic roles, ``wh`` for wh-words.
         kinds: Kinds of units.
-        questions: Questions of each half at most, shared out evenly among the roles.
+        questions: Questions of each half, shared out evenly among the roles; a role gets ten where it has them.
         draws: Random sets that a set of units is compared with.
         snapshots: Whether the snapshots of pretraining are examined, too.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,7 @@ def _batch(
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class UnitReadings:
     """What one kind of units does.
 
     Attributes:
@@ -217,7 +217,7 @@ class Bench:
 
     # Reading -------------------------------------------------------------------------------------
 
-    def read(self, kinds: Sequence[Units]) -> list[Read]:
+    def read(self, kinds: Sequence[Units]) -> list[UnitReadings]:
         """What every kind of units does on half A, and at all argument words."""
         work = self.work
         batches = question_batches(work.a.encoded, work.device)
@@ -228,7 +228,7 @@ class Bench:
             [self._attributions(units, values, way, batches) for units, values in zip(kinds, means, strict=True)]
             for way in (0.0, 0.5)
         )
-        return [Read(*each) for each in zip(kinds, means, sizes, words, *found, strict=True)]
+        return [UnitReadings(*each) for each in zip(kinds, means, sizes, words, *found, strict=True)]
 
     @torch.no_grad()
     def _means(
@@ -273,11 +273,7 @@ class Bench:
 
         with ExitStack() as hooks:
             for k, units in enumerate(kinds):
-
-                def keep(block: int, activations: Tensor, k: int = k, units: Units = units) -> None:
-                    keep_of(k, units, block, activations)
-
-                hooks.enter_context(reading(units.modules, keep))
+                hooks.enter_context(reading(units.modules, partial(keep_of, k, units)))
             for batch in sentence_batches(self.work, np.arange(len(sentences))):
                 row_of[:] = -1
                 row_of[batch.index] = np.arange(len(batch.index))
@@ -319,6 +315,6 @@ def _scored(logits: SpanLogits, asked: Asked) -> tuple[FloatArray, FloatArray]:
     return span_f1(decoded, golds), gold_log_probs(logits, golds, "marginal")
 
 
-def cut(read: Read, which: IntArray, kind: str = "mean") -> Ablation:
+def cut(read: UnitReadings, which: IntArray, kind: str = "mean") -> Ablation:
     """An ablation of some units: ``mean`` over positions of the same class, or ``zero``."""
     return Ablation(read.units, which, read.means if kind == "mean" else None)
