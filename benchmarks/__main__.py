@@ -31,6 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    for flag, path in (("--text", options.text), ("--questions", options.questions)):
+        if path is not None and not path.exists():
+            raise UsageError(f"{path}: no such file or folder: check {flag}")
+    if options.repeats < 1:
+        raise UsageError(f"--repeats {options.repeats}: at least 1")
     if options.what == ["table"]:
         from benchmarks.table import write_table
 
@@ -63,6 +68,9 @@ def _run(options: argparse.Namespace) -> int:
     for name in rows:
         result = run_row(name, bench)
         print(result.text(), flush=True)
+        if options.toy and not options.json and options.results == RESULTS:
+            print("a toy is no measurement, so it is not kept: --json FILE keeps it", flush=True)
+            continue
         content = result.to_dict(about)
         given = options.json if len(rows) == 1 else None  # a file for one row, a folder for several
         save(content, given or options.results / f"{name}_{device.type}_{content['date']}.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.marks import kind_of_result
-from emergence.files import write_json_atomic
+from emergence.errors import DataError
+from emergence.files import read_json, write_json_atomic
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ def load_newest(folder: Path) -> dict[str, dict[str, Any]]:
     """The newest result of every row in a folder, by row and kind of machine."""
     newest: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.json")):
-        result = json.loads(file.read_text(encoding="utf-8"))
+        result = read_json(file, DataError)
+        if not isinstance(result, dict) or not {"row", "device", "machine", "date"} <= result.keys():
+            raise DataError("no result of these benchmarks", file)
         key = f"{result['row']}@{kind_of_result(result)}"
         if key not in newest or result["date"] >= newest[key]["date"]:
             newest[key] = result

@@ -10,13 +10,16 @@ from benchmarks.marks import kind_of_result
 from benchmarks.report import load_newest, number
 from benchmarks.rows import ROWS
 from benchmarks.scaling import told
+from emergence.errors import UsageError
 from emergence.files import write_atomic
 
 _HEAD = """# Speed
 
 Made by `python -m benchmarks table` from `benchmarks/results/*.json`; do not edit. One row is measured with
-`python -m benchmarks ROW`: ours and its peers in turn on one CPU thread, medians, CPU seconds per unit of work, so
-that other work on the machine falls on all alike. Ratios are medians over rounds of the ratio within a round.
+`python -m benchmarks ROW --text DIR --questions DIR` (on the built-in micro-world without these flags; seconds to
+minutes a row, half an hour and more the times to a loss): ours and its peers in turn on one CPU thread, medians, CPU
+seconds per unit of work, so that other work on the machine falls on all alike. Ratios are medians over rounds of the
+ratio within a round.
 
 Marks are of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which multiply 4.5
 times as fast as float32 does (460 against 102 GFLOP/s, one thread). Against peers in float32 another machine is asked
@@ -50,6 +53,8 @@ Beside speed, the default tests hold what is fast against what is plain: the fus
 def write_table(results: Path, file: Path) -> str:
     """Write the page; returns what was done, one line."""
     found = load_newest(results)
+    if not found:
+        raise UsageError(f"{results}: no results: python -m benchmarks ROW makes one")
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, page(found))
     return f"{file.name}: {len(found)} rows"

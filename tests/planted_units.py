@@ -82,6 +82,8 @@ def planted_units(
     settings = {
         "roles": "gold",
         "kinds": ["mlp"],
+        "questions": 80,
+        "draws": 3,
         "data": {"name": "microworld", "roles": list(ROLES), "layout": "question-first", "left_out": {},
                  "questions": {"a": 80, "b": 80}},
     }  # fmt: skip

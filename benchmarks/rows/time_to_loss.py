@@ -1,8 +1,9 @@
 """Seconds until held-out loss is what the best-tuned GPT-2 has after one pass over the same text.
 
-GPT-2 is trained with AdamW at rates that are doubled or halved for as long as that helps, on the first seed. What it
-has at the best of them, seed by seed, is what ours must reach: the modern recipe as it is configured, in whole runs
-of ever more updates, each with its own schedule. Seconds are updates times the seconds of one, measured in turn.
+GPT-2 is trained with AdamW at rates that are doubled or halved for as long as that helps, then with longer warm-ups and
+rates beyond, on the first seed. What it has with the best of them, seed by seed, is what ours must reach: the modern
+recipe as it is configured, in whole runs of ever more updates, each with its own schedule. Seconds are updates times
+the median seconds of one, measured in turn.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ MARK = 4.0
 SEEDS = (0, 1, 2)
 #: Sequences of an update, on both sides, and updates of the peer's pass: about a million tokens.
 BATCH, PASS = 8, 256
-#: Peak rates of the peer that are tried first.
-PEER_RATES = (1e-3, 2e-3, 4e-3)
+#: Peak rates of the peer that are tried first, with the first of its warm-ups (shares of the updates).
+PEER_RATES, PEER_WARM_UPS = (1e-3, 2e-3, 4e-3), (0.02, 0.1, 0.3)
 #: Parts of the pass that ours is given, until one is enough.
 PARTS = tuple(n / 24 for n in (*range(2, 13), 14, 16, 18, 20, 22, 24))
 #: Held-out sequences that are scored, and how often in a run.
 HELD_OUT, POINTS = 64, 16
 
+#: Peak rate and warm-up of the peer.
+Setting = tuple[float, float]
 #: Held-out loss in nats per token by the updates made, the last at the end of the run.
 Curve = list[tuple[int, float]]
 
@@ -93,12 +96,13 @@ class Parties:
     vocab: int
     precision: str
 
-    def peer(self, rate: float, updates: int, seed: int) -> Curve:
-        """The best-tuned GPT-2, in a run of its own."""
+    def peer(self, setting: Setting, updates: int, seed: int) -> Curve:
+        """GPT-2 with a rate and a warm-up, in a run of its own."""
+        rate, warm_up = setting
         torch.manual_seed(seed)
         shape = (self.model.n_layers, self.model.hidden_size, self.model.n_heads)
         net = PlainGPT2(self.vocab, *shape, self.text.length)
-        step = tuned_step(net, self.precision, False, self.text.held_out.device, rate, cosine(updates))
+        step = tuned_step(net, self.precision, False, self.text.held_out.device, rate, cosine(updates, warm_up))
         return self.text.curve(step, lambda ids: tuned_loss(net, ids, self.precision), updates, seed)
 
     def ours(self, updates: int, seed: int) -> Curve:
@@ -118,15 +122,23 @@ class Parties:
 
         return self.text.curve(step, loss_of, updates, seed)
 
-    def best_peer(self) -> tuple[float, dict[float, Curve]]:
-        """The rate that is best after one pass, and the curves of all that were tried."""
-        tried = {rate: self.peer(rate, self.text.updates, SEEDS[0]) for rate in PEER_RATES}
-        while True:
-            best = min(tried, key=lambda rate: tried[rate][-1][1])
-            beyond = {min(tried): best / 2, max(tried): best * 2}.get(best)
-            if beyond is None:
-                return best, tried
-            tried[beyond] = self.peer(beyond, self.text.updates, SEEDS[0])
+    def best_peer(self) -> tuple[Setting, dict[Setting, Curve]]:
+        """The rate and warm-up that are best after one pass, and the curves of all that were tried."""
+        tried: dict[Setting, Curve] = {}
+
+        def loss(setting: Setting) -> float:
+            tried[setting] = tried.get(setting) or self.peer(setting, self.text.updates, SEEDS[0])
+            return tried[setting][-1][1]
+
+        def beyond(best: Setting) -> Setting:
+            """Double or halve the rate for as long as that helps."""
+            for factor in (2.0, 0.5):
+                while loss(further := (best[0] * factor, best[1])) < loss(best):
+                    best = further
+            return best
+
+        best = beyond(min(((rate, PEER_WARM_UPS[0]) for rate in PEER_RATES), key=loss))
+        return beyond(min(((best[0], warm_up) for warm_up in PEER_WARM_UPS), key=loss)), tried
 
     def fewest(self, loss: float, seed: int, start: int) -> tuple[int | None, dict[int, Curve]]:
         """The fewest updates, of those that are tried from part number ``start`` on, whose run ends at that loss."""
@@ -151,8 +163,8 @@ def run(bench: Bench, size: str) -> RowResult:
     """Time to the peer's loss at one size."""
     parties = _parties(bench, size)
     text, model, precision, device = parties.text, parties.model, parties.precision, bench.device
-    rate, swept = parties.best_peer()
-    peers = {seed: swept[rate] if seed == SEEDS[0] else parties.peer(rate, text.updates, seed) for seed in SEEDS}
+    best, swept = parties.best_peer()
+    peers = {seed: swept[best] if seed == SEEDS[0] else parties.peer(best, text.updates, seed) for seed in SEEDS}
     needed: dict[int, int] = {}
     curves: dict[int, dict[int, Curve]] = {}
     sizes = sorted({max(1, round(part * text.updates)) for part in PARTS})
@@ -192,15 +204,16 @@ def run(bench: Bench, size: str) -> RowResult:
             precision,
             [
                 f"one pass is {text.updates} updates of {tokens:,} tokens, vocabulary {parties.vocab:,}; "
-                f"{len(SEEDS)} seeds: {', '.join(number(ratio) for ratio in ratios)} times",
-                f"GPT-2's rate {rate:g} of {', '.join(f'{each:g}' for each in sorted(swept))}; ours as configured",
+                f"{len(SEEDS)} seeds: {', '.join(map(_times, ratios))}",
+                f"GPT-2 with rate {best[0]:g} and a warm-up of {best[1]:.0%}, the best of {len(swept)} tried "
+                f"({', '.join(f'{rate:g} and {warm_up:.0%}' for rate, warm_up in sorted(swept))}); ours as configured",
             ],
         ),
         profile=hottest(_one_update(bench, parties)),
         facts={
             "per_update": per_update,
             "peer": {str(seed): curve for seed, curve in peers.items()},
-            "swept": {f"{each:g}": curve for each, curve in swept.items()},
+            "swept": [{"rate": rate, "warm_up": warm_up, "curve": c} for (rate, warm_up), c in swept.items()],
             "ours": {str(seed): {str(n): c for n, c in tried.items()} for seed, tried in curves.items()},
             "needed": {str(seed): n for seed, n in needed.items()},
         },
@@ -289,4 +302,8 @@ def _draw_one(panel: Any, result: Mapping[str, Any]) -> str:
     title = result["row"].removeprefix("time-to-loss-")
     panel.set(title=f"{title}, {kind_of_result(result)}", xlabel=unit, xscale="log")
     found = result["comparisons"][0]
-    return f"{title}: {number(found['value'])} times as fast"
+    return f"{title}: {_times(found['value'])}"
+
+
+def _times(ratio: float) -> str:
+    return f"{number(ratio)} times as fast" if ratio > 0 else "never reached"

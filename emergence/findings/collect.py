@@ -184,6 +184,7 @@ def _walked(root: Path) -> Iterator[Path | RunDirectory]:
             if run:
                 folders.clear()
                 continue
+            files = [name for name in files if name != STATS_FILE]  # the result of the run whose spec is damaged
         if EXPORT_FILE in files:  # its other JSON is of transformers
             folders.clear()
             continue

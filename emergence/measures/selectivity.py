@@ -335,7 +335,8 @@ class UnitProbe:
     @cached_property
     def _standard(self) -> npt.NDArray[np.floating]:
         mean, sd = self.values[self.in_a].mean(axis=0), self.values[self.in_a].std(axis=0)
-        return np.asarray((self.values - mean) / np.where(sd > 1e-12, sd, 1.0))
+        # What varies by rounding alone, as constant units do in float32, stays next to 0.
+        return np.asarray((self.values - mean) / np.where(sd > 1e-5 * np.abs(mean) + 1e-12, sd, 1.0))
 
     @cached_property
     def _parts(self) -> tuple[IntArray, IntArray]:
@@ -449,9 +450,10 @@ def fewest_for_probe(probe: UnitProbe, is_role: BoolArray, order: IntArray) -> t
 def _best_threshold(scores: FloatArray, positive: BoolArray) -> float:
     """The score from which on calling words positive has the highest F1."""
     order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(positive[order])
+    ranked, hits = scores[order], np.cumsum(positive[order])
     f1 = 2 * hits / (np.arange(1, len(scores) + 1) + positive.sum())
-    return float(scores[order[int(np.argmax(f1))]])
+    f1[:-1][ranked[:-1] == ranked[1:]] = -1.0  # no threshold parts words with the same score
+    return float(ranked[int(np.argmax(f1))])
 
 
 def _f1(called: BoolArray, positive: BoolArray) -> float:

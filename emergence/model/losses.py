@@ -139,7 +139,8 @@ def _softmax(logits: Tensor, target: Tensor, out: Tensor) -> tuple[Tensor, Tenso
     """
     peak, of_target = logits.amax(1).float(), logits.gather(1, target[:, None])[:, 0].float()  # (p,)
     probabilities = torch.softmax(logits, 1, dtype=torch.float32, out=out)
-    return probabilities, peak - probabilities.amax(1).log() - of_target
+    # In this order, because a common offset of the logits, however large, goes away exactly.
+    return probabilities, (peak - of_target) - probabilities.amax(1).log()
 
 
 def _rows_at_once(vocab_rows: int, chunk_rows: int, dtype: torch.dtype, device: torch.device) -> tuple[int, int]:

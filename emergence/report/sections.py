@@ -302,7 +302,7 @@ def _problems(folder: ResultsFolder, charts: Charts, told: Collection[str]) -> I
     trunks = {item.name for item in used_and_trunks(folder)}
     apart = [item for item in folder.skipped if item.name not in trunks]
     rows = [(item.name, kinds.get(item.kind, item.kind), item.reason) for item in apart]
-    yield from table("In no number of this report", ("Name", "Kind", "Why"), rows)
+    yield from table("In no score of this report", ("Name", "Kind", "Why"), rows)
     if folder.grouping.mixed:
         yield Bullets(tuple(f"Kept apart: {sentence}" for sentence in folder.grouping.mixed))
     notes = [f"{scores.comparable.label}: {note}" for scores in folder.scored for note in scores.notes]

@@ -79,7 +79,8 @@ def equivalent_cell(spec: ExperimentSpec, trunk: TrunkOrigin) -> ExperimentSpec 
 def existing_runs(store: RunStore) -> Existing:
     """The runs in a folder of runs, by content."""
     existing = Existing()
-    for run in store.runs():
+    # Cells may hold a copy of the trunk: the run that only pretrained comes first.
+    for run in sorted(store.runs(), key=lambda run: not run.spec.skip_finetune):
         stats = _stats(run)
         existing.add(run.run_id, run.spec, run.experiment_id, has_trunk=run.trunk_path.is_file(), stats=stats)
     return existing

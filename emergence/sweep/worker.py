@@ -190,16 +190,20 @@ class _OwnProcess:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if error is not None and is_out_of_memory(error):
             error = EmergenceError(f"out of memory: fewer --jobs, or smaller runs ({error})")
+        # The answer first: the log may be what failed, on a full disk.
         if isinstance(error, EmergenceError):
-            say(f"error: {error}", err=True)
             _answer(self.answers, error=str(error), exit_code=error.exit_code)
         elif error is not None:
-            traceback.print_exc()
             message = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
             code = STOPPED if isinstance(error, KeyboardInterrupt) else CRASHED
             _answer(self.answers, error=message, exit_code=code)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            if isinstance(error, EmergenceError):
+                say(f"error: {error}", err=True)
+            elif error is not None:
+                traceback.print_exception(error)
+            sys.stdout.flush()
+            sys.stderr.flush()
         return True
 
 
@@ -219,7 +223,7 @@ def last_lines(path: Path, count: int = 6, most_bytes: int = 20_000) -> Sequence
     try:
         with path.open("rb") as handle:
             handle.seek(max(0, path.stat().st_size - most_bytes))
-            text = handle.read().decode(errors="replace")
+            text = handle.read(most_bytes).decode(errors="replace")
     except OSError:
         return []
     return [line.rpartition("\r")[2] for line in text.split("\n") if line.strip()][-count:]

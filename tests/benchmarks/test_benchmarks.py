@@ -24,7 +24,7 @@ from benchmarks.report import Comparison, Figure, RowResult, load_newest, number
 from benchmarks.rows import ROWS, run_row
 from benchmarks.rows.cka import drifting, feature_form
 from benchmarks.rows.information_cost import by_heart
-from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Text, draw
+from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Setting, Text, draw
 from benchmarks.scaling import exponent
 from benchmarks.table import page
 from emergence.measures.cka import cka_matrix
@@ -117,10 +117,11 @@ def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch
 
 
 class Planted(Parties):
-    """The peer is best at a rate of 0.016; ours needs 11 updates of 24, and seed 1 never gets there."""
+    """The peer is best at 0.016, with a warm-up of 30% at 0.032; ours needs 11 updates of 24, but seed 1 never does."""
 
-    def peer(self, rate: float, updates: int, seed: int) -> Curve:
-        return [(updates, 3.0 + abs(np.log2(rate / 0.016)))]
+    def peer(self, setting: Setting, updates: int, seed: int) -> Curve:
+        rate, warm_up = setting
+        return [(updates, 3.5 - warm_up + abs(np.log2(rate / (0.032 if warm_up == 0.3 else 0.016))) / 10)]
 
     def ours(self, updates: int, seed: int) -> Curve:
         return [(updates, 2.9 if updates >= 11 and seed != 1 else 3.1)]
@@ -129,8 +130,8 @@ class Planted(Parties):
 def test_the_peers_rate_is_sought_until_it_is_inside_and_ours_until_it_is_enough() -> None:
     text = Text(None, torch.zeros(1, 3), 24 * BATCH, 2)  # type: ignore[arg-type]
     parties = Planted(text, None, None, 50, "fp32")  # type: ignore[arg-type]
-    rate, tried = parties.best_peer()
-    assert rate == pytest.approx(0.016) and max(tried) == pytest.approx(0.032)
+    best, tried = parties.best_peer()
+    assert best == (pytest.approx(0.032), 0.3) and max(tried)[0] == pytest.approx(0.064)
     for start in (0, 5, 100):  # parts tried first: too short, too short, too long
         found, curves = parties.fewest(3.0, 0, start)
         assert found == 11 and {10, 11} <= curves.keys()
@@ -232,6 +233,36 @@ def test_scaling_and_its_figure(bench: Bench, tmp_path: Path) -> None:
     draw(found, tmp_path / "figures" / "scaling.svg")
     assert (tmp_path / "figures" / "scaling.svg").stat().st_size > 1000
     assert all(np.isfinite(curve["exponent"]) for curve in found["curves"])
+
+
+def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "x.json").write_text("{}")
+    for arguments, told in (
+        (["cka-128", "--toy", "--repeats", "0"], "--repeats 0: at least 1"),
+        (["cka-128", "--toy", "--text", "/nowhere"], "check --text"),
+        (["table", "--results", str(tmp_path)], "no results"),
+        (["table", "--results", str(tmp_path / "foreign")], "x.json: no result of these benchmarks"),
+    ):
+        assert command.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1
+    assert not (tmp_path / "docs").exists()
+
+
+def test_a_toy_does_not_take_the_place_of_a_measurement(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    assert command.main(["cka-128", "--toy", "--repeats", "1"]) == 0
+    assert "not kept" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_the_page_in_the_repository_is_made_of_its_results() -> None:
+    assert (command.DOCS / "speed.md").read_text(encoding="utf-8") == page(load_newest(command.RESULTS))
 
 
 def test_the_command_writes_json_and_the_table(

@@ -158,6 +158,15 @@ def test_damaged_predictions_leave_the_stats_and_are_told(tmp_path: Path) -> Non
     assert any(note.startswith(f"{run.run_id}: predictions.jsonl") for note in found.notes)
 
 
+def test_a_run_with_an_edited_spec_is_in_the_list_of_damaged_ones_and_nowhere_else(tmp_path: Path) -> None:
+    runs = write_grid(tmp_path, PLANTED)
+    spec = runs["frozen"].path / "spec.json"
+    spec.write_text(spec.read_text() + " ")
+    found = collect_results(tmp_path)
+    assert [(item.kind, item.name) for item in found.skipped] == [("damaged", runs["frozen"].run_id)]
+    assert runs["frozen"].run_id not in {item.result.run_id for item in found.found}
+
+
 def test_predictions_of_another_model_are_noticed(tmp_path: Path) -> None:
     run, other = (write_run(tmp_path, "full", f1, seed=seed) for seed, f1 in enumerate((0.6, 0.5)))
     shutil.copy(other.path / "predictions.jsonl", run.path)

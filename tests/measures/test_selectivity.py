@@ -15,6 +15,7 @@ from emergence.measures.selectivity import (
     UNDETERMINED,
     Trend,
     UnitProbe,
+    _best_threshold,
     benjamini_hochberg,
     fewest_for_probe,
     fewest_units,
@@ -225,6 +226,25 @@ def test_a_probe_of_all_units_is_the_same_by_way_of_units_or_of_words() -> None:
     assert probe.f1(np.arange(3), role) > 0.75 and probe.base(role) == pytest.approx(0.70, abs=0.01)
     nothing = UnitProbe(np.random.default_rng(1).normal(size=(WORDS, 4)), in_a)
     assert math.isnan(fewest_for_probe(nothing, role, np.arange(4))[0])
+
+
+def test_no_threshold_parts_words_with_the_same_score() -> None:
+    scores = np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    positive = np.array([True, False, False, False, True, True])
+    # Above 0: one hit in four. From 0 on: three in six, which is the best that there is.
+    assert _best_threshold(scores, positive) == 0.0
+    assert _best_threshold(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, True, False, False])) == 2.0
+
+
+def test_units_that_are_constant_but_for_rounding_tell_a_probe_nothing() -> None:
+    activations, labels, in_a, _ = planted(rotated=False)
+    rng = np.random.default_rng(3)
+    constant = np.full((WORDS, 30), 123.456, dtype=np.float32)
+    constant[rng.random((WORDS, 30)) < 0.5] = np.nextafter(np.float32(123.456), np.float32(200.0))
+    values = np.concatenate([activations.astype(np.float32), constant], axis=1)
+    alone, beside = UnitProbe(values[:, :WIDTH], in_a), UnitProbe(values, in_a)
+    of_alone = alone.f1(np.arange(WIDTH), labels == 1)
+    assert beside.f1(np.arange(WIDTH + 30), labels == 1) == pytest.approx(of_alone, abs=0.003)
 
 
 def test_verdicts_need_three_seeds_an_interval_and_an_order() -> None:

@@ -75,6 +75,16 @@ def test_bf16_autocast_is_close_to_float32(in_cache: int, monkeypatch: pytest.Mo
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
 
 
+def test_a_common_offset_of_the_logits_goes_away() -> None:
+    hidden, weight, targets = problem()
+    offset = torch.cat([hidden.detach(), torch.full((R, 1), 1e4)], 1)
+    ones = torch.cat([weight.detach(), torch.ones(V, 1)], 1)
+    exact = F.cross_entropy(offset.double() @ ones.double().T, targets, reduction="none")
+    found = token_losses(offset, ones, targets)
+    plain = F.cross_entropy(offset @ ones.T, targets, reduction="none")
+    assert (found - exact).abs().max() <= 1.01 * (plain - exact).abs().max()  # the products' own rounding, and no more
+
+
 def span_problem() -> tuple[Tensor, Tensor, Tensor]:
     start, end = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([5, 3, 4])

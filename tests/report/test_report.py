@@ -335,6 +335,20 @@ def test_units_have_a_section_with_matrix_counts_and_verdict(tmp_path: Path) -> 
     assert "Best units that seeds share" in text
 
 
+def test_of_two_studies_of_a_run_figures_show_the_larger_and_tables_what_half_a_chose(tmp_path: Path) -> None:
+    fake_run(tmp_path, "debug", "frozen")
+    run = next(path for path in sorted(tmp_path.iterdir()) if (path / "spec.json").is_file())
+    small, large = (planted_units("one", dict.fromkeys(steps, 8.0)) for steps in ((4,), (1, 4, 16)))
+    row = large.main["units"]["mlp"]["selectivity"][0]
+    row["best"] = 0.61  # half A's choice; of half B's values another block's is the largest
+    row["by_block"][0]["best"] = 0.87
+    for name, result in (("gold", small), ("gold-mlp", large)):
+        UNITS.save(result, make_folder(run / UNITS.folder / name))
+    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    assert text.count("one, trained | agent |") == 1
+    assert "| one, trained | agent | 0.61" in text
+
+
 def test_a_figure_of_units_names_runs_by_size_and_seed_where_that_tells_them_apart() -> None:
     results = [planted_units(f"run {n}", {1: 8.0}, seed=seed) for n, seed in enumerate((0, 1, 1))]
     assert short_names(results[:2]) == ["debug, seed 0", "debug, seed 1"]

@@ -35,7 +35,7 @@ from emergence.sweep.graph import Graph, Status, Task, build_tasks
 from emergence.sweep.place import Outcome, Say
 from emergence.sweep.plan import SweepPlan
 from emergence.sweep.record import Record, find_record, load_record, record_name, record_path
-from emergence.sweep.worker import last_lines
+from emergence.sweep.worker import _OwnProcess, last_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -355,6 +355,17 @@ def test_ctrl_c_saves_what_runs_starts_nothing_more_and_resume_goes_on(pretend: 
     assert command.resume(tmp_path / "runs", None, options) == 0 and len(pretend.started) == 6
 
 
+def test_a_trunk_is_that_of_the_run_that_pretrained_it_not_of_a_cell_with_a_copy(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    tasks = {task.key: task for task in tasks_of()}
+    of_cells = [task for task in tasks.values() if task.needs and not task.spec.freeze_llm]
+    own = fake_run(store, tasks[of_cells[0].needs or ""].spec)
+    copies = [fake_run(store, of_cells[0].spec)]
+    for run in (own, *copies):
+        (run.path / TRUNK_FILE).touch()
+    assert existing_runs(store).trunks[own.spec.pretrain_id] == own.run_id
+
+
 def test_each_ctrl_c_is_passed_on_once(tmp_path: Path) -> None:
     record = Record("m-1", record_path(tmp_path, "m-1"), "local", 1, "/", Graph(tasks_of()))
     runner, heard = local._LocalRunner(record, None, local.StopSwitch(), lambda text: None), []
@@ -399,6 +410,20 @@ def test_the_end_of_a_log_is_the_end(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     log.write_text("".join(f"line {k}\n\n" for k in range(9000)) + "10%\r20%\rdone\n")
     assert last_lines(log, 2) == ["line 8999", "done"] and last_lines(tmp_path / "none") == []
+    assert sum(map(len, last_lines(Path("/dev/zero")))) <= 20_000  # not read to its end
+
+
+def test_a_cell_says_what_failed_even_where_its_log_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("emergence.sweep.worker.say", full)
+    monkeypatch.setattr("traceback.print_exception", full)
+    for error in (EmergenceError("no such thing"), OSError(28, "No space left on device")):
+        answers, writer = multiprocessing.Pipe(duplex=False)
+        assert _OwnProcess({}, writer).__exit__(type(error), error, None)
+        answer = json.loads(answers.recv_bytes())
+        assert str(error) in answer["error"] and answer["exit_code"]
 
 
 # The loop, and a third place ----------------------------------------------------------------------------

@@ -101,9 +101,20 @@ def named_apart(
 
 
 def unit_studies(folder: ResultsFolder, charts: Charts, name: str) -> list[UnitResult]:
-    """Every study of units in a folder, those of one subject told apart by what was asked."""
+    """Every study of units in a folder: of each subject, roles and kind of units the one with the most trunks."""
     found = studies(folder, charts, name, UNITS, read_units, "no units were examined: emergence units RUN")
-    return named_apart(found, lambda r: (r.settings["data"]["name"], r.settings["roles"]), UnitResult.asked)
+    largest: dict[tuple[str, str, str, str], UnitResult] = {}
+    for result in sorted(found, key=lambda r: (-len(r.trunks), -int(r.settings["questions"]))):
+        data = str(result.subject["name"]), str(result.settings["data"]["name"]), str(result.settings["roles"])
+        for kind in result.kinds:
+            largest.setdefault((*data, kind), result)
+    kept = []
+    for result in found:
+        kinds = [kind for (*_, kind), owner in largest.items() if owner is result]
+        if kinds:
+            in_order = [kind for kind in result.kinds if kind in kinds]
+            kept.append(replace(result, settings={**result.settings, "kinds": in_order}))
+    return kept
 
 
 def short_names(results: Sequence[UnitResult]) -> list[str]:

@@ -12,7 +12,7 @@ from emergence.report.blocks import Block, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import panel_grid
 from emergence.report.charts.rows import distinct, never, numbers, rows_where, slug, unit_studies, value_words
-from emergence.studies.units.result import KIND_NAMES, MAIN_SHARE, UnitResult
+from emergence.studies.units.result import KIND_NAMES, UnitResult
 from emergence.wording import format_interval
 
 
@@ -20,11 +20,16 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     results = unit_studies(folder, charts, KIND.name)
     for result in results:
         data = f"{result.settings['data']['name']}, {result.settings['roles']} roles"
+        numbers_cut = {kind: result.ablations(result.main, kind)[0]["n"] for kind in result.kinds}
+        cut = (
+            f"{n} of {result.main['units'][kind]['n_units']:,} {KIND_NAMES[kind]}" for kind, n in numbers_cut.items()
+        )
         caption = (
-            f"Token F1 that questions about a column's role lose if the {MAIN_SHARE:.0%} of units most selective for a "
-            "row's role give their mean over positions of the same class, beyond as many random units matched in "
-            "activation size and block. Black frame: the interval is above 0; it counts what another random set would "
-            "differ by. Choice on half A, effects on half B. Last row: units that shuffled labels choose."
+            f"Token F1 that questions about a column's role lose if the units most selective for a row's role "
+            f"({' and '.join(cut)}) give their mean over positions of the same class, beyond as many random units "
+            "matched in activation size and block. Black frame: the interval is above 0; it counts what another random "
+            "set would differ by. Choice on half A, effects on half B. Last row: units that shuffled labels choose. "
+            "Two rows may cut the same units. Colours from minus to plus the largest effect of the panel."
         )
         rows = [row for kind in result.kinds for row in _rows(result, kind)]
         name = str(result.subject["name"])

@@ -46,9 +46,9 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         caption = (
             "Units that carry a role, counted in three ways, the geometric mean over roles: by cutting units (half of "
             "what cutting all costs in F1), by attributions (participation ratio), by a probe of the most selective "
-            "units (nine tenths of the most that any number of them gives). Open marks: random twin. Dotted: units in "
-            "their order for all questions (half), roles shuffled (participation). A count that a role does not have, "
-            "because its units carry nothing, is left out of the mean."
+            "units (nine tenths of the most that any number of them gives). Open marks at step 0: random twin. Dotted: "
+            "units in their order for all questions (half), roles shuffled (participation). A count that a role does "
+            "not have, because its units carry nothing, is left out of the mean."
         )
         charts.add(
             KIND, f"How few units carry a role: {name}, {roles} roles", caption, rows, of=slug(f"{name} {roles}")
@@ -103,7 +103,7 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
             ax.xaxis.set_major_formatter(with_unit)
             ax.yaxis.set_major_formatter(with_unit)
             ax.set(title=_TITLES[count], xlabel="step of pretraining", ylim=_at_least_fourfold(*ax.get_ylim()))
-        line[0].set_ylabel(f"{size}\n{kind}" if several else kind)
+        line[0].set_ylabel(f"{size}\n{kind} that carry a role" if several else f"{kind} that carry a role")
     shared_legend(figure, axes.flat)
 
 

@@ -64,6 +64,7 @@ def _rows(result: UnitResult, kind: str) -> Iterator[Row]:
                     "role": found["role"],
                     "block": block["block"],
                     "auc": block["best"],
+                    "auc_everywhere": found["best"],
                     "confirmed": block["confirmed"],
                     "confirmed_everywhere": found["confirmed"],
                     "confirmed_raw": found["confirmed_raw"],
@@ -93,9 +94,10 @@ def _series(rows: Sequence[Row]) -> list[str]:
     phrases = []
     for name, trunk in dict.fromkeys((row["name"], row["trunk"]) for row in rows):
         mine = rows_where(rows, name=name, trunk=trunk)
-        best = {role: max(numbers(rows_where(mine, role=role), "auc")) for role in distinct(mine, "role")}
+        # The best unit of all blocks is half A's choice as well: the largest of half B would be chosen by what reports.
+        best = {role: rows_where(mine, role=role)[0]["auc_everywhere"] for role in distinct(mine, "role")}
         told = ", ".join(f"{role} {value_words(value)}" for role, value in best.items())
-        phrases.append(f"{name}, {trunk}, best block: {told}")
+        phrases.append(f"{name}, {trunk}, best unit: {told}")
     return phrases
 
 
@@ -105,7 +107,7 @@ def _tables(chart: Chart, reasons: Sequence[str]) -> Iterable[Block]:
         mine = rows_where(chart.rows, name=name, trunk=trunk, role=role)
         first = mine[0]
         counts = (first["confirmed_everywhere"], first["confirmed_raw"], first["confirmed_shuffled"], first["n_units"])
-        shown.append((f"{name}, {trunk}", role, value_words(max(numbers(mine, "auc"))), *(f"{n:,}" for n in counts)))
+        shown.append((f"{name}, {trunk}", role, value_words(first["auc_everywhere"]), *(f"{n:,}" for n in counts)))
     head = ("Run, trunk", "Role", "Best AUC", "Selective", "With confounds", "Shuffled labels", "Of units")
     yield from table(f"{chart.title}: units chosen on half A and confirmed on half B", head, shown)
 
