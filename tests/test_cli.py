@@ -81,9 +81,13 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
 
 
-def test_pretraining_starts_without_what_only_answering_needs() -> None:
-    """scikit-learn takes most of a second, and its one use comes after pretraining."""
-    program = "import sys, emergence.experiment.run; sys.exit('sklearn' in sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("experiment.run", "sklearn"), ("findings.table", "scipy.optimize"), ("report.write", "scipy.stats")],
+)
+def test_what_few_need_is_not_imported_by_all(module: str, heavy: str) -> None:
+    """scikit-learn takes most of a second before pretraining, scipy's statistics half of one before a report."""
+    program = f"import sys, emergence.{module}; sys.exit({heavy!r} in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 

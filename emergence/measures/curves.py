@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from emergence.measures.resampling import FloatArray
@@ -312,6 +311,8 @@ def _polish(family: str, points: Points) -> FloatArray:
 
     options = {"xatol": 1e-10 * (points.hi - points.lo), "fatol": 1e-15, "maxiter": 2000}
     bounds = list(zip(grid.least, grid.most, strict=True))
+    from scipy.optimize import minimize  # a tenth of a second, which most tables do without
+
     refined = minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options)
     return np.asarray(refined.x if refined.fun <= loss(start) else start)
 

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh, solve_triangular, svd
 from scipy.special import gammaln, logsumexp, ndtri, psi
-from scipy.stats import rankdata
 
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.variance_parts import t_widening
@@ -193,6 +192,8 @@ def with_noise(states: FloatArray, share: float, rng: np.random.Generator) -> Fl
 
 def normal_scores(states: FloatArray) -> FloatArray:
     """Every column (N,) replaced by the normal quantiles of its ranks: information stays, heavy tails do not."""
+    from scipy.stats import rankdata  # half a second, which most tables and reports do without
+
     ranks: FloatArray = rankdata(states, axis=0)
     scores: FloatArray = ndtri((ranks - 0.5) / len(states))
     return scores

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import isotonic_regression
 
 from emergence.measures.bootstrap import bootstrap_means
 from emergence.measures.curves import SMOOTH, Points, fit_curve
@@ -151,6 +150,8 @@ def _isotonic_map(source: FloatArray, target: FloatArray) -> Callable[[FloatArra
     """The rising step function of least squares from all of ``source`` to ``target``, linear between steps."""
     at, index, counts = np.unique(source, return_inverse=True, return_counts=True)  # ties share one value
     means = np.bincount(index.ravel(), weights=target.ravel()) / counts
+    from scipy.optimize import isotonic_regression  # a tenth of a second, which most tables do without
+
     fitted = isotonic_regression(means, weights=counts.astype(np.float64)).x
     return lambda values: np.asarray(np.interp(values, at, fitted))
 

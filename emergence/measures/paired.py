@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
 
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_statistic
 from emergence.measures.resampling import ClusterTable, FloatArray
@@ -86,6 +85,8 @@ def sign_flip_p(cluster_differences: ArrayLike, *, n_permutations: int = N_PERMU
 
 def mcnemar_exact_p(only_a: int, only_b: int) -> float:
     """Exact two-sided McNemar p from the two discordant counts; 1 when there are none."""
+    from scipy.stats import binom  # half a second, which most tables and reports do without
+
     if only_a < 0 or only_b < 0:
         raise ValueError(f"counts cannot be negative, got {only_a} and {only_b}")
     return float(min(1.0, 2.0 * binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)))

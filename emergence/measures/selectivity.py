@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve
 from scipy.special import ndtr, ndtri
-from scipy.stats import hypergeom, rankdata, spearmanr
 
 from emergence.measures.bootstrap import Estimate, seed_t_interval
 from emergence.measures.variance_parts import t_widening
@@ -147,6 +146,8 @@ def select_units(
         labelings: The role (n,) of each word, 0 to R - 1, and what else is to be told.
         in_a: (n,) half A.
     """
+    from scipy.stats import rankdata  # half a second, which most tables and reports do without
+
     array = np.asarray(values)
     parts = []  # (chunk, half, labeling, 2, R, units of the chunk)
     for first in range(0, array.shape[1], _CHUNK):
@@ -231,6 +232,8 @@ def overlap_of(one: Sequence[int], other: Sequence[int], per_block: Sequence[int
     Args:
         per_block: Units of each block, which are numbered block by block.
     """
+    from scipy.stats import hypergeom  # half a second, which most tables and reports do without
+
     a, b = np.unique(np.asarray(one, dtype=np.int64)), np.unique(np.asarray(other, dtype=np.int64))
     ends = np.cumsum(per_block)
     of_a, of_b = (np.bincount(np.searchsorted(ends, set_, side="right"), minlength=len(ends)) for set_ in (a, b))
@@ -283,6 +286,8 @@ def participation_ratio(attributions: npt.ArrayLike, clusters: npt.ArrayLike, se
 
 def rank_correlation(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
     """Spearman's correlation; nan where one of the two does not vary."""
+    from scipy.stats import spearmanr  # half a second, which most tables and reports do without
+
     a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     if len(a) < 3 or not np.ptp(a) > 0 or not np.ptp(b) > 0:
         return math.nan

@@ -46,7 +46,7 @@ from emergence.training.context import Context
 from emergence.training.recording import NoProgress, Progress
 
 #: Change it when a stored cell means something else.
-CELL_VERSION = 4
+CELL_VERSION = 5
 #: Resamples of intervals.
 N_BOOT = 1_000
 #: Units that are cut one by one to check their attributions: as many of the largest, and as many at random.
