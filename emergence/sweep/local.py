@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -30,7 +30,7 @@ from emergence.sweep.graph import Status, Task
 from emergence.sweep.place import Outcome, Say
 from emergence.sweep.plan import cost_of
 from emergence.sweep.record import FOLDER, Record
-from emergence.sweep.worker import PRELOAD, check_inputs, last_lines, serve
+from emergence.sweep.worker import PRELOAD, last_lines, serve
 from emergence.wording import duration
 
 #: Seconds between two looks at signals, and the longest silence towards the user.
@@ -70,8 +70,7 @@ class LocalPlace:
             record.save()
             context = _start_method()
             with StopSwitch(lambda: None, counts_only=True) as stop:
-                _check(record, context, stop, say)
-                runner = _LocalRunner(record, context, stop, say)
+                runner = _LocalRunner(record, context, stop, say, _check(record, context, stop, say))
                 try:
                     over = conduct(record.graph, runner, record.jobs, runner.note, stop)
                 finally:
@@ -110,44 +109,30 @@ def _start_method() -> Any:
 
 @dataclass
 class _Process:
-    """A process of a sweep, and the job that it has.
+    """A process of a sweep, which does one job after the other.
 
     Attributes:
-        jobs: Where a process that takes several finds the next one; None for one that has its job already.
-        log: Of the job. started: When it got that.
+        jobs, answers: The ends of its pipes here.
+        log: Of the job that it has. started: When it got that.
     """
 
     process: Any
+    jobs: Connection
     answers: Connection
-    jobs: Connection | None
-    log: Path
-    started: float
+    log: Path = Path()
+    started: float = 0.0
 
     @classmethod
-    def of_one_job(cls, context: Any, target: Any, job: dict[str, Any]) -> _Process:
-        reader, writer = context.Pipe(duplex=False)
-        return cls._begun(context.Process(target=target, args=(job, writer)), reader, None, job, writer)
-
-    @classmethod
-    def of_cells(cls, context: Any, job: dict[str, Any]) -> _Process:
-        """A process that runs this cell and then others."""
-        reader, writer = context.Pipe(duplex=False)
-        cells, jobs = context.Pipe(duplex=False)
-        begun = cls._begun(context.Process(target=serve, args=(cells, writer)), reader, jobs, job, writer, cells)
-        begun.take(job)
-        return begun
-
-    @classmethod
-    def _begun(
-        cls, process: Any, reader: Connection, jobs: Connection | None, job: dict[str, Any], *theirs: Connection
-    ) -> _Process:
+    def start(cls, context: Any) -> _Process:
+        their_jobs, jobs = context.Pipe(duplex=False)
+        answers, their_answers = context.Pipe(duplex=False)
+        process = context.Process(target=serve, args=(their_jobs, their_answers))
         process.start()
-        for end in theirs:
-            end.close()
-        return cls(process, reader, jobs, Path(job["log"]), time.monotonic())
+        their_jobs.close()
+        their_answers.close()
+        return cls(process, jobs, answers)
 
     def take(self, job: dict[str, Any]) -> None:
-        assert self.jobs is not None
         self.log, self.started = Path(job["log"]), time.monotonic()
         with contextlib.suppress(OSError):  # it has died, which its missing answer will tell
             self.jobs.send_bytes(json.dumps(job).encode())
@@ -178,14 +163,9 @@ class _Process:
             return {"error": cause, "exit_code": STOPPED if -code in (signal.SIGINT, signal.SIGTERM) else 1}
         return {"error": f"its process ended with exit code {code}", "exit_code": code or 1}
 
-    def no_more(self) -> None:
-        """It gets no further job, and ends after the one that it has."""
-        if self.jobs is not None:
-            self.jobs.close()
-
     def close(self) -> None:
         """Let it end, and wait for that."""
-        self.no_more()
+        self.jobs.close()
         self.process.join()
         self.answers.close()
 
@@ -196,27 +176,32 @@ def _job(record: Record, log: str, **what: Any) -> dict[str, Any]:
     return {**what, **where}
 
 
-def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
-    """Read the data of all tasks to do, in a process of its own. The sweep is refused if any of it is wrong."""
+def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> list[_Process]:
+    """Read the data of all tasks to do. The sweep is refused if any of it is wrong.
+
+    Returns:
+        The process that has read them, if there were any.
+    """
     graph = record.graph
     specs = [(task.label, task.spec.to_dict()) for task in graph.unfinished if not task.is_pretraining]
     if not specs:
-        return
+        return []
     done = [task for task in graph.in_state("done") if task.is_pretraining]
     trunks = {task.spec.pretrain_id: graph.status[task.key].run_id for task in done}
-    job = _job(record, "data.log", specs=specs, trunks=trunks)
     say("reading the data")
-    running = _Process.of_one_job(context, check_inputs, job)
-    while not wait(running.news, POLL_SECONDS):
+    reader = _Process.start(context)
+    reader.take(_job(record, "data.log", specs=specs, trunks=trunks))
+    while not wait(reader.news, POLL_SECONDS):
         if stop():
-            running.process.kill()  # nothing to save: what is complete in the cache stays
-            running.process.join()
+            reader.process.kill()  # nothing to save: what is complete in the cache stays
+            reader.process.join()
             raise EmergenceError("stopped before any run was started", STOPPED)
-    answer = running.answer()
-    running.close()
+    answer = reader.answer()
     if "error" in answer:
+        reader.close()
         error = UsageError(answer["error"]) if answer["exit_code"] == UsageError.exit_code else None
-        raise error or EmergenceError(f"reading the data failed: {answer['error']}; see {running.log}")
+        raise error or EmergenceError(f"reading the data failed: {answer['error']}; see {reader.log}")
+    return [reader]
 
 
 class _LocalRunner:
@@ -225,11 +210,11 @@ class _LocalRunner:
     A process that has pretrained or failed runs nothing more: what it compiled or broke is nobody else's.
     """
 
-    def __init__(self, record: Record, context: Any, stop: StopSwitch, say: Say) -> None:
+    def __init__(self, record: Record, context: Any, stop: StopSwitch, say: Say, idle: Sequence[_Process] = ()) -> None:
         self.record, self.graph, self.context, self.say = record, record.graph, context, say
         self.stop_switch, self.forwarded = stop, 0
         self.running: dict[str, _Process] = {}
-        self.idle: list[_Process] = []
+        self.idle = list(idle)
         self.weights = {task.key: cost_of(task).here.least for task in self.graph.unfinished}
         self.total, self.begun = len(self.graph.tasks), time.monotonic()
         self.spoke = time.monotonic()
@@ -237,14 +222,10 @@ class _LocalRunner:
     def start(self, task: Task, status: Status, trunk: str | None) -> None:
         status.log = re.sub(r"[^A-Za-z0-9_.=+-]", "_", task.label) + ".log"
         job = _job(self.record, status.log, spec=task.spec.to_dict(), trunk=trunk)
-        while self.idle:
-            process = self.idle.pop()
-            if process.is_alive:
-                process.take(job)
-                break
-            process.close()
-        else:
-            process = _Process.of_cells(self.context, job)
+        while self.idle and not self.idle[-1].is_alive:
+            self.idle.pop().close()
+        process = self.idle.pop() if self.idle else _Process.start(self.context)
+        process.take(job)
         self.running[task.key] = process
 
     def look(self, task: Task, status: Status) -> Outcome | None:
@@ -280,8 +261,8 @@ class _LocalRunner:
 
     def close(self) -> None:
         """Let all processes end. Those that still run, where an error ended the sweep, finish what they have."""
-        for process in (*self.idle, *self.running.values()):
-            process.no_more()
+        for process in self.running.values():
+            process.jobs.close()
         while self.idle:
             self.idle.pop().close()
 

@@ -36,11 +36,13 @@ _WATCH = "end with the sweep"
 
 
 def serve(jobs: Connection, answers: Connection) -> None:
-    """Run one cell after the other, until no more can come."""
+    """Do one job after the other, until no more can come: read the data of a sweep, run a cell."""
     questions = _Questions()
-    with contextlib.suppress(EOFError, KeyboardInterrupt):  # a Ctrl-C may come between two cells
+    # A Ctrl-C may come between two jobs, and whoever waited for an answer may be gone.
+    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
-            run_cell(json.loads(jobs.recv_bytes()), answers, questions)
+            job = json.loads(jobs.recv_bytes())
+            (check_inputs if "specs" in job else run_cell)(job, answers, questions)
 
 
 class _Questions:
@@ -88,14 +90,14 @@ def run_cell(job: Mapping[str, Any], answers: Connection, questions: _Questions)
         _answer(answers, run_id=result.run_id, headline=headline)
 
 
-def check_inputs(job: Mapping[str, Any], answers: Connection) -> None:
+def check_inputs(job: Mapping[str, Any], answers: Connection, questions: _Questions) -> None:
     """Read all data that ``job["specs"]`` name into the cache, once each. The answer is the first error, if any."""
     with _OwnProcess(job, answers):
         from emergence.experiment.store import CACHE_FOLDER
         from emergence.training.recording import plain_messages
 
         runs_dir = Path(job["runs_dir"])
-        reader = _Reader(runs_dir, runs_dir / CACHE_FOLDER, job["trunks"])
+        reader = _Reader(runs_dir, runs_dir / CACHE_FOLDER, job["trunks"], questions)
         with plain_messages():
             for name, raw in job["specs"]:
                 try:
@@ -111,12 +113,13 @@ class _Reader:
 
     Args:
         trunks: Pretrain id to the run whose trunk is to be used.
+        questions: Keeps the questions for the cells.
     """
 
-    def __init__(self, runs_dir: Path, cache: Path, trunks: Mapping[str, str]) -> None:
-        self.runs_dir, self.cache, self.trunks = runs_dir, cache, trunks
+    def __init__(self, runs_dir: Path, cache: Path, trunks: Mapping[str, str], questions: _Questions) -> None:
+        self.runs_dir, self.cache, self.trunks, self.questions = runs_dir, cache, trunks, questions
         self.texts: dict[str, str] = {}
-        self.questions: dict[str, int] = {}
+        self.n_questions: dict[str, int] = {}
         self.models: set[tuple[str, str | None]] = set()
 
     def check(self, spec: ExperimentSpec) -> None:
@@ -151,14 +154,12 @@ class _Reader:
             self.models.add((model, revision))
 
     def _check_questions(self, spec: ExperimentSpec) -> None:
-        from emergence.data.sources import load_qa
-
-        questions = _identity(spec, "finetune_data", "qa_data")
-        if questions not in self.questions:
-            self.questions[questions] = len(load_qa(spec, self.cache).splits["train"])
-        if (spec.finetune_samples or 0) > self.questions[questions]:
+        which = _identity(spec, "finetune_data", "qa_data")
+        if which not in self.n_questions:
+            self.n_questions[which] = len(self.questions.load(spec, self.cache).splits["train"])
+        if (spec.finetune_samples or 0) > self.n_questions[which]:
             raise UsageError(
-                f"there are {self.questions[questions]:,} training questions, so samples (--finetune-samples) "
+                f"there are {self.n_questions[which]:,} training questions, so samples (--finetune-samples) "
                 f"cannot be {spec.finetune_samples:,}: leave the cell out with --only, or give more data"
             )
 
