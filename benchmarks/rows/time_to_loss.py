@@ -269,12 +269,12 @@ def draw(results: Sequence[Mapping[str, Any]], file: Path) -> str:
     with matplotlib.rc_context(
         {"font.size": 8, "svg.hashsalt": "emergence", "axes.spines.top": False, "axes.spines.right": False}
     ):
-        canvas = Canvas(figsize=(3.6 * len(results), 3.0), layout="constrained")
+        canvas = Canvas(figsize=(max(4.8, 3.6 * len(results)), 3.0), layout="constrained")
         panels = canvas.subplots(1, len(results), squeeze=False).flat
         lines = [_draw_one(panel, result) for panel, result in zip(panels, results, strict=True)]
         canvas.axes[0].set_ylabel("held-out loss, nats per token")
         handles, labels = canvas.axes[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        canvas.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=3, frameon=False)
         canvas.savefig(file, metadata={"Date": None})
     return "\n".join(lines)
 
