@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import torch
 
+from emergence.training.precision import has_fast_bf16
+
 Kind = Literal["float32 only", "bf16 vector units", "bf16 tiles", "GPU"]
 
 #: How many times as fast as float32 matrix products are in bf16.
@@ -21,11 +23,9 @@ def kind_of(device: torch.device) -> Kind:
     """The kind of machine that ``device`` is here."""
     if device.type == "cuda":
         return "GPU"
-    for name, kind in (("_is_amx_tile_supported", "bf16 tiles"), ("_is_avx512_bf16_supported", "bf16 vector units")):
-        check = getattr(torch.cpu, name, None)
-        if check is not None and check():
-            return kind  # type: ignore[return-value]
-    return "float32 only"
+    if not has_fast_bf16(device):
+        return "float32 only"
+    return "bf16 tiles" if torch.cpu._is_amx_tile_supported() else "bf16 vector units"
 
 
 def kind_of_result(result: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.drawing import saved_canvas
 from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import Work, best_precision, interleaved
 from benchmarks.ours import Finetuning, Pretraining, model_config
@@ -169,16 +170,10 @@ def _short(size: float) -> str:
 
 def draw(found: dict[str, Any], file: Path) -> str:
     """One small log-log panel a cost, with its fitted line; returns a line about it."""
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     curves = found["curves"]
-    with matplotlib.rc_context(
-        {"font.size": 8, "svg.hashsalt": "emergence", "axes.spines.top": False, "axes.spines.right": False}
-    ):
-        canvas = Canvas(figsize=(7.2, 2.2 * math.ceil(len(curves) / 3)), layout="constrained")
+    with saved_canvas(file, 7.2, 2.2 * math.ceil(len(curves) / 3)) as canvas:
         panels = canvas.subplots(math.ceil(len(curves) / 3), 3).flat
         for panel, curve in zip(panels, curves, strict=False):
             sizes, seconds = np.array(curve["sizes"]), np.array(curve["seconds"])
@@ -194,5 +189,4 @@ def draw(found: dict[str, Any], file: Path) -> str:
             for axis in (panel.xaxis, panel.yaxis):
                 axis.set_minor_formatter(NullFormatter())
             panel.text(0.05, 0.9, f"exponent {told(curve)}", transform=panel.transAxes, va="top")
-        canvas.savefig(file, metadata={"Date": None})
     return "\n".join(f"{c['cost']}: exponent {told(c)} ({c['grows_with']})" for c in curves)

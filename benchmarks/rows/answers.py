@@ -69,7 +69,6 @@ def run(bench: Bench) -> RowResult:
 
 def plant(root: Path, n_runs: int) -> None:
     """Runs of the four cells, a seed after the other, with predictions as real ones have them."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from tests.planted_runs import Added, write_run
 
     added = Added({"linear": (0.03, 0.03), "bilinear": (0.05, 0.08)})

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.drawing import saved_canvas
 from benchmarks.materials import Bench
 from benchmarks.measure import interleaved, ratio
 from benchmarks.peers.mine_published import NARROW, MinePublished, Trace, mine_published
@@ -220,22 +221,14 @@ def draw(found: dict[str, Any], file: Path, whole: dict[str, Any] | None = None)
     The first panel is trained now, which takes a second; the others are of stored results: ``whole`` of
     ``benchmarks.mine_campaign``, with the published network and all its steps.
     """
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
-
-    file.parent.mkdir(parents=True, exist_ok=True)
     facts, (few, trace) = found["facts"], by_heart()
     runs = [few, *([whole] if whole else []), *({**one, "n": facts["n"]} for one in facts["runs"])]
-    with matplotlib.rc_context(
-        {"font.size": 8, "svg.hashsalt": "emergence", "axes.spines.top": False, "axes.spines.right": False}
-    ):
-        canvas = Canvas(figsize=(2.4 * len(runs), 2.7), layout="constrained")
+    with saved_canvas(file, 2.4 * len(runs), 2.7) as canvas:
         for panel, one in zip(canvas.subplots(1, len(runs)).flat, runs, strict=True):
             _draw_trace(panel, one)
         canvas.axes[0].set_ylabel("nats")
         handles, labels = canvas.axes[0].get_legend_handles_labels()
         canvas.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=6, frameon=False)
-        canvas.savefig(file, metadata={"Date": None})
     notes = [note for note in found["notes"] if note.startswith("truth")]
     return "\n".join([_told(trace, few["value"], few["se"], 0.0, _FEW), *notes])
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.drawing import saved_canvas
 from benchmarks.marks import kind_of_result
 from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved
@@ -96,6 +97,11 @@ class Parties:
     vocab: int
     precision: str
 
+    @property
+    def sizes(self) -> list[int]:
+        """Updates that ours is given, the fewest first."""
+        return sorted({max(1, round(part * self.text.updates)) for part in PARTS})
+
     def peer(self, setting: Setting, updates: int, seed: int) -> Curve:
         """GPT-2 with a rate and a warm-up, in a run of its own."""
         rate, warm_up = setting
@@ -142,8 +148,7 @@ class Parties:
 
     def fewest(self, loss: float, seed: int, start: int) -> tuple[int | None, dict[int, Curve]]:
         """The fewest updates, of those that are tried from part number ``start`` on, whose run ends at that loss."""
-        sizes = sorted({max(1, round(part * self.text.updates)) for part in PARTS})
-        tried: dict[int, Curve] = {}
+        sizes, tried = self.sizes, dict[int, Curve]()
 
         def reaches(size: int) -> bool:
             tried[size] = tried.get(size) or self.ours(size, seed)
@@ -167,23 +172,22 @@ def run(bench: Bench, size: str) -> RowResult:
     peers = {seed: swept[best] if seed == SEEDS[0] else parties.peer(best, text.updates, seed) for seed in SEEDS}
     needed: dict[int, int] = {}
     curves: dict[int, dict[int, Curve]] = {}
-    sizes = sorted({max(1, round(part * text.updates)) for part in PARTS})
     start = 1
     for seed in SEEDS:
         found, curves[seed] = parties.fewest(peers[seed][-1][1], seed, start)
         if found is not None:
-            needed[seed], start = found, sizes.index(found)
+            needed[seed], start = found, parties.sizes.index(found)
     seconds, flops = _seconds(bench, parties), training_flops_per_token(model, parties.vocab)
-    per_update = {name: statistics.median(seconds[name]) for name in ("ours", "peer")}
     tokens = BATCH * text.length
+    per_update = {name: tokens * statistics.median(seconds[name]) for name in ("ours", "peer")}
     shares = [needed[seed] / text.updates if seed in needed else math.inf for seed in SEEDS]
     ratios = [per_update["peer"] / (per_update["ours"] * share) for share in shares]  # 0 where it is never reached
-    compute = [tokens * flops * g / s for g, s in zip(seconds["GEMM"], seconds["ours"], strict=True)]
+    compute = [flops * g / s for g, s in zip(seconds["GEMM"], seconds["ours"], strict=True)]
     limit = statistics.median(ratios) / statistics.median(compute)
     costs = [o / p for o, p in zip(seconds["ours"], seconds["peer"], strict=True)]
     unit = "CPU s" if device.type == "cpu" else "s"
     figures = [
-        Figure.of("best-tuned GPT-2, one pass", unit, [text.updates * s for s in seconds["peer"]]),
+        Figure.of("best-tuned GPT-2, one pass", unit, [text.updates * tokens * s for s in seconds["peer"]]),
         Figure.of("loss to be reached", "nats/token", [peers[seed][-1][1] for seed in SEEDS]),
         Figure.of("an update of ours, that of GPT-2 = 1", "", costs),
         Figure.of("ours, share of the peak of matrix products", "", compute),
@@ -241,41 +245,29 @@ def _one_update(bench: Bench, parties: Parties) -> Work:
 
 
 def _seconds(bench: Bench, parties: Parties) -> Mapping[str, list[float]]:
-    """Seconds of an update of both, compiled, in turn; and of one floating-point operation of a matrix product."""
+    """Seconds per token of both, compiled, in turn; and per floating-point operation of a matrix product."""
     model, device, precision, compiled = parties.model, bench.device, parties.precision, not bench.toy
     settings = parties.settings
     ours = Pretraining(model, parties.vocab, precision, device, compiled=compiled, settings=settings)
     net = PlainGPT2(parties.vocab, model.n_layers, model.hidden_size, model.n_heads, parties.text.length)
     peer = tuned_step(net, precision, compiled, device)
     batches = parties.text.batches(0)
-
-    def update(step: Callable[[Tensor], None]) -> Work:
-        def once() -> float:
-            step(next(batches))
-            return 1.0
-
-        return once
-
-    work: dict[str, Work] = {"ours": update(ours.step), "peer": update(peer), "GEMM": gemm(device, precision)}
+    work: dict[str, Work] = {
+        "ours": on(batches, ours.step),
+        "peer": on(batches, peer),
+        "GEMM": gemm(device, precision),
+    }
     return interleaved(work, bench.repeats, device)
 
 
 def draw(results: Sequence[Mapping[str, Any]], file: Path) -> str:
     """Held-out loss against seconds, ours and the peer, one panel a size; returns a line a panel."""
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(
-        {"font.size": 8, "svg.hashsalt": "emergence", "axes.spines.top": False, "axes.spines.right": False}
-    ):
-        canvas = Canvas(figsize=(max(4.8, 3.6 * len(results)), 3.0), layout="constrained")
+    with saved_canvas(file, max(4.8, 3.6 * len(results)), 3.0) as canvas:
         panels = canvas.subplots(1, len(results), squeeze=False).flat
         lines = [_draw_one(panel, result) for panel, result in zip(panels, results, strict=True)]
         canvas.axes[0].set_ylabel("held-out loss, nats per token")
         handles, labels = canvas.axes[0].get_legend_handles_labels()
         canvas.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=3, frameon=False)
-        canvas.savefig(file, metadata={"Date": None})
     return "\n".join(lines)
 
 

@@ -298,6 +298,8 @@ def _named(family: str, theta: FloatArray, sign: int) -> dict[str, float]:
 
 def _polish(family: str, points: Points) -> FloatArray:
     """The search's best θ, refined to rounding without leaving the grid's bounds."""
+    from scipy.optimize import minimize  # a tenth of a second, which most tables do without
+
     y = points.y[None]
     best, gain = _search(family, points, y)
     start, scale = best[0], float(constant_rss(y, points)[0])
@@ -311,8 +313,6 @@ def _polish(family: str, points: Points) -> FloatArray:
 
     options = {"xatol": 1e-10 * (points.hi - points.lo), "fatol": 1e-15, "maxiter": 2000}
     bounds = list(zip(grid.least, grid.most, strict=True))
-    from scipy.optimize import minimize  # a tenth of a second, which most tables do without
-
     refined = minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options)
     return np.asarray(refined.x if refined.fun <= loss(start) else start)
 

@@ -148,10 +148,10 @@ def _best_smooth(x: ArrayLike, y: FloatArray, se: FloatArray, sign: int) -> Floa
 
 def _isotonic_map(source: FloatArray, target: FloatArray) -> Callable[[FloatArray], FloatArray]:
     """The rising step function of least squares from all of ``source`` to ``target``, linear between steps."""
-    at, index, counts = np.unique(source, return_inverse=True, return_counts=True)  # ties share one value
-    means = np.bincount(index.ravel(), weights=target.ravel()) / counts
     from scipy.optimize import isotonic_regression  # a tenth of a second, which most tables do without
 
+    at, index, counts = np.unique(source, return_inverse=True, return_counts=True)  # ties share one value
+    means = np.bincount(index.ravel(), weights=target.ravel()) / counts
     fitted = isotonic_regression(means, weights=counts.astype(np.float64)).x
     return lambda values: np.asarray(np.interp(values, at, fitted))
 

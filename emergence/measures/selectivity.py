@@ -7,7 +7,7 @@ words has too high a value on those. Axes: n argument words, U units, R roles.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -373,33 +373,42 @@ class UnitProbe:
         Products of a few units are a part of those of more, and products of words by many units a sum of those by
         fewer, so each is computed once.
         """
-        y = is_role.astype(np.float64)
-        one, other = self._parts
-        n_few = sum(k <= len(one) for k in sizes)
-        found = []
-        if n_few:
-            x = np.asarray(self._standard[:, order[: sizes[n_few - 1]]], dtype=np.float64)
-            products = [x[part].T @ x[part] for part in (one, other)]
-            products.append(products[0] + products[1])
-            fitted = (one, other, np.concatenate([one, other]))
-            targets = [x[part].T @ (y[part] - y[part].mean()) for part in fitted]
-            for k in sizes[:n_few]:
-                fits = [
-                    _ridge_scores(p[:k, :k], t[:k], len(part), x[:, :k], float(y[part].mean()))
-                    for p, t, part in zip(products, targets, fitted, strict=True)
-                ]
-                found.append((k, self._f1_of(fits, is_role)))
+        n_few = sum(k <= len(self._parts[0]) for k in sizes)
+        return (
+            *self._curve_by_units(order, is_role, sizes[:n_few]),
+            *self._curve_by_words(order, is_role, sizes[n_few:]),
+        )
+
+    def _curve_by_units(self, order: IntArray, is_role: BoolArray, sizes: Sequence[int]) -> Iterator[tuple[int, float]]:
+        """Solves for the units' weights, which are no more than the words."""
+        if not sizes:
+            return
+        y, (one, other) = is_role.astype(np.float64), self._parts
+        x = np.asarray(self._standard[:, order[: sizes[-1]]], dtype=np.float64)
+        products = [x[part].T @ x[part] for part in (one, other)]
+        products.append(products[0] + products[1])
+        fitted = (one, other, np.concatenate([one, other]))
+        targets = [x[part].T @ (y[part] - y[part].mean()) for part in fitted]
+        for k in sizes:
+            fits = [
+                _ridge_scores(p[:k, :k], t[:k], len(part), x[:, :k], float(y[part].mean()))
+                for p, t, part in zip(products, targets, fitted, strict=True)
+            ]
+            yield k, self._f1_of(fits, is_role)
+
+    def _curve_by_words(self, order: IntArray, is_role: BoolArray, sizes: Sequence[int]) -> Iterator[tuple[int, float]]:
+        """The same by way of the words, which are fewer than the units."""
+        y, n_one = is_role.astype(np.float64), len(self._parts[0])
         alike, done = np.zeros((len(y), int(self.in_a.sum()))), 0
-        for k in sizes[n_few:]:  # the same by way of the words, which are fewer
+        for k in sizes:
             alike = self._alike_by_all if k == self.values.shape[1] else alike + self._alike_by(order[done:k])
             done = k
             fits = []
-            for part in (slice(len(one)), slice(len(one), None), slice(None)):  # of half A
+            for part in (slice(n_one), slice(n_one, None), slice(None)):  # of half A
                 own = y[self.in_a][part]
                 mean = float(own.mean())
                 fits.append(_ridge_scores(alike[self.in_a][part, part], own - mean, len(own), alike[:, part], mean))
-            found.append((k, self._f1_of(fits, is_role)))
-        return tuple(found)
+            yield k, self._f1_of(fits, is_role)
 
     def _f1_of(self, fits: Sequence[Callable[[float], FloatArray]], is_role: BoolArray) -> float:
         """F1 on half B by what was fitted on each part of half A and on all of it.

@@ -59,12 +59,6 @@ class UnitResult:
     def kinds(self) -> tuple[str, ...]:
         return tuple(self.settings["kinds"])
 
-    def asked(self) -> str:
-        """What was asked, in words, for results that differ in nothing else."""
-        kinds = " and ".join(self.kinds)
-        questions = f"{self.settings['questions']:,} questions, {counted(self.settings['draws'], 'draw')}"
-        return f"{kinds}, {questions}, {counted(len(self.trunks), 'trunk')}"
-
     @property
     def main(self) -> Row:
         return self.trunks[0]
