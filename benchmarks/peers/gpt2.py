@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emergence.model import linear_cross_entropy
 from emergence.training.precision import autocast
 
 
@@ -29,12 +30,15 @@ class PlainGPT2(nn.Module):
             nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, ids: Tensor) -> Tensor:
-        inputs, targets = ids[:, :-1], ids[:, 1:]
+        logits = F.linear(self.states(ids[:, :-1]), self.embedding.weight)  # (B, T, V)
+        return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+    def states(self, inputs: Tensor) -> Tensor:
+        """What the head reads, (B, T, D), of ids (B, T)."""
         states = self.embedding(inputs) + self.position.weight[: inputs.shape[1]]  # (B, T, D)
         for block in self.blocks:
             states = block(states)  # (B, T, D)
-        logits = F.linear(self.norm(states), self.embedding.weight)  # (B, T, V)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return self.norm(states)
 
 
 class _Block(nn.Module):
@@ -85,10 +89,10 @@ def tuned_step(
 
 
 def tuned_loss(model: PlainGPT2, ids: Tensor, precision: str) -> Tensor:
-    """Its mean loss on ids (B, T+1)."""
+    """Its mean loss on ids (B, T+1), without gradients: the logits of all are never in memory at once."""
     with autocast(ids.device, precision):
-        loss: Tensor = model(ids)
-    return loss
+        states = model.states(ids[:, :-1]).flatten(0, 1)  # (B T, D)
+        return linear_cross_entropy(states, model.embedding.weight, ids[:, 1:].flatten())
 
 
 def cosine(updates: int, warm_up: float = 0.02) -> Callable[[int], float]:

@@ -9,6 +9,9 @@ the median seconds of one, measured in turn.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import inspect
+import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +27,11 @@ from benchmarks.marks import kind_of_result
 from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved
 from benchmarks.ours import Pretraining
-from benchmarks.peers.gpt2 import PlainGPT2, cosine, tuned_loss, tuned_step
+from benchmarks.peers import gpt2
 from benchmarks.report import Comparison, Figure, RowResult, number
 from benchmarks.rows.pretrain import LENGTH, on, precision_notes
 from emergence.data.stream import SequenceOrder, TokenStream
+from emergence.files import write_json_atomic
 from emergence.spec.config import ModelConfig, PretrainConfig, load_config
 from emergence.spec.model_size import training_flops_per_token
 from emergence.training.execution import step_loss
@@ -42,7 +46,7 @@ PEER_RATES, PEER_WARM_UPS = (1e-3, 2e-3, 4e-3), (0.02, 0.1, 0.3)
 #: Parts of the pass that ours is given, until one is enough.
 PARTS = tuple(n / 24 for n in (*range(2, 13), 14, 16, 18, 20, 22, 24))
 #: Held-out sequences that are scored, and how often in a run.
-HELD_OUT, POINTS = 64, 16
+HELD_OUT, POINTS = 64, 8
 
 #: Peak rate and warm-up of the peer.
 Setting = tuple[float, float]
@@ -96,6 +100,8 @@ class Parties:
     settings: PretrainConfig
     vocab: int
     precision: str
+    compiled: bool = False
+    kept: Path | None = None  # folder of the peer's curves, most of an hour's work that does not depend on ours
 
     @property
     def sizes(self) -> list[int]:
@@ -103,13 +109,28 @@ class Parties:
         return sorted({max(1, round(part * self.text.updates)) for part in PARTS})
 
     def peer(self, setting: Setting, updates: int, seed: int) -> Curve:
-        """GPT-2 with a rate and a warm-up, in a run of its own."""
+        """GPT-2 with a rate and a warm-up, in a run of its own, or as an earlier command found it."""
+        shape = (self.model.n_layers, self.model.hidden_size, self.model.n_heads)
+        if self.kept is None:
+            return self._train_peer(shape, setting, updates, seed)
+        held_out = self.text.held_out
+        about = [self.text.train.fingerprint, held_out.sum().item(), *held_out.shape, BATCH, POINTS,
+                 *shape, self.vocab, self.precision, held_out.device.type, *setting, updates, seed,
+                 torch.__version__, inspect.getsource(gpt2)]  # fmt: skip
+        file = self.kept / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()}.json"
+        if not file.is_file():
+            self.kept.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(file, self._train_peer(shape, setting, updates, seed))
+        return [(made, loss) for made, loss in json.loads(file.read_text(encoding="utf-8"))]
+
+    def _train_peer(self, shape: tuple[int, int, int], setting: Setting, updates: int, seed: int) -> Curve:
         rate, warm_up = setting
         torch.manual_seed(seed)
-        shape = (self.model.n_layers, self.model.hidden_size, self.model.n_heads)
-        net = PlainGPT2(self.vocab, *shape, self.text.length)
-        step = tuned_step(net, self.precision, False, self.text.held_out.device, rate, cosine(updates, warm_up))
-        return self.text.curve(step, lambda ids: tuned_loss(net, ids, self.precision), updates, seed)
+        torch.compiler.reset()  # compiles only so many nets otherwise
+        net = gpt2.PlainGPT2(self.vocab, *shape, self.text.length)
+        schedule = gpt2.cosine(updates, warm_up)
+        step = gpt2.tuned_step(net, self.precision, self.compiled, self.text.held_out.device, rate, schedule)
+        return self.text.curve(step, lambda ids: gpt2.tuned_loss(net, ids, self.precision), updates, seed)
 
     def ours(self, updates: int, seed: int) -> Curve:
         """The recipe as it is configured, in a run of its own."""
@@ -236,7 +257,8 @@ def _parties(bench: Bench, size: str) -> Parties:
     n = min(data.train.n_sequences(length), updates * BATCH)
     text = Text(data.train, held_out.to(bench.device), n, length)
     settings = dataclasses.replace(config.pretrain, batch_size=BATCH)
-    return Parties(text, model, settings, vocab, best_precision(bench.device))
+    kept = None if bench.toy else bench.cache / "peer-curves"
+    return Parties(text, model, settings, vocab, best_precision(bench.device), compiled=not bench.toy, kept=kept)
 
 
 def _one_update(bench: Bench, parties: Parties) -> Work:
@@ -246,11 +268,11 @@ def _one_update(bench: Bench, parties: Parties) -> Work:
 
 def _seconds(bench: Bench, parties: Parties) -> Mapping[str, list[float]]:
     """Seconds per token of both, compiled, in turn; and per floating-point operation of a matrix product."""
-    model, device, precision, compiled = parties.model, bench.device, parties.precision, not bench.toy
-    settings = parties.settings
+    model, device, precision = parties.model, bench.device, parties.precision
+    settings, compiled = parties.settings, parties.compiled
     ours = Pretraining(model, parties.vocab, precision, device, compiled=compiled, settings=settings)
-    net = PlainGPT2(parties.vocab, model.n_layers, model.hidden_size, model.n_heads, parties.text.length)
-    peer = tuned_step(net, precision, compiled, device)
+    net = gpt2.PlainGPT2(parties.vocab, model.n_layers, model.hidden_size, model.n_heads, parties.text.length)
+    peer = gpt2.tuned_step(net, precision, compiled, device)
     batches = parties.text.batches(0)
     work: dict[str, Work] = {
         "ours": on(batches, ours.step),

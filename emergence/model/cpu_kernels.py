@@ -1,9 +1,9 @@
-"""RMSNorm and squared ReLU with their gradients written out, for float32 on a CPU.
+"""RMSNorm, squared ReLU and attention with their gradients written out, where PyTorch is slow on a CPU.
 
-PyTorch has no fused CPU kernel for either. Composed of single operations they pass over memory a dozen times an
+PyTorch has no fused CPU kernel for the first two. Composed of single operations they pass over memory a dozen times an
 update, which at small widths takes longer than the matrix products. Here each needs three or four passes, and the
 results are those of the plain forms to rounding. The plain forms still serve compiled code, which fuses them, GPUs,
-which have kernels, and other types.
+which have kernels, and other types. Of attention it has a kernel that is slow backward in bf16.
 """
 
 from __future__ import annotations
@@ -33,6 +33,13 @@ def squared_relu(inner: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return F.relu(inner).square_()
     return _SquaredReLU.apply(inner) if _by_hand(inner) else F.relu(inner).square()
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention of each position to those up to it; all (B, H, T, K) and of one type."""
+    if value.device.type == "cpu" and value.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        return _BF16Attention.apply(query, key, value)
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
 def _by_hand(x: Tensor) -> bool:
@@ -78,3 +85,24 @@ class _SquaredReLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (rectified,) = ctx.saved_tensors
         return (grad * rectified).mul_(2.0)
+
+
+class _BF16Attention(torch.autograd.Function):
+    """PyTorch's fused attention, forward in bf16 and backward in float32.
+
+    Its backward kernel takes up to eight times as long in bf16 for 20 to 40 tokens and up to twice as long for 512, and
+    its gradients are three times as far from the exact ones.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        mixed, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True)
+        ctx.save_for_backward(query, key, value, mixed, log_sums)
+        return mixed  # (B, H, T, K)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        *states, log_sums = ctx.saved_tensors
+        inputs = [x.float() for x in (grad, *states)]
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        return tuple(x.to(grad.dtype) for x in backward(*inputs, log_sums, 0.0, True))

@@ -5,6 +5,8 @@ Axes: R rows (tokens), V vocabulary rows, D hidden size, N questions, W words.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +17,9 @@ NEVER = float("-inf")
 _CACHE_BYTES = 2**24
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int = 512) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int = 512, compiled: bool = False
+) -> Tensor:
     """Mean cross-entropy (nats) of ``softmax(hidden @ weight.T)`` against ``targets``.
 
     At small sizes the vocabulary head is most of the work and its logits most of the memory. The gradients of a
@@ -27,13 +31,16 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_
         weight: (V, D).
         targets: (R,) int64 in [0, V).
         chunk_rows: Rows whose logits exist at one time, at most.
+        compiled: Whether the softmax of a loss with gradients is compiled, which passes over the logits less often than
+            the library's own operations do. Both are exact, and they differ in the last digits.
 
     Returns:
         A scalar in float32, differentiable once with respect to ``hidden`` and ``weight``. Under autocast the matrix
         products run in autocast's type. The softmax always runs in float32.
     """
     differentiable = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, chunk_rows, differentiable, _matmul_dtype(hidden))
+    dtype = _matmul_dtype(hidden)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, chunk_rows, differentiable, dtype, compiled)
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int = 512) -> Tensor:
@@ -41,14 +48,13 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: in
     dtype = _matmul_dtype(hidden)
     losses = torch.empty(hidden.shape[0], device=hidden.device)  # (R,)
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        states, matrix = hidden.to(dtype), weight.to(dtype)  # (R, D), (V, D)
-        piece, _ = _rows_at_once(len(matrix), min(chunk_rows, len(states)), dtype, hidden.device)
-        logits_buffer, softmax_buffer = _softmax_buffers(piece, matrix)
+        states, matrix = hidden.to(dtype), _transposed(weight.to(dtype))  # (R, D), (D, V)
+        piece, _ = _rows_at_once(len(weight), min(chunk_rows, len(states)), dtype, hidden.device, compiled=False)
+        logits_buffer, probabilities = _buffers(piece, matrix, piece)
         for start in range(0, len(states), piece):
             part = slice(start, start + piece)
-            target = targets[part]  # (p,)
-            logits = torch.mm(states[part], matrix.T, out=logits_buffer[: len(target)])  # (p, V)
-            _, losses[part] = _softmax(logits, target, softmax_buffer[: len(target)])
+            logits = torch.mm(states[part], matrix, out=logits_buffer[: len(targets[part])])  # (p, V)
+            _, losses[part] = _softmax(logits, targets[part], probabilities)
     return losses
 
 
@@ -70,11 +76,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunk_rows: int,
         differentiable: bool,
         dtype: torch.dtype,
+        compiled: bool,
     ) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             if not differentiable:
                 return token_losses(hidden.to(dtype), weight, targets, chunk_rows).mean()
-            loss, *gradients = _loss_and_gradients(hidden, weight, targets, chunk_rows, dtype)
+            loss, *gradients = _loss_and_gradients(hidden, weight, targets, chunk_rows, dtype, compiled)
         ctx.save_for_backward(*gradients)
         return loss
 
@@ -83,67 +90,100 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         # In place, because nothing else holds them. Their changed versions make autograd refuse a second backward pass.
-        return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None, None
+        return grad_hidden.mul_(grad_loss), grad_weight.mul_(grad_loss), None, None, None, None, None
 
 
 def _loss_and_gradients(
-    hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int, dtype: torch.dtype
+    hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int, dtype: torch.dtype, compiled: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean loss, and its gradients by ``hidden`` (R, D) and by ``weight`` (V, D).
 
     With e = softmax - onehot(target) of the rows h, the gradients are e W and e^T h.
     """
     n_rows, device = hidden.shape[0], hidden.device
-    matrix, states = weight.to(dtype), hidden.to(dtype)  # (V, D), (R, D)
+    states, matrix = hidden.to(dtype), _transposed(weight.to(dtype))  # (R, D), (D, V)
     grad_hidden = torch.empty(hidden.shape, dtype=torch.float32, device=device)  # (R, D)
     grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=device)  # (V, D)
     total = torch.zeros((), device=device)
-    is_float32 = dtype == torch.float32
-    piece, chunk = _rows_at_once(len(matrix), min(chunk_rows, n_rows), dtype, device)
-    logits_buffer, softmax_buffer = _softmax_buffers(piece, matrix)
-    # Once a piece has its probabilities, its errors can take the place of its logits.
-    errors_buffer = logits_buffer if piece == chunk else torch.empty(chunk, len(matrix), dtype=dtype, device=device)
+    piece, chunk = _rows_at_once(len(weight), min(chunk_rows, n_rows), dtype, device, compiled)
+    errors_buffer, probabilities = _buffers(chunk, matrix, piece)
     for first in range(0, n_rows, chunk):
         rows = slice(first, min(first + chunk, n_rows))
         for start in range(rows.start, rows.stop, piece):
             part = slice(start, min(start + piece, rows.stop))
             target = targets[part]  # (p,)
-            logits = torch.mm(states[part], matrix.T, out=logits_buffer[: len(target)])  # (p, V)
-            errors, losses = _softmax(logits, target, softmax_buffer[: len(target)])  # (p, V), (p,)
+            errors = torch.mm(states[part], matrix, out=errors_buffer[part.start - first : part.stop - first])  # (p, V)
+            if compiled:
+                losses = _compiled_softmax()(errors, target)  # (p,)
+            else:
+                found, losses = _softmax(errors, target, probabilities)  # (p, V), (p,)
+                if found is not errors:
+                    errors.copy_(found)
+            # The target's probability less one, from its loss: nothing is lost to rounding where it is almost 1.
+            errors[torch.arange(len(target), device=device), target] = torch.expm1(-losses).to(dtype)
             total += losses.sum()
-            errors[torch.arange(len(target), device=device), target] -= 1.0
-            if not is_float32:
-                errors = errors_buffer[part.start - first : part.stop - first].copy_(errors)
-            grad_hidden[part] = errors @ matrix
+            grad_hidden[part] = errors @ matrix.T
         of_chunk = errors_buffer[: rows.stop - first].T  # (V, r)
-        if is_float32:
+        if dtype == torch.float32:
             grad_weight.addmm_(of_chunk, states[rows])
         else:
             grad_weight += of_chunk @ states[rows]
     return total / n_rows, grad_hidden.div_(n_rows).to(hidden.dtype), grad_weight.div_(n_rows).to(weight.dtype)
 
 
-def _softmax_buffers(rows: int, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Room for logits in the products' type and for probabilities in float32, (rows, V) each; one if they are alike.
+def _transposed(weight: Tensor) -> Tensor:
+    """The weight (V, D) as the products for logits read it, (D, V).
+
+    Products in bf16 turn it in memory. So it is turned once and not again by each of them.
+    """
+    return weight.T if weight.dtype == torch.float32 else weight.T.contiguous()
+
+
+def _buffers(rows: int, matrix: Tensor, rows_of_softmax: int) -> tuple[Tensor, Tensor]:
+    """Room for logits (rows, V) in the products' type, and for probabilities in float32; one if they are alike.
 
     All pieces share it. Otherwise memory of this size would be mapped and cleared again for each.
     """
-    logits = torch.empty(rows, len(matrix), dtype=matrix.dtype, device=matrix.device)
-    return logits, logits if logits.dtype == torch.float32 else logits.to(torch.float32)
+    logits = torch.empty(rows, matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    if logits.dtype == torch.float32:
+        return logits, logits
+    return logits, torch.empty(rows_of_softmax, matrix.shape[1], device=matrix.device)
 
 
-def _softmax(logits: Tensor, target: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities (p, V) in float32, written into ``out``, which may be the logits (p, V); and losses (p,).
+def _softmax(logits: Tensor, target: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (p, V) in float32 and losses (p,).
 
-    The softmax passes over the logits once. Its denominator follows from the largest logit and its probability.
+    Args:
+        logits: (p, V). In float32 the probabilities take their place.
+        target: (p,).
+        room: For the probabilities otherwise, (p or more, V).
     """
     peak, of_target = logits.amax(1).float(), logits.gather(1, target[:, None])[:, 0].float()  # (p,)
-    probabilities = torch.softmax(logits, 1, dtype=torch.float32, out=out)
+    if logits.dtype == torch.float32:
+        probabilities = torch.softmax(logits, 1, out=logits)
+    else:
+        probabilities = room[: len(target)].copy_(logits)
+        torch.softmax(probabilities, 1, out=probabilities)
     # In this order, because a common offset of the logits, however large, goes away exactly.
     return probabilities, (peak - of_target) - probabilities.amax(1).log()
 
 
-def _rows_at_once(vocab_rows: int, chunk_rows: int, dtype: torch.dtype, device: torch.device) -> tuple[int, int]:
+@cache
+def _compiled_softmax() -> Callable[[Tensor, Tensor], Tensor]:
+    return torch.compile(_softmax_in_place, dynamic=False)
+
+
+def _softmax_in_place(logits: Tensor, target: Tensor) -> Tensor:
+    """Turn logits (p, V) into probabilities. Returns losses (p,) in float32."""
+    log_p = torch.log_softmax(logits.float(), 1)  # computed twice rather than kept, once the compiler has it
+    losses = -log_p.gather(1, target[:, None])[:, 0]
+    logits.copy_(log_p.exp())
+    return losses
+
+
+def _rows_at_once(
+    vocab_rows: int, chunk_rows: int, dtype: torch.dtype, device: torch.device, compiled: bool
+) -> tuple[int, int]:
     """Rows of a softmax, and rows of a product for the gradient of the weight.
 
     On a CPU the softmax reads what is still in cache, while a product in bf16 costs a pass over the gradient in
@@ -151,8 +191,9 @@ def _rows_at_once(vocab_rows: int, chunk_rows: int, dtype: torch.dtype, device: 
     """
     if device.type != "cpu":
         return max(1, chunk_rows), max(1, chunk_rows)
-    is_float32 = dtype == torch.float32  # then probabilities take the place of logits
-    piece = max(1, min(chunk_rows, _CACHE_BYTES // (vocab_rows * (4 if is_float32 else 8))))
+    is_float32 = dtype == torch.float32  # then probabilities take the place of logits, as they do once compiled
+    bytes_each = 4 if is_float32 else 2 if compiled else 8
+    piece = max(1, min(chunk_rows, _CACHE_BYTES // (vocab_rows * bytes_each)))
     return piece, piece if is_float32 else chunk_rows
 
 

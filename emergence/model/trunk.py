@@ -17,14 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emergence.errors import UsageError
-from emergence.model.cpu_kernels import rms_norm, squared_relu
+from emergence.model.cpu_kernels import causal_attention, rms_norm, squared_relu
 from emergence.spec.config import ModelConfig
 
 ROTARY_BASE = 10_000.0
 EMBEDDING_STD = 0.02
 NORM_EPSILON = 1e-6
-#: Shorter sequences attend in float32 on a CPU (see :func:`attend`).
-BF16_ATTENTION_TOKENS = 512
 
 
 def build_trunk(config: ModelConfig, vocab_rows: int, *, seed: int, init: str | None = None) -> Trunk:
@@ -202,19 +200,11 @@ class Attention(nn.Module):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention of queries, keys and values, (B, T, H, K) each and of the result.
-
-    On a CPU PyTorch's fused kernel takes five to eight times as long backward in bf16 as in float32 for 20 to 40
-    tokens, and as long for 512. So short sequences attend in float32 there.
-    """
+    """Causal attention of queries, keys and values, (B, T, H, K) each and of the result."""
     # Under autocast the norms return float32, but the fused kernels want one type.
-    kind = value.dtype
-    if kind == torch.bfloat16 and value.device.type == "cpu" and value.shape[1] < BF16_ATTENTION_TOKENS:
-        kind = torch.float32
-    query, key, value = (heads.transpose(1, 2).to(kind) for heads in (query, key, value))  # (B, H, T, K) each
+    heads = (x.transpose(1, 2).to(value.dtype) for x in (query, key, value))  # (B, H, T, K) each
     with torch.autocast(value.device.type, enabled=False):
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, T, K)
-    return mixed.transpose(1, 2)
+        return causal_attention(*heads).transpose(1, 2)
 
 
 class MLP(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emergence.model.cpu_kernels import rms_norm, squared_relu
+from emergence.model.cpu_kernels import causal_attention, rms_norm, squared_relu
 from emergence.model.trunk import rotate, rotation_table
 
 EPSILON = 1e-6
@@ -50,6 +50,35 @@ def test_rms_norm_of_a_strided_view_and_of_zeros() -> None:
     torch.testing.assert_close(view, plain, rtol=1e-4, atol=1e-4)
     zeros = values_and_gradients(lambda x, g: rms_norm(x, g, EPSILON), torch.zeros(2, 8, requires_grad=True), gain)
     assert all(bool(found.isfinite().all()) for found in zeros)
+
+
+def library_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 300])
+def test_attention_in_bf16_has_the_librarys_values_and_gradients_closer_to_the_exact_ones(tokens: int) -> None:
+    """Because its backward pass is in float32, which is also why it is fast."""
+    inputs = [draw(2, tokens, 3, 16, seed=n).detach().bfloat16().transpose(1, 2).requires_grad_() for n in range(3)]
+    exact = values_and_gradients(library_attention, *(x.detach().double().requires_grad_() for x in inputs))
+    library, found = (values_and_gradients(function, *inputs) for function in (library_attention, causal_attention))
+    assert torch.equal(found[0], library[0])
+
+    def distances(of: list[Tensor]) -> list[float]:
+        return [float((x.double() - wanted).norm()) for x, wanted in zip(of[1:], exact[1:], strict=True)]
+
+    assert all(x.dtype == torch.bfloat16 for x in found)
+    if tokens > 1:  # one token attends to itself whatever it asks
+        assert all(ours < 0.9 * theirs for ours, theirs in zip(distances(found), distances(library), strict=True))
+
+
+def test_attention_in_float32_and_without_gradients_is_the_librarys() -> None:
+    inputs = [draw(2, 3, 20, 16, seed=n) for n in range(3)]
+    ours, theirs = (values_and_gradients(function, *inputs) for function in (causal_attention, library_attention))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    with torch.no_grad():
+        rough = [x.bfloat16() for x in inputs]
+        assert torch.equal(causal_attention(*rough), library_attention(*rough))
 
 
 def test_squared_relu_has_the_values_and_gradients_of_the_plain_form() -> None:

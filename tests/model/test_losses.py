@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emergence.model import linear_cross_entropy, span_cross_entropy, token_losses
+from emergence.model import linear_cross_entropy, losses, span_cross_entropy, token_losses
 
 R, D, V = 37, 12, 50
+IGNORED = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 
 
 def problem(scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,14 +27,16 @@ def problem(scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("chunk_rows", [1, 10, 37, 512])
 @pytest.mark.parametrize("scale", [1.0, 100.0])  # 100: probabilities that underflow
 @pytest.mark.parametrize("in_cache", [1, 4, 10**6])  # rows
+@pytest.mark.parametrize("compiled", [False, True])
 def test_loss_and_gradients_equal_the_plain_ones(
-    chunk_rows: int, scale: float, in_cache: int, monkeypatch: pytest.MonkeyPatch
+    chunk_rows: int, scale: float, in_cache: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("emergence.model.losses._CACHE_BYTES", 4 * V * in_cache)
+    monkeypatch.setattr(torch, "compile", lambda function, **_options: function)
     hidden, weight, targets = problem(scale)
     plain = F.cross_entropy(hidden @ weight.T, targets)
     expected = torch.autograd.grad(3 * plain, (hidden, weight))
-    fused = linear_cross_entropy(hidden, weight, targets, chunk_rows)
+    fused = linear_cross_entropy(hidden, weight, targets, chunk_rows, compiled)
     found = torch.autograd.grad(3 * fused, (hidden, weight))
     torch.testing.assert_close(fused, plain)
     for ours, theirs in zip(found, expected, strict=True):
@@ -57,13 +61,18 @@ def test_no_row_has_no_loss_and_pieces_change_none(in_cache: int, monkeypatch: p
 
 
 @pytest.mark.parametrize("in_cache", [3, 10**6])  # rows, of bf16 whose weight gradient takes several such pieces
-def test_bf16_autocast_is_close_to_float32(in_cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiled", [False, "in name only", pytest.param(True, marks=[pytest.mark.slow, IGNORED])])
+def test_bf16_autocast_is_close_to_float32(
+    in_cache: int, compiled: bool | str, monkeypatch: pytest.MonkeyPatch, nothing_is_unpickled: list[str]
+) -> None:
     monkeypatch.setattr("emergence.model.losses._CACHE_BYTES", 8 * V * in_cache)
+    if compiled == "in name only":
+        monkeypatch.setattr(torch, "compile", lambda function, **_options: function)
     hidden, weight, targets = problem()
     exact = linear_cross_entropy(hidden, weight, targets, 10)
     expected = torch.autograd.grad(exact, (hidden, weight))
     with torch.autocast("cpu", torch.bfloat16):
-        rough = linear_cross_entropy(hidden, weight, targets, 10)
+        rough = linear_cross_entropy(hidden, weight, targets, 10, bool(compiled))
         by_row = token_losses(hidden, weight, targets, 10)
     found = torch.autograd.grad(rough, (hidden, weight))
     assert rough.dtype == torch.float32
@@ -73,6 +82,31 @@ def test_bf16_autocast_is_close_to_float32(in_cache: int, monkeypatch: pytest.Mo
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == torch.float32
         assert float((ours - theirs).norm() / theirs.norm()) < 0.02
+    nothing_is_unpickled.clear()  # what the compiler keeps for itself
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew() -> Iterator[None]:
+    """A test that changes the compiler keeps it to itself."""
+    losses._compiled_softmax.cache_clear()
+    yield
+    losses._compiled_softmax.cache_clear()
+
+
+def test_what_is_compiled_reads_the_logits_in_place_and_in_the_largest_pieces() -> None:
+    cpu = torch.device("cpu")
+    eager, compiled = (losses._rows_at_once(16_384, 512, torch.bfloat16, cpu, on) for on in (False, True))
+    assert eager == (128, 512) and compiled == (512, 512)
+    assert losses._rows_at_once(16_384, 4096, torch.float32, cpu, False) == (256, 256)
+
+
+def test_a_certain_prediction_has_its_small_error_in_bf16() -> None:
+    """Its probability rounds to 1 in bf16, its error must not round to 0."""
+    hidden, weight = torch.ones(1, 1, requires_grad=True), torch.tensor([[8.0], [0.0]], requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, torch.tensor([0]))
+    (grad,) = torch.autograd.grad(loss, weight)
+    assert float(grad[0]) == pytest.approx(-1 / (1 + math.exp(8)), rel=0.01)
 
 
 def test_a_common_offset_of_the_logits_goes_away() -> None:

@@ -135,25 +135,6 @@ def test_bf16_autocast_stays_close() -> None:
     assert ((rough.float() - trunk(ids)).norm() / trunk(ids).norm()).item() < 0.03
 
 
-@pytest.mark.parametrize(("tokens", "kind"), [(40, torch.float32), (512, torch.bfloat16)])
-def test_short_sequences_attend_in_float32_on_a_cpu(
-    tokens: int, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In bf16 the backward pass of PyTorch's kernel was half of a finetuning's time at 40 tokens."""
-    seen, kernel = [], F.scaled_dot_product_attention
-
-    def watched(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **more: Any) -> torch.Tensor:
-        seen.append({query.dtype, key.dtype, value.dtype})
-        return kernel(query, key, value, **more)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
-    ids = some_ids(1, tokens)
-    trunk = small_trunk(sequence_length=512)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        trunk(ids)
-    assert seen and all(kinds == {kind} for kinds in seen)
-
-
 def test_building_a_trunk_does_not_import_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch draws normal numbers on the meta device through its compiler, whose import takes a second."""
     monkeypatch.setattr(torch.nn.init, "normal_", lambda *_, **__: pytest.fail("drawn by torch"))
