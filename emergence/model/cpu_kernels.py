@@ -3,7 +3,7 @@
 PyTorch has no fused CPU kernel for the first two. Composed of single operations they pass over memory a dozen times an
 update, which at small widths takes longer than the matrix products. Here each needs three or four passes, and the
 results are those of the plain forms to rounding. The plain forms still serve compiled code, which fuses them, GPUs,
-which have kernels, and other types. Of attention it has a kernel that is slow backward in bf16.
+which have kernels, and other types. Attention has a kernel, slow backward in bf16.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def rms_norm(states: Tensor, gain: Tensor, epsilon: float) -> Tensor:
         epsilon: Keeps a state of zeros finite.
     """
     if _by_hand(states):
-        return _RMSNorm.apply(states, gain, epsilon)
+        return _RMSNorm.apply(states.float(), gain, epsilon).to(states.dtype)
     return F.rms_norm(states, gain.shape, gain.to(states.dtype), epsilon)
 
 
@@ -43,7 +43,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _by_hand(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+    types = (torch.float32, torch.bfloat16)
+    return x.device.type == "cpu" and x.dtype in types and not torch.compiler.is_compiling()
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -52,6 +52,19 @@ def test_rms_norm_of_a_strided_view_and_of_zeros() -> None:
     assert all(bool(found.isfinite().all()) for found in zeros)
 
 
+def test_inputs_in_bf16_are_taken_by_hand_too() -> None:
+    """The norm is computed in float32, as PyTorch's is, and the squared ReLU is PyTorch's to the bit."""
+    states, gain, inner = draw(3, 5, 8).bfloat16().detach().requires_grad_(), draw(8, seed=1), draw(7, 9).bfloat16()
+    assert rms_norm(states, gain, EPSILON).grad_fn.next_functions[0][0].name() == "_RMSNormBackward"  # type: ignore[union-attr]
+    norm = values_and_gradients(lambda x, g: rms_norm(x, g, EPSILON), states, gain)
+    plain = values_and_gradients(lambda x, g: F.rms_norm(x, (8,), g.to(x.dtype), EPSILON), states, gain)
+    for found, wanted in zip(norm, plain, strict=True):
+        assert found.dtype == wanted.dtype and float((found - wanted).norm() / wanted.norm()) < 0.01
+    squared = values_and_gradients(squared_relu, inner)
+    for found, wanted in zip(squared, values_and_gradients(lambda x: F.relu(x).square(), inner), strict=True):
+        assert found.dtype == torch.bfloat16 and torch.equal(found, wanted)
+
+
 def library_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value, is_causal=True)
 
