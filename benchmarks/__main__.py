@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     bench = Bench(
         repeats=options.repeats, device=device, text=options.text, questions=options.questions, toy=options.toy
     )
-    about = {
+    about: dict[str, Any] = {
         "machine": machine(device),
         "versions": versions(),
         "precision": best_precision(device),
@@ -73,7 +74,8 @@ def _run(options: argparse.Namespace) -> int:
             continue
         content = result.to_dict(about)
         given = options.json if len(rows) == 1 else None  # a file for one row, a folder for several
-        save(content, given or options.results / f"{name}_{device.type}_{content['date']}.json")
+        kind = about["machine"]["kind"].replace(" ", "-")
+        save(content, given or options.results / f"{name}_{kind}_{content['date']}.json")
     return 0
 
 

@@ -23,6 +23,7 @@ ROWS: dict[str, tuple[str, tuple[object, ...]]] = {
     "bits-per-byte": ("bits_per_byte", ()),
     "tokenise": ("tokenise", ()),
     "answers": ("answers", ()),
+    "jobs": ("jobs", ()),
     "start-up": ("start_up", ()),
     "restart": ("restart", ()),
     "sizes": ("sizes", ()),
