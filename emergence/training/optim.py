@@ -23,7 +23,9 @@ from emergence.training.precision import has_fast_bf16
 #: Coefficients of the quintic Newton-Schulz iteration and their number of steps (Jordan et al. 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
-ADAMW_BETAS = (0.9, 0.95)
+#: Muon's momentum where it warms up from (Jordan et al. 2024, the records of modded-nanogpt).
+FIRST_MOMENTUM = 0.85
+ADAMW_BETA2 = 0.95
 
 
 class Muon(torch.optim.Optimizer):
@@ -37,36 +39,64 @@ class Muon(torch.optim.Optimizer):
         lr: Learning rate.
         momentum: Share of the old momentum that is kept.
         weight_decay: Share of a weight that an update takes away, in units of ``lr``.
+        warmup: Updates over which the momentum rises in a line to ``momentum``, from 0.85 or what is less. Early
+            gradients are soon out of date. 0: it never changes.
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        warmup: int = 0,
     ) -> None:
-        super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(
+            list(params),
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "warmup": warmup, "updates": 0},
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take in what was saved, by versions too that knew no warm-up."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("warmup", 0)
+            group.setdefault("updates", 0)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
+            momentum = momentum_after(group["updates"], group["momentum"], group["warmup"])
+            group["updates"] += 1
             by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
                     by_shape[weight.shape].append(weight)
             for shape, weights in by_shape.items():
-                updates = orthogonalise(torch.stack([self._momentum(weight, group) for weight in weights]))
+                means = [self._mean_gradient(weight, momentum) for weight in weights]
+                updates = orthogonalise(torch.stack(means))
                 lr = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
                 for weight, update in zip(weights, updates, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
                     weight.add_(update, alpha=-lr)
 
-    def _momentum(self, weight: nn.Parameter, group: dict[str, Any]) -> Tensor:
+    def _mean_gradient(self, weight: nn.Parameter, momentum: float) -> Tensor:
         """Nesterov momentum (A, B), after taking in the gradient."""
         state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         assert weight.grad is not None
-        state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
-        return weight.grad.lerp(state["momentum_buffer"], group["momentum"])
+        state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
+        return weight.grad.lerp(state["momentum_buffer"], momentum)
+
+
+def momentum_after(updates: int, momentum: float, warmup: int) -> float:
+    """Muon's momentum for the update after so many."""
+    if updates >= warmup:
+        return momentum
+    first = min(FIRST_MOMENTUM, momentum)
+    return first + (momentum - first) * updates / warmup
 
 
 def orthogonalise(matrices: Tensor, epsilon: float = 1e-7) -> Tensor:
@@ -127,13 +157,20 @@ def build_optimizers(trunk: Trunk, config: PretrainConfig) -> Optimizers:
         {"params": [weight for weight in rest if weight.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [weight for weight in rest if weight.ndim < 2], "weight_decay": 0.0},
     ]
+    betas = (config.adamw_beta1, ADAMW_BETA2)
     adamw = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.adamw_lr, betas=ADAMW_BETAS, fused=True
+        [group for group in groups if group["params"]], lr=config.adamw_lr, betas=betas, fused=True
     )
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if muon:
         optimizers.append(
-            Muon(muon, lr=config.muon_lr, momentum=config.muon_momentum, weight_decay=config.weight_decay)
+            Muon(
+                muon,
+                lr=config.muon_lr,
+                momentum=config.muon_momentum,
+                weight_decay=config.weight_decay,
+                warmup=config.muon_momentum_warmup,
+            )
         )
     return Optimizers(optimizers)
 

@@ -9,7 +9,7 @@ import torch
 
 from emergence.model import build_trunk
 from emergence.spec.config import ModelConfig, PretrainConfig
-from emergence.training.optim import Muon, Optimizers, build_optimizers, orthogonalise
+from emergence.training.optim import Muon, Optimizers, build_optimizers, momentum_after, orthogonalise
 
 SHAPES = [(16, 16), (16, 16), (64, 16), (16, 64)]
 
@@ -61,10 +61,11 @@ def test_muon_iterates_in_fp32_where_bf16_is_emulated(monkeypatch: pytest.Monkey
     assert as_bf16 == [False, True]
 
 
-def make(optimizer: str) -> tuple[torch.nn.Module, Optimizers]:
+def make(optimizer: str, **more: float) -> tuple[torch.nn.Module, Optimizers]:
     model = ModelConfig(n_layers=2, hidden_size=16, n_heads=2, sequence_length=16)
     trunk = build_trunk(model, 320, seed=0, init="normal")
-    config = PretrainConfig(samples_per_epoch=10, batch_size=2, optimizer=optimizer, weight_decay=0.5)  # type: ignore[arg-type]
+    settings = {"weight_decay": 0.5, **more}
+    config = PretrainConfig(samples_per_epoch=10, batch_size=2, optimizer=optimizer, **settings)  # type: ignore[arg-type]
     return trunk, build_optimizers(trunk, config)
 
 
@@ -83,6 +84,58 @@ def test_every_weight_moves_and_only_matrices_decay(kind: str) -> None:
         weight.grad = torch.ones_like(weight)
     optimizers.step()
     assert not any(torch.equal(before[name], weight) for name, weight in trunk.named_parameters())
+
+
+def test_muons_momentum_warms_up_in_a_line_and_goes_on_where_it_was() -> None:
+    assert [momentum_after(n, 0.95, 10) for n in (0, 5, 10, 99)] == pytest.approx([0.85, 0.9, 0.95, 0.95])
+    assert momentum_after(0, 0.95, 0) == 0.95 and momentum_after(0, 0.5, 10) == momentum_after(5, 0.5, 10) == 0.5
+
+    def train(weights: list[torch.nn.Parameter], optimizer: Muon, seeds: range) -> None:
+        for seed in seeds:
+            set_gradients(weights, seed)
+            optimizer.step()
+
+    whole, stopped, resumed = matrices(), matrices(), matrices()
+    warming, half, rest = (Muon(weights, lr=0.02, warmup=6) for weights in (whole, stopped, resumed))
+    train(whole, warming, range(5))
+    train(stopped, half, range(2))
+    for weight, so_far in zip(resumed, stopped, strict=True):
+        weight.data.copy_(so_far.data)
+    rest.load_state_dict(copy.deepcopy(half.state_dict()))
+    train(resumed, rest, range(2, 5))
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    unlike = matrices()
+    train(unlike, Muon(unlike, lr=0.02), range(5))
+    assert not torch.equal(unlike[0], whole[0])
+
+
+def test_muon_goes_on_from_what_a_version_without_warm_up_saved() -> None:
+    weights, others = matrices(), matrices()
+    optimizer, other = Muon(weights, lr=0.02), Muon(others, lr=0.02)
+    set_gradients(weights, 0)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    for key in ("warmup", "updates"):
+        del saved["param_groups"][0][key]
+    other.load_state_dict(saved)
+    set_gradients(others, 1)
+    other.step()
+    assert other.param_groups[0]["updates"] == 1
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.5])
+def test_adamw_forgets_its_mean_gradient_as_fast_as_configured(beta: float) -> None:
+    """One gradient, then none: how much of the first step is the second?"""
+    trunk, optimizers = make("muon", adamw_beta1=beta, weight_decay=0.0)
+    table, moved = trunk.get_parameter("embedding.weight"), []
+    for value in (1.0, 0.0):
+        before = table.detach().clone()
+        for weight in trunk.parameters():
+            weight.grad = torch.full_like(weight, value)
+        optimizers.step()
+        moved.append(float((table.detach() - before).abs().mean()))
+    # The corrected means are b / (1 + b) of the gradient and 0.95 / 1.95 of its square.
+    assert moved[1] / moved[0] == pytest.approx(beta / (1 + beta) / (0.95 / 1.95) ** 0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
