@@ -187,7 +187,7 @@ class Parties:
 
 def run(bench: Bench, size: str) -> RowResult:
     """Time to the peer's loss at one size."""
-    parties = _parties(bench, size)
+    parties = parties_of(bench, size)
     text, model, precision, device = parties.text, parties.model, parties.precision, bench.device
     best, swept = parties.best_peer()
     peers = {seed: swept[best] if seed == SEEDS[0] else parties.peer(best, text.updates, seed) for seed in SEEDS}
@@ -245,7 +245,8 @@ def run(bench: Bench, size: str) -> RowResult:
     )
 
 
-def _parties(bench: Bench, size: str) -> Parties:
+def parties_of(bench: Bench, size: str) -> Parties:
+    """Both sides of a named size, on the bench's text."""
     config = load_config(size)
     model, vocab, length, updates = config.model, VOCAB_ROWS, LENGTH, PASS
     if bench.toy:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy.stats import linregress
 
 from benchmarks import __main__ as command
+from benchmarks import recipe as changes
 from benchmarks.marks import against_float32, kind_of, kind_of_result
 from benchmarks.materials import Bench
 from benchmarks.measure import interleaved, ratio
@@ -26,7 +27,7 @@ from benchmarks.rows.cka import drifting, feature_form
 from benchmarks.rows.information_cost import by_heart
 from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Setting, Text, draw
 from benchmarks.scaling import exponent
-from benchmarks.table import page
+from benchmarks.table import page, page_of, recipe
 from emergence.measures.cka import cka_matrix
 
 #: Rows whose toy size takes a second; the others start processes or import much.
@@ -262,7 +263,21 @@ def test_a_toy_does_not_take_the_place_of_a_measurement(
 
 
 def test_the_page_in_the_repository_is_made_of_its_results() -> None:
-    assert (command.DOCS / "speed.md").read_text(encoding="utf-8") == page(load_newest(command.RESULTS))
+    assert (command.DOCS / "speed.md").read_text(encoding="utf-8") == page_of(command.RESULTS)[0]
+
+
+def test_changes_of_the_recipe_are_told_against_the_recipe_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert changes.main(["tiny:2", "--toy", "--json", str(tmp_path / "recipe.json")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(changes.CHANGES)
+    found = json.loads((tmp_path / "recipe.json").read_text())
+    assert {one["change"] for one in found["runs"]} == changes.CHANGES.keys()
+    assert len({one["loss"] for one in found["runs"]}) > 1
+    runs = [("tiny", "old", 6.5), ("tiny", "new", 6.25), ("small", "old", 6.0)]
+    found["runs"] = [{"size": s, "updates": 8, "change": change, "loss": loss} for s, change, loss in runs]
+    text = recipe(found)
+    assert "| old | 6.500 | 6.000 |" in text and "| new | 6.250 (-0.250) |  |" in text
 
 
 def test_the_command_writes_json_and_the_table(
