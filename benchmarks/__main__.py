@@ -6,13 +6,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.materials import Bench
 from benchmarks.measure import best_precision, machine, versions
-from benchmarks.report import load_newest, save
+from benchmarks.report import file_name, load_newest, save
 from benchmarks.rows import ROWS, run_row
 from emergence.errors import EmergenceError, UsageError
 from emergence.training.precision import select_device
@@ -51,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
     bench = Bench(
         repeats=options.repeats, device=device, text=options.text, questions=options.questions, toy=options.toy
     )
-    about: dict[str, Any] = {
+    about = {
         "machine": machine(device),
         "versions": versions(),
         "precision": best_precision(device),
@@ -74,8 +73,7 @@ def _run(options: argparse.Namespace) -> int:
             continue
         content = result.to_dict(about)
         given = options.json if len(rows) == 1 else None  # a file for one row, a folder for several
-        kind = about["machine"]["kind"].replace(" ", "-")
-        save(content, given or options.results / f"{name}_{kind}_{content['date']}.json")
+        save(content, given or options.results / file_name(content))
     return 0
 
 

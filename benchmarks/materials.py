@@ -30,7 +30,7 @@ class Bench:
         text: A text file or folder; None for the micro-world.
         questions: A file or folder of questions; None for the micro-world.
         toy: Sizes that take a second, to test the code and measure nothing.
-        cache: Where streams and tokenizers are kept.
+        cache: Where streams, tokenizers and the curves of slow peers are kept.
     """
 
     repeats: int = 5

@@ -14,7 +14,7 @@ from emergence.model import SpanHead, Trunk, build_trunk, span_cross_entropy
 from emergence.spec.config import ModelConfig, PretrainConfig, load_config
 from emergence.training.context import Context
 from emergence.training.execution import Forward, choose_micro_batch, step_loss
-from emergence.training.optim import Optimizers, build_optimizers
+from emergence.training.optim import Optimizers, build_optimizers, clip_gradients
 
 #: What the table is measured at: (blocks, width, heads).
 SHAPES = {"2x128": (2, 128, 4), "4x256": (4, 256, 8)}
@@ -50,9 +50,7 @@ class Pretraining:
         for part in ids.split(self.micro_batch):
             loss = step_loss(self.forward, self.trunk, part, self.settings.loss_chunk_rows, self.precision)
             (loss * (len(part) / len(ids))).backward()
-        weights = [weight for weight in self.trunk.parameters() if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-        torch.nn.utils.clip_grads_with_norm_(weights, self.settings.grad_clip, norm)
+        clip_gradients(self.trunk.parameters(), self.settings.grad_clip)
         self.optimizers.step()
         self.optimizers.zero_grad()
 

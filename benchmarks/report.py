@@ -80,7 +80,7 @@ class RowResult:
         """Plain JSON types, with machine, versions and precision added."""
         out = asdict(self)
         out["comparisons"] = [{**asdict(c), "met": c.met} for c in self.comparisons]
-        return {**out, "date": datetime.now(UTC).strftime("%Y-%m-%d"), **measured_on}
+        return {**out, "date": today(), **measured_on}
 
     def text(self) -> str:
         """For the terminal."""
@@ -101,6 +101,16 @@ def number(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
+
+
+def today() -> str:
+    """The date of a result, UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%d")
+
+
+def file_name(result: Mapping[str, Any]) -> str:
+    """Of a row's JSON: a kind of machine has one a day."""
+    return f"{result['row']}_{kind_of_result(result).replace(' ', '-')}_{result['date']}.json"
 
 
 def save(result: Mapping[str, Any], file: Path) -> None:

@@ -15,6 +15,7 @@ from benchmarks.drawing import saved_canvas
 from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import Work, best_precision, interleaved
 from benchmarks.ours import Finetuning, Pretraining, model_config
+from benchmarks.report import today
 from benchmarks.rows.cka import drifting
 from benchmarks.rows.pretrain import batches
 from benchmarks.rows.probe import fit
@@ -33,13 +34,7 @@ def measure_scaling(bench: Bench) -> dict[str, Any]:
     """CPU seconds at several sizes of every cost; each size once a round."""
     curves = [_tokens, _parameters, _finetune_examples, _probe_examples, _cka_items, _text]
     found = [make(bench) for make in curves]
-    return {"row": "scaling", "curves": [cost_curve(bench, *parts) for parts in found], "date": _today()}
-
-
-def _today() -> str:
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC).strftime("%Y-%m-%d")
+    return {"row": "scaling", "curves": [cost_curve(bench, *parts) for parts in found], "date": today()}
 
 
 def cost_curve(bench: Bench, cost: str, grows_with: str, pieces: dict[float, Callable[[], object]]) -> dict[str, Any]:

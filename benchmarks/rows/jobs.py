@@ -1,4 +1,4 @@
-"""How much sooner a sweep is done with two jobs on two cores: seconds by the clock, one thread a job."""
+"""How much sooner a sweep is done with two jobs (``--jobs 2``): seconds by the clock, one thread a job."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.materials import Bench
 from benchmarks.measure import ratio
 from benchmarks.report import Comparison, Figure, RowResult
+from emergence.errors import EmergenceError
 from emergence.sweep.local import THREAD_VARIABLES
 
 MARK = 1.8
@@ -27,7 +28,7 @@ def run(bench: Bench) -> RowResult:
             found.append(swept(jobs, TOY_CELLS if bench.toy else CELLS))
     return RowResult(
         row="jobs",
-        title="a sweep of small runs, two at a time on two cores",
+        title=f"a sweep of small runs, two at a time on {os.cpu_count()} cores",
         figures=[Figure.of(f"sweep --jobs {jobs}", "s", found) for jobs, found in seconds.items()],
         comparisons=[Comparison("against one at a time", ratio(seconds[1], seconds[2]), MARK)],
         data="micro-world",
@@ -40,12 +41,14 @@ def swept(jobs: int, cells: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "emergence.cli", "sweep", "start", "matrix-debug", "--only", cells]
         begin = time.perf_counter()
-        subprocess.run(
+        done = subprocess.run(
             [*command, "--jobs", str(jobs), "--runs-dir", folder, "--yes"],
             cwd=Path(__file__).resolve().parents[2],
             env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        if done.returncode:
+            raise EmergenceError(f"sweep --jobs {jobs}: {done.stderr.strip().splitlines()[-1]}")
         return time.perf_counter() - begin

@@ -3,7 +3,7 @@
 PyTorch has no fused CPU kernel for the first two. Composed of single operations they pass over memory a dozen times an
 update, which at small widths takes longer than the matrix products. Here each needs three or four passes, and the
 results are those of the plain forms to rounding. The plain forms still serve compiled code, which fuses them, GPUs,
-which have kernels, and other types. Attention has a kernel, slow backward in bf16.
+which have kernels, and other types. Attention has a kernel, which is slow backward in bf16, compiled or not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def rms_norm(states: Tensor, gain: Tensor, epsilon: float) -> Tensor:
 
     Args:
         states: (..., D).
-        gain: (D,). It is used in the type of ``states``, because the GPU's kernel needs that.
+        gain: (D,). A GPU uses it in the type of ``states``, because its kernel needs that.
         epsilon: Keeps a state of zeros finite.
     """
     if _by_hand(states):
@@ -103,7 +103,7 @@ class _BF16Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        *states, log_sums = ctx.saved_tensors
+        *states, log_sums = ctx.saved_tensors  # four (B, H, T, K), and (B, H, T) in float32
         inputs = [x.float() for x in (grad, *states)]
         backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
         return tuple(x.to(grad.dtype) for x in backward(*inputs, log_sums, 0.0, True))

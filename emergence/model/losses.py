@@ -1,6 +1,7 @@
 """Losses: next-token cross-entropy without the (R, V) logits in memory, and span cross-entropy.
 
-Axes: R rows (tokens), V vocabulary rows, D hidden size, N questions, W words.
+Axes: R rows (tokens), r rows of a chunk, p rows of a piece, V vocabulary rows, D hidden size, N questions, W words,
+G golds of a question.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 NEVER = float("-inf")
-#: Logits and probabilities take at most so many bytes at a time on a CPU. Twice and half of it are slower.
+#: Logits and probabilities of a piece take at most so many bytes on a CPU. Twice and half of it are slower.
 _CACHE_BYTES = 2**24
 
 
@@ -106,7 +107,7 @@ def _loss_and_gradients(
     grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=device)  # (V, D)
     total = torch.zeros((), device=device)
     piece, chunk = _rows_at_once(len(weight), min(chunk_rows, n_rows), dtype, device, compiled)
-    errors_buffer, probabilities = _buffers(chunk, matrix, piece)
+    errors_buffer, probabilities = _buffers(chunk, matrix, 0 if compiled else piece)
     for first in range(0, n_rows, chunk):
         rows = slice(first, min(first + chunk, n_rows))
         for start in range(rows.start, rows.stop, piece):
@@ -170,6 +171,7 @@ def _softmax(logits: Tensor, target: Tensor, room: Tensor) -> tuple[Tensor, Tens
 
 @cache
 def _compiled_softmax() -> Callable[[Tensor, Tensor], Tensor]:
+    """The function below, compiled; once more for every number of rows and of tokens in the vocabulary."""
     return torch.compile(_softmax_in_place, dynamic=False)
 
 
@@ -191,7 +193,8 @@ def _rows_at_once(
     """
     if device.type != "cpu":
         return max(1, chunk_rows), max(1, chunk_rows)
-    is_float32 = dtype == torch.float32  # then probabilities take the place of logits, as they do once compiled
+    is_float32 = dtype == torch.float32
+    # Probabilities take the place of logits in float32 and once compiled. Otherwise there are both, and room to spare.
     bytes_each = 4 if is_float32 else 2 if compiled else 8
     piece = max(1, min(chunk_rows, _CACHE_BYTES // (vocab_rows * bytes_each)))
     return piece, piece if is_float32 else chunk_rows

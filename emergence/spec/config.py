@@ -2,7 +2,8 @@
 
 Every field (:mod:`emergence.spec.settings`) has a help text and limits. ``emergence config`` shows them, and the error
 about an impossible value names file, key and what is allowed. A *recipe* (``modern`` or ``gpt2``) supplies the defaults
-of architecture and optimiser that belong together. The file overrides them, and ``--set`` overrides the file.
+of architecture and optimiser that belong together. The file overrides them, and ``--set`` overrides the file. So does a
+recipe that ``--set`` asks for.
 """
 
 from __future__ import annotations
@@ -95,7 +96,19 @@ def load_config_file(path: Path, overrides: Iterable[str] = ()) -> ExperimentCon
         else:
             raw[key] = value
         origin[(section, key)] = f"--set {text}"
+    if ("", "recipe") in origin:
+        _give_way(raw, origin)
     return config_from_dict(raw, str(path), origin)
+
+
+def _give_way(raw: Mapping[str, Any], origin: Mapping[tuple[str, str], str]) -> None:
+    """Drop what a file sets for its own recipe and the recipe that was asked for in its place sets otherwise."""
+    for section, named in RECIPES.get(str(raw["recipe"]), {}).items():
+        table = raw.get(section)
+        if isinstance(table, dict):
+            for key in named.keys() & table.keys():
+                if (section, key) not in origin:
+                    del table[key]
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class PretrainConfig:
     )
     loss_chunk_rows: int = _setting("rows of the vocabulary head computed at a time", 512, low=16, high=2**20)
     precision: Literal["auto", "fp32", "bf16"] = _setting(
-        "auto: bf16 autocast where the hardware has bf16 matrix units", "auto"
+        "auto: bf16 autocast where the hardware has bf16 units", "auto"
     )
     compile: Literal["auto", "on", "off"] = _setting(
         "torch.compile the trunk; auto: on a GPU, and on CPU for long runs", "auto"
@@ -244,6 +244,13 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "qk_norm": False,
             "init": "normal",
         },
-        "pretrain": {"optimizer": "adamw", "adamw_lr": 1e-3, "weight_decay": 0.1, "schedule": "cosine"},
+        "pretrain": {
+            "optimizer": "adamw",
+            "adamw_lr": 1e-3,
+            "adamw_beta1": 0.9,
+            "muon_momentum_warmup": 0,
+            "weight_decay": 0.1,
+            "schedule": "cosine",
+        },
     },
 }

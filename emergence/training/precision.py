@@ -1,7 +1,7 @@
 """Where to run, and in which number format.
 
-With bf16 autocast, matrix products are two times (CPU with AMX or AVX512-BF16) to eight times (GPU) as fast. Hardware
-without bf16 units emulates it, several times slower than float32. So ``auto`` looks at the hardware.
+With bf16 autocast, matrix products are two to five times (CPU with AVX512-BF16 or AMX) to eight times (GPU) as fast.
+Hardware without bf16 units emulates it, several times slower than float32. So ``auto`` looks at the hardware.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,16 @@ from benchmarks.marks import against_float32, kind_of, kind_of_result
 from benchmarks.materials import Bench
 from benchmarks.measure import interleaved, ratio
 from benchmarks.mine_campaign import published
-from benchmarks.peers.gpt2 import PlainGPT2
+from benchmarks.peers.gpt2 import PlainGPT2, cosine, tuned_loss
 from benchmarks.peers.mine_published import WIDTHS
 from benchmarks.peers.padded import PaddedTrainer
-from benchmarks.report import Comparison, Figure, RowResult, load_newest, number
+from benchmarks.report import Comparison, Figure, RowResult, file_name, load_newest, number
 from benchmarks.rows import ROWS, run_row
 from benchmarks.rows.cka import drifting, feature_form
 from benchmarks.rows.information_cost import by_heart
-from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Setting, Text, draw
+from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Setting, Text, draw, parties_of
 from benchmarks.scaling import exponent
-from benchmarks.table import page, page_of, recipe
+from benchmarks.table import _recipe, page, page_of
 from emergence.measures.cka import cka_matrix
 
 #: Rows whose toy size takes a second; the others start processes or import much.
@@ -269,15 +270,45 @@ def test_the_page_in_the_repository_is_made_of_its_results() -> None:
 def test_changes_of_the_recipe_are_told_against_the_recipe_without_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert changes.main(["tiny:2", "--toy", "--json", str(tmp_path / "recipe.json")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(changes.CHANGES)
+    assert changes.main(["tiny:3", "--toy", "--json", str(tmp_path / "recipe.json")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
     found = json.loads((tmp_path / "recipe.json").read_text())
-    assert {one["change"] for one in found["runs"]} == changes.CHANGES.keys()
-    assert len({one["loss"] for one in found["runs"]}) > 1
+    assert len({one["loss"] for one in found["runs"]}) == len(found["runs"]) == 4
     runs = [("tiny", "old", 6.5), ("tiny", "new", 6.25), ("small", "old", 6.0)]
     found["runs"] = [{"size": s, "updates": 8, "change": change, "loss": loss} for s, change, loss in runs]
-    text = recipe(found)
+    text = _recipe(found)
     assert "| old | 6.500 | 6.000 |" in text and "| new | 6.250 (-0.250) |  |" in text
+
+
+@pytest.mark.parametrize("wrong", ["tiny", "tiny:x", "tiny:0", "nosuch:8"])
+def test_sizes_and_updates_of_the_recipe_are_refused_in_a_line(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        changes.main([wrong, "--toy"])
+    assert refused.value.code == 2 and "like tiny:80" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_result_is_named_by_row_kind_of_machine_and_date() -> None:
+    found = {"row": "memory", "date": "2026-11-26", "machine": {"kind": "bf16 tiles"}, "device": "cpu"}
+    assert file_name(found) == "memory_bf16-tiles_2026-11-26.json"
+    for file in command.RESULTS.glob("*_*.json"):
+        assert file.name == file_name(json.loads(file.read_text(encoding="utf-8")))
+
+
+def test_the_peers_curves_are_kept_by_what_they_depend_on(bench: Bench, tmp_path: Path) -> None:
+    parties = replace(parties_of(bench, "tiny"), kept=tmp_path / "curves")
+    first = parties.peer((1e-3, 0.1), 2, 0)
+    assert parties.peer((1e-3, 0.1), 2, 0) == first and len(list((tmp_path / "curves").iterdir())) == 1
+    others = [parties.peer((1e-3, 0.1), 2, 1), parties.peer((2e-3, 0.1), 2, 0), parties.peer((1e-3, 0.5), 2, 0)]
+    others.append(replace(parties, text=replace(parties.text, n_sequences=8)).peer((1e-3, 0.1), 2, 0))
+    assert len(list((tmp_path / "curves").iterdir())) == 5 and first not in others[:2]
+
+
+def test_the_peers_loss_and_schedule() -> None:
+    torch.manual_seed(0)
+    model, ids = PlainGPT2(50, 1, 16, 2, 8), torch.randint(0, 50, (2, 9))
+    torch.testing.assert_close(tuned_loss(model, ids, "fp32").detach(), model(ids).detach())
+    factor = cosine(100, 0.1)
+    assert [factor(step) for step in (0, 9, 10, 55, 100)] == pytest.approx([0.1, 1.0, 1.0, 0.55, 0.1])
 
 
 def test_the_command_writes_json_and_the_table(

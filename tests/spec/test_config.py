@@ -11,6 +11,7 @@ import pytest
 from emergence.errors import ConfigError
 from emergence.spec.config import (
     CONFIG_NAMES,
+    RECIPES,
     SECTIONS,
     config_from_dict,
     config_path,
@@ -100,6 +101,16 @@ def test_recipe_sets_defaults_that_single_values_still_override() -> None:
     gpt2 = load_config("tiny", ["recipe=gpt2", "model.activation=relu2"])
     assert (gpt2.model.positions, gpt2.model.norm, gpt2.model.activation) == ("learned", "layernorm", "relu2")
     assert gpt2.pretrain.optimizer == "adamw"
+
+
+@pytest.mark.parametrize("name", CONFIG_NAMES)
+def test_a_recipe_that_is_asked_for_is_the_same_at_every_size(name: str) -> None:
+    """What a file sets for its own recipe gives way; what is set beside the recipe does not."""
+    found = load_config(name, ["recipe=gpt2"]).to_dict()
+    for section, named in RECIPES["gpt2"].items():
+        assert {key: found[section][key] for key in named} == named
+    assert load_config(name, ["recipe=gpt2", "pretrain.adamw_beta1=0.5"]).pretrain.adamw_beta1 == 0.5
+    assert load_config(name, ["recipe=modern"]) == load_config(name)
 
 
 @pytest.mark.parametrize("text", ["name = [", "\x00", 'name = "x"', 'name = "x"\nrun_prefix = "../up"', "model = 3"])

@@ -88,6 +88,21 @@ def test_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not wants_compilation("auto", CPU, long)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_head_is_compiled_with_the_trunk_and_in_bf16_alone(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        seen.append(arguments[4])
+        return torch.zeros(())
+
+    monkeypatch.setattr(execution, "linear_cross_entropy", watched)
+    trunk, ids = build_trunk(MODEL, 64, seed=0), torch.zeros(1, 9, dtype=torch.int64)
+    for forward in (trunk, lambda inputs: trunk(inputs)):
+        execution.step_loss(forward, trunk, ids, 8, precision)
+    assert seen == [False, precision == "bf16"]
+
+
 def test_a_failing_compiler_means_training_uncompiled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -107,6 +107,8 @@ def test_muons_momentum_warms_up_in_a_line_and_goes_on_where_it_was() -> None:
     unlike = matrices()
     train(unlike, Muon(unlike, lr=0.02), range(5))
     assert not torch.equal(unlike[0], whole[0])
+    _, configured = make("muon", muon_momentum_warmup=7)
+    assert [state["param_groups"][0].get("warmup") for state in configured.state_dict()] == [None, 7]
 
 
 def test_muon_goes_on_from_what_a_version_without_warm_up_saved() -> None:
