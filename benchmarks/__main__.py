@@ -36,6 +36,11 @@ def _run(options: argparse.Namespace) -> int:
             raise UsageError(f"{path}: no such file or folder: check {flag}")
     if options.repeats < 1:
         raise UsageError(f"--repeats {options.repeats}: at least 1")
+    if len(options.what) > 1:
+        if alone := {"all", "table", "scaling", "figure"} & set(options.what):
+            raise UsageError(f"{min(alone)} stands alone: name it without others")
+        if options.json:
+            raise UsageError("--json FILE is for one row: --results DIR keeps several")
     if options.what == ["table"]:
         from benchmarks.table import write_table
 
@@ -72,8 +77,7 @@ def _run(options: argparse.Namespace) -> int:
             print("a toy is no measurement, so it is not kept: --json FILE keeps it", flush=True)
             continue
         content = result.to_dict(about)
-        given = options.json if len(rows) == 1 else None  # a file for one row, a folder for several
-        save(content, given or options.results / file_name(content))
+        save(content, options.json or options.results / file_name(content))
     return 0
 
 

@@ -21,7 +21,8 @@ from benchmarks.materials import Bench
 from benchmarks.measure import machine, versions
 from benchmarks.report import today
 from benchmarks.rows.time_to_loss import parties_of
-from emergence.files import write_json_atomic
+from emergence.errors import EmergenceError
+from emergence.files import may_write, write_json_atomic
 from emergence.spec.config import CONFIG_NAMES, PretrainConfig
 
 #: What docs/speed.md is made of.
@@ -66,12 +67,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--toy", action="store_true", help="sizes that only show that the code runs; nothing is kept")
     parser.add_argument("--json", type=Path, help="where the result goes (what docs/speed.md is made of)")
     options = parser.parse_args(arguments)
+    file = options.json or (None if options.toy else FILE)
     if options.text is not None and not options.text.exists():
         parser.error(f"{options.text}: no such file or folder: check --text")
+    if file and not may_write(file.parent):
+        parser.error(f"{file}: cannot be written there: check --json")
+    if options.seed < 0:
+        parser.error(f"--seed {options.seed}: 0 or more")
     torch.set_num_threads(1)
     bench = Bench(text=options.text, toy=options.toy)
-    found = measured(bench, options.runs, options.seed)
-    if file := options.json or (None if options.toy else FILE):
+    try:
+        found = measured(bench, options.runs, options.seed)
+    except EmergenceError as error:
+        parser.error(str(error))
+    if file:
         write_json_atomic(file, {**found, "machine": machine(bench.device), "versions": versions()})
     return 0
 

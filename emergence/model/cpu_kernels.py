@@ -24,7 +24,7 @@ def rms_norm(states: Tensor, gain: Tensor, epsilon: float) -> Tensor:
         epsilon: Keeps a state of zeros finite.
     """
     if _by_hand(states):
-        return _RMSNorm.apply(states.float(), gain, epsilon).to(states.dtype)
+        return _RMSNorm.apply(states.float(), gain.float(), epsilon).to(states.dtype)
     return F.rms_norm(states, gain.shape, gain.to(states.dtype), epsilon)
 
 
@@ -37,9 +37,15 @@ def squared_relu(inner: Tensor) -> Tensor:
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention of each position to those up to it; all (B, H, T, K) and of one type."""
-    if value.device.type == "cpu" and value.dtype == torch.bfloat16 and torch.is_grad_enabled():
+    if torch.is_grad_enabled() and all(map(_suits_bf16_attention, (query, key, value))):
         return _BF16Attention.apply(query, key, value)
     return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+def _suits_bf16_attention(heads: Tensor) -> bool:
+    """What the kernel takes for granted: some numbers, those of a head side by side."""
+    on_cpu = heads.device.type == "cpu" and heads.dtype == torch.bfloat16
+    return on_cpu and heads.numel() > 0 and heads.stride(-1) == 1
 
 
 def _by_hand(x: Tensor) -> bool:
@@ -65,8 +71,9 @@ class _RMSNorm(torch.autograd.Function):
         size = states.shape[-1]
         products = grad * states  # (..., D)
         rows = products.reshape(-1, size)  # (R, D)
-        grad_gain = (scale.reshape(1, -1) @ rows)[0]  # (D,)
-        inner = (rows @ gain).view(scale.shape)  # (..., 1)
+        with torch.autocast("cpu", enabled=False):  # also of a backward pass that is called under autocast
+            grad_gain = (scale.reshape(1, -1) @ rows)[0]  # (D,)
+            inner = (rows @ gain).view(scale.shape)  # (..., 1)
         pull = inner.mul_(scale).mul_(scale).div_(-size)  # (..., 1)
         grad_states = torch.mul(grad, gain, out=products).addcmul_(states, pull).mul_(scale)  # (..., D)
         return grad_states, grad_gain, None

@@ -58,7 +58,10 @@ class PretrainConfig:
     muon_lr: float = _setting("Muon's peak learning rate", 0.02, low=0.0, high=1e6)
     muon_momentum: float = _setting("Muon's momentum", 0.95, low=0.0, high=1.0)
     muon_momentum_warmup: int = _setting(
-        "updates over which Muon's momentum rises to muon_momentum, from 0.85 (0: none)", 0, low=0, high=10**9
+        "updates over which Muon's momentum rises to muon_momentum, from 0.85 or what is less (0: none)",
+        0,
+        low=0,
+        high=10**9,
     )
     adamw_lr: float = _setting("AdamW's peak learning rate", 6e-3, low=0.0, high=1e6)
     adamw_beta1: float = _setting("share of AdamW's old mean gradient that is kept", 0.9, low=0.0, high=0.999)

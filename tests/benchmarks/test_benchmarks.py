@@ -247,6 +247,8 @@ def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
         (["cka-128", "--toy", "--repeats", "0"], "--repeats 0: at least 1"),
         (["cka-128", "--toy", "--text", "/nowhere"], "check --text"),
         (["table", "--results", str(tmp_path)], "no results"),
+        (["cka-128", "table", "--toy"], "table stands alone"),
+        (["cka-128", "probe", "--toy", "--json", str(tmp_path / "x")], "--json FILE is for one row"),
         (["table", "--results", str(tmp_path / "foreign")], "x.json: no result of these benchmarks"),
     ):
         assert command.main(arguments) == 2
@@ -285,6 +287,12 @@ def test_sizes_and_updates_of_the_recipe_are_refused_in_a_line(wrong: str, capsy
     with pytest.raises(SystemExit) as refused:
         changes.main([wrong, "--toy"])
     assert refused.value.code == 2 and "like tiny:80" in capsys.readouterr().err.splitlines()[-1]
+    for more, told in (
+        (["--text", "/nowhere"], "check --text"), (["--seed", "-1"], "0 or more"), (["--json", "/no/x"], "check --json")
+    ):  # fmt: skip
+        with pytest.raises(SystemExit) as refused:
+            changes.main(["tiny:2", "--toy", *more])
+        assert refused.value.code == 2 and told in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_result_is_named_by_row_kind_of_machine_and_date() -> None:

@@ -94,6 +94,25 @@ def test_attention_in_float32_and_without_gradients_is_the_librarys() -> None:
         assert torch.equal(causal_attention(*rough), library_attention(*rough))
 
 
+def test_attention_of_heads_that_the_kernel_does_not_take_is_the_librarys() -> None:
+    """It would end the process on no tokens, and read other numbers of heads that are not side by side."""
+    empty = [torch.zeros(2, 3, 0, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    assert causal_attention(*empty).shape == (2, 3, 0, 16)
+    turned = [draw(2, 3, 16, 20, seed=n).detach().bfloat16().transpose(2, 3).requires_grad_() for n in range(3)]
+    ours, theirs = (values_and_gradients(function, *turned) for function in (causal_attention, library_attention))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_gain_in_bf16_and_a_backward_pass_under_autocast() -> None:
+    states, gain = draw(3, 5, 8), draw(8, seed=1)
+    rough = [states.detach().bfloat16().requires_grad_(), gain.detach().bfloat16().requires_grad_()]
+    found = values_and_gradients(lambda x, g: rms_norm(x, g, EPSILON), *rough)
+    assert [x.dtype for x in found] == [torch.bfloat16] * 3
+    plain = values_and_gradients(lambda x, g: rms_norm(x, g, EPSILON), states, gain)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(values_and_gradients(lambda x, g: rms_norm(x, g, EPSILON), states, gain), plain)
+
+
 def test_squared_relu_has_the_values_and_gradients_of_the_plain_form() -> None:
     inner = draw(5, 33)
     found = values_and_gradients(squared_relu, inner)

@@ -75,6 +75,8 @@ def test_every_setting_documents_itself() -> None:
         ("pretrain.micro_batch_size=3", ["micro_batch_size", "must divide"]),
         ("pretrain.warmup_fraction=0.9", ["warmup_fraction", "at most 1"]),
         ("recipe=gpt3", ["recipe", "modern, gpt2"]),
+        ("adamw_beta1=0.8", ["adamw_beta1", "did you mean pretrain.adamw_beta1?"]),
+        ("lr=1", ["did you mean finetune.lr or probe.lr?"]),
         ("nonsense.key=1", ["nonsense", "unknown key"]),
         ("epochs", ["SECTION.KEY=VALUE"]),
         ("epochs=3", ["epochs", "unknown key"]),
