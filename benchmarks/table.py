@@ -19,15 +19,14 @@ Made by `python -m benchmarks table` from `benchmarks/results/`; do not edit. On
 `python -m benchmarks ROW --text DIR --questions DIR` (on the built-in micro-world without these flags; seconds to
 minutes a row, an hour and more the times to a loss): ours and its peers in turn on one CPU thread, medians, CPU
 seconds per unit of work, so that other work on the machine falls on all alike. Ratios are medians over rounds of the
-ratio within a round. Two jobs against one are told by the clock.
+ratio within a round, those of the times to a loss medians over seeds. Two jobs against one are told by the clock.
 
 Marks are of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which multiply 4.5
 times as fast as float32 does (460 against 102 GFLOP/s, one thread). On another machine a mark against peers in float32
 shrinks as the gain of bf16 does there (2.3, or 1 without it); against the best-tuned peer, which does the same products
 in the same format, an update has to be no slower. Finetuning has to be 50 times as fast where bf16 gains 2 and more, 22
-times elsewhere, and the time to a loss a quarter of the peer's everywhere. The *limit* is
-what would be found if ours took no longer than its matrix products alone, at the speed of a large one in the same
-minute: nothing exact is faster.
+times elsewhere, and the time to a loss a quarter of the peer's everywhere. The *limit* is what would be found if ours
+took no longer than its matrix products alone, at the speed of a large one in the same minute: nothing exact is faster.
 """
 
 _PEERS = """
@@ -119,7 +118,8 @@ def _curves(rows: list[Mapping[str, Any]]) -> str:
     return (
         "\n## Loss against time\n\n"
         "![Held-out loss against seconds, ours and the best-tuned GPT-2](figures/time_to_loss.svg)\n\n"
-        "Three seeds each. Of ours the shortest runs are drawn that end at the loss that GPT-2 has after one pass."
+        "Three seeds each. Of ours the shortest runs are drawn that end at the loss that GPT-2 has after one pass. "
+        "Their losses are those of uncompiled runs, which differ from compiled ones in the last digits."
     )
 
 
