@@ -46,7 +46,9 @@ _RECIPE = """
 `configs/tiny.toml` and `configs/small.toml` have the third line's settings. They were chosen here, in short runs of one
 seed, on the held-out text on which the times to a loss are measured, as the peer's rate and warm-up are there. In runs
 of fewer than 300 updates the momentum stays below its 0.95. What the settings do in many thousand updates is not known.
-Half the batch lowered the loss, too (by 0.035 with 80 updates of tiny); it is the same on both sides here.
+Half the batch lowered the loss, too (by 0.035 with 80 updates of tiny); it is the same on both sides here. The peer's
+beta1 is 0.9, as GPT-2's commonly is, and not searched. With 0.8 it, too, ends lower after its pass (tiny, seed 0: 6.248
+for 6.296), which ours then reaches with 85 updates of 256 instead of 75: 4.5 times as fast instead of 5.1.
 """
 
 _CORRECT = """
