@@ -3,7 +3,7 @@
     python -m benchmarks.recipe tiny:80 small:64 --text DIR --json recipe.json
 
 Every change has the weights, batches and schedule of what it is compared with. One seed says little about a hundredth
-of a nat. The held-out text is that of the time to a loss, so what is chosen here is tuned on it, as the peer is there.
+of a nat. The held-out text is that of the time to a loss, so what is chosen here would be tuned on it, as the peer is.
 """
 
 from __future__ import annotations
