@@ -1,6 +1,6 @@
 """What settings of the optimisers do to held-out loss after equally many updates, on the text of the time to a loss.
 
-    python -m benchmarks.recipe tiny:80 small:64 --text DIR --json recipe.json
+    python -m benchmarks.recipe tiny:80 small:64 --text DIR
 
 Every change has the weights, batches and schedule of what it is compared with. One seed says little about a hundredth
 of a nat. The held-out text is that of the time to a loss, so what is chosen here would be tuned on it, as the peer is.

@@ -119,7 +119,7 @@ class Parties:
         held_out = self.text.held_out
         tokens = hashlib.sha256(held_out.cpu().numpy().tobytes()).hexdigest()
         about = [self.text.train.fingerprint, self.text.n_sequences, tokens, *held_out.shape, BATCH, POINTS,
-                 self.compiled, *shape, self.vocab, self.precision, held_out.device.type, *setting, updates, seed,
+                 self.compiled, *shape, self.vocab, self.precision, *setting, updates, seed,
                  torch.__version__, kind_of(held_out.device), *map(inspect.getsource, (gpt2, Text))]  # fmt: skip
         file = self.kept / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()}.json"
         if not file.is_file():

@@ -118,8 +118,7 @@ def _loss_and_gradients(
                 losses = _compiled_softmax()(errors, target)  # (p,)
             else:
                 found, losses = _softmax(errors, target, probabilities)  # (p, V), (p,)
-                if found is not errors:
-                    errors.copy_(found)
+                errors.copy_(found)  # nothing, where they are the same
             # The target's probability less one, from its loss: nothing is lost to rounding where it is almost 1.
             errors[torch.arange(len(target), device=device), target] = torch.expm1(-losses).to(dtype)
             total += losses.sum()
