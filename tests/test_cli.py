@@ -91,6 +91,21 @@ def test_what_few_need_is_not_imported_by_all(module: str, heavy: str) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
+def test_a_trunk_is_made_and_read_without_the_compiler() -> None:
+    """Which takes half a second and more; only optimisers need it."""
+    program = (
+        "import sys, torch\n"
+        "from emergence.model import BilinearProbe, SpanHead, build_trunk\n"
+        "from emergence.spec.config import load_config\n"
+        "trunk = build_trunk(load_config('debug').model, 448, seed=0)\n"
+        "states = trunk(torch.zeros(1, 3, dtype=torch.int64))\n"
+        "SpanHead(states.shape[-1])(states), BilinearProbe(states.shape[-1], 4)\n"
+        "heavy = {'torch._dynamo', 'sympy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 def test_plan_takes_what_run_takes() -> None:
     plain, careful = (call("plan", "--config-name", "debug", *more) for more in ((), ("--on-nan", "rewind")))
     assert plain == careful and plain[0] == 0

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from emergence.model.layers import EmptyLinear
+
 
 class SpanHead(nn.Module):
     """ONE linear layer, D -> 2, with 2 (D + 1) parameters: the logits of a span starting and of one ending at a word.
@@ -20,7 +22,7 @@ class SpanHead(nn.Module):
 
     def __init__(self, hidden_size: int, *, seed: int = 0) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden_size, 2, device="meta").to_empty(device="cpu")
+        self.linear = EmptyLinear(hidden_size, 2)
         with torch.no_grad():
             self.linear.weight.normal_(0.0, 1 / math.sqrt(hidden_size), generator=torch.Generator().manual_seed(seed))
             self.linear.bias.zero_()
@@ -41,8 +43,8 @@ class BilinearProbe(nn.Module):
     def __init__(self, hidden_size: int, rank: int, *, seed: int = 0) -> None:
         super().__init__()
         self.rank = rank
-        self.question = nn.Linear(2 * hidden_size, 2 * rank, device="meta").to_empty(device="cpu")
-        self.word = nn.Linear(hidden_size, 2 * rank, device="meta").to_empty(device="cpu")
+        self.question = EmptyLinear(2 * hidden_size, 2 * rank)
+        self.word = EmptyLinear(hidden_size, 2 * rank)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for layer in (self.question, self.word):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from emergence.errors import UsageError
 from emergence.model.cpu_kernels import causal_attention, rms_norm, squared_relu
+from emergence.model.layers import EmptyEmbedding, EmptyLinear
 from emergence.spec.config import ModelConfig
 
 ROTARY_BASE = 10_000.0
@@ -34,9 +35,7 @@ def build_trunk(config: ModelConfig, vocab_rows: int, *, seed: int, init: str | 
         seed: Decides the weights.
         init: Overrides ``config.init``. Random baselines need ``normal``: their blocks must not start as the identity.
     """
-    with torch.device("meta"):
-        trunk = Trunk(config, vocab_rows)
-    trunk.to_empty(device="cpu")
+    trunk = Trunk(config, vocab_rows)
     trunk.initialise(init or config.init, torch.Generator().manual_seed(seed))
     return trunk
 
@@ -55,9 +54,9 @@ class Trunk(nn.Module):
         super().__init__()
         self.config, self.vocab_rows = config, vocab_rows
         self.hidden_size, self.n_layers = config.hidden_size, config.n_layers
-        self.embedding = EmbeddingTable(vocab_rows, config.hidden_size)
+        self.embedding = EmptyEmbedding(vocab_rows, config.hidden_size)
         learned = config.positions == "learned"
-        self.position = EmbeddingTable(config.sequence_length, config.hidden_size) if learned else None
+        self.position = EmptyEmbedding(config.sequence_length, config.hidden_size) if learned else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = _norm(config.norm, config.hidden_size)
         #: (P, D) learned states before the text (:mod:`emergence.model.adapters`); None for a plain trunk.
@@ -141,17 +140,6 @@ class Trunk(nn.Module):
                 weight.normal_(0.0, std, generator=generator).mul_(scale if residual else 1.0)
 
 
-class EmbeddingTable(nn.Embedding):
-    """An embedding whose weights :meth:`Trunk.initialise` draws, and nobody before it.
-
-    torch would draw normal numbers on the meta device, for which it imports its compiler: a second of CPU time in every
-    command that reads a trunk.
-    """
-
-    def reset_parameters(self) -> None:
-        """Nothing is drawn."""
-
-
 class Block(nn.Module):
     """Pre-norm attention and MLP, each added to the residual stream."""
 
@@ -177,10 +165,10 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.query = EmptyLinear(config.hidden_size, config.hidden_size, bias=False)
+        self.key = EmptyLinear(config.hidden_size, config.hidden_size, bias=False)
+        self.value = EmptyLinear(config.hidden_size, config.hidden_size, bias=False)
+        self.output = EmptyLinear(config.hidden_size, config.hidden_size, bias=False)
         head_size = config.hidden_size // config.n_heads
         self.query_norm = _norm("rmsnorm", head_size) if config.qk_norm else nn.Identity()
         self.key_norm = _norm("rmsnorm", head_size) if config.qk_norm else nn.Identity()
@@ -213,8 +201,8 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.squared = config.activation == "relu2"
-        self.input = nn.Linear(config.hidden_size, config.mlp_ratio * config.hidden_size, bias=False)
-        self.output = nn.Linear(config.mlp_ratio * config.hidden_size, config.hidden_size, bias=False)
+        self.input = EmptyLinear(config.hidden_size, config.mlp_ratio * config.hidden_size, bias=False)
+        self.output = EmptyLinear(config.mlp_ratio * config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
