@@ -161,9 +161,17 @@ def test_json_lines(tmp_path: Path) -> None:
     assert read_json_lines(path) == rows
     path.write_bytes(path.read_bytes() + b'{"torn": ')
     assert read_json_lines(path) == rows
-    for content, where in [(b"{}\n[1]\n", ":2: not a JSON object"), (b'{}\n{}\n{"a\n', ":3"), (b"\xff\n", ":1")]:
+    for content, where in [
+        (b"{}\n[1]\n", ":2: not a JSON object"), (b'{}\n{}\n{"a\n', ":3"), (b"{}\n\xff\n", ":2: damaged"),
+        (b'{"a": 1,\n"b": 2}\n', ":1: not JSON"), (b"{}, {}\n", ":1: not JSON"), (b"{}\n\n{}\n", ":2: empty"),
+        (b'{}\n{"a": 1, "a": 2}\n', ":2: .*twice"), (b'{}\n{"a": NaN}\n', ":2: .*NaN"),
+        (b'{}\n{"a": 1e999}\n', ":2: .*too large"), (b'{}\n{"a": "\\ud800"}\n', ":2: .*half a character"),
+        (b'{}\n{"a": ' + b"[" * 65 + b"]" * 65 + b"}\n", ":2: .*nested"),
+        (b"{}\n" + b"[" * 100_000 + b"\n", ":2: .*nested"),
+    ]:  # fmt: skip
         with pytest.raises(RunDirectoryError, match=where):
             parse_json_lines(content, "x.jsonl")
+    assert parse_json_lines(b' {"a": 1}\t\r\n{"b": "e+000 \xc3\xa9"}\n\xff', "x") == [{"a": 1}, {"b": "e+000 \u00e9"}]
     with pytest.raises(RunDirectoryError, match="no such file"):
         read_json_lines(tmp_path / "absent")
 

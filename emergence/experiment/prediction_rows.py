@@ -6,7 +6,7 @@ every row. Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 #: Scores that the headline and every read-out have, and those that older rows lack.
@@ -21,16 +21,46 @@ Row = Mapping[str, Any]
 
 
 def odd_row(rows: Sequence[Row]) -> str | None:
-    """What is wrong with the first row that this program cannot have written, in one line; None if nothing is."""
-    seen: set[str] = set()
-    for row in rows:
-        problem = _differing_keys(row, rows[0]) or _odd_value(row) or _odd_scores(row, rows[0])
-        if problem is None and row["id"] in seen:
-            problem = "two rows have its id"
-        if problem:
-            return f"{str(row.get('id'))[:80]}: {problem}"
-        seen.add(row["id"])
+    """What is wrong with a row that this program cannot have written, in one line; None if nothing is.
+
+    Column by column, because many runs with thousands of rows each are read at a time.
+    """
+    for place, problem in _oddities(rows):
+        return f"{str(rows[place].get('id'))[:80]}: {problem}"
     return None
+
+
+def _oddities(rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
+    """Place of a row and what is wrong with it. Later ones may rely on what earlier ones would have told."""
+    if not rows:
+        return
+    first = rows[0]
+    for place in _unlike(rows, first.keys()):
+        yield place, _differing_keys(rows[place], first) or ""
+    if missing := next((key for key in (*_REQUIRED, *REQUIRED_SCORES) if key not in first), None):
+        yield 0, f"it has no {missing}"
+    for key, (fits, wanted) in _VALUES.items():
+        values = [row[key] for row in rows] if key in first else []
+        if not all(map(fits, values)):
+            place = list(map(fits, values)).index(False)
+            yield place, f"its {key} is {repr(values[place])[:60]}, where {wanted} belongs"
+    if {"gold_texts", "golds"} <= first.keys():
+        for place, row in enumerate(rows):
+            if len(row["gold_texts"]) != len(row["golds"]):
+                yield place, f"it has {len(row['golds'])} golds and {len(row['gold_texts'])} gold_texts"
+    for part in PARTS:
+        if part in first:
+            yield from _odd_scores(part, [row[part] for row in rows])
+    seen: set[str] = set()
+    for place, row in enumerate(rows):
+        if row["id"] in seen:
+            yield place, "two rows have its id"
+        seen.add(row["id"])
+
+
+def _unlike(found: Sequence[Row], keys: Set[str]) -> Iterator[int]:
+    """Places of those that have other keys."""
+    return (place for place, row in enumerate(found) if row.keys() != keys)
 
 
 def column(rows: Sequence[Row], score: str) -> list[Any]:
@@ -48,40 +78,32 @@ def column(rows: Sequence[Row], score: str) -> list[Any]:
 def _differing_keys(row: Row, first: Row) -> str | None:
     if missing := next((key for key in (*_REQUIRED, *REQUIRED_SCORES) if key not in row), None):
         return f"it has no {missing}"
-    odd = min(row.keys() ^ first.keys(), default=None)
-    return None if odd is None else f"not every row has {odd[:40]}"
+    return f"not every row has {min(row.keys() ^ first.keys())[:40]}"
 
 
-def _odd_value(row: Row) -> str | None:
-    for key, (fits, wanted) in _VALUES.items():
-        if key in row and not fits(row[key]):
-            return f"its {key} is {repr(row[key])[:60]}, where {wanted} belongs"
-    if "gold_texts" in row and "golds" in row and len(row["gold_texts"]) != len(row["golds"]):
-        return f"it has {len(row['golds'])} golds and {len(row['gold_texts'])} gold_texts"
-    return None
-
-
-def _odd_scores(row: Row, first: Row) -> str | None:
-    for part in PARTS:
-        if part not in row:
-            continue
-        if odd := min(row[part].keys() ^ first[part].keys(), default=None):
-            return f"not every row has the {part} of {odd[:40]}"
-        for name, scores in row[part].items():
-            if not isinstance(scores, Mapping):
-                return f"its {part} of {name[:40]} are {repr(scores)[:40]}, where scores belong"
-            if odd := min(scores.keys() ^ first[part][name].keys(), default=None):
-                return f"not every row has a {odd[:40]} of {name[:40]}"
-            lacks = next((key for key in REQUIRED_SCORES if key not in scores), None) if part == "readouts" else None
-            if lacks is not None:
-                return f"it has no {lacks} of {name[:40]}"
-            if "prediction" in scores and not _is_span(scores["prediction"]):
-                return f"its prediction of {name[:40]} is {repr(scores['prediction'])[:40]}, no span of words"
-    return None
+def _odd_scores(part: str, told: Sequence[Row]) -> Iterator[tuple[int, str]]:
+    """As :func:`_oddities`, of one of :data:`PARTS` of every row."""
+    first = told[0]
+    for place in _unlike(told, first.keys()):
+        yield place, f"not every row has the {part} of {min(told[place].keys() ^ first.keys())[:40]}"
+    for name in first:
+        found = [of_row[name] for of_row in told]
+        for place, scores in enumerate(found):
+            if not isinstance(scores, dict):
+                yield place, f"its {part} of {name[:40]} are {repr(scores)[:40]}, where scores belong"
+        for place in _unlike(found, keys := found[0].keys()):
+            yield place, f"not every row has a {min(found[place].keys() ^ keys)[:40]} of {name[:40]}"
+        lacks = next((key for key in REQUIRED_SCORES if key not in keys), None) if part == "readouts" else None
+        if lacks is not None:
+            yield 0, f"it has no {lacks} of {name[:40]}"
+        if "prediction" in keys:
+            for place, scores in enumerate(found):
+                if not _is_span(scores["prediction"]):
+                    yield place, f"its prediction of {name[:40]} is {repr(scores['prediction'])[:40]}, no span of words"
 
 
 def _is_span(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(place) is int for place in value)
+    return isinstance(value, list) and len(value) == 2 and type(value[0]) is type(value[1]) is int
 
 
 def _are_golds(value: Any) -> bool:
@@ -123,5 +145,5 @@ _VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "prediction": (_is_span, "a span of words"),
     "prediction_text": _text,
     "argument_chance": (_is_chance, f"null or a number up to {_MOST_CHANCE}"),
-    **dict.fromkeys(PARTS, (lambda value: isinstance(value, Mapping), "an object")),
+    **dict.fromkeys(PARTS, (lambda value: isinstance(value, dict), "an object")),
 }

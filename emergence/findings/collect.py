@@ -276,8 +276,8 @@ def _without_copies(root: Path, results: list[Found], skipped: list[Skipped]) ->
     """One of every result: the one with its predictions, where a run is there as a folder and as a renamed file."""
     kept: dict[str, Found] = {}
     for item in sorted(results, key=lambda f: (f.scores is None, f.name)):
-        content = item.result.to_dict()
-        identity = f"{item.result.run_id}\x1f{item.result.experiment_id}" if item.spec else repr(content)
+        result = item.result
+        identity = f"{result.run_id}\x1f{result.experiment_id}" if item.spec else repr(result.to_dict())
         if identity in kept:
             skipped.append(Skipped(item.name, "copy", f"the same run as {kept[identity].name}, which is used"))
         else:
