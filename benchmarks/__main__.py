@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.what == ["table"]:
         from benchmarks.table import write_table
 
-        print(write_table(options.results, DOCS / "speed.md"))
+        print(write_table(options.results, _pages(options.results) / "speed.md"))
         return 0
     if options.what == ["figure"]:
         for line in _figures(options.results):
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
 
         found = {**measure_scaling(bench), **about}
         save(found, options.json or options.results / "scaling.json")
-        print(draw(found, DOCS / "figures" / "scaling.svg"))
+        print(draw(found, _pages(options.results) / "figures" / "scaling.svg"))
         return 0
     rows = list(ROWS) if options.what == ["all"] else options.what
     for name in rows:
@@ -81,6 +81,11 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pages(results: Path) -> Path:
+    """The folder of what is made from results: the documentation, or for others than its own beside them."""
+    return DOCS if results.resolve() == RESULTS else results
+
+
 def _figures(results: Path) -> list[str]:
     """Draw what stored results allow; a line for each."""
     from benchmarks.rows.information_cost import draw as draw_estimates
@@ -92,10 +97,10 @@ def _figures(results: Path) -> list[str]:
     if "information-cost" in on_cpu:
         whole = results / "campaigns" / "mine_published.json"
         as_published = json.loads(whole.read_text(encoding="utf-8")) if whole.is_file() else None
-        figure = DOCS / "figures" / "mine_published.svg"
+        figure = _pages(results) / "figures" / "mine_published.svg"
         lines.append(draw_estimates(dict(on_cpu["information-cost"]), figure, as_published))
     if curves := [newest[name] for name in sorted(newest) if name.startswith("time-to-loss-")]:
-        lines.append(draw_curves(curves, DOCS / "figures" / "time_to_loss.svg"))
+        lines.append(draw_curves(curves, _pages(results) / "figures" / "time_to_loss.svg"))
     if not lines:
         raise UsageError("there is no result to draw: python -m benchmarks time-to-loss-tiny")
     return lines
@@ -111,7 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--text", type=Path, help="text file or folder (the micro-world)")
     parser.add_argument("--questions", type=Path, help="questions, file or folder (the micro-world)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (benchmarks/results)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS,
+        help="folder of results (benchmarks/results); the table and figures of another one go into it",
+    )
     parser.add_argument("--json", type=Path, help="where one row's JSON goes (the folder of results)")
     parser.add_argument("--toy", action="store_true", help="sizes that only show that the code runs")
     return parser

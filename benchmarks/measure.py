@@ -5,10 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import pstats
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -154,3 +158,30 @@ def hottest(work: Callable[[], Any], top: int = 8) -> list[dict[str, Any]]:
         {"what": event.key, "share": round(event.self_cpu_time_total / total, 3), "calls": event.count}
         for event in events[:top]
     ]
+
+
+def hottest_packages(arguments: Sequence[str], folder: Path, top: int = 8) -> list[dict[str, Any]]:
+    """Share of the own time of a Python process by package, and by function of the interpreter (cProfile).
+
+    Args:
+        arguments: Of the interpreter.
+        folder: Where it runs.
+        top: How many of them.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "profile"
+        command = [sys.executable, "-m", "cProfile", "-o", str(file), *arguments]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
+        functions = pstats.Stats(str(file)).stats.items()  # type: ignore[attr-defined]
+    spent: dict[str, float] = {}
+    for (path, _, function), (_, _, own, _, _) in functions:
+        package = function if path == "~" else _package(Path(path).parts)
+        spent[package] = spent.get(package, 0.0) + own
+    hottest = sorted(spent.items(), key=lambda item: -item[1])[:top]
+    return [{"what": what, "share": round(own / sum(spent.values()), 3)} for what, own in hottest]
+
+
+def _package(parts: Sequence[str]) -> str:
+    if "site-packages" in parts:
+        return parts[parts.index("site-packages") + 1]
+    return next((name for name in ("emergence", "benchmarks") if name in parts), "Python itself")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from emergence.answering.features import span_logits
 from emergence.answering.finetune import build_optimizer, gold_tensors
@@ -78,5 +78,5 @@ class Finetuning:
         loss = span_cross_entropy(start, end, *gold_tensors(batch, self.device), train_gold=self.settings.train_gold)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_([*self.trunk.parameters(), *self.head.parameters()], self.settings.grad_clip)
+        clip_gradients([*self.trunk.parameters(), *self.head.parameters()], self.settings.grad_clip)
         self.optimizer.step()

@@ -38,8 +38,8 @@ class Comparison:
     """One mark: what was compared, the figure found, and the least (or most) it should be.
 
     Attributes:
-        limit: What it would be if ours took no longer than its matrix products, at the peak of the same minute; None
-            where nobody computed it.
+        limit: What it would be if ours took nothing but what none of the kind does without: its matrix products, at the
+            peak of the same minute, or what a note of the row says. None where nobody measured it.
     """
 
     what: str
@@ -63,7 +63,7 @@ class RowResult:
         figures: What was measured; comparisons: against the marks.
         data: What it was measured on.
         notes: What a reader must know, one sentence each.
-        profile: The hottest operations of ours: ``what``, ``share``, ``calls``.
+        profile: What ours spends most on: ``what``, ``share`` and, of operations, ``calls``.
         facts: Anything else, plain JSON types.
     """
 

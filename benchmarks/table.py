@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ shrinks as the gain of bf16 does there (2.3, or 1 without it); against the best-
 in the same format, an update has to be no slower. Finetuning has to be 50 times as fast where bf16 gains 2 and more, 22
 times elsewhere, and the time to a loss a quarter of the peer's everywhere. The *limit* is what would be found if ours
 took no longer than its matrix products alone, at the speed of a large one in the same minute: nothing exact is faster.
+Where that says nothing the limit is what no program of the kind does without, which the row's note names.
 """
 
 _PEERS = """
@@ -183,13 +184,27 @@ def _misses(rows: list[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
         if row["profile"] and not all(c["met"] for c in row["comparisons"]):
-            entries = ", ".join(f"`{e['what']}` {e['share']:.0%} ({e['calls']} calls)" for e in row["profile"])
+            entries = ", ".join(f"`{e['what']}` {e['share']:.0%}{_calls(e)}" for e in _merged(row["profile"]))
             lines.append(f"- `{row['row']}`, {kind_of_result(row)}: {entries}")
     if not lines:
         return ""
-    return "\n".join(
-        ["\n## Where the time goes in rows that miss a mark\n", "Own time of ours by `torch.profiler`.\n", *lines]
-    )
+    about = "Own time of ours by `torch.profiler`, or of other rows what takes their time or memory.\n"
+    return "\n".join(["\n## Where the time goes in rows that miss a mark\n", about, *lines])
+
+
+def _merged(profile: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A profile with all that torch compiled as one entry, for its names are digests."""
+    merged: dict[str, dict[str, Any]] = {}
+    for entry in profile:
+        what = "compiled code" if "CompiledFxGraph" in entry["what"] else entry["what"]
+        before = merged.get(what, {})
+        sums = {key: before.get(key, 0) + entry[key] for key in ("share", "calls") if key in entry}
+        merged[what] = {**entry, "what": what, **sums}
+    return sorted(merged.values(), key=lambda entry: -entry["share"])
+
+
+def _calls(entry: Mapping[str, Any]) -> str:
+    return f" ({entry['calls']} calls)" if "calls" in entry else ""
 
 
 def _scaling(found: Mapping[str, Mapping[str, Any]]) -> str:

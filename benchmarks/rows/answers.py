@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.materials import Bench
+from benchmarks.measure import hottest_packages
 from benchmarks.report import Comparison, Figure, RowResult
 
+ROOT = Path(__file__).resolve().parents[2]
 #: Runs that are planted, four to a seed, and fewer ones, whose memory the others are compared with.
 RUNS, FEWER = 400, 100
 #: CPU seconds of a table and of a report of so many runs, and memory of the many against that of the fewer.
@@ -40,6 +42,7 @@ def run(bench: Bench) -> RowResult:
             spent["table"].append(measured("table", str(root / "many")))
             spent["report"].append(measured("report", str(root / "many"), "--out", str(root / "report")))
             spent[f"table of {few}"].append(measured("table", str(root / "few")))
+        profile = hottest_packages(["-m", "emergence.cli", "table", str(root / "many")], ROOT)
         demo = [] if bench.toy else [measured("demo", "--runs-dir", str(root / "demo"))]
     growth = [
         more.megabytes / less.megabytes
@@ -63,7 +66,11 @@ def run(bench: Bench) -> RowResult:
             ),
         ],
         data=f"{many} planted runs of 120 questions",
-        notes=["CPU seconds: what an idle machine would take by the clock; the demonstration is timed once"],
+        notes=[
+            "CPU seconds: what an idle machine would take by the clock; the demonstration is timed once",
+            "the profile is of the table, by package",
+        ],
+        profile=profile,
     )
 
 
@@ -82,9 +89,7 @@ def plant(root: Path, n_runs: int) -> None:
 def measured(*arguments: str) -> Spent:
     """What ``emergence`` with these arguments takes."""
     command = [sys.executable, "-m", "emergence.cli", *arguments]
-    with subprocess.Popen(
-        command, cwd=Path(__file__).resolve().parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, gemm, interleaved, peak_bytes_above, ratio
+from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved, peak_bytes_above, ratio
 from benchmarks.ours import Pretraining
 from benchmarks.report import Comparison, Figure, RowResult
 from benchmarks.rows.pretrain import batches, on, precision_notes
@@ -34,6 +34,7 @@ def run(bench: Bench) -> RowResult:
         comparisons=[Comparison(f"{one['name']}, share of the peak", one["share"], MARK, unit="") for one in found],
         data=bench.text_name,
         notes=precision_notes(best_precision(bench.device), ["waiting for data: time lost against one batch repeated"]),
+        profile=found[0]["profile"],
         facts={one["name"]: one["facts"] for one in found},
     )  # fmt: skip
 
@@ -62,6 +63,7 @@ def _one(bench: Bench, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "share": share,
+        "profile": hottest(fed),
         "facts": {"micro_batch": micro, "flops_per_token": flops},
         "figures": [
             Figure.rate(name, "tokens/s", seconds["fed"]),

@@ -33,6 +33,12 @@ from emergence.measures.cka import cka_matrix
 
 #: Rows whose toy size takes a second; the others start processes or import much.
 QUICK = ("cka-128", "finetune", "probe")
+#: Rows that tell where time or memory goes, and rows that tell what nothing of the kind does without.
+EXPLAINED = (
+    "pretrain-2x128", "pretrain-4x256", "gemm-share", "memory", "finetune", "probe", "answers", "jobs", "restart",
+    "sizes",
+)  # fmt: skip
+LIMITED = ("time-to-loss-tiny", "pretrain-2x128", "memory", "finetune", "jobs", "start-up", "restart")
 ABOUT = {"machine": {"cpu": "a processor", "cores": 2}, "versions": {"torch": "2"}, "precision": "fp32"}
 
 
@@ -88,12 +94,13 @@ def test_the_table_is_made_of_the_newest_results(tmp_path: Path) -> None:
         ("a.json", row("cka-128", 1.0, date="2026-01-01")),
         ("b.json", row("cka-128", 2.5, date="2026-02-01")),
         ("c.json", row("memory", 1.0, profile=[{"what": "aten::mm", "share": 0.5, "calls": 3}])),
+        ("d.json", row("jobs", 1.0, profile=[{"what": "waiting", "share": 0.25}])),
     ):
         (tmp_path / file).write_text(json.dumps(found), encoding="utf-8")
     text = page(load_newest(tmp_path))
     assert "| a title: it | 2.5× |  | ≥ 2× | met |" in text
     assert "| a title: it | 1× |  | ≥ 2× | missed |" in text
-    assert "`memory`, float32 only: `aten::mm` 50% (3 calls)" in text
+    assert "`memory`, float32 only: `aten::mm` 50% (3 calls)\n" in text and "`waiting` 25%\n" in text
     assert "No row was measured on a GPU" in text
 
 
@@ -101,10 +108,14 @@ def test_each_kind_of_machine_has_its_own_part_of_the_page(tmp_path: Path) -> No
     units = {"cpu": "another", "cores": 4, "kind": "bf16 vector units"}
     tiles = row("memory", 3.0, machine=units)
     tiles["comparisons"][0]["limit"] = 5.0
+    tiles["comparisons"].append({**tiles["comparisons"][0], "met": False})
+    compiled = [{"what": f"Call CompiledFxGraph {x}", "share": 0.2, "calls": 2} for x in "ab"]
+    tiles["profile"] = [{"what": "aten::mm", "share": 0.3, "calls": 1}, *compiled]
     for file, found in (("a.json", row("memory", 1.0)), ("b.json", tiles)):
         (tmp_path / file).write_text(json.dumps(found), encoding="utf-8")
     text = page(load_newest(tmp_path))
     assert "## Float32 only" in text and "| a title: it | 1× |  | ≥ 2× | missed |" in text
+    assert "`memory`, bf16 vector units: `compiled code` 40% (4 calls), `aten::mm` 30% (1 calls)\n" in text
     assert "## Bf16 vector units\n\nanother, 4 cores" in text and "| a title: it | 3× | 5× | ≥ 2× | met |" in text
 
 
@@ -193,6 +204,10 @@ def test_every_row_runs(name: str, bench: Bench) -> None:
     assert all(f.samples and np.isfinite(f.value) for f in found.figures)
     text = found.text()
     assert found.title in text and "mark" in text
+    if name in EXPLAINED:  # whose marks one kind of machine or another misses
+        assert found.profile and sum(entry["share"] for entry in found.profile) < 1.01
+    if name in LIMITED:
+        assert all(c.limit is not None and np.isfinite(c.limit) for c in found.comparisons)
     json.dumps(found.to_dict({**ABOUT, "device": "cpu"}))
 
 
@@ -223,7 +238,7 @@ def test_the_figure_is_made_of_the_newest_result(
     assert "python -m benchmarks time-to-loss-tiny" in capsys.readouterr().err
     assert command.main(["information-cost", "--toy", "--repeats", "1", "--results", str(tmp_path)]) == 0
     assert command.main(["figure", "--results", str(tmp_path)]) == 0
-    assert (tmp_path / "docs" / "figures" / "mine_published.svg").stat().st_size > 1000
+    assert (tmp_path / "figures" / "mine_published.svg").stat().st_size > 1000 and not (tmp_path / "docs").exists()
     assert capsys.readouterr().out.count("the published estimate reports") == 5
 
 
@@ -326,4 +341,5 @@ def test_the_command_writes_json_and_the_table(
     assert command.main(["cka-128", "--toy", "--repeats", "1", "--results", str(tmp_path)]) == 0
     assert command.main(["table", "--results", str(tmp_path)]) == 0
     assert "1 rows" in capsys.readouterr().out
-    assert "CKA" in (tmp_path / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert "CKA" in (tmp_path / "speed.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "docs").exists()  # the documentation is made of the project's own results
