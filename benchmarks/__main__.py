@@ -66,24 +66,39 @@ def _run(options: argparse.Namespace) -> int:
         from benchmarks.scaling import draw, measure_scaling
 
         found = {**measure_scaling(bench), **about}
+        if not options.json and _is_toy_for_keeps(options):
+            return 0
         save(found, options.json or options.results / "scaling.json")
-        print(draw(found, _pages(options.results) / "figures" / "scaling.svg"))
+        figures = options.json.parent if options.json else _pages(options.results) / "figures"
+        print(draw(found, figures / "scaling.svg"))
         return 0
     rows = list(ROWS) if options.what == ["all"] else options.what
     for name in rows:
         result = run_row(name, bench)
         print(result.text(), flush=True)
-        if options.toy and not options.json and options.results == RESULTS:
-            print("a toy is no measurement, so it is not kept: --json FILE keeps it", flush=True)
+        if not options.json and _is_toy_for_keeps(options):
             continue
         content = result.to_dict(about)
         save(content, options.json or options.results / file_name(content))
     return 0
 
 
+def _is_own(results: Path) -> bool:
+    """Whether the documentation is made of these results."""
+    return results.resolve() == RESULTS.resolve()
+
+
+def _is_toy_for_keeps(options: argparse.Namespace) -> bool:
+    """Whether a toy would lie among measurements; says so."""
+    if not options.toy or not _is_own(options.results):
+        return False
+    print("a toy is no measurement, so it is not kept: --json FILE keeps it", flush=True)
+    return True
+
+
 def _pages(results: Path) -> Path:
     """The folder of what is made from results: the documentation, or for others than its own beside them."""
-    return DOCS if results.resolve() == RESULTS else results
+    return DOCS if _is_own(results) else results
 
 
 def _figures(results: Path) -> list[str]:

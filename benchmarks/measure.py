@@ -161,11 +161,13 @@ def hottest(work: Callable[[], Any], top: int = 8) -> list[dict[str, Any]]:
 
 
 def hottest_packages(arguments: Sequence[str], folder: Path, top: int = 8) -> list[dict[str, Any]]:
-    """Share of the own time of a Python process by package, and by function of the interpreter (cProfile).
+    """Share of a Python process's own time, by the clock, of each package (cProfile).
+
+    Built-in functions are none of a package and stand by their names, those of torch's own library as torch.
 
     Args:
         arguments: Of the interpreter.
-        folder: Where it runs.
+        folder: Where it runs, and what the packages of this project are in.
         top: How many of them.
     """
     with tempfile.TemporaryDirectory() as place:
@@ -175,13 +177,17 @@ def hottest_packages(arguments: Sequence[str], folder: Path, top: int = 8) -> li
         functions = pstats.Stats(str(file)).stats.items()  # type: ignore[attr-defined]
     spent: dict[str, float] = {}
     for (path, _, function), (_, _, own, _, _) in functions:
-        package = function if path == "~" else _package(Path(path).parts)
+        package = package_of(path, function, folder)
         spent[package] = spent.get(package, 0.0) + own
-    hottest = sorted(spent.items(), key=lambda item: -item[1])[:top]
-    return [{"what": what, "share": round(own / sum(spent.values()), 3)} for what, own in hottest]
+    longest = sorted(spent.items(), key=lambda item: -item[1])[:top]
+    return [{"what": what, "share": round(own / sum(spent.values()), 3)} for what, own in longest]
 
 
-def _package(parts: Sequence[str]) -> str:
+def package_of(path: str, function: str, folder: Path) -> str:
+    """The package of a function as cProfile tells it, whose path is ``~`` for one that is built in."""
+    if path == "~":
+        return "torch" if "torch" in function else function
+    parts = Path(path).parts
     if "site-packages" in parts:
         return parts[parts.index("site-packages") + 1]
-    return next((name for name in ("emergence", "benchmarks") if name in parts), "Python itself")
+    return Path(path).relative_to(folder).parts[0] if Path(path).is_relative_to(folder) else "Python itself"

@@ -1,4 +1,7 @@
-"""``docs/speed.md``, made from the JSON of all rows and of :mod:`benchmarks.recipe` and nothing else."""
+"""``docs/speed.md``, made from the JSON of all rows and of :mod:`benchmarks.recipe`.
+
+What was seen besides, once, stands here in words.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ minutes a row, an hour and more the times to a loss): ours and its peers in turn
 seconds per unit of work, so that other work on the machine falls on all alike. Ratios are medians over rounds of the
 ratio within a round, those of the times to a loss medians over seeds. Two jobs against one are told by the clock.
 
-Marks are of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which multiply 4.5
-times as fast as float32 does (460 against 102 GFLOP/s, one thread). On another machine a mark against peers in float32
-shrinks as the gain of bf16 does there (2.3, or 1 without it); against the best-tuned peer, which does the same products
-in the same format, an update has to be no slower. Finetuning has to be 50 times as fast where bf16 gains 2 and more, 22
-times elsewhere, and the time to a loss a quarter of the peer's everywhere. The *limit* is what would be found if ours
-took no longer than its matrix products alone, at the speed of a large one in the same minute: nothing exact is faster.
-Where that says nothing the limit is what no program of the kind does without, which the row's note names.
+Marks are of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which were taken to
+multiply 4.5 times as fast as float32 does. On another machine a mark against peers in float32 shrinks as the gain of
+bf16 does there (2.3, or 1 without it); against the best-tuned peer, which does the same products in the same format, an
+update has to be no slower. Finetuning has to be 50 times as fast where bf16 gains 2 and more, 22 times elsewhere, and
+the time to a loss a quarter of the peer's everywhere. The *limit* is what would be found if ours took no longer than
+its matrix products alone, at the speed of a large one in the same minute: nothing exact is faster. Other rows name
+theirs in a note: what no program of the kind does without, or what two cores give that do nothing else.
 """
 
 _PEERS = """
@@ -155,7 +158,7 @@ def _machine(row: Mapping[str, Any]) -> str:
     about = row["machine"]
     if "gpu" in about:
         return f"{about['gpu']}, {row['precision']}"
-    return f"{about['cpu']}, {about['cores']} cores of which one thread is used, {row['precision']}"
+    return f"{about['cpu']}, {about['cores']} cores, one thread a process, {row['precision']}"
 
 
 def _details(kind: str, rows: list[Mapping[str, Any]]) -> str:
@@ -180,16 +183,17 @@ def _versions(row: Mapping[str, Any]) -> str:
 
 
 def _misses(rows: list[Mapping[str, Any]]) -> str:
-    """Where the time goes in the rows that miss a mark, by the profiler."""
+    """What takes the time or the memory of the rows that miss a mark."""
     lines = []
     for row in rows:
-        if row["profile"] and not all(c["met"] for c in row["comparisons"]):
+        if not all(c["met"] for c in row["comparisons"]):
             entries = ", ".join(f"`{e['what']}` {e['share']:.0%}{_calls(e)}" for e in _merged(row["profile"]))
-            lines.append(f"- `{row['row']}`, {kind_of_result(row)}: {entries}")
+            unknown = f"not looked for when it was measured ({row['date']})"
+            lines.append(f"- `{row['row']}`, {kind_of_result(row)}: {entries or unknown}")
     if not lines:
         return ""
-    about = "Own time of ours by `torch.profiler`, or of other rows what takes their time or memory.\n"
-    return "\n".join(["\n## Where the time goes in rows that miss a mark\n", about, *lines])
+    about = "Own time of ours by `torch.profiler`, where no note of the row says otherwise.\n"
+    return "\n".join(["\n## Where time and memory go in rows that miss a mark\n", about, *lines])
 
 
 def _merged(profile: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

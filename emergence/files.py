@@ -18,7 +18,7 @@ import secrets
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -395,33 +395,37 @@ def read_json_lines(path: Path, error: ErrorType = RunDirectoryError) -> list[di
 def parse_json_lines(content: bytes, source: str, error: ErrorType = RunDirectoryError) -> list[dict[str, Any]]:
     """Objects of JSON-lines ``content``; see :func:`read_json_lines`."""
     content = content[: content.rfind(b"\n") + 1]
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as reason:
-        number = content.count(b"\n", 0, reason.start) + 1
-        raise error(f"{source}:{number}: damaged: not UTF-8 text") from None
-    lines = text.split("\n")[:-1]
-    rows = _plain_lines(lines) if not _may_hold_odd(text) else None
-    if rows is None:  # line by line, for the first that is wrong is to be named
-        rows = [parse_json(line, f"{source}:{number}", error) for number, line in enumerate(lines, start=1)]
-    for number, row in enumerate(rows, start=1):
+    rows = _plain_lines(content)
+    if rows is not None:
+        return rows
+    rows = []  # line by line, so that the first that is wrong is named
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise error(f"{source}:{number}: damaged: not UTF-8 text") from None
+        row = parse_json(text, f"{source}:{number}", error)
         if not isinstance(row, dict):
             raise error(f"{source}:{number}: not a JSON object")
+        rows.append(row)
     return rows
 
 
-def _plain_lines(lines: Sequence[str]) -> list[Any] | None:
-    """The value of every line; None if one is not JSON alone, or may be too deep."""
-    values = []
-    for line in lines:
-        try:
-            value, end = _DECODER.raw_decode(line)
-        except (ValueError, RecursionError):
+def _plain_lines(content: bytes) -> list[dict[str, Any]] | None:
+    """The objects of lines that hold one each and nothing odd; None for other lines, of which a few are right, too."""
+    rows = []
+    try:
+        text = content.decode("utf-8")
+        if _may_hold_odd(text):
             return None
-        if end < len(line) or line.count("[") + line.count("{") > MOST_DEPTH:
-            return None
-        values.append(value)
-    return values
+        for line in text.split("\n")[:-1]:
+            row, end = _DECODER.raw_decode(line)
+            if end < len(line) or not isinstance(row, dict) or line.count("[") + line.count("{") > MOST_DEPTH:
+                return None
+            rows.append(row)
+    except (ValueError, RecursionError):
+        return None
+    return rows
 
 
 # Seals ------------------------------------------------------------------------------------------

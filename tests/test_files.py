@@ -162,7 +162,8 @@ def test_json_lines(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b'{"torn": ')
     assert read_json_lines(path) == rows
     for content, where in [
-        (b"{}\n[1]\n", ":2: not a JSON object"), (b'{}\n{}\n{"a\n', ":3"), (b"{}\n\xff\n", ":2: damaged"),
+        (b'{}\n[1]\n{"a\n', ":2: not a JSON object"), (b"{}\n{]\n\xff\n", ":2: not JSON"),
+        (b'{}\n{}\n{"a\n', ":3"), (b"{}\n\xff\n", ":2: damaged"),
         (b'{"a": 1,\n"b": 2}\n', ":1: not JSON"), (b"{}, {}\n", ":1: not JSON"), (b"{}\n\n{}\n", ":2: empty"),
         (b'{}\n{"a": 1, "a": 2}\n', ":2: .*twice"), (b'{}\n{"a": NaN}\n', ":2: .*NaN"),
         (b'{}\n{"a": 1e999}\n', ":2: .*too large"), (b'{}\n{"a": "\\ud800"}\n', ":2: .*half a character"),

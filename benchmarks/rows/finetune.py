@@ -46,7 +46,7 @@ def run(bench: Bench) -> RowResult:
             for name in shapes
         ],
         data=bench.questions_name,
-        notes=precision_notes(precision, []),
+        notes=precision_notes(precision, [f"the profile is of {next(iter(shapes))}"]),
         profile=hottest(work[f"ours, {next(iter(shapes))}"]),
     )
 

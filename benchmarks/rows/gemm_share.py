@@ -45,6 +45,12 @@ def run(bench: Bench) -> RowResult:
             for name, found in shares.items()
         ],
         data=bench.text_name,
-        notes=precision_notes(precision, ["the peak: a product of 2048 x 2048 matrices; the optimiser counts as none"]),
+        notes=precision_notes(
+            precision,
+            [
+                "the peak: a product of 2048 x 2048 matrices; the optimiser counts as none",
+                f"the profile is of {next(iter(widths))}",
+            ],
+        ),
         profile=hottest(work[next(iter(widths))]),
     )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
@@ -34,7 +35,7 @@ def run(bench: Bench) -> RowResult:
     """The same runs, one at a time and two, in turn, and a computation without anything beside it."""
     sweeps: dict[int, list[Swept]] = {1: [], 2: []}
     apart: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(1 if bench.toy else bench.repeats):  # a sweep takes most of a minute even then
+    for _ in range(1 if bench.toy else bench.repeats):  # even a toy sweep takes most of a minute
         for jobs in (1, 2):
             sweeps[jobs].append(swept(jobs, TOY_CELLS if bench.toy else CELLS))
             apart[jobs].append(products(jobs, 1 if bench.toy else PRODUCTS) / jobs)
@@ -50,8 +51,9 @@ def run(bench: Bench) -> RowResult:
         notes=[
             "seconds by the clock, so other work on the machine counts; one thread a job",
             "the limit is that of two processes that multiply small matrices and do nothing else",
+            "the profile is of the time of both cores while two jobs run",
         ],
-        profile=_profile(sweeps[1], sweeps[2]),
+        profile=profile_of(sweeps[1], sweeps[2]),
     )
 
 
@@ -63,8 +65,8 @@ class Swept:
     of_runs: float
 
 
-def _profile(one: list[Swept], two: list[Swept]) -> list[dict[str, Any]]:
-    """What two cores did in the time of the sweeps with two jobs."""
+def profile_of(one: Sequence[Swept], two: Sequence[Swept]) -> list[dict[str, Any]]:
+    """What two cores did in the time of the sweeps with two jobs, given those with one beside them."""
     offered = 2 * sum(sweep.seconds for sweep in two)
     alone, together = (sum(sweep.of_runs for sweep in found) for found in (one, two))
     parts = {
@@ -72,7 +74,7 @@ def _profile(one: list[Swept], two: list[Swept]) -> list[dict[str, Any]]:
         "what they take longer side by side": together - alone,
         "cores without a run: the start, data, the end": offered - together,
     }
-    return [{"what": what, "share": round(seconds / offered, 3)} for what, seconds in parts.items()]
+    return [{"what": what, "share": round(max(0.0, seconds) / offered, 3)} for what, seconds in parts.items()]
 
 
 def products(jobs: int, count: int) -> float:
@@ -119,4 +121,5 @@ def _run(command: list[str]) -> None:
         text=True,
     )
     if done.returncode:
-        raise EmergenceError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise EmergenceError(f"{' '.join(command)}: {last}")

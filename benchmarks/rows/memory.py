@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 
 import torch
 
@@ -42,7 +43,7 @@ def run(bench: Bench) -> RowResult:
         data="arbitrary ids",
         notes=[
             "optimiser state, gradients and the library's own buffers included; weights excluded",
-            "the limit is what gradients and states of the optimisers take alone",
+            "the limit is what gradients and states of the optimisers take alone; the profile is of bytes",
         ],
         profile=[
             {"what": part, "share": round(taken[0][part] / taken[0]["peak"], 3)} for part in taken[0] if part != "peak"
@@ -71,8 +72,7 @@ def _padded(tokenizer: str, shape: tuple[int, int, int], vocab: int, batch: int,
     return _peak(lambda: trainer.pretrain_step(["A paragraph of the usual length."] * batch), device)
 
 
-def _peak(work: object, device: torch.device) -> int:
-    assert callable(work)
+def _peak(work: Callable[[], object], device: torch.device) -> int:
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -45,8 +45,8 @@ def run(bench: Bench) -> RowResult:
         title="from starting the process to the first update, tiny",
         figures=[
             resumed,
-            Figure.of("a new run, nothing cached", "CPU s", seconds["new"]),
             library,
+            Figure.of("a new run, nothing cached", "CPU s", seconds["new"]),
         ],
         comparisons=[Comparison("CPU seconds", resumed.value, MARK, at_least=False, unit=" s", limit=library.value)],
         data=bench.text_name,

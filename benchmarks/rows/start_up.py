@@ -19,7 +19,7 @@ MARKS = {"emergence --help": 0.5, BAD_PATH: 0.5, "modal run FILE --help": 1.0}
 
 
 def run(bench: Bench) -> RowResult:
-    """CPU seconds of the commands, against importing torch alone, as a script does that imports everything first."""
+    """CPU seconds of the commands; beside them what Python, the Modal client and importing torch take alone."""
     scripts = Path(sys.executable).parent
     commands = {
         "emergence --help": [str(scripts / "emergence"), "--help"],

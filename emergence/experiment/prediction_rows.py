@@ -17,6 +17,7 @@ PARTS = ("readouts", "baselines")
 #: A blind choice is between two arguments at least.
 _MOST_CHANCE = 0.5
 
+#: As it is parsed: objects within it are dicts.
 Row = Mapping[str, Any]
 
 
@@ -25,20 +26,20 @@ def odd_row(rows: Sequence[Row]) -> str | None:
 
     Column by column, because many runs with thousands of rows each are read at a time.
     """
-    for place, problem in _oddities(rows):
-        return f"{str(rows[place].get('id'))[:80]}: {problem}"
-    return None
+    place, problem = next(_oddities(rows), (0, None))
+    return None if problem is None else f"{str(rows[place].get('id'))[:80]}: {problem}"
 
 
 def _oddities(rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
-    """Place of a row and what is wrong with it. Later ones may rely on what earlier ones would have told."""
+    """Place of a row and what is wrong with it. Only the first may be asked for: what follows takes it for granted."""
     if not rows:
         return
     first = rows[0]
-    for place in _unlike(rows, first.keys()):
-        yield place, _differing_keys(rows[place], first) or ""
-    if missing := next((key for key in (*_REQUIRED, *REQUIRED_SCORES) if key not in first), None):
+    if missing := _missing(first):
         yield 0, f"it has no {missing}"
+    for place in _unlike(rows, first.keys()):
+        missing, differing = _missing(rows[place]), min(rows[place].keys() ^ first.keys())
+        yield place, f"it has no {missing}" if missing else f"not every row has {differing[:40]}"
     for key, (fits, wanted) in _VALUES.items():
         values = [row[key] for row in rows] if key in first else []
         if not all(map(fits, values)):
@@ -58,9 +59,13 @@ def _oddities(rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
         seen.add(row["id"])
 
 
-def _unlike(found: Sequence[Row], keys: Set[str]) -> Iterator[int]:
+def _unlike(objects: Sequence[Row], keys: Set[str]) -> Iterator[int]:
     """Places of those that have other keys."""
-    return (place for place, row in enumerate(found) if row.keys() != keys)
+    return (place for place, one in enumerate(objects) if one.keys() != keys)
+
+
+def _missing(row: Row) -> str | None:
+    return next((key for key in (*_REQUIRED, *REQUIRED_SCORES) if key not in row), None)
 
 
 def column(rows: Sequence[Row], score: str) -> list[Any]:
@@ -75,29 +80,24 @@ def column(rows: Sequence[Row], score: str) -> list[Any]:
     return values
 
 
-def _differing_keys(row: Row, first: Row) -> str | None:
-    if missing := next((key for key in (*_REQUIRED, *REQUIRED_SCORES) if key not in row), None):
-        return f"it has no {missing}"
-    return f"not every row has {min(row.keys() ^ first.keys())[:40]}"
-
-
-def _odd_scores(part: str, told: Sequence[Row]) -> Iterator[tuple[int, str]]:
+def _odd_scores(part: str, parts: Sequence[Row]) -> Iterator[tuple[int, str]]:
     """As :func:`_oddities`, of one of :data:`PARTS` of every row."""
-    first = told[0]
-    for place in _unlike(told, first.keys()):
-        yield place, f"not every row has the {part} of {min(told[place].keys() ^ first.keys())[:40]}"
+    first = parts[0]
+    for place in _unlike(parts, first.keys()):
+        yield place, f"not every row has the {part} of {min(parts[place].keys() ^ first.keys())[:40]}"
     for name in first:
-        found = [of_row[name] for of_row in told]
-        for place, scores in enumerate(found):
+        of_name = [part_of_row[name] for part_of_row in parts]
+        for place, scores in enumerate(of_name):
             if not isinstance(scores, dict):
                 yield place, f"its {part} of {name[:40]} are {repr(scores)[:40]}, where scores belong"
-        for place in _unlike(found, keys := found[0].keys()):
-            yield place, f"not every row has a {min(found[place].keys() ^ keys)[:40]} of {name[:40]}"
+        keys = of_name[0].keys()
+        for place in _unlike(of_name, keys):
+            yield place, f"not every row has a {min(of_name[place].keys() ^ keys)[:40]} of {name[:40]}"
         lacks = next((key for key in REQUIRED_SCORES if key not in keys), None) if part == "readouts" else None
         if lacks is not None:
             yield 0, f"it has no {lacks} of {name[:40]}"
         if "prediction" in keys:
-            for place, scores in enumerate(found):
+            for place, scores in enumerate(of_name):
                 if not _is_span(scores["prediction"]):
                     yield place, f"its prediction of {name[:40]} is {repr(scores['prediction'])[:40]}, no span of words"
 

@@ -1,8 +1,8 @@
-"""Layers whose weights their owner draws, from a generator of its own, and nobody before it.
+"""Layers whose weights and biases their owner draws, from a generator of its own, and nobody before it.
 
-PyTorch's own layers draw numbers when they are made, which changes the global random state. To avoid that it offers
-empty copies of layers without memory. Those import its compiler or a library for algebra, half a second of CPU time in
-every command that reads a trunk.
+PyTorch's own layers draw numbers when they are made, which changes the global random state. Its way around that, layers
+on the meta device and ``to_empty``, imports ``sympy`` or ``torch._dynamo``: half a second of CPU time in every command
+that reads a trunk.
 """
 
 from __future__ import annotations

@@ -43,6 +43,8 @@ def build_trunk(config: ModelConfig, vocab_rows: int, *, seed: int, init: str | 
 class Trunk(nn.Module):
     """A model from token ids to states. Its output head is the embedding matrix itself (:attr:`unembedding`).
 
+    Its weights are arbitrary until :meth:`initialise` draws them or others are loaded.
+
     Attributes:
         config: Architecture.
         vocab_rows: V.

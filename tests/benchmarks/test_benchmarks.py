@@ -15,9 +15,10 @@ from scipy.stats import linregress
 
 from benchmarks import __main__ as command
 from benchmarks import recipe as changes
-from benchmarks.marks import against_float32, kind_of, kind_of_result
+from benchmarks import scaling
+from benchmarks.marks import against_float32, against_tuned, kind_of, kind_of_result, of_finetuning
 from benchmarks.materials import Bench
-from benchmarks.measure import interleaved, ratio
+from benchmarks.measure import hottest_packages, interleaved, package_of, ratio
 from benchmarks.mine_campaign import published
 from benchmarks.peers.gpt2 import PlainGPT2, cosine, tuned_loss
 from benchmarks.peers.mine_published import WIDTHS
@@ -26,6 +27,7 @@ from benchmarks.report import Comparison, Figure, RowResult, file_name, load_new
 from benchmarks.rows import ROWS, run_row
 from benchmarks.rows.cka import drifting, feature_form
 from benchmarks.rows.information_cost import by_heart
+from benchmarks.rows.jobs import Swept, profile_of
 from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Setting, Text, draw, parties_of
 from benchmarks.scaling import exponent
 from benchmarks.table import _recipe, page, page_of
@@ -95,12 +97,14 @@ def test_the_table_is_made_of_the_newest_results(tmp_path: Path) -> None:
         ("b.json", row("cka-128", 2.5, date="2026-02-01")),
         ("c.json", row("memory", 1.0, profile=[{"what": "aten::mm", "share": 0.5, "calls": 3}])),
         ("d.json", row("jobs", 1.0, profile=[{"what": "waiting", "share": 0.25}])),
+        ("e.json", row("restart", 1.0, date="2026-03-01")),
     ):
         (tmp_path / file).write_text(json.dumps(found), encoding="utf-8")
     text = page(load_newest(tmp_path))
     assert "| a title: it | 2.5× |  | ≥ 2× | met |" in text
     assert "| a title: it | 1× |  | ≥ 2× | missed |" in text
     assert "`memory`, float32 only: `aten::mm` 50% (3 calls)\n" in text and "`waiting` 25%\n" in text
+    assert "`restart`, float32 only: not looked for when it was measured (2026-03-01)" in text
     assert "No row was measured on a GPU" in text
 
 
@@ -124,8 +128,13 @@ def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch
     for amx, avx in ((False, False), (False, True), (True, True)):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
-        found.append((kind_of(cpu), against_float32(20.0, cpu), against_float32(2.0, cpu)))
-    assert found == [("float32 only", 4.0, 1.0), ("bf16 vector units", 10.0, 1.0), ("bf16 tiles", 20.0, 2.0)]
+        others = against_tuned(1.7, cpu), of_finetuning(cpu)
+        found.append((kind_of(cpu), against_float32(20.0, cpu), against_float32(2.0, cpu), *others))
+    assert found == [
+        ("float32 only", 4.0, 1.0, 1.0, 22.0),
+        ("bf16 vector units", 10.0, 1.0, 1.0, 50.0),
+        ("bf16 tiles", 20.0, 2.0, 1.7, 50.0),
+    ]
     assert kind_of_result({"machine": {"bf16_matrix_units": False}}) == "float32 only"
 
 
@@ -278,6 +287,34 @@ def test_a_toy_does_not_take_the_place_of_a_measurement(
     monkeypatch.setattr(command, "RESULTS", tmp_path)
     assert command.main(["cka-128", "--toy", "--repeats", "1"]) == 0
     assert "not kept" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_other_toys_do_not_either(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever way the folder of the project's results is written; toys may lie elsewhere."""
+    monkeypatch.setattr(scaling, "measure_scaling", lambda bench: {"curves": []})
+    monkeypatch.setattr(scaling, "draw", lambda found, file: pytest.fail(f"{file} was drawn"))
+    before = {file: file.read_bytes() for file in command.RESULTS.glob("*.json")}
+    written = str(command.RESULTS.parent / "rows" / ".." / "results")
+    for toy in (["scaling", "--toy"], ["cka-128", "--toy", "--repeats", "1", "--results", written]):
+        assert command.main(toy) == 0 and "not kept" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in command.RESULTS.glob("*.json")} == before
+
+
+def test_time_is_told_by_package(tmp_path: Path) -> None:
+    root = tmp_path / "emergence"  # as a checkout may be called
+    library = "/usr/lib/site-packages/numpy/core.py"
+    paths = {str(root / "emergence" / "x.py"): "emergence", library: "numpy", "/usr/lib/json.py": "Python itself"}
+    assert {path: package_of(path, "f", root) for path in paths} == paths
+    assert package_of("~", "<built-in method marshal.loads>", root) == "<built-in method marshal.loads>"
+    assert package_of("~", "<built-in method torch._C._nn.linear>", root) == "torch"
+    found = hottest_packages(["-c", "import json; json.dumps(list(range(100_000)))"], tmp_path)
+    assert 0.9 < sum(entry["share"] for entry in found) < 1.01 and len(found) <= 8
+
+
+def test_what_two_cores_do_while_two_jobs_run() -> None:
+    shares = [entry["share"] for entry in profile_of([Swept(100.0, 90.0)], [Swept(60.0, 96.0)])]
+    assert shares == [0.75, 0.05, 0.2]
+    assert min(entry["share"] for entry in profile_of([Swept(100.0, 90.0)], [Swept(60.0, 80.0)])) == 0
 
 
 def test_the_page_in_the_repository_is_made_of_its_results() -> None:
