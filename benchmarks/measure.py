@@ -166,7 +166,7 @@ def hottest_packages(arguments: Sequence[str], folder: Path, top: int = 8) -> li
     Built-in functions are none of a package and stand by their names, those of torch's own library as torch.
 
     Args:
-        arguments: Of the interpreter.
+        arguments: Of the interpreter: ``-m``, a module and what follows it.
         folder: Where it runs, and what the packages of this project are in.
         top: How many of them.
     """
