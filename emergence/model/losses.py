@@ -170,8 +170,8 @@ def _softmax(logits: Tensor, target: Tensor, room: Tensor) -> tuple[Tensor, Tens
 
 @cache
 def _compiled_softmax() -> Callable[[Tensor, Tensor], Tensor]:
-    """The function below, compiled; once more for every number of rows and of tokens in the vocabulary."""
-    return torch.compile(_softmax_in_place, dynamic=False)
+    """The function below, compiled once for all sizes: torch compiles none any more after eight of one function."""
+    return torch.compile(_softmax_in_place, dynamic=True)
 
 
 def _softmax_in_place(logits: Tensor, target: Tensor) -> Tensor:

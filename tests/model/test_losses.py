@@ -85,6 +85,22 @@ def test_bf16_autocast_is_close_to_float32(
     nothing_is_unpickled.clear()  # what the compiler keeps for itself
 
 
+@pytest.mark.slow
+@IGNORED
+def test_no_number_of_rows_is_too_many_to_be_compiled(nothing_is_unpickled: list[str]) -> None:
+    """torch compiles a function for eight sizes and leaves it as it is for others."""
+    from torch._dynamo.utils import counters  # torch's compiler takes a second to import
+
+    torch._dynamo.reset()
+    counters.clear()
+    for rows in (50, *range(1, 12)):
+        hidden = torch.randn(rows, D, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            linear_cross_entropy(hidden, torch.randn(V, D), torch.zeros(rows, dtype=torch.int64), 100, True)
+    assert 1 <= counters["stats"]["unique_graphs"] <= 3  # of any number of rows, and of one
+    nothing_is_unpickled.clear()  # what the compiler keeps for itself
+
+
 @pytest.fixture(autouse=True)
 def compiled_anew() -> Iterator[None]:
     """A test that changes the compiler keeps it to itself."""
