@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from benchmarks.materials import Bench
 from benchmarks.measure import best_precision, machine, versions
 from benchmarks.report import file_name, load_newest, save
 from benchmarks.rows import ROWS, run_row
-from emergence.errors import EmergenceError, UsageError
+from emergence.errors import DataError, EmergenceError, UsageError
+from emergence.files import make_folder, may_write, read_json
 from emergence.training.precision import select_device
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -39,17 +39,21 @@ def _run(options: argparse.Namespace) -> int:
     if len(options.what) > 1:
         if alone := {"all", "table", "scaling", "figure"} & set(options.what):
             raise UsageError(f"{min(alone)} stands alone: name it without others")
-        if options.json:
-            raise UsageError("--json FILE is for one row: --results DIR keeps several")
+        if twice := next((name for name in options.what if options.what.count(name) > 1), None):
+            raise UsageError(f"{twice} is named twice")
+    if options.json and (len(options.what) > 1 or options.what[0] in ("all", "table", "figure")):
+        raise UsageError("--json FILE is for one row or for scaling: --results DIR keeps several")
     if options.what == ["table"]:
-        from benchmarks.table import write_table
+        from benchmarks.table import OWN_RESULTS, write_table
 
-        print(write_table(options.results, _pages(options.results) / "speed.md"))
+        name = OWN_RESULTS if _is_own(options.results) else str(options.results)
+        print(write_table(options.results, _pages(options.results) / "speed.md", name))
         return 0
     if options.what == ["figure"]:
         for line in _figures(options.results):
             print(line)
         return 0
+    _refuse_targets(options)
     torch.set_num_threads(1)
     device = select_device(options.device)
     bench = Bench(
@@ -61,12 +65,14 @@ def _run(options: argparse.Namespace) -> int:
         "precision": best_precision(device),
         "device": device.type,
         "repeats": options.repeats,
+        "toy": options.toy,
     }
+    print(f"on {about['machine']['cpu']}: {about['machine']['kind']}", flush=True)
     if options.what == ["scaling"]:
         from benchmarks.scaling import draw, measure_scaling
 
         found = {**measure_scaling(bench), **about}
-        if not options.json and _is_toy_for_keeps(options):
+        if not options.json and _is_toy_among_measurements(options):
             return 0
         save(found, options.json or options.results / "scaling.json")
         figures = options.json.parent if options.json else _pages(options.results) / "figures"
@@ -75,8 +81,8 @@ def _run(options: argparse.Namespace) -> int:
     rows = list(ROWS) if options.what == ["all"] else options.what
     for name in rows:
         result = run_row(name, bench)
-        print(result.text(), flush=True)
-        if not options.json and _is_toy_for_keeps(options):
+        print(result.text(options.toy), flush=True)
+        if not options.json and _is_toy_among_measurements(options):
             continue
         content = result.to_dict(about)
         save(content, options.json or options.results / file_name(content))
@@ -88,8 +94,29 @@ def _is_own(results: Path) -> bool:
     return results.resolve() == RESULTS.resolve()
 
 
-def _is_toy_for_keeps(options: argparse.Namespace) -> bool:
-    """Whether a toy would lie among measurements; says so."""
+def _refuse_targets(options: argparse.Namespace) -> None:
+    """Refuse, before hours of measuring, what cannot be written to, and measurements in a toy's way.
+
+    Raises:
+        EmergenceError: With the path.
+    """
+    target: Path = options.json or options.results
+    if options.json and target.is_dir():
+        raise UsageError(f"{target}: a folder: give --json a file")
+    folder = make_folder(target.parent if options.json else target)
+    if not may_write(target if target.exists() else folder):
+        raise UsageError(f"{target}: cannot be written: check {'--json' if options.json else '--results'}")
+    if options.toy and not (options.json is None and _is_own(options.results)):
+        for file in [target] if options.json else sorted(target.glob("*.json")):
+            found = read_json(file, DataError) if file.is_file() else {"toy": True}
+            if not isinstance(found, dict) or not found.get("toy"):
+                raise UsageError(
+                    f"{file}: a measurement, among which a toy has no place: name another --json or --results"
+                )
+
+
+def _is_toy_among_measurements(options: argparse.Namespace) -> bool:
+    """Whether a toy would lie among the project's measurements; says so."""
     if not options.toy or not _is_own(options.results):
         return False
     print("a toy is no measurement, so it is not kept: --json FILE keeps it", flush=True)
@@ -111,7 +138,7 @@ def _figures(results: Path) -> list[str]:
     on_cpu = {result["row"]: result for result in newest.values() if result["device"] == "cpu"}
     if "information-cost" in on_cpu:
         whole = results / "campaigns" / "mine_published.json"
-        as_published = json.loads(whole.read_text(encoding="utf-8")) if whole.is_file() else None
+        as_published = read_json(whole, DataError) if whole.is_file() else None
         figure = _pages(results) / "figures" / "mine_published.svg"
         lines.append(draw_estimates(dict(on_cpu["information-cost"]), figure, as_published))
     if curves := [newest[name] for name in sorted(newest) if name.startswith("time-to-loss-")]:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from benchmarks.marks import kind_of_result
+from benchmarks.marks import Kind, kind_of_result
 from emergence.errors import DataError
-from emergence.files import read_json, write_json_atomic
+from emergence.files import make_folder, read_json, write_json_atomic
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class RowResult:
         out["comparisons"] = [{**asdict(c), "met": c.met} for c in self.comparisons]
         return {**out, "date": today(), **measured_on}
 
-    def text(self) -> str:
-        """For the terminal."""
+    def text(self, toy: bool = False) -> str:
+        """For the terminal. A toy meets no mark and misses none."""
         lines = [f"{self.title} ({self.data})"]
         lines += [f"  {figure.name:<44} {number(figure.value):>12} {figure.unit}" for figure in self.figures]
         for c in self.comparisons:
             mark = f"{'>=' if c.at_least else '<='} {number(c.mark)}{c.unit}"
             limit = f", limit {number(c.limit)}{c.unit}" if c.limit is not None else ""
-            met = "met" if c.met else "missed"
+            met = "of no meaning for a toy" if toy else "met" if c.met else "missed"
             lines.append(f"  {c.what:<44} {number(c.value):>12}{c.unit}  (mark {mark}: {met}{limit})")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
@@ -115,7 +115,7 @@ def file_name(result: Mapping[str, Any]) -> str:
 
 def save(result: Mapping[str, Any], file: Path) -> None:
     """Write one row's JSON."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     write_json_atomic(file, result)
 
 
@@ -126,7 +126,35 @@ def load_newest(folder: Path) -> dict[str, dict[str, Any]]:
         result = read_json(file, DataError)
         if not isinstance(result, dict) or not {"row", "device", "machine", "date"} <= result.keys():
             raise DataError("no result of these benchmarks", file)
+        check(result, file)
         key = f"{result['row']}@{kind_of_result(result)}"
         if key not in newest or result["date"] >= newest[key]["date"]:
             newest[key] = result
     return newest
+
+
+def check(result: Mapping[str, Any], file: Path) -> None:
+    """Refuse what the page could not be made of.
+
+    Raises:
+        DataError: A part is missing or of another type; the kind of machine is unknown.
+    """
+    try:
+        if kind_of_result(result) not in get_args(Kind):
+            raise DataError(f"of an unknown kind of machine, {kind_of_result(result)[:40]!r}", file)
+        if not isinstance(result["date"], str) or not isinstance(result["row"], str):
+            raise TypeError("date and row are text")
+        if result["row"] == "scaling":
+            for curve in result["curves"]:
+                [float(size) for size in curve["sizes"]], str(curve["cost"]), str(curve["grows_with"])
+            return
+        for figure in result["figures"]:
+            str(figure["name"]), str(figure["unit"]), float(figure["value"]), [float(x) for x in figure["samples"]]
+        for c in result["comparisons"]:
+            str(c["what"]), str(c["unit"]), bool(c["at_least"]), float(c["value"]), float(c["mark"])
+        for entry in result["profile"]:
+            str(entry["what"]), float(entry["share"]), int(entry.get("calls", 0))
+        list(result["notes"]), dict(result["versions"]), str(result["machine"]["cpu"]), int(result["machine"]["cores"])
+        str(result["title"]), str(result["data"]), str(result["precision"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as reason:
+        raise DataError(f"no result of these benchmarks, or damaged ({reason!r})"[:200], file) from None

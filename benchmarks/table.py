@@ -14,17 +14,24 @@ from benchmarks.report import load_newest, number
 from benchmarks.rows import ROWS
 from benchmarks.scaling import told
 from emergence.errors import DataError, UsageError
-from emergence.files import read_json, write_atomic
+from emergence.files import make_folder, read_json, write_atomic
+
+#: The folder of results that the documentation is made of, as the page calls it.
+OWN_RESULTS = "benchmarks/results/"
 
 _HEAD = """# Speed
 
-Made by `python -m benchmarks table` from `benchmarks/results/`; do not edit. One row is measured with
+Made by `python -m benchmarks table` from `{results}`; do not edit. One row is measured with
 `python -m benchmarks ROW --text DIR --questions DIR` (on the built-in micro-world without these flags; seconds to
-minutes a row, an hour and more the times to a loss): ours and its peers in turn on one CPU thread, medians, CPU
-seconds per unit of work, so that other work on the machine falls on all alike. Ratios are medians over rounds of the
-ratio within a round, those of the times to a loss medians over seeds. Two jobs against one are told by the clock.
+minutes a row, an hour and more the times to a loss), which says what kind of machine it is on: ours and its peers in
+turn on one CPU thread, medians of (mostly five) rounds, CPU seconds per unit of work, so that other work on the machine
+counts for little. Ratios are medians over rounds of the ratio within a round, those of the times to a loss medians over
+seeds. Two jobs against one are told by the clock. Rented machines have neighbours, and figures of one row scatter by a
+third and more (*from .. to* in the figures below): a verdict near its mark may turn when it is measured again. What
+`gutenberg` and the questions are stands in [Results](results.md).
 
-Marks are of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which were taken to
+A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks are of a kind of machine
+(`benchmarks/marks.py`). The first ones were set with bf16 tiles, which were taken to
 multiply 4.5 times as fast as float32 does. On another machine a mark against peers in float32 shrinks as the gain of
 bf16 does there (2.3, or 1 without it); against the best-tuned peer, which does the same products in the same format, an
 update has to be no slower. Finetuning has to be 50 times as fast where bf16 gains 2 and more, 22 times elsewhere, and
@@ -65,33 +72,41 @@ Beside speed, the default tests hold what is fast against what is plain: the fus
 """
 
 
-def write_table(results: Path, file: Path) -> str:
-    """Write the page; returns what was done, one line."""
-    text, n_rows = page_of(results)
-    file.parent.mkdir(parents=True, exist_ok=True)
+def write_table(results: Path, file: Path, name: str = OWN_RESULTS) -> str:
+    """Write the page, which calls the folder of results ``name``; returns what was done, one line."""
+    text, n_results = page_of(results, name)
+    make_folder(file.parent)
     write_atomic(file, text)
-    return f"{file.name}: {n_rows} rows"
+    return f"{file}: {n_results} result{'s' if n_results > 1 else ''}"
 
 
-def page_of(results: Path) -> tuple[str, int]:
+def page_of(results: Path, name: str = OWN_RESULTS) -> tuple[str, int]:
     """The page of a folder of results, and how many there are."""
     found = load_newest(results)
     if not found:
         raise UsageError(f"{results}: no results: python -m benchmarks ROW makes one")
     changes = results / "campaigns" / "recipe.json"
-    n_rows = sum(result["row"] in ROWS for result in found.values())
-    return page(found, read_json(changes, DataError) if changes.is_file() else None), n_rows
+    if unknown := next((result["row"] for result in found.values() if result["row"] not in (*ROWS, "scaling")), None):
+        raise DataError(f"a result of {unknown[:40]!r}, which is no row of this version", results)
+    n_results = sum(result["row"] in ROWS for result in found.values())
+    return page(found, read_json(changes, DataError) if changes.is_file() else None, name), n_results
 
 
-def page(found: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Any] | None = None) -> str:
-    """The page as Markdown, from results by ``row@kind`` and what was found about the recipe."""
+def page(
+    found: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Any] | None = None, name: str = OWN_RESULTS
+) -> str:
+    """The page as Markdown, from results by ``row@kind`` and what was found about the recipe.
+
+    Args:
+        name: Of the folder of the results.
+    """
     order = {name: place for place, name in enumerate(ROWS)}
     rows = sorted((r for r in found.values() if r["row"] in order), key=lambda r: order[r["row"]])
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_kind.setdefault(kind_of_result(row), []).append(row)
     kinds = sorted(by_kind, key=lambda kind: (-len(by_kind[kind]), kind))
-    parts = [_HEAD, *(_marks(kind, by_kind[kind]) for kind in kinds)]
+    parts = [_HEAD.replace("{results}", name), *(_marks(kind, by_kind[kind]) for kind in kinds)]
     if "GPU" not in by_kind:
         parts.append(
             "\nNo row was measured on a GPU yet. The code of the GPU rows (`--device cuda`) has only ever "
@@ -108,15 +123,23 @@ def page(found: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Any] | No
 def _marks(kind: str, rows: list[Mapping[str, Any]]) -> str:
     lines = [f"\n## {kind[0].upper()}{kind[1:]}\n"]
     machines = dict.fromkeys(map(_machine, rows))
-    lines += [f"{'; '.join(machines)}.\n", "| | measured | limit | mark | |", "|---|---|---|---|---|"]
+    lines += [f"{'; '.join(machines)}.\n", "| row | | measured | limit | mark | |", "|---|---|---|---|---|---|"]
     for row in rows:
         for c in row["comparisons"]:
             sign = "≥" if c["at_least"] else "≤"
             measured, mark = (f"{_value(c[key], c['unit'])}" for key in ("value", "mark"))
             limit = "" if c.get("limit") is None else _value(c["limit"], c["unit"])
-            met = "met" if c["met"] else "missed"
-            lines.append(f"| {row['title']}: {c['what']} | {measured} | {limit} | {sign} {mark} | {met} |")
+            told = (f"{row['title']}: {c['what']}", measured, limit, f"{sign} {mark}", _verdict(row, c))
+            lines.append(f"| `{row['row']}` | {' | '.join(told)} |")
     return "\n".join(lines)
+
+
+def _verdict(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
+    """Computed, not read, so that no verdict differs from its numbers. A toy has none."""
+    if row.get("toy"):
+        return "a toy"
+    value, mark = comparison["value"], comparison["mark"]
+    return "met" if (value >= mark if comparison["at_least"] else value <= mark) else "missed"
 
 
 def _curves(rows: list[Mapping[str, Any]]) -> str:
@@ -158,7 +181,8 @@ def _machine(row: Mapping[str, Any]) -> str:
     about = row["machine"]
     if "gpu" in about:
         return f"{about['gpu']}, {row['precision']}"
-    return f"{about['cpu']}, {about['cores']} cores, one thread a process, {row['precision']}"
+    memory = f", {about['memory_gigabytes']} GB" if "memory_gigabytes" in about else ""
+    return f"{about['cpu']}, {about['cores']} cores{memory}, one thread a process, {row['precision']}"
 
 
 def _details(kind: str, rows: list[Mapping[str, Any]]) -> str:
@@ -186,9 +210,9 @@ def _misses(rows: list[Mapping[str, Any]]) -> str:
     """What takes the time or the memory of the rows that miss a mark."""
     lines = []
     for row in rows:
-        if not all(c["met"] for c in row["comparisons"]):
+        if any(_verdict(row, c) == "missed" for c in row["comparisons"]):
             entries = ", ".join(f"`{e['what']}` {e['share']:.0%}{_calls(e)}" for e in _merged(row["profile"]))
-            unknown = f"not looked for when it was measured ({row['date']})"
+            unknown = f"not looked for ({row['date']})"
             lines.append(f"- `{row['row']}`, {kind_of_result(row)}: {entries or unknown}")
     if not lines:
         return ""

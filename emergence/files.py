@@ -394,11 +394,7 @@ def read_json_lines(path: Path, error: ErrorType = RunDirectoryError) -> list[di
 
 def parse_json_lines(content: bytes, source: str, error: ErrorType = RunDirectoryError) -> list[dict[str, Any]]:
     """Objects of JSON-lines ``content``; see :func:`read_json_lines`."""
-    content = content[: content.rfind(b"\n") + 1]
-    rows = _plain_lines(content)
-    if rows is not None:
-        return rows
-    rows = []  # line by line, so that the first that is wrong is named
+    rows = []
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             text = line.decode("utf-8")
@@ -408,23 +404,6 @@ def parse_json_lines(content: bytes, source: str, error: ErrorType = RunDirector
         if not isinstance(row, dict):
             raise error(f"{source}:{number}: not a JSON object")
         rows.append(row)
-    return rows
-
-
-def _plain_lines(content: bytes) -> list[dict[str, Any]] | None:
-    """The objects of lines that hold one each and nothing odd; None for other lines, of which a few are right, too."""
-    rows = []
-    try:
-        text = content.decode("utf-8")
-        if _may_hold_odd(text):
-            return None
-        for line in text.split("\n")[:-1]:
-            row, end = _DECODER.raw_decode(line)
-            if end < len(line) or not isinstance(row, dict) or line.count("[") + line.count("{") > MOST_DEPTH:
-                return None
-            rows.append(row)
-    except (ValueError, RecursionError):
-        return None
     return rows
 
 

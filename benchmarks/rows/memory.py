@@ -43,6 +43,7 @@ def run(bench: Bench) -> RowResult:
         data="arbitrary ids",
         notes=[
             "optimiser state, gradients and the library's own buffers included; weights excluded",
+            "medians of two processes of each",
             "the limit is what gradients and states of the optimisers take alone; the profile is of bytes",
         ],
         profile=[

@@ -33,7 +33,10 @@ def run(bench: Bench) -> RowResult:
         figures=[figure for one in found for figure in one["figures"]],
         comparisons=[Comparison(f"{one['name']}, share of the peak", one["share"], MARK, unit="") for one in found],
         data=bench.text_name,
-        notes=precision_notes(best_precision(bench.device), ["waiting for data: time lost against one batch repeated"]),
+        notes=precision_notes(
+            best_precision(bench.device),
+            ["waiting for data: time lost against one batch repeated, the difference of two times"],
+        ),
         profile=found[0]["profile"],
         facts={one["name"]: one["facts"] for one in found},
     )  # fmt: skip
@@ -68,6 +71,7 @@ def _one(bench: Bench, name: str) -> dict[str, Any]:
         "figures": [
             Figure.rate(name, "tokens/s", seconds["fed"]),
             Figure(f"{name}, {kind}", memory, "GB", [memory]),
+            Figure.rate(f"{name}, matrix products alone", "GFLOP/s", [1e9 * g for g in seconds["GEMM"]]),
             Figure.of(f"{name}, waiting for data", "", [1 - 1 / ratio(seconds["fed"], seconds["same"])]),
         ],
     }  # fmt: skip

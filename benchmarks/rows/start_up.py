@@ -55,6 +55,6 @@ def run(bench: Bench) -> RowResult:
         data="no data",
         notes=[
             "CPU seconds: what an idle machine would take by the clock",
-            "the limit is Python's own start, or that of the Modal client without a file",
+            "the limit is Python's own start, or that of the Modal client without a file, measured in turn",
         ],
     )

@@ -209,7 +209,8 @@ def run(bench: Bench, size: str) -> RowResult:
     shares = [needed[seed] / text.updates if seed in needed else math.inf for seed in SEEDS]
     ratios = [per_update["peer"] / (per_update["ours"] * share) for share in shares]  # 0 where it is never reached
     compute = [flops * g / s for g, s in zip(seconds["GEMM"], seconds["ours"], strict=True)]
-    limit = statistics.median(ratios) / statistics.median(compute)
+    alone = [p / (flops * g) for g, p in zip(seconds["GEMM"], seconds["peer"], strict=True)]
+    limit = statistics.median(alone) / statistics.median(shares)
     costs = [o / p for o, p in zip(seconds["ours"], seconds["peer"], strict=True)]
     unit = "CPU s" if device.type == "cpu" else "s"
     figures = [

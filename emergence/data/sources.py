@@ -259,7 +259,8 @@ def _tokenizer(text: TextSplits, vocab_size: int, cache: Path) -> TextTokenizer:
             log.warning("%s: damaged (%s), training it again", file, error)
             shutil.rmtree(folder, ignore_errors=True)
     every = max(1, -(-text.size("train") // TOKENIZER_SAMPLE_BYTES))
-    log.info("training the tokenizer on one of every %d training documents", every)
+    part = "the" if every == 1 else f"one of every {every:,}"
+    log.info("training the tokenizer on %s training documents", part)
     tokenizer = TextTokenizer.train((document.text for document in text.documents("train", every)), vocab_size)
     with building(folder) as temporary:
         write_json_atomic(temporary / file.name, seal({"tokenizer": tokenizer.to_json()}))

@@ -120,7 +120,7 @@ def check_file(folder: Path, name: str, entry: ManifestEntry) -> str | None:
         return f"{name}: missing"
     size = path.stat().st_size
     if size != entry.bytes:
-        return f"{name}: {size:,} bytes instead of {entry.bytes:,}"
+        return f"{name}: damaged ({size:,} bytes instead of {entry.bytes:,})"
     if sha256_file(path) != entry.sha256:
         return f"{name}: damaged (its sha256 differs)"
     return None

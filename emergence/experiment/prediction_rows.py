@@ -6,6 +6,7 @@ every row. Standard library only.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -22,12 +23,16 @@ Row = Mapping[str, Any]
 
 
 def odd_row(rows: Sequence[Row]) -> str | None:
-    """What is wrong with a row that this program cannot have written, in one line; None if nothing is.
+    """What is wrong with the first row that this program cannot have written, in one line; None if nothing is.
 
-    Column by column, because many runs with thousands of rows each are read at a time.
+    Rows are looked at column by column, because many runs with thousands of them are read at a time. The shortest
+    beginning with something wrong ends with the first odd row.
     """
-    place, problem = next(_oddities(rows), (0, None))
-    return None if problem is None else f"{str(rows[place].get('id'))[:80]}: {problem}"
+    if next(_oddities(rows), None) is None:
+        return None
+    shortest = bisect_left(range(len(rows)), True, key=lambda n: next(_oddities(rows[:n]), None) is not None)
+    place, problem = next(_oddities(rows[:shortest]))
+    return f"{_shown(str(rows[place].get('id')), 80)}: {problem}"
 
 
 def _oddities(rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
@@ -39,7 +44,7 @@ def _oddities(rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
         yield 0, f"it has no {missing}"
     for place in _unlike(rows, first.keys()):
         missing, differing = _missing(rows[place]), min(rows[place].keys() ^ first.keys())
-        yield place, f"it has no {missing}" if missing else f"not every row has {differing[:40]}"
+        yield place, f"it has no {missing}" if missing else f"not every row has {_shown(differing)}"
     for key, (fits, wanted) in _VALUES.items():
         values = [row[key] for row in rows] if key in first else []
         if not all(map(fits, values)):
@@ -64,6 +69,11 @@ def _unlike(objects: Sequence[Row], keys: Set[str]) -> Iterator[int]:
     return (place for place, one in enumerate(objects) if one.keys() != keys)
 
 
+def _shown(name: str, most: int = 40) -> str:
+    """A name of a file's own in a message, on one line."""
+    return repr(name)[1:-1][:most]
+
+
 def _missing(row: Row) -> str | None:
     return next((key for key in (*_REQUIRED, *REQUIRED_SCORES) if key not in row), None)
 
@@ -84,22 +94,22 @@ def _odd_scores(part: str, parts: Sequence[Row]) -> Iterator[tuple[int, str]]:
     """As :func:`_oddities`, of one of :data:`PARTS` of every row."""
     first = parts[0]
     for place in _unlike(parts, first.keys()):
-        yield place, f"not every row has the {part} of {min(parts[place].keys() ^ first.keys())[:40]}"
+        yield place, f"not every row has the {part} of {_shown(min(parts[place].keys() ^ first.keys()))}"
     for name in first:
-        of_name = [part_of_row[name] for part_of_row in parts]
+        named, of_name = _shown(name), [part_of_row[name] for part_of_row in parts]
         for place, scores in enumerate(of_name):
             if not isinstance(scores, dict):
-                yield place, f"its {part} of {name[:40]} are {repr(scores)[:40]}, where scores belong"
+                yield place, f"its {part} of {named} are {repr(scores)[:40]}, where scores belong"
         keys = of_name[0].keys()
         for place in _unlike(of_name, keys):
-            yield place, f"not every row has a {min(of_name[place].keys() ^ keys)[:40]} of {name[:40]}"
+            yield place, f"not every row has a {_shown(min(of_name[place].keys() ^ keys))} of {named}"
         lacks = next((key for key in REQUIRED_SCORES if key not in keys), None) if part == "readouts" else None
         if lacks is not None:
-            yield 0, f"it has no {lacks} of {name[:40]}"
+            yield 0, f"it has no {lacks} of {named}"
         if "prediction" in keys:
             for place, scores in enumerate(of_name):
                 if not _is_span(scores["prediction"]):
-                    yield place, f"its prediction of {name[:40]} is {repr(scores['prediction'])[:40]}, no span of words"
+                    yield place, f"its prediction of {named} is {repr(scores['prediction'])[:40]}, no span of words"
 
 
 def _is_span(value: Any) -> bool:

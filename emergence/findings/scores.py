@@ -120,13 +120,14 @@ def score_set(
     """
     notes = [f"{MODES[cell]} was not run: {how}" for cell, how in missing_cells(comparable).items()]
     results = comparable.results()
-    notes += [f"{item.name}: {item.remark}" for item in results if item.remark]
+    notes += [f"{item.name}: {item.remark}: its predictions are not used" for item in results if item.remark]
     if comparable.is_documented_format:
         notes.append(f"{NO_INTERVAL}; F1 and EM are of the validation questions, there are none of the test questions")
     elif not _all_have_predictions(comparable):
         names = ", ".join(item.name for item in results if item.scores is None)
         notes.append(
-            f"no predictions beside {names}: cells are taken as independent, so intervals are wider than paired ones"
+            f"no predictions to use beside {names}: cells are taken as independent, "
+            "so intervals are wider than paired ones"
             + ("; they resample what their runs did, not documents" if cluster == "document" else "")
         )
     readouts: dict[str, ReadoutScores] = {}

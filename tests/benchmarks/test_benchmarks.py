@@ -101,10 +101,10 @@ def test_the_table_is_made_of_the_newest_results(tmp_path: Path) -> None:
     ):
         (tmp_path / file).write_text(json.dumps(found), encoding="utf-8")
     text = page(load_newest(tmp_path))
-    assert "| a title: it | 2.5× |  | ≥ 2× | met |" in text
-    assert "| a title: it | 1× |  | ≥ 2× | missed |" in text
+    assert "| `cka-128` | a title: it | 2.5× |  | ≥ 2× | met |" in text
+    assert "| `memory` | a title: it | 1× |  | ≥ 2× | missed |" in text
     assert "`memory`, float32 only: `aten::mm` 50% (3 calls)\n" in text and "`waiting` 25%\n" in text
-    assert "`restart`, float32 only: not looked for when it was measured (2026-03-01)" in text
+    assert "`restart`, float32 only: not looked for (2026-03-01)" in text
     assert "No row was measured on a GPU" in text
 
 
@@ -112,15 +112,18 @@ def test_each_kind_of_machine_has_its_own_part_of_the_page(tmp_path: Path) -> No
     units = {"cpu": "another", "cores": 4, "kind": "bf16 vector units"}
     tiles = row("memory", 3.0, machine=units)
     tiles["comparisons"][0]["limit"] = 5.0
-    tiles["comparisons"].append({**tiles["comparisons"][0], "met": False})
+    tiles["comparisons"].append({**tiles["comparisons"][0], "value": 1.0})
     compiled = [{"what": f"Call CompiledFxGraph {x}", "share": 0.2, "calls": 2} for x in "ab"]
     tiles["profile"] = [{"what": "aten::mm", "share": 0.3, "calls": 1}, *compiled]
     for file, found in (("a.json", row("memory", 1.0)), ("b.json", tiles)):
         (tmp_path / file).write_text(json.dumps(found), encoding="utf-8")
     text = page(load_newest(tmp_path))
-    assert "## Float32 only" in text and "| a title: it | 1× |  | ≥ 2× | missed |" in text
+    assert "## Float32 only" in text and "| `memory` | a title: it | 1× |  | ≥ 2× | missed |" in text
     assert "`memory`, bf16 vector units: `compiled code` 40% (4 calls), `aten::mm` 30% (1 calls)\n" in text
-    assert "## Bf16 vector units\n\nanother, 4 cores" in text and "| a title: it | 3× | 5× | ≥ 2× | met |" in text
+    assert (
+        "## Bf16 vector units\n\nanother, 4 cores" in text
+        and "| `memory` | a title: it | 3× | 5× | ≥ 2× | met |" in text
+    )
 
 
 def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +276,13 @@ def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
         (["table", "--results", str(tmp_path)], "no results"),
         (["cka-128", "table", "--toy"], "table stands alone"),
         (["cka-128", "probe", "--toy", "--json", str(tmp_path / "x")], "--json FILE is for one row"),
+        (["table", "--json", str(tmp_path / "x")], "--json FILE is for one row"),
+        (["cka-128", "probe", "cka-128"], "cka-128 is named twice"),
+        (["cka-128", "--toy", "--results", str(tmp_path / "foreign" / "x.json")], "File exists"),
+        (["cka-128", "--toy", "--json", str(tmp_path / "foreign" / "x.json" / "y")], "File exists"),
+        (["cka-128", "--toy", "--json", str(tmp_path / "foreign")], "give --json a file"),
+        (["cka-128", "--toy", "--json", str(tmp_path / "foreign" / "x.json")], "a toy has no place"),
+        (["scaling", "--toy", "--results", str(tmp_path / "foreign")], "a toy has no place"),
         (["table", "--results", str(tmp_path / "foreign")], "x.json: no result of these benchmarks"),
     ):
         assert command.main(arguments) == 2
@@ -287,6 +297,31 @@ def test_a_toy_does_not_take_the_place_of_a_measurement(
     monkeypatch.setattr(command, "RESULTS", tmp_path)
     assert command.main(["cka-128", "--toy", "--repeats", "1"]) == 0
     assert "not kept" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"figures": None}, {"figures": [{"name": "x"}]}, {"comparisons": [{"what": "x"}]}, {"notes": None},
+        {"profile": [{"what": "x", "share": None}]}, {"machine": {"kind": "quantum"}}, {"machine": None}, {"date": 3},
+        {"row": ["a"]}, {"row": "nothing"}, {"row": "scaling"}, {"precision": ...}, {"title": ...}, {"versions": 7},
+    ],
+)  # fmt: skip
+def test_a_damaged_result_is_told_in_one_line(
+    damage: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {key: value for key, value in {**row("memory", 1.0), **damage}.items() if value is not ...}
+    (tmp_path / "x.json").write_text(json.dumps(found))
+    assert command.main(["table", "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(tmp_path) in error and error.count("\n") == 1
+
+
+def test_a_verdict_is_that_of_its_numbers(tmp_path: Path) -> None:
+    found = row("memory", 1.0)
+    found["comparisons"][0]["met"] = True
+    (tmp_path / "x.json").write_text(json.dumps(found))
+    assert "| 1× |  | ≥ 2× | missed |" in page(load_newest(tmp_path))
 
 
 def test_other_toys_do_not_either(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,6 +412,9 @@ def test_the_command_writes_json_and_the_table(
     monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
     assert command.main(["cka-128", "--toy", "--repeats", "1", "--results", str(tmp_path)]) == 0
     assert command.main(["table", "--results", str(tmp_path)]) == 0
-    assert "1 rows" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{tmp_path / 'speed.md'}: 1 result\n" in told and "no meaning for a toy" in told
+    assert f"from `{tmp_path}`" in (tmp_path / "speed.md").read_text(encoding="utf-8")
+    assert "| a toy |" in (tmp_path / "speed.md").read_text(encoding="utf-8")  # no mark is met or missed by it
     assert "CKA" in (tmp_path / "speed.md").read_text(encoding="utf-8")
     assert not (tmp_path / "docs").exists()  # the documentation is made of the project's own results
