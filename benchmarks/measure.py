@@ -173,7 +173,8 @@ def hottest_packages(arguments: Sequence[str], folder: Path, top: int = 8) -> li
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "profile"
         command = [sys.executable, "-m", "cProfile", "-o", str(file), *arguments]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
+        # Whatever its exit code: a refusal is timed, too.
+        subprocess.run(command, cwd=folder, capture_output=True, timeout=600)
         functions = pstats.Stats(str(file)).stats.items()  # type: ignore[attr-defined]
     spent: dict[str, float] = {}
     for (path, _, function), (_, _, own, _, _) in functions:

@@ -38,7 +38,7 @@ QUICK = ("cka-128", "finetune", "probe")
 #: Rows that tell where time or memory goes, and rows that tell what nothing of the kind does without.
 EXPLAINED = (
     "pretrain-2x128", "pretrain-4x256", "gemm-share", "memory", "finetune", "probe", "answers", "jobs", "restart",
-    "sizes",
+    "sizes", "start-up",
 )  # fmt: skip
 LIMITED = ("time-to-loss-tiny", "pretrain-2x128", "memory", "finetune", "jobs", "start-up", "restart")
 ABOUT = {"machine": {"cpu": "a processor", "cores": 2}, "versions": {"torch": "2"}, "precision": "fp32"}
