@@ -30,7 +30,7 @@ class Existing:
     Attributes:
         finished: Experiment id to the newest run with a result.
         trunks: Pretrain id to the newest run with the trunk of that pretraining.
-        begun: Pretrain id to a run that only pretrains and has no trunk yet: the one to go on with.
+        begun: Pretrain id to a run that only pretrains and has no trunk or no result yet: the one to go on with.
         unfinished: Experiment id to the newest run without a result.
     """
 
@@ -58,7 +58,9 @@ class Existing:
             self.unfinished.setdefault(experiment_id, run_id)
         if spec.random_baseline or spec.at_snapshot:
             return
-        if has_trunk and (spec.pretrains or equivalent_cell(spec, trunk)):
+        if spec.skip_finetune and stats is None:  # also one killed between its trunk and its result
+            self.begun.setdefault(spec.pretrain_id, (run_id, spec))
+        elif has_trunk and (spec.pretrains or equivalent_cell(spec, trunk)):
             self.trunks.setdefault(spec.pretrain_id, run_id)
         elif not has_trunk and spec.skip_finetune:
             self.begun.setdefault(spec.pretrain_id, (run_id, spec))

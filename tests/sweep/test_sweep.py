@@ -93,6 +93,16 @@ def test_cells_on_snapshots_wait_for_the_one_pretraining_and_do_not_stand_for_it
     assert graph.status[at_snapshot.key].state == "done" and graph.status[pretraining.key].state == "waiting"
 
 
+def test_a_pretraining_is_done_with_its_result_and_not_with_its_trunk() -> None:
+    """One that was killed in between goes on; otherwise its run would stay unfinished for good."""
+    pretraining = by_name(tasks_of("D-W-F-ALL"))["D-W-pretrain.0"]
+    for stats, state in ((None, "waiting"), ({}, "done")):
+        existing = Existing()
+        existing.add("run", pretraining.spec, pretraining.key, has_trunk=True, stats=stats)
+        graph = mark_existing(tasks_of("D-W-F-ALL"), existing)
+        assert graph.status[pretraining.key].state == state
+
+
 def test_a_pretraining_axis_makes_several_pretrainings_with_names_of_their_own() -> None:
     table = {"size": "debug", "trunk": "wiki", "train": "frozen", "set": {"pretrain": {"muon_lr": [0.01, 0.02]}}}
     tasks = build_tasks(matrix(cells=[table]).select(seeds=1))
