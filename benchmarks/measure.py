@@ -28,6 +28,9 @@ Result = TypeVar("Result")
 #: Does one piece of work and returns how many units it was.
 Work = Callable[[], float]
 
+#: Where commands of the project are run.
+ROOT = Path(__file__).resolve().parents[1]
+
 _LIBRARIES = ("torch", "numpy", "scipy", "tokenizers", "transformers", "modal")
 
 

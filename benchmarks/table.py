@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.marks import kind_of_result
-from benchmarks.report import load_newest, number
+from benchmarks.report import Comparison, load_newest, number
 from benchmarks.rows import ROWS
 from benchmarks.scaling import told
 from emergence.errors import DataError, UsageError
@@ -138,8 +138,8 @@ def _verdict(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     """Computed, not read, so that no verdict differs from its numbers. A toy has none."""
     if row.get("toy"):
         return "a toy"
-    value, mark = comparison["value"], comparison["mark"]
-    return "met" if (value >= mark if comparison["at_least"] else value <= mark) else "missed"
+    found = Comparison("", comparison["value"], comparison["mark"], comparison["at_least"])
+    return "met" if found.met else "missed"
 
 
 def _curves(rows: list[Mapping[str, Any]]) -> str:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.materials import Bench
-from benchmarks.measure import hottest_packages
+from benchmarks.measure import ROOT, hottest_packages
 from benchmarks.report import Comparison, Figure, RowResult
 
-ROOT = Path(__file__).resolve().parents[2]
 #: Runs that are planted, four to a seed, and fewer ones, whose memory the others are compared with.
 RUNS, FEWER = 400, 100
 #: CPU seconds of a table and of a report of so many runs, and memory of the many against that of the fewer.

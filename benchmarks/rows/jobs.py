@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.materials import Bench
-from benchmarks.measure import ratio
+from benchmarks.measure import ROOT, ratio
 from benchmarks.report import Comparison, Figure, RowResult
 from emergence.errors import EmergenceError
 from emergence.sweep.local import THREAD_VARIABLES
@@ -117,7 +117,7 @@ def swept(jobs: int, cells: str) -> Swept:
 def _run(command: list[str]) -> None:
     done = subprocess.run(
         command,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
         env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -59,9 +59,9 @@ def _ours(shape: tuple[int, int, int], vocab: int, batch: int, device_name: str)
     side = Pretraining(model_config(shape, LENGTH), vocab, best_precision(device), device)
     ids = torch.randint(0, vocab, (batch, LENGTH + 1), device=device)
     peak = _peak(lambda: side.step(ids), device)
-    gradients = sum(weight.numel() * weight.element_size() for weight in side.trunk.parameters())
+    gradients = sum(weight.nbytes for weight in side.trunk.parameters())
     tensors = [x for one in side.optimizers.state_dict() for of in one["state"].values() for x in of.values()]
-    states = sum(x.numel() * x.element_size() for x in tensors if isinstance(x, torch.Tensor))
+    states = sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor))
     rest = peak - gradients - states
     return {"peak": peak, "gradients": gradients, "states of the optimisers": states, "what is computed with": rest}
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.materials import Bench
-from benchmarks.measure import child_cpu_seconds, hottest_packages
+from benchmarks.measure import ROOT, child_cpu_seconds, hottest_packages
 from benchmarks.report import Comparison, Figure, RowResult
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
@@ -18,7 +18,6 @@ from emergence.spec.config import ExperimentConfig
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.recording import StopRequested
 
-ROOT = Path(__file__).resolve().parents[2]
 MARK = 5.0
 #: The updates that follow are then none of those, ever rarer, after which a snapshot is evaluated and kept.
 UPDATES_BEFORE = 6

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.materials import Bench
-from benchmarks.measure import child_cpu_seconds, hottest_packages
+from benchmarks.measure import ROOT, child_cpu_seconds, hottest_packages
 from benchmarks.report import Comparison, Figure, RowResult
 
-ROOT = Path(__file__).resolve().parents[2]
 ENTRY_POINT = "pretrain_wikitext_finetune_qasrl_modal.py"
 BAD_PATH = "emergence run --qa-data, a path that is not there"
 CLIENT, PYTHON = "of that, the client alone: modal run --help", "python -c pass"
