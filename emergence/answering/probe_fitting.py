@@ -55,6 +55,13 @@ SETTLED = 2e-3
 #: The loss's curvature along a direction of the states over their variance there, and the share of the largest variance
 #: that keeps empty directions from being blown up. Both decide how fast the optimum is reached, not where it lies.
 _CURVATURE, _VARIANCE_FLOOR = 0.5, 1e-5
+#: Nats per question. L-BFGS is at the optimum once a step along the slope would lower the loss by no more than this.
+#: Below it, float32 rounds the loss by as much as a step changes it, and the line search cannot end.
+_AT_OPTIMUM = 1e-7
+#: Nats per question. A line search that fails with no more than this to gain has met the rounding of float32.
+_ROUNDING = 1e-5
+#: scipy's status of a search that its callback stopped.
+_STOPPED = 99
 #: Smaller ridges are not tried once this many in a row have raised the validation loss.
 _RIDGES_TOO_MANY = 2
 #: Learning rates of a bilinear probe that starts from the linear one, as factors of ``probe.lr``.
@@ -116,7 +123,7 @@ class ProbeFit:
         """Why this fit must be read with care, and by how much it may still have changed. Usually empty."""
         remarks = []
         if not self.converged and self.ridge is not None:
-            remarks.append(f"stopped at its limit of {self.iterations} iterations")
+            remarks.append(f"stopped after {self.iterations} iterations, before its optimum")
         elif not self.converged:
             remarks.append(
                 f"still improving when its epochs ended: validation loss {_late_fall(self.path):+.4f} and F1 "
@@ -466,7 +473,11 @@ class SpanObjective:
         """The optimum by L-BFGS from ``start``, which is shaped as :attr:`start`.
 
         It runs along the principal directions of the states, each scaled by its curvature. States are far from
-        uncorrelated, so the same optimum takes a fraction of the iterations there.
+        uncorrelated, so the same optimum takes a fraction of the iterations there. A curvature near 1 in all of them
+        also makes half the squared slope an estimate of how far above the optimum the loss still is.
+
+        Returns:
+            scipy's result. ``success`` says that the optimum was reached, as well as float32 can tell.
         """
         variances, directions = self._principal
         scale = 1 / np.sqrt(_CURVATURE * variances + ridge + _VARIANCE_FLOOR * variances.max(initial=1e-12))
@@ -479,12 +490,25 @@ class SpanObjective:
         def turned_objective(turned: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
             value, gradient = self(back(turned), ridge)
             slope = scale[:, None] * (directions.T @ gradient[:size].reshape(-1, 2))
-            return value, np.concatenate([slope.ravel(), gradient[size:]])
+            slopes.append(np.concatenate([slope.ravel(), gradient[size:]]))
+            return value, slopes[-1]
 
+        def stop_at_optimum(_: npt.NDArray[np.float64]) -> None:
+            last = slopes[-1]  # a line search ends with the point that it takes
+            slopes.clear()
+            if last @ last <= 2 * _AT_OPTIMUM:
+                raise StopIteration
+
+        slopes: list[npt.NDArray[np.float64]] = []
         begin = (directions.T @ start[:size].reshape(-1, 2)) / scale[:, None]
         options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-8, "gtol": 1e-5}
         first = np.concatenate([begin.ravel(), start[size:]])
-        result = minimize(turned_objective, first, jac=True, method="L-BFGS-B", options=options)
+        result = minimize(
+            turned_objective, first, jac=True, method="L-BFGS-B", callback=stop_at_optimum, options=options
+        )
+        # A line search that fails within rounding of the optimum has found it; its own word would be "abnormal".
+        failed_there = result.status == 2 and 0.5 * float(result.jac @ result.jac) <= _ROUNDING
+        result.success = bool(result.success or result.status == _STOPPED or failed_there)
         result.x = back(result.x)
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,59 @@ def test_the_optimum_is_stationary_and_better_than_its_neighbours() -> None:
     rng = np.random.default_rng(0)
     for _ in range(5):
         assert objective(raw.T.double().numpy().ravel() + 0.05 * rng.normal(size=64), 1e-2)[0] > best
+
+
+def hard_problem(n: int, seed: int, size: int = 48) -> SpanObjective:
+    """``n`` questions of 4 to 18 words, whose golds a noisy linear map of correlated states draws."""
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], rng.integers(4, 19, n).cumsum()])
+    states = rng.normal(size=(offsets[-1], size)) @ np.diag(np.geomspace(3, 0.03, size)) @ rng.normal(size=(size, size))
+    states /= states.std(0)
+    logits = states @ rng.normal(size=size) / 4 + rng.gumbel(size=len(states))
+    golds = np.array([logits[a:b].argmax() for a, b in pairwise(offsets.tolist())])
+    words = torch.tensor(states, dtype=torch.float32)
+    features = LayerFeatures(words, torch.zeros(n, size), offsets)
+    return SpanObjective(ProbeData(features, GoldSpans(golds, golds, np.arange(n + 1))))
+
+
+def test_the_optimum_is_found_as_well_as_float32_can_tell_and_no_better() -> None:
+    """Beyond that, line searches fail: up to 40 evaluations for nothing, and fits at their optimum told as cut off."""
+    iterations = evaluations = 0
+    for n, seed, ridge in product((60, 200), range(3), (1e-1, 1e-2, 1e-3)):
+        objective = hard_problem(n, seed)
+        found = objective.minimum(objective.start, ridge, 2_000)
+        iterations, evaluations = iterations + found.nit, evaluations + found.nfev
+        assert found.success, found.message
+        assert above_optimum(objective, found.x, ridge) < 1e-6  # nats per question
+    assert evaluations < 2 * iterations
+
+
+def above_optimum(objective: SpanObjective, flat: np.ndarray, ridge: float) -> float:
+    """What a Newton step in float64, by the Hessian in closed form, would still gain."""
+    size, n = objective.hidden_size, objective.n_questions
+    weights = torch.tensor(flat.reshape(size, 2))
+    gained = 0.0
+    for side in (0, 1):
+        gradient, hessian = ridge * weights[:, side], ridge * torch.eye(size, dtype=torch.float64)
+        words = objective.words.double().split(objective.counts.tolist())
+        for states, gold in zip(words, objective.words[objective.golds[:, side]].double(), strict=True):
+            share = (states @ weights[:, side]).softmax(0)
+            mean = share @ states
+            gradient = gradient + (mean - gold) / n
+            hessian = hessian + ((states.T * share) @ states - torch.outer(mean, mean)) / n
+        gained += 0.5 * float(gradient @ torch.linalg.solve(hessian, gradient))
+    return gained
+
+
+def test_a_fit_that_is_cut_off_says_so_and_one_at_its_optimum_does_not() -> None:
+    train, validation, _ = task("asked", 60)
+    parts = layer_data(PlantedEncoder(), train, validation)
+    standardise_(parts[0].features, parts[1].features)
+    for limit, converged in ((3, False), (2_000, True)):
+        config = replace(CONFIG, ridges=(1e-1,), max_iterations=limit)
+        fit = fit_linear_probe(*parts, None, config, layer=1, max_answer_words=3)
+        assert fit.converged == converged
+        assert any("3 iterations, before its optimum" in remark for remark in fit.remarks) != converged
 
 
 def test_ridge_is_chosen_on_validation_and_every_one_reported() -> None:
