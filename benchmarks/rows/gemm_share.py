@@ -41,7 +41,7 @@ def run(bench: Bench) -> RowResult:
             *(Figure.of(f"{name}, share", "", found) for name, found in shares.items()),
         ],
         comparisons=[
-            Comparison(f"{name}, share of the peak", statistics.median(found), MARK, unit="")
+            Comparison(f"{name}, share of the peak", statistics.median(found), MARK, unit="", limit=1.0)
             for name, found in shares.items()
         ],
         data=bench.text_name,

@@ -31,7 +31,9 @@ def run(bench: Bench) -> RowResult:
         row="sizes",
         title="sizes as they are trained here",
         figures=[figure for one in found for figure in one["figures"]],
-        comparisons=[Comparison(f"{one['name']}, share of the peak", one["share"], MARK, unit="") for one in found],
+        comparisons=[
+            Comparison(f"{one['name']}, share of the peak", one["share"], MARK, unit="", limit=1.0) for one in found
+        ],
         data=bench.text_name,
         notes=precision_notes(
             best_precision(bench.device),

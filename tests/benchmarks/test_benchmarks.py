@@ -25,7 +25,7 @@ from benchmarks.peers.mine_published import WIDTHS
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult, file_name, load_newest, number
 from benchmarks.rows import ROWS, run_row
-from benchmarks.rows.cka import drifting, feature_form
+from benchmarks.rows.cka import drifting, feature_form, least_operations
 from benchmarks.rows.information_cost import by_heart
 from benchmarks.rows.jobs import Swept, profile_of
 from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Setting, Text, draw, parties_of
@@ -40,7 +40,10 @@ EXPLAINED = (
     "pretrain-2x128", "pretrain-4x256", "gemm-share", "memory", "finetune", "probe", "answers", "jobs", "restart",
     "sizes", "start-up",
 )  # fmt: skip
-LIMITED = ("time-to-loss-tiny", "pretrain-2x128", "memory", "finetune", "jobs", "start-up", "restart")
+LIMITED = (
+    "time-to-loss-tiny", "pretrain-2x128", "gemm-share", "memory", "finetune", "probe", "cka-128", "tokenise",
+    "answers", "jobs", "start-up", "restart", "sizes",
+)  # fmt: skip
 ABOUT = {"machine": {"cpu": "a processor", "cores": 2}, "versions": {"torch": "2"}, "precision": "fp32"}
 
 
@@ -221,6 +224,11 @@ def test_every_row_runs(name: str, bench: Bench) -> None:
     if name in LIMITED:
         assert all(c.limit is not None and np.isfinite(c.limit) for c in found.comparisons)
     json.dumps(found.to_dict({**ABOUT, "device": "cpu"}))
+
+
+def test_the_limit_of_all_pairs_is_the_cheaper_form() -> None:
+    assert least_operations(1, 100, 1_000) == 100**2 * 1_000 + 100**2  # half of a kernel matrix, its norm
+    assert least_operations(3, 1_000, 10) == 6 * 2 * 1_000 * 10**2
 
 
 def test_what_the_published_estimator_reports_lies_above_every_ceiling_for_independent_pairs() -> None:
