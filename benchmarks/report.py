@@ -152,6 +152,8 @@ def check(result: Mapping[str, Any], file: Path) -> None:
             str(figure["name"]), str(figure["unit"]), float(figure["value"]), [float(x) for x in figure["samples"]]
         for c in result["comparisons"]:
             str(c["what"]), str(c["unit"]), bool(c["at_least"]), float(c["value"]), float(c["mark"])
+            if c.get("limit") is not None:
+                float(c["limit"])
         for entry in result["profile"]:
             str(entry["what"]), float(entry["share"]), int(entry.get("calls", 0))
         list(result["notes"]), dict(result["versions"]), str(result["machine"]["cpu"]), int(result["machine"]["cores"])

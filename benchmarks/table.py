@@ -30,14 +30,14 @@ seeds. Two jobs against one are told by the clock. Rented machines have neighbou
 third and more (*from .. to* in the figures below): a verdict near its mark may turn when it is measured again. What
 `gutenberg` and the questions are stands in [Results](results.md).
 
-A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks are of a kind of machine
-(`benchmarks/marks.py`). The first ones were set with bf16 tiles, which were taken to
-multiply 4.5 times as fast as float32 does. On another machine a mark against peers in float32 shrinks as the gain of
+A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks of training and probing are
+of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which were taken to multiply 4.5 times as fast as float32 does. On another machine a mark against peers in float32 shrinks as the gain of
 bf16 does there (2.3, or 1 without it); against the best-tuned peer, which does the same products in the same format, an
 update has to be no slower. Finetuning has to be 50 times as fast where bf16 gains 2 and more, 22 times elsewhere, and
 the time to a loss a quarter of the peer's everywhere. The *limit* is what would be found if ours took no longer than
 its matrix products alone, at the speed of a large one in the same minute: nothing exact is faster. Other rows name
-theirs in a note, mostly what no program of the kind does without. Losses and errors have none.
+theirs in a note, mostly what no program of the kind does without. Losses, errors and
+exponents have none; others without one were measured before it was taken.
 """
 
 _PEERS = """

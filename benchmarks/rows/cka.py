@@ -78,11 +78,11 @@ def run(bench: Bench, width: int) -> RowResult:
 def least_operations(n_items: int, n_rows: int, width: int) -> float:
     """Floating-point operations of all pairs by kernel matrices or by features, whichever has fewer.
 
-    Kernel matrices are symmetric, so half of each is enough; so is half of the table of their inner products.
+    Half of what is symmetric is enough: of a kernel matrix, of a product of features with themselves, of the table.
     """
     pairs = n_items * (n_items + 1) / 2
     by_kernels = n_items * n_rows**2 * width + pairs * n_rows**2
-    return min(by_kernels, pairs * 2 * n_rows * width**2)
+    return min(by_kernels, n_items**2 * n_rows * width**2)
 
 
 def feature_form(x: Array, y: Array) -> float:

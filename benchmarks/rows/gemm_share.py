@@ -12,7 +12,7 @@ from benchmarks.rows.pretrain import batches, on, precision_notes
 from emergence.spec.model_size import training_flops_per_token
 
 MARK = 0.5
-#: (blocks, width, heads) and sequences per update (base and medium take 128 and more); not compiled.
+#: (blocks, width, heads) and sequences per update (base and medium take 128 and more); compiled on a GPU alone.
 WIDTHS = {"2x128": (2, 128, 4, 8), "4x256": (4, 256, 8, 16), "4x512": (4, 512, 8, 16)}
 
 

@@ -37,7 +37,10 @@ def run(bench: Bench) -> RowResult:
         data=bench.text_name,
         notes=precision_notes(
             best_precision(bench.device),
-            ["waiting for data: time lost against one batch repeated, the difference of two times"],
+            [
+                "waiting for data: time lost against one batch repeated, the difference of two times",
+                "the peak: a product of 4096 x 4096 matrices; the profile is of the smallest size",
+            ],
         ),
         profile=found[0]["profile"],
         facts={one["name"]: one["facts"] for one in found},

@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,16 +54,16 @@ _WARMUP_FRACTION = 0.02
 #: to the next ridge. It is a hundredth of what separates the families.
 SETTLED = 2e-3
 #: The loss's curvature along a direction of the states over their variance there, and the share of the largest variance
-#: that keeps empty directions from being blown up. Both decide how fast the optimum is reached, not where it lies.
+#: that keeps empty directions from being blown up. Both decide how fast the optimum is reached.
 _CURVATURE, _VARIANCE_FLOOR = 0.5, 1e-5
-#: Nats per question. L-BFGS is at the optimum once a step along the slope would lower the loss by no more than this.
-#: Below it, float32 rounds the loss by as much as a step changes it, and the line search cannot end.
+#: Nats per question. L-BFGS stops once no more than this is to be gained. Below it float32 rounds the loss of a few
+#: hundred questions by as much as a step changes it, and line searches fail.
 _AT_OPTIMUM = 1e-7
-#: Nats per question. A line search that fails with no more than this to gain has met the rounding of float32.
-_ROUNDING = 1e-5
-#: scipy's status of a search that its callback stopped.
-_STOPPED = 99
-#: Smaller ridges are not tried once this many in a row have raised the validation loss.
+#: Nats per question. A fit with more than this to gain has not converged, whatever ended it.
+_CONVERGED = 1e-5
+#: Steps from which the curvature is told, as many as L-BFGS keeps itself.
+_STEPS = 10
+#: Smaller ridges are not tried once this many have not brought the validation loss below the lowest before.
 _RIDGES_TOO_MANY = 2
 #: Learning rates of a bilinear probe that starts from the linear one, as factors of ``probe.lr``.
 NESTED_RATES = (1.0, 0.1)
@@ -86,6 +87,8 @@ class MLPHead(nn.Module):
 
 
 Probe = SpanHead | BilinearProbe | MLPHead
+#: A point that L-BFGS came to, and the gradient there.
+_Point = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,8 @@ class ProbeFit:
         validation_loss, validation_em, validation_f1: Nats per question, as trained; EM and F1 over all golds.
         iterations: L-BFGS iterations at the chosen ridge, or the best epoch. 0 means that the start was best: the
             offset alone, or the linear probe on top of it.
-        converged: Whether L-BFGS met its tolerance at the chosen ridge, or the validation loss settled in the epochs.
+        converged: Whether L-BFGS at the chosen ridge is within 1e-5 nats of its optimum, as its steps tell, or the
+            validation loss settled in the epochs.
         path: Validation scores for every ridge, or for every epoch.
         scales: Factors of the offset's start and end logits; None without an offset.
     """
@@ -214,7 +218,9 @@ def fit_linear_probe(
                 f"linear probe, layer {layer}, ridge {ridge:g}: the validation loss is {scores.loss}: the trunk's "
                 "states are too large or not finite, use --set pretrain.precision=fp32"
             )
-        row = {"ridge": ridge, "train_loss": objective.loss, **asdict(scores)}
+        of_weights = weights[: 2 * objective.hidden_size]
+        train_loss = float(result.fun) - 0.5 * ridge * float(of_weights @ of_weights)
+        row = {"ridge": ridge, "train_loss": train_loss, **asdict(scores)}
         tried.append(({**row, "iterations": int(result.nit), "converged": bool(result.success)}, weights))
         losses = [row["loss"] for row, _ in tried]
         if len(losses) - 1 - int(np.argmin(losses)) >= _RIDGES_TOO_MANY:
@@ -472,45 +478,55 @@ class SpanObjective:
     def minimum(self, start: npt.NDArray[np.float64], ridge: float, max_iterations: int) -> OptimizeResult:
         """The optimum by L-BFGS from ``start``, which is shaped as :attr:`start`.
 
-        It runs along the principal directions of the states, each scaled by its curvature. States are far from
-        uncorrelated, so the same optimum takes a fraction of the iterations there. A curvature near 1 in all of them
-        also makes half the squared slope an estimate of how far above the optimum the loss still is.
+        It runs along the principal directions of the states, each scaled by its curvature, as is each scale of an
+        offset. States are far from uncorrelated, so the same optimum takes a fraction of the iterations there.
 
         Returns:
-            scipy's result. ``success`` says that the optimum was reached, as well as float32 can tell.
+            scipy's result, with ``x`` shaped as ``start``, and ``success``: no more than 1e-5 nats are to be gained,
+            whatever ended it. ``fun`` holds the penalty.
         """
         variances, directions = self._principal
         scale = 1 / np.sqrt(_CURVATURE * variances + ridge + _VARIANCE_FLOOR * variances.max(initial=1e-12))
         size = 2 * self.hidden_size
 
-        def back(turned: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            weights = directions @ (scale[:, None] * turned[:size].reshape(-1, 2))
-            return np.concatenate([weights.ravel(), turned[size:]])
+        def weights_at(point: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            weights = directions @ (scale[:, None] * point[:size].reshape(-1, 2))
+            return np.concatenate([weights.ravel(), self._offset_scale * point[size:]])
 
-        def turned_objective(turned: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-            value, gradient = self(back(turned), ridge)
-            slope = scale[:, None] * (directions.T @ gradient[:size].reshape(-1, 2))
-            slopes.append(np.concatenate([slope.ravel(), gradient[size:]]))
-            return value, slopes[-1]
+        def preconditioned(point: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+            value, gradient = self(weights_at(point), ridge)
+            of_weights = scale[:, None] * (directions.T @ gradient[:size].reshape(-1, 2))
+            gradient = np.concatenate([of_weights.ravel(), self._offset_scale * gradient[size:]])
+            evaluated[:] = [(point.copy(), gradient)]
+            if not taken:
+                taken.extend(evaluated)
+            return value, gradient
 
         def stop_at_optimum(_: npt.NDArray[np.float64]) -> None:
-            last = slopes[-1]  # a line search ends with the point that it takes
-            slopes.clear()
-            if last @ last <= 2 * _AT_OPTIMUM:
+            taken.extend(evaluated)  # a line search ends with the point that it takes
+            del taken[: -_STEPS - 1]
+            if _gain_left(taken) <= _AT_OPTIMUM:
                 raise StopIteration
 
-        slopes: list[npt.NDArray[np.float64]] = []
+        evaluated: list[_Point] = []
+        taken: list[_Point] = []
         begin = (directions.T @ start[:size].reshape(-1, 2)) / scale[:, None]
-        options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-8, "gtol": 1e-5}
-        first = np.concatenate([begin.ravel(), start[size:]])
-        result = minimize(
-            turned_objective, first, jac=True, method="L-BFGS-B", callback=stop_at_optimum, options=options
-        )
-        # A line search that fails within rounding of the optimum has found it; its own word would be "abnormal".
-        failed_there = result.status == 2 and 0.5 * float(result.jac @ result.jac) <= _ROUNDING
-        result.success = bool(result.success or result.status == _STOPPED or failed_there)
-        result.x = back(result.x)
+        first = np.concatenate([begin.ravel(), start[size:] / self._offset_scale])
+        options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-10, "gtol": 1e-9}
+        result = minimize(preconditioned, first, jac=True, method="L-BFGS-B", callback=stop_at_optimum, options=options)
+        result.success = _gain_left(taken) <= _CONVERGED
+        result.x = weights_at(result.x)
         return result
+
+    @cached_property
+    def _offset_scale(self) -> npt.NDArray[np.float64]:
+        """(2,) steps of the offset's scales, one over the root of the curvature; (0,) without an offset."""
+        if self.offset is None:
+            return np.zeros(0)
+        offset = self.offset.double()
+        centred = offset - _per_question(offset, "mean", self.counts).index_select(0, self.owner)
+        variances: npt.NDArray[np.float64] = centred.square().mean(0).cpu().numpy()
+        return 1 / np.sqrt(_CURVATURE * np.where(variances > 0, variances, 1.0))
 
     @cached_property
     def _principal(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -554,6 +570,32 @@ class SpanObjective:
         share = share / sums.index_select(0, self.gold_owner)  # (G, 1), adding up to 1 in each question
         slope = powers.div_(totals.index_select(0, self.owner))
         return slope.scatter_add_(0, self.golds, -share.expand(-1, 2))
+
+
+def _gain_left(taken: Sequence[_Point]) -> float:
+    """By how much a quasi-Newton step from the last point would lower the loss, about: the gradient's half square.
+
+    The square is by the inverse Hessian that L-BFGS tells from the steps between the points (Nocedal and Wright 2006,
+    algorithm 7.4). Where a loss is nearly flat, as of questions that are almost separable, that is more than the plain
+    square, which stands for directions that no step went along.
+
+    Args:
+        taken: Preconditioned points and gradients, in their order.
+    """
+    gradient = taken[-1][1]
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(taken)]
+    # The loss of several golds may bend down, and a step that changed next to nothing tells of rounding.
+    steps = [(step, change) for step, change in steps if step @ change > _AT_OPTIMUM / 100]
+    direction, shares = gradient, []
+    for step, change in reversed(steps):
+        shares.append(step @ direction / (step @ change))
+        direction = direction - shares[-1] * change
+    if steps:
+        step, change = steps[-1]
+        direction = direction * (step @ change / (change @ change))
+    for (step, change), share in zip(steps, reversed(shares), strict=True):
+        direction = direction + (share - change @ direction / (step @ change)) * step
+    return 0.5 * max(float(gradient @ direction), float(gradient @ gradient))
 
 
 def _per_question(values: Tensor, reduction: str, counts: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import OptimizeResult
 
+from emergence.answering import probe_fitting
 from emergence.answering.evaluate import gold_spans, score_logits
 from emergence.answering.features import TOKENS_PER_BATCH, LayerFeatures, cache_features
 from emergence.answering.probe import ProbeReport, predict_probes, probe_all_layers
@@ -264,6 +266,46 @@ def test_the_optimum_is_found_as_well_as_float32_can_tell_and_no_better() -> Non
     assert evaluations < 2 * iterations
 
 
+@pytest.mark.parametrize(("n", "size"), [(60, 256), (200, 128)])
+def test_a_flat_loss_does_not_end_a_fit_early(n: int, size: int) -> None:
+    """Where dimensions outnumber questions the plain square of the gradient would be content 2e-4 nats too high.
+
+    Nor are steps within rounding taken for a flat loss, and a fit at its optimum told as cut off.
+    """
+    for seed in range(2):
+        objective = hard_problem(n, seed, size)
+        weights = objective.start
+        for ridge in (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
+            found = objective.minimum(weights, ridge, 2_000)
+            weights = found.x
+            assert found.success and above_optimum(objective, weights, ridge) < 2e-5
+
+
+@pytest.mark.parametrize("size", [0.01, 30.0])
+def test_an_offset_may_be_of_any_size(size: float) -> None:
+    """Its free scale takes that back, so the optimum is the same, and about as many steps away (not 20 and 32)."""
+    objective = hard_problem(300, 0)
+    noise = torch.randn(len(objective.words), 2, generator=torch.Generator().manual_seed(0))
+    objective.offset = objective.words @ torch.full((48, 2), 0.1) + noise
+    found = objective.minimum(objective.start, 1e-2, 2_000)
+    sized = hard_problem(300, 0)
+    sized.offset = size * objective.offset
+    other = sized.minimum(sized.start, 1e-2, 2_000)
+    assert found.success and other.success and other.fun == pytest.approx(found.fun, abs=2e-6)
+    np.testing.assert_allclose(size * other.x[-2:], found.x[-2:], atol=5e-3)
+    assert other.nit < 19
+
+
+@pytest.mark.parametrize(("left", "converged"), [(1e-6, True), (1e-3, False)])
+def test_whatever_ends_a_fit_what_is_left_says_whether_it_converged(
+    left: float, converged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_fitting, "_gain_left", lambda taken: left)
+    objective = hard_problem(60, 0)
+    for limit in (1, 2_000):
+        assert objective.minimum(objective.start, 1e-2, limit).success == converged
+
+
 def above_optimum(objective: SpanObjective, flat: np.ndarray, ridge: float) -> float:
     """What a Newton step in float64, by the Hessian in closed form, would still gain."""
     size, n = objective.hidden_size, objective.n_questions
@@ -305,6 +347,26 @@ def test_ridge_is_chosen_on_validation_and_every_one_reported() -> None:
     train_losses = [row["train_loss"] for row in fit.path]
     assert train_losses == sorted(train_losses, reverse=True)  # weaker penalty, better fit
     assert fit.n_trainable == 2 * 33 == sum(v.numel() for v in fit.weights.values())
+
+
+def test_the_training_loss_told_is_that_of_the_weights_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was evaluated last: a line search that fails ends elsewhere."""
+    train, validation, _ = task("asked", 60)
+    parts = layer_data(PlantedEncoder(), train, validation)
+    standardise_(parts[0].features, parts[1].features)
+    minimum = SpanObjective.minimum
+
+    def ended_elsewhere(self: SpanObjective, start: np.ndarray, ridge: float, limit: int) -> OptimizeResult:
+        found = minimum(self, start, ridge, limit)
+        self(0 * found.x, ridge)
+        return found
+
+    monkeypatch.setattr(SpanObjective, "minimum", ended_elsewhere)
+    config = replace(CONFIG, ridges=(1e-2,))
+    fit = fit_linear_probe(*parts, None, config, layer=1, max_answer_words=3)
+    weights = fit.weights["linear.weight"].T.double().numpy().ravel()
+    unpenalised = SpanObjective(parts[0], config.train_gold)(weights, 0.0)[0]
+    assert fit.path[0]["train_loss"] == pytest.approx(unpenalised, abs=1e-6)
 
 
 def test_the_exported_head_is_one_linear_layer_on_raw_states() -> None:

@@ -228,7 +228,7 @@ def test_every_row_runs(name: str, bench: Bench) -> None:
 
 def test_the_limit_of_all_pairs_is_the_cheaper_form() -> None:
     assert least_operations(1, 100, 1_000) == 100**2 * 1_000 + 100**2  # half of a kernel matrix, its norm
-    assert least_operations(3, 1_000, 10) == 6 * 2 * 1_000 * 10**2
+    assert least_operations(3, 1_000, 10) == (3 * 2 + 3) * 1_000 * 10**2  # three pairs, halves of three with themselves
 
 
 def test_what_the_published_estimator_reports_lies_above_every_ceiling_for_independent_pairs() -> None:
@@ -323,6 +323,13 @@ def test_a_damaged_result_is_told_in_one_line(
     assert command.main(["table", "--results", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and str(tmp_path) in error and error.count("\n") == 1
+
+
+def test_a_limit_that_is_no_number_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = row("memory", 1.0)
+    found["comparisons"][0]["limit"] = "fast"
+    (tmp_path / "x.json").write_text(json.dumps(found))
+    assert command.main(["table", "--results", str(tmp_path)]) == 2 and "damaged" in capsys.readouterr().err
 
 
 def test_a_verdict_is_that_of_its_numbers(tmp_path: Path) -> None:
