@@ -33,7 +33,7 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(ONE_THREAD) $(PYTEST)
 
-# Every row of docs/speed.md, about half an hour of one CPU thread; BENCH="--text DIR --questions DIR" for real data.
+# Every row of docs/speed.md, several hours of one CPU thread, into benchmark-results/; BENCH="--text DIR --questions DIR" for real data.
 bench: $(STAMP)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks all $(BENCH)
 	$(BIN)/python -m benchmarks table

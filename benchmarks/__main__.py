@@ -13,10 +13,13 @@ from benchmarks.measure import best_precision, machine, versions
 from benchmarks.report import file_name, load_newest, save
 from benchmarks.rows import ROWS, run_row
 from emergence.errors import DataError, EmergenceError, UsageError
+from emergence.experiment.source_commit import source_commit
 from emergence.files import make_folder, may_write, read_json
 from emergence.training.precision import select_device
 
+#: What the documentation is made of. A measurement goes there only where ``--results`` names it.
 RESULTS = Path(__file__).resolve().parent / "results"
+DEFAULT_RESULTS = Path("benchmark-results")
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
@@ -64,6 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         "versions": versions(),
         "precision": best_precision(device),
         "device": device.type,
+        **source_commit(),
         "repeats": options.repeats,
         "toy": options.toy,
     }
@@ -103,9 +107,18 @@ def _refuse_targets(options: argparse.Namespace) -> None:
     target: Path = options.json or options.results
     if options.json and target.is_dir():
         raise UsageError(f"{target}: a folder: give --json a file")
+    if not options.json and target.exists() and not target.is_dir():
+        raise UsageError(f"{target}: a file: give --results a folder")
     folder = make_folder(target.parent if options.json else target)
     if not may_write(target if target.exists() else folder):
         raise UsageError(f"{target}: cannot be written: check {'--json' if options.json else '--results'}")
+    if options.json and target.is_file():
+        try:
+            found = read_json(target, DataError)
+        except DataError:
+            found = None
+        if not isinstance(found, dict) or not {"row", "date"} <= found.keys():
+            raise UsageError(f"{target}: no result of these benchmarks, so it is not overwritten: name another --json")
     if options.toy and not (options.json is None and _is_own(options.results)):
         for file in [target] if options.json else sorted(target.glob("*.json")):
             found = read_json(file, DataError) if file.is_file() else {"toy": True}
@@ -161,8 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results",
         type=Path,
-        default=RESULTS,
-        help="folder of results (benchmarks/results); the table and figures of another one go into it",
+        default=DEFAULT_RESULTS,
+        help=f"folder of results, their table and figures ({DEFAULT_RESULTS}); benchmarks/results holds the "
+        "documentation's, whose table is docs/speed.md",
     )
     parser.add_argument("--json", type=Path, help="where one row's JSON goes (the folder of results)")
     parser.add_argument("--toy", action="store_true", help="sizes that only show that the code runs")

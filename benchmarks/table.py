@@ -17,28 +17,35 @@ from emergence.errors import DataError, UsageError
 from emergence.files import make_folder, read_json, write_atomic
 
 #: The folder of results that the documentation is made of, as the page calls it.
-OWN_RESULTS = "benchmarks/results/"
+OWN_RESULTS = "benchmarks/results"
 
 _HEAD = """# Speed
 
-Made by `python -m benchmarks table` from `{results}`; do not edit. One row is measured with
+Made by `python -m benchmarks table --results {results}`; do not edit. One row is measured with
 `python -m benchmarks ROW --text DIR --questions DIR` (on the built-in micro-world without these flags; seconds to
-minutes a row, an hour and more the times to a loss), which says what kind of machine it is on: ours and its peers in
+minutes a row, an hour and more the times to a loss), which says what kind of machine it is on and keeps its figures in
+`benchmark-results/` (`python -m benchmarks table` makes a page like this one there): ours and its peers in
 turn on one CPU thread, medians of (mostly five) rounds, CPU seconds per unit of work, so that other work on the machine
 counts for little. Ratios are medians over rounds of the ratio within a round, those of the times to a loss medians over
 seeds. Two jobs against one are told by the clock. Rented machines have neighbours, and figures of one row scatter by a
 third and more (*from .. to* in the figures below): a verdict near its mark may turn when it is measured again. What
-`gutenberg` and the questions are stands in [Results](results.md).
+`gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt` are validation text of
+WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among them, are measured as
+float32 only.
 
 A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks of training and probing are
-of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which were taken to multiply 4.5 times as fast as float32 does. On another machine a mark against peers in float32 shrinks as the gain of
-bf16 does there (2.3, or 1 without it); against the best-tuned peer, which does the same products in the same format, an
+of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which were taken to multiply
+4.5 times as fast as float32 does. On another machine a mark against peers in float32 shrinks as the gain of bf16 does
+there (2.3, or 1 without it); against the best-tuned peer, which does the same products in the same format, an
 update has to be no slower. Finetuning has to be 50 times as fast where bf16 gains 2 and more, 22 times elsewhere, and
 the time to a loss a quarter of the peer's everywhere. The *limit* is what would be found if ours took no longer than
 its matrix products alone, at the speed of a large one in the same minute: nothing exact is faster. Other rows name
 theirs in a note, mostly what no program of the kind does without. Losses, errors and
 exponents have none; others without one were measured before it was taken.
 """
+
+#: So many characters a page begins with, whatever version made it.
+_OWN_WORDS = len("# Speed\n\nMade by `python -m benchmarks table")
 
 _PEERS = """
 ## Peers
@@ -75,6 +82,8 @@ Beside speed, the default tests hold what is fast against what is plain: the fus
 def write_table(results: Path, file: Path, name: str = OWN_RESULTS) -> str:
     """Write the page, which calls the folder of results ``name``; returns what was done, one line."""
     text, n_results = page_of(results, name)
+    if file.is_file() and not file.read_text(encoding="utf-8", errors="replace").startswith(_HEAD[:_OWN_WORDS]):
+        raise UsageError(f"{file}: not a page of these benchmarks, so it is not overwritten: move it away")
     make_folder(file.parent)
     write_atomic(file, text)
     return f"{file}: {n_results} result{'s' if n_results > 1 else ''}"
@@ -112,9 +121,7 @@ def page(
             "\nNo row was measured on a GPU yet. The code of the GPU rows (`--device cuda`) has only ever "
             "run on a CPU.\n"
         )
-    missing = [name for name in ROWS if not any(row["row"] == name for row in rows)]
-    if missing:
-        parts.append(f"\nNot measured yet: {', '.join(f'`{name}`' for name in missing)}.\n")
+    parts += [_absent(kind, by_kind[kind]) for kind in kinds]
     parts += [_curves(rows), _recipe(changes) if changes else ""]
     parts += [*(_details(kind, by_kind[kind]) for kind in kinds), _misses(rows), _scaling(found), _PEERS, _CORRECT]
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
@@ -132,6 +139,12 @@ def _marks(kind: str, rows: list[Mapping[str, Any]]) -> str:
             told = (f"{row['title']}: {c['what']}", measured, limit, f"{sign} {mark}", _verdict(row, c))
             lines.append(f"| `{row['row']}` | {' | '.join(told)} |")
     return "\n".join(lines)
+
+
+def _absent(kind: str, rows: list[Mapping[str, Any]]) -> str:
+    """The rows that nobody measured on a kind of machine, as a line."""
+    missing = [f"`{name}`" for name in ROWS if not any(row["row"] == name for row in rows)]
+    return f"\nNot measured with {kind}: {', '.join(missing)}.\n" if missing else ""
 
 
 def _verdict(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
@@ -168,7 +181,10 @@ def _recipe(found: Mapping[str, Any]) -> str:
             cells.append(f"{losses[change]:.3f}{difference}" if change in losses else "")
         lines.append(f"| {change} | {' | '.join(cells)} |")
     about = f"(`python -m benchmarks.recipe`; {found['data']}, seed {found['seed']}, {found['date']})"
-    head = ["\n## Settings of the optimisers\n", f"Held-out loss after equally many updates {about}.\n"]
+    head = [
+        "\n## Settings of the optimisers\n",
+        f"Held-out loss after equally many updates, differences before rounding {about}.\n",
+    ]
     return "\n".join([*head, *lines, _RECIPE])
 
 
@@ -203,7 +219,11 @@ def _details(kind: str, rows: list[Mapping[str, Any]]) -> str:
 
 
 def _versions(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    """Libraries, and the commit if it was noted."""
+    told = [f"{name} {version}" for name, version in row["versions"].items()]
+    if commit := row.get("commit"):
+        told.append(f"commit {commit[:8]}" + (", modified" if row.get("modified") else ""))
+    return ", ".join(told)
 
 
 def _misses(rows: list[Mapping[str, Any]]) -> str:

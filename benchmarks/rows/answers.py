@@ -83,7 +83,8 @@ def run(bench: Bench) -> RowResult:
         data=f"{many} planted runs of 120 questions",
         notes=[
             "the limit of time is reading all files and parsing their JSON with Python's own reader, without a check",
-            "CPU seconds: what an idle machine would take by the clock; the demonstration is timed once",
+            "CPU seconds: what an idle machine would take by the clock",
+            "the demonstration, on the micro-world, is timed once",
             "the profile is of the report, which reads what the table reads, by package",
         ],
         profile=profile,

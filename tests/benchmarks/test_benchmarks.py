@@ -109,6 +109,10 @@ def test_the_table_is_made_of_the_newest_results(tmp_path: Path) -> None:
     assert "`memory`, float32 only: `aten::mm` 50% (3 calls)\n" in text and "`waiting` 25%\n" in text
     assert "`restart`, float32 only: not looked for (2026-03-01)" in text
     assert "No row was measured on a GPU" in text
+    assert "Not measured with float32 only: `time-to-loss-tiny`, " in text and "`cka-768`, " in text
+    assert "commit" not in text
+    known = {**row("memory", 1.0), "commit": "0123456789abcdef", "modified": True}
+    assert "Versions: torch 2, commit 01234567, modified." in page({"memory@float32 only": known})
 
 
 def test_each_kind_of_machine_has_its_own_part_of_the_page(tmp_path: Path) -> None:
@@ -278,6 +282,10 @@ def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
     monkeypatch.setattr(command, "DOCS", tmp_path / "docs")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "x.json").write_text("{}")
+    (tmp_path / "foreign" / "mine.txt").write_text("precious")
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "x.json").write_text(json.dumps(row("memory", 1.0)))
+    (tmp_path / "pages" / "speed.md").write_text("# Speed of my own")
     for arguments, told in (
         (["cka-128", "--toy", "--repeats", "0"], "--repeats 0: at least 1"),
         (["cka-128", "--toy", "--text", "/nowhere"], "check --text"),
@@ -286,10 +294,15 @@ def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
         (["cka-128", "probe", "--toy", "--json", str(tmp_path / "x")], "--json FILE is for one row"),
         (["table", "--json", str(tmp_path / "x")], "--json FILE is for one row"),
         (["cka-128", "probe", "cka-128"], "cka-128 is named twice"),
-        (["cka-128", "--toy", "--results", str(tmp_path / "foreign" / "x.json")], "File exists"),
+        (["cka-128", "--toy", "--results", str(tmp_path / "foreign" / "x.json")], "give --results a folder"),
         (["cka-128", "--toy", "--json", str(tmp_path / "foreign" / "x.json" / "y")], "File exists"),
         (["cka-128", "--toy", "--json", str(tmp_path / "foreign")], "give --json a file"),
-        (["cka-128", "--toy", "--json", str(tmp_path / "foreign" / "x.json")], "a toy has no place"),
+        (
+            ["cka-128", "--toy", "--json", str(tmp_path / "foreign" / "x.json")],
+            "no result of these benchmarks, so it is",
+        ),
+        (["cka-128", "--json", str(tmp_path / "foreign" / "mine.txt")], "no result of these benchmarks, so it is not"),
+        (["table", "--results", str(tmp_path / "pages")], "speed.md: not a page of these benchmarks"),
         (["scaling", "--toy", "--results", str(tmp_path / "foreign")], "a toy has no place"),
         (["table", "--results", str(tmp_path / "foreign")], "x.json: no result of these benchmarks"),
     ):
@@ -297,13 +310,29 @@ def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1
     assert not (tmp_path / "docs").exists()
+    assert (tmp_path / "foreign" / "mine.txt").read_text() == "precious"
+    assert (tmp_path / "pages" / "speed.md").read_text() == "# Speed of my own"
+
+
+def test_a_measurement_takes_no_place_of_the_projects_own_unasked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It lies in a folder of the reader's, whose table is another page; it says which commit it is of."""
+    monkeypatch.chdir(tmp_path)
+    before = {file: file.read_bytes() for file in [*command.RESULTS.glob("*.json"), *command.DOCS.glob("*.md")]}
+    assert command.main(["cka-128", "--toy", "--repeats", "1"]) == command.main(["table"]) == 0
+    capsys.readouterr()
+    (file,) = (tmp_path / command.DEFAULT_RESULTS).glob("*.json")
+    assert {"commit", "modified"} <= json.loads(file.read_text()).keys()
+    assert (tmp_path / command.DEFAULT_RESULTS / "speed.md").is_file()
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_a_toy_does_not_take_the_place_of_a_measurement(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(command, "RESULTS", tmp_path)
-    assert command.main(["cka-128", "--toy", "--repeats", "1"]) == 0
+    assert command.main(["cka-128", "--toy", "--repeats", "1", "--results", str(tmp_path)]) == 0
     assert "not kept" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
@@ -345,8 +374,8 @@ def test_other_toys_do_not_either(capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setattr(scaling, "draw", lambda found, file: pytest.fail(f"{file} was drawn"))
     before = {file: file.read_bytes() for file in command.RESULTS.glob("*.json")}
     written = str(command.RESULTS.parent / "rows" / ".." / "results")
-    for toy in (["scaling", "--toy"], ["cka-128", "--toy", "--repeats", "1", "--results", written]):
-        assert command.main(toy) == 0 and "not kept" in capsys.readouterr().out
+    for toy in (["scaling", "--toy"], ["cka-128", "--toy", "--repeats", "1"]):
+        assert command.main([*toy, "--results", written]) == 0 and "not kept" in capsys.readouterr().out
     assert {file: file.read_bytes() for file in command.RESULTS.glob("*.json")} == before
 
 
@@ -429,7 +458,7 @@ def test_the_command_writes_json_and_the_table(
     assert command.main(["table", "--results", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert f"{tmp_path / 'speed.md'}: 1 result\n" in told and "no meaning for a toy" in told
-    assert f"from `{tmp_path}`" in (tmp_path / "speed.md").read_text(encoding="utf-8")
+    assert f"--results {tmp_path}`" in (tmp_path / "speed.md").read_text(encoding="utf-8")
     assert "| a toy |" in (tmp_path / "speed.md").read_text(encoding="utf-8")  # no mark is met or missed by it
     assert "CKA" in (tmp_path / "speed.md").read_text(encoding="utf-8")
     assert not (tmp_path / "docs").exists()  # the documentation is made of the project's own results
