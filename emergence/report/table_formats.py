@@ -107,6 +107,8 @@ def legend(table: ResultsTable) -> list[str]:
         lines.append(
             "Not meaningful: full finetuning exceeds the floor by too little for a share of it to say anything."
         )
+    if any(row.seconds is not None for row in table.rows):
+        lines.append("Time: of training and probing, by the clock; without start, reading data and scoring.")
     return lines
 
 

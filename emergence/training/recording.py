@@ -151,7 +151,9 @@ class TerminalProgress:
         shown = "".join(f", {name} {value:.4g}" for name, value in values.items())
         share = f" ({self._done / self._total:.0%})" if self._total else ""
         done = f"{self._done:,} of {self._total:,} {self._unit}{share}"
-        return f"{self._description}: {done}, {rate:,.0f} {self._unit}/s{left}{shown}"
+        # Fits and probes take seconds each.
+        speed = f"{rate:,.0f} {self._unit}/s" if rate >= 10 or not rate else f"{1 / rate:.2g} s each"
+        return f"{self._description}: {done}, {speed}{left}{shown}"
 
 
 class _VisibleFormatter(logging.Formatter):

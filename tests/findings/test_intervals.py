@@ -150,6 +150,7 @@ def test_the_table_resamples_documents_for_f1_and_em(tmp_path: Path) -> None:
     assert told.exit_code == 0 and "documents are resampled" in told.stdout
     assert "intervals (documents, and seeds" in told.stdout
     assert "intervals (sentences, and seeds" in format_table(by_sentence, "markdown")
+    assert ("Time: of training and probing" in told.stdout) == any(row.seconds is not None for row in by_sentence.rows)
 
 
 @pytest.mark.parametrize("cells", [("frozen",), ("full", "frozen")])

@@ -40,6 +40,21 @@ def test_a_log_file_gets_a_line_now_and_then() -> None:
     ]
 
 
+def test_what_takes_seconds_each_is_told_in_seconds() -> None:
+    """And not as 0 a second."""
+    now = [0.0]
+    stream = io.StringIO()
+    progress = TerminalProgress(stream, interval=15.0, clock=lambda: now[0])
+    progress.start(total=10, unit="probes", description="probing")
+    for _ in range(2):
+        now[0] += 16.0
+        progress.update(1)
+    assert stream.getvalue().splitlines() == [
+        "probing: 1 of 10 probes (10%), 16 s each, 2 min left",
+        "probing: 2 of 10 probes (20%), 16 s each, 2 min left",
+    ]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
