@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.materials import Bench
 from benchmarks.measure import best_precision, machine, versions
-from benchmarks.report import file_name, load_newest, save
+from benchmarks.report import file_name, is_result, load_newest, save
 from benchmarks.rows import ROWS, run_row
 from emergence.errors import DataError, EmergenceError, UsageError
 from emergence.experiment.source_commit import source_commit
@@ -117,7 +117,7 @@ def _refuse_targets(options: argparse.Namespace) -> None:
             found = read_json(target, DataError)
         except DataError:
             found = None
-        if not isinstance(found, dict) or not {"row", "date"} <= found.keys():
+        if not is_result(found):
             raise UsageError(f"{target}: no result of these benchmarks, so it is not overwritten: name another --json")
     if options.toy and not (options.json is None and _is_own(options.results)):
         for file in [target] if options.json else sorted(target.glob("*.json")):

@@ -124,13 +124,18 @@ def load_newest(folder: Path) -> dict[str, dict[str, Any]]:
     newest: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("*.json")):
         result = read_json(file, DataError)
-        if not isinstance(result, dict) or not {"row", "device", "machine", "date"} <= result.keys():
+        if not is_result(result):
             raise DataError("no result of these benchmarks", file)
         check(result, file)
         key = f"{result['row']}@{kind_of_result(result)}"
         if key not in newest or result["date"] >= newest[key]["date"]:
             newest[key] = result
     return newest
+
+
+def is_result(found: object) -> bool:
+    """Whether parsed JSON is a row's result, or that of how costs grow."""
+    return isinstance(found, dict) and {"row", "device", "machine", "date"} <= found.keys()
 
 
 def check(result: Mapping[str, Any], file: Path) -> None:

@@ -19,9 +19,12 @@ from emergence.files import make_folder, read_json, write_atomic
 #: The folder of results that the documentation is made of, as the page calls it.
 OWN_RESULTS = "benchmarks/results"
 
-_HEAD = """# Speed
+#: What a page begins with, whatever version made it.
+_FIRST_WORDS = "# Speed\n\nMade by `python -m benchmarks table"
 
-Made by `python -m benchmarks table --results {results}`; do not edit. One row is measured with
+_HEAD = (
+    _FIRST_WORDS
+    + """ --results {results}`; do not edit. One row is measured with
 `python -m benchmarks ROW --text DIR --questions DIR` (on the built-in micro-world without these flags; seconds to
 minutes a row, an hour and more the times to a loss), which says what kind of machine it is on and keeps its figures in
 `benchmark-results/` (`python -m benchmarks table` makes a page like this one there): ours and its peers in
@@ -43,9 +46,7 @@ its matrix products alone, at the speed of a large one in the same minute: nothi
 theirs in a note, mostly what no program of the kind does without. Losses, errors and
 exponents have none; others without one were measured before it was taken.
 """
-
-#: So many characters a page begins with, whatever version made it.
-_OWN_WORDS = len("# Speed\n\nMade by `python -m benchmarks table")
+)
 
 _PEERS = """
 ## Peers
@@ -82,7 +83,7 @@ Beside speed, the default tests hold what is fast against what is plain: the fus
 def write_table(results: Path, file: Path, name: str = OWN_RESULTS) -> str:
     """Write the page, which calls the folder of results ``name``; returns what was done, one line."""
     text, n_results = page_of(results, name)
-    if file.is_file() and not file.read_text(encoding="utf-8", errors="replace").startswith(_HEAD[:_OWN_WORDS]):
+    if file.is_file() and not file.read_text(encoding="utf-8", errors="replace").startswith(_FIRST_WORDS):
         raise UsageError(f"{file}: not a page of these benchmarks, so it is not overwritten: move it away")
     make_folder(file.parent)
     write_atomic(file, text)

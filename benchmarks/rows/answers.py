@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.materials import Bench
-from benchmarks.measure import ROOT, hottest_packages
+from benchmarks.measure import ROOT, child_cpu_seconds, hottest_packages
 from benchmarks.report import Comparison, Figure, RowResult
 
 #: Runs that are planted, four to a seed, and fewer ones, whose memory the others are compared with.
@@ -46,11 +46,12 @@ def run(bench: Bench) -> RowResult:
         root = Path(folder)
         plant(root / "many", many)
         plant(root / "few", few)
+        reading = [sys.executable, "-c", _READ_ALONE, str(root / "many")]
         for _ in range(bench.repeats):
             spent["table"].append(measured("table", str(root / "many")))
             spent["report"].append(measured("report", str(root / "many"), "--out", str(root / "report")))
             spent[f"table of {few}"].append(measured("table", str(root / "few")))
-            alone.append(spent_by([sys.executable, "-c", _READ_ALONE, str(root / "many")]).seconds)
+            alone.append(child_cpu_seconds(lambda: subprocess.run(reading, check=True)))
         report = ["-m", "emergence.cli", "report", str(root / "many"), "--out", str(root / "report")]
         profile = hottest_packages(report, ROOT)
         demo = [] if bench.toy else [measured("demo", "--runs-dir", str(root / "demo"))]
@@ -105,14 +106,10 @@ def plant(root: Path, n_runs: int) -> None:
 
 def measured(*arguments: str) -> Spent:
     """What ``emergence`` with these arguments takes."""
-    return spent_by([sys.executable, "-m", "emergence.cli", *arguments])
-
-
-def spent_by(command: list[str]) -> Spent:
-    """What a command takes that ends well."""
+    command = [sys.executable, "-m", "emergence.cli", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)[:200]} ended with exit code {process.returncode}")
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
     return Spent(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)

@@ -218,9 +218,7 @@ def fit_linear_probe(
                 f"linear probe, layer {layer}, ridge {ridge:g}: the validation loss is {scores.loss}: the trunk's "
                 "states are too large or not finite, use --set pretrain.precision=fp32"
             )
-        of_weights = weights[: 2 * objective.hidden_size]
-        train_loss = float(result.fun) - 0.5 * ridge * float(of_weights @ of_weights)
-        row = {"ridge": ridge, "train_loss": train_loss, **asdict(scores)}
+        row = {"ridge": ridge, "train_loss": float(result.fun) - objective.penalty(weights, ridge), **asdict(scores)}
         tried.append(({**row, "iterations": int(result.nit), "converged": bool(result.success)}, weights))
         losses = [row["loss"] for row, _ in tried]
         if len(losses) - 1 - int(np.argmin(losses)) >= _RIDGES_TOO_MANY:
@@ -549,12 +547,16 @@ class SpanObjective:
         slope = self._slope(logits)  # (sum of W, 2)
         pieces = zip(self.words.split(CHUNK_ROWS), slope.split(CHUNK_ROWS), strict=True)
         gradient = torch.stack([part.T @ rows.float() for rows, part in pieces]).sum(0).T / self.n_questions  # (D, 2)
-        penalty = 0.5 * ridge * float(flat[:size] @ flat[:size])
         flat_gradient = gradient.double().cpu().numpy().ravel() + ridge * flat[:size]
         if self.offset is not None:
             of_scales = (slope * self.offset).sum(0, dtype=torch.float64) / self.n_questions  # (2,)
             flat_gradient = np.concatenate([flat_gradient, of_scales.cpu().numpy()])
-        return self.loss + penalty, flat_gradient
+        return self.loss + self.penalty(flat, ridge), flat_gradient
+
+    def penalty(self, flat: npt.NDArray[np.float64], ridge: float) -> float:
+        """Ridge / 2 * |w|^2 of the weights that ``flat`` begins with. The scales are free."""
+        weights = flat[: 2 * self.hidden_size]
+        return 0.5 * ridge * float(weights @ weights)
 
     def _slope(self, logits: Tensor) -> Tensor:
         """(sum of W, 2) derivatives by the logits, softmax minus share of golds. The mean loss is kept in ``loss``."""
@@ -583,18 +585,18 @@ def _gain_left(taken: Sequence[_Point]) -> float:
         taken: Preconditioned points and gradients, in their order.
     """
     gradient = taken[-1][1]
-    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(taken)]
+    pairs = ((b[0] - a[0], b[1] - a[1]) for a, b in pairwise(taken))
     # The loss of several golds may bend down, and a step that changed next to nothing tells of rounding.
-    steps = [(step, change) for step, change in steps if step @ change > _AT_OPTIMUM / 100]
+    steps = [(step, change, bend) for step, change in pairs if (bend := step @ change) > _AT_OPTIMUM / 100]
     direction, shares = gradient, []
-    for step, change in reversed(steps):
-        shares.append(step @ direction / (step @ change))
+    for step, change, bend in reversed(steps):
+        shares.append(step @ direction / bend)
         direction = direction - shares[-1] * change
     if steps:
-        step, change = steps[-1]
-        direction = direction * (step @ change / (change @ change))
-    for (step, change), share in zip(steps, reversed(shares), strict=True):
-        direction = direction + (share - change @ direction / (step @ change)) * step
+        _, change, bend = steps[-1]
+        direction = direction * (bend / (change @ change))
+    for (step, change, bend), share in zip(steps, reversed(shares), strict=True):
+        direction = direction + (share - change @ direction / bend) * step
     return 0.5 * max(float(gradient @ direction), float(gradient @ gradient))
 
 

@@ -58,12 +58,11 @@ class Existing:
             self.unfinished.setdefault(experiment_id, run_id)
         if spec.random_baseline or spec.at_snapshot:
             return
-        if spec.skip_finetune and stats is None:  # also one killed between its trunk and its result
+        # A pretraining may have been killed between its trunk and its result.
+        if spec.skip_finetune and (stats is None or not has_trunk):
             self.begun.setdefault(spec.pretrain_id, (run_id, spec))
         elif has_trunk and (spec.pretrains or equivalent_cell(spec, trunk)):
             self.trunks.setdefault(spec.pretrain_id, run_id)
-        elif not has_trunk and spec.skip_finetune:
-            self.begun.setdefault(spec.pretrain_id, (run_id, spec))
 
 
 def equivalent_cell(spec: ExperimentSpec, trunk: TrunkOrigin) -> ExperimentSpec | None:
