@@ -41,12 +41,22 @@ class ProbeData:
 
     Attributes:
         features: The states. golds: The spans, perhaps those of a control task (docs/methods.md#selectivity).
-        offset: (sum of W, 2) start and end logits to which a conditional probe is added; None for other probes.
+        offset: (sum of W, 2) start and end logits to which a conditional probe is added; None for other probes. They
+            are kept less their mean over each sentence. No softmax sees it, and float32 has more places without.
     """
 
     features: LayerFeatures
     golds: GoldSpans
     offset: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.offset is not None:
+            object.__setattr__(self, "offset", self._centred(self.offset.double()).float())
+
+    def _centred(self, values: Tensor) -> Tensor:
+        counts = torch.from_numpy(self.lengths).to(values.device)
+        means = torch.segment_reduce(values, "mean", lengths=counts, axis=0, unsafe=True)  # (N, 2)
+        return values - means.repeat_interleave(counts, dim=0)
 
     def __len__(self) -> int:
         return len(self.golds)

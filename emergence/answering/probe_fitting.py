@@ -63,8 +63,9 @@ _AT_OPTIMUM = 1e-7
 _CONVERGED = 1e-5
 #: Steps from which the curvature is told, as many as L-BFGS keeps itself.
 _STEPS = 10
-#: Smaller ridges are not tried once this many have not brought the validation loss below the lowest before.
-_RIDGES_TOO_MANY = 2
+#: Smaller ridges are not tried once this many in a row have a validation loss above the lowest by more than so many
+#: nats per question. By less than that, where a fit ends says little.
+_RIDGES_TOO_MANY, _NO_WORSE = 2, 1e-4
 #: Learning rates of a bilinear probe that starts from the linear one, as factors of ``probe.lr``.
 NESTED_RATES = (1.0, 0.1)
 
@@ -103,8 +104,8 @@ class ProbeFit:
         validation_loss, validation_em, validation_f1: Nats per question, as trained; EM and F1 over all golds.
         iterations: L-BFGS iterations at the chosen ridge, or the best epoch. 0 means that the start was best: the
             offset alone, or the linear probe on top of it.
-        converged: Whether L-BFGS at the chosen ridge is within 1e-5 nats of its optimum, as its steps tell, or the
-            validation loss settled in the epochs.
+        converged: Whether L-BFGS at the chosen ridge is within 1e-5 nats of its optimum, as its steps tell (at every
+            ridge, where the offset alone was best), or the validation loss settled in the epochs.
         path: Validation scores for every ridge, or for every epoch.
         scales: Factors of the offset's start and end logits; None without an offset.
     """
@@ -126,7 +127,9 @@ class ProbeFit:
     def remarks(self) -> tuple[str, ...]:
         """Why this fit must be read with care, and by how much it may still have changed. Usually empty."""
         remarks = []
-        if not self.converged and self.ridge is not None:
+        if not self.converged and self.ridge is not None and self._is_offset_alone:
+            remarks.append("the offset alone was best, but fits on top of it were cut off before their optimum")
+        elif not self.converged and self.ridge is not None:
             remarks.append(f"stopped after {self.iterations} iterations, before its optimum")
         elif not self.converged:
             remarks.append(
@@ -141,12 +144,17 @@ class ProbeFit:
     def ridge_at_edge(self) -> str | None:
         """``smallest`` or ``largest`` if the chosen ridge is that of those tried and the loss still fell towards it."""
         tried = sorted(row["ridge"] for row in self.path) if self.ridge is not None else []
-        if len(tried) < 2 or self.ridge not in (tried[0], tried[-1]):
+        if len(tried) < 2 or self._is_offset_alone or self.ridge not in (tried[0], tried[-1]):
             return None
         inner = next(row for row in self.path if row["ridge"] == tried[1 if self.ridge == tried[0] else -2])
         if inner["loss"] - self.validation_loss < SETTLED:
             return None  # beyond the edge there is nothing to be had
         return "smallest" if self.ridge == tried[0] else "largest"
+
+    @property
+    def _is_offset_alone(self) -> bool:
+        """Whether no fit on top of the offset was better than none, which no ridge is the reason of."""
+        return self.scales is not None and not any(bool(tensor.any()) for tensor in self.weights.values())
 
     def summary(self) -> dict[str, Any]:
         """The fit without its weights, as plain JSON types."""
@@ -220,12 +228,12 @@ def fit_linear_probe(
             )
         row = {"ridge": ridge, "train_loss": float(result.fun) - objective.penalty(weights, ridge), **asdict(scores)}
         tried.append(({**row, "iterations": int(result.nit), "converged": bool(result.success)}, weights))
-        losses = [row["loss"] for row, _ in tried]
-        if len(losses) - 1 - int(np.argmin(losses)) >= _RIDGES_TOO_MANY:
+        if _only_worse([row["loss"] for row, _ in tried]):
             break
     best, weights = min(tried, key=lambda pair: pair[0]["loss"])
     if train.offset is not None and (alone := scored(objective.start)).loss <= best["loss"]:
-        best, weights = {**best, **asdict(alone), "iterations": 0, "converged": True}, objective.start
+        best, weights = {**best, **asdict(alone), "iterations": 0}, objective.start
+        best["converged"] = all(row["converged"] for row, _ in tried)  # else a longer fit might have been better
     chosen_scales = objective.scales(weights)
     return ProbeFit(
         family="linear",
@@ -241,6 +249,11 @@ def fit_linear_probe(
         path=tuple(row for row, _ in tried),
         scales=None if chosen_scales is None else _pair(chosen_scales),
     )
+
+
+def _only_worse(losses: Sequence[float]) -> bool:
+    """Whether the validation losses of ridges, from the strongest, have risen so that no smaller one need be tried."""
+    return min(losses[-_RIDGES_TOO_MANY:]) > min(losses) + _NO_WORSE
 
 
 def fit_nested_probe(
@@ -477,24 +490,28 @@ class SpanObjective:
         """The optimum by L-BFGS from ``start``, which is shaped as :attr:`start`.
 
         It runs along the principal directions of the states, each scaled by its curvature, as is each scale of an
-        offset. States are far from uncorrelated, so the same optimum takes a fraction of the iterations there.
+        offset. States are far from uncorrelated, so the same optimum takes a fraction of the iterations there. A scale
+        moves together with the weights that take back what states hold of the offset (:meth:`_shadow`).
 
         Returns:
             scipy's result, with ``x`` shaped as ``start``, and ``success``: no more than 1e-5 nats are to be gained,
             whatever ended it. ``fun`` holds the penalty.
         """
         variances, directions = self._principal
-        scale = 1 / np.sqrt(_CURVATURE * variances + ridge + _VARIANCE_FLOOR * variances.max(initial=1e-12))
-        size = 2 * self.hidden_size
+        curvature = _CURVATURE * variances + ridge  # (D,)
+        scale = 1 / np.sqrt(curvature + _VARIANCE_FLOOR * variances.max(initial=1e-12))
+        shadow, offset_scale = self._shadow(ridge)
+        size, has_offset = 2 * self.hidden_size, self.offset is not None
 
         def weights_at(point: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            weights = directions @ (scale[:, None] * point[:size].reshape(-1, 2))
-            return np.concatenate([weights.ravel(), self._offset_scale * point[size:]])
+            weights, scales = directions @ (scale[:, None] * point[:size].reshape(-1, 2)), offset_scale * point[size:]
+            return np.concatenate([(weights - (shadow * scales if has_offset else 0.0)).ravel(), scales])
 
         def preconditioned(point: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-            value, gradient = self(weights_at(point), ridge)
-            of_weights = scale[:, None] * (directions.T @ gradient[:size].reshape(-1, 2))
-            gradient = np.concatenate([of_weights.ravel(), self._offset_scale * gradient[size:]])
+            value, flat_gradient = self(weights_at(point), ridge)
+            of_weights = flat_gradient[:size].reshape(-1, 2)
+            of_scales = offset_scale * (flat_gradient[size:] - ((shadow * of_weights).sum(0) if has_offset else 0.0))
+            gradient = np.concatenate([(scale[:, None] * (directions.T @ of_weights)).ravel(), of_scales])
             evaluated[:] = [(point.copy(), gradient)]
             if not taken:
                 taken.extend(evaluated)
@@ -503,39 +520,68 @@ class SpanObjective:
         def stop_at_optimum(_: npt.NDArray[np.float64]) -> None:
             taken.extend(evaluated)  # a line search ends with the point that it takes
             del taken[: -_STEPS - 1]
-            if _gain_left(taken) <= _AT_OPTIMUM:
+            if _gain_left(taken, scaled) <= _AT_OPTIMUM:
                 raise StopIteration
 
         evaluated: list[_Point] = []
         taken: list[_Point] = []
-        begin = (directions.T @ start[:size].reshape(-1, 2)) / scale[:, None]
-        first = np.concatenate([begin.ravel(), start[size:] / self._offset_scale])
+        scaled = np.concatenate([np.repeat(curvature * scale**2, 2), np.ones(len(offset_scale))]).clip(1e-12)
+        begin = start[:size].reshape(-1, 2) + (shadow * start[size:] if has_offset else 0.0)
+        begin = directions.T @ begin / scale[:, None]
+        first = np.concatenate([begin.ravel(), start[size:] / offset_scale])
         options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-10, "gtol": 1e-9}
         result = minimize(preconditioned, first, jac=True, method="L-BFGS-B", callback=stop_at_optimum, options=options)
-        result.success = _gain_left(taken) <= _CONVERGED
+        result.success = _gain_left(taken, scaled) <= _CONVERGED
         result.x = weights_at(result.x)
         return result
 
-    @cached_property
-    def _offset_scale(self) -> npt.NDArray[np.float64]:
-        """(2,) steps of the offset's scales, one over the root of the curvature; (0,) without an offset."""
+    def _shadow(self, ridge: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The weights with which states come nearest to the offset, and the steps of its scales.
+
+        Where they come near, a scale and these weights can change against each other at next to no change of the loss.
+        L-BFGS finds no such valley by itself, nor do its steps tell of one.
+
+        Returns:
+            (D, 2) weights, the least squares at this ridge, and (2,) one over the root of the curvature of what they
+            leave and of their own penalty. Without an offset both are empty.
+        """
         if self.offset is None:
-            return np.zeros(0)
-        offset = self.offset.double()
-        centred = offset - _per_question(offset, "mean", self.counts).index_select(0, self.owner)
-        variances: npt.NDArray[np.float64] = centred.square().mean(0).cpu().numpy()
-        return 1 / np.sqrt(_CURVATURE * np.where(variances > 0, variances, 1.0))
+            return np.zeros((self.hidden_size, 0)), np.zeros(0)
+        variances, directions = self._principal
+        products, squares = self._offset_moments
+        along = directions.T @ products  # (D, 2)
+        curvature = (_CURVATURE * variances + ridge)[:, None]  # (D, 1)
+        nearest = _CURVATURE * along / np.maximum(curvature, 1e-12)
+        left = _CURVATURE * (squares - 2 * (nearest * along).sum(0)) + (curvature * nearest**2).sum(0)
+        return directions @ nearest, 1 / np.sqrt(np.where(left > 0, left, 1.0))
 
     @cached_property
     def _principal(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """(D,) second moments of the states along their principal directions, which are the columns of (D, D)."""
-        moments = torch.zeros(self.hidden_size, self.hidden_size, dtype=torch.float64, device=self.words.device)
-        for chunk in self.words.split(DOUBLE_ROWS):
-            rows = chunk.double()
-            moments.addmm_(rows.T, rows)
-        moments /= max(len(self.words), 1)
-        variances, directions = np.linalg.eigh(moments.cpu().numpy())
+        """(D,) variances of the states within questions along their principal directions, the columns of (D, D).
+
+        What all words of a question have in common cancels in the softmax over them.
+        """
+        products = sum((words.T @ words for words, _ in self._centred_pieces()), self._no_products(self.hidden_size))
+        variances, directions = np.linalg.eigh(products.cpu().numpy() / max(len(self.words), 1))
         return np.maximum(variances, 0.0), directions
+
+    @cached_property
+    def _offset_moments(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """(D, 2) mean products of states and offset, and (2,) mean squares of the offset, within questions."""
+        assert self.offset is not None
+        offset, n = self.offset.double(), max(len(self.words), 1)
+        products = sum((words.T @ offset[rows] for words, rows in self._centred_pieces()), self._no_products(2))
+        return products.cpu().numpy() / n, offset.square().mean(0).cpu().numpy()
+
+    def _no_products(self, columns: int) -> Tensor:
+        return torch.zeros(self.hidden_size, columns, dtype=torch.float64, device=self.words.device)
+
+    def _centred_pieces(self) -> Iterator[tuple[Tensor, slice]]:
+        """States less their mean over each question, in float64, a piece of the rows at a time, and which rows."""
+        means = _per_question(self.words.float(), "mean", self.counts)  # (N, D)
+        for begin in range(0, len(self.words), DOUBLE_ROWS):
+            rows = slice(begin, begin + DOUBLE_ROWS)
+            yield self.words[rows].double() - means[self.owner[rows]], rows
 
     def __call__(self, flat: npt.NDArray[np.float64], ridge: float) -> tuple[float, npt.NDArray[np.float64]]:
         """Loss plus ridge / 2 * |w|^2, and its gradient. ``flat`` is the (2 D,) weights, then the free scales."""
@@ -574,7 +620,7 @@ class SpanObjective:
         return slope.scatter_add_(0, self.golds, -share.expand(-1, 2))
 
 
-def _gain_left(taken: Sequence[_Point]) -> float:
+def _gain_left(taken: Sequence[_Point], curvature: npt.NDArray[np.float64]) -> float:
     """By how much a quasi-Newton step from the last point would lower the loss, about: the gradient's half square.
 
     The square is by the inverse Hessian that L-BFGS tells from the steps between the points (Nocedal and Wright 2006,
@@ -583,6 +629,7 @@ def _gain_left(taken: Sequence[_Point]) -> float:
 
     Args:
         taken: Preconditioned points and gradients, in their order.
+        curvature: The curvature along each coordinate before any step. It is 1, but less where states hardly vary.
     """
     gradient = taken[-1][1]
     pairs = ((b[0] - a[0], b[1] - a[1]) for a, b in pairwise(taken))
@@ -597,7 +644,7 @@ def _gain_left(taken: Sequence[_Point]) -> float:
         direction = direction * (bend / (change @ change))
     for (step, change, bend), share in zip(steps, reversed(shares), strict=True):
         direction = direction + (share - change @ direction / bend) * step
-    return 0.5 * max(float(gradient @ direction), float(gradient @ gradient))
+    return 0.5 * max(float(gradient @ direction), float(gradient @ (gradient / curvature)))
 
 
 def _per_question(values: Tensor, reduction: str, counts: Tensor) -> Tensor:
