@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,7 +14,7 @@ import torch
 from benchmarks.materials import Bench
 from benchmarks.measure import best_precision, machine, versions
 from benchmarks.report import file_name, is_result, load_newest, save
-from benchmarks.rows import ROWS, run_row
+from benchmarks.rows import ON_GPU, ROWS, run_row
 from emergence.errors import DataError, EmergenceError, UsageError
 from emergence.experiment.source_commit import source_commit
 from emergence.files import make_folder, may_write, read_json
@@ -56,9 +59,13 @@ def _run(options: argparse.Namespace) -> int:
         for line in _figures(options.results):
             print(line)
         return 0
+    device = select_device(options.device)
+    measurable = [name for name in ROWS if device.type == "cpu" or name in ON_GPU]
+    wanted = measurable if options.what == ["all"] else [name for name in options.what if name in ROWS]
+    if foreign := next((name for name in wanted if name not in measurable), None):
+        raise UsageError(f"{foreign} computes on the CPU alone: leave out --device {options.device}")
     _refuse_targets(options)
     torch.set_num_threads(1)
-    device = select_device(options.device)
     bench = Bench(
         repeats=options.repeats, device=device, text=options.text, questions=options.questions, toy=options.toy
     )
@@ -82,15 +89,32 @@ def _run(options: argparse.Namespace) -> int:
         figures = options.json.parent if options.json else _pages(options.results) / "figures"
         print(draw(found, figures / "scaling.svg"))
         return 0
-    rows = list(ROWS) if options.what == ["all"] else options.what
-    for name in rows:
-        result = run_row(name, bench)
+    for name in wanted:
+        with _commands_on(device):
+            result = run_row(name, bench)
         print(result.text(options.toy), flush=True)
         if not options.json and _is_toy_among_measurements(options):
             continue
         content = result.to_dict(about)
         save(content, options.json or options.results / file_name(content))
     return 0
+
+
+@contextlib.contextmanager
+def _commands_on(device: torch.device) -> Iterator[None]:
+    """Commands that a row starts take a GPU where they find one, so a row of the CPU hides it from them."""
+    if device.type == "cuda":
+        yield
+        return
+    name, before = "CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ[name] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _is_own(results: Path) -> bool:
@@ -168,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
                         help=f"a row ({', '.join(ROWS)}), all of them, docs/speed.md, how costs grow, or "
                         "the figures of loss against time and of the published estimate of information")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (5)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the rows that compute on a GPU (cpu)")
     parser.add_argument("--text", type=Path, help="text file or folder (the micro-world)")
     parser.add_argument("--questions", type=Path, help="questions, file or folder (the micro-world)")
     parser.add_argument(

@@ -30,6 +30,15 @@ ROWS: dict[str, tuple[str, tuple[object, ...]]] = {
     "information-cost": ("information_cost", ()),
 }
 
+#: Rows that compute on the GPU with ``--device cuda``; the others would be a CPU's under its name. ``restart`` starts
+#: commands, which take a GPU where there is one.
+ON_GPU = frozenset(
+    {
+        "time-to-loss-tiny", "time-to-loss-small", "pretrain-2x128", "pretrain-4x256", "gemm-share", "memory",
+        "finetune", "probe", "bits-per-byte", "restart", "sizes",
+    }
+)  # fmt: skip
+
 
 def run_row(name: str, bench: Bench) -> RowResult:
     """Measure one row."""
