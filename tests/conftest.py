@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib.util
 import os
 import shutil
@@ -24,6 +25,12 @@ else:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-help", action="store_true", help="rewrite tests/help: the stored --help of all commands")
+
+
+def pytest_collection_finish() -> None:
+    """Modules, tests and what they hold stay to the end, so nothing is gained by looking through them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ SMALL = (
     "finetune.epochs=2",
     "finetune.search=off",
     "finetune.batch_size=64",
+    "finetune.min_steps_per_epoch=10",
     "finetune.checkpoint_every_steps=3",
     "probe.epochs=2",
     "probe.ridges=[0.01,0.1]",

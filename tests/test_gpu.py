@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -186,7 +187,8 @@ def test_pretraining_ends_near_the_cpus(
     assert f1 is not None and math.isfinite(f1.point)
 
 
-@pytest.mark.parametrize("frozen", [pytest.param(False, marks=LONG), True])
+@LONG
+@pytest.mark.parametrize("frozen", [False, True])
 def test_from_the_same_trunk_the_answers_are_the_cpus(of_cpu: RunDirectory, folder: Path, frozen: bool) -> None:
     kwargs = {"freeze_llm": frozen, **trunk_flags(of_cpu)}
     root = folder / f"both-{frozen}"
@@ -237,11 +239,12 @@ def test_stopped_anywhere_it_ends_in_the_same_bits(folder: Path, extra: tuple[st
     assert (whole.path / "predictions.jsonl").read_bytes() == (cut.path / "predictions.jsonl").read_bytes()
 
 
+NEEDS_PEFT = pytest.mark.skipif(find_spec("peft") is None, reason="LoRA is of peft")
+
+
 @LONG
-@pytest.mark.parametrize("adapter", ["lora-2", "prefix-16"])
+@pytest.mark.parametrize("adapter", [pytest.param("lora-2", marks=NEEDS_PEFT), "prefix-16"])
 def test_adapters(of_cpu: RunDirectory, folder: Path, adapter: str) -> None:
-    if adapter.startswith("lora"):
-        pytest.importorskip("peft")
     root = folder / adapter
     shutil.copytree(of_cpu.path, root / of_cpu.run_id)
     _, result = run_small(root, *FP32, cache=folder / "cache", adapter=adapter, **trunk_flags(of_cpu))
@@ -313,8 +316,8 @@ def test_a_command_says_on_the_gpu_what_it_says_on_the_cpu(name: str, of_cpu: Ru
 
 
 @LONG
+@pytest.mark.skipif(find_spec("transformers") is None, reason="no transformers here")
 def test_a_published_model(folder: Path) -> None:
-    pytest.importorskip("transformers")
     from typer.testing import CliRunner
 
     from emergence.cli import app

@@ -378,7 +378,7 @@ def new_optimizer(probe: Probe, config: ProbeConfig, scales: Tensor | None = Non
     groups: list[dict[str, Any]] = [{"params": list(probe.parameters())}]
     if scales is not None:
         groups.append({"params": [scales], "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def train_epoch(

@@ -81,6 +81,12 @@ def measure(
     return report, measure_conditional(encoder, report, splits, scorers, CONFIG, **{**OPTIONS, **more})  # type: ignore[arg-type]
 
 
+@cache
+def planted() -> tuple[ProbeReport, dict[str, ConditionalFit]]:
+    """Measured where words tell the answer, over a planted trunk."""
+    return measure(PlantedEncoder(), *world(hidden=False))
+
+
 def f1(logits: SpanLogits, encoded: EncodedQA) -> float:
     return float(score_logits(logits, encoded, 1).f1_tokens.mean())
 
@@ -131,7 +137,7 @@ def test_what_words_tell_is_not_credited_to_states(encoder: type[PlantedEncoder]
     splits, scorers = world(hidden=False)
     alone = f1(scorers["left"].test, splits[2])
     assert alone > 0.95
-    _, found = measure(encoder(), splits, scorers)
+    found = planted()[1] if encoder is PlantedEncoder else measure(encoder(), splits, scorers)[1]
     for name in ("words+linear", "words+bilinear", "words_both+bilinear"):
         assert abs(f1(found[name].test, splits[2]) - alone) < 0.06
     names = ["words+linear", "words+bilinear", "words_both+bilinear", EMBEDDING_POSITION, f"words+{EMBEDDING_POSITION}"]
@@ -142,7 +148,7 @@ def test_the_bilinear_probe_starts_from_the_linear_one() -> None:
     """So that it adds at least what the linear one adds, however its own search goes: here its rate moves nothing."""
     splits, scorers = world(hidden=False)
     blind = replace(scorers["left"], **{s: _flat(getattr(scorers["left"], s)) for s in ("train", "validation", "test")})
-    report = probe_all_layers(PlantedEncoder(), *splits[:2], CONFIG, **OPTIONS)  # type: ignore[arg-type]
+    report, _ = planted()
     report = replace(report, fits=tuple(fit for fit in report.fits if fit.layer == report.best("linear").layer))
     alone = quick_scores(blind.validation, gold_spans(splits[1]), 1, CONFIG.train_gold).loss
     losses = {}
@@ -164,8 +170,7 @@ def test_the_bilinear_probe_starts_from_the_linear_one() -> None:
 
 @pytest.mark.slow
 def test_layers_are_those_that_validation_chose_and_the_control_reads_embeddings() -> None:
-    splits, scorers = world(hidden=False)
-    report, found = measure(PlantedEncoder(), splits, scorers)
+    report, found = planted()
     for family in ("linear", "bilinear"):
         assert found[f"words+{family}"].layer == report.best(family).layer
     control = found[EMBEDDING_POSITION]
@@ -204,8 +209,7 @@ def test_the_scorers_logits_are_log_probabilities_of_these_questions() -> None:
 def test_a_stopped_measurement_resumes_and_ends_identical(tmp_path: Path, stop_after: int) -> None:
     splits, scorers = world(hidden=False)
     encoder = PlantedEncoder()
-    report = probe_all_layers(encoder, *splits[:2], CONFIG, **OPTIONS)  # type: ignore[arg-type]
-    whole = measure_conditional(encoder, report, splits, scorers, CONFIG, **OPTIONS)  # type: ignore[arg-type]
+    report, whole = planted()
     calls = iter(range(1, 10))
     with pytest.raises(StopRequested):
         measure_conditional(
