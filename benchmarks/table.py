@@ -119,8 +119,8 @@ def page(
     parts = [_HEAD.replace("{results}", name), *(_marks(kind, by_kind[kind]) for kind in kinds)]
     if "GPU" not in by_kind:
         parts.append(
-            "\nNo row was measured on a GPU yet. The code of the GPU rows (`--device cuda`) has only ever run on a "
-            "GPU that tests pretend: where tensors lie was checked, and no more.\n"
+            "\nNo row was measured on a GPU yet. The code of the GPU rows (`--device cuda`), but for `restart`, has "
+            "only ever run on a GPU that tests pretend: where tensors lie was checked, and no more.\n"
         )
     parts += [_absent(kind, by_kind[kind]) for kind in kinds]
     parts += [_curves(rows), _recipe(changes) if changes else ""]

@@ -1,8 +1,10 @@
 """A GPU that is none: tensors that say ``cuda`` and are computed on the CPU, where mixing the two is refused.
 
+``there`` means on the pretended GPU.
+
 It shows on any machine that what a GPU needs is moved there and back. Every operation of PyTorch, those of a backward
 pass too, asks where its operands are, and stops as on a GPU if they are in two places. It tells nothing of a GPU's
-kernels, number formats, memory, compiler or speed.
+kernels, number formats, memory, random numbers, compiler or speed.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-#: What the pretended GPU has, as its properties and its errors tell.
+#: The memory that it says it has. Only the CPU's limits it.
 BYTES = 2**34
 _aten = torch.ops.aten
 #: Copies are how a tensor moves, so they take operands of both places.
@@ -30,10 +32,10 @@ _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.defaul
 
 
 @contextlib.contextmanager
-def pretend_gpu() -> Iterator[Kernels]:
+def pretend_gpu() -> Iterator[Operations]:
     """Within it, this process has one GPU, ``cuda:0``, which is pretended. What it runs is counted.
 
-    Threads and processes that are started within it do not have it.
+    Threads that are started within it see its name but cannot compute there; processes see nothing.
     """
     replaced = {
         "torch.Generator": _Generator,
@@ -47,7 +49,7 @@ def pretend_gpu() -> Iterator[Kernels]:
         for name, replacement in replaced.items():
             stack.enter_context(mock.patch(name, replacement))
         stack.enter_context(_Names())
-        yield stack.enter_context(Kernels())
+        yield stack.enter_context(Operations())
 
 
 def is_there(tensor: Tensor) -> bool:
@@ -66,7 +68,7 @@ def _put(value: Any, there: bool) -> Any:
 # What is computed --------------------------------------------------------------------------------------------------
 
 
-class Kernels(TorchDispatchMode):
+class Operations(TorchDispatchMode):
     """Refuses operands of two places, and leaves results where the operands are.
 
     Attributes:
@@ -87,6 +89,7 @@ class Kernels(TorchDispatchMode):
             self._refuse_mixed(func, args, operands)
         self.ran += 1
         results = func(*args, **kwargs)
+        # What was written to stays where it is: a copy from there to the CPU, for one.
         written = {id(operand) for operand in operands}
         return results if all(id(leaf) in written for leaf in tree_leaves(results)) else _put(results, True)
 
@@ -239,7 +242,7 @@ _OF_CUDA: dict[str, Callable[..., Any]] = {
     "get_device_properties": lambda device=None: SimpleNamespace(name="pretended GPU", total_memory=BYTES),
     "mem_get_info": lambda device=None: (BYTES, BYTES),
     "memory_allocated": lambda device=None: 0,
-    "max_memory_allocated": lambda device=None: 1,
+    "max_memory_allocated": lambda device=None: 1,  # shares are taken of it
     "reset_peak_memory_stats": lambda device=None: None,
     "synchronize": lambda device=None: None,
     "empty_cache": lambda: None,

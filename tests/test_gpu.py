@@ -60,9 +60,9 @@ def gpu() -> Iterator[None]:
     if IS_REAL:
         yield
         return
-    with pretend_gpu() as kernels:
+    with pretend_gpu() as operations:
         yield
-    assert kernels.ran > 0
+    assert operations.ran > 0
 
 
 # The arithmetic ----------------------------------------------------------------------------------------------------

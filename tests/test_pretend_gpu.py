@@ -11,19 +11,19 @@ import torch
 
 from emergence.model import trunk as trunk_module
 from emergence.training.precision import autocast, select_device
-from tests.pretend_gpu import Kernels, pretend_gpu
+from tests.pretend_gpu import Operations, pretend_gpu
 from tests.test_gpu import IS_REAL, _trunk
 
 pytestmark = pytest.mark.skipif(IS_REAL, reason="there is a GPU")
 
 
 @pytest.fixture(autouse=True)
-def kernels() -> Iterator[Kernels]:
-    with pretend_gpu() as kernels:
-        yield kernels
+def operations() -> Iterator[Operations]:
+    with pretend_gpu() as operations:
+        yield operations
 
 
-def test_tensors_are_where_they_were_made_or_moved_to(kernels: Kernels) -> None:
+def test_tensors_are_where_they_were_made_or_moved_to(operations: Operations) -> None:
     here = torch.arange(6.0)
     there = here.to("cuda")
     made = torch.zeros(3, device="cuda")
@@ -34,7 +34,7 @@ def test_tensors_are_where_they_were_made_or_moved_to(kernels: Kernels) -> None:
     assert torch.as_tensor(here, device="cuda").is_cuda and not here.is_cuda
     assert not torch.zeros_like(there, device="cpu").is_cuda
     assert there.sum().item() == 15 and there.tolist() == here.tolist()
-    assert kernels.ran > 0 and select_device() == torch.device("cuda")
+    assert operations.ran > 0 and select_device() == torch.device("cuda")
 
 
 def test_gradients_lie_with_their_weights() -> None:

@@ -42,7 +42,8 @@ class ProbeData:
     Attributes:
         features: The states. golds: The spans, perhaps those of a control task (docs/methods.md#selectivity).
         offset: (sum of W, 2) start and end logits to which a conditional probe is added; None for other probes. They
-            are kept less their mean over each sentence. No softmax sees it, and float32 has more places without.
+            are kept less their mean over the words of each question, which no softmax sees: float32 has more places
+            without it.
     """
 
     features: LayerFeatures
@@ -51,12 +52,8 @@ class ProbeData:
 
     def __post_init__(self) -> None:
         if self.offset is not None:
-            object.__setattr__(self, "offset", self._centred(self.offset.double()).float())
-
-    def _centred(self, values: Tensor) -> Tensor:
-        counts = torch.from_numpy(self.lengths).to(values.device)
-        means = torch.segment_reduce(values, "mean", lengths=counts, axis=0, unsafe=True)  # (N, 2)
-        return values - means.repeat_interleave(counts, dim=0)
+            counts = torch.from_numpy(self.lengths).to(self.offset.device)
+            object.__setattr__(self, "offset", less_means(self.offset.double(), counts).float())
 
     def __len__(self) -> int:
         return len(self.golds)
@@ -74,6 +71,16 @@ class ProbeData:
         questions = self.features.questions[torch.from_numpy(index).to(device)]
         offset = None if self.offset is None else self.offset[torch.from_numpy(rows).to(device)]
         return ProbeData(LayerFeatures(words, questions, offsets), self.golds.take(index), offset)
+
+
+def per_question(values: Tensor, reduction: str, counts: Tensor) -> Tensor:
+    """(sum of counts, K) -> (N, K). It is deterministic, which ``index_add_`` on a GPU would not be."""
+    return torch.segment_reduce(values, reduction, lengths=counts, axis=0, unsafe=True)
+
+
+def less_means(values: Tensor, counts: Tensor) -> Tensor:
+    """Rows (sum of counts, K) less the mean over their question's ``counts`` (N,) rows."""
+    return values - per_question(values, "mean", counts).repeat_interleave(counts, dim=0)
 
 
 @dataclass(frozen=True)

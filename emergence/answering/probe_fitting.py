@@ -1,8 +1,8 @@
 """Fitting one probe on the cached states of one layer (docs/methods.md#probes).
 
-- ``linear``, the headline: ONE linear layer from a word's state to its start and end logit. L-BFGS starts from zero,
-  so there is no seed, and validation chooses the ridge. The loss is convex on single golds, but not quite on the sum
-  over several, so the start must be fixed.
+- ``linear``, the headline: ONE linear layer from a word's state to its start and end logit. L-BFGS starts from zero at
+  the strongest ridge and from the last optimum at the next, so there is no seed, and validation chooses the ridge. The
+  loss is convex on single golds, but not quite on the sum over several, so the start must be fixed.
 - ``bilinear``: a low-rank product of question states and word states. The linear probe can only find what the trunk
   has already routed to the word. This one asks whether the role is in the states at all.
 - ``mlp``: one hidden layer on the word's state. It finds what the linear probe misses for being linear.
@@ -38,6 +38,8 @@ from emergence.answering.probe_data import (
     Standardisation,
     add_offset,
     gather,
+    less_means,
+    per_question,
     predict_cached,
 )
 from emergence.data.qa_encoding import batches_by_length
@@ -53,19 +55,22 @@ _WARMUP_FRACTION = 0.02
 #: Nats per question. A validation loss has settled if it falls by less than this over the last tenth of the epochs, or
 #: to the next ridge. It is a hundredth of what separates the families.
 SETTLED = 2e-3
-#: The loss's curvature along a direction of the states over their variance there, and the share of the largest variance
-#: that keeps empty directions from being blown up. Both decide how fast the optimum is reached.
+#: The loss's curvature along a direction of the states over their variance there (1 where all words are as likely, 0
+#: where the answer is certain), and the share of the largest variance that keeps empty directions from being blown up.
+#: Both decide how fast the optimum is reached.
 _CURVATURE, _VARIANCE_FLOOR = 0.5, 1e-5
 #: Nats per question. L-BFGS stops once no more than this is to be gained. Below it float32 rounds the loss of a few
 #: hundred questions by as much as a step changes it, and line searches fail.
 _AT_OPTIMUM = 1e-7
 #: Nats per question. A fit with more than this to gain has not converged, whatever ended it.
 _CONVERGED = 1e-5
-#: Steps from which the curvature is told, as many as L-BFGS keeps itself.
+#: Share of an offset's mean square below which what states leave of it is taken for rounding.
+_ROUNDING = 1e-6
+#: Steps that L-BFGS keeps, and from which the curvature is told.
 _STEPS = 10
 #: Smaller ridges are not tried once this many in a row have a validation loss above the lowest by more than so many
 #: nats per question. By less than that, where a fit ends says little.
-_RIDGES_TOO_MANY, _NO_WORSE = 2, 1e-4
+_RIDGES_TOO_MANY, _WORSE_BY = 2, 1e-4
 #: Learning rates of a bilinear probe that starts from the linear one, as factors of ``probe.lr``.
 NESTED_RATES = (1.0, 0.1)
 
@@ -88,7 +93,7 @@ class MLPHead(nn.Module):
 
 
 Probe = SpanHead | BilinearProbe | MLPHead
-#: A point that L-BFGS came to, and the gradient there.
+#: A point that L-BFGS came to, and the gradient there: (2 D,) each, and 2 more with an offset.
 _Point = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
@@ -153,8 +158,8 @@ class ProbeFit:
 
     @property
     def _is_offset_alone(self) -> bool:
-        """Whether no fit on top of the offset was better than none, which no ridge is the reason of."""
-        return self.scales is not None and not any(bool(tensor.any()) for tensor in self.weights.values())
+        """Whether no fit on top of the offset was better than none, so that no ridge is to blame."""
+        return self.scales == (1.0, 1.0) and not any(bool(tensor.any()) for tensor in self.weights.values())
 
     def summary(self) -> dict[str, Any]:
         """The fit without its weights, as plain JSON types."""
@@ -252,8 +257,8 @@ def fit_linear_probe(
 
 
 def _only_worse(losses: Sequence[float]) -> bool:
-    """Whether the validation losses of ridges, from the strongest, have risen so that no smaller one need be tried."""
-    return min(losses[-_RIDGES_TOO_MANY:]) > min(losses) + _NO_WORSE
+    """Whether the last ridges, from the strongest on, are all worse than the best, so that no smaller one is tried."""
+    return min(losses[-_RIDGES_TOO_MANY:]) > min(losses) + _WORSE_BY
 
 
 def fit_nested_probe(
@@ -461,8 +466,9 @@ class SpanObjective:
 
     def __init__(self, train: ProbeData, train_gold: str = "first") -> None:
         offsets = train.features.word_offsets
+        self.word_offsets = offsets  # (N + 1,)
         self.words = train.features.words  # (sum of W, D)
-        self.offset = train.offset  # (sum of W, 2) or None
+        self.offset = train.offset  # (sum of W, 2), centred in each question, or None
         self.hidden_size = int(self.words.shape[1])
         self.n_questions = len(train)
         device = self.words.device
@@ -489,7 +495,7 @@ class SpanObjective:
     def minimum(self, start: npt.NDArray[np.float64], ridge: float, max_iterations: int) -> OptimizeResult:
         """The optimum by L-BFGS from ``start``, which is shaped as :attr:`start`.
 
-        It runs along the principal directions of the states, each scaled by its curvature, as is each scale of an
+        It runs along the principal directions of the states, each in units of its curvature, as is each scale of an
         offset. States are far from uncorrelated, so the same optimum takes a fraction of the iterations there. A scale
         moves together with the weights that take back what states hold of the offset (:meth:`_shadow`).
 
@@ -499,19 +505,19 @@ class SpanObjective:
         """
         variances, directions = self._principal
         curvature = _CURVATURE * variances + ridge  # (D,)
-        scale = 1 / np.sqrt(curvature + _VARIANCE_FLOOR * variances.max(initial=1e-12))
-        shadow, offset_scale = self._shadow(ridge)
+        units = 1 / np.sqrt(curvature + _VARIANCE_FLOOR * variances.max(initial=1e-12))
+        shadow, offset_units = self._shadow(ridge)
         size, has_offset = 2 * self.hidden_size, self.offset is not None
 
         def weights_at(point: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            weights, scales = directions @ (scale[:, None] * point[:size].reshape(-1, 2)), offset_scale * point[size:]
+            weights, scales = directions @ (units[:, None] * point[:size].reshape(-1, 2)), offset_units * point[size:]
             return np.concatenate([(weights - (shadow * scales if has_offset else 0.0)).ravel(), scales])
 
         def preconditioned(point: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
             value, flat_gradient = self(weights_at(point), ridge)
             of_weights = flat_gradient[:size].reshape(-1, 2)
-            of_scales = offset_scale * (flat_gradient[size:] - ((shadow * of_weights).sum(0) if has_offset else 0.0))
-            gradient = np.concatenate([(scale[:, None] * (directions.T @ of_weights)).ravel(), of_scales])
+            of_scales = offset_units * (flat_gradient[size:] - ((shadow * of_weights).sum(0) if has_offset else 0.0))
+            gradient = np.concatenate([(units[:, None] * (directions.T @ of_weights)).ravel(), of_scales])
             evaluated[:] = [(point.copy(), gradient)]
             if not taken:
                 taken.extend(evaluated)
@@ -520,23 +526,27 @@ class SpanObjective:
         def stop_at_optimum(_: npt.NDArray[np.float64]) -> None:
             taken.extend(evaluated)  # a line search ends with the point that it takes
             del taken[: -_STEPS - 1]
-            if _gain_left(taken, scaled) <= _AT_OPTIMUM:
+            if _gain_left(taken, unit_curvature) <= _AT_OPTIMUM:
                 raise StopIteration
 
         evaluated: list[_Point] = []
         taken: list[_Point] = []
-        scaled = np.concatenate([np.repeat(curvature * scale**2, 2), np.ones(len(offset_scale))]).clip(1e-12)
+        # Along features that are constant there is none, and no gradient either.
+        unit_curvature = np.concatenate([np.repeat(curvature * units**2, 2), np.ones(len(offset_units))]).clip(1e-12)
         begin = start[:size].reshape(-1, 2) + (shadow * start[size:] if has_offset else 0.0)
-        begin = directions.T @ begin / scale[:, None]
-        first = np.concatenate([begin.ravel(), start[size:] / offset_scale])
-        options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-10, "gtol": 1e-9}
+        begin = directions.T @ begin / units[:, None]
+        first = np.concatenate([begin.ravel(), start[size:] / offset_units])
+        # The tolerances are below what float32 tells, so that the callback decides.
+        options = {
+            "maxiter": max_iterations, "maxfun": 2 * max_iterations, "maxcor": _STEPS, "ftol": 1e-10, "gtol": 1e-9,
+        }  # fmt: skip
         result = minimize(preconditioned, first, jac=True, method="L-BFGS-B", callback=stop_at_optimum, options=options)
-        result.success = _gain_left(taken, scaled) <= _CONVERGED
+        result.success = _gain_left(taken, unit_curvature) <= _CONVERGED
         result.x = weights_at(result.x)
         return result
 
     def _shadow(self, ridge: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """The weights with which states come nearest to the offset, and the steps of its scales.
+        """The weights with which states come nearest to the offset, and the units of its scales.
 
         Where they come near, a scale and these weights can change against each other at next to no change of the loss.
         L-BFGS finds no such valley by itself, nor do its steps tell of one.
@@ -553,7 +563,9 @@ class SpanObjective:
         curvature = (_CURVATURE * variances + ridge)[:, None]  # (D, 1)
         nearest = _CURVATURE * along / np.maximum(curvature, 1e-12)
         left = _CURVATURE * (squares - 2 * (nearest * along).sum(0)) + (curvature * nearest**2).sum(0)
-        return directions @ nearest, 1 / np.sqrt(np.where(left > 0, left, 1.0))
+        # What is left of an offset that the states hold whole is rounding.
+        left = np.where(squares > 0, np.maximum(left, _ROUNDING * squares), 1.0)
+        return directions @ nearest, 1 / np.sqrt(left)
 
     @cached_property
     def _principal(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -577,11 +589,13 @@ class SpanObjective:
         return torch.zeros(self.hidden_size, columns, dtype=torch.float64, device=self.words.device)
 
     def _centred_pieces(self) -> Iterator[tuple[Tensor, slice]]:
-        """States less their mean over each question, in float64, a piece of the rows at a time, and which rows."""
-        means = _per_question(self.words.float(), "mean", self.counts)  # (N, D)
-        for begin in range(0, len(self.words), DOUBLE_ROWS):
-            rows = slice(begin, begin + DOUBLE_ROWS)
-            yield self.words[rows].double() - means[self.owner[rows]], rows
+        """(rows, D) states less their mean over each question, in float64, some questions at a time, and which rows."""
+        offsets, first = self.word_offsets, 0
+        while first < self.n_questions:
+            last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + DOUBLE_ROWS, side="right")) - 1)
+            rows = slice(int(offsets[first]), int(offsets[last]))
+            yield less_means(self.words[rows].double(), self.counts[first:last]), rows
+            first = last
 
     def __call__(self, flat: npt.NDArray[np.float64], ridge: float) -> tuple[float, npt.NDArray[np.float64]]:
         """Loss plus ridge / 2 * |w|^2, and its gradient. ``flat`` is the (2 D,) weights, then the free scales."""
@@ -606,13 +620,13 @@ class SpanObjective:
 
     def _slope(self, logits: Tensor) -> Tensor:
         """(sum of W, 2) derivatives by the logits, softmax minus share of golds. The mean loss is kept in ``loss``."""
-        shifted = logits - _per_question(logits, "max", self.counts).index_select(0, self.owner)
+        shifted = logits - per_question(logits, "max", self.counts).index_select(0, self.owner)
         powers = shifted.exp()
-        totals = _per_question(powers, "sum", self.counts)  # (N, 2)
+        totals = per_question(powers, "sum", self.counts)  # (N, 2)
         of_golds = shifted.gather(0, self.golds).sum(1, keepdim=True)  # (G, 1) start plus end
-        peak = _per_question(of_golds, "max", self.gold_counts)  # (N, 1)
+        peak = per_question(of_golds, "max", self.gold_counts)  # (N, 1)
         share = (of_golds - peak.index_select(0, self.gold_owner)).exp()  # (G, 1)
-        sums = _per_question(share, "sum", self.gold_counts)  # (N, 1)
+        sums = per_question(share, "sum", self.gold_counts)  # (N, 1)
         log_p = (sums.log() + peak)[:, 0] - totals.log().sum(1)  # (N,)
         self.loss = -float(log_p.sum(dtype=torch.float64)) / self.n_questions
         share = share / sums.index_select(0, self.gold_owner)  # (G, 1), adding up to 1 in each question
@@ -645,11 +659,6 @@ def _gain_left(taken: Sequence[_Point], curvature: npt.NDArray[np.float64]) -> f
     for (step, change, bend), share in zip(steps, reversed(shares), strict=True):
         direction = direction + (share - change @ direction / bend) * step
     return 0.5 * max(float(gradient @ direction), float(gradient @ (gradient / curvature)))
-
-
-def _per_question(values: Tensor, reduction: str, counts: Tensor) -> Tensor:
-    """(sum of counts, K) -> (N, K). It is deterministic, which ``index_add_`` on a GPU would not be."""
-    return torch.segment_reduce(values, reduction, lengths=counts, axis=0, unsafe=True)
 
 
 def linear_head(weights: npt.NDArray[np.float64], hidden_size: int, device: torch.device) -> SpanHead:

@@ -329,6 +329,8 @@ def test_an_offset_that_states_hold_is_told_apart_from_them(seed: int) -> None:
         found, steps = result.x, steps + result.nit
         assert result.success and above_optimum(objective, found, ridge) < 1e-6
     assert steps < 60
+    free = objective.minimum(objective.start, 0.0, 2_000)  # what states leave of the offset is rounding then
+    assert free.success and free.fun < result.fun + 1e-5 and np.abs(free.x).max() < 1e4
 
 
 def test_a_constant_offset_is_none_however_it_is_rounded() -> None:
@@ -361,6 +363,8 @@ def test_a_best_offset_says_whether_the_fits_beside_it_were_cut_off(limit: int, 
     fit = fit_linear_probe(*answers, None, config, layer=1, max_answer_words=3)
     assert fit.iterations == 0 and fit.converged == converged
     told = "the offset alone was best, but fits on top of it were cut off before their optimum"
+    scaled = replace(fit, scales=(3.0, 3.0))  # as where the states are constant, and its scales were fitted
+    assert not any("alone" in remark for remark in scaled.remarks)
     assert fit.remarks == (() if converged else (told,))
 
 

@@ -33,10 +33,10 @@ STARTS_COMMANDS = "restart"
 )
 def test_a_row_runs_on_a_gpu(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "in_child", lambda function, *arguments: function(*arguments))
-    with pretend_gpu() as kernels:
+    with pretend_gpu() as operations:
         flags = ["--toy", "--device", "cuda", "--repeats", "1", "--results", str(tmp_path)]
         assert command.main([name, *flags]) == 0
-    assert kernels.ran > 100
+    assert operations.ran > 100
     (found,) = load_newest(tmp_path).values()
     assert found["row"] == name and found["machine"]["kind"] == "GPU" and found["machine"]["gpu"] == "pretended GPU"
 
