@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -28,8 +29,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return _run(options)
     except EmergenceError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -132,6 +133,8 @@ def _refuse_targets(options: argparse.Namespace) -> None:
     target: Path = options.json or options.results
     if options.json and target.is_dir():
         raise UsageError(f"{target}: a folder: give --json a file")
+    if options.json and target.exists() and not target.is_file():
+        raise UsageError(f"{target}: no regular file: name another --json")
     if not options.json and target.exists() and not target.is_dir():
         raise UsageError(f"{target}: a file: give --results a folder")
     folder = make_folder(target.parent if options.json else target)
@@ -186,8 +189,13 @@ def _figures(results: Path) -> list[str]:
     return lines
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)  # one line, without the usage
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = _Parser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("what", nargs="+", choices=[*ROWS, "all", "table", "scaling", "figure"],
                         metavar="ROW|all|table|scaling|figure",
                         help=f"a row ({', '.join(ROWS)}), all of them, docs/speed.md, how costs grow, or "

@@ -56,8 +56,11 @@ def atomic_writer(path: Path, bytes_needed: int | None = None) -> Iterator[Binar
         bytes_needed: Size of the content where it is known beforehand, for the disk-full message.
 
     Raises:
-        RunDirectoryError: The system refused the write, as on a full disk. It names the file and the bytes needed.
+        RunDirectoryError: The system refused the write, as on a full disk. It names the file and the bytes needed. Or
+            there is a device or a pipe under ``path``, which a file must not take the place of.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise RunDirectoryError(f"{path}: a device or a pipe, which is not replaced: name a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     at_least = bytes_needed is None
     try:

@@ -39,8 +39,8 @@ def pretend_gpu() -> Iterator[Operations]:
     """
     replaced = {
         "torch.Generator": _Generator,
-        "torch.autocast": lambda device_type, *rest, **more: _AUTOCAST("cpu", *rest, **more),
-        "torch.is_autocast_enabled": lambda device_type="cpu": _IS_AUTOCAST_ENABLED("cpu"),
+        "torch.autocast": _autocast,
+        "torch.is_autocast_enabled": lambda device_type="cuda": _IS_AUTOCAST_ENABLED("cpu"),
         "torch.get_autocast_dtype": lambda device_type: _GET_AUTOCAST_DTYPE("cpu"),
         "torch.compile": lambda function, **settings: function,
         **{f"torch.cuda.{name}": function for name, function in _OF_CUDA.items()},
@@ -95,12 +95,14 @@ class Operations(TorchDispatchMode):
 
     @staticmethod
     def _refuse_mixed(func: Any, args: Any, operands: list[Tensor]) -> None:
-        """A GPU takes numbers, which have no dimensions, from the CPU, but writes none there."""
+        """Operations by element take numbers, which have no dimensions, from the CPU, but write none there."""
         left = [operand for operand in operands if not is_there(operand)]
         if func in _INDEXED and is_there(args[0]):
             left = [operand for operand in left if not any(operand is index for index in args[1])]
         in_place = func.__name__.split(".")[0].endswith("_")
-        if any(operand.dim() > 0 or (in_place and operand is args[0]) for operand in left):
+        # torch groups the tensors of its own _foreach operations by where they really are, and brings the number there.
+        takes_numbers = torch.Tag.pointwise in func.tags or "_foreach" in func.__name__
+        if any(operand.dim() > 0 or not takes_numbers or (in_place and operand is args[0]) for operand in left):
             raise RuntimeError(
                 "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
                 f"({func} of {[tuple(operand.shape) for operand in operands]})"
@@ -217,6 +219,13 @@ def _numpy(func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
 def _beside(func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """A copy, or something new, in the place of ``tensor``."""
     return _put(func(tensor, *args, **kwargs), is_there(tensor))  # type: ignore[no-any-return]
+
+
+def _autocast(device_type: str, *rest: Any, **more: Any) -> contextlib.AbstractContextManager[Any]:
+    """The GPU's is the CPU's here, so that of the CPU is not turned on: it would do nothing for what is there."""
+    if device_type == "cuda" or not more.get("enabled", True):
+        return _AUTOCAST("cpu", *rest, **more)
+    return contextlib.nullcontext()
 
 
 _ANSWERS: dict[Any, Callable[..., Any]] = {

@@ -287,3 +287,14 @@ def test_folder_files_and_digests(tmp_path: Path) -> None:
         == sha256_text("abc")
         == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
     )
+
+
+@pytest.mark.parametrize("place", ["null", "pipe"])
+def test_a_device_or_pipe_is_never_replaced(place: str, tmp_path: Path) -> None:
+    target = Path(os.devnull)
+    if place == "pipe":
+        target = tmp_path / "pipe"
+        os.mkfifo(target)
+    with pytest.raises(RunDirectoryError, match="a device or a pipe, which is not replaced"):
+        write_atomic(target, "x")
+    assert target.exists() and not target.is_file() and not list(tmp_path.glob(".*"))

@@ -260,13 +260,17 @@ def test_the_span_objective_is_the_cpus() -> None:
     questions = torch.zeros(50, 24)
     starts = rng.integers(0, lengths)
     golds = GoldSpans.from_lists([[(start, start), (0, 1)] for start in starts.tolist()])
-    flat = rng.standard_normal(24) * 0.1
-    values = [
-        SpanObjective(ProbeData(LayerFeatures(words.to(d), questions.to(d), offsets), golds))(flat, 0.1)
+    offset = torch.from_numpy(rng.standard_normal((offsets[-1], 2)).astype(np.float32))
+    flat = rng.standard_normal(26) * 0.1
+    objectives = [
+        SpanObjective(ProbeData(LayerFeatures(words.to(d), questions.to(d), offsets), golds, offset.to(d)))
         for d in (CPU, CUDA)
     ]
+    values = [objective(flat, 0.1) for objective in objectives]
     assert values[0][0] == pytest.approx(values[1][0], rel=1e-5)
     assert np.allclose(values[0][1], values[1][1], atol=1e-5)
+    optima = [objective.minimum(objective.start, 0.1, 200).fun for objective in objectives]
+    assert optima[0] == pytest.approx(optima[1], abs=1e-5)
 
 
 # Commands ----------------------------------------------------------------------------------------------------------

@@ -48,12 +48,15 @@ def test_gradients_lie_with_their_weights() -> None:
     assert optimizer.state[theirs.weight]["exp_avg"].is_cuda
     with autocast(theirs.weight.device, "bf16"):
         assert theirs(moved).dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert theirs(moved).dtype == torch.float32
 
 
 REFUSED: dict[str, Callable[[torch.Tensor, torch.Tensor], object]] = {
     "a product": lambda here, there: there @ here,
     "a sum": lambda here, there: here + there,
     "a list": lambda here, there: torch.cat([here, there]),
+    "a stack of numbers": lambda here, there: torch.stack([here.sum(), there.sum()]),
     "a copy of parts": lambda here, there: here.index_copy_(0, torch.arange(2, device="cuda"), there),
     "indices of a GPU for what is here": lambda here, there: here[torch.arange(2, device="cuda")],
     "a number here that is to change": lambda here, there: here.sum().add_(there.sum()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,9 @@ def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
     (tmp_path / "pages" / "speed.md").write_text("# Speed of my own")
     for arguments, told in (
         (["cka-128", "--toy", "--repeats", "0"], "--repeats 0: at least 1"),
+        (["cka-128", "--toy", "--repeats", "x"], "argument --repeats: invalid int value: 'x'"),
+        (["nowhere", "--toy"], "invalid choice: 'nowhere'"),
+        (["cka-128", "--toy", "--json", os.devnull], f"{os.devnull}: no regular file: name another --json"),
         (["cka-128", "--toy", "--text", "/nowhere"], "check --text"),
         (["table", "--results", str(tmp_path)], "no results"),
         (["cka-128", "table", "--toy"], "table stands alone"),
