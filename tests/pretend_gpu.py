@@ -95,13 +95,13 @@ class Operations(TorchDispatchMode):
 
     @staticmethod
     def _refuse_mixed(func: Any, args: Any, operands: list[Tensor]) -> None:
-        """Operations by element take numbers, which have no dimensions, from the CPU, but write none there."""
+        """By element or index they take numbers, which have no dimensions, from the CPU, but write none there."""
         left = [operand for operand in operands if not is_there(operand)]
         if func in _INDEXED and is_there(args[0]):
             left = [operand for operand in left if not any(operand is index for index in args[1])]
         in_place = func.__name__.split(".")[0].endswith("_")
         # torch groups the tensors of its own _foreach operations by where they really are, and brings the number there.
-        takes_numbers = torch.Tag.pointwise in func.tags or "_foreach" in func.__name__
+        takes_numbers = func in _INDEXED or torch.Tag.pointwise in func.tags or "_foreach" in func.__name__
         if any(operand.dim() > 0 or not takes_numbers or (in_place and operand is args[0]) for operand in left):
             raise RuntimeError(
                 "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "

@@ -80,6 +80,7 @@ def test_what_a_gpu_takes_from_the_cpu_is_taken() -> None:
     assert (there * torch.tensor(2.0)).is_cuda  # a number
     assert there[torch.tensor([0, 2])].is_cuda  # indices
     there[torch.tensor([1])] = torch.zeros(2, device="cuda")
+    there[torch.tensor([1])] = 0.0
     there[0].copy_(torch.full((2,), 5.0))
     assert there.tolist() == [[5, 5], [0, 0], [1, 1]]
     there.normal_(generator=torch.Generator("cuda"))
