@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +14,7 @@ from benchmarks.materials import Bench
 from benchmarks.measure import best_precision, machine, versions
 from benchmarks.report import file_name, is_result, load_newest, save
 from benchmarks.rows import ON_GPU, ROWS, run_row
+from emergence.environment import variables
 from emergence.errors import DataError, EmergenceError, UsageError
 from emergence.experiment.source_commit import source_commit
 from emergence.files import make_folder, may_write, read_json
@@ -62,9 +61,10 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     device = select_device(options.device)
     measurable = [name for name in ROWS if device.type == "cpu" or name in ON_GPU]
-    wanted = measurable if options.what == ["all"] else [name for name in options.what if name in ROWS]
-    asked = wanted if options.what == ["all"] else options.what  # scaling, too, has parts that compute on the CPU
-    if foreign := next((name for name in asked if device.type == "cuda" and name not in measurable), None):
+    # Scaling, too, has parts that compute on the CPU.
+    if device.type == "cuda" and (
+        foreign := next((name for name in options.what if name not in (*measurable, "all")), None)
+    ):
         raise UsageError(f"{foreign} computes on the CPU alone: leave out --device {options.device}")
     _refuse_targets(options)
     torch.set_num_threads(1)
@@ -91,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
         figures = options.json.parent if options.json else _pages(options.results) / "figures"
         print(draw(found, figures / "scaling.svg"))
         return 0
-    for name in wanted:
+    for name in measurable if options.what == ["all"] else options.what:
         with _commands_on(device):
             result = run_row(name, bench)
         print(result.text(options.toy), flush=True)
@@ -102,21 +102,9 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _commands_on(device: torch.device) -> Iterator[None]:
+def _commands_on(device: torch.device) -> AbstractContextManager[None]:
     """Commands that a row starts take a GPU where they find one, so a row of the CPU hides it from them."""
-    if device.type == "cuda":
-        yield
-        return
-    name, before = "CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ[name] = ""
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    return variables({} if device.type == "cuda" else {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def _is_own(results: Path) -> bool:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "emergence"
 
 #: A room imports rooms of an earlier line only.
 ORDER = (
-    ("errors", "plain", "wording"),
+    ("environment", "errors", "plain", "wording"),
     ("measures",),
     ("files",),
     ("spec",),

@@ -558,8 +558,8 @@ class SpanObjective:
         if self.offset is None:
             return np.zeros((self.hidden_size, 0)), np.zeros(0)
         variances, directions = self._principal
-        products, squares = self._offset_moments
-        along = directions.T @ products  # (D, 2)
+        squares = self.offset.double().square().mean(0).cpu().numpy()  # (2,)
+        along = directions.T @ self._products[1]  # (D, 2)
         curvature = (_CURVATURE * variances + ridge)[:, None]  # (D, 1)
         nearest = _CURVATURE * along / np.maximum(curvature, 1e-12)
         left = _CURVATURE * (squares - 2 * (nearest * along).sum(0)) + (curvature * nearest**2).sum(0)
@@ -573,20 +573,20 @@ class SpanObjective:
 
         What all words of a question have in common cancels in the softmax over them.
         """
-        products = sum((words.T @ words for words, _ in self._centred_pieces()), self._no_products(self.hidden_size))
-        variances, directions = np.linalg.eigh(products.cpu().numpy() / max(len(self.words), 1))
+        variances, directions = np.linalg.eigh(self._products[0])
         return np.maximum(variances, 0.0), directions
 
     @cached_property
-    def _offset_moments(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """(D, 2) mean products of states and offset, and (2,) mean squares of the offset, within questions."""
-        assert self.offset is not None
-        offset, n = self.offset.double(), max(len(self.words), 1)
-        products = sum((words.T @ offset[rows] for words, rows in self._centred_pieces()), self._no_products(2))
-        return products.cpu().numpy() / n, offset.square().mean(0).cpu().numpy()
-
-    def _no_products(self, columns: int) -> Tensor:
-        return torch.zeros(self.hidden_size, columns, dtype=torch.float64, device=self.words.device)
+    def _products(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """(D, D) mean products of the states within questions, and (D, 2) with the offset; (D, 0) without one."""
+        offset = self.words.new_zeros(len(self.words), 0) if self.offset is None else self.offset
+        squares = self.words.new_zeros(self.hidden_size, self.hidden_size, dtype=torch.float64)
+        with_offset = self.words.new_zeros(self.hidden_size, offset.shape[1], dtype=torch.float64)
+        for words, rows in self._centred_pieces():
+            squares += words.T @ words
+            with_offset += words.T @ offset[rows].double()
+        n = max(len(self.words), 1)
+        return squares.cpu().numpy() / n, with_offset.cpu().numpy() / n
 
     def _centred_pieces(self) -> Iterator[tuple[Tensor, slice]]:
         """(rows, D) states less their mean over each question, in float64, some questions at a time, and which rows."""

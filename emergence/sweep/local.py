@@ -13,12 +13,14 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from emergence.environment import variables
 from emergence.errors import STOPPED, EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.locks import RunLock, read_holder
 from emergence.experiment.stop_switch import StopSwitch
@@ -304,18 +306,9 @@ class _LocalRunner:
         self.say(text)
 
 
-@contextlib.contextmanager
-def _divided_threads(jobs: int) -> Iterator[None]:
+def _divided_threads(jobs: int) -> AbstractContextManager[None]:
     """Divide the cores among the jobs, unless the user set the number of threads."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    if jobs > 1 and before["OMP_NUM_THREADS"] is None:
-        threads = str(max(1, (os.cpu_count() or 1) // jobs))
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, threads))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    if jobs < 2 or "OMP_NUM_THREADS" in os.environ:
+        return variables({})
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    return variables(dict.fromkeys(THREAD_VARIABLES, threads))
