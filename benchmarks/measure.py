@@ -28,6 +28,9 @@ Result = TypeVar("Result")
 #: Does one piece of work and returns how many units it was.
 Work = Callable[[], float]
 
+#: Work between two looks at a GPU's clock: launches it takes ahead, and operations after which looking costs nothing.
+_LAUNCHES_AHEAD, _OPERATIONS = 20, 1e13
+
 #: Where commands of the project are run.
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,6 +140,21 @@ def best_precision(device: torch.device) -> str:
     return resolve_precision("auto", device)
 
 
+def times_at_once(device: torch.device, flops: float) -> int:
+    """How often a piece of work of so many operations is done between two looks at the clock.
+
+    Looking waits for a GPU, which training hardly does: it is launched ahead. A CPU does nothing ahead.
+    """
+    if device.type != "cuda":
+        return 1
+    return max(1, min(_LAUNCHES_AHEAD, round(_OPERATIONS / flops)))
+
+
+def repeated(work: Work, times: int) -> Work:
+    """The same so many times over."""
+    return lambda: sum(work() for _ in range(times))
+
+
 def gemm(device: torch.device, precision: str, side: int = 2048) -> Work:
     """A square matrix product in ``precision`` as a piece of work; its unit is one floating-point operation."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -147,20 +165,32 @@ def gemm(device: torch.device, precision: str, side: int = 2048) -> Work:
         torch.mm(left, right, out=out)
         return 2.0 * side**3
 
-    return multiply
+    return repeated(multiply, times_at_once(device, 2.0 * side**3))
 
 
-def hottest(work: Callable[[], Any], top: int = 8) -> list[dict[str, Any]]:
-    """The operations that take most of ``work``'s own time: name, share of the whole, calls (torch.profiler)."""
+def hottest(work: Callable[[], Any], device: torch.device, top: int = 8) -> list[dict[str, Any]]:
+    """The operations that take most of ``work``'s own time: name, share of the whole, calls (torch.profiler).
+
+    On a GPU these are its kernels, and ``idle`` is the share of the time by the clock in which none ran.
+    """
+    on_gpu = device.type == "cuda"
+    begin = _clock(device)
     with torch.profiler.profile() as profile:
         work()
-    events = [event for event in profile.key_averages() if event.self_cpu_time_total > 0]
-    total = sum(event.self_cpu_time_total for event in events)
-    events.sort(key=lambda event: -event.self_cpu_time_total)
-    return [
-        {"what": event.key, "share": round(event.self_cpu_time_total / total, 3), "calls": event.count}
-        for event in events[:top]
-    ]
+        spent = 1e6 * (_clock(device) - begin)
+    field = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    # On a GPU an operation is told the time of its kernels, which stand for themselves.
+    events = [event for event in profile.key_averages() if not on_gpu or _is_kernel(event)]
+    times = sorted(((getattr(event, field), event.key, event.count) for event in events), reverse=True)
+    times = [(took, what[:80], calls) for took, what, calls in times if took > 0]
+    total = sum(took for took, _, _ in times) or 1.0
+    found = [{"what": what, "share": round(took / total, 3), "calls": calls} for took, what, calls in times[:top]]
+    return found if not on_gpu else [{"what": "idle", "share": round(max(0.0, 1 - total / spent), 3)}, *found]
+
+
+def _is_kernel(event: Any) -> bool:
+    is_range = str(event.key).startswith("Optimizer.step#")
+    return bool(event.device_type == torch.autograd.DeviceType.CUDA) and not is_range
 
 
 def hottest_packages(arguments: Sequence[str], folder: Path, top: int = 8) -> list[dict[str, Any]]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -12,8 +17,10 @@ from emergence.answering.finetune import build_optimizer, gold_tensors
 from emergence.data.qa_encoding import EncodedQA, IntArray
 from emergence.model import SpanHead, Trunk, build_trunk, span_cross_entropy
 from emergence.spec.config import ModelConfig, PretrainConfig, load_config
+from emergence.training import execution
 from emergence.training.context import Context
-from emergence.training.execution import Forward, choose_micro_batch, step_loss
+from emergence.training.determinism import make_deterministic
+from emergence.training.execution import Forward, Gradients, choose_micro_batch, is_replayed, step_loss
 from emergence.training.optim import Optimizers, build_optimizers, clip_gradients
 
 #: What the table is measured at: (blocks, width, heads).
@@ -34,6 +41,7 @@ class Pretraining:
     precision: str
     device: torch.device
     compiled: bool = False
+    ordered: bool = True  # as runs are
     settings: PretrainConfig = field(default_factory=lambda: load_config("tiny").pretrain)
     seed: int = 0
 
@@ -42,17 +50,52 @@ class Pretraining:
         self.trunk: Trunk = build_trunk(self.config, self.vocab_rows, seed=self.seed).to(self.device)
         self.optimizers: Optimizers = build_optimizers(self.trunk, self.settings)
         self.forward: Forward = torch.compile(self.trunk, dynamic=False) if self.compiled else self.trunk
+        self.gradients: Gradients | None = None
         self.micro_batch = 0
 
     def step(self, ids: Tensor) -> None:
         """Learn from ids (B, T+1), in micro-batches as the loop takes them."""
-        self.micro_batch = self.micro_batch or choose_micro_batch(self.trunk, self.settings, len(ids), self.context)
-        for part in ids.split(self.micro_batch):
-            loss = step_loss(self.forward, self.trunk, part, self.settings.loss_chunk_rows, self.precision)
-            (loss * (len(part) / len(ids))).backward()
-        clip_gradients(self.trunk.parameters(), self.settings.grad_clip)
-        self.optimizers.step()
-        self.optimizers.zero_grad()
+        with self._order():
+            self.gradients = self.gradients or self._choose(len(ids))
+            self.gradients(ids, of=len(ids)).tolist()  # as the loop does, to see that they are finite
+            self.optimizers.step()
+            self.optimizers.zero_grad()
+
+    def in_any_order(self) -> Pretraining:
+        """The same trunk, whose backward pass has whatever kernels there are."""
+        other = copy.copy(self)
+        other.ordered, other.gradients, other.optimizers = False, None, build_optimizers(self.trunk, self.settings)
+        return other
+
+    @contextmanager
+    def _order(self) -> Iterator[None]:
+        """As a run is: deterministic. A CPU is that in any case."""
+        if self.device.type == "cpu":
+            yield
+            return
+        before, fill = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+        make_deterministic()
+        loss_of = execution.step_loss if self.ordered else _in_any_order
+        try:
+            with mock.patch.object(execution, "step_loss", loss_of):
+                yield
+        finally:
+            torch.set_deterministic_debug_mode(before)
+            torch.utils.deterministic.fill_uninitialized_memory = fill
+
+    def _choose(self, batch: int) -> Gradients:
+        micro = self.micro_batch = choose_micro_batch(self.trunk, self.settings, batch, self.context)
+        replayed = is_replayed(self.trunk, self.settings.compile, batch, micro, self.context)
+        if replayed:
+            self.optimizers.replay()
+        return Gradients(self.forward, self.trunk, self.settings, micro, self.context, replayed=replayed)
+
+
+def _in_any_order(*arguments: Any) -> Tensor:
+    """A loss from which on a backward pass need not be deterministic. Forward it is, or all is compiled again."""
+    loss = step_loss(*arguments)
+    loss.register_hook(lambda _: torch.set_deterministic_debug_mode("default"))
+    return loss
 
 
 @dataclass

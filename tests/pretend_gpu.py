@@ -100,13 +100,78 @@ class Operations(TorchDispatchMode):
         if func in _INDEXED and is_there(args[0]):
             left = [operand for operand in left if not any(operand is index for index in args[1])]
         in_place = func.__name__.split(".")[0].endswith("_")
-        # torch groups the tensors of its own _foreach operations by where they really are, and brings the number there.
-        takes_numbers = func in _INDEXED or torch.Tag.pointwise in func.tags or "_foreach" in func.__name__
+        # torch groups the tensors of its own operations on lists by where they really are, and brings the number there.
+        of_lists = func.__name__.startswith(("_foreach", "_fused"))
+        takes_numbers = func in _INDEXED or torch.Tag.pointwise in func.tags or of_lists
         if any(operand.dim() > 0 or not takes_numbers or (in_place and operand is args[0]) for operand in left):
             raise RuntimeError(
                 "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
                 f"({func} of {[tuple(operand.shape) for operand in operands]})"
             )
+
+
+class _Graph:
+    """A CUDA graph: operations, and the tensors they were captured with, which are all that a replay knows."""
+
+    def __init__(self) -> None:
+        self._captured: list[tuple[Any, Any, Any, Any]] = []
+        self._storages: set[int] = set()
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def replay(self) -> None:
+        with torch.no_grad():
+            for func, args, kwargs, results in self._captured:
+                again = func(*args, **kwargs)
+                for old, new in zip(tree_leaves(results), tree_leaves(again), strict=True):
+                    if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+    def capture(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation, so that the next one has its result, and remember it."""
+        if func is _aten._local_scalar_dense.default:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                self._remember(value)
+        for name in ("out",):
+            self._remember(kwargs.get(name))
+        results = func(*args, **kwargs)
+        self._captured.append((func, args, kwargs, results))
+        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        self._storages |= {_storage(leaf) for leaf in tree_leaves(results) if isinstance(leaf, Tensor)} - given
+        return results
+
+    def _remember(self, value: Any) -> None:
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, Tensor) and _storage(leaf) not in self._storages | self._before.keys():
+                whole = torch.empty(0, dtype=leaf.dtype).set_(leaf.untyped_storage())
+                self._before[_storage(leaf)] = whole, whole.clone()
+
+    def undo(self) -> None:
+        """Take back what the capture computed in tensors of before: a GPU computes nothing then."""
+        with torch.no_grad():
+            for whole, before in self._before.values():
+                whole.copy_(before)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+class _Capture(TorchDispatchMode):
+    def __init__(self, graph: _Graph) -> None:
+        super().__init__()
+        self._graph = graph
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._graph.capture(func, args, kwargs or {})
+
+
+@contextlib.contextmanager
+def _captured(graph: _Graph) -> Iterator[None]:
+    with _Capture(graph):
+        yield
+    graph.undo()
 
 
 class _Move(torch.autograd.Function):
@@ -243,6 +308,8 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 _AUTOCAST = torch.autocast
 _IS_AUTOCAST_ENABLED, _GET_AUTOCAST_DTYPE = torch.is_autocast_enabled, torch.get_autocast_dtype
 _OF_CUDA: dict[str, Callable[..., Any]] = {
+    "CUDAGraph": _Graph,
+    "graph": _captured,
     "is_available": lambda: True,
     "is_bf16_supported": lambda including_emulation=True: True,
     "device_count": lambda: 1,

@@ -35,6 +35,8 @@ from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training import execution
 from emergence.training.checkpoint import load_weights
 from emergence.training.context import Context
+from emergence.training.execution import Gradients
+from emergence.training.optim import build_optimizers
 from emergence.training.recording import StopRequested
 from tests.pretend_gpu import pretend_gpu
 from tests.small_runs import run_small, small_spec, trunk_flags
@@ -114,6 +116,62 @@ def test_dropout_masks_depend_on_the_step_alone() -> None:
 
 
 _PRETRAIN = PretrainConfig(samples_per_epoch=1, batch_size=9)
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_gradients_have_the_same_bits_every_time(replayed: bool) -> None:
+    """Attention over several blocks of tokens adds up in any order, unless it is told not to."""
+    config = ModelConfig(n_layers=2, hidden_size=128, n_heads=4, sequence_length=512 if IS_REAL else 16, vocab_size=320)
+    trunk = build_trunk(config, 320, seed=3, init="normal").to(CUDA)
+    ids = torch.randint(320, (8, config.sequence_length + 1), generator=torch.Generator().manual_seed(1))
+    gradients = Gradients(trunk, trunk, _PRETRAIN, 8, Context(device=CUDA, precision="bf16"), replayed=replayed)
+    found = []
+    for _ in range(8):
+        result = gradients(ids, of=8).clone()
+        found.append([result, *(weight.grad.clone() for weight in trunk.parameters() if weight.grad is not None)])
+    assert len(found[0]) == 1 + len(list(trunk.parameters()))
+    assert all(torch.equal(a, b) for one in found[1:] for a, b in zip(one, found[0], strict=True))
+
+
+def test_replayed_updates_are_the_same_and_go_on_from_a_checkpoint() -> None:
+    losses: dict[bool, list[list[float]]] = {}
+    weights: dict[bool, list[torch.Tensor]] = {}
+    for replayed in (False, True):
+        trunk, config = _trunk().to(CUDA), PretrainConfig(samples_per_epoch=1, batch_size=3, weight_decay=0.1)
+        optimizers = build_optimizers(trunk, config)
+        gradients = Gradients(trunk, trunk, config, 3, Context(device=CUDA, precision="bf16"), replayed=replayed)
+        if replayed:
+            optimizers.replay()
+        losses[replayed] = []
+        for step in range(14):
+            ids = torch.randint(320, (3, 65), generator=torch.Generator().manual_seed(step))
+            losses[replayed].append(gradients(ids, of=3).tolist())
+            optimizers.set_factor(1 / (1 + step))
+            optimizers.step()
+            optimizers.zero_grad()
+            if step == 5:
+                saved = copy.deepcopy({"trunk": trunk.state_dict(), "optimizers": optimizers.state_dict()})
+            if step == 7:  # as after a number that is not finite
+                trunk.load_state_dict(saved["trunk"])
+                optimizers.load_state_dict(copy.deepcopy(saved["optimizers"]))
+        weights[replayed] = [weight.detach().cpu() for weight in trunk.parameters()]
+    assert losses[True] == losses[False] and len({loss for loss, _ in losses[True]}) == 14
+    assert all(torch.equal(a, b) for a, b in zip(weights[True], weights[False], strict=True))
+
+
+def test_a_checkpoint_of_optimisers_is_alike_on_every_device() -> None:
+    states = {}
+    for device in (CPU, CUDA):
+        trunk = _trunk().to(device)
+        optimizers = build_optimizers(trunk, _PRETRAIN)
+        for weight in trunk.parameters():
+            weight.grad = torch.zeros_like(weight)
+        optimizers.set_factor(0.5)
+        optimizers.step()
+        states[device.type] = [state["param_groups"] for state in optimizers.state_dict()]
+    assert states["cpu"] == [
+        [{**group, "lr": pytest.approx(group["lr"])} for group in groups] for groups in states["cuda"]
+    ]
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
+
+import torch
 
 from benchmarks.materials import Bench
 from benchmarks.report import RowResult
@@ -42,6 +45,8 @@ ON_GPU = frozenset(
 
 def run_row(name: str, bench: Bench) -> RowResult:
     """Measure one row."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # compiles only so many nets of a class otherwise, and then none, silently
     module, arguments = ROWS[name]
     run: Callable[..., RowResult] = import_module(f"benchmarks.rows.{module}").run
     return run(bench, *arguments)

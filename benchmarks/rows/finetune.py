@@ -47,7 +47,7 @@ def run(bench: Bench) -> RowResult:
         ],
         data=bench.questions_name,
         notes=precision_notes(precision, [f"the profile is of {next(iter(shapes))}"]),
-        profile=hottest(work[f"ours, {next(iter(shapes))}"]),
+        profile=hottest(work[f"ours, {next(iter(shapes))}"], bench.device),
     )
 
 

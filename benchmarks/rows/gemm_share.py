@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved
+from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved, repeated, times_at_once
 from benchmarks.ours import Pretraining, model_config
 from benchmarks.report import Comparison, Figure, RowResult
-from benchmarks.rows.pretrain import batches, on, precision_notes
+from benchmarks.rows.pretrain import LENGTH, batches, on, precision_notes
 from emergence.spec.model_size import training_flops_per_token
 
 MARK = 0.5
@@ -26,8 +26,9 @@ def run(bench: Bench) -> RowResult:
     for name, (*shape, batch) in widths.items():
         config = model_config((shape[0], shape[1], shape[2]))
         ours = Pretraining(config, vocab, precision, device, compiled=device.type == "cuda")
-        work[name] = on(batches(bench, batch), ours.step)
         flops[name] = training_flops_per_token(config, vocab)
+        times = times_at_once(device, flops[name] * batch * LENGTH)
+        work[name] = repeated(on(batches(bench, batch), ours.step), times)
     seconds = interleaved(work, bench.repeats, device)
     shares = {
         name: [g * flops[name] / s for g, s in zip(seconds["GEMM"], seconds[name], strict=True)] for name in widths
@@ -53,5 +54,5 @@ def run(bench: Bench) -> RowResult:
                 f"the profile is of {next(iter(widths))}",
             ],
         ),
-        profile=hottest(work[next(iter(widths))]),
+        profile=hottest(work[next(iter(widths))], device),
     )

@@ -87,7 +87,7 @@ def run(bench: Bench) -> RowResult:
                 "the limit is the trunk's products with its weights that every token needs, once over all questions",
             ],
         ),
-        profile=hottest(lambda: cached(None)),
+        profile=hottest(lambda: cached(None), bench.device),
     )
 
 

@@ -12,7 +12,17 @@ from typing import Any
 import torch
 
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved, peak_bytes_above, ratio
+from benchmarks.measure import (
+    Work,
+    best_precision,
+    gemm,
+    hottest,
+    interleaved,
+    peak_bytes_above,
+    ratio,
+    repeated,
+    times_at_once,
+)
 from benchmarks.ours import Pretraining
 from benchmarks.report import Comparison, Figure, RowResult
 from benchmarks.rows.pretrain import batches, on, precision_notes
@@ -39,6 +49,11 @@ def run(bench: Bench) -> RowResult:
             best_precision(bench.device),
             [
                 "waiting for data: time lost against one batch repeated, the difference of two times",
+                *(
+                    ["price of equal bits: time that kernels of one order take beyond others"]
+                    if bench.device.type == "cuda"
+                    else []
+                ),
                 "the peak: a product of 4096 x 4096 matrices; the profile is of the smallest size",
             ],
         ),
@@ -62,22 +77,34 @@ def _one(bench: Bench, name: str) -> dict[str, Any]:
         ours.step(ids)
         return float(ids[:, 1:].numel())
 
-    work: dict[str, Work] = {"fed": fed, "same": same, "GEMM": gemm(device, precision, 512 if bench.toy else 4096)}
-    seconds = interleaved(work, bench.repeats, device, warm_up=3 if device.type == "cuda" else 1)
     flops = training_flops_per_token(model, vocab)
+    times = times_at_once(device, flops * ids[:, 1:].numel())
+    work: dict[str, Work] = {
+        "fed": repeated(fed, times),
+        "same": repeated(same, times),
+        "GEMM": gemm(device, precision, 512 if bench.toy else 4096),
+    }
+    if device.type == "cuda":
+        work["in any order"] = repeated(on(batches(bench, micro), ours.in_any_order().step), times)
+    seconds = interleaved(work, bench.repeats, device)
     share = statistics.median(g * flops / s for g, s in zip(seconds["GEMM"], seconds["fed"], strict=True))
     memory = _memory(fed, device) / 1e9
     kind = "memory in all" if device.type == "cuda" else "memory of an update"
     return {
         "name": name,
         "share": share,
-        "profile": hottest(fed),
+        "profile": hottest(work["fed"], device),
         "facts": {"micro_batch": micro, "flops_per_token": flops},
         "figures": [
             Figure.rate(name, "tokens/s", seconds["fed"]),
             Figure(f"{name}, {kind}", memory, "GB", [memory]),
             Figure.rate(f"{name}, matrix products alone", "GFLOP/s", [1e9 * g for g in seconds["GEMM"]]),
             Figure.of(f"{name}, waiting for data", "", [1 - 1 / ratio(seconds["fed"], seconds["same"])]),
+            *(
+                Figure.of(f"{name}, price of equal bits", "", [ratio(seconds["fed"], found) - 1])
+                for what, found in seconds.items()
+                if what == "in any order"
+            ),
         ],
     }  # fmt: skip
 

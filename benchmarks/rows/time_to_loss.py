@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.drawing import saved_canvas
 from benchmarks.marks import kind_of, kind_of_result
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved
+from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved, repeated, times_at_once
 from benchmarks.ours import Pretraining
 from benchmarks.peers import gpt2
 from benchmarks.report import Comparison, Figure, RowResult, number
@@ -133,7 +133,9 @@ class Parties:
         torch.compiler.reset()  # compiles only so many nets otherwise
         net = gpt2.PlainGPT2(self.vocab, *shape, self.text.length)
         schedule = gpt2.cosine(updates, warm_up)
-        step = gpt2.tuned_step(net, self.precision, self.compiled, self.text.held_out.device, rate, schedule)
+        device = self.text.held_out.device
+        compiled = self.compiled and device.type == "cpu"  # a GPU is through before it would be compiled
+        step = gpt2.tuned_step(net, self.precision, compiled, device, rate, schedule)
         return self.text.curve(step, lambda ids: gpt2.tuned_loss(net, ids, self.precision), updates, seed)
 
     def ours(self, updates: int, seed: int) -> Curve:
@@ -277,12 +279,14 @@ def _seconds(bench: Bench, parties: Parties) -> tuple[Mapping[str, list[float]],
     net = gpt2.PlainGPT2(parties.vocab, model.n_layers, model.hidden_size, model.n_heads, parties.text.length)
     peer = gpt2.tuned_step(net, precision, compiled, device)
     batches = parties.text.batches(0)
+    flops = BATCH * parties.text.length * training_flops_per_token(model, parties.vocab)
+    times = times_at_once(device, flops)
     work: dict[str, Work] = {
-        "ours": on(batches, ours.step),
-        "peer": on(batches, peer),
+        "ours": repeated(on(batches, ours.step), times),
+        "peer": repeated(on(batches, peer), times),
         "GEMM": gemm(device, precision),
     }
-    return interleaved(work, bench.repeats, device), hottest(work["ours"])
+    return interleaved(work, bench.repeats, device), hottest(work["ours"], device)
 
 
 def draw(results: Sequence[Mapping[str, Any]], file: Path) -> str:

@@ -27,6 +27,7 @@ from emergence.spec.config import FinetuneConfig
 from emergence.spec.experiment import OnNan
 from emergence.spec.search_budget import passes_per_epoch
 from emergence.training.context import Context
+from emergence.training.determinism import in_one_order
 from emergence.training.loop import LoopState, TrainingLoop
 from emergence.training.optim import clip_gradients
 
@@ -194,9 +195,10 @@ class _Finetuning(TrainingLoop):
             batch = self.train.padded_batch(index)
             self._set_learning_rates()
             self.dropout.start_step(self.step)
-            loss = self._loss(batch)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            with in_one_order(self.context.device):
+                loss = self._loss(batch)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
             norm = clip_gradients([*self.trunk.parameters(), *self.head.parameters()], self.config.grad_clip)
             self.optimizer.step()
             self.pending.append((loss.detach(), norm, len(index)))

@@ -8,12 +8,9 @@ done. Starting the same spec again goes on where it was.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-
-import torch
 
 from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.data.qa_encoding import UNCOUNTED_MARKS
@@ -47,6 +44,7 @@ from emergence.experiment.store import RunDirectory, RunStore
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.memory import free_memory, refuse_if_too_large
 from emergence.training.context import Context
+from emergence.training.determinism import make_deterministic
 from emergence.training.distributed import Workers, workers_from_environment
 from emergence.training.precision import gpu_memory, resolve_precision, select_device
 from emergence.training.recording import NoProgress, NullRecorder, Progress, Recorder
@@ -106,7 +104,7 @@ def run_experiment(
         result = _stored_result(finished)
         on_open(finished, "finished")
         return result
-    _make_deterministic()
+    make_deterministic()
     with memory_errors_in_one_line(), workers_from_environment() as workers:
         place = select_device(device)
         if spec.model is None:  # what a published model needs is known when its files are
@@ -271,9 +269,3 @@ def _warn_of_unreadable(store: RunStore) -> None:
                 "%s: nothing goes on from the checkpoints in %s: put back its %s, or remove the folder",
                 error, store.root / run_id, SPEC_FILE,
             )  # fmt: skip
-
-
-def _make_deterministic() -> None:
-    """Equal inputs give equal bits on equal hardware, on a GPU too."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms does the same and imports the compiler

@@ -16,6 +16,8 @@ from torch import Tensor
 NEVER = float("-inf")
 #: Logits and probabilities of a piece take at most so many bytes on a CPU. Twice and half of it are slower.
 _CACHE_BYTES = 2**24
+#: A GPU takes so many times the rows of a chunk, because every launch costs it time and its memory is large.
+GPU_CHUNKS = 16
 
 
 def linear_cross_entropy(
@@ -31,7 +33,7 @@ def linear_cross_entropy(
         hidden: (R, D).
         weight: (V, D).
         targets: (R,) int64 in [0, V).
-        chunk_rows: Rows whose logits exist at one time, at most.
+        chunk_rows: Rows whose logits exist at one time, at most; on a GPU :data:`GPU_CHUNKS` times as many.
         compiled: Whether the softmax of a loss with gradients is compiled, which passes over the logits less often than
             the library's own operations do. Both are exact, and they differ in the last digits.
 
@@ -50,7 +52,7 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: in
     losses = torch.empty(hidden.shape[0], device=hidden.device)  # (R,)
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         states, matrix = hidden.to(dtype), _transposed(weight.to(dtype))  # (R, D), (D, V)
-        piece, _ = _rows_at_once(len(weight), min(chunk_rows, len(states)), dtype, hidden.device, compiled=False)
+        piece, _ = _rows_at_once(len(weight), len(states), chunk_rows, dtype, hidden.device, compiled=False)
         logits_buffer, probabilities = _buffers(piece, matrix, piece)
         for start in range(0, len(states), piece):
             part = slice(start, start + piece)
@@ -106,7 +108,7 @@ def _loss_and_gradients(
     grad_hidden = torch.empty(hidden.shape, dtype=torch.float32, device=device)  # (R, D)
     grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=device)  # (V, D)
     total = torch.zeros((), device=device)
-    piece, chunk = _rows_at_once(len(weight), min(chunk_rows, n_rows), dtype, device, compiled)
+    piece, chunk = _rows_at_once(len(weight), n_rows, chunk_rows, dtype, device, compiled)
     errors_buffer, probabilities = _buffers(chunk, matrix, 0 if compiled else piece)
     for first in range(0, n_rows, chunk):
         rows = slice(first, min(first + chunk, n_rows))
@@ -114,13 +116,17 @@ def _loss_and_gradients(
             part = slice(start, min(start + piece, rows.stop))
             target = targets[part]  # (p,)
             errors = torch.mm(states[part], matrix, out=errors_buffer[part.start - first : part.stop - first])  # (p, V)
-            if compiled:
-                losses = _compiled_softmax()(errors, target)  # (p,)
+            if compiled and device.type != "cpu":
+                losses, *of_rows = _compiled(_of_rows)(errors, target)  # (p,) each
+                _compiled(_errors_in_place)(errors, target, *of_rows)
             else:
-                found, losses = _softmax(errors, target, probabilities)  # (p, V), (p,)
-                errors.copy_(found)  # nothing, where they are the same
-            # The target's probability less one, from its loss: nothing is lost to rounding where it is almost 1.
-            errors[torch.arange(len(target), device=device), target] = torch.expm1(-losses).to(dtype)
+                if compiled:
+                    losses = _compiled(_softmax_in_place)(errors, target)  # (p,)
+                else:
+                    found, losses = _softmax(errors, target, probabilities)  # (p, V), (p,)
+                    errors.copy_(found)  # nothing, where they are the same
+                # The target's probability less one, from its loss: nothing is lost to rounding where it is almost 1.
+                errors[torch.arange(len(target), device=device), target] = torch.expm1(-losses).to(dtype)
             total += losses.sum()
             grad_hidden[part] = errors @ matrix.T
         of_chunk = errors_buffer[: rows.stop - first].T  # (V, r)
@@ -169,9 +175,9 @@ def _softmax(logits: Tensor, target: Tensor, room: Tensor) -> tuple[Tensor, Tens
 
 
 @cache
-def _compiled_softmax() -> Callable[[Tensor, Tensor], Tensor]:
-    """The function below, compiled once for all sizes: torch compiles none any more after eight of one function."""
-    return torch.compile(_softmax_in_place, dynamic=True)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled once for all sizes: torch compiles none any more after eight of one function."""
+    return torch.compile(function, dynamic=True)
 
 
 def _softmax_in_place(logits: Tensor, target: Tensor) -> Tensor:
@@ -182,16 +188,38 @@ def _softmax_in_place(logits: Tensor, target: Tensor) -> Tensor:
     return losses
 
 
+def _of_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """Loss, peak, log of the sum of exp(logit - peak), and error at the target, (p,) each, of logits (p, V)."""
+    numbers = logits.float()
+    peak = numbers.amax(1)
+    log_sum = (numbers - peak[:, None]).exp().sum(1).log()
+    losses = log_sum - (numbers.gather(1, target[:, None])[:, 0] - peak)
+    return losses, peak, log_sum, torch.expm1(-losses)
+
+
+def _errors_in_place(logits: Tensor, target: Tensor, peak: Tensor, log_sum: Tensor, of_target: Tensor) -> None:
+    """Turn logits (p, V) into probabilities less one at the target, from :func:`_of_rows`.
+
+    For a GPU, where writing the targets afterwards takes launches. On a CPU it takes a fifth longer than that. It is
+    compiled apart from what it starts from, which would otherwise be computed again for every number.
+    """
+    probabilities = ((logits.float() - peak[:, None]) - log_sum[:, None]).exp()
+    is_target = torch.arange(logits.shape[1], device=logits.device) == target[:, None]  # (p, V)
+    logits.copy_(torch.where(is_target, of_target[:, None], probabilities))
+
+
 def _rows_at_once(
-    vocab_rows: int, chunk_rows: int, dtype: torch.dtype, device: torch.device, compiled: bool
+    vocab_rows: int, n_rows: int, chunk_rows: int, dtype: torch.dtype, device: torch.device, compiled: bool
 ) -> tuple[int, int]:
-    """Rows of a softmax, and rows of a product for the gradient of the weight.
+    """Rows of a softmax, and rows of a product for the gradient of the weight, of ``n_rows`` in all.
 
     On a CPU the softmax reads what is still in cache, while a product in bf16 costs a pass over the gradient in
     float32, so there are fewer of them. On a GPU the fewest launches are the fastest.
     """
     if device.type != "cpu":
-        return max(1, chunk_rows), max(1, chunk_rows)
+        chunk_rows = max(1, min(chunk_rows * GPU_CHUNKS, n_rows))
+        return chunk_rows, chunk_rows
+    chunk_rows = min(chunk_rows, n_rows)
     is_float32 = dtype == torch.float32
     # Probabilities take the place of logits in float32 and once compiled. Otherwise there are both, and room to spare.
     bytes_each = 4 if is_float32 else 2 if compiled else 8

@@ -59,6 +59,11 @@ class Trunk(nn.Module):
         self.embedding = EmptyEmbedding(vocab_rows, config.hidden_size)
         learned = config.positions == "learned"
         self.position = EmptyEmbedding(config.sequence_length, config.hidden_size) if learned else None
+        if not learned:
+            # Kept, because compiled code would compute the angles of every number of every head again.
+            table = rotation_table(config.sequence_length, config.n_heads, config.hidden_size // config.n_heads)
+            for name, factor in zip(("rotation_whole", "rotation_swapped"), table, strict=True):
+                self.register_buffer(name, factor, persistent=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = _norm(config.norm, config.hidden_size)
         #: (P, D) learned states before the text (:mod:`emergence.model.adapters`); None for a plain trunk.
@@ -114,9 +119,15 @@ class Trunk(nn.Module):
         # Entering at unit scale makes embeddings and block outputs commensurate at every width, while the
         # tied matrix can stay small enough for logits near zero (loss near ln V) at the start.
         states = self._after_prefix(F.rms_norm(states, (self.hidden_size,), eps=NORM_EPSILON))  # (B, P + T, D)
-        return states, rotation_table(
-            states.shape[1], self.config.n_heads, self.hidden_size // self.config.n_heads, ids.device
-        )
+        return states, self._rotation(states.shape[1])
+
+    def _rotation(self, n_tokens: int) -> tuple[Tensor, Tensor]:
+        """:func:`rotation_table`'s pair, each (n_tokens, H, K)."""
+        table = self.get_buffer("rotation_whole"), self.get_buffer("rotation_swapped")
+        if n_tokens > len(table[0]):
+            _, n_heads, head_size = table[0].shape
+            table = rotation_table(n_tokens, n_heads, head_size, table[0].device)
+        return table[0][:n_tokens], table[1][:n_tokens]
 
     def _after_prefix(self, states: Tensor) -> Tensor:
         """(B, T, D) -> (B, P + T, D)."""
@@ -212,7 +223,9 @@ class MLP(nn.Module):
         return self.output(squared_relu(inner) if self.squared else F.gelu(inner))  # (B, T, D)
 
 
-def rotation_table(n_tokens: int, n_heads: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotation_table(
+    n_tokens: int, n_heads: int, head_size: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """The two factors of :func:`rotate`, both (T, H, K): ``(cos, cos)`` and ``(-sin, sin)`` in each head.
 
     The angle of plane i is the position times base^(-2i/K).

@@ -16,12 +16,18 @@ from emergence.spec.config import PretrainConfig
 from emergence.spec.local_time import COMMON_CORE
 from emergence.spec.model_size import CPU_MICRO_BATCH_TOKENS, training_flops_per_token
 from emergence.training.context import Context
+from emergence.training.cuda_graphs import Replayed
+from emergence.training.determinism import in_one_order
+from emergence.training.optim import clip_gradients
 from emergence.training.precision import autocast
 
 logger = logging.getLogger(__name__)
 
 #: ``compile = auto`` compiles on a CPU when the run would take longer than this (compiling costs most of a minute).
 COMPILE_ABOVE_SECONDS = 1200.0
+
+#: Updates of fewer floating-point operations replay CUDA graphs.
+REPLAY_BELOW_FLOPS = 5e12
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -30,10 +36,70 @@ def step_loss(forward: Forward, trunk: Trunk, ids: Tensor, chunk_rows: int, prec
     """Mean next-token loss (nats) of packed sequences ``ids`` (B, T+1)."""
     with autocast(ids.device, precision):
         states = forward(ids[:, :-1])  # (B, T, D)
-        # In float32 it gains nothing. On a GPU it was never tried.
-        compiled = forward is not trunk and precision == "bf16" and ids.device.type == "cpu"
+        # On a CPU it gains nothing in float32.
+        compiled = forward is not trunk and (precision == "bf16" or ids.device.type != "cpu")
         targets = ids[:, 1:].flatten()
         return linear_cross_entropy(states.flatten(0, 1), trunk.unembedding, targets, chunk_rows, compiled)
+
+
+class Gradients:
+    """The forward and backward passes of an update, up to clipped gradients in the trunk's weights.
+
+    Args:
+        forward: The trunk's forward pass, compiled or not.
+        trunk: Must be on the context's device.
+        config: Its ``loss_chunk_rows`` and ``grad_clip`` are used.
+        micro_batch: Sequences per pass.
+        context: Its device, precision and workers are used.
+        replayed: Whether it replays a CUDA graph (:func:`is_replayed`). Every call must then have as many sequences.
+    """
+
+    def __init__(
+        self, forward: Forward, trunk: Trunk, config: PretrainConfig, micro_batch: int, context: Context, *,
+        replayed: bool = False,
+    ) -> None:  # fmt: skip
+        self._forward, self._trunk, self._config = forward, trunk, config
+        self._micro_batch, self._context = micro_batch, context
+        self._replayed = Replayed(self._of_held_ids) if replayed else None
+        self._ids: Tensor | None = None
+        # Of the last call, and always in the same place once it is captured.
+        self._result: Tensor
+        self._gradients: list[Tensor | None] = []
+
+    def __call__(self, ids: Tensor, of: int) -> Tensor:
+        """Compute the gradients of what ids (b, T+1) contribute to the mean loss over ``of`` sequences.
+
+        Returns:
+            (2,) on the device: this worker's part of the loss, and the norm of all workers' gradients before clipping.
+        """
+        if self._replayed is None:
+            return self._compute(ids, of)
+        if self._ids is None:
+            self._ids = torch.empty_like(ids, device=self._context.device)
+        self._ids.copy_(ids)
+        self._replayed()
+        for weight, gradient in zip(self._trunk.parameters(), self._gradients, strict=True):
+            weight.grad = gradient
+        return self._result
+
+    def _of_held_ids(self) -> None:
+        assert self._ids is not None
+        self._result = self._compute(self._ids, len(self._ids))
+        self._gradients = [weight.grad for weight in self._trunk.parameters()]
+
+    def _compute(self, ids: Tensor, of: int) -> Tensor:
+        context, weights = self._context, list(self._trunk.parameters())
+        self._trunk.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=context.device)
+        for at in range(0, len(ids), self._micro_batch):
+            part = ids[at : at + self._micro_batch].to(context.device)  # (b, T+1)
+            with in_one_order(context.device):
+                loss = step_loss(self._forward, self._trunk, part, self._config.loss_chunk_rows, context.precision)
+                loss = loss * (len(part) / of)
+                loss.backward()
+            total += loss.detach()
+        context.workers.sum_gradients(weights)
+        return torch.stack([total, clip_gradients(weights, self._config.grad_clip)])
 
 
 def choose_micro_batch(trunk: Trunk, config: PretrainConfig, batch_size: int, context: Context) -> int:
@@ -83,7 +149,8 @@ def run_once(forward: Forward, trunk: Trunk, batch_size: int, chunk_rows: int, c
     """One forward and backward pass on arbitrary ids, as training will run it."""
     ids = torch.arange(trunk.config.sequence_length + 1, device=context.device) % trunk.vocab_rows  # (T+1,)
     # The ids are copied, not expanded as a view, because the compiler specialises on memory layout.
-    step_loss(forward, trunk, ids.repeat(batch_size, 1), chunk_rows, context.precision).backward()
+    with in_one_order(context.device):  # else all would be compiled again
+        step_loss(forward, trunk, ids.repeat(batch_size, 1), chunk_rows, context.precision).backward()
 
 
 def choose_forward(
@@ -124,6 +191,18 @@ def wants_compilation(setting: str, device: torch.device, flops: float) -> bool:
         return True
     seconds = flops / (COMMON_CORE * torch.get_num_threads())
     return seconds > COMPILE_ABOVE_SECONDS and _has_cpp_compiler()
+
+
+def is_replayed(trunk: Trunk, setting: str, batch_size: int, micro_batch: int, context: Context) -> bool:
+    """Whether updates replay CUDA graphs: on one GPU that holds the batch, where launching takes longer than computing.
+
+    Args:
+        setting: ``compile``, which must not be off.
+        batch_size: Sequences of an update. micro_batch: Of a pass.
+    """
+    flops = batch_size * trunk.config.sequence_length * training_flops_per_token(trunk.config, trunk.vocab_rows)
+    is_alone = context.device.type == "cuda" and context.workers.size == 1
+    return is_alone and setting != "off" and micro_batch >= batch_size and flops < REPLAY_BELOW_FLOPS
 
 
 def _has_cpp_compiler() -> bool:

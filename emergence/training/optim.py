@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from emergence.model import Trunk
 from emergence.spec.config import PretrainConfig
+from emergence.training.cuda_graphs import Replayed
 from emergence.training.precision import has_fast_bf16
 
 #: Coefficients of the quintic Newton-Schulz iteration and their number of steps (Jordan et al. 2024).
@@ -36,7 +37,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: Matrices.
-        lr: Learning rate.
+        lr: Learning rate, a number or a scalar where the weights are.
         momentum: Share of the old momentum that is kept.
         weight_decay: Share of a weight that an update takes away, in units of ``lr``.
         warmup: Updates over which the momentum rises in a line to ``momentum``, from 0.85 or what is less. Early
@@ -68,27 +69,33 @@ class Muon(torch.optim.Optimizer):
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
             momentum = momentum_after(group["updates"], group["momentum"], group["warmup"])
-            group["updates"] += 1
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            if group["warmup"]:  # nothing else asks for it, and what is replayed counts nothing
+                group["updates"] += 1
+            by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
-                    by_shape[weight.shape].append(weight)
-            for shape, weights in by_shape.items():
-                means = [self._mean_gradient(weight, momentum) for weight in weights]
-                updates = orthogonalise(torch.stack(means))
-                lr = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
-                for weight, update in zip(weights, updates, strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(update, alpha=-lr)
+                    by_shape[(min(weight.shape), max(weight.shape))].append(weight)
+            for weights in by_shape.values():
+                # Tall and wide matrices of the same sides go together, lying.
+                is_tall = [weight.shape[0] > weight.shape[1] for weight in weights]
+                means = self._mean_gradients(weights, momentum)
+                lying = torch.stack([mean.mT if tall else mean for mean, tall in zip(means, is_tall, strict=True)])
+                moves = orthogonalise(lying) * -group["lr"]  # (N, A, B)
+                updates = [move.mT if tall else move for move, tall in zip(moves, is_tall, strict=True)]
+                torch._foreach_mul_(updates, [math.sqrt(max(1.0, w.shape[0] / w.shape[1])) for w in weights])
+                if group["weight_decay"]:
+                    torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(weights, updates)
 
-    def _mean_gradient(self, weight: nn.Parameter, momentum: float) -> Tensor:
-        """Nesterov momentum (A, B), after taking in the gradient."""
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        assert weight.grad is not None
-        state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-        return weight.grad.lerp(state["momentum_buffer"], momentum)
+    def _mean_gradients(self, weights: list[Tensor], momentum: float) -> list[Tensor]:
+        """Nesterov momentum (A, B) of each, after taking in the gradients."""
+        for weight in weights:
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        return list(torch._foreach_lerp(gradients, buffers, momentum))
 
 
 def momentum_after(updates: int, momentum: float, warmup: int) -> float:
@@ -117,19 +124,52 @@ def orthogonalise(matrices: Tensor, epsilon: float = 1e-7) -> Tensor:
 
 
 class Optimizers:
-    """All optimisers of one trunk as one. Their learning rates are one common factor times their peaks."""
+    """All optimisers of one trunk as one. Their learning rates are one common factor times their peaks.
 
-    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
-        self._optimizers = optimizers
-        self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    On a GPU the rates are scalars there, so that an update can be replayed.
+
+    Args:
+        optimizers: With their peaks as rates.
+        device: Of the weights.
+    """
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer], device: torch.device) -> None:
+        self._optimizers, self._device = optimizers, device
+        self._peaks = [group["lr"] for group in self._groups()]
+        self._step: Callable[[], None] = self._step_each
+        self._place_rates()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def _place_rates(self) -> None:
+        if self._device.type == "cpu":
+            return
+        for group in self._groups():
+            group["lr"] = torch.tensor(group["lr"], device=self._device)
+            if "capturable" in group:
+                group["capturable"] = True
 
     def set_factor(self, factor: float) -> None:
         """Set every learning rate to ``factor`` times its peak."""
-        for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        for group, peak in zip(self._groups(), self._peaks, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(factor * peak)
+            else:
                 group["lr"] = factor * peak
 
+    def replay(self) -> None:
+        """Replay updates from now on. The gradients must then always be in the same place.
+
+        An update that depends on more than gradients and rates, which is one of a momentum that warms up, is not.
+        """
+        if not any(group.get("warmup") for group in self._groups()):
+            self._step = Replayed(self._step_each)
+
     def step(self) -> None:
+        self._step()
+
+    def _step_each(self) -> None:
         for optimizer in self._optimizers:
             optimizer.step()
 
@@ -138,13 +178,22 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """State of every optimiser, for a checkpoint."""
-        return [optimizer.state_dict() for optimizer in self._optimizers]
+        """State of every optimiser, for a checkpoint, alike on every device."""
+        states = [optimizer.state_dict() for optimizer in self._optimizers]
+        for state in states:
+            for group in state["param_groups"]:
+                group["lr"] = float(group["lr"])
+                if "capturable" in group:
+                    group["capturable"] = False
+        return states
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Restore :meth:`state_dict`."""
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+        self._place_rates()
+        if isinstance(self._step, Replayed):
+            self._step = Replayed(self._step_each)  # the state is in another place now
 
 
 def build_optimizers(trunk: Trunk, config: PretrainConfig) -> Optimizers:
@@ -172,7 +221,7 @@ def build_optimizers(trunk: Trunk, config: PretrainConfig) -> Optimizers:
                 warmup=config.muon_momentum_warmup,
             )
         )
-    return Optimizers(optimizers)
+    return Optimizers(optimizers, rest[0].device)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:

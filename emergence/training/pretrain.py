@@ -13,9 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from emergence.data.stream import SequenceOrder, TokenStream
@@ -23,10 +21,10 @@ from emergence.model import Trunk
 from emergence.spec.config import PretrainConfig
 from emergence.spec.experiment import OnNan
 from emergence.training.context import Context
-from emergence.training.execution import choose_forward, choose_micro_batch, step_loss
+from emergence.training.execution import Gradients, choose_forward, choose_micro_batch, is_replayed
 from emergence.training.language_model_eval import evaluate_language_model
 from emergence.training.loop import LoopState, TrainingLoop
-from emergence.training.optim import build_optimizers, clip_gradients
+from emergence.training.optim import build_optimizers
 from emergence.training.pretrain_result import PretrainResult
 from emergence.training.recording import NoProgress, NullRecorder
 from emergence.training.schedule import learning_rate_factor, plan_pretraining
@@ -133,7 +131,7 @@ class _Pretraining(TrainingLoop):
         return self.plan.total_steps * self.plan.batch_size * self.length, "tokens", self.state.tokens_seen
 
     def prepare(self, *, resumed: bool) -> None:
-        """Choose the micro-batch and whether to compile."""
+        """Choose the micro-batch, whether to compile, and whether to replay."""
         if resumed:
             logger.info("pretraining resumes at step %d of %d", self.state.step, self.plan.total_steps)
         per_worker = math.ceil(self.plan.batch_size / self.workers.size)
@@ -142,6 +140,10 @@ class _Pretraining(TrainingLoop):
         # The whole run decides, not the rest of it: compiled and uncompiled results differ in the last digits.
         tokens = self.plan.total_steps * per_worker * self.length
         self.forward, self.compiled = choose_forward(self.trunk, self.config, tokens, micro, self.context)
+        replayed = is_replayed(self.trunk, self.config.compile, per_worker, micro, self.context)
+        self.gradients = Gradients(self.forward, self.trunk, self.config, micro, self.context, replayed=replayed)
+        if replayed:
+            self.optimizers.replay()
         if not resumed:
             self._log_plan()
 
@@ -191,16 +193,16 @@ class _Pretraining(TrainingLoop):
         """Take the next batch and move the weights. Returns its loss in nats per token."""
         state = self.state
         batch = self.order.take(state.step * self.plan.batch_size, self.plan.batch_size)
-        local_loss = self._backward(batch)
-        self.workers.sum_gradients(self.trunk.parameters())
-        clipped = clip_gradients(self.trunk.parameters(), self.config.grad_clip)
-        local, norm = torch.stack([local_loss, clipped]).tolist()  # the update's one wait for the GPU
+        mine = self.workers.shard(batch)
+        ids = torch.from_numpy(self.train.get(mine, self.length))  # (b, T+1)
+        found = self.gradients(ids, of=len(batch))
+        self.optimizers.set_factor(self._rate(state.step))
+        local, norm = found.tolist()  # the update's one wait for the GPU
         loss = self.workers.sum([local], self.context.device)[0]
         if not math.isfinite(loss) or not math.isfinite(norm):
             self.optimizers.zero_grad()
             what = f"the loss is {loss} and its gradient's norm {norm} on sequences {batch.tolist()}"
             raise self.failure(what, state.step + 1)
-        self.optimizers.set_factor(self._rate(state.step))
         self.optimizers.step()
         self.optimizers.zero_grad()
         state.step += 1
@@ -214,19 +216,6 @@ class _Pretraining(TrainingLoop):
         """Share of the peak learning rates at ``step``: the schedule's share, halved by every rewind."""
         factor = learning_rate_factor(step, self.config, self.plan.total_steps)
         return factor * self.rate_factor
-
-    def _backward(self, batch: NDArray[np.int64]) -> Tensor:
-        """Accumulate the gradients of this worker's part of the batch. Returns that part of the mean loss."""
-        mine = self.workers.shard(batch)
-        total = torch.zeros((), device=self.context.device)
-        for at in range(0, len(mine), self.state.micro_batch):
-            sequences = mine[at : at + self.state.micro_batch]
-            ids = torch.from_numpy(self.train.get(sequences, self.length)).to(self.context.device)  # (b, T+1)
-            loss = step_loss(self.forward, self.trunk, ids, self.config.loss_chunk_rows, self.context.precision)
-            loss = loss * (len(sequences) / len(batch))
-            loss.backward()
-            total += loss.detach()
-        return total
 
     def _log_step(self, grad_norm: float) -> None:
         state = self.state

@@ -29,7 +29,7 @@ from emergence.experiment import outcome, phases
 from emergence.experiment import run as run_module
 from emergence.experiment.inputs import marks_of, read_inputs
 from emergence.experiment.result import DOCUMENTED_KEYS, load_result
-from emergence.experiment.run import _make_deterministic, run_experiment
+from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
 from emergence.files import seal, write_json_atomic
 from emergence.findings.two_by_two import RunScores, build_grid, format_grid
@@ -505,15 +505,3 @@ def test_token_counts_that_are_none_are_refused(counts: list, cells: dict[str, R
     with pytest.raises(WeightsError, match="token counts are not"):
         run_experiment(small_spec(**flags), RunStore(tmp_path / "runs"), cache_dir=tmp_path / "cache")
     assert not list((tmp_path / "runs").glob("*QA*"))
-
-
-def test_kernels_are_deterministic_without_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``use_deterministic_algorithms`` imports torch's compiler for its own settings: a second of every run."""
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: pytest.fail("a second"))
-    before = torch.get_deterministic_debug_mode()
-    try:
-        torch.set_deterministic_debug_mode("default")
-        _make_deterministic()
-        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
-    finally:
-        torch.set_deterministic_debug_mode(before)

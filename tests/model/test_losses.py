@@ -104,16 +104,24 @@ def test_no_number_of_rows_is_too_many_to_be_compiled(nothing_is_unpickled: list
 @pytest.fixture(autouse=True)
 def compiled_anew() -> Iterator[None]:
     """A test that changes the compiler keeps it to itself."""
-    losses._compiled_softmax.cache_clear()
+    losses._compiled.cache_clear()
     yield
-    losses._compiled_softmax.cache_clear()
+    losses._compiled.cache_clear()
 
 
 def test_what_is_compiled_reads_the_logits_in_place_and_in_the_largest_pieces() -> None:
     cpu = torch.device("cpu")
-    eager, compiled = (losses._rows_at_once(16_384, 512, torch.bfloat16, cpu, on) for on in (False, True))
+    eager, compiled = (losses._rows_at_once(16_384, 10**4, 512, torch.bfloat16, cpu, on) for on in (False, True))
     assert eager == (128, 512) and compiled == (512, 512)
-    assert losses._rows_at_once(16_384, 4096, torch.float32, cpu, False) == (256, 256)
+    assert losses._rows_at_once(16_384, 10**4, 4096, torch.float32, cpu, False) == (256, 256)
+
+
+def test_a_gpu_takes_many_rows_at_once_and_has_no_pieces() -> None:
+    gpu = torch.device("cuda")
+    for compiled in (False, True):
+        assert losses._rows_at_once(16_384, 10**5, 512, torch.bfloat16, gpu, compiled) == (8192, 8192)
+        assert losses._rows_at_once(16_384, 100, 512, torch.float32, gpu, compiled) == (100, 100)
+        assert losses._rows_at_once(16_384, 0, 512, torch.float32, gpu, compiled) == (1, 1)
 
 
 def test_a_certain_prediction_has_its_small_error_in_bf16() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -111,17 +112,19 @@ def sick(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Makes the loss of update :data:`SICK` NaN whenever the learning rate is above this share of its peak."""
 
     def infect(bound: float) -> None:
-        backward, loss_of = _Pretraining._backward, _Finetuning._loss
+        update, loss_of = _Pretraining._update, _Finetuning._loss
 
-        def pretrained(run: _Pretraining, batch: Any) -> Tensor:
-            loss = backward(run, batch)
-            return loss * math.nan if run.state.step + 1 == SICK and 0.5**run.state.rewinds > bound else loss
+        def pretrained(run: _Pretraining) -> float:
+            if run.state.step + 1 == SICK and 0.5**run.state.rewinds > bound:
+                with mock.patch.object(run, "gradients", lambda ids, of: torch.tensor([math.nan, 1.0])):
+                    return update(run)
+            return update(run)
 
         def finetuned(loop: _Finetuning, batch: Any) -> Tensor:
             loss = loss_of(loop, batch)
             return loss * math.nan if loop.step + 1 == SICK and 0.5**loop.state.rewinds > bound else loss
 
-        monkeypatch.setattr(_Pretraining, "_backward", pretrained)
+        monkeypatch.setattr(_Pretraining, "_update", pretrained)
         monkeypatch.setattr(_Finetuning, "_loss", finetuned)
 
     return infect
