@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.measure import Work, best_precision, gemm
 from emergence.data.records import QAExample
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data
 from emergence.data.text import load_text_path
@@ -39,6 +40,18 @@ class Bench:
     questions: Path | None = None
     toy: bool = False
     cache: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / "emergence-benchmarks")
+
+    @property
+    def gemm_side(self) -> int:
+        """Side of the matrices whose product tells how fast this machine multiplies.
+
+        A GPU is through with smaller ones before the next product is launched.
+        """
+        return 512 if self.toy else 4096 if self.device.type == "cuda" else 2048
+
+    def gemm(self) -> Work:
+        """Their product (:func:`benchmarks.measure.gemm`)."""
+        return gemm(self.device, best_precision(self.device), self.gemm_side)
 
     @property
     def text_name(self) -> str:

@@ -155,7 +155,7 @@ def repeated(work: Work, times: int) -> Work:
     return lambda: sum(work() for _ in range(times))
 
 
-def gemm(device: torch.device, precision: str, side: int = 2048) -> Work:
+def gemm(device: torch.device, precision: str, side: int) -> Work:
     """A square matrix product in ``precision`` as a piece of work; its unit is one floating-point operation."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from emergence.model import SpanHead, Trunk, build_trunk, span_cross_entropy
 from emergence.spec.config import ModelConfig, PretrainConfig, load_config
 from emergence.training import execution
 from emergence.training.context import Context
-from emergence.training.determinism import make_deterministic
+from emergence.training.determinism import in_one_order, make_deterministic
 from emergence.training.execution import Forward, Gradients, choose_micro_batch, is_replayed, step_loss
 from emergence.training.optim import Optimizers, build_optimizers, clip_gradients
 
@@ -55,7 +55,7 @@ class Pretraining:
 
     def step(self, ids: Tensor) -> None:
         """Learn from ids (B, T+1), in micro-batches as the loop takes them."""
-        with self._order():
+        with _as_in_a_run(self.device, step_loss if self.ordered else _in_any_order):
             self.gradients = self.gradients or self._choose(len(ids))
             self.gradients(ids, of=len(ids)).tolist()  # as the loop does, to see that they are finite
             self.optimizers.step()
@@ -67,28 +67,30 @@ class Pretraining:
         other.ordered, other.gradients, other.optimizers = False, None, build_optimizers(self.trunk, self.settings)
         return other
 
-    @contextmanager
-    def _order(self) -> Iterator[None]:
-        """As a run is: deterministic. A CPU is that in any case."""
-        if self.device.type == "cpu":
-            yield
-            return
-        before, fill = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
-        make_deterministic()
-        loss_of = execution.step_loss if self.ordered else _in_any_order
-        try:
-            with mock.patch.object(execution, "step_loss", loss_of):
-                yield
-        finally:
-            torch.set_deterministic_debug_mode(before)
-            torch.utils.deterministic.fill_uninitialized_memory = fill
-
     def _choose(self, batch: int) -> Gradients:
         micro = self.micro_batch = choose_micro_batch(self.trunk, self.settings, batch, self.context)
         replayed = is_replayed(self.trunk, self.settings.compile, batch, micro, self.context)
         if replayed:
             self.optimizers.replay()
         return Gradients(self.forward, self.trunk, self.settings, micro, self.context, replayed=replayed)
+
+
+@contextmanager
+def _as_in_a_run(device: torch.device, loss_of: Callable[..., Tensor] = step_loss) -> Iterator[None]:
+    """A GPU as a run has it: deterministic. A CPU is that in any case."""
+    if device.type == "cpu":
+        yield
+        return
+    before, fill = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    cudnn = torch.backends.cuda.cudnn_sdp_enabled()
+    make_deterministic()
+    try:
+        with mock.patch.object(execution, "step_loss", loss_of):
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        torch.backends.cuda.enable_cudnn_sdp(cudnn)
 
 
 def _in_any_order(*arguments: Any) -> Tensor:
@@ -116,10 +118,12 @@ class Finetuning:
 
     def step(self, data: EncodedQA, index: IntArray) -> None:
         """Learn from the questions at ``index``."""
-        batch = data.padded_batch(index)
-        start, end = span_logits(self.trunk, self.head, batch, self.context)
-        loss = span_cross_entropy(start, end, *gold_tensors(batch, self.device), train_gold=self.settings.train_gold)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        clip_gradients([*self.trunk.parameters(), *self.head.parameters()], self.settings.grad_clip)
-        self.optimizer.step()
+        with _as_in_a_run(self.device):
+            batch, golds = data.padded_batch(index), self.settings.train_gold
+            with in_one_order(self.device):
+                start, end = span_logits(self.trunk, self.head, batch, self.context)
+                loss = span_cross_entropy(start, end, *gold_tensors(batch, self.device), train_gold=golds)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+            clip_gradients([*self.trunk.parameters(), *self.head.parameters()], self.settings.grad_clip)
+            self.optimizer.step()

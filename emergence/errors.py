@@ -33,22 +33,28 @@ def one_line(text: str) -> str:
 
 
 @contextmanager
-def memory_errors_in_one_line() -> Iterator[None]:
-    """A block in which running out of memory, on the machine or on a GPU, is one line.
+def machine_errors_in_one_line() -> Iterator[None]:
+    """A block in which running out of memory, on the machine or on a GPU, and a failure of the GPU are one line.
 
     Raises:
-        EmergenceError: There was no memory left. Files are as they were, since each is written whole or not at all.
+        EmergenceError: One of them. Files are as they were, since each is written whole or not at all.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
         reason = str(error).strip().partition("\n")[0][:200] or "an allocation failed"
-        raise EmergenceError(
-            f"out of memory ({reason}): what was saved is whole, and the same command goes on from it; free some "
-            "memory, take a larger machine, or start a run with a smaller --config-name or smaller batch sizes"
-        ) from error
+        kept = "what was saved is whole, and the same command goes on from it"
+        if is_out_of_memory(error):
+            raise EmergenceError(
+                f"out of memory ({reason}): {kept}; free some memory, take a larger machine, or start a run with a "
+                "smaller --config-name or smaller batch sizes"
+            ) from error
+        if type(error).__name__ == "AcceleratorError" or reason.startswith("CUDA error"):
+            raise EmergenceError(
+                f"the GPU failed ({reason}): {kept}; if it fails again, start a run with --set pretrain.compile=off, "
+                "which neither compiles nor replays, or take another GPU"
+            ) from error
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -113,6 +113,8 @@ class Operations(TorchDispatchMode):
 class _Graph:
     """A CUDA graph: operations, and the tensors they were captured with, which are all that a replay knows."""
 
+    stream: object
+
     def __init__(self) -> None:
         self._captured: list[tuple[Any, Any, Any, Any]] = []
         self._storages: set[int] = set()
@@ -133,8 +135,7 @@ class _Graph:
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 self._remember(value)
-        for name in ("out",):
-            self._remember(kwargs.get(name))
+        self._remember(kwargs.get("out"))
         results = func(*args, **kwargs)
         self._captured.append((func, args, kwargs, results))
         given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
@@ -168,7 +169,8 @@ class _Capture(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _captured(graph: _Graph) -> Iterator[None]:
+def _captured(graph: _Graph, stream: object) -> Iterator[None]:
+    graph.stream = stream
     with _Capture(graph):
         yield
     graph.undo()
@@ -310,6 +312,7 @@ _IS_AUTOCAST_ENABLED, _GET_AUTOCAST_DTYPE = torch.is_autocast_enabled, torch.get
 _OF_CUDA: dict[str, Callable[..., Any]] = {
     "CUDAGraph": _Graph,
     "graph": _captured,
+    "Stream": object,
     "is_available": lambda: True,
     "is_bf16_supported": lambda including_emulation=True: True,
     "device_count": lambda: 1,

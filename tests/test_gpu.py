@@ -35,6 +35,7 @@ from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training import execution
 from emergence.training.checkpoint import load_weights
 from emergence.training.context import Context
+from emergence.training.cuda_graphs import Replayed
 from emergence.training.execution import Gradients
 from emergence.training.optim import build_optimizers
 from emergence.training.recording import StopRequested
@@ -53,7 +54,7 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
 IS_REAL = torch.cuda.is_available()
 #: Of tests that take seconds on a pretended GPU.
-LONG = pytest.mark.usefixtures() if IS_REAL else pytest.mark.slow
+LONG = pytest.mark.timeout(300) if IS_REAL else pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +103,25 @@ def test_the_fused_loss_under_autocast_is_near_the_plain_one() -> None:
     single = token_losses(hidden.to(CUDA), weight.to(CUDA), targets.to(CUDA), 128)
     assert fused.item() == pytest.approx(plain.item(), rel=5e-3)
     assert single.mean().item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=LONG) if IS_REAL else True])
+def test_the_fused_loss_is_the_plain_one(compiled: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(300, 64, generator=generator), torch.randn(500, 64, generator=generator)
+    targets = (hidden @ weight.T).argmax(1)  # many are certain
+    plain, fused = (
+        [part.detach().clone().to(device).requires_grad_() for part in (hidden, weight)] for device in (CPU, CUDA)
+    )
+    expected = torch.nn.functional.cross_entropy(plain[0] @ plain[1].T, targets)
+    found = linear_cross_entropy(*fused, targets.to(CUDA), 16, compiled)
+    for loss in (expected, found):
+        loss.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    for ours, theirs in zip(fused, plain, strict=True):
+        assert ours.grad is not None and theirs.grad is not None
+        assert torch.allclose(ours.grad.cpu(), theirs.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_dropout_masks_depend_on_the_step_alone() -> None:
@@ -157,6 +177,17 @@ def test_replayed_updates_are_the_same_and_go_on_from_a_checkpoint() -> None:
         weights[replayed] = [weight.detach().cpu() for weight in trunk.parameters()]
     assert losses[True] == losses[False] and len({loss for loss, _ in losses[True]}) == 14
     assert all(torch.equal(a, b) for a, b in zip(weights[True], weights[False], strict=True))
+
+
+def test_no_two_graphs_share_a_stream() -> None:
+    """PyTorch would free the workspace of one with the other (pytorch/pytorch#193402)."""
+    sums = [torch.zeros(2, device=CUDA) for _ in range(2)]
+    graphs = [Replayed(lambda one=one: one.add_(1)) for one in sums]  # type: ignore[misc]
+    for calls in range(1, 8):
+        for graph, one in zip(graphs, sums, strict=True):
+            graph()
+            assert one.tolist() == [calls, calls]
+    assert graphs[0]._graph is not None and graphs[0]._stream != graphs[1]._stream
 
 
 def test_a_checkpoint_of_optimisers_is_alike_on_every_device() -> None:

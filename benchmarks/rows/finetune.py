@@ -6,7 +6,7 @@ from itertools import chain, count, cycle
 
 from benchmarks.marks import of_finetuning
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved, ratio
+from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio
 from benchmarks.ours import SHAPES, Finetuning, model_config
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult
@@ -23,7 +23,7 @@ def run(bench: Bench) -> RowResult:
     """Examples per second at both shapes, all weights trained."""
     shapes = {"1x16": (1, 16, 2)} if bench.toy else SHAPES
     precision = best_precision(bench.device)
-    work: dict[str, Work] = {"GEMM": gemm(bench.device, precision)}
+    work: dict[str, Work] = {"GEMM": bench.gemm()}
     flops: dict[str, float] = {}
     for name, shape in shapes.items():
         ours, padded, tokens = pair(bench, shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved, repeated, times_at_once
+from benchmarks.measure import Work, best_precision, hottest, interleaved, repeated, times_at_once
 from benchmarks.ours import Pretraining, model_config
 from benchmarks.report import Comparison, Figure, RowResult
 from benchmarks.rows.pretrain import LENGTH, batches, on, precision_notes
@@ -21,7 +21,7 @@ def run(bench: Bench) -> RowResult:
     widths = {"1x16": (1, 16, 2, 2)} if bench.toy else WIDTHS
     vocab = 448 if bench.toy else VOCAB_ROWS
     precision, device = best_precision(bench.device), bench.device
-    work: dict[str, Work] = {"GEMM": gemm(device, precision)}
+    work: dict[str, Work] = {"GEMM": bench.gemm()}
     flops = {}
     for name, (*shape, batch) in widths.items():
         config = model_config((shape[0], shape[1], shape[2]))
@@ -49,7 +49,7 @@ def run(bench: Bench) -> RowResult:
         notes=precision_notes(
             precision,
             [
-                "the peak: a product of 2048 x 2048 matrices; the optimiser counts as none",
+                f"the peak: a product of {bench.gemm_side} x {bench.gemm_side} matrices; the optimiser counts as none",
                 "on a CPU nothing is compiled here",
                 f"the profile is of {next(iter(widths))}",
             ],

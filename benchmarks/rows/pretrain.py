@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.marks import against_float32, against_tuned
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved, ratio, repeated, times_at_once
+from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio, repeated, times_at_once
 from benchmarks.ours import SHAPES, Pretraining, model_config
 from benchmarks.peers.gpt2 import PlainGPT2, hugging_face_step, tuned_step
 from benchmarks.peers.padded import PaddedTrainer
@@ -43,7 +43,7 @@ def run(bench: Bench, shape_name: str) -> RowResult:
         "Hugging Face GPT-2": on(packed, hugging_face_step(vocab, *shape, LENGTH, device)),
         "best-tuned GPT-2": on(packed, tuned_step(PlainGPT2(vocab, *shape, LENGTH), precision, compiled, device)),
         "ours, not compiled": on(packed, ours.step),
-        "GEMM": gemm(device, precision),
+        "GEMM": bench.gemm(),
     }
     flops = training_flops_per_token(config, vocab)
     times = times_at_once(device, flops * batch * LENGTH)

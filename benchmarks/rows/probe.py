@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.marks import against_float32
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import best_precision, gemm, hottest, interleaved, ratio
+from benchmarks.measure import best_precision, hottest, interleaved, ratio
 from benchmarks.ours import SHAPES, model_config
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult
@@ -54,7 +54,7 @@ def run(bench: Bench) -> RowResult:
             "ours": lambda: cached((1e-2,)),
             "rerun": rerun,
             "ours, six ridges": lambda: cached(None),
-            "GEMM": gemm(bench.device, precision),
+            "GEMM": bench.gemm(),
         },
         bench.repeats,
         bench.device,

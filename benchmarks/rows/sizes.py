@@ -15,7 +15,6 @@ from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import (
     Work,
     best_precision,
-    gemm,
     hottest,
     interleaved,
     peak_bytes_above,
@@ -54,7 +53,8 @@ def run(bench: Bench) -> RowResult:
                     if bench.device.type == "cuda"
                     else []
                 ),
-                "the peak: a product of 4096 x 4096 matrices; the profile is of the smallest size",
+                f"the peak: a product of {bench.gemm_side} x {bench.gemm_side} matrices",
+                f"the profile is of {SIZES[0]}",
             ],
         ),
         profile=found[0]["profile"],
@@ -82,7 +82,7 @@ def _one(bench: Bench, name: str) -> dict[str, Any]:
     work: dict[str, Work] = {
         "fed": repeated(fed, times),
         "same": repeated(same, times),
-        "GEMM": gemm(device, precision, 512 if bench.toy else 4096),
+        "GEMM": bench.gemm(),
     }
     if device.type == "cuda":
         work["in any order"] = repeated(on(batches(bench, micro), ours.in_any_order().step), times)

@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.drawing import saved_canvas
 from benchmarks.marks import kind_of, kind_of_result
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, gemm, hottest, interleaved, repeated, times_at_once
+from benchmarks.measure import Work, best_precision, hottest, interleaved, repeated, times_at_once
 from benchmarks.ours import Pretraining
 from benchmarks.peers import gpt2
 from benchmarks.report import Comparison, Figure, RowResult, number
@@ -284,7 +284,7 @@ def _seconds(bench: Bench, parties: Parties) -> tuple[Mapping[str, list[float]],
     work: dict[str, Work] = {
         "ours": repeated(on(batches, ours.step), times),
         "peer": repeated(on(batches, peer), times),
-        "GEMM": gemm(device, precision),
+        "GEMM": bench.gemm(),
     }
     return interleaved(work, bench.repeats, device), hottest(work["ours"], device)
 

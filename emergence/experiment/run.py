@@ -15,7 +15,7 @@ from pathlib import Path
 from emergence.answering.probe_loop import PHASE as PROBE_PHASE
 from emergence.data.qa_encoding import UNCOUNTED_MARKS
 from emergence.data.sources import load_qa
-from emergence.errors import EmergenceError, RunDirectoryError, memory_errors_in_one_line
+from emergence.errors import EmergenceError, RunDirectoryError, machine_errors_in_one_line
 from emergence.experiment.belonging import history_position, refuse_damaged_records
 from emergence.experiment.claims import other_run
 from emergence.experiment.inputs import (
@@ -105,7 +105,7 @@ def run_experiment(
         on_open(finished, "finished")
         return result
     make_deterministic()
-    with memory_errors_in_one_line(), workers_from_environment() as workers:
+    with machine_errors_in_one_line(), workers_from_environment() as workers:
         place = select_device(device)
         if spec.model is None:  # what a published model needs is known when its files are
             refuse_if_too_large(spec, free_memory(), gpu_memory(place))

@@ -18,7 +18,7 @@ from emergence.errors import (
     EmergenceError,
     UnreachableError,
     UsageError,
-    memory_errors_in_one_line,
+    machine_errors_in_one_line,
     missing_package,
     one_line,
 )
@@ -107,7 +107,7 @@ def ending_in_one_line() -> Iterator[None]:
     A defect of this program keeps its traceback.
     """
     try:
-        with memory_errors_in_one_line():
+        with machine_errors_in_one_line():
             yield
     except KeyboardInterrupt:
         end_with(interrupted())

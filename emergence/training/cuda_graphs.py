@@ -19,6 +19,10 @@ WARM_UP_CALLS = 3
 class Replayed:
     """A piece of work on a GPU that is captured after some calls and replayed from then on.
 
+    It is captured on a stream of its own. PyTorch keeps the workspace of matrix products by stream, graphs that were
+    captured on one share it, and it goes with the first of them (pytorch/pytorch#193402). For the same reason
+    ``torch.compile(mode="reduce-overhead")`` must not be used in the same process: it frees the workspaces of all.
+
     Args:
         work: Reads and writes tensors that stay where they are, and does nothing in Python that counts.
     """
@@ -26,6 +30,7 @@ class Replayed:
     def __init__(self, work: Callable[[], None]) -> None:
         self._work, self._calls = work, 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream()
 
     def __call__(self) -> None:
         self._calls += 1
@@ -34,6 +39,6 @@ class Replayed:
             return
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.graph(self._graph, stream=self._stream):
                 self._work()  # nothing is computed yet
         self._graph.replay()

@@ -16,6 +16,8 @@ def make_deterministic() -> None:
     torch.set_deterministic_debug_mode("warn")
     # What is allocated is written before it is read. Filling it first costs a GPU a tenth of a small model's update.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # It is not deterministic, and plans anew for every shape: finetuning in batches of changing length waited for it.
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @contextmanager

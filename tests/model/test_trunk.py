@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from emergence.errors import UsageError
 from emergence.model import Encoder, Trunk, build_trunk
+from emergence.model import trunk as trunk_module
 from emergence.model.trunk import rotate, rotation_table
 from emergence.spec.config import ModelConfig
 
@@ -126,6 +127,19 @@ def test_learned_positions_end_and_say_so_while_rotary_ones_go_on() -> None:
     assert small_trunk("modern")(some_ids(1, 40)).shape == (1, 40, 32)
     with pytest.raises(UsageError, match="learned positions end at 16"):
         small_trunk("gpt2")(some_ids(1, 17))
+
+
+def test_angles_are_computed_once_and_are_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code would compute them for every number again."""
+    trunk = small_trunk()
+    assert not [name for name in trunk.state_dict() if "rotation" in name]
+    short, long = some_ids(length=4), some_ids(length=17)
+    with monkeypatch.context() as patched:
+        patched.setattr(trunk_module, "rotation_table", lambda *_: pytest.fail("computed again"))
+        trunk(short)
+    trunk(long)  # longer than any in training
+    for kept, computed in zip(trunk._rotation(7), rotation_table(7, 4, 8), strict=True):
+        assert torch.equal(kept, computed)
 
 
 def test_bf16_autocast_stays_close() -> None:

@@ -9,7 +9,7 @@ from typing import get_type_hints
 import pytest
 
 import emergence.spec.memory as memory
-from emergence.errors import ConfigError, EmergenceError, UsageError, memory_errors_in_one_line
+from emergence.errors import ConfigError, EmergenceError, UsageError, machine_errors_in_one_line
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
 from emergence.spec.config import CONFIG_NAMES
@@ -127,6 +127,20 @@ def test_out_of_memory_is_one_line(error: Exception, tmp_path: Path, monkeypatch
     assert ended.code == 1 and ended.err.startswith("error: out of memory") and len(ended.err.splitlines()) == 1
 
 
+class AcceleratorError(RuntimeError):
+    """Named as torch's is, of which torch makes none without a GPU."""
+
+
+@pytest.mark.parametrize(
+    "error", [AcceleratorError("unspecified launch failure\nlong"), RuntimeError("CUDA error: an illegal access\nlong")]
+)
+def test_a_gpu_that_fails_is_one_line(error: Exception) -> None:
+    with pytest.raises(EmergenceError, match=r"^the GPU failed \(.*\): what was saved is whole") as caught:  # noqa: SIM117
+        with machine_errors_in_one_line():
+            raise error
+    assert "\n" not in str(caught.value) and "pretrain.compile=off" in str(caught.value)
+
+
 def test_other_errors_keep_their_traceback() -> None:
-    with pytest.raises(RuntimeError, match="shape"), memory_errors_in_one_line():
+    with pytest.raises(RuntimeError, match="shape"), machine_errors_in_one_line():
         raise RuntimeError("shape mismatch")

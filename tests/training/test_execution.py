@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +16,8 @@ from emergence.model import build_trunk
 from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training import execution, precision
 from emergence.training.context import Context
-from emergence.training.execution import choose_forward, choose_micro_batch, wants_compilation
+from emergence.training.distributed import Workers
+from emergence.training.execution import Gradients, choose_forward, choose_micro_batch, is_replayed, wants_compilation
 from emergence.training.precision import autocast, has_fast_bf16, resolve_precision, select_device
 
 CPU = torch.device("cpu")
@@ -81,11 +85,55 @@ def test_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "_has_cpp_compiler", lambda: True)
     assert wants_compilation("auto", CPU, long)
     assert not wants_compilation("auto", CPU, short)
-    assert wants_compilation("auto", torch.device("cuda"), short)
+    assert wants_compilation("auto", torch.device("cuda"), long)
+    assert not wants_compilation("auto", torch.device("cuda"), short)
+    assert wants_compilation("on", torch.device("cuda"), short)
     assert wants_compilation("on", CPU, short)
     assert not wants_compilation("off", torch.device("cuda"), long)
     monkeypatch.setattr(execution, "_has_cpp_compiler", lambda: False)
     assert not wants_compilation("auto", CPU, long)
+
+
+def test_what_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk, gpu = build_trunk(MODEL, 64, seed=0), Context(device=torch.device("cuda"))
+    assert is_replayed(trunk, "auto", 4, 4, gpu) and is_replayed(trunk, "on", 3, 4, gpu)
+    assert not is_replayed(trunk, "off", 4, 4, gpu)
+    assert not is_replayed(trunk, "auto", 4, 2, gpu), "memory is short"
+    assert not is_replayed(trunk, "auto", 4, 4, Context())
+    assert not is_replayed(trunk, "auto", 4, 4, dataclasses.replace(gpu, workers=Workers(0, 2)))
+    monkeypatch.setattr(execution, "REPLAY_BELOW_FLOPS", 1.0)
+    assert not is_replayed(trunk, "auto", 4, 4, gpu)
+
+
+def test_every_pass_of_training_is_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[torch.device] = []
+
+    @contextmanager
+    def watched(device: torch.device) -> Iterator[None]:
+        devices.append(device)
+        yield
+
+    monkeypatch.setattr(execution, "in_one_order", watched)
+    trunk, settings = build_trunk(MODEL, 64, seed=0), config()
+    ids = torch.zeros(5, MODEL.sequence_length + 1, dtype=torch.int64)
+    Gradients(trunk, trunk, settings, 2, Context())(ids, of=5)
+    assert devices == [CPU] * 3
+    execution.run_once(trunk, trunk, 2, 64, Context())  # else it would be compiled for another order
+    assert devices == [CPU] * 4
+
+
+def test_gradients_of_parts_are_those_of_the_whole() -> None:
+    ids = torch.randint(64, (5, MODEL.sequence_length + 1), generator=torch.Generator().manual_seed(0))
+    found = []
+    for micro in (2, 5):
+        trunk = build_trunk(MODEL, 64, seed=0, init="normal")
+        loss, norm = Gradients(trunk, trunk, config(grad_clip=0.5), micro, Context())(ids, of=5).tolist()
+        clipped = torch.nn.utils.get_total_norm([w.grad for w in trunk.parameters() if w.grad is not None])
+        found.append((loss, norm, float(clipped)))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0][1] > found[0][2] == pytest.approx(0.5, rel=1e-3)
+    trunk = build_trunk(MODEL, 64, seed=0)
+    assert Gradients(trunk, trunk, config(), 2, Context())(ids[:0], of=5)[0] == 0  # another worker has them all
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
