@@ -20,7 +20,7 @@ from emergence.spec.config import ModelConfig, PretrainConfig, load_config
 from emergence.training import execution
 from emergence.training.context import Context
 from emergence.training.determinism import in_one_order, make_deterministic
-from emergence.training.execution import Forward, Gradients, choose_micro_batch, is_replayed, step_loss
+from emergence.training.execution import Forward, Gradients, choose_micro_batch, compile_trunk, is_replayed, step_loss
 from emergence.training.optim import Optimizers, build_optimizers, clip_gradients
 
 #: What the table is measured at: (blocks, width, heads).
@@ -49,7 +49,7 @@ class Pretraining:
         self.context = Context(self.device, self.precision)
         self.trunk: Trunk = build_trunk(self.config, self.vocab_rows, seed=self.seed).to(self.device)
         self.optimizers: Optimizers = build_optimizers(self.trunk, self.settings)
-        self.forward: Forward = torch.compile(self.trunk, dynamic=False) if self.compiled else self.trunk
+        self.forward: Forward = compile_trunk(self.trunk) if self.compiled else self.trunk
         self.gradients: Gradients | None = None
         self.micro_batch = 0
 

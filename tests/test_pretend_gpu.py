@@ -90,6 +90,7 @@ def test_a_table_that_stays_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch)
     """A fault of the kind it is for, planted in the trunk."""
     ids, trunk = torch.zeros(1, 5, dtype=torch.long, device="cuda"), _trunk().to("cuda")
     trunk(ids)
-    monkeypatch.setattr(trunk_module.Trunk, "_rotation", lambda _, n: trunk_module.rotation_table(n, 4, 8))
+    real = trunk_module.rotation_table
+    monkeypatch.setattr(trunk_module, "rotation_table", lambda *sizes: tuple(part.cpu() for part in real(*sizes)))
     with pytest.raises(RuntimeError, match="on the same device"):
         _trunk().to("cuda")(ids)

@@ -59,11 +59,8 @@ class Trunk(nn.Module):
         self.embedding = EmptyEmbedding(vocab_rows, config.hidden_size)
         learned = config.positions == "learned"
         self.position = EmptyEmbedding(config.sequence_length, config.hidden_size) if learned else None
-        if not learned:
-            # Kept, because compiled code would compute the angles of every number of every head again.
-            table = rotation_table(config.sequence_length, config.n_heads, config.hidden_size // config.n_heads)
-            for name, factor in zip(("rotation_whole", "rotation_swapped"), table, strict=True):
-                self.register_buffer(name, factor, persistent=False)
+        #: :func:`rotation_table`'s pair for as many tokens as a sequence has, where they were last needed.
+        self._table: tuple[Tensor, Tensor] | None = None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = _norm(config.norm, config.hidden_size)
         #: (P, D) learned states before the text (:mod:`emergence.model.adapters`); None for a plain trunk.
@@ -119,15 +116,22 @@ class Trunk(nn.Module):
         # Entering at unit scale makes embeddings and block outputs commensurate at every width, while the
         # tied matrix can stay small enough for logits near zero (loss near ln V) at the start.
         states = self._after_prefix(F.rms_norm(states, (self.hidden_size,), eps=NORM_EPSILON))  # (B, P + T, D)
-        return states, self._rotation(states.shape[1])
+        return states, self.rotation(states.shape[1], ids.device)
 
-    def _rotation(self, n_tokens: int) -> tuple[Tensor, Tensor]:
-        """:func:`rotation_table`'s pair, each (n_tokens, H, K)."""
-        table = self.get_buffer("rotation_whole"), self.get_buffer("rotation_swapped")
-        if n_tokens > len(table[0]):
-            _, n_heads, head_size = table[0].shape
-            table = rotation_table(n_tokens, n_heads, head_size, table[0].device)
-        return table[0][:n_tokens], table[1][:n_tokens]
+    def rotation(self, n_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """:func:`rotation_table`'s pair, each (n_tokens, H, K).
+
+        It is kept. Code that is compiled before computes the angles of every number of every head again.
+        """
+        length = self.config.sequence_length
+        if n_tokens > length:
+            return self._new_table(n_tokens, device)
+        if self._table is None or self._table[0].device != device:
+            self._table = self._new_table(length, device)
+        return self._table[0][:n_tokens], self._table[1][:n_tokens]
+
+    def _new_table(self, n_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        return rotation_table(n_tokens, self.n_heads, self.hidden_size // self.n_heads, device)
 
     def _after_prefix(self, states: Tensor) -> Tensor:
         """(B, T, D) -> (B, P + T, D)."""
@@ -223,9 +227,7 @@ class MLP(nn.Module):
         return self.output(squared_relu(inner) if self.squared else F.gelu(inner))  # (B, T, D)
 
 
-def rotation_table(
-    n_tokens: int, n_heads: int, head_size: int, device: torch.device | None = None
-) -> tuple[Tensor, Tensor]:
+def rotation_table(n_tokens: int, n_heads: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The two factors of :func:`rotate`, both (T, H, K): ``(cos, cos)`` and ``(-sin, sin)`` in each head.
 
     The angle of plane i is the position times base^(-2i/K).

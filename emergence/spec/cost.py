@@ -1,7 +1,7 @@
 """What a run will cost, before it costs anything: tokens, GPU hours and dollars.
 
-The token and FLOP counts follow from the configuration. The hours assume a share of the GPU's peak, which is smaller
-for narrow models because their kernels have little work. So hours and dollars are estimates to decide by, not promises.
+The token and FLOP counts follow from the configuration, the hours from the GPU's data sheet and what one GPU was seen
+to reach of its own (:mod:`emergence.spec.gpu_time`). So hours and dollars are estimates to decide by, not promises.
 Prices come from the dated table in ``configs/prices.toml``. Standard library only, for laptops without torch.
 """
 
@@ -19,19 +19,16 @@ from emergence.errors import ConfigError, UsageError
 from emergence.spec.adapters import lora_rank
 from emergence.spec.config import config_path
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.gpu_time import Gpu, finetuning_seconds, operations_seconds, pretraining_seconds
 from emergence.spec.model_size import count_parameters, embedding_rows
 from emergence.spec.published import is_directory
-from emergence.spec.workload import Workload, shape_of, workload_of
+from emergence.spec.workload import Workload, questions_of, workload_of
 from emergence.wording import did_you_mean, says_yes
 
-#: Share of the peak that a very wide model reaches, and the hidden size that reaches half of that share.
-WIDE_UTILISATION, HALF_WIDTH = 0.40, 512
 #: Container start, data copying, compilation, evaluation.
 OVERHEAD_HOURS = 0.1
-#: Each further device adds this share of the first one's speed, because gradients have to be exchanged.
-EXTRA_DEVICE = 0.8
-#: Seconds of fitting the probes of a frozen trunk, for a training question, level of states and unit of width. No GPU
-#: has been timed at it, so this is what a fast core takes (:mod:`emergence.spec.local_time`).
+#: Seconds of fitting the probes of a frozen trunk, for a training question, level of states and unit of width. On a GPU
+#: only the linear one has been timed, so this is what a fast core takes (:mod:`emergence.spec.local_time`).
 PROBE_SECONDS = 1.5e-5
 #: An attempt may take this many times its estimate, and an hour at least. Modal allows a day.
 ATTEMPT_FACTOR, LEAST_ATTEMPT_SECONDS, MOST_ATTEMPT_SECONDS = 5, 3600, 24 * 3600
@@ -43,21 +40,6 @@ ASK_ABOVE_DOLLARS = 10.0
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """One line of the price table, times a count."""
-
-    name: str
-    count: int
-    dollars_per_hour: float
-    tflops: float
-    memory_gigabytes: int
-
-    @property
-    def modal_name(self) -> str:
-        return self.name if self.count == 1 else f"{self.name}:{self.count}"
-
-
-@dataclass(frozen=True)
 class Plan:
     """What a launch amounts to. Hours and dollars are estimates for one uninterrupted attempt.
 
@@ -65,6 +47,7 @@ class Plan:
         parameters: All of the trunk, and ``non_embedding`` those outside the embeddings. Of a published model the first
             is as its name or files tell, None where they do not, and the second is unknown.
         flop, hours: None for a published model of unknown size.
+        utilisation: Share of the GPU's peak that the hours amount to; None where there is nothing to compute.
         dollars_per_hour: The price of the container with its GPUs.
         trunk: The run whose trunk is taken; then nothing is pretrained.
     """
@@ -150,9 +133,13 @@ class Plan:
     def _estimate(self) -> str:
         if self.hours is None or self.dollars is None:
             return f"not known; ${self.dollars_per_hour:.2f} an hour with the container; --max-cost ends the run there"
-        peak = f"at {self.utilisation:.0%} of the GPU's peak"
-        probes = ", probes as on a CPU core" if self.spec.freeze_llm else ""
-        return f"{self.hours:.1f} hours, ${self.dollars:.2f} ({peak}{probes})"
+        about = [] if self.utilisation is None else [f"at {_percent(self.utilisation)} of the GPU's peak"]
+        about += ["probes as on a CPU core"] if self.spec.freeze_llm else []
+        return f"{self.hours:.1f} hours, ${self.dollars:.2f}" + (f" ({', '.join(about)})" if about else "")
+
+
+def _percent(share: float) -> str:
+    return "less than 1%" if share < 0.01 else f"{share:.0%}"
 
 
 @cache
@@ -182,7 +169,11 @@ def find_gpu(text: str) -> Gpu:
     if count and not (count.isdecimal() and 1 <= int(count) <= most):
         raise UsageError(f"--gpu {text}: a container has 1 to {most} {key} GPUs, written {key}:N")
     entry = table["gpus"][key]
-    return Gpu(key, int(count or 1), float(entry["dollars"]), float(entry["tflops"]), int(entry["memory_gigabytes"]))
+    try:
+        dollars, tflops, terabytes = (float(entry[fact]) for fact in ("dollars", "tflops", "terabytes_per_second"))
+        return Gpu(key, int(count or 1), dollars, tflops, terabytes, int(entry["memory_gigabytes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{config_path('prices')}: [gpus.{key}] needs numbers: {error}") from None
 
 
 def refuse_not_on_modal(spec: ExperimentSpec) -> None:
@@ -231,11 +222,10 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
     if spec.model and device.count > 1:
         raise UsageError(f"--gpu {device.modal_name}: a published model is read on one GPU: --gpu {device.name}")
     work = workload_of(spec, has_trunk=trunk is not None)
-    parameters, non_embedding, width = _size_of(spec, work)
-    utilisation = WIDE_UTILISATION * width / (width + HALF_WIDTH)
-    speed = device.tflops * 1e12 * utilisation * (1 + EXTRA_DEVICE * (device.count - 1))
+    parameters, non_embedding = _size_of(spec, work)
     container = compute.cpu * table["cpu_core"] + compute.memory_gigabytes * table["memory_gigabyte"]
-    seconds = work.flop / max(speed, 1.0) + PROBE_SECONDS * work.probed
+    computing = _gpu_seconds(spec, work, device)
+    seconds = computing + PROBE_SECONDS * work.probed
     return Plan(
         spec=spec,
         gpu=device,
@@ -245,7 +235,7 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
         finetune_tokens=work.finetune_tokens,
         search_tokens=work.search_tokens,
         flop=work.flop if work.is_known else None,
-        utilisation=utilisation if work.is_known else None,
+        utilisation=work.flop / computing / (device.tflops * 1e12 * device.count) if computing else None,
         hours=seconds / 3600 + OVERHEAD_HOURS if work.is_known else None,
         dollars_per_hour=device.dollars_per_hour * device.count + container,
         prices_date=str(table["date"]),
@@ -253,13 +243,24 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
     )
 
 
-def _size_of(spec: ExperimentSpec, work: Workload) -> tuple[int | None, int | None, int]:
-    """All parameters of the trunk, those outside the embeddings, and its width; 0 where nobody knows it."""
+def _gpu_seconds(spec: ExperimentSpec, work: Workload, gpu: Gpu) -> float:
+    """Seconds of training, or of the one pass of a published model or a frozen trunk."""
     if spec.model:
-        return work.parameters, None, shape_of(work.parameters)[0] if work.parameters else 0
-    model = spec.config.model
-    counts = count_parameters(model, embedding_rows(model.vocab_size))
-    return counts.total, counts.non_embedding, model.hidden_size
+        return operations_seconds(work.flop, gpu)
+    model, config = spec.config.model, spec.config
+    tokens = work.finetune_tokens + work.search_tokens
+    batches = tokens / (config.finetune.batch_size * questions_of(spec)[1]) if tokens else 0.0
+    return pretraining_seconds(model, config.pretrain, work.pretrain_tokens, gpu) + finetuning_seconds(
+        model, tokens, batches, gpu
+    )
+
+
+def _size_of(spec: ExperimentSpec, work: Workload) -> tuple[int | None, int | None]:
+    """All parameters of the trunk, and those outside the embeddings."""
+    if spec.model:
+        return work.parameters, None
+    counts = count_parameters(spec.config.model, embedding_rows(spec.config.model.vocab_size))
+    return counts.total, counts.non_embedding
 
 
 def refuse_if_too_dear(plan: Plan, max_cost: float | None) -> None:

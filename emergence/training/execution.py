@@ -174,7 +174,7 @@ def choose_forward(
     flops = tokens * training_flops_per_token(trunk.config, trunk.vocab_rows)
     if not wants_compilation(config.compile, context.device, flops):
         return trunk, False
-    compiled: Forward = torch.compile(trunk, dynamic=False)
+    compiled = compile_trunk(trunk)
     try:
         run_once(compiled, trunk, micro_batch, config.loss_chunk_rows, context)
     except Exception as error:  # the compiler's failures have no common class
@@ -184,6 +184,14 @@ def choose_forward(
     finally:
         trunk.zero_grad(set_to_none=True)
     return compiled, True
+
+
+def compile_trunk(trunk: Trunk) -> Forward:
+    """The forward pass, compiled at its first call for every shape; the trunk itself stays as it is."""
+    if trunk.position is None:
+        trunk.rotation(1, trunk.embedding.weight.device)  # so that compiled code finds the angles computed
+    forward: Forward = torch.compile(trunk, dynamic=False)
+    return forward
 
 
 def wants_compilation(setting: str, device: torch.device, flops: float) -> bool:

@@ -131,14 +131,14 @@ def test_learned_positions_end_and_say_so_while_rotary_ones_go_on() -> None:
 
 def test_angles_are_computed_once_and_are_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled code would compute them for every number again."""
-    trunk = small_trunk()
-    assert not [name for name in trunk.state_dict() if "rotation" in name]
-    short, long = some_ids(length=4), some_ids(length=17)
+    trunk, cpu = small_trunk(), torch.device("cpu")
+    trunk(some_ids(length=4))
+    assert list(trunk.state_dict()) == [name for name, _ in trunk.named_parameters()]
     with monkeypatch.context() as patched:
         patched.setattr(trunk_module, "rotation_table", lambda *_: pytest.fail("computed again"))
-        trunk(short)
-    trunk(long)  # longer than any in training
-    for kept, computed in zip(trunk._rotation(7), rotation_table(7, 4, 8), strict=True):
+        trunk(some_ids(length=16))
+    trunk(some_ids(length=17))  # longer than any in training
+    for kept, computed in zip(trunk.rotation(7, cpu), rotation_table(7, 4, 8, cpu), strict=True):
         assert torch.equal(kept, computed)
 
 

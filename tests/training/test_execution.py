@@ -151,6 +151,15 @@ def test_the_head_is_compiled_with_the_trunk_and_in_bf16_alone(precision: str, m
     assert seen == [False, precision == "bf16"]
 
 
+def test_compiled_code_finds_the_angles(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(torch, "compile", lambda trunk, **_options: seen.append(trunk._table is not None) or trunk)
+    for recipe in ({}, {"positions": "learned"}):
+        trunk = build_trunk(dataclasses.replace(MODEL, **recipe), 64, seed=0)
+        assert execution.compile_trunk(trunk) is trunk
+    assert seen == [True, False]
+
+
 def test_a_failing_compiler_means_training_uncompiled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
