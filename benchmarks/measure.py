@@ -28,8 +28,8 @@ Result = TypeVar("Result")
 #: Does one piece of work and returns how many units it was.
 Work = Callable[[], float]
 
-#: Work between two looks at a GPU's clock: launches it takes ahead, and operations after which looking costs nothing.
-_LAUNCHES_AHEAD, _OPERATIONS = 20, 1e13
+#: Work between two looks at a GPU's clock: pieces at most, and operations after which looking costs nothing.
+_PIECES_AT_ONCE, _OPERATIONS = 20, 1e13
 
 #: Where commands of the project are run.
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,11 +143,11 @@ def best_precision(device: torch.device) -> str:
 def times_at_once(device: torch.device, flops: float) -> int:
     """How often a piece of work of so many operations is done between two looks at the clock.
 
-    Looking waits for a GPU, which training hardly does: it is launched ahead. A CPU does nothing ahead.
+    Looking waits for a GPU to be through, which costs more than a small piece. A CPU does nothing ahead.
     """
     if device.type != "cuda":
         return 1
-    return max(1, min(_LAUNCHES_AHEAD, round(_OPERATIONS / flops)))
+    return max(1, min(_PIECES_AT_ONCE, round(_OPERATIONS / flops)))
 
 
 def repeated(work: Work, times: int) -> Work:
@@ -171,7 +171,8 @@ def gemm(device: torch.device, precision: str, side: int) -> Work:
 def hottest(work: Callable[[], Any], device: torch.device, top: int = 8) -> list[dict[str, Any]]:
     """The operations that take most of ``work``'s own time: name, share of the whole, calls (torch.profiler).
 
-    On a GPU these are its kernels, and ``idle`` is the share of the time by the clock in which none ran.
+    On a GPU these are its kernels, whose shares are of their own sum, while ``idle`` is the share of the time by the
+    clock, under the profiler, in which none ran.
     """
     on_gpu = device.type == "cuda"
     begin = _clock(device)

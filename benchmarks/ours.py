@@ -41,9 +41,9 @@ class Pretraining:
     precision: str
     device: torch.device
     compiled: bool = False
-    ordered: bool = True  # as runs are
     settings: PretrainConfig = field(default_factory=lambda: load_config("tiny").pretrain)
     seed: int = 0
+    ordered: bool = True  # as runs are
 
     def __post_init__(self) -> None:
         self.context = Context(self.device, self.precision)

@@ -34,18 +34,18 @@ seeds. Two jobs against one are told by the clock. Rented machines have neighbou
 third and more (*from .. to* in the figures below): a verdict near its mark may turn when it is measured again. What
 `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt` are validation text of
 WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among them, are measured as
-float32 only. A GPU is timed by the clock, up to 20 updates at once, which are launched ahead as in a run.
+float32 only. A GPU is timed by the clock, up to 20 updates of each side between two looks at
+it; ours wait for it after every one, as a run does, peers do not.
 
 A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks of training and probing are
 of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which were taken to multiply
-4.5 times as fast as float32 does. On another machine a mark against peers in float32 shrinks as the gain of bf16 does
-there (2.3, or 1 without it); against the best-tuned peer, which does the same products in the same format, an
-update has to be no slower. Finetuning has to be 50 times as fast where bf16 gains 2 and more, 22 times elsewhere, and
-the time to a loss a quarter of the peer's everywhere. The *limit* is what would be found if ours took no longer than
-its matrix products alone, at the speed of a large one in the same minute: nothing exact is faster. Other rows name
-theirs in a note, mostly what no program of the kind does without. Losses, errors and
-exponents have none; others without one were measured before it was taken.
-"""
+4.5 times as fast as float32 does; a GPU is taken for one of them. On another machine a mark against peers in float32
+shrinks as the gain of bf16 does there (2.3, or 1 without it); against the best-tuned peer, which does the same
+products in the same format, an update has to be no slower. Finetuning has to be 50 times as fast where bf16 gains 2
+and more, 22 times elsewhere, and the time to a loss a quarter of the peer's everywhere. The *limit* is what would be
+found if ours took no longer than its matrix products alone, at the speed of a large one in the same minute: nothing
+exact is faster. Other rows name theirs in a note, mostly what no program of the kind does without. Losses, errors and
+exponents have none; others without one were measured before it was taken."""
 )
 
 _PEERS = """
@@ -56,7 +56,8 @@ _PEERS = """
   position; the frozen trunk run again in every epoch of a probe. Its rate counts real tokens only.
 - **Hugging Face GPT-2**: `GPT2LMHeadModel` with random weights on packed text, float32, no dropout.
 - **best-tuned GPT-2**: `benchmarks/peers/gpt2.py`. One matrix for query, key and value, fused attention, packed text,
-  bf16 where the hardware has it, the whole step compiled (and on a GPU replayed as a CUDA graph), fused AdamW. Its rate
+  bf16 where the hardware has it, the whole step compiled (and on a GPU replayed as a CUDA graph, which no stored row
+  has yet: theirs was compiled with `reduce-overhead`), fused AdamW. Its rate
   is fixed where updates are timed; for the time to a loss the rate is searched and then, with it, the warm-up.
 - **pair by pair**: the feature form of debiased CKA as Kornblith et al. published it.
 """
@@ -81,15 +82,20 @@ Milliseconds of an update (2026-11-27, torch 2.11, bf16, trunk compiled, each ch
 | 512 rows of the head at once, as before | 11.8 | 27.8 | 134 |
 | 8,192 rows (tiny has 4,096) | 9.7 | 16.1 | 95.4 |
 | the head's softmax compiled | 9.8 | 13.7 | 93.0 |
-| replayed as CUDA graphs | 1.8 | 6.3 | 88.7 |
+| replayed as CUDA graphs | 1.8 | 6.3 | (88.7) |
 
-Compiled, 512, 1,024, 2,048, 4,096, 8,192 and 16,384 rows took 22.3, 20.4, 16.8, 13.4, 13.7 and 12.5 ms of an update of
-`small`; 512, 2,048, 8,192 and 16,384 rows 103, 95.1, 93.0 and 93.2 of one of `base`. Launches took 20 microseconds on
-that machine, which is why a small model computed a sixth of the time; how much replaying gains depends on the CPU.
-`base` and larger are not replayed, because their memory would be held twice. Filling new memory, PyTorch's default of
-deterministic mode, took 13% of `tiny` and is off. Equal bits cost 2% of `tiny` and nothing that could be seen of the
-others; PyTorch's attention had been warned about and went backward in any order until runs forbade it.
-"""
+With the head compiled, 512, 1,024, 2,048, 4,096, 8,192 and 16,384 rows took 22.3, 20.4, 16.8, 13.4, 13.7 and 12.5 ms
+of an update of `small` (launched, and so within a millisecond or two); 512, 2,048, 8,192 and 16,384 rows 103, 95.1,
+93.0 and 93.2 of one of `base`: more rows than 8,192 gain nothing there and take memory. Launches took 20 microseconds
+on that machine, which is why a small model computed a sixth of the time; how much replaying gains depends on the CPU.
+`base` and larger are not replayed: little is gained, and a graph holds on to the memory of a pass. Filling new
+memory, PyTorch's default of deterministic mode, took 13% of `tiny` and is off. Equal bits cost 2% of `tiny` and
+nothing that could be seen of the others; PyTorch's attention had been warned about and went backward in any order
+until runs forbade it. What small models miss is time between kernels, a half of it even when replayed; of probes and
+finetuning nearly all, launched as they are.
+
+The ratios to the best-tuned GPT-2 above are of two processes of six, see the notes; at 4x256 its rounds scatter to
+both sides of ours, so that no slower is all that can be said."""
 
 _CORRECT = """
 ## The same results
@@ -145,7 +151,7 @@ def page(
     parts += [_absent(kind, by_kind[kind]) for kind in kinds]
     parts += [_curves(rows), _recipe(changes) if changes else ""]
     parts += [*(_details(kind, by_kind[kind]) for kind in kinds), _misses(rows), _scaling(found)]
-    parts += [_ON_GPU if "GPU" in by_kind else "", _PEERS, _CORRECT]
+    parts += [_ON_GPU if name == OWN_RESULTS else "", _PEERS, _CORRECT]
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
 
 
@@ -167,7 +173,8 @@ def _absent(kind: str, rows: list[Mapping[str, Any]]) -> str:
     """The rows that nobody measured on a kind of machine, as a line."""
     there = {row["row"] for row in rows}
     missing = [f"`{name}`" for name in ROWS if name not in there and (kind != "GPU" or name in ON_GPU)]
-    return f"\nNot measured with {kind}: {', '.join(missing)}.\n" if missing else ""
+    others = " Rows that compute on the CPU alone are not asked of it." if kind == "GPU" else ""
+    return f"\nNot measured with {kind}: {', '.join(missing)}.{others}\n" if missing else ""
 
 
 def _verdict(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
@@ -259,7 +266,10 @@ def _misses(rows: list[Mapping[str, Any]]) -> str:
             lines.append(f"- `{row['row']}`, {kind_of_result(row)}: {entries or unknown}")
     if not lines:
         return ""
-    about = "Own time of ours by `torch.profiler`, where no note of the row says otherwise.\n"
+    about = (
+        "Own time of ours by `torch.profiler`, where no note of the row says otherwise. Of a GPU `idle` is a share of "
+        "the clock, the others are shares of what its kernels took.\n"
+    )
     return "\n".join(["\n## Where time and memory go in rows that miss a mark\n", about, *lines])
 
 

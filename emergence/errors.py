@@ -37,7 +37,8 @@ def machine_errors_in_one_line() -> Iterator[None]:
     """A block in which running out of memory, on the machine or on a GPU, and a failure of the GPU are one line.
 
     Raises:
-        EmergenceError: One of them. Files are as they were, since each is written whole or not at all.
+        EmergenceError: There was no memory left, or, as a :class:`GpuFailedError`, the GPU stopped. Files are as they
+            were, since each is written whole or not at all.
     """
     try:
         yield
@@ -50,9 +51,9 @@ def machine_errors_in_one_line() -> Iterator[None]:
                 "smaller --config-name or smaller batch sizes"
             ) from error
         if type(error).__name__ == "AcceleratorError" or reason.startswith("CUDA error"):
-            raise EmergenceError(
-                f"the GPU failed ({reason}): {kept}; if it fails again, start a run with --set pretrain.compile=off, "
-                "which neither compiles nor replays, or take another GPU"
+            raise GpuFailedError(
+                f"the GPU failed ({reason}): {kept}; if pretraining fails again, take another GPU, or start it anew "
+                "with --set pretrain.compile=off, which neither compiles nor replays it"
             ) from error
         raise
 
@@ -75,6 +76,10 @@ class EmergenceError(Exception):
         super().__init__(one_line(message))
         if exit_code is not None:
             self.exit_code = exit_code
+
+
+class GpuFailedError(EmergenceError):
+    """A GPU stopped computing; its cause is the library's error. Another GPU may go on. Exit code 1."""
 
 
 class UsageError(EmergenceError):

@@ -1,6 +1,6 @@
 """Every size as it would be trained here: tokens per second, share of the peak, memory, and whether data keep up.
 
-Meant for a GPU, in bf16 and compiled, with the largest micro-batch that fits. On a CPU only ``tiny`` runs.
+Meant for a GPU, in bf16 and compiled, in updates of the configured batch. On a CPU only ``tiny`` runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.report import Comparison, Figure, RowResult
 from benchmarks.rows.pretrain import batches, on, precision_notes
 from emergence.spec.config import load_config
 from emergence.spec.model_size import training_flops_per_token
-from emergence.training.execution import choose_micro_batch
+from emergence.training.cuda_graphs import WARM_UP_CALLS
 
 MARK = 0.5
 SIZES = ("tiny", "small", "base", "medium")
@@ -70,13 +70,15 @@ def _one(bench: Bench, name: str) -> dict[str, Any]:
         model, vocab = dataclasses.replace(model, n_layers=1, hidden_size=16, n_heads=2), 448
     settings = dataclasses.replace(config.pretrain, batch_size=2 if bench.toy else config.pretrain.batch_size)
     ours = Pretraining(model, vocab, precision, device, device.type == "cuda", settings)
-    micro = choose_micro_batch(ours.trunk, settings, settings.batch_size, ours.context)
-    fed, ids = on(batches(bench, micro), ours.step), next(batches(bench, micro))
+    fed, ids = on(batches(bench, settings.batch_size), ours.step), next(batches(bench, settings.batch_size))
 
     def same() -> float:
         ours.step(ids)
         return float(ids[:, 1:].numel())
 
+    for _ in range(WARM_UP_CALLS + 1):  # compiled and captured, and alone on the device
+        fed()
+    memory = _memory(fed, device) / 1e9
     flops = training_flops_per_token(model, vocab)
     times = times_at_once(device, flops * ids[:, 1:].numel())
     work: dict[str, Work] = {
@@ -85,16 +87,16 @@ def _one(bench: Bench, name: str) -> dict[str, Any]:
         "GEMM": bench.gemm(),
     }
     if device.type == "cuda":
-        work["in any order"] = repeated(on(batches(bench, micro), ours.in_any_order().step), times)
+        in_any_order = on(batches(bench, settings.batch_size), ours.in_any_order().step)
+        work["in any order"] = repeated(in_any_order, times)
     seconds = interleaved(work, bench.repeats, device)
     share = statistics.median(g * flops / s for g, s in zip(seconds["GEMM"], seconds["fed"], strict=True))
-    memory = _memory(fed, device) / 1e9
     kind = "memory in all" if device.type == "cuda" else "memory of an update"
     return {
         "name": name,
         "share": share,
         "profile": hottest(work["fed"], device),
-        "facts": {"micro_batch": micro, "flops_per_token": flops},
+        "facts": {"micro_batch": ours.micro_batch, "flops_per_token": flops},
         "figures": [
             Figure.rate(name, "tokens/s", seconds["fed"]),
             Figure(f"{name}, {kind}", memory, "GB", [memory]),

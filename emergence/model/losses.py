@@ -1,4 +1,4 @@
-"""Losses: next-token cross-entropy without the (R, V) logits in memory, and span cross-entropy.
+"""Losses: next-token cross-entropy without all (R, V) logits in memory at once, and span cross-entropy.
 
 Axes: R rows (tokens), r rows of a chunk, p rows of a piece, V vocabulary rows, D hidden size, N questions, W words,
 G golds of a question.
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emergence.spec.model_size import GPU_CHUNK_FACTOR
+
 NEVER = float("-inf")
 #: Logits and probabilities of a piece take at most so many bytes on a CPU. Twice and half of it are slower.
 _CACHE_BYTES = 2**24
-#: A GPU takes so many times the rows of a chunk, because every launch costs it time and its memory is large.
-GPU_CHUNKS = 16
 
 
 def linear_cross_entropy(
@@ -26,14 +26,15 @@ def linear_cross_entropy(
     """Mean cross-entropy (nats) of ``softmax(hidden @ weight.T)`` against ``targets``.
 
     At small sizes the vocabulary head is most of the work and its logits most of the memory. The gradients of a
-    cross-entropy need nothing from upstream but a scalar. So they are formed chunk by chunk in the forward pass, while
-    the chunk's logits are still in cache, and no logits are kept.
+    cross-entropy need nothing from upstream but a scalar. So they are formed chunk by chunk in the forward pass, on a
+    CPU while the chunk's logits are still in cache, and no logits are kept.
 
     Args:
         hidden: (R, D).
         weight: (V, D).
         targets: (R,) int64 in [0, V).
-        chunk_rows: Rows whose logits exist at one time, at most; on a GPU :data:`GPU_CHUNKS` times as many.
+        chunk_rows: Rows whose logits exist at one time, at most; on a GPU
+            :data:`~emergence.spec.model_size.GPU_CHUNK_FACTOR` times as many.
         compiled: Whether the softmax of a loss with gradients is compiled, which passes over the logits less often than
             the library's own operations do. Both are exact, and they differ in the last digits.
 
@@ -117,7 +118,7 @@ def _loss_and_gradients(
             target = targets[part]  # (p,)
             errors = torch.mm(states[part], matrix, out=errors_buffer[part.start - first : part.stop - first])  # (p, V)
             if compiled and device.type != "cpu":
-                losses, *of_rows = _compiled(_of_rows)(errors, target)  # (p,) each
+                losses, *of_rows = _compiled(_row_statistics)(errors, target)  # (p,) each
                 _compiled(_errors_in_place)(errors, target, *of_rows)
             else:
                 if compiled:
@@ -188,7 +189,7 @@ def _softmax_in_place(logits: Tensor, target: Tensor) -> Tensor:
     return losses
 
 
-def _of_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+def _row_statistics(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """Loss, peak, log of the sum of exp(logit - peak), and error at the target, (p,) each, of logits (p, V)."""
     numbers = logits.float()
     peak = numbers.amax(1)
@@ -197,15 +198,15 @@ def _of_rows(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     return losses, peak, log_sum, torch.expm1(-losses)
 
 
-def _errors_in_place(logits: Tensor, target: Tensor, peak: Tensor, log_sum: Tensor, of_target: Tensor) -> None:
-    """Turn logits (p, V) into probabilities less one at the target, from :func:`_of_rows`.
+def _errors_in_place(logits: Tensor, target: Tensor, peak: Tensor, log_sum: Tensor, target_error: Tensor) -> None:
+    """Turn logits (p, V) into probabilities less one at the target, from :func:`_row_statistics`.
 
     For a GPU, where writing the targets afterwards takes launches. On a CPU it takes a fifth longer than that. It is
     compiled apart from what it starts from, which would otherwise be computed again for every number.
     """
     probabilities = ((logits.float() - peak[:, None]) - log_sum[:, None]).exp()
     is_target = torch.arange(logits.shape[1], device=logits.device) == target[:, None]  # (p, V)
-    logits.copy_(torch.where(is_target, of_target[:, None], probabilities))
+    logits.copy_(torch.where(is_target, target_error[:, None], probabilities))
 
 
 def _rows_at_once(
@@ -214,10 +215,10 @@ def _rows_at_once(
     """Rows of a softmax, and rows of a product for the gradient of the weight, of ``n_rows`` in all.
 
     On a CPU the softmax reads what is still in cache, while a product in bf16 costs a pass over the gradient in
-    float32, so there are fewer of them. On a GPU the fewest launches are the fastest.
+    float32, so there are fewer of them. On a GPU few launches are fast.
     """
     if device.type != "cpu":
-        chunk_rows = max(1, min(chunk_rows * GPU_CHUNKS, n_rows))
+        chunk_rows = max(1, min(chunk_rows * GPU_CHUNK_FACTOR, n_rows))
         return chunk_rows, chunk_rows
     chunk_rows = min(chunk_rows, n_rows)
     is_float32 = dtype == torch.float32

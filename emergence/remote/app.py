@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import modal
 
-from emergence.errors import STOPPED, EmergenceError
+from emergence.errors import STOPPED, EmergenceError, GpuFailedError
 from emergence.experiment.run_directory import STATS_FILE
 from emergence.plain import plain
 from emergence.remote import container, locks
@@ -267,6 +267,8 @@ def heartbeat(job: Mapping[str, Any], account: Account) -> str | None:
 
 def _end_of(run_id: str, account: Account, attempt: Attempt, error: Exception, *, interrupted: bool) -> BaseException:
     """What an attempt that ``error`` ended is to raise: an error that ends the run, or one that Modal tries again."""
+    if isinstance(error, GpuFailedError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # a crash like others: the next container has another GPU
     if not attempt.hung:
         account.last = f"{type(error).__name__}: {error}"
     stopped = isinstance(error, EmergenceError) and error.exit_code == STOPPED

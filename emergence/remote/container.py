@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emergence.data.cache import share_with
-from emergence.errors import DataError, EmergenceError, RunDirectoryError
+from emergence.errors import DataError, EmergenceError, GpuFailedError, RunDirectoryError
 from emergence.experiment import source_commit
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.files import TEMPORARY_SUFFIX, name_within
@@ -274,6 +274,8 @@ def work(job_file: Path) -> int:
     share_with(VolumeCache(CACHE, DATA / "cache"))
     try:
         run_in_process(json.loads(job_file.read_text(encoding="utf-8")), (WORK / "stop").exists)
+    except GpuFailedError:
+        raise  # a crash, which is tried again
     except EmergenceError as error:
         answer = json.dumps({"message": str(error), "exit_code": error.exit_code})
         (WORK / "error.json").write_text(answer, encoding="utf-8")

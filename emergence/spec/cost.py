@@ -19,7 +19,13 @@ from emergence.errors import ConfigError, UsageError
 from emergence.spec.adapters import lora_rank
 from emergence.spec.config import config_path
 from emergence.spec.experiment import ExperimentSpec
-from emergence.spec.gpu_time import Gpu, finetuning_seconds, operations_seconds, pretraining_seconds
+from emergence.spec.gpu_time import (
+    MEASURED_GPUS,
+    Gpu,
+    finetuning_seconds,
+    operations_seconds,
+    pretraining_seconds,
+)
 from emergence.spec.model_size import count_parameters, embedding_rows
 from emergence.spec.published import is_directory
 from emergence.spec.workload import Workload, questions_of, workload_of
@@ -135,6 +141,7 @@ class Plan:
             return f"not known; ${self.dollars_per_hour:.2f} an hour with the container; --max-cost ends the run there"
         about = [] if self.utilisation is None else [f"at {_percent(self.utilisation)} of the GPU's peak"]
         about += ["probes as on a CPU core"] if self.spec.freeze_llm else []
+        about += [] if self.gpu.name in MEASURED_GPUS else ["from its data sheet"]
         return f"{self.hours:.1f} hours, ${self.dollars:.2f}" + (f" ({', '.join(about)})" if about else "")
 
 
@@ -244,15 +251,14 @@ def plan_experiment(spec: ExperimentSpec, gpu: str | None = None, trunk: str | N
 
 
 def _gpu_seconds(spec: ExperimentSpec, work: Workload, gpu: Gpu) -> float:
-    """Seconds of training, or of the one pass of a published model or a frozen trunk."""
+    """Seconds of training, or of a published model's one pass. The one of a frozen trunk counts as an epoch of it."""
     if spec.model:
         return operations_seconds(work.flop, gpu)
     model, config = spec.config.model, spec.config
     tokens = work.finetune_tokens + work.search_tokens
-    batches = tokens / (config.finetune.batch_size * questions_of(spec)[1]) if tokens else 0.0
-    return pretraining_seconds(model, config.pretrain, work.pretrain_tokens, gpu) + finetuning_seconds(
-        model, tokens, batches, gpu
-    )
+    updates = tokens / (config.finetune.batch_size * questions_of(spec)[1]) if tokens else 0.0
+    pretraining = pretraining_seconds(model, config.pretrain, work.pretrain_tokens, gpu)
+    return pretraining + finetuning_seconds(model, tokens, updates, gpu)
 
 
 def _size_of(spec: ExperimentSpec, work: Workload) -> tuple[int | None, int | None]:

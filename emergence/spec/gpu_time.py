@@ -1,13 +1,13 @@
 """How long a GPU takes, from what its data sheet says and what was measured on one.
 
-An update of pretraining is a sum: its floating-point operations at the peak, the bytes that it moves at the memory's
-speed, and its launches. The three factors were fitted to seven shapes, 2x128 to ``medium``, on one H100, and the sum is
-within a tenth of every one of them (docs/methods.md#cost). Other GPUs are foretold from their data sheets. Standard
-library only.
+A pass of pretraining takes its floating-point operations at the peak, the bytes that it moves at the memory's speed,
+and its launches. Two factors and a time were fitted to seven shapes, 2x128 to ``medium``, on one H100, and are within
+a tenth of what each took (docs/methods.md#cost). Other GPUs are foretold from their data sheets. Standard library only.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from emergence.spec.config import ModelConfig, PretrainConfig
@@ -18,21 +18,34 @@ from emergence.spec.model_size import (
     training_memory_bytes,
 )
 
+#: The others' estimates follow from their data sheets alone.
+MEASURED_GPUS = ("H100", "H100!")
+#: One GPU that holds the whole batch replays updates of fewer floating-point operations as CUDA graphs.
+REPLAY_BELOW_FLOPS = 5e12
 #: How many times as long as at the data sheet's peak and speed.
 OPERATIONS_FACTOR, TRAFFIC_FACTOR = 1.5, 2.65
-#: Seconds of a pass for every block, and for two more, that are not computing: replayed or compiled, and launched one
-#: by one from Python, as finetuning is.
-COMPILED_SECONDS, EAGER_SECONDS = 2.2e-4, 3.5e-3
-#: Numbers of two bytes that a pass moves for every token, block and unit of width; and bytes for every token and row of
-#: the vocabulary, whose logits are written twice and read four times.
-_MOVED, _MOVED_BY_HEAD = 60, 12
+#: Seconds of a pass besides, for every block and two more.
+PASS_SECONDS = 2.2e-4
+#: The same for its launches from Python where it is not replayed, which hide behind computing: as on the machine of
+#: that H100, read off ``tiny`` and ``small``.
+LAUNCH_SECONDS = 1.6e-3
+#: Seconds of an update of finetuning: 0.094 and 0.107 at 2x128 and 4x256 there, which computed 1% of them.
+FINETUNING_UPDATE_SECONDS = 0.1
+#: How many times as long computing takes that is not compiled: 1.7 and 2.1 times at 2x128 and 4x256.
+UNCOMPILED_FACTOR = 2.0
+#: ``compile = auto`` compiles on a GPU when a run has more floating-point operations than this. Compiling took half a
+#: minute beside that H100, where it pays from 1e15 to 3e15 on; on slower GPUs it does earlier.
+COMPILE_ABOVE_FLOPS = 1e15
+#: Bytes that a pass moves for every token, block and unit of width, and for every token and row of the vocabulary,
+#: whose logits of two bytes are written twice and read four times.
+_BYTES_OF_BLOCK, _BYTES_OF_HEAD = 120, 12
 #: Each further device adds this share of the first one's speed, because gradients have to be exchanged.
 EXTRA_DEVICE = 0.8
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One line of the price table, times a count. Peak, speed and size of the memory are those of one."""
+    """One line of the price table, times a count. Price, peak, speed and size of the memory are those of one."""
 
     name: str
     count: int
@@ -49,32 +62,40 @@ class Gpu:
 def pretraining_seconds(model: ModelConfig, pretrain: PretrainConfig, tokens: int, gpu: Gpu) -> float:
     """Seconds of pretraining on ``tokens`` tokens, evaluations and checkpoints not counted."""
     rows = embedding_rows(model.vocab_size)
-    micro_batch = _micro_batch(model, pretrain, rows, gpu)
-    passes = tokens / (micro_batch * model.sequence_length)
-    head = _MOVED_BY_HEAD * rows * tokens
-    seconds = _seconds(model, tokens * training_flops_per_token(model, rows), tokens, head, gpu)
-    return (seconds + COMPILED_SECONDS * (model.n_layers + 2) * passes) / (1 + EXTRA_DEVICE * (gpu.count - 1))
+    of_update = training_flops_per_token(model, rows) * pretrain.batch_size * model.sequence_length
+    batch = math.ceil(pretrain.batch_size / gpu.count)  # of one device
+    micro_batch = _micro_batch(model, pretrain, batch, rows, gpu)
+    replayed = gpu.count == 1 and micro_batch == batch and pretrain.compile != "off" and of_update < REPLAY_BELOW_FLOPS
+    passes = math.ceil(batch / micro_batch) * tokens / (pretrain.batch_size * model.sequence_length)
+    flop = tokens * training_flops_per_token(model, rows)
+    computed = _computing(model, flop, tokens, _BYTES_OF_HEAD * rows, gpu)
+    if not (flop / gpu.count > COMPILE_ABOVE_FLOPS if pretrain.compile == "auto" else pretrain.compile == "on"):
+        computed *= UNCOMPILED_FACTOR
+    computed = computed / (1 + EXTRA_DEVICE * (gpu.count - 1)) + PASS_SECONDS * (model.n_layers + 2) * passes
+    launches = LAUNCH_SECONDS * (model.n_layers + 2) * passes
+    return computed if replayed else max(computed, launches)
 
 
 def finetuning_seconds(model: ModelConfig, tokens: int, updates: float, gpu: Gpu) -> float:
     """Seconds of so many updates of finetuning on ``tokens`` tokens in all, on one GPU."""
     flop = 6.0 * tokens * count_parameters(model, embedding_rows(model.vocab_size)).non_embedding
-    return _seconds(model, flop, tokens, 0, gpu) + EAGER_SECONDS * (model.n_layers + 2) * updates
+    return max(_computing(model, flop, tokens, 0, gpu), FINETUNING_UPDATE_SECONDS * updates)
 
 
 def operations_seconds(flop: float, gpu: Gpu) -> float:
-    """Seconds of matrix products alone, of a model whose shape nobody knows."""
+    """Seconds of matrix products alone, on one GPU: of a model whose shape nobody knows."""
     return OPERATIONS_FACTOR * flop / (gpu.tflops * 1e12)
 
 
-def _seconds(model: ModelConfig, flop: float, tokens: int, moved: int, gpu: Gpu) -> float:
-    moved += 2 * _MOVED * model.n_layers * model.hidden_size * tokens
+def _computing(model: ModelConfig, flop: float, tokens: int, bytes_of_head: int, gpu: Gpu) -> float:
+    """Seconds on one GPU of so many operations on ``tokens`` tokens, whose head moves ``bytes_of_head`` for each."""
+    moved = tokens * (_BYTES_OF_BLOCK * model.n_layers * model.hidden_size + bytes_of_head)
     return operations_seconds(flop, gpu) + TRAFFIC_FACTOR * moved / (gpu.terabytes_per_second * 1e12)
 
 
-def _micro_batch(model: ModelConfig, pretrain: PretrainConfig, rows: int, gpu: Gpu) -> int:
-    """Sequences of a pass: the batch, halved until it should fit."""
-    size = pretrain.micro_batch_size or pretrain.batch_size
-    while size > 1 and training_memory_bytes(model, rows, pretrain, size, "bf16") > gpu.memory_gigabytes * 1e9:
+def _micro_batch(model: ModelConfig, pretrain: PretrainConfig, batch: int, rows: int, gpu: Gpu) -> int:
+    """Sequences of a pass: those of the device's batch, halved until they should fit its memory."""
+    size, room = min(pretrain.micro_batch_size or batch, batch), gpu.memory_gigabytes * 1e9
+    while size > 1 and training_memory_bytes(model, rows, pretrain, size, "bf16", on_gpu=True) > room:
         size = -(-size // 2)
     return size

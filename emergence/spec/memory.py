@@ -82,8 +82,8 @@ def _pretraining(spec: ExperimentSpec, *, on_gpu: bool) -> MemoryNeed:
     micro = min(micro, pretrain.batch_size)
     rows = embedding_rows(model.vocab_size)
     precision = "bf16" if on_gpu else "fp32"
-    total = training_memory_bytes(model, rows, pretrain, micro, precision)
-    at_rest = training_memory_bytes(model, rows, pretrain, 0, precision)
+    total = training_memory_bytes(model, rows, pretrain, micro, precision, on_gpu=on_gpu)
+    at_rest = training_memory_bytes(model, rows, pretrain, 0, precision, on_gpu=on_gpu)
     batch = 8 * pretrain.batch_size * (model.sequence_length + 1)  # token ids of one step
     cure = "a smaller --config-name, fewer model.n_layers, or a smaller pretrain.batch_size or micro_batch_size"
     return MemoryNeed("pretraining", at_rest, total - at_rest + batch, cure)

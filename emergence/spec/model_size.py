@@ -17,6 +17,9 @@ _ROWS_AT_ONCE = 64
 #: Tokens of one micro-batch on a CPU. More would be no faster and take more memory. The number is fixed, so that
 #: results do not depend on the machine.
 CPU_MICRO_BATCH_TOKENS = 2_048
+#: A GPU computes so many times ``loss_chunk_rows`` rows of the vocabulary head at once, because launches cost it time
+#: and its memory is large (docs/speed.md#on-an-h100).
+GPU_CHUNK_FACTOR = 16
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,18 @@ def activation_bytes_per_token(config: ModelConfig, precision: str = "fp32") -> 
 
 
 def training_memory_bytes(
-    config: ModelConfig, vocab_rows: int, pretrain: PretrainConfig, micro_batch_size: int, precision: str = "fp32"
-) -> int:
-    """Estimated memory of pretraining on one device: weights, gradients, optimiser, activations, head chunk."""
+    config: ModelConfig, vocab_rows: int, pretrain: PretrainConfig, micro_batch_size: int, precision: str = "fp32",
+    *, on_gpu: bool = False,
+) -> int:  # fmt: skip
+    """Estimated bytes of pretraining on one device: weights, gradients, optimiser, activations, head chunk."""
     counts = count_parameters(config, vocab_rows)
     matrices = config.n_layers * (4 + 2 * config.mlp_ratio) * config.hidden_size**2
     state_values = 2 * counts.total - (matrices if pretrain.optimizer == "muon" else 0)
     # Weights and gradients of the vocabulary head exist once more while the loss is computed.
     weights = 4 * (2 * counts.total + state_values + 2 * vocab_rows * config.hidden_size)
     activations = micro_batch_size * config.sequence_length * activation_bytes_per_token(config, precision)
-    head = pretrain.loss_chunk_rows * vocab_rows * (4 + BYTES[precision])
+    rows = pretrain.loss_chunk_rows
+    if on_gpu:
+        rows = min(GPU_CHUNK_FACTOR * rows, max(1, micro_batch_size) * config.sequence_length)
+    head = rows * vocab_rows * (4 + BYTES[precision])
     return weights + activations + head

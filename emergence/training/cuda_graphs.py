@@ -1,4 +1,4 @@
-"""Launching again at once what a GPU has done before (CUDA graphs).
+"""Launching together what a GPU did before one by one (CUDA graphs).
 
 A small model's update is hundreds of short kernels, and launching them one by one from Python takes longer than they
 run. A captured graph launches them all together. It does again exactly what was captured: the same kernels, on the same
@@ -19,12 +19,17 @@ WARM_UP_CALLS = 3
 class Replayed:
     """A piece of work on a GPU that is captured after some calls and replayed from then on.
 
-    It is captured on a stream of its own. PyTorch keeps the workspace of matrix products by stream, graphs that were
-    captured on one share it, and it goes with the first of them (pytorch/pytorch#193402). For the same reason
-    ``torch.compile(mode="reduce-overhead")`` must not be used in the same process: it frees the workspaces of all.
+    It is captured on a stream of its own. PyTorch keeps one workspace of matrix products for a stream. Graphs that were
+    captured on the same stream share it, and destroying any of them frees it (pytorch/pytorch#193402). Nor may
+    ``torch.compile(mode="reduce-overhead")`` be used in the same process, which frees the workspaces of all streams.
+    What is allocated during the capture is kept for the graph alone.
 
     Args:
-        work: Reads and writes tensors that stay where they are, and does nothing in Python that counts.
+        work: Reads and writes tensors that stay where they are, and does not wait for the GPU. What it does in Python
+            happens at the first calls and at the capture, but not when it is replayed.
+
+    Raises:
+        RuntimeError: The work does what cannot be captured, at the call after the last of :data:`WARM_UP_CALLS`.
     """
 
     def __init__(self, work: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""How a forward and backward pass is executed: compiled or not, and in how large pieces."""
+"""How the passes of an update are executed: compiled or not, in how large pieces, and replayed on a GPU or not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from emergence.errors import EmergenceError
 from emergence.model import Trunk, linear_cross_entropy
 from emergence.spec.config import PretrainConfig
+from emergence.spec.gpu_time import COMPILE_ABOVE_FLOPS, REPLAY_BELOW_FLOPS
 from emergence.spec.local_time import COMMON_CORE
 from emergence.spec.model_size import CPU_MICRO_BATCH_TOKENS, training_flops_per_token
 from emergence.training.context import Context
@@ -25,13 +26,6 @@ logger = logging.getLogger(__name__)
 
 #: ``compile = auto`` compiles on a CPU when the run would take longer than this (compiling costs most of a minute).
 COMPILE_ABOVE_SECONDS = 1200.0
-#: And on a GPU when it has more floating-point operations than this. Compiling took half a minute beside an H100 and
-#: saved half the time of small models, whose replayed passes ran at 20 to 50 TFLOP/s without it.
-COMPILE_ABOVE_GPU_FLOPS = 5e14
-
-#: Updates of fewer floating-point operations replay CUDA graphs.
-REPLAY_BELOW_FLOPS = 5e12
-
 Forward = Callable[[Tensor], Tensor]
 
 
@@ -54,7 +48,8 @@ class Gradients:
         config: Its ``loss_chunk_rows`` and ``grad_clip`` are used.
         micro_batch: Sequences per pass.
         context: Its device, precision and workers are used.
-        replayed: Whether it replays a CUDA graph (:func:`is_replayed`). Every call must then have as many sequences.
+        replayed: Whether it replays a CUDA graph (:func:`is_replayed`). Every call must then have the same number of
+            sequences, all of the update's.
     """
 
     def __init__(
@@ -74,9 +69,12 @@ class Gradients:
 
         Returns:
             (2,) on the device: this worker's part of the loss, and the norm of all workers' gradients before clipping.
+            A replayed call writes over what the one before returned.
         """
         if self._replayed is None:
             return self._compute(ids, of)
+        if of != len(ids):
+            raise ValueError(f"{len(ids)} of {of} sequences: a replayed update has them all")
         if self._ids is None:
             self._ids = torch.empty_like(ids, device=self._context.device)
         self._ids.copy_(ids)
@@ -152,7 +150,7 @@ def run_once(forward: Forward, trunk: Trunk, batch_size: int, chunk_rows: int, c
     """One forward and backward pass on arbitrary ids, as training will run it."""
     ids = torch.arange(trunk.config.sequence_length + 1, device=context.device) % trunk.vocab_rows  # (T+1,)
     # The ids are copied, not expanded as a view, because the compiler specialises on memory layout.
-    with in_one_order(context.device):  # else all would be compiled again
+    with in_one_order(context.device):  # the compiler guards on it, and would compile all again in training
         step_loss(forward, trunk, ids.repeat(batch_size, 1), chunk_rows, context.precision).backward()
 
 
@@ -199,13 +197,15 @@ def wants_compilation(setting: str, device: torch.device, flops: float) -> bool:
     if setting != "auto":
         return setting == "on"
     if device.type != "cpu":
-        return flops > COMPILE_ABOVE_GPU_FLOPS
+        return flops > COMPILE_ABOVE_FLOPS
     seconds = flops / (COMMON_CORE * torch.get_num_threads())
     return seconds > COMPILE_ABOVE_SECONDS and _has_cpp_compiler()
 
 
 def is_replayed(trunk: Trunk, setting: str, batch_size: int, micro_batch: int, context: Context) -> bool:
-    """Whether updates replay CUDA graphs: on one GPU that holds the batch, where launching takes longer than computing.
+    """Whether updates replay CUDA graphs: on one GPU that holds the whole batch, where launching takes long.
+
+    A larger update gains little, and its graph holds on to the memory of a pass.
 
     Args:
         setting: ``compile``, which must not be off.

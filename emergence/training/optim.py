@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[nn.Parameter],
-        lr: float,
+        lr: float | Tensor,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         warmup: int = 0,
@@ -76,19 +76,19 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is not None:
                     by_shape[(min(weight.shape), max(weight.shape))].append(weight)
             for weights in by_shape.values():
-                # Tall and wide matrices of the same sides go together, lying.
+                # Tall and wide matrices of the same sides go together, all of them wide.
                 is_tall = [weight.shape[0] > weight.shape[1] for weight in weights]
-                means = self._mean_gradients(weights, momentum)
-                lying = torch.stack([mean.mT if tall else mean for mean, tall in zip(means, is_tall, strict=True)])
-                moves = orthogonalise(lying) * -group["lr"]  # (N, A, B)
-                updates = [move.mT if tall else move for move, tall in zip(moves, is_tall, strict=True)]
-                torch._foreach_mul_(updates, [math.sqrt(max(1.0, w.shape[0] / w.shape[1])) for w in weights])
+                momenta = self._nesterov_momenta(weights, momentum)
+                wide = torch.stack([one.mT if tall else one for one, tall in zip(momenta, is_tall, strict=True)])
+                moves = orthogonalise(wide) * -group["lr"]  # (N, short side, long side)
+                steps = [move.mT if tall else move for move, tall in zip(moves, is_tall, strict=True)]
+                torch._foreach_mul_(steps, [math.sqrt(max(1.0, w.shape[0] / w.shape[1])) for w in weights])
                 if group["weight_decay"]:
                     torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(weights, updates)
+                torch._foreach_add_(weights, steps)
 
-    def _mean_gradients(self, weights: list[Tensor], momentum: float) -> list[Tensor]:
-        """Nesterov momentum (A, B) of each, after taking in the gradients."""
+    def _nesterov_momenta(self, weights: list[Tensor], momentum: float) -> list[Tensor]:
+        """Nesterov momentum of each, of its shape, after taking in the gradients."""
         for weight in weights:
             if "momentum_buffer" not in self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)

@@ -30,7 +30,13 @@ from modal._traceback import append_modal_tb, extract_traceback
 from emergence.commands.sweep import status_text
 from emergence.data import cache
 from emergence.data.cache import find
-from emergence.errors import DataError, EmergenceError, RunDirectoryError
+from emergence.errors import (
+    DataError,
+    EmergenceError,
+    GpuFailedError,
+    RunDirectoryError,
+    machine_errors_in_one_line,
+)
 from emergence.experiment import locks as run_locks
 from emergence.experiment.inputs import find_matching_trunk, read_inputs
 from emergence.experiment.store import RunStore
@@ -247,6 +253,37 @@ def test_a_crash_at_the_same_step_ends_after_three_attempts(world: World) -> Non
 
     reserve("RUN", "fc-me")  # the next launch begins to count anew
     assert attempts_until_the_end(world)[0] == 3
+
+
+def test_a_gpu_that_fails_is_tried_again_in_another_container(world: World, tmp_path: Path) -> None:
+    reserve("RUN", "fc-me")
+
+    def fails(*_: Any) -> None:
+        checkpoint(5)
+        with machine_errors_in_one_line():
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    world.run = fails
+    number, answer = attempts_until_the_end(world)
+    assert number == 4 and "RuntimeError: CUDA error" in answer["error"]
+
+
+def test_a_worker_whose_gpu_fails_has_crashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "WORK", tmp_path)
+    monkeypatch.setattr(container, "share_with", lambda _: None)
+    (tmp_path / "job.json").write_text("{}", encoding="utf-8")
+    for error, ends in ((GpuFailedError("the GPU failed"), None), (EmergenceError("a user error"), 1)):
+
+        def fails(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(container, "run_in_process", fails)
+        if ends is None:
+            with pytest.raises(GpuFailedError):
+                container.work(tmp_path / "job.json")
+            assert not (tmp_path / "error.json").exists()
+        else:
+            assert container.work(tmp_path / "job.json") == ends
 
 
 @pytest.mark.parametrize("how", ["rewinds", "same step, later file", "finished phase", "killed", "time limit"])

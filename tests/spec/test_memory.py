@@ -27,7 +27,12 @@ TOO_LARGE = (
     ("model.hidden_size=16384", "model.n_heads=64", "model.n_layers=48"),
     ("pretrain.batch_size=65536", "pretrain.micro_batch_size=65536"),
     ("model.sequence_length=32768", "pretrain.micro_batch_size=512", "pretrain.batch_size=512"),
-    ("pretrain.loss_chunk_rows=1048576", "model.vocab_size=65535"),
+    (
+        "pretrain.loss_chunk_rows=1048576",
+        "model.vocab_size=65535",
+        "pretrain.micro_batch_size=512",
+        "pretrain.batch_size=512",
+    ),
 )
 
 
