@@ -113,6 +113,8 @@ class Operations(TorchDispatchMode):
 class _Graph:
     """A CUDA graph: operations, and the tensors they were captured with, which are all that a replay knows."""
 
+    stream: object  # that it was captured on
+
     def __init__(self) -> None:
         self._captured: list[tuple[Any, Any, Any, Any]] = []
         self._storages: set[int] = set()
@@ -168,6 +170,7 @@ class _Capture(TorchDispatchMode):
 
 @contextlib.contextmanager
 def _captured(graph: _Graph, stream: object) -> Iterator[None]:
+    graph.stream = stream
     with _Capture(graph):
         yield
     graph.undo()

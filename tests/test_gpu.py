@@ -24,6 +24,7 @@ import torch
 from emergence.answering.features import LayerFeatures
 from emergence.answering.probe_data import ProbeData
 from emergence.answering.probe_fitting import SpanObjective
+from emergence.data.stream import TokenStream
 from emergence.errors import EmergenceError
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
@@ -33,11 +34,12 @@ from emergence.model.dropout import ResidualDropout
 from emergence.model.losses import token_losses
 from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training import execution
-from emergence.training.checkpoint import load_weights
+from emergence.training.checkpoint import Checkpointer, load_weights
 from emergence.training.context import Context
-from emergence.training.cuda_graphs import Replayed
+from emergence.training.cuda_graphs import WARM_UP_CALLS, Replayed
 from emergence.training.execution import Gradients
 from emergence.training.optim import build_optimizers
+from emergence.training.pretrain import pretrain
 from emergence.training.recording import StopRequested
 from tests.pretend_gpu import pretend_gpu
 from tests.small_runs import run_small, small_spec, trunk_flags
@@ -187,7 +189,61 @@ def test_no_two_graphs_share_a_stream() -> None:
         for graph, one in zip(graphs, sums, strict=True):
             graph()
             assert one.tolist() == [calls, calls]
-    assert graphs[0]._graph is not None and graphs[0]._stream != graphs[1]._stream
+    assert graphs[0]._stream != graphs[1]._stream
+    if not IS_REAL:
+        assert [graph._graph.stream for graph in graphs] == [graph._stream for graph in graphs]  # type: ignore[union-attr]
+
+
+def test_an_update_whose_momentum_warms_up_is_not_replayed() -> None:
+    trunk = _trunk().to(CUDA)
+    before = {}
+    for replayed in (False, True):
+        other = copy.deepcopy(trunk)
+        optimizers = build_optimizers(other, PretrainConfig(samples_per_epoch=1, batch_size=3, muon_momentum_warmup=9))
+        if replayed:
+            optimizers.replay()
+        for step in range(8):
+            for number, weight in enumerate(other.parameters()):
+                generator = torch.Generator().manual_seed(100 * step + number)
+                weight.grad = torch.randn(weight.shape, generator=generator).to(CUDA)
+            optimizers.step()
+        before[replayed] = [weight.detach().cpu() for weight in other.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before[False], before[True], strict=True))
+
+
+def test_a_graph_takes_optimisers_that_can_be_captured() -> None:
+    """PyTorch refuses others in a capture, on a real GPU alone."""
+    groups = [group for one in build_optimizers(_trunk().to(CUDA), _PRETRAIN)._optimizers for group in one.param_groups]
+    assert [group["capturable"] for group in groups if "capturable" in group] == [True, True]
+    assert all(group["lr"].device.type == "cuda" for group in groups)
+    assert torch.zeros(1, device=CUDA).add_(1).item() == 1
+
+
+def test_a_trunk_that_moves_takes_its_angles_along() -> None:
+    trunk, ids = _trunk(), torch.zeros(1, 5, dtype=torch.int64)
+    here = trunk(ids)
+    assert torch.allclose(trunk.to(CUDA)(ids.to(CUDA)).cpu(), here, atol=1e-4)
+
+
+def test_small_updates_of_pretraining_are_replayed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replays: list[object] = []
+    real = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), real(graph))[1])
+    stream = TokenStream.from_tokens(np.random.default_rng(0).integers(4, 300, 4000), n_bytes=12_000)
+    results = {}
+    for setting in ("auto", "off"):
+        trunk = _trunk()
+        config = PretrainConfig(
+            samples_per_epoch=24, batch_size=2, epochs=1, compile=setting, step_snapshots=0, checkpoint_every_steps=7
+        )
+        context = Context(device=CUDA, precision="bf16", checkpointer=Checkpointer(folder / f"replayed-{setting}"))
+        pretrain(trunk, stream, stream, config, context, seed=0, save_snapshot=lambda *_: None)
+        results[setting] = [weight.detach().cpu() for weight in trunk.parameters()]
+        if setting == "auto":
+            assert len(set(map(id, replays))) == 2 and len(replays) == 2 * (12 - WARM_UP_CALLS)
+            replays.clear()
+    assert not replays
+    assert all(torch.equal(a, b) for a, b in zip(results["auto"], results["off"], strict=True))
 
 
 def test_a_checkpoint_of_optimisers_is_alike_on_every_device() -> None:

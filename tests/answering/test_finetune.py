@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,24 @@ class Run:
 def stop_at(step: int) -> Callable[[], bool]:
     calls = iter(range(1, 10_000))
     return lambda: next(calls) == step
+
+
+def test_every_pass_is_in_one_order(data: tuple[EncodedQA, EncodedQA], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention on a GPU would add up in any order otherwise, forward in evaluation apart, which has but one."""
+    within = [False]
+
+    @contextmanager
+    def watched(device: torch.device) -> Iterator[None]:
+        within[0] = True
+        yield
+        within[0] = False
+
+    backward = torch.Tensor.backward
+    seen: list[bool] = []
+    monkeypatch.setattr("emergence.answering.finetune.in_one_order", watched)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: (seen.append(within[0]), backward(loss))[1])
+    Run(data, replace(CONFIG, epochs=1))()
+    assert seen and all(seen)
 
 
 def test_it_learns_to_answer_by_the_predicate(data: tuple[EncodedQA, EncodedQA]) -> None:

@@ -19,8 +19,10 @@ from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.finiteness import NonFiniteLossError
+from emergence.training.optim import Optimizers
 from emergence.training.pretrain import PretrainResult, pretrain
 from emergence.training.recording import StopRequested
+from emergence.training.schedule import learning_rate_factor
 from tests.memory_recorder import MemoryRecorder
 
 MODEL = ModelConfig(n_layers=1, hidden_size=16, n_heads=2, sequence_length=16)
@@ -94,6 +96,18 @@ def after(calls: int) -> Callable[[], bool]:
         return left[0] < 0
 
     return asked
+
+
+def test_every_update_has_the_rate_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    real = Optimizers.step
+    monkeypatch.setattr(
+        Optimizers, "step", lambda self: (rates.append(self._optimizers[0].param_groups[0]["lr"]), real(self))[1]
+    )
+    lab = Lab(tmp_path)
+    lab.start()
+    expected = [lab.config.adamw_lr * learning_rate_factor(step, lab.config, 24) for step in range(24)]
+    assert rates == pytest.approx(expected) and len(set(rates)) > 3
 
 
 def assert_same(one: Lab, other: Lab) -> None:
