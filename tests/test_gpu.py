@@ -152,6 +152,9 @@ def test_gradients_have_the_same_bits_every_time(replayed: bool) -> None:
         result = gradients(ids, of=8).clone()
         found.append([result, *(weight.grad.clone() for weight in trunk.parameters() if weight.grad is not None)])
     assert len(found[0]) == 1 + len(list(trunk.parameters()))
+    if replayed:
+        with pytest.raises(ValueError, match="8 of 9 sequences"):
+            gradients(ids, of=9)
     assert all(torch.equal(a, b) for one in found[1:] for a, b in zip(one, found[0], strict=True))
 
 
