@@ -8,9 +8,11 @@ with torch.
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import math
 import shutil
+import weakref
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -187,10 +189,10 @@ def test_replayed_updates_are_the_same_and_go_on_from_a_checkpoint() -> None:
 def test_no_two_graphs_share_a_stream() -> None:
     """PyTorch would free the workspace of one with the other (pytorch/pytorch#193402)."""
     sums = [torch.zeros(2, device=CUDA) for _ in range(2)]
-    graphs = [Replayed(lambda one=one: one.add_(1)) for one in sums]  # type: ignore[misc]
+    graphs = [Replayed(), Replayed()]
     for calls in range(1, 8):
         for graph, one in zip(graphs, sums, strict=True):
-            graph()
+            graph(lambda one=one: one.add_(1))  # type: ignore[misc]
             assert one.tolist() == [calls, calls]
     assert graphs[0]._stream != graphs[1]._stream
     if not IS_REAL:
@@ -212,6 +214,27 @@ def test_an_update_whose_momentum_warms_up_is_not_replayed() -> None:
             optimizers.step()
         before[replayed] = [weight.detach().cpu() for weight in other.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before[False], before[True], strict=True))
+
+
+def test_graphs_go_with_what_they_are_of() -> None:
+    """Their memory is that of a pass, which finetuning needs next."""
+    trunk, config = _trunk().to(CUDA), PretrainConfig(samples_per_epoch=1, batch_size=3)
+    gradients = Gradients(trunk, trunk, config, 3, Context(device=CUDA, precision="fp32"), replayed=True)
+    optimizers = build_optimizers(trunk, config)
+    optimizers.replay()
+    for _ in range(WARM_UP_CALLS + 2):
+        gradients(torch.zeros(3, 65, dtype=torch.int64), of=3)
+        optimizers.step()
+        optimizers.zero_grad()
+    assert gradients._replayed is not None and optimizers._replayed is not None
+    graphs = [weakref.ref(one._graph) for one in (gradients._replayed, optimizers._replayed)]  # type: ignore[arg-type]
+    assert None not in [graph() for graph in graphs]
+    gc.disable()
+    try:
+        del gradients, optimizers
+        assert [graph() for graph in graphs] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_graph_takes_optimisers_that_can_be_captured() -> None:

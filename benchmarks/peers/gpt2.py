@@ -99,13 +99,13 @@ def tuned_step(
 def _replayed(update: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
     """The whole update as a CUDA graph, as ours has it; the rate stays as it is."""
     held: list[Tensor] = []
-    replay = Replayed(lambda: update(held[0]))
+    replay = Replayed()
 
     def step(ids: Tensor) -> None:
         if not held:
             held.append(torch.empty_like(ids))
         held[0].copy_(ids)
-        replay()
+        replay(lambda: update(held[0]))
 
     return step
 

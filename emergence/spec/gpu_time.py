@@ -33,6 +33,9 @@ LAUNCH_SECONDS = 1.6e-3
 FINETUNING_UPDATE_SECONDS = 0.1
 #: How many times as long computing takes that is not compiled: 1.7 and 2.1 times at 2x128 and 4x256.
 UNCOMPILED_FACTOR = 2.0
+#: How many times as long matrix products take in float32, and as many bytes are moved, on GPUs that have bf16.
+FLOAT32_FACTORS = (8.0, 2.0)
+WITHOUT_BF16 = ("T4",)
 #: ``compile = auto`` compiles on a GPU when a run has more floating-point operations than this. Compiling took half a
 #: minute beside that H100, where it pays from 1e15 to 3e15 on; on slower GPUs it does earlier.
 COMPILE_ABOVE_FLOPS = 1e15
@@ -68,7 +71,10 @@ def pretraining_seconds(model: ModelConfig, pretrain: PretrainConfig, tokens: in
     replayed = gpu.count == 1 and micro_batch == batch and pretrain.compile != "off" and of_update < REPLAY_BELOW_FLOPS
     passes = math.ceil(batch / micro_batch) * tokens / (pretrain.batch_size * model.sequence_length)
     flop = tokens * training_flops_per_token(model, rows)
-    computed = _computing(model, flop, tokens, _BYTES_OF_HEAD * rows, gpu)
+    is_float32 = pretrain.precision == "fp32" or gpu.name in WITHOUT_BF16
+    products, traffic = FLOAT32_FACTORS if is_float32 else (1.0, 1.0)
+    products = 1.0 if gpu.name in WITHOUT_BF16 else products
+    computed = _computing(model, products * flop, tokens, _BYTES_OF_HEAD * rows, gpu, traffic)
     if not (flop / gpu.count > COMPILE_ABOVE_FLOPS if pretrain.compile == "auto" else pretrain.compile == "on"):
         computed *= UNCOMPILED_FACTOR
     computed = computed / (1 + EXTRA_DEVICE * (gpu.count - 1)) + PASS_SECONDS * (model.n_layers + 2) * passes
@@ -87,9 +93,15 @@ def operations_seconds(flop: float, gpu: Gpu) -> float:
     return OPERATIONS_FACTOR * flop / (gpu.tflops * 1e12)
 
 
-def _computing(model: ModelConfig, flop: float, tokens: int, bytes_of_head: int, gpu: Gpu) -> float:
-    """Seconds on one GPU of so many operations on ``tokens`` tokens, whose head moves ``bytes_of_head`` for each."""
-    moved = tokens * (_BYTES_OF_BLOCK * model.n_layers * model.hidden_size + bytes_of_head)
+def _computing(
+    model: ModelConfig, flop: float, tokens: int, bytes_of_head: int, gpu: Gpu, traffic: float = 1.0
+) -> float:
+    """Seconds on one GPU of so many operations on ``tokens`` tokens.
+
+    Args:
+        bytes_of_head: What the head moves for each token. traffic: How many times as many bytes all move as in bf16.
+    """
+    moved = traffic * tokens * (_BYTES_OF_BLOCK * model.n_layers * model.hidden_size + bytes_of_head)
     return operations_seconds(flop, gpu) + TRAFFIC_FACTOR * moved / (gpu.terabytes_per_second * 1e12)
 
 

@@ -24,26 +24,31 @@ class Replayed:
     ``torch.compile(mode="reduce-overhead")`` be used in the same process, which frees the workspaces of all streams.
     What is allocated during the capture is kept for the graph alone.
 
-    Args:
-        work: Reads and writes tensors that stay where they are, and does not wait for the GPU. What it does in Python
-            happens at the first calls and at the capture, but not when it is replayed.
-
-    Raises:
-        RuntimeError: The work does what cannot be captured, at the call after the last of :data:`WARM_UP_CALLS`.
+    The memory goes with this object, which therefore does not hold the work: whoever has both would hold on to itself.
     """
 
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work, self._calls = work, 0
+    def __init__(self) -> None:
+        self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._stream = torch.cuda.Stream()
 
-    def __call__(self) -> None:
+    def __call__(self, work: Callable[[], None]) -> None:
+        """Do the work, in one way or the other.
+
+        Args:
+            work: The same every time. It reads and writes tensors that stay where they are, and does not wait for the
+                GPU. What it does in Python happens at the first calls and at the capture, but not when it is replayed.
+
+        Raises:
+            RuntimeError: The work does what cannot be captured, at the call after the last of :data:`WARM_UP_CALLS`.
+        """
         self._calls += 1
         if self._calls <= WARM_UP_CALLS:
-            self._work()
+            work()
             return
         if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=self._stream):
-                self._work()  # nothing is computed yet
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream):
+                work()  # nothing is computed yet
+            self._graph = graph
         self._graph.replay()

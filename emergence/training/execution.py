@@ -58,7 +58,7 @@ class Gradients:
     ) -> None:  # fmt: skip
         self._forward, self._trunk, self._config = forward, trunk, config
         self._micro_batch, self._context = micro_batch, context
-        self._replayed = Replayed(self._of_held_ids) if replayed else None
+        self._replayed = Replayed() if replayed else None
         self._ids: Tensor | None = None
         # Of the last call, and always in the same place once it is captured.
         self._result: Tensor
@@ -78,7 +78,7 @@ class Gradients:
         if self._ids is None:
             self._ids = torch.empty_like(ids, device=self._context.device)
         self._ids.copy_(ids)
-        self._replayed()
+        self._replayed(self._of_held_ids)
         for weight, gradient in zip(self._trunk.parameters(), self._gradients, strict=True):
             weight.grad = gradient
         return self._result

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -71,16 +71,18 @@ class Muon(torch.optim.Optimizer):
             momentum = momentum_after(group["updates"], group["momentum"], group["warmup"])
             if group["warmup"]:  # nothing else asks for it, and what is replayed counts nothing
                 group["updates"] += 1
-            by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+            by_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
-                    by_shape[(min(weight.shape), max(weight.shape))].append(weight)
-            for weights in by_shape.values():
-                # Tall and wide matrices of the same sides go together, all of them wide.
-                is_tall = [weight.shape[0] > weight.shape[1] for weight in weights]
+                    # A GPU has fewer launches where tall and wide matrices of the same sides go together, all of them
+                    # wide. A CPU would wait for the copies.
+                    sides = tuple(weight.shape) if weight.device.type == "cpu" else tuple(sorted(weight.shape))
+                    by_shape[sides].append(weight)
+            for sides, weights in by_shape.items():
+                is_tall = [weight.shape != sides for weight in weights]
                 momenta = self._nesterov_momenta(weights, momentum)
                 wide = torch.stack([one.mT if tall else one for one, tall in zip(momenta, is_tall, strict=True)])
-                moves = orthogonalise(wide) * -group["lr"]  # (N, short side, long side)
+                moves = orthogonalise(wide) * -group["lr"]  # (N, *sides)
                 steps = [move.mT if tall else move for move, tall in zip(moves, is_tall, strict=True)]
                 torch._foreach_mul_(steps, [math.sqrt(max(1.0, w.shape[0] / w.shape[1])) for w in weights])
                 if group["weight_decay"]:
@@ -136,7 +138,7 @@ class Optimizers:
     def __init__(self, optimizers: list[torch.optim.Optimizer], device: torch.device) -> None:
         self._optimizers, self._device = optimizers, device
         self._peaks = [group["lr"] for group in self._groups()]
-        self._step: Callable[[], None] = self._step_each
+        self._replayed: Replayed | None = None
         self._place_rates()
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -164,10 +166,13 @@ class Optimizers:
         An update that depends on more than gradients and rates, which is one of a momentum that warms up, is not.
         """
         if not any(group.get("warmup") for group in self._groups()):
-            self._step = Replayed(self._step_each)
+            self._replayed = Replayed()
 
     def step(self) -> None:
-        self._step()
+        if self._replayed is None:
+            self._step_each()
+        else:
+            self._replayed(self._step_each)
 
     def _step_each(self) -> None:
         for optimizer in self._optimizers:
@@ -192,8 +197,8 @@ class Optimizers:
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(state)
         self._place_rates()
-        if isinstance(self._step, Replayed):
-            self._step = Replayed(self._step_each)  # the state is in another place now
+        if self._replayed is not None:
+            self._replayed = Replayed()  # the state is in another place now
 
 
 def build_optimizers(trunk: Trunk, config: PretrainConfig) -> Optimizers:

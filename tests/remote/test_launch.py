@@ -170,14 +170,15 @@ def test_a_job_is_what_the_containers_read() -> None:
         "timeout": 3600, "dollars_per_hour": plan_experiment(spec).dollars_per_hour, "gpu_gigabytes": 24,
         "source": source_commit(),
     }  # fmt: skip
-    dear = plan_experiment(spec, "H100:2").dollars_per_hour
+    two = plan_experiment(spec, "H100:2")
     assert cell == {
         **one,
         "fresh": False,
         "gpu": "H100:2",
         "gpu_gigabytes": 80,
         "max_containers": 3,
-        "dollars_per_hour": dear,
+        "dollars_per_hour": two.dollars_per_hour,
+        "timeout": two.attempt_seconds,
     }
 
 

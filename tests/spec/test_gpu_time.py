@@ -40,7 +40,13 @@ def test_a_slower_memory_a_lower_peak_and_more_launches_each_take_longer() -> No
 
     assert seconds() < seconds(dataclasses.replace(H100, tflops=100.0))
     assert seconds() < seconds(dataclasses.replace(H100, terabytes_per_second=1.0))
-    assert seconds() < seconds(micro_batch_size=4)
+    assert seconds() < seconds(micro_batch_size=4) and seconds() == seconds(micro_batch_size=10**6)
+    in_float32 = pretraining_seconds(config.model, dataclasses.replace(config.pretrain, precision="fp32"), 10**9, H100)
+    assert in_float32 > 2 * seconds()
+    t4 = find_gpu("T4")
+    assert seconds(t4) == pytest.approx(
+        pretraining_seconds(config.model, dataclasses.replace(config.pretrain, precision="fp32"), 10**9, t4)
+    )
     assert seconds() / 2 < seconds(dataclasses.replace(H100, count=2)), "several are launched one by one"
 
 
