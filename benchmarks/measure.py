@@ -140,18 +140,14 @@ def best_precision(device: torch.device) -> str:
     return resolve_precision("auto", device)
 
 
-def times_at_once(device: torch.device, flops: float) -> int:
-    """How often a piece of work of so many operations is done between two looks at the clock.
+def repeated(work: Work, device: torch.device, flops: float) -> Work:
+    """A piece of work of so many operations, as often as it is done between two looks at the clock.
 
     Looking waits for a GPU to be through, which costs more than a small piece. A CPU does nothing ahead.
     """
     if device.type != "cuda":
-        return 1
-    return max(1, min(_PIECES_AT_ONCE, round(_OPERATIONS / flops)))
-
-
-def repeated(work: Work, times: int) -> Work:
-    """The same so many times over."""
+        return work
+    times = max(1, min(_PIECES_AT_ONCE, round(_OPERATIONS / flops)))
     return lambda: sum(work() for _ in range(times))
 
 
@@ -165,7 +161,7 @@ def gemm(device: torch.device, precision: str, side: int) -> Work:
         torch.mm(left, right, out=out)
         return 2.0 * side**3
 
-    return repeated(multiply, times_at_once(device, 2.0 * side**3))
+    return repeated(multiply, device, 2.0 * side**3)
 
 
 def hottest(work: Callable[[], Any], device: torch.device, top: int = 8) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, hottest, interleaved, repeated, times_at_once
+from benchmarks.measure import Work, best_precision, hottest, interleaved, repeated
 from benchmarks.ours import Pretraining, model_config
 from benchmarks.report import Comparison, Figure, RowResult
 from benchmarks.rows.pretrain import LENGTH, batches, on, precision_notes
@@ -27,8 +27,7 @@ def run(bench: Bench) -> RowResult:
         config = model_config((shape[0], shape[1], shape[2]))
         ours = Pretraining(config, vocab, precision, device, compiled=device.type == "cuda")
         flops[name] = training_flops_per_token(config, vocab)
-        times = times_at_once(device, flops[name] * batch * LENGTH)
-        work[name] = repeated(on(batches(bench, batch), ours.step), times)
+        work[name] = repeated(on(batches(bench, batch), ours.step), device, flops[name] * batch * LENGTH)
     seconds = interleaved(work, bench.repeats, device)
     shares = {
         name: [g * flops[name] / s for g, s in zip(seconds["GEMM"], seconds[name], strict=True)] for name in widths

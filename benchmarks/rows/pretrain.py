@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.marks import against_float32, against_tuned
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio, repeated, times_at_once
+from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio, repeated
 from benchmarks.ours import SHAPES, Pretraining, model_config
 from benchmarks.peers.gpt2 import PlainGPT2, hugging_face_step, tuned_step
 from benchmarks.peers.padded import PaddedTrainer
@@ -46,8 +46,7 @@ def run(bench: Bench, shape_name: str) -> RowResult:
         "GEMM": bench.gemm(),
     }
     flops = training_flops_per_token(config, vocab)
-    times = times_at_once(device, flops * batch * LENGTH)
-    work |= {name: repeated(piece, times) for name, piece in work.items() if name != "GEMM"}
+    work |= {n: repeated(piece, device, flops * batch * LENGTH) for n, piece in work.items() if n != "GEMM"}
     seconds = interleaved(work, bench.repeats, device)
     gemms = seconds.pop("GEMM")
     shares = [g * flops / s for g, s in zip(gemms, seconds["ours"], strict=True)]

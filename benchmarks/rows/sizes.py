@@ -20,7 +20,6 @@ from benchmarks.measure import (
     peak_bytes_above,
     ratio,
     repeated,
-    times_at_once,
 )
 from benchmarks.ours import Pretraining
 from benchmarks.report import Comparison, Figure, RowResult
@@ -80,15 +79,15 @@ def _one(bench: Bench, name: str) -> dict[str, Any]:
         fed()
     memory = _memory(fed, device) / 1e9
     flops = training_flops_per_token(model, vocab)
-    times = times_at_once(device, flops * ids[:, 1:].numel())
+    of_update = flops * ids[:, 1:].numel()
     work: dict[str, Work] = {
-        "fed": repeated(fed, times),
-        "same": repeated(same, times),
+        "fed": repeated(fed, device, of_update),
+        "same": repeated(same, device, of_update),
         "GEMM": bench.gemm(),
     }
     if device.type == "cuda":
         in_any_order = on(batches(bench, settings.batch_size), ours.in_any_order().step)
-        work["in any order"] = repeated(in_any_order, times)
+        work["in any order"] = repeated(in_any_order, device, of_update)
     seconds = interleaved(work, bench.repeats, device)
     share = statistics.median(g * flops / s for g, s in zip(seconds["GEMM"], seconds["fed"], strict=True))
     kind = "memory in all" if device.type == "cuda" else "memory of an update"

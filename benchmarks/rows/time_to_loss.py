@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.drawing import saved_canvas
 from benchmarks.marks import kind_of, kind_of_result
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, hottest, interleaved, repeated, times_at_once
+from benchmarks.measure import Work, best_precision, hottest, interleaved, repeated
 from benchmarks.ours import Pretraining
 from benchmarks.peers import gpt2
 from benchmarks.report import Comparison, Figure, RowResult, number
@@ -280,10 +280,9 @@ def _seconds(bench: Bench, parties: Parties) -> tuple[Mapping[str, list[float]],
     peer = gpt2.tuned_step(net, precision, compiled, device)
     batches = parties.text.batches(0)
     flops = BATCH * parties.text.length * training_flops_per_token(model, parties.vocab)
-    times = times_at_once(device, flops)
     work: dict[str, Work] = {
-        "ours": repeated(on(batches, ours.step), times),
-        "peer": repeated(on(batches, peer), times),
+        "ours": repeated(on(batches, ours.step), device, flops),
+        "peer": repeated(on(batches, peer), device, flops),
         "GEMM": bench.gemm(),
     }
     return interleaved(work, bench.repeats, device), hottest(work["ours"], device)

@@ -14,6 +14,7 @@ from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.spec.model_size import (
     count_parameters,
     embedding_rows,
+    halve_until,
     training_flops_per_token,
     training_memory_bytes,
 )
@@ -65,21 +66,42 @@ class Gpu:
 def pretraining_seconds(model: ModelConfig, pretrain: PretrainConfig, tokens: int, gpu: Gpu) -> float:
     """Seconds of pretraining on ``tokens`` tokens, evaluations and checkpoints not counted."""
     rows = embedding_rows(model.vocab_size)
-    of_update = training_flops_per_token(model, rows) * pretrain.batch_size * model.sequence_length
     batch = math.ceil(pretrain.batch_size / gpu.count)  # of one device
     micro_batch = _micro_batch(model, pretrain, batch, rows, gpu)
-    replayed = gpu.count == 1 and micro_batch == batch and pretrain.compile != "off" and of_update < REPLAY_BELOW_FLOPS
     passes = math.ceil(batch / micro_batch) * tokens / (pretrain.batch_size * model.sequence_length)
+    replayed = gpu.count == 1 and gpu_replays(pretrain.compile, model, rows, batch, micro_batch)
     flop = tokens * training_flops_per_token(model, rows)
-    is_float32 = pretrain.precision == "fp32" or gpu.name in WITHOUT_BF16
-    products, traffic = FLOAT32_FACTORS if is_float32 else (1.0, 1.0)
-    products = 1.0 if gpu.name in WITHOUT_BF16 else products
-    computed = _computing(model, products * flop, tokens, _BYTES_OF_HEAD * rows, gpu, traffic)
-    if not (flop / gpu.count > COMPILE_ABOVE_FLOPS if pretrain.compile == "auto" else pretrain.compile == "on"):
+    has_bf16 = gpu.name not in WITHOUT_BF16
+    of_products, of_traffic = (1.0, 1.0) if has_bf16 and pretrain.precision != "fp32" else FLOAT32_FACTORS
+    of_products = of_products if has_bf16 else 1.0  # its peak is that of float32
+    computed = _computing(model, of_products * flop, tokens, _BYTES_OF_HEAD * rows, gpu, of_traffic)
+    if not gpu_compiles(pretrain.compile, flop / gpu.count):
         computed *= UNCOMPILED_FACTOR
     computed = computed / (1 + EXTRA_DEVICE * (gpu.count - 1)) + PASS_SECONDS * (model.n_layers + 2) * passes
     launches = LAUNCH_SECONDS * (model.n_layers + 2) * passes
     return computed if replayed else max(computed, launches)
+
+
+def gpu_compiles(setting: str, flops: float) -> bool:
+    """Whether a GPU compiles a run of which it computes so many floating-point operations.
+
+    Args:
+        setting: ``pretrain.compile``.
+    """
+    return flops > COMPILE_ABOVE_FLOPS if setting == "auto" else setting == "on"
+
+
+def gpu_replays(setting: str, model: ModelConfig, vocab_rows: int, batch_size: int, micro_batch: int) -> bool:
+    """Whether a GPU that is alone replays updates: it holds the whole batch, and launching it takes long.
+
+    A larger update gains little, and its graph holds on to the memory of a pass.
+
+    Args:
+        setting: ``pretrain.compile``, which must not be off.
+        batch_size: Sequences of an update. micro_batch: Of a pass.
+    """
+    flops = batch_size * model.sequence_length * training_flops_per_token(model, vocab_rows)
+    return setting != "off" and micro_batch >= batch_size and flops < REPLAY_BELOW_FLOPS
 
 
 def finetuning_seconds(model: ModelConfig, tokens: int, updates: float, gpu: Gpu) -> float:
@@ -107,7 +129,9 @@ def _computing(
 
 def _micro_batch(model: ModelConfig, pretrain: PretrainConfig, batch: int, rows: int, gpu: Gpu) -> int:
     """Sequences of a pass: those of the device's batch, halved until they should fit its memory."""
-    size, room = min(pretrain.micro_batch_size or batch, batch), gpu.memory_gigabytes * 1e9
-    while size > 1 and training_memory_bytes(model, rows, pretrain, size, "bf16", on_gpu=True) > room:
-        size = -(-size // 2)
-    return size
+
+    def fits(size: int) -> bool:
+        needed = training_memory_bytes(model, rows, pretrain, size, "bf16", on_gpu=True)
+        return needed <= gpu.memory_gigabytes * 1e9
+
+    return halve_until(min(pretrain.micro_batch_size or batch, batch), fits)

@@ -7,6 +7,7 @@ embedding (which is also the output head) nor learned positions count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from emergence.spec.config import ModelConfig, PretrainConfig
@@ -20,6 +21,13 @@ CPU_MICRO_BATCH_TOKENS = 2_048
 #: A GPU computes so many times ``loss_chunk_rows`` rows of the vocabulary head at once, because launches cost it time
 #: and its memory is large (docs/speed.md#on-an-h100).
 GPU_CHUNK_FACTOR = 16
+
+
+def halve_until(size: int, fits: Callable[[int], bool]) -> int:
+    """The first of ``size``, ``size / 2``, ... (rounded up) that fits. 1 is returned untried."""
+    while size > 1 and not fits(size):
+        size = -(-size // 2)
+    return size
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch import Tensor
 from emergence.errors import EmergenceError
 from emergence.model import Trunk, linear_cross_entropy
 from emergence.spec.config import PretrainConfig
-from emergence.spec.gpu_time import COMPILE_ABOVE_FLOPS, REPLAY_BELOW_FLOPS
+from emergence.spec.gpu_time import gpu_compiles, gpu_replays
 from emergence.spec.local_time import COMMON_CORE
-from emergence.spec.model_size import CPU_MICRO_BATCH_TOKENS, training_flops_per_token
+from emergence.spec.model_size import CPU_MICRO_BATCH_TOKENS, halve_until, training_flops_per_token
 from emergence.training.context import Context
 from emergence.training.cuda_graphs import Replayed
 from emergence.training.determinism import in_one_order
@@ -115,7 +115,7 @@ def choose_micro_batch(trunk: Trunk, config: PretrainConfig, batch_size: int, co
     if config.micro_batch_size:
         return min(config.micro_batch_size, batch_size)
     if context.device.type == "cpu":
-        return _halve_until(batch_size, lambda size: size * trunk.config.sequence_length <= CPU_MICRO_BATCH_TOKENS)
+        return halve_until(batch_size, lambda size: size * trunk.config.sequence_length <= CPU_MICRO_BATCH_TOKENS)
     # The optimisers allocate their state only at the first update. Its place is kept free meanwhile.
     reserved = [torch.empty_like(weight) for weight in trunk.parameters() for _ in range(2)]
 
@@ -129,20 +129,13 @@ def choose_micro_batch(trunk: Trunk, config: PretrainConfig, batch_size: int, co
             torch.cuda.empty_cache()
         return True
 
-    size = _halve_until(batch_size, fits)
+    size = halve_until(batch_size, fits)
     if size == 1 and not fits(1):
         raise EmergenceError(
             f"one sequence of {trunk.config.sequence_length} tokens does not fit the GPU: "
             "take a larger GPU, or lower model.sequence_length or pretrain.loss_chunk_rows"
         )
     del reserved
-    return size
-
-
-def _halve_until(size: int, fits: Callable[[int], bool]) -> int:
-    """The first of ``size``, ``size / 2``, ... (rounded up) that fits. 1 is returned untried."""
-    while size > 1 and not fits(size):
-        size = -(-size // 2)
     return size
 
 
@@ -194,26 +187,18 @@ def compile_trunk(trunk: Trunk) -> Forward:
 
 def wants_compilation(setting: str, device: torch.device, flops: float) -> bool:
     """Whether to try ``torch.compile`` for a run of so many floating-point operations."""
+    if device.type != "cpu":
+        return gpu_compiles(setting, flops)
     if setting != "auto":
         return setting == "on"
-    if device.type != "cpu":
-        return flops > COMPILE_ABOVE_FLOPS
     seconds = flops / (COMMON_CORE * torch.get_num_threads())
     return seconds > COMPILE_ABOVE_SECONDS and _has_cpp_compiler()
 
 
 def is_replayed(trunk: Trunk, setting: str, batch_size: int, micro_batch: int, context: Context) -> bool:
-    """Whether updates replay CUDA graphs: on one GPU that holds the whole batch, where launching takes long.
-
-    A larger update gains little, and its graph holds on to the memory of a pass.
-
-    Args:
-        setting: ``compile``, which must not be off.
-        batch_size: Sequences of an update. micro_batch: Of a pass.
-    """
-    flops = batch_size * trunk.config.sequence_length * training_flops_per_token(trunk.config, trunk.vocab_rows)
+    """Whether updates replay CUDA graphs: on one GPU alone, where :func:`~emergence.spec.gpu_time.gpu_replays`."""
     is_alone = context.device.type == "cuda" and context.workers.size == 1
-    return is_alone and setting != "off" and micro_batch >= batch_size and flops < REPLAY_BELOW_FLOPS
+    return is_alone and gpu_replays(setting, trunk.config, trunk.vocab_rows, batch_size, micro_batch)
 
 
 def _has_cpp_compiler() -> bool:

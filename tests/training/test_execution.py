@@ -76,7 +76,7 @@ def test_halving_stops_at_the_first_that_fits() -> None:
         tried.append(size)
         return size <= 3
 
-    assert execution._halve_until(20, fits) == 3
+    assert execution.halve_until(20, fits) == 3
     assert tried == [20, 10, 5, 3]
 
 
@@ -101,7 +101,7 @@ def test_what_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_replayed(trunk, "auto", 4, 2, gpu), "memory is short"
     assert not is_replayed(trunk, "auto", 4, 4, Context())
     assert not is_replayed(trunk, "auto", 4, 4, dataclasses.replace(gpu, workers=Workers(0, 2)))
-    monkeypatch.setattr(execution, "REPLAY_BELOW_FLOPS", 1.0)
+    monkeypatch.setattr("emergence.spec.gpu_time.REPLAY_BELOW_FLOPS", 1.0)
     assert not is_replayed(trunk, "auto", 4, 4, gpu)
 
 
