@@ -102,8 +102,8 @@ def every_help() -> dict[str, str]:
     for script in SCRIPTS:
         if modal_command(script):  # the file answers before the client does, with help texts
             line = ("modal", "run", str(ROOT / script), "--help")
-            texts[f"modal run {script}"] = _printed(lambda script=script, line=line: run_file(script, *line))
-        if text := _printed(lambda script=script: run_file(script, script, "--help", name="__main__")):
+            texts[f"modal run {script}"] = printed(lambda script=script, line=line: run_file(script, *line))
+        if text := printed(lambda script=script: run_file(script, script, "--help", name="__main__")):
             texts[f"python {script}"] = text
     return texts
 
@@ -112,7 +112,7 @@ def _helps_of(command: Any, program: str) -> Iterator[tuple[str, str]]:
     for words in _walk(command):
         yield (
             " ".join([program, *words]),
-            _printed(lambda words=words: command.main([*words, "--help"], prog_name=program)),
+            printed(lambda words=words: command.main([*words, "--help"], prog_name=program)),
         )
 
 
@@ -122,7 +122,7 @@ def _walk(command: Any) -> Iterator[list[str]]:
         yield from ([name, *words] for words in _walk(below))
 
 
-def _printed(program: Callable[[], object]) -> str:
+def printed(program: Callable[[], object]) -> str:
     """Nothing where ``program`` does not end by itself, as a file does that only defines things."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), mock.patch.dict(os.environ, TERMINAL):

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from emergence.cli import ORDER
-from tests.command_lines import ROOT, emergence_command, typed
+from emergence.cli import ORDER, app, with_the_named
+from tests.command_lines import ROOT, emergence_command, printed, typed
 
 
 def call(*words: str) -> tuple[int, str]:
@@ -150,3 +151,18 @@ def test_doctor_reports_in_words_and_json() -> None:
     code, output = call("doctor", "--json")
     checks = {check["name"]: check for check in json.loads(output)}
     assert code == 0 and checks["torch"]["status"] == "ok" and checks["arithmetic"]["found"]
+
+
+def test_a_named_command_is_built_alone_and_reads_the_same() -> None:
+    whole = emergence_command()
+    assert set(whole.commands) == set(ORDER)
+    for name in ORDER:
+        alone = typer.main.get_command(with_the_named(app, [name, "--help"]))
+        assert list(alone.commands) == [name]  # type: ignore[attr-defined]
+        texts = [
+            printed(lambda command=command, name=name: command.main([name, "--help"], prog_name="emergence"))
+            for command in (whole, alone)
+        ]
+        assert texts[0] == texts[1]
+    for words in ([], ["--help"], ["tabel"], ["--version"]):
+        assert with_the_named(app, words) is app

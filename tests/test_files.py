@@ -23,6 +23,7 @@ from emergence.files import (
     atomic_writer,
     drop_torn_line,
     folder_files,
+    is_laid_out,
     parse_json,
     parse_json_lines,
     plain,
@@ -298,3 +299,99 @@ def test_a_device_or_pipe_is_never_replaced(place: str, tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="a device or a pipe, which is not replaced"):
         write_atomic(target, "x")
     assert target.exists() and not target.is_file() and not list(tmp_path.glob(".*"))
+
+
+@given(json_values, st.data())
+def test_a_layout_counts_as_written_only_if_it_is(value: object, data: st.DataObject) -> None:
+    """The quick look may miss a layout that is right, and never takes one that is not."""
+    text = to_json(value, indent=2) + "\n"
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(text)))
+        if data.draw(st.booleans()):
+            text = text[:at] + data.draw(st.sampled_from([" ", "\n", "  ", "\n  ", "\n    "])) + text[at:]
+        else:
+            spaces = [i for i, character in enumerate(text) if character in " \n"]
+            at = data.draw(st.sampled_from(spaces))
+            text = text[:at] + text[at + 1 :]
+        if not text.strip() or text.count("\n") == 0:
+            break
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return
+    assert not is_laid_out(found, text) or to_json(found, indent=2) + "\n" == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{\n  \n}\n",
+        "{\n}\n",
+        "[1]\n",
+        "[\n1\n]\n",
+        '{\n  "a": [1]\n}\n',
+        '{\n  "a": 1\n}',
+        '{\n  "a": 1\n}\n\n',
+        "1 \n",
+    ],
+)
+def test_layouts_that_nearly_are_as_written(text: str) -> None:
+    assert not is_laid_out(json.loads(text), text)
+
+
+def test_a_result_needs_no_slow_look_at_its_layout() -> None:
+    content = {"a": [1, 2.5e-07, {"b": []}], "of": {"none": {}, "words": ["{}", "é"]}, "c": None}
+    assert is_laid_out(content, to_json(content, indent=2) + "\n")
+
+
+_ROWS = [b'{"id":"a","f1":0.5,"part":{"x":[1,2]}}', b'{"id":"b","f1":1e-05,"part":{"x":[]}}', b"{}"]
+
+
+@given(st.data())
+def test_lines_parsed_together_are_the_lines_parsed_alone(data: st.DataObject) -> None:
+    content = b"\n".join(data.draw(st.lists(st.sampled_from(_ROWS), max_size=4))) + b"\n"
+    odd = [
+        b"\n",
+        b" ",
+        b",",
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b'"',
+        b"\xff",
+        b"NaN",
+        b"1e999",
+        b"9" * 20,
+        b'"id":1,',
+        b"\\ud800",
+    ]
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(content)))
+        content = content[:at] + data.draw(st.sampled_from(odd)) + content[at + data.draw(st.integers(0, 2)) :]
+
+    def outcome() -> object:
+        try:
+            return parse_json_lines(content, "file")
+        except RunDirectoryError as error:
+            return str(error)
+
+    together = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_ordinary_lines", lambda _: None)
+        assert together == outcome()
+
+
+@pytest.mark.parametrize("opening, closing", [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("within", ["1", "[]"])
+def test_depth_alone_is_judged_as_among_odd_values(opening: str, closing: str, within: str) -> None:
+    for depth in range(files.MOST_DEPTH - 2, files.MOST_DEPTH + 3):
+        value = json.loads(opening * depth + within + closing * depth)
+        refused = []
+        for look in (files._refuse_odd, files._refuse_deep):
+            try:
+                look(value)
+                refused.append(False)
+            except ValueError:
+                refused.append(True)
+        assert refused[0] == refused[1]

@@ -6,10 +6,11 @@ everything that could be a result but is none is named with its reason.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,6 +89,17 @@ class Collection:
     found: tuple[Found, ...]
     skipped: tuple[Skipped, ...]
     told: tuple[Told, ...] = ()
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, RunDirectory]:
+        return {item.name: item.scores.run for item in self.found if item.scores}
+
+    def run(self, name: str) -> RunDirectory | None:
+        """The run directory of a result or of what was skipped; None for a file without one, or a damaged run."""
+        if name in self._by_name:
+            return self._by_name[name]
+        path = self.root if (self.root / SPEC_FILE).is_file() else self.root / name
+        return _opened(path) if (path / SPEC_FILE).is_file() else None
 
 
 def collection_of(runs: Sequence[RunScores], root: Path = Path()) -> Collection:

@@ -12,8 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from emergence.errors import DataError, EmergenceError
-from emergence.experiment.run_directory import SPEC_FILE
+from emergence.errors import DataError
 from emergence.experiment.store import RunDirectory
 from emergence.findings.collect import Collection, Skipped, collect_results
 from emergence.findings.comparable import ComparableSet, Grouping, TrunkKey, group_results
@@ -147,18 +146,7 @@ def _runs(collection: Collection, grouping: Grouping) -> Iterator[RunOnDisk]:
             labels.setdefault(item.name, s.label)
     curves_only = [item.name for item in collection.skipped if item.kind in ("unfinished", "pretraining")]
     for name in dict.fromkeys([*labels, *(item.name for item in collection.found), *curves_only]):
-        run = open_run(collection.root, name)
+        run = collection.run(name)
         if run is not None:
             label = labels.get(name) or f"{run.spec.config.name}, {pretrain_label(run.spec)}"
             yield RunOnDisk(name, label, run, name in labels or name in curves_only)
-
-
-def open_run(root: Path, name: str) -> RunDirectory | None:
-    """The run directory of a result, by its name in the collection; None for a stats file without one."""
-    path = root if (root / SPEC_FILE).is_file() else root / name
-    if not (path / SPEC_FILE).is_file():
-        return None
-    try:
-        return RunDirectory.open(path)
-    except EmergenceError:
-        return None

@@ -18,7 +18,6 @@ from emergence.experiment.result import RunResult
 from emergence.experiment.store import RunDirectory
 from emergence.findings.collect import Collection, collect_results
 from emergence.findings.comparable import NOT_RECORDED, group_results
-from emergence.findings.folder import open_run
 from emergence.findings.law_table import LawTable, read_law_table
 from emergence.findings.snapshot_curve import read_snapshot_probes
 from emergence.measures.bootstrap import Estimate
@@ -352,7 +351,7 @@ def _snapshot_results(collection: Collection, left_out: list[str]) -> list[Snaps
 def _runs_of(collection: Collection) -> list[RunDirectory]:
     """Every run of the folder, finished or not."""
     names = dict.fromkeys([*(item.name for item in collection.found), *(item.name for item in collection.skipped)])
-    return [run for name in names if (run := open_run(collection.root, name))]
+    return [run for name in names if (run := collection.run(name))]
 
 
 # The scaling law ------------------------------------------------------------------------------------
@@ -395,7 +394,7 @@ def _results(collection: Collection) -> Iterator[tuple[str, RunResult]]:
     """Results of runs, those that only pretrained included."""
     yield from ((item.name, item.result) for item in collection.found if item.spec is not None)
     for item in collection.skipped:
-        run = open_run(collection.root, item.name) if item.kind == "pretraining" else None
+        run = collection.run(item.name) if item.kind == "pretraining" else None
         if run is not None:
             with contextlib.suppress(EmergenceError):
                 yield item.name, own_result(run)

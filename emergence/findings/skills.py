@@ -17,7 +17,6 @@ from emergence.experiment.facts import HEADLINE
 from emergence.experiment.result import RunResult
 from emergence.experiment.store import RunDirectory
 from emergence.findings.collect import OWN_KIND, collect_results
-from emergence.findings.folder import open_run
 from emergence.measures.skills import LEAST_TUPLES, RoleAnswers, TupleRate, failure_bound, tuple_rates
 from emergence.plain import plain
 from emergence.wording import counted, format_interval, in_line
@@ -133,10 +132,10 @@ def analyse_skills(path: Path, *, readout: str = HEADLINE, score: str = "f1_toke
     collection = collect_results(path)
     found, left_out = [], []
     for item in collection.found:
-        run = open_run(collection.root, item.name)
-        if run is None or item.scores is None:
+        if item.scores is None:
             left_out.append(f"{item.name}: no predictions")
             continue
+        run = item.scores.run
         try:
             found.append(skills_of(run, item.result, readout=readout, score=score, seed=seed))
         except DataError as reason:

@@ -16,7 +16,6 @@ from emergence.errors import DataError
 from emergence.experiment.facts import HEADLINE
 from emergence.findings.collect import OWN_KIND, Collection, Skipped, collect_results
 from emergence.findings.comparable import MODES, ComparableSet, Grouping, group_results
-from emergence.findings.folder import open_run
 from emergence.findings.scores import POINT, ReadoutScores, SetScores, cell_estimate, score_sets
 from emergence.findings.two_by_two import CELL_OF_CONDITION, readout_of
 from emergence.findings.verdict import verdict_of
@@ -183,7 +182,7 @@ def _damaged_cells(collection: Collection) -> set[tuple[Any, ...]]:
     """The cells, as :func:`_cell_of`, of runs that are there but damaged, as far as their specs can be read."""
     cells = set()
     for item in collection.skipped:
-        run = open_run(collection.root, item.name) if item.kind == "damaged" else None
+        run = collection.run(item.name) if item.kind == "damaged" else None
         cell = CELL_OF_CONDITION.get(run.spec.condition) if run else None
         if run and cell and not (run.spec.at_snapshot or run.spec.subset or run.spec.adapter != "none"):
             pretrain = "none" if run.spec.random_baseline else pretrain_label(run.spec)

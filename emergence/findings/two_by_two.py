@@ -59,6 +59,7 @@ class RunScores:
         trunk_seed: Seed of the pretraining, where the run probes a trunk of another seed than its own.
         documents: The document that each question is from; None for older files, which do not tell.
         asked: A digest of the words and the question of each row; None for older files, which lack them.
+        row_keys: What the file tells of every question.
     """
 
     run: RunDirectory
@@ -69,6 +70,7 @@ class RunScores:
     trunk_seed: int | None = None
     documents: tuple[str, ...] | None = None
     asked: tuple[bytes, ...] | None = None
+    row_keys: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, run: RunDirectory, result: RunResult | None = None) -> RunScores:
@@ -118,7 +120,8 @@ class RunScores:
             documents = tuple(f"{row['source']}\x1f{row['document_id']}" for row in rows)
         ids = tuple(row["id"] for row in rows)
         asked = tuple(map(_asked, rows)) if all("words" in row and "question" in row for row in rows) else None
-        return cls(run, result, ids, sentences, scores, documents=documents, asked=asked)
+        keys = frozenset(rows[0] if rows else ())
+        return cls(run, result, ids, sentences, scores, documents=documents, asked=asked, row_keys=keys)
 
     def means(self) -> dict[str, dict[str, float]]:
         """Read-out -> score -> mean over the questions that have one; nan where none has."""
@@ -314,12 +317,14 @@ def runs_by_cell(runs: list[RunScores]) -> tuple[dict[str, list[RunScores]], lis
     questions = {run.run.run_id: frozenset(run.ids) for run in candidates}
     common = max(times := Counter(questions.values()), key=times.__getitem__, default=None)
     cells: dict[str, list[RunScores]] = {}
+    taken: set[tuple[str | None, str]] = set()
     for run in candidates:
         if questions[run.run.run_id] != common:
             left_out.append(f"{run.run.run_id}: its test questions are not those of the other runs")
-        elif any(run.seed_label == other.seed_label for other in cells.get(run.cell or "", [])):
+        elif (run.cell, run.seed_label) in taken:
             left_out.append(f"{run.run.run_id}: another run of the same cell and seed is used")
         else:
+            taken.add((run.cell, run.seed_label))
             cells.setdefault(run.cell or "", []).append(run)
     return {cell: sorted(cells[cell], key=lambda r: r.seed_label) for cell in CELLS if cell in cells}, left_out
 
@@ -329,8 +334,11 @@ def in_order(run: RunScores, first: RunScores, readout: str, score_name: str) ->
     if readout not in run.scores:
         known = ", ".join(run.scores)
         raise DataError(f"the run has no read-out {readout!r}, only {known}", run.run.path)
+    values = run.scores[readout][score_name]
+    if run.ids == first.ids:
+        return values
     place = {question: i for i, question in enumerate(run.ids)}
-    return run.scores[readout][score_name][[place[question] for question in first.ids]]
+    return values[[place[question] for question in first.ids]]
 
 
 @dataclass(frozen=True)

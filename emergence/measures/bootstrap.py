@@ -79,34 +79,41 @@ class Resamples:
 
     Attributes:
         table: The scores.
-        rows: (B, R) row means on resampled clusters. left_out: (C, R) with one cluster left out.
+        column_means: Each column's mean (B,) on resampled clusters.
+        left_out_column_means: Each column's mean (C,) with one cluster left out.
         groups: Seeds with their normal weights.
         peers: The same columns at other model sizes, to pool the variance over seeds with.
+        n_boot: B. seed: Where the draws begin.
     """
 
     table: ClusterTable
-    rows: FloatArray
-    left_out: FloatArray
+    column_means: Mapping[str, FloatArray]
+    left_out_column_means: Mapping[str, FloatArray]
     groups: tuple[SeedGroup, ...]
-    peers: tuple[ClusterTable, ...] = ()
+    peers: tuple[ClusterTable, ...]
+    n_boot: int
+    seed: int
 
     @classmethod
     def draw(
         cls, table: ClusterTable, n_boot: int = N_BOOT, seed: int = 0, peers: Sequence[ClusterTable] = ()
     ) -> Resamples:
         rng = np.random.default_rng(seed)
-        rows = cluster_replicates(table, n_boot, rng)
-        return cls(table, rows, cluster_jackknife(table), seed_groups(table, n_boot, rng), tuple(peers))
+        averaged = table.over_seeds()  # a table of hundreds of seeds has as many rows, and few columns
+        return cls(
+            table=table,
+            column_means=averaged.column_means(cluster_replicates(averaged, n_boot, rng)),
+            left_out_column_means=averaged.column_means(cluster_jackknife(averaged)),
+            groups=seed_groups(table, n_boot, rng),
+            peers=tuple(peers),
+            n_boot=n_boot,
+            seed=seed,
+        )
 
     @cached_property
-    def column_means(self) -> Mapping[str, FloatArray]:
-        """Each column's mean (B,) on the resamples."""
-        return self.table.column_means(self.rows)
-
-    @cached_property
-    def left_out_column_means(self) -> Mapping[str, FloatArray]:
-        """Each column's mean (C,) with one cluster left out."""
-        return self.table.column_means(self.left_out)
+    def rows(self) -> FloatArray:
+        """(B, R) mean of each seed of each column, on the same resamples."""
+        return cluster_replicates(self.table, self.n_boot, np.random.default_rng(self.seed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +164,8 @@ def statistic_draws(resamples: Resamples, statistic: Statistic) -> StatisticDraw
         gradient = _gradient(table, statistic)
         for group in resamples.groups:
             spread, helped = pooled_seed_spread(table, group, gradient, resamples.peers)
-            draws += group.weights @ spread.deviations
+            if spread.deviations.any():  # a statistic of other columns does not move with these seeds
+                draws += group.weights @ spread.deviations
             parts.append(VariancePart(float((spread.deviations**2).sum()), spread.df))
             is_pooled |= helped
     clusters = VariancePart(var_clusters, table.cluster_df)
@@ -241,8 +249,11 @@ def column(name: str) -> Statistic:
 
 def interval(resamples: Resamples, statistic: Statistic, level: float = 0.95) -> Estimate:
     """BCa interval of a statistic; percentile where BCa is degenerate, none where it is undefined."""
-    table = resamples.table
-    drawn = statistic_draws(resamples, statistic)
+    return interval_of_draws(resamples.table, statistic_draws(resamples, statistic), level)
+
+
+def interval_of_draws(table: ClusterTable, drawn: StatisticDraws, level: float = 0.95) -> Estimate:
+    """:func:`interval` of a statistic whose draws are there."""
     finite = drawn.draws[np.isfinite(drawn.draws)]
     flags = ["few_clusters"] if table.n_clusters < FEW_CLUSTERS else []
     flags += ["seed_variance_pooled"] if drawn.is_pooled else []

@@ -17,9 +17,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, column, interval, statistic_draws
+from emergence.measures.bootstrap import (
+    N_BOOT,
+    Estimate,
+    Resamples,
+    StatisticDraws,
+    column,
+    interval,
+    interval_of_draws,
+    statistic_draws,
+)
 from emergence.measures.ratio import Fieller, delta_se, fieller_set
-from emergence.measures.resampling import ClusterTable, FloatArray, Statistic
+from emergence.measures.resampling import ClusterTable, FloatArray
 from emergence.measures.variance_parts import t_widening
 from emergence.plain import plain
 
@@ -142,8 +151,9 @@ def _score(resamples: Resamples, floor: str, level: float) -> EmergenceScore:
 
     n_seeds = min(len(resamples.table.seed_labels[c]) for c in (FROZEN, FULL, floor))
     boot = replace(interval(resamples, ratio, level), n_seeds=n_seeds)
-    moments = _moments(resamples, above_floor, headroom, level)
-    bad = float((statistic_draws(resamples, headroom).draws <= 0).mean())
+    n, d = statistic_draws(resamples, above_floor), statistic_draws(resamples, headroom)
+    moments = _moments(n, d, statistic_draws(resamples, lambda m: above_floor(m) - headroom(m)), level)
+    bad = float((d.draws <= 0).mean())
     fieller = moments.fieller(level)
     flags = score_flags(moments, fieller, n_seeds, level)
     score = _headline(boot, moments, fieller, bad, flags)
@@ -162,17 +172,15 @@ def _score(resamples: Resamples, floor: str, level: float) -> EmergenceScore:
             df=moments.df,
         ),
         fieller=fieller,
-        above_floor=replace(interval(resamples, above_floor, level), n_seeds=n_seeds),
-        headroom=replace(interval(resamples, headroom, level), n_seeds=n_seeds),
+        above_floor=replace(interval_of_draws(resamples.table, n, level), n_seeds=n_seeds),
+        headroom=replace(interval_of_draws(resamples.table, d, level), n_seeds=n_seeds),
         bad_denominators=bad,
         flags=tuple(dict.fromkeys((*score.flags, *flags))),
     )
 
 
-def _moments(resamples: Resamples, above_floor: Statistic, headroom: Statistic, level: float) -> RatioMoments:
+def _moments(n: StatisticDraws, d: StatisticDraws, gap: StatisticDraws, level: float) -> RatioMoments:
     """Variances of n and d, and their covariance from that of n − d."""
-    n, d = statistic_draws(resamples, above_floor), statistic_draws(resamples, headroom)
-    gap = statistic_draws(resamples, lambda m: above_floor(m) - headroom(m))
     bound = math.sqrt(n.variance * d.variance)  # estimates of three variances need not agree exactly
     v_nd = min(max((n.variance + d.variance - gap.variance) / 2, -bound), bound)
     return RatioMoments(n.point, d.point, n.variance, d.variance, v_nd, min(n.df(level), d.df(level)))

@@ -104,6 +104,16 @@ class ClusterTable:
         """(S,) mean score of each seed of one column."""
         return self.row_means()[self.rows[name]]
 
+    def over_seeds(self) -> ClusterTable:
+        """The same with one row a column, the mean over its seeds: all that a mean over them needs."""
+        sums = np.array([self.sums[rows].mean(axis=0) for rows in self.rows.values()])
+        return ClusterTable(
+            sums,
+            self.counts,
+            {name: slice(k, k + 1) for k, name in enumerate(self.rows)},
+            dict.fromkeys(self.rows, ("mean",)),
+        )
+
     def column_means(self, row_means: FloatArray) -> dict[str, FloatArray]:
         """Row means (..., R) to column means (...), averaged over seeds."""
         means = {name: np.asarray(row_means[..., rows].mean(axis=-1)) for name, rows in self.rows.items()}

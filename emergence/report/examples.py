@@ -5,6 +5,7 @@ Nobody picks them. They are a seeded draw among all test questions of a role, an
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -27,6 +28,8 @@ N_ROLES, N_EACH = 5, 2
 #: The answer of the first of these cells that was run is marked in the sentence.
 MARKED_FIRST = (FROZEN, FULL, RANDOM_FROZEN, RANDOM_FULL)
 GAP = "…"
+#: What a row tells of an answer that can be shown.
+_SHOWN = frozenset({"question", "golds", "prediction", "prediction_text", "em", "f1_tokens"})
 
 Prediction = Mapping[str, Any]
 
@@ -74,16 +77,11 @@ def _predictions(comparable: ComparableSet) -> dict[str, dict[str, Prediction]]:
     by_cell: dict[str, dict[str, Prediction]] = {}
     for cell in CELLS:
         for item in comparable.cells.get(cell, ()):
-            if item.scores is None or cell in by_cell:
+            if item.scores is None or not item.scores.row_keys >= _SHOWN:
                 continue
-            try:
-                rows = item.scores.run.read_predictions()
-            except EmergenceError:
-                continue
-            if all(
-                {"question", "golds", "prediction", "prediction_text", "em", "f1_tokens"} <= row.keys() for row in rows
-            ):
-                by_cell[cell] = {str(row["id"]): row for row in rows}
+            with contextlib.suppress(EmergenceError):
+                by_cell[cell] = {str(row["id"]): row for row in item.scores.run.read_predictions()}
+                break
     return by_cell
 
 

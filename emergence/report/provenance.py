@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -254,10 +255,16 @@ def command(spec: ExperimentSpec, runs_dir: str) -> str:
     return shlex.join(parts)
 
 
+@functools.cache
+def _usual(config_name: str) -> Mapping[str, Any]:
+    """What the configuration of that name holds today."""
+    return load_config(config_name).to_dict()
+
+
 def _settings(spec: ExperimentSpec) -> Iterable[str]:
     """``section.key=value`` for every value that the configuration of that name does not have today."""
     try:
-        usual = load_config(spec.base_config).to_dict()
+        usual = _usual(spec.base_config)
     except EmergenceError:
         return
     for section, values in spec.config.to_dict().items():

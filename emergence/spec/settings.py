@@ -5,7 +5,8 @@ The defaults are the ``modern`` recipe. :mod:`emergence.spec.config` reads and c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import functools
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from emergence.plain import plain
@@ -226,7 +227,11 @@ class ExperimentConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the inverse of :func:`config_from_dict`."""
-        return plain(vars(self))
+        return {name: dict(of) if isinstance(of, dict) else of for name, of in self._stored.items()}
+
+    @functools.cached_property  # a report of hundreds of runs asks each of them several times
+    def _stored(self) -> dict[str, Any]:
+        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}
 
 
 SECTIONS: dict[str, type] = {

@@ -279,3 +279,13 @@ def test_scores_that_hardly_differ_have_an_interval() -> None:
         for scale in (1.0, 1e-110)
     ]
     assert found[1].lo == pytest.approx(found[0].lo * 1e-110) and found[1].hi == pytest.approx(found[0].hi * 1e-110)
+
+
+def test_columns_are_resampled_as_their_seeds_are() -> None:
+    rng = np.random.default_rng(0)
+    table = ClusterTable.from_questions({"a": rng.random((3, 40)), "b": rng.random((2, 40))}, np.arange(40) // 4)
+    resamples = Resamples.draw(table, 200, seed=5)
+    for name, means in table.column_means(resamples.rows).items():
+        np.testing.assert_allclose(resamples.column_means[name], means, rtol=1e-13)
+    for name, means in table.column_means(cluster_jackknife(table)).items():
+        np.testing.assert_allclose(resamples.left_out_column_means[name], means, rtol=1e-13)

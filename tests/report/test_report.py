@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shlex
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from emergence.cli import app
 from emergence.errors import DataError, UsageError
+from emergence.experiment.run_directory import RunDirectory
 from emergence.files import make_folder
 from emergence.findings.folder import read_folder
 from emergence.findings.table import build_table
@@ -420,3 +422,21 @@ def test_pretrainings_alone_are_told_without_a_verdict(tmp_path: Path) -> None:
     run_micro(tmp_path, skip_finetune=True)
     text = write_report(tmp_path / "runs", n_boot=BOOT).markdown.read_text()
     assert "> No verdict" in text and "## Training" in text and "pretraining_loss.svg" in text
+
+
+def test_a_report_opens_a_run_once_and_reads_no_predictions_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (0, 1):
+        for cell, f1 in CELLS.items():
+            write_run(tmp_path / "runs", cell, f1, seed=seed)
+    touched: Counter[tuple[str, str]] = Counter()
+    opened, read = RunDirectory.open, RunDirectory.read_predictions
+    monkeypatch.setattr(RunDirectory, "open", lambda path: touched.update([("open", path.name)]) or opened(path))
+    monkeypatch.setattr(
+        RunDirectory, "read_predictions", lambda run: touched.update([("predictions", run.path.name)]) or read(run)
+    )
+    write_report(tmp_path / "runs", tmp_path / "report", n_boot=BOOT)
+    assert len(touched) == 16 and all(times == 1 for (what, _), times in touched.items() if what == "open")
+    again = [name for (what, name), times in touched.items() if what == "predictions" and times > 1]
+    assert len(again) == 2  # one full and one frozen run, for the figure of skills; no answer here can be shown

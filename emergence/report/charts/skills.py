@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from emergence.errors import EmergenceError
-from emergence.findings.folder import ResultsFolder, open_run
+from emergence.findings.folder import ResultsFolder
 from emergence.findings.skills import SkillAnalysis, skills_of
 from emergence.measures.emergence_score import FROZEN, FULL
 from emergence.measures.skills import LEAST_TUPLES
@@ -26,10 +26,9 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     for scores in folder.main:
         for cell in (FULL, FROZEN):
             for item in scores.comparable.cells.get(cell, ())[:1]:
-                run = open_run(folder.root, item.name)
-                if run is not None and item.scores is not None:
+                if item.scores is not None:
                     with contextlib.suppress(EmergenceError):  # too few questions, or none with a predicate
-                        rows += _rows(scores.comparable.label, skills_of(run, item.result, n_null=_N_NULL))
+                        rows += _rows(scores.comparable.label, skills_of(item.scores.run, item.result, n_null=_N_NULL))
     caption = (
         "Left: share of k questions of one predicate that are right together (token F1 of 0.5 or more; solid), and as "
         "it would be if answers were independent (dashed); what lies between them is association. Right: the share of "
