@@ -332,10 +332,16 @@ def _may_hold_odd(text: str) -> bool:
 
 def _has_large(text: str) -> bool:
     shape = text.encode("utf-8", "replace").translate(_SHAPES)
-    if b"e000" in shape or b"e+000" in shape:
+    if any(exponent in shape and _ends_numbers(shape.split(exponent)) for exponent in (b"e000", b"e+000")):
         return True
     many = b"0" * 19
     return many in shape and many in shape.replace(b"." + b"0" * 15, b".")
+
+
+def _ends_numbers(parts: list[bytes]) -> bool:
+    """Whether a part but the last ends in a number. Digests, of which results are full, hold such signs as well."""
+    before = (part.rstrip(b"0.")[-1:] for part in parts[:-1])
+    return any(sign in b" \t\r\n[:,-" for sign in before)  # nothing before it: a number alone
 
 
 _TOO_DEEP = f"it is nested more than {MOST_DEPTH} levels deep"
