@@ -23,6 +23,9 @@ else:
     torch.set_num_threads(1)  # results that do not depend on the machine, and no fighting over its cores
 
 
+gc.set_threshold(50_000)  # as the command line does: a look for cycles every 700 objects is a tenth of the time
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-help", action="store_true", help="rewrite tests/help: the stored --help of all commands")
 

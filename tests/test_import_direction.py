@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -54,22 +55,46 @@ ALL_FILES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in
 PACKAGE_FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-@cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+@dataclass(frozen=True)
+class Source:
+    """What the tests here ask of a file, without its tree: the trees of all files slow down every later test.
+
+    Attributes:
+        imported: Full names of everything it imports, anywhere in it.
+        at_import: What of it is imported as soon as the file is.
+        allow_pickle: Line of a call with that argument, and the argument.
+        loads: Calls of ``torch.load``: their ``weights_only``.
+    """
+
+    imported: frozenset[str]
+    at_import: frozenset[str]
+    allow_pickle: tuple[tuple[int, str], ...]
+    loads: tuple[str, ...]
 
 
 @cache
-def imported(path: Path) -> set[str]:
-    """Full names of everything a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide the room"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+def source(path: Path) -> Source:
+    imported, at_import, allow_pickle, loads = set(), set(), [], []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names}
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative imports hide the room"
+                names = {f"{node.module}.{name}" for name in names}
+            imported |= names
+            at_import |= names if node.col_offset == 0 else set()
+        elif isinstance(node, ast.Call):
+            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+            if "allow_pickle" in keywords:
+                allow_pickle.append((node.lineno, ast.unparse(keywords["allow_pickle"])))
+            is_load = isinstance(node.func, ast.Attribute) and node.func.attr == "load"
+            if is_load and ast.unparse(node.func) == "torch.load":
+                loads.append(ast.unparse(keywords["weights_only"]))
+    return Source(frozenset(imported), frozenset(at_import), tuple(allow_pickle), tuple(loads))
+
+
+def imported(path: Path) -> frozenset[str]:
+    return source(path).imported
 
 
 def libraries(path: Path) -> set[str]:
@@ -123,13 +148,8 @@ def test_one_place_knows_each_of_these_libraries(library: str, allowed: set[str]
 
 def test_drawing_alone_needs_matplotlib() -> None:
     """It is imported when something is drawn: neither ``--help`` nor the words of the report wait for it."""
-    at_import = {
-        ast.unparse(node)
-        for path in PACKAGE_FILES
-        for node in ast.walk(tree(path))
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and "matplotlib" in ast.unparse(node) and node.col_offset == 0
-    }
-    assert at_import == set()
+    at_import = {name for path in PACKAGE_FILES for name in source(path).at_import}
+    assert not {name for name in at_import if name.split(".")[0] == "matplotlib"}
 
 
 def test_measures_are_pure() -> None:
@@ -146,15 +166,9 @@ def test_nothing_is_unpickled() -> None:
         unsafe = libraries(path) & PICKLES
         assert not unsafe, f"{path.relative_to(ROOT)} imports {unsafe}"
         assert not {name for name in imported(path) if name in ("torch.load", "numpy.load")}
-        for node in ast.walk(tree(path)):
-            if not isinstance(node, ast.Call):
-                continue
-            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-            if "allow_pickle" in keywords:
-                allowed = ast.unparse(keywords["allow_pickle"])
-                assert allowed == "False", f"{path.relative_to(ROOT)}:{node.lineno}"
-            if isinstance(node.func, ast.Attribute) and ast.unparse(node.func) == "torch.load":
-                loads.append((path, ast.unparse(keywords["weights_only"])))
+        for line, allowed in source(path).allow_pickle:
+            assert allowed == "False", f"{path.relative_to(ROOT)}:{line}"
+        loads += [(path, weights_only) for weights_only in source(path).loads]
     assert loads == [(PACKAGE / "model" / "tensor_files.py", "True")]
 
 
