@@ -784,7 +784,7 @@ def demo_command(
 ) -> None:
     """The whole experiment on the built-in micro-world: the 2x2, score and gap, in a few minutes on a CPU."""
     refuse_if_no_folder(runs_dir)
-    from emergence.commands.run import run_demo
+    from emergence.commands.demo import run_demo
 
     run_demo(runs_dir, seed=seed, fresh=fresh)
 

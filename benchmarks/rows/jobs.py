@@ -21,7 +21,7 @@ from benchmarks.materials import Bench
 from benchmarks.measure import ROOT, ratio
 from benchmarks.report import Comparison, Figure, RowResult
 from emergence.errors import EmergenceError
-from emergence.sweep.local import THREAD_VARIABLES
+from emergence.sweep.processes import THREAD_VARIABLES
 from emergence.sweep.record import find_record
 
 MARK = 1.8

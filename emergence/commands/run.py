@@ -6,35 +6,20 @@ once, and loses what was done since the last checkpoint.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from emergence.errors import UsageError
 from emergence.experiment.result import RunResult
 from emergence.experiment.run import run_experiment
 from emergence.experiment.stop_switch import StopSwitch
 from emergence.experiment.store import CACHE_FOLDER, RunDirectory, RunStore, refuse_if_no_folder
-from emergence.findings.collect import collection_of
-from emergence.findings.comparable import group_results
-from emergence.findings.two_by_two import Grid, RunScores, build_grid, format_grid
-from emergence.findings.verdict import Verdict, verdict_of
-from emergence.report.terminal import describe_result, describe_verdict
+from emergence.report.terminal import describe_result
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.local_time import ask_if_long, core_time, this_machine
 from emergence.training.live_sinks import open_sink
 from emergence.training.recording import TerminalProgress, plain_messages
-from emergence.wording import in_line, say
-
-#: The four cells of ``emergence demo``; the second uses the first one's pretrained trunk.
-DEMO_CELLS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("pretrain, then train all weights", {}),
-    ("linear probe on the frozen pretrained trunk", {"freeze_llm": True}),
-    ("train all weights of a random trunk", {"random_baseline": True}),
-    ("linear probe on a frozen random trunk", {"random_baseline": True, "freeze_llm": True}),
-)
+from emergence.wording import say
 
 
 def run_locally(
@@ -90,64 +75,6 @@ def _say_how_long(spec: ExperimentSpec, store: RunStore, *, is_begun: bool, fres
     say(f"estimate: {work.text(machine)}{', less what is done already' * is_begun}", err=True)
     if not is_begun:
         ask_if_long(work, machine, yes)
-
-
-def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
-    """``emergence demo``: all four cells on the micro-world, then the 2x2.
-
-    Args:
-        runs_dir: Folder of run directories. Finished cells in it are used as they are.
-        seed: Seed of all four runs.
-        fresh: Run all cells anew.
-    """
-    refuse_if_no_folder(runs_dir)
-    store, started = RunStore(runs_dir), time.monotonic()
-    flags: dict[str, Any] = {"config_name": "debug", "data": "microworld", "seed": seed}
-    trunk: str | None = None
-    runs = []
-    with plain_messages(), StopSwitch() as should_stop:
-        for number, (title, extra) in enumerate(DEMO_CELLS, start=1):
-            if trunk and not extra.get("random_baseline"):
-                extra = {**extra, "skip_pretrain": True, "pretrained_model_path": trunk}
-            spec = ExperimentSpec.from_flags(**flags, **extra)
-            say(f"\n[{number}/{len(DEMO_CELLS)}] {title}", err=True)
-            result = run_experiment(
-                spec,
-                store,
-                cache_dir=runs_dir / CACHE_FOLDER,
-                fresh=fresh,
-                should_stop=should_stop,
-                on_open=announce,
-                progress=TerminalProgress(),
-            )
-            if result is None or result.run_id is None:
-                raise UsageError("the demo runs in one process: start it without torchrun")
-            run = store.open(result.run_id)
-            trunk = trunk or f"{run.run_id}/{run.trunk_path.name}"
-            runs.append(RunScores.load(run))
-    grid = build_grid(runs)
-    say("\n" + format_grid(grid))
-    say("\n" + describe_verdict(verdict_of_runs(runs, runs_dir)))
-    say("\nrun directories")
-    for run_scores in runs:
-        say(f"  {in_line(str(run_scores.run.path))}")
-    say(f"\n{_report_line(runs_dir)}\n{time.monotonic() - started:.0f} s in all")
-    return grid
-
-
-def _report_line(runs_dir: Path) -> str:
-    """Write the report and name its file, or say which packages it lacks."""
-    from emergence.report.write import write_report
-
-    try:
-        return f"report           {write_report(runs_dir).html}"
-    except UsageError as error:
-        return f"no report        {error}"
-
-
-def verdict_of_runs(runs: Sequence[RunScores], root: Path) -> Verdict:
-    """The verdict of finished runs that differ in nothing but cell and seed."""
-    return verdict_of(group_results(collection_of(runs, root)).sets[0])
 
 
 def announce(run: RunDirectory, what: str) -> None:

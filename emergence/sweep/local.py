@@ -6,21 +6,15 @@ and the same command goes on.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import multiprocessing
 import os
 import re
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from emergence.environment import variables
 from emergence.errors import STOPPED, EmergenceError, RunDirectoryError, UsageError
 from emergence.experiment.locks import RunLock, read_holder
 from emergence.experiment.stop_switch import StopSwitch
@@ -31,14 +25,13 @@ from emergence.sweep.existing import Existing, existing_runs
 from emergence.sweep.graph import Status, Task
 from emergence.sweep.place import Outcome, Say
 from emergence.sweep.plan import cost_of
+from emergence.sweep.processes import Process, divided_threads, start_method
 from emergence.sweep.record import FOLDER, Record
-from emergence.sweep.worker import PRELOAD, last_lines, serve
+from emergence.sweep.worker import last_lines
 from emergence.wording import duration
 
 #: Seconds between two looks at signals, and the longest silence towards the user.
 POLL_SECONDS, SILENCE_SECONDS = 0.5, 60.0
-#: Variables from which the libraries below torch and numpy take their number of threads.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class LocalPlace:
@@ -67,10 +60,10 @@ class LocalPlace:
                 f"another sweep works in {record.runs_dir}: {holder}: wait for it (emergence sweep status), "
                 "stop it (emergence sweep cancel), or use another --runs-dir"
             )
-        with RunLock(folder), _divided_threads(record.jobs):
+        with RunLock(folder), divided_threads(record.jobs):
             make_folder(record.logs)
             record.save()
-            context = _start_method()
+            context = start_method()
             with StopSwitch(lambda: None, counts_only=True) as stop:
                 runner = _LocalRunner(record, context, stop, say, _check(record, context, stop, say))
                 try:
@@ -100,85 +93,13 @@ class LocalPlace:
         return f"asked {holder} to save and stop; `emergence sweep resume` goes on"
 
 
-def _start_method() -> Any:
-    """How processes start: forked from a server that has imported everything, or anew where there is no fork."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOAD))
-    return context
-
-
-@dataclass
-class _Process:
-    """A process of a sweep, which does one job after the other.
-
-    Attributes:
-        jobs, answers: The ends of its pipes here.
-        log: Of the job that it has. started: When it got that.
-    """
-
-    process: Any
-    jobs: Connection
-    answers: Connection
-    log: Path = Path()
-    started: float = 0.0
-
-    @classmethod
-    def start(cls, context: Any) -> _Process:
-        their_jobs, jobs = context.Pipe(duplex=False)
-        answers, their_answers = context.Pipe(duplex=False)
-        process = context.Process(target=serve, args=(their_jobs, their_answers))
-        process.start()
-        their_jobs.close()
-        their_answers.close()
-        return cls(process, jobs, answers)
-
-    def take(self, job: dict[str, Any]) -> None:
-        self.log, self.started = Path(job["log"]), time.monotonic()
-        with contextlib.suppress(OSError):  # it has died, which its missing answer will tell
-            self.jobs.send_bytes(json.dumps(job).encode())
-
-    @property
-    def is_alive(self) -> bool:
-        return not wait([self.process.sentinel], 0)
-
-    @property
-    def news(self) -> list[Any]:
-        """What becomes ready when there is an answer, or none will come."""
-        return [self.answers, self.process.sentinel]
-
-    def interrupt(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.process.pid, signal.SIGINT)
-
-    def answer(self) -> dict[str, Any]:
-        """The answer to its job, once there are news. Of a process that ended without, an error with the exit code."""
-        with contextlib.suppress(EOFError, OSError):
-            if self.answers.poll():
-                answer: dict[str, Any] = json.loads(self.answers.recv_bytes())
-                return answer
-        self.process.join()
-        code = self.process.exitcode
-        if code is not None and code < 0:
-            cause = f"killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-            return {"error": cause, "exit_code": STOPPED if -code in (signal.SIGINT, signal.SIGTERM) else 1}
-        return {"error": f"its process ended with exit code {code}", "exit_code": code or 1}
-
-    def close(self) -> None:
-        """Let it end, and wait for that."""
-        self.jobs.close()
-        self.process.join()
-        self.answers.close()
-
-
 def _job(record: Record, log: str, **what: Any) -> dict[str, Any]:
     """The job of a process of the sweep: ``what`` is to be done, and where the process works and writes."""
     where = {"runs_dir": str(record.runs_dir.resolve()), "cwd": record.cwd, "log": str(record.logs.resolve() / log)}
     return {**what, **where}
 
 
-def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> list[_Process]:
+def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> list[Process]:
     """Read the data of all tasks to do. The sweep is refused if any of it is wrong.
 
     Returns:
@@ -191,7 +112,7 @@ def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> list[_Pr
     done = [task for task in graph.in_state("done") if task.is_pretraining]
     trunks = {task.spec.pretrain_id: graph.status[task.key].run_id for task in done}
     say("reading the data")
-    reader = _Process.start(context)
+    reader = Process.start(context)
     reader.take(_job(record, "data.log", specs=specs, trunks=trunks))
     while not wait(reader.news, POLL_SECONDS):
         if stop():
@@ -212,10 +133,10 @@ class _LocalRunner:
     A process that has pretrained or failed runs nothing more: what it compiled or broke is nobody else's.
     """
 
-    def __init__(self, record: Record, context: Any, stop: StopSwitch, say: Say, idle: Sequence[_Process] = ()) -> None:
+    def __init__(self, record: Record, context: Any, stop: StopSwitch, say: Say, idle: Sequence[Process] = ()) -> None:
         self.record, self.graph, self.context, self.say = record, record.graph, context, say
         self.stop_switch, self.forwarded = stop, 0
-        self.running: dict[str, _Process] = {}
+        self.running: dict[str, Process] = {}
         self.idle = list(idle)
         self.weights = {task.key: cost_of(task).here.least for task in self.graph.unfinished}
         self.total, self.begun = len(self.graph.tasks), time.monotonic()
@@ -226,7 +147,7 @@ class _LocalRunner:
         job = _job(self.record, status.log, spec=task.spec.to_dict(), trunk=trunk)
         while self.idle and not self.idle[-1].is_alive:
             self.idle.pop().close()
-        process = self.idle.pop() if self.idle else _Process.start(self.context)
+        process = self.idle.pop() if self.idle else Process.start(self.context)
         process.take(job)
         self.running[task.key] = process
 
@@ -304,11 +225,3 @@ class _LocalRunner:
     def _tell(self, text: str) -> None:
         self.spoke = time.monotonic()
         self.say(text)
-
-
-def _divided_threads(jobs: int) -> AbstractContextManager[None]:
-    """Divide the cores among the jobs, unless the user set the number of threads."""
-    if jobs < 2 or "OMP_NUM_THREADS" in os.environ:
-        return variables({})
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    return variables(dict.fromkeys(THREAD_VARIABLES, threads))

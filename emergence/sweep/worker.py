@@ -36,13 +36,14 @@ _WATCH = "end with the sweep"
 
 
 def serve(jobs: Connection, answers: Connection) -> None:
-    """Do one job after the other, until no more can come: read the data of a sweep, run a cell."""
+    """Do one job after the other, until one fails or no more can come: read the data of a sweep, run a cell."""
     questions = _Questions()
     # A Ctrl-C may come between two jobs, and whoever waited for an answer may be gone.
     with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
             job = json.loads(jobs.recv_bytes())
-            (check_inputs if "specs" in job else run_cell)(job, answers, questions)
+            if not (check_inputs if "specs" in job else run_cell)(job, answers, questions):
+                return
 
 
 class _Questions:
@@ -61,8 +62,12 @@ class _Questions:
         return self._read[which]
 
 
-def run_cell(job: Mapping[str, Any], answers: Connection, questions: _Questions) -> None:
-    """Run ``job["spec"]`` under ``job["runs_dir"]``. The answer is its run id, or its error and exit code."""
+def run_cell(job: Mapping[str, Any], answers: Connection, questions: _Questions) -> bool:
+    """Run ``job["spec"]`` under ``job["runs_dir"]``. The answer is its run id, or its error and exit code.
+
+    Returns:
+        Whether it was run.
+    """
     with _OwnProcess(job, answers):
         from emergence.experiment.run import run_experiment
         from emergence.experiment.stop_switch import StopSwitch
@@ -77,6 +82,7 @@ def run_cell(job: Mapping[str, Any], answers: Connection, questions: _Questions)
                 RunStore(runs_dir),
                 cache_dir=runs_dir / CACHE_FOLDER,
                 trunk=job["trunk"],
+                fresh=job.get("fresh", False),
                 should_stop=should_stop,
                 on_open=lambda run, what: say(f"{what} run {run.run_id}", err=True),
                 progress=TerminalProgress(),
@@ -84,14 +90,21 @@ def run_cell(job: Mapping[str, Any], answers: Connection, questions: _Questions)
             )
         if result is None or result.run_id is None:
             raise UsageError("a sweep runs each cell in one process: start it without torchrun")
-        say(describe_result(result, runs_dir), err=True)
+        if not job.get("brief"):
+            say(describe_result(result, runs_dir), err=True)
         f1 = result.estimate("test", "f1_tokens")
         headline = {"test_f1": f1.point} if f1 and math.isfinite(f1.point) else {}
         _answer(answers, run_id=result.run_id, headline=headline)
+        return True
+    return False
 
 
-def check_inputs(job: Mapping[str, Any], answers: Connection, questions: _Questions) -> None:
-    """Read all data that ``job["specs"]`` name into the cache, once each. The answer is the first error, if any."""
+def check_inputs(job: Mapping[str, Any], answers: Connection, questions: _Questions) -> bool:
+    """Read all data that ``job["specs"]`` name into the cache, once each. The answer is the first error, if any.
+
+    Returns:
+        Whether all is as it should be.
+    """
     with _OwnProcess(job, answers):
         from emergence.experiment.store import CACHE_FOLDER
         from emergence.training.recording import plain_messages
@@ -106,6 +119,8 @@ def check_inputs(job: Mapping[str, Any], answers: Connection, questions: _Questi
                     kind = UsageError if isinstance(error, UsageError) else EmergenceError
                     raise kind(f"{name}: {error}") from None
         _answer(answers, read=True)
+        return True
+    return False
 
 
 class _Reader:

@@ -22,7 +22,7 @@ import torch
 
 from emergence.answering import evaluate as evaluation
 from emergence.answering.finetune_search import finetune_tuned
-from emergence.commands.run import verdict_of_runs
+from emergence.commands.demo import verdict_of_runs
 from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import DataError, EmergenceError, RunDirectoryError, UsageError, WeightsError
 from emergence.experiment import outcome, phases

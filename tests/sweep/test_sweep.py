@@ -29,6 +29,7 @@ from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.matrix import Matrix, matrix_from_dict
 from emergence.studies.revisions.record import Revision, Revisions, save_revisions
+from emergence.sweep import processes
 from emergence.sweep.conductor import conduct
 from emergence.sweep.existing import Existing, existing_runs, mark_existing
 from emergence.sweep.graph import Graph, Status, Task, build_tasks
@@ -237,7 +238,7 @@ class Pretend:
         return multiprocessing.Pipe(duplex=duplex)
 
     def Process(self, target: Any, args: tuple[Any, Any]) -> Any:
-        assert target is local.serve
+        assert target is processes.serve
         return PretendProcess(self, *args)
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any] | None:
@@ -275,6 +276,8 @@ class PretendProcess:
                 if answer is None:
                     return self.end(-9)
                 self.answers.send_bytes(json.dumps(answer).encode())
+                if "error" in answer:
+                    break
         return self.end(0)
 
     def end(self, code: int) -> None:
@@ -290,7 +293,7 @@ class PretendProcess:
 @pytest.fixture
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
     world = Pretend(tmp_path / "runs")
-    monkeypatch.setattr(local, "_start_method", world.get)
+    monkeypatch.setattr(local, "start_method", world.get)
     monkeypatch.setattr(command, "results_table", lambda record: "TABLE")
     (tmp_path / "m.toml").write_text(
         'data = "microworld"\n[[cells]]\nsize = "debug"\ntrunk = ["wiki", "random"]\nsamples = "all"\n'

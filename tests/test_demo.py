@@ -1,0 +1,164 @@
+"""The demonstration: four cells, the random ones in a second process where there are cores, and the same either way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emergence.commands import demo
+from emergence.errors import STOPPED, EmergenceError, UsageError
+from emergence.experiment.run import run_experiment
+from emergence.experiment.store import RunStore
+from emergence.findings.two_by_two import Grid
+from emergence.spec.experiment import ExperimentSpec
+from emergence.training.recording import StopRequested
+from tests.small_runs import MICRO
+
+
+class Pretended:
+    """A second process: what it is given runs here at once, or as ``outcome`` says."""
+
+    def __init__(self) -> None:
+        self.given: list[dict[str, Any]] = []
+        self.outcome: Callable[[dict[str, Any]], dict[str, Any] | None] = self.run
+        self.answers: list[dict[str, Any]] = []
+        self.news_here, self.news_there = Pipe(duplex=False)
+        self.interrupted, self.closed = 0, 0
+
+    def start(self, context: object) -> Pretended:
+        return self
+
+    def take(self, job: dict[str, Any]) -> None:
+        self.given.append(job)
+        if any("error" in answer for answer in self.answers):  # it has ended
+            return
+        if (answer := self.outcome(job)) is not None:
+            self._tell(answer)
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        Path(job["log"]).write_text("a line of its log\nhalf a")
+        runs = Path(job["runs_dir"])
+        spec = ExperimentSpec.from_dict(job["spec"])
+        result = run_experiment(spec, RunStore(runs), cache_dir=runs / ".cache", fresh=job["fresh"])
+        assert result is not None
+        return {"run_id": result.run_id, "headline": {}}
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        self.answers.append(answer)
+        self.news_there.send_bytes(b"answer")
+
+    @property
+    def news(self) -> list[Any]:
+        return [self.news_here]
+
+    def answer(self) -> dict[str, Any]:
+        self.news_here.recv_bytes()
+        return self.answers.pop(0)
+
+    def interrupt(self) -> None:
+        self.interrupted += 1
+        self._tell({"error": "stopped; the same command goes on", "exit_code": STOPPED})
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def process(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    pretended = Pretended()
+    monkeypatch.setattr(demo, "Process", pretended)
+    monkeypatch.setattr(demo, "start_method", lambda: None)
+    monkeypatch.setattr(demo, "SHARED", {**demo.SHARED, "set_values": MICRO})
+    monkeypatch.setattr(demo, "_report_line", lambda runs_dir: "the report")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    return pretended
+
+
+def run(root: Path, *, fresh: bool = False) -> Grid:
+    return demo.run_demo(root / "runs", seed=0, fresh=fresh)
+
+
+def predictions(root: Path) -> dict[str, bytes]:
+    """Of every run, by its condition."""
+    store = RunStore(root / "runs")
+    runs = (store.open(path.name) for path in (root / "runs").glob("Debug*"))
+    return {run.spec.condition: (run.path / "predictions.jsonl").read_bytes() for run in runs}
+
+
+def test_the_random_cells_run_beside(process: Pretended, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path)
+    assert [job["spec"]["random_baseline"] for job in process.given] == [True, True] and process.closed == 1
+    told = capsys.readouterr()
+    assert "[3/4] train all weights of a random trunk, in a second process\na line of its log\n" in told.err
+    assert "half a" not in told.err and "the report" in told.out
+    assert len(predictions(tmp_path)) == 4
+    run(tmp_path)
+    assert len(process.given) == 2  # finished cells need nobody
+    process.outcome = lambda job: {"error": "as asked", "exit_code": 1}
+    with pytest.raises(EmergenceError, match="as asked"):
+        run(tmp_path, fresh=True)
+    assert [job["fresh"] for job in process.given] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("code, kind", [(1, EmergenceError), (2, UsageError)])
+def test_a_cell_that_fails_ends_the_demo_with_its_error(
+    code: int, kind: type[EmergenceError], process: Pretended, tmp_path: Path
+) -> None:
+    process.outcome = lambda job: {"error": "no room", "exit_code": code}
+    with pytest.raises(kind, match="no room") as error:
+        run(tmp_path)
+    assert error.value.exit_code == code and process.closed == 1 and not process.interrupted
+
+
+def test_ctrl_c_while_it_waits_is_passed_on(
+    process: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(job: dict[str, Any]) -> None:
+        Path(job["log"]).touch()
+
+    process.outcome = never
+    monkeypatch.setattr(demo, "POLL_SECONDS", 0.01)
+    shown = demo._Beside._show
+
+    def show(self: Any, number: int) -> None:
+        if not process.interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+        shown(self, number)
+
+    monkeypatch.setattr(demo._Beside, "_show", show)
+    with pytest.raises(EmergenceError, match="the same command goes on") as error:
+        run(tmp_path)
+    assert error.value.exit_code == STOPPED and process.interrupted == 1 and process.closed == 1
+
+
+def test_what_ends_this_process_first_stops_the_second(
+    process: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.outcome = lambda job: None
+    announced = demo.announce
+
+    def announce(run: Any, what: str) -> None:
+        announced(run, what)
+        if run.spec.freeze_llm:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(demo, "announce", announce)
+    with pytest.raises(StopRequested):
+        run(tmp_path)
+    assert process.interrupted == 1 and process.closed == 1
+
+
+@pytest.mark.slow
+def test_a_real_second_process_gives_the_same_as_one_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "SHARED", {**demo.SHARED, "set_values": MICRO})
+    for cores in (1, 2):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        run(tmp_path / str(cores))
+    one, two = predictions(tmp_path / "1"), predictions(tmp_path / "2")
+    assert len(one) == 4 and one == two
