@@ -1,4 +1,4 @@
-"""Variables of this process's environment, which the processes that it starts inherit."""
+"""What this process was given: variables, which the processes that it starts inherit, and cores."""
 
 from __future__ import annotations
 
@@ -20,3 +20,9 @@ def variables(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which may be fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

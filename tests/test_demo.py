@@ -76,7 +76,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(demo, "start_method", lambda: None)
     monkeypatch.setattr(demo, "SHARED", {**demo.SHARED, "set_values": MICRO})
     monkeypatch.setattr(demo, "_report_line", lambda runs_dir: "the report")
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(demo, "usable_cores", lambda: 2)
     return pretended
 
 
@@ -126,10 +126,10 @@ def test_ctrl_c_while_it_waits_is_passed_on(
     monkeypatch.setattr(demo, "POLL_SECONDS", 0.01)
     shown = demo._Beside._show
 
-    def show(self: Any, number: int) -> None:
+    def show(self: Any, number: int, at: int) -> int:
         if not process.interrupted:
             os.kill(os.getpid(), signal.SIGINT)
-        shown(self, number)
+        return shown(self, number, at)
 
     monkeypatch.setattr(demo._Beside, "_show", show)
     with pytest.raises(EmergenceError, match="the same command goes on") as error:
@@ -158,7 +158,7 @@ def test_what_ends_this_process_first_stops_the_second(
 def test_a_real_second_process_gives_the_same_as_one_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "SHARED", {**demo.SHARED, "set_values": MICRO})
     for cores in (1, 2):
-        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(demo, "usable_cores", lambda cores=cores: cores)
         run(tmp_path / str(cores))
     one, two = predictions(tmp_path / "1"), predictions(tmp_path / "2")
     assert len(one) == 4 and one == two

@@ -6,15 +6,17 @@ pretrained ones, which takes two thirds of the time of one after the other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from emergence.commands.run import announce
+from emergence.environment import usable_cores
 from emergence.errors import EmergenceError, UsageError
 from emergence.experiment.run import run_experiment
 from emergence.experiment.stop_switch import StopSwitch
@@ -57,7 +59,7 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
     store, started = RunStore(runs_dir), time.monotonic()
     trunk: str | None = None
     runs = []
-    with plain_messages(), StopSwitch() as should_stop, _Beside(store, seed, fresh) as beside:
+    with plain_messages(), StopSwitch() as should_stop, _beside(store, seed, fresh) as beside:
         for number, (title, extra) in enumerate(CELLS, start=1):
             if trunk and not extra.get("random_baseline"):
                 extra = {**extra, "skip_pretrain": True, "pretrained_model_path": trunk}
@@ -110,71 +112,81 @@ def _report_line(runs_dir: Path) -> str:
         return f"no report        {error}"
 
 
-class _Beside:
-    """The random cells in a second process that shares the cores with this one. There is none on one core or a GPU.
+@contextlib.contextmanager
+def _beside(store: RunStore, seed: int, fresh: bool) -> Iterator[_Beside]:
+    """The random cells that are left, for a second process that shares the cores with this one.
 
-    It starts once the first cell has read its data, so that nothing is made twice. It says what it does in a log, which
-    is shown when its turn comes.
+    There is none on one core. A GPU is not shared: its cells take seconds.
+    """
+    import torch
+
+    specs = {n: _spec(seed, extra) for n, (_, extra) in enumerate(CELLS, start=1) if "random_baseline" in extra}
+    left = {n: spec for n, spec in specs.items() if fresh or store.find_finished(spec) is None}
+    if usable_cores() < 2 or torch.cuda.is_available():
+        left = {}
+    with divided_threads(2 if left else 1), _threads_of_environment():
+        beside = _Beside(store, left, fresh)
+        try:
+            yield beside
+        finally:
+            beside.close()
+
+
+@contextlib.contextmanager
+def _threads_of_environment() -> Iterator[None]:
+    """torch has begun with a thread for each core, whatever the environment says since."""
+    import torch
+
+    before, threads = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and int(threads) > 0:
+        torch.set_num_threads(int(threads))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Beside:
+    """Cells in a second process. It says what it does in logs, which are shown when their turn comes.
 
     Attributes:
-        waiting: Numbers of the cells that it runs and that were not followed yet.
+        waiting: Number of each cell that it runs and that was not followed yet, and what it is.
     """
 
-    def __init__(self, store: RunStore, seed: int, fresh: bool) -> None:
+    def __init__(self, store: RunStore, cells: dict[int, ExperimentSpec], fresh: bool) -> None:
+        self.waiting = dict(cells)
         self._store, self._fresh = store, fresh
         self._process: Process | None = None
-        self._shown = 0
-        specs = {n: _spec(seed, extra) for n, (_, extra) in enumerate(CELLS, start=1) if "random_baseline" in extra}
-        left = {n: spec for n, spec in specs.items() if fresh or store.find_finished(spec) is None}
-        self.waiting: dict[int, ExperimentSpec] = left if _has_a_core_to_spare() else {}
-        self._threads = divided_threads(2 if self.waiting else 1)
-
-    def __enter__(self) -> _Beside:
-        self._threads.__enter__()
-        self._own_threads = _use_threads_of_environment() if self.waiting else None
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Where cells are left to follow, they save where they are."""
-        if self._process is not None:
-            if self.waiting:
-                self._process.interrupt()
-            self._process.close()
-        if self._own_threads is not None:
-            import torch
-
-            torch.set_num_threads(self._own_threads)
-        self._threads.__exit__(None, None, None)
 
     def start_and_announce(self, run: RunDirectory, what: str) -> None:
-        """The first cell is open: its data has been read."""
+        """A cell of this process is open. Its data has been read, so that none is made twice from now on."""
         announce(run, what)
         if self._process is None and self.waiting:
             make_folder(self._store.root / CACHE_FOLDER)
             self._process = Process.start(start_method())
+            where = {"runs_dir": str(self._store.root.resolve()), "cwd": str(Path.cwd())}
             for number, spec in self.waiting.items():
-                self._log(number).unlink(missing_ok=True)
-                where = {"runs_dir": str(self._store.root.resolve()), "cwd": str(Path.cwd())}
+                log = self._log(number)
+                log.unlink(missing_ok=True)
                 job = {"spec": spec.to_dict(), "trunk": None, "fresh": self._fresh, "brief": True}
-                self._process.take({**job, **where, "log": str(self._log(number).resolve())})
+                self._process.take({**job, **where, "log": str(log.resolve())})
 
-    def follow(self, number: int, should_stop: Any) -> str:
+    def follow(self, number: int, should_stop: Callable[[], bool]) -> str:
         """Show what a cell says until it has ended; returns the name of its run.
 
         Raises:
             EmergenceError: It failed, or has stopped because ``should_stop`` was true.
         """
         process = self._process
-        assert process is not None  # the first cell is open
-        self._shown, is_asked = 0, False
-        while not (is_over := bool(wait(process.news, POLL_SECONDS))):
-            self._show(number)
+        assert process is not None  # the first cell was open before
+        shown, is_asked = 0, False
+        while not wait(process.news, POLL_SECONDS):
+            shown = self._show(number, shown)
             if should_stop() and not is_asked:
                 process.interrupt()
                 is_asked = True
-        assert is_over
         answer = process.answer()
-        self._show(number)
+        self._show(number, shown)
         del self.waiting[number]
         if "error" in answer:
             self.waiting.clear()  # its process has ended with it
@@ -182,30 +194,21 @@ class _Beside:
             raise UsageError(answer["error"]) if code == UsageError.exit_code else EmergenceError(answer["error"], code)
         return str(answer["run_id"])
 
+    def close(self) -> None:
+        """Let the process end. Cells that nobody has followed save where they are and stop."""
+        if self._process is not None:
+            if self.waiting:
+                self._process.interrupt()
+            self._process.close()
+
     def _log(self, number: int) -> Path:
         return self._store.root / CACHE_FOLDER / f"demo-{number}.log"
 
-    def _show(self, number: int) -> None:
+    def _show(self, number: int, shown: int) -> int:
+        """Show whole lines of a log from byte ``shown`` on; returns where the next ones begin."""
         log = self._log(number)
         content = read_regular(log) if log.exists() else b""
-        end = content.rfind(b"\n") + 1
-        sys.stderr.write(content[self._shown : end].decode(errors="replace"))
-        self._shown = max(self._shown, end)
-
-
-def _has_a_core_to_spare() -> bool:
-    import torch
-
-    return (os.cpu_count() or 1) > 1 and not torch.cuda.is_available()
-
-
-def _use_threads_of_environment() -> int | None:
-    """This process has begun with a thread for each core. Returns how many it had; None where it keeps them."""
-    import torch
-
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if not threads.isdigit() or int(threads) < 1:
-        return None
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(threads))
-    return before
+        end = max(shown, content.rfind(b"\n") + 1)
+        sys.stderr.write(content[shown:end].decode(errors="replace"))
+        sys.stderr.flush()
+        return end

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from emergence.environment import usable_cores
 from emergence.errors import install_line
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.local_time import core_time, this_machine
@@ -104,7 +105,7 @@ def _optional_packages() -> list[Check]:
 
 
 def _cores_and_memory() -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (ValueError, OSError, AttributeError):

@@ -10,6 +10,7 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 
+from emergence.environment import usable_cores
 from emergence.errors import UsageError
 from emergence.spec.cost import PROBE_SECONDS
 from emergence.spec.experiment import ExperimentSpec
@@ -59,8 +60,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """The cores that this process may use, and how busy they are."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = usable_cores()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) > 0:
         cores = min(cores, int(threads))

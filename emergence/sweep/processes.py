@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from emergence.environment import variables
+from emergence.environment import usable_cores, variables
 from emergence.errors import STOPPED
 from emergence.sweep.worker import PRELOAD, serve
 
@@ -98,5 +98,5 @@ def divided_threads(jobs: int) -> AbstractContextManager[None]:
     """Divide the cores among the jobs, unless the user set the number of threads."""
     if jobs < 2 or "OMP_NUM_THREADS" in os.environ:
         return variables({})
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = str(max(1, usable_cores() // jobs))
     return variables(dict.fromkeys(THREAD_VARIABLES, threads))
