@@ -285,13 +285,19 @@ def read_json_and_text(path: Path, error: ErrorType = RunDirectoryError) -> tupl
 
 def _json_text(path: Path, error: ErrorType) -> str:
     try:
-        return read_regular(path, error, MOST_JSON_BYTES).decode("utf-8")
+        return _content(path, error, MOST_JSON_BYTES).decode("utf-8")
+    except UnicodeDecodeError:
+        raise error(f"{path}: damaged: not UTF-8 text") from None
+
+
+def _content(path: Path, error: ErrorType, most: int | None = None) -> bytes:
+    """:func:`read_regular`, with the system's refusals as ``error``."""
+    try:
+        return read_regular(path, error, most)
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except OSError as reason:
         raise error(f"{path}: cannot be read: {reason.strerror or reason}") from reason
-    except UnicodeDecodeError:
-        raise error(f"{path}: damaged: not UTF-8 text") from None
 
 
 def parse_json(text: str, source: str, error: ErrorType = RunDirectoryError) -> Any:
@@ -320,10 +326,10 @@ def parse_json(text: str, source: str, error: ErrorType = RunDirectoryError) -> 
 
 
 def _may_hold_odd(text: str) -> bool:
-    """Whether text has many digits in a row, an exponent of three digits, or half of a surrogate pair.
+    """Whether text may hold a whole number beyond 64 bits, a number that is infinite, or half a character.
 
-    Digits after a point make no number large, and most numbers here have seventeen. A regular expression takes longer
-    than all the parsing.
+    The first has nineteen digits or more, the second an exponent of three or more (or hundreds of digits), the third is
+    escaped, or one that UTF-8 has no form for. Text with none of them holds nothing odd but its depth.
     """
     if "\\u" in text or not text.isascii():
         return re.search(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]", text) is not None or _has_large(text)
@@ -331,10 +337,12 @@ def _may_hold_odd(text: str) -> bool:
 
 
 def _has_large(text: str) -> bool:
+    """See :func:`_may_hold_odd`. A regular expression over all the text would take longer than all the parsing."""
     shape = text.encode("utf-8", "replace").translate(_SHAPES)
     if any(exponent in shape and _ends_numbers(shape.split(exponent)) for exponent in (b"e000", b"e+000")):
         return True
     many = b"0" * 19
+    # Digits after a point make no number large, and most numbers here have up to seventeen.
     return many in shape and many in shape.replace(b"." + b"0" * 15, b".")
 
 
@@ -348,7 +356,7 @@ _TOO_DEEP = f"it is nested more than {MOST_DEPTH} levels deep"
 
 
 def _refuse_deep(value: Any) -> None:
-    """:func:`_refuse_odd` of values that can be odd in their depth alone: a fifth of its time."""
+    """:func:`_refuse_odd` of values that can be odd in their depth alone, for which only containers are looked at."""
     level = [value]
     for _ in range(MOST_DEPTH + 1):
         containers = [item.values() if type(item) is dict else item for item in level if type(item) in (dict, list)]
@@ -408,11 +416,9 @@ def read_json_lines(path: Path, error: ErrorType = RunDirectoryError) -> list[di
     """All objects of a JSON-lines file. A last line without its newline is left out: it was cut, or is being written.
 
     Raises:
-        error: The file is missing, or a line is no JSON object. It names file and line.
+        error: The file is missing or unreadable, or a line is no JSON object. It names file and line.
     """
-    if not path.exists():
-        raise error(f"{path}: no such file")
-    return parse_json_lines(read_regular(path, error), str(path), error)
+    return parse_json_lines(_content(path, error), str(path), error)
 
 
 def parse_json_lines(content: bytes, source: str, error: ErrorType = RunDirectoryError) -> list[dict[str, Any]]:
@@ -482,9 +488,10 @@ def unseal(obj: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[
 
 
 def read_sealed(path: Path, error: ErrorType = RunDirectoryError) -> dict[str, Any]:
-    """The content of a file that ``write_json_atomic(path, seal(...))`` wrote. Every byte must be as written.
+    """The content of a file that ``write_json_atomic(path, seal(...))`` wrote, in the layout that it writes.
 
-    The seal covers the content and not its layout. Example: ``1E-05`` for ``1e-05`` would pass it.
+    The seal covers the content and not its layout: ``1E-05`` for ``1e-05`` would pass it. Neither tells the order of
+    keys, which means nothing.
 
     Raises:
         error: The file is missing, damaged, or edited. It names ``path``.
@@ -502,10 +509,11 @@ def unseal_as_written(raw: Any, text: str, source: str, error: ErrorType = RunDi
 
 
 def is_laid_out(value: Any, text: str) -> bool:
-    """Whether ``text`` is certainly ``value`` as :func:`write_json_atomic` writes it. False says nothing.
+    """Whether ``text`` is certainly ``value`` as :func:`write_json_atomic` writes it. False only means: compare them.
 
     Python writes indents five times as slowly as JSON on one line. So the text without its indents is compared with
-    what the fast writer makes, and the indents are counted. No string in JSON holds a line break.
+    what the fast writer makes, and the indents are counted. No string in JSON holds a line break; one that holds a
+    bracket leads to False.
     """
     lines = text.split("\n")
     if lines.pop():

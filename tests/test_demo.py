@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from emergence.commands import demo
 from emergence.errors import STOPPED, EmergenceError, UsageError
@@ -17,6 +18,8 @@ from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
 from emergence.findings.two_by_two import Grid
 from emergence.spec.experiment import ExperimentSpec
+from emergence.sweep import processes
+from emergence.sweep.processes import THREAD_VARIABLES, divided_threads
 from emergence.training.recording import StopRequested
 from tests.small_runs import MICRO
 
@@ -96,7 +99,7 @@ def test_the_random_cells_run_beside(process: Pretended, tmp_path: Path, capsys:
     assert [job["spec"]["random_baseline"] for job in process.given] == [True, True] and process.closed == 1
     told = capsys.readouterr()
     assert "[3/4] train all weights of a random trunk, in a second process\na line of its log\n" in told.err
-    assert "half a" not in told.err and "the report" in told.out
+    assert "a line of its log\nhalf a\n" in told.err and "the report" in told.out
     assert len(predictions(tmp_path)) == 4
     run(tmp_path)
     assert len(process.given) == 2  # finished cells need nobody
@@ -126,10 +129,10 @@ def test_ctrl_c_while_it_waits_is_passed_on(
     monkeypatch.setattr(demo, "POLL_SECONDS", 0.01)
     shown = demo._Beside._show
 
-    def show(self: Any, number: int, at: int) -> int:
+    def show(self: Any, number: int, at: int, **more: Any) -> int:
         if not process.interrupted:
             os.kill(os.getpid(), signal.SIGINT)
-        return shown(self, number, at)
+        return shown(self, number, at, **more)
 
     monkeypatch.setattr(demo._Beside, "_show", show)
     with pytest.raises(EmergenceError, match="the same command goes on") as error:
@@ -152,6 +155,39 @@ def test_what_ends_this_process_first_stops_the_second(
     with pytest.raises(StopRequested):
         run(tmp_path)
     assert process.interrupted == 1 and process.closed == 1
+
+
+def test_as_many_threads_whatever_is_left_to_do(
+    process: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another number of threads rounds otherwise, and a run that goes on ends in the same bits."""
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 6)
+    threads: list[int] = []
+    monkeypatch.setattr(demo, "announce", lambda run, what: threads.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    run(tmp_path)
+    run(tmp_path)  # nothing is left for a second process
+    assert threads == [3] * 6 and torch.get_num_threads() == before  # random cells, done, are opened here
+
+
+@pytest.mark.parametrize("name", THREAD_VARIABLES)
+def test_what_a_person_says_of_threads_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in THREAD_VARIABLES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "5")
+    with divided_threads(2):
+        assert {other: os.environ.get(other) for other in THREAD_VARIABLES if other in os.environ} == {name: "5"}
+
+
+def test_torchrun_is_refused_before_anything_starts(
+    process: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="without torchrun"):
+        run(tmp_path)
+    assert not process.given and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -1,14 +1,13 @@
 """``emergence demo``: the four cells on the micro-world, then the 2x2 and the verdict.
 
 The random trunks wait for nobody's pretraining. Where there are two cores, a second process runs them beside the
-pretrained ones, which takes two thirds of the time of one after the other.
+pretrained ones, which takes three quarters of the time of one after the other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
@@ -53,8 +52,12 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
         fresh: Run all cells anew.
 
     Raises:
-        EmergenceError: A cell failed, or was asked to stop and has saved where it is. The same call goes on.
+        UsageError: It was started by torchrun, or the folder cannot be one.
+        EmergenceError: A cell failed, or was asked to stop and has saved where it is. The same call goes on. Of a cell
+            in the second process it is told when its turn comes.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("the demo has four runs, each in one process: start it without torchrun")
     refuse_if_no_folder(runs_dir)
     store, started = RunStore(runs_dir), time.monotonic()
     trunk: str | None = None
@@ -63,10 +66,10 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
         for number, (title, extra) in enumerate(CELLS, start=1):
             if trunk and not extra.get("random_baseline"):
                 extra = {**extra, "skip_pretrain": True, "pretrained_model_path": trunk}
-            is_beside = number in beside.waiting
+            is_beside = number in beside.unfollowed
             say(f"\n[{number}/{len(CELLS)}] {title}{', in a second process' * is_beside}", err=True)
             if is_beside:
-                run_id: str | None = beside.follow(number, should_stop)
+                run_id = beside.follow(number, should_stop)
             else:
                 result = run_experiment(
                     _spec(seed, extra),
@@ -77,9 +80,8 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
                     on_open=beside.start_and_announce,
                     progress=TerminalProgress(),
                 )
-                run_id = result.run_id if result else None
-            if run_id is None:
-                raise UsageError("the demo runs in one process: start it without torchrun")
+                assert result is not None and result.run_id is not None  # there is one process
+                run_id = result.run_id
             run = store.open(run_id)
             trunk = trunk or f"{run.run_id}/{run.trunk_path.name}"
             runs.append(RunScores.load(run))
@@ -116,16 +118,16 @@ def _report_line(runs_dir: Path) -> str:
 def _beside(store: RunStore, seed: int, fresh: bool) -> Iterator[_Beside]:
     """The random cells that are left, for a second process that shares the cores with this one.
 
-    There is none on one core. A GPU is not shared: its cells take seconds.
+    There is none on one core, and a GPU is not shared. Both processes have their part of the cores whatever is left to
+    do, because another number of threads would round otherwise.
     """
     import torch
 
     specs = {n: _spec(seed, extra) for n, (_, extra) in enumerate(CELLS, start=1) if "random_baseline" in extra}
     left = {n: spec for n, spec in specs.items() if fresh or store.find_finished(spec) is None}
-    if usable_cores() < 2 or torch.cuda.is_available():
-        left = {}
-    with divided_threads(2 if left else 1), _threads_of_environment():
-        beside = _Beside(store, left, fresh)
+    is_shared = usable_cores() > 1 and not torch.cuda.is_available()
+    with divided_threads(2 if is_shared else 1), _threads_of_environment():
+        beside = _Beside(store, left if is_shared else {}, seed, fresh)
         try:
             yield beside
         finally:
@@ -134,7 +136,7 @@ def _beside(store: RunStore, seed: int, fresh: bool) -> Iterator[_Beside]:
 
 @contextlib.contextmanager
 def _threads_of_environment() -> Iterator[None]:
-    """torch has begun with a thread for each core, whatever the environment says since."""
+    """Give torch as many threads as the environment says now: it looked when it was imported."""
     import torch
 
     before, threads = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
@@ -150,22 +152,22 @@ class _Beside:
     """Cells in a second process. It says what it does in logs, which are shown when their turn comes.
 
     Attributes:
-        waiting: Number of each cell that it runs and that was not followed yet, and what it is.
+        unfollowed: Number of each cell that it runs and whose end was not waited for yet, and what it is.
     """
 
-    def __init__(self, store: RunStore, cells: dict[int, ExperimentSpec], fresh: bool) -> None:
-        self.waiting = dict(cells)
-        self._store, self._fresh = store, fresh
+    def __init__(self, store: RunStore, cells: dict[int, ExperimentSpec], seed: int, fresh: bool) -> None:
+        self.unfollowed = dict(cells)
+        self._store, self._seed, self._fresh = store, seed, fresh
         self._process: Process | None = None
 
     def start_and_announce(self, run: RunDirectory, what: str) -> None:
-        """A cell of this process is open. Its data has been read, so that none is made twice from now on."""
+        """Say which run is open, and start: its data has been read, so that none is made twice from now on."""
         announce(run, what)
-        if self._process is None and self.waiting:
+        if self._process is None and self.unfollowed:
             make_folder(self._store.root / CACHE_FOLDER)
             self._process = Process.start(start_method())
             where = {"runs_dir": str(self._store.root.resolve()), "cwd": str(Path.cwd())}
-            for number, spec in self.waiting.items():
+            for number, spec in self.unfollowed.items():
                 log = self._log(number)
                 log.unlink(missing_ok=True)
                 job = {"spec": spec.to_dict(), "trunk": None, "fresh": self._fresh, "brief": True}
@@ -186,29 +188,29 @@ class _Beside:
                 process.interrupt()
                 is_asked = True
         answer = process.answer()
-        self._show(number, shown)
-        del self.waiting[number]
+        self._show(number, shown, is_over=True)
+        del self.unfollowed[number]
         if "error" in answer:
-            self.waiting.clear()  # its process has ended with it
+            self.unfollowed.clear()  # its process has ended with it
             code = int(answer["exit_code"])
             raise UsageError(answer["error"]) if code == UsageError.exit_code else EmergenceError(answer["error"], code)
         return str(answer["run_id"])
 
     def close(self) -> None:
-        """Let the process end. Cells that nobody has followed save where they are and stop."""
+        """Wait for the process to end. Cells that nobody has followed save where they are and stop first."""
         if self._process is not None:
-            if self.waiting:
+            if self.unfollowed:
                 self._process.interrupt()
             self._process.close()
 
     def _log(self, number: int) -> Path:
-        return self._store.root / CACHE_FOLDER / f"demo-{number}.log"
+        return self._store.root / CACHE_FOLDER / f"demo-{self._seed}-{number}.log"
 
-    def _show(self, number: int, shown: int) -> int:
-        """Show whole lines of a log from byte ``shown`` on; returns where the next ones begin."""
+    def _show(self, number: int, shown: int, *, is_over: bool = False) -> int:
+        """Show a log from byte ``shown`` on, in whole lines unless it is over; returns where the next ones begin."""
         log = self._log(number)
         content = read_regular(log) if log.exists() else b""
-        end = max(shown, content.rfind(b"\n") + 1)
-        sys.stderr.write(content[shown:end].decode(errors="replace"))
-        sys.stderr.flush()
+        end = len(content) if is_over else max(shown, content.rfind(b"\n") + 1)
+        for line in content[shown:end].decode(errors="replace").splitlines():
+            say(line, err=True)
         return end

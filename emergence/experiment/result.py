@@ -35,6 +35,7 @@ from emergence.experiment.facts import (
     view_of,
     words_of_layout,
 )
+from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.shape import check_result
 from emergence.experiment.source_commit import source_commit
 from emergence.files import SEAL_KEY, read_json_and_text, unseal, unseal_as_written
@@ -322,8 +323,8 @@ def load_result(path: Path) -> RunResult:
             raise DataError(
                 f"results of schema version {version}: read them with a later version of this program", path
             )
-        # Inside a run the bytes must be as written. A result that was passed on may have another layout.
-        is_in_run = path.with_name("MANIFEST.json").exists()
+        # Inside a run the layout must be as written. A result that was passed on may have another one.
+        is_in_run = path.with_name(MANIFEST_FILE).exists()
         raw = unseal_as_written(raw, text, str(path), DataError) if is_in_run else unseal(raw, str(path), DataError)
         if "schema_version" not in raw:
             raise DataError("not a results file", path)

@@ -187,7 +187,7 @@ def _walked(root: Path) -> Iterator[Path | RunDirectory]:
     seen = 0
     for parent, folders, files in os.walk(root):
         folder = Path(parent)
-        seen += 1 + len(folders) + len(files)
+        seen += len(folders) + len(files)
         if seen > MOST_ENTRIES:
             raise DataError(f"holds more than {MOST_ENTRIES:,} files: give the folder of the run directories", root)
         if SPEC_FILE in files:

@@ -32,7 +32,7 @@ from emergence.measures.variance_parts import VariancePart, effective_df, t_wide
 N_BOOT = 10_000
 #: Below this many clusters an interval is flagged ``few_clusters``.
 FEW_CLUSTERS = 30
-#: Share of undefined draws (a ratio over zero, say) from which there is no interval.
+#: Share of undefined draws (a ratio over zero, say) above which there is no interval.
 _MAX_UNDEFINED = 0.01
 
 
@@ -67,7 +67,7 @@ class Estimate:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Estimate:
-        """The inverse of ``plain``, with nan for None (infinite for ``df``)."""
+        """The inverse of ``plain``, with nan for None (infinite for ``df``): infinite ends come back as none."""
         numbers = {k: math.nan if values[k] is None else values[k] for k in ("point", "lo", "hi", "se")}
         df = math.inf if values["df"] is None else values["df"]
         return cls(**{**values, **numbers, "df": df, "flags": tuple(values["flags"])})
@@ -99,7 +99,8 @@ class Resamples:
         cls, table: ClusterTable, n_boot: int = N_BOOT, seed: int = 0, peers: Sequence[ClusterTable] = ()
     ) -> Resamples:
         rng = np.random.default_rng(seed)
-        averaged = table.over_seeds()  # a table of hundreds of seeds has as many rows, and few columns
+        # Statistics take means over seeds, and a table of hundreds of seeds has few columns.
+        averaged = table.over_seeds()
         return cls(
             table=table,
             column_means=averaged.column_means(cluster_replicates(averaged, n_boot, rng)),
@@ -112,7 +113,7 @@ class Resamples:
 
     @cached_property
     def rows(self) -> FloatArray:
-        """(B, R) mean of each seed of each column, on the same resamples."""
+        """(B, R) mean of each seed of each column, on the same resamples: the clusters are what is drawn first."""
         return cluster_replicates(self.table, self.n_boot, np.random.default_rng(self.seed))
 
 
@@ -286,7 +287,7 @@ def _bca(point: float, draws: FloatArray, acceleration: float, level: float) -> 
 
 
 def _acceleration(left_out: FloatArray) -> float:
-    """Efron's a from the jackknife (C,): skewness of the clusters' influence, whose size has no part in it."""
+    """Efron's a from the jackknife (C,): a sixth of the skewness of the clusters' influence, whatever its scale."""
     influence = left_out.mean() - left_out
     largest = float(np.abs(influence).max(initial=0.0))
     if not largest > 0:

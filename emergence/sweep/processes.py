@@ -96,7 +96,7 @@ class Process:
 
 def divided_threads(jobs: int) -> AbstractContextManager[None]:
     """Divide the cores among the jobs, unless the user set the number of threads."""
-    if jobs < 2 or "OMP_NUM_THREADS" in os.environ:
+    if jobs < 2 or any(name in os.environ for name in THREAD_VARIABLES):
         return variables({})
     threads = str(max(1, usable_cores() // jobs))
     return variables(dict.fromkeys(THREAD_VARIABLES, threads))

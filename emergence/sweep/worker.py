@@ -38,12 +38,14 @@ _WATCH = "end with the sweep"
 def serve(jobs: Connection, answers: Connection) -> None:
     """Do one job after the other, until one fails or no more can come: read the data of a sweep, run a cell."""
     questions = _Questions()
-    # A Ctrl-C may come between two jobs, and whoever waited for an answer may be gone.
-    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
-        while True:
-            job = json.loads(jobs.recv_bytes())
-            if not (check_inputs if "specs" in job else run_cell)(job, answers, questions):
-                return
+    with contextlib.suppress(EOFError, BrokenPipeError):  # whoever waited for an answer may be gone
+        try:
+            while True:
+                job = json.loads(jobs.recv_bytes())
+                if not (check_inputs if "specs" in job else run_cell)(job, answers, questions):
+                    return
+        except KeyboardInterrupt:
+            _answer(answers, error="stopped between two runs; the same command goes on from here", exit_code=STOPPED)
 
 
 class _Questions:
@@ -205,7 +207,7 @@ class _OwnProcess:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
         if error is not None and is_out_of_memory(error):
-            error = EmergenceError(f"out of memory: fewer --jobs, or smaller runs ({error})")
+            error = EmergenceError(f"out of memory: fewer runs at a time (--jobs), or smaller ones ({error})")
         # The answer first: the log may be what failed, on a full disk.
         if isinstance(error, EmergenceError):
             _answer(self.answers, error=str(error), exit_code=error.exit_code)
