@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +21,7 @@ from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
 from emergence.findings.two_by_two import Grid
 from emergence.spec.experiment import ExperimentSpec
-from emergence.sweep import processes
+from emergence.sweep import processes, worker
 from emergence.sweep.processes import THREAD_VARIABLES, divided_threads
 from emergence.training.recording import StopRequested
 from tests.small_runs import MICRO
@@ -77,6 +80,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     pretended = Pretended()
     monkeypatch.setattr(demo, "Process", pretended)
     monkeypatch.setattr(demo, "start_method", lambda: None)
+    monkeypatch.setattr(demo, "prepare", lambda: None)
     monkeypatch.setattr(demo, "SHARED", {**demo.SHARED, "set_values": MICRO})
     monkeypatch.setattr(demo, "_report_line", lambda runs_dir: "the report")
     monkeypatch.setattr(demo, "usable_cores", lambda: 2)
@@ -107,6 +111,16 @@ def test_the_random_cells_run_beside(process: Pretended, tmp_path: Path, capsys:
     with pytest.raises(EmergenceError, match="as asked"):
         run(tmp_path, fresh=True)
     assert [job["fresh"] for job in process.given] == [False, False, True, True]
+
+
+def test_what_a_second_process_leaves_when_it_dies_runs_here(
+    process: Pretended, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process.outcome = lambda job: {"error": "killed by signal 9 (out of memory?)", "exit_code": 1, "died": True}
+    run(tmp_path)
+    assert len(predictions(tmp_path)) == 4 and process.closed == 1
+    assert "killed by signal 9 (out of memory?): this process goes on alone" in capsys.readouterr().err
+    assert not list((tmp_path / "runs" / ".cache").glob("demo-*"))
 
 
 @pytest.mark.parametrize("code, kind", [(1, EmergenceError), (2, UsageError)])
@@ -179,6 +193,21 @@ def test_what_a_person_says_of_threads_stays(name: str, monkeypatch: pytest.Monk
     monkeypatch.setenv(name, "5")
     with divided_threads(2):
         assert {other: os.environ.get(other) for other in THREAD_VARIABLES if other in os.environ} == {name: "5"}
+
+
+def test_a_long_temporary_folder_takes_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a Unix socket has about a hundred characters."""
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/tmp")
+    assert processes.start_method().get_start_method() == "forkserver"
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/" + "long" * 20)
+    assert processes.start_method().get_start_method() == "spawn"
+
+
+def test_a_process_that_is_interrupted_between_two_jobs_says_that_it_has_stopped() -> None:
+    given, said = [], []
+    jobs = SimpleNamespace(recv_bytes=lambda: given.append(1) or signal.raise_signal(signal.SIGINT))
+    worker.serve(jobs, SimpleNamespace(send_bytes=said.append))  # type: ignore[arg-type]
+    assert given == [1] and json.loads(said[0])["exit_code"] == STOPPED
 
 
 def test_torchrun_is_refused_before_anything_starts(

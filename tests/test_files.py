@@ -190,7 +190,10 @@ def _nested(depth: int, opens: str = "[", closes: str = "]") -> str:
         (_nested(200, '[{"a":', "}]"), "nested more than 64 levels"),
         (f'{{"a": 1{"0" * 400}}}', "more than 64 bits"),
         (f'{{"a": 1{"0" * 5_000}}}', "not strict JSON"),
-        ('{"a": -1e400}', "too large"),
+        *(
+            (text, "too large")
+            for text in ('{"a": -1e400}', "[1,1e400]", "[1e400]", '{"a":1e400}', "[\n1e400]", "1e400")
+        ),
         ('{"a": 1E+999}', "too large"),
         (f'{{"é": [0.{"1" * 30}, 1.5e-300, 1{"0" * 30}]}}', "more than 64 bits"),
         (f"[9{'9' * 18}]", "more than 64 bits"),

@@ -27,7 +27,7 @@ from emergence.findings.two_by_two import Grid, RunScores, build_grid, format_gr
 from emergence.findings.verdict import Verdict, verdict_of
 from emergence.report.terminal import describe_verdict
 from emergence.spec.experiment import ExperimentSpec
-from emergence.sweep.processes import Process, divided_threads, start_method
+from emergence.sweep.processes import Process, divided_threads, prepare, start_method
 from emergence.training.recording import TerminalProgress, plain_messages
 from emergence.wording import in_line, say
 
@@ -62,15 +62,14 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
     store, started = RunStore(runs_dir), time.monotonic()
     trunk: str | None = None
     runs = []
-    with plain_messages(), StopSwitch() as should_stop, _beside(store, seed, fresh) as beside:
+    with plain_messages(), StopSwitch() as should_stop, _beside(store, seed, fresh, should_stop) as beside:
         for number, (title, extra) in enumerate(CELLS, start=1):
             if trunk and not extra.get("random_baseline"):
                 extra = {**extra, "skip_pretrain": True, "pretrained_model_path": trunk}
             is_beside = number in beside.unfollowed
             say(f"\n[{number}/{len(CELLS)}] {title}{', in a second process' * is_beside}", err=True)
-            if is_beside:
-                run_id = beside.follow(number, should_stop)
-            else:
+            run_id = beside.follow(number) if is_beside else None
+            if run_id is None:
                 result = run_experiment(
                     _spec(seed, extra),
                     store,
@@ -115,7 +114,7 @@ def _report_line(runs_dir: Path) -> str:
 
 
 @contextlib.contextmanager
-def _beside(store: RunStore, seed: int, fresh: bool) -> Iterator[_Beside]:
+def _beside(store: RunStore, seed: int, fresh: bool, should_stop: Callable[[], bool]) -> Iterator[_Beside]:
     """The random cells that are left, for a second process that shares the cores with this one.
 
     There is none on one core, and a GPU is not shared. Both processes have their part of the cores whatever is left to
@@ -127,7 +126,9 @@ def _beside(store: RunStore, seed: int, fresh: bool) -> Iterator[_Beside]:
     left = {n: spec for n, spec in specs.items() if fresh or store.find_finished(spec) is None}
     is_shared = usable_cores() > 1 and not torch.cuda.is_available()
     with divided_threads(2 if is_shared else 1), _threads_of_environment():
-        beside = _Beside(store, left if is_shared else {}, seed, fresh)
+        beside = _Beside(store, left if is_shared else {}, fresh, should_stop)
+        if beside.unfollowed:
+            prepare()
         try:
             yield beside
         finally:
@@ -140,7 +141,7 @@ def _threads_of_environment() -> Iterator[None]:
     import torch
 
     before, threads = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdigit() and int(threads) > 0:
+    if threads.isdecimal() and int(threads) > 0:
         torch.set_num_threads(int(threads))
     try:
         yield
@@ -155,26 +156,28 @@ class _Beside:
         unfollowed: Number of each cell that it runs and whose end was not waited for yet, and what it is.
     """
 
-    def __init__(self, store: RunStore, cells: dict[int, ExperimentSpec], seed: int, fresh: bool) -> None:
+    def __init__(
+        self, store: RunStore, cells: dict[int, ExperimentSpec], fresh: bool, should_stop: Callable[[], bool]
+    ) -> None:
         self.unfollowed = dict(cells)
-        self._store, self._seed, self._fresh = store, seed, fresh
+        self._store, self._fresh, self._should_stop = store, fresh, should_stop
         self._process: Process | None = None
 
     def start_and_announce(self, run: RunDirectory, what: str) -> None:
         """Say which run is open, and start: its data has been read, so that none is made twice from now on."""
         announce(run, what)
-        if self._process is None and self.unfollowed:
+        if self._process is None and self.unfollowed and not self._should_stop():
             make_folder(self._store.root / CACHE_FOLDER)
             self._process = Process.start(start_method())
             where = {"runs_dir": str(self._store.root.resolve()), "cwd": str(Path.cwd())}
             for number, spec in self.unfollowed.items():
-                log = self._log(number)
-                log.unlink(missing_ok=True)
                 job = {"spec": spec.to_dict(), "trunk": None, "fresh": self._fresh, "brief": True}
-                self._process.take({**job, **where, "log": str(log.resolve())})
+                self._process.take({**job, **where, "log": str(self._log(number).resolve())})
 
-    def follow(self, number: int, should_stop: Callable[[], bool]) -> str:
+    def follow(self, number: int) -> str | None:
         """Show what a cell says until it has ended; returns the name of its run.
+
+        Where the process has died, out of memory perhaps, the cells that are left are to run here: None.
 
         Raises:
             EmergenceError: It failed, or has stopped because ``should_stop`` was true.
@@ -184,7 +187,7 @@ class _Beside:
         shown, is_asked = 0, False
         while not wait(process.news, POLL_SECONDS):
             shown = self._show(number, shown)
-            if should_stop() and not is_asked:
+            if self._should_stop() and not is_asked:
                 process.interrupt()
                 is_asked = True
         answer = process.answer()
@@ -192,6 +195,9 @@ class _Beside:
         del self.unfollowed[number]
         if "error" in answer:
             self.unfollowed.clear()  # its process has ended with it
+            if answer.get("died") and not self._should_stop():
+                say(f"{answer['error']}: this process goes on alone", err=True)
+                return None
             code = int(answer["exit_code"])
             raise UsageError(answer["error"]) if code == UsageError.exit_code else EmergenceError(answer["error"], code)
         return str(answer["run_id"])
@@ -202,9 +208,11 @@ class _Beside:
             if self.unfollowed:
                 self._process.interrupt()
             self._process.close()
+            for number, _ in enumerate(CELLS, start=1):
+                self._log(number).unlink(missing_ok=True)
 
     def _log(self, number: int) -> Path:
-        return self._store.root / CACHE_FOLDER / f"demo-{self._seed}-{number}.log"
+        return self._store.root / CACHE_FOLDER / f"demo-{os.getpid()}-{number}.log"
 
     def _show(self, number: int, shown: int, *, is_over: bool = False) -> int:
         """Show a log from byte ``shown`` on, in whole lines unless it is over; returns where the next ones begin."""

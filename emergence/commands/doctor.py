@@ -23,7 +23,7 @@ from emergence.environment import usable_cores
 from emergence.errors import install_line
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.local_time import core_time, this_machine
-from emergence.wording import aligned, time_range
+from emergence.wording import aligned, counted, time_range
 
 Status = Literal["ok", "note", "missing"]
 
@@ -109,8 +109,8 @@ def _cores_and_memory() -> Check:
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (ValueError, OSError, AttributeError):
-        return Check("CPU", "ok", f"{cores} cores")
-    size = f"{cores} cores, {memory:.0f} GiB memory"
+        return Check("CPU", "ok", counted(cores, "core"))
+    size = f"{counted(cores, 'core')}, {memory:.0f} GiB memory"
     if memory < 4:
         return Check("CPU", "note", size, "use --config-name debug; tiny wants about 4 GiB")
     return Check("CPU", "ok", size)

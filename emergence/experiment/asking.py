@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ _NOT_VERBS = frozenset([
     "somewhere", "to", "of", "by", "with", "for", "from", "in", "on", "at", "about", "into", "the", "a", "an",
     "it",
 ])  # fmt: skip
+_BEFORE_NOUNS = frozenset(["the", "a", "an", "his", "its", "their", "my", "your", "our"])
 #: Two words are forms of one verb if they begin alike for this share of the shorter one, and for so many letters.
 _ALIKE_SHARE, _ALIKE_LETTERS = 0.6, 3
 
@@ -179,12 +180,25 @@ def _predicate_place(words: tuple[str, ...], question: str, predicate: str | Non
 
 
 def _sought(words: tuple[str, ...], question: str) -> int:
-    """The word that has the most first letters in common with a word of the question, the earlier on a tie."""
-    asked = [word for word in split_words(question.lower()) if word.isalpha() and word not in _NOT_VERBS]
-    alike = [max((_letters_alike(word.lower(), other) for other in asked), default=0) for word in words]
+    """The word that has the most first letters in common with a word of the question, the earlier on a tie.
+
+    On both sides only words count that can be verbs. Example: "baker" in "What did the baker give?" cannot.
+    """
+    _, *asked = split_words(question) or ("",)  # the first is the wh-word
+    verbs = [word.lower() for i, word in enumerate(asked) if _may_be_verb(asked, i) and not word[0].isupper()]
+    alike = [
+        max((_letters_alike(word.lower(), verb) for verb in verbs), default=0) if _may_be_verb(words, i) else 0
+        for i, word in enumerate(words)
+    ]
     if not any(alike):
         raise UsageError("which verb of the sentence the question asks about is not plain: name it with --predicate")
     return alike.index(max(alike))
+
+
+def _may_be_verb(words: Sequence[str], place: int) -> bool:
+    """Not a word of grammar, and not right behind an article or a possessive."""
+    is_noun = place > 0 and words[place - 1].lower() in _BEFORE_NOUNS
+    return words[place].isalpha() and words[place].lower() not in _NOT_VERBS and not is_noun
 
 
 def _letters_alike(word: str, other: str) -> int:

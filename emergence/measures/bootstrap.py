@@ -32,6 +32,9 @@ from emergence.measures.variance_parts import VariancePart, effective_df, t_wide
 N_BOOT = 10_000
 #: Below this many clusters an interval is flagged ``few_clusters``.
 FEW_CLUSTERS = 30
+#: Draws that differ from the point by no more than this share of their size are equal to it: only rounding, which
+#: depends on the order of sums, tells them apart, and a bias is what lies below.
+_TIED = 1e-12
 #: Share of undefined draws (a ratio over zero, say) above which there is no interval.
 _MAX_UNDEFINED = 0.01
 
@@ -276,7 +279,9 @@ def interval_of_draws(table: ClusterTable, drawn: StatisticDraws, level: float =
 
 def _bca(point: float, draws: FloatArray, acceleration: float, level: float) -> tuple[float, float, str]:
     tail = np.array([(1 - level) / 2, (1 + level) / 2])
-    below = ((draws < point).mean() + (draws <= point).mean()) / 2
+    above = draws - point
+    above[np.abs(above) <= _TIED * max(abs(point), float(np.abs(draws).max()))] = 0.0
+    below = ((above < 0).mean() + (above <= 0).mean()) / 2
     if not 0.0 < below < 1.0 or not math.isfinite(acceleration):
         lo, hi = np.quantile(draws, tail)
         return float(lo), float(hi), "percentile"

@@ -45,17 +45,18 @@ def fitted_table(
     from rich.text import Text
 
     width = width or window_width()
-    columns = zip(titles, *rows, strict=True)
-    words = [max(len(in_line(word)) for cell in column for word in cell.split() or [""]) for column in columns]
+    columns = [[in_line(cell) for cell in column] for column in zip(titles, *rows, strict=True)]
+    words = [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
     kept = _fitting_columns(titles, words, spare, width)
-    fits = sum(words[number] + 1 for number in kept) <= width
+    longest = [max(map(len, columns[number])) for number in kept]
+    widths = _shared_out(width - len(kept) + 1, [words[number] for number in kept], longest)
     table = Table(box=box.SIMPLE_HEAD if _can_draw() else box.ASCII2, pad_edge=False, show_edge=False, padding=0)
-    for number in kept:
+    for place, number in enumerate(kept):
         table.add_column(
             Text(in_line(titles[number])),
             justify="left" if number < left else "right",
             overflow="fold",
-            min_width=words[number] if fits else None,
+            width=widths[place] if widths else None,
         )
     for row in rows:
         table.add_row(*(Text(in_line(row[number])) for number in kept))  # Text, because cells are no markup
@@ -75,11 +76,29 @@ def _fitting_columns(titles: Sequence[str], words: Sequence[int], spare: Sequenc
     """
     kept = list(range(len(titles)))
     for title in spare:
-        if sum(words[number] + 1 for number in kept) <= width:
+        if sum(words[number] + 1 for number in kept) - 1 <= width:
             break
         if title in titles:
             kept.remove(titles.index(title))
     return kept
+
+
+def _shared_out(room: int, least: Sequence[int], most: Sequence[int]) -> list[int]:
+    """Widths between ``least`` and ``most`` that fill the room: what one does not need, the others share.
+
+    They are given to rich as they are: with least widths alone it cuts off the columns at the right.
+
+    Returns:
+        None at all where not even the least fit: then words have to break.
+    """
+    widths, spare = list(least), room - sum(least)
+    if spare < 0:
+        return []
+    by_need = sorted(range(len(widths)), key=lambda place: most[place] - least[place])
+    for n_left, place in zip(range(len(widths), 0, -1), by_need, strict=True):
+        more = min(most[place] - least[place], spare // n_left)
+        widths[place], spare = widths[place] + more, spare - more
+    return widths
 
 
 def fitted_text(paragraphs: Sequence[str], *, bullet: str = "", width: int | None = None) -> str:

@@ -227,7 +227,11 @@ class ExperimentConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the inverse of :func:`config_from_dict`."""
-        return {name: dict(of) if isinstance(of, dict) else of for name, of in self._stored.items()}
+        return {
+            name: {key: list(value) if isinstance(value, list) else value for key, value in of.items()}
+            if isinstance(of, dict) else of
+            for name, of in self._stored.items()
+        }  # fmt: skip
 
     @functools.cached_property  # a report of hundreds of runs asks each of them several times
     def _stored(self) -> dict[str, Any]:

@@ -7,9 +7,11 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,25 @@ from emergence.sweep.worker import PRELOAD, serve
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+#: The server that processes are forked from is asked through a socket in the temporary folder, and the path of a socket
+#: has about a hundred characters.
+_LONGEST_TEMPORARY_FOLDER = 70
+
+
 def start_method() -> Any:
     """How processes start: forked from a server that has imported everything, or anew where there is no fork."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    is_short = len(tempfile.gettempdir()) <= _LONGEST_TEMPORARY_FOLDER
+    if "forkserver" not in multiprocessing.get_all_start_methods() or not is_short:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
     return context
+
+
+def prepare() -> None:
+    """Have the server that processes are forked from begin its imports, which take seconds."""
+    if start_method().get_start_method() == "forkserver":
+        forkserver.ensure_running()
 
 
 @dataclass
@@ -75,7 +89,7 @@ class Process:
             os.kill(self.process.pid, signal.SIGINT)
 
     def answer(self) -> dict[str, Any]:
-        """The answer to its job, once there are news. Of a process that ended without, an error with the exit code."""
+        """The answer to its job, once there are news; an error with ``died`` where it has ended without one."""
         with contextlib.suppress(EOFError, OSError):
             if self.answers.poll():
                 answer: dict[str, Any] = json.loads(self.answers.recv_bytes())
@@ -84,8 +98,9 @@ class Process:
         code = self.process.exitcode
         if code is not None and code < 0:
             cause = f"killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
-            return {"error": cause, "exit_code": STOPPED if -code in (signal.SIGINT, signal.SIGTERM) else 1}
-        return {"error": f"its process ended with exit code {code}", "exit_code": code or 1}
+            code = STOPPED if -code in (signal.SIGINT, signal.SIGTERM) else 1
+            return {"error": cause, "exit_code": code, "died": True}
+        return {"error": f"its process ended with exit code {code}", "exit_code": code or 1, "died": True}
 
     def close(self) -> None:
         """Let it end, and wait for that."""

@@ -78,6 +78,28 @@ def test_the_predicate_is_sought_or_named(question: str, predicate: str | None, 
 
 
 @pytest.mark.parametrize(
+    ("sentence", "question", "found"),
+    [
+        ("The baker gave the letter to the teacher .", "What did the baker give?", None),
+        ("The baker gave the letter to the teacher .", "Who was the letter given to?", None),
+        ("The baker gave the letter to the teacher .", "Who gave the letter to the teacher?", "gave"),
+        ("The teacher sold a book .", "What did the teacher sell?", None),
+        ("The professor emailed Kubernetes .", "What did the professor email?", "emailed"),
+        ("Emma painted the roof with a brush .", "Who ate something?", None),
+        ("Emma cut the roof .", "What did Emma cut?", "cut"),
+        ("Emma painted the roof .", "What did Emma paint?", "painted"),
+    ],
+)
+def test_nouns_and_names_are_no_predicates(sentence: str, question: str, found: str | None) -> None:
+    words = tuple(sentence.split())
+    if found is None:
+        with pytest.raises(UsageError, match="name it with --predicate"):
+            _predicate_place(words, question, None)
+    else:
+        assert words[_predicate_place(words, question, None)] == found
+
+
+@pytest.mark.parametrize(
     ("predicate", "reason"),
     [
         (None, "not plain: name it with --predicate"),

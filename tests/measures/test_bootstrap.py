@@ -13,6 +13,7 @@ from scipy.stats import norm
 from emergence.measures.bootstrap import (
     Estimate,
     Resamples,
+    _bca,
     bootstrap_means,
     bootstrap_statistic,
     column,
@@ -289,3 +290,16 @@ def test_columns_are_resampled_as_their_seeds_are() -> None:
         np.testing.assert_allclose(resamples.column_means[name], means, rtol=1e-13)
     for name, means in table.column_means(cluster_jackknife(table)).items():
         np.testing.assert_allclose(resamples.left_out_column_means[name], means, rtol=1e-13)
+
+
+def test_ties_do_not_depend_on_rounding() -> None:
+    """Scores of 0 and 1 give draws equal to the point, and sums in another order are off by the last bit."""
+    rng = np.random.default_rng(1)
+    scores = rng.integers(0, 2, (3, 60)).astype(float)
+    draws = Resamples.draw(ClusterTable.from_questions({"x": scores}, np.arange(60) // 3), 4_000)
+    values = draws.column_means["x"]
+    point = float(scores.mean())
+    tied = np.abs(values - point) < 1e-12
+    assert tied.sum() > 20
+    limits = [_bca(point, values * (1 + shift * 2**-52), 0.01, 0.95)[:2] for shift in (-2, 0, 2)]
+    np.testing.assert_allclose(limits, [limits[1]] * 3, rtol=1e-12)

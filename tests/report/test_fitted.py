@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emergence.report import output_files
 from emergence.report.fitted import fitted_table, fitted_text
@@ -39,6 +42,22 @@ def test_tables_fit_the_window(
     lines = shown.splitlines()
     assert max(map(len, lines)) <= columns and "|" not in shown, shown
     assert ("T-W-F-ALL" if command[0] == "sweep" else "frozen") in shown, shown
+
+
+@given(st.data())
+def test_no_column_that_is_shown_loses_a_word(data: st.DataObject) -> None:
+    cell = st.lists(st.text("ab,[]", min_size=1, max_size=7), max_size=4).map(" ".join)
+    titles = [f"{'t' * data.draw(st.integers(1, 6))}{n}" for n in range(data.draw(st.integers(1, 9)))]
+    rows = [[data.draw(cell) for _ in titles] for _ in range(data.draw(st.integers(1, 3)))]
+    width = data.draw(st.integers(20, 120))
+    lines = fitted_table(titles, rows, left=2, spare=titles[3:6], width=width).splitlines()
+    told = next((n for n, line in enumerate(lines) if line.startswith("(not shown")), len(lines))
+    assert max(map(len, lines[:told])) <= width
+    kept = [n for n, title in enumerate(titles) if title not in " ".join(lines[told:])]
+    words = {n: [word for text in (titles[n], *(row[n] for row in rows)) for word in text.split()] for n in kept}
+    if sum(max(map(len, words[n])) + 1 for n in kept) - 1 <= width:
+        shown = Counter(word for line in lines[:told] for word in line.split())
+        assert Counter(word for n in kept for word in words[n]) <= shown
 
 
 def test_markdown_comes_in_a_pipe_or_when_it_is_asked_for(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from emergence.errors import ConfigError
+from emergence.plain import plain
 from emergence.spec.config import (
     CONFIG_NAMES,
     RECIPES,
@@ -132,3 +133,12 @@ def test_an_unknown_name_suggests_the_near_one() -> None:
 def test_a_list_says_what_it_is_of(setting: str, of: str) -> None:
     with pytest.raises(ConfigError, match=f"must be a list of {of}"):
         load_config("debug", [setting])
+
+
+def test_what_is_done_with_the_plain_form_changes_no_config() -> None:
+    config = load_config("debug")
+    first = config.to_dict()
+    first["probe"]["ridges"].append(99)
+    first["model"]["hidden_size"] = 1
+    del first["pretrain"]
+    assert config.to_dict() == load_config("debug").to_dict() == plain(config)
