@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -166,3 +167,12 @@ def test_a_named_command_is_built_alone_and_reads_the_same() -> None:
         assert texts[0] == texts[1]
     for words in ([], ["--help"], ["tabel"], ["--version"]):
         assert with_the_named(app, words) is app
+
+
+def test_a_command_looks_for_cycles_seldom() -> None:
+    before = gc.get_threshold()
+    try:
+        gc.set_threshold(700)
+        assert call("--version")[0] == 0 and gc.get_threshold()[0] >= 10_000
+    finally:
+        gc.set_threshold(*before)

@@ -17,6 +17,7 @@ import torch
 
 from emergence.commands import demo
 from emergence.errors import STOPPED, EmergenceError, UsageError
+from emergence.experiment import run as run_module
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
 from emergence.findings.two_by_two import Grid
@@ -104,7 +105,7 @@ def test_the_random_cells_run_beside(process: Pretended, tmp_path: Path, capsys:
     told = capsys.readouterr()
     assert "[3/4] train all weights of a random trunk, in a second process\na line of its log\n" in told.err
     assert "a line of its log\nhalf a\n" in told.err and "the report" in told.out
-    assert len(predictions(tmp_path)) == 4
+    assert len(predictions(tmp_path)) == 4 and not list((tmp_path / "runs" / ".cache").glob("demo-*"))
     run(tmp_path)
     assert len(process.given) == 2  # finished cells need nobody
     process.outcome = lambda job: {"error": "as asked", "exit_code": 1}
@@ -217,6 +218,34 @@ def test_torchrun_is_refused_before_anything_starts(
     with pytest.raises(UsageError, match="without torchrun"):
         run(tmp_path)
     assert not process.given and not list(tmp_path.iterdir())
+
+
+def test_after_ctrl_c_no_second_process_starts(
+    process: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "announce", lambda run, what: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(StopRequested):
+        run(tmp_path)
+    assert not process.given
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_job_says_whether_its_run_begins_anew_and_a_failure_ends_its_process(
+    fresh: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def refused(*_: object, fresh: bool, **__: object) -> None:
+        asked.append(fresh)
+        raise EmergenceError("no room")
+
+    monkeypatch.setattr(run_module, "run_experiment", refused)
+    monkeypatch.setattr(worker._OwnProcess, "__enter__", lambda self: None)
+    job = {"spec": demo._spec(0, {"freeze_llm": True, "random_baseline": True}).to_dict(), "fresh": fresh}
+    jobs = iter([json.dumps({**job, "trunk": None, "runs_dir": str(tmp_path)}).encode()] * 2)
+    said: list[bytes] = []
+    worker.serve(SimpleNamespace(recv_bytes=lambda: next(jobs)), SimpleNamespace(send_bytes=said.append))  # type: ignore[arg-type]
+    assert asked == [fresh] and json.loads(said[0]) == {"error": "no room", "exit_code": 1} and len(said) == 1
 
 
 @pytest.mark.slow

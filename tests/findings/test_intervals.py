@@ -19,7 +19,7 @@ from emergence.findings.comparable import Grouping, group_results, peers_of
 from emergence.findings.folder import read_folder
 from emergence.findings.scores import SUMMARY, SetScores, score_sets
 from emergence.findings.table import build_table
-from emergence.findings.two_by_two import RunScores, build_grid, format_grid
+from emergence.findings.two_by_two import RunScores, build_grid, format_grid, runs_by_cell
 from emergence.report.charts.chart import all_charts
 from emergence.report.table_formats import format_table
 from emergence.report.terminal import counts_of, evaluation_notes
@@ -200,3 +200,10 @@ def test_stats_without_predictions_say_that_documents_were_not_resampled(tmp_pat
         write_run(tmp_path, cell, f1, predictions=False)
     notes = scored(tmp_path, cluster="document")["debug"].notes
     assert any(note.endswith("they resample what their runs did, not documents") for note in notes)
+
+
+def test_of_two_runs_of_one_cell_and_seed_one_is_used(tmp_path: Path) -> None:
+    runs = _grid_runs(tmp_path, None)
+    cells, left_out = runs_by_cell([*runs, runs[0]])
+    assert sum(map(len, cells.values())) == len(runs)
+    assert left_out == [f"{runs[0].run.run_id}: another run of the same cell and seed is used"]

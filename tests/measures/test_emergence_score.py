@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from emergence.measures.bootstrap import Resamples, interval, statistic_draws
 from emergence.measures.emergence_score import (
     CELLS,
     RatioMoments,
@@ -265,3 +266,17 @@ def test_scale_reading_refuses_few_sizes_and_falls():
     assert read_sizes(_sizes((0.2, 0.9))).verdict == "undetermined"
     fall = read_sizes(_sizes((0.2, 0.9, 0.5)))
     assert fall.verdict == "undetermined" and any("falls at size2" in line for line in fall.evidence)
+
+
+def test_the_parts_of_a_score_are_those_of_its_cells():
+    """Draws are shared among the parts, and each part has its own."""
+    means = {"full": 0.52, "frozen": 0.60, "random_frozen": 0.50}
+    scores, clusters = cells(np.random.default_rng(3), means, seeds=3, sd_seed=0.02)
+    table = two_by_two_table(scores, clusters)
+    found = analyse_two_by_two(table, n_boot=1000).probe
+    resamples = Resamples.draw(table, 1000)
+    of_floor = interval(resamples, lambda m: m["frozen"] - m["random_frozen"])
+    of_full = interval(resamples, lambda m: m["full"] - m["random_frozen"])
+    assert found.above_floor == of_floor and found.headroom == of_full and of_floor.point > of_full.point
+    draws = statistic_draws(resamples, lambda m: m["full"] - m["random_frozen"]).draws
+    assert found.bad_denominators == (draws <= 0).mean() > 0
