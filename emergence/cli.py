@@ -139,7 +139,6 @@ _CONTAINERS_BEFORE_A_LOOK = 50_000
 def run(command: typer.Typer = app) -> None:
     """Console entry point. What a person, Modal or the system can cause ends as one line with an exit code."""
     # Rows of predictions are thousands of containers: to look through them every 700 takes a tenth of a table's time.
-    gc.freeze()
     gc.set_threshold(_CONTAINERS_BEFORE_A_LOOK)
     with ending_in_one_line():
         built = typer.main.get_command(with_the_named(command, sys.argv[1:]))

@@ -229,6 +229,17 @@ def test_after_ctrl_c_no_second_process_starts(
     assert not process.given
 
 
+def test_after_ctrl_c_among_finished_cells_the_next_one_stops(
+    process: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process.outcome = lambda job: {"error": "not yet", "exit_code": 1}
+    with pytest.raises(EmergenceError, match="not yet"):
+        run(tmp_path)
+    monkeypatch.setattr(demo, "announce", lambda run, what: signal.raise_signal(signal.SIGINT))
+    with pytest.raises((StopRequested, KeyboardInterrupt)):
+        run(tmp_path)
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_job_says_whether_its_run_begins_anew_and_a_failure_ends_its_process(
     fresh: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -177,13 +177,15 @@ class _Beside:
     def follow(self, number: int) -> str | None:
         """Show what a cell says until it has ended; returns the name of its run.
 
-        Where the process has died, out of memory perhaps, the cells that are left are to run here: None.
+        Where the process has died, out of memory perhaps, or never started, the cells left are to run here: None.
 
         Raises:
             EmergenceError: It failed, or has stopped because ``should_stop`` was true.
         """
         process = self._process
-        assert process is not None  # the first cell was open before
+        if process is None:  # a stop was asked for before it could start, and a run here hears of it
+            self.unfollowed.clear()
+            return None
         shown, is_asked = 0, False
         while not wait(process.news, POLL_SECONDS):
             shown = self._show(number, shown)

@@ -182,23 +182,33 @@ def _predicate_place(words: tuple[str, ...], question: str, predicate: str | Non
 def _sought(words: tuple[str, ...], question: str) -> int:
     """The word that has the most first letters in common with a word of the question, the earlier on a tie.
 
-    On both sides only words count that can be verbs. Example: "baker" in "What did the baker give?" cannot.
+    Of the question only words count that can be verbs: "baker" in "What did the baker give?" cannot. Verbs of the
+    sentence go before nouns, which may be predicates too ("the acquisition").
     """
     _, *asked = split_words(question) or ("",)  # the first is the wh-word
-    verbs = [word.lower() for i, word in enumerate(asked) if _may_be_verb(asked, i) and not word[0].isupper()]
-    alike = [
-        max((_letters_alike(word.lower(), verb) for verb in verbs), default=0) if _may_be_verb(words, i) else 0
-        for i, word in enumerate(words)
+    verbs = [
+        word.lower()
+        for i, word in enumerate(asked)
+        if _has_meaning(word) and not word[0].isupper() and not _is_noun(asked, i)
     ]
+    alike = [
+        max((_letters_alike(word.lower(), verb) for verb in verbs), default=0) if _has_meaning(word) else 0
+        for word in words
+    ]
+    of_verbs = [0 if _is_noun(words, i) else letters for i, letters in enumerate(alike)]
     if not any(alike):
         raise UsageError("which verb of the sentence the question asks about is not plain: name it with --predicate")
-    return alike.index(max(alike))
+    found = of_verbs if any(of_verbs) else alike
+    return found.index(max(found))
 
 
-def _may_be_verb(words: Sequence[str], place: int) -> bool:
-    """Not a word of grammar, and not right behind an article or a possessive."""
-    is_noun = place > 0 and words[place - 1].lower() in _BEFORE_NOUNS
-    return words[place].isalpha() and words[place].lower() not in _NOT_VERBS and not is_noun
+def _has_meaning(word: str) -> bool:
+    return word.isalpha() and word.lower() not in _NOT_VERBS
+
+
+def _is_noun(words: Sequence[str], place: int) -> bool:
+    """Whether a word stands right behind an article or a possessive."""
+    return place > 0 and words[place - 1].lower() in _BEFORE_NOUNS
 
 
 def _letters_alike(word: str, other: str) -> int:

@@ -88,6 +88,8 @@ def test_the_predicate_is_sought_or_named(question: str, predicate: str | None, 
         ("Emma painted the roof with a brush .", "Who ate something?", None),
         ("Emma cut the roof .", "What did Emma cut?", "cut"),
         ("Emma painted the roof .", "What did Emma paint?", "painted"),
+        ("The painter painted the roof .", "What did someone paint?", "painted"),
+        ("The acquisition of the firm surprised them .", "What was acquired?", "acquisition"),
     ],
 )
 def test_nouns_and_names_are_no_predicates(sentence: str, question: str, found: str | None) -> None:
