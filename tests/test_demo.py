@@ -103,11 +103,13 @@ def test_the_random_cells_run_beside(process: Pretended, tmp_path: Path, capsys:
     run(tmp_path)
     assert [job["spec"]["random_baseline"] for job in process.given] == [True, True] and process.closed == 1
     told = capsys.readouterr()
+    assert told.err.startswith("estimate: ") and told.err.count("estimate: ") == 1
     assert "[3/4] train all weights of a random trunk, in a second process\na line of its log\n" in told.err
     assert "a line of its log\nhalf a\n" in told.err and "the report" in told.out
     assert len(predictions(tmp_path)) == 4 and not list((tmp_path / "runs" / ".cache").glob("demo-*"))
     run(tmp_path)
     assert len(process.given) == 2  # finished cells need nobody
+    assert "estimate" not in capsys.readouterr().err
     process.outcome = lambda job: {"error": "as asked", "exit_code": 1}
     with pytest.raises(EmergenceError, match="as asked"):
         run(tmp_path, fresh=True)
@@ -205,10 +207,13 @@ def test_a_long_temporary_folder_takes_no_socket(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_process_that_is_interrupted_between_two_jobs_says_that_it_has_stopped() -> None:
-    given, said = [], []
-    jobs = SimpleNamespace(recv_bytes=lambda: given.append(1) or signal.raise_signal(signal.SIGINT))
-    worker.serve(jobs, SimpleNamespace(send_bytes=said.append))  # type: ignore[arg-type]
-    assert given == [1] and json.loads(said[0])["exit_code"] == STOPPED
+    said: list[bytes] = []
+
+    def interrupted() -> bytes:
+        raise KeyboardInterrupt
+
+    worker.serve(SimpleNamespace(recv_bytes=interrupted), SimpleNamespace(send_bytes=said.append))  # type: ignore[arg-type]
+    assert len(said) == 1 and json.loads(said[0])["exit_code"] == STOPPED
 
 
 def test_torchrun_is_refused_before_anything_starts(

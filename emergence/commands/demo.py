@@ -27,6 +27,7 @@ from emergence.findings.two_by_two import Grid, RunScores, build_grid, format_gr
 from emergence.findings.verdict import Verdict, verdict_of
 from emergence.report.terminal import describe_verdict
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.local_time import CoreTime, core_time, this_machine
 from emergence.sweep.processes import Process, divided_threads, prepare, start_method
 from emergence.training.recording import TerminalProgress, plain_messages
 from emergence.wording import in_line, say
@@ -62,16 +63,15 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
     store, started = RunStore(runs_dir), time.monotonic()
     trunk: str | None = None
     runs = []
+    _say_how_long(store, seed, fresh)
     with plain_messages(), StopSwitch() as should_stop, _beside(store, seed, fresh, should_stop) as beside:
         for number, (title, extra) in enumerate(CELLS, start=1):
-            if trunk and not extra.get("random_baseline"):
-                extra = {**extra, "skip_pretrain": True, "pretrained_model_path": trunk}
             is_beside = number in beside.unfollowed
             say(f"\n[{number}/{len(CELLS)}] {title}{', in a second process' * is_beside}", err=True)
             run_id = beside.follow(number) if is_beside else None
             if run_id is None:
                 result = run_experiment(
-                    _spec(seed, extra),
+                    _spec(seed, extra, trunk),
                     store,
                     cache_dir=runs_dir / CACHE_FOLDER,
                     fresh=fresh,
@@ -82,7 +82,7 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
                 assert result is not None and result.run_id is not None  # there is one process
                 run_id = result.run_id
             run = store.open(run_id)
-            trunk = trunk or f"{run.run_id}/{run.trunk_path.name}"
+            trunk = trunk or _trunk_of(run)
             runs.append(RunScores.load(run))
     grid = build_grid(runs)
     say("\n" + format_grid(grid))
@@ -94,13 +94,30 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
     return grid
 
 
+def _say_how_long(store: RunStore, seed: int, fresh: bool) -> None:
+    """Say how long what is left takes here."""
+    first = None if fresh else store.find_finished(_spec(seed, CELLS[0][1]))
+    specs = [_spec(seed, flags, _trunk_of(first) if first else None) for _, flags in CELLS]
+    left = [spec for spec in specs if fresh or store.find_finished(spec) is None]
+    if left:
+        work = sum((core_time(spec, has_trunk=spec.freeze_llm) for spec in left), CoreTime())  # one cell pretrains
+        say(f"estimate: {work.text(this_machine())}", err=True)
+
+
 def verdict_of_runs(runs: Sequence[RunScores], root: Path) -> Verdict:
     """The verdict of finished runs that differ in nothing but cell and seed."""
     return verdict_of(group_results(collection_of(runs, root)).sets[0])
 
 
-def _spec(seed: int, flags: dict[str, Any]) -> ExperimentSpec:
+def _spec(seed: int, flags: dict[str, Any], trunk: str | None = None) -> ExperimentSpec:
+    """The spec of a cell. The probe on the pretrained trunk takes ``trunk``, once there is one."""
+    if trunk and flags.get("freeze_llm") and not flags.get("random_baseline"):
+        flags = {**flags, "skip_pretrain": True, "pretrained_model_path": trunk}
     return ExperimentSpec.from_flags(**SHARED, seed=seed, **flags)
+
+
+def _trunk_of(run: RunDirectory) -> str:
+    return f"{run.run_id}/{run.trunk_path.name}"
 
 
 def _report_line(runs_dir: Path) -> str:
