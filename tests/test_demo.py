@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from emergence.commands import demo
 from emergence.errors import STOPPED, EmergenceError, UsageError
 from emergence.experiment import run as run_module
 from emergence.experiment.run import run_experiment
-from emergence.experiment.store import RunStore
+from emergence.experiment.store import RunDirectory, RunStore
 from emergence.findings.two_by_two import Grid
 from emergence.spec.experiment import ExperimentSpec
 from emergence.sweep import processes, worker
@@ -88,6 +90,27 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     return pretended
 
 
+@pytest.fixture(scope="module")
+def pretrained_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the two cells that need a pretraining are finished."""
+    root, trunk = tmp_path_factory.mktemp("demo"), None
+    store = RunStore(root / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "SHARED", {**demo.SHARED, "set_values": MICRO})
+        for _, flags in demo.CELLS[:2]:
+            result = run_experiment(demo._spec(0, flags, trunk), store, cache_dir=root / "runs" / ".cache")
+            assert result is not None and result.run_id is not None
+            trunk = demo._trunk_of(store.open(result.run_id))
+    return root
+
+
+@pytest.fixture
+def begun(pretrained_cells: Path, tmp_path: Path) -> Path:
+    """A demo that was stopped when the random cells had not begun."""
+    shutil.copytree(pretrained_cells, tmp_path / "begun")
+    return tmp_path / "begun"
+
+
 def run(root: Path, *, fresh: bool = False) -> Grid:
     return demo.run_demo(root / "runs", seed=0, fresh=fresh)
 
@@ -95,7 +118,7 @@ def run(root: Path, *, fresh: bool = False) -> Grid:
 def predictions(root: Path) -> dict[str, bytes]:
     """Of every run, by its condition."""
     store = RunStore(root / "runs")
-    runs = (store.open(path.name) for path in (root / "runs").glob("Debug*"))
+    runs = (store.open(path.parent.name) for path in (root / "runs").glob("Debug*/predictions.jsonl"))
     return {run.spec.condition: (run.path / "predictions.jsonl").read_bytes() for run in runs}
 
 
@@ -117,28 +140,26 @@ def test_the_random_cells_run_beside(process: Pretended, tmp_path: Path, capsys:
 
 
 def test_what_a_second_process_leaves_when_it_dies_runs_here(
-    process: Pretended, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    process: Pretended, begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     process.outcome = lambda job: {"error": "killed by signal 9 (out of memory?)", "exit_code": 1, "died": True}
-    run(tmp_path)
-    assert len(predictions(tmp_path)) == 4 and process.closed == 1
+    run(begun)
+    assert len(predictions(begun)) == 4 and process.closed == 1
     assert "killed by signal 9 (out of memory?): this process goes on alone" in capsys.readouterr().err
-    assert not list((tmp_path / "runs" / ".cache").glob("demo-*"))
+    assert not list((begun / "runs" / ".cache").glob("demo-*"))
 
 
 @pytest.mark.parametrize("code, kind", [(1, EmergenceError), (2, UsageError)])
 def test_a_cell_that_fails_ends_the_demo_with_its_error(
-    code: int, kind: type[EmergenceError], process: Pretended, tmp_path: Path
+    code: int, kind: type[EmergenceError], process: Pretended, begun: Path
 ) -> None:
     process.outcome = lambda job: {"error": "no room", "exit_code": code}
     with pytest.raises(kind, match="no room") as error:
-        run(tmp_path)
+        run(begun)
     assert error.value.exit_code == code and process.closed == 1 and not process.interrupted
 
 
-def test_ctrl_c_while_it_waits_is_passed_on(
-    process: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_while_it_waits_is_passed_on(process: Pretended, begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(job: dict[str, Any]) -> None:
         Path(job["log"]).touch()
 
@@ -153,7 +174,7 @@ def test_ctrl_c_while_it_waits_is_passed_on(
 
     monkeypatch.setattr(demo._Beside, "_show", show)
     with pytest.raises(EmergenceError, match="the same command goes on") as error:
-        run(tmp_path)
+        run(begun)
     assert error.value.exit_code == STOPPED and process.interrupted == 1 and process.closed == 1
 
 
@@ -182,11 +203,18 @@ def test_as_many_threads_whatever_is_left_to_do(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(processes, "usable_cores", lambda: 6)
     threads: list[int] = []
-    monkeypatch.setattr(demo, "announce", lambda run, what: threads.append(torch.get_num_threads()))
+
+    def stopped(*_: object, **__: object) -> None:
+        threads.append(torch.get_num_threads())
+        raise EmergenceError("far enough")
+
+    monkeypatch.setattr(demo, "run_experiment", stopped)
     before = torch.get_num_threads()
-    run(tmp_path)
-    run(tmp_path)  # nothing is left for a second process
-    assert threads == [3] * 6 and torch.get_num_threads() == before  # random cells, done, are opened here
+    for finished in (None, RunDirectory(tmp_path, demo._spec(0, {}), "now")):
+        monkeypatch.setattr(RunStore, "find_finished", lambda self, spec, finished=finished: finished)
+        with pytest.raises(EmergenceError, match="far enough"):
+            run(tmp_path)
+    assert threads == [3, 3] and torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("name", THREAD_VARIABLES)
@@ -201,7 +229,8 @@ def test_what_a_person_says_of_threads_stays(name: str, monkeypatch: pytest.Monk
 def test_a_long_temporary_folder_takes_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of a Unix socket has about a hundred characters."""
     monkeypatch.setattr(tempfile, "gettempdir", lambda: "/tmp")
-    assert processes.start_method().get_start_method() == "forkserver"
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    assert processes.start_method().get_start_method() == ("forkserver" if has_server else "spawn")
     monkeypatch.setattr(tempfile, "gettempdir", lambda: "/" + "long" * 20)
     assert processes.start_method().get_start_method() == "spawn"
 
@@ -225,24 +254,20 @@ def test_torchrun_is_refused_before_anything_starts(
     assert not process.given and not list(tmp_path.iterdir())
 
 
-def test_after_ctrl_c_no_second_process_starts(
-    process: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_after_ctrl_c_no_second_process_starts_and_the_next_cell_stops(
+    process: Pretended, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "announce", lambda run, what: signal.raise_signal(signal.SIGINT))
+    asked: list[int] = []
+
+    def announce(run: Any, what: str) -> None:
+        if not asked:
+            asked.append(1)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(demo, "announce", announce)
     with pytest.raises(StopRequested):
-        run(tmp_path)
-    assert not process.given
-
-
-def test_after_ctrl_c_among_finished_cells_the_next_one_stops(
-    process: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process.outcome = lambda job: {"error": "not yet", "exit_code": 1}
-    with pytest.raises(EmergenceError, match="not yet"):
-        run(tmp_path)
-    monkeypatch.setattr(demo, "announce", lambda run, what: signal.raise_signal(signal.SIGINT))
-    with pytest.raises((StopRequested, KeyboardInterrupt)):
-        run(tmp_path)
+        run(begun)
+    assert not process.given and len(predictions(begun)) == 2
 
 
 @pytest.mark.parametrize("fresh", [False, True])
