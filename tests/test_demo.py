@@ -145,7 +145,7 @@ def test_what_a_second_process_leaves_when_it_dies_runs_here(
     process.outcome = lambda job: {"error": "killed by signal 9 (out of memory?)", "exit_code": 1, "died": True}
     run(begun)
     assert len(predictions(begun)) == 4 and process.closed == 1
-    assert "killed by signal 9 (out of memory?): this process goes on alone" in capsys.readouterr().err
+    assert "the second process: killed by signal 9 (out of memory?); this one goes on alone" in capsys.readouterr().err
     assert not list((begun / "runs" / ".cache").glob("demo-*"))
 
 

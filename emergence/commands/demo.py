@@ -215,7 +215,7 @@ class _Beside:
         if "error" in answer:
             self.unfollowed.clear()  # its process has ended with it
             if answer.get("died") and not self._should_stop():
-                say(f"{answer['error']}: this process goes on alone", err=True)
+                say(f"the second process: {answer['error']}; this one goes on alone", err=True)
                 return None
             code = int(answer["exit_code"])
             raise UsageError(answer["error"]) if code == UsageError.exit_code else EmergenceError(answer["error"], code)
