@@ -11,7 +11,6 @@ import tempfile
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from emergence.sweep.worker import PRELOAD, serve
 
 #: Variables from which the libraries below torch and numpy take their number of threads.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
 #: The server that processes are forked from is asked through a socket in the temporary folder, and the path of a socket
 #: has about a hundred characters.
 _LONGEST_TEMPORARY_FOLDER = 70
@@ -42,6 +39,8 @@ def start_method() -> Any:
 def prepare() -> None:
     """Have the server that processes are forked from begin its imports, which take seconds."""
     if start_method().get_start_method() == "forkserver":
+        from multiprocessing import forkserver  # not on every system
+
         forkserver.ensure_running()
 
 
