@@ -26,3 +26,9 @@ def usable_cores() -> int:
     """Cores that this process may use, which may be fewer than the machine has."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def threads_asked_for() -> int | None:
+    """How many threads ``OMP_NUM_THREADS`` says; None where it says nothing that is a number of threads."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdecimal() and int(threads) > 0 else None

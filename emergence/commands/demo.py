@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence.commands.run import announce
-from emergence.environment import usable_cores
+from emergence.environment import threads_asked_for, usable_cores
 from emergence.errors import EmergenceError, UsageError
 from emergence.experiment.run import run_experiment
 from emergence.experiment.stop_switch import StopSwitch
@@ -28,7 +28,7 @@ from emergence.findings.verdict import Verdict, verdict_of
 from emergence.report.terminal import describe_verdict
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.local_time import CoreTime, core_time, this_machine
-from emergence.sweep.processes import Process, divided_threads, prepare, start_method
+from emergence.sweep.processes import Process, divided_threads, job_of, prepare, start_method
 from emergence.training.recording import TerminalProgress, plain_messages
 from emergence.wording import in_line, say
 
@@ -157,9 +157,8 @@ def _threads_of_environment() -> Iterator[None]:
     """Give torch as many threads as the environment says now: it looked when it was imported."""
     import torch
 
-    before, threads = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdecimal() and int(threads) > 0:
-        torch.set_num_threads(int(threads))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_asked_for() or before)
     try:
         yield
     finally:
@@ -186,10 +185,9 @@ class _Beside:
         if self._process is None and self.unfollowed and not self._should_stop():
             make_folder(self._store.root / CACHE_FOLDER)
             self._process = Process.start(start_method())
-            where = {"runs_dir": str(self._store.root.resolve()), "cwd": str(Path.cwd())}
             for number, spec in self.unfollowed.items():
-                job = {"spec": spec.to_dict(), "trunk": None, "fresh": self._fresh, "brief": True}
-                self._process.take({**job, **where, "log": str(self._log(number).resolve())})
+                cell = {"spec": spec.to_dict(), "trunk": None, "fresh": self._fresh, "brief": True}
+                self._process.take(job_of(cell, self._store.root, str(Path.cwd()), self._log(number)))
 
     def follow(self, number: int) -> str | None:
         """Show what a cell says until it has ended; returns the name of its run.

@@ -10,7 +10,7 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 
-from emergence.environment import usable_cores
+from emergence.environment import threads_asked_for, usable_cores
 from emergence.errors import UsageError
 from emergence.spec.cost import PROBE_SECONDS
 from emergence.spec.experiment import ExperimentSpec
@@ -61,9 +61,7 @@ class Machine:
 def this_machine() -> Machine:
     """The cores that this process may use, and how busy they are."""
     cores = usable_cores()
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    if threads.isdecimal() and int(threads) > 0:
-        cores = min(cores, int(threads))
+    cores = min(cores, threads_asked_for() or cores)
     try:
         load = os.getloadavg()[0]
     except (AttributeError, OSError):  # Windows has none

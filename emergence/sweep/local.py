@@ -25,7 +25,7 @@ from emergence.sweep.existing import Existing, existing_runs
 from emergence.sweep.graph import Status, Task
 from emergence.sweep.place import Outcome, Say
 from emergence.sweep.plan import cost_of
-from emergence.sweep.processes import Process, divided_threads, start_method
+from emergence.sweep.processes import Process, divided_threads, job_of, start_method
 from emergence.sweep.record import FOLDER, Record
 from emergence.sweep.worker import last_lines
 from emergence.wording import duration
@@ -95,8 +95,7 @@ class LocalPlace:
 
 def _job(record: Record, log: str, **what: Any) -> dict[str, Any]:
     """The job of a process of the sweep: ``what`` is to be done, and where the process works and writes."""
-    where = {"runs_dir": str(record.runs_dir.resolve()), "cwd": record.cwd, "log": str(record.logs.resolve() / log)}
-    return {**what, **where}
+    return job_of(what, record.runs_dir, record.cwd, record.logs / log)
 
 
 def _check(record: Record, context: Any, stop: StopSwitch, say: Say) -> list[Process]:

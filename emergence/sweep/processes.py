@@ -9,6 +9,7 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -106,6 +107,11 @@ class Process:
         self.jobs.close()
         self.process.join()
         self.answers.close()
+
+
+def job_of(what: Mapping[str, Any], runs_dir: Path, cwd: str, log: Path) -> dict[str, Any]:
+    """A job of a process: ``what`` is to be done (:mod:`emergence.sweep.worker`), and where it works and writes."""
+    return {**what, "runs_dir": str(runs_dir.resolve()), "cwd": cwd, "log": str(log.resolve())}
 
 
 def divided_threads(jobs: int) -> AbstractContextManager[None]:
