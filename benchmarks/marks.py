@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from emergence.training.precision import has_fast_bf16
+from emergence.training.precision import cpu_bf16_units
 
 Kind = Literal["float32 only", "bf16 vector units", "bf16 tiles", "GPU"]
 
@@ -20,12 +20,11 @@ BF16_GAIN: Mapping[Kind, float] = {"float32 only": 1.0, "bf16 vector units": 2.3
 
 
 def kind_of(device: torch.device) -> Kind:
-    """The kind of machine that ``device`` is here."""
+    """The kind of machine that ``device`` is here, of what oneDNN is held to."""
     if device.type == "cuda":
         return "GPU"
-    if not has_fast_bf16(device):
-        return "float32 only"
-    return "bf16 tiles" if torch.cpu._is_amx_tile_supported() else "bf16 vector units"
+    units: dict[str | None, Kind] = {"tiles": "bf16 tiles", "vectors": "bf16 vector units", None: "float32 only"}
+    return units[cpu_bf16_units()]
 
 
 def kind_of_result(result: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks.marks import kind_of
-from emergence.training.precision import resolve_precision
+from emergence.training.precision import held_to, resolve_precision
 
 Result = TypeVar("Result")
 
@@ -112,6 +112,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
+    elif held := held_to():
+        facts["held_to"] = held
     return facts
 
 

@@ -34,7 +34,8 @@ seeds. Two jobs against one are told by the clock. Rented machines have neighbou
 third and more (*from .. to* in the figures below): a verdict near its mark may turn when it is measured again. What
 `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt` are validation text of
 WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among them, are measured as
-float32 only. A GPU is timed by the clock, up to 20 updates of each side between two looks at
+float32 only. With `ONEDNN_MAX_CPU_ISA=AVX512_CORE` a CPU that has more counts as one of them, for oneDNN, which
+multiplies for PyTorch, is held to that: *held to* in the tables. A GPU is timed by the clock, up to 20 updates of each side between two looks at
 it; ours wait for it after every one, as a run does, peers do not.
 
 A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks of training and probing are
@@ -228,7 +229,8 @@ def _machine(row: Mapping[str, Any]) -> str:
     if "gpu" in about:
         return f"{about['gpu']}, {row['precision']}"
     memory = f", {about['memory_gigabytes']} GB" if "memory_gigabytes" in about else ""
-    return f"{about['cpu']}, {about['cores']} cores{memory}, one thread a process, {row['precision']}"
+    held = f", held to {about['held_to']}" if "held_to" in about else ""
+    return f"{about['cpu']}{held}, {about['cores']} cores{memory}, one thread a process, {row['precision']}"
 
 
 def _details(kind: str, rows: list[Mapping[str, Any]]) -> str:

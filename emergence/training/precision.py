@@ -1,17 +1,24 @@
 """Where to run, and in which number format.
 
 With bf16 autocast, matrix products are two to five times (CPU with AVX512-BF16 or AMX) to eight times (GPU) as fast.
-Hardware without bf16 units emulates it, several times slower than float32. So ``auto`` looks at the hardware.
+Hardware without bf16 units emulates it, several times slower than float32. So ``auto`` looks at the hardware, and at
+what oneDNN, which multiplies for PyTorch on a CPU, is held to.
 """
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from emergence.errors import UsageError
+
+#: What :func:`held_to` may name that has no units for bf16, and that has them for vectors, not for tiles (oneDNN's
+#: "CPU Dispatcher Control"). All it names beside these has tiles; a name that oneDNN does not know holds it to nothing.
+_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+_VECTORS_ALONE = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512", "AVX10_2_512")
 
 
 def select_device(name: str | None = None) -> torch.device:
@@ -44,8 +51,29 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices in hardware."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(check is not None and check() for check in checks)
+    return cpu_bf16_units() is not None
+
+
+def cpu_bf16_units() -> Literal["tiles", "vectors"] | None:
+    """What this CPU multiplies bf16 matrices with, of what oneDNN may use here. Tiles are faster."""
+    held = held_to()
+    if held in _WITHOUT_BF16:
+        return None
+    if _has("_is_amx_tile_supported"):
+        return "vectors" if held in _VECTORS_ALONE else "tiles"
+    return "vectors" if _has("_is_avx512_bf16_supported") else None
+
+
+def _has(check: str) -> bool:
+    """What torch knows of the CPU; an older one without the check knows of nothing."""
+    ask = getattr(torch.cpu, check, None)
+    return ask is not None and bool(ask())
+
+
+def held_to() -> str | None:
+    """The instructions that the environment holds oneDNN to (its ONEDNN_MAX_CPU_ISA), in capitals. None: to none."""
+    named = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    return named.upper() if named.upper() in (*_WITHOUT_BF16, *_VECTORS_ALONE) else None
 
 
 def resolve_precision(setting: str, device: torch.device) -> str:

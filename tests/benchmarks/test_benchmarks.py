@@ -19,7 +19,7 @@ from benchmarks import recipe as changes
 from benchmarks import scaling
 from benchmarks.marks import against_float32, against_tuned, kind_of, kind_of_result, of_finetuning
 from benchmarks.materials import Bench
-from benchmarks.measure import hottest_packages, interleaved, package_of, ratio
+from benchmarks.measure import hottest_packages, interleaved, machine, package_of, ratio
 from benchmarks.mine_campaign import published
 from benchmarks.peers.gpt2 import PlainGPT2, cosine, tuned_loss
 from benchmarks.peers.mine_published import WIDTHS
@@ -136,6 +136,7 @@ def test_each_kind_of_machine_has_its_own_part_of_the_page(tmp_path: Path) -> No
 
 def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, found = torch.device("cpu"), []
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     for amx, avx in ((False, False), (False, True), (True, True)):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
@@ -147,6 +148,20 @@ def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch
         ("bf16 tiles", 20.0, 2.0, 1.7, 50.0),
     ]
     assert kind_of_result({"machine": {"bf16_matrix_units": False}}) == "float32 only"
+
+
+def test_a_machine_held_to_fewer_instructions_is_measured_as_one_that_has_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert "held_to" not in machine(cpu) and kind_of(cpu) == "bf16 tiles"
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+    about = machine(cpu)
+    assert (about["kind"], about["held_to"], against_float32(20.0, cpu)) == ("float32 only", "AVX512_CORE", 4.0)
+    told = page({"memory@float32 only": row("memory", 3.0, machine={**about, "cpu": "a CPU"})})
+    assert "a CPU, held to AVX512_CORE, " in told
 
 
 class Planted(Parties):

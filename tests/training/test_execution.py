@@ -18,7 +18,7 @@ from emergence.training import execution, precision
 from emergence.training.context import Context
 from emergence.training.distributed import Workers
 from emergence.training.execution import Gradients, choose_forward, choose_micro_batch, is_replayed, wants_compilation
-from emergence.training.precision import autocast, has_fast_bf16, resolve_precision, select_device
+from emergence.training.precision import autocast, cpu_bf16_units, has_fast_bf16, resolve_precision, select_device
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(n_layers=1, hidden_size=16, n_heads=2, sequence_length=16)
@@ -38,12 +38,42 @@ def test_devices() -> None:
 
 @pytest.mark.parametrize(("amx", "avx"), [(False, False), (True, False), (False, True)])
 def test_auto_precision_asks_the_hardware(monkeypatch: pytest.MonkeyPatch, amx: bool, avx: bool) -> None:
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     assert has_fast_bf16(CPU) == (amx or avx)
     assert resolve_precision("auto", CPU) == ("bf16" if amx or avx else "fp32")
     assert resolve_precision("fp32", CPU) == "fp32"
     assert resolve_precision("bf16", CPU) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("held", "on_tiles", "on_vectors"),
+    [
+        ("", "tiles", "vectors"),
+        ("AVX2", None, None),
+        ("AVX512_CORE", None, None),
+        ("avx512_core_vnni", None, None),
+        ("AVX512_CORE_BF16", "vectors", "vectors"),
+        ("AVX512_CORE_FP16", "vectors", "vectors"),
+        ("AVX512_CORE_AMX", "tiles", "vectors"),
+        ("no such instructions", "tiles", "vectors"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_auto_precision_asks_what_the_library_is_held_to(
+    monkeypatch: pytest.MonkeyPatch, held: str, on_tiles: str | None, on_vectors: str | None, variable: str
+) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv(variable, held)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for tiles, expected in ((True, on_tiles), (False, on_vectors)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
+        assert cpu_bf16_units() == expected
+        assert resolve_precision("auto", CPU) == ("fp32" if expected is None else "bf16")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert cpu_bf16_units() is None
 
 
 def test_an_older_torch_without_these_checks_means_float32(monkeypatch: pytest.MonkeyPatch) -> None:
