@@ -27,16 +27,16 @@ _HEAD = (
     + """ --results {results}`; do not edit. One row is measured with
 `python -m benchmarks ROW --text DIR --questions DIR` (on the built-in micro-world without these flags; seconds to
 minutes a row, an hour and more the times to a loss), which says what kind of machine it is on and keeps its figures in
-`benchmark-results/` (`python -m benchmarks table` makes a page like this one there): ours and its peers in
-turn on one CPU thread, medians of (mostly five) rounds, CPU seconds per unit of work, so that other work on the machine
-counts for little. Ratios are medians over rounds of the ratio within a round, those of the times to a loss medians over
-seeds. Two jobs against one are told by the clock. Rented machines have neighbours, and figures of one row scatter by a
-third and more (*from .. to* in the figures below): a verdict near its mark may turn when it is measured again. What
-`gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt` are validation text of
-WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among them, are measured as
-float32 only. With `ONEDNN_MAX_CPU_ISA=AVX512_CORE` a CPU that has more counts as one of them, for oneDNN, which
-multiplies for PyTorch, is held to that: *held to* in the tables. A GPU is timed by the clock, up to 20 updates of each side between two looks at
-it; ours wait for it after every one, as a run does, peers do not.
+`benchmark-results/` (`python -m benchmarks table` makes a page like this one there): ours and its peers in turn on one
+CPU thread, medians of (mostly five) rounds, CPU seconds per unit of work, so that other work on the machine counts for
+little. Ratios are medians over rounds of the ratio within a round, those of the times to a loss medians over seeds. Two
+jobs against one are told by the clock. Rented machines have neighbours, and figures of one row scatter by a third and
+more (*from .. to* in the figures below): a verdict near its mark may turn when it is measured again. What `gutenberg`
+and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt` are validation text of WikiText.
+Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among them, are measured as float32 only.
+With `ONEDNN_MAX_CPU_ISA=AVX512_CORE` a CPU that has more counts as one of them, for oneDNN, which multiplies for
+PyTorch, is held to that: *held to* in the tables. A GPU is timed by the clock, up to 20 updates of each side between
+two looks at it; ours wait for it after every one, as a run does, peers do not.
 
 A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks of training and probing are
 of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which were taken to multiply
