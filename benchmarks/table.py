@@ -103,7 +103,8 @@ _CORRECT = """
 
 Beside speed, the default tests hold what is fast against what is plain: the fused loss and its gradients
 (`tests/model/test_losses.py`), packed against unpacked and cached against uncached
-(`tests/answering/test_fast_paths.py`), all CKA pairs at once against one at a time (`tests/measures/test_cka.py`).
+(`tests/answering/test_fast_paths.py`), all CKA pairs at once against one at a time (`tests/measures/test_cka.py`),
+read-outs scored together against one by one (`tests/answering/test_evaluate.py`).
 """
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from emergence.data.qa_encoding import EncodedQA
 from emergence.data.records import QAExample
 from emergence.data.roles import asked_role
 from emergence.measures.argument_selection import ArgumentChoices, argument_choices, selection_chance
-from emergence.measures.bootstrap import Estimate, bootstrap_present_means
+from emergence.measures.bootstrap import Estimate, present_means_together
 from emergence.measures.chance import heuristic_scores, learn_wh_rule, rule_scores, uniform_chance
 from emergence.measures.clustering import ClusterKind, document_widening
 from emergence.measures.scoring import SpanScores, answer_length_cap, score_spans
@@ -185,29 +185,74 @@ def evaluate(
         trained_baselines: Name -> scores of what was trained without a language model (R_1). They stand beside the
             rules but cannot become the ``floor``, which is the best rule.
     """
-    interval = _Intervals(encoded.resampled(config.cluster), config, seed)
+    alone = {"": (rules or {}, trained_baselines or {})}
+    return evaluate_together({"": scores}, encoded, config, seed=seed, baselines=alone)[""]
+
+
+def evaluate_together(
+    scores: Mapping[str, SpanScores],
+    encoded: EncodedQA,
+    config: EvaluateConfig,
+    *,
+    seed: int = 0,
+    baselines: Mapping[str, tuple[Mapping[str, Columns], Mapping[str, SpanScores]]] | None = None,
+) -> dict[str, Evaluation]:
+    """:func:`evaluate` of several read-outs of the same questions, by name: their resamples are drawn once.
+
+    Args:
+        scores: Name -> from :func:`score_logits`.
+        baselines: Name -> ``rules`` and ``trained_baselines``, of the read-outs that stand beside some.
+    """
+    intervals = _Intervals(encoded.resampled(config.cluster), config, seed)
+    labels = {kind: _groups(of_kind) for kind, of_kind in breakdown_labels(encoded).items()}
+    drafts = {
+        name: _draft(of_name, encoded, config, intervals, labels, *(baselines or {}).get(name, ({}, {})))
+        for name, of_name in scores.items()
+    }
+    intervals.draw()
+    for name, draft in drafts.items():
+        rules, _ = (baselines or {}).get(name, ({}, {}))
+        if rules:
+            best = max(rules, key=lambda rule: draft.baselines[rule][_FLOOR_SCORE].point)
+            drafts[name] = replace(draft, floor=best)
+    return drafts
+
+
+def _draft(
+    scores: SpanScores,
+    encoded: EncodedQA,
+    config: EvaluateConfig,
+    intervals: _Intervals,
+    labels: Mapping[str, Mapping[str, npt.NDArray[np.int64]]],
+    rules: Mapping[str, Columns],
+    trained_baselines: Mapping[str, SpanScores],
+) -> Evaluation:
+    """An evaluation whose estimates are asked for and not there yet, nor the floor, which is the best of them."""
     columns = {**scores.columns(), "invalid_rate": 1.0 - scores.independent_valid.astype(np.float64)}
     breakdown = {name: columns[name] for name in BREAKDOWN_SCORES if name in columns}
     of_all = {name: values for name, values in breakdown.items() if name != "argument_selection"}
-    everything = np.arange(len(encoded))
-    baselines = {rule: interval(by_score, everything) for rule, by_score in (rules or {}).items()}
-    floor = max(baselines, key=lambda name: baselines[name][_FLOOR_SCORE].point) if baselines else None
-    for name, trained in (trained_baselines or {}).items():
+    baselines = {rule: intervals.ask(by_score) for rule, by_score in rules.items()}
+    for name, trained in trained_baselines.items():
         kept = {key: values for key, values in trained.columns().items() if key in BREAKDOWN_SCORES}
-        baselines[name] = interval(kept, everything)
+        baselines[name] = intervals.ask(kept)
     widening = document_widening(scores.f1_tokens, encoded.clusters, encoded.documents)
     return Evaluation(
         n=len(encoded),
         n_clusters=len(set(encoded.clusters.tolist())),
         max_answer_words=scores.max_answer_words,
-        scores=interval(columns, everything),
-        macro=_macro(of_all, encoded, config, seed),
+        scores=intervals.ask(columns),
+        macro=intervals.ask(*_by_predicate(of_all, encoded, config)),
         by={
-            kind: {label: interval(breakdown, rows) for label, rows in _groups(labels).items()}
-            for kind, labels in breakdown_labels(encoded).items()
+            kind: {
+                label: intervals.ask(
+                    {name: values[rows] for name, values in breakdown.items()}, intervals.clusters[rows]
+                )
+                for label, rows in of_kind.items()
+            }
+            for kind, of_kind in labels.items()
         },
         baselines=baselines,
-        floor=floor,
+        floor=None,
         n_floored=scores.n_floored,
         n_unreachable_questions=scores.n_unreachable_questions,
         n_documents=len(np.unique(encoded.documents)),
@@ -275,39 +320,51 @@ def prediction_rows(scores: SpanScores, encoded: EncodedQA) -> list[dict[str, An
 
 
 class _Intervals:
-    """Means over the questions ``rows`` that have a value, with cluster intervals, all from one seed."""
+    """Means over the questions that have a value, with cluster intervals, all from one seed and drawn together.
+
+    Attributes:
+        clusters: (N,) what is resampled, of each question.
+    """
 
     def __init__(self, clusters: npt.NDArray[np.int64], config: EvaluateConfig, seed: int) -> None:
-        self._clusters, self._config, self._seed = clusters, config, seed
+        self.clusters, self._config, self._seed = clusters, config, seed
+        self._asked: list[tuple[Columns, npt.NDArray[np.int64]]] = []
+        self._answers: list[dict[str, Estimate]] = []
 
-    def __call__(
-        self, columns: Mapping[str, npt.NDArray[np.float64]], rows: npt.NDArray[np.int64]
-    ) -> dict[str, Estimate]:
-        config, clusters = self._config, self._clusters[rows]
-        picked = {name: values[rows] for name, values in columns.items()}
+    def ask(self, columns: Columns, clusters: npt.NDArray[np.int64] | None = None) -> dict[str, Estimate]:
+        """The columns' estimates, which :meth:`draw` puts in; ``clusters`` are those of all questions by default."""
+        self._asked.append((columns, self.clusters if clusters is None else clusters))
+        self._answers.append({})
+        return self._answers[-1]
+
+    def draw(self) -> None:
+        """Answer all that was asked."""
+        config = self._config
         options = {"n_boot": config.bootstrap_draws, "seed": self._seed}
-        return bootstrap_present_means(picked, clusters, level=1 - config.alpha, **options)
+        found = present_means_together(self._asked, level=1 - config.alpha, **options)
+        for answer, means in zip(self._answers, found, strict=True):
+            answer |= means
+        self._asked, self._answers = [], []
 
 
-def mean_estimates(
-    columns: Mapping[str, npt.NDArray[np.float64]], encoded: EncodedQA, config: EvaluateConfig, seed: int = 0
-) -> dict[str, Estimate]:
+def mean_estimates(columns: Columns, encoded: EncodedQA, config: EvaluateConfig, seed: int = 0) -> dict[str, Estimate]:
     """Means of per-question columns (N,) over the questions that have a value, with the intervals of an evaluation."""
-    interval = _Intervals(encoded.resampled(config.cluster), config, seed)
-    return interval(columns, np.arange(len(encoded)))
+    intervals = _Intervals(encoded.resampled(config.cluster), config, seed)
+    means = intervals.ask(columns)
+    intervals.draw()
+    return means
 
 
-def _macro(
-    columns: Mapping[str, npt.NDArray[np.float64]], encoded: EncodedQA, config: EvaluateConfig, seed: int
-) -> dict[str, Estimate]:
-    """Means over predicates of the means within each. Questions without a predicate are averaged by sentence."""
+def _by_predicate(
+    columns: Columns, encoded: EncodedQA, config: EvaluateConfig
+) -> tuple[Columns, npt.NDArray[np.int64]]:
+    """Means within each predicate, and what is resampled of it. Questions without one are averaged by sentence."""
     seen: dict[tuple[int, int | None], int] = {}
     keys = ((int(c), e.predicate_index) for c, e in zip(encoded.clusters, encoded.examples, strict=True))
     owner = np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
     counts = np.bincount(owner)
     means = {name: np.bincount(owner, weights=values) / counts for name, values in columns.items()}
-    clusters = encoded.resampled(config.cluster)[np.unique(owner, return_index=True)[1]]
-    return _Intervals(clusters, config, seed)(means, np.arange(len(seen)))
+    return means, encoded.resampled(config.cluster)[np.unique(owner, return_index=True)[1]]
 
 
 def _groups(labels: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:

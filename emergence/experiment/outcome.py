@@ -11,7 +11,7 @@ import numpy as np
 from emergence.answering.evaluate import (
     Columns,
     baseline_scores,
-    evaluate,
+    evaluate_together,
     gold_spans,
     mean_estimates,
     prediction_rows,
@@ -178,17 +178,8 @@ def _report(
     encoded: EncodedQA,
 ) -> dict[str, dict[str, Any]]:
     """Every read-out's evaluation. The headline's includes the baselines without a language model."""
-    settings = session.spec.config.evaluate
-    return {
-        name: evaluate(
-            span_scores,
-            encoded,
-            settings,
-            rules=rules if name == HEADLINE else None,
-            trained_baselines=words if name == HEADLINE else None,
-        ).to_dict()
-        for name, span_scores in scores.items()
-    }
+    found = evaluate_together(scores, encoded, session.spec.config.evaluate, baselines={HEADLINE: (rules, words)})
+    return {name: evaluation.to_dict() for name, evaluation in found.items()}
 
 
 def _rows(

@@ -7,6 +7,7 @@ poorly, and the interval is widened by what that costs (``variance_parts``).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from emergence.measures.resampling import (
     cluster_jackknife,
     cluster_replicates,
     pooled_seed_spread,
+    replicates_together,
     seed_groups,
 )
 from emergence.measures.variance_parts import VariancePart, effective_df, t_widening
@@ -101,18 +103,33 @@ class Resamples:
     def draw(
         cls, table: ClusterTable, n_boot: int = N_BOOT, seed: int = 0, peers: Sequence[ClusterTable] = ()
     ) -> Resamples:
+        return cls.draw_together([table], n_boot, seed, peers)[0]
+
+    @classmethod
+    def draw_together(
+        cls,
+        tables: Sequence[ClusterTable],
+        n_boot: int = N_BOOT,
+        seed: int = 0,
+        peers: Sequence[ClusterTable] = (),
+    ) -> list[Resamples]:
+        """What :meth:`draw` makes of each of several tables with equally many clusters, in a fraction of the time."""
         rng = np.random.default_rng(seed)
         # Statistics take means over seeds, and a table of hundreds of seeds has few columns.
-        averaged = table.over_seeds()
-        return cls(
-            table=table,
-            column_means=averaged.column_means(cluster_replicates(averaged, n_boot, rng)),
-            left_out_column_means=averaged.column_means(cluster_jackknife(averaged)),
-            groups=seed_groups(table, n_boot, rng),
-            peers=tuple(peers),
-            n_boot=n_boot,
-            seed=seed,
-        )
+        averaged = [table.over_seeds() for table in tables]
+        replicates = replicates_together(averaged, n_boot, rng)
+        return [
+            cls(
+                table=table,
+                column_means=means.column_means(resampled),
+                left_out_column_means=means.column_means(cluster_jackknife(means)),
+                groups=seed_groups(table, n_boot, copy.deepcopy(rng)),  # each goes on from the clusters' draws
+                peers=tuple(peers),
+                n_boot=n_boot,
+                seed=seed,
+            )
+            for table, means, resampled in zip(tables, averaged, replicates, strict=True)
+        ]
 
     @cached_property
     def rows(self) -> FloatArray:
@@ -234,16 +251,49 @@ def bootstrap_present_means(
     Returns:
         Without the columns that have no value at all.
     """
+    return present_means_together([(columns, clusters)], n_boot=n_boot, seed=seed, level=level)[0]
+
+
+def present_means_together(
+    asked: Sequence[tuple[Mapping[str, FloatArray], NDArray[Any]]],
+    *,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[dict[str, Estimate]]:
+    """:func:`bootstrap_present_means` of many columns and clusters, which share draws wherever these are the same."""
+    tables: list[ClusterTable] = []
+    owners: list[int] = []
+    for owner, (columns, clusters) in enumerate(asked):
+        of_owner = _tables_of_present(columns, clusters)
+        tables += of_owner
+        owners += [owner] * len(of_owner)
+    means: list[dict[str, Estimate]] = [{} for _ in asked]
+    alike: dict[int, list[int]] = {}
+    for k, table in enumerate(tables):
+        alike.setdefault(table.n_clusters, []).append(k)
+    for places in alike.values():
+        drawn = Resamples.draw_together([tables[k] for k in places], n_boot, seed)
+        for k, resamples in zip(places, drawn, strict=True):
+            means[owners[k]] |= {name: interval(resamples, column(name), level) for name in tables[k].rows}
+    return [
+        {name: found[name] for name in columns if name in found}
+        for found, (columns, _) in zip(means, asked, strict=True)
+    ]
+
+
+def _tables_of_present(columns: Mapping[str, FloatArray], clusters: NDArray[Any]) -> list[ClusterTable]:
+    """A table of the columns that have values at the same questions, for each such set of questions."""
     together: dict[bytes, dict[str, FloatArray]] = {}
     for name, values in columns.items():
         together.setdefault(np.isfinite(values).tobytes(), {})[name] = values
-    means: dict[str, Estimate] = {}
+    tables = []
     for mask, same in together.items():
         rows = np.frombuffer(mask, dtype=np.bool_)
         if rows.any():
-            table = ClusterTable.from_questions({name: values[rows] for name, values in same.items()}, clusters[rows])
-            means |= bootstrap_means(table, n_boot=n_boot, seed=seed, level=level)
-    return {name: means[name] for name in columns if name in means}
+            kept = {name: values[rows] for name, values in same.items()}
+            tables.append(ClusterTable.from_questions(kept, clusters[rows]))
+    return tables
 
 
 def column(name: str) -> Statistic:

@@ -16,6 +16,7 @@ from emergence.answering.evaluate import (
     breakdown_labels,
     choose_max_answer_words,
     evaluate,
+    evaluate_together,
     gold_spans,
     prediction_rows,
     quick_scores,
@@ -25,6 +26,8 @@ from emergence.answering.features import SpanLogits
 from emergence.answering.finetune import gold_tensors
 from emergence.data.qa_encoding import EncodedQA, encode_qa
 from emergence.data.roles import asked_role
+from emergence.measures import bootstrap
+from emergence.measures.resampling import ClusterTable
 from emergence.model import span_cross_entropy
 from emergence.spec.config import EvaluateConfig
 from tests.answering.qa_tasks import WORDS, WordTokenizer, example
@@ -66,6 +69,31 @@ def data() -> EncodedQA:
 def report(data: EncodedQA, noise: float, train: EncodedQA | None = None) -> Evaluation:
     scores = score_logits(logits_for(data, noise), data, 20)
     return evaluate(scores, data, CONFIG, rules=baseline_scores(data, train, 20) if train else None)
+
+
+def test_read_outs_scored_together_are_scored_as_alone(data: EncodedQA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, one with baselines and one without; and every set of clusters is resampled once for all."""
+    rules = baseline_scores(data, questions(80, seed=9), 20)
+    scores = {name: score_logits(logits_for(data, noise), data, 20) for name, noise in (("a", 3.0), ("b", 30.0))}
+    alone = {
+        "a": evaluate(scores["a"], data, CONFIG, rules=rules, trained_baselines={"words": scores["b"]}),
+        "b": evaluate(scores["b"], data, CONFIG),
+    }
+    assert alone["a"].floor in rules and "words" in alone["a"].baselines
+    assert alone["b"].floor is None and not alone["b"].baselines
+    drawn: list[int] = []
+    original = bootstrap.replicates_together
+
+    def counted(tables: list[ClusterTable], *arguments: object) -> list[np.ndarray]:
+        drawn.append(tables[0].n_clusters)
+        return original(tables, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bootstrap, "replicates_together", counted)
+    together = evaluate_together(scores, data, CONFIG, baselines={"a": (rules, {"words": scores["b"]})})
+    assert together == alone and [found.to_dict() for found in together.values()] == [
+        found.to_dict() for found in alone.values()
+    ]
+    assert len(drawn) == len(set(drawn)) > 1
 
 
 def test_perfect_and_useless_logits(data: EncodedQA) -> None:

@@ -34,7 +34,7 @@ CONFIG = ProbeConfig(
     ridges=(1e-3, 1e-2, 1e-1),
     bilinear_rank=16,
     epochs=16,
-    batch_size=16,
+    batch_size=48,
     lr=1e-2,
     patience=5,
 )

@@ -10,13 +10,17 @@ import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import norm
 
+from emergence.measures import bootstrap
 from emergence.measures.bootstrap import (
     Estimate,
     Resamples,
     _bca,
     bootstrap_means,
+    bootstrap_present_means,
     bootstrap_statistic,
     column,
+    interval,
+    present_means_together,
     seed_t_interval,
     statistic_draws,
 )
@@ -242,6 +246,47 @@ def test_same_seed_same_interval_whatever_the_block_size(monkeypatch):
     whole = cluster_replicates(table, 100, np.random.default_rng(1))
     monkeypatch.setattr("emergence.measures.resampling._BLOCK_ELEMENTS", 50 * 7)
     np.testing.assert_allclose(cluster_replicates(table, 100, np.random.default_rng(1)), whole, rtol=1e-12)
+
+
+def test_drawn_together_tables_have_what_they_have_alone() -> None:
+    """To the bit, with seeds whose own draws follow those of the clusters, and whatever is drawn beside them."""
+    rng = np.random.default_rng(6)
+    tables = [
+        ClusterTable.from_questions({"a": rng.random((n_seeds, n)), "b": rng.random((n_seeds, n))}, np.arange(n) % 40)
+        for n_seeds, n in ((1, 90), (3, 120), (2, 40))
+    ]
+    for table, together in zip(tables, Resamples.draw_together(tables, 200, seed=5), strict=True):
+        alone = Resamples.draw(table, 200, seed=5)
+        for name in table.rows:
+            np.testing.assert_array_equal(together.column_means[name], alone.column_means[name])
+            np.testing.assert_array_equal(together.left_out_column_means[name], alone.left_out_column_means[name])
+            assert interval(together, column(name)) == interval(alone, column(name))
+        for ours, theirs in zip(together.groups, alone.groups, strict=True):
+            np.testing.assert_array_equal(ours.weights, theirs.weights)
+    fewer = ClusterTable.from_questions({"a": rng.random(9)}, np.arange(9))
+    with pytest.raises(ValueError, match="other numbers of clusters"):
+        Resamples.draw_together([*tables, fewer], 200)
+
+
+def test_means_over_present_values_are_drawn_once_for_each_number_of_clusters(monkeypatch) -> None:
+    rng, sizes = np.random.default_rng(7), []
+    original = bootstrap.replicates_together
+
+    def counted(tables, *arguments):
+        sizes.append(tables[0].n_clusters)
+        return original(tables, *arguments)
+
+    sparse = np.where(np.arange(60) < 30, rng.random(60), np.nan)
+    clusters = np.arange(60) // 3  # 20 of them, 10 with a value in `sparse`
+    asked = [
+        ({"x": rng.random(60), "sparse": sparse, "none": np.full(60, np.nan), "y": rng.random(60)}, clusters),
+        ({"z": rng.random(60)}, clusters[::-1]),
+        ({"few": rng.random(30)}, clusters[:30]),
+    ]
+    alone = [bootstrap_present_means(columns, of, n_boot=200, seed=3) for columns, of in asked]
+    monkeypatch.setattr(bootstrap, "replicates_together", counted)
+    assert present_means_together(asked, n_boot=200, seed=3) == alone
+    assert sorted(sizes) == [10, 20] and [list(found) for found in alone] == [["x", "sparse", "y"], ["z"], ["few"]]
 
 
 def test_degenerate_cases_say_so():
