@@ -6,6 +6,9 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 
+#: Variables from which the libraries below torch and numpy take their number of threads; torch itself the first.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
 
 @contextlib.contextmanager
 def variables(values: Mapping[str, str]) -> Iterator[None]:
@@ -28,7 +31,7 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def threads_asked_for() -> int | None:
-    """How many threads ``OMP_NUM_THREADS`` says; None where it says nothing that is a number of threads."""
-    threads = os.environ.get("OMP_NUM_THREADS", "")
+def threads_asked_for(variable: str = THREAD_VARIABLES[0]) -> int | None:
+    """How many threads a variable says; None where it says nothing that is a number of threads."""
+    threads = os.environ.get(variable, "")
     return int(threads) if threads.isdecimal() and int(threads) > 0 else None

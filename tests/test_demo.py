@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from emergence.commands import demo
+from emergence.environment import THREAD_VARIABLES, threads_asked_for
 from emergence.errors import STOPPED, EmergenceError, UsageError
 from emergence.experiment import run as run_module
 from emergence.experiment.run import run_experiment
@@ -25,7 +26,7 @@ from emergence.experiment.store import RunDirectory, RunStore
 from emergence.findings.two_by_two import Grid
 from emergence.spec.experiment import ExperimentSpec
 from emergence.sweep import processes, worker
-from emergence.sweep.processes import THREAD_VARIABLES, divided_threads
+from emergence.sweep.processes import divided_threads
 from emergence.training.recording import StopRequested
 from tests.small_runs import MICRO
 
@@ -139,6 +140,13 @@ def test_the_random_cells_run_beside(process: Pretended, tmp_path: Path, capsys:
     assert [job["fresh"] for job in process.given] == [False, False, True, True]
 
 
+def test_where_random_cells_alone_are_left_each_process_runs_one(process: Pretended, begun: Path) -> None:
+    run(begun)
+    (job,) = process.given
+    assert job["spec"]["random_baseline"] and job["spec"]["freeze_llm"]
+    assert len(predictions(begun)) == 4
+
+
 def test_what_a_second_process_leaves_when_it_dies_runs_here(
     process: Pretended, begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +232,17 @@ def test_what_a_person_says_of_threads_stays(name: str, monkeypatch: pytest.Monk
     monkeypatch.setenv(name, "5")
     with divided_threads(2):
         assert {other: os.environ.get(other) for other in THREAD_VARIABLES if other in os.environ} == {name: "5"}
+
+
+@pytest.mark.parametrize("nothing", ["", "0", "many"])
+def test_what_is_no_number_of_threads_says_nothing(nothing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in THREAD_VARIABLES:
+        monkeypatch.setenv(name, nothing)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 6)
+    assert threads_asked_for() is None
+    with divided_threads(2):
+        assert {os.environ[name] for name in THREAD_VARIABLES} == {"3"} and threads_asked_for() == 3
+    assert {os.environ[name] for name in THREAD_VARIABLES} == {nothing}
 
 
 def test_a_long_temporary_folder_takes_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:

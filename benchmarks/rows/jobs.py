@@ -20,8 +20,8 @@ import torch
 from benchmarks.materials import Bench
 from benchmarks.measure import ROOT, ratio
 from benchmarks.report import Comparison, Figure, RowResult
+from emergence.environment import THREAD_VARIABLES
 from emergence.errors import EmergenceError
-from emergence.sweep.processes import THREAD_VARIABLES
 from emergence.sweep.record import find_record
 
 MARK = 1.8

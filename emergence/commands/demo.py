@@ -96,12 +96,17 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
 
 def _say_how_long(store: RunStore, seed: int, fresh: bool) -> None:
     """Say how long what is left takes here."""
-    first = None if fresh else store.find_finished(_spec(seed, CELLS[0][1]))
-    specs = [_spec(seed, flags, _trunk_of(first) if first else None) for _, flags in CELLS]
-    left = [spec for spec in specs if fresh or store.find_finished(spec) is None]
-    if left:
-        work = sum((core_time(spec, has_trunk=spec.freeze_llm) for spec in left), CoreTime())  # one cell pretrains
+    if left := _left(store, seed, fresh):
+        work = sum((core_time(spec, has_trunk=spec.freeze_llm) for spec in left.values()), CoreTime())  # one pretrains
         say(f"estimate: {work.text(this_machine())}", err=True)
+
+
+def _left(store: RunStore, seed: int, fresh: bool) -> dict[int, ExperimentSpec]:
+    """The cells that are not finished, by their numbers."""
+    first = None if fresh else store.find_finished(_spec(seed, CELLS[0][1]))
+    trunk = _trunk_of(first) if first else None
+    specs = {number: _spec(seed, flags, trunk) for number, (_, flags) in enumerate(CELLS, start=1)}
+    return {number: spec for number, spec in specs.items() if fresh or store.find_finished(spec) is None}
 
 
 def verdict_of_runs(runs: Sequence[RunScores], root: Path) -> Verdict:
@@ -134,16 +139,19 @@ def _report_line(runs_dir: Path) -> str:
 def _beside(store: RunStore, seed: int, fresh: bool, should_stop: Callable[[], bool]) -> Iterator[_Beside]:
     """The random cells that are left, for a second process that shares the cores with this one.
 
+    Where no other is left, the first of them runs here.
     There is none on one core, and a GPU is not shared. Both processes have their part of the cores whatever is left to
     do, because another number of threads would round otherwise.
     """
     import torch
 
-    specs = {n: _spec(seed, extra) for n, (_, extra) in enumerate(CELLS, start=1) if "random_baseline" in extra}
-    left = {n: spec for n, spec in specs.items() if fresh or store.find_finished(spec) is None}
+    left = _left(store, seed, fresh)
+    cells = {number: spec for number, spec in left.items() if spec.random_baseline}
+    if cells and cells.keys() == left.keys():
+        del cells[min(cells)]
     is_shared = usable_cores() > 1 and not torch.cuda.is_available()
     with divided_threads(2 if is_shared else 1), _threads_of_environment():
-        beside = _Beside(store, left if is_shared else {}, fresh, should_stop)
+        beside = _Beside(store, cells if is_shared else {}, fresh, should_stop)
         if beside.unfollowed:
             prepare()
         try:
@@ -180,7 +188,7 @@ class _Beside:
         self._process: Process | None = None
 
     def start_and_announce(self, run: RunDirectory, what: str) -> None:
-        """Say which run is open, and start: its data has been read, so that none is made twice from now on."""
+        """Say which run is open, and start: its data has been made, so that none is made twice from now on."""
         announce(run, what)
         if self._process is None and self.unfollowed and not self._should_stop():
             make_folder(self._store.root / CACHE_FOLDER)

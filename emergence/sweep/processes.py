@@ -16,12 +16,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from emergence.environment import usable_cores, variables
+from emergence.environment import THREAD_VARIABLES, threads_asked_for, usable_cores, variables
 from emergence.errors import STOPPED
 from emergence.sweep.worker import PRELOAD, serve
 
-#: Variables from which the libraries below torch and numpy take their number of threads.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 #: The server that processes are forked from is asked through a socket in the temporary folder, and the path of a socket
 #: has about a hundred characters.
 _LONGEST_TEMPORARY_FOLDER = 70
@@ -116,7 +114,7 @@ def job_of(what: Mapping[str, Any], runs_dir: Path, cwd: str, log: Path) -> dict
 
 def divided_threads(jobs: int) -> AbstractContextManager[None]:
     """Divide the cores among the jobs, unless the user set the number of threads."""
-    if jobs < 2 or any(name in os.environ for name in THREAD_VARIABLES):
+    if jobs < 2 or any(map(threads_asked_for, THREAD_VARIABLES)):
         return variables({})
     threads = str(max(1, usable_cores() // jobs))
     return variables(dict.fromkeys(THREAD_VARIABLES, threads))
