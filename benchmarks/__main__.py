@@ -14,14 +14,18 @@ from benchmarks.materials import Bench
 from benchmarks.measure import best_precision, machine, versions
 from benchmarks.report import file_name, is_result, load_newest, save
 from benchmarks.rows import ON_GPU, ROWS, run_row
+from benchmarks.table import OWN_RESULTS, machine_of, write_table
 from emergence.environment import variables
 from emergence.errors import DataError, EmergenceError, UsageError
 from emergence.experiment.source_commit import source_commit
 from emergence.files import make_folder, may_write, read_json
 from emergence.training.precision import select_device
+from emergence.wording import did_you_mean
 
 #: What the documentation is made of. A measurement goes there only where ``--results`` names it.
 RESULTS = Path(__file__).resolve().parent / "results"
+#: What can be named in a row's place, without others.
+_NO_ROWS = ("all", "table", "scaling", "figure")
 DEFAULT_RESULTS = Path("benchmark-results")
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -33,25 +37,26 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(options)
     except EmergenceError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
 
 
 def _run(options: argparse.Namespace) -> int:
+    known = [*ROWS, *_NO_ROWS]
+    if unknown := next((name for name in options.what if name not in known), None):
+        raise UsageError(f"no row {unknown!r}; {did_you_mean(unknown, known)}")
     for flag, path in (("--text", options.text), ("--questions", options.questions)):
         if path is not None and not path.exists():
             raise UsageError(f"{path}: no such file or folder: check {flag}")
     if options.repeats < 1:
         raise UsageError(f"--repeats {options.repeats}: at least 1")
     if len(options.what) > 1:
-        if alone := {"all", "table", "scaling", "figure"} & set(options.what):
+        if alone := set(_NO_ROWS) & set(options.what):
             raise UsageError(f"{min(alone)} stands alone: name it without others")
         if twice := next((name for name in options.what if options.what.count(name) > 1), None):
             raise UsageError(f"{twice} is named twice")
     if options.json and (len(options.what) > 1 or options.what[0] in ("all", "table", "figure")):
         raise UsageError("--json FILE is for one row or for scaling: --results DIR keeps several")
     if options.what == ["table"]:
-        from benchmarks.table import OWN_RESULTS, write_table
-
         name = OWN_RESULTS if _is_own(options.results) else str(options.results)
         print(write_table(options.results, _pages(options.results) / "speed.md", name))
         return 0
@@ -80,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
         "repeats": options.repeats,
         "toy": options.toy,
     }
-    print(f"on {about['machine']['cpu']}: {about['machine']['kind']}", flush=True)
+    print(f"{about['machine']['kind']}: {machine_of(about)}", flush=True)
     if options.what == ["scaling"]:
         from benchmarks.scaling import draw, measure_scaling
 
@@ -184,7 +189,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="+", choices=[*ROWS, "all", "table", "scaling", "figure"],
+    parser.add_argument("what", nargs="+",
                         metavar="ROW|all|table|scaling|figure",
                         help=f"a row ({', '.join(ROWS)}), all of them, docs/speed.md, how costs grow, or "
                         "the figures of loss against time and of the published estimate of information")  # fmt: skip

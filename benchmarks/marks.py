@@ -15,7 +15,7 @@ from emergence.training.precision import cpu_bf16_units
 
 Kind = Literal["float32 only", "bf16 vector units", "bf16 tiles", "GPU"]
 
-#: How many times as fast as float32 matrix products are in bf16.
+#: How many times as fast as float32 matrix products are taken to be in bf16.
 BF16_GAIN: Mapping[Kind, float] = {"float32 only": 1.0, "bf16 vector units": 2.3, "bf16 tiles": 4.5, "GPU": 4.5}
 
 
@@ -36,7 +36,7 @@ def kind_of_result(result: Mapping[str, Any]) -> str:
 
 
 def against_float32(mark: float, device: torch.device) -> float:
-    """The part of a mark of bf16 tiles that is asked here against a peer in float32."""
+    """The part of a mark of bf16 tiles that is asked here against a peer in float32, in whole numbers."""
     return max(1.0, float(round(mark * BF16_GAIN[kind_of(device)] / BF16_GAIN["bf16 tiles"])))
 
 
@@ -49,5 +49,5 @@ def against_tuned(mark: float, device: torch.device) -> float:
 
 
 def of_finetuning(device: torch.device) -> float:
-    """What is asked here of finetuning: the mark where bf16 products are twice as fast as in float32, else its part."""
+    """What is asked here of finetuning: 50 where products are twice as fast in bf16 or more, else 50 / 2.3."""
     return 50.0 if BF16_GAIN[kind_of(device)] >= 2 else 22.0

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks.marks import kind_of
+from emergence.environment import usable_cores
+from emergence.errors import EmergenceError, UsageError
 from emergence.training.precision import held_to, resolve_precision
 
 Result = TypeVar("Result")
@@ -30,6 +32,9 @@ Work = Callable[[], float]
 
 #: Work between two looks at a GPU's clock: pieces at most, and operations after which looking costs nothing.
 _PIECES_AT_ONCE, _OPERATIONS = 20, 1e13
+
+#: What forgets the peak of this process's memory.
+_PEAK = Path("/proc/self/clear_refs")
 
 #: Where commands of the project are run.
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,17 +84,39 @@ def in_child(function: Callable[..., Result], *arguments: Any) -> Result:
         return pool.submit(function, *arguments).result()
 
 
-def child_cpu_seconds(run: Callable[[], Any]) -> float:
-    """CPU seconds, user and system, of the processes that ``run`` starts and waits for."""
+def run_command(command: Sequence[str], refused: bool = False) -> None:
+    """Run a command of the project to its end, silently.
+
+    Args:
+        command: Program and arguments.
+        refused: Whether it is to refuse what it is given, and not to do it.
+
+    Raises:
+        EmergenceError: It ended otherwise; its last line is told.
+    """
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1_800)
+    if bool(done.returncode) != refused:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise EmergenceError(f"{' '.join(command)[:200]}: {last}")
+
+
+def child_cpu_seconds(command: Sequence[str], refused: bool = False) -> float:
+    """CPU seconds, user and system, of :func:`run_command`."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run()
+    run_command(command, refused)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def peak_bytes_above(work: Callable[[], Any]) -> int:
-    """By how much the resident memory of this process rises at its highest while ``work`` runs (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+    """By how much the resident memory of this process rises at its highest while ``work`` runs.
+
+    Raises:
+        UsageError: The system is not Linux.
+    """
+    if not _PEAK.exists():
+        raise UsageError("memory is read from /proc, which only Linux has: measure this row there")
+    _PEAK.write_text("5", encoding="ascii")  # forget the peak so far
     before = _status_bytes("VmRSS")
     work()
     return _status_bytes("VmHWM") - before
@@ -101,10 +128,14 @@ def _status_bytes(field: str) -> int:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on: processor, cores, threads in use, number formats. No names, no paths."""
+    """What a figure depends on; no names, no paths.
+
+    ``cpu``, usable ``cores``, ``threads`` in use, ``memory_gigabytes``, ``kind``, ``system``; ``gpu`` where it computes
+    on one, ``held_to`` where oneDNN may not use all of a CPU.
+    """
     facts: dict[str, Any] = {
         "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "kind": kind_of(device),
@@ -167,10 +198,10 @@ def gemm(device: torch.device, precision: str, side: int) -> Work:
 
 
 def hottest(work: Callable[[], Any], device: torch.device, top: int = 8) -> list[dict[str, Any]]:
-    """The operations that take most of ``work``'s own time: name, share of the whole, calls (torch.profiler).
+    """The ``top`` operations that take most of ``work``'s own time: name (its begin), share of the whole, calls.
 
-    On a GPU these are its kernels, whose shares are of their own sum, while ``idle`` is the share of the time by the
-    clock, under the profiler, in which none ran.
+    By torch.profiler. On a GPU these are its kernels, whose shares are of their own sum, after ``idle``, the share of
+    the time by the clock, under the profiler, in which none ran.
     """
     on_gpu = device.type == "cuda"
     begin = _clock(device)
@@ -192,21 +223,22 @@ def _is_kernel(event: Any) -> bool:
     return bool(event.device_type == torch.autograd.DeviceType.CUDA) and not is_range
 
 
-def hottest_packages(arguments: Sequence[str], folder: Path, top: int = 8) -> list[dict[str, Any]]:
+def hottest_packages(
+    arguments: Sequence[str], folder: Path, top: int = 8, refused: bool = False
+) -> list[dict[str, Any]]:
     """Share of a Python process's own time, by the clock, of each package (cProfile).
 
     Built-in functions are none of a package and stand by their names, those of torch's own library as torch.
 
     Args:
         arguments: Of the interpreter: ``-m``, a module and what follows it.
-        folder: Where it runs, and what the packages of this project are in.
+        folder: What the packages of this project are in.
         top: How many of them.
+        refused: Whether the program refuses what it is given (:func:`run_command`).
     """
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "profile"
-        command = [sys.executable, "-m", "cProfile", "-o", str(file), *arguments]
-        # Whatever its exit code: a refusal is timed, too.
-        subprocess.run(command, cwd=folder, capture_output=True, timeout=600)
+        run_command([sys.executable, "-m", "cProfile", "-o", str(file), *arguments], refused)
         functions = pstats.Stats(str(file)).stats.items()  # type: ignore[attr-defined]
     spent: dict[str, float] = {}
     for (path, _, function), (_, _, own, _, _) in functions:

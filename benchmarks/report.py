@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from benchmarks.marks import Kind, kind_of_result
 from emergence.errors import DataError
 from emergence.files import make_folder, read_json, write_json_atomic
+from emergence.training.precision import held_to
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,21 @@ class RowResult:
             met = "of no meaning for a toy" if toy else "met" if c.met else "missed"
             lines.append(f"  {c.what:<44} {number(c.value):>12}{c.unit}  (mark {mark}: {met}{limit})")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def precision_notes(precision: str, device: torch.device, tuned_peer: bool = False) -> list[str]:
+    """What to know about the number format: where a CPU has no bf16, or may not use it, ours run in float32, too.
+
+    Args:
+        tuned_peer: Whether the best-tuned peer is among the parties, which does as ours.
+    """
+    if precision != "fp32" or device.type != "cpu":
+        return []
+    ours = "ours and the tuned peer" if tuned_peer else "ours"
+    held = held_to()
+    return [
+        f"float32 throughout: {ours} choose it {f'where oneDNN is held to {held}' if held else 'without bf16 units'}"
+    ]
 
 
 def number(value: float) -> str:

@@ -15,6 +15,7 @@ from benchmarks.rows import ON_GPU, ROWS
 from benchmarks.scaling import told
 from emergence.errors import DataError, UsageError
 from emergence.files import make_folder, read_json, write_atomic
+from emergence.wording import counted
 
 #: The folder of results that the documentation is made of, as the page calls it.
 OWN_RESULTS = "benchmarks/results"
@@ -35,18 +36,19 @@ more (*from .. to* in the figures below): a verdict near its mark may turn when 
 and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt` are validation text of WikiText.
 Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among them, are measured as float32 only.
 With `ONEDNN_MAX_CPU_ISA=AVX512_CORE` a CPU that has more counts as one of them, for oneDNN, which multiplies for
-PyTorch, is held to that: *held to* in the tables. A GPU is timed by the clock, up to 20 updates of each side between
-two looks at it; ours wait for it after every one, as a run does, peers do not.
+PyTorch, is held to that: *held to* in the tables. A GPU is timed by the clock, in pretraining up to 20 updates of each
+side between two looks at it; ours wait for it after every one, as a run does, peers do not.
 
-A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks of training and probing are
-of a kind of machine (`benchmarks/marks.py`). The first ones were set with bf16 tiles, which were taken to multiply
-4.5 times as fast as float32 does; a GPU is taken for one of them. On another machine a mark against peers in float32
-shrinks as the gain of bf16 does there (2.3, or 1 without it); against the best-tuned peer, which does the same
-products in the same format, an update has to be no slower. Finetuning has to be 50 times as fast where bf16 gains 2
-and more, 22 times elsewhere, and the time to a loss a quarter of the peer's everywhere. The *limit* is what would be
-found if ours took no longer than its matrix products alone, at the speed of a large one in the same minute: nothing
-exact is faster. Other rows name theirs in a note, mostly what no program of the kind does without. Losses, errors and
-exponents have none; others without one were measured before it was taken."""
+A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks against peers are of a kind of
+machine (`benchmarks/marks.py`), those of memory and of shares of the peak are not. The first ones were set with bf16
+tiles, which were taken to multiply 4.5 times as fast as float32 does; a GPU is taken for one of them, except against
+the best-tuned peer. On another machine a mark against peers in float32 shrinks as the gain of bf16 does there (2.3, or
+1 without it); against the best-tuned peer, which does the same products in the same format, an update has to be no
+slower there. Finetuning has to be 50 times as fast where bf16 gains 2 and more, 22 times (50 / 2.3) elsewhere, and the
+time to a loss a quarter of the peer's everywhere. The *limit* is what would be found if ours took no longer than its
+matrix products alone, at the speed of a large one in the same minute: nothing exact is faster. Other rows name theirs
+in a note, mostly what no program of the kind does without. Losses, errors and exponents have none; others without one
+were measured before it was taken."""
 )
 
 _PEERS = """
@@ -54,7 +56,8 @@ _PEERS = """
 
 - **padded predecessor**: `benchmarks/peers/padded.py`. Separate projections, attention matrix written out, float32,
   every paragraph (headings left out) padded to 512 tokens and tokenised in every epoch, AdamW, logits at every
-  position; the frozen trunk run again in every epoch of a probe. Its rate counts real tokens only.
+  position; half as many sequences in an update of pretraining; the frozen trunk run again in every epoch of a probe.
+  Its rate counts real tokens only.
 - **Hugging Face GPT-2**: `GPT2LMHeadModel` with random weights on packed text, float32, no dropout.
 - **best-tuned GPT-2**: `benchmarks/peers/gpt2.py`. One matrix for query, key and value, fused attention, packed text,
   bf16 where the hardware has it, the whole step compiled (and on a GPU replayed as a CUDA graph, which no stored row
@@ -115,7 +118,7 @@ def write_table(results: Path, file: Path, name: str = OWN_RESULTS) -> str:
         raise UsageError(f"{file}: not a page of these benchmarks, so it is not overwritten: move it away")
     make_folder(file.parent)
     write_atomic(file, text)
-    return f"{file}: {n_results} result{'s' if n_results > 1 else ''}"
+    return f"{file}: {counted(n_results, 'result')}"
 
 
 def page_of(results: Path, name: str = OWN_RESULTS) -> tuple[str, int]:
@@ -146,10 +149,7 @@ def page(
     kinds = sorted(by_kind, key=lambda kind: (-len(by_kind[kind]), kind))
     parts = [_HEAD.replace("{results}", name), *(_marks(kind, by_kind[kind]) for kind in kinds)]
     if "GPU" not in by_kind:
-        parts.append(
-            "\nNo row was measured on a GPU yet. The code of the GPU rows (`--device cuda`), but for `restart`, has "
-            "only ever run on a GPU that tests pretend: where tensors lie was checked, and no more.\n"
-        )
+        parts.append("\nNo row here was measured on a GPU (`--device cuda`).\n")
     parts += [_absent(kind, by_kind[kind]) for kind in kinds]
     parts += [_curves(rows), _recipe(changes) if changes else ""]
     parts += [*(_details(kind, by_kind[kind]) for kind in kinds), _misses(rows), _scaling(found)]
@@ -159,12 +159,12 @@ def page(
 
 def _marks(kind: str, rows: list[Mapping[str, Any]]) -> str:
     lines = [f"\n## {kind[0].upper()}{kind[1:]}\n"]
-    machines = dict.fromkeys(map(_machine, rows))
+    machines = dict.fromkeys(map(machine_of, rows))
     lines += [f"{'; '.join(machines)}.\n", "| row | | measured | limit | mark | |", "|---|---|---|---|---|---|"]
     for row in rows:
         for c in row["comparisons"]:
             sign = "≥" if c["at_least"] else "≤"
-            measured, mark = (f"{_value(c[key], c['unit'])}" for key in ("value", "mark"))
+            measured, mark = (_value(c[key], c["unit"]) for key in ("value", "mark"))
             limit = "" if c.get("limit") is None else _value(c["limit"], c["unit"])
             told = (f"{row['title']}: {c['what']}", measured, limit, f"{sign} {mark}", _verdict(row, c))
             lines.append(f"| `{row['row']}` | {' | '.join(told)} |")
@@ -225,13 +225,15 @@ def _value(value: float, unit: str) -> str:
     return f"{text}{unit if unit != 'x' else '×'}"
 
 
-def _machine(row: Mapping[str, Any]) -> str:
+def machine_of(row: Mapping[str, Any]) -> str:
+    """What a row was measured on, and in which number format."""
     about = row["machine"]
     if "gpu" in about:
         return f"{about['gpu']}, {row['precision']}"
     memory = f", {about['memory_gigabytes']} GB" if "memory_gigabytes" in about else ""
     held = f", held to {about['held_to']}" if "held_to" in about else ""
-    return f"{about['cpu']}{held}, {about['cores']} cores{memory}, one thread a process, {row['precision']}"
+    threads = "one thread" if about.get("threads", 1) == 1 else f"{about['threads']} threads"
+    return f"{about['cpu']}{held}, {about['cores']} cores{memory}, {threads} a process, {row['precision']}"
 
 
 def _details(kind: str, rows: list[Mapping[str, Any]]) -> str:
@@ -248,7 +250,7 @@ def _details(kind: str, rows: list[Mapping[str, Any]]) -> str:
     for text in dict.fromkeys(_versions(row) for row in rows):
         lines.append(f"\nVersions: {text}.")
     notes = [f"- `{row['row']}`: {note}" for row in rows for note in row["notes"]]
-    return "\n".join([*lines, "", "Notes:", "", *notes])
+    return "\n".join([*lines, *(["", "Notes:", "", *notes] if notes else [])])
 
 
 def _versions(row: Mapping[str, Any]) -> str:

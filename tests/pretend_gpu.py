@@ -314,11 +314,10 @@ _OF_CUDA: dict[str, Callable[..., Any]] = {
     "graph": _captured,
     "Stream": object,
     "is_available": lambda: True,
-    "is_bf16_supported": lambda including_emulation=True: True,
     "device_count": lambda: 1,
     "current_device": lambda: 0,
     "get_device_name": lambda device=None: "pretended GPU",
-    "get_device_properties": lambda device=None: SimpleNamespace(name="pretended GPU", total_memory=BYTES),
+    "get_device_properties": lambda device=None: SimpleNamespace(name="pretended GPU", total_memory=BYTES, major=8),
     "mem_get_info": lambda device=None: (BYTES, BYTES),
     "memory_allocated": lambda device=None: 0,
     "max_memory_allocated": lambda device=None: 1,  # shares are taken of it

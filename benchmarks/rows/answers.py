@@ -54,7 +54,7 @@ def run(bench: Bench) -> RowResult:
             spent["table"].append(measured("table", str(root / "many")))
             spent["report"].append(measured("report", str(root / "many"), "--out", str(root / "report")))
             spent[f"table of {few}"].append(measured("table", str(root / "few")))
-            alone.append(child_cpu_seconds(lambda: subprocess.run(reading, check=True)))
+            alone.append(child_cpu_seconds(reading))
         report = ["-m", "emergence.cli", "report", str(root / "many"), "--out", str(root / "report")]
         profile = hottest_packages(report, ROOT)
         demo = [] if bench.toy else [measured("demo", "--runs-dir", str(root / "demo"))]

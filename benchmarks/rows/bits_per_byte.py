@@ -16,8 +16,8 @@ import torch
 from benchmarks.materials import Bench
 from benchmarks.measure import best_precision, interleaved
 from benchmarks.ours import SHAPES, Pretraining, model_config
-from benchmarks.report import Comparison, Figure, RowResult
-from benchmarks.rows.pretrain import on, precision_notes
+from benchmarks.report import Comparison, Figure, RowResult, precision_notes
+from benchmarks.rows.pretrain import on
 from emergence.data.sources import prepare_pretraining_data
 from emergence.data.stream import SequenceOrder
 from emergence.model import build_trunk
@@ -96,13 +96,11 @@ def run(bench: Bench) -> RowResult:
         ],
         comparisons=[Comparison("difference to GPT-2 style", ours - peers[best], MARK, at_least=False, unit="")],
         data=bench.text_name,
-        notes=precision_notes(
-            precision,
-            [
-                f"{updates} updates of {BATCH * LENGTH:,} tokens against {more}: a small budget",
-                f"vocabulary {data.tokenizer.vocab_size:,}, one seed",
-            ],
-        ),
+        notes=[
+            *precision_notes(precision, bench.device),
+            f"{updates} updates of {BATCH * LENGTH:,} tokens against {more}: a small budget",
+            f"vocabulary {data.tokenizer.vocab_size:,}, one seed",
+        ],
         facts={"updates": updates, "peer_updates": more},
     )  # fmt: skip
 

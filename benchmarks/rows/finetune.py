@@ -9,8 +9,7 @@ from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio
 from benchmarks.ours import SHAPES, Finetuning, model_config
 from benchmarks.peers.padded import PaddedTrainer
-from benchmarks.report import Comparison, Figure, RowResult
-from benchmarks.rows.pretrain import precision_notes
+from benchmarks.report import Comparison, Figure, RowResult, precision_notes
 from emergence.answering.finetune import training_batches
 from emergence.data.qa_encoding import encode_qa
 from emergence.spec.model_size import training_flops_per_token
@@ -46,7 +45,7 @@ def run(bench: Bench) -> RowResult:
             for name in shapes
         ],
         data=bench.questions_name,
-        notes=precision_notes(precision, [f"the profile is of {next(iter(shapes))}"]),
+        notes=[*precision_notes(precision, bench.device), f"the profile is of {next(iter(shapes))}"],
         profile=hottest(work[f"ours, {next(iter(shapes))}"], bench.device),
     )
 

@@ -7,8 +7,8 @@ import statistics
 from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import Work, best_precision, hottest, interleaved, repeated
 from benchmarks.ours import Pretraining, model_config
-from benchmarks.report import Comparison, Figure, RowResult
-from benchmarks.rows.pretrain import LENGTH, batches, on, precision_notes
+from benchmarks.report import Comparison, Figure, RowResult, precision_notes
+from benchmarks.rows.pretrain import LENGTH, batches, on
 from emergence.spec.model_size import training_flops_per_token
 
 MARK = 0.5
@@ -45,13 +45,11 @@ def run(bench: Bench) -> RowResult:
             for name, found in shares.items()
         ],
         data=bench.text_name,
-        notes=precision_notes(
-            precision,
-            [
-                f"the peak: a product of {bench.gemm_side} x {bench.gemm_side} matrices; the optimiser counts as none",
-                "on a CPU nothing is compiled here",
-                f"the profile is of {next(iter(widths))}",
-            ],
-        ),
+        notes=[
+            *precision_notes(precision, device),
+            f"the peak: a product of {bench.gemm_side} x {bench.gemm_side} matrices; the optimiser counts as none",
+            "on a CPU nothing is compiled here",
+            f"the profile is of {next(iter(widths))}",
+        ],
         profile=hottest(work[next(iter(widths))], device),
     )

@@ -15,14 +15,15 @@ from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio
 from benchmarks.ours import SHAPES, Pretraining, model_config
 from benchmarks.peers.gpt2 import PlainGPT2, hugging_face_step, tuned_step
 from benchmarks.peers.padded import PaddedTrainer
-from benchmarks.report import Comparison, Figure, RowResult
+from benchmarks.report import Comparison, Figure, RowResult, precision_notes
 from emergence.data.stream import SequenceOrder
 from emergence.spec.model_size import training_flops_per_token
 
 #: Marks of bf16 tiles by shape: against the padded predecessor and plain GPT-2, both in float32; the best-tuned one.
 MARKS = {"2x128": (20.0, 4.0, 1.7), "4x256": (18.0, 4.0, 1.3)}
 LENGTH = 512
-#: Sequences per update, packed or padded: those of tiny, and half of those of small, where an update takes long.
+#: Packed sequences per update: those of tiny, and half of those of small, where an update takes long. The padded
+#: predecessor, an update of which takes many times as long, has half of them.
 BATCH = {"2x128": 8, "4x256": 16}
 
 
@@ -36,7 +37,8 @@ def run(bench: Bench, shape_name: str) -> RowResult:
     ours_compiled = Pretraining(config, vocab, precision, device, compiled=compiled)
     torch.manual_seed(0)
     packed = batches(bench, batch)
-    padded, padding = padded_work(bench, shape, vocab, batch // 2)
+    padded_batch = batch // 2
+    padded, padding = padded_work(bench, shape, vocab, padded_batch)
     work: dict[str, Work] = {
         "ours": on(packed, ours_compiled.step),
         "padded predecessor": padded,
@@ -46,7 +48,8 @@ def run(bench: Bench, shape_name: str) -> RowResult:
         "GEMM": bench.gemm(),
     }
     flops = training_flops_per_token(config, vocab)
-    work |= {n: repeated(piece, device, flops * batch * LENGTH) for n, piece in work.items() if n != "GEMM"}
+    sequences = dict.fromkeys(work, batch) | {"padded predecessor": padded_batch}
+    work |= {n: repeated(piece, device, flops * sequences[n] * LENGTH) for n, piece in work.items() if n != "GEMM"}
     seconds = interleaved(work, bench.repeats, device)
     gemms = seconds.pop("GEMM")
     shares = [g * flops / s for g, s in zip(gemms, seconds["ours"], strict=True)]
@@ -71,17 +74,14 @@ def run(bench: Bench, shape_name: str) -> RowResult:
             for name, mark in marks.items()
         ],
         data=bench.text_name,
-        notes=precision_notes(precision, [f"padding is {padding:.0%} of the predecessor's tokens"]),
+        notes=[
+            *precision_notes(precision, bench.device, tuned_peer=True),
+            f"padding is {padding:.0%} of the predecessor's tokens, as 500 paragraphs tell; "
+            f"its updates are of {padded_batch} sequences, all others of {batch}",
+        ],
         profile=hottest(work["ours"], device),
         facts={"flops_per_token": flops, "sequences_per_update": batch, "sequence_length": LENGTH},
     )
-
-
-def precision_notes(precision: str, notes: list[str]) -> list[str]:
-    """What to know about the number format the figures were measured in."""
-    if precision == "fp32":
-        notes.append("float32 throughout: without bf16 units ours and the tuned peer choose it")
-    return notes
 
 
 def batches(bench: Bench, batch: int) -> Iterator[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,14 +11,16 @@ from pathlib import Path
 from benchmarks.materials import Bench
 from benchmarks.measure import ROOT, child_cpu_seconds, hottest_packages
 from benchmarks.report import Comparison, Figure, RowResult
+from emergence.errors import DataError
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunStore
 from emergence.spec.config import ExperimentConfig
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.recording import StopRequested
+from emergence.training.schedule import PretrainPlan, plan_pretraining
 
 MARK = 5.0
-#: The updates that follow are then none of those, ever rarer, after which a snapshot is evaluated and kept.
+#: Updates that are made before the first round, at least.
 UPDATES_BEFORE = 6
 #: What no program that trains with PyTorch does without: its optimisers import its compiler.
 LIBRARY = "import torch; torch.optim.AdamW([torch.zeros(1, requires_grad=True)])"
@@ -30,12 +31,12 @@ def run(bench: Bench) -> RowResult:
     spec = dataclasses.replace(bench.spec, skip_finetune=True, config=_settings(bench)).checked()
     seconds: dict[str, list[float]] = {"resumed": [], "new": [], "library": []}
     with tempfile.TemporaryDirectory() as folder:
-        _first_update(spec, Path(folder) / "runs", bench.cache, UPDATES_BEFORE)
+        _advance(spec, Path(folder) / "runs", bench.cache, updates_before(_plan(spec, bench), bench.repeats))
         for number in range(bench.repeats):
             seconds["resumed"].append(_measured(spec, Path(folder) / "runs", bench.cache))
-            if number < 1:  # tokenises all of the text
-                seconds["new"].append(_measured(spec, Path(folder) / f"new{number}", Path(folder) / f"cache{number}"))
-            seconds["library"].append(_cpu_seconds([sys.executable, "-c", LIBRARY]))
+            if number == 0:  # once: it tokenises all of the text
+                seconds["new"].append(_measured(spec, Path(folder) / "new", Path(folder) / "cache"))
+            seconds["library"].append(child_cpu_seconds([sys.executable, "-c", LIBRARY]))
         profile = hottest_packages(_command(spec, Path(folder) / "runs", bench.cache), ROOT)
     resumed = Figure.of("from a checkpoint, data cached", "CPU s", seconds["resumed"])
     library = Figure.of("of that, importing torch and making an optimiser of it", "CPU s", seconds["library"])
@@ -68,20 +69,28 @@ def _settings(bench: Bench) -> ExperimentConfig:
     return dataclasses.replace(config, model=model, pretrain=pretrain)
 
 
+def _plan(spec: ExperimentSpec, bench: Bench) -> PretrainPlan:
+    n_sequences = bench.pretraining.train.n_sequences(spec.config.model.sequence_length)
+    return plan_pretraining(spec.config.pretrain, n_sequences)
+
+
+def updates_before(plan: PretrainPlan, rounds: int) -> int:
+    """After how many updates the rounds begin, so that none of theirs is evaluated or kept as a snapshot."""
+    begins = range(UPDATES_BEFORE, plan.total_steps - rounds)
+    quiet = (n for n in begins if plan.evaluation_steps.isdisjoint(range(n + 1, n + rounds + 1)))
+    return next(quiet, UPDATES_BEFORE)
+
+
 def _measured(spec: ExperimentSpec, runs: Path, cache: Path) -> float:
-    """CPU seconds of a fresh process that goes on by one update."""
-    return _cpu_seconds([sys.executable, *_command(spec, runs, cache)])
+    """CPU seconds of a fresh process that makes one update, going on where an earlier one stopped."""
+    return child_cpu_seconds([sys.executable, *_command(spec, runs, cache)])
 
 
 def _command(spec: ExperimentSpec, runs: Path, cache: Path) -> list[str]:
     return ["-m", __name__, json.dumps(spec.to_dict()), str(runs), str(cache)]
 
 
-def _cpu_seconds(command: list[str]) -> float:
-    return child_cpu_seconds(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=600))
-
-
-def _first_update(spec: ExperimentSpec, runs: Path, cache: Path, updates: int) -> None:
+def _advance(spec: ExperimentSpec, runs: Path, cache: Path, updates: int) -> None:
     """Run until ``updates`` more updates are made, and save."""
     runs.mkdir(parents=True, exist_ok=True)
     asked = 0
@@ -95,8 +104,8 @@ def _first_update(spec: ExperimentSpec, runs: Path, cache: Path, updates: int) -
         run_experiment(spec, RunStore(runs), cache_dir=cache, should_stop=should_stop)
     except StopRequested:
         return
-    raise RuntimeError("the run ended before it could be stopped: give more text")
+    raise DataError("the run ended before it could be stopped: give more text")
 
 
 if __name__ == "__main__":
-    _first_update(ExperimentSpec.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), 1)
+    _advance(ExperimentSpec.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), 1)

@@ -22,8 +22,8 @@ from benchmarks.measure import (
     repeated,
 )
 from benchmarks.ours import Pretraining
-from benchmarks.report import Comparison, Figure, RowResult
-from benchmarks.rows.pretrain import batches, on, precision_notes
+from benchmarks.report import Comparison, Figure, RowResult, precision_notes
+from benchmarks.rows.pretrain import batches, on
 from emergence.spec.config import load_config
 from emergence.spec.model_size import training_flops_per_token
 from emergence.training.cuda_graphs import WARM_UP_CALLS
@@ -43,19 +43,17 @@ def run(bench: Bench) -> RowResult:
             Comparison(f"{one['name']}, share of the peak", one["share"], MARK, unit="", limit=1.0) for one in found
         ],
         data=bench.text_name,
-        notes=precision_notes(
-            best_precision(bench.device),
-            [
-                "waiting for data: time lost against one batch repeated, the difference of two times",
-                *(
-                    ["price of equal bits: time that kernels of one order take beyond others"]
-                    if bench.device.type == "cuda"
-                    else []
-                ),
-                f"the peak: a product of {bench.gemm_side} x {bench.gemm_side} matrices",
-                f"the profile is of {SIZES[0]}",
-            ],
-        ),
+        notes=[
+            *precision_notes(best_precision(bench.device), bench.device),
+            "waiting for data: time lost against one batch repeated, the difference of two times",
+            *(
+                ["price of equal bits: time that kernels of one order take beyond others"]
+                if bench.device.type == "cuda"
+                else []
+            ),
+            f"the peak: a product of {bench.gemm_side} x {bench.gemm_side} matrices",
+            f"the profile is of {SIZES[0]}",
+        ],
         profile=found[0]["profile"],
         facts={one["name"]: one["facts"] for one in found},
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -32,9 +31,7 @@ def run(bench: Bench) -> RowResult:
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for number in range(bench.repeats + 1):  # the first warms the disk's cache
         for name, command in commands.items():
-            spent = child_cpu_seconds(lambda command=command: subprocess.run(  # type: ignore[misc]
-                command, cwd=ROOT, check="--qa-data" not in command, capture_output=True, timeout=300
-            ))  # fmt: skip
+            spent = child_cpu_seconds(command, refused="--qa-data" in command)
             if number:
                 seconds[name].append(spent)
     return RowResult(
@@ -58,5 +55,5 @@ def run(bench: Bench) -> RowResult:
             "the limit is Python's own start, or that of the Modal client without a file, measured in turn",
             "the profile is of the path that is not there, by package",
         ],
-        profile=hottest_packages(["-m", "emergence.cli", *NOWHERE], ROOT),
+        profile=hottest_packages(["-m", "emergence.cli", *NOWHERE], ROOT, refused=True),
     )

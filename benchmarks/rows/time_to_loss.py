@@ -29,8 +29,8 @@ from benchmarks.materials import VOCAB_ROWS, Bench
 from benchmarks.measure import Work, best_precision, hottest, interleaved, repeated
 from benchmarks.ours import Pretraining
 from benchmarks.peers import gpt2
-from benchmarks.report import Comparison, Figure, RowResult, number
-from benchmarks.rows.pretrain import LENGTH, on, precision_notes
+from benchmarks.report import Comparison, Figure, RowResult, number, precision_notes
+from benchmarks.rows.pretrain import LENGTH, on
 from emergence.data.stream import SequenceOrder, TokenStream
 from emergence.files import write_json_atomic
 from emergence.spec.config import ModelConfig, PretrainConfig, load_config
@@ -234,15 +234,13 @@ def run(bench: Bench, size: str) -> RowResult:
         figures=figures,
         comparisons=[Comparison("against best-tuned GPT-2", statistics.median(ratios), MARK, limit=limit)],
         data=bench.text_name,
-        notes=precision_notes(
-            precision,
-            [
-                f"one pass is {text.updates} updates of {tokens:,} tokens, vocabulary {parties.vocab:,}; "
-                f"{len(SEEDS)} seeds: {', '.join(map(_times, ratios))}",
-                f"GPT-2 with rate {best[0]:g} and a warm-up of {best[1]:.0%}, the best of {len(swept)} tried "
-                f"({', '.join(f'{rate:g} and {warm_up:.0%}' for rate, warm_up in sorted(swept))}); ours as configured",
-            ],
-        ),
+        notes=[
+            *precision_notes(precision, device, tuned_peer=True),
+            f"one pass is {text.updates} updates of {tokens:,} tokens, vocabulary {parties.vocab:,}; "
+            f"{len(SEEDS)} seeds: {', '.join(map(_times, ratios))}",
+            f"GPT-2 with rate {best[0]:g} and a warm-up of {best[1]:.0%}, the best of {len(swept)} tried "
+            f"({', '.join(f'{rate:g} and {warm_up:.0%}' for rate, warm_up in sorted(swept))}); ours as configured",
+        ],
         profile=profile,
         facts={
             "per_update": per_update,

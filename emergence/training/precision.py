@@ -50,7 +50,8 @@ def gpu_memory(device: torch.device) -> int | None:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        # As torch.cuda.is_bf16_supported, which looks at the current GPU and not at this one.
+        return bool(torch.version.hip) or torch.cuda.get_device_properties(device).major >= 8
     return cpu_bf16_units() is not None
 
 
@@ -71,7 +72,10 @@ def _has(check: str) -> bool:
 
 
 def held_to() -> str | None:
-    """The instructions that the environment holds oneDNN to (its ONEDNN_MAX_CPU_ISA), in capitals. None: to none."""
+    """The instructions that ONEDNN_MAX_CPU_ISA holds oneDNN to, in capitals, where they lack units for bf16 tiles.
+
+    None where they have all, as unset, or where oneDNN does not know the name.
+    """
     named = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     return named.upper() if named.upper() in (*_WITHOUT_BF16, *_VECTORS_ALONE) else None
 

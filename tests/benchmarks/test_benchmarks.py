@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,23 @@ from benchmarks import recipe as changes
 from benchmarks import scaling
 from benchmarks.marks import against_float32, against_tuned, kind_of, kind_of_result, of_finetuning
 from benchmarks.materials import Bench
-from benchmarks.measure import hottest_packages, interleaved, machine, package_of, ratio
+from benchmarks.measure import hottest_packages, interleaved, machine, package_of, ratio, run_command
 from benchmarks.mine_campaign import published
 from benchmarks.peers.gpt2 import PlainGPT2, cosine, tuned_loss
 from benchmarks.peers.mine_published import WIDTHS
 from benchmarks.peers.padded import PaddedTrainer
-from benchmarks.report import Comparison, Figure, RowResult, file_name, load_newest, number
+from benchmarks.report import Comparison, Figure, RowResult, file_name, load_newest, number, precision_notes
 from benchmarks.rows import ROWS, run_row
 from benchmarks.rows.cka import drifting, feature_form, least_operations
 from benchmarks.rows.information_cost import by_heart
 from benchmarks.rows.jobs import Swept, profile_of
+from benchmarks.rows.restart import updates_before
 from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Setting, Text, draw, parties_of
 from benchmarks.scaling import exponent
 from benchmarks.table import _recipe, page, page_of
+from emergence.errors import EmergenceError
 from emergence.measures.cka import cka_matrix
+from emergence.training.schedule import PretrainPlan
 
 #: Rows whose toy size takes a second; the others start processes or import much.
 QUICK = ("cka-128", "finetune", "probe")
@@ -109,7 +113,7 @@ def test_the_table_is_made_of_the_newest_results(tmp_path: Path) -> None:
     assert "| `memory` | a title: it | 1× |  | ≥ 2× | missed |" in text
     assert "`memory`, float32 only: `aten::mm` 50% (3 calls)\n" in text and "`waiting` 25%\n" in text
     assert "`restart`, float32 only: not looked for (2026-03-01)" in text
-    assert "No row was measured on a GPU" in text
+    assert "No row here was measured on a GPU" in text
     assert "Not measured with float32 only: `time-to-loss-tiny`, " in text and "`cka-768`, " in text
     assert "commit" not in text
     known = {**row("memory", 1.0), "commit": "0123456789abcdef", "modified": True}
@@ -136,12 +140,16 @@ def test_each_kind_of_machine_has_its_own_part_of_the_page(tmp_path: Path) -> No
 
 def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, found = torch.device("cpu"), []
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
     for amx, avx in ((False, False), (False, True), (True, True)):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
         others = against_tuned(1.7, cpu), of_finetuning(cpu)
         found.append((kind_of(cpu), against_float32(20.0, cpu), against_float32(2.0, cpu), *others))
+    gpu = torch.device("cuda")
+    assert (kind_of(gpu), against_float32(20.0, gpu)) == ("GPU", 20.0)
+    assert (against_tuned(1.7, gpu), of_finetuning(gpu)) == (1.0, 50.0)
     assert found == [
         ("float32 only", 4.0, 1.0, 1.0, 22.0),
         ("bf16 vector units", 10.0, 1.0, 1.0, 50.0),
@@ -305,7 +313,8 @@ def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
     for arguments, told in (
         (["cka-128", "--toy", "--repeats", "0"], "--repeats 0: at least 1"),
         (["cka-128", "--toy", "--repeats", "x"], "argument --repeats: invalid int value: 'x'"),
-        (["nowhere", "--toy"], "invalid choice: 'nowhere'"),
+        (["nowhere", "--toy"], "no row 'nowhere'; choose from time-to-loss-tiny, "),
+        (["startup", "--toy"], "no row 'startup'; did you mean start-up?"),
         (["cka-128", "--toy", "--json", os.devnull], f"{os.devnull}: no regular file: name another --json"),
         (["cka-128", "--toy", "--text", "/nowhere"], "check --text"),
         (["table", "--results", str(tmp_path)], "no results"),
@@ -325,7 +334,7 @@ def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
         (["scaling", "--toy", "--results", str(tmp_path / "foreign")], "a toy has no place"),
         (["table", "--results", str(tmp_path / "foreign")], "x.json: no result of these benchmarks"),
     ):
-        assert command.main(arguments) == 2
+        assert command.main(arguments) == (1 if told == "File exists" else 2)
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1
     assert not (tmp_path / "docs").exists()
@@ -412,7 +421,34 @@ def test_time_is_told_by_package(tmp_path: Path) -> None:
 def test_what_two_cores_do_while_two_jobs_run() -> None:
     shares = [entry["share"] for entry in profile_of([Swept(100.0, 90.0)], [Swept(60.0, 96.0)])]
     assert shares == [0.75, 0.05, 0.2]
-    assert min(entry["share"] for entry in profile_of([Swept(100.0, 90.0)], [Swept(60.0, 80.0)])) == 0
+    faster = [entry["share"] for entry in profile_of([Swept(100.0, 90.0)], [Swept(60.0, 80.0)])]
+    assert faster == [0.667, 0.0, 0.333]
+
+
+def test_a_restart_is_measured_where_nothing_is_evaluated() -> None:
+    plan = PretrainPlan(8, 100, (100,), frozenset({0, 8, 100}), frozenset({0, 8, 16, 100}))
+    assert updates_before(plan, 5) == 8 and updates_before(plan, 1) == 6 and updates_before(plan, 12) == 16
+    assert updates_before(replace(plan, total_steps=7), 5) == 6  # too short for any
+
+
+def test_a_command_that_ends_otherwise_than_meant_is_an_error_with_its_last_line() -> None:
+    failing = [sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(3)"]
+    with pytest.raises(EmergenceError, match=r"why$"):
+        run_command(failing)
+    run_command(failing, refused=True)
+    with pytest.raises(EmergenceError, match=r"exit code 0$"):
+        run_command([sys.executable, "-c", ""], refused=True)
+
+
+def test_float32_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    assert precision_notes("bf16", cpu) == precision_notes("fp32", gpu) == []
+    assert precision_notes("fp32", cpu) == ["float32 throughout: ours choose it without bf16 units"]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+    (note,) = precision_notes("fp32", cpu, tuned_peer=True)
+    assert note == "float32 throughout: ours and the tuned peer choose it where oneDNN is held to AVX512_CORE"
 
 
 def test_the_page_in_the_repository_is_made_of_its_results() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,6 +47,13 @@ def test_auto_precision_asks_the_hardware(monkeypatch: pytest.MonkeyPatch, amx: 
     assert resolve_precision("auto", CPU) == ("bf16" if amx or avx else "fp32")
     assert resolve_precision("fp32", CPU) == "fp32"
     assert resolve_precision("bf16", CPU) == "bf16"
+
+
+@pytest.mark.skipif(torch.version.hip is not None, reason="AMD's GPUs have bf16")
+def test_auto_precision_asks_the_gpu_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    majors = {"cuda:0": 8, "cuda:1": 7}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda gpu: SimpleNamespace(major=majors[str(gpu)]))
+    assert [resolve_precision("auto", torch.device(name)) for name in majors] == ["bf16", "fp32"]
 
 
 @pytest.mark.parametrize(
