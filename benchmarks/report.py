@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,9 @@ from benchmarks.marks import Kind, kind_of_result
 from emergence.errors import DataError
 from emergence.files import make_folder, read_json, write_json_atomic
 from emergence.training.precision import held_to
+
+#: Characters of the longest text of a result.
+_LONGEST = 1_000
 
 
 @dataclass(frozen=True)
@@ -146,9 +150,14 @@ def load_newest(folder: Path) -> dict[str, dict[str, Any]]:
             raise DataError("no result of these benchmarks", file)
         check(result, file)
         key = f"{result['row']}@{kind_of_result(result)}"
-        if key not in newest or result["date"] >= newest[key]["date"]:
+        if key not in newest or _rank(result) >= _rank(newest[key]):
             newest[key] = result
     return newest
+
+
+def _rank(result: Mapping[str, Any]) -> tuple[bool, str]:
+    """A measurement comes before any toy, then the newer one."""
+    return not result.get("toy", False), result["date"]
 
 
 def is_result(found: object) -> bool:
@@ -160,26 +169,71 @@ def check(result: Mapping[str, Any], file: Path) -> None:
     """Refuse what the page could not be made of.
 
     Raises:
-        DataError: A part is missing or of another type; the kind of machine is unknown.
+        DataError: A part is missing or of another type; a text is no plain line; the kind of machine is unknown; the
+            value is not what its samples say.
     """
     try:
         if kind_of_result(result) not in get_args(Kind):
             raise DataError(f"of an unknown kind of machine, {kind_of_result(result)[:40]!r}", file)
-        if not isinstance(result["date"], str) or not isinstance(result["row"], str):
-            raise TypeError("date and row are text")
+        _line(result["row"])
+        datetime.strptime(_line(result["date"]), "%Y-%m-%d")
         if result["row"] == "scaling":
-            for curve in result["curves"]:
-                [float(size) for size in curve["sizes"]], str(curve["cost"]), str(curve["grows_with"])
+            for curve in _list(result["curves"]):
+                _line(curve["cost"]), _line(curve["grows_with"])
+                _numbers(curve["sizes"]), _number(curve["exponent"]), _number(curve["standard_error"])
             return
-        for figure in result["figures"]:
-            str(figure["name"]), str(figure["unit"]), float(figure["value"]), [float(x) for x in figure["samples"]]
-        for c in result["comparisons"]:
-            str(c["what"]), str(c["unit"]), bool(c["at_least"]), float(c["value"]), float(c["mark"])
-            if c.get("limit") is not None:
-                float(c["limit"])
-        for entry in result["profile"]:
-            str(entry["what"]), float(entry["share"]), int(entry.get("calls", 0))
-        list(result["notes"]), dict(result["versions"]), str(result["machine"]["cpu"]), int(result["machine"]["cores"])
-        str(result["title"]), str(result["data"]), str(result["precision"])
+        _line(result["title"]), _line(result["data"]), _line(result["precision"])
+        for figure in _list(result["figures"]):
+            _line(figure["name"]), _line(figure["unit"], empty=True)
+            found = statistics.median(_numbers(figure["samples"]))
+            if not math.isclose(_number(figure["value"]), found, rel_tol=1e-6, abs_tol=1e-12):
+                raise ValueError(f"{figure['name']} is not the median of its samples")
+        for c in _list(result["comparisons"]):
+            _line(c["what"]), _line(c["unit"], empty=True), _number(c["value"]), _number(c["mark"])
+            if not isinstance(c["at_least"], bool):
+                raise TypeError("at_least is true or false")
+            if c.get("limit") is not None and _number(c["limit"]) < 0:
+                raise ValueError("a limit is below zero")
+        for entry in _list(result["profile"]):
+            _line(entry["what"])
+            if not 0 <= _number(entry["share"]) <= 1 or not isinstance(entry.get("calls", 0), int):
+                raise ValueError("a share or a number of calls that can be none")
+        for note in _list(result["notes"]):
+            _line(note)
+        for name, version in dict(result["versions"]).items():
+            _line(name), _line(version)
+        about = result["machine"]
+        for text in (about["cpu"], *(about[key] for key in ("gpu", "held_to") if key in about)):
+            _line(text)
+        if not isinstance(result.get("toy", False), bool) or not isinstance(result.get("commit") or "", str):
+            raise TypeError("toy is true or false, commit a text")
+        _number(about["cores"]), _number(about.get("memory_gigabytes", 1)), _number(about.get("threads", 1))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as reason:
         raise DataError(f"no result of these benchmarks, or damaged ({reason!r})"[:200], file) from None
+
+
+def _line(value: Any, empty: bool = False) -> str:
+    """A text that stands in a cell of a table."""
+    if not isinstance(value, str) or not (value or empty):
+        raise TypeError(f"{str(value)[:40]!r} is no text")
+    if not value.isprintable() or "|" in value or len(value) > _LONGEST:
+        raise ValueError(f"{value[:40]!r} is no plain line")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(f"{str(value)[:40]!r} is no number")
+    return float(value)
+
+
+def _numbers(values: Any) -> list[float]:
+    if not _list(values):
+        raise ValueError("no numbers")
+    return [_number(value) for value in values]
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{str(value)[:40]!r} is no list")
+    return value

@@ -130,7 +130,11 @@ def page_of(results: Path, name: str = OWN_RESULTS) -> tuple[str, int]:
     if unknown := next((result["row"] for result in found.values() if result["row"] not in (*ROWS, "scaling")), None):
         raise DataError(f"a result of {unknown[:40]!r}, which is no row of this version", results)
     n_results = sum(result["row"] in ROWS for result in found.values())
-    return page(found, read_json(changes, DataError) if changes.is_file() else None, name), n_results
+    try:
+        return page(found, read_json(changes, DataError) if changes.is_file() else None, name), n_results
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as reason:
+        # Every result was checked, so it is the one file that was not.
+        raise DataError(f"no record of the recipe's changes, or damaged ({reason!r})"[:200], changes) from None
 
 
 def page(

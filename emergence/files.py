@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -308,7 +309,7 @@ def parse_json(text: str, source: str, error: ErrorType = RunDirectoryError) -> 
             number too large for an array, or half a character.
     """
     try:
-        value = _DECODER.decode(text)
+        value = _FILE_DECODER.decode(text)
         # The slow look at every value is for text that may hold something odd.
         if _may_hold_odd(text):
             _refuse_odd(value)
@@ -408,8 +409,16 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-#: Made once, because ``json.loads`` would make one a line.
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+def _unique_shared_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """:func:`_unique_keys`, the same strings in every file: hundreds of results are kept, all with the same keys."""
+    return {sys.intern(key): value for key, value in _unique_keys(pairs).items()}
+
+
+#: Made once, because ``json.loads`` would make one a line; of lines, which are not kept, and of whole files.
+_LINE_DECODER, _FILE_DECODER = (
+    json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=hook)
+    for hook in (_unique_keys, _unique_shared_keys)
+)
 
 
 def read_json_lines(path: Path, error: ErrorType = RunDirectoryError) -> list[dict[str, Any]]:
@@ -452,7 +461,7 @@ def _ordinary_lines(content: bytes) -> list[dict[str, Any]] | None:
     rows, begin = [], 0
     try:
         while (end := text.find("\n", begin)) >= 0:
-            row, after = _DECODER.raw_decode(text, begin)
+            row, after = _LINE_DECODER.raw_decode(text, begin)
             depth = text.count("[", begin, end) + text.count("{", begin, end)  # at most
             if after != end or type(row) is not dict or depth > MOST_DEPTH:
                 return None

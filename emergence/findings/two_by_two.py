@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,8 @@ from emergence.measures.readings import FLOORS, SCORE_NAMES, Reading, describe_s
 from emergence.measures.resampling import ClusterTable
 from emergence.plain import plain
 from emergence.wording import shown
+
+Item = TypeVar("Item")
 
 #: Cell of the 2x2 by ``ExperimentSpec.condition``.
 CELL_OF_CONDITION = {"full": FULL, "frozen": FROZEN, "random": RANDOM_FULL, "random-frozen": RANDOM_FROZEN}
@@ -114,13 +117,13 @@ class RunScores:
         for baseline in rows[0].get("baselines", {}) if rows else ():
             told = [row["baselines"][baseline] for row in rows]
             scores[baseline] = _columns(told, (), (*REQUIRED_SCORES, *OPTIONAL_SCORES))
-        sentences = tuple(f"{row['source']}\x1f{row['sentence_id']}" for row in rows)
+        sentences = _shared(f"{row['source']}\x1f{row['sentence_id']}" for row in rows)
         documents = None
         if all(row.get("document_id") is not None for row in rows):
-            documents = tuple(f"{row['source']}\x1f{row['document_id']}" for row in rows)
-        ids = tuple(row["id"] for row in rows)
-        asked = tuple(map(_asked, rows)) if all("words" in row and "question" in row for row in rows) else None
-        keys = frozenset(rows[0] if rows else ())
+            documents = _shared(f"{row['source']}\x1f{row['document_id']}" for row in rows)
+        ids = _shared(row["id"] for row in rows)
+        asked = _shared(map(_asked, rows)) if all("words" in row and "question" in row for row in rows) else None
+        keys = frozenset(map(sys.intern, rows[0] if rows else ()))
         return cls(run, result, ids, sentences, scores, documents=documents, asked=asked, row_keys=keys)
 
     def means(self) -> dict[str, dict[str, float]]:
@@ -145,6 +148,19 @@ class RunScores:
     def seed_label(self) -> str:
         """Two runs with equal labels had the same training draws: the label is the seed of the trunk."""
         return str(self.run.spec.seed if self.trunk_seed is None else self.trunk_seed)
+
+
+#: Columns that many runs share, their questions mostly: each is kept once.
+_KEPT: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+_MOST_KEPT = 64
+
+
+def _shared(column: Iterable[Item]) -> tuple[Item, ...]:
+    """The column as a tuple, the same one for all runs with equal ones."""
+    values = tuple(column)
+    if len(_KEPT) >= _MOST_KEPT and values not in _KEPT:
+        _KEPT.clear()
+    return _KEPT.setdefault(values, values)
 
 
 def _asked(row: Mapping[str, Any]) -> bytes:

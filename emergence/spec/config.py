@@ -159,7 +159,7 @@ def config_from_dict(
         where = {key: origin.get((section, key), source) for key in table}
         sections[section] = _build(kind, section, {**defaults, **table}, where, source)
     config = ExperimentConfig(name=raw["name"], run_prefix=raw["run_prefix"], recipe=recipe, **sections)
-    _check_together(config, source)
+    _check_together(config, source, origin)
     return config
 
 
@@ -222,27 +222,34 @@ def _check_value(value: Any, hint: Any, place: str, low: float | None, high: flo
     return value
 
 
-def _check_together(config: ExperimentConfig, source: str) -> None:
-    """Refuse values that are possible alone and impossible together."""
+def _check_together(config: ExperimentConfig, source: str, origin: Mapping[tuple[str, str], str]) -> None:
+    """Refuse values that are possible alone and impossible together, and name what was set last of them."""
     model, pretrain = config.model, config.pretrain
+
+    def places(*names: str) -> str:
+        found = (origin.get((section, key)) for section, _, key in (name.partition(".") for name in names))
+        return ", ".join(dict.fromkeys(place for place in found if place)) or source
+
     if model.hidden_size % model.n_heads or (model.hidden_size // model.n_heads) % 2:
         raise ConfigError(
-            f"{source}: model.n_heads = {model.n_heads} must divide model.hidden_size = {model.hidden_size} "
-            "into heads of even size"
+            f"{places('model.n_heads', 'model.hidden_size')}: model.n_heads = {model.n_heads} must divide "
+            f"model.hidden_size = {model.hidden_size} into heads of even size"
         )
     if pretrain.micro_batch_size and pretrain.batch_size % pretrain.micro_batch_size:
         raise ConfigError(
-            f"{source}: pretrain.micro_batch_size = {pretrain.micro_batch_size} must divide "
-            f"pretrain.batch_size = {pretrain.batch_size}"
+            f"{places('pretrain.micro_batch_size', 'pretrain.batch_size')}: pretrain.micro_batch_size = "
+            f"{pretrain.micro_batch_size} must divide pretrain.batch_size = {pretrain.batch_size}"
         )
     if config.probe.layers != "all" and not re.fullmatch(r"\d{1,4}(,\d{1,4})*", config.probe.layers):
         raise ConfigError(
-            f"{source}: probe.layers must be all, or numbers with commas such as 0,2,3, not {config.probe.layers!r}"
+            f"{places('probe.layers')}: probe.layers must be all, or numbers with commas such as 0,2,3, "
+            f"not {config.probe.layers!r}"
         )
     if "linear" not in config.probe.families:
-        raise ConfigError(f"{source}: probe.families must include linear, the headline")
+        raise ConfigError(f"{places('probe.families')}: probe.families must include linear, the headline")
     if pretrain.warmup_fraction + (pretrain.decay_fraction if pretrain.schedule == "wsd" else 0) > 1:
-        raise ConfigError(f"{source}: pretrain.warmup_fraction + pretrain.decay_fraction must be at most 1")
+        where = places("pretrain.warmup_fraction", "pretrain.decay_fraction", "pretrain.schedule")
+        raise ConfigError(f"{where}: pretrain.warmup_fraction + pretrain.decay_fraction must be at most 1")
 
 
 def _parse_override(text: str) -> tuple[str, str, Any]:

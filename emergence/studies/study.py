@@ -162,7 +162,8 @@ class Study(ABC, Generic[Made, Result]):
 
         Raises:
             RunDirectoryError: Another process writes there.
-            StopRequested: ``should_stop`` was true after a cell. The same call goes on with the next.
+            StopRequested: ``should_stop`` was true after a step. The same call goes on with the first cell that is not
+                finished, and begins that anew.
         """
         folder = make_folder(out_dir / self.cells_folder)
         with RunLock(out_dir):
@@ -185,7 +186,8 @@ class Study(ABC, Generic[Made, Result]):
             for key, cell in each.items():
                 if key in done:
                     continue
-                share = _Share(progress, cell.steps)
+                goes_on = f"the same command goes on, from what is in {folder}"
+                share = _Share(progress, cell.steps, should_stop, f"stopped in {cell.name}; {goes_on}")
                 done[key] = cell.compute(share)
                 self.store(cell, done[key], folder)
                 share.finish()
@@ -226,10 +228,15 @@ class SealedStudy(Study[Made, Result]):
 
 
 class _Share:
-    """Passes the progress of one cell on to the bar of all."""
+    """Passes the progress of one cell on to the bar of all, and ends the cell where a stop was asked for.
 
-    def __init__(self, whole: Progress, steps: int) -> None:
+    A person waits for a step, not for a cell, which takes minutes of a large model. A cell whose steps are all done is
+    kept.
+    """
+
+    def __init__(self, whole: Progress, steps: int, should_stop: Callable[[], bool], stopped: str) -> None:
         self._whole, self._left = whole, steps
+        self._should_stop, self._stopped = should_stop, stopped
 
     def start(self, total: int, unit: str, initial: int = 0, description: str = "") -> None:
         pass
@@ -237,6 +244,8 @@ class _Share:
     def update(self, n: int, /, **values: float) -> None:
         self._left -= n
         self._whole.update(n, **values)
+        if self._left > 0 and self._should_stop():
+            raise StopRequested(self._stopped)
 
     def close(self) -> None:
         pass

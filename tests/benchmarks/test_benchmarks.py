@@ -27,6 +27,7 @@ from benchmarks.peers.mine_published import WIDTHS
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult, file_name, load_newest, number, precision_notes
 from benchmarks.rows import ROWS, run_row
+from benchmarks.rows.answers import spent_by
 from benchmarks.rows.cka import drifting, feature_form, least_operations
 from benchmarks.rows.information_cost import by_heart
 from benchmarks.rows.jobs import Swept, profile_of
@@ -300,6 +301,60 @@ def test_scaling_and_its_figure(bench: Bench, tmp_path: Path) -> None:
     assert all(np.isfinite(curve["exponent"]) for curve in found["curves"])
 
 
+@pytest.mark.parametrize(
+    "path, odd",
+    [
+        (("date",), "27.11.2026"),
+        (("title",), "a | b"),
+        (("data",), "x\n\n## A heading"),
+        (("precision",), 5),
+        (("figures", 0, "value"), "3"),
+        (("figures", 0, "value"), 99.0),
+        (("figures", 0, "samples"), []),
+        (("figures", 0, "samples"), ["1", "2"]),
+        (("comparisons", 0, "value"), True),
+        (("comparisons", 0, "mark"), None),
+        (("comparisons", 0, "at_least"), None),
+        (("comparisons", 0, "limit"), -5),
+        (("profile",), [{"what": 5, "share": 0.1}]),
+        (("profile",), [{"what": "a", "share": 37.0}]),
+        (("notes",), "one note"),
+        (("versions",), ["torch"]),
+        (("machine", "cpu"), "<b>\x1b[31m"),
+        (("machine", "held_to"), None),
+        (("machine", "held_to"), "x|y"),
+        (("machine", "kind"), "abacus"),
+        (("toy",), "false"),
+        (("commit",), 7),
+    ],
+)
+def test_a_damaged_result_is_refused_in_one_line(
+    path: tuple[Any, ...], odd: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = json.loads(json.dumps(row("memory", 1.0)))
+    place = result
+    for key in path[:-1]:
+        place = place[key]
+    (tmp_path / "x.json").write_text(json.dumps(result))
+    assert command.main(["table", "--results", str(tmp_path)]) == 0
+    page_before = (tmp_path / "speed.md").read_bytes()
+    capsys.readouterr()
+    place[path[-1]] = odd
+    (tmp_path / "x.json").write_text(json.dumps(result))
+    assert command.main(["table", "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "x.json" in error and error.count("\n") == 1
+    assert (tmp_path / "speed.md").read_bytes() == page_before
+
+
+def test_a_toy_takes_no_measurements_place(tmp_path: Path) -> None:
+    measured, toy = row("memory", 1.0), row("memory", 9.0, toy=True)
+    for name, found, date in (("a", measured, "2026-03-01"), ("b", toy, "2026-04-01")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**found, "date": date}))
+    (newest,) = load_newest(tmp_path).values()
+    assert not newest.get("toy")
+
+
 def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +478,16 @@ def test_what_two_cores_do_while_two_jobs_run() -> None:
     assert shares == [0.75, 0.05, 0.2]
     faster = [entry["share"] for entry in profile_of([Swept(100.0, 90.0)], [Swept(60.0, 80.0)])]
     assert faster == [0.667, 0.0, 0.333]
+
+
+def test_the_memory_of_a_command_is_its_own() -> None:
+    """And not that of the process that measures it, which has torch in it."""
+    of_nothing, of_much = (
+        spent_by([sys.executable, "-S", "-c", f"x = bytearray({size}); y = x[:]"]).megabytes for size in (1, 40_000_000)
+    )
+    assert of_nothing < 40 and 70 < of_much - of_nothing < 100
+    with pytest.raises(EmergenceError, match="exit code 3"):
+        spent_by([sys.executable, "-S", "-c", "raise SystemExit(3)"])
 
 
 def test_a_restart_is_measured_where_nothing_is_evaluated() -> None:

@@ -87,17 +87,33 @@ def run(out: Path, *numbers: int, stop: Callable[[], bool] = lambda: False) -> l
 
 def test_an_interrupted_study_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     assert run(tmp_path / "whole", 2, 3, 5) == [2, 3, 5]
-    asked = iter([False, True])
     with pytest.raises(
         StopRequested, match="stopped after 3; the same command goes on with the next number, from what is in "
     ):
-        run(tmp_path / "cut", 2, 3, 5, stop=lambda: next(asked))
+        run(tmp_path / "cut", 2, 3, 5, stop=lambda: len(list((tmp_path / "cut" / "cells").iterdir())) == 2)
     assert not (tmp_path / "cut" / "squares.json").exists()
     assert run(tmp_path / "cut", 2, 3, 5) == [5]
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
     assert run(tmp_path / "cut", 7, 2, 7) == [7], "what is shared is kept, what comes twice is done once"
     _, arrays = SquareStudy.files.read(tmp_path / "cut", lambda *both: both)
     np.testing.assert_allclose(arrays["squares"], [7, 2, 7])
+
+
+def test_a_stop_waits_for_a_step_and_not_for_a_cell(tmp_path: Path) -> None:
+    run(tmp_path / "whole", 2, 3)
+    study = SquareStudy(2, 3)
+    with pytest.raises(StopRequested, match="stopped in 3; the same command goes on, from what is in "):
+        study.run(tmp_path / "cut", should_stop=lambda: study.computed == [2, 3])
+    assert len(list((tmp_path / "cut" / "cells").iterdir())) == 1
+    assert run(tmp_path / "cut", 2, 3) == [3]
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_cell_whose_steps_are_done_is_kept(tmp_path: Path) -> None:
+    study = SquareStudy(1, 2)  # one step
+    with pytest.raises(StopRequested, match="stopped after 1; "):
+        study.run(tmp_path, should_stop=lambda: True)
+    assert run(tmp_path, 1, 2) == [2]
 
 
 @pytest.mark.parametrize("damage", ["cut", "edited", "another's"])
