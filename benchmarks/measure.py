@@ -223,9 +223,7 @@ def _is_kernel(event: Any) -> bool:
     return bool(event.device_type == torch.autograd.DeviceType.CUDA) and not is_range
 
 
-def hottest_packages(
-    arguments: Sequence[str], folder: Path, top: int = 8, refused: bool = False
-) -> list[dict[str, Any]]:
+def hottest_packages(arguments: Sequence[str], folder: Path, top: int = 8) -> list[dict[str, Any]]:
     """Share of a Python process's own time, by the clock, of each package (cProfile).
 
     Built-in functions are none of a package and stand by their names, those of torch's own library as torch.
@@ -234,11 +232,11 @@ def hottest_packages(
         arguments: Of the interpreter: ``-m``, a module and what follows it.
         folder: What the packages of this project are in.
         top: How many of them.
-        refused: Whether the program refuses what it is given (:func:`run_command`).
     """
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "profile"
-        run_command([sys.executable, "-m", "cProfile", "-o", str(file), *arguments], refused)
+        # A program that refuses what it is given ends well under cProfile, too; one that crashes does not.
+        run_command([sys.executable, "-m", "cProfile", "-o", str(file), *arguments])
         functions = pstats.Stats(str(file)).stats.items()  # type: ignore[attr-defined]
     spent: dict[str, float] = {}
     for (path, _, function), (_, _, own, _, _) in functions:

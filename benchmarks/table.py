@@ -63,10 +63,10 @@ _PEERS = """
 - **Hugging Face GPT-2**: `GPT2LMHeadModel` with random weights on packed text, float32, no dropout.
 - **best-tuned GPT-2**: `benchmarks/peers/gpt2.py`. One matrix for query, key and value, fused attention, packed text,
   bf16 where the hardware has it, the whole step compiled (and on a GPU replayed as a CUDA graph, which no stored row
-  has yet: theirs was compiled with `reduce-overhead`), fused AdamW. Its rate
-  is fixed where updates are timed; for the time to a loss the rate is searched and then, with it, the
-  warm-up: the longest of three was best, and a lower beta1, which was not searched, would help it, too (above). The GPT-2 style recipe of
-  `bits-per-byte` has two rates, of which the lower was better everywhere.
+  has yet: theirs was compiled with `reduce-overhead`), fused AdamW. Its rate is fixed where updates are timed; for the
+  time to a loss the rate is searched and then, with it, the warm-up: the longest of three was best, and a lower beta1,
+  which was not searched, would help it, too (above). The GPT-2 style recipe of `bits-per-byte` has two rates, of which
+  the lower was better everywhere.
 - **pair by pair**: the feature form of debiased CKA as Kornblith et al. published it.
 """
 

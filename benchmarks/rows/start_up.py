@@ -55,5 +55,5 @@ def run(bench: Bench) -> RowResult:
             "the limit is Python's own start, or that of the Modal client without a file, measured in turn",
             "the profile is of the path that is not there, by package",
         ],
-        profile=hottest_packages(["-m", "emergence.cli", *NOWHERE], ROOT, refused=True),
+        profile=hottest_packages(["-m", "emergence.cli", *NOWHERE], ROOT),
     )
