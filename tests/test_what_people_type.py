@@ -63,6 +63,7 @@ def test_what_is_no_run_is_said(command: tuple[str, ...], runs: Path, tmp_path: 
     refused(*line(str(tmp_path / "empty")), says="give a" if command[0] == "verify-run" else "is not a run directory")
     refused(*line(str(tmp_path / "notes.txt")), says="a file: give the run directory")
     if command[0] != "verify-run":
+        refused(*line(str(runs)), says=f"is not a run directory: give one, such as {runs / run}")
         refused(*line(run[:-1]), says=f"did you mean {run}?")
 
 
@@ -196,6 +197,12 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = run.spec.config.model
     save_weights(run.finetuned_path, WeightsFile(build_trunk(model, 300, seed=0).state_dict(), model, 300, "{}", {}))
     return run.path
+
+
+def test_what_people_name_a_configuration_and_an_empty_folder(tmp_path: Path) -> None:
+    refused("config", "configs/tiny.toml", says="did you mean tiny?")
+    for command in ("table", "report"):
+        refused(command, str(tmp_path), says="no finished results here: emergence run makes one")
 
 
 def test_list_says_where_runs_are(tmp_path: Path) -> None:

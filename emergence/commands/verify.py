@@ -3,8 +3,9 @@
 Reads each format found at PATH, and recomputes every span from the words of the sentence without the
 code that aligned it: the decoded words must be the answer, the predicate must be a word, spans must be
 distinct, an answer called unique must occur once, one called nearest must have no nearer twin, no
-document may stand in two splits, and the filter counts must add up. Prints examples side by side
-and the counts. Exit codes: 0 all well, 1 something is misaligned, 2 the data cannot be used.
+document may stand in two splits, and the filter counts must add up. Prints examples side by side,
+the counts, what was left out and why, and how many sentences later splits share with train. Exit
+codes: 0 all well, 1 something is misaligned, 2 the data cannot be used.
 """
 
 from __future__ import annotations
@@ -163,6 +164,7 @@ def summary(dataset: QADataset, problems: Sequence[str]) -> dict[str, Any]:
         "spans": len(spans),
         "alignment": dict(sorted(Counter(answer.alignment for answer in spans).items())),
         "misaligned": list(problems),
+        "sentences_of_train": sentences_of_train(dataset),
         "provenance": dataset.provenance,
     }
 
@@ -178,6 +180,26 @@ def count_lines(dataset: QADataset) -> Iterator[str]:
     rows += [("answer spans", spans)]
     for label, numbers in rows:
         yield f"{label:24}" + "".join(f"{number:>12,}" for number in numbers)
+
+
+def left_out_lines(dataset: QADataset) -> Iterator[str]:
+    """A line for every reason why questions were left out, which no span can show."""
+    from emergence.data.records import DROP_REASONS
+
+    skipped = sum((Counter(counts.skipped) for counts in dataset.filtering.values()), Counter[str]())
+    for reason, n in sorted(skipped.items()):
+        yield f"LEFT OUT {counted(n, 'question')}: {DROP_REASONS.get(reason, reason)} ({reason})"
+
+
+def sentences_of_train(dataset: QADataset) -> dict[str, tuple[int, int]]:
+    """Of each later split, how many sentences stand in the training split word for word, and how many there are."""
+    train = {example.tokens for example in dataset.splits.get("train", ())}
+    later = {
+        split: {example.tokens for example in examples}
+        for split, examples in dataset.splits.items()
+        if split != "train"
+    }
+    return {split: (len(sentences & train), len(sentences)) for split, sentences in later.items()}
 
 
 def load(paths: Sequence[Path], data: str, finetune_data: str, seed: int) -> Iterator[QADataset]:
@@ -207,6 +229,11 @@ def report(dataset: QADataset, sample: int, seed: int) -> dict[str, Any]:
         say(line)
     for line in count_lines(dataset):
         say(line)
+    for line in left_out_lines(dataset):
+        say(line)
+    for split, (n_both, n) in result["sentences_of_train"].items():
+        if n_both:
+            say(f"SEEN {n_both:,} of {counted(n, 'sentence')} of {split}, word for word in train, too")
     if notes.get("carved"):
         say(f"split off: {json.dumps(notes['carved'])}")
     if any(dict(notes.get("answers_dropped") or {}).values()):  # type: ignore[call-overload]
@@ -235,7 +262,10 @@ def verify_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="For the sample, and for splits that no file names.")] = 0,
 ) -> None:
-    """Check that every kept answer span decodes to its answer. Exits 1 if one does not, 2 if the data is unusable."""
+    """Check that every kept answer span decodes to its answer. Exits 1 if one does not, 2 if the data is unusable.
+
+    Questions that are left out, with their reasons, and sentences that stand in several splits are told.
+    """
     results = [report(dataset, sample, seed) for dataset in load(qa_data or [], data, finetune_data, seed)]
     misaligned = sum(len(result["misaligned"]) for result in results)
     if json_file is not None:

@@ -139,7 +139,8 @@ def separate_documents(parts: Mapping[str, SplitPart]) -> dict[str, SplitPart]:
                 counts.drop_kept_in(example.document_id, OTHER_SPLIT)
         if examples and not kept:
             raise DataError(
-                f"every document of the {split} split also stands in a later split: give each split its own"
+                f"every document of the {split} split also stands in one that comes after it (train, dev, test): "
+                "give each split documents of its own (of QA-SRL text, sentence ids that differ before the last '_')"
             )
         if len(kept) < len(examples):
             log.warning(

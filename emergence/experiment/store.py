@@ -82,7 +82,9 @@ def find_run(name: str, runs_dir: Path = Path("runs"), *, or_folder_of_runs: boo
         for path in (Path(name), runs_dir / name):
             if name and path.is_dir():
                 if not or_folder_of_runs and not holds_run_files(path):
-                    raise UsageError(f"{path} is not a run directory: give one, which holds a {SPEC_FILE}")
+                    inside = next((path / run_id for run_id in RunStore(path).run_ids()), None)
+                    meant = f"such as {inside}" if inside else f"which holds a {SPEC_FILE}"
+                    raise UsageError(f"{path} is not a run directory: give one, {meant}")
                 return path
             if name and path.is_file():
                 reason = "a file: give the run directory that holds it"
@@ -110,6 +112,10 @@ def refuse_if_no_folder(runs_dir: Path, flag: str = "--runs-dir") -> None:
         raise UsageError(f"{flag} {runs_dir}{where} is not a folder: name another one")
     if not may_write(nearest):
         raise UsageError(f"{flag} {runs_dir}: {nearest} may not be written to: name another one")
+
+
+#: What to do about a folder in which nothing is.
+NO_RESULTS = "emergence run makes one, emergence list shows what there is"
 
 
 def refuse_if_no_results(root: Path) -> None:

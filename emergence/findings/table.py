@@ -14,6 +14,7 @@ from typing import Any
 
 from emergence.errors import DataError
 from emergence.experiment.facts import HEADLINE
+from emergence.experiment.store import NO_RESULTS
 from emergence.findings.collect import OWN_KIND, Collection, Skipped, collect_results
 from emergence.findings.comparable import MODES, ComparableSet, Grouping, group_results
 from emergence.findings.scores import POINT, ReadoutScores, SetScores, cell_estimate, score_sets
@@ -158,7 +159,7 @@ def build_table(
         collection = replace(collection, found=kept, skipped=skipped)
     if not collection.found:
         there = "; ".join(f"{item.name}: {item.reason}" for item in collection.skipped[:5])
-        raise DataError(f"no finished results here{': ' + there if there else ''}", root)
+        raise DataError(f"no finished results here: {there or NO_RESULTS}", root)
     grouping = group_results(collection)
     return table_of(collection, grouping, score_sets(grouping, n_boot=n_boot, cluster=cluster))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence.errors import DataError, require_packages
+from emergence.experiment.store import NO_RESULTS
 from emergence.files import make_folder, write_atomic
 from emergence.findings.folder import read_folder
 from emergence.findings.table import table_of
@@ -68,7 +69,7 @@ def write_report(
     charts = all_charts(folder, n_boot=n_boot)
     if not folder.scored and not charts.charts:
         reasons = "; ".join(f"{item.name}: {item.reason}" for item in folder.skipped[:5])
-        raise DataError(f"no finished results here{': ' + reasons if reasons else ''}", results_dir)
+        raise DataError(f"no finished results here: {reasons or NO_RESULTS}", results_dir)
     report = report_of(folder, table_of(folder.collection, folder.grouping, folder.scored), charts)
     out_dir = make_folder(out_dir or results_dir / DEFAULT_FOLDER)
     drawings = {}

@@ -70,7 +70,7 @@ def config_path(name: str) -> Path:
         path = folder / f"{name}.toml"
         if path.is_file():
             return path
-    raise ConfigError(f"no configuration {name!r}; {did_you_mean(name, CONFIG_NAMES)}")
+    raise ConfigError(f"no configuration {name!r}; {did_you_mean(Path(name).stem, CONFIG_NAMES)}")
 
 
 def load_config(name: str, overrides: Iterable[str] = ()) -> ExperimentConfig:

@@ -93,7 +93,7 @@ def test_questions_twice_under_two_names_count_once(tmp_path: Path) -> None:
     # The same bytes as training and as test questions are no copy to be left aside: that is refused.
     squad(tmp_path, "b/train.json")
     squad(tmp_path, "b/test.json")
-    with pytest.raises(DataError, match="also stands in a later split"):
+    with pytest.raises(DataError, match="also stands in one that comes after it"):
         load_qa_path(tmp_path / "b")
 
 

@@ -40,6 +40,8 @@ def test_good_data_passes(tmp_path: Path, dataset: QADataset) -> None:
     assert result.exit_code == 0, result.output
     assert "[[built]]" in result.output
     assert "- unaligned_span" in result.output
+    left_out = "LEFT OUT 1 question: no answer is a sequence of whole words of the sentence (unaligned_span)\n"
+    assert left_out in result.output and "SEEN" not in result.output
     content = json.loads(report.read_text())
     assert content["misaligned"] == 0
     assert content["datasets"][0]["alignment"] == {"nearest": 1, "unique": 1}
@@ -48,6 +50,20 @@ def test_good_data_passes(tmp_path: Path, dataset: QADataset) -> None:
         "kept": 2,
         "skipped": {"no_answer": 1, "unaligned_span": 1},
     }
+
+
+def test_sentences_that_stand_in_train_and_later_are_told(
+    tmp_path: Path, dataset: QADataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = replace(only(dataset), id="another", document_id="another", sentence_id="another", split="test")
+    other = replace(again, id="third", tokens=("Words", *again.tokens[1:]))
+    dataset.splits["test"], counts = [again, other], dataset.filtering["test"]
+    dataset.filtering["test"] = replace(counts, total=2, kept=2)
+    monkeypatch.setattr(qa_load, "load_every_format", lambda path, seed: [dataset])
+    report = tmp_path / "report.json"
+    result = CliRunner().invoke(APP, ["--qa-data", str(tmp_path), "--json", str(report)])
+    assert "SEEN 1 of 2 sentences of test, word for word in train, too\n" in result.output
+    assert json.loads(report.read_text())["datasets"][0]["sentences_of_train"]["test"] == [1, 2]
 
 
 @pytest.mark.parametrize(
