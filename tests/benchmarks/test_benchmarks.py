@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,17 @@ from benchmarks import recipe as changes
 from benchmarks import scaling
 from benchmarks.marks import against_float32, against_tuned, kind_of, kind_of_result, of_finetuning
 from benchmarks.materials import Bench
-from benchmarks.measure import hottest_packages, interleaved, machine, package_of, ratio, run_command
+from benchmarks.measure import (
+    gemm,
+    hottest_packages,
+    interleaved,
+    machine,
+    package_of,
+    peak_bytes_above,
+    ratio,
+    repeated,
+    run_command,
+)
 from benchmarks.mine_campaign import published
 from benchmarks.peers.gpt2 import PlainGPT2, cosine, tuned_loss
 from benchmarks.peers.mine_published import WIDTHS
@@ -353,6 +364,9 @@ def test_a_toy_takes_no_measurements_place(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps({**found, "date": date}))
     (newest,) = load_newest(tmp_path).values()
     assert not newest.get("toy")
+    (tmp_path / "c.json").write_text(json.dumps({**row("memory", 5.0), "date": "2026-03-01"}))
+    (newest,) = load_newest(tmp_path).values()
+    assert newest["comparisons"][0]["value"] == 5.0, "of one day the later file"
 
 
 def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
@@ -478,6 +492,41 @@ def test_what_two_cores_do_while_two_jobs_run() -> None:
     assert shares == [0.75, 0.05, 0.2]
     faster = [entry["share"] for entry in profile_of([Swept(100.0, 90.0)], [Swept(60.0, 80.0)])]
     assert faster == [0.667, 0.0, 0.333]
+
+
+def test_figures_are_medians_and_a_ceiling_may_be_reached() -> None:
+    assert Figure.of("x", "s", [1.0, 9.0, 2.0]).value == 2.0
+    assert Figure.rate("x", "per s", [1.0, 0.1, 0.5]).value == 2.0
+    assert Comparison("x", 2.0, 2.0, at_least=False).met and Comparison("x", 2.0, 2.0).met
+    assert not Comparison("x", 2.1, 2.0, at_least=False).met and not Comparison("x", 1.9, 2.0).met
+
+
+def test_time_is_that_of_this_process_and_not_of_the_clock() -> None:
+    def sleeps() -> float:
+        time.sleep(0.2)
+        return 1.0
+
+    assert max(interleaved({"sleeps": sleeps}, 2, warm_up=0)["sleeps"]) < 0.1
+
+
+def test_a_product_counts_its_operations_and_a_gpu_gets_many_at_once() -> None:
+    assert gemm(torch.device("cpu"), "fp32", 32)() == 2 * 32**3
+    gpu = torch.device("cuda")
+    assert repeated(lambda: 1.0, gpu, 1e9)() == 20 and repeated(lambda: 1.0, gpu, 4e12)() == 2
+    assert repeated(lambda: 1.0, gpu, 1e15)() == 1 and repeated(lambda: 1.0, torch.device("cpu"), 1.0)() == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells it")
+def test_peaks_begin_anew() -> None:
+    assert len(b"x" * 50_000_000) and peak_bytes_above(lambda: b"x" * 10) < 20_000_000
+    assert 40_000_000 < peak_bytes_above(lambda: b"x" * 50_000_000) < 70_000_000
+
+
+def test_a_gpu_is_held_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    about = machine(torch.device("cuda"))
+    assert about["gpu"] == "a GPU" and about["kind"] == "GPU" and "held_to" not in about
 
 
 def test_the_memory_of_a_command_is_its_own() -> None:

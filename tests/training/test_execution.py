@@ -63,6 +63,9 @@ def test_auto_precision_asks_the_gpu_it_is_for(monkeypatch: pytest.MonkeyPatch) 
         ("AVX2", None, None),
         ("AVX512_CORE", None, None),
         ("avx512_core_vnni", None, None),
+        ("AVX2_VNNI_2", None, None),
+        ("AVX10_1_512", "vectors", "vectors"),
+        ("AVX10_2_512", "vectors", "vectors"),
         ("AVX512_CORE_BF16", "vectors", "vectors"),
         ("AVX512_CORE_FP16", "vectors", "vectors"),
         ("AVX512_CORE_AMX", "tiles", "vectors"),
@@ -73,7 +76,9 @@ def test_auto_precision_asks_the_gpu_it_is_for(monkeypatch: pytest.MonkeyPatch) 
 def test_auto_precision_asks_what_the_library_is_held_to(
     monkeypatch: pytest.MonkeyPatch, held: str, on_tiles: str | None, on_vectors: str | None, variable: str
 ) -> None:
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    # Of both the first counts, unless it is empty.
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "")
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2" if held else "")
     monkeypatch.setenv(variable, held)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     for tiles, expected in ((True, on_tiles), (False, on_vectors)):
