@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from emergence.findings import two_by_two
 from emergence.findings.two_by_two import RunScores
 from tests.planted_runs import write_run
 
@@ -30,3 +32,18 @@ def test_argument_selection_is_read_where_it_is_there(tmp_path: Path) -> None:
     run.write_predictions(rows)
     run.write_stats(old.result.to_dict())
     assert "argument_selection" not in RunScores.load(run).scores["bilinear"]
+
+
+def test_what_runs_share_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that hundreds of them fit into memory: the names of their questions, and the keys of their results."""
+    one, other = (RunScores.load(write_run(tmp_path, "frozen", f1, seed=n)) for n, f1 in enumerate((0.4, 0.5)))
+    for name in ("ids", "sentences"):
+        assert getattr(one, name) is getattr(other, name)
+    assert one.scores is not other.scores and one.means() != other.means()
+    keys = [sorted(run.result.test_scores or {}, key=str) for run in (one, other)]
+    assert keys[0] and all(a is b for a, b in zip(*keys, strict=True))
+    monkeypatch.setattr(two_by_two, "_KEPT", kept := {})
+    monkeypatch.setattr(two_by_two, "_MOST_KEPT", 2)
+    for n in range(9):
+        assert two_by_two._shared(str(k) for k in range(n)) == tuple(str(k) for k in range(n))
+    assert 0 < len(kept) <= 2
