@@ -101,11 +101,16 @@ def to_markdown(report: Report) -> str:
 _INTERVAL = re.compile(r"(?:[+-]?\d[\d.,]* )?\[[^\[\]\s]+, [^\[\]\s]+\]")
 
 
-def _unbroken_numbers(text: str) -> Any:
-    """Escaped text, as ``markupsafe.Markup``, in which no line breaks within a number and its interval."""
+#: A flag of a command.
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+
+
+def _unbroken(text: str) -> Any:
+    """Escaped text, as ``markupsafe.Markup``, in which no line breaks within a number and its interval, or a flag."""
     from markupsafe import Markup, escape
 
-    return Markup(_INTERVAL.sub(r'<span class="number">\g<0></span>', str(escape(visible(text)))))
+    numbered = _INTERVAL.sub(r'<span class="unbroken">\g<0></span>', str(escape(visible(text))))
+    return Markup(_FLAG.sub(r'<code class="unbroken">\g<0></code>', numbered))
 
 
 def _render(template: str, *, escape: bool, **content: Any) -> str:
@@ -120,5 +125,5 @@ def _render(template: str, *, escape: bool, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["md"] = markdown_escape
-    environment.filters["numbers"] = _unbroken_numbers
+    environment.filters["unbroken"] = _unbroken
     return environment.get_template(template).render(**content)

@@ -74,7 +74,13 @@ def test_no_line_breaks_within_a_number_and_its_interval() -> None:
     section = Section("s", "S", (Text(words), Bullets((words,)), Table("t", ("a", "b"), (("x", words),))))
     page = to_html(Report("T", (), (section,), {}, "p"), {})
     kept = ["0.298 [0.280, 0.316]", "[-inf, 1.2]", "+0.026 [+0.007, +0.045]", "1,234 [1,000, 2,000]"]
-    assert re.findall(r'<span class="number">(.*?)</span>', page) == kept * 3 and "&amp; <span" in page
+    assert re.findall(r'<span class="unbroken">(.*?)</span>', page) == kept * 3 and "&amp; <span" in page
+
+
+def test_flags_are_code_and_no_line_breaks_within_one() -> None:
+    words = "run it with --random-baseline --skip-pretrain, not a--b or -- or ---x"
+    page = to_html(Report("T", (), (Section("s", "S", (Bullets((words,)),)),), {}, "p"), {})
+    assert re.findall(r'<code class="unbroken">(.*?)</code>', page) == ["--random-baseline", "--skip-pretrain"]
 
 
 def test_the_verdict_and_its_picture_come_first_and_what_is_empty_is_one_line(tmp_path: Path) -> None:
@@ -265,3 +271,16 @@ def test_a_set_of_three_questions_does_not_stretch_the_axis_of_all(tmp_path: Pat
     assert [ax.get_xlim() for ax in draw(with_few).axes] == [ax.get_xlim() for ax in draw(chart).axes]
     assert "nan" not in with_few.alt and "undefined" not in with_few.alt and "few" in with_few.alt
     draw(replace(chart, rows=few))
+
+
+def test_one_set_is_named_above_the_panels_and_a_trunk_that_is_not_there_nowhere(tmp_path: Path) -> None:
+    grid(tmp_path)
+    charts = Charts()
+    gains.KIND.collect(read_folder(tmp_path, n_boot=BOOT), charts, BOOT)
+    (chart,) = charts.charts
+    other = tuple({**row, "setting": "another"} for row in chart.rows)
+    for rows, titles, inside in ((chart.rows, [chart.rows[0]["setting"], ""], 0), ((*chart.rows, *other), ["", ""], 2)):
+        axes = draw(replace(chart, rows=rows)).axes
+        assert [ax.get_title(loc="left") for ax in axes] == titles and len(axes[0].texts) == inside
+    alone = draw(replace(chart, rows=tuple(row for row in chart.rows if row["trunk"] == "pretrained")))
+    assert [text.get_text() for legend in alone.legends for text in legend.get_texts()] == ["pretrained trunk"]

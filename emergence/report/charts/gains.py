@@ -75,6 +75,8 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
         ax.axvspan(-MARGINS[score], MARGINS[score], color="#eeeeee", linewidth=0)
         ax.axvline(0, color="black", linewidth=0.7)
         for i, (trunk, name) in enumerate(TRUNKS.items()):
+            if not rows_where(rows, trunk=trunk):
+                continue  # nor does the legend name it
             mine = rows_where(rows, score=score, trunk=trunk)
             y = [place[row["setting"], row["family"]] + 0.17 * (1 - 2 * i) for row in mine]
             face = COLOURS[i] if trunk == "pretrained" else "white"
@@ -85,7 +87,9 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
         finite = [abs(v) for key in ("gain", "lo", "hi") for v in numbers(rows, key) if math.isfinite(v)]
         ax.set_xlim(-1.1 * max([MARGINS[score], *finite]), 1.1 * max([MARGINS[score], *finite]))
     panels[0].set_yticks(list(place.values()), [family for _, family in lines])
-    for start in starts:
+    if len(starts) == 1:
+        panels[0].set_title(lines[0][0], loc="left")
+    for start in starts if len(starts) > 1 else ():
         at = (0, place[lines[start]] + 0.95)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         heading: dict[str, Any] = {"va": "center", "fontweight": "bold", "bbox": box}
