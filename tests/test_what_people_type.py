@@ -199,6 +199,12 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.path
 
 
+def test_a_mistyped_command_is_answered_with_the_one_that_is_meant() -> None:
+    """By Typer, from 0.20 on, which pyproject.toml asks for."""
+    refused("rnu", says="Did you mean 'run'?")
+    refused("minimal-pair", says="Did you mean 'minimal-pairs'?")
+
+
 def test_what_people_name_a_configuration_and_an_empty_folder(tmp_path: Path) -> None:
     refused("config", "configs/tiny.toml", says="did you mean tiny?")
     for command in ("table", "report"):
