@@ -73,9 +73,14 @@ def _clock(device: torch.device | None) -> float:
     return time.perf_counter()
 
 
+def ratios(peer: list[float], ours: list[float]) -> list[float]:
+    """How many times as long the peer takes, in each round."""
+    return [p / o for p, o in zip(peer, ours, strict=True)]
+
+
 def ratio(peer: list[float], ours: list[float]) -> float:
     """How many times as long the peer takes: the median over rounds of their ratio in the same round."""
-    return statistics.median(p / o for p, o in zip(peer, ours, strict=True))
+    return statistics.median(ratios(peer, ours))
 
 
 def in_child(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -32,8 +32,9 @@ minutes a row, an hour and more the times to a loss), which says what kind of ma
 CPU thread, medians of (mostly five) rounds, CPU seconds per unit of work, so that other work on the machine counts for
 little. Ratios are medians over rounds of the ratio within a round, those of the times to a loss medians over seeds. Two
 jobs against one are told by the clock. Rented machines have neighbours, and figures of one row scatter by a third and
-more (*from .. to* in the figures below), of products in bf16 tiles twofold: a verdict near its mark may turn when it is
-measured again. What `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt`
+more (*from .. to* in parentheses and in the figures below), of products in bf16 tiles twofold. Five rounds hold the
+true median between the least and the greatest in 15 cases of 16: where they hold the mark, too, the verdict is
+*undetermined*. What `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt`
 are validation text of WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among
 them, are measured as float32 only. With `ONEDNN_MAX_CPU_ISA=AVX512_CORE` a CPU that has more counts as one of them, for
 oneDNN, which multiplies in bf16 for PyTorch, is held to that: *held to* in the tables. In float32 other libraries
@@ -173,6 +174,8 @@ def _marks(kind: str, rows: list[Mapping[str, Any]]) -> str:
         for c in row["comparisons"]:
             sign = "≥" if c["at_least"] else "≤"
             measured, mark = (_value(c[key], c["unit"]) for key in ("value", "mark"))
+            if rounds := c.get("rounds"):
+                measured += f" ({number(min(rounds))} .. {number(max(rounds))})"
             limit = "" if c.get("limit") is None else _value(c["limit"], c["unit"])
             told = (f"{row['title']}: {c['what']}", measured, limit, f"{sign} {mark}", _verdict(row, c))
             lines.append(f"| `{row['row']}` | {' | '.join(told)} |")
@@ -191,8 +194,8 @@ def _verdict(row: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     """Computed, not read, so that no verdict differs from its numbers. A toy has none."""
     if row.get("toy"):
         return "a toy"
-    found = Comparison("", comparison["value"], comparison["mark"], comparison["at_least"])
-    return "met" if found.met else "missed"
+    rounds = comparison.get("rounds", [])
+    return Comparison("", comparison["value"], comparison["mark"], comparison["at_least"], rounds=rounds).verdict
 
 
 def _curves(rows: list[Mapping[str, Any]]) -> str:
@@ -270,10 +273,11 @@ def _versions(row: Mapping[str, Any]) -> str:
 
 
 def _misses(rows: list[Mapping[str, Any]]) -> str:
-    """What takes the time or the memory of the rows that miss a mark."""
+    """What takes the time or the memory of the rows that miss a mark, or may."""
     lines = []
     for row in rows:
-        if any(_verdict(row, c) == "missed" for c in row["comparisons"]):
+        verdicts = {_verdict(row, c) for c in row["comparisons"]}
+        if "missed" in verdicts or ("undetermined" in verdicts and row["profile"]):
             entries = ", ".join(f"`{e['what']}` {e['share']:.0%}{_calls(e)}" for e in _merged(row["profile"]))
             unknown = f"not looked for ({row['date']})"
             lines.append(f"- `{row['row']}`, {kind_of_result(row)}: {entries or unknown}")
@@ -283,7 +287,7 @@ def _misses(rows: list[Mapping[str, Any]]) -> str:
         "Own time of ours by `torch.profiler`, where no note of the row says otherwise. Of a GPU `idle` is a share of "
         "the clock, the others are shares of what its kernels took.\n"
     )
-    return "\n".join(["\n## Where time and memory go in rows that miss a mark\n", about, *lines])
+    return "\n".join(["\n## Where time and memory go in rows that miss a mark or may\n", about, *lines])
 
 
 def _merged(profile: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -84,14 +84,14 @@ def run(bench: Bench) -> RowResult:
         ],
         comparisons=[
             *(
-                Comparison(
-                    name, statistics.median(one.seconds for one in spent[name]), mark, at_least=False, unit=" s",
+                Comparison.of(
+                    name, [one.seconds for one in spent[name]], mark, at_least=False, unit=" s",
                     limit=statistics.median(alone),
                 )
                 for name, mark in MARKS.items()
             ),
-            Comparison(
-                f"memory of the table, {few} runs = 1", statistics.median(growth), MEMORY_MARK, at_least=False,
+            Comparison.of(
+                f"memory of the table, {few} runs = 1", growth, MEMORY_MARK, at_least=False,
                 limit=1.0,
             ),
         ],

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.materials import Bench
-from benchmarks.measure import interleaved, ratio
+from benchmarks.measure import interleaved, ratio, ratios
 from benchmarks.report import Comparison, Figure, RowResult
 from emergence.measures.cka import cka_matrix
 
@@ -61,8 +61,8 @@ def run(bench: Bench, width: int) -> RowResult:
             Figure.of("pair by pair, feature form", "s", seconds["pairs"]),
         ],
         comparisons=[
-            Comparison(
-                "against pair by pair", ratio(seconds["pairs"], seconds["ours"]), MARKS[width],
+            Comparison.of(
+                "against pair by pair", ratios(seconds["pairs"], seconds["ours"]), MARKS[width],
                 limit=ratio(seconds["pairs"], alone),
             )
         ],

@@ -6,7 +6,7 @@ from itertools import chain, count, cycle
 
 from benchmarks.marks import of_finetuning
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio
+from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio, ratios
 from benchmarks.ours import SHAPES, Finetuning, model_config
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult, precision_notes
@@ -36,9 +36,9 @@ def run(bench: Bench) -> RowResult:
         title="finetuning, all weights",
         figures=[Figure.rate(name, "examples/s", found) for name, found in seconds.items()],
         comparisons=[
-            Comparison(
+            Comparison.of(
                 f"{name} against padded predecessor",
-                ratio(seconds[f"padded predecessor, {name}"], seconds[f"ours, {name}"]),
+                ratios(seconds[f"padded predecessor, {name}"], seconds[f"ours, {name}"]),
                 of_finetuning(bench.device),
                 limit=ratio(seconds[f"padded predecessor, {name}"], [g * flops[name] for g in gemms]),
             )

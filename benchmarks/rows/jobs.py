@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.materials import Bench
-from benchmarks.measure import ratio, run_command
+from benchmarks.measure import ratio, ratios, run_command
 from benchmarks.report import Comparison, Figure, RowResult
 from emergence.environment import usable_cores
 from emergence.sweep.record import find_record
@@ -47,8 +47,8 @@ def run(bench: Bench) -> RowResult:
             *(Figure.of(f"small products, processes at once: {n}", "s", [s * n for s in apart[n]]) for n in apart),
         ],
         comparisons=[
-            Comparison(
-                "against one at a time", ratio(seconds[1], seconds[2]), MARK, limit=float(min(2, usable_cores()))
+            Comparison.of(
+                "against one at a time", ratios(seconds[1], seconds[2]), MARK, limit=float(min(2, usable_cores()))
             )
         ],
         data="micro-world",

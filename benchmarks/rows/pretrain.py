@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.marks import against_float32, against_tuned
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio, repeated
+from benchmarks.measure import Work, best_precision, hottest, interleaved, ratio, ratios, repeated
 from benchmarks.ours import SHAPES, Pretraining, model_config
 from benchmarks.peers.gpt2 import PlainGPT2, hugging_face_step, tuned_step
 from benchmarks.peers.padded import PaddedTrainer
@@ -70,7 +70,7 @@ def run(bench: Bench, shape_name: str) -> RowResult:
             Figure.of("ours, share of that", "", shares),
         ],
         comparisons=[
-            Comparison(f"against {name}", ratio(seconds[name], seconds["ours"]), mark, limit=limits[name])
+            Comparison.of(f"against {name}", ratios(seconds[name], seconds["ours"]), mark, limit=limits[name])
             for name, mark in marks.items()
         ],
         data=bench.text_name,

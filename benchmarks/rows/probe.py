@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.marks import against_float32
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import best_precision, hottest, interleaved, ratio
+from benchmarks.measure import best_precision, hottest, interleaved, ratio, ratios
 from benchmarks.ours import SHAPES, model_config
 from benchmarks.peers.padded import PaddedTrainer
 from benchmarks.report import Comparison, Figure, RowResult, precision_notes
@@ -74,7 +74,7 @@ def run(bench: Bench) -> RowResult:
             Figure.of("trunk run again, padded", "s", seconds["rerun"]),
         ],
         comparisons=[
-            Comparison(what, ratio(seconds["rerun"], seconds[name]), mark, limit=limit)
+            Comparison.of(what, ratios(seconds["rerun"], seconds[name]), mark, limit=limit)
             for what, name in (
                 ("against running the trunk again", "ours"),
                 (f"the same, {CHOSEN}", CHOSEN),

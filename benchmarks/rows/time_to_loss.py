@@ -232,7 +232,7 @@ def run(bench: Bench, size: str) -> RowResult:
         row=f"time-to-loss-{size}",
         title=f"time to the loss of GPT-2 after one pass, {size}",
         figures=figures,
-        comparisons=[Comparison("against best-tuned GPT-2", statistics.median(ratios), MARK, limit=limit)],
+        comparisons=[Comparison.of("against best-tuned GPT-2", ratios, MARK, limit=limit)],
         data=bench.text_name,
         notes=[
             *precision_notes(precision, device, tuned_peer=True),

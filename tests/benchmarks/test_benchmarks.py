@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import sys
 import time
@@ -46,7 +47,7 @@ from benchmarks.rows.restart import updates_before
 from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Setting, Text, draw, parties_of
 from benchmarks.scaling import exponent
 from benchmarks.table import _recipe, page, page_of
-from emergence.errors import EmergenceError
+from emergence.errors import DataError, EmergenceError
 from emergence.measures.cka import cka_matrix
 from emergence.training.schedule import PretrainPlan
 
@@ -501,6 +502,30 @@ def test_figures_are_medians_and_a_ceiling_may_be_reached() -> None:
     assert not Comparison("x", 2.1, 2.0, at_least=False).met and not Comparison("x", 1.9, 2.0).met
 
 
+def test_a_mark_between_the_rounds_is_undetermined(tmp_path: Path) -> None:
+    wide, few = [1.0, 1.5, 2.5, 2.6, 3.0], [1.0, 2.5, 3.0]
+    for rounds, mark, at_least, verdict in (
+        (wide, 2.0, True, "undetermined"),
+        (wide, 2.0, False, "undetermined"),
+        (wide, 1.0, True, "met"),
+        (wide, 3.0, True, "missed"),
+        (wide, 3.5, True, "missed"),
+        (wide, 3.5, False, "met"),
+        (few, 2.0, True, "met"),
+        ([], 2.0, True, "met"),
+    ):
+        found = Comparison.of("it", rounds, mark, at_least) if rounds else Comparison("it", 2.5, mark, at_least)
+        assert (found.value, found.verdict) == (2.5, verdict)
+    result = row("memory", 2.5)
+    result["comparisons"] = [{**result["comparisons"][0], "mark": 2.0, "rounds": wide}]
+    (tmp_path / "x.json").write_text(json.dumps(result))
+    assert "| 2.5× (1 .. 3) |  | ≥ 2× | undetermined |" in page(load_newest(tmp_path))
+    result["comparisons"][0]["rounds"] = [9.0, 9.0]
+    (tmp_path / "x.json").write_text(json.dumps(result))
+    with pytest.raises(DataError, match="not the median of its rounds"):
+        load_newest(tmp_path)
+
+
 def test_time_is_that_of_this_process_and_not_of_the_clock() -> None:
     def sleeps() -> float:
         time.sleep(0.2)
@@ -518,8 +543,14 @@ def test_a_product_counts_its_operations_and_a_gpu_gets_many_at_once() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells it")
 def test_peaks_begin_anew() -> None:
-    assert len(b"x" * 50_000_000) and peak_bytes_above(lambda: b"x" * 10) < 20_000_000
-    assert 40_000_000 < peak_bytes_above(lambda: b"x" * 50_000_000) < 70_000_000
+    def fill(n_bytes: int) -> None:
+        with mmap.mmap(-1, n_bytes) as memory:  # returned at once, unlike what Python allocates
+            for place in range(0, n_bytes, mmap.PAGESIZE):
+                memory[place] = 1
+
+    fill(50_000_000)
+    assert peak_bytes_above(lambda: fill(10)) < 20_000_000
+    assert 40_000_000 < peak_bytes_above(lambda: fill(50_000_000)) < 70_000_000
 
 
 def test_a_gpu_is_held_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
