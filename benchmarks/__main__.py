@@ -47,6 +47,10 @@ def _run(options: argparse.Namespace) -> int:
     for flag, path in (("--text", options.text), ("--questions", options.questions)):
         if path is not None and not path.exists():
             raise UsageError(f"{path}: no such file or folder: check {flag}")
+    try:
+        options.results.resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle; a name too long, or with a NUL
+        raise UsageError(f"{str(options.results)[:200]!r}: no folder: check --results") from None
     if options.repeats < 1:
         raise UsageError(f"--repeats {options.repeats}: at least 1")
     if len(options.what) > 1:

@@ -377,6 +377,7 @@ def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "x.json").write_text("{}")
     (tmp_path / "foreign" / "mine.txt").write_text("precious")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages" / "x.json").write_text(json.dumps(row("memory", 1.0)))
     (tmp_path / "pages" / "speed.md").write_text("# Speed of my own")
@@ -389,6 +390,7 @@ def test_what_cannot_be_measured_or_told_is_refused_in_one_line(
         (["cka-128", "--toy", "--text", "/nowhere"], "check --text"),
         (["table", "--results", str(tmp_path)], "no results"),
         (["cka-128", "table", "--toy"], "table stands alone"),
+        (["table", "--results", str(tmp_path / "circle")], "no folder: check --results"),
         (["cka-128", "probe", "--toy", "--json", str(tmp_path / "x")], "--json FILE is for one row"),
         (["table", "--json", str(tmp_path / "x")], "--json FILE is for one row"),
         (["cka-128", "probe", "cka-128"], "cka-128 is named twice"),
