@@ -220,9 +220,8 @@ def check(result: Mapping[str, Any], file: Path) -> None:
                 raise ValueError("a limit is below zero")
         for entry in _list(result["profile"]):
             _line(entry["what"])
-            is_share = (
-                0 <= _number(entry["share"]) <= 1 or result.get("toy") is True
-            )  # a toy's may be of next to nothing
+            # A toy's may be of next to nothing.
+            is_share = 0 <= _number(entry["share"]) <= 1 or result.get("toy") is True
             if not is_share or not isinstance(entry.get("calls", 0), int):
                 raise ValueError("a share or a number of calls that can be none")
         for note in _list(result["notes"]):

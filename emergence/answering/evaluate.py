@@ -205,17 +205,17 @@ def evaluate_together(
     """
     intervals = _Intervals(encoded.resampled(config.cluster), config, seed)
     labels = {kind: _groups(of_kind) for kind, of_kind in breakdown_labels(encoded).items()}
+    beside = {name: (baselines or {}).get(name, ({}, {})) for name in scores}
     drafts = {
-        name: _draft(of_name, encoded, config, intervals, labels, *(baselines or {}).get(name, ({}, {})))
-        for name, of_name in scores.items()
+        name: _draft(of_name, encoded, config, intervals, labels, *beside[name]) for name, of_name in scores.items()
     }
     intervals.draw()
-    for name, draft in drafts.items():
-        rules, _ = (baselines or {}).get(name, ({}, {}))
-        if rules:
-            best = max(rules, key=lambda rule: draft.baselines[rule][_FLOOR_SCORE].point)
-            drafts[name] = replace(draft, floor=best)
-    return drafts
+    return {name: _with_floor(draft, rules=beside[name][0]) for name, draft in drafts.items()}
+
+
+def _with_floor(found: Evaluation, rules: Mapping[str, Columns]) -> Evaluation:
+    best = max(rules, key=lambda name: found.baselines[name][_FLOOR_SCORE].point, default=None)
+    return replace(found, floor=best)
 
 
 def _draft(
@@ -241,7 +241,7 @@ def _draft(
         n_clusters=len(set(encoded.clusters.tolist())),
         max_answer_words=scores.max_answer_words,
         scores=intervals.ask(columns),
-        macro=intervals.ask(*_by_predicate(of_all, encoded, config)),
+        macro=intervals.ask(*_by_predicate(of_all, encoded, intervals.clusters)),
         by={
             kind: {
                 label: intervals.ask(
@@ -356,15 +356,15 @@ def mean_estimates(columns: Columns, encoded: EncodedQA, config: EvaluateConfig,
 
 
 def _by_predicate(
-    columns: Columns, encoded: EncodedQA, config: EvaluateConfig
+    columns: Columns, encoded: EncodedQA, clusters: npt.NDArray[np.int64]
 ) -> tuple[Columns, npt.NDArray[np.int64]]:
-    """Means within each predicate, and what is resampled of it. Questions without one are averaged by sentence."""
+    """Means within each predicate, and its own of ``clusters`` (N,). Questions without one are averaged by sentence."""
     seen: dict[tuple[int, int | None], int] = {}
     keys = ((int(c), e.predicate_index) for c, e in zip(encoded.clusters, encoded.examples, strict=True))
     owner = np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
     counts = np.bincount(owner)
     means = {name: np.bincount(owner, weights=values) / counts for name, values in columns.items()}
-    return means, encoded.resampled(config.cluster)[np.unique(owner, return_index=True)[1]]
+    return means, clusters[np.unique(owner, return_index=True)[1]]
 
 
 def _groups(labels: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,9 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
     store, started = RunStore(runs_dir), time.monotonic()
     trunk: str | None = None
     runs = []
-    _say_how_long(store, seed, fresh)
-    with plain_messages(), StopSwitch() as should_stop, _beside(store, seed, fresh, should_stop) as beside:
+    left = _left(store, seed, fresh)
+    _say_how_long(left)
+    with plain_messages(), StopSwitch() as should_stop, _beside(store, left, fresh, should_stop) as beside:
         for number, (title, extra) in enumerate(CELLS, start=1):
             is_beside = number in beside.unfollowed
             say(f"\n[{number}/{len(CELLS)}] {title}{', in a second process' * is_beside}", err=True)
@@ -94,9 +95,9 @@ def run_demo(runs_dir: Path, *, seed: int, fresh: bool) -> Grid:
     return grid
 
 
-def _say_how_long(store: RunStore, seed: int, fresh: bool) -> None:
-    """Say how long what is left takes here."""
-    if left := _left(store, seed, fresh):
+def _say_how_long(left: Mapping[int, ExperimentSpec]) -> None:
+    """Say how long the cells that are left take here."""
+    if left:
         work = sum((core_time(spec, has_trunk=spec.freeze_llm) for spec in left.values()), CoreTime())  # one pretrains
         say(f"estimate: {work.text(this_machine())}", err=True)
 
@@ -136,16 +137,17 @@ def _report_line(runs_dir: Path) -> str:
 
 
 @contextlib.contextmanager
-def _beside(store: RunStore, seed: int, fresh: bool, should_stop: Callable[[], bool]) -> Iterator[_Beside]:
-    """The random cells that are left, for a second process that shares the cores with this one.
+def _beside(
+    store: RunStore, left: Mapping[int, ExperimentSpec], fresh: bool, should_stop: Callable[[], bool]
+) -> Iterator[_Beside]:
+    """The random cells of those ``left``, for a second process that shares the cores with this one.
 
-    Where no other is left, the first of them runs here.
-    There is none on one core, and a GPU is not shared. Both processes have their part of the cores whatever is left to
-    do, because another number of threads would round otherwise.
+    Where no other is left, the first of them runs here. There is no second process on one core, and a GPU is not
+    shared. Both processes have their part of the cores whatever is left to do, because another number of threads would
+    round otherwise.
     """
     import torch
 
-    left = _left(store, seed, fresh)
     cells = {number: spec for number, spec in left.items() if spec.random_baseline}
     if cells and cells.keys() == left.keys():
         del cells[min(cells)]

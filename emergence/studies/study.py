@@ -182,17 +182,18 @@ class Study(ABC, Generic[Made, Result]):
         progress.start(
             sum(cell.steps for cell in each.values()), self.steps, finished, self.files.name.replace("_", " ")
         )
+        kept = f"from what is in {folder}"
         try:
             for key, cell in each.items():
                 if key in done:
                     continue
-                goes_on = f"the same command goes on, from what is in {folder}"
-                share = _Share(progress, cell.steps, should_stop, f"stopped in {cell.name}; {goes_on}")
+                stopped = f"stopped in {cell.name}; the same command goes on, {kept}"
+                share = _Share(progress, cell.steps, should_stop, stopped)
                 done[key] = cell.compute(share)
                 self.store(cell, done[key], folder)
                 share.finish()
                 if should_stop():
-                    goes_on = f"the same command goes on with the next {self.noun}, from what is in {folder}"
+                    goes_on = f"the same command goes on with the next {self.noun}, {kept}"
                     raise StopRequested(f"stopped after {cell.name}; {goes_on}")
         finally:
             progress.close()
