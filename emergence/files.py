@@ -522,8 +522,10 @@ def is_laid_out(value: Any, text: str) -> bool:
 
     Python writes indents five times as slowly as JSON on one line. So the text without its indents is compared with
     what the fast writer makes, and the indents are counted. No string in JSON holds a line break; one that holds a
-    bracket leads to False.
+    bracket leads to False, and so does half a character, which may be written in two ways.
     """
+    if "\\ud" in text:
+        return False
     lines = text.split("\n")
     if lines.pop():
         return False
