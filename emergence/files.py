@@ -509,8 +509,16 @@ def read_sealed(path: Path, error: ErrorType = RunDirectoryError) -> dict[str, A
     return unseal_as_written(raw, text, str(path), error)
 
 
-def unseal_as_written(raw: Any, text: str, source: str, error: ErrorType = RunDirectoryError) -> dict[str, Any]:
-    """:func:`read_sealed` of a file that was parsed."""
+def unseal_as_written(
+    raw: Any, text: str, source: str, error: ErrorType = RunDirectoryError, *, digest: str | None = None
+) -> dict[str, Any]:
+    """:func:`read_sealed` of a file that was parsed.
+
+    Args:
+        digest: sha256 of the text as it was written, where a manifest tells it. It covers content and layout at once.
+    """
+    if digest is not None and isinstance(raw, dict) and SEAL_KEY in raw and sha256_text(text) == digest:
+        return {key: value for key, value in raw.items() if key != SEAL_KEY}
     content = unseal(raw, source, error)
     if not is_laid_out(raw, text) and _encoded(raw, indent=2) + "\n" != text:
         raise error(f"{source}: damaged or edited: not the bytes that were written")

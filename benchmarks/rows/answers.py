@@ -100,8 +100,8 @@ def run(bench: Bench) -> RowResult:
             "the limit of time is reading all files and parsing their JSON with Python's own reader, without a check",
             "CPU seconds: what an idle machine would take by the clock",
             f"the demonstration, on the micro-world, is timed once, on {usable_cores()} of {os.cpu_count()} cores",
-            "memory grows by what is kept of a run, its result and the scores of its questions, and by 10,000 normal "
-            "weights for each seed of a cell",
+            "memory grows by what is kept of a run: its result and the scores of its questions, 57 columns of 8 bytes "
+            "for each where a real run has all probes",
             "the profile is of the report, which reads what the table reads, by package",
         ],
         profile=profile,

@@ -16,8 +16,10 @@ from typing import Any
 from emergence.errors import RunDirectoryError
 from emergence.files import (
     MOST_JSON_BYTES,
+    SEAL_KEY,
     ErrorType,
     folder_files,
+    is_laid_out,
     name_within,
     parse_json,
     read_regular,
@@ -50,8 +52,12 @@ def describe_folder(folder: Path) -> dict[str, ManifestEntry]:
 
 def manifest_text(run_id: str, entries: Mapping[str, ManifestEntry]) -> str:
     """The content of ``MANIFEST.json``."""
+    return to_json(seal(_content(run_id, entries)), indent=2) + "\n"
+
+
+def _content(run_id: str, entries: Mapping[str, ManifestEntry]) -> dict[str, Any]:
     files = {name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in sorted(entries.items())}
-    return to_json(seal({"run_id": run_id, "files": files}), indent=2) + "\n"
+    return {"run_id": run_id, "files": files}
 
 
 def read_manifest(folder: Path) -> Mapping[str, ManifestEntry]:
@@ -76,12 +82,14 @@ def decode_manifest(content: bytes, source: str) -> Mapping[str, ManifestEntry]:
         RunDirectoryError: Those bytes are not the ones that were written.
     """
     try:
-        raw = parse_json(content.decode("utf-8"), source)
+        text = content.decode("utf-8")
+        raw = parse_json(text, source)
     except UnicodeDecodeError:
         raise RunDirectoryError(f"{source}: damaged: not UTF-8 text") from None
     entries = parse_manifest(raw, source)
     # This file vouches for the others and is in no list itself, so not even its layout may differ.
-    if manifest_text(raw.get("run_id"), entries).encode() != content:
+    as_written = {**_content(raw.get("run_id"), entries), SEAL_KEY: raw[SEAL_KEY]}
+    if not is_laid_out(as_written, text) and manifest_text(raw.get("run_id"), entries) != text:
         raise RunDirectoryError(f"{source}: damaged or edited")
     return MappingProxyType(entries)
 
@@ -114,7 +122,7 @@ def parse_manifest(raw: Any, source: str, error: ErrorType = RunDirectoryError) 
 def check_file(folder: Path, name: str, entry: ManifestEntry) -> str | None:
     """What is wrong with one file of a run, in a line; None when it is as the manifest says."""
     path = folder / name
-    if path.is_symlink() or name_within(path, folder) is None:
+    if path.is_symlink() or (path.parent != folder and name_within(path, folder) is None):
         return f"{name}: a link, which a run directory never holds"
     if not path.is_file():
         return f"{name}: missing"

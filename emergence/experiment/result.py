@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emergence import __version__
-from emergence.errors import DataError
+from emergence.errors import DataError, RunDirectoryError
 from emergence.experiment.facts import (
     HEADLINE,
     HeldOutLoss,
@@ -35,7 +35,7 @@ from emergence.experiment.facts import (
     view_of,
     words_of_layout,
 )
-from emergence.experiment.manifest import MANIFEST_FILE
+from emergence.experiment.manifest import MANIFEST_FILE, read_manifest
 from emergence.experiment.shape import check_result
 from emergence.experiment.source_commit import source_commit
 from emergence.files import SEAL_KEY, read_json_and_text, unseal, unseal_as_written
@@ -323,12 +323,21 @@ def load_result(path: Path) -> RunResult:
             raise DataError(
                 f"results of schema version {version}: read them with a later version of this program", path
             )
-        # Inside a run the layout must be as written. A result that was passed on may have another one.
-        is_in_run = path.with_name(MANIFEST_FILE).exists()
-        raw = unseal_as_written(raw, text, str(path), DataError) if is_in_run else unseal(raw, str(path), DataError)
+        if path.with_name(MANIFEST_FILE).exists():  # inside a run the layout must be as written, too
+            raw = unseal_as_written(raw, text, str(path), DataError, digest=_digest_of_manifest(path))
+        else:
+            raw = unseal(raw, str(path), DataError)
         if "schema_version" not in raw:
             raise DataError("not a results file", path)
     return RunResult.from_dict(raw, str(path))
+
+
+def _digest_of_manifest(path: Path) -> str | None:
+    try:
+        entry = read_manifest(path.parent).get(path.name)
+    except RunDirectoryError:
+        return None
+    return entry.sha256 if entry else None
 
 
 def current_versions() -> dict[str, Any]:

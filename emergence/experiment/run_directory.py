@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ from emergence.files import (
 )
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
+from emergence.spec.settings import SECTIONS
 from emergence.training.identity import Identity, size_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ PREDICTIONS_FILE = "predictions.jsonl"
 TOKENIZER_FILE = "tokenizer.json"
 STATS_FILE = "finetune_stats.json"
 
+_FLAGS = frozenset(f.name for f in fields(ExperimentSpec))
+_SETTINGS = {name: frozenset(f.name for f in fields(kind)) for name, kind in SECTIONS.items()}
 _SNAPSHOT = re.compile(r"(?P<phase>pretrain|finetune)_(?P<unit>epoch|step)_(?P<number>\d+)")
 
 
@@ -389,17 +392,14 @@ def _spec_in(content: Mapping[str, Any], source: str, error: ErrorType) -> Store
     except ConfigError as reason:
         raise error(str(reason)) from None
     # Whoever edits a spec can keep its id, so the id counts only where this version cannot compute it.
-    stored_id = content.get("experiment_id") if _lacks_settings(content["spec"], spec) else None
+    stored_id = content.get("experiment_id") if _lacks_settings(content["spec"]) else None
     return StoredSpec(spec, created, stored_id or spec.experiment_id)
 
 
-def _lacks_settings(stored: Mapping[str, Any], spec: ExperimentSpec) -> bool:
+def _lacks_settings(stored: Mapping[str, Any]) -> bool:
     """Whether a stored spec is of a version that did not know all of this one's flags and settings."""
-    known, config = spec.to_dict(), stored["config"]
-    settings = (
-        (section, key) for section, table in known["config"].items() if isinstance(table, Mapping) for key in table
-    )
-    return not stored.keys() >= known.keys() or any(key not in config.get(section, {}) for section, key in settings)
+    config = stored["config"]
+    return not stored.keys() >= _FLAGS or any(not config.get(name, {}).keys() >= _SETTINGS[name] for name in _SETTINGS)
 
 
 def _short(fingerprint: str | None) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -116,7 +116,8 @@ class RunScores:
             scores[readout] = _columns([row["readouts"][readout] for row in rows], REQUIRED_SCORES, OPTIONAL_SCORES)
         for baseline in rows[0].get("baselines", {}) if rows else ():
             told = [row["baselines"][baseline] for row in rows]
-            scores[baseline] = _columns(told, (), (*REQUIRED_SCORES, *OPTIONAL_SCORES))
+            of_baseline = _columns(told, (), (*REQUIRED_SCORES, *OPTIONAL_SCORES))
+            scores[baseline] = {name: _shared_array(values) for name, values in of_baseline.items()}
         sentences = _shared(f"{row['source']}\x1f{row['sentence_id']}" for row in rows)
         documents = None
         if all(row.get("document_id") is not None for row in rows):
@@ -150,17 +151,29 @@ class RunScores:
         return str(self.run.spec.seed if self.trunk_seed is None else self.trunk_seed)
 
 
-#: Columns that many runs share, their questions mostly: each is kept once.
-_KEPT: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+#: Columns that many runs share, their questions and what no model answers: each is kept once.
+_KEPT: dict[Hashable, Any] = {}
 _MOST_KEPT = 64
+
+
+def _kept(key: Hashable, column: Item) -> Item:
+    """The column that was given first with this key."""
+    if len(_KEPT) >= _MOST_KEPT and key not in _KEPT:
+        _KEPT.clear()
+    kept: Item = _KEPT.setdefault(key, column)
+    return kept
 
 
 def _shared(column: Iterable[Item]) -> tuple[Item, ...]:
     """The column as a tuple, the same one for all runs with equal ones."""
     values = tuple(column)
-    if len(_KEPT) >= _MOST_KEPT and values not in _KEPT:
-        _KEPT.clear()
-    return _KEPT.setdefault(values, values)
+    return _kept(values, values)
+
+
+def _shared_array(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The column, the same one for all runs with equal ones."""
+    values.flags.writeable = False
+    return _kept(values.tobytes(), values)
 
 
 def _asked(row: Mapping[str, Any]) -> bytes:

@@ -86,7 +86,7 @@ class Resamples:
         table: The scores.
         column_means: Each column's mean (B,) on resampled clusters.
         left_out_column_means: Each column's mean (C,) with one cluster left out.
-        groups: Seeds with their normal weights.
+        groups: Seeds that columns share, with what training them again does.
         peers: The same columns at other model sizes, to pool the variance over seeds with.
         n_boot: B. seed: Where the draws begin.
     """
@@ -184,10 +184,10 @@ def statistic_draws(resamples: Resamples, statistic: Statistic) -> StatisticDraw
     if resamples.groups:
         gradient = _gradient(table, statistic)
         for group in resamples.groups:
-            spread, helped = pooled_seed_spread(table, group, gradient, resamples.peers)
-            if spread.deviations.any():  # a statistic of other columns does not move with these seeds
-                draws += group.weights @ spread.deviations
-            parts.append(VariancePart(float((spread.deviations**2).sum()), spread.df))
+            spread, helped = pooled_seed_spread(table, group.columns, gradient, resamples.peers)
+            if spread.variance > 0:  # a statistic of other columns does not move with these seeds
+                draws += group.movements(gradient, spread.variance)
+            parts.append(VariancePart(spread.variance, spread.df))
             is_pooled |= helped
     clusters = VariancePart(var_clusters, table.cluster_df)
     return StatisticDraws(point, draws, left_out, clusters, tuple(parts), is_pooled)

@@ -26,7 +26,7 @@ def cluster_standard_error(values: ArrayLike, clusters: Clusters) -> float:
     """
     table = ClusterTable.from_questions({"x": values}, clusters)
     n = table.n_clusters
-    influence = table.influence().mean(axis=0)
+    influence = table.influence("x").mean(axis=0)
     return math.sqrt(n / (n - 1) * float((influence**2).sum())) if n > 1 else math.nan
 
 

@@ -20,6 +20,8 @@ Statistic: TypeAlias = Callable[[Mapping[str, FloatArray]], FloatArray]
 
 #: Draws made at a time: what stays in cache takes half the time of what does not.
 _BLOCK_ELEMENTS = 1 << 17
+#: Deviations of seeds whose sum is smaller than this share of them cancel.
+_CANCELLED = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,13 +98,13 @@ class ClusterTable:
         """(R,) mean score of each seed of each column."""
         return np.asarray(self.sums.sum(axis=1) / self.counts.sum())
 
-    def influence(self) -> FloatArray:
-        """(R, C) of each cluster on each row's mean; the squares of a row add up to the variance of its mean."""
-        return np.asarray((self.sums - self.row_means()[:, None] * self.counts) / self.counts.sum())
+    def influence(self, name: str) -> FloatArray:
+        """(S, C) of each cluster on the mean of each seed of a column; the squares of a row add up to its variance."""
+        return np.asarray((self.sums[self.rows[name]] - self.seed_means(name)[:, None] * self.counts) / self.n)
 
     def seed_means(self, name: str) -> FloatArray:
         """(S,) mean score of each seed of one column."""
-        return self.row_means()[self.rows[name]]
+        return np.asarray(self.sums[self.rows[name]].sum(axis=1) / self.counts.sum())
 
     def over_seeds(self) -> ClusterTable:
         """The same with one row a column, the mean over its seeds: all that a mean over them needs."""
@@ -160,26 +162,49 @@ def cluster_jackknife(table: ClusterTable) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class SeedGroup:
-    """Seeds that some columns share, all of them or a part, with the normal weights that stand for training again.
+    """Seeds that some columns share, all of them or a part, and what training them again does to the columns.
+
+    Every seed has B standard normal weights, which stand for training again. They are not kept, since hundreds of seeds
+    would fill the memory: all that is asked of them is where they move a sum of columns.
 
     Attributes:
-        columns: Names of the columns with these seeds, each with two of them or more.
-        labels: The L seeds.
-        weights: (B, L) standard normal.
+        columns: Names of the K columns with these seeds, each with two of them or more.
+        deviations: (L, K) of each of the L seeds in each column (:func:`_deviations`).
+        moved: (B, K) the mean of each column, moved by its seeds' deviations times their weights.
+        moved_alike: (B,) standard normal: a mean whose seeds show no deviations.
     """
 
     columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    weights: FloatArray
+    deviations: FloatArray
+    moved: FloatArray
+    moved_alike: FloatArray
+
+    def movements(self, gradient: Mapping[str, float], variance: float) -> FloatArray:
+        """(B,) of a statistic with this gradient, scaled to a variance."""
+        slope = np.array([gradient[name] for name in self.columns])
+        of_seeds = self.deviations @ slope  # (L,)
+        length = float(np.sqrt((of_seeds**2).sum()))
+        # Deviations that cancel leave rounding, which is no direction.
+        if length <= _CANCELLED * float(np.abs(slope) @ np.sqrt((self.deviations**2).sum(axis=0))):
+            return np.asarray(self.moved_alike * np.sqrt(variance))
+        return np.asarray(self.moved @ (slope * (np.sqrt(variance) / length)))
 
 
 def seed_groups(table: ClusterTable, n_boot: int, rng: np.random.Generator) -> tuple[SeedGroup, ...]:
     """Columns with two seeds or more, put together wherever they share one (frozen with five, full with three of
     them, say)."""
-    return tuple(
-        SeedGroup(columns, labels, rng.standard_normal((n_boot, len(labels))))
-        for columns, labels in sharing_columns(table).items()
-    )
+    groups = []
+    for columns, labels in sharing_columns(table).items():
+        deviations = _deviations(table, columns, labels)
+        unit = np.resize([1.0, -1.0], len(labels)) / np.sqrt(len(labels))
+        directions = np.column_stack([deviations, unit])  # (L, K + 1)
+        moved = np.empty((n_boot, len(columns) + 1))
+        block = max(1, _BLOCK_ELEMENTS // len(labels))
+        for begin in range(0, n_boot, block):
+            rows = moved[begin : begin + block]
+            np.matmul(rng.standard_normal((len(rows), len(labels))), directions, out=rows)
+        groups.append(SeedGroup(columns, deviations, moved[:, :-1], moved[:, -1]))
+    return tuple(groups)
 
 
 def sharing_columns(table: ClusterTable) -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -197,29 +222,38 @@ def sharing_columns(table: ClusterTable) -> dict[tuple[str, ...], tuple[str, ...
     return {tuple(columns): tuple(labels) for columns, labels in together}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class SeedSpread:
     """How far the seeds of a group move a statistic.
 
     Attributes:
-        raw: (L,) of each seed, scaled so that their squares add up to the variance that the spread of seed means
-            shows, the noise of the questions included.
+        total: The variance that the spread of seed means shows, the noise of the questions included.
         noise: That noise, which resampling the clusters has counted already.
         df: Degrees of freedom: one less than the seeds of the column with the fewest.
     """
 
-    raw: FloatArray
+    total: float
     noise: float
     df: int
 
     @property
-    def total(self) -> float:
-        return float((self.raw**2).sum())
+    def variance(self) -> float:
+        """The seeds' own."""
+        return max(0.0, self.total - self.noise)
 
-    @property
-    def deviations(self) -> FloatArray:
-        """(L,) without the noise: their squares add up to the seeds' own variance."""
-        return self.raw * np.sqrt(max(0.0, 1.0 - self.noise / self.total)) if self.total > 0 else self.raw
+
+def _deviations(table: ClusterTable, columns: Sequence[str], labels: Sequence[str]) -> FloatArray:
+    """(L, K) of the mean of each seed from the mean of its column over sqrt(S (S - 1)); 0 where a column lacks it.
+
+    The squares of a column's add up to the variance of a mean over its S seeds, unbiased for any S >= 2 (resampling
+    three seeds with replacement would fall short by a third).
+    """
+    deviations = np.zeros((len(labels), len(columns)))
+    for k, name in enumerate(columns):
+        means, n_seeds = table.seed_means(name), len(table.seed_labels[name])
+        place = [labels.index(label) for label in table.seed_labels[name]]
+        deviations[place, k] = (means - means.mean()) / np.sqrt(n_seeds * (n_seeds - 1))
+    return deviations
 
 
 def seed_spread(
@@ -231,10 +265,7 @@ def seed_spread(
 ) -> SeedSpread:
     """The spread of a statistic over seeds.
 
-    A column with S seeds contributes deviations of its seed means from their mean over sqrt(S (S - 1)): the squares
-    then add up to the variance of a mean over S seeds, unbiased for any S >= 2 (resampling three seeds with
-    replacement would fall short by a third). Where columns share only some seeds, their covariance comes out a
-    little too small (by 9% for three shared of five).
+    Where columns share only some seeds, their covariance comes out a little too small (by 9% for three shared of five).
 
     The spread of seed means over a finite test set has two parts: the seeds' own, and seed-by-question
     noise, which resampling the clusters has already put into the interval. Counting the second twice is
@@ -246,26 +277,22 @@ def seed_spread(
         gradient: Name to derivative of the statistic in that column's mean.
         n_seeds: Name to the seeds of the mean whose variance is asked for; by default as many as there are.
     """
-    means, residuals = table.row_means(), table.influence()
-    observed = np.zeros(len(labels))
+    own = {name: len(table.seed_labels[name]) for name in columns}
+    asked = {name: gradient[name] * np.sqrt(own[name] / (n_seeds or own)[name]) for name in columns}
+    total = float(((_deviations(table, columns, labels) @ [asked[name] for name in columns]) ** 2).sum())
     by_cluster = np.zeros((len(labels), table.n_clusters))
     for name in columns:
-        own = len(table.seed_labels[name])
-        scale = gradient[name] / np.sqrt((n_seeds or {}).get(name, own) * (own - 1))
-        place = [labels.index(label) for label in table.seed_labels[name]]
-        of_seeds, of_clusters = means[table.rows[name]], residuals[table.rows[name]]
-        observed[place] += scale * (of_seeds - of_seeds.mean())
-        by_cluster[place] += scale * (of_clusters - of_clusters.mean(axis=0))
+        if asked[name]:
+            of_clusters = table.influence(name)
+            place = [labels.index(label) for label in table.seed_labels[name]]
+            scale = asked[name] / np.sqrt(own[name] * (own[name] - 1))
+            by_cluster[place] += scale * (of_clusters - of_clusters.mean(axis=0))
     correction = table.n_clusters / max(1, table.n_clusters - 1)
-    return SeedSpread(
-        observed,
-        float((by_cluster**2).sum()) * correction,
-        min(len(table.seed_labels[name]) for name in columns) - 1,
-    )
+    return SeedSpread(total, float((by_cluster**2).sum()) * correction, min(own.values()) - 1)
 
 
 def pooled_seed_spread(
-    table: ClusterTable, group: SeedGroup, gradient: Mapping[str, float], peers: Sequence[ClusterTable]
+    table: ClusterTable, columns: Sequence[str], gradient: Mapping[str, float], peers: Sequence[ClusterTable]
 ) -> tuple[SeedSpread, bool]:
     """The spread of a statistic over seeds, and whether other tables helped to tell it.
 
@@ -274,19 +301,19 @@ def pooled_seed_spread(
     2x2) are never pooled with each other: their spreads differ fourfold (docs/methods.md#intervals).
 
     Args:
-        table: The scores. group: Of its seeds. gradient: Name to derivative of the statistic in that column's mean.
+        table: The scores. columns: Of one of its groups of seeds. gradient: Name to derivative of the statistic in that
+            column's mean.
         peers: Tables of other sizes with columns of the same names.
     """
-    n_seeds = {name: len(table.seed_labels[name]) for name in group.columns}
-    own = seed_spread(table, group.columns, group.labels, gradient)
-    spreads = [own]
-    for peer in peers:
-        labels = sharing_columns(peer).get(group.columns)
-        if labels:
-            spreads.append(seed_spread(peer, group.columns, labels, gradient, n_seeds))
-    if len(spreads) == 1 or not any(gradient[name] for name in group.columns):
-        return own, False
+    group = tuple(columns)
+    n_seeds = {name: len(table.seed_labels[name]) for name in group}
+    spreads = [
+        seed_spread(one, group, labels, gradient, n_seeds)
+        for one in (table, *peers)
+        if (labels := sharing_columns(one).get(group))
+    ]
+    if len(spreads) == 1 or not any(gradient[name] for name in group):
+        return spreads[0], False
     df = sum(spread.df for spread in spreads)
     total, noise = (sum(s.df * getattr(s, part) for s in spreads) / df for part in ("total", "noise"))
-    direction = own.raw if own.total > 0 else np.resize([1.0, -1.0], len(group.labels))
-    return SeedSpread(direction * np.sqrt(total / (direction**2).sum()), noise, df), True
+    return SeedSpread(total, noise, df), True

@@ -234,7 +234,7 @@ class ExperimentSpec:
             odd = [f"unknown {name!r}" for name in sorted(set(values) - known)] or ["no 'config'"]
             raise ConfigError(f"{source}: not a spec of this program ({', '.join(map(str, odd[:5]))})")
         _check_types(cls, values, source)
-        values["config"] = config_from_dict(_as_it_was_meant(values["config"]), f"{source}: config")
+        values["config"] = _config_of(values["config"], f"{source}: config")
         try:
             return cls(**values).checked()
         except UsageError as error:
@@ -433,6 +433,19 @@ def _as_it_was_meant(config: object) -> Any:
         if isinstance(stored, Mapping):
             complete[section] = {**settings, **stored}
     return complete
+
+
+def _config_of(stored: object, source: str) -> ExperimentConfig:
+    try:
+        return _known_config(json.dumps(stored, sort_keys=True))
+    except (TypeError, ConfigError):
+        return config_from_dict(_as_it_was_meant(stored), source)
+
+
+@functools.lru_cache(maxsize=256)  # hundreds of runs differ in cell and seed alone
+def _known_config(text: str) -> ExperimentConfig:
+    """The config of a stored one's JSON text."""
+    return config_from_dict(_as_it_was_meant(json.loads(text)), "config")
 
 
 @functools.lru_cache(maxsize=4_096)  # a run holds its spec twice

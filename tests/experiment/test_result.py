@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from emergence import files
 from emergence.errors import DataError
+from emergence.experiment.manifest import MANIFEST_FILE
 from emergence.experiment.result import DOCUMENTED_KEYS, RunResult, current_versions, load_result, recognise
 from emergence.files import seal, to_json
 from emergence.spec.experiment import ExperimentSpec
+from tests.planted_runs import write_run
 
 #: Copied from the experiment guide.
 GUIDE = {
@@ -98,6 +101,32 @@ def test_any_edit_or_damage_is_noticed(tmp_path: Path) -> None:
         path.write_text(text[:size])
         with pytest.raises(DataError):
             load_result(path)
+
+
+def test_a_result_in_its_run_is_looked_at_by_its_manifest_or_else_by_its_seal_and_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path, "frozen", 0.5)
+    text, result = run.stats_path.read_text(), load_result(run.stats_path)
+    relaid = text.replace("  ", "   ", 1)
+    assert json.loads(relaid) == json.loads(text)
+    run.stats_path.write_text(relaid)
+    with pytest.raises(DataError, match="not the bytes that were written"):
+        load_result(run.stats_path)
+    passed_on = tmp_path / "passed_on.json"
+    passed_on.write_text(relaid)
+    assert load_result(passed_on) == result
+    run.stats_path.write_text(text)
+    manifest = (run.path / MANIFEST_FILE).read_bytes()
+    (run.path / MANIFEST_FILE).write_bytes(manifest[:-9])  # a damaged one vouches for nothing
+    assert load_result(run.stats_path) == result
+    run.stats_path.write_text(text.replace('"frozen"', '"random"'))
+    with pytest.raises(DataError, match="does not match its 'sha256'"):
+        load_result(run.stats_path)
+    (run.path / MANIFEST_FILE).write_bytes(manifest)
+    run.stats_path.write_text(text)
+    monkeypatch.setattr(files, "unseal", None)  # which takes most of the time of hundreds of results
+    assert load_result(run.stats_path) == result
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emergence.experiment.store import RunDirectory
 from emergence.findings import two_by_two
 from emergence.findings.two_by_two import RunScores
-from tests.planted_runs import write_run
+from tests.planted_runs import Added, write_run
 
 
 def test_argument_selection_is_read_where_it_is_there(tmp_path: Path) -> None:
@@ -35,8 +36,13 @@ def test_argument_selection_is_read_where_it_is_there(tmp_path: Path) -> None:
 
 
 def test_what_runs_share_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that hundreds of them fit into memory: the names of their questions, and the keys of their results."""
-    one, other = (RunScores.load(write_run(tmp_path, "frozen", f1, seed=n)) for n, f1 in enumerate((0.4, 0.5)))
+    """So that hundreds of them fit into memory: questions, what no model answers, configs, and the results' keys."""
+    added = Added({"bilinear": (0.05, 0.08)})
+    written = [write_run(tmp_path, "frozen", f1, seed=n, bilinear=f1, added=added) for n, f1 in enumerate((0.4, 0.5))]
+    one, other = (RunScores.load(RunDirectory.open(run.path)) for run in written)
+    assert one.run.spec != other.run.spec and one.run.spec.config is other.run.spec.config
+    alone = [run.scores["wh_rule"]["f1_tokens"] for run in (one, other)]
+    assert alone[0] is alone[1] and not alone[0].flags.writeable
     for name in ("ids", "sentences"):
         assert getattr(one, name) is getattr(other, name)
     assert one.scores is not other.scores and one.means() != other.means()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import norm
 
-from emergence.measures import bootstrap
+from emergence.measures import bootstrap, resampling
 from emergence.measures.bootstrap import (
     Estimate,
     Resamples,
@@ -24,7 +25,7 @@ from emergence.measures.bootstrap import (
     seed_t_interval,
     statistic_draws,
 )
-from emergence.measures.resampling import ClusterTable, cluster_jackknife, cluster_replicates
+from emergence.measures.resampling import ClusterTable, cluster_jackknife, cluster_replicates, seed_groups
 from emergence.measures.variance_parts import t_widening
 from emergence.plain import plain
 
@@ -262,10 +263,63 @@ def test_drawn_together_tables_have_what_they_have_alone() -> None:
             np.testing.assert_array_equal(together.left_out_column_means[name], alone.left_out_column_means[name])
             assert interval(together, column(name)) == interval(alone, column(name))
         for ours, theirs in zip(together.groups, alone.groups, strict=True):
-            np.testing.assert_array_equal(ours.weights, theirs.weights)
+            np.testing.assert_array_equal(ours.moved, theirs.moved)
+            np.testing.assert_array_equal(ours.moved_alike, theirs.moved_alike)
     fewer = ClusterTable.from_questions({"a": rng.random(9)}, np.arange(9))
     with pytest.raises(ValueError, match="other numbers of clusters"):
         Resamples.draw_together([*tables, fewer], 200)
+
+
+@pytest.fixture
+def shared_seeds() -> ClusterTable:
+    """Two columns that share three of their seeds, and one whose seeds all score alike."""
+    rng, clusters = np.random.default_rng(8), np.arange(200) % 50
+    values = {"a": rng.random((5, 200)), "b": rng.random((3, 200)), "same": np.tile(rng.random(200), (5, 1))}
+    return ClusterTable.from_questions(values, clusters, {"a": list("01234"), "b": list("012"), "same": list("01234")})
+
+
+@pytest.mark.parametrize("gradient", [{"a": 1.0, "b": 0.0, "same": 0.0}, {"a": 0.3, "b": -2.0, "same": 5.0}])
+def test_seeds_move_a_sum_of_columns_as_their_normal_weights_do(shared_seeds, gradient, monkeypatch) -> None:
+    """Whatever is drawn at a time: weights (B, L) times the deviation of every seed, scaled to the variance."""
+    means = {name: shared_seeds.seed_means(name) for name in gradient}
+    by_hand = np.zeros(5)
+    for name, of_seeds in means.items():
+        s = len(of_seeds)
+        by_hand[:s] += gradient[name] * (of_seeds - of_seeds.mean()) / math.sqrt(s * (s - 1))
+    expected = np.random.default_rng(3).standard_normal((400, 5)) @ by_hand
+    for elements in (1 << 17, 5 * 7):
+        monkeypatch.setattr(resampling, "_BLOCK_ELEMENTS", elements)
+        (group,) = seed_groups(shared_seeds, 400, np.random.default_rng(3))
+        assert group.columns == ("a", "b", "same")
+        moved = group.movements(gradient, float((by_hand**2).sum()))
+        np.testing.assert_allclose(moved, expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(group.movements(gradient, 4.0), 2 * expected / np.linalg.norm(by_hand), rtol=1e-9)
+
+
+def test_seeds_whose_deviations_cancel_still_move_by_the_variance_of_other_sizes(shared_seeds) -> None:
+    """Their own direction is rounding alone, or nothing."""
+    rng = np.random.default_rng(9)
+    values = rng.random((40, 300))
+    table = ClusterTable.from_questions({"x": values, "y": 0.1 + values / 3}, np.arange(300) % 60)
+    (group,) = seed_groups(table, 20_000, rng)
+    for moved in (
+        group.movements({"x": 1.0, "y": -3.0}, 0.25),
+        seed_groups(shared_seeds, 20_000, rng)[0].movements({"a": 0.0, "b": 0.0, "same": 1.0}, 0.25),
+    ):
+        assert (moved.mean(), moved.std()) == pytest.approx((0.0, 0.5), abs=0.01)
+
+
+def test_resamples_of_many_seeds_take_the_memory_of_few() -> None:
+    def peak(n_seeds: int) -> int:
+        table = ClusterTable.from_questions({"x": np.random.default_rng(0).random((n_seeds, 40))}, np.arange(40))
+        tracemalloc.start()
+        interval(Resamples.draw(table, 10_000), column("x"))
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(2)  # what the first call alone takes
+    assert peak(400) < 1.3 * peak(100)
 
 
 def test_means_over_present_values_are_drawn_once_for_each_number_of_clusters(monkeypatch) -> None:
