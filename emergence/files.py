@@ -40,6 +40,7 @@ MOST_JSON_BYTES, MOST_DEPTH = 1 << 28, 64
 _MOST_WHOLE = 2**63
 #: Bytes as :func:`_may_hold_odd` compares them: every digit is 0, an exponent is e, and has no plus.
 _SHAPES = bytes.maketrans(b"123456789E", b"000000000e")
+_LARGE_EXPONENT = re.compile(rb"e\+?000")
 
 #: Builds the error of a reader from one line of text: an exception class, or a function.
 ErrorType = Callable[[str], EmergenceError]
@@ -340,7 +341,7 @@ def _may_hold_odd(text: str) -> bool:
 def _has_large(text: str) -> bool:
     """See :func:`_may_hold_odd`. A regular expression over all the text would take longer than all the parsing."""
     shape = text.encode("utf-8", "replace").translate(_SHAPES)
-    if any(exponent in shape and _ends_numbers(shape.split(exponent)) for exponent in (b"e000", b"e+000")):
+    if _LARGE_EXPONENT.search(shape) and _ends_numbers(_LARGE_EXPONENT.split(shape)):
         return True
     many = b"0" * 19
     # Digits after a point make no number large, and most numbers here have up to seventeen.
