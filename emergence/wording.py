@@ -143,8 +143,8 @@ def gained(estimate: HasInterval | None) -> str:
 def format_interval(point: float, lo: float, hi: float, digits: int = 2, *, signed: bool = False) -> str:
     """A number and its interval. Words say what is undefined, unbounded or missing."""
 
-    def shown(value: float) -> str:  # the sum turns -0.0 into 0.0
-        return f"{round(value, digits) + 0.0:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    def shown(value: float) -> str:
+        return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"  # the sum turns -0.0 into 0.0
 
     number = shown(point) if math.isfinite(point) else "undefined"
     if math.isnan(lo) or math.isnan(hi):

@@ -54,7 +54,7 @@ def test_estimates() -> None:
     assert format_estimate(None) == shown(None) == gained(None) == "-"
     assert shown(Estimate(0.5, 0.4, 0.6, "bca", 1, 1)) == "0.500 [0.400, 0.600]"
     assert gained(Estimate(0.05, -0.00001, 0.1, "bca", 1, 1)) == "+0.050 [+0.000, +0.100]"
-    assert format_interval(-0.001, -1.0, 1.0) == "-0.00 [-1.00, 1.00]"
+    assert format_interval(-0.001, -1.0, 1.0) == "0.00 [-1.00, 1.00]"
 
 
 def test_columns_stand_below_each_other() -> None:
