@@ -38,7 +38,7 @@ _CHUNK = 1 << 20
 MOST_JSON_BYTES, MOST_DEPTH = 1 << 28, 64
 #: Whole numbers end where those of arrays do.
 _MOST_WHOLE = 2**63
-#: Bytes as :func:`_may_hold_odd` compares them: every digit is 0, an exponent is e, and has no plus.
+#: Bytes as :func:`_has_large` compares them: every digit is 0, and an exponent is e.
 _SHAPES = bytes.maketrans(b"123456789E", b"000000000e")
 _LARGE_EXPONENT = re.compile(rb"e\+?000")
 
@@ -339,7 +339,7 @@ def _may_hold_odd(text: str) -> bool:
 
 
 def _has_large(text: str) -> bool:
-    """See :func:`_may_hold_odd`. A regular expression over all the text would take longer than all the parsing."""
+    """See :func:`_may_hold_odd`. With classes of digits a regular expression would take longer than the parsing."""
     shape = text.encode("utf-8", "replace").translate(_SHAPES)
     if _LARGE_EXPONENT.search(shape) and _ends_numbers(_LARGE_EXPONENT.split(shape)):
         return True

@@ -50,7 +50,7 @@ def test_folders_that_are_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(results, "MOST_CANDIDATES", 20)
     with pytest.raises(DataError, match=r"more than 20 files: point --qa-data to"):
         files_at(tmp_path, "--qa-data")
-    with pytest.raises(DataError, match="more than 20 JSON files: give the folder of the run directories"):
+    with pytest.raises(DataError, match="more than 20 results and JSON files: give the folder of the run directories"):
         collect_results(tmp_path)
     monkeypatch.setattr(results, "MOST_ENTRIES", 10)
     with pytest.raises(DataError, match="more than 10 files"):

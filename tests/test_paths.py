@@ -14,7 +14,7 @@ import pytest
 import emergence.remote.container as container
 from emergence.data.hub import HUB_DATA, ArchiveRoute, HubData, HubError, fetch
 from emergence.errors import EmergenceError, RunDirectoryError, UsageError
-from emergence.experiment.manifest import parse_manifest
+from emergence.experiment.manifest import ManifestEntry, manifest_text, parse_manifest
 from emergence.experiment.store import RunStore, find_run, is_run_id
 from emergence.files import name_within, seal, sha256_text, to_json
 from emergence.remote.mirror import copy_new_folders, copy_tree
@@ -54,8 +54,8 @@ class Volume:
 
     def __init__(self, *names: str) -> None:
         self.asked: list[str] = []
-        entry = {"bytes": 1, "sha256": sha256_text("x")}
-        self.manifest = to_json(seal({"run_id": "RUN", "files": dict.fromkeys(names, entry)})).encode()
+        entries = dict.fromkeys(names, ManifestEntry(1, sha256_text("x")))
+        self.manifest = manifest_text("RUN", entries).encode()
 
     def sizes(self, folder: str) -> dict[str, int]:
         return {"MANIFEST.json": len(self.manifest), "x": 1}
@@ -67,6 +67,15 @@ class Volume:
 
 def below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_a_pull_takes_a_manifest_as_it_was_written_alone(tmp_path: Path) -> None:
+    volume = Volume("spec.json")
+    for edited in (volume.manifest.replace(b"  ", b" ", 1), b"[" * 100_000, volume.manifest[:-5], b"\xff"):
+        volume.manifest = edited
+        with pytest.raises(RunDirectoryError, match=r"^RUN/MANIFEST.json: "):
+            pull_run(volume, "RUN", tmp_path / "runs")
+    assert set(volume.asked) == {"RUN/MANIFEST.json"} and below(tmp_path) == set()
 
 
 @pytest.mark.parametrize("name", [name for name in LEADING_OUT if name != "~/x"])

@@ -1,4 +1,4 @@
-"""``MANIFEST.json``: size and sha256 of every file of a run, itself sealed.
+"""``MANIFEST.json``: size and sha256 of every file of a run but checkpoints and analyses, itself sealed.
 
 A copied run directory, or one pulled from Modal, is checked against it. Bit-rot, a cut-off download and an edited file
 all show.
@@ -17,7 +17,6 @@ from emergence.errors import RunDirectoryError
 from emergence.files import (
     MOST_JSON_BYTES,
     SEAL_KEY,
-    ErrorType,
     folder_files,
     is_laid_out,
     name_within,
@@ -52,10 +51,10 @@ def describe_folder(folder: Path) -> dict[str, ManifestEntry]:
 
 def manifest_text(run_id: str, entries: Mapping[str, ManifestEntry]) -> str:
     """The content of ``MANIFEST.json``."""
-    return to_json(seal(_content(run_id, entries)), indent=2) + "\n"
+    return to_json(seal(_unsealed(run_id, entries)), indent=2) + "\n"
 
 
-def _content(run_id: str, entries: Mapping[str, ManifestEntry]) -> dict[str, Any]:
+def _unsealed(run_id: str, entries: Mapping[str, ManifestEntry]) -> dict[str, Any]:
     files = {name: {"bytes": entry.bytes, "sha256": entry.sha256} for name, entry in sorted(entries.items())}
     return {"run_id": run_id, "files": files}
 
@@ -79,7 +78,7 @@ def decode_manifest(content: bytes, source: str) -> Mapping[str, ManifestEntry]:
     """The entries of a manifest from the bytes of its file.
 
     Raises:
-        RunDirectoryError: Those bytes are not the ones that were written.
+        RunDirectoryError: They are not the bytes that were written, or name a file outside the run directory.
     """
     try:
         text = content.decode("utf-8")
@@ -88,34 +87,34 @@ def decode_manifest(content: bytes, source: str) -> Mapping[str, ManifestEntry]:
         raise RunDirectoryError(f"{source}: damaged: not UTF-8 text") from None
     entries = parse_manifest(raw, source)
     # This file vouches for the others and is in no list itself, so not even its layout may differ.
-    as_written = {**_content(raw.get("run_id"), entries), SEAL_KEY: raw[SEAL_KEY]}
+    as_written = {**_unsealed(raw.get("run_id"), entries), SEAL_KEY: raw[SEAL_KEY]}
     if not is_laid_out(as_written, text) and manifest_text(raw.get("run_id"), entries) != text:
         raise RunDirectoryError(f"{source}: damaged or edited")
     return MappingProxyType(entries)
 
 
-def parse_manifest(raw: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[str, ManifestEntry]:
-    """The entries of a parsed manifest. Modal's client reads it from the volume.
+def parse_manifest(raw: Any, source: str) -> dict[str, ManifestEntry]:
+    """The entries of a parsed manifest.
 
     Raises:
-        error: It is damaged, or names a file outside the run directory.
+        RunDirectoryError: It is damaged, or names a file outside the run directory.
     """
-    files = unseal(raw, source, error).get("files")
+    files = unseal(raw, source).get("files")
     if not isinstance(files, dict):
-        raise error(f"{source}: not a manifest of this program")
+        raise RunDirectoryError(f"{source}: not a manifest of this program")
     entries = {}
     for name, entry in files.items():
         parts = PurePosixPath(name).parts
         odd = not parts or name != "/".join(parts) or "\\" in name or ":" in name or not name.isprintable()
         if odd or name.startswith("/") or ".." in parts or len(name) > 500:
-            raise error(f"{source}: it names {name!r}, which is not inside the run directory")
+            raise RunDirectoryError(f"{source}: it names {name!r}, which is not inside the run directory")
         try:
             size, digest = entry["bytes"], entry["sha256"]
             if type(size) is not int or size < 0 or not isinstance(digest, str):
                 raise ValueError
             entries[name] = ManifestEntry(size, digest)
         except (TypeError, KeyError, ValueError):
-            raise error(f"{source}: its entry for {name!r} is malformed") from None
+            raise RunDirectoryError(f"{source}: its entry for {name!r} is malformed") from None
     return entries
 
 

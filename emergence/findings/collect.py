@@ -179,7 +179,9 @@ def _candidates(root: Path) -> list[Path | RunDirectory]:
         return [root]
     candidates = list(itertools.islice(_walked(root), MOST_CANDIDATES + 1))
     if len(candidates) > MOST_CANDIDATES:
-        raise DataError(f"holds more than {MOST_CANDIDATES:,} JSON files: give the folder of the run directories", root)
+        raise DataError(
+            f"holds more than {MOST_CANDIDATES:,} results and JSON files: give the folder of the run directories", root
+        )
     return candidates
 
 

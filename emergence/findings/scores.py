@@ -15,7 +15,7 @@ from emergence.errors import DataError
 from emergence.experiment.facts import HEADLINE
 from emergence.findings.collect import Found
 from emergence.findings.comparable import MODES, ComparableSet, Grouping, missing_cells, peers_of
-from emergence.findings.two_by_two import Grid, RunScores, build_grid, cell_table, readout_of
+from emergence.findings.two_by_two import Grid, RunScores, build_grid, readout_of, table_of_runs
 from emergence.findings.word_gains import document_widening_of_gains, gains_of_runs
 from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_means
 from emergence.measures.clustering import ClusterKind
@@ -281,7 +281,7 @@ def _from_predictions(
     for cell, estimate in stored.items():
         runs = [item.scores for item in comparable.cells[cell] if item.scores is not None]
         kind: ClusterKind = cluster if all(run.documents for run in runs) else "sentence"
-        table, _ = cell_table({cell: runs}, readout, score, kind)
+        table, _ = table_of_runs({cell: runs}, readout, score, kind)
         out[cell] = bootstrap_means(table, n_boot=n_boot, level=estimate.level)[cell]
     return out
 

@@ -39,7 +39,7 @@ from emergence.measures.emergence_score import (
 )
 from emergence.measures.measured_coverage import interval_notes, units_of
 from emergence.measures.readings import FLOORS, SCORE_NAMES, Reading, describe_score, read_score
-from emergence.measures.resampling import ClusterTable
+from emergence.measures.resampling import ClusterTable, seed_df
 from emergence.plain import plain
 from emergence.wording import shown
 
@@ -59,10 +59,11 @@ class RunScores:
         scores: Read-out -> score name -> (N,) values; argument selection is nan where a question has no other
             argument to choose from, and absent from older files. Baselines (``words_left``, ``words_both``,
             ``wh_rule``) stand among the read-outs, with the scores they have.
-        trunk_seed: Seed of the pretraining, where the run probes a trunk of another seed than its own.
+        trunk_seed: Seed of the pretraining, where the run probes a trunk of another seed than its own; None until
+            the run is grouped with others (``findings.comparable``).
         documents: The document that each question is from; None for older files, which do not tell.
         asked: A digest of the words and the question of each row; None for older files, which lack them.
-        row_keys: What the file tells of every question.
+        row_keys: Keys of the file's first row.
     """
 
     run: RunDirectory
@@ -151,7 +152,8 @@ class RunScores:
         return str(self.run.spec.seed if self.trunk_seed is None else self.trunk_seed)
 
 
-#: Columns that many runs share, their questions and what no model answers: each is kept once.
+#: Ids, sentences, documents and digests of questions, and the scores of baselines without a model: many runs have the
+#: same ones, which are one object. Where runs share none, keeping all of them would double the memory.
 _KEPT: dict[Hashable, Any] = {}
 _MOST_KEPT = 64
 
@@ -171,7 +173,7 @@ def _shared(column: Iterable[Item]) -> tuple[Item, ...]:
 
 
 def _shared_array(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The column, the same one for all runs with equal ones."""
+    """The column, made read-only, the same one for all runs with equal ones."""
     values.flags.writeable = False
     return _kept(values.tobytes(), values)
 
@@ -256,9 +258,9 @@ def build_grid(
     first = cells[FULL][0]
     n_sentences, n_documents = first.units
     cluster = cluster if first.documents else "sentence"
-    table, scores = cell_table(cells, readout, score_name, cluster)
+    table, scores = table_of_runs(cells, readout, score_name, cluster)
     others = [runs_by_cell(list(group))[0] for group in peers]
-    tables = [cell_table(other, readout, score_name, cluster)[0] for other in others]
+    tables = [table_of_runs(other, readout, score_name, cluster)[0] for other in others]
     analysis = analyse_two_by_two(table, n_boot=n_boot, level=level, peers=tables)
     widening = _document_widening(analysis, scores, first)
     free = model_free([member.result for members in cells.values() for member in members])
@@ -285,13 +287,13 @@ def build_grid(
                 n_documents=n_documents,
                 cluster=cluster,
                 widening=widening,
-                pooled=_pooled(analysis, cells, others),
+                pooled=_pooled(analysis, table, tables),
             )
         ),
     )
 
 
-def cell_table(
+def table_of_runs(
     cells: Mapping[str, Sequence[RunScores]], readout: str, score_name: str, cluster: ClusterKind
 ) -> tuple[ClusterTable, dict[str, npt.NDArray[np.float64]]]:
     """Runs by cell as a table to resample, and the scores (S, N) of each cell, in the question order of the first."""
@@ -305,12 +307,10 @@ def cell_table(
     return cells_table(scores, clusters, labels), scores
 
 
-def _pooled(
-    analysis: TwoByTwo, cells: Mapping[str, Sequence[RunScores]], peers: Sequence[Mapping[str, Sequence[RunScores]]]
-) -> dict[str, int]:
-    """Cells whose variance over seeds was pooled to its degrees of freedom."""
+def _pooled(analysis: TwoByTwo, table: ClusterTable, peers: Sequence[ClusterTable]) -> dict[str, int]:
+    """Cell to the degrees of freedom of its variance over seeds, where it was pooled over sizes."""
     return {
-        cell: sum(len(runs[cell]) - 1 for runs in (cells, *peers) if cell in runs)
+        cell: seed_df(table, cell, peers)
         for cell, estimate in analysis.cells.items()
         if "seed_variance_pooled" in estimate.flags
     }

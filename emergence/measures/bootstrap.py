@@ -72,7 +72,7 @@ class Estimate:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Estimate:
-        """The inverse of ``plain``, with nan for None (infinite for ``df``): infinite ends come back as none."""
+        """The inverse of ``plain``, with nan for None (infinite for ``df``): infinite ends come back as nan."""
         numbers = {k: math.nan if values[k] is None else values[k] for k in ("point", "lo", "hi", "se")}
         df = math.inf if values["df"] is None else values["df"]
         return cls(**{**values, **numbers, "df": df, "flags": tuple(values["flags"])})
@@ -133,7 +133,7 @@ class Resamples:
 
     @cached_property
     def rows(self) -> FloatArray:
-        """(B, R) mean of each seed of each column, on the same resamples: the clusters are what is drawn first."""
+        """(B, R) mean of each seed of each column, on the same resamples, which come before all that seeds draw."""
         return cluster_replicates(self.table, self.n_boot, np.random.default_rng(self.seed))
 
 
@@ -185,7 +185,7 @@ def statistic_draws(resamples: Resamples, statistic: Statistic) -> StatisticDraw
         gradient = _gradient(table, statistic)
         for group in resamples.groups:
             spread, helped = pooled_seed_spread(table, group.columns, gradient, resamples.peers)
-            if spread.variance > 0:  # a statistic of other columns does not move with these seeds
+            if spread.variance > 0:  # not of a statistic of other columns, nor where the noise explains the spread
                 draws += group.movements(gradient, spread.variance)
             parts.append(VariancePart(spread.variance, spread.df))
             is_pooled |= helped
@@ -328,10 +328,11 @@ def interval_of_draws(table: ClusterTable, drawn: StatisticDraws, level: float =
 
 
 def _bca(point: float, draws: FloatArray, acceleration: float, level: float) -> tuple[float, float, str]:
+    """Both ends and ``bca``, or ``percentile`` where BCa has no answer, from draws (B,)."""
     tail = np.array([(1 - level) / 2, (1 + level) / 2])
-    above = draws - point
-    above[np.abs(above) <= _TIED * max(abs(point), float(np.abs(draws).max()))] = 0.0
-    below = ((above < 0).mean() + (above <= 0).mean()) / 2
+    difference = draws - point
+    difference[np.abs(difference) <= _TIED * max(abs(point), float(np.abs(draws).max()))] = 0.0
+    below = ((difference < 0).mean() + (difference <= 0).mean()) / 2
     if not 0.0 < below < 1.0 or not math.isfinite(acceleration):
         lo, hi = np.quantile(draws, tail)
         return float(lo), float(hi), "percentile"
@@ -352,7 +353,7 @@ def _acceleration(left_out: FloatArray) -> float:
 
 
 def seed_t_interval(seed_means: ArrayLike, level: float = 0.95) -> Estimate:
-    """Student-t interval of the mean over S training seeds (S − 1 df), to stand beside the bootstrap when S < 5.
+    """Student-t interval of the mean over S training seeds (S − 1 df), for what has no questions to resample.
 
     ``n`` and ``n_clusters`` are 0: the interval speaks of seeds only, for these test questions.
     """

@@ -18,7 +18,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 #: From column means (each of any common shape) to the statistic of that shape.
 Statistic: TypeAlias = Callable[[Mapping[str, FloatArray]], FloatArray]
 
-#: Draws made at a time: what stays in cache takes half the time of what does not.
+#: Random numbers drawn at a time: what stays in cache takes half the time of what does not.
 _BLOCK_ELEMENTS = 1 << 17
 #: Deviations of seeds whose sum is smaller than this share of them cancel.
 _CANCELLED = 1e-12
@@ -53,7 +53,7 @@ class ClusterTable:
         Args:
             values: Name to scores, (N,) for one seed or (S, N) for S seeds on the same questions.
             clusters: (N,) the cluster (sentence) of each question.
-            seed_labels: Name to S labels; by default "0".."S-1", so equal numbers of seeds count as shared.
+            seed_labels: Name to S labels; by default "0".."S-1", so columns share seeds of the same place.
 
         Raises:
             ValueError: shapes that disagree, no questions, or a score that is not finite.
@@ -86,8 +86,10 @@ class ClusterTable:
 
     @property
     def cluster_df(self) -> float:
-        """Degrees of freedom of a variance over clusters: one less than the number of equally large clusters that
-        tell it as well, (Σm)²/Σm² for m questions each (Satterthwaite, the variance growing with m); 1 at least."""
+        """Degrees of freedom of a variance over clusters: (Σm)² / Σm² − 1 for m questions a cluster, 1 at least.
+
+        So many equally large clusters, less one, would tell it as well (Satterthwaite, the variance growing with m).
+        """
         return max(1.0, self.n**2 / float((self.counts**2).sum()) - 1)
 
     @property
@@ -162,41 +164,46 @@ def cluster_jackknife(table: ClusterTable) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class SeedGroup:
-    """Seeds that some columns share, all of them or a part, and what training them again does to the columns.
+    """Seeds that some columns share, all of them or a part, and what training them again does to the columns' means.
 
-    Every seed has B standard normal weights, which stand for training again. They are not kept, since hundreds of seeds
-    would fill the memory: all that is asked of them is where they move a sum of columns.
+    Each of the L seeds has B standard normal weights, which stand for training it again. They are not kept, since
+    hundreds of seeds would fill the memory: all that is asked of them is how far they move a sum of columns.
 
     Attributes:
-        columns: Names of the K columns with these seeds, each with two of them or more.
-        deviations: (L, K) of each of the L seeds in each column (:func:`_deviations`).
-        moved: (B, K) the mean of each column, moved by its seeds' deviations times their weights.
-        moved_alike: (B,) standard normal: a mean whose seeds show no deviations.
+        columns: Names of the K columns with these seeds, each with two of them or more, sorted.
+        deviations: (L, K) of each seed in each column (:func:`_deviations`).
+        moved: (B, K) how far the mean of each column moves, weights (B, L) times ``deviations``.
+        moved_anyhow: (B,) standard normal: weights times a direction of length 1 that the scores do not tell. It is for
+            seeds that agree here where other sizes show that seeds differ.
     """
 
     columns: tuple[str, ...]
     deviations: FloatArray
     moved: FloatArray
-    moved_alike: FloatArray
+    moved_anyhow: FloatArray
 
     def movements(self, gradient: Mapping[str, float], variance: float) -> FloatArray:
-        """(B,) of a statistic with this gradient, scaled to a variance."""
+        """(B,) how far a statistic moves, scaled to a variance.
+
+        Args:
+            gradient: Name of every column to the derivative of the statistic in its mean. variance: Over its seeds.
+        """
         slope = np.array([gradient[name] for name in self.columns])
         of_seeds = self.deviations @ slope  # (L,)
         length = float(np.sqrt((of_seeds**2).sum()))
         # Deviations that cancel leave rounding, which is no direction.
         if length <= _CANCELLED * float(np.abs(slope) @ np.sqrt((self.deviations**2).sum(axis=0))):
-            return np.asarray(self.moved_alike * np.sqrt(variance))
+            return np.asarray(self.moved_anyhow * np.sqrt(variance))
         return np.asarray(self.moved @ (slope * (np.sqrt(variance) / length)))
 
 
 def seed_groups(table: ClusterTable, n_boot: int, rng: np.random.Generator) -> tuple[SeedGroup, ...]:
     """Columns with two seeds or more, put together wherever they share one (frozen with five, full with three of
-    them, say)."""
+    them, say), each group with ``n_boot`` (B) weights a seed."""
     groups = []
     for columns, labels in sharing_columns(table).items():
         deviations = _deviations(table, columns, labels)
-        unit = np.resize([1.0, -1.0], len(labels)) / np.sqrt(len(labels))
+        unit = np.resize([1.0, -1.0], len(labels)) / np.sqrt(len(labels))  # any direction would do
         directions = np.column_stack([deviations, unit])  # (L, K + 1)
         moved = np.empty((n_boot, len(columns) + 1))
         block = max(1, _BLOCK_ELEMENTS // len(labels))
@@ -208,7 +215,7 @@ def seed_groups(table: ClusterTable, n_boot: int, rng: np.random.Generator) -> t
 
 
 def sharing_columns(table: ClusterTable) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Columns that share seeds to the seeds of any of them; a column with one seed is in none."""
+    """Columns that share seeds, sorted, to the seeds of any of them; a column with one seed is in none."""
     together: list[tuple[list[str], list[str]]] = []
     for name in table.rows:
         labels = list(table.seed_labels[name])
@@ -219,7 +226,7 @@ def sharing_columns(table: ClusterTable) -> dict[tuple[str, ...], tuple[str, ...
         columns = [column for group in touching for column in group[0]]
         known = [label for group in touching for label in group[1]]
         together.append(([*columns, name], list(dict.fromkeys([*known, *labels]))))
-    return {tuple(columns): tuple(labels) for columns, labels in together}
+    return {tuple(sorted(columns)): tuple(labels) for columns, labels in together}
 
 
 @dataclass(frozen=True)
@@ -229,7 +236,8 @@ class SeedSpread:
     Attributes:
         total: The variance that the spread of seed means shows, the noise of the questions included.
         noise: That noise, which resampling the clusters has counted already.
-        df: Degrees of freedom: one less than the seeds of the column with the fewest.
+        df: Degrees of freedom: one less than the seeds of the column with the fewest of those that the statistic
+            depends on, summed over sizes where they are pooled.
     """
 
     total: float
@@ -288,7 +296,16 @@ def seed_spread(
             scale = asked[name] / np.sqrt(own[name] * (own[name] - 1))
             by_cluster[place] += scale * (of_clusters - of_clusters.mean(axis=0))
     correction = table.n_clusters / max(1, table.n_clusters - 1)
-    return SeedSpread(total, float((by_cluster**2).sum()) * correction, min(own.values()) - 1)
+    df = min((own[name] for name in columns if asked[name]), default=min(own.values())) - 1
+    return SeedSpread(total, float((by_cluster**2).sum()) * correction, df)
+
+
+def seed_df(table: ClusterTable, name: str, peers: Sequence[ClusterTable]) -> int:
+    """Degrees of freedom of the variance over seeds of one column, as :func:`pooled_seed_spread` pools it; 0 for one
+    seed."""
+    group = next((columns for columns in sharing_columns(table) if name in columns), None)
+    gradient = {column: float(column == name) for column in table.rows}
+    return pooled_seed_spread(table, group, gradient, peers)[0].df if group else 0
 
 
 def pooled_seed_spread(

@@ -7,7 +7,6 @@ already here is never overwritten.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from emergence.errors import EmergenceError, RunDirectoryError
-from emergence.experiment.manifest import MANIFEST_FILE, ManifestEntry, check_file, parse_manifest
+from emergence.experiment.manifest import MANIFEST_FILE, ManifestEntry, check_file, decode_manifest
 from emergence.experiment.run_directory import SPEC_FILE, TOKENIZER_FILE
 from emergence.experiment.store import is_run_id
 from emergence.files import atomic_writer, make_folder, name_within, write_atomic
@@ -110,10 +109,7 @@ def _fetch_manifest(source: RemoteFiles, run_id: str) -> _Manifest:
         )
     path = f"{run_id}/{MANIFEST_FILE}"
     text = _patiently(lambda: b"".join(_pieces(source, path)), path)
-    try:
-        return _Manifest(text, parse_manifest(json.loads(text), path))
-    except ValueError as error:
-        raise RunDirectoryError(f"{path}: damaged: {error}") from None
+    return _Manifest(text, decode_manifest(text, path))
 
 
 def _belongs(name: str, only: Part) -> bool:

@@ -25,7 +25,14 @@ from emergence.measures.bootstrap import (
     seed_t_interval,
     statistic_draws,
 )
-from emergence.measures.resampling import ClusterTable, cluster_jackknife, cluster_replicates, seed_groups
+from emergence.measures.resampling import (
+    ClusterTable,
+    cluster_jackknife,
+    cluster_replicates,
+    seed_df,
+    seed_groups,
+    sharing_columns,
+)
 from emergence.measures.variance_parts import t_widening
 from emergence.plain import plain
 
@@ -218,6 +225,36 @@ def test_other_cells_do_not():
         assert not bootstrap_means(table, n_boot=200, peers=[peer])["full"].flags
 
 
+def _sharing(sizes: dict[str, int], seed: int = 0) -> ClusterTable:
+    """Columns whose first seeds are the same ones."""
+    rng = np.random.default_rng(seed)
+    return ClusterTable.from_questions({name: rng.random((n, 80)) for name, n in sizes.items()}, np.arange(80))
+
+
+def test_degrees_of_freedom_are_of_the_seeds_that_a_number_depends_on() -> None:
+    drawn = Resamples.draw(_sharing({"full": 5, "frozen": 3}), 200)
+    for statistic, df in (
+        (column("full"), 4),
+        (column("frozen"), 2),
+        (lambda means: means["full"] - means["frozen"], 2),
+        (lambda means: 0 * means["full"], 2),
+    ):
+        assert [part.df for part in statistic_draws(drawn, statistic).seeds] == [df]
+
+
+def test_sizes_pool_where_seeds_are_shared_alike_in_whatever_order_columns_stand() -> None:
+    table = _sharing({"full": 5, "frozen": 3, "floor": 2})
+    alike = _sharing({"floor": 4, "full": 3, "frozen": 3}, seed=1)
+    lacking = _sharing({"full": 9, "frozen": 9}, seed=2)
+    peers = [alike, lacking]
+    assert list(sharing_columns(table)) == list(sharing_columns(alike)) == [("floor", "frozen", "full")]
+    for name, df in {"full": 4 + 2, "frozen": 2 + 2, "floor": 1 + 3}.items():
+        assert seed_df(table, name, peers) == df
+        drawn = statistic_draws(Resamples.draw(table, 200, peers=peers), column(name))
+        assert drawn.is_pooled and [part.df for part in drawn.seeds] == [df]
+    assert seed_df(_sharing({"full": 1}), "full", []) == 0
+
+
 def test_pooled_noise_of_questions_is_taken_out():
     rng = np.random.default_rng(2)
     ratios = []
@@ -264,7 +301,7 @@ def test_drawn_together_tables_have_what_they_have_alone() -> None:
             assert interval(together, column(name)) == interval(alone, column(name))
         for ours, theirs in zip(together.groups, alone.groups, strict=True):
             np.testing.assert_array_equal(ours.moved, theirs.moved)
-            np.testing.assert_array_equal(ours.moved_alike, theirs.moved_alike)
+            np.testing.assert_array_equal(ours.moved_anyhow, theirs.moved_anyhow)
     fewer = ClusterTable.from_questions({"a": rng.random(9)}, np.arange(9))
     with pytest.raises(ValueError, match="other numbers of clusters"):
         Resamples.draw_together([*tables, fewer], 200)
