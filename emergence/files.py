@@ -516,11 +516,12 @@ def unseal_as_written(
     """:func:`read_sealed` of a file that was parsed.
 
     Args:
-        digest: sha256 of the text as it was written, where a manifest tells it. It covers content and layout at once.
+        digest: sha256 of the text as it was written, where a manifest tells it, so that the layout need not be looked
+            at. It takes no seal's place: whoever made a manifest anew may have edited the file before.
     """
-    if digest is not None and isinstance(raw, dict) and SEAL_KEY in raw and sha256_text(text) == digest:
-        return {key: value for key, value in raw.items() if key != SEAL_KEY}
     content = unseal(raw, source, error)
+    if digest is not None and sha256_text(text) == digest:
+        return content
     if not is_laid_out(raw, text) and _encoded(raw, indent=2) + "\n" != text:
         raise error(f"{source}: damaged or edited: not the bytes that were written")
     return content
@@ -597,7 +598,10 @@ def name_within(path: Path, folder: Path) -> str | None:
     Both sides are resolved here, and nowhere else are paths compared: a mount point may be a link (a volume on Modal
     is one), and then a path that is resolved never begins with the folder as it was named.
     """
-    place, root = path.resolve(), folder.resolve()
+    try:
+        place, root = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError):  # links that lead to each other
+        return None
     return place.relative_to(root).as_posix() if place.is_relative_to(root) else None
 
 

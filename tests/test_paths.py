@@ -14,7 +14,7 @@ import pytest
 import emergence.remote.container as container
 from emergence.data.hub import HUB_DATA, ArchiveRoute, HubData, HubError, fetch
 from emergence.errors import EmergenceError, RunDirectoryError, UsageError
-from emergence.experiment.manifest import ManifestEntry, manifest_text, parse_manifest
+from emergence.experiment.manifest import ManifestEntry, check_file, manifest_text, parse_manifest
 from emergence.experiment.store import RunStore, find_run, is_run_id
 from emergence.files import name_within, seal, sha256_text, to_json
 from emergence.remote.mirror import copy_new_folders, copy_tree
@@ -125,6 +125,12 @@ def test_named_runs_that_are_none(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         find_run(name, tmp_path)
     assert len(str(caught.value)) < 1000
+
+
+def test_links_that_lead_to_each_other_lie_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "sub").symlink_to(tmp_path / "sub")
+    assert name_within(tmp_path / "sub" / "x", tmp_path) is None
+    assert check_file(tmp_path, "sub/x", ManifestEntry(1, "0")) == "sub/x: a link, which a run directory never holds"
 
 
 def test_a_pull_follows_no_link(tmp_path: Path) -> None:

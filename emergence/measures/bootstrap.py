@@ -185,7 +185,7 @@ def statistic_draws(resamples: Resamples, statistic: Statistic) -> StatisticDraw
         gradient = _gradient(table, statistic)
         for group in resamples.groups:
             spread, helped = pooled_seed_spread(table, group.columns, gradient, resamples.peers)
-            if spread.variance > 0:  # not of a statistic of other columns, nor where the noise explains the spread
+            if spread.variance != 0:  # 0: a statistic of other columns, or the noise explains the spread
                 draws += group.movements(gradient, spread.variance)
             parts.append(VariancePart(spread.variance, spread.df))
             is_pooled |= helped

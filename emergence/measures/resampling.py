@@ -189,7 +189,7 @@ class SeedGroup:
             gradient: Name of every column to the derivative of the statistic in its mean. variance: Over its seeds.
         """
         slope = np.array([gradient[name] for name in self.columns])
-        of_seeds = self.deviations @ slope  # (L,)
+        of_seeds = _weighted(self.deviations, slope)  # (L,)
         length = float(np.sqrt((of_seeds**2).sum()))
         # Deviations that cancel leave rounding, which is no direction.
         if length <= _CANCELLED * float(np.abs(slope) @ np.sqrt((self.deviations**2).sum(axis=0))):
@@ -246,8 +246,8 @@ class SeedSpread:
 
     @property
     def variance(self) -> float:
-        """The seeds' own."""
-        return max(0.0, self.total - self.noise)
+        """The seeds' own; nan where the statistic has no slope."""
+        return float(np.maximum(0.0, self.total - self.noise))
 
 
 def _deviations(table: ClusterTable, columns: Sequence[str], labels: Sequence[str]) -> FloatArray:
@@ -262,6 +262,11 @@ def _deviations(table: ClusterTable, columns: Sequence[str], labels: Sequence[st
         place = [labels.index(label) for label in table.seed_labels[name]]
         deviations[place, k] = (means - means.mean()) / np.sqrt(n_seeds * (n_seeds - 1))
     return deviations
+
+
+def _weighted(deviations: FloatArray, slope: FloatArray) -> FloatArray:
+    """(L,) of (L, K) and (K,). Unlike a matrix product it is 0 where two columns cancel, not what rounding leaves."""
+    return np.asarray((deviations * slope).sum(axis=1))
 
 
 def seed_spread(
@@ -287,7 +292,8 @@ def seed_spread(
     """
     own = {name: len(table.seed_labels[name]) for name in columns}
     asked = {name: gradient[name] * np.sqrt(own[name] / (n_seeds or own)[name]) for name in columns}
-    total = float(((_deviations(table, columns, labels) @ [asked[name] for name in columns]) ** 2).sum())
+    of_seeds = _weighted(_deviations(table, columns, labels), np.array([asked[name] for name in columns]))
+    total = float((of_seeds**2).sum())
     by_cluster = np.zeros((len(labels), table.n_clusters))
     for name in columns:
         if asked[name]:

@@ -141,7 +141,7 @@ def config_from_dict(
         if key not in top and key not in SECTIONS:
             in_sections = [f"{name}.{key}" for name, kind in SECTIONS.items() if key in {f.name for f in fields(kind)}]
             meant = f"did you mean {' or '.join(in_sections)}?" if in_sections else None
-            known = did_you_mean(key, [*top, *SECTIONS])
+            known = did_you_mean(key, [*sorted(top), *SECTIONS])
             raise ConfigError(f"{origin.get(('', key), source)}: unknown key {key!r}; {meant or known}")
     for key in ("name", "run_prefix"):
         if not isinstance(raw.get(key), str) or not str(raw[key]).replace("_", "").replace("-", "").isalnum():

@@ -10,9 +10,10 @@ import pytest
 
 from emergence import files
 from emergence.errors import DataError
-from emergence.experiment.manifest import MANIFEST_FILE
+from emergence.experiment.manifest import MANIFEST_FILE, ManifestEntry, manifest_text, read_manifest
 from emergence.experiment.result import DOCUMENTED_KEYS, RunResult, current_versions, load_result, recognise
-from emergence.files import seal, to_json
+from emergence.experiment.run_directory import STATS_FILE
+from emergence.files import seal, sha256_text, to_json
 from emergence.spec.experiment import ExperimentSpec
 from tests.planted_runs import write_run
 
@@ -125,7 +126,15 @@ def test_a_result_in_its_run_is_looked_at_by_its_manifest_or_else_by_its_seal_an
         load_result(run.stats_path)
     (run.path / MANIFEST_FILE).write_bytes(manifest)
     run.stats_path.write_text(text)
-    monkeypatch.setattr(files, "unseal", None)  # which takes most of the time of hundreds of results
+    edited = text.replace('"frozen"', '"random"')
+    run.stats_path.write_text(edited)
+    entries = {**read_manifest(run.path), STATS_FILE: ManifestEntry(len(edited.encode()), sha256_text(edited))}
+    (run.path / MANIFEST_FILE).write_text(manifest_text(run.run_id, entries))  # made anew for what was edited
+    with pytest.raises(DataError, match="does not match its 'sha256'"):
+        load_result(run.stats_path)
+    (run.path / MANIFEST_FILE).write_bytes(manifest)
+    run.stats_path.write_text(text)
+    monkeypatch.setattr(files, "is_laid_out", None)  # which takes as long as the seal
     assert load_result(run.stats_path) == result
 
 

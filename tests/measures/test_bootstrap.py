@@ -346,6 +346,23 @@ def test_seeds_whose_deviations_cancel_still_move_by_the_variance_of_other_sizes
         assert (moved.mean(), moved.std()) == pytest.approx((0.0, 0.5), abs=0.01)
 
 
+def test_columns_that_are_alike_differ_by_nothing_at_all() -> None:
+    for seed in range(20):
+        values = np.random.default_rng(seed).random((3, 60))
+        table = ClusterTable.from_questions({"a": values, "b": values}, np.arange(60) % 20)
+        for peers in ((), (table,)):
+            estimate = interval(Resamples.draw(table, 200, peers=peers), lambda means: means["a"] - means["b"])
+            assert (estimate.lo, estimate.hi, estimate.se) == (0.0, 0.0, 0.0) and "degenerate" in estimate.flags
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_statistic_without_a_slope_has_no_interval() -> None:
+    values = {"a": np.zeros((3, 60)), "b": np.random.default_rng(0).random((3, 60))}
+    table = ClusterTable.from_questions(values, np.arange(60) % 20)
+    estimate = bootstrap_statistic(table, lambda means: np.sqrt(means["a"]) + means["b"], n_boot=200)
+    assert math.isnan(estimate.lo) and math.isnan(estimate.hi) and "undefined" in estimate.flags
+
+
 def test_resamples_of_many_seeds_take_the_memory_of_few() -> None:
     def peak(n_seeds: int) -> int:
         table = ClusterTable.from_questions({"x": np.random.default_rng(0).random((n_seeds, 40))}, np.arange(40))
