@@ -20,8 +20,6 @@ Statistic: TypeAlias = Callable[[Mapping[str, FloatArray]], FloatArray]
 
 #: Random numbers drawn at a time: what stays in cache takes half the time of what does not.
 _BLOCK_ELEMENTS = 1 << 17
-#: Deviations of seeds whose sum is smaller than this share of them cancel.
-_CANCELLED = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +189,7 @@ class SeedGroup:
         slope = np.array([gradient[name] for name in self.columns])
         of_seeds = _weighted(self.deviations, slope)  # (L,)
         length = float(np.sqrt((of_seeds**2).sum()))
-        # Deviations that cancel leave rounding, which is no direction.
-        if length <= _CANCELLED * float(np.abs(slope) @ np.sqrt((self.deviations**2).sum(axis=0))):
+        if length == 0:
             return np.asarray(self.moved_anyhow * np.sqrt(variance))
         return np.asarray(self.moved @ (slope * (np.sqrt(variance) / length)))
 

@@ -29,6 +29,7 @@ from emergence.measures.resampling import (
     ClusterTable,
     cluster_jackknife,
     cluster_replicates,
+    pooled_seed_spread,
     seed_df,
     seed_groups,
     sharing_columns,
@@ -344,6 +345,50 @@ def test_seeds_whose_deviations_cancel_still_move_by_the_variance_of_other_sizes
         seed_groups(shared_seeds, 20_000, rng)[0].movements({"a": 0.0, "b": 0.0, "same": 1.0}, 0.25),
     ):
         assert (moved.mean(), moved.std()) == pytest.approx((0.0, 0.5), abs=0.01)
+
+
+def test_seeds_are_told_by_their_labels_in_whatever_order_they_stand() -> None:
+    """Noise of the questions included, which is that of the same seed in both columns."""
+    rng = np.random.default_rng(4)
+    a, b, clusters = rng.random((3, 120)), rng.random((3, 120)), np.arange(120) % 40
+    labels = {"a": ["x", "y", "z"], "b": ["z", "w", "x"]}
+    table = ClusterTable.from_questions({"a": a, "b": b}, clusters, labels)
+    (group,) = seed_groups(table, 300, np.random.default_rng(5))
+    by_label = np.zeros((4, 120))  # x, y, z, w
+    for scores, places, sign in ((a, [0, 1, 2], 1.0), (b, [2, 3, 0], -1.0)):
+        by_label[places] += sign * (scores - scores.mean(axis=0)) / math.sqrt(6)
+    own = by_label.mean(axis=1)
+    gradient = {"a": 1.0, "b": -1.0}
+    moved = group.movements(gradient, float((own**2).sum()))
+    np.testing.assert_allclose(moved, np.random.default_rng(5).standard_normal((300, 4)) @ own, rtol=1e-9)
+    (spread, _) = pooled_seed_spread(table, group.columns, gradient, ())
+    influence = [np.bincount(clusters, row - row.mean()) / 120 for row in by_label]
+    assert spread.total == pytest.approx((own**2).sum())
+    assert spread.noise == pytest.approx(40 / 39 * np.square(influence).sum())
+
+
+def test_sizes_with_other_numbers_of_seeds_are_averaged_by_their_degrees_of_freedom() -> None:
+    """Each as it would be for a mean over as many seeds as the size in question has."""
+    tables = [
+        ClusterTable.from_questions({"x": np.random.default_rng(n).random((n, 90))}, np.arange(90)) for n in (3, 9, 5)
+    ]
+    alone = [pooled_seed_spread(table, ("x",), {"x": 2.0}, ())[0] for table in tables]
+    pooled, helped = pooled_seed_spread(tables[0], ("x",), {"x": 2.0}, tables[1:])
+    assert helped and (pooled.df, [one.df for one in alone]) == (2 + 8 + 4, [2, 8, 4])
+    for part in ("total", "noise"):
+        of_three = [getattr(one, part) * table.n_seeds / 3 for one, table in zip(alone, tables, strict=True)]
+        assert getattr(pooled, part) == pytest.approx(np.average(of_three, weights=[2, 8, 4]))
+
+
+def test_draws_are_as_wide_as_their_variance_says() -> None:
+    """Noise of the questions is in it once, whether seeds have an effect of their own or none."""
+    rng = np.random.default_rng(5)
+    for sd_seed in (0.0, 0.05, 0.2):
+        values, clusters = _clustered(rng, 60, seeds=4, sd_seed=sd_seed)
+        drawn = statistic_draws(
+            Resamples.draw(ClusterTable.from_questions({"x": values}, clusters), 20_000), column("x")
+        )
+        assert drawn.draws.var() == pytest.approx(drawn.variance, rel=0.05)
 
 
 def test_columns_that_are_alike_differ_by_nothing_at_all() -> None:
