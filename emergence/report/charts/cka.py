@@ -166,21 +166,20 @@ def _draw_drift(figure: Figure, rows: Sequence[Row]) -> None:
         mine = rows_where(rows, view=view)
         matrix = np.stack([numbers(rows_where(mine, level=level), "cka") for level in range(n_levels)])
         reference = rows_where(rows_where(mine, level=0), phase="start")[0]
-        at = "the start" if reference["checkpoint"] == "pretrained" else reference["checkpoint"]
-        figure.colorbar(_heatmap(left, matrix), ax=left, label=f"CKA with {at}")
+        start = "the start" if reference["checkpoint"] == "pretrained" else reference["checkpoint"]
+        figure.colorbar(_heatmap(left, matrix), ax=left, label=f"CKA with {start}")
         left.set_ylabel("level (0: embeddings)")
         left.set_title(ROWS_IN_WORDS[view], loc="left")
         for i, level in enumerate(shown):
-            at = rows_where(mine, level=level)
+            of_level = rows_where(mine, level=level)
             name = "embeddings" if level == 0 else f"level {level}"
             style: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": LINES[i]}
-            error_bars(right, numbers(at, "index"), at, "cka", label=name, **style)
+            error_bars(right, numbers(of_level, "index"), of_level, "cka", label=name, **style)
             floor: dict[str, Any] = {"color": "#888888", "marker": MARKERS[i], "linestyle": LINES[i], "linewidth": 0.7}
-            right.plot(
-                numbers(at, "index"), numbers(at, "untrained"), markersize=2.5, label=f"{name}, untrained", **floor
-            )
+            untrained = numbers(of_level, "untrained")
+            right.plot(numbers(of_level, "index"), untrained, markersize=2.5, label=f"{name}, untrained", **floor)
         right.axvline(reference["index"], color="black", linewidth=0.7)
-        right.set(ylabel=f"CKA with {at}", ylim=(min(0.0, float(np.nanmin(matrix))) - 0.03, 1.03))
+        right.set(ylabel=f"CKA with {start}", ylim=(min(0.0, float(np.nanmin(matrix))) - 0.03, 1.03))
         for ax in (left, right):
             _checkpoint_ticks(ax, [row["checkpoint"] for row in rows_where(mine, level=0)])
     shared_legend(figure, [axes[0, 1]])
