@@ -376,7 +376,10 @@ def compare_command(
     run_a: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name in --runs-dir.")],
     run_b: Annotated[str, typer.Argument(metavar="RUN", help="The run it is compared with.")],
     readout: Annotated[
-        str | None, typer.Option(help="For both runs, or one for each: bilinear,headline (default: what both have).")
+        str | None,
+        typer.Option(
+            help="For both runs, or one for each in their order: bilinear,finetuned (default: what both have)."
+        ),
     ] = None,
     cluster: Cluster = "sentence",
     runs_dir: RunsDir = DEFAULT_RUNS,

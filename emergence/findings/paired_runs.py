@@ -18,7 +18,7 @@ from emergence.findings.two_by_two import RunScores
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.clustering import ClusterKind
 from emergence.measures.measured_coverage import units_of
-from emergence.measures.paired import PairedComparison, compare_paired
+from emergence.measures.paired import PairedComparison, compare_paired_together
 from emergence.plain import plain
 from emergence.wording import aligned, counted, did_you_mean, gained
 
@@ -125,19 +125,21 @@ def compare_runs(
     documents = [a.documents[i] for i in in_a] if a.documents else None
     kind: ClusterKind = cluster if documents else "sentence"
     clusters = np.array(documents if kind == "document" else sentences)
-    rows = []
+    places, asked = [], []
     for name_a, name_b in pairs:
         scores_a, scores_b = a.scores[name_a], b.scores[name_b]
-        for score in SCORES:
-            if score not in scores_a or score not in scores_b:
-                continue
+        for score in (score for score in SCORES if score in scores_a and score in scores_b):
             values_a, values_b = scores_a[score][in_a], scores_b[score][in_b]
             both = np.isfinite(values_a) & np.isfinite(values_b)
-            if not both.any():
-                continue
-            paired = compare_paired(values_a[both], values_b[both], clusters[both], n_boot=n_boot, seed=seed)
-            means = float(values_a[both].mean()), float(values_b[both].mean())
-            rows.append(ReadoutComparison(name_a, name_b, score, int(both.sum()), *means, paired))
+            if both.any():
+                places.append((name_a, name_b, score))
+                asked.append((values_a[both], values_b[both], clusters[both]))
+    rows = [
+        ReadoutComparison(*place, len(of_a), float(of_a.mean()), float(of_b.mean()), paired)
+        for place, (of_a, of_b, _), paired in zip(
+            places, asked, compare_paired_together(asked, n_boot=n_boot, seed=seed), strict=True
+        )
+    ]
     n_documents = len(set(documents)) if documents else None
     return RunComparison(
         run_a=a.run.run_id,
@@ -163,15 +165,20 @@ def _pairs(a: RunScores, b: RunScores, readouts: Sequence[str]) -> list[tuple[st
     if len(readouts) > 2:
         raise UsageError(f"--readout takes one name, or one for each run: got {len(readouts)}")
     if readouts:
-        name_a, name_b = readouts[0], readouts[-1]
-        for run, name in ((a, name_a), (b, name_b)):
-            if name not in run.scores:
-                raise UsageError(f"{run.run.run_id} has no read-out {name!r}: {did_you_mean(name, run.scores)}")
-        return [(name_a, name_b)]
+        return [(_known_as(a, readouts[0], b), _known_as(b, readouts[-1], a))]
     probes_a, probes_b = ([name for name in PROBES if name in run.scores] for run in (a, b))
     if len(probes_a) == 1 or len(probes_b) == 1:
         return [(name_a, name_b) for name_a in probes_a for name_b in probes_b]
     return [(name, name) for name in probes_a if name in probes_b]
+
+
+def _known_as(run: RunScores, name: str, other: RunScores) -> str:
+    """The read-out's name in the run's files, by that or by the word that the comparison shows for it."""
+    names = {name: name for name in run.scores} | {word: key for key, word in _words_of(run).items()}
+    if name in names:
+        return names[name]
+    there = " (the other run has it: name them in the runs' order)" if name in other.scores else ""
+    raise UsageError(f"{run.run.run_id} has no read-out {name!r}{there}: {did_you_mean(name, names)}")
 
 
 def _common_questions(a: RunScores, b: RunScores) -> tuple[list[int], list[int], int]:
@@ -197,6 +204,8 @@ def _notes(a: RunScores, b: RunScores, n_common: int, n_other: int, cluster: Clu
         f"intervals (95%) and p (sign flips) resample {cluster}s and hold for these two trained models; other seeds "
         "may differ by more: `emergence table` pools seeds"
     ]
+    if a.run.run_id == b.run.run_id:
+        notes.append("A and B are the same run: between equal read-outs there is no difference to see")
     if n_tests > 1:
         notes.append(f"p is of each row alone, not corrected for {n_tests} rows")
     if cluster == "sentence":

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from emergence.errors import RunDirectoryError
-from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, bootstrap_means, column, interval
+from emergence.measures.bootstrap import N_BOOT, Estimate, Resamples, column, interval, means_together
 from emergence.measures.conditional import F1, SELECTION
 from emergence.measures.curve_errors import CurveErrors
 from emergence.measures.curves import CurveFit
@@ -235,24 +235,21 @@ def emergence_curves(
             group.append(result)
     first = [group[0].run for group in groups.values()]
     labels = [f"{run['config_name']}, {run.get('text', run['pretrain_data'])}" for run in first]
-    return [
-        _curve(label if labels.count(label) == 1 else f"{label} ({group[0].run['run_id']})", group, family, n_boot,
-               n_draws, seed)
-        for label, group in zip(labels, groups.values(), strict=True)
-        for family in group[0].families
-    ]  # fmt: skip
+    curves = []
+    for label, group in zip(labels, groups.values(), strict=True):
+        name = label if labels.count(label) == 1 else f"{label} ({group[0].run['run_id']})"
+        curves += [_curve(name, group, scored, n_boot, n_draws, seed) for scored in _scored(group, n_boot, seed)]
+    return curves
 
 
 def _curve(
-    label: str, group: Sequence[SnapshotProbes], family: str, n_boot: int, n_draws: int, seed: int
+    label: str, group: Sequence[SnapshotProbes], scored: _Scored, n_boot: int, n_draws: int, seed: int
 ) -> EmergenceCurve:
-    steps, stacked = _stack(group, family)
-    first = group[0]
-    points, errors = _points(group, steps, stacked, n_boot, seed)
+    steps, points, errors, floor = scored.steps, scored.points, scored.errors, scored.floor
+    first, family = group[0], scored.family
     notes = [] if len(group) >= 3 else [f"{counted(len(group), 'seed')}: emergent takes three"]
     dropped = {s.step for r in group for s in r.path_of_training} - set(steps)
     notes += [f"steps that not every seed has are left out: {sorted(dropped)}"] if dropped else []
-    floor = _floor(group, family, n_boot, seed)
     thresholds: dict[str, dict[str, Threshold]] = {}
     halfway: dict[str, Crossing] = {}
     for axis, (sign, _) in AXES.items():
@@ -266,7 +263,7 @@ def _curve(
             score: _threshold(axis, score, x, chosen, joint[score], n_draws, seed) for score in FITTED[axis]
         }
         halfway |= _halfway(axis, sign, x, chosen, joint[F1], floor, n_draws, seed)
-    verdict, links = _diagnose(points, errors, stacked, first.clusters, n_boot, n_draws, seed)
+    verdict, links = _diagnose(points, errors, scored.stacked, first.clusters, n_boot, n_draws, seed)
     return EmergenceCurve(
         label=label,
         family=family,
@@ -281,79 +278,114 @@ def _curve(
         verdict=verdict,
         links=links,
         notes=tuple(notes),
-        by_role=_by_role(group, family, steps, n_boot, seed),
+        by_role=scored.by_role,
     )
 
 
 # The data -----------------------------------------------------------------------------------------
 
 
-def _stack(group: Sequence[SnapshotProbes], family: str) -> tuple[list[int], dict[str, FloatArray]]:
-    """Steps that all seeds have, and score -> (K, S, N)."""
+@dataclass(frozen=True)
+class _Scored:
+    """One probe family at the steps that all seeds have, with everything that sentences are resampled for.
+
+    Attributes:
+        stacked: Score -> (K, S, N). points: By step. errors: Score -> how the errors of the points go together.
+        floor, by_role: As in :class:`EmergenceCurve`.
+    """
+
+    family: str
+    steps: list[int]
+    stacked: dict[str, FloatArray]
+    points: list[CurvePoint]
+    errors: dict[str, CurveErrors]
+    floor: dict[str, Estimate]
+    by_role: dict[str, dict[str, tuple[Estimate, ...]]]
+
+
+def _scored(group: Sequence[SnapshotProbes], n_boot: int, seed: int) -> list[_Scored]:
+    """All families, whose resamples are drawn once."""
+    families = group[0].families
     by_step = [{s.step: s for s in result.path_of_training} for result in group]
     steps = sorted(set.intersection(*(set(snapshots) for snapshots in by_step)))
     stacked = {
-        score: np.array([[snapshots[step].scores[family][score] for snapshots in by_step] for step in steps])
-        for score in CURVE_SCORES
+        family: {
+            score: np.array([[snapshots[step].scores[family][score] for snapshots in by_step] for step in steps])
+            for score in CURVE_SCORES
+        }
+        for family in families
     }
-    return steps, stacked
-
-
-def _points(
-    group: Sequence[SnapshotProbes], steps: Sequence[int], stacked: dict[str, FloatArray], n_boot: int, seed: int
-) -> tuple[list[CurvePoint], dict[str, CurveErrors]]:
-    """The snapshots, and for each score how their errors go together."""
-    columns = {f"{k}/{score}": values[k] for score, values in stacked.items() for k in range(len(steps))}
     seeds = [str(result.run["seed"]) for result in group]
-    table = ClusterTable.from_questions(columns, group[0].clusters, dict.fromkeys(columns, seeds))
-    resamples = Resamples.draw(table, n_boot, seed)
-    points = []
-    for k, step in enumerate(steps):
-        same = [next(s for s in result.path_of_training if s.step == step) for result in group]
-        points.append(
-            CurvePoint(
-                name=same[0].name,
-                step=step,
-                tokens=float(np.mean([s.tokens for s in same])),
-                loss=float(np.mean([s.loss["nats_per_token"] for s in same])),
-                bits_per_byte=float(np.mean([s.loss["bits_per_byte"] for s in same])),
-                scores={score: interval(resamples, column(f"{k}/{score}")) for score in CURVE_SCORES},
-            )
+    tables = []
+    for family in families:
+        columns = {f"{k}/{score}": values[k] for score, values in stacked[family].items() for k in range(len(steps))}
+        tables.append(ClusterTable.from_questions(columns, group[0].clusters, dict.fromkeys(columns, seeds)))
+    floors, by_role = _floors(group, n_boot, seed), _by_role(group, steps, n_boot, seed)
+    names = {score: [f"{k}/{score}" for k in range(len(steps))] for score in CURVE_SCORES}
+    return [
+        _Scored(
+            family,
+            steps,
+            stacked[family],
+            [_point(group, step, k, resamples) for k, step in enumerate(steps)],
+            {score: CurveErrors.of(resamples, of_score) for score, of_score in names.items()},
+            floors.get(family, {}),
+            by_role[family],
         )
-    rows = {score: [f"{k}/{score}" for k in range(len(steps))] for score in CURVE_SCORES}
-    return points, {score: CurveErrors.of(resamples, names) for score, names in rows.items()}
+        for family, resamples in zip(families, Resamples.draw_together(tables, n_boot, seed), strict=True)
+    ]
 
 
-def _floor(group: Sequence[SnapshotProbes], family: str, n_boot: int, seed: int) -> dict[str, Estimate]:
+def _point(group: Sequence[SnapshotProbes], step: int, k: int, resamples: Resamples) -> CurvePoint:
+    same = [next(s for s in result.path_of_training if s.step == step) for result in group]
+    return CurvePoint(
+        name=same[0].name,
+        step=step,
+        tokens=float(np.mean([s.tokens for s in same])),
+        loss=float(np.mean([s.loss["nats_per_token"] for s in same])),
+        bits_per_byte=float(np.mean([s.loss["bits_per_byte"] for s in same])),
+        scores={score: interval(resamples, column(f"{k}/{score}")) for score in CURVE_SCORES},
+    )
+
+
+def _floors(group: Sequence[SnapshotProbes], n_boot: int, seed: int) -> dict[str, dict[str, Estimate]]:
+    """Family -> score -> mean of the random trunks; empty without one."""
     trunks = {s.weights: s for result in group for s in result.random}
-    if not trunks:
-        return {}
-    columns = {score: np.array([s.scores[family][score] for s in trunks.values()]) for score in CURVE_SCORES}
-    return bootstrap_means(ClusterTable.from_questions(columns, group[0].clusters), n_boot=n_boot, seed=seed)
+    families = group[0].families if trunks else []
+    columns = (
+        {score: np.array([s.scores[family][score] for s in trunks.values()]) for score in CURVE_SCORES}
+        for family in families
+    )
+    tables = [ClusterTable.from_questions(of_family, group[0].clusters) for of_family in columns]
+    return dict(zip(families, means_together(tables, n_boot=n_boot, seed=seed), strict=True))
 
 
 def _by_role(
-    group: Sequence[SnapshotProbes], family: str, steps: Sequence[int], n_boot: int, seed: int
-) -> dict[str, dict[str, tuple[Estimate, ...]]]:
-    """See :class:`EmergenceCurve`; a score that a question does not have (NaN) leaves the question out."""
+    group: Sequence[SnapshotProbes], steps: Sequence[int], n_boot: int, seed: int
+) -> dict[str, dict[str, dict[str, tuple[Estimate, ...]]]]:
+    """Family -> what :class:`EmergenceCurve` holds; a score that a question does not have (NaN) leaves it out."""
     first, seeds = group[0], [str(result.run["seed"]) for result in group]
-    by_step = [{s.step: s.scores[family] for s in result.path_of_training} for result in group]
-    stacked = {
-        score: np.array([[snapshots[step][score] for snapshots in by_step] for step in steps])  # (K, S, N)
-        for score in ROLE_SCORES
-        if all(score in snapshots[step] for snapshots in by_step for step in steps)
-    }
     names, counts = np.unique(np.array(first.roles, dtype=str), return_counts=True)
-    curves: dict[str, dict[str, tuple[Estimate, ...]]] = {}
-    for role in names[np.lexsort((names, -counts))]:
-        for score, values in stacked.items():
-            rows = (np.array(first.roles) == role) & np.isfinite(values).all(axis=(0, 1))
-            if rows.sum() < LEAST_ROLE_QUESTIONS:
-                continue
-            columns = {str(k): point[:, rows] for k, point in enumerate(values)}
-            table = ClusterTable.from_questions(columns, first.clusters[rows], dict.fromkeys(columns, seeds))
-            path = tuple(bootstrap_means(table, n_boot=n_boot, seed=seed).values())
-            curves.setdefault(str(role), {})[score] = path
+    places: list[tuple[str, str, str]] = []
+    tables: list[ClusterTable] = []
+    for family in first.families:
+        by_step = [{s.step: s.scores[family] for s in result.path_of_training} for result in group]
+        stacked = {
+            score: np.array([[snapshots[step][score] for snapshots in by_step] for step in steps])  # (K, S, N)
+            for score in ROLE_SCORES
+            if all(score in snapshots[step] for snapshots in by_step for step in steps)
+        }
+        for role in names[np.lexsort((names, -counts))]:
+            for score, values in stacked.items():
+                rows = (np.array(first.roles) == role) & np.isfinite(values).all(axis=(0, 1))
+                if rows.sum() >= LEAST_ROLE_QUESTIONS:
+                    columns = {str(k): point[:, rows] for k, point in enumerate(values)}
+                    labels = dict.fromkeys(columns, seeds)
+                    tables.append(ClusterTable.from_questions(columns, first.clusters[rows], labels))
+                    places.append((family, str(role), score))
+    curves: dict[str, dict[str, dict[str, tuple[Estimate, ...]]]] = {family: {} for family in first.families}
+    for (family, role, score), means in zip(places, means_together(tables, n_boot=n_boot, seed=seed), strict=True):
+        curves[family].setdefault(role, {})[score] = tuple(means.values())
     return curves
 
 

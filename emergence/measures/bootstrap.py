@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -232,6 +232,26 @@ def bootstrap_means(
     return {name: interval(resamples, column(name), level) for name in table.rows}
 
 
+def means_together(
+    tables: Sequence[ClusterTable], *, n_boot: int = N_BOOT, seed: int = 0, level: float = 0.95
+) -> list[dict[str, Estimate]]:
+    """:func:`bootstrap_means` of each of several tables, which share draws where they have equally many clusters."""
+    means: list[dict[str, Estimate]] = [{} for _ in tables]
+    for places in alike([table.n_clusters for table in tables]):
+        drawn = Resamples.draw_together([tables[k] for k in places], n_boot, seed)
+        for k, resamples in zip(places, drawn, strict=True):
+            means[k] = {name: interval(resamples, column(name), level) for name in tables[k].rows}
+    return means
+
+
+def alike(values: Sequence[Hashable]) -> list[list[int]]:
+    """The places of equal values, for each value."""
+    places: dict[Hashable, list[int]] = {}
+    for place, value in enumerate(values):
+        places.setdefault(value, []).append(place)
+    return list(places.values())
+
+
 def bootstrap_present_means(
     columns: Mapping[str, FloatArray],
     clusters: NDArray[Any],
@@ -269,13 +289,8 @@ def present_means_together(
         tables += of_owner
         owners += [owner] * len(of_owner)
     means: list[dict[str, Estimate]] = [{} for _ in asked]
-    alike: dict[int, list[int]] = {}
-    for k, table in enumerate(tables):
-        alike.setdefault(table.n_clusters, []).append(k)
-    for places in alike.values():
-        drawn = Resamples.draw_together([tables[k] for k in places], n_boot, seed)
-        for k, resamples in zip(places, drawn, strict=True):
-            means[owners[k]] |= {name: interval(resamples, column(name), level) for name in tables[k].rows}
+    for owner, of_table in zip(owners, means_together(tables, n_boot=n_boot, seed=seed, level=level), strict=True):
+        means[owner] |= of_table
     return [
         {name: found[name] for name in columns if name in found}
         for found, (columns, _) in zip(means, asked, strict=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from emergence.measures.bootstrap import bootstrap_means
+from emergence.measures.bootstrap import bootstrap_means, means_together
 from emergence.measures.curves import SMOOTH, Points, fit_curve
 from emergence.measures.equivalence import NEGLIGIBLE, Equivalence, largest_break
 from emergence.measures.resampling import ClusterTable, FloatArray
@@ -128,15 +128,16 @@ def isotonic_link(
     means = bootstrap_means(ClusterTable.from_questions(scales, clusters), n_boot=n_boot, seed=seed)
     points = np.array([[means[k].point, means[k].se] for k in scales])
     smooth = _best_smooth(x, points[:, 0], points[:, 1], sign)
-    predicted, se = np.zeros(len(partner)), np.zeros(len(partner))
+    predicted, by_shift = np.zeros(len(partner)), np.zeros(len(partner))
+    residuals = []
     for k in range(len(partner)):
         mapped = _isotonic_map(np.delete(partner, k, axis=0), np.delete(metric, k, axis=0))
         moved = partner[k] + smooth[k] - points[k, 0]
-        residual = ClusterTable.from_questions({"r": metric[k] - mapped(moved)}, clusters)
+        residuals.append(ClusterTable.from_questions({"r": metric[k] - mapped(moved)}, clusters))
         predicted[k] = mapped(moved).mean()
-        by_shift = (mapped(moved + points[k, 1]).mean() - mapped(moved - points[k, 1]).mean()) / 2
-        se[k] = math.hypot(bootstrap_means(residual, n_boot=n_boot, seed=seed)["r"].se, by_shift)
-    return LinkCheck.of(metric.mean(axis=(1, 2)), predicted, se)
+        by_shift[k] = (mapped(moved + points[k, 1]).mean() - mapped(moved - points[k, 1]).mean()) / 2
+    by_questions = [means["r"].se for means in means_together(residuals, n_boot=n_boot, seed=seed)]
+    return LinkCheck.of(metric.mean(axis=(1, 2)), predicted, np.hypot(by_questions, by_shift))
 
 
 def _best_smooth(x: ArrayLike, y: FloatArray, se: FloatArray, sign: int) -> FloatArray:

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from emergence.measures.bootstrap import N_BOOT, Estimate, bootstrap_statistic
+from emergence.measures.bootstrap import N_BOOT, Estimate, alike, means_together
 from emergence.measures.resampling import ClusterTable, FloatArray
 
 N_PERMUTATIONS = 9_999
+#: 32 MB of them. Which signs are drawn depends on it.
+_SIGNS_AT_A_TIME = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,40 @@ def compare_paired(
     Raises:
         ValueError: shapes that disagree, or a score that is not finite.
     """
-    a, b = np.asarray(scores_a, dtype=np.float64), np.asarray(scores_b, dtype=np.float64)
-    if a.shape != b.shape:
-        raise ValueError(f"paired scores need one shape, got {a.shape} and {b.shape}")
-    table = ClusterTable.from_questions({"d": a - b}, clusters)
-    difference = bootstrap_statistic(table, lambda m: m["d"], n_boot=n_boot, seed=seed, level=level)
-    p_sign_flip = sign_flip_p(table.sums.mean(axis=0), n_permutations=n_permutations, seed=seed)
+    asked = [(scores_a, scores_b, clusters)]
+    return compare_paired_together(asked, n_boot=n_boot, n_permutations=n_permutations, seed=seed, level=level)[0]
+
+
+def compare_paired_together(
+    asked: Sequence[tuple[ArrayLike, ArrayLike, Sequence[Hashable] | NDArray[Any]]],
+    *,
+    n_boot: int = N_BOOT,
+    n_permutations: int = N_PERMUTATIONS,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[PairedComparison]:
+    """:func:`compare_paired` of many pairs (A, B, clusters), which share all that is drawn for equally many clusters.
+
+    Raises:
+        ValueError: As :func:`compare_paired`.
+    """
+    pairs = [(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)) for a, b, _ in asked]
+    for a, b in pairs:
+        if a.shape != b.shape:
+            raise ValueError(f"paired scores need one shape, got {a.shape} and {b.shape}")
+    tables = [
+        ClusterTable.from_questions({"d": a - b}, clusters) for (a, b), (*_, clusters) in zip(pairs, asked, strict=True)
+    ]
+    differences = means_together(tables, n_boot=n_boot, seed=seed, level=level)
+    p_values = [0.0] * len(tables)
+    for places in alike([table.n_clusters for table in tables]):
+        columns = np.column_stack([tables[k].sums.mean(axis=0) for k in places])  # (C, K)
+        for k, p in zip(places, sign_flip_ps(columns, n_permutations=n_permutations, seed=seed), strict=True):
+            p_values[k] = float(p)
+    return [_compared(of_table["d"], p, a, b) for of_table, p, (a, b) in zip(differences, p_values, pairs, strict=True)]
+
+
+def _compared(difference: Estimate, p_sign_flip: float, a: FloatArray, b: FloatArray) -> PairedComparison:
     if a.ndim > 1 or not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
         return PairedComparison(difference, p_sign_flip, None, None, None)
     only_a, only_b = int((a > b).sum()), int((b > a).sum())
@@ -70,17 +100,23 @@ def compare_paired(
 
 def sign_flip_p(cluster_differences: ArrayLike, *, n_permutations: int = N_PERMUTATIONS, seed: int = 0) -> float:
     """Two-sided p = (1 + #{|Σ ±d| ≥ |Σ d|}) / (1 + R) over random signs of whole clusters (C,)."""
+    columns = np.asarray(cluster_differences, dtype=np.float64)[:, None]
+    return float(sign_flip_ps(columns, n_permutations=n_permutations, seed=seed)[0])
+
+
+def sign_flip_ps(cluster_differences: ArrayLike, *, n_permutations: int = N_PERMUTATIONS, seed: int = 0) -> FloatArray:
+    """(K,) of :func:`sign_flip_p` for each column of differences (C, K), on the same signs."""
     d = np.asarray(cluster_differences, dtype=np.float64)
-    observed = abs(d.sum())
-    tolerance = 1e-12 * np.abs(d).sum()  # sums that differ by rounding alone are ties
+    observed = np.abs(d.sum(axis=0))
+    tolerance = 1e-12 * np.abs(d).sum(axis=0)  # sums that differ by rounding alone are ties
     rng = np.random.default_rng(seed)
-    block = max(1, (1 << 22) // max(len(d), 1))
-    reached = 0
+    block = max(1, _SIGNS_AT_A_TIME // max(len(d), 1))
+    reached = np.zeros(d.shape[1])
     for begin in range(0, n_permutations, block):
         signs = rng.integers(0, 2, size=(min(block, n_permutations - begin), len(d)), dtype=np.int8)
-        flipped = 2.0 * (signs @ d) - d.sum()
-        reached += int((np.abs(flipped) >= observed - tolerance).sum())
-    return (1 + reached) / (1 + n_permutations)
+        flipped = 2.0 * (signs.astype(np.float64) @ d) - d.sum(axis=0)  # (b, K)
+        reached += (np.abs(flipped) >= observed - tolerance).sum(axis=0)
+    return np.asarray((1 + reached) / (1 + n_permutations))
 
 
 def mcnemar_exact_p(only_a: int, only_b: int) -> float:

@@ -51,8 +51,13 @@ def test_one_finetuned_head_stands_against_every_probe(tmp_path: Path) -> None:
     assert list(pairs) == [("headline", "headline"), ("headline", "bilinear")]
     assert "finetuned - linear" in comparison.text() and "finetuned - bilinear" in comparison.text()
     assert "condition full against frozen" in comparison.text()
-    named = compare_runs(full, frozen, ["headline", "bilinear"], n_boot=50)
-    assert {(row.readout_a, row.readout_b) for row in named.rows} == {("headline", "bilinear")}
+    for names in (["headline", "bilinear"], ["finetuned", "bilinear"]):  # the word that the table has for it
+        named = compare_runs(full, frozen, names, n_boot=50)
+        assert {(row.readout_a, row.readout_b) for row in named.rows} == {("headline", "bilinear")}
+    assert "the same run" not in "".join(named.notes)
+    with pytest.raises(UsageError, match="the other run has it: name them in the runs' order"):
+        compare_runs(full, frozen, ["bilinear", "finetuned"])
+    assert any(note.startswith("A and B are the same run") for note in compare_runs(full, full, n_boot=50).notes)
 
 
 def test_documents_are_resampled_where_files_tell_them(tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from emergence.errors import RunDirectoryError
 from emergence.files import to_json
+from emergence.findings import snapshot_curve
 from emergence.findings.ablation import ablate
 from emergence.findings.collect import collect_results
 from emergence.findings.comparable import Grouping, group_results
@@ -25,7 +28,9 @@ from emergence.findings.snapshot_curve import (
     emergence_curves,
     read_snapshot_probes,
 )
+from emergence.measures import bootstrap
 from emergence.measures.bootstrap import Estimate
+from emergence.measures.resampling import ClusterTable
 from emergence.report.blocks import Table
 from emergence.report.charts import emergence_curve
 from emergence.report.charts.chart import Charts, all_charts
@@ -113,6 +118,25 @@ def test_settings_stay_apart_and_seeds_keep_their_common_steps() -> None:
     assert len(second.runs) == 1 and first.label != second.label
 
 
+def test_families_share_what_is_drawn_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = planted_snapshots(gradual, roles=roles_of_planted())
+    both = [replace(s, scores={**s.scores, "other": s.scores["linear"]}) for s in one.snapshots]
+    drawn: list[int] = []
+    original = bootstrap.replicates_together
+
+    def counted(tables: Sequence[ClusterTable], *arguments: Any) -> Any:
+        drawn.append(tables[0].n_clusters)
+        return original(tables, *arguments)
+
+    monkeypatch.setattr(bootstrap, "replicates_together", counted)
+    (alone,) = snapshot_curve._scored([one], 50, 0)
+    n_drawn = len(drawn)
+    of_both = snapshot_curve._scored([replace(one, snapshots=tuple(both))], 50, 0)
+    assert len(drawn) == 2 * n_drawn and [scored.family for scored in of_both] == ["linear", "other"]
+    for scored in of_both:
+        assert (scored.points, scored.floor, scored.by_role) == (alone.points, alone.floor, alone.by_role)
+
+
 def test_results_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     result = planted_snapshots(gradual, losses=LOSSES[:3])
     folder = tmp_path / "run" / FILES.folder
@@ -185,7 +209,7 @@ def test_questions_without_another_argument_are_left_out_of_its_curve() -> None:
     result = planted_snapshots(gradual, roles=["agent", "patient"] * (N_SNAPSHOT_QUESTIONS // 2))
     for snapshot, loss in zip(result.snapshots, LOSSES, strict=False):
         snapshot.scores["linear"].update(late_patients(loss, np.linspace(0, 1, N_SNAPSHOT_QUESTIONS)))
-    found = _by_role([result], "linear", [s.step for s in result.path_of_training], 50, 0)
+    found = _by_role([result], [s.step for s in result.path_of_training], 50, 0)["linear"]
     assert found["agent"]["f1_tokens"][0].n == N_SNAPSHOT_QUESTIONS // 2
     assert found["agent"]["argument_selection"][0].n == sum(i % 3 != 0 for i in range(0, N_SNAPSHOT_QUESTIONS, 2))
 

@@ -7,8 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
+from emergence.measures import bootstrap
 from emergence.measures.paired import (
     compare_paired,
+    compare_paired_together,
     design_effect,
     intraclass_correlation,
     mcnemar_exact_p,
@@ -56,6 +58,27 @@ def test_comparison_finds_a_planted_difference_and_no_other():
     assert graded.p_mcnemar is None and graded.difference.n_seeds == 2
     with pytest.raises(ValueError, match="one shape"):
         compare_paired(a, b[:-1], clusters)
+
+
+def test_pairs_that_are_compared_together_are_as_alone_and_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, drawn = np.random.default_rng(3), []
+    asked = [
+        (rng.random((2, 90)), rng.random((2, 90)), np.arange(90) % 30),
+        ((rng.random(60) > 0.5) * 1.0, (rng.random(60) > 0.3) * 1.0, np.arange(60) % 20),
+        (rng.random(120), rng.random(120), np.arange(120) % 30),
+    ]
+    options = {"n_boot": 300, "n_permutations": 199, "seed": 4}
+    alone = [compare_paired(*pair, **options) for pair in asked]
+    original = bootstrap.replicates_together
+
+    def counted(tables, *arguments):
+        drawn.append(tables[0].n_clusters)
+        return original(tables, *arguments)
+
+    monkeypatch.setattr(bootstrap, "replicates_together", counted)
+    assert compare_paired_together(asked, **options) == alone and sorted(drawn) == [20, 30]
+    assert [one.difference.n_seeds for one in alone] == [2, 1, 1] and alone[1].p_mcnemar is not None
+    assert compare_paired_together([]) == []
 
 
 def test_design_effect_of_copies_is_the_cluster_size():

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emergence.measures.bootstrap import Estimate, bootstrap_present_means
-from emergence.measures.paired import PairedComparison, compare_paired
+from emergence.measures.paired import compare_paired_together
 from emergence.plain import plain
 from emergence.studies.study import StudyFiles
 from emergence.wording import shown
@@ -193,29 +193,33 @@ def summarise(
     estimates: dict[str, dict[str, dict[str, Estimate]]] = {}
     for name, family, score in (key for key in columns if "/".join(key) in means):
         estimates.setdefault(name, {}).setdefault(family, {})[score] = means[f"{name}/{family}/{score}"]
-    differences: dict[str, dict[str, Any]] = {}
-    for kind in (INITIAL, RANDOM):
-        reference = next((s for s in snapshots if s.kind == kind), None)
-        if reference is not None:
-            differences[kind] = {
-                s.name: _differences(s, reference, clusters, n_boot, level) for s in snapshots if s.kind == TRAINED
-            }
-    return {"estimates": estimates, "differences": differences}
+    return {"estimates": estimates, "differences": _differences(snapshots, clusters, n_boot, level)}
 
 
 def _differences(
-    snapshot: ProbedSnapshot, reference: ProbedSnapshot, clusters: npt.NDArray[np.int64], n_boot: int, level: float
-) -> dict[str, dict[str, dict[str, Any]]]:
-    def compare(family: str, score: str) -> PairedComparison:
-        a, b = snapshot.scores[family][score], reference.scores[family][score]
-        rows = np.isfinite(a) & np.isfinite(b)
-        return compare_paired(a[rows], b[rows], clusters[rows], n_boot=n_boot, n_permutations=n_boot - 1, level=level)
-
-    def shared(family: str) -> list[str]:
-        both = snapshot.scores[family], reference.scores[family]
-        return [s for s in both[0] if s in both[1] and (np.isfinite(both[0][s]) & np.isfinite(both[1][s])).any()]
-
-    return {f: {s: plain(compare(f, s)) for s in shared(f)} for f in snapshot.scores}
+    snapshots: Sequence[ProbedSnapshot], clusters: npt.NDArray[np.int64], n_boot: int, level: float
+) -> dict[str, dict[str, Any]]:
+    """Kind of the reference -> snapshot -> family -> score -> comparison, over the questions that have both scores."""
+    differences: dict[str, dict[str, Any]] = {}
+    places: list[tuple[str, str, str, str]] = []
+    asked: list[tuple[FloatArray, FloatArray, npt.NDArray[np.int64]]] = []
+    for kind in (INITIAL, RANDOM):
+        reference = next((s for s in snapshots if s.kind == kind), None)
+        if reference is None:
+            continue
+        differences[kind] = {s.name: {family: {} for family in s.scores} for s in snapshots if s.kind == TRAINED}
+        for snapshot in (s for s in snapshots if s.kind == TRAINED):
+            for family, ours in snapshot.scores.items():
+                theirs = reference.scores[family]
+                for score in (score for score in ours if score in theirs):
+                    rows = np.isfinite(ours[score]) & np.isfinite(theirs[score])
+                    if rows.any():
+                        places.append((kind, snapshot.name, family, score))
+                        asked.append((ours[score][rows], theirs[score][rows], clusters[rows]))
+    compared = compare_paired_together(asked, n_boot=n_boot, n_permutations=n_boot - 1, level=level)
+    for (kind, name, family, score), comparison in zip(places, compared, strict=True):
+        differences[kind][name][family][score] = plain(comparison)
+    return differences
 
 
 def read_result(folder: Path) -> SnapshotProbes:
