@@ -27,6 +27,7 @@ from emergence.commands.sweep_app import RunsDir
 from emergence.commands.sweep_app import app as sweep_app
 from emergence.commands.verify import verify_command
 from emergence.errors import UsageError, one_line, require_packages
+from emergence.experiment.run_directory import SPEC_FILE
 from emergence.experiment.store import RunDirectory, find_run, refuse_if_no_folder, refuse_if_no_results
 from emergence.export.asked import refuse_licence, refuse_repository
 from emergence.remote.launch import Request
@@ -346,7 +347,7 @@ def figures_command(
     ] = None,
 ) -> None:
     """Draw every figure that DIR allows, as PNG, PDF and SVG with the data behind it."""
-    _refuse_before_writing(results_dir, out or results_dir / "figures")
+    _refuse_before_writing(results_dir, out, "figures")
     from emergence.report.figures import make_figures
     from emergence.training.recording import TerminalProgress
 
@@ -365,7 +366,7 @@ def report_command(
     cluster: Cluster = "sentence",
 ) -> None:
     """One HTML file that opens anywhere, and its Markdown twin: verdict, 2x2, figures, examples, cost, provenance."""
-    _refuse_before_writing(results_dir, out or results_dir / "report")
+    _refuse_before_writing(results_dir, out, "report")
     from emergence.report.write import write_report
 
     say(write_report(results_dir, out, cluster=cluster).text())
@@ -804,10 +805,16 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def _refuse_before_writing(results_dir: Path, out: Path) -> None:
-    """Refuse a folder without results, or a place for files that cannot be one, before anything heavy is imported."""
+def _refuse_before_writing(results_dir: Path, out: Path | None, name: str) -> None:
+    """Refuse a folder without results, or a place for files that cannot be one, before anything heavy is imported.
+
+    Args:
+        name: Of the folder in ``results_dir`` that they go to where no ``--out`` was given.
+    """
     refuse_if_no_results(results_dir)
-    refuse_output_folder(out)
+    if out is None and (results_dir / SPEC_FILE).is_file():
+        raise UsageError(f"{results_dir} is one run, which holds nothing but its own files: name a folder with --out")
+    refuse_output_folder(out or results_dir / name)
 
 
 def _list_runs(runs_dir: Path, as_json: bool) -> None:

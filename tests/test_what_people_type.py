@@ -113,6 +113,8 @@ def test_no_table_report_or_figure_is_written_into_a_run(runs: Path) -> None:
     for name in ("finetune_stats.json", "spec.json", "new.md"):
         refused("table", str(runs), "--output", str(run / name), says="is in a run directory")
     refused("report", str(runs), "--out", str(run), says="is in a run directory")
+    for command in ("report", "figures"):
+        refused(command, str(run), says="is one run, which holds nothing but its own files: name a folder with --out")
     refused("figures", str(runs), "--out", str(run), says="is in a run directory")
     (run / "sub" / "sub").mkdir(parents=True)
     for below in (run / "sub", run / "sub" / "sub", run / "new" / "sub"):

@@ -23,7 +23,7 @@ from emergence.measures.mirage import ALPHA
 from emergence.measures.readings import describe_score
 from emergence.measures.thresholds import N_DRAWS, Break, BreakTest, Crossing, break_test, crossing_interval, fit_break
 from emergence.plain import plain
-from emergence.wording import format_estimate
+from emergence.wording import counted, format_estimate
 
 #: Different sizes a fit takes (docs/methods.md#emergence-curve).
 LEAST_SIZES = 5
@@ -197,7 +197,7 @@ def _fit(points: Sequence[ScalePoint], axis: str, n_draws: int, seed: int) -> Sc
     usable = np.array([row for row in rows if np.isfinite(row).all() and row[2] > 0]).reshape(-1, 3)
     x, y, se = usable.T
     if len(np.unique(x)) < LEAST_SIZES:
-        return f"{len(np.unique(x))} different sizes, a fit takes at least {LEAST_SIZES}"
+        return f"{counted(len(np.unique(x)), 'size')}: a fit takes at least {LEAST_SIZES}"
     x = np.log10(x) if logarithmic else x
     return ScaleFit(
         fit_break(x, y, se, sign=sign),

@@ -27,7 +27,7 @@ from emergence.measures.scaling_law import (
     separating_run,
 )
 from emergence.plain import plain
-from emergence.wording import in_line
+from emergence.wording import counted, in_line
 
 KIND, SCHEMA_VERSION = f"{OWN_KIND}scaling_law", 1
 N_DRAWS = 200
@@ -143,7 +143,7 @@ def scaling_data(table: LawTable, count: str = "params") -> tuple[ScalingData, i
     sizes = len(np.unique(columns[count]))
     if sizes < LEAST_SIZES:
         raise DataError(
-            f"{sizes} different {count}: a scaling law takes at least {LEAST_SIZES}{table.cure}", table.path
+            f"{counted(sizes, 'size')} ({count}): a scaling law takes at least {LEAST_SIZES}{table.cure}", table.path
         )
     tokens = effective_tokens(columns["tokens"], unique)
     data = ScalingData(columns[count], tokens, columns["loss"])

@@ -22,6 +22,7 @@ from emergence.measures.resampling import ClusterTable, FloatArray
 from emergence.measures.seed_mixture import SeedMixture, seed_mixture
 from emergence.measures.thresholds import MIN_DISTINCT_X, N_DRAWS, Break, BreakTest, break_test, fit_break
 from emergence.plain import plain
+from emergence.wording import counted
 
 ALPHA = 0.05
 #: Share of scales at which the discrete metric must follow from its partner for an artefact.
@@ -308,7 +309,7 @@ def _decide(
     ]
     n_distinct = len(np.unique(x))
     if n_distinct < MIN_DISTINCT_X:
-        return "undetermined", [*reasons, f"{n_distinct} different x; a break takes at least {MIN_DISTINCT_X}"]
+        return "undetermined", [*reasons, f"{counted(n_distinct, 'scale')}; a break takes at least {MIN_DISTINCT_X}"]
     two_kinds = _two_kinds_of_seeds(mixtures)
     if two_kinds:
         at = ", ".join(f"{n} at x = {x[mixtures[n].at]:.3g} (p = {mixtures[n].p:.2g})" for n in two_kinds)

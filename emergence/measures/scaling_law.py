@@ -18,6 +18,7 @@ from scipy.optimize import minimize, nnls
 from scipy.special import logsumexp
 
 from emergence.measures.resampling import FloatArray
+from emergence.wording import counted
 
 #: Where Huber's loss on log L turns from squares to distances.
 DELTA = 1e-3
@@ -96,7 +97,7 @@ class ScalingData:
                 raise ValueError("parameters, tokens and losses must be finite and above 0")
         sizes = len(np.unique(self.params))
         if sizes < LEAST_SIZES:
-            raise ValueError(f"{sizes} different sizes, a scaling law takes at least {LEAST_SIZES}")
+            raise ValueError(f"{counted(sizes, 'size')}: a scaling law takes at least {LEAST_SIZES}")
         self.logs = [np.log(self.params)] + ([np.log(self.tokens)] if np.ptp(np.log(self.tokens)) > 1e-9 else [])
         self.target = np.log(self.loss)
 

@@ -196,6 +196,6 @@ def test_a_pretraining_is_one_row_of_the_scaling_law(tmp_path: Path) -> None:
         (1000, 3000, 3.9),
     ]
     with pytest.raises(
-        DataError, match="1 different params: a scaling law takes at least 5; runs that would do: 4 more"
+        DataError, match=r"1 size \(params\): a scaling law takes at least 5; runs that would do: 4 more"
     ):
         analyse_scaling(root)

@@ -57,7 +57,7 @@ def test_repeated_tokens_are_discounted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda rows: rows[:16], "4 different params: a scaling law takes at least 5"),
+        (lambda rows: rows[:16], "4 sizes (params): a scaling law takes at least 5"),
         (lambda rows: rows[::4][:5] + rows[1:1], "5 runs"),
         (lambda rows: [row | {"tokens": 20 * row["params"]} for row in rows[::4]], "would separate them best"),
         (lambda rows: [row | {"loss": -row["loss"]} for row in rows], ":2: loss is"),

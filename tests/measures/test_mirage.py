@@ -135,7 +135,7 @@ def test_gradual_only_where_a_break_is_excluded_and_few_scales_are_undetermined(
     assert diagnose(X, flat, sign=1, n_draws=99).verdict == "no break shown", "what does not rise is not gradual"
     few = [MetricCurve("f1", True, y[:, :4], np.full(4, 0.005))]
     verdict = diagnose(X[:4], few, sign=1, n_draws=99)
-    assert verdict.verdict == "undetermined" and "4 different x" in verdict.reasons[-1]
+    assert verdict.verdict == "undetermined" and "4 scales" in verdict.reasons[-1]
 
 
 def test_two_kinds_of_seeds_outrank_emergence():

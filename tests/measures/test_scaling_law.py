@@ -110,7 +110,7 @@ def test_repeated_tokens_are_worth_less() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="4 different sizes"):
+    with pytest.raises(ValueError, match="4 sizes"):
         ScalingData([1e6, 2e6, 3e6, 4e6], [1e8] * 4, [3.0] * 4)
     with pytest.raises(ValueError, match="above 0"):
         ScalingData([1e6, 2e6, 3e6, 4e6, -5e6], [1e8] * 5, [3.0] * 5)

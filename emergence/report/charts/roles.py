@@ -136,7 +136,7 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
     for place in places.values():
         ax.axhline(place - 0.5, color="#dddddd", linewidth=0.5)
     ax.grid(axis="y", visible=False)
-    ax.set(xlabel="token F1 (test)", xlim=(0, 1), ylim=(min(places.values()) - 0.5, 0.5))
+    ax.set(xlabel="token F1 (test)", xlim=(0, 1.02), ylim=(min(places.values()) - 0.5, 0.5))
     shared_legend(figure, [ax])
 
 
