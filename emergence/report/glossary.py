@@ -10,6 +10,12 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "the floor that a probe already reads off the frozen pretrained trunk. Not clipped; not meaningful where full "
         "hardly exceeds the floor. The from-scratch score has another floor, a random trunk trained whole.",
     ),
+    "reading": (
+        "The guide's scale",
+        "words for an emergence score by the user guide that this program was specified by: strong from 0.75 up, "
+        "partial between 0.25 and 0.75, none up to 0.25, where the whole interval lies there, else undetermined. Its "
+        "gate: full finetuning must reach 0.20 F1 and what needs no language model. It does not decide the verdict.",
+    ),
     "verdict": (
         "Verdict",
         "whether the frozen states add to what words and positions tell without a language model, and more than a "

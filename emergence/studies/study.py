@@ -184,9 +184,10 @@ class Study(ABC, Generic[Made, Result]):
         )
         kept = f"from what is in {folder}"
         try:
-            for key, cell in each.items():
+            for place, (key, cell) in enumerate(each.items(), start=1):
                 if key in done:
                     continue
+                logger.info("%s (%s %d of %d)", cell.name, self.noun, place, len(each))
                 stopped = f"stopped in {cell.name}; the same command goes on, {kept}"
                 share = _Share(progress, cell.steps, should_stop, stopped)
                 done[key] = cell.compute(share)
