@@ -31,6 +31,7 @@ from emergence.experiment.facts import (
     TrunkOrigin,
     Validity,
     dig,
+    estimate_at,
     is_of,
     view_of,
     words_of_layout,
@@ -131,7 +132,7 @@ class RunResult:
     def check_facts(self) -> None:
         """Raise DataError if a fact that readers ask for is malformed."""
         _ = self.readouts, self.fits, self.validities, self.no_model_floor, self.words_alone
-        _ = self.held_out_loss, self.pretrained, self.trunk
+        _ = self.held_out_loss, self.pretrained, self.trunk, self.pairs_right()
 
     def scores(self, split: str) -> Scores:
         """The scores of a split, ``validation`` or ``test``."""
@@ -234,6 +235,15 @@ class RunResult:
     def data_fact(self, *path: str) -> Any:
         """Provenance of the data, as ``data.json`` has it: ``questions``, ``text``, ``overlap``, ``marks``."""
         return dig(self.data, *path)
+
+    def pairs_right(self) -> dict[str, Estimate]:
+        """Read-out or baseline to its share of minimal pairs with both members right; empty where none were scored.
+
+        Read-outs that ignore the order of words have none.
+        """
+        stored = self.minimal_pairs or {}
+        found = {name: estimate_at(stored, name, "scores", "both_right") for name in stored}
+        return {name: right for name, right in found.items() if right is not None}
 
     def n_parameters(self, kind: str) -> int | None:
         """Number of parameters: ``total``, ``non_embedding`` or ``trainable``."""

@@ -71,6 +71,12 @@ GLOSSARY: dict[str, tuple[str, str]] = {
         "question: raw by log-probability, PMI less that without the questions. Nothing is trained, unlike a frozen "
         "probe, which has seen every label.",
     ),
+    "minimal-pairs": (
+        "Minimal pairs",
+        "pairs of sentences of the same words whose agent and patient changed places, with the same question and the "
+        "answers crossed: a pair counts if both answers are right. Guessing gives a quarter, any reader that ignores "
+        "the order of words none; what position alone tells is not excluded.",
+    ),
     "sentence-pairs": (
         "Sentence pairs",
         "share of pairs of sentences, one good and one bad, whose good one the language model finds likelier: by all "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import get_args
 
 from emergence import __version__
-from emergence.experiment.facts import HEADLINE
+from emergence.experiment.facts import HEADLINE, WORDS, WORDS_BOTH
 from emergence.findings.ablation import without_order
 from emergence.findings.collect import Found
 from emergence.findings.comparable import MODES, ComparableSet
@@ -15,10 +15,13 @@ from emergence.findings.folder import ResultsFolder
 from emergence.findings.scores import ReadoutScores, SetScores
 from emergence.findings.table import ResultsTable, score_text
 from emergence.findings.verdict import FamilyFinding, Verdict, verdict_of
+from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import BILINEAR, SCORES
 from emergence.measures.emergence_score import FROZEN, FROZEN_CELLS, FULL, RANDOM_FROZEN, RANDOM_FULL
 from emergence.measures.measured_coverage import units_of
+from emergence.measures.minimal_sets import CHANCE, ORDER_FREE
 from emergence.measures.readings import FLOORS, SCORE_NAMES, describe_score
+from emergence.measures.summaries import mean_over_seeds
 from emergence.report.blocks import Block, Bullets, Heading, Picture, Report, Section, Table, Text, table
 from emergence.report.charts.chart import Charts, Place, chart_kinds
 from emergence.report.charts.rows import CELL_NAMES
@@ -80,6 +83,10 @@ def report_of(folder: ResultsFolder, results: ResultsTable, charts: Charts) -> R
         ),
         section("probes", "Probes", ("probes", "selectivity", "mdl"), _probes(verdicts, shown["probes"])),
         section("roles", "By role and voice", ("token-f1", "asked-role")),
+        section(
+            *("minimal-pairs", "Minimal pairs", ("minimal-pairs",), _minimal_pairs(scored)),
+            "no run here has minimal pairs: those of the micro-world are scored by default",
+        ),
         section("examples", "Questions and answers", ("exact-match", "token-f1"), _examples(scored), _NO_ANSWERS),
         section("few-shot", "Few-shot learning"),
         section("prompted", "Answers from a prompt", ("answers-from-a-prompt",)),
@@ -254,6 +261,35 @@ def _family(finding: FamilyFinding) -> tuple[str, ...]:
         *(number(finding.compression.get(cell)) for cell in FROZEN_CELLS),
         ", ".join(finding.flags).replace("_", " "),
     )
+
+
+def _minimal_pairs(scored: Iterable[SetScores]) -> Iterable[Block]:
+    """A table for each set: how often both members of a pair are right, by read-out and trunk."""
+    for set_scores in scored:
+        right = {cell: _pairs_right(items) for cell, items in set_scores.comparable.cells.items() if cell in CELL_NAMES}
+        asked = [(f"{words} probe, frozen trunk", name, FROZEN_CELLS) for name, words in SHOWN_PROBES.items()]
+        asked += [("all weights trained", HEADLINE, (FULL, RANDOM_FULL))]
+        rows = [
+            (title, *(shown(found) if (found := right.get(cell, {}).get(name)) else "not run" for cell in cells))
+            for title, name, cells in asked
+            if any(name in right.get(cell, {}) for cell in cells)
+        ]
+        free = next((found[name] for found in right.values() for name in (WORDS, WORDS_BOTH) if name in found), None)
+        if rows and free:
+            rows.append(("words and positions", shown(free), ""))
+        n = next((estimate.n for of_cell in right.values() for estimate in of_cell.values()), 0)
+        caption = (
+            f"{set_scores.comparable.label}: both members right, of {n:,} role-crossed pairs (guessing {CHANCE}, "
+            f"readers without word order {ORDER_FREE:g})"
+        )
+        yield from table(caption, ("Read-out", "Pretrained", "Random"), rows)
+
+
+def _pairs_right(items: Sequence[Found]) -> dict[str, Estimate]:
+    """Read-out to its share of pairs over the seeds, where all seeds were asked equally many."""
+    by_seed = [item.result.pairs_right() for item in items]
+    shared = {name: [right[name] for right in by_seed] for name in by_seed[0] if all(name in one for one in by_seed)}
+    return {name: mean_over_seeds(each) for name, each in shared.items() if len({one.n for one in each}) == 1}
 
 
 def _examples(scored: Iterable[SetScores]) -> Iterable[Block]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from emergence.experiment.facts import HEADLINE, WORDS, WORDS_BOTH, Scores, Validity
 from emergence.experiment.result import RunResult
 from emergence.findings.verdict import Verdict
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.measured_coverage import interval_notes, units_of
+from emergence.measures.minimal_sets import CHANCE
 from emergence.wording import shown
 
 #: Words for read-outs whose name does not say what they are.
@@ -43,7 +43,7 @@ def describe_result(result: RunResult, runs_dir: Path) -> str:
         lines.append(f"token F1         {shown(test.estimate('f1_tokens'))}  ({counts_of(test)})")
         lines.append(f"exact match      {shown(test.estimate('em'))}")
         lines += _other_readouts(result)
-        lines += _minimal_pairs(result.minimal_pairs or {})
+        lines += _minimal_pairs(result.pairs_right())
         lines += _no_model(result)
         lines += [f"note             {note}" for note in evaluation_notes(test)]
     lines.append(f"run directory    {runs_dir / (result.run_id or '')}")
@@ -80,17 +80,13 @@ def _other_readouts(result: RunResult) -> list[str]:
     return lines + _validity(result.validities)
 
 
-def _minimal_pairs(by_readout: Mapping[str, Any]) -> list[str]:
-    """How often both members of role-crossed pairs are right. Read-outs that ignore word order get none."""
-    scored = {name: scores for name, scores in by_readout.items() if scores["scores"]}
-    if not scored:
+def _minimal_pairs(right: Mapping[str, Estimate]) -> list[str]:
+    """How often both members of role-crossed pairs are right."""
+    if not right:
         return []
-    first = next(iter(scored.values()))
-    lines = [f"minimal pairs    both right of {first['n_pairs']:,} role-crossed pairs (guessing {first['chance']:.2f})"]
-    for name, scores in scored.items():
-        both = Estimate.from_dict(scores["scores"]["both_right"])
-        lines.append(f"  {READOUT_WORDS.get(name, name):<22} {shown(both)}")
-    return lines
+    n_pairs = next(iter(right.values())).n
+    lines = [f"minimal pairs    both right of {n_pairs:,} role-crossed pairs (guessing {CHANCE:.2f})"]
+    return lines + [f"  {READOUT_WORDS.get(name, name):<22} {shown(both)}" for name, both in right.items()]
 
 
 def _validity(families: Mapping[str, Validity]) -> list[str]:

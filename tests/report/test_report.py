@@ -22,7 +22,10 @@ from emergence.experiment.run_directory import RunDirectory
 from emergence.files import make_folder
 from emergence.findings.folder import read_folder
 from emergence.findings.table import build_table
+from emergence.findings.two_by_two import RunScores
+from emergence.measures.bootstrap import Estimate
 from emergence.measures.sentence_pairs import SentencePairScores
+from emergence.plain import plain
 from emergence.report.blocks import Example, Heading
 from emergence.report.charts.chart import all_charts
 from emergence.report.charts.rows import short_names
@@ -440,3 +443,38 @@ def test_a_report_opens_a_run_once_and_reads_no_predictions_twice(
     assert len(touched) == 16 and all(times == 1 for (what, _), times in touched.items() if what == "open")
     again = [name for (what, name), times in touched.items() if what == "predictions" and times > 1]
     assert len(again) == 2  # one full and one frozen run, for the figure of skills; no answer here can be shown
+
+
+# Minimal pairs ------------------------------------------------------------------------------------
+
+
+def test_minimal_pairs_of_runs_have_a_table_by_trunk_and_read_out(tmp_path: Path) -> None:
+    def scored(right: float, n: int = 400) -> dict[str, object]:
+        both = plain(Estimate(right, right - 0.05, right + 0.05, "bca", n, n, se=0.025))
+        return {"n_pairs": n, "n_incomplete": 0, "chance": 0.25, "order_free": 0.0, "scores": {"both_right": both}}
+
+    def write(cell: str, f1: float, seed: int, pairs: dict[str, object]) -> None:
+        run = write_run(tmp_path, cell, f1, seed=seed, bilinear=f1 if cell.endswith("frozen") else None)
+        run.write_stats({**RunScores.load(run).result.to_dict(), "minimal_pairs": pairs})
+
+    for seed, right in enumerate((0.3, 0.4)):
+        write("full", 0.8, seed, {"headline": scored(0.9), "words_left": scored(0.6)})
+        order_free = {**scored(0.0), "scores": {}}
+        write("frozen", 0.6, seed, {"headline": scored(right), "bilinear": scored(right + 0.3), "rule": order_free})
+        # The second seed was not asked as many.
+        write("random_frozen", 0.3, seed, {"headline": scored(0.1, 400 - 300 * seed), "bilinear": scored(0.2)})
+    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    _, told = text.split("both members right, of 400 role-crossed pairs (guessing 0.25, readers without word order 0)")
+    rows = [line.strip("| ").split(" | ") for line in told.split("<a id")[0].splitlines() if line.startswith("| ")]
+    assert [[cell.split(" [")[0] for cell in row] for row in rows[1:]] == [
+        ["linear probe, frozen trunk", "0.350", "not run"],
+        ["bilinear probe, frozen trunk", "0.650", "0.200"],
+        ["all weights trained", "0.900", "not run"],
+        ["words and positions", "0.600"],
+    ]
+
+
+def test_without_minimal_pairs_the_report_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, "full", 0.8)
+    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    assert "no run here has minimal pairs" in text and "role-crossed pairs (guessing" not in text
