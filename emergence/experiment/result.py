@@ -132,7 +132,7 @@ class RunResult:
     def check_facts(self) -> None:
         """Raise DataError if a fact that readers ask for is malformed."""
         _ = self.readouts, self.fits, self.validities, self.no_model_floor, self.words_alone
-        _ = self.held_out_loss, self.pretrained, self.trunk, self.pairs_right()
+        _ = self.held_out_loss, self.pretrained, self.trunk, self.pairs_right
 
     def scores(self, split: str) -> Scores:
         """The scores of a split, ``validation`` or ``test``."""
@@ -236,6 +236,7 @@ class RunResult:
         """Provenance of the data, as ``data.json`` has it: ``questions``, ``text``, ``overlap``, ``marks``."""
         return dig(self.data, *path)
 
+    @property
     def pairs_right(self) -> dict[str, Estimate]:
         """Read-out or baseline to its share of minimal pairs with both members right; empty where none were scored.
 

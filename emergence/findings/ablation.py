@@ -9,7 +9,7 @@ minus ``shuffled`` is what the order of words gives: the shuffled text has the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from emergence.findings.comparable import MODES, ComparableSet, Grouping, seed_o
 from emergence.findings.two_by_two import RunScores
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.emergence_score import FROZEN, FULL
-from emergence.measures.paired import PairedComparison, compare_paired
+from emergence.measures.paired import PairedComparison, compare_paired_together
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec, PretrainData
 from emergence.wording import counted, shown
@@ -245,16 +245,32 @@ def _compare(base: ComparableSet, mixed: ComparableSet, cell: str, plan: Plan, n
     if any(set(_scores(item).ids) != set(first.ids) for items in runs for item in items):
         return "not the same test questions"
     tokens = next(b for b in budgets if b is not None)
-    where = {"model": mixed.model, "cell": cell, "seeds": tuple(seeds), "tokens": tokens}
+    where: dict[str, Any] = {"model": mixed.model, "cell": cell, "seeds": tuple(seeds), "tokens": tokens}
     where |= {"data": str(_data(mixed)), "against": str(_data(base))}
     asked = [(measure, score) for measure in plan.measures if cell in measure.cells for score in plan.scores]
-    return [comparison for measure, score in asked if (comparison := _measured(where, runs, measure, score, n_boot))]
+    measured = [(measure, score, sides) for measure, score in asked if (sides := _sides(runs, measure, score))]
+    return [
+        AblationCell(
+            **where,
+            mixed=float(ours.mean()),
+            base=float(theirs.mean()),
+            comparison=comparison,
+            measure=measure.words,
+            score=score,
+        )
+        for (measure, score, (ours, theirs, _)), comparison in zip(
+            measured, compare_paired_together([sides for *_, sides in measured], n_boot=n_boot), strict=True
+        )
+    ]
 
 
-def _measured(
-    where: Mapping[str, Any], runs: Sequence[Sequence[Found]], measure: Measure, score: str, n_boot: int
-) -> AblationCell | None:
-    """One comparison of runs (two sides, seeds); None where their files do not have the scores."""
+def _sides(
+    runs: Sequence[Sequence[Found]], measure: Measure, score: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]] | None:
+    """Scores (S, N) of both sides and the sentences (N,), of the questions that have the score in all runs.
+
+    None where the files do not have the scores, or no question does.
+    """
     first = _scores(runs[0][0])
     values = [[_values(item, measure, score, first.ids) for item in items] for items in runs]
     if any(column is None for side in values for column in side):
@@ -264,9 +280,7 @@ def _measured(
     if not known.any():
         return None
     ours, theirs = both[:, :, known]
-    comparison = compare_paired(ours, theirs, np.asarray(first.sentences)[known], n_boot=n_boot)
-    numbers: dict[str, Any] = {"mixed": float(ours.mean()), "base": float(theirs.mean()), "comparison": comparison}
-    return AblationCell(**where, **numbers, measure=measure.words, score=score)
+    return ours, theirs, np.asarray(first.sentences)[known]
 
 
 def _by_seed(items: Sequence[Found]) -> dict[int, Found]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -116,6 +117,21 @@ class ClusterTable:
             dict.fromkeys(self.rows, ("mean",)),
         )
 
+    @cached_property  # every statistic asks
+    def sharing(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+        """Columns that share seeds, sorted, to the seeds of any of them; a column with one seed is in none."""
+        together: list[tuple[list[str], list[str]]] = []
+        for name in self.rows:
+            labels = list(self.seed_labels[name])
+            if len(labels) < 2:
+                continue
+            touching = [group for group in together if set(group[1]) & set(labels)]
+            together = [group for group in together if group not in touching]
+            columns = [column for group in touching for column in group[0]]
+            known = [label for group in touching for label in group[1]]
+            together.append(([*columns, name], list(dict.fromkeys([*known, *labels]))))
+        return {tuple(sorted(columns)): tuple(labels) for columns, labels in together}
+
     def column_means(self, row_means: FloatArray) -> dict[str, FloatArray]:
         """Row means (..., R) to column means (...), averaged over seeds."""
         means = {name: np.asarray(row_means[..., rows].mean(axis=-1)) for name, rows in self.rows.items()}
@@ -198,7 +214,7 @@ def seed_groups(table: ClusterTable, n_boot: int, rng: np.random.Generator) -> t
     """Columns with two seeds or more, put together wherever they share one (frozen with five, full with three of
     them, say), each group with ``n_boot`` (B) weights a seed."""
     groups = []
-    for columns, labels in sharing_columns(table).items():
+    for columns, labels in table.sharing.items():
         deviations = _deviations(table, columns, labels)
         unit = np.resize([1.0, -1.0], len(labels)) / np.sqrt(len(labels))  # any direction would do
         directions = np.column_stack([deviations, unit])  # (L, K + 1)
@@ -209,21 +225,6 @@ def seed_groups(table: ClusterTable, n_boot: int, rng: np.random.Generator) -> t
             np.matmul(rng.standard_normal((len(rows), len(labels))), directions, out=rows)
         groups.append(SeedGroup(columns, deviations, moved[:, :-1], moved[:, -1]))
     return tuple(groups)
-
-
-def sharing_columns(table: ClusterTable) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Columns that share seeds, sorted, to the seeds of any of them; a column with one seed is in none."""
-    together: list[tuple[list[str], list[str]]] = []
-    for name in table.rows:
-        labels = list(table.seed_labels[name])
-        if len(labels) < 2:
-            continue
-        touching = [group for group in together if set(group[1]) & set(labels)]
-        together = [group for group in together if group not in touching]
-        columns = [column for group in touching for column in group[0]]
-        known = [label for group in touching for label in group[1]]
-        together.append(([*columns, name], list(dict.fromkeys([*known, *labels]))))
-    return {tuple(sorted(columns)): tuple(labels) for columns, labels in together}
 
 
 @dataclass(frozen=True)
@@ -256,9 +257,14 @@ def _deviations(table: ClusterTable, columns: Sequence[str], labels: Sequence[st
     deviations = np.zeros((len(labels), len(columns)))
     for k, name in enumerate(columns):
         means, n_seeds = table.seed_means(name), len(table.seed_labels[name])
-        place = [labels.index(label) for label in table.seed_labels[name]]
-        deviations[place, k] = (means - means.mean()) / np.sqrt(n_seeds * (n_seeds - 1))
+        deviations[_places(table, name, labels), k] = (means - means.mean()) / np.sqrt(n_seeds * (n_seeds - 1))
     return deviations
+
+
+def _places(table: ClusterTable, name: str, labels: Sequence[str]) -> list[int]:
+    """Where the S seeds of a column stand among the L labels."""
+    place = {label: k for k, label in enumerate(labels)}
+    return [place[label] for label in table.seed_labels[name]]
 
 
 def _weighted(deviations: FloatArray, slope: FloatArray) -> FloatArray:
@@ -283,7 +289,7 @@ def seed_spread(
 
     Args:
         table: The scores.
-        columns, labels: From :func:`sharing_columns`.
+        columns, labels: From :attr:`ClusterTable.sharing`.
         gradient: Name to derivative of the statistic in that column's mean.
         n_seeds: Name to the seeds of the mean whose variance is asked for; by default as many as there are.
     """
@@ -295,9 +301,8 @@ def seed_spread(
     for name in columns:
         if asked[name]:
             of_clusters = table.influence(name)
-            place = [labels.index(label) for label in table.seed_labels[name]]
             scale = asked[name] / np.sqrt(own[name] * (own[name] - 1))
-            by_cluster[place] += scale * (of_clusters - of_clusters.mean(axis=0))
+            by_cluster[_places(table, name, labels)] += scale * (of_clusters - of_clusters.mean(axis=0))
     correction = table.n_clusters / max(1, table.n_clusters - 1)
     df = min((own[name] for name in columns if asked[name]), default=min(own.values())) - 1
     return SeedSpread(total, float((by_cluster**2).sum()) * correction, df)
@@ -306,7 +311,7 @@ def seed_spread(
 def seed_df(table: ClusterTable, name: str, peers: Sequence[ClusterTable]) -> int:
     """Degrees of freedom of the variance over seeds of one column, as :func:`pooled_seed_spread` pools it; 0 for one
     seed."""
-    group = next((columns for columns in sharing_columns(table) if name in columns), None)
+    group = next((columns for columns in table.sharing if name in columns), None)
     gradient = {column: float(column == name) for column in table.rows}
     return pooled_seed_spread(table, group, gradient, peers)[0].df if group else 0
 
@@ -330,7 +335,7 @@ def pooled_seed_spread(
     spreads = [
         seed_spread(one, group, labels, gradient, n_seeds)
         for one in (table, *peers)
-        if (labels := sharing_columns(one).get(group))
+        if (labels := one.sharing.get(group))
     ]
     if len(spreads) == 1 or not any(gradient[name] for name in group):
         return spreads[0], False

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import get_args
 
 from emergence import __version__
-from emergence.experiment.facts import HEADLINE, WORDS, WORDS_BOTH
+from emergence.experiment.facts import HEADLINE, words_of_layout
 from emergence.findings.ablation import without_order
 from emergence.findings.collect import Found
 from emergence.findings.comparable import MODES, ComparableSet
@@ -274,7 +274,8 @@ def _minimal_pairs(scored: Iterable[SetScores]) -> Iterable[Block]:
             for title, name, cells in asked
             if any(name in right.get(cell, {}) for cell in cells)
         ]
-        free = next((found[name] for found in right.values() for name in (WORDS, WORDS_BOTH) if name in found), None)
+        words_alone = words_of_layout(set_scores.comparable.base.layout)
+        free = next((found[words_alone] for found in right.values() if words_alone in found), None)
         if rows and free:
             rows.append(("words and positions", shown(free), ""))
         n = next((estimate.n for of_cell in right.values() for estimate in of_cell.values()), 0)
@@ -287,7 +288,7 @@ def _minimal_pairs(scored: Iterable[SetScores]) -> Iterable[Block]:
 
 def _pairs_right(items: Sequence[Found]) -> dict[str, Estimate]:
     """Read-out to its share of pairs over the seeds, where all seeds were asked equally many."""
-    by_seed = [item.result.pairs_right() for item in items]
+    by_seed = [item.result.pairs_right for item in items]
     shared = {name: [right[name] for right in by_seed] for name in by_seed[0] if all(name in one for one in by_seed)}
     return {name: mean_over_seeds(each) for name, each in shared.items() if len({one.n for one in each}) == 1}
 

@@ -43,7 +43,7 @@ def describe_result(result: RunResult, runs_dir: Path) -> str:
         lines.append(f"token F1         {shown(test.estimate('f1_tokens'))}  ({counts_of(test)})")
         lines.append(f"exact match      {shown(test.estimate('em'))}")
         lines += _other_readouts(result)
-        lines += _minimal_pairs(result.pairs_right())
+        lines += _minimal_pairs(result.pairs_right)
         lines += _no_model(result)
         lines += [f"note             {note}" for note in evaluation_notes(test)]
     lines.append(f"run directory    {runs_dir / (result.run_id or '')}")

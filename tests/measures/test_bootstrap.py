@@ -32,7 +32,6 @@ from emergence.measures.resampling import (
     pooled_seed_spread,
     seed_df,
     seed_groups,
-    sharing_columns,
 )
 from emergence.measures.variance_parts import t_widening
 from emergence.plain import plain
@@ -248,7 +247,7 @@ def test_sizes_pool_where_seeds_are_shared_alike_in_whatever_order_columns_stand
     alike = _sharing({"floor": 4, "full": 3, "frozen": 3}, seed=1)
     lacking = _sharing({"full": 9, "frozen": 9}, seed=2)
     peers = [alike, lacking]
-    assert list(sharing_columns(table)) == list(sharing_columns(alike)) == [("floor", "frozen", "full")]
+    assert list(table.sharing) == list(alike.sharing) == [("floor", "frozen", "full")]
     for name, df in {"full": 4 + 2, "frozen": 2 + 2, "floor": 1 + 3}.items():
         assert seed_df(table, name, peers) == df
         drawn = statistic_draws(Resamples.draw(table, 200, peers=peers), column(name))
