@@ -36,10 +36,11 @@ more (*from .. to* in parentheses and in the figures below), of products in bf16
 true median between the least and the greatest in 15 cases of 16: where they hold the mark, too, the verdict is
 *undetermined*. What `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt`
 are validation text of WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among
-them, are measured as float32 only. With `ONEDNN_MAX_CPU_ISA=AVX512_CORE` a CPU that has more counts as one of them, for
-oneDNN, which multiplies in bf16 for PyTorch, is held to that: *held to* in the tables. In float32 other libraries
-multiply, with all that the CPU has. A GPU is timed by the clock, in pretraining up to 20 updates of each side between
-two looks at it; ours wait for it after every one, as a run does, peers do not.
+them, are measured as float32 only, and so are Intel's whose tiles a virtual machine keeps from programs: their vector
+units multiply in bf16 half as fast as in float32. With `ONEDNN_MAX_CPU_ISA=AVX512_CORE` a CPU that has more counts as
+one of them, for oneDNN, which multiplies in bf16 for PyTorch, is held to that: *held to* in the tables. In float32
+other libraries multiply, with all that the CPU has. A GPU is timed by the clock, in pretraining up to 20 updates of
+each side between two looks at it; ours wait for it after every one, as a run does, peers do not.
 
 A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks against peers are of a kind of
 machine (`benchmarks/marks.py`), those of memory and of shares of the peak are not. The first ones were set with bf16

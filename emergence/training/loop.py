@@ -149,7 +149,11 @@ class TrainingLoop(ABC):
         """Save a checkpoint, unless one of this state is saved or another worker does it."""
         if not self.context.workers.is_first or self._saved == self._mark():
             return
-        content = {**self.content(), "history": self.context.recorder.position()}
+        content = {
+            **self.content(),
+            "history": self.context.recorder.position(),
+            "precision": self.context.precision,
+        }
         self.refuse_unless_finite()
         self.context.checkpointer.save(self.phase, self.step, content, rewind_to=self._due(self.step))
         self._saved = self._mark()
@@ -165,6 +169,14 @@ class TrainingLoop(ABC):
 
     def _restore(self, content: dict[str, Any]) -> None:
         self.restore(content)
+        now = self.context.precision
+        before = content.get("precision", now)  # absent in checkpoints of an earlier version
+        if before != now:
+            logger.warning(
+                "%s was in %s until step %d and goes on in %s, faster on this machine: go on where it began, or, for "
+                "one number format throughout, start anew with --fresh --set pretrain.precision=%s",
+                self.title, before, self.step, now, before,
+            )  # fmt: skip
         self._saved = self._mark()
 
     def _mark(self) -> tuple[int, ...]:

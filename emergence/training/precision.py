@@ -1,10 +1,10 @@
 """Where to run, and in which number format.
 
 With bf16 autocast, matrix products are two to five times (CPU with AVX512-BF16 or AMX) to eight times (GPU) as fast.
-Hardware without bf16 units emulates it, several times slower than float32. Intel's CPUs with tiles have vector units for
-bf16, too, which multiply half as fast as those for float32: where a virtual machine or oneDNN's settings keep the tiles
-from a program, float32 is faster. So ``auto`` looks at the hardware, and at what oneDNN, which multiplies for PyTorch on
-a CPU, is held to.
+Hardware without bf16 units emulates it, several times slower than float32. Intel's CPUs with tiles have vector units
+for bf16, too, which multiply half as fast as those for float32: where a virtual machine or oneDNN's settings keep the
+tiles from a program, float32 is faster. So ``auto`` looks at the hardware, and at what oneDNN, which multiplies for
+PyTorch on a CPU, is held to.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def cpu_bf16_units() -> Literal["tiles", "vectors"] | None:
-    """What this CPU multiplies bf16 matrices with faster than float32, of what oneDNN may use here. Tiles are fastest."""
+    """What this CPU multiplies faster in bf16 with than in float32, of what oneDNN may use. Tiles are fastest."""
     held = held_to()
     if held in _WITHOUT_BF16:
         return None
@@ -77,9 +77,10 @@ def _is_made_for_tiles() -> bool:
     Their vector units for bf16 did 80 GFLOP/s where float32 did 154, on one without tiles. Cooper Lake's and AMD's,
     which have to do without tiles, are twice as fast in bf16. Nothing is known of a CPU where the system is not Linux.
     """
-    if not _CPU_INFO.is_file():
+    try:
+        first, _, _ = _CPU_INFO.read_text(encoding="utf-8", errors="replace").partition("\n\n")
+    except OSError:
         return False
-    first, _, _ = _CPU_INFO.read_text(encoding="utf-8").partition("\n\n")
     known = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
     about = {key.strip(): value.split() for key, value in known.items()}
     return about.get("vendor_id") == ["GenuineIntel"] and "avx512_fp16" in about.get("flags", [])

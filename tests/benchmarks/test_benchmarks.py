@@ -155,6 +155,7 @@ def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch
     cpu, found = torch.device("cpu"), []
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("emergence.training.precision._is_made_for_tiles", lambda: False)
     for amx, avx in ((False, False), (False, True), (True, True)):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,7 +38,22 @@ def test_devices() -> None:
             select_device(name)
 
 
+@pytest.fixture
+def cpu_info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, str], None]:
+    """Pretend a CPU of two cores; until it is called, an AMD one."""
+
+    def pretend(vendor: str, flags: str) -> None:
+        core = f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: a CPU\npower management:\nflags\t\t: {flags}\n"
+        file.write_text(f"{core}\n{core}\n", encoding="utf-8")
+
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(precision, "_CPU_INFO", file)
+    pretend("AuthenticAMD", "fpu avx512_bf16")
+    return pretend
+
+
 @pytest.mark.parametrize(("amx", "avx"), [(False, False), (True, False), (False, True)])
+@pytest.mark.usefixtures("cpu_info")
 def test_auto_precision_asks_the_hardware(monkeypatch: pytest.MonkeyPatch, amx: bool, avx: bool) -> None:
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
@@ -73,6 +89,7 @@ def test_auto_precision_asks_the_gpu_it_is_for(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 @pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+@pytest.mark.usefixtures("cpu_info")
 def test_auto_precision_asks_what_the_library_is_held_to(
     monkeypatch: pytest.MonkeyPatch, held: str, on_tiles: str | None, on_vectors: str | None, variable: str
 ) -> None:
@@ -87,6 +104,48 @@ def test_auto_precision_asks_what_the_library_is_held_to(
         assert resolve_precision("auto", CPU) == ("fp32" if expected is None else "bf16")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert cpu_bf16_units() is None
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "expected"),
+    [
+        ("GenuineIntel", "fpu avx512_bf16 avx512_fp16", None),  # Sapphire Rapids and later: bf16 is for their tiles
+        ("GenuineIntel", "fpu avx512_bf16", "vectors"),  # Cooper Lake
+        ("AuthenticAMD", "fpu avx512_bf16", "vectors"),
+        ("AuthenticAMD", "fpu avx512_bf16 avx512_fp16", "vectors"),
+    ],
+)
+def test_vector_units_of_a_cpu_made_for_tiles_count_as_none(
+    monkeypatch: pytest.MonkeyPatch,
+    cpu_info: Callable[[str, str], None],
+    vendor: str,
+    flags: str,
+    expected: str | None,
+) -> None:
+    cpu_info(vendor, flags)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for tiles, held in ((False, ""), (True, "AVX512_CORE_BF16")):  # kept from it by a virtual machine, by a setting
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", held)
+        assert cpu_bf16_units() == expected
+        assert resolve_precision("auto", CPU) == ("fp32" if expected is None else "bf16")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "")
+    assert cpu_bf16_units() == "tiles"
+
+
+@pytest.mark.parametrize("found", [None, "", "no colon", "vendor_id\t: GenuineIntel", "flags: avx512_fp16"])
+def test_a_cpu_of_which_nothing_is_known_has_the_units_it_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: str | None
+) -> None:
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    if found is not None:
+        (tmp_path / "cpuinfo").write_text(found, encoding="utf-8")
+    monkeypatch.setattr(precision, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert cpu_bf16_units() == "vectors"
 
 
 def test_an_older_torch_without_these_checks_means_float32(monkeypatch: pytest.MonkeyPatch) -> None:

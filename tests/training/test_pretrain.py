@@ -70,7 +70,9 @@ class Lab:
         weights = {key: value.clone() for key, value in trunk.state_dict().items()}
         self.snapshots[name] = {"facts": facts, "weights": weights}
 
-    def start(self, should_stop: Callable[[], bool] = lambda: False, **changes: Any) -> PretrainResult:
+    def start(
+        self, should_stop: Callable[[], bool] = lambda: False, precision: str = "fp32", **changes: Any
+    ) -> PretrainResult:
         self.trunk = build_trunk(MODEL, ROWS, seed=1)
         arguments: dict[str, Any] = {
             "train": TRAIN,
@@ -78,10 +80,9 @@ class Lab:
             "save_snapshot": self.save_snapshot,
             **changes,
         }
-        return pretrain(
-            self.trunk, config=self.config, seed=3, **arguments,
-            context=Context(recorder=self.recorder, checkpointer=Checkpointer(self.folder), should_stop=should_stop),
-        )  # fmt: skip
+        kept = Checkpointer(self.folder)
+        context = Context(precision=precision, recorder=self.recorder, checkpointer=kept, should_stop=should_stop)
+        return pretrain(self.trunk, config=self.config, seed=3, context=context, **arguments)
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in self.recorder.history if line["kind"] == kind]
@@ -298,3 +299,14 @@ def test_resuming_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO, "emergence"):
         lab.start()
     assert "pretraining resumes at step 2 of 24" in caplog.text
+
+
+def test_going_on_in_another_number_format_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lab = Lab(tmp_path)
+    caplog.set_level(logging.WARNING)
+    for precision, told in (("bf16", 0), ("bf16", 0), ("fp32", 1), ("fp32", 1)):
+        with pytest.raises(StopRequested):
+            lab.start(after(5), precision=precision)
+        assert len(caplog.records) == told
+    assert "pretraining was in bf16 until step 10 and goes on in fp32" in caplog.messages[0]
+    assert "--fresh --set pretrain.precision=bf16" in caplog.messages[0]
