@@ -134,6 +134,7 @@ class EmergenceCurve:
         verdict: On the loss axis; the words are those of :class:`~emergence.measures.mirage.Diagnosis`.
         links: Discrete score -> share of snapshots at which its continuous partner predicts it.
         notes: What a reader should know.
+        n_training, n_available: Training questions of the probes, and those that there were; None where unknown.
         by_role: Asked role -> score -> an estimate for each point; roles of at least ``LEAST_ROLE_QUESTIONS``
             questions, the most frequent first. Empty where the results do not tell roles.
     """
@@ -151,7 +152,18 @@ class EmergenceCurve:
     verdict: Diagnosis
     links: dict[str, float]
     notes: tuple[str, ...]
+    n_training: int | None = None
+    n_available: int | None = None
     by_role: dict[str, dict[str, tuple[Estimate, ...]]] = field(default_factory=dict)
+
+    @property
+    def training_words(self) -> str:
+        """``2,000 of 7,014 training questions, `` where that is known, else nothing."""
+        n, available = self.n_training, self.n_available
+        if n is None:
+            return ""
+        of = f" of {available:,}" if available is not None and available > n else ""
+        return f"{n:,}{of} training questions, "
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -161,7 +173,7 @@ class EmergenceCurve:
 
     def text(self) -> str:
         """A few lines for a terminal."""
-        n = f"{self.n_questions:,} test questions, {counted(len(self.runs), 'seed')}"
+        n = f"{self.n_questions:,} test questions, {self.training_words}{counted(len(self.runs), 'seed')}"
         first, last = (point.scores[F1] for point in (self.points[0], self.points[-1]))
         lines = [
             f"{self.label}, {title_of(self.family)}: {len(self.points)} snapshots, {n}",
@@ -278,6 +290,8 @@ def _curve(
         verdict=verdict,
         links=links,
         notes=tuple(notes),
+        n_training=first.settings.get("train_questions"),
+        n_available=first.settings.get("train_questions_available"),
         by_role=scored.by_role,
     )
 

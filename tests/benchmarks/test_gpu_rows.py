@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
-QUICK = {"finetune", "gemm-share", "memory", "probe"}
+QUICK = {"finetune", "memory", "probe"}
 #: The processes that it starts do not have the pretended GPU.
 STARTS_COMMANDS = "restart"
 

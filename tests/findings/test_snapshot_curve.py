@@ -80,6 +80,7 @@ def test_a_smooth_curve_has_no_break() -> None:
     assert 0.1 < curve.verdict.metrics["em"].equivalence.upper < 0.5
     assert curve.verdict.metrics["expected_f1"].equivalence.negligible
     assert "of the rise excluded" in curve.text()
+    assert "400 test questions, 100 training questions, 1 seed\n" in curve.text()
     halfway = curve.halfway["loss"]
     assert halfway.lo <= 6.3 <= halfway.hi
     content = json.loads(to_json(curve.to_dict()))
@@ -221,6 +222,7 @@ def test_the_report_has_a_table_by_role(monkeypatch: pytest.MonkeyPatch, tmp_pat
     write_run(tmp_path, "full", 0.7)
     emergence_curve.collect(read_folder(tmp_path), charts, **DRAWS)
     (chart,) = charts.charts
+    assert "of every snapshot, fitted on 100 training questions, layer chosen" in chart.caption
     (table,) = [block for block in chart.kind.tables(chart, ()) if isinstance(block, Table)]
     assert [row[:2] for row in table.rows] == [("patient", "f1_tokens"), ("agent", "f1_tokens")]
     assert len(table.head) == 3 + len(LOSSES) and table.rows[0][3].startswith("0.000 [")

@@ -85,6 +85,8 @@ def test_every_snapshot_is_probed_on_the_same_questions_and_text(
     layers = final.probes["linear"]["validation_f1_by_layer"]
     assert layers[str(final.probes["linear"]["layer"])] == max(layers.values())
     curve, added = emergence_curves([read_result(tmp_path)], n_boot=50, n_draws=19)
+    available = f"{result.settings['train_questions_available']:,}"
+    assert f"20 of {available} training questions, 1 seed" in curve.text()
     assert added.family == "gain_linear" and added.no_model == 0.0
     assert "what the states add to words and positions, linear probe" in result.text()
     gains = final.scores["gain_linear"]["f1_tokens"]

@@ -64,12 +64,14 @@ def _caption(curves: Sequence[EmergenceCurve]) -> str:
     level = first.points[0].scores["f1_tokens"].level
     seeds = counted(len(first.runs), "seed")
     verdicts = ", ".join(f"{curve.family} {curve.verdict.verdict}" for curve in curves)
+    fitted = f"fitted on {first.training_words}" if first.training_words else ""
     return (
-        f"Probes on the frozen trunk of every snapshot, layer chosen on validation, against held-out loss (axis "
-        f"reversed) and tokens seen. Bands: {level:.0%} intervals, sentences resampled ({first.n_questions:,} "
+        f"Probes on the frozen trunk of every snapshot, {fitted}layer chosen on validation, against held-out loss "
+        f"(axis reversed) and tokens seen. Bands: {level:.0%} intervals, sentences resampled ({first.n_questions:,} "
         f"questions of {first.n_sentences:,} sentences, {seeds}). Thin dashed: random trunks. Level lines, where "
-        "known: all weights trained after the whole pretraining, and what needs no language model. Shaded: 95% "
-        "interval of the break (of a logistic: the middle of the rise), where a test finds one. "
+        "known, with the training questions of the runs themselves: all weights trained after the whole pretraining, "
+        "and what needs no language model. Shaded: 95% interval of the break (of a logistic: the middle of the rise), "
+        "where a test finds one. "
         f"Verdict: {verdicts}."
     )
 
