@@ -281,11 +281,16 @@ def read_json(path: Path, error: ErrorType = RunDirectoryError) -> Any:
 
 def read_json_and_text(path: Path, error: ErrorType = RunDirectoryError) -> tuple[Any, str]:
     """:func:`read_json`, and the text that was parsed."""
-    text = _json_text(path, error)
+    text = read_json_text(path, error)
     return parse_json(text, str(path), error), text
 
 
-def _json_text(path: Path, error: ErrorType) -> str:
+def read_json_text(path: Path, error: ErrorType = RunDirectoryError) -> str:
+    """The text of a JSON file, which is not parsed.
+
+    Raises:
+        error: The file is missing, too large, not regular, or not UTF-8. It names ``path``.
+    """
     try:
         return _content(path, error, MOST_JSON_BYTES).decode("utf-8")
     except UnicodeDecodeError:

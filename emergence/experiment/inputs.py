@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -372,7 +373,9 @@ def find_matching_trunk(spec: ExperimentSpec, store: RunStore, inputs: Inputs) -
     if inputs.text is None or inputs.weights is not None:
         return None
     text = inputs.text.fingerprint
-    for run in (store.find_pretrained(spec.pretrain_id), store.find_pretrained_on(text, spec)):
+    finders = (partial(store.find_pretrained, spec.pretrain_id), partial(store.find_pretrained_on, text, spec))
+    for find in finders:
+        run = find()
         if run is None:
             continue
         try:

@@ -6,6 +6,7 @@ module when they are called.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -25,13 +26,16 @@ from emergence.experiment.manifest import (
 )
 from emergence.files import (
     ErrorType,
+    parse_json,
     read_json_lines,
+    read_json_text,
     read_regular,
     read_sealed,
     seal,
     sha256_text,
     to_json,
     unseal,
+    unseal_as_written,
     write_atomic,
     write_json_atomic,
     write_json_lines_atomic,
@@ -99,9 +103,12 @@ class RunDirectory:
         file = path / SPEC_FILE
         if not file.is_file():
             raise RunDirectoryError(f"{path} is not a run directory: it has no {SPEC_FILE}")
-        content = read_sealed(file)
-        stored = _spec_in(content, str(file), RunDirectoryError)
-        return cls(path, stored.spec, stored.created, stored.experiment_id, content.get("run_id"))
+        text = read_json_text(file)
+        try:
+            stored, begun_as = _stored_in(text)
+        except RunDirectoryError:
+            stored, begun_as = _read_stored(text, str(file))  # the same error, which names the file
+        return cls(path, stored.spec, stored.created, stored.experiment_id, begun_as)
 
     @property
     def run_id(self) -> str:
@@ -382,6 +389,17 @@ def parse_spec_file(raw: Any, source: str, error: ErrorType = RunDirectoryError)
         error: It is damaged, or of another version.
     """
     return _spec_in(unseal(raw, source, error), source, error)
+
+
+@functools.lru_cache(maxsize=4_096)  # a command looks for a run among all others several times
+def _stored_in(text: str) -> tuple[StoredSpec, str | None]:
+    return _read_stored(text, SPEC_FILE)
+
+
+def _read_stored(text: str, source: str) -> tuple[StoredSpec, str | None]:
+    """What the text of a ``spec.json`` says, and the name that the run was begun under."""
+    content = unseal_as_written(parse_json(text, source), text, source)
+    return _spec_in(content, source, RunDirectoryError), content.get("run_id")
 
 
 def _spec_in(content: Mapping[str, Any], source: str, error: ErrorType) -> StoredSpec:

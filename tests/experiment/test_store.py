@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 from emergence.errors import RunDirectoryError, UsageError, WeightsError
+from emergence.experiment import run_directory
 from emergence.experiment.manifest import MANIFEST_FILE, parse_manifest, read_manifest
 from emergence.experiment.run_directory import (
     HISTORY_FILE,
@@ -146,6 +149,29 @@ def test_missing_and_damaged_runs_say_so(store: RunStore) -> None:
     ]:
         with pytest.raises(RunDirectoryError, match=reason):
             parse_spec_file(json.loads(to_json(seal(content))), SPEC_FILE)
+
+
+def test_a_spec_is_parsed_once_however_often_runs_are_looked_through(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    real = run_directory.parse_json
+    monkeypatch.setattr(
+        run_directory, "parse_json", lambda text, source: (parsed.append(source), real(text, source))[1]
+    )
+    runs = [store.create(spec_of(seed=seed), datetime(2031, 1, seed)) for seed in (1, 2, 3)]
+    for _ in range(3):
+        assert [run.spec.seed for run in RunStore(store.root).runs()] == [3, 2, 1]
+    assert len(parsed) == 3
+    file = runs[0].path / SPEC_FILE
+    before, text = file.stat(), file.read_text()
+    file.write_text(text.replace('"seed": 1', '"seed": 7'))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(RunDirectoryError, match=f"{re.escape(str(file))}: damaged or edited"):
+            store.open(runs[0].run_id)
+    file.write_text(text)
+    assert store.open(runs[0].run_id).spec.seed == 1
 
 
 def test_a_refused_creation_names_the_folder(store: RunStore) -> None:
