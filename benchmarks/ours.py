@@ -48,7 +48,7 @@ class Pretraining:
     def __post_init__(self) -> None:
         self.context = Context(self.device, self.precision)
         self.trunk: Trunk = build_trunk(self.config, self.vocab_rows, seed=self.seed).to(self.device)
-        self.optimizers: Optimizers = build_optimizers(self.trunk, self.settings)
+        self.optimizers: Optimizers = build_optimizers(self.trunk, self.settings, self.precision)
         self.forward: Forward = compile_trunk(self.trunk) if self.compiled else self.trunk
         self.gradients: Gradients | None = None
         self.micro_batch = 0
@@ -64,7 +64,8 @@ class Pretraining:
     def in_any_order(self) -> Pretraining:
         """The same trunk, whose backward pass has whatever kernels there are."""
         other = copy.copy(self)
-        other.ordered, other.gradients, other.optimizers = False, None, build_optimizers(self.trunk, self.settings)
+        other.ordered, other.gradients = False, None
+        other.optimizers = build_optimizers(self.trunk, self.settings, self.precision)
         return other
 
     def _choose(self, batch: int) -> Gradients:

@@ -125,7 +125,7 @@ class RowResult:
 
 
 def precision_notes(precision: str, device: torch.device, tuned_peer: bool = False) -> list[str]:
-    """What to know about the number format: where a CPU has no bf16, or may not use it, ours run in float32, too.
+    """What to know about the number format: ours run in float32, too, on a CPU that is not faster in bf16.
 
     Args:
         tuned_peer: Whether the best-tuned peer is among the parties, which does as ours.
@@ -134,9 +134,8 @@ def precision_notes(precision: str, device: torch.device, tuned_peer: bool = Fal
         return []
     ours = "ours and the tuned peer" if tuned_peer else "ours"
     held = held_to()
-    return [
-        f"float32 throughout: {ours} choose it {f'where oneDNN is held to {held}' if held else 'without bf16 units'}"
-    ]
+    where = f"where oneDNN is held to {held}" if held else "where bf16 is not faster"
+    return [f"float32 throughout: {ours} choose it {where}"]
 
 
 def number(value: float) -> str:

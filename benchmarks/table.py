@@ -82,7 +82,7 @@ from such a beta1, too (tiny, seed 0: 6.248 for 6.296 after its pass). Half the 
 updates of tiny); it is the same on both sides here.
 """
 
-_ON_GPU = """
+_H100_PAGE = """
 ## On an H100
 
 Milliseconds of an update (2026-11-27, torch 2.11, bf16, trunk compiled, each change on top of those before):
@@ -105,7 +105,7 @@ until runs forbade it. What small models miss is time between kernels, a half of
 finetuning nearly all, launched as they are.
 
 The ratios to the best-tuned GPT-2 above are of two processes of six, see the notes; at 4x256 its rounds scatter to
-both sides of ours, so that no slower is all that can be said."""
+both sides of ours, so that which is faster is not known."""
 
 _CORRECT = """
 ## The same results
@@ -163,7 +163,7 @@ def page(
     parts += [_absent(kind, by_kind[kind]) for kind in kinds]
     parts += [_curves(rows), _recipe(changes) if changes else ""]
     parts += [*(_details(kind, by_kind[kind]) for kind in kinds), _misses(rows), _scaling(found)]
-    parts += [_ON_GPU if name == OWN_RESULTS else "", _PEERS, _CORRECT]
+    parts += [_H100_PAGE if name == OWN_RESULTS else "", _PEERS, _CORRECT]
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
 
 

@@ -230,7 +230,8 @@ class _Search:
 
     def _progress_made(self) -> dict[str, Any]:
         trials = [asdict(trial) for trial in self.trials]
-        return {"trials": trials, "seconds": self.seconds, "history": self.context.recorder.position(), "trial": None}
+        history, precision = self.context.recorder.position(), self.context.precision
+        return {"trials": trials, "seconds": self.seconds, "history": history, "precision": precision, "trial": None}
 
     def _trial_context(self) -> Context:
         """The search's context, as a trial within it sees it."""
@@ -255,7 +256,8 @@ class _TrialCheckpointer(Checkpointer):
     def save(self, phase: str, step: int, state: dict[str, Any], rewind_to: int | None = None) -> Path | None:  # type: ignore[override]
         if not step > 0 or state["epoch"]:
             return None
-        return self._inner.save(PHASE, self._before + step, {**self._progress, "trial": state})
+        trial = {key: value for key, value in state.items() if key != "precision"}  # the search tells it once
+        return self._inner.save(PHASE, self._before + step, {**self._progress, "trial": trial})
 
     def load(self, phase: str | None = None, up_to: int | None = None) -> Checkpoint | None:
         newest = self._inner.load(PHASE)

@@ -59,6 +59,7 @@ class ProbeState:
         content = {
             "fits": [fit.to_state() for fit in self.fits],
             "history": context.recorder.position(),
+            "precision": context.precision,
             "conditional": self.conditional,
             "validity": self.validity,
         }

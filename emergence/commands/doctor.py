@@ -60,7 +60,7 @@ def diagnose() -> list[Check]:
     checks = [_python(), *_packages(), _cores_and_memory(), _time(), _disk()]
     if importlib.util.find_spec("torch"):
         checks += _torch()
-    checks += [_compiler(), _modal_token(), _hub()]
+    checks += [_modal_token(), _hub()]
     return checks
 
 
@@ -161,7 +161,7 @@ def _torch() -> list[Check]:
         ]
     rate = _matrix_rate(device)
     checks.append(Check("arithmetic", "ok", f"{precision}, {rate / 1e9:,.0f} GFLOP/s measured on {device.type}"))
-    return checks
+    return [*checks, _compiler()]
 
 
 def _matrix_rate(device) -> float:  # type: ignore[no-untyped-def]
@@ -184,8 +184,9 @@ def _matrix_rate(device) -> float:  # type: ignore[no-untyped-def]
 
 
 def _compiler() -> Check:
-    compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
-    if compiler:
+    from emergence.training.execution import cpp_compiler
+
+    if compiler := cpp_compiler():
         return Check("C++ compiler", "ok", f"{compiler} (torch.compile can be used)")
     return Check("C++ compiler", "note", "none: long runs go without torch.compile", "install g++ or clang++")
 

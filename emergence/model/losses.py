@@ -16,7 +16,8 @@ from torch import Tensor
 from emergence.spec.model_size import GPU_CHUNK_FACTOR
 
 NEVER = float("-inf")
-#: Logits and probabilities of a piece take at most so many bytes on a CPU. Twice and half of it are slower.
+#: Logits and probabilities of a piece take at most so many bytes on a CPU. Twice and half of it were slower where there
+#: are 2 MiB of second-level cache a core.
 _CACHE_BYTES = 2**24
 
 
@@ -27,7 +28,7 @@ def linear_cross_entropy(
 
     At small sizes the vocabulary head is most of the work and its logits most of the memory. The gradients of a
     cross-entropy need nothing from upstream but a scalar. So they are formed chunk by chunk in the forward pass, on a
-    CPU while the chunk's logits are still in cache, and no logits are kept.
+    CPU piece by piece of a chunk, while the piece's logits are still in cache, and no logits are kept.
 
     Args:
         hidden: (R, D).
@@ -222,7 +223,8 @@ def _rows_at_once(
         return chunk_rows, chunk_rows
     chunk_rows = min(chunk_rows, n_rows)
     is_float32 = dtype == torch.float32
-    # Probabilities take the place of logits in float32 and once compiled. Otherwise there are both, and room to spare.
+    # Probabilities take the place of logits in float32 and once compiled. Otherwise there are both, and what
+    # they are made from.
     bytes_each = 4 if is_float32 else 2 if compiled else 8
     piece = max(1, min(chunk_rows, _CACHE_BYTES // (vocab_rows * bytes_each)))
     return piece, piece if is_float32 else chunk_rows

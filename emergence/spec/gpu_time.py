@@ -1,8 +1,9 @@
 """How long a GPU takes, from what its data sheet says and what was measured on one.
 
 A pass of pretraining takes its floating-point operations at the peak, the bytes that it moves at the memory's speed,
-and its launches. Two factors and a time were fitted to seven shapes, 2x128 to ``medium``, on one H100, and are within
-a tenth of what each took (docs/methods.md#cost). Other GPUs are foretold from their data sheets. Standard library only.
+and its launches. Two factors and a time were fitted on 2026-11-27 to seven shapes, 2x128 to ``medium``, on one H100
+(commit 2f3c528), and are within a tenth of what each took (docs/methods.md#cost). Other GPUs are foretold from their
+data sheets. Standard library only.
 """
 
 from __future__ import annotations
@@ -67,12 +68,13 @@ def pretraining_seconds(model: ModelConfig, pretrain: PretrainConfig, tokens: in
     """Seconds of pretraining on ``tokens`` tokens, evaluations and checkpoints not counted."""
     rows = embedding_rows(model.vocab_size)
     batch = math.ceil(pretrain.batch_size / gpu.count)  # of one device
-    micro_batch = _micro_batch(model, pretrain, batch, rows, gpu)
+    has_bf16 = gpu.name not in WITHOUT_BF16
+    precision = "bf16" if has_bf16 and pretrain.precision != "fp32" else "fp32"
+    micro_batch = _micro_batch(model, pretrain, batch, rows, gpu, precision)
     passes = math.ceil(batch / micro_batch) * tokens / (pretrain.batch_size * model.sequence_length)
     replayed = gpu.count == 1 and gpu_replays(pretrain.compile, model, rows, batch, micro_batch)
     flop = tokens * training_flops_per_token(model, rows)
-    has_bf16 = gpu.name not in WITHOUT_BF16
-    of_products, of_traffic = (1.0, 1.0) if has_bf16 and pretrain.precision != "fp32" else FLOAT32_FACTORS
+    of_products, of_traffic = (1.0, 1.0) if precision == "bf16" else FLOAT32_FACTORS
     of_products = of_products if has_bf16 else 1.0  # its peak is that of float32
     computed = _computing(model, of_products * flop, tokens, _BYTES_OF_HEAD * rows, gpu, of_traffic)
     if not gpu_compiles(pretrain.compile, flop / gpu.count):
@@ -127,11 +129,11 @@ def _computing(
     return operations_seconds(flop, gpu) + TRAFFIC_FACTOR * moved / (gpu.terabytes_per_second * 1e12)
 
 
-def _micro_batch(model: ModelConfig, pretrain: PretrainConfig, batch: int, rows: int, gpu: Gpu) -> int:
+def _micro_batch(model: ModelConfig, pretrain: PretrainConfig, batch: int, rows: int, gpu: Gpu, precision: str) -> int:
     """Sequences of a pass: those of the device's batch, halved until they should fit its memory."""
 
     def fits(size: int) -> bool:
-        needed = training_memory_bytes(model, rows, pretrain, size, "bf16", on_gpu=True)
+        needed = training_memory_bytes(model, rows, pretrain, size, precision, on_gpu=True)
         return needed <= gpu.memory_gigabytes * 1e9
 
     return halve_until(min(pretrain.micro_batch_size or batch, batch), fits)

@@ -85,10 +85,13 @@ class PretrainConfig:
         "at a number that is not finite, in finetuning too: stop, or rewind to a checkpoint and halve the rate", "stop"
     )
     loss_chunk_rows: int = _setting(
-        "rows of the vocabulary head computed at a time; a GPU takes 16 times this", 512, low=16, high=2**20
+        "rows of the vocabulary head computed at a time, at most; a GPU takes 16 times this",
+        512,
+        low=16,
+        high=2**20,
     )
     precision: Literal["auto", "fp32", "bf16"] = _setting(
-        "auto: bf16 autocast where the hardware has bf16 units", "auto"
+        "auto: bf16 autocast where the hardware multiplies faster in bf16, else fp32", "auto"
     )
     compile: Literal["auto", "on", "off"] = _setting(
         "torch.compile the trunk in pretraining: on, off, or in long runs (auto); off also replays no CUDA graphs",

@@ -137,7 +137,7 @@ class _LocalRunner:
         self.stop_switch, self.forwarded = stop, 0
         self.running: dict[str, Process] = {}
         self.idle = list(idle)
-        self.weights = {task.key: cost_of(task).here.least for task in self.graph.unfinished}
+        self.work = {task.key: cost_of(task).here.least for task in self.graph.unfinished}
         self.total, self.begun = len(self.graph.tasks), time.monotonic()
         self.spoke = time.monotonic()
 
@@ -214,8 +214,8 @@ class _LocalRunner:
     def _left(self) -> str:
         """``; 13 left, about 12 min``, from what this call has done so far."""
         unfinished = self.graph.unfinished
-        left = sum(self.weights[task.key] for task in unfinished)
-        done = sum(self.weights.values()) - left
+        left = sum(self.work[task.key] for task in unfinished)
+        done = sum(self.work.values()) - left
         if not unfinished:
             return ""
         estimate = f", about {duration((time.monotonic() - self.begun) / done * left)}" if done > 0 else ""

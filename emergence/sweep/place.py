@@ -25,7 +25,7 @@ class Place(Protocol):
     Attributes:
         name: What ``--on`` calls it; stored in records.
         jobs: Runs at a time where ``--jobs`` does not say.
-        is_rented: Whether a plan counts GPU hours and dollars there, or hours of one CPU core.
+        is_rented: Whether a run costs dollars there, and a plan tells GPU hours before hours of one CPU core.
     """
 
     name: str
@@ -83,7 +83,10 @@ class Runner(Protocol):
     """Starts runs and looks at them. It may note in a task's status how to find the run again."""
 
     def start(self, task: Task, status: Status, trunk: str | None) -> None:
-        """Start a task with the trunk of run ``trunk``, or take up the run that works on it already."""
+        """Start a task, or take up the run that works on it already.
+
+        It finds its trunk among all runs, by content; its text must be that of run ``trunk``.
+        """
 
     def look(self, task: Task, status: Status) -> Outcome | None:
         """How a task's run ended; None while it goes on."""

@@ -28,7 +28,7 @@ from emergence.wording import say
 if TYPE_CHECKING:
     from emergence.data.records import QADataset
 
-#: Modules that the fork server imports once. The last takes seconds; torch imports it to be deterministic.
+#: Modules that the fork server imports once. The last takes seconds; torch's optimisers import it.
 PRELOAD = ("emergence.sweep.worker", "emergence.report.terminal", "emergence.experiment.run", "torch._inductor")
 #: Exit code of a process whose sweep is gone, and of one that failed unexpectedly.
 ABANDONED, CRASHED = 3, 1
@@ -49,7 +49,7 @@ def serve(jobs: Connection, answers: Connection) -> None:
 
 
 class _Questions:
-    """The questions of the cells so far."""
+    """The questions of the last data set that a cell asked for."""
 
     def __init__(self) -> None:
         self._read: dict[str, QADataset] = {}

@@ -192,7 +192,7 @@ def wants_compilation(setting: str, device: torch.device, flops: float) -> bool:
     if setting != "auto":
         return setting == "on"
     seconds = flops / (COMMON_CORE * torch.get_num_threads())
-    return seconds > COMPILE_ABOVE_SECONDS and _has_cpp_compiler()
+    return seconds > COMPILE_ABOVE_SECONDS and cpp_compiler() is not None
 
 
 def is_replayed(trunk: Trunk, setting: str, batch_size: int, micro_batch: int, context: Context) -> bool:
@@ -201,5 +201,7 @@ def is_replayed(trunk: Trunk, setting: str, batch_size: int, micro_batch: int, c
     return is_alone and gpu_replays(setting, trunk.config, trunk.vocab_rows, batch_size, micro_batch)
 
 
-def _has_cpp_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+def cpp_compiler() -> str | None:
+    """The path of a C++ compiler that torch.compile takes; None without one."""
+    names = (os.environ.get("CXX", ""), "g++", "clang++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)

@@ -62,6 +62,8 @@ class TrainingLoop(ABC):
         self._modules, self._on_nan, self._intervals, self._cure = modules, on_nan, intervals, cure
         self._since = time.monotonic()
         self._saved: object = None
+        #: The number format; ``bf16, then fp32`` where it went on on another machine.
+        self.precision = context.precision
 
     # What a subclass says ---------------------------------------------------------------------------
 
@@ -152,7 +154,7 @@ class TrainingLoop(ABC):
         content = {
             **self.content(),
             "history": self.context.recorder.position(),
-            "precision": self.context.precision,
+            "precision": self.precision,
         }
         self.refuse_unless_finite()
         self.context.checkpointer.save(self.phase, self.step, content, rewind_to=self._due(self.step))
@@ -170,13 +172,8 @@ class TrainingLoop(ABC):
     def _restore(self, content: dict[str, Any]) -> None:
         self.restore(content)
         now = self.context.precision
-        before = content.get("precision", now)  # absent in checkpoints of an earlier version
-        if before != now:
-            logger.warning(
-                "%s was in %s until step %d and goes on in %s, faster on this machine: go on where it began, or, for "
-                "one number format throughout, start anew with --fresh --set pretrain.precision=%s",
-                self.title, before, self.step, now, before,
-            )  # fmt: skip
+        before = str(content.get("precision", now))
+        self.precision = before if before.endswith(now) else f"{before}, then {now}"
         self._saved = self._mark()
 
     def _mark(self) -> tuple[int, ...]:
@@ -247,6 +244,13 @@ def resume(
     if checkpoint is None:
         save_start()
         return False
+    before = str(checkpoint.state.get("precision", context.precision))  # absent in checkpoints of an earlier version
+    if not before.endswith(context.precision):
+        logger.warning(
+            "what is done already was computed in %s, the rest will be in %s, which is faster on this machine: go on "
+            "where it began, or start all that is compared with it anew, with --set pretrain.precision=fp32",
+            before, context.precision,
+        )  # fmt: skip
     _take_up(context, checkpoint, restore)
     return True
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from emergence.model import Trunk
 from emergence.spec.config import PretrainConfig
 from emergence.training.cuda_graphs import Replayed
-from emergence.training.precision import has_fast_bf16
 
 #: Coefficients of the quintic Newton-Schulz iteration and their number of steps (Jordan et al. 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -42,6 +41,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: Share of a weight that an update takes away, in units of ``lr``.
         warmup: Updates over which the momentum rises in a line to ``momentum``, from 0.85 or what is less. Early
             gradients are soon out of date. 0: it never changes.
+        dtype: What the iteration computes in.
     """
 
     def __init__(
@@ -51,11 +51,13 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         warmup: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(
             list(params),
             {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "warmup": warmup, "updates": 0},
         )
+        self._dtype = dtype
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take in what was saved, by versions too that knew no warm-up."""
@@ -82,7 +84,7 @@ class Muon(torch.optim.Optimizer):
                 is_tall = [weight.shape != sides for weight in weights]
                 momenta = self._nesterov_momenta(weights, momentum)
                 wide = torch.stack([one.mT if tall else one for one, tall in zip(momenta, is_tall, strict=True)])
-                moves = orthogonalise(wide) * -group["lr"]  # (N, *sides)
+                moves = orthogonalise(wide, self._dtype) * -group["lr"]  # (N, *sides)
                 steps = [move.mT if tall else move for move, tall in zip(moves, is_tall, strict=True)]
                 torch._foreach_mul_(steps, [math.sqrt(max(1.0, w.shape[0] / w.shape[1])) for w in weights])
                 if group["weight_decay"]:
@@ -108,13 +110,13 @@ def momentum_after(updates: int, momentum: float, warmup: int) -> float:
     return first + (momentum - first) * updates / warmup
 
 
-def orthogonalise(matrices: Tensor, epsilon: float = 1e-7) -> Tensor:
+def orthogonalise(matrices: Tensor, dtype: torch.dtype, epsilon: float = 1e-7) -> Tensor:
     """Push the singular values of matrices (N, A, B) to about 1 (0.7 to 1.2), and keep the singular vectors.
 
-    It computes in bf16 if the hardware has it, and otherwise in float32.
+    It computes in ``dtype``.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.to(torch.bfloat16 if has_fast_bf16(matrices.device) else torch.float32)
+    x = matrices.to(dtype)
     x = x.mT if tall else x
     # Dividing by the Frobenius norm bounds the largest singular value by 1.
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=epsilon)
@@ -201,8 +203,12 @@ class Optimizers:
             self._replayed = Replayed()  # the state is in another place now
 
 
-def build_optimizers(trunk: Trunk, config: PretrainConfig) -> Optimizers:
-    """The configured optimisers. Weight decay applies to matrices, embeddings included, but not to norm gains."""
+def build_optimizers(trunk: Trunk, config: PretrainConfig, precision: str) -> Optimizers:
+    """The configured optimisers. Weight decay applies to matrices, embeddings included, but not to norm gains.
+
+    Args:
+        precision: ``fp32`` or ``bf16``: what Muon's iteration computes in. Weights and states are float32 in any case.
+    """
     blocks = [weight for weight in trunk.blocks.parameters() if weight.ndim == 2]
     muon = blocks if config.optimizer == "muon" else []
     taken = {id(weight) for weight in muon}
@@ -224,6 +230,7 @@ def build_optimizers(trunk: Trunk, config: PretrainConfig) -> Optimizers:
                 momentum=config.muon_momentum,
                 weight_decay=config.weight_decay,
                 warmup=config.muon_momentum_warmup,
+                dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
             )
         )
     return Optimizers(optimizers, rest[0].device)

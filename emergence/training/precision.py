@@ -18,9 +18,9 @@ import torch
 
 from emergence.errors import UsageError
 
-#: What :func:`held_to` may name that has no units for bf16, and that has them for vectors, not for tiles (oneDNN's
-#: "CPU Dispatcher Control"). All it names beside these has tiles; a name that oneDNN does not know holds it to nothing.
+#: Instructions that oneDNN may be held to (its "CPU Dispatcher Control") and that have no units for bf16.
 _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+#: Those that have vector units for bf16, and no tiles. All others that oneDNN knows have tiles.
 _VECTORS_ALONE = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512", "AVX10_2_512")
 
 #: What Linux knows of the CPU.
@@ -54,7 +54,7 @@ def gpu_memory(device: torch.device) -> int | None:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware."""
+    """Whether the device multiplies matrices faster in bf16 than in float32."""
     if device.type == "cuda":
         # As torch.cuda.is_bf16_supported, which looks at the current GPU and not at this one.
         return bool(torch.version.hip) or torch.cuda.get_device_properties(device).major >= 8
@@ -66,23 +66,30 @@ def cpu_bf16_units() -> Literal["tiles", "vectors"] | None:
     held = held_to()
     if held in _WITHOUT_BF16:
         return None
-    if held not in _VECTORS_ALONE and _has("_is_amx_tile_supported"):
+    if held not in _VECTORS_ALONE and _has("_is_amx_tile_supported") and _may_use_tiles():
         return "tiles"
     return "vectors" if _has("_is_avx512_bf16_supported") and not _is_made_for_tiles() else None
+
+
+def _may_use_tiles() -> bool:
+    """Whether the system lets this process use tiles. Linux is asked for that, and a sandbox may refuse."""
+    ask = getattr(torch.cpu, "_init_amx", None)
+    return ask is None or bool(ask())
 
 
 def _is_made_for_tiles() -> bool:
     """Whether the CPU is one of Intel's since Sapphire Rapids, which are known by AVX512-FP16, tiles or not.
 
-    Their vector units for bf16 did 80 GFLOP/s where float32 did 154, on one without tiles. Cooper Lake's and AMD's,
-    which have to do without tiles, are twice as fast in bf16. Nothing is known of a CPU where the system is not Linux.
+    On one whose tiles were hidden, its vector units did 80 GFLOP/s in bf16 and 154 in float32. Cooper Lake's and AMD's,
+    which have to do without tiles, are twice as fast in bf16.
     """
     try:
-        first, _, _ = _CPU_INFO.read_text(encoding="utf-8", errors="replace").partition("\n\n")
-    except OSError:
-        return False
-    known = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
-    about = {key.strip(): value.split() for key, value in known.items()}
+        text = _CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it is not Linux, or hides that
+        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        return "Intel" in str(known.get("cpu_name")) and bool(known.get("avx512_fp16"))
+    core = dict(line.split(":", 1) for line in text.partition("\n\n")[0].splitlines() if ":" in line)
+    about = {key.strip(): value.split() for key, value in core.items()}
     return about.get("vendor_id") == ["GenuineIntel"] and "avx512_fp16" in about.get("flags", [])
 
 
@@ -93,7 +100,7 @@ def _has(check: str) -> bool:
 
 
 def held_to() -> str | None:
-    """The instructions that ONEDNN_MAX_CPU_ISA holds oneDNN to, in capitals, where they lack units for bf16 tiles.
+    """The instructions that ONEDNN_MAX_CPU_ISA holds oneDNN to, in capitals, where they lack tiles for bf16.
 
     None where they have all, as unset, or where oneDNN does not know the name.
     """

@@ -115,7 +115,7 @@ class _Pretraining(TrainingLoop):
         self.length = self.trunk.config.sequence_length
         self.order = SequenceOrder(self.train.n_sequences(self.length), self.seed)
         self.plan = plan_pretraining(self.config, self.order.n_sequences)
-        self.optimizers = build_optimizers(self.trunk, self.config)
+        self.optimizers = build_optimizers(self.trunk, self.config, self.context.precision)
         self.best_weights: dict[str, Tensor] | None = None
 
     @property
@@ -296,7 +296,7 @@ class _Pretraining(TrainingLoop):
             seconds=seconds,
             tokens_per_second=state.tokens_seen / seconds if seconds else 0.0,
             micro_batch_size=state.micro_batch,
-            precision=self.context.precision,
+            precision=self.precision,
             compiled=self.compiled,
             rewinds=state.rewinds,
         )

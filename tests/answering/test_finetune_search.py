@@ -311,6 +311,22 @@ def test_stopped_anywhere_it_resumes_to_the_same_end(
     assert next(counted) == expected.search.steps + expected.steps - step  # nothing was trained twice
 
 
+@pytest.mark.parametrize("step", [1, 121])  # in a trial, in the final training
+def test_going_on_in_another_number_format_is_told_once(
+    data: tuple[EncodedQA, EncodedQA], tmp_path: Path, caplog: pytest.LogCaptureFixture, step: int
+) -> None:
+    first = Run(data, scale=20.0, should_stop=stop_at(step), checkpointer=Checkpointer(tmp_path))
+    with pytest.raises(StopRequested):
+        first()
+    again = Run(
+        data, scale=20.0, recorder=first.recorder, checkpointer=Checkpointer(tmp_path), precision="bf16",
+        should_stop=stop_at(3),
+    )  # fmt: skip
+    with pytest.raises(StopRequested):
+        again()
+    assert caplog.text.count("computed in fp32, the rest will be in bf16") == 1
+
+
 def test_killed_without_warning_again_and_again_it_ends_the_same(
     data: tuple[EncodedQA, EncodedQA], whole: tuple[Run, FinetuneResult], tmp_path: Path
 ) -> None:

@@ -539,6 +539,21 @@ def test_a_stopped_run_resumes_and_ends_identical(tmp_path: Path, stop_after: in
     assert recorder.history == undisturbed.history
 
 
+def test_probes_that_go_on_in_another_number_format_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train, validation, _ = task("asked", 60)
+    calls = iter(range(1, 10))
+    with pytest.raises(StopRequested):
+        run(
+            PlantedEncoder(),
+            train,
+            validation,
+            checkpointer=Checkpointer(tmp_path),
+            should_stop=lambda: next(calls) == 1,
+        )
+    run(PlantedEncoder(), train, validation, checkpointer=Checkpointer(tmp_path), precision="bf16")
+    assert caplog.text.count("computed in fp32, the rest will be in bf16") == 1
+
+
 def test_no_questions_is_one_line() -> None:
     train, validation, _ = task("marked", 20)
     with pytest.raises(EmergenceError, match="needs training and validation questions"):

@@ -156,6 +156,7 @@ def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("emergence.training.precision._is_made_for_tiles", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
     for amx, avx in ((False, False), (False, True), (True, True)):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
@@ -178,6 +179,7 @@ def test_a_machine_held_to_fewer_instructions_is_measured_as_one_that_has_no_mor
     cpu = torch.device("cpu")
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
     assert "held_to" not in machine(cpu) and kind_of(cpu) == "bf16 tiles"
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
     about = machine(cpu)
@@ -593,7 +595,7 @@ def test_float32_is_told_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     assert precision_notes("bf16", cpu) == precision_notes("fp32", gpu) == []
-    assert precision_notes("fp32", cpu) == ["float32 throughout: ours choose it without bf16 units"]
+    assert precision_notes("fp32", cpu) == ["float32 throughout: ours choose it where bf16 is not faster"]
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
     (note,) = precision_notes("fp32", cpu, tuned_peer=True)
     assert note == "float32 throughout: ours and the tuned peer choose it where oneDNN is held to AVX512_CORE"

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from emergence.errors import ConfigError
-from emergence.spec import cost
+from emergence.spec import cost, gpu_time
 from emergence.spec.config import ModelConfig, PretrainConfig, load_config
 from emergence.spec.cost import find_gpu, plan_experiment
 from emergence.spec.experiment import ExperimentSpec
@@ -96,3 +96,19 @@ def test_a_price_table_without_a_number_is_named(facts: object, monkeypatch: pyt
     monkeypatch.setattr(cost, "_prices", lambda: {"gpus": {"X1": facts}, "aliases": {}})
     with pytest.raises(ConfigError, match=r"\[gpus.X1\] needs numbers"):
         find_gpu("X1")
+
+
+@pytest.mark.parametrize(("gpu", "precision", "expected"), [
+    ("H100", "auto", "bf16"), ("H100", "fp32", "fp32"), ("T4", "auto", "fp32"), ("T4", "bf16", "fp32"),
+])  # fmt: skip
+def test_a_pass_is_as_large_as_fits_in_the_number_format_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, gpu: str, precision: str, expected: str
+) -> None:
+    config, asked = load_config("small"), []
+    real = gpu_time.training_memory_bytes
+    monkeypatch.setattr(
+        gpu_time, "training_memory_bytes", lambda *given, **more: (asked.append(given[4]), real(*given, **more))[1]
+    )
+    settings = dataclasses.replace(config.pretrain, precision=precision)
+    pretraining_seconds(config.model, settings, 10**9, find_gpu(gpu))
+    assert set(asked) == {expected}

@@ -48,6 +48,7 @@ def cpu_info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, 
 
     file = tmp_path / "cpuinfo"
     monkeypatch.setattr(precision, "_CPU_INFO", file)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: True)
     pretend("AuthenticAMD", "fpu avx512_bf16")
     return pretend
 
@@ -132,16 +133,44 @@ def test_vector_units_of_a_cpu_made_for_tiles_count_as_none(
         assert resolve_precision("auto", CPU) == ("fp32" if expected is None else "bf16")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "")
     assert cpu_bf16_units() == "tiles"
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: False)
+    assert cpu_bf16_units() == expected, "a system that refuses tiles leaves the vector units"
+    monkeypatch.delattr(torch.cpu, "_init_amx")
+    assert cpu_bf16_units() == "tiles", "an older torch cannot be asked"
 
 
-@pytest.mark.parametrize("found", [None, "", "no colon", "vendor_id\t: GenuineIntel", "flags: avx512_fp16"])
-def test_a_cpu_of_which_nothing_is_known_has_the_units_it_names(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: str | None
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (None, "vectors"),
+        ({}, "vectors"),
+        ({"cpu_name": "Intel Xeon", "avx512_fp16": True}, None),
+        ({"cpu_name": "Intel Xeon", "avx512_fp16": False}, "vectors"),
+        ({"cpu_name": "AMD EPYC", "avx512_fp16": True}, "vectors"),
+    ],
+)
+def test_where_the_system_tells_nothing_torch_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, known: dict[str, Any] | None, expected: str | None
 ) -> None:
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
-    if found is not None:
-        (tmp_path / "cpuinfo").write_text(found, encoding="utf-8")
+    monkeypatch.setattr(precision, "_CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    if known is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert cpu_bf16_units() == expected
+
+
+@pytest.mark.parametrize("found", ["", "no colon", "vendor_id\t: GenuineIntel", "flags: avx512_fp16"])
+def test_a_cpu_of_which_nothing_is_known_has_the_units_it_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: str
+) -> None:
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "cpuinfo").write_text(found, encoding="utf-8")
     monkeypatch.setattr(precision, "_CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
@@ -184,7 +213,7 @@ def test_halving_stops_at_the_first_that_fits() -> None:
 
 def test_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     long, short = 1e18, 1e9
-    monkeypatch.setattr(execution, "_has_cpp_compiler", lambda: True)
+    monkeypatch.setattr(execution, "cpp_compiler", lambda: "/usr/bin/g++")
     assert wants_compilation("auto", CPU, long)
     assert not wants_compilation("auto", CPU, short)
     assert wants_compilation("auto", torch.device("cuda"), long)
@@ -192,7 +221,7 @@ def test_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wants_compilation("on", torch.device("cuda"), short)
     assert wants_compilation("on", CPU, short)
     assert not wants_compilation("off", torch.device("cuda"), long)
-    monkeypatch.setattr(execution, "_has_cpp_compiler", lambda: False)
+    monkeypatch.setattr(execution, "cpp_compiler", lambda: None)
     assert not wants_compilation("auto", CPU, long)
 
 

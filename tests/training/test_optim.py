@@ -9,6 +9,7 @@ import torch
 
 from emergence.model import build_trunk
 from emergence.spec.config import ModelConfig, PretrainConfig
+from emergence.training import optim
 from emergence.training.optim import Muon, Optimizers, build_optimizers, momentum_after, orthogonalise
 
 SHAPES = [(16, 16), (16, 16), (64, 16), (16, 64)]
@@ -44,29 +45,31 @@ def test_orthogonalisation_evens_out_singular_values_and_keeps_directions() -> N
     v, _ = torch.linalg.qr(torch.randn(3, 8, 8, generator=generator))
     values = torch.linspace(0.2, 2.0, 8)
     for matrix, left, right in ((u * values @ v.mT, u, v), ((u * values @ v.mT).mT, v, u)):
-        core = left.mT @ orthogonalise(matrix) @ right
+        core = left.mT @ orthogonalise(matrix, torch.float32) @ right
         assert ((core.diagonal(dim1=1, dim2=2) > 0.6) & (core.diagonal(dim1=1, dim2=2) < 1.3)).all()
         assert (core - torch.diag_embed(core.diagonal(dim1=1, dim2=2))).abs().max() < 0.02
-    assert not orthogonalise(torch.zeros(1, 4, 4)).any()
+    assert not orthogonalise(torch.zeros(1, 4, 4), torch.float32).any()
 
 
-def test_muon_iterates_in_fp32_where_bf16_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes out of bf16 is a number of bf16; what comes out of fp32 is not."""
-    matrix = torch.randn(1, 24, 24, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("emergence.training.optim.has_fast_bf16", lambda device: False)
-    exact = orthogonalise(matrix)
-    monkeypatch.setattr("emergence.training.optim.has_fast_bf16", lambda device: True)
-    rough = orthogonalise(matrix)
-    as_bf16 = [bool((x == x.to(torch.bfloat16).float()).all()) for x in (exact, rough)]
-    assert as_bf16 == [False, True]
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_muon_iterates_in_the_number_format_of_the_run(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    """Whatever the machine is fast in. What comes out of bf16 is a number of bf16; what comes out of fp32 is not."""
+    moves: list[torch.Tensor] = []
+    real = optim.orthogonalise
+    monkeypatch.setattr(optim, "orthogonalise", lambda *given: (moves.append(real(*given)), moves[-1])[1])
+    trunk, optimizers = make("muon", precision=precision)
+    for weight in trunk.parameters():
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    optimizers.step()
+    assert moves and all(bool((x == x.bfloat16().float()).all()) == (precision == "bf16") for x in moves)
 
 
-def make(optimizer: str, **more: float) -> tuple[torch.nn.Module, Optimizers]:
+def make(optimizer: str, precision: str = "fp32", **more: float) -> tuple[torch.nn.Module, Optimizers]:
     model = ModelConfig(n_layers=2, hidden_size=16, n_heads=2, sequence_length=16)
     trunk = build_trunk(model, 320, seed=0, init="normal")
     settings = {"weight_decay": 0.5, **more}
     config = PretrainConfig(samples_per_epoch=10, batch_size=2, optimizer=optimizer, **settings)  # type: ignore[arg-type]
-    return trunk, build_optimizers(trunk, config)
+    return trunk, build_optimizers(trunk, config, precision)
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])

@@ -301,12 +301,12 @@ def test_resuming_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     assert "pretraining resumes at step 2 of 24" in caplog.text
 
 
-def test_going_on_in_another_number_format_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_going_on_in_another_number_format_is_told_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lab = Lab(tmp_path)
     caplog.set_level(logging.WARNING)
     for precision, told in (("bf16", 0), ("bf16", 0), ("fp32", 1), ("fp32", 1)):
         with pytest.raises(StopRequested):
             lab.start(after(5), precision=precision)
         assert len(caplog.records) == told
-    assert "pretraining was in bf16 until step 10 and goes on in fp32" in caplog.messages[0]
-    assert "--fresh --set pretrain.precision=bf16" in caplog.messages[0]
+    assert "computed in bf16, the rest will be in fp32" in caplog.messages[0]
+    assert lab.start().precision == "bf16, then fp32" and len(caplog.records) == 1
