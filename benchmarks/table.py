@@ -30,45 +30,50 @@ _HEAD = (
 minutes a row, an hour and more the times to a loss), which says what kind of machine it is on and keeps its figures in
 `benchmark-results/` (`python -m benchmarks table` makes a page like this one there): ours and its peers in turn on one
 CPU thread, medians of (mostly five) rounds, CPU seconds per unit of work, so that other work on the machine counts for
-little. Ratios are medians over rounds of the ratio within a round, those of the times to a loss medians over seeds. Two
-jobs against one are told by the clock. Rented machines have neighbours, and figures of one row scatter by a third and
-more (*from .. to* in parentheses and in the figures below), of products in bf16 tiles twofold. Five rounds hold the
-true median between the least and the greatest in 15 cases of 16: where they hold the mark, too, the verdict is
-*undetermined*. What `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt`
-are validation text of WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among
-them, are measured as float32 only, and so are Intel's whose tiles a virtual machine keeps from programs: their vector
-units multiply in bf16 half as fast as in float32. With `ONEDNN_MAX_CPU_ISA=AVX512_CORE` a CPU that has more counts as
-one of them, for oneDNN, which multiplies in bf16 for PyTorch, is held to that: *held to* in the tables. In float32
+little. Ratios are medians over rounds of the ratio within a round; those of the times to a loss take the updates of the
+median seed. Two jobs against one are told by the clock. Rented machines have neighbours, and figures of one row scatter
+by a third and more (*from .. to* in parentheses and in the figures below), of products in bf16 tiles two- to sixfold.
+Five rounds hold the true median between the least and the greatest in 15 cases of 16: where they hold the mark, too,
+the verdict is *undetermined*. Ratios that are told without rounds (memory, exponents, bits per byte of one seed) cannot
+be. What `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt` are
+validation text of WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among them,
+are measured as float32 only, and so are Intel's whose tiles a virtual machine keeps from programs: on the one that was
+at hand, vector units multiplied in bf16 half as fast as in float32. A CPU that has more is measured as float32 only,
+too, with `ONEDNN_MAX_CPU_ISA=AVX512_CORE`: oneDNN, which multiplies in bf16 for PyTorch, is *held to* that. In float32
 other libraries multiply, with all that the CPU has. A GPU is timed by the clock, in pretraining up to 20 updates of
 each side between two looks at it; ours wait for it after every one, as a run does, peers do not.
 
 A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks against peers are of a kind of
 machine (`benchmarks/marks.py`), those of memory and of shares of the peak are not. The first ones were set with bf16
-tiles, which were taken to multiply 4.5 times as fast as float32 does; a GPU, whose bf16 gains more, is asked the same,
-except against the best-tuned peer. On another machine a mark against peers in float32 shrinks, by a rule that was made
-when the first ones were measured, as the gain of bf16 does there (2.3, or 1 without it); against the best-tuned peer,
-which does the same products in the same format, an update has to be no slower there. Finetuning has to be 50 times as
-fast where bf16 gains 2 and more, 22 times (50 / 2.3) elsewhere, and the time to a loss a quarter of the peer's
-everywhere. The *limit* is what would be found if ours took no longer than its matrix products alone, at the speed of a
-large one in the same round, which scatters as all does. Other rows name theirs in a note, mostly what no program of the
-kind does without. Losses, errors and exponents have none; others without one were measured before it was taken."""
+tiles, on 21 November 2026, which were taken to multiply 4.5 times as fast as float32 does (2.3 to 3.6 times were
+measured since). A mark against peers in float32 changes as the gain of bf16 is taken to (2.3 with vector units, 8 on a
+GPU, 1 without it), by a rule of 26 November, when rows in float32 had missed the first marks; a GPU, first asked what
+tiles are asked, came under it on 27 November. Against the best-tuned peer, which does the same products in the same
+format, an update has to be no slower on machines without tiles. Finetuning has to be 50 times as fast where bf16 gains
+2 and more, 22 times (50 / 2.3) elsewhere, and the time to a loss a quarter of the peer's everywhere. The *limit* is
+what would be found if ours took no longer than its matrix products alone, at the speed of a large one in the same round
+(of another row of the same day, where a note says so), which scatters as all does. It tells what is left to gain with
+the same arithmetic: another number format, optimiser or parser could pass some. Other rows name theirs in a note.
+Losses, errors and exponents have none; others without one were measured before it was taken."""
 )
 
 _PEERS = """
 ## Peers
 
 - **padded predecessor**: `benchmarks/peers/padded.py`, written for this comparison as such trainers are. Separate
-  projections, attention matrix written out, float32,
-  every paragraph (headings left out) padded to 512 tokens and tokenised in every epoch, AdamW, logits at every
-  position; half as many sequences in an update of pretraining; the frozen trunk run again in every epoch of a probe.
-  Its rate counts real tokens only.
+  projections, attention matrix written out, float32, every paragraph (headings left out) padded to 512 tokens and
+  tokenised in every epoch, AdamW, logits at every position; half as many sequences in an update of pretraining, a
+  quarter as many questions (8 for 32) in one of finetuning; the frozen trunk run again in every epoch of a probe. Its
+  rate counts real tokens only: in the float32 rows as many as an update holds on average, in the earlier ones with bf16
+  those of the paragraphs at hand, so that rounds scatter twofold (the fourth had short ones).
 - **Hugging Face GPT-2**: `GPT2LMHeadModel` with random weights on packed text, float32, no dropout.
 - **best-tuned GPT-2**: `benchmarks/peers/gpt2.py`. One matrix for query, key and value, fused attention, packed text,
   bf16 where the hardware has it, the whole step compiled (and on a GPU replayed as a CUDA graph, which no stored row
   has yet: theirs was compiled with `reduce-overhead`), fused AdamW. Its rate is fixed where updates are timed; for the
   time to a loss the rate is searched and then, with it, the warm-up: the longest of three was best, and a lower beta1,
-  which was not searched, would help it, too (above). The GPT-2 style recipe of `bits-per-byte` has two rates, of which
-  the lower was better everywhere.
+  which was not searched, would help it, too (above): against it `tiny` would be 3.6 times as fast with tiles on the
+  one seed that tells, not 4.6. The GPT-2 style recipe of `bits-per-byte` has
+  three rates in float32, and two in the earlier rows with bf16, of which the lower was better.
 - **pair by pair**: the feature form of debiased CKA as Kornblith et al. published it.
 """
 
@@ -169,8 +174,16 @@ def page(
 
 def _marks(kind: str, rows: list[Mapping[str, Any]]) -> str:
     lines = [f"\n## {kind[0].upper()}{kind[1:]}\n"]
-    machines = dict.fromkeys(map(machine_of, rows))
-    lines += [f"{'; '.join(machines)}.\n", "| row | | measured | limit | mark | |", "|---|---|---|---|---|---|"]
+    machines: dict[str, list[str]] = {}
+    for row in rows:
+        machines.setdefault(machine_of(row), []).append(f"`{row['row']}`")
+    most = max(machines, key=lambda machine: len(machines[machine]))
+    told = [machine if machine == most else f"{machine} ({', '.join(machines[machine])})" for machine in machines]
+    lines += [
+        f"{'; '.join(sorted(told, key=lambda text: text != most))}.\n",
+        "| row | | measured | limit | mark | |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         for c in row["comparisons"]:
             sign = "≥" if c["at_least"] else "≤"

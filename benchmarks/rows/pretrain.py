@@ -107,11 +107,18 @@ def on(packed: Iterator[Tensor], step: Callable[[Tensor], None]) -> Work:
 
 
 def padded_work(bench: Bench, shape: tuple[int, int, int], vocab: int, batch: int) -> tuple[Work, float]:
-    """The predecessor's update on random paragraphs, per real token, and the share of its tokens that is padding."""
+    """The predecessor's update on random paragraphs, per real token, and the share of its tokens that is padding.
+
+    An update takes as long however short its paragraphs are, so it counts for as many tokens as one holds on average.
+    """
     trainer = PaddedTrainer(bench.pretraining.tokenizer, vocab, *shape, bench.device)
     order = np.random.default_rng(0).permutation(len(bench.paragraphs))
     texts = cycle([bench.paragraphs[i] for i in order])
     sample = [min(LENGTH, len(trainer.tokenizer.encode(bench.paragraphs[i]).ids)) for i in order[:500]]
-    return lambda: float(trainer.pretrain_step([next(texts) for _ in range(batch)])), 1 - sum(sample) / (
-        LENGTH * len(sample)
-    )
+    real = batch * sum(sample) / len(sample)
+
+    def update() -> float:
+        trainer.pretrain_step([next(texts) for _ in range(batch)])
+        return real
+
+    return update, 1 - sum(sample) / (LENGTH * len(sample))

@@ -6,7 +6,6 @@ Meant for a GPU, in bf16 and compiled, in updates of the configured batch. On a 
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from typing import Any
 
 import torch
@@ -40,7 +39,7 @@ def run(bench: Bench) -> RowResult:
         title="sizes as they are trained here",
         figures=[figure for one in found for figure in one["figures"]],
         comparisons=[
-            Comparison(f"{one['name']}, share of the peak", one["share"], MARK, unit="", limit=1.0) for one in found
+            Comparison.of(f"{one['name']}, share of the peak", one["shares"], MARK, unit="", limit=1.0) for one in found
         ],
         data=bench.text_name,
         notes=[
@@ -87,11 +86,11 @@ def _one(bench: Bench, name: str) -> dict[str, Any]:
         in_any_order = on(batches(bench, settings.batch_size), ours.in_any_order().step)
         work["in any order"] = repeated(in_any_order, device, of_update)
     seconds = interleaved(work, bench.repeats, device)
-    share = statistics.median(g * flops / s for g, s in zip(seconds["GEMM"], seconds["fed"], strict=True))
+    shares = [g * flops / s for g, s in zip(seconds["GEMM"], seconds["fed"], strict=True)]
     kind = "memory in all" if device.type == "cuda" else "memory of an update"
     return {
         "name": name,
-        "share": share,
+        "shares": shares,
         "profile": hottest(work["fed"], device),
         "facts": {"micro_batch": ours.micro_batch, "flops_per_token": flops},
         "figures": [

@@ -43,6 +43,7 @@ from benchmarks.rows.answers import spent_by
 from benchmarks.rows.cka import drifting, feature_form, least_operations
 from benchmarks.rows.information_cost import by_heart
 from benchmarks.rows.jobs import Swept, profile_of
+from benchmarks.rows.pretrain import padded_work
 from benchmarks.rows.restart import updates_before
 from benchmarks.rows.time_to_loss import BATCH, Curve, Parties, Setting, Text, draw, parties_of
 from benchmarks.scaling import exponent
@@ -151,6 +152,20 @@ def test_each_kind_of_machine_has_its_own_part_of_the_page(tmp_path: Path) -> No
     )
 
 
+def test_a_heading_says_which_rows_are_of_another_machine() -> None:
+    other = {"cpu": "another", "cores": 4, "kind": "float32 only"}
+    rows = [row("memory", 1.0), row("finetune", 1.0, machine=other), row("probe", 1.0)]
+    text = page({f"{one['row']}@float32 only": one for one in rows})
+    (line,) = [line for line in text.splitlines() if "another, 4 cores" in line]
+    assert line.endswith("; another, 4 cores, one thread a process, fp32 (`finetune`).") and line.count("`") == 2
+
+
+def test_the_padded_peer_counts_as_many_tokens_as_its_paragraphs_hold_on_average(bench: Bench) -> None:
+    work, padding = padded_work(bench, (1, 16, 2), 448, 2)
+    first, *others = (work() for _ in range(3))
+    assert first == pytest.approx(2 * 512 * (1 - padding)) and others == [first, first]
+
+
 def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, found = torch.device("cpu"), []
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
@@ -163,7 +178,7 @@ def test_marks_against_float32_are_those_of_tiles_by_what_bf16_gains(monkeypatch
         others = against_tuned(1.7, cpu), of_finetuning(cpu)
         found.append((kind_of(cpu), against_float32(20.0, cpu), against_float32(2.0, cpu), *others))
     gpu = torch.device("cuda")
-    assert (kind_of(gpu), against_float32(20.0, gpu)) == ("GPU", 20.0)
+    assert (kind_of(gpu), against_float32(20.0, gpu)) == ("GPU", 36.0)
     assert (against_tuned(1.7, gpu), of_finetuning(gpu)) == (1.0, 50.0)
     assert found == [
         ("float32 only", 4.0, 1.0, 1.0, 22.0),
