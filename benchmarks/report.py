@@ -109,7 +109,7 @@ class RowResult:
     def to_dict(self, measured_on: Mapping[str, Any]) -> dict[str, Any]:
         """Plain JSON types, with machine, versions and precision added."""
         out = asdict(self)
-        out["comparisons"] = [{**asdict(c), "met": c.met} for c in self.comparisons]
+        out["comparisons"] = [{**asdict(c), "verdict": c.verdict} for c in self.comparisons]
         return {**out, "date": today(), **measured_on}
 
     def text(self, toy: bool = False) -> str:

@@ -481,7 +481,7 @@ def test_a_limit_that_is_no_number_is_damage(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_verdict_is_that_of_its_numbers(tmp_path: Path) -> None:
     found = row("memory", 1.0)
-    found["comparisons"][0]["met"] = True
+    found["comparisons"][0]["verdict"] = "met"
     (tmp_path / "x.json").write_text(json.dumps(found))
     assert "| 1× |  | ≥ 2× | missed |" in page(load_newest(tmp_path))
 
