@@ -33,7 +33,7 @@ def call(*words: str) -> tuple[int, str]:
         (["run", "--freeze-llm", "--skip-pretrain"], "--pretrained-model-path"),
         (["run", "--random-baseline", "--pretrained-model-path", "x"], "drop one"),
         (["run", "--skip-pretrain", "--skip-finetune"], "drop one"),
-        (["run", "--set", "pretrain.epoch=1"], "did you mean epochs"),
+        (["run", "--set", "pretrain.epoch=1"], "did you mean pretrain.epochs?"),
         (["run", "--set", "nonsense"], "SECTION.KEY=VALUE"),
         (["run", "--data", "microworld", "--log", "mlflow"], "tensorboard, wandb, trackio"),
         (["run", "--resume", "NoSuchRun"], "NoSuchRun"),

@@ -34,12 +34,14 @@ from emergence.files import folder_files, parse_json, unseal
 from emergence.plain import plain
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint_names import parse_checkpoint_name
-from emergence.wording import aligned, in_line
+from emergence.wording import aligned, counted, in_line
 
 #: What a run is doing, by the first word of a history line's kind or of a checkpoint's phase.
 _STAGES = {"pretrain": "pretraining", "finetune": "finetuning", "probe": "probing"}
 #: Where the history says how many steps there will be: fewer than planned if the text is short.
 _TOTAL_STEPS = re.compile(rb'"total_steps":(\d{1,12})')
+#: Lines of the history that a training of the search, and an epoch of the final one, end with.
+_SEARCHED, _ENDED = b'"finetune_search"', b'"finetune_epoch"'
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class RunSummary:
         running: Whether a process is writing to it now; None where that cannot be seen.
         progress: Share of the present phase that is done, 0 to 1, where it is known.
         detail: The same in words, or what is damaged.
-        f1, em: Token F1 and exact match on validation of a finished run.
+        f1, em: Token F1 and exact match on validation, of a finished run or of the last epoch.
         updated: Last change, seconds since 1970; None for an empty folder.
         bytes: Size of all files.
     """
@@ -175,15 +177,19 @@ def _unfinished(
     summary: RunSummary, spec: ExperimentSpec, files: Mapping[str, FileFacts], read: Callable[[str], bytes]
 ) -> RunSummary:
     history = read(HISTORY_FILE) if HISTORY_FILE in files else b""
+    names = (parse_checkpoint_name(name.rpartition("/")[2]) for name in files if name.startswith(CHECKPOINT_FOLDER))
+    newest = max((name for name in names if name), default=None)
     line = _last_line(history)
     phase = str(line.get("kind", "")).split("_")[0]
     if phase not in _STAGES:
-        names = (parse_checkpoint_name(name.rpartition("/")[2]) for name in files if name.startswith(CHECKPOINT_FOLDER))
-        newest = max((name for name in names if name), default=None)
         phase, line = (newest.phase.split("_")[0], {"step": newest.step}) if newest else ("", {})
+    elif phase == "pretrain" and newest and newest.phase == phase and isinstance(line.get("step"), int):
+        line = {**line, "step": max(line["step"], newest.step)}
     stage = _STAGES.get(phase, "created")
     if stage in ("created", "pretraining") and TRUNK_FILE in files:
         return dataclasses.replace(summary, stage="pretrained")
+    if phase == "finetune":
+        return _finetuning(summary, line, history, spec)
     done, total, unit = _position(phase, line, spec)
     if phase == "pretrain" and (logged := _TOTAL_STEPS.findall(history)):
         total = int(logged[-1])
@@ -193,14 +199,27 @@ def _unfinished(
     return dataclasses.replace(summary, stage=stage, progress=min(1.0, done / total) if total else None, detail=detail)
 
 
+def _finetuning(summary: RunSummary, line: Mapping[str, Any], history: bytes, spec: ExperimentSpec) -> RunSummary:
+    """How far the search or the final training is, and the scores of the last epoch that ended."""
+    summary = dataclasses.replace(summary, stage=_STAGES["finetune"])
+    step, epoch, epochs = line.get("step"), line.get("epoch"), spec.config.finetune.epochs
+    if line.get("kind") == "finetune_search":
+        return dataclasses.replace(summary, detail=f"search, {counted(history.count(_SEARCHED), 'training')} done")
+    if not isinstance(epoch, int):
+        return dataclasses.replace(summary, detail=f"step {step:,}") if isinstance(step, int) else summary
+    ended = _last_line(b"\n".join(row for row in history.split(b"\n") if _ENDED in row))
+    f1, em = (value if isinstance(value := ended.get(f"validation_{name}"), float) else None for name in ("f1", "em"))
+    done = epoch if line.get("kind") == "finetune_epoch" else epoch - 1
+    detail = f"epoch {epoch} of {epochs}" + (f", step {step:,}" if isinstance(step, int) else "")
+    return dataclasses.replace(summary, progress=min(1.0, done / epochs), detail=detail, f1=f1, em=em)
+
+
 def _position(phase: str, line: Mapping[str, Any], spec: ExperimentSpec) -> tuple[int | None, int | None, str]:
     """Units done, units planned, and their name; None where a line does not say."""
-    step, epoch = line.get("step"), line.get("epoch")
+    step = line.get("step")
     if phase == "pretrain" and isinstance(step, int):
         config = spec.config.pretrain
         return step, config.epochs * config.samples_per_epoch // config.batch_size, "step"
-    if phase == "finetune" and isinstance(epoch, int):
-        return epoch, spec.config.finetune.epochs, "epoch"
     if phase == "probe" and isinstance(line.get("layer"), int):
         return line["layer"], spec.config.model.n_layers, "layer"
     return (step if isinstance(step, int) else None), None, "step"

@@ -51,6 +51,8 @@ AXES = {
     "loss": (-1, "held-out loss (nats per token)"),
     "tokens": (1, "log10 tokens seen"),
 }
+#: The kinds of break that are looked for, in words.
+BREAK_NAMES = {"relu": "bend", "narrow_logistic": "narrow rise"}
 #: What is fitted: all scores along the loss, the headline and its smooth partner along the tokens. Steps are tokens in
 #: another unit, so their threshold would be the same one.
 FITTED = {"loss": CURVE_SCORES, "tokens": (F1, "log_prob")}
@@ -184,7 +186,12 @@ class EmergenceCurve:
             lines.append(f"  floor      {shown(self.floor['f1_tokens'])} (random trunks)")
         for axis, by_score in self.thresholds.items():
             lines.append(f"  {axis + ':':<10} {_threshold_words(by_score['f1_tokens'], self.halfway.get(axis))}")
-        lines.append(f"  verdict    {self.verdict.verdict}: {'; '.join(self.verdict.reasons)}")
+        highest = max(self.points, key=lambda point: point.scores[F1].point)
+        if highest.scores[F1].lo > self.points[-1].scores[F1].hi:
+            lines.append(
+                f"  highest    {shown(highest.scores[F1])} at {highest.tokens:,.0f} tokens, above the last snapshot"
+            )
+        lines.append(f"  verdict    {self.verdict.verdict} along the loss: {'; '.join(self.verdict.reasons)}")
         lines += _role_lines(self.by_role)
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
@@ -198,19 +205,22 @@ def _role_lines(by_role: dict[str, dict[str, tuple[Estimate, ...]]]) -> list[str
             for score, name in zip(ROLE_SCORES, ("F1", "argument selection"), strict=True)
             if (path := by_score.get(score))
         ]
-        lines.append(f"  {role + ':':<11}{'; '.join(ends)}")
+        lines.append(f"  {role + ':':<12}{'; '.join(ends)}")
     return lines
 
 
 def _threshold_words(threshold: Threshold, halfway: Crossing | None) -> str:
     place = threshold.place
-    nothing = f"no break to claim; steps above {threshold.largest.upper:.0%} of the rise excluded"
-    what = "break" if threshold.is_break else nothing
-    where = f"{threshold.test.breaking} at {_place(place.tau, threshold.axis)}"
-    ends = f"[{_place(place.lo, threshold.axis)}, {_place(place.hi, threshold.axis)}]"
-    flags = f" ({', '.join(place.flags)})" if place.flags else ""
     half = f"; half of the rise at {_place(halfway.x, threshold.axis)}" if halfway else ""
-    return f"F1 {what} (p = {threshold.test.p:.3g}): {where} {ends}{flags}{half}"
+    p = f"(p = {threshold.test.p:.3g})"
+    if not threshold.is_break:
+        upper = threshold.largest.upper
+        excluded = f"steps above {upper:.0%} of the rise excluded" if upper < 1 else "a step of no size is excluded"
+        return f"F1 no break to claim {p}; {excluded}{half}"
+    where = f"{BREAK_NAMES[threshold.test.breaking]} at {_place(place.tau, threshold.axis)}"
+    ends = f"[{_place(place.lo, threshold.axis)}, {_place(place.hi, threshold.axis)}]"
+    flags = f" ({', '.join(flag.replace('_', ' ') for flag in place.flags)})" if place.flags else ""
+    return f"F1 break {p}: {where} {ends}{flags}{half}"
 
 
 def _place(x: float, axis: str) -> str:

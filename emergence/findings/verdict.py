@@ -277,8 +277,20 @@ def _where(judgement: Judgement, by_family: Mapping[str, FamilyFinding]) -> tupl
         if not vouched:
             return UNDETERMINED, _why_not_vouched(by_family.get(at_token[0]), at_token[0])
         how = "" if LINEAR in vouched else ", but not linearly: it takes a hidden layer"
-        return AT_THE_TOKEN, f"Where: at the token{how}. The word's own state tells whether it is the answer."
+        alone = any(claim.kind == READS and claim.family in vouched for claim in judgement.shown(score=SELECTION))
+        told = "The word's own state tells whether it is the answer."
+        return AT_THE_TOKEN, f"Where: at the token{how}. {told if alone else _part_told(by_family[vouched[0]])}"
     return _not_routed(judgement, by_family.get(BILINEAR), by_family.get(LINEAR))
+
+
+def _part_told(family: FamilyFinding) -> str:
+    """How much more a word's own state tells than words and positions do."""
+    gain = family.gains[SELECTION].gain
+    small = f", less than {MARGINS[SELECTION]:g}" if gain.hi < MARGINS[SELECTION] else ""
+    return (
+        "The word's own state tells a part of it: on top of words and positions "
+        f"{_PROBE_NAMES[family.family]} adds {gained(gain)} argument selection{small}."
+    )
 
 
 def _not_routed(judgement: Judgement, bilinear: FamilyFinding | None, linear: FamilyFinding | None) -> tuple[str, str]:
@@ -402,12 +414,12 @@ def _claim_sentences(judgement: Judgement, gains: Sequence[ScoreGains]) -> list[
     if judgement.claims:
         words = {READS: "alone above words and positions", ADDS: "adds to words and positions"}
         held = [
-            f"{_PROBE_NAMES[c.family]} {words[c.kind]} by {_SCORE_NAMES[c.score]} (p = {c.p_adjusted:.2g})"
+            f"{_PROBE_NAMES[c.family]} {words[c.kind]} by {_SCORE_NAMES[c.score]} (adjusted p = {c.p_adjusted:.2g})"
             for c in judgement.shown()
         ]
         lines.append(
             f"Of {len(judgement.claims)} comparisons, {len(held) or 'none'} "
-            f"hold{'' if len(held) != 1 else 's'} at {FALSE_CLAIMS:.1%}, corrected for all of them"
+            f"hold{'' if len(held) != 1 else 's'} at {FALSE_CLAIMS:.1%}, adjusted for all of them"
             + (f": {'; '.join(held)}." if held else ".")
         )
     if judgement.outcome in (NO_MORE, NOT_THERE):

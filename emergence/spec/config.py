@@ -179,7 +179,8 @@ def _build(kind: type, section: str, values: Mapping[str, Any], where: Mapping[s
     known = {f.name: f for f in fields(kind)}
     for key in values:
         if key not in known:
-            raise ConfigError(f"{where.get(key, source)}: unknown key {section}.{key}; {did_you_mean(key, known)}")
+            meant = did_you_mean(key, known).replace("did you mean ", f"did you mean {section}.")
+            raise ConfigError(f"{where.get(key, source)}: unknown key {section}.{key}; {meant}")
     checked = {}
     for key, value in values.items():
         setting = known[key].metadata

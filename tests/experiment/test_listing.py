@@ -69,8 +69,19 @@ def test_a_run_through_all_its_stages(store: RunStore) -> None:
     assert (only(store).progress, only(store).detail) == (0.5, "step 125 of 250")
     run.save_trunk(WeightsFile({"w": torch.ones(1)}, run.spec.config.model, 64, "{}", {}))
     assert only(store).stage == "pretrained"
+    run.recorder().log("finetune_search", steps=38)
+    assert (only(store).stage, only(store).progress, only(store).detail) == (
+        "finetuning",
+        None,
+        "search, 1 training done",
+    )
     run.recorder().log("finetune_step", step=10, epoch=1)
-    assert (only(store).stage, only(store).progress, only(store).detail) == ("finetuning", 1 / 3, "epoch 1 of 3")
+    assert (only(store).progress, only(store).detail, only(store).f1) == (0.0, "epoch 1 of 3, step 10", None)
+    run.recorder().log("finetune_epoch", epoch=1, validation_f1=0.25, validation_em=0.125)
+    assert (only(store).progress, only(store).detail, only(store).f1) == (1 / 3, "epoch 1 of 3", 0.25)
+    run.recorder().log("finetune_step", step=172, epoch=2)
+    assert (only(store).progress, only(store).detail) == (1 / 3, "epoch 2 of 3, step 172")
+    assert (only(store).f1, only(store).em) == (0.25, 0.125)
     run.recorder().log("probe", family="linear", layer=1)
     assert (only(store).stage, only(store).detail) == ("probing", "layer 1 of 2")
     with run.lock():
@@ -86,6 +97,9 @@ def test_progress_from_checkpoints_where_the_history_is_gone(store: RunStore) ->
     for step in (100, 200):
         run.checkpointer().save("pretrain", step, {})
     assert (only(store).stage, only(store).detail) == ("pretraining", "step 200 of 500")
+    run.recorder().log("pretrain_step", step=190)
+    assert only(store).detail == "step 200 of 500", "the checkpoint is further than the last line"
+    (run.path / HISTORY_FILE).unlink()
     run.checkpointer().save("finetune", 40, {})
     assert (only(store).stage, only(store).detail, only(store).progress) == ("finetuning", "step 40", None)
 

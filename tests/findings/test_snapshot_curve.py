@@ -195,7 +195,7 @@ def test_roles_have_curves_of_their_own(tmp_path: Path) -> None:
         path = curve.by_role[role]["f1_tokens"]
         assert [e.point for e in path] == [first] * (len(LOSSES) - 2) + [1.0, 1.0]
         assert path[0].n == sum(r == role for r in result.roles)
-    assert "patient:   F1 0.000" in curve.text() and "to 1.000" in curve.text()
+    assert "patient:    F1 0.000" in curve.text() and "to 1.000" in curve.text()
     assert set(json.loads(to_json(curve.to_dict()))["by_role"]["agent"]) >= {"f1_tokens"}
 
 

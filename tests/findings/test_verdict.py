@@ -105,6 +105,20 @@ def test_what_a_linear_probe_adds_is_at_the_token(tmp_path: Path) -> None:
     gains = {"linear": (0.03, 0.05), "bilinear": (0.03, 0.06)}
     verdict = judged(measured(planted(tmp_path, gains), ABOVE_TWIN))
     assert (verdict.outcome, verdict.where) == (ADDS, AT_THE_TOKEN)
+    assert "tells a part of it: on top of words and positions the linear probe adds +0.05" in verdict.sentences[1]
+    assert "less than" not in verdict.sentences[1]
+
+
+def test_a_small_part_at_the_token_is_told_as_one(tmp_path: Path) -> None:
+    verdict = judged(measured(planted(tmp_path, {"linear": (0.01, 0.008), "bilinear": (0.03, 0.06)}), ABOVE_TWIN))
+    assert verdict.where == AT_THE_TOKEN and "argument selection, less than 0.03." in verdict.sentences[1]
+
+
+def test_what_a_linear_probe_reads_alone_is_told_whole(tmp_path: Path) -> None:
+    gains = {"linear": (0.08, 0.1), "bilinear": (0.08, 0.1)}
+    runs = planted(tmp_path, gains, linear=(0.66, 0.28), bilinear=(0.66, 0.28), selection={"linear": 0.95})
+    verdict = judged(measured(runs, ABOVE_TWIN))
+    assert verdict.where == AT_THE_TOKEN and "tells whether it is the answer." in verdict.sentences[1]
 
 
 def test_a_hidden_layer_reads_at_the_token_but_not_linearly(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_every_setting_documents_itself() -> None:
 @pytest.mark.parametrize(
     ("override", "names"),
     [
-        ("pretrain.epoch=2", ["--set pretrain.epoch=2", "pretrain.epoch", "did you mean epochs"]),
+        ("pretrain.epoch=2", ["--set pretrain.epoch=2", "pretrain.epoch", "did you mean pretrain.epochs?"]),
         ("pretrain.epochs=two", ["pretrain.epochs", "whole number", "'two'"]),
         ("pretrain.epochs=2.5", ["pretrain.epochs", "whole number"]),
         ("pretrain.epochs=0", ["pretrain.epochs", "between 1 and"]),

@@ -48,7 +48,8 @@ def read_qasrl1(path: Path) -> Iterator[RawQuestion]:
             continue
         header = _HEADER.fullmatch(line)
         if header is None:
-            raise DataError("expected 'sentence id<TAB>number of predicates' (do the counts above fit?)", path, number)
+            hint = "do the counts above fit?" if number > 1 else "docs/data.md shows a valid file of each format"
+            raise DataError(f"expected 'sentence id<TAB>number of predicates' ({hint})", path, number)
         sentence_id = header[1].strip()
         number, sentence = _next(lines, path, sentence_id)
         tokens = split_tokens(sentence)

@@ -31,9 +31,9 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
     more = f" The first {MOST_SETS} sets; the data file has all." if len(distinct(rows)) > MOST_SETS else ""
     caption = (
         "What each probe's states add to a scorer of words and positions alone, on the test questions. Filled: "
-        f"pretrained trunk; open: its random twin. Bars: {level:.0%} intervals, paired by question. Grey: gains too "
-        "small to count. States that tell who did what to whom add on the pretrained trunk, and more than on its twin."
-        + more
+        f"pretrained trunk; open: its random twin. Bars: {level:.0%} intervals, paired by question. Grey: gains of "
+        f"less than {MARGINS[F1]:g}, which may be there and are small. States that tell who did what to whom add on "
+        "the pretrained trunk, and more than on its twin." + more
     )
     reason = "no frozen run here measured what its states add to words and positions"
     charts.add(KIND, "What the states add", caption, rows, reason)
