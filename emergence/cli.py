@@ -660,6 +660,7 @@ def probe_snapshots_command(
     from emergence.files import to_json
     from emergence.studies.snapshots.options import SnapshotOptions
     from emergence.studies.snapshots.probes import probe_snapshots
+    from emergence.studies.snapshots.result import FILES
     from emergence.training.recording import TerminalProgress, plain_messages
 
     options = SnapshotOptions(
@@ -677,6 +678,8 @@ def probe_snapshots_command(
     with plain_messages(), StopSwitch() as should_stop:
         result = probe_snapshots(run_dir, options, progress=TerminalProgress(), should_stop=should_stop)
     say(to_json(result.to_dict(), indent=2) if as_json else result.text())
+    if not as_json:
+        say(f"kept in {run_dir / FILES.folder}; emergence curves and emergence report show them as curves", err=True)
 
 
 @app.command("fewshot")

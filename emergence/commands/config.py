@@ -87,7 +87,7 @@ def _fact_lines(facts: dict[str, Any]) -> list[str]:
         f"{parameters['trainable_frozen']:,} by the linear probe",
         f"tokens       {tokens['at_most']:,} at most ({tokens['per_step']:,} a step), "
         f"and at most {tokens['max_passes']:g} passes over the text",
-        f"memory       {memory['fp32'] / 2**30:.1f} GiB in fp32, {memory['bf16'] / 2**30:.1f} GiB in bf16, "
+        f"memory       {memory['fp32'] / 2**20:,.0f} MiB in fp32, {memory['bf16'] / 2**20:,.0f} MiB in bf16, "
         f"with {facts['memory_micro_batch']} sequences a forward pass (estimate for a CPU)",
     ]
 

@@ -237,6 +237,12 @@ class RunResult:
         return dig(self.data, *path)
 
     @property
+    def number_format(self) -> str | None:
+        """What pretraining computed in: ``fp32``, ``bf16``, or both where it went on elsewhere; None without any."""
+        stored = dig(self.pretraining, "precision")
+        return stored if isinstance(stored, str) else None
+
+    @property
     def pairs_right(self) -> dict[str, Estimate]:
         """Read-out or baseline to its share of minimal pairs with both members right; empty where none were scored.
 

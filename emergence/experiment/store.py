@@ -93,6 +93,8 @@ def find_run(name: str, runs_dir: Path = Path("runs"), *, or_folder_of_runs: boo
     hint = "emergence list shows the runs there are, emergence pull RUN fetches one from Modal"
     with contextlib.suppress(OSError):
         hint = did_you_mean(name.rstrip("/"), RunStore(runs_dir).run_ids(), hint)
+        if inside := next((folder for folder in sorted(runs_dir.iterdir()) if name and (folder / name).is_dir()), None):
+            hint = f"there is {inside / name}: give that path, or --runs-dir {inside}"
     raise UsageError(f"{name[:200] or 'an empty name'}: {reason}: {hint}")
 
 

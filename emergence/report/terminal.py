@@ -38,6 +38,8 @@ def describe_result(result: RunResult, runs_dir: Path) -> str:
             f"held-out text    {loss.nats_per_token:.3f} nats/token, {loss.bits_per_byte:.3f} bits/byte, "
             f"perplexity {loss.perplexity:.1f}"
         )
+    if result.number_format:
+        lines.append(f"number format    {result.number_format}")
     if result.test_scores:
         test = result.scores("test")
         lines.append(f"token F1         {shown(test.estimate('f1_tokens'))}  ({counts_of(test)})")

@@ -37,6 +37,7 @@ from emergence.report.terminal import describe_result, describe_verdict
 from emergence.training.checkpoint import load_weights, save_weights
 from emergence.training.context import Context
 from emergence.training.distributed import Workers
+from emergence.training.precision import resolve_precision
 from emergence.training.recording import StopRequested
 from tests.small_runs import SMALL, run_small, small_spec, trunk_flags
 
@@ -147,6 +148,9 @@ def test_frozen_runs_say_how_far_their_probes_are_to_be_believed(cells: dict[str
         assert found["selectivity"]["point"] == pytest.approx(found["task_f1"] - found["control_f1"])
         assert found["mdl"]["n_examples"] == found["control_mdl"]["n_examples"] > 0
         assert "selectivity" in describe_result(result, cells[cell].path.parent)
+    told = {cell: describe_result(load_result(run.stats_path), run.path.parent) for cell, run in cells.items()}
+    expected = resolve_precision("auto", torch.device("cpu"))
+    assert f"number format    {expected}\n" in told["full"] and "number format" not in told["random"]
     verdict = verdict_of_runs([RunScores.load(run) for run in cells.values()], cells["full"].path.parent)
     assert [finding.family for finding in verdict.families] == ["linear", "bilinear"]
     assert all(set(finding.compression) == {"frozen", "random_frozen"} for finding in verdict.families)

@@ -27,7 +27,7 @@ from emergence.experiment.run_directory import (
     TRUNK_FILE,
     parse_spec_file,
 )
-from emergence.experiment.store import RunDirectory, RunStore, made_at
+from emergence.experiment.store import RunDirectory, RunStore, find_run, made_at
 from emergence.files import folder_files, read_json, seal, to_json, unseal, write_json_atomic
 from emergence.spec.experiment import ExperimentSpec
 from emergence.training.checkpoint import WeightsFile, load_weights
@@ -172,6 +172,13 @@ def test_a_spec_is_parsed_once_however_often_runs_are_looked_through(
             store.open(runs[0].run_id)
     file.write_text(text)
     assert store.open(runs[0].run_id).spec.seed == 1
+
+
+def test_a_run_in_a_folder_below_is_named_with_its_path(store: RunStore) -> None:
+    run = RunStore(store.root / "demo").create(spec_of(), NOON)
+    with pytest.raises(UsageError) as caught:
+        find_run(run.run_id, store.root)
+    assert str(caught.value).endswith(f"there is {run.path}: give that path, or --runs-dir {run.path.parent}")
 
 
 def test_a_refused_creation_names_the_folder(store: RunStore) -> None:

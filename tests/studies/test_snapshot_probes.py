@@ -85,6 +85,8 @@ def test_every_snapshot_is_probed_on_the_same_questions_and_text(
     layers = final.probes["linear"]["validation_f1_by_layer"]
     assert layers[str(final.probes["linear"]["layer"])] == max(layers.values())
     curve, added = emergence_curves([read_result(tmp_path)], n_boot=50, n_draws=19)
+    words = result.no_model["words_f1_tokens"]
+    assert 0 < words < 1 and f"{words:.3f} (words and positions, to which the states add)" in result.text()
     available = f"{result.settings['train_questions_available']:,}"
     assert f"20 of {available} training questions, 1 seed" in curve.text()
     assert added.family == "gain_linear" and added.no_model == 0.0
@@ -217,6 +219,7 @@ def test_the_command(world: tuple[RunDirectory, Path], tmp_path: Path) -> None:
     told = CliRunner().invoke(app, [*arguments, "--every", "9", "--random-trunks", "0", "--finetune-samples", "10"])
     assert told.exit_code == 0, told.output
     assert "linear probe" in told.output and "pretrained" in told.output
+    assert f"kept in {root / run.run_id / FILES.folder}; emergence curves and" in told.output
 
 
 def test_a_score_that_some_questions_lack_counts_the_others_and_old_results_stay_readable(tmp_path: Path) -> None:

@@ -228,7 +228,8 @@ def _no_model(work: Work) -> dict[str, Any]:
         for rule, columns in rules.items()
     }
     rule = max(means, key=lambda name: means[name][0])
-    return {"rule": rule, **dict(zip(rules[rule], means[rule], strict=True))}
+    words = score_logits(work.words.test, test, work.max_answer_words).columns()["f1_tokens"]
+    return {"rule": rule, **dict(zip(rules[rule], means[rule], strict=True)), "words_f1_tokens": float(words.mean())}
 
 
 def _notes(work: Work, snapshots: Sequence[ProbedSnapshot]) -> list[str]:

@@ -81,7 +81,8 @@ class SnapshotProbes:
         settings: How it was done: families, layers, questions, seeds, and fingerprints of what was read.
         notes: What a reader should know.
         ids, clusters: (N,) ids of the test questions, and their sentences.
-        no_model: The best rule without a model: ``rule``, ``f1_tokens``, ``em``.
+        no_model: The best rule without a model: ``rule``, ``f1_tokens``, ``em``; and ``words_f1_tokens`` of the scorer
+            of words and positions that the states add to (absent in older results).
         snapshots: Snapshots in the order of training, and then random trunks.
         estimates: Snapshot name -> family -> score -> mean with interval.
         differences: Reference -> snapshot name -> family -> score -> difference, paired question by question. The
@@ -157,8 +158,10 @@ class SnapshotProbes:
             header = f"{'snapshot':<22}{'tokens':>12}{'nats/token':>12}{'bits/byte':>11}  {'token F1':<24}"
             lines += ["", title_of(family), header + f"{'EM':>7}{'log p':>9}  layer"]
             lines += [self._line(snapshot, family) for snapshot in self.snapshots]
-        f1 = self.no_model.get("f1_tokens")
-        return "\n".join([*lines, "", f"no model: F1 {f1:.3f} ({self.no_model['rule'].replace('_', ' ')})"])
+        told = f"no model: F1 {self.no_model['f1_tokens']:.3f} ({self.no_model['rule'].replace('_', ' ')})"
+        if (words := self.no_model.get("words_f1_tokens")) is not None:
+            told += f", {words:.3f} (words and positions, to which the states add)"
+        return "\n".join([*lines, "", told])
 
     def _line(self, snapshot: ProbedSnapshot, family: str) -> str:
         scored = self.estimates[snapshot.name][family]
