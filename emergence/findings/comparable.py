@@ -36,6 +36,10 @@ _COSMETIC = (
 )
 
 
+#: So many settings that two sets differ in are named.
+_MOST_SETTINGS = 5
+
+
 @dataclass(frozen=True)
 class BaseKey:
     """What pretrained and random cells have in common; the field names are used in messages."""
@@ -469,7 +473,29 @@ def _differences(a: ComparableSet, b: ComparableSet) -> list[str]:
         return ["format (one is the older one, which does not record what was compared)"]
     pairs = [(asdict(a.base), asdict(b.base))]
     pairs += [(asdict(a.trunk), asdict(b.trunk))] if a.trunk and b.trunk else []
-    return [f"{key.replace('_', ' ')} ({x[key]} and {y[key]})" for x, y in pairs for key in x if x[key] != y[key]]
+    differing = [(key, x[key], y[key]) for x, y in pairs for key in x if x[key] != y[key]]
+    settings = _differing_settings(a, b) if any(key.endswith("_settings") for key, _, _ in differing) else []
+    kept = [one for one in differing if not (settings and one[0].endswith("_settings"))]
+    return [*(f"{key.replace('_', ' ')} ({x} and {y})" for key, x, y in kept), *settings]
+
+
+def _differing_settings(a: ComparableSet, b: ComparableSet) -> list[str]:
+    """``pretrain.precision (auto and bf16)``: the settings that two sets differ in, where both tell theirs."""
+    specs = [next((item.spec for item in s.results() if item.spec is not None), None) for s in (a, b)]
+    first, second = (_flat(spec.to_dict()["config"]) if spec else {} for spec in specs)
+    names = sorted(name for name in first.keys() & second.keys() if first[name] != second[name])
+    told = [f"{name} ({first[name]} and {second[name]})" for name in names]
+    return (
+        told
+        if len(told) <= _MOST_SETTINGS
+        else [*told[: _MOST_SETTINGS - 1], f"{len(told) - _MOST_SETTINGS + 1} more settings"]
+    )
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``section.key`` -> value of the settings that can change a score."""
+    sections = {name: value for name, value in config.items() if isinstance(value, Mapping)}
+    return {f"{s}.{key}": value for s, of in sections.items() for key, value in of.items() if key not in _COSMETIC}
 
 
 def _members(s: ComparableSet) -> str:

@@ -182,9 +182,9 @@ def test_predictions_of_another_model_are_noticed(tmp_path: Path) -> None:
     [
         ({"tokenizer": "B"}, "tokenizer"),
         ({"questions": "B"}, "test questions"),
-        ({"sets": ("model.n_layers=1",)}, "model settings"),
-        ({"sets": ("pretrain.muon_lr=0.01",)}, "pretraining settings"),
-        ({"sets": ("evaluate.alpha=0.1",)}, "evaluation settings"),
+        ({"sets": ("model.n_layers=1",)}, "model.n_layers (2 and 1)"),
+        ({"sets": ("pretrain.muon_lr=0.01",)}, "pretrain.muon_lr (0.02 and 0.01)"),
+        ({"sets": ("evaluate.alpha=0.1",)}, "evaluate.alpha (0.05 and 0.1)"),
     ],
 )
 def test_mixed_experiments_are_kept_apart_by_name(tmp_path: Path, change: dict[str, object], says: str) -> None:
@@ -249,6 +249,18 @@ def test_a_pretraining_text_is_what_it_says_wherever_it_lay(tmp_path: Path) -> N
     write_grid(tmp_path, {"full": 0.7, "frozen": 0.6}, pretrain_text="/home/me/wiki", text="text B", seed=2)
     grouping = group(tmp_path)
     assert len(grouping.sets) == 2 and "differ in pretraining text (text A and text B)" in grouping.mixed[0]
+
+
+def test_sets_that_differ_in_settings_name_them(tmp_path: Path) -> None:
+    write_grid(tmp_path, PLANTED)
+    changed = ("pretrain.precision=bf16", "pretrain.log_every_steps=3")
+    write_grid(tmp_path, {"full": 0.7, "frozen": 0.6}, seed=1, sets=changed)
+    (told,) = group(tmp_path).mixed
+    assert told.endswith("are not compared: they differ in pretrain.precision (auto and bf16)")
+    many = [f"pretrain.{one}" for one in ("muon_lr=0.5", "adamw_lr=0.5", "grad_clip=3.0", "batch_size=4", "epochs=9")]
+    write_grid(tmp_path, {"full": 0.7, "frozen": 0.6}, seed=2, sets=(*many, "pretrain.muon_momentum=0.5"))
+    longest = max(group(tmp_path).mixed, key=len)
+    assert longest.count(" and ") == 5 and longest.endswith(", 3 more settings")
 
 
 def test_a_text_without_word_order_has_a_label_of_its_own(tmp_path: Path) -> None:
