@@ -17,7 +17,7 @@ from emergence.report.blocks import Block, table
 from emergence.report.charts.chart import Chart, ChartKind, Charts, Figure, Row
 from emergence.report.charts.drawing import COLOURS, LINES, MARKERS, Axes, reference_lines, shared_legend, with_unit
 from emergence.report.charts.rows import NO_MODEL, WORDS_ALONE, distinct, ends_in_words, never, numbers, rows_where
-from emergence.studies.snapshots.result import GAIN
+from emergence.studies.snapshots.result import GAIN, title_of
 from emergence.wording import counted, format_interval
 
 #: The drawn scores from the top: the headline, and the smooth score, which cannot jump by itself.
@@ -63,16 +63,17 @@ def _caption(curves: Sequence[EmergenceCurve]) -> str:
     first = curves[0]
     level = first.points[0].scores["f1_tokens"].level
     seeds = counted(len(first.runs), "seed")
-    verdicts = ", ".join(f"{curve.family} {curve.verdict.verdict}" for curve in curves)
+    verdicts = "; ".join(f"{title_of(curve.family)}: {curve.verdict.verdict}" for curve in curves)
     fitted = f"fitted on {first.training_words}" if first.training_words else ""
     return (
         f"Probes on the frozen trunk of every snapshot, {fitted}layer chosen on validation, against held-out loss "
         f"(axis reversed) and tokens seen. Bands: {level:.0%} intervals, sentences resampled ({first.n_questions:,} "
-        f"questions of {first.n_sentences:,} sentences, {seeds}). Thin dashed: random trunks. Level lines, where "
-        "known, with the training questions of the runs themselves: all weights trained after the whole pretraining, "
-        "and what needs no language model. Shaded: 95% interval of the break (of a logistic: the middle of the rise), "
-        "where a test finds one. "
-        f"Verdict: {verdicts}."
+        f"questions of {first.n_sentences:,} sentences, {seeds}). Thin dashed: random trunks. Log-probabilities are of "
+        "the probes alone; the data file has what they add, too. A snapshot of no tokens is not on that axis. Level "
+        "lines, where known, with the training questions of the runs themselves: all weights trained after the whole "
+        "pretraining, and what needs no language model. Dotted: a break, where a test finds one, and shaded its 95% "
+        "interval (of a logistic: the middle of the rise). "
+        f"Verdicts, along the loss: {verdicts}."
     )
 
 
@@ -110,15 +111,21 @@ def _ends(estimate: Estimate) -> Row:
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> None:
-    figure.set_figheight(4.8)
-    panels = figure.subplots(len(DRAWN), 2, sharey="row", sharex="col", squeeze=False)
-    for (left, right), (score, words) in zip(panels, DRAWN.items(), strict=True):
+    families = distinct([row for row in rows if row["mark"] not in LEVEL], "family")
+    gains = [family for family in families if family.startswith(GAIN)]
+    probes = [family for family in families if family not in gains]
+    # Gains have a row of their own: next to scores they would lie on 0.
+    drawn = [("f1_tokens", probes, DRAWN["f1_tokens"]), ("log_prob", probes, DRAWN["log_prob"])]
+    drawn[1:1] = [("f1_tokens", gains, "token F1 added to\nwords and positions")] if gains else []
+    figure.set_figheight(0.6 + 2.1 * len(drawn))
+    panels = figure.subplots(len(drawn), 2, sharey="row", sharex="col", squeeze=False)
+    for (left, right), (score, in_row, words) in zip(panels, drawn, strict=True):
         mine = rows_where(rows, score=score)
-        for i, family in enumerate(distinct([row for row in mine if row["mark"] not in LEVEL], "family")):
-            _draw_family((left, right), i, family, rows_where(mine, family=family))
-        lines = [{"cell": row["mark"], "f1": row["value"]} for row in mine if row["mark"] in LEVEL]
+        for family in in_row:
+            _draw_family((left, right), families.index(family), family, rows_where(mine, family=family))
+        levels = [{"cell": row["mark"], "f1": row["value"]} for row in mine if row["mark"] in LEVEL]
         for ax in (left, right):
-            reference_lines(ax, lines)
+            reference_lines(ax, levels if in_row is probes else [])
         if score == "f1_tokens":
             left.set_ylim(min(0, *left.get_ylim()), None)
         left.set_ylabel(words)
@@ -149,7 +156,7 @@ def _draw_family(axes: tuple[Axes, Axes], i: int, family: str, rows: Sequence[Ro
             ends = [v if axis == "loss" else 10**v for v in (row["lo"], row["hi"], row["value"])]
             if all(math.isfinite(v) for v in ends):
                 ax.axvspan(*ends[:2], color=colour, alpha=0.12, linewidth=0)
-                ax.axvline(ends[2], color=colour, linestyle="-.", linewidth=0.8)
+                ax.axvline(ends[2], color=colour, linestyle=(0, (1, 1)), linewidth=1.2, label=f"{name}, break")
 
 
 def _series(rows: Sequence[Row]) -> list[str]:

@@ -30,11 +30,12 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
                     with contextlib.suppress(EmergenceError):  # too few questions, or none with a predicate
                         rows += _rows(scores.comparable.label, skills_of(item.scores.run, item.result, n_null=_N_NULL))
     caption = (
-        "Left: share of k questions of one predicate that are right together (token F1 of 0.5 or more; solid), and as "
-        "it would be if answers were independent (dashed); what lies between them is association. Right: the share of "
-        "wrong answers that all but a share alpha of the asked roles stay below (solid), and the curve of Arora and "
-        "Goyal (2023) at the share of predicates with a wrong answer (dashed; it ends at one half). So few roles "
-        "illustrate it, no more. One seed of each condition."
+        "Left: share of k questions of one predicate that are right together (token F1 of 0.5 or more; solid), and "
+        "as it would be if answers were independent (dashed); what lies between them is association. Right: if a "
+        "share alpha of the asked roles is left out, those with most wrong answers, of every other role at most "
+        "this share is wrong (solid). Dashed: the curve of Arora and Goyal (2023) for the share of predicates with "
+        "a wrong answer, where that is at most one half. So few roles illustrate it, no more. One seed of each "
+        "condition."
     )
     charts.add(KIND, "Questions of one predicate", caption, rows, _TOO_FEW)
 
@@ -64,7 +65,9 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> None:
             right.plot(numbers(points, "x"), numbers(points, "share"), **style, linestyle=line, linewidth=1.0)
     left.set_xticks(sorted({row["x"] for row in rows_where(rows, mark=RATE)}))
     left.set(xlabel="questions of one predicate, k", ylabel="share right throughout", ylim=(0, 1))
-    right.set(xlabel="share of roles left out, alpha", ylabel="share wrong", ylim=(0, 1), xlim=(0, 1))
+    left.set_title("dashed: if answers were independent", loc="left")
+    right.set(xlabel="share of roles left out, alpha", ylabel="share wrong, at most", ylim=(0, 1), xlim=(0, 1))
+    right.set_title("dashed: the curve of Arora and Goyal", loc="left")
     shared_legend(figure, [left])
 
 
