@@ -335,6 +335,10 @@ def _draw_one(panel: Any, result: Mapping[str, Any]) -> str:
     unit = "CPU seconds, one thread" if result["device"] == "cpu" else "seconds"
     title = result["row"].removeprefix("time-to-loss-")
     panel.set(title=f"{title}, {kind_of_result(result)}", xlabel=unit, xscale="log")
+    low, high = panel.get_xlim()
+    ticks = [n * 10.0**power for power in range(-3, 6) for n in (1, 3) if low <= n * 10.0**power <= high]
+    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panel.set_xticks([], minor=True)
     found = result["comparisons"][0]
     return f"{title}: {_times(found['value'])}"
 
