@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 PHASE = "finetune_search"
 #: What the configuration itself asks for.
 DEFAULT = Setting(1.0, PRETRAINED)
+#: Where a better setting may lie, by flag of a result.
+_BEYOND = {"search_edge": "finetune.lr=...", "best_epoch_is_last": "finetune.epochs=..."}
 
 
 def finetune_tuned(
@@ -90,7 +92,9 @@ def finetune_tuned(
     )
     result = replace(result, search=searched)
     if result.flags:
-        logger.warning("finetuning: %s; a better setting may lie beyond", " and ".join(result.flags).replace("_", " "))
+        told = " and ".join(result.flags).replace("_", " ")
+        settings = " --set ".join(_BEYOND[flag] for flag in result.flags)
+        logger.warning("finetuning: %s; a better setting may lie beyond (--set %s)", told, settings)
     return result
 
 

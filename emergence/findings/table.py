@@ -117,7 +117,10 @@ class ResultsTable:
         """Verdicts and readings, what was kept apart, what is missing and what was skipped; a sentence each."""
         asked = [s for s in self.sets if not s.comparable.is_of_a_law or FROZEN in s.comparable.cells]
         verdicts = [verdict_of(set_scores.comparable, set_scores) for set_scores in asked]
-        lines = [f"{verdict.set_label}: verdict: {verdict.short}. {verdict.sentences[0]}" for verdict in verdicts]
+        lines = [
+            f"{verdict.set_label}: verdict: {verdict.short}. {' '.join(verdict.sentences[: 2 if verdict.where else 1])}"
+            for verdict in verdicts
+        ]
         lines += [_reading_line(set_scores) for set_scores in self.sets if set_scores.headline.basis]
         for label, trend in self.trends.items():
             pattern = f", {trend.pattern}" if trend.pattern else ""

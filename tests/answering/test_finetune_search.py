@@ -178,7 +178,9 @@ def test_flags_say_what_may_lie_beyond(caplog: pytest.LogCaptureFixture, data: t
     assert replace(result, search=None).flags == []
     with caplog.at_level(logging.INFO):
         Run(data, replace(CONFIG, lr=4e-4, head_lr=4e-4, min_steps_per_epoch=60))()
-    assert "finetuning: search edge" in caplog.text and "search: chose rate x 3" in caplog.text
+    assert "may lie beyond (--set finetune.lr=... --set finetune.epochs=...)" in caplog.text
+    assert "finetuning: search edge and best epoch is last" in caplog.text
+    assert "search: chose rate x 3" in caplog.text
     assert caplog.text.count("epoch 1:") == 1  # the trials' epochs are not told one by one
 
 

@@ -161,6 +161,7 @@ def test_table_and_json_tell_the_verdict(tmp_path: Path) -> None:
     assert "verdict: adds to words and positions, where: undetermined. For this trained model, " in to_markdown(table)
     assert table.to_dict()["sets"][0]["verdict"]["outcome"] == "adds to words and positions"
     assert "reads roles" not in to_markdown(table)
+    assert " Where: open, because " in to_markdown(table), "the ground of the verdict's second half"
 
 
 def test_sizes_are_read_together(tmp_path: Path) -> None:
