@@ -126,11 +126,14 @@ class Graph:
     def __init__(self, tasks: Sequence[Task], status: Mapping[str, Status] | None = None) -> None:
         self.tasks = {task.key: task for task in tasks}
         self.status = {key: (status or {}).get(key) or Status() for key in self.tasks}
+        #: What tasks are expected to take, by key, where several run at a time: the longest are not left for the end.
+        self.expected: Mapping[str, float] = {}
 
     def ready(self) -> list[Task]:
         """Waiting tasks that can start now. Pretrainings come first, because others wait for them."""
         waiting = (task for key, task in self.tasks.items() if self.status[key].state == "waiting")
-        return [task for task in waiting if task.needs is None or self.status[task.needs].state == "done"]
+        ready = [task for task in waiting if task.needs is None or self.status[task.needs].state == "done"]
+        return sorted(ready, key=lambda task: (not task.is_pretraining, -self.expected.get(task.key, 0.0)))
 
     def trunk_of(self, task: Task) -> str | None:
         """The run whose trunk a task takes; None where it needs none."""

@@ -66,6 +66,8 @@ class LocalPlace:
             context = start_method()
             with StopSwitch(lambda: None, counts_only=True) as stop:
                 runner = _LocalRunner(record, context, stop, say, _check(record, context, stop, say))
+                if record.jobs > 1:
+                    record.graph.expected = runner.work
                 try:
                     over = conduct(record.graph, runner, record.jobs, runner.note, stop)
                 finally:

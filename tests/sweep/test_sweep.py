@@ -322,6 +322,21 @@ def test_a_sweep_runs_everything_once(pretend: Pretend, tmp_path: Path) -> None:
     assert "not running on local; 5 done" in lines[0]
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_where_several_run_at_a_time_the_longest_are_not_left_for_the_end(
+    pretend: Pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    expected = {"D-W-pretrain": 1.0, "D-W-F-ALL": 2.0, "D-W-Z-ALL": 3.0, "D-R-F-ALL": 4.0, "D-R-Z-ALL": 5.0}
+    cost = SimpleNamespace
+    monkeypatch.setattr(local, "cost_of", lambda task: cost(here=cost(least=expected[task.name])))
+    asked: list[list[str]] = []
+    real = Graph.ready
+    monkeypatch.setattr(Graph, "ready", lambda graph: (asked.append([t.name for t in real(graph)]), real(graph))[1])
+    code, _ = sweep(tmp_path, jobs=jobs)
+    assert code == 0 and asked[0][0] == "D-W-pretrain", "others wait for it"
+    assert asked[0][1:] == ["D-R-F-ALL", "D-R-Z-ALL"][:: 1 if jobs == 1 else -1]
+
+
 def test_an_error_of_the_sweep_itself_leaves_no_process_that_waits(
     pretend: Pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
