@@ -240,7 +240,7 @@ def test_what_a_matrix_may_not_say_names_file_and_key(text: str, says: str) -> N
     ("text", "flags", "says"),
     [
         (CELLS + "set.finetune.lr = 'fast'", {}, "finetune.lr must be a number"),
-        (CELLS, {"set_values": ["finetune.lrr=1"]}, "did you mean lr"),
+        (CELLS, {"set_values": ["finetune.lrr=1"]}, "did you mean finetune.lr?"),
         (CELLS + "set.model.n_heads = [3]", {}, "must divide model.hidden_size"),
     ],
 )
