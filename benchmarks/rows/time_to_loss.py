@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks.drawing import saved_canvas
 from benchmarks.marks import kind_of, kind_of_result
 from benchmarks.materials import VOCAB_ROWS, Bench
-from benchmarks.measure import Work, best_precision, hottest, interleaved, repeated
+from benchmarks.measure import Work, best_precision, hottest, interleaved, ratios, repeated
 from benchmarks.ours import Pretraining
 from benchmarks.peers import gpt2
 from benchmarks.report import Comparison, Figure, RowResult, number, precision_notes
@@ -210,13 +210,13 @@ def run(bench: Bench, size: str) -> RowResult:
     tokens = BATCH * text.length
     per_update = {name: tokens * statistics.median(seconds[name]) for name in ("ours", "peer")}
     shares = [needed[seed] / text.updates if seed in needed else math.inf for seed in SEEDS]
-    ratios = [per_update["peer"] / (per_update["ours"] * share) for share in shares]  # 0 where it is never reached
+    by_seed = [per_update["peer"] / (per_update["ours"] * share) for share in shares]  # 0 where it is never reached
     share = statistics.median(shares)
     compute = [flops * g / s for g, s in zip(seconds["GEMM"], seconds["ours"], strict=True)]
     alone = [p / (flops * g) for g, p in zip(seconds["GEMM"], seconds["peer"], strict=True)]
     limit = statistics.median(alone) / share
-    costs = _ratios(seconds["ours"], seconds["peer"])
-    uncompiled = _ratios(seconds["ours, not compiled"], seconds["peer, not compiled"])
+    costs = ratios(seconds["ours"], seconds["peer"])
+    uncompiled = ratios(seconds["ours, not compiled"], seconds["peer, not compiled"])
     unit = "CPU s" if device.type == "cpu" else "s"
     figures = [
         Figure.of("best-tuned GPT-2, one pass", unit, [text.updates * tokens * s for s in seconds["peer"]]),
@@ -244,7 +244,7 @@ def run(bench: Bench, size: str) -> RowResult:
         notes=[
             *precision_notes(precision, device, tuned_peer=True),
             f"one pass is {text.updates} updates of {tokens:,} tokens, vocabulary {parties.vocab:,}; "
-            f"{len(SEEDS)} seeds: {', '.join(map(_times, ratios))}; rounds are those of the seconds",
+            f"{len(SEEDS)} seeds: {', '.join(map(_times, by_seed))}; rounds are those of the seconds",
             "compiling, most of a minute on each side, is not counted; `auto` does not compile so short a run on a CPU",
             f"GPT-2 with rate {best[0]:g} and a warm-up of {best[1]:.0%}, the best of {len(swept)} tried "
             f"({', '.join(f'{rate:g} and {warm_up:.0%}' for rate, warm_up in sorted(swept))}); ours as configured",
@@ -296,10 +296,6 @@ def _seconds(bench: Bench, parties: Parties) -> tuple[Mapping[str, list[float]],
         "GEMM": bench.gemm(),
     }
     return interleaved(work, bench.repeats, device), hottest(work["ours"], device)
-
-
-def _ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    return [a / b for a, b in zip(above, below, strict=True)]
 
 
 def draw(results: Sequence[Mapping[str, Any]], file: Path) -> str:

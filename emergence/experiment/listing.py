@@ -207,7 +207,7 @@ def _finetuning(summary: RunSummary, line: Mapping[str, Any], history: bytes, sp
         return dataclasses.replace(summary, detail=f"search, {counted(history.count(_SEARCHED), 'training')} done")
     if not isinstance(epoch, int):
         return dataclasses.replace(summary, detail=f"step {step:,}") if isinstance(step, int) else summary
-    ended = _last_line(b"\n".join(row for row in history.split(b"\n") if _ENDED in row))
+    ended = _last_line(history, _ENDED)
     f1, em = (value if isinstance(value := ended.get(f"validation_{name}"), float) else None for name in ("f1", "em"))
     done = epoch if line.get("kind") == "finetune_epoch" else epoch - 1
     detail = f"epoch {epoch} of {epochs}" + (f", step {step:,}" if isinstance(step, int) else "")
@@ -225,9 +225,11 @@ def _position(phase: str, line: Mapping[str, Any], spec: ExperimentSpec) -> tupl
     return (step if isinstance(step, int) else None), None, "step"
 
 
-def _last_line(content: bytes) -> dict[str, Any]:
-    """The last readable line of a history. Torn and damaged lines are passed over."""
+def _last_line(content: bytes, holding: bytes = b"") -> dict[str, Any]:
+    """The last readable line of a history that holds some bytes. Torn and damaged lines are passed over."""
     for line in reversed(content.split(b"\n")):
+        if holding not in line:
+            continue
         try:
             row = parse_json(_text(line), HISTORY_FILE)
         except EmergenceError:

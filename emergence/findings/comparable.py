@@ -34,8 +34,12 @@ _COSMETIC = (
     *("checkpoint_every_steps", "log_every_steps", "cache_gigabytes", "families", "max_answer_words"),
     *("validity", "mdl_epochs", "conditional", "on_nan"),
 )
-
-
+#: What a key's digest is made of: sections, and single settings.
+_BEHIND = {
+    "model_settings": ("model.",),
+    "pretraining_settings": ("model.", "pretrain.", "microworld."),
+    "evaluation_settings": ("evaluate.alpha", "evaluate.cluster", "finetune.max_answer_words"),
+}
 #: So many settings that two sets differ in are named.
 _MOST_SETTINGS = 5
 
@@ -473,29 +477,35 @@ def _differences(a: ComparableSet, b: ComparableSet) -> list[str]:
         return ["format (one is the older one, which does not record what was compared)"]
     pairs = [(asdict(a.base), asdict(b.base))]
     pairs += [(asdict(a.trunk), asdict(b.trunk))] if a.trunk and b.trunk else []
-    differing = [(key, x[key], y[key]) for x, y in pairs for key in x if x[key] != y[key]]
-    settings = _differing_settings(a, b) if any(key.endswith("_settings") for key, _, _ in differing) else []
-    kept = [one for one in differing if not (settings and one[0].endswith("_settings"))]
-    return [*(f"{key.replace('_', ' ')} ({x} and {y})" for key, x, y in kept), *settings]
+    told: dict[str, None] = {}  # in order, each once
+    for x, y in pairs:
+        for key in x:
+            if x[key] != y[key]:
+                digests = [f"{key.replace('_', ' ')} ({x[key]} and {y[key]})"]
+                told |= dict.fromkeys(_settings_behind(key, a, b) or digests)
+    return list(told)
 
 
-def _differing_settings(a: ComparableSet, b: ComparableSet) -> list[str]:
-    """``pretrain.precision (auto and bf16)``: the settings that two sets differ in, where both tell theirs."""
-    specs = [next((item.spec for item in s.results() if item.spec is not None), None) for s in (a, b)]
-    first, second = (_flat(spec.to_dict()["config"]) if spec else {} for spec in specs)
-    names = sorted(name for name in first.keys() & second.keys() if first[name] != second[name])
-    told = [f"{name} ({first[name]} and {second[name]})" for name in names]
-    return (
-        told
-        if len(told) <= _MOST_SETTINGS
-        else [*told[: _MOST_SETTINGS - 1], f"{len(told) - _MOST_SETTINGS + 1} more settings"]
-    )
+def _settings_behind(key: str, a: ComparableSet, b: ComparableSet) -> list[str]:
+    """``pretrain.precision (auto and bf16)``: what differs behind two digests; empty where specs do not tell."""
+    behind, first, second = _BEHIND.get(key, ()), _settings_of(a), _settings_of(b)
+    told = [
+        f"{name} ({first[name]} and {second[name]})"
+        for name in sorted(first.keys() & second.keys())
+        if first[name] != second[name]
+        and (name in behind or (name.startswith(behind) and name.partition(".")[2] not in _COSMETIC))
+    ]
+    if len(told) > _MOST_SETTINGS:
+        told[_MOST_SETTINGS - 1 :] = [f"{len(told) - _MOST_SETTINGS + 1} more settings"]
+    return told
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``section.key`` -> value of the settings that can change a score."""
+def _settings_of(s: ComparableSet) -> dict[str, Any]:
+    """``section.key`` -> value, of the first result that has a spec."""
+    spec = next((item.spec for item in s.results() if item.spec is not None), None)
+    config = spec.to_dict()["config"] if spec else {}
     sections = {name: value for name, value in config.items() if isinstance(value, Mapping)}
-    return {f"{s}.{key}": value for s, of in sections.items() for key, value in of.items() if key not in _COSMETIC}
+    return {f"{section}.{key}": value for section, of in sections.items() for key, value in of.items()}
 
 
 def _members(s: ComparableSet) -> str:

@@ -16,8 +16,7 @@ from torch import Tensor
 from emergence.spec.model_size import GPU_CHUNK_FACTOR
 
 NEVER = float("-inf")
-#: Logits and probabilities of a piece take at most so many bytes on a CPU. Twice and half of it were slower where there
-#: are 2 MiB of second-level cache a core.
+#: Logits and probabilities of a piece take at most so many bytes on a CPU. Twice and half of it are slower.
 _CACHE_BYTES = 2**24
 
 
@@ -223,8 +222,8 @@ def _rows_at_once(
         return chunk_rows, chunk_rows
     chunk_rows = min(chunk_rows, n_rows)
     is_float32 = dtype == torch.float32
-    # Probabilities take the place of logits in float32 and once compiled. Otherwise there are both, and what
-    # they are made from.
+    # Probabilities take the place of logits in float32 and once compiled. Otherwise there are both, of
+    # 2 and 4 bytes, and room to spare.
     bytes_each = 4 if is_float32 else 2 if compiled else 8
     piece = max(1, min(chunk_rows, _CACHE_BYTES // (vocab_rows * bytes_each)))
     return piece, piece if is_float32 else chunk_rows

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -171,9 +171,7 @@ class TrainingLoop(ABC):
 
     def _restore(self, content: dict[str, Any]) -> None:
         self.restore(content)
-        now = self.context.precision
-        before = str(content.get("precision", now))
-        self.precision = before if before.endswith(now) else f"{before}, then {now}"
+        self.precision = _number_formats(content, self.context)
         self._saved = self._mark()
 
     def _mark(self) -> tuple[int, ...]:
@@ -244,8 +242,8 @@ def resume(
     if checkpoint is None:
         save_start()
         return False
-    before = str(checkpoint.state.get("precision", context.precision))  # absent in checkpoints of an earlier version
-    if not before.endswith(context.precision):
+    before = checkpoint.state.get("precision")
+    if before is not None and _number_formats(checkpoint.state, context) != before:
         logger.warning(
             "what is done already was computed in %s, the rest will be in %s, which is faster on this machine: go on "
             "where it began, or start all that is compared with it anew, with --set pretrain.precision=fp32",
@@ -253,6 +251,13 @@ def resume(
         )  # fmt: skip
     _take_up(context, checkpoint, restore)
     return True
+
+
+def _number_formats(content: Mapping[str, Any], context: Context) -> str:
+    """What a phase is computed in, once it goes on from ``content``: ``bf16``, or ``bf16, then fp32``."""
+    now = context.precision
+    before = str(content.get("precision", now))  # absent in checkpoints of an earlier version
+    return before if before.endswith(now) else f"{before}, then {now}"
 
 
 def _load(context: Context, phase: str, up_to: int | None = None) -> Checkpoint | None:

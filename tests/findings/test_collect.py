@@ -263,6 +263,15 @@ def test_sets_that_differ_in_settings_name_them(tmp_path: Path) -> None:
     assert longest.count(" and ") == 5 and longest.endswith(", 3 more settings")
 
 
+def test_only_the_settings_behind_a_difference_are_named(tmp_path: Path) -> None:
+    """Sets may differ in the rate, and it is not why they are apart."""
+    write_grid(tmp_path, PLANTED)
+    longest = ("finetune.max_answer_words=3", "finetune.lr=0.5")
+    write_grid(tmp_path, {"full": 0.7, "frozen": 0.6}, seed=1, sets=longest)
+    (told,) = group(tmp_path).mixed
+    assert told.endswith("are not compared: they differ in finetune.max_answer_words (0 and 3)")
+
+
 def test_a_text_without_word_order_has_a_label_of_its_own(tmp_path: Path) -> None:
     def label(**flags: Any) -> str:
         return pretrain_label(ExperimentSpec.from_flags(pretrain_data="shuffled", **flags))

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from emergence.answering.evaluate import choose_max_answer_words
+from emergence.answering.evaluate import Columns, choose_max_answer_words, score_logits
 from emergence.answering.few_shot import few_shot_indices
 from emergence.answering.word_scorer import WordScores, word_scores
 from emergence.data.qa_encoding import IntArray
@@ -78,6 +78,11 @@ class Work:
     @property
     def max_answer_words(self) -> int:
         return choose_max_answer_words(self.spec.config.finetune.max_answer_words, self.questions.all_train)
+
+    @cached_property
+    def words_alone(self) -> Columns:
+        """Score -> (N,) of words and positions alone on the test questions, to which the states of each trunk add."""
+        return score_logits(self.words.test, self.questions.test, self.max_answer_words).columns()
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -148,7 +148,6 @@ def _gains(
 ) -> dict[str, tuple[dict[str, Any], dict[str, npt.NDArray[np.float64]]]]:
     """What the states add to words and positions: family -> facts of the fit, and score -> (N,) differences."""
     questions = work.questions
-    alone = score_logits(work.words.test, questions.test, work.max_answer_words).columns()
     fits = measure_conditional(
         trunk,
         report,
@@ -166,7 +165,7 @@ def _gains(
         together = score_logits(fit.test, questions.test, work.max_answer_words).columns()
         facts = {"layer": fit.layer, **{key: fit.facts[key] for key in _FACTS if key != "layer"}}
         facts["validation_f1_by_layer"] = {str(fit.layer): fit.facts["validation_f1"]}
-        gains[GAIN + fit.family] = facts, {score: together[score] - alone[score] for score in SCORES}
+        gains[GAIN + fit.family] = facts, {score: together[score] - work.words_alone[score] for score in SCORES}
     return gains
 
 
@@ -228,8 +227,8 @@ def _no_model(work: Work) -> dict[str, Any]:
         for rule, columns in rules.items()
     }
     rule = max(means, key=lambda name: means[name][0])
-    words = score_logits(work.words.test, test, work.max_answer_words).columns()["f1_tokens"]
-    return {"rule": rule, **dict(zip(rules[rule], means[rule], strict=True)), "words_f1_tokens": float(words.mean())}
+    words = float(work.words_alone["f1_tokens"].mean())
+    return {"rule": rule, **dict(zip(rules[rule], means[rule], strict=True)), "words_f1_tokens": words}
 
 
 def _notes(work: Work, snapshots: Sequence[ProbedSnapshot]) -> list[str]:
