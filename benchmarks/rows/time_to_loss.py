@@ -9,6 +9,7 @@ is tuned on the held-out text that decides, ours is not.
 
 from __future__ import annotations
 
+import bisect
 import copy
 import dataclasses
 import hashlib
@@ -45,7 +46,7 @@ SEEDS = (0, 1, 2)
 BATCH, PASS = 8, 256
 #: Peak rates of the peer that are tried first, with the first of its warm-ups (shares of the updates).
 PEER_RATES, PEER_WARM_UPS = (1e-3, 2e-3, 4e-3), (0.02, 0.1, 0.3)
-#: Parts of the pass that ours is given, until one is enough.
+#: Parts of the pass that ours is given, until one is enough and the one before is not.
 PARTS = tuple(n / 24 for n in (*range(2, 13), 14, 16, 18, 20, 22, 24))
 #: Where the search in them begins: a third of the pass.
 START = PARTS.index(8 / 24)
@@ -175,7 +176,11 @@ class Parties:
         return beyond(min(((best[0], warm_up) for warm_up in PEER_WARM_UPS), key=loss)), tried
 
     def fewest(self, loss: float, seed: int, start: int) -> tuple[int | None, dict[int, Curve]]:
-        """The fewest updates whose run ends at that loss, sought upwards, then downwards, from part ``start``."""
+        """The fewest updates whose run ends at that loss.
+
+        They are sought upwards, then downwards, from part ``start``, and then between two parts, to the update: all
+        runs would be longer than they need to be otherwise, by half of what lies between two parts.
+        """
         sizes, tried = self.sizes, dict[int, Curve]()
 
         def reaches(size: int) -> bool:
@@ -189,7 +194,11 @@ class Parties:
                 return None, tried
         while at and reaches(sizes[at - 1]):
             at -= 1
-        return sizes[at], tried
+        enough, too_few = sizes[at], sizes[at - 1] if at else sizes[0] - 1
+        while enough - too_few > 1:
+            between = (enough + too_few) // 2
+            enough, too_few = (between, too_few) if reaches(between) else (enough, between)
+        return enough, tried
 
 
 def run(bench: Bench, size: str) -> RowResult:
@@ -204,7 +213,7 @@ def run(bench: Bench, size: str) -> RowResult:
     for seed in SEEDS:
         found, curves[seed] = parties.fewest(peers[seed][-1][1], seed, start)
         if found is not None:
-            needed[seed], start = found, parties.sizes.index(found)
+            needed[seed], start = found, bisect.bisect_left(parties.sizes, found)
     seconds, profile = _seconds(bench, parties)
     flops = training_flops_per_token(model, parties.vocab)
     tokens = BATCH * text.length
