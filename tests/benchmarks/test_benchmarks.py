@@ -204,7 +204,7 @@ def test_a_machine_held_to_fewer_instructions_is_measured_as_one_that_has_no_mor
 
 
 class Planted(Parties):
-    """The peer is best at 0.016, with a warm-up of 30% at 0.032; ours needs 105 updates of 240, but seed 1 never does."""
+    """The peer is best at 0.016, with a warm-up of 30% at 0.032; ours needs 105 updates of 240, with seed 1 more."""
 
     def peer(self, setting: Setting, updates: int, seed: int) -> Curve:
         rate, warm_up = setting
