@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import importlib.util
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.testing
 
 try:
     import torch
@@ -24,6 +26,12 @@ else:
 
 
 gc.set_threshold(50_000)  # as the command line does: a look for cycles every 700 objects is a tenth of the time
+
+
+# Only a power cut loses what a disk was not waited for, and no test has one. What waits, and for what, tests watch.
+os.fsync = lambda _descriptor: None
+# The commands' tree is always the same, and building it anew for every invocation takes seconds in all.
+typer.testing._get_command = functools.cache(typer.testing._get_command)  # type: ignore[attr-defined]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
