@@ -53,10 +53,12 @@ class Pretraining:
         self.gradients: Gradients | None = None
         self.micro_batch = 0
 
-    def step(self, ids: Tensor) -> None:
-        """Learn from ids (B, T+1), in micro-batches as the loop takes them."""
+    def step(self, ids: Tensor, window: int = 0) -> None:
+        """Learn from ids (B, T+1), in micro-batches as the loop takes them and with its windows."""
         with _as_in_a_run(self.device, step_loss if self.ordered else _in_any_order):
-            self.gradients = self.gradients or self._choose(len(ids))
+            if self.gradients is None or self.gradients.window != window:
+                self.gradients = None  # a graph's memory goes before there is another
+                self.gradients = self._choose(len(ids), window)
             self.gradients(ids, of=len(ids)).tolist()  # as the loop does, to see that they are finite
             self.optimizers.step()
             self.optimizers.zero_grad()
@@ -68,12 +70,12 @@ class Pretraining:
         other.optimizers = build_optimizers(self.trunk, self.settings, self.precision)
         return other
 
-    def _choose(self, batch: int) -> Gradients:
+    def _choose(self, batch: int, window: int) -> Gradients:
         micro = self.micro_batch = choose_micro_batch(self.trunk, self.settings, batch, self.context)
         replayed = is_replayed(self.trunk, self.settings.compile, batch, micro, self.context)
         if replayed:
             self.optimizers.replay()
-        return Gradients(self.forward, self.trunk, self.settings, micro, self.context, replayed=replayed)
+        return Gradients(self.forward, self.trunk, self.settings, micro, self.context, replayed=replayed, window=window)
 
 
 @contextmanager

@@ -253,7 +253,8 @@ def test_a_trunk_that_moves_takes_its_angles_along() -> None:
     assert torch.allclose(trunk.to(CUDA)(ids.to(CUDA)).cpu(), here, atol=1e-4)
 
 
-def test_small_updates_of_pretraining_are_replayed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("window", [0, 16])
+def test_small_updates_of_pretraining_are_replayed(folder: Path, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     replays: list[object] = []
     real = torch.cuda.CUDAGraph.replay
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), real(graph))[1])
@@ -262,13 +263,17 @@ def test_small_updates_of_pretraining_are_replayed(folder: Path, monkeypatch: py
     for setting in ("auto", "off"):
         trunk = _trunk()
         config = PretrainConfig(
-            samples_per_epoch=24, batch_size=2, epochs=1, compile=setting, step_snapshots=0, checkpoint_every_steps=7
-        )
-        context = Context(device=CUDA, precision="bf16", checkpointer=Checkpointer(folder / f"replayed-{setting}"))
+            samples_per_epoch=24, batch_size=2, epochs=1, compile=setting, step_snapshots=0, checkpoint_every_steps=7,
+            context_window=window, context_window_fraction=0.5,
+        )  # fmt: skip
+        kept = Checkpointer(folder / f"replayed-{window}-{setting}")
+        context = Context(device=CUDA, precision="bf16", checkpointer=kept)
         pretrain(trunk, stream, stream, config, context, seed=0, save_snapshot=lambda *_: None)
         results[setting] = [weight.detach().cpu() for weight in trunk.parameters()]
         if setting == "auto":
-            assert len(set(map(id, replays))) == 2 and len(replays) == 2 * (12 - WARM_UP_CALLS)
+            parts = 2 if window else 1  # windows and whole sequences have graphs of their own
+            assert len(set(map(id, replays))) == 2 * parts
+            assert len(replays) == 2 * (12 - parts * WARM_UP_CALLS)
             replays.clear()
     assert not replays
     assert all(torch.equal(a, b) for a, b in zip(results["auto"], results["off"], strict=True))

@@ -19,6 +19,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from emergence.files import write_json_atomic
 from emergence.spec.config import ModelConfig, PretrainConfig, load_config
 from emergence.spec.model_size import training_flops_per_token
 from emergence.training.execution import step_loss
-from emergence.training.schedule import learning_rate_factor
+from emergence.training.schedule import context_window, learning_rate_factor
 
 MARK = 4.0
 SEEDS = (0, 1, 2)
@@ -149,7 +150,7 @@ class Parties:
         def step(ids: Tensor) -> None:
             nonlocal done
             made.optimizers.set_factor(learning_rate_factor(done, settings, updates))
-            made.step(ids)
+            made.step(ids, context_window(done, settings, updates))
             done += 1
 
         def loss_of(ids: Tensor) -> Tensor:
@@ -204,7 +205,7 @@ class Parties:
 def run(bench: Bench, size: str) -> RowResult:
     """Time to the peer's loss at one size."""
     parties = parties_of(bench, size)
-    text, model, precision, device = parties.text, parties.model, parties.precision, bench.device
+    text, precision, device = parties.text, parties.precision, bench.device
     best, swept = parties.best_peer()
     peers = {seed: swept[best] if seed == SEEDS[0] else parties.peer(best, text.updates, seed) for seed in SEEDS}
     needed: dict[int, int] = {}
@@ -215,7 +216,7 @@ def run(bench: Bench, size: str) -> RowResult:
         if found is not None:
             needed[seed], start = found, bisect.bisect_left(parties.sizes, found)
     seconds, profile = _seconds(bench, parties)
-    flops = training_flops_per_token(model, parties.vocab)
+    flops = _flops(parties)
     tokens = BATCH * text.length
     per_update = {name: tokens * statistics.median(seconds[name]) for name in ("ours", "peer")}
     shares = [needed[seed] / text.updates if seed in needed else math.inf for seed in SEEDS]
@@ -255,6 +256,7 @@ def run(bench: Bench, size: str) -> RowResult:
             f"one pass is {text.updates} updates of {tokens:,} tokens, vocabulary {parties.vocab:,}; "
             f"{len(SEEDS)} seeds: {', '.join(map(_times, by_seed))}; rounds are those of the seconds",
             "compiling, most of a minute on each side, is not counted; `auto` does not compile so short a run on a CPU",
+            *_window_note(parties.settings),
             f"GPT-2 with rate {best[0]:g} and a warm-up of {best[1]:.0%}, the best of {len(swept)} tried "
             f"({', '.join(f'{rate:g} and {warm_up:.0%}' for rate, warm_up in sorted(swept))}); ours as configured",
         ],
@@ -281,30 +283,60 @@ def parties_of(bench: Bench, size: str) -> Parties:
     held_out = torch.from_numpy(data.validation.get(order.take(0, min(HELD_OUT, order.n_sequences)), length))
     n = min(data.train.n_sequences(length), updates * BATCH)
     text = Text(data.train, held_out.to(bench.device), n, length)
-    settings = dataclasses.replace(config.pretrain, batch_size=BATCH)
+    window = min(config.pretrain.context_window, length // 2)
+    settings = dataclasses.replace(config.pretrain, batch_size=BATCH, context_window=window)
     kept = None if bench.toy else bench.cache / "peer-curves"
     return Parties(text, model, settings, vocab, best_precision(bench.device), compiled=not bench.toy, kept=kept)
 
 
 def _seconds(bench: Bench, parties: Parties) -> tuple[Mapping[str, list[float]], list[dict[str, Any]]]:
-    """Seconds per token of both, compiled, in turn, and per operation of a matrix product; where ours spends them."""
+    """Seconds per token of both, compiled, in turn, and per operation of a matrix product; where ours spends them.
+
+    Ours with windows at first and whole sequences later are as long as the shares of the updates say.
+    """
     model, device, precision = parties.model, bench.device, parties.precision
     settings, compiled = parties.settings, parties.compiled
-    ours = Pretraining(model, parties.vocab, precision, device, compiled=compiled, settings=settings)
+
+    def ours(compiled: bool, window: int = 0) -> Callable[[Tensor], None]:
+        made = Pretraining(model, parties.vocab, precision, device, compiled=compiled, settings=settings)
+        return partial(made.step, window=window)
+
     net = gpt2.PlainGPT2(parties.vocab, model.n_layers, model.hidden_size, model.n_heads, parties.text.length)
     peer = gpt2.tuned_step(net, precision, compiled, device)
     batches = parties.text.batches(0)
     flops = BATCH * parties.text.length * training_flops_per_token(model, parties.vocab)
-    plain = Pretraining(model, parties.vocab, precision, device, settings=settings)
     plain_peer = gpt2.tuned_step(copy.deepcopy(net), precision, False, device)
-    work: dict[str, Work] = {
-        "ours": repeated(on(batches, ours.step), device, flops),
-        "peer": repeated(on(batches, peer), device, flops),
-        "ours, not compiled": repeated(on(batches, plain.step), device, flops),
-        "peer, not compiled": repeated(on(batches, plain_peer), device, flops),
-        "GEMM": bench.gemm(),
-    }
-    return interleaved(work, bench.repeats, device), hottest(work["ours"], device)
+    own = {"ours": compiled, "ours, not compiled": False}
+    sides = {**{name: ours(how) for name, how in own.items()}, "peer": peer, "peer, not compiled": plain_peer}
+    if window := settings.context_window:
+        sides |= {f"{name}, in windows": ours(how, window) for name, how in own.items()}
+    work: dict[str, Work] = {name: repeated(on(batches, step), device, flops) for name, step in sides.items()}
+    work["GEMM"] = bench.gemm()
+    seconds, share = dict(interleaved(work, bench.repeats, device)), _windowed(settings)
+    if settings.context_window:
+        for name in own:
+            pairs = zip(seconds[name], seconds[f"{name}, in windows"], strict=True)
+            seconds[name] = [(1 - share) * whole + share * cut for whole, cut in pairs]
+    return seconds, hottest(work["ours"], device)
+
+
+def _windowed(settings: PretrainConfig) -> float:
+    """Share of the updates that cut sequences into windows."""
+    return settings.context_window_fraction if settings.context_window else 0.0
+
+
+def _window_note(settings: PretrainConfig) -> list[str]:
+    window, share = settings.context_window, _windowed(settings)
+    return [f"ours sees windows of {window} tokens in the first {share:.0%} of its updates"] if window else []
+
+
+def _flops(parties: Parties) -> float:
+    """Floating-point operations a token of ours, of which windows need fewer."""
+    whole, window = parties.model, parties.settings.context_window
+    cut = dataclasses.replace(whole, sequence_length=window or whole.sequence_length)
+    share = _windowed(parties.settings)
+    of_whole, of_cut = (training_flops_per_token(model, parties.vocab) for model in (whole, cut))
+    return (1 - share) * of_whole + share * of_cut
 
 
 def draw(results: Sequence[Mapping[str, Any]], file: Path) -> str:

@@ -241,6 +241,18 @@ def _check_together(config: ExperimentConfig, source: str, origin: Mapping[tuple
             f"{places('pretrain.micro_batch_size', 'pretrain.batch_size')}: pretrain.micro_batch_size = "
             f"{pretrain.micro_batch_size} must divide pretrain.batch_size = {pretrain.batch_size}"
         )
+    if pretrain.context_window:
+        together = places("pretrain.context_window", "model.sequence_length", "model.positions")
+        if model.sequence_length % pretrain.context_window:
+            raise ConfigError(
+                f"{together}: pretrain.context_window = {pretrain.context_window} must divide model.sequence_length = "
+                f"{model.sequence_length} (0: sequences are whole from the start)"
+            )
+        if model.positions == "learned":
+            raise ConfigError(
+                f"{together}: pretrain.context_window needs model.positions = rotary: positions behind the window "
+                "would be learned in the last updates alone; set it to 0"
+            )
     if config.probe.layers != "all" and not re.fullmatch(r"\d{1,4}(,\d{1,4})*", config.probe.layers):
         raise ConfigError(
             f"{places('probe.layers')}: probe.layers must be all, or numbers with commas such as 0,2,3, "

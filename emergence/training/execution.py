@@ -29,10 +29,15 @@ COMPILE_ABOVE_SECONDS = 1200.0
 Forward = Callable[[Tensor], Tensor]
 
 
-def step_loss(forward: Forward, trunk: Trunk, ids: Tensor, chunk_rows: int, precision: str) -> Tensor:
-    """Mean next-token loss (nats) of packed sequences ``ids`` (B, T+1)."""
+def step_loss(forward: Forward, trunk: Trunk, ids: Tensor, chunk_rows: int, precision: str, window: int = 0) -> Tensor:
+    """Mean next-token loss (nats) of packed sequences ``ids`` (B, T+1).
+
+    With a window of W tokens no token sees one of another window: the sequences are (B T/W, W) to the trunk, which
+    knows rotary positions, and so distances, alone.
+    """
     with autocast(ids.device, precision):
-        states = forward(ids[:, :-1])  # (B, T, D)
+        inputs = ids[:, :-1].reshape(-1, window) if window else ids[:, :-1]
+        states = forward(inputs)  # (B, T, D), or (B T/W, W, D)
         # On a CPU it gains nothing in float32.
         compiled = forward is not trunk and (precision == "bf16" or ids.device.type != "cpu")
         targets = ids[:, 1:].flatten()
@@ -50,12 +55,14 @@ class Gradients:
         context: Its device, precision and workers are used.
         replayed: Whether it replays a CUDA graph (:func:`is_replayed`). Every call must then have the same number of
             sequences, all of the update's.
+        window: Tokens of context (:func:`step_loss`), 0 for whole sequences.
     """
 
     def __init__(
         self, forward: Forward, trunk: Trunk, config: PretrainConfig, micro_batch: int, context: Context, *,
-        replayed: bool = False,
+        replayed: bool = False, window: int = 0,
     ) -> None:  # fmt: skip
+        self.window = window
         self._forward, self._trunk, self._config = forward, trunk, config
         self._micro_batch, self._context = micro_batch, context
         self._replayed = Replayed() if replayed else None
@@ -95,7 +102,8 @@ class Gradients:
         for at in range(0, len(ids), self._micro_batch):
             part = ids[at : at + self._micro_batch].to(context.device)  # (b, T+1)
             with in_one_order(context.device):
-                loss = step_loss(self._forward, self._trunk, part, self._config.loss_chunk_rows, context.precision)
+                rows, precision = self._config.loss_chunk_rows, context.precision
+                loss = step_loss(self._forward, self._trunk, part, rows, precision, self.window)
                 loss = loss * (len(part) / of)
                 loss.backward()
             total += loss.detach()
@@ -139,12 +147,14 @@ def choose_micro_batch(trunk: Trunk, config: PretrainConfig, batch_size: int, co
     return size
 
 
-def run_once(forward: Forward, trunk: Trunk, batch_size: int, chunk_rows: int, context: Context) -> None:
+def run_once(
+    forward: Forward, trunk: Trunk, batch_size: int, chunk_rows: int, context: Context, window: int = 0
+) -> None:
     """One forward and backward pass on arbitrary ids, as training will run it."""
     ids = torch.arange(trunk.config.sequence_length + 1, device=context.device) % trunk.vocab_rows  # (T+1,)
     # The ids are copied, not expanded as a view, because the compiler specialises on memory layout.
     with in_one_order(context.device):  # the compiler guards on it, and would compile all again in training
-        step_loss(forward, trunk, ids.repeat(batch_size, 1), chunk_rows, context.precision).backward()
+        step_loss(forward, trunk, ids.repeat(batch_size, 1), chunk_rows, context.precision, window).backward()
 
 
 def choose_forward(
@@ -157,7 +167,7 @@ def choose_forward(
 
     Args:
         trunk: Must be on the context's device.
-        config: Its ``compile`` and ``loss_chunk_rows`` are used.
+        config: Its ``compile``, ``loss_chunk_rows`` and ``context_window`` are used.
         tokens: How many tokens this worker will train on.
         micro_batch: Sequences per pass.
         context: Its device and precision are used.
@@ -167,7 +177,8 @@ def choose_forward(
         return trunk, False
     compiled = compile_trunk(trunk)
     try:
-        run_once(compiled, trunk, micro_batch, config.loss_chunk_rows, context)
+        for window in {config.context_window, 0}:
+            run_once(compiled, trunk, micro_batch, config.loss_chunk_rows, context, window)
     except Exception as error:  # the compiler's failures have no common class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         logger.warning("torch.compile failed, training uncompiled: %s", reason)

@@ -27,7 +27,7 @@ from emergence.training.loop import LoopState, TrainingLoop
 from emergence.training.optim import build_optimizers
 from emergence.training.pretrain_result import PretrainResult
 from emergence.training.recording import NoProgress, NullRecorder
-from emergence.training.schedule import learning_rate_factor, plan_pretraining
+from emergence.training.schedule import context_window, learning_rate_factor, plan_pretraining, window_steps
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ class _Pretraining(TrainingLoop):
         self.plan = plan_pretraining(self.config, self.order.n_sequences)
         self.optimizers = build_optimizers(self.trunk, self.config, self.context.precision)
         self.best_weights: dict[str, Tensor] | None = None
+        self._gradients: Gradients | None = None
 
     @property
     def step(self) -> int:
@@ -140,10 +141,7 @@ class _Pretraining(TrainingLoop):
         # The whole run decides, not the rest of it: compiled and uncompiled results differ in the last digits.
         tokens = self.plan.total_steps * per_worker * self.length
         self.forward, self.compiled = choose_forward(self.trunk, self.config, tokens, micro, self.context)
-        replayed = is_replayed(self.trunk, self.config.compile, per_worker, micro, self.context)
-        self.gradients = Gradients(self.forward, self.trunk, self.config, micro, self.context, replayed=replayed)
-        if replayed:
-            self.optimizers.replay()
+        self.replayed = is_replayed(self.trunk, self.config.compile, per_worker, micro, self.context)
         if not resumed:
             self._log_plan()
 
@@ -174,6 +172,7 @@ class _Pretraining(TrainingLoop):
 
     def _log_plan(self) -> None:
         passes = self.plan.total_steps * self.plan.batch_size / self.order.n_sequences
+        windowed = window_steps(self.config, self.plan.total_steps)
         self.recorder.log(
             "pretrain_plan",
             total_steps=self.plan.total_steps,
@@ -181,10 +180,13 @@ class _Pretraining(TrainingLoop):
             sequences=self.order.n_sequences,
             sequence_length=self.length,
             passes=passes,
+            context_window=self.config.context_window,
+            window_steps=windowed,
         )
         logger.info(
-            "pretraining: %d updates of %d sequences, %.2f passes over %d sequences of %d tokens",
+            "pretraining: %d updates of %d sequences, %.2f passes over %d sequences of %d tokens%s",
             self.plan.total_steps, self.plan.batch_size, passes, self.order.n_sequences, self.length,
+            f"; windows of {self.config.context_window} in the first {windowed} updates" if windowed else "",
         )  # fmt: skip
 
     # One update ---------------------------------------------------------------------------------
@@ -195,7 +197,7 @@ class _Pretraining(TrainingLoop):
         batch = self.order.take(state.step * self.plan.batch_size, self.plan.batch_size)
         mine = self.workers.shard(batch)
         ids = torch.from_numpy(self.train.get(mine, self.length))  # (b, T+1)
-        found = self.gradients(ids, of=len(batch))
+        found = self._gradients_of_step()(ids, of=len(batch))
         self.optimizers.set_factor(self._rate(state.step))
         local, norm = found.tolist()  # the update's one wait for the GPU
         loss = self.workers.sum([local], self.context.device)[0]
@@ -211,6 +213,19 @@ class _Pretraining(TrainingLoop):
         if state.step % self.config.log_every_steps == 0 or state.step == self.plan.total_steps:
             self._log_step(norm)
         return loss
+
+    def _gradients_of_step(self) -> Gradients:
+        """What computes the gradients now: another object with every change of the context window."""
+        window = context_window(self.step, self.config, self.plan.total_steps)
+        if self._gradients is None or self._gradients.window != window:
+            self._gradients = None  # a graph's memory goes before there is another
+            self._gradients = Gradients(
+                self.forward, self.trunk, self.config, self.state.micro_batch, self.context,
+                replayed=self.replayed, window=window,
+            )  # fmt: skip
+            if self.replayed:
+                self.optimizers.replay()  # anew, because gradients are in other places
+        return self._gradients
 
     def _rate(self, step: int) -> float:
         """Share of the peak learning rates at ``step``: the schedule's share, halved by every rewind."""

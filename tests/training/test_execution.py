@@ -267,6 +267,25 @@ def test_gradients_of_parts_are_those_of_the_whole() -> None:
     assert Gradients(trunk, trunk, config(), 2, Context())(ids[:0], of=5)[0] == 0  # another worker has them all
 
 
+def test_tokens_see_their_window_alone() -> None:
+    trunk = build_trunk(MODEL, 64, seed=0, init="normal").requires_grad_(False)
+    ids = torch.randint(64, (2, MODEL.sequence_length + 1), generator=torch.Generator().manual_seed(0))
+    cut = [ids[:, at : at + 5] for at in range(0, 16, 4)]  # four windows of 4 tokens, each with the token after it
+    apart = [float(execution.step_loss(trunk, trunk, part, 8, "fp32")) for part in cut]
+    assert float(execution.step_loss(trunk, trunk, ids, 8, "fp32", window=4)) == pytest.approx(sum(apart) / 4, rel=1e-5)
+    whole = float(execution.step_loss(trunk, trunk, ids, 8, "fp32"))
+    assert whole == float(execution.step_loss(trunk, trunk, ids, 8, "fp32", window=16)) != pytest.approx(sum(apart) / 4)
+
+
+def test_the_window_is_compiled_before_a_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the compiler can't do is found while training uncompiled is still possible."""
+    shapes: set[tuple[int, ...]] = set()
+    monkeypatch.setattr(execution, "compile_trunk", lambda trunk: lambda ids: (shapes.add(ids.shape), trunk(ids))[1])
+    trunk = build_trunk(MODEL, 64, seed=0)
+    assert choose_forward(trunk, config(compile="on", context_window=8), 10**9, 2, Context())[1]
+    assert shapes == {(2, 16), (4, 8)}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_head_is_compiled_with_the_trunk_and_in_bf16_alone(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []

@@ -51,6 +51,7 @@ def settings(**changes: Any) -> PretrainConfig:
         "step_snapshots": 3,
         "log_every_steps": 5,
         "checkpoint_every_steps": 7,
+        "context_window": 4,  # in the first 14 of 24 updates
         "compile": "off",
         "precision": "fp32",
     }
@@ -109,6 +110,19 @@ def test_every_update_has_the_rate_of_its_step(tmp_path: Path, monkeypatch: pyte
     lab.start()
     expected = [lab.config.adamw_lr * learning_rate_factor(step, lab.config, 24) for step in range(24)]
     assert rates == pytest.approx(expected) and len(set(rates)) > 3
+
+
+def test_the_first_updates_see_windows_and_evaluations_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[bool, tuple[int, ...]]] = []
+    real = Trunk.forward
+    monkeypatch.setattr(
+        Trunk, "forward", lambda self, ids: (shapes.append((torch.is_grad_enabled(), ids.shape)), real(self, ids))[1]
+    )
+    lab = Lab(tmp_path)
+    lab.start()
+    assert [(plan["context_window"], plan["window_steps"]) for plan in lab.lines("pretrain_plan")] == [(4, 14)]
+    assert [shape for learning, shape in shapes if learning] == [(32, 4)] * 14 + [(8, 16)] * 10
+    assert {shape[1] for learning, shape in shapes if not learning} == {16}
 
 
 def assert_same(one: Lab, other: Lab) -> None:

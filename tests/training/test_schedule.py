@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emergence.spec.config import PretrainConfig
-from emergence.training.schedule import learning_rate_factor, log_spaced_steps, plan_pretraining
+from emergence.training.schedule import context_window, learning_rate_factor, log_spaced_steps, plan_pretraining
 
 
 def config(**changes: Any) -> PretrainConfig:
@@ -77,6 +77,12 @@ def test_cosine_falls_from_one_to_nothing() -> None:
     assert factors[60] == pytest.approx(0.5)
     assert factors[20:] == sorted(set(factors[20:]), reverse=True)
     assert 0 < factors[-1] < 0.001
+
+
+def test_windows_come_first_and_whole_sequences_last() -> None:
+    settings = config(context_window=64, context_window_fraction=0.25)
+    assert [context_window(step, settings, 8) for step in range(8)] == [64, 64, *[0] * 6]
+    assert not any(context_window(step, config(), 8) for step in range(8)), "whole sequences are the default"
 
 
 @pytest.mark.parametrize("schedule", ["wsd", "cosine"])
