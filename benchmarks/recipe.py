@@ -1,8 +1,8 @@
-"""What settings of the optimisers do to held-out loss after equally many updates, on the text of the time to a loss.
+"""What settings of the recipe do to held-out loss after equally many updates, on the text of the time to a loss.
 
     python -m benchmarks.recipe tiny:80 small:64 --text DIR
 
-Every change has the weights, batches and schedule of what it is compared with. One seed says little about a hundredth
+Every change has the weights, batches and rates of what it is compared with. One seed says little about a hundredth
 of a nat. The held-out text is that of the time to a loss, so what is chosen here would be tuned on it, as the peer is.
 """
 
@@ -28,18 +28,20 @@ from emergence.spec.config import CONFIG_NAMES, PretrainConfig
 #: What docs/speed.md is made of.
 FILE = Path(__file__).resolve().parent / "results" / "campaigns" / "recipe.json"
 
-_BEFORE: dict[str, Any] = {"adamw_beta1": 0.9, "muon_momentum_warmup": 0}
+_BEFORE: dict[str, Any] = {"adamw_beta1": 0.9, "muon_momentum_warmup": 0, "context_window": 0}
 _BETA: dict[str, Any] = {**_BEFORE, "adamw_beta1": 0.8}
 
 
-def variants(settings: PretrainConfig) -> dict[str, PretrainConfig]:
+def variants(settings: PretrainConfig, length: int) -> dict[str, PretrainConfig]:
     """What is compared, by name; the first is what the others are told against."""
     changed: dict[str, dict[str, Any]] = {
-        "beta1 0.9, Muon's momentum constant": _BEFORE,
+        "beta1 0.9, Muon's momentum constant, whole sequences": _BEFORE,
         "AdamW's beta1 0.8": _BETA,
         "beta1 0.8, Muon's momentum rising over 300 updates": {**_BETA, "muon_momentum_warmup": 300},
         "beta1 0.8, AdamW's rate doubled": {**_BETA, "adamw_lr": 2 * settings.adamw_lr},
     }
+    for size in (length // 8, length // 4):
+        changed[f"windows of {size} tokens in the first 60%"] = {**_BEFORE, "context_window": size}
     return {name: dataclasses.replace(settings, **values) for name, values in changed.items()}
 
 
@@ -48,7 +50,7 @@ def measured(bench: Bench, runs: Sequence[tuple[str, int]], seed: int) -> dict[s
     found = []
     for size, updates in runs:
         parties, losses = parties_of(bench, size), list[float]()
-        for name, settings in variants(parties.settings).items():
+        for name, settings in variants(parties.settings, parties.text.length).items():
             losses.append(dataclasses.replace(parties, settings=settings).ours(updates, seed)[-1][1])
             found.append({"size": size, "updates": updates, "change": name, "loss": losses[-1]})
             told = f"{losses[-1]:.3f}  {losses[-1] - losses[0]:+.3f}"

@@ -624,9 +624,9 @@ def test_changes_of_the_recipe_are_told_against_the_recipe_without_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert changes.main(["tiny:3", "--toy", "--json", str(tmp_path / "recipe.json")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == 6
     found = json.loads((tmp_path / "recipe.json").read_text())
-    assert len({one["loss"] for one in found["runs"]}) == len(found["runs"]) == 4
+    assert len({one["loss"] for one in found["runs"]}) == len(found["runs"]) == 6
     runs = [("tiny", "old", 6.5), ("tiny", "new", 6.25), ("small", "old", 6.0)]
     found["runs"] = [{"size": s, "updates": 8, "change": change, "loss": loss} for s, change, loss in runs]
     text = _recipe(found)
