@@ -54,10 +54,14 @@ class Pretraining:
         self.micro_batch = 0
 
     def step(self, ids: Tensor, window: int = 0) -> None:
-        """Learn from ids (B, T+1), in micro-batches as the loop takes them and with its windows."""
+        """Learn from ids (B, T+1), in micro-batches as the loop takes them.
+
+        Args:
+            window: Tokens of context, 0 for whole sequences (:func:`step_loss`).
+        """
         with _as_in_a_run(self.device, step_loss if self.ordered else _in_any_order):
             if self.gradients is None or self.gradients.window != window:
-                self.gradients = None  # a graph's memory goes before there is another
+                self.gradients = None  # frees the old graph before another is captured
                 self.gradients = self._choose(len(ids), window)
             self.gradients(ids, of=len(ids)).tolist()  # as the loop does, to see that they are finite
             self.optimizers.step()
@@ -71,7 +75,9 @@ class Pretraining:
         return other
 
     def _choose(self, batch: int, window: int) -> Gradients:
-        micro = self.micro_batch = choose_micro_batch(self.trunk, self.settings, batch, self.context)
+        micro = self.micro_batch = self.micro_batch or choose_micro_batch(
+            self.trunk, self.settings, batch, self.context
+        )
         replayed = is_replayed(self.trunk, self.settings.compile, batch, micro, self.context)
         if replayed:
             self.optimizers.replay()

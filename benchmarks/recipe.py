@@ -2,8 +2,9 @@
 
     python -m benchmarks.recipe tiny:80 small:64 --text DIR
 
-Every change has the weights, batches and rates of what it is compared with. One seed says little about a hundredth
-of a nat. The held-out text is that of the time to a loss, so what is chosen here would be tuned on it, as the peer is.
+Every change has the first weights, batches and learning-rate schedule of what it is compared with. One seed says little
+about a hundredth of a nat. The held-out text is that of the time to a loss, so what is chosen here would be tuned on
+it, as the peer is.
 """
 
 from __future__ import annotations
@@ -28,20 +29,21 @@ from emergence.spec.config import CONFIG_NAMES, PretrainConfig
 #: What docs/speed.md is made of.
 FILE = Path(__file__).resolve().parent / "results" / "campaigns" / "recipe.json"
 
-_BEFORE: dict[str, Any] = {"adamw_beta1": 0.9, "muon_momentum_warmup": 0, "context_window": 0}
-_BETA: dict[str, Any] = {**_BEFORE, "adamw_beta1": 0.8}
+_BASELINE: dict[str, Any] = {"adamw_beta1": 0.9, "muon_momentum_warmup": 0, "initial_context": 0}
+_BETA: dict[str, Any] = {**_BASELINE, "adamw_beta1": 0.8}
 
 
 def variants(settings: PretrainConfig, length: int) -> dict[str, PretrainConfig]:
     """What is compared, by name; the first is what the others are told against."""
     changed: dict[str, dict[str, Any]] = {
-        "beta1 0.9, Muon's momentum constant, whole sequences": _BEFORE,
+        "beta1 0.9, Muon's momentum constant, whole sequences": _BASELINE,
         "AdamW's beta1 0.8": _BETA,
         "beta1 0.8, Muon's momentum rising over 300 updates": {**_BETA, "muon_momentum_warmup": 300},
         "beta1 0.8, AdamW's rate doubled": {**_BETA, "adamw_lr": 2 * settings.adamw_lr},
     }
-    for size in (length // 8, length // 4):
-        changed[f"windows of {size} tokens in the first 60%"] = {**_BEFORE, "context_window": size}
+    for window in (length // 8, length // 4):
+        name = f"windows of {window} tokens in the first {settings.initial_context_fraction:.0%}"
+        changed[name] = {**_BASELINE, "initial_context": window}
     return {name: dataclasses.replace(settings, **values) for name, values in changed.items()}
 
 

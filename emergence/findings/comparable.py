@@ -488,22 +488,38 @@ def _differences(a: ComparableSet, b: ComparableSet) -> list[str]:
 
 def _settings_behind(key: str, a: ComparableSet, b: ComparableSet) -> list[str]:
     """``pretrain.precision (auto and bf16)``: what differs behind two digests; empty where specs do not tell."""
-    behind, first, second = _BEHIND.get(key, ()), _settings_of(a), _settings_of(b)
+    one, other = _spec_of(a), _spec_of(b)
+    return differing_settings(one, other, _BEHIND[key]) if one and other and key in _BEHIND else []
+
+
+def differing_settings(a: ExperimentSpec, b: ExperimentSpec, among: tuple[str, ...] = ("",)) -> list[str]:
+    """``pretrain.precision (auto and bf16)``: settings that may change a score and in which two specs differ.
+
+    Args:
+        among: The settings' names, or how they begin.
+    """
+    first, second = _settings_of(a), _settings_of(b)
     told = [
         f"{name} ({first[name]} and {second[name]})"
         for name in sorted(first.keys() & second.keys())
         if first[name] != second[name]
-        and (name in behind or (name.startswith(behind) and name.partition(".")[2] not in _COSMETIC))
+        and (name in among or (name.startswith(among) and name.partition(".")[2] not in _COSMETIC))
     ]
     if len(told) > _MOST_SETTINGS:
         told[_MOST_SETTINGS - 1 :] = [f"{len(told) - _MOST_SETTINGS + 1} more settings"]
     return told
 
 
-def _settings_of(s: ComparableSet) -> dict[str, Any]:
-    """``section.key`` -> value, of the first result that has a spec."""
-    spec = next((item.spec for item in s.results() if item.spec is not None), None)
-    config = spec.to_dict()["config"] if spec else {}
+def _spec_of(s: ComparableSet) -> ExperimentSpec | None:
+    """The spec of one of its results: where there is one, of a run that pretrained. Others name settings in vain."""
+    specs = [item.spec for item in s.results() if item.spec is not None]
+    own = (spec for spec in specs if spec.pretrains and not spec.random_baseline)
+    return next(own, specs[0] if specs else None)
+
+
+def _settings_of(spec: ExperimentSpec) -> dict[str, Any]:
+    """``section.key`` -> value."""
+    config = spec.to_dict()["config"]
     sections = {name: value for name, value in config.items() if isinstance(value, Mapping)}
     return {f"{section}.{key}": value for section, of in sections.items() for key, value in of.items()}
 

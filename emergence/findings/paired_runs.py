@@ -14,6 +14,7 @@ import numpy as np
 
 from emergence.errors import DataError, UsageError
 from emergence.experiment.facts import HEADLINE
+from emergence.findings.comparable import differing_settings
 from emergence.findings.two_by_two import RunScores
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.clustering import ClusterKind
@@ -218,6 +219,8 @@ def _notes(a: RunScores, b: RunScores, n_common: int, n_other: int, cluster: Clu
     if a.result.fingerprint("questions") != b.result.fingerprint("questions"):
         notes.append("the runs' question data differ (training questions or others): only shared test questions count")
     differing = [f"{name} {x} against {y}" for name, x, y in _differences(a, b) if x != y]
+    if a.run.spec.config.name == b.run.spec.config.name:  # two sizes differ in many
+        differing += differing_settings(a.run.spec, b.run.spec, ("model.", "pretrain.", "finetune.", "probe."))
     if differing:
         notes.append(f"the runs differ in {', '.join(differing)}")
     return notes

@@ -55,6 +55,8 @@ __all__ = [
     "read_toml",
 ]
 
+#: Tokens of the shortest context window.
+SHORTEST_CONTEXT = 16
 CONFIG_NAMES = ("debug", "tiny", "small", "base", "medium")
 ConfigName = Literal["debug", "tiny", "small", "base", "medium"]
 
@@ -241,17 +243,19 @@ def _check_together(config: ExperimentConfig, source: str, origin: Mapping[tuple
             f"{places('pretrain.micro_batch_size', 'pretrain.batch_size')}: pretrain.micro_batch_size = "
             f"{pretrain.micro_batch_size} must divide pretrain.batch_size = {pretrain.batch_size}"
         )
-    if pretrain.context_window:
-        together = places("pretrain.context_window", "model.sequence_length", "model.positions")
-        if model.sequence_length % pretrain.context_window:
+    if pretrain.initial_context:
+        together = places("pretrain.initial_context", "model.sequence_length", "model.positions")
+        window, length = pretrain.initial_context, model.sequence_length
+        if length % window or not SHORTEST_CONTEXT <= window < length:
             raise ConfigError(
-                f"{together}: pretrain.context_window = {pretrain.context_window} must divide model.sequence_length = "
-                f"{model.sequence_length} (0: sequences are whole from the start)"
+                f"{together}: pretrain.initial_context = {window} must be {SHORTEST_CONTEXT} or more, less than "
+                f"model.sequence_length = {length} and divide it: add --set pretrain.initial_context=0 for sequences "
+                "that are whole from the start"
             )
         if model.positions == "learned":
             raise ConfigError(
-                f"{together}: pretrain.context_window needs model.positions = rotary: positions behind the window "
-                "would be learned in the last updates alone; set it to 0"
+                f"{together}: pretrain.initial_context needs model.positions = rotary: positions beyond the "
+                "window would be learned in the last updates alone: add --set pretrain.initial_context=0"
             )
     if config.probe.layers != "all" and not re.fullmatch(r"\d{1,4}(,\d{1,4})*", config.probe.layers):
         raise ConfigError(

@@ -401,7 +401,7 @@ def _refuse_at_snapshot(spec: ExperimentSpec) -> None:
 #: Settings that are younger than the first stored specs, with what their absence means. A resumed run must not begin
 #: to search, nor train its probes on other golds, nor its trunk otherwise. Its experiment stays the same.
 _ABSENT_MEANS: dict[str, dict[str, Any]] = {
-    "pretrain": {"adamw_beta1": 0.9, "muon_momentum_warmup": 0, "context_window": 0, "context_window_fraction": 0.6},
+    "pretrain": {"adamw_beta1": 0.9, "muon_momentum_warmup": 0, "initial_context": 0, "initial_context_fraction": 0.6},
     "finetune": {"search": "off", "dropout": 0.0},
     "probe": {
         "train_gold": "first",

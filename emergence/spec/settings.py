@@ -71,13 +71,13 @@ class PretrainConfig:
     schedule: Literal["wsd", "cosine"] = _setting("warm-up, stable, linear decay; or warm-up and cosine", "wsd")
     warmup_fraction: float = _setting("share of the steps that warm up", 0.02, low=0.0, high=1.0)
     decay_fraction: float = _setting("share of the steps that decay (wsd)", 0.4, low=0.0, high=1.0)
-    context_window: int = _setting(
-        "tokens of context in the first updates, which cut sequences into windows of so many (0: never)",
+    initial_context: int = _setting(
+        "context window of the first updates, tokens; sequences are cut into windows (0: whole from the start)",
         0,
         low=0,
         high=32768,
     )
-    context_window_fraction: float = _setting("share of the steps that cut them", 0.6, low=0.0, high=1.0)
+    initial_context_fraction: float = _setting("share of the updates with that window", 0.6, low=0.0, high=1.0)
     evaluations_per_epoch: int = _setting("validation losses per epoch", 20, low=1, high=10**6)
     validation_tokens: int = _setting(
         "most validation tokens scored at each evaluation during training", 65_536, low=64, high=10**9
@@ -274,7 +274,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "adamw_lr": 1e-3,
             "adamw_beta1": 0.9,
             "muon_momentum_warmup": 0,
-            "context_window": 0,
+            "initial_context": 0,
             "weight_decay": 0.1,
             "schedule": "cosine",
         },

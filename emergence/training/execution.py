@@ -32,9 +32,15 @@ Forward = Callable[[Tensor], Tensor]
 def step_loss(forward: Forward, trunk: Trunk, ids: Tensor, chunk_rows: int, precision: str, window: int = 0) -> Tensor:
     """Mean next-token loss (nats) of packed sequences ``ids`` (B, T+1).
 
-    With a window of W tokens no token sees one of another window: the sequences are (B T/W, W) to the trunk, which
-    knows rotary positions, and so distances, alone.
+    Args:
+        window: W tokens, 0 for whole sequences. Each sequence is cut into T/W windows that do not attend to each other.
+            All T targets count. Positions start anew in every window, which rotary ones do not show.
+
+    Raises:
+        ValueError: W does not divide T. A window would hold the ends of two sequences.
     """
+    if window and (ids.shape[1] - 1) % window:
+        raise ValueError(f"windows of {window} tokens in sequences of {ids.shape[1] - 1}")
     with autocast(ids.device, precision):
         inputs = ids[:, :-1].reshape(-1, window) if window else ids[:, :-1]
         states = forward(inputs)  # (B, T, D), or (B T/W, W, D)
@@ -162,12 +168,12 @@ def choose_forward(
 ) -> tuple[Forward, bool]:
     """The trunk's forward pass, compiled if that pays, and whether it is compiled.
 
-    Compilation is tried on a real pass. If it fails, training goes on uncompiled with a warning. The trunk itself stays
-    as it is, with the same parameters and names.
+    Compilation is tried on a real pass of every shape that training has, before it begins. If it fails, training goes
+    on uncompiled with a warning. The trunk itself stays as it is, with the same parameters and names.
 
     Args:
         trunk: Must be on the context's device.
-        config: Its ``compile``, ``loss_chunk_rows`` and ``context_window`` are used.
+        config: Its ``compile``, ``loss_chunk_rows`` and ``initial_context`` are used.
         tokens: How many tokens this worker will train on.
         micro_batch: Sequences per pass.
         context: Its device and precision are used.
@@ -177,7 +183,7 @@ def choose_forward(
         return trunk, False
     compiled = compile_trunk(trunk)
     try:
-        for window in {config.context_window, 0}:
+        for window in {config.initial_context, 0}:
             run_once(compiled, trunk, micro_batch, config.loss_chunk_rows, context, window)
     except Exception as error:  # the compiler's failures have no common class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -27,7 +27,7 @@ from emergence.training.loop import LoopState, TrainingLoop
 from emergence.training.optim import build_optimizers
 from emergence.training.pretrain_result import PretrainResult
 from emergence.training.recording import NoProgress, NullRecorder
-from emergence.training.schedule import context_window, learning_rate_factor, plan_pretraining, window_steps
+from emergence.training.schedule import context_window, learning_rate_factor, plan_pretraining, windowed_updates
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,8 @@ class _Pretraining(TrainingLoop):
     def prepare(self, *, resumed: bool) -> None:
         """Choose the micro-batch, whether to compile, and whether to replay."""
         if resumed:
-            logger.info("pretraining resumes at step %d of %d", self.state.step, self.plan.total_steps)
+            total = self.plan.total_steps
+            logger.info("pretraining resumes at step %d of %d%s", self.state.step, total, self._windows())
         per_worker = math.ceil(self.plan.batch_size / self.workers.size)
         micro = self.state.micro_batch or choose_micro_batch(self.trunk, self.config, per_worker, self.context)
         self.state.micro_batch = micro
@@ -172,7 +173,6 @@ class _Pretraining(TrainingLoop):
 
     def _log_plan(self) -> None:
         passes = self.plan.total_steps * self.plan.batch_size / self.order.n_sequences
-        windowed = window_steps(self.config, self.plan.total_steps)
         self.recorder.log(
             "pretrain_plan",
             total_steps=self.plan.total_steps,
@@ -180,14 +180,18 @@ class _Pretraining(TrainingLoop):
             sequences=self.order.n_sequences,
             sequence_length=self.length,
             passes=passes,
-            context_window=self.config.context_window,
-            window_steps=windowed,
+            initial_context=self.config.initial_context,
+            windowed_updates=windowed_updates(self.config, self.plan.total_steps),
         )
         logger.info(
             "pretraining: %d updates of %d sequences, %.2f passes over %d sequences of %d tokens%s",
-            self.plan.total_steps, self.plan.batch_size, passes, self.order.n_sequences, self.length,
-            f"; windows of {self.config.context_window} in the first {windowed} updates" if windowed else "",
+            self.plan.total_steps, self.plan.batch_size, passes, self.order.n_sequences, self.length, self._windows(),
         )  # fmt: skip
+
+    def _windows(self) -> str:
+        last = windowed_updates(self.config, self.plan.total_steps)
+        is_ahead = self.state.step < last
+        return f", in windows of {self.config.initial_context} up to step {last}" if is_ahead else ""
 
     # One update ---------------------------------------------------------------------------------
 
@@ -197,7 +201,7 @@ class _Pretraining(TrainingLoop):
         batch = self.order.take(state.step * self.plan.batch_size, self.plan.batch_size)
         mine = self.workers.shard(batch)
         ids = torch.from_numpy(self.train.get(mine, self.length))  # (b, T+1)
-        found = self._gradients_of_step()(ids, of=len(batch))
+        found = self._gradients_for_update()(ids, of=len(batch))
         self.optimizers.set_factor(self._rate(state.step))
         local, norm = found.tolist()  # the update's one wait for the GPU
         loss = self.workers.sum([local], self.context.device)[0]
@@ -214,17 +218,19 @@ class _Pretraining(TrainingLoop):
             self._log_step(norm)
         return loss
 
-    def _gradients_of_step(self) -> Gradients:
-        """What computes the gradients now: another object with every change of the context window."""
+    def _gradients_for_update(self) -> Gradients:
+        """The :class:`Gradients` of the coming update, made anew when the context window changes."""
         window = context_window(self.step, self.config, self.plan.total_steps)
         if self._gradients is None or self._gradients.window != window:
-            self._gradients = None  # a graph's memory goes before there is another
+            if self._gradients is not None:
+                logger.info("pretraining: whole sequences of %d tokens from step %d on", self.length, self.step)
+            self._gradients = None  # frees the old graph before another is captured
             self._gradients = Gradients(
                 self.forward, self.trunk, self.config, self.state.micro_batch, self.context,
                 replayed=self.replayed, window=window,
             )  # fmt: skip
             if self.replayed:
-                self.optimizers.replay()  # anew, because gradients are in other places
+                self.optimizers.replay()  # captured anew, because gradients are in other places
         return self._gradients
 
     def _rate(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""When pretraining does what: number of steps, learning rate, evaluations, snapshots.
+"""When pretraining does what: number of steps, learning rate, context window, evaluations, snapshots.
 
 The configuration and the amount of text decide all of it, so a resumed run needs no memory of it.
 """
@@ -67,15 +67,15 @@ def log_spaced_steps(total: int, count: int) -> frozenset[int]:
 def context_window(step: int, config: PretrainConfig, total_steps: int) -> int:
     """Tokens of context for the update after ``step`` finished ones, 0 for whole sequences.
 
-    Short windows first, whole sequences later: the next token hangs on near ones before it hangs on far ones, and
-    attention takes less time (Zhu et al. 2025, SkyLadder, arXiv 2503.15450, whose windows grow in many steps).
+    This is context window scheduling (Zhu et al. 2025, SkyLadder, arXiv 2503.15450). A model learns first what the
+    next token owes to near ones, and attention takes less time. Their windows grow in many steps, these once.
     """
-    return config.context_window if step < window_steps(config, total_steps) else 0
+    return config.initial_context if step < windowed_updates(config, total_steps) else 0
 
 
-def window_steps(config: PretrainConfig, total_steps: int) -> int:
+def windowed_updates(config: PretrainConfig, total_steps: int) -> int:
     """How many updates, the first ones, have windows."""
-    return round(config.context_window_fraction * total_steps) if config.context_window else 0
+    return round(config.initial_context_fraction * total_steps) if config.initial_context else 0
 
 
 def learning_rate_factor(step: int, config: PretrainConfig, total_steps: int) -> float:

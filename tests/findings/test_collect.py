@@ -263,6 +263,16 @@ def test_sets_that_differ_in_settings_name_them(tmp_path: Path) -> None:
     assert longest.count(" and ") == 5 and longest.endswith(", 3 more settings")
 
 
+def test_settings_are_those_of_the_run_that_pretrained(tmp_path: Path) -> None:
+    """A run that was given its trunk has settings of its own for a pretraining that it never did."""
+    maker = write_run(tmp_path, "frozen", 0.7, sets=("pretrain.muon_lr=0.5",))
+    weights = {"skip_pretrain": True, "pretrained_model_path": f"{maker.run_id}/toy_llm_unified_pretrained.pth"}
+    write_run(tmp_path, "full", 0.6, trunk_of=maker.spec, **weights)
+    write_grid(tmp_path, PLANTED, seed=1)
+    (told,) = group(tmp_path).mixed
+    assert told.endswith("are not compared: they differ in pretrain.muon_lr (0.5 and 0.02)")
+
+
 def test_only_the_settings_behind_a_difference_are_named(tmp_path: Path) -> None:
     """Sets may differ in the rate, and it is not why they are apart."""
     write_grid(tmp_path, PLANTED)

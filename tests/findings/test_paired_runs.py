@@ -60,6 +60,14 @@ def test_one_finetuned_head_stands_against_every_probe(tmp_path: Path) -> None:
     assert any(note.startswith("A and B are the same run") for note in compare_runs(full, full, n_boot=50).notes)
 
 
+def test_settings_that_differ_are_named(tmp_path: Path) -> None:
+    a, b = (planted(tmp_path, "frozen", 0.5, sets=(f"pretrain.initial_context={n}",)) for n in (0, 32))
+    told = "".join(compare_runs(a, b, n_boot=50).notes)
+    assert "the runs differ in pretrain.initial_context (0 and 32)" in told
+    other = planted(tmp_path, "frozen", 0.5, config_name="small")
+    assert "pretrain." not in "".join(compare_runs(a, other, n_boot=50).notes), "sizes differ in all"
+
+
 def test_documents_are_resampled_where_files_tell_them(tmp_path: Path) -> None:
     with_documents = [planted(tmp_path / "new", c, 0.5, documents=8) for c in ("frozen", "random_frozen")]
     without = [planted(tmp_path / "old", c, 0.5) for c in ("frozen", "random_frozen")]

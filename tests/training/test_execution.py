@@ -275,6 +275,8 @@ def test_tokens_see_their_window_alone() -> None:
     assert float(execution.step_loss(trunk, trunk, ids, 8, "fp32", window=4)) == pytest.approx(sum(apart) / 4, rel=1e-5)
     whole = float(execution.step_loss(trunk, trunk, ids, 8, "fp32"))
     assert whole == float(execution.step_loss(trunk, trunk, ids, 8, "fp32", window=16)) != pytest.approx(sum(apart) / 4)
+    with pytest.raises(ValueError, match="windows of 32 tokens in sequences of 16"):
+        execution.step_loss(trunk, trunk, ids, 8, "fp32", window=32)
 
 
 def test_the_window_is_compiled_before_a_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +284,7 @@ def test_the_window_is_compiled_before_a_run_begins(monkeypatch: pytest.MonkeyPa
     shapes: set[tuple[int, ...]] = set()
     monkeypatch.setattr(execution, "compile_trunk", lambda trunk: lambda ids: (shapes.add(ids.shape), trunk(ids))[1])
     trunk = build_trunk(MODEL, 64, seed=0)
-    assert choose_forward(trunk, config(compile="on", context_window=8), 10**9, 2, Context())[1]
+    assert choose_forward(trunk, config(compile="on", initial_context=8), 10**9, 2, Context())[1]
     assert shapes == {(2, 16), (4, 8)}
 
 

@@ -51,7 +51,7 @@ def settings(**changes: Any) -> PretrainConfig:
         "step_snapshots": 3,
         "log_every_steps": 5,
         "checkpoint_every_steps": 7,
-        "context_window": 4,  # in the first 14 of 24 updates
+        "initial_context": 4,  # in the first 14 of 24 updates
         "compile": "off",
         "precision": "fp32",
     }
@@ -120,7 +120,7 @@ def test_the_first_updates_see_windows_and_evaluations_never(tmp_path: Path, mon
     )
     lab = Lab(tmp_path)
     lab.start()
-    assert [(plan["context_window"], plan["window_steps"]) for plan in lab.lines("pretrain_plan")] == [(4, 14)]
+    assert [(plan["initial_context"], plan["windowed_updates"]) for plan in lab.lines("pretrain_plan")] == [(4, 14)]
     assert [shape for learning, shape in shapes if learning] == [(32, 4)] * 14 + [(8, 16)] * 10
     assert {shape[1] for learning, shape in shapes if not learning} == {16}
 
@@ -312,7 +312,8 @@ def test_resuming_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         lab.start(after(2))
     with caplog.at_level(logging.INFO, "emergence"):
         lab.start()
-    assert "pretraining resumes at step 2 of 24" in caplog.text
+    assert "pretraining resumes at step 2 of 24, in windows of 4 up to step 14" in caplog.text
+    assert "pretraining: whole sequences of 16 tokens from step 14 on" in caplog.text
 
 
 def test_going_on_in_another_number_format_is_told_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
