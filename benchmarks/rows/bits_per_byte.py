@@ -49,7 +49,6 @@ def run(bench: Bench) -> RowResult:
     base = dataclasses.replace(
         load_config("tiny").pretrain, batch_size=BATCH, evaluations_per_epoch=1, step_snapshots=0,
         checkpoint_every_steps=10**9, validation_tokens=4_096, compile="off", max_passes=4.0,
-        initial_context=0,  # updates are timed on whole sequences
     )  # fmt: skip
     precision, rows = best_precision(bench.device), data.tokenizer.vocab_rows
     context = Context(bench.device, precision)

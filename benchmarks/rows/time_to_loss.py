@@ -3,9 +3,8 @@
 GPT-2 is trained with AdamW at rates that are doubled or halved for as long as that helps, then with longer warm-ups and
 rates beyond, on the first seed. What it has with the best of them, seed by seed, is what ours must reach: the modern
 recipe as it is configured, in whole runs of ever more updates, each with its own schedule. Seconds are updates times
-the median seconds of one, measured in turn, both sides compiled or neither; compiling itself is not counted. An update
-of ours is the mean of one with windows and one on whole sequences, weighted by how many there are. The peer is tuned on
-the held-out text that decides, ours is not, but for the windows: that 64 and 128 tokens were as good was seen on it.
+the median seconds of one, measured in turn, both sides compiled or neither; compiling itself is not counted. The peer
+is tuned on the held-out text that decides, ours is not.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +205,7 @@ class Parties:
 def run(bench: Bench, size: str) -> RowResult:
     """Time to the peer's loss at one size."""
     parties = parties_of(bench, size)
-    text, precision, device = parties.text, parties.precision, bench.device
+    text, model, precision, device = parties.text, parties.model, parties.precision, bench.device
     best, swept = parties.best_peer()
     peers = {seed: swept[best] if seed == SEEDS[0] else parties.peer(best, text.updates, seed) for seed in SEEDS}
     needed: dict[int, int] = {}
@@ -218,7 +216,7 @@ def run(bench: Bench, size: str) -> RowResult:
         if found is not None:
             needed[seed], start = found, bisect.bisect_left(parties.sizes, found)
     seconds, profile = _seconds(bench, parties)
-    flops = _flops(parties)
+    flops = training_flops_per_token(model, parties.vocab)
     tokens = BATCH * text.length
     per_update = {name: tokens * statistics.median(seconds[name]) for name in ("ours", "peer")}
     shares = [needed[seed] / text.updates if seed in needed else math.inf for seed in SEEDS]
@@ -258,7 +256,6 @@ def run(bench: Bench, size: str) -> RowResult:
             f"one pass is {text.updates} updates of {tokens:,} tokens, vocabulary {parties.vocab:,}; "
             f"{len(SEEDS)} seeds: {', '.join(map(_times, by_seed))}; rounds are those of the seconds",
             "compiling, most of a minute on each side, is not counted; `auto` does not compile so short a run on a CPU",
-            *_window_note(parties.settings),
             f"GPT-2 with rate {best[0]:g} and a warm-up of {best[1]:.0%}, the best of {len(swept)} tried "
             f"({', '.join(f'{rate:g} and {warm_up:.0%}' for rate, warm_up in sorted(swept))}); ours as configured",
         ],
@@ -285,63 +282,30 @@ def parties_of(bench: Bench, size: str) -> Parties:
     held_out = torch.from_numpy(data.validation.get(order.take(0, min(HELD_OUT, order.n_sequences)), length))
     n = min(data.train.n_sequences(length), updates * BATCH)
     text = Text(data.train, held_out.to(bench.device), n, length)
-    window = min(config.pretrain.initial_context, length // 2)
-    settings = dataclasses.replace(config.pretrain, batch_size=BATCH, initial_context=window)
+    settings = dataclasses.replace(config.pretrain, batch_size=BATCH)
     kept = None if bench.toy else bench.cache / "peer-curves"
     return Parties(text, model, settings, vocab, best_precision(bench.device), compiled=not bench.toy, kept=kept)
 
 
 def _seconds(bench: Bench, parties: Parties) -> tuple[Mapping[str, list[float]], list[dict[str, Any]]]:
-    """Seconds per token of both, in turn, and per operation of a matrix product; where ours spends them.
-
-    Those of ours are the mean of updates with windows and on whole sequences, weighted by their shares. Where they are
-    spent is told of whole sequences.
-    """
+    """Seconds per token of both, compiled, in turn, and per operation of a matrix product; where ours spends them."""
     model, device, precision = parties.model, bench.device, parties.precision
     settings, compiled = parties.settings, parties.compiled
-
-    def ours(is_compiled: bool, window: int = 0) -> Callable[[Tensor], None]:
-        made = Pretraining(model, parties.vocab, precision, device, compiled=is_compiled, settings=settings)
-        return partial(made.step, window=window)
-
+    ours = Pretraining(model, parties.vocab, precision, device, compiled=compiled, settings=settings)
     net = gpt2.PlainGPT2(parties.vocab, model.n_layers, model.hidden_size, model.n_heads, parties.text.length)
     peer = gpt2.tuned_step(net, precision, compiled, device)
     batches = parties.text.batches(0)
     flops = BATCH * parties.text.length * training_flops_per_token(model, parties.vocab)
+    plain = Pretraining(model, parties.vocab, precision, device, settings=settings)
     plain_peer = gpt2.tuned_step(copy.deepcopy(net), precision, False, device)
-    own = {"ours": compiled, "ours, not compiled": False}
-    sides = {**{name: ours(how) for name, how in own.items()}, "peer": peer, "peer, not compiled": plain_peer}
-    if window := settings.initial_context:
-        sides |= {f"{name}, in windows": ours(how, window) for name, how in own.items()}
-    work: dict[str, Work] = {name: repeated(on(batches, step), device, flops) for name, step in sides.items()}
-    work["GEMM"] = bench.gemm()
-    seconds, share = dict(interleaved(work, bench.repeats, device)), _windowed(settings)
-    if settings.initial_context:
-        for name in own:
-            pairs = zip(seconds[name], seconds[f"{name}, in windows"], strict=True)
-            seconds[name] = [(1 - share) * whole + share * cut for whole, cut in pairs]
-    return seconds, hottest(work["ours"], device)
-
-
-def _windowed(settings: PretrainConfig) -> float:
-    """Share of the updates that cut sequences into windows."""
-    return settings.initial_context_fraction if settings.initial_context else 0.0
-
-
-def _window_note(settings: PretrainConfig) -> list[str]:
-    window, share = settings.initial_context, _windowed(settings)
-    if not window:
-        return []
-    return [f"ours sees windows of {window} tokens in the first {share:.0%} of its updates; GPT-2 sees whole sequences"]
-
-
-def _flops(parties: Parties) -> float:
-    """Floating-point operations a token of ours, of which windows need fewer."""
-    whole, window = parties.model, parties.settings.initial_context
-    cut = dataclasses.replace(whole, sequence_length=window or whole.sequence_length)
-    share = _windowed(parties.settings)
-    of_whole, of_cut = (training_flops_per_token(model, parties.vocab) for model in (whole, cut))
-    return (1 - share) * of_whole + share * of_cut
+    work: dict[str, Work] = {
+        "ours": repeated(on(batches, ours.step), device, flops),
+        "peer": repeated(on(batches, peer), device, flops),
+        "ours, not compiled": repeated(on(batches, plain.step), device, flops),
+        "peer, not compiled": repeated(on(batches, plain_peer), device, flops),
+        "GEMM": bench.gemm(),
+    }
+    return interleaved(work, bench.repeats, device), hottest(work["ours"], device)
 
 
 def draw(results: Sequence[Mapping[str, Any]], file: Path) -> str:

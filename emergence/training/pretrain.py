@@ -285,7 +285,9 @@ class _Pretraining(TrainingLoop):
             if self.config.patience:
                 self.best_weights = {name: value.clone() for name, value in self.trunk.state_dict().items()}
         else:
-            state.evaluations_since_best += 1
+            # While windows last, the loss on whole sequences lags: that it does not fall says nothing.
+            is_whole = state.step > windowed_updates(self.config, self.plan.total_steps)
+            state.evaluations_since_best += is_whole
             state.stopped_early = 0 < self.config.patience <= state.evaluations_since_best
         self.recorder.log(
             "pretrain_evaluation",

@@ -34,6 +34,7 @@ from benchmarks.measure import (
     run_command,
 )
 from benchmarks.mine_campaign import published
+from benchmarks.ours import Pretraining, model_config
 from benchmarks.peers.gpt2 import PlainGPT2, cosine, tuned_loss
 from benchmarks.peers.mine_published import WIDTHS
 from benchmarks.peers.padded import PaddedTrainer
@@ -631,6 +632,16 @@ def test_changes_of_the_recipe_are_told_against_the_recipe_without_them(
     found["runs"] = [{"size": s, "updates": 8, "change": change, "loss": loss} for s, change, loss in runs]
     text = _recipe(found)
     assert "| old | 6.500 | 6.000 |" in text and "| new | 6.250 (-0.250) |  |" in text
+
+
+def test_ours_learns_from_the_window_it_is_told() -> None:
+    made = Pretraining(model_config((1, 16, 2), 32), 448, "fp32", torch.device("cpu"))
+    ids = torch.zeros(2, 33, dtype=torch.int64)
+    seen = []
+    for window in (8, 8, 0):
+        made.step(ids, window)
+        seen.append(made.gradients)
+    assert [one.window for one in seen if one] == [8, 8, 0] and seen[0] is seen[1]
 
 
 @pytest.mark.parametrize("wrong", ["tiny", "tiny:x", "tiny:0", "nosuch:8"])

@@ -210,6 +210,15 @@ def test_a_spec_of_before_the_search_does_not_begin_to_search() -> None:
     assert ExperimentSpec.from_dict(spec().to_dict()).config.finetune.search == "on"
 
 
+def test_a_spec_of_before_windows_goes_on_without_them() -> None:
+    stored = spec(set_values=("pretrain.initial_context=32",)).to_dict()
+    for key in ("initial_context", "initial_context_fraction"):
+        del stored["config"]["pretrain"][key]
+    old = ExperimentSpec.from_dict(json.loads(json.dumps(stored)))
+    assert old == spec() and old.config.pretrain.initial_context == 0
+    assert old.pretrain_id == spec().pretrain_id != spec(set_values=("pretrain.initial_context=32",)).pretrain_id
+
+
 def test_without_a_search_the_identity_is_that_of_before_it() -> None:
     off = spec(config_name="debug", data="microworld", set_values=("finetune.search=off",))
     assert not {"search", "dropout"} & set(_without_cosmetics(off.config.to_dict())["finetune"])

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from emergence.data.stream import TokenStream
 from emergence.errors import DataError
 from emergence.model import Trunk, build_trunk
 from emergence.spec.config import ModelConfig, PretrainConfig
+from emergence.training import pretrain as loop
 from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.finiteness import NonFiniteLossError
@@ -123,6 +125,21 @@ def test_the_first_updates_see_windows_and_evaluations_never(tmp_path: Path, mon
     assert [(plan["initial_context"], plan["windowed_updates"]) for plan in lab.lines("pretrain_plan")] == [(4, 14)]
     assert [shape for learning, shape in shapes if learning] == [(32, 4)] * 14 + [(8, 16)] * 10
     assert {shape[1] for learning, shape in shapes if not learning} == {16}
+
+
+def test_patience_does_not_count_while_windows_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the loss on whole sequences lags."""
+    losses = iter(range(1, 100))
+    measured = SimpleNamespace(perplexity=1.0, bits_per_byte=1.0, n_tokens=1)
+    monkeypatch.setattr(
+        loop,
+        "evaluate_language_model",
+        lambda *_, **__: SimpleNamespace(nats_per_token=float(next(losses)), **vars(measured)),
+    )
+    lab = Lab(tmp_path, patience=2)
+    result = lab.start()
+    # Evaluations are at 0, 1, 4, 5, 8, 12, 16, 20 and 24; windows last to 14.
+    assert (result.steps, result.best_step, result.stopped_early) == (20, 0, True)
 
 
 def assert_same(one: Lab, other: Lab) -> None:
@@ -256,7 +273,10 @@ def test_a_tiny_text_is_learnt_by_heart(tmp_path: Path, changes: dict[str, Any])
 def test_patience_stops_and_leaves_the_best_weights(tmp_path: Path) -> None:
     # Four sequences of noise, learnt by heart: the held-out loss soon rises.
     noise = TokenStream.from_tokens(np.random.default_rng(0).integers(4, 64, 16 * 4 + 1))
-    lab = Lab(tmp_path / "a", samples_per_epoch=800, max_passes=1000, patience=2, evaluations_per_epoch=20)
+    settings = {
+        "samples_per_epoch": 800, "max_passes": 1000, "initial_context": 0, "patience": 2, "evaluations_per_epoch": 20
+    }  # fmt: skip
+    lab = Lab(tmp_path / "a", **settings)
     result = lab.start(train=noise)
     evaluations = lab.lines("pretrain_evaluation")
     losses = [line["validation_loss"] for line in evaluations]
@@ -265,7 +285,7 @@ def test_patience_stops_and_leaves_the_best_weights(tmp_path: Path) -> None:
     assert result.best_validation_loss == min(losses) == losses[-3] == result.validation_loss
     assert result.best_step == evaluations[-3]["step"]
     # Interrupted after its best, it still remembers it.
-    other = Lab(tmp_path / "b", samples_per_epoch=800, max_passes=1000, patience=2, evaluations_per_epoch=20)
+    other = Lab(tmp_path / "b", **settings)
     with pytest.raises(StopRequested):
         other.start(after(result.best_step + 1), train=noise)
     assert other.start(train=noise).steps == result.steps

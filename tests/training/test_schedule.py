@@ -80,7 +80,7 @@ def test_cosine_falls_from_one_to_nothing() -> None:
 
 
 def test_windows_come_first_and_whole_sequences_last() -> None:
-    settings = config(initial_context=64, initial_context_fraction=0.25)
+    settings = config(initial_context=64, initial_context_fraction=0.2)  # 1.6 updates, rounded
     assert [context_window(step, settings, 8) for step in range(8)] == [64, 64, *[0] * 6]
     assert not any(context_window(step, config(), 8) for step in range(8)), "whole sequences are the default"
 
