@@ -61,7 +61,6 @@ class Pretraining:
         """
         with _as_in_a_run(self.device, step_loss if self.ordered else _in_any_order):
             if self.gradients is None or self.gradients.window != window:
-                self.gradients = None  # frees the old graph before another is captured
                 self.gradients = self._choose(len(ids), window)
             self.gradients(ids, of=len(ids)).tolist()  # as the loop does, to see that they are finite
             self.optimizers.step()

@@ -222,9 +222,8 @@ class _Pretraining(TrainingLoop):
         """The :class:`Gradients` of the coming update, made anew when the context window changes."""
         window = context_window(self.step, self.config, self.plan.total_steps)
         if self._gradients is None or self._gradients.window != window:
-            if self._gradients is not None:
+            if self._gradients is not None and not window:
                 logger.info("pretraining: whole sequences of %d tokens from step %d on", self.length, self.step)
-            self._gradients = None  # frees the old graph before another is captured
             self._gradients = Gradients(
                 self.forward, self.trunk, self.config, self.state.micro_batch, self.context,
                 replayed=self.replayed, window=window,
