@@ -113,10 +113,11 @@ def sick(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     def infect(bound: float) -> None:
         update, loss_of = _Pretraining._update, _Finetuning._loss
+        sick = torch.tensor([math.nan, 1.0])  # the loss and the gradient's norm
 
         def pretrained(run: _Pretraining) -> float:
             if run.state.step + 1 == SICK and 0.5**run.state.rewinds > bound:
-                with mock.patch.object(run, "gradients", lambda ids, of: torch.tensor([math.nan, 1.0])):
+                with mock.patch.object(run, "_gradients_for_update", lambda: lambda ids, of: sick):
                     return update(run)
             return update(run)
 
