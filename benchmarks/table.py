@@ -233,7 +233,8 @@ def _curves(rows: list[Mapping[str, Any]]) -> str:
         "\n## Loss against time\n\n"
         "![Held-out loss against seconds, ours and the best-tuned GPT-2](figures/time_to_loss.svg)\n\n"
         "Three seeds each. Of ours the shortest runs are drawn that end at the loss that GPT-2 has after one pass. "
-        "Their losses are those of uncompiled runs, which differ from compiled ones in the last digits."
+        "Their losses are those of uncompiled runs, which differ from compiled ones in the last digits. "
+        "With tiles the updates that ours needs are rounded up to a twenty-fourth of the pass."
     )
 
 
