@@ -89,13 +89,13 @@ pass). Half the batch lowered ours by 0.035 (80 updates of tiny); it is the same
 
 *Windows* of 128 tokens in the first 60% of the updates (`--set pretrain.initial_context=128`; Zhu et al. 2025,
 SkyLadder, arXiv 2503.15450) are no default either. `tiny` reached the loss above, in float32, after 81, 59 and 76
-updates with them for 84, 60 and 76, and an update is a few percent cheaper. After 1,000 updates of `tiny` (books and QA-SRL Bank, seed 0) the
-loss was 5.326 for 5.331 nats; linear and bilinear probes of the frozen trunk had F1 0.306 and 0.530 for 0.305 and 0.528
-(standard errors 0.01). Frozen `debug` trunks of the micro-world with windows of 32 of their 128 tokens (500 updates,
-seeds 0 and 1) had 2.201 and 2.187 nats for 2.145 and 2.191, linear probes 0.431 and 0.456 for 0.438 and 0.456, bilinear
-ones 0.918 and 0.920 for 0.901 and 0.907. But while windows last, the loss on whole sequences lags (5.645 for 5.601
-after 600 of the 1,000 updates) and then falls at once: curves over snapshots, which this program is for, would have a
-cliff. Thousands of updates, larger sizes and GPUs were not tried.
+updates with them for 84, 60 and 76, and an update is a few percent cheaper. After 1,000 updates of `tiny` (books and
+QA-SRL Bank, seed 0) the loss was 5.326 for 5.331 nats; linear and bilinear probes of the frozen trunk had F1 0.306 and
+0.530 for 0.305 and 0.528 (standard errors 0.01). Frozen `debug` trunks of the micro-world with windows of 32 of their
+128 tokens (500 updates, seeds 0 and 1) had 2.201 and 2.187 nats for 2.145 and 2.191, linear probes 0.431 and 0.456 for
+0.438 and 0.456, bilinear ones 0.918 and 0.920 for 0.901 and 0.907. But while windows last, the loss on whole sequences
+lags (5.645 for 5.601 after 600 of the 1,000 updates) and then falls at once: curves over snapshots, which this program
+is for, would have a cliff. Thousands of updates, larger sizes and GPUs were not tried.
 
 Nothing was gained in 80 updates of `tiny` (seed 0, 6.307 without) by capping logits at 15 (6.303), by a second
 embedding, of the token before (6.307), or by a longer warm-up (10%: 6.328).
