@@ -492,7 +492,7 @@ def _settings_behind(key: str, a: ComparableSet, b: ComparableSet) -> list[str]:
     return differing_settings(one, other, _BEHIND[key]) if one and other and key in _BEHIND else []
 
 
-def differing_settings(a: ExperimentSpec, b: ExperimentSpec, among: tuple[str, ...] = ("",)) -> list[str]:
+def differing_settings(a: ExperimentSpec, b: ExperimentSpec, among: tuple[str, ...]) -> list[str]:
     """``pretrain.precision (auto and bf16)``: settings that may change a score and in which two specs differ.
 
     Args:

@@ -27,7 +27,7 @@ from emergence.training.loop import LoopState, TrainingLoop
 from emergence.training.optim import build_optimizers
 from emergence.training.pretrain_result import PretrainResult
 from emergence.training.recording import NoProgress, NullRecorder
-from emergence.training.schedule import context_window, learning_rate_factor, plan_pretraining, windowed_updates
+from emergence.training.schedule import context_window, learning_rate_factor, plan_pretraining
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class _Pretraining(TrainingLoop):
             sequence_length=self.length,
             passes=passes,
             initial_context=self.config.initial_context,
-            windowed_updates=windowed_updates(self.config, self.plan.total_steps),
+            windowed_updates=self.plan.windowed_updates,
         )
         logger.info(
             "pretraining: %d updates of %d sequences, %.2f passes over %d sequences of %d tokens%s",
@@ -189,9 +189,9 @@ class _Pretraining(TrainingLoop):
         )  # fmt: skip
 
     def _windows(self) -> str:
-        last = windowed_updates(self.config, self.plan.total_steps)
-        is_ahead = self.state.step < last
-        return f", in windows of {self.config.initial_context} up to step {last}" if is_ahead else ""
+        if self.step >= self.plan.windowed_updates:
+            return ""
+        return f", in windows of {self.config.initial_context} up to step {self.plan.windowed_updates}"
 
     # One update ---------------------------------------------------------------------------------
 
@@ -285,8 +285,7 @@ class _Pretraining(TrainingLoop):
                 self.best_weights = {name: value.clone() for name, value in self.trunk.state_dict().items()}
         else:
             # While windows last, the loss on whole sequences lags: that it does not fall says nothing.
-            is_whole = state.step > windowed_updates(self.config, self.plan.total_steps)
-            state.evaluations_since_best += is_whole
+            state.evaluations_since_best += state.step > self.plan.windowed_updates
             state.stopped_early = 0 < self.config.patience <= state.evaluations_since_best
         self.recorder.log(
             "pretrain_evaluation",
