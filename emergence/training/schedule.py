@@ -18,18 +18,18 @@ class PretrainPlan:
     Attributes:
         batch_size: Sequences per update over all devices.
         total_steps: Updates in all.
-        windowed_updates: How many of them, the first ones, have the initial context window.
         epoch_steps: Steps at which epoch 1, 2, ... ends. The last is ``total_steps``.
         snapshot_steps: Steps whose weights are kept, log-spaced. Step 0 and the last one are among them.
         evaluation_steps: Steps at which the validation loss is measured. All snapshot and epoch steps are among them.
+        windowed_updates: How many updates, the first ones, have the initial context window.
     """
 
     batch_size: int
     total_steps: int
-    windowed_updates: int
     epoch_steps: tuple[int, ...]
     snapshot_steps: frozenset[int]
     evaluation_steps: frozenset[int]
+    windowed_updates: int = 0
 
 
 def plan_pretraining(config: PretrainConfig, n_sequences: int) -> PretrainPlan:
@@ -56,10 +56,10 @@ def plan_pretraining(config: PretrainConfig, n_sequences: int) -> PretrainPlan:
     return PretrainPlan(
         batch_size,
         total,
-        windowed_updates(config, total),
         epoch_steps,
         snapshots,
         frozenset({0, total, *evaluations, *snapshots, *epoch_steps}),
+        windowed_updates(config, total),
     )
 
 
