@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import solve_triangular
 from scipy.special import expit
 
 from emergence.measures.resampling import FloatArray
@@ -117,6 +116,8 @@ class Points:
 
 
 def _whitening(covariance: FloatArray) -> FloatArray:
+    from scipy.linalg import solve_triangular  # a twentieth of a second, which most tables do without
+
     try:
         root = np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError as error:
