@@ -34,6 +34,10 @@ _COSMETIC = (
     *("checkpoint_every_steps", "log_every_steps", "cache_gigabytes", "families", "max_answer_words"),
     *("validity", "mdl_epochs", "conditional", "on_nan"),
 )
+#: Settings that are the size itself.
+_SIZE = ("n_layers", "hidden_size", "n_heads")
+#: In place of the value of a setting that is as its size has it.
+_AS_ITS_SIZE = object()
 #: What a key's digest is made of: sections, and single settings.
 _BEHIND = {
     "model_settings": ("model.",),
@@ -187,6 +191,11 @@ class Grouping:
                 label = ", ".join([*parts, *training_words(members[0].base)])
                 series[label if label not in series else f"{label} ({len(series)})"] = tuple(members)
         return series
+
+    def beyond_size(self) -> tuple[str, ...]:
+        """A sentence for each series of :meth:`over_sizes` whose sizes differ in more than size."""
+        told = ((label, beyond_size(members)) for label, members in self.over_sizes().items())
+        return tuple(f"{label}: {words}" for label, words in told if words)
 
     def over_samples(self) -> dict[str, tuple[ComparableSet, ...]]:
         """Label (``tiny, wiki``) to sets that differ in the number of training questions alone, fewest first."""
@@ -528,6 +537,51 @@ def _members(s: ComparableSet) -> str:
     names = [item.name for item in s.results()]
     more = f" and {len(names) - 4} more" if len(names) > 5 else ""
     return f"{s.label} ({', '.join(names[:4] if more else names)}{more})"
+
+
+# Sizes --------------------------------------------------------------------------------------------
+
+
+def beyond_size(members: Sequence[ComparableSet]) -> str:
+    """What sets of several sizes differ in beside size, in words; empty if that is nothing that is known of.
+
+    Each size has rates and lengths of training of its own. What is named is a setting that one size changes and another
+    does not, or otherwise, and the pretraining text. Example: ``tiny has pretrain.muon_lr = 0.5``.
+    """
+    own = [(s.base.size, _changes_of(s)) for s in members if not (s.is_published or s.is_documented_format)]
+    told = []
+    for name in sorted({name for _, changes in own for name in changes}):
+        values = [changes.get(name, _AS_ITS_SIZE) for _, changes in own]
+        if any(value != values[0] for value in values):
+            told.append(", ".join(f"{size} has {name} = {of[name]}" for size, of in own if name in of))
+    if len(told) > _MOST_SETTINGS:
+        told[_MOST_SETTINGS - 1 :] = [f"{len(told) - _MOST_SETTINGS + 1} more settings"]
+    texts = {s.base.size: s.trunk.pretraining_text for s in members if s.trunk}
+    if len({*texts.values()} - {NOT_RECORDED}) > 1:
+        told.append("pretraining text " + ", ".join(f"{text} ({size})" for size, text in texts.items()))
+    return "; ".join(told)
+
+
+def _changes_of(s: ComparableSet) -> dict[str, Any]:
+    """``section.key`` -> value of settings other than the size's own, as far as they may change a score.
+
+    ``recipe`` stands for all that it sets. Of a trunk whose pretraining is not among the results nothing is known.
+    """
+    spec = _spec_of(s)
+    if spec is None or spec.base_config not in CONFIG_NAMES:
+        return {}
+    recipe = spec.config.recipe
+    changes: dict[str, Any] = {} if recipe == load_config(spec.base_config).recipe else {"recipe": recipe}
+    sections = ("model.", *(("pretrain.",) if s.trunk and spec.pretrains else ()))
+    sections += ("microworld.",) if spec.data == "microworld" else ()
+    usual = _settings_of(replace(spec, config=load_config(spec.base_config, [f"recipe={recipe}"])))
+    for name, value in _settings_of(spec).items():
+        section, _, key = name.partition(".")
+        if f"{section}." in sections and key not in (*_COSMETIC, *_SIZE) and value != usual[name]:
+            changes[name] = value
+    for items in s.cells.values():
+        changes |= _changes(items[0])
+    return changes
 
 
 def peers_of(s: ComparableSet, grouping: Grouping) -> list[dict[str, tuple[Found, ...]]]:

@@ -8,13 +8,13 @@ be claimed (docs/methods.md#emergence-curve). The dense curve is that of the sna
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from emergence.findings.comparable import BaseKey, ComparableSet, training_words
+from emergence.findings.comparable import BaseKey, ComparableSet, beyond_size, training_words
 from emergence.findings.scores import SetScores
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import FULL
@@ -76,6 +76,7 @@ class ScaleCurve:
         label: What they share. points: Smallest first.
         fits: Axis -> fit. refused: Axis -> why there is none.
         left_out: Sets without a usable score, with the reason.
+        beyond_size: What the sizes differ in beside size, in words; empty if that is nothing that is known of.
     """
 
     label: str
@@ -83,6 +84,7 @@ class ScaleCurve:
     fits: dict[str, ScaleFit]
     refused: dict[str, str]
     left_out: tuple[str, ...]
+    beyond_size: str = ""
 
     def text(self) -> str:
         """A few lines for a terminal."""
@@ -100,6 +102,7 @@ class ScaleCurve:
             )
         for reason, axes in _reasons(self.refused).items():
             lines.append(f"  no fit against {', '.join(axes)}: {reason}")
+        lines += [f"  not size alone: {self.beyond_size}"] if self.beyond_size else []
         return "\n".join([*lines, *(f"  left out: {reason}" for reason in self.left_out)])
 
 
@@ -138,15 +141,17 @@ def _label(key: tuple[Any, ...], first: ComparableSet) -> str:
     return ", ".join([str(key[0]), first.base.layout, *training_words(first.base)])
 
 
-def _scale_curve(label: str, scored: Iterable[SetScores], n_draws: int, seed: int) -> ScaleCurve:
-    points, left_out = [], []
+def _scale_curve(label: str, scored: Sequence[SetScores], n_draws: int, seed: int) -> ScaleCurve:
+    points, left_out, drawn = [], [], []
     for scores in scored:
         point = _point(scores)
         if isinstance(point, str):
             left_out.append(f"{scores.comparable.label}: {point}")
         else:
             points.append(point)
-    return scale_curve_of(label, points, left_out, n_draws=n_draws, seed=seed)
+            drawn.append(scores.comparable)
+    curve = scale_curve_of(label, points, left_out, n_draws=n_draws, seed=seed)
+    return replace(curve, beyond_size=beyond_size(drawn))
 
 
 def scale_curve_of(

@@ -340,6 +340,8 @@ def _problems(folder: ResultsFolder, charts: Charts, told: Collection[str]) -> I
     apart = [item for item in folder.skipped if item.name not in trunks]
     rows = [(item.name, kinds.get(item.kind, item.kind), item.reason) for item in apart]
     yield from table("In no score of this report", ("Name", "Kind", "Why"), rows)
+    if uneven := folder.grouping.beyond_size():
+        yield Bullets(tuple(f"Not size alone: {sentence}" for sentence in uneven))
     if folder.grouping.mixed:
         yield Bullets(tuple(f"Kept apart: {sentence}" for sentence in folder.grouping.mixed))
     notes = [f"{scores.comparable.label}: {note}" for scores in folder.scored for note in scores.notes]

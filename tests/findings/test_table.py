@@ -6,19 +6,20 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emergence.errors import DataError
 from emergence.findings.folder import read_folder
 from emergence.findings.scale_curve import scale_curves
-from emergence.findings.table import ResultsTable, build_table
+from emergence.findings.table import ResultsTable, build_table, table_of
 from emergence.findings.two_by_two import RunScores, build_grid, format_grid
 from emergence.report.charts.chart import all_charts
 from emergence.report.escaping import latex_escape
 from emergence.report.table_formats import format_table, to_markdown
 from tests.command_lines import typed
-from tests.planted_runs import Added, write_grid, write_guide_file, write_run
+from tests.planted_runs import Added, spec_of, write_grid, write_guide_file, write_run
 
 PLANTED = {"full": 0.6, "frozen": 0.4, "random_full": 0.3, "random_frozen": 0.2}
 
@@ -169,6 +170,54 @@ def test_sizes_are_read_together(tmp_path: Path) -> None:
         write_grid(tmp_path, PLANTED, config_name=config_name)
     (trend,) = build_table(tmp_path, n_boot=200).trends.values()
     assert trend.verdict == "undetermined" and "a trend needs 3" in trend.evidence[-1]
+
+
+GPT2, RATE = "recipe=gpt2", "pretrain.muon_lr=0.5"
+
+
+@pytest.mark.parametrize(
+    ("debug", "tiny", "told"),
+    [
+        ({}, {}, ""),
+        ({}, {"sets": ("model.hidden_size=96", "pretrain.log_every_steps=3", "pretrain.on_nan=rewind")}, ""),
+        ({"sets": (RATE,)}, {"sets": (RATE,)}, ""),
+        ({"sets": (GPT2,)}, {"sets": (GPT2,)}, ""),
+        ({}, {"sets": (RATE,)}, "tiny has pretrain.muon_lr = 0.5"),
+        ({"sets": (RATE,)}, {"sets": ("pretrain.muon_lr=0.4",)}, "debug has {0} = 0.5, tiny has {0} = 0.4"),
+        ({}, {"sets": (GPT2, "finetune.lr=0.5")}, "tiny has finetune.lr = 0.5; tiny has recipe = gpt2"),
+        ({"text": "text A"}, {"text": "text B"}, "pretraining text text A (debug), text B (tiny)"),
+        ({"text": "text A"}, {}, ""),  # not recorded, and so not known to be another
+    ],
+)
+def test_what_sizes_differ_in_beside_size_is_told(
+    tmp_path: Path, debug: dict[str, Any], tiny: dict[str, Any], told: str
+) -> None:
+    """In the table, in its JSON, under the figure and under the curve: a size is no cause where a recipe may be."""
+    write_grid(tmp_path, PLANTED, **debug)
+    write_grid(tmp_path, PLANTED, config_name="tiny", **tiny)
+    words = told.format("pretrain.muon_lr")
+    folder = read_folder(tmp_path, n_boot=200)
+    table = table_of(folder.collection, folder.grouping, folder.scored)
+    (curve,) = scale_curves(folder.scored, n_draws=19)
+    (chart,) = (one for one in all_charts(folder, n_boot=200).charts if one.kind.name == "emergence_by_scale")
+    assert table.to_dict()["beyond_size"] == ([f"wiki: {words}"] if words else [])
+    assert [note for note in table.notes() if "Not size alone" in note] == (
+        [f"Not size alone: wiki: {words}"] if words else []
+    )
+    assert curve.beyond_size == words
+    assert (f" Not size alone: {words}." in chart.caption, "ot size alone" in chart.caption + curve.text()) == (
+        bool(words),
+    ) * 2
+
+
+def test_a_pretraining_that_is_not_among_the_results_tells_no_settings(tmp_path: Path) -> None:
+    """A run that was given its trunk has settings for a pretraining that it never did."""
+    maker = spec_of("full", config_name="tiny")
+    given = {"skip_pretrain": True, "pretrained_model_path": "elsewhere/toy_llm_unified_pretrained.pth"}
+    write_grid(tmp_path, PLANTED)
+    for cell in ("full", "frozen"):
+        write_run(tmp_path, cell, PLANTED[cell], config_name="tiny", trunk_of=maker, sets=(RATE,), **given)
+    assert build_table(tmp_path, n_boot=200).beyond_size == ()
 
 
 def test_nothing_to_show_is_an_error_that_names_what_is_there(tmp_path: Path) -> None:
