@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# One thread per test process: under load two threads are slower than one.
-ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# One thread per test process: under load two threads are slower than one. What was compiled is kept, also where the
+# environment says otherwise, as in images for containers: hundreds of processes would compile the same files again.
+ONE_THREAD := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= 2
 # A file's tests share what they set up, so a file stays with one process: a tenth less work.
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile

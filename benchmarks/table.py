@@ -31,17 +31,18 @@ minutes a row, an hour and more the times to a loss), which says what kind of ma
 `benchmark-results/` (`python -m benchmarks table` makes a page like this one there): ours and its peers in turn on one
 CPU thread, medians of (mostly five) rounds, CPU seconds per unit of work, so that other work on the machine counts for
 little. Ratios are medians over rounds of the ratio within a round; those of the times to a loss take the updates of the
-median seed. Two jobs against one are told by the clock. Rented machines have neighbours, and figures of one row scatter
-by a third and more (*from .. to* in parentheses and in the figures below), of products in bf16 tiles two- to sixfold.
-Five rounds hold the true median between the least and the greatest in 15 cases of 16: where they hold the mark, too,
-the verdict is *undetermined*. Ratios that are told without rounds (memory, exponents, bits per byte of one seed) cannot
-be. What `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt` are
-validation text of WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among them,
-are measured as float32 only, and so are Intel's whose tiles a virtual machine keeps from programs: on the one that was
-at hand, vector units multiplied in bf16 half as fast as in float32. A CPU that has more is measured as float32 only,
-too, with `ONEDNN_MAX_CPU_ISA=AVX512_CORE`: oneDNN, which multiplies in bf16 for PyTorch, is *held to* that. In float32
-other libraries multiply, with all that the CPU has. A GPU is timed by the clock, in pretraining up to 20 updates of
-each side between two looks at it; ours wait for it after every one, as a run does, peers do not.
+median seed. Two jobs against one are told by the clock. Commands find the program compiled, as installed ones do (rows
+before 28 November 2026 may hold up to 0.4 CPU seconds a command of compiling it). Rented machines have neighbours, and
+figures of one row scatter by a third and more (*from .. to* in parentheses and in the figures below), of products in
+bf16 tiles two- to sixfold. Five rounds hold the true median between the least and the greatest in 15 cases of 16: where
+they hold the mark, too, the verdict is *undetermined*. Ratios that are told without rounds (memory, exponents, bits per
+byte of one seed) cannot be. What `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and
+`valid.txt` are validation text of WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs,
+Macs among them, are measured as float32 only, and so are Intel's whose tiles a virtual machine keeps from programs: on
+the one that was at hand, vector units multiplied in bf16 half as fast as in float32. A CPU that has more is measured as
+float32 only, too, with `ONEDNN_MAX_CPU_ISA=AVX512_CORE`: oneDNN, which multiplies in bf16 for PyTorch, is *held to*
+that. In float32 other libraries multiply, with all that the CPU has. A GPU is timed by the clock, in pretraining up to
+20 updates of each side between two looks at it; ours wait for it after every one, as a run does, peers do not.
 
 A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks against peers are of a kind of
 machine (`benchmarks/marks.py`), those of memory and of shares of the peak are not. The first ones were set with bf16
