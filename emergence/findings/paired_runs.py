@@ -220,13 +220,30 @@ def _notes(a: RunScores, b: RunScores, n_common: int, n_other: int, cluster: Clu
         notes.append("the runs' question data differ (training questions or others): only shared test questions count")
     differing = [f"{name} {x} against {y}" for name, x, y in _differences(a, b) if x != y]
     if a.run.spec.config.name == b.run.spec.config.name:  # two sizes differ in many
-        differing += differing_settings(a.run.spec, b.run.spec, ("model.", "pretrain.", "finetune.", "probe."))
+        differing += differing_settings(a.run.spec, b.run.spec, _used_by_both(a, b))
     if differing:
         notes.append(f"the runs differ in {', '.join(differing)}")
     return notes
 
 
+def _used_by_both(a: RunScores, b: RunScores) -> tuple[str, ...]:
+    """Sections of settings that both runs went by. A run that was given its trunk has some that no pretraining had."""
+    specs = a.run.spec, b.run.spec
+    used = {
+        "model.": all(spec.model is None for spec in specs),
+        "pretrain.": all(spec.pretrains and not spec.random_baseline for spec in specs),
+        "finetune.": all(not spec.freeze_llm for spec in specs),
+        "probe.": all(spec.freeze_llm for spec in specs),
+    }
+    return tuple(section for section, by_both in used.items() if by_both)
+
+
 def _differences(a: RunScores, b: RunScores) -> list[tuple[str, Any, Any]]:
     one, two = a.run.spec, b.run.spec
     names = ("condition", "pretrain_data", "layout", "seed", "finetune_samples", "subset", "snapshot", "adapter")
-    return [("config", one.config.name, two.config.name), *((n, getattr(one, n), getattr(two, n)) for n in names)]
+    pairs = [("config", one.config.name, two.config.name), *((n, getattr(one, n), getattr(two, n)) for n in names)]
+    given = not (one.pretrains and two.pretrains)  # where both pretrained, their settings tell more than an id
+    if given and not (one.random_baseline or two.random_baseline):
+        ids = (run.result.trunk.pretrain_id or "not recorded" for run in (a, b))
+        pairs.append(("pretraining", next(ids), next(ids)))
+    return pairs

@@ -68,6 +68,28 @@ def test_settings_that_differ_are_named(tmp_path: Path) -> None:
     assert "pretrain." not in "".join(compare_runs(a, other, n_boot=50).notes), "sizes differ in all"
 
 
+def test_settings_are_of_what_both_runs_did(tmp_path: Path) -> None:
+    """One that was given its trunk has settings for a pretraining that it never did; a probed one finetunes nothing."""
+    sets = ("pretrain.muon_lr=0.5", "finetune.lr=0.5", "probe.epochs=7")
+    maker = planted(tmp_path, "frozen", 0.5, sets=sets)
+    given = {"skip_pretrain": True, "pretrained_model_path": f"{maker.run.run_id}/toy_llm_unified_pretrained.pth"}
+    same = planted(tmp_path, "frozen", 0.5, trunk_of=maker.run.spec, **given)
+    note = next(note for note in compare_runs(maker, same, n_boot=50).notes if note.startswith("the runs differ"))
+    usual = same.run.spec.config.probe.epochs
+    assert note == f"the runs differ in probe.epochs (7 and {usual})"
+    elsewhere = planted(tmp_path, "frozen", 0.5, trunk_of=same.run.spec, sets=("probe.epochs=7",), **given)
+    ids = maker.run.spec.pretrain_id, same.run.spec.pretrain_id
+    told = "".join(compare_runs(maker, elsewhere, n_boot=50).notes)
+    assert f"the runs differ in pretraining {ids[0]} against {ids[1]}" in told and "muon" not in told
+    whole = [planted(tmp_path, "full", 0.5, sets=sets), planted(tmp_path, "full", 0.5, sets=sets[:1])]
+    told = "".join(compare_runs(*whole, n_boot=50).notes)
+    assert "the runs differ in finetune.lr (0.5 and " in told and "probe." not in told
+    random = [planted(tmp_path, "random_full", 0.5, sets=sets[:n]) for n in (0, 1)]
+    assert "the runs differ" not in "".join(compare_runs(*random, n_boot=50).notes), "no trunk was pretrained"
+    assert "differ in condition" in (told := "".join(compare_runs(same, random[0], n_boot=50).notes))
+    assert "pretraining" not in told, "that one of them is random says it"
+
+
 def test_documents_are_resampled_where_files_tell_them(tmp_path: Path) -> None:
     with_documents = [planted(tmp_path / "new", c, 0.5, documents=8) for c in ("frozen", "random_frozen")]
     without = [planted(tmp_path / "old", c, 0.5) for c in ("frozen", "random_frozen")]
