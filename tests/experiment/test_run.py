@@ -39,7 +39,7 @@ from emergence.training.context import Context
 from emergence.training.distributed import Workers
 from emergence.training.precision import resolve_precision
 from emergence.training.recording import StopRequested
-from tests.small_runs import SMALL, run_small, small_spec, trunk_flags
+from tests.small_runs import MICRO, SMALL, run_micro, run_small, small_spec, trunk_flags
 
 CELLS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -163,7 +163,8 @@ def test_validity_can_be_left_out_and_rules_are_scored_once_a_split(
     scored, score = [], evaluation.baseline_scores
     for module in (evaluation, outcome):
         monkeypatch.setattr(module, "baseline_scores", lambda *given: scored.append(given) or score(*given))
-    _, result = run_small(tmp_path / "runs", "probe.validity=false", random_baseline=True, freeze_llm=True)
+    run = run_micro(tmp_path, "probe.validity=false", random_baseline=True, freeze_llm=True)
+    result = load_result(run.stats_path)
     assert result.probes is not None and result.validities == {}
     assert len(scored) == 2
 
@@ -252,10 +253,10 @@ def test_a_cell_of_a_sweep_does_not_pretrain_on_another_text_than_its_trunk(tmp_
     assert result.lineage["source"]["run_id"] == first.run_id
 
 
-def test_equal_seeds_give_equal_runs_and_others_do_not(cells: dict[str, RunDirectory], tmp_path: Path) -> None:
-    twin, _ = run_small(tmp_path / "runs")
-    same_result(cells["full"], twin)
-    other, _ = run_small(tmp_path / "runs", seed=1)
+def test_equal_seeds_give_equal_runs_and_others_do_not(tmp_path: Path) -> None:
+    one, twin = (run_micro(tmp_path / name) for name in ("one", "twin"))
+    same_result(one, twin)
+    other = run_micro(tmp_path / "twin", seed=1)
     assert (other.path / "history.jsonl").read_bytes() != (twin.path / "history.jsonl").read_bytes()
     assert [r["id"] for r in other.read_predictions()] == [r["id"] for r in twin.read_predictions()]
 
@@ -337,7 +338,7 @@ def test_the_search_never_meets_a_test_question(tmp_path: Path, monkeypatch: pyt
             return finetune_tuned(*given, **named)
 
     monkeypatch.setattr(phases, "finetune_tuned", tuned)
-    run_small(tmp_path / "runs", *SEARCHED, random_baseline=True)
+    run_micro(tmp_path, "finetune.search=on", "finetune.min_steps_per_epoch=6", random_baseline=True)
     assert met == {"train", "validation"}
 
 
@@ -361,7 +362,7 @@ def test_workers_share_pretraining_alone(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(Workers, name, lambda *_: None)
     monkeypatch.setattr(Workers, "sum", lambda _, values, device: list(values))
     monkeypatch.setattr(run_module, "workers_from_environment", lambda: contextlib.nullcontext(Workers(0, 2)))
-    run_small(tmp_path / "runs")
+    run_micro(tmp_path)
     assert sizes == dict(zip(names, (2, 1, 1, 1), strict=True))
 
 
@@ -455,7 +456,7 @@ def test_pretraining_alone_finishes_and_is_listed(tmp_path: Path) -> None:
 
 def test_ctrl_c_saves_and_exits_130(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "emergence.cli", "run", "--config-name", "debug", "--data", "microworld"]
-    words += ["--runs-dir", str(tmp_path / "runs"), *(part for value in SMALL for part in ("--set", value))]
+    words += ["--runs-dir", str(tmp_path / "runs"), *(part for value in MICRO for part in ("--set", value))]
     words += ["--set", "pretrain.samples_per_epoch=100000", "--set", "pretrain.max_passes=1000"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     assert process.stderr is not None
