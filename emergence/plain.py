@@ -26,6 +26,13 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: For anything JSON has no form for.
     """
+    kind = type(value)  # most values are of JSON's own types, of which large results hold a hundred thousand
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is dict:
+        return {_key(key): plain(item) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return [plain(item) for item in value]
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):

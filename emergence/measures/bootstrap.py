@@ -123,7 +123,8 @@ class Resamples:
                 table=table,
                 column_means=means.column_means(resampled),
                 left_out_column_means=means.column_means(cluster_jackknife(means)),
-                groups=seed_groups(table, n_boot, copy.deepcopy(rng)),  # each goes on from the clusters' draws
+                # Each goes on from the clusters' draws.
+                groups=seed_groups(table, n_boot, copy.deepcopy(rng)) if table.sharing else (),
                 peers=tuple(peers),
                 n_boot=n_boot,
                 seed=seed,
@@ -172,7 +173,7 @@ def statistic_draws(resamples: Resamples, statistic: Statistic) -> StatisticDraw
     where a few clusters hold most of the questions.
     """
     table = resamples.table
-    point = float(statistic(table.column_means(table.row_means())))
+    point = float(statistic(table.point_means))
     draws = np.array(statistic(resamples.column_means), dtype=np.float64)
     left_out = np.asarray(statistic(resamples.left_out_column_means), dtype=np.float64)
     finite = draws[np.isfinite(draws)]
@@ -205,7 +206,7 @@ def _cluster_variance(resampled: float, left_out: FloatArray) -> float:
 
 def _gradient(table: ClusterTable, statistic: Statistic, step: float = 1e-5) -> dict[str, float]:
     """Central differences of the statistic in every column's mean."""
-    point = table.column_means(table.row_means())
+    point = table.point_means
     names = list(point)
     shift = step * np.repeat(np.eye(len(names)), 2, axis=0) * np.tile([1.0, -1.0], len(names))[:, None]
     moved = np.asarray(statistic({name: point[name] + shift[:, k] for k, name in enumerate(names)}))
@@ -349,12 +350,29 @@ def _bca(point: float, draws: FloatArray, acceleration: float, level: float) -> 
     difference[np.abs(difference) <= _TIED * max(abs(point), float(np.abs(draws).max()))] = 0.0
     below = ((difference < 0).mean() + (difference <= 0).mean()) / 2
     if not 0.0 < below < 1.0 or not math.isfinite(acceleration):
-        lo, hi = np.quantile(draws, tail)
-        return float(lo), float(hi), "percentile"
+        lo, hi = _quantiles(draws, tail)
+        return lo, hi, "percentile"
     z0 = ndtri(below)
     shifted = z0 + ndtri(tail)
-    lo, hi = np.quantile(draws, ndtr(z0 + shifted / (1 - acceleration * shifted)))
-    return float(lo), float(hi), "bca"
+    lo, hi = _quantiles(draws, ndtr(z0 + shifted / (1 - acceleration * shifted)))
+    return lo, hi, "bca"
+
+
+def _quantiles(values: FloatArray, shares: FloatArray) -> list[float]:
+    """``np.quantile`` of finite values, to the bit and to the signs of zeros, in a tenth of its time for few values.
+
+    A result has hundreds of intervals, and numpy's general way took a third of them.
+    """
+    last = len(values) - 1
+    places = [last * share for share in shares.tolist()]
+    below = [int(place) if place < last else -1 for place in places]
+    above = [k + 1 if k >= 0 else -1 for k in below]
+    ordered = np.partition(values, sorted({0, last, *(k % len(values) for k in (*below, *above))}))
+    found = []
+    for place, k, next_k in zip(places, below, above, strict=True):
+        low, high, along = float(ordered[k]), float(ordered[next_k]), place - k
+        found.append(high - (high - low) * (1 - along) if along >= 0.5 else low + (high - low) * along)
+    return found
 
 
 def _acceleration(left_out: FloatArray) -> float:

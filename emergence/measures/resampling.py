@@ -83,7 +83,7 @@ class ClusterTable:
     def n_clusters(self) -> int:
         return len(self.counts)
 
-    @property
+    @cached_property  # every statistic asks
     def cluster_df(self) -> float:
         """Degrees of freedom of a variance over clusters: (Σm)² / Σm² − 1 for m questions a cluster, 1 at least.
 
@@ -98,6 +98,11 @@ class ClusterTable:
     def row_means(self) -> FloatArray:
         """(R,) mean score of each seed of each column."""
         return np.asarray(self.sums.sum(axis=1) / self.counts.sum())
+
+    @cached_property  # every statistic asks
+    def point_means(self) -> Mapping[str, FloatArray]:
+        """Each column's mean on the data, averaged over seeds."""
+        return self.column_means(self.row_means())
 
     def influence(self, name: str) -> FloatArray:
         """(S, C) of each cluster on the mean of each seed of a column; the squares of a row add up to its variance."""

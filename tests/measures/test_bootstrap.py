@@ -16,6 +16,7 @@ from emergence.measures.bootstrap import (
     Estimate,
     Resamples,
     _bca,
+    _quantiles,
     bootstrap_means,
     bootstrap_present_means,
     bootstrap_statistic,
@@ -500,3 +501,12 @@ def test_ties_do_not_depend_on_rounding() -> None:
     assert tied.sum() > 20
     limits = [_bca(point, values * (1 + shift * 2**-52), 0.01, 0.95)[:2] for shift in (-2, 0, 2)]
     np.testing.assert_allclose(limits, [limits[1]] * 3, rtol=1e-12)
+
+
+def test_quantiles_are_numpys_to_the_bit():
+    rng = np.random.default_rng(0)
+    for n in (*range(1, 60), 200, 1_000):
+        for values in (rng.normal(size=n), rng.integers(-2, 3, n) / 4, rng.choice([-0.0, 0.0], n)):
+            for shares in (rng.random(2), np.array([0.0, 1.0]), np.array([rng.integers(n) / n, 0.5])):
+                expected = np.quantile(values, shares)
+                assert np.array(_quantiles(values, shares)).tobytes() == expected.tobytes(), (values, shares)
