@@ -39,20 +39,21 @@ from tests.small_runs import run_micro
 CPU = torch.device("cpu")
 DATA = (
     "model.n_layers=2",
-    "microworld.test_documents=14",
-    "microworld.validation_documents=14",
+    "microworld.test_documents=8",
+    "microworld.validation_documents=8",
     "evaluate.minimal_pairs=4",
     "pretrain.step_snapshots=2",
 )
 #: What a stored result has beside its content.
 _SEALED = ("arrays", "sha256")
-OPTIONS = UnitOptions(questions=60, draws=1, snapshots=True)
+OPTIONS = UnitOptions(questions=40, draws=1, snapshots=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "N_BOOT", 50)
+        patch.setattr(measure, "_SHUFFLES", 2)
         yield
 
 
