@@ -6,6 +6,7 @@ The HTML file holds its figures as data URIs and loads nothing from outside. Jin
 from __future__ import annotations
 
 import base64
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,6 +115,12 @@ def _unbroken(text: str) -> Any:
 
 
 def _render(template: str, *, escape: bool, **content: Any) -> str:
+    return _environment(escape).get_template(template).render(**content)
+
+
+@functools.cache
+def _environment(escape: bool) -> Any:
+    """What compiles the templates, each once."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -126,4 +133,4 @@ def _render(template: str, *, escape: bool, **content: Any) -> str:
     )
     environment.filters["md"] = markdown_escape
     environment.filters["unbroken"] = _unbroken
-    return environment.get_template(template).render(**content)
+    return environment

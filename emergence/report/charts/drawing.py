@@ -186,7 +186,7 @@ def render(chart: Chart, endings: Iterable[str] = FORMATS) -> dict[str, bytes]:
         # A name in a script that the font lacks is shown as boxes; the rows beside the figure have it whole.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = draw(chart)
-        figure.draw_without_rendering()
+        figure.get_layout_engine().execute(figure)  # once, and not again for every format
         figure.set_layout_engine("none")
         for ending in endings:
             buffer = io.BytesIO()
