@@ -40,6 +40,7 @@ from emergence.studies.prompted.result import FILES as PROMPTED
 from emergence.studies.prompted.result import RULES, PromptedResult, PromptedTrunk, summarise
 from emergence.studies.sentence_pairs.result import FILES as PAIRS
 from emergence.studies.sentence_pairs.result import PairStudyResult, ScoredModel
+from emergence.studies.study import StudyFiles
 from emergence.studies.units.result import FILES as UNITS
 from tests.planted_runs import F1, fake_run, spec_of, write_grid, write_guide_file, write_run
 from tests.planted_units import planted_units
@@ -287,12 +288,11 @@ def test_few_shot_runs_alone_have_a_verdict_and_beside_all_questions_none(tmp_pa
     assert all_questions.comparable.base.samples is None
 
 
-# Information emergence ----------------------------------------------------------------------------
+# Studies ------------------------------------------------------------------------------------------
 
 
-def test_information_emergence_is_told_by_its_differences(tmp_path: Path) -> None:
-    fake_run(tmp_path, "debug", "frozen")
-    assert "emergence ie RUN" in write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+def plant_information(root: Path, run: Path) -> None:
+    """Of the run and of a model, and one that cannot be read."""
     more = dict(zip(CONDITIONS, (9.0, 9.0, 7.0, 6.5), strict=True))
     settings = {"texts": "icl-animal", "length": 10, "n": 400, "dimensions": 4, "noise": 0.1, "seeds": [0, 1]}
     around = np.array([-0.1, 0.1, -0.1, 0.1])
@@ -308,41 +308,99 @@ def test_information_emergence_is_told_by_its_differences(tmp_path: Path) -> Non
         for seed in (0, 1)
         for layer in (0, 1)
     ]
-    run = next(path for path in sorted(tmp_path.iterdir()) if (path / "spec.json").is_file())
-    for name, home in ((run.name, run / INFORMATION.folder), ("me/model", tmp_path / INFORMATION.name / "me-model")):
+    for name, home in ((run.name, run / INFORMATION.folder), ("me/model", root / INFORMATION.name / "me-model")):
         result = result_of({"name": name}, {**settings, "ceiling": 7.6}, (0, 1), rows, {})
         INFORMATION.save(result, make_folder(home / "icl-animal-T10"))
     (make_folder(run / INFORMATION.folder / "broken") / INFORMATION.json_file).write_text("{}")
-    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
-    assert "emergence ie RUN" not in text and f"analysis/{INFORMATION.name}/broken" in text
-    assert "information_icl_animal.svg" in text and text.count("more than shuffled text and more than text of") == 2
-    of_model = [line for line in text.splitlines() if line.startswith("| me/model, 10 tokens |")]
-    assert len(of_model) == 2 and "| +2.00 [" in of_model[1] and "(10.00) | above ceiling" in of_model[1]
 
 
-# Units --------------------------------------------------------------------------------------------
-
-
-def test_units_have_a_section_with_matrix_counts_and_verdict(tmp_path: Path) -> None:
-    fake_run(tmp_path, "debug", "frozen")
-    assert "emergence units RUN" in write_report(tmp_path, n_boot=BOOT).markdown.read_text()
-    run = next(path for path in sorted(tmp_path.iterdir()) if (path / "spec.json").is_file())
+def plant_units(run: Path) -> None:
+    """Of three seeds, and one that cannot be read."""
     for seed in range(3):
         counts = {step: 8 * 1.5**i * (1 + 0.01 * seed) for i, step in enumerate((1, 4, 16, 64, 256))}
         UNITS.save(planted_units(f"run {seed}", counts, seed=seed), make_folder(run / UNITS.folder / f"gold{seed}"))
     (make_folder(run / UNITS.folder / "broken") / UNITS.json_file).write_text("{}")
-    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
-    assert "emergence units RUN" not in text and f"analysis/{UNITS.name}/broken" in text
+
+
+def plant_prompted(run: Path) -> None:
+    names, n = ("f1_tokens", "em", "log_prob", "expected_f1"), 20
+    trunks = []
+    for shots in (0, 5):
+        for name, loss, f1 in (("pretrain_step_4", 5.0, 0.25), ("pretrained", 2.5, 0.5)):
+            scores = {rule: dict.fromkeys(names, np.full(n, f1)) for rule in RULES}
+            scores["raw"]["gold_nats"] = np.full(n, -9.0)
+            spans = dict.fromkeys(RULES, np.zeros((n, 2), dtype=np.int64))
+            loss_of = {"nats_per_token": loss}
+            trunks.append(PromptedTrunk(name, shots, 4, 4096, "digest", loss_of, scores, spans))
+    clusters = np.arange(n) // 2
+    found = tuple(summarise(trunk, clusters, n_boot=BOOT, level=0.95) for trunk in trunks)
+    rule = {"rule": "wh_rule", "f1_tokens": 0.4, "em": 0.1, "uniform_f1": 0.2}
+    ids = tuple(map(str, range(n)))
+    about = {"name": run.name}, {"questions": "0123456789", "level": 0.95}
+    result = PromptedResult(*about, (), ids, clusters, rule, tuple(trunks), found)
+    PROMPTED.save(result, make_folder(run / PROMPTED.folder / "microworld"))
+
+
+def plant_sentence_pairs(root: Path, run: Path) -> None:
+    """Of the run and of a model, and one that cannot be read."""
+    nats = np.array([[-1.0, -2.0], [-2.0, -1.0], [-1.0, -3.0], [-1.0, -2.0]])
+    scores = SentencePairScores(
+        {"with_bos": nats}, {"with_bos": np.ones((4, 2))}, np.full((4, 2), 8.0), ("a", "a", "b", "b"), ("x", "y") * 2
+    )
+    model = ScoredModel("pretrained", 5, 10, "digest", 0, scores)
+    settings = {"name": "microworld-roles", "fingerprint": "f", "facts": {}}
+    for name, folder in ((run.name, run / PAIRS.folder), ("me/model", root / PAIRS.name / "me-model")):
+        result = PairStudyResult({"name": name}, settings, (model,), (scores.summary(n_boot=BOOT),))
+        PAIRS.save(result, make_folder(folder / "microworld-roles"))
+    (make_folder(run / PAIRS.folder / "broken") / PAIRS.json_file).write_text("{}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Studied:
+    """The name of a run with one study of every kind, and the report on it."""
+
+    run: str
+    text: str
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
+    root = tmp_path_factory.mktemp("studied")
+    run = fake_run(root, "debug", "frozen").path
+    plant_information(root, run)
+    plant_units(run)
+    plant_prompted(run)
+    plant_sentence_pairs(root, run)
+    return Studied(run.name, write_report(root, n_boot=BOOT).markdown.read_text())
+
+
+@pytest.mark.parametrize("study", ["ie", "units", "fewshot", "minimal-pairs"])
+def test_a_study_that_nobody_made_is_offered(study: str, written: WrittenReport, studied: Studied) -> None:
+    assert f"emergence {study} RUN" in written.markdown.read_text() and f"emergence {study} RUN" not in studied.text
+
+
+@pytest.mark.parametrize("files", [INFORMATION, UNITS, PAIRS], ids=lambda files: files.name)
+def test_a_study_that_cannot_be_read_is_named(files: StudyFiles, studied: Studied) -> None:
+    assert f"analysis/{files.name}/broken" in studied.text
+
+
+def test_information_emergence_is_told_by_its_differences(studied: Studied) -> None:
+    assert "information_icl_animal.svg" in studied.text
+    assert studied.text.count("more than shuffled text and more than text of") == 2
+    of_model = [line for line in studied.text.splitlines() if line.startswith("| me/model, 10 tokens |")]
+    assert len(of_model) == 2 and "| +2.00 [" in of_model[1] and "(10.00) | above ceiling" in of_model[1]
+
+
+def test_units_have_a_section_with_matrix_counts_and_verdict(studied: Studied) -> None:
     for figure in ("unit_selectivity_microworld_gold_mlp", "unit_ablation_run_0", "unit_concentration_microworld_gold"):
-        assert figure in text
-    assert "MLP neurons over pretraining, 3 seeds: more distributed (half times 5.06" in text
-    assert "| MLP neurons, 2: agent | +0.20 [+0.15, +0.25] | +0.01 [-0.04, +0.06] | +0.012 | +0.03 |" in text
-    assert "Best units that seeds share" in text
+        assert figure in studied.text
+    assert "MLP neurons over pretraining, 3 seeds: more distributed (half times 5.06" in studied.text
+    assert "| MLP neurons, 2: agent | +0.20 [+0.15, +0.25] | +0.01 [-0.04, +0.06] | +0.012 | +0.03 |" in studied.text
+    assert "Best units that seeds share" in studied.text
 
 
 def test_of_two_studies_of_a_run_figures_show_the_larger_and_tables_what_half_a_chose(tmp_path: Path) -> None:
-    fake_run(tmp_path, "debug", "frozen")
-    run = next(path for path in sorted(tmp_path.iterdir()) if (path / "spec.json").is_file())
+    run = fake_run(tmp_path, "debug", "frozen").path
     small, large = (planted_units("one", dict.fromkeys(steps, 8.0)) for steps in ((4,), (1, 4, 16)))
     row = large.main["units"]["mlp"]["selectivity"][0]
     row["best"] = 0.61  # half A's choice; of half B's values another block's is the largest
@@ -362,62 +420,22 @@ def test_a_figure_of_units_names_runs_by_size_and_seed_where_that_tells_them_apa
     assert short_names([model]) == ["me/model"]
 
 
-# Answers from prompts -----------------------------------------------------------------------------
-
-
-def test_answers_from_prompts_have_a_section(tmp_path: Path) -> None:
-    run = fake_run(tmp_path, "debug", "full")
-    assert "emergence fewshot RUN" in write_report(tmp_path, n_boot=BOOT).markdown.read_text()
-    names, n = ("f1_tokens", "em", "log_prob", "expected_f1"), 20
-    trunks = []
-    for shots in (0, 5):
-        for name, loss, f1 in (("pretrain_step_4", 5.0, 0.25), ("pretrained", 2.5, 0.5)):
-            scores = {rule: dict.fromkeys(names, np.full(n, f1)) for rule in RULES}
-            scores["raw"]["gold_nats"] = np.full(n, -9.0)
-            spans = dict.fromkeys(RULES, np.zeros((n, 2), dtype=np.int64))
-            loss_of = {"nats_per_token": loss}
-            trunks.append(PromptedTrunk(name, shots, 4, 4096, "digest", loss_of, scores, spans))
-    clusters = np.arange(n) // 2
-    found = tuple(summarise(trunk, clusters, n_boot=BOOT, level=0.95) for trunk in trunks)
-    rule = {"rule": "wh_rule", "f1_tokens": 0.4, "em": 0.1, "uniform_f1": 0.2}
-    ids = tuple(map(str, range(n)))
-    about = {"name": run.run_id}, {"questions": "0123456789", "level": 0.95}
-    result = PromptedResult(*about, (), ids, clusters, rule, tuple(trunks), found)
-    PROMPTED.save(result, make_folder(run.path / PROMPTED.folder / "microworld"))
-    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
-    assert "prompted_01234567.svg" in text and "F1 0.25 at a loss of 5.00, 0.50 at 2.50" in text
-    rows = [line for line in text.splitlines() if f"| {run.run_id} | pretrained | 5 | 2.500 | 0.500" in line]
+def test_answers_from_prompts_have_a_section(studied: Studied) -> None:
+    assert "prompted_01234567.svg" in studied.text
+    assert "F1 0.25 at a loss of 5.00, 0.50 at 2.50" in studied.text
+    rows = [line for line in studied.text.splitlines() if f"| {studied.run} | pretrained | 5 | 2.500 | 0.500" in line]
     assert len(rows) == 1 and rows[0].endswith("| 20 |")
 
 
-# Sentence pairs -----------------------------------------------------------------------------------
-
-
-def test_sentence_pairs_of_runs_and_models_have_a_section(tmp_path: Path) -> None:
-    for condition in F1:
-        fake_run(tmp_path, "debug", condition)
-    assert "emergence minimal-pairs RUN" in write_report(tmp_path, n_boot=BOOT).markdown.read_text()
-    nats = np.array([[-1.0, -2.0], [-2.0, -1.0], [-1.0, -3.0], [-1.0, -2.0]])
-    scores = SentencePairScores(
-        {"with_bos": nats}, {"with_bos": np.ones((4, 2))}, np.full((4, 2), 8.0), ("a", "a", "b", "b"), ("x", "y") * 2
-    )
-    model = ScoredModel("pretrained", 5, 10, "digest", 0, scores)
-    settings = {"name": "microworld-roles", "fingerprint": "f", "facts": {}}
-    run = next(path for path in sorted(tmp_path.iterdir()) if (path / "spec.json").is_file())
-    for name, folder in ((run.name, run / PAIRS.folder), ("me/model", tmp_path / PAIRS.name / "me-model")):
-        result = PairStudyResult({"name": name}, settings, (model,), (scores.summary(n_boot=BOOT),))
-        PAIRS.save(result, make_folder(folder / "microworld-roles"))
-    (make_folder(run / PAIRS.folder / "broken") / PAIRS.json_file).write_text("{}")
-    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
-    assert "emergence minimal-pairs RUN" not in text and f"analysis/{PAIRS.name}/broken" in text
-    assert "sentence_pairs_microworld_roles.svg" in text
-    of_all = [line for line in text.splitlines() if "| all pairs |" in line]
+def test_sentence_pairs_of_runs_and_models_have_a_section(studied: Studied) -> None:
+    assert "sentence_pairs_microworld_roles.svg" in studied.text
+    of_all = [line for line in studied.text.splitlines() if "| all pairs |" in line]
     assert len(of_all) == 2 and "me/model" in of_all[1] and all("0.750" in row for row in of_all)
     short = {"kind": "run", "size": "tiny", "initialisation": "pretrained"}
     assert [_short(short | more) for more in ({}, {"pretrain_data": "wiki"}, {"pretrain_data": "shuffled"})] == [
         "tiny, pretrained", "tiny, pretrained", "tiny, pretrained, shuffled",
     ]  # fmt: skip
-    assert any("| whole items | 2 | 0.500" in line for line in text.splitlines())
+    assert any("| whole items | 2 | 0.500" in line for line in studied.text.splitlines())
 
 
 def test_pretrainings_alone_are_told_without_a_verdict(tmp_path: Path) -> None:
