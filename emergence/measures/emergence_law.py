@@ -143,6 +143,7 @@ class LawModel:
         span = float(np.ptp(data.loss))
         self.lowest, self.highest = float(data.loss.min()) - _BELOW * span, float(data.loss.max()) + _ABOVE * span
         self.alpha = ALPHA_BOUNDS["power" if form == "power" else "log"]
+        self._log_alpha = np.log(self.alpha)
 
     @property
     def n_parameters(self) -> int:
@@ -171,9 +172,11 @@ class LawModel:
     def clip(self, theta: FloatArray) -> FloatArray:
         """The nearest θ that is allowed: within bounds, and rising elbows."""
         out = np.empty_like(theta)
-        out[..., 0] = np.clip(theta[..., 0], self.lowest, self.highest)
-        out[..., 1] = np.clip(theta[..., 1], out[..., 0], self.highest)
-        out[..., 2] = np.clip(theta[..., 2], *np.log(self.alpha))
+        lowest, highest = self._log_alpha
+        # What np.clip gives, which takes five times as long for so few values, and every step of a search asks.
+        out[..., 0] = np.minimum(np.maximum(theta[..., 0], self.lowest), self.highest)
+        out[..., 1] = np.minimum(np.maximum(theta[..., 1], out[..., 0]), self.highest)
+        out[..., 2] = np.minimum(np.maximum(theta[..., 2], lowest), highest)
         return out
 
     def rss(self, theta: FloatArray, centred: FloatArray, weight: FloatArray) -> FloatArray:

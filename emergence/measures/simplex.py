@@ -53,8 +53,8 @@ def _iterate(
 ) -> tuple[FloatArray, FloatArray]:
     """One step of every problem: reflect, then expand or contract, else shrink towards the best corner."""
     order = np.argsort(values, axis=1, kind="stable")
-    values = np.take_along_axis(values, order, axis=1)
-    simplex = np.take_along_axis(simplex, order[:, :, None], axis=1)
+    rows = np.arange(len(values))[:, None]
+    values, simplex = values[rows, order], simplex[rows, order]
     centre, worst = simplex[:, :-1].mean(axis=1), simplex[:, -1]
     away = centre - worst
     reflected = centre + away
