@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 
 from emergence.errors import DataError, UsageError
 from emergence.findings.law_comparison import LawComparison, compare_laws
-from emergence.findings.laws import analyse_law
+from emergence.findings.law_table import read_law_table
+from emergence.findings.laws import LawAnalysis, analyse_law
 from emergence.measures.emergence_law import LawFit
 from emergence.measures.law_comparison import point_difference
 from emergence.measures.law_intervals import Profile
@@ -37,14 +40,30 @@ def sweep(shift: float = 0.0, seed: int = 0, sigma: float = 0.01, amounts=AMOUNT
     ]
 
 
-def compared(folder: Path, a: Rows, b: Rows, **more: Any) -> LawComparison:
-    both = [analyse_law(written(folder / f"{k}.csv", rows), n_draws=39, **more) for k, rows in enumerate((a, b))]
-    return compare_laws(both[0], both[1], n_draws=99)
+Analysed = Callable[[Rows], LawAnalysis]
 
 
-def test_the_earlier_one_is_named_both_ways(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Analysed:
+    """What a table says, asked once for all tests that compare it."""
+    folder, known = tmp_path_factory.mktemp("tables"), dict[str, LawAnalysis]()
+
+    def of(rows: Rows) -> LawAnalysis:
+        key = json.dumps(rows)
+        if key not in known:
+            known[key] = analyse_law(written(folder / f"{len(known)}.csv", rows), n_draws=39)
+        return known[key]
+
+    return of
+
+
+def compared(analysed: Analysed, a: Rows, b: Rows) -> LawComparison:
+    return compare_laws(analysed(a), analysed(b), n_draws=99)
+
+
+def test_the_earlier_one_is_named_both_ways(analysed: Analysed) -> None:
     earlier, later = sweep(0.12, 1, text="news"), sweep(0.0, 2, text="news")
-    found, turned = compared(tmp_path, earlier, later), compared(tmp_path, later, earlier)
+    found, turned = compared(analysed, earlier, later), compared(analysed, later, earlier)
     assert (found.verdict, turned.verdict) == ("A earlier", "B earlier")
     assert found.point.lo < 0.12 < found.point.hi and found.flags == ()
     assert turned.point.point == pytest.approx(-found.point.point, abs=1e-9)
@@ -54,25 +73,25 @@ def test_the_earlier_one_is_named_both_ways(tmp_path: Path) -> None:
     assert text.startswith("A earlier: ") and "score at loss 1.78, 6,000 questions: A minus B +0.1" in text
 
 
-def test_no_difference_is_claimed_where_there_is_none(tmp_path: Path) -> None:
-    verdicts = [compared(tmp_path, sweep(0, 10 + k), sweep(0, 50 + k)).verdict for k in range(4)]
+def test_no_difference_is_claimed_where_there_is_none(analysed: Analysed) -> None:
+    verdicts = [compared(analysed, sweep(0, 10 + k), sweep(0, 50 + k)).verdict for k in range(4)]
     assert verdicts.count("undetermined") >= 3, "each claims one with a chance of 10%"
-    noisy = compared(tmp_path, sweep(0.03, 3, 0.03), sweep(0.0, 4, 0.03))
+    noisy = compared(analysed, sweep(0.03, 3, 0.03), sweep(0.0, 4, 0.03))
     assert noisy.verdict == "undetermined" and noisy.point.lo < 0 < noisy.point.hi
     assert "text_not_named: the tables do not name the text" in noisy.text()
 
 
-def test_scores_are_those_of_the_laws(tmp_path: Path) -> None:
-    found = compared(tmp_path, sweep(0.1, 1, 0.0), sweep(0.0, 2, 0.0))
+def test_scores_are_those_of_the_laws(analysed: Analysed) -> None:
+    found = compared(analysed, sweep(0.1, 1, 0.0), sweep(0.0, 2, 0.0))
     assert [each.point for each in found.scores.values()] == pytest.approx([0.09] * 4, abs=1e-6)
     assert found.point.point == pytest.approx(0.1, abs=1e-6)
 
 
-def test_without_common_amounts_or_losses(tmp_path: Path) -> None:
-    apart = compared(tmp_path, sweep(0.1, 1), sweep(0.0, 2, amounts=(100, 500, 3000)))
+def test_without_common_amounts_or_losses(analysed: Analysed) -> None:
+    apart = compared(analysed, sweep(0.1, 1), sweep(0.0, 2, amounts=(100, 500, 3000)))
     assert list(apart.scores) == [548.0], "the middle of what both span"
     far = [row | {"loss": row["loss"] + 2} for row in sweep(0.0, 2)]
-    found = compared(tmp_path, sweep(0.1, 1), far)
+    found = compared(analysed, sweep(0.1, 1), far)
     assert found.scores == {} and "no_common_losses" in found.flags and found.verdict == "B earlier"
     json.dumps(found.to_dict(), allow_nan=False)
 
@@ -100,17 +119,19 @@ def test_an_open_end_opens_the_difference() -> None:
         ({"text": "news"}, {"text": "web"}, "different texts"),
     ],
 )
-def test_no_common_axis(a: dict[str, str], b: dict[str, str], words: str, tmp_path: Path) -> None:
+def test_no_common_axis(a: dict[str, str], b: dict[str, str], words: str, analysed: Analysed, tmp_path: Path) -> None:
+    law = analysed(sweep(0.0, 2))
+    tables = (read_law_table(written(tmp_path / f"{k}.csv", sweep(0.0, 2, **more))) for k, more in enumerate((a, b)))
+    one, other = (replace(law, table=table) for table in tables)
     with pytest.raises(DataError, match=words) as caught:
-        compared(tmp_path, sweep(**a), sweep(**b))
+        compare_laws(one, other, n_draws=99)
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
 
 
-def test_other_targets(tmp_path: Path) -> None:
-    one = analyse_law(written(tmp_path / "a.csv", sweep(0, 1)), n_draws=19)
+def test_other_targets(analysed: Analysed, tmp_path: Path) -> None:
     other = analyse_law(written(tmp_path / "b.csv", sweep(0, 2)), n_draws=19, target=20)
     with pytest.raises(UsageError, match="A predicts at 10, B at 20: give one --d0"):
-        compare_laws(one, other, n_draws=19)
+        compare_laws(analysed(sweep(0.0, 2)), other, n_draws=19)
 
 
 def test_command(tmp_path: Path) -> None:

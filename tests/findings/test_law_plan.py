@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from emergence.findings import law_plan
+from emergence.measures.law_plan import plan_sweep
 from tests.command_lines import typed
 from tests.findings.test_laws import sweep, written
 
 SWEEP = ("--losses", "2.5,2.2,2.0,1.85,1.78", "--amounts", "50,200,1000,6000", "--intervals", "5")
 NUMBERS = ("--noise", "0.01", "--law", "1.6885,2.27,0.9", "--d0", "5", "--fewshot")
+
+
+@pytest.fixture(autouse=True)
+def few_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two, where the command takes five at least: each is a law with all its draws."""
+    monkeypatch.setattr(law_plan, "plan_sweep", lambda *args, **more: plan_sweep(*args, **more | {"n_intervals": 2}))
 
 
 def plan(*more: str) -> tuple[int, str, str]:

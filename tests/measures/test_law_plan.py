@@ -30,7 +30,7 @@ def test_runs_of_a_sweep() -> None:
 
 
 def test_without_noise_nothing_is_missed() -> None:
-    plan = plan_sweep(SWEEP, LAW, LawErrors(0.0, 0.0, 1e-5), n_sweeps=8, n_intervals=3, n_calibration=19)
+    plan = plan_sweep(SWEEP, LAW, LawErrors(0.0, 0.0, 1e-5), n_sweeps=8, n_intervals=2, n_calibration=19)
     assert plan.forecast.error < 1e-3 and plan.forecast.missed == 0 and not plan.is_hopeless
     assert plan.width < 5e-3 and plan.open == 0
 
@@ -47,7 +47,7 @@ def test_more_noise_and_shared_noise_spread_predictions() -> None:
 
 def test_losses_far_above_the_point_are_hopeless_and_a_better_checkpoint_helps_most() -> None:
     weak = PlannedSweep((2.5, 2.3, 2.15, 2.05, 2.0), AMOUNTS, 1, fewshot=True)
-    plan = plan_sweep(weak, LAW, LawErrors(0.0, 0.0, 0.01), n_sweeps=60, n_intervals=3, n_calibration=19)
+    plan = plan_sweep(weak, LAW, LawErrors(0.0, 0.0, 0.01), n_sweeps=60, n_intervals=1, n_calibration=19)
     assert plan.gap == pytest.approx(2.0 - LAW.elbow) and plan.is_hopeless and plan.forecast.missed > 0.5
     assert min(plan.added, key=lambda row: row.forecast.spread).name == "a checkpoint of loss 1.95, better than all"
     assert plan.added[0].forecast.spread < plan.forecast.spread
