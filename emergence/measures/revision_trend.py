@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,10 @@ class RevisionFacts:
     digests: Mapping[str, str] = field(default_factory=dict)
     sketch: Mapping[str, FloatArray] = field(default_factory=dict)
     loss: float | None = None
+
+
+#: How far two revisions lie apart.
+Between: TypeAlias = Callable[[RevisionFacts, RevisionFacts], float]
 
 
 def find_suspects(revisions: Iterable[RevisionFacts], log_vocabulary: float) -> dict[str, str]:
@@ -129,12 +134,7 @@ def _placed(
         sets: Each by step. alone: Revisions that no other one is equal to.
         groups: Which groups the path is of; None for all.
     """
-    known: dict[tuple[str, str], float] = {}
-
-    def between(a: RevisionFacts, b: RevisionFacts) -> float:
-        if (a.name, b.name) not in known:
-            known[a.name, b.name] = _distance(a, b, groups)
-        return known[a.name, b.name]
+    between = _distances(groups)
 
     def path(chosen: Sequence[RevisionFacts]) -> list[RevisionFacts]:
         return sorted([*alone, *chosen], key=lambda r: (r.step, r.name))
@@ -196,20 +196,33 @@ def _distance(a: RevisionFacts, b: RevisionFacts, groups: Sequence[str] | None =
     return math.sqrt(sum(parts) / len(parts)) if parts else 0.0
 
 
+def _distances(groups: Sequence[str] | None = None) -> Between:
+    """:func:`_distance`, worked out once for every two names."""
+    known: dict[tuple[str, str], float] = {}
+
+    def between(a: RevisionFacts, b: RevisionFacts) -> float:
+        if (a.name, b.name) not in known:
+            known[a.name, b.name] = _distance(a, b, groups)
+        return known[a.name, b.name]
+
+    return between
+
+
 # The path -----------------------------------------------------------------------------------------
 
 
 def _exchanged(ordered: Sequence[RevisionFacts]) -> list[tuple[RevisionFacts, RevisionFacts]]:
     """Pairs whose exchange shortens the path near them most, as long as there are any."""
     path = [r for r in ordered if r.sketch]
+    between = _distances()
     pairs: list[tuple[RevisionFacts, RevisionFacts]] = []
     while len(path) >= LEAST_REVISIONS:
         gains = {
-            (i, j): _near(path, i, j) / max(_near(_swapped(path, i, j), i, j), 1e-12)
+            (i, j): _near(between, path, i, j) / max(_near(between, _swapped(path, i, j), i, j), 1e-12)
             for i, j in itertools.combinations(range(len(path)), 2)
         }
         (i, j), gain = max(gains.items(), key=lambda item: item[1])
-        if gain < _SHORTER or not _both_gain(path, i, j):
+        if gain < _SHORTER or not _both_gain(between, path, i, j):
             return pairs
         pairs.append((path[i], path[j]))
         path = [r for k, r in enumerate(path) if k not in (i, j)]
@@ -222,16 +235,16 @@ def _swapped(path: Sequence[RevisionFacts], i: int, j: int) -> list[RevisionFact
     return swapped
 
 
-def _near(path: Sequence[RevisionFacts], *places: int) -> float:
+def _near(between: Between, path: Sequence[RevisionFacts], *places: int) -> float:
     """Length of the path's edges at these places."""
     edges = {e for place in places for e in (place - 1, place) if 0 <= e < len(path) - 1}
-    return sum(_distance(path[e], path[e + 1]) for e in edges)
+    return sum(between(path[e], path[e + 1]) for e in edges)
 
 
-def _both_gain(path: Sequence[RevisionFacts], i: int, j: int) -> bool:
+def _both_gain(between: Between, path: Sequence[RevisionFacts], i: int, j: int) -> bool:
     """Whether the path gets shorter at both places, so that it is not one bad revision that any exchange helps."""
     swapped = _swapped(path, i, j)
-    return all(_near(path, k) > _near(swapped, k) for k in (i, j))
+    return all(_near(between, path, k) > _near(between, swapped, k) for k in (i, j))
 
 
 def _worst(ordered: Sequence[RevisionFacts]) -> tuple[str, str] | None:

@@ -64,7 +64,7 @@ def _likelihood_ratio(scores: FloatArray) -> FloatArray:
     for _ in range(_STEPS):
         share, low, high, variance = _components(x, upper)
         logs = (high - low) / variance * (x - (high + low) / 2) + np.log(share / (1 - share))
-        upper = 1 / (1 + np.exp(-np.clip(logs, -700, 700)))
+        upper = 1 / (1 + np.exp(-np.minimum(np.maximum(logs, -700), 700)))  # np.clip takes longer for so few
     share, low, high, variance = _components(x, upper)
     kernels = [w * np.exp(-((x - m) ** 2) / (2 * variance)) for w, m in ((1 - share, low), (share, high))]
     density = np.log(np.maximum(kernels[0] + kernels[1], 1e-300)) - 0.5 * np.log(variance)
@@ -73,7 +73,7 @@ def _likelihood_ratio(scores: FloatArray) -> FloatArray:
 
 def _components(x: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Share of the upper component, both means, and their variance, each (D, 1), from memberships (D, S)."""
-    weight = np.clip(upper.sum(axis=1, keepdims=True), 1e-6, x.shape[1] - 1e-6)
+    weight = np.minimum(np.maximum(upper.sum(axis=1, keepdims=True), 1e-6), x.shape[1] - 1e-6)
     rest = x.shape[1] - weight
     high = (upper * x).sum(axis=1, keepdims=True) / weight
     low = ((1 - upper) * x).sum(axis=1, keepdims=True) / rest
