@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -34,10 +34,15 @@ _COSMETIC = (
     *("checkpoint_every_steps", "log_every_steps", "cache_gigabytes", "families", "max_answer_words"),
     *("validity", "mdl_epochs", "conditional", "on_nan"),
 )
-#: Settings that are the size itself.
-_SIZE = ("n_layers", "hidden_size", "n_heads")
-#: In place of the value of a setting that is as its size has it.
-_AS_ITS_SIZE = object()
+#: Settings of pretraining and finetuning that every phase goes by, whatever its cell.
+OF_ALL_PHASES = ("pretrain.precision", "finetune.marks")
+#: What sizes may differ in beside size: none of these, and not what size itself is.
+_NOT_BEYOND_SIZE = (
+    *(key for key in _COSMETIC if key != "max_answer_words"),
+    *("step_snapshots", "compile", "loss_chunk_rows"),
+    *("weights", "features"),  # of published models alone
+    *("n_layers", "hidden_size", "n_heads"),
+)
 #: What a key's digest is made of: sections, and single settings.
 _BEHIND = {
     "model_settings": ("model.",),
@@ -84,6 +89,8 @@ class ComparableSet:
         cells: Cell of the 2x2 -> its results, one for each seed.
         number: From 1 on among the sets of one ``label``; 0 where the label is unique, or ``named`` makes it so.
         named: What tells a published model from others that would have its label: more of its path, or its weights.
+        pretraining: The spec that pretrained its trunks, one of them for all seeds; None where nothing in the folder
+            tells it.
     """
 
     base: BaseKey
@@ -91,6 +98,7 @@ class ComparableSet:
     cells: Mapping[str, tuple[Found, ...]]
     number: int = 0
     named: str = ""
+    pretraining: ExperimentSpec | None = None
 
     @property
     def pretrain(self) -> str:
@@ -214,8 +222,7 @@ class Grouping:
 
 def group_results(collection: Collection) -> Grouping:
     """The comparable sets of a collection, smallest model first."""
-    trunk_specs = {i.spec.pretrain_id: i.spec for i in collection.found if i.spec and i.spec.pretrains}
-    texts = {i.spec.pretrain_id: text for i in collection.found if i.spec and (text := _own_text(i))}
+    trunk_specs, texts = _pretrainings(collection)
     skipped: list[Skipped] = []
     by_key: dict[tuple[BaseKey, TrunkKey | None], list[Found]] = {}
     for item in collection.found:
@@ -229,10 +236,28 @@ def group_results(collection: Collection) -> Grouping:
             members = by_key[base, trunk] + random if trunk else random
             cells, left_out = _cells(members)
             skipped += [s for s in left_out if s not in skipped]
-            sets.append(ComparableSet(base, trunk, cells))
+            made = (_trunk_spec(item, trunk_specs)[0] for item in (by_key[base, trunk] if trunk else ()))
+            pretraining = next((spec for spec in made if spec and spec.model is None), None)
+            sets.append(ComparableSet(base, trunk, cells, pretraining=pretraining))
     sets = [s for s in sets if s.cells]
     sets = _numbered(sorted(sets, key=_place))
     return Grouping(tuple(sets), tuple(skipped), tuple(_mixed(sets)))
+
+
+def _pretrainings(collection: Collection) -> tuple[dict[str, ExperimentSpec], dict[str, str]]:
+    """By id: the spec of every pretraining in the folder, and the fingerprint of its text where that is recorded.
+
+    Runs that only pretrained are in no score, and tell what others were given.
+    """
+    opened = (collection.run(item.name) for item in collection.skipped if item.kind == "pretraining")
+    made = [(run.spec, run.text_fingerprint) for run in opened if run]
+    # A run that was given its trunk may have the settings that this was pretrained with, as a sweep's runs have.
+    made += [
+        (item.spec, _own_text(item))
+        for item in collection.found
+        if item.spec and (item.spec.pretrains or item.spec.pretrain_id == item.result.trunk.pretrain_id)
+    ]
+    return {spec.pretrain_id: spec for spec, _ in made}, {spec.pretrain_id: text for spec, text in made if text}
 
 
 def _place(s: ComparableSet) -> tuple[object, ...]:
@@ -497,7 +522,8 @@ def _differences(a: ComparableSet, b: ComparableSet) -> list[str]:
 
 def _settings_behind(key: str, a: ComparableSet, b: ComparableSet) -> list[str]:
     """``pretrain.precision (auto and bf16)``: what differs behind two digests; empty where specs do not tell."""
-    one, other = _spec_of(a), _spec_of(b)
+    of_trunk = key == "pretraining_settings"
+    one, other = ((s.pretraining if of_trunk else None) or _spec_of(s) for s in (a, b))
     return differing_settings(one, other, _BEHIND[key]) if one and other and key in _BEHIND else []
 
 
@@ -520,15 +546,16 @@ def differing_settings(a: ExperimentSpec, b: ExperimentSpec, among: tuple[str, .
 
 
 def _spec_of(s: ComparableSet) -> ExperimentSpec | None:
-    """The spec of one of its results: where there is one, of a run that pretrained. Others name settings in vain."""
-    specs = [item.spec for item in s.results() if item.spec is not None]
-    own = (spec for spec in specs if spec.pretrains and not spec.random_baseline)
-    return next(own, specs[0] if specs else None)
+    """The spec of one of its results; None in the documented older format."""
+    return next((item.spec for item in s.results() if item.spec is not None), None)
 
 
 def _settings_of(spec: ExperimentSpec) -> dict[str, Any]:
     """``section.key`` -> value."""
-    config = spec.to_dict()["config"]
+    return _flat(spec.to_dict()["config"])
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     sections = {name: value for name, value in config.items() if isinstance(value, Mapping)}
     return {f"{section}.{key}": value for section, of in sections.items() for key, value in of.items()}
 
@@ -542,46 +569,90 @@ def _members(s: ComparableSet) -> str:
 # Sizes --------------------------------------------------------------------------------------------
 
 
+class _Setting(NamedTuple):
+    """A setting of one size, and whether it is another than that size has by itself."""
+
+    value: Any
+    is_changed: bool
+
+
 def beyond_size(members: Sequence[ComparableSet]) -> str:
     """What sets of several sizes differ in beside size, in words; empty if that is nothing that is known of.
 
-    Each size has rates and lengths of training of its own. What is named is a setting that one size changes and another
-    does not, or otherwise, and the pretraining text. Example: ``tiny has pretrain.muon_lr = 0.5``.
+    Each size has rates and lengths of training of its own. What is named is a setting that some size changes and that
+    then is not the same at all of them, cell by cell, another tokenizer and another pretraining text. Published models,
+    and results in the documented older format, record no settings. Example: ``finetune.lr of full (debug 0.003, tiny
+    0.5)``.
     """
-    own = [(s.base.size, _changes_of(s)) for s in members if not (s.is_published or s.is_documented_format)]
-    told = []
-    for name in sorted({name for _, changes in own for name in changes}):
-        values = [changes.get(name, _AS_ITS_SIZE) for _, changes in own]
-        if any(value != values[0] for value in values):
-            told.append(", ".join(f"{size} has {name} = {of[name]}" for size, of in own if name in of))
+    own = [s for s in members if not (s.is_published or s.is_documented_format)]
+    told = _uneven_settings(own)
     if len(told) > _MOST_SETTINGS:
         told[_MOST_SETTINGS - 1 :] = [f"{len(told) - _MOST_SETTINGS + 1} more settings"]
-    texts = {s.base.size: s.trunk.pretraining_text for s in members if s.trunk}
-    if len({*texts.values()} - {NOT_RECORDED}) > 1:
-        told.append("pretraining text " + ", ".join(f"{text} ({size})" for size, text in texts.items()))
-    return "; ".join(told)
+    data = {
+        "tokenizer": [(s.model, s.base.tokenizer) for s in own],
+        "pretraining text": [(s.model, s.trunk.pretraining_text) for s in own if s.trunk],
+    }
+    for what, prints in data.items():
+        if len({fingerprint for _, fingerprint in prints} - {NOT_RECORDED}) > 1:
+            told.append(f"{what} {_each(prints)}")
+    return ", ".join(told)
 
 
-def _changes_of(s: ComparableSet) -> dict[str, Any]:
-    """``section.key`` -> value of settings other than the size's own, as far as they may change a score.
+def _each(values: Iterable[tuple[str, object]]) -> str:
+    """``(debug 0.003, tiny 0.5)``."""
+    return f"({', '.join(f'{model} {value}' for model, value in values)})"
 
-    ``recipe`` stands for all that it sets. Of a trunk whose pretraining is not among the results nothing is known.
+
+def _uneven_settings(sets: Sequence[ComparableSet]) -> list[str]:
+    """``pretrain.muon_lr (debug 0.02, tiny 0.5)``, the recipe first."""
+    found = [(s.model, _settings_by_cell(s)) for s in sets]
+    told: dict[str, dict[str, list[str]]] = {}  # name -> values in words -> cells
+    cells: Counter[str] = Counter()
+    for cell, name in dict.fromkeys(key for _, settings in found for key in settings):
+        here = [(model, settings[cell, name]) for model, settings in found if (cell, name) in settings]
+        cells[name] += 1
+        if any(of.is_changed for _, of in here) and any(of.value != here[0][1].value for _, of in here):
+            told.setdefault(name, {}).setdefault(_each((model, of.value) for model, of in here), []).append(cell)
+    words = []
+    for name in sorted(told, key=lambda name: (name != "recipe", name)):
+        for values, where in told[name].items():
+            in_all = len(where) == cells[name]
+            words.append(f"{name} {values}" if in_all else f"{name} of {' and '.join(where)} {values}")
+    return words
+
+
+def _settings_by_cell(s: ComparableSet) -> dict[tuple[str, str], _Setting]:
+    """(cell in words or ``pretraining``, name) -> setting that may change a score. ``recipe`` is all that it sets.
+
+    Settings of the micro-world are none of them: they decide the questions, which a series shares, and the text.
     """
-    spec = _spec_of(s)
-    if spec is None or spec.base_config not in CONFIG_NAMES:
+    spec = s.pretraining or _spec_of(s)
+    if spec is None:
         return {}
-    recipe = spec.config.recipe
-    changes: dict[str, Any] = {} if recipe == load_config(spec.base_config).recipe else {"recipe": recipe}
-    sections = ("model.", *(("pretrain.",) if s.trunk and spec.pretrains else ()))
-    sections += ("microworld.",) if spec.data == "microworld" else ()
-    usual = _settings_of(replace(spec, config=load_config(spec.base_config, [f"recipe={recipe}"])))
-    for name, value in _settings_of(spec).items():
-        section, _, key = name.partition(".")
-        if f"{section}." in sections and key not in (*_COSMETIC, *_SIZE) and value != usual[name]:
-            changes[name] = value
-    for items in s.cells.values():
-        changes |= _changes(items[0])
-    return changes
+    of_trunk = _settings_within(spec, ["model.", *(["pretrain."] if s.pretraining else [])])
+    of_trunk["recipe"] = _Setting(spec.config.recipe, spec.config.recipe != "modern")  # which every size has by itself
+    found = {("pretraining", name): setting for name, setting in of_trunk.items()}
+    for cell, items in s.cells.items():
+        if (of := items[0].spec) is not None:
+            names = ["finetune." if cell in (FULL, RANDOM_FULL) else "probe.", *OF_ALL_PHASES]
+            found |= {(MODES[cell], name): setting for name, setting in _settings_within(of, names).items()}
+    return found
+
+
+def _settings_within(spec: ExperimentSpec, names: Sequence[str]) -> dict[str, _Setting]:
+    """Settings with these names, or that begin with them."""
+    usual = _usual_settings(spec.base_config, spec.config.recipe)
+    return {
+        name: _Setting(value, value != usual.get(name, value))
+        for name, value in _settings_of(spec).items()
+        if name.startswith(tuple(names)) and name.partition(".")[2] not in _NOT_BEYOND_SIZE
+    }
+
+
+@cache
+def _usual_settings(size: str, recipe: str) -> dict[str, Any]:
+    """``section.key`` -> value as a size has it by itself; nothing of one that is none of this version's."""
+    return _flat(load_config(size, [f"recipe={recipe}"]).to_dict()) if size in CONFIG_NAMES else {}
 
 
 def peers_of(s: ComparableSet, grouping: Grouping) -> list[dict[str, tuple[Found, ...]]]:
@@ -610,6 +681,8 @@ def _changes(item: Found) -> dict[str, Any]:
     """Training settings other than the size's own."""
     if item.spec is None:
         return {}
+    if item.spec.base_config not in CONFIG_NAMES:
+        return _training_settings(item)
     usual = replace(item, spec=replace(item.spec, config=load_config(item.spec.base_config)))
     own = _training_settings(usual)
     return {key: value for key, value in _training_settings(item).items() if value != own.get(key)}

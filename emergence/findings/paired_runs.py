@@ -14,7 +14,7 @@ import numpy as np
 
 from emergence.errors import DataError, UsageError
 from emergence.experiment.facts import HEADLINE
-from emergence.findings.comparable import differing_settings
+from emergence.findings.comparable import OF_ALL_PHASES, differing_settings
 from emergence.findings.two_by_two import RunScores
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.clustering import ClusterKind
@@ -227,7 +227,7 @@ def _notes(a: RunScores, b: RunScores, n_common: int, n_other: int, cluster: Clu
 
 
 def _used_by_both(a: RunScores, b: RunScores) -> tuple[str, ...]:
-    """Sections of settings that both runs went by. A run that was given its trunk has some that no pretraining had."""
+    """Settings that both runs went by. A run that was given its trunk has some that no pretraining had."""
     specs = a.run.spec, b.run.spec
     used = {
         "model.": all(spec.model is None for spec in specs),
@@ -235,15 +235,22 @@ def _used_by_both(a: RunScores, b: RunScores) -> tuple[str, ...]:
         "finetune.": all(not spec.freeze_llm for spec in specs),
         "probe.": all(spec.freeze_llm for spec in specs),
     }
-    return tuple(section for section, by_both in used.items() if by_both)
+    return (*(section for section, by_both in used.items() if by_both), *OF_ALL_PHASES)
 
 
 def _differences(a: RunScores, b: RunScores) -> list[tuple[str, Any, Any]]:
     one, two = a.run.spec, b.run.spec
-    names = ("condition", "pretrain_data", "layout", "seed", "finetune_samples", "subset", "snapshot", "adapter")
-    pairs = [("config", one.config.name, two.config.name), *((n, getattr(one, n), getattr(two, n)) for n in names)]
-    given = not (one.pretrains and two.pretrains)  # where both pretrained, their settings tell more than an id
-    if given and not (one.random_baseline or two.random_baseline):
-        ids = (run.result.trunk.pretrain_id or "not recorded" for run in (a, b))
-        pairs.append(("pretraining", next(ids), next(ids)))
+    names = [
+        *("condition", "model", "revision", "pretrain_data", "layout", "seed"),
+        *("finetune_samples", "subset", "snapshot", "adapter"),
+    ]
+    pairs = [("config", one.config.name, two.config.name), ("recipe", one.config.recipe, two.config.recipe)]
+    pairs += [(name, getattr(one, name), getattr(two, name)) for name in names]
+    texts = [run.result.fingerprint("text") for run in (a, b)]
+    if None not in texts:
+        pairs.append(("pretraining text", str(texts[0])[:12], str(texts[1])[:12]))
+    if not any(spec.random_baseline or spec.model for spec in (one, two)) and not (one.pretrains and two.pretrains):
+        # A trunk that was given is told by the id of its pretraining; where both pretrained, settings tell more.
+        ids = [run.result.trunk.pretrain_id or "not recorded" for run in (a, b)]
+        pairs.append(("pretraining", ids[0], ids[1]))
     return pairs

@@ -256,17 +256,20 @@ def command(spec: ExperimentSpec, runs_dir: str) -> str:
 
 
 @functools.cache
-def _usual(config_name: str) -> Mapping[str, Any]:
-    """What the configuration of that name holds today."""
-    return load_config(config_name).to_dict()
+def _usual(config_name: str, *recipe: str) -> Mapping[str, Any]:
+    """What the configuration of that name holds today, by itself or with ``recipe=NAME``."""
+    return load_config(config_name, recipe).to_dict()
 
 
 def _settings(spec: ExperimentSpec) -> Iterable[str]:
-    """``section.key=value`` for every value that the configuration of that name does not have today."""
+    """``recipe=NAME`` and ``section.key=value`` for all that the configuration of that name does not have today."""
+    recipe = f"recipe={spec.config.recipe}"
     try:
-        usual = _usual(spec.base_config)
+        by_itself, usual = _usual(spec.base_config), _usual(spec.base_config, recipe)
     except EmergenceError:
         return
+    if spec.config.recipe != by_itself["recipe"]:
+        yield recipe
     for section, values in spec.config.to_dict().items():
         if not isinstance(values, dict):
             continue

@@ -202,8 +202,8 @@ def _check_value(value: Any, hint: Any, place: str, low: float | None, high: flo
         return value
     if get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)) or not value:
-            of = "numbers" if get_args(hint)[0] in (int, float) else "names"
-            raise ConfigError(f"{place} must be a list of {of}, not {value!r}")
+            of, such = ("numbers", "[0.1, 1]") if get_args(hint)[0] in (int, float) else ("names", '["A", "B"]')
+            raise ConfigError(f"{place} must be a list of {of}, such as {such}, not {value!r}")
         return tuple(_check_value(item, get_args(hint)[0], place, low, high) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):  # too large for a float: refused below

@@ -273,6 +273,20 @@ def test_settings_are_those_of_the_run_that_pretrained(tmp_path: Path) -> None:
     assert told.endswith("are not compared: they differ in pretrain.muon_lr (0.5 and 0.02)")
 
 
+@pytest.mark.parametrize(("said", "known"), [("0.4", None), ("0.5", 0.5)])
+def test_runs_of_one_trunk_are_one_set_whatever_they_say_of_its_pretraining(
+    tmp_path: Path, said: str, known: float | None
+) -> None:
+    """Its own run need not be there. One that was given it may have its settings, as a sweep's runs have."""
+    elsewhere = spec_of("full", sets=("pretrain.muon_lr=0.5",))
+    given = {"skip_pretrain": True, "pretrained_model_path": "x.pth", "trunk_of": elsewhere}
+    write_run(tmp_path, "frozen", 0.5, **given)
+    write_run(tmp_path, "full", 0.6, sets=(f"pretrain.muon_lr={said}",), **given)
+    (one,) = group(tmp_path).sets
+    assert set(one.cells) == {"full", "frozen"}
+    assert (one.pretraining and one.pretraining.config.pretrain.muon_lr) == known
+
+
 def test_only_the_settings_behind_a_difference_are_named(tmp_path: Path) -> None:
     """Sets may differ in the rate, and it is not why they are apart."""
     write_grid(tmp_path, PLANTED)

@@ -66,6 +66,10 @@ def test_settings_that_differ_are_named(tmp_path: Path) -> None:
     assert "the runs differ in pretrain.initial_context (0 and 32)" in told
     other = planted(tmp_path, "frozen", 0.5, config_name="small")
     assert "pretrain." not in "".join(compare_runs(a, other, n_boot=50).notes), "sizes differ in all"
+    other = planted(tmp_path, "frozen", 0.5, config_name="small", sets=("recipe=gpt2",))
+    assert "differ in config debug against small, recipe modern against gpt2" in "".join(
+        compare_runs(a, other, n_boot=50).notes
+    )
 
 
 def test_settings_are_of_what_both_runs_did(tmp_path: Path) -> None:
@@ -88,6 +92,17 @@ def test_settings_are_of_what_both_runs_did(tmp_path: Path) -> None:
     assert "the runs differ" not in "".join(compare_runs(*random, n_boot=50).notes), "no trunk was pretrained"
     assert "differ in condition" in (told := "".join(compare_runs(same, random[0], n_boot=50).notes))
     assert "pretraining" not in told, "that one of them is random says it"
+    other_text = [planted(tmp_path / text, "frozen", 0.5, text=text) for text in ("text A", "text B")]
+    assert "differ in pretraining text text A against text B" in "".join(compare_runs(*other_text, n_boot=50).notes)
+
+
+@pytest.mark.parametrize("changed", ["finetune.marks=special", "pretrain.precision=bf16"])
+def test_settings_of_all_phases_are_named_whoever_pretrained(tmp_path: Path, changed: str) -> None:
+    """Probes, too, read marked sentences, in the number format of pretraining."""
+    name, _, value = changed.partition("=")
+    for cell in ("frozen", "random_full", "random_frozen"):
+        a, b = planted(tmp_path / cell, cell, 0.5), planted(tmp_path / cell, cell, 0.5, sets=(changed,))
+        assert f"the runs differ in {name} (auto and {value})" in "".join(compare_runs(a, b, n_boot=50).notes)
 
 
 def test_documents_are_resampled_where_files_tell_them(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from emergence.errors import DataError
+from emergence.files import content_digest
 from emergence.findings.folder import read_folder
 from emergence.findings.scale_curve import scale_curves
 from emergence.findings.table import ResultsTable, build_table, table_of
@@ -172,7 +173,7 @@ def test_sizes_are_read_together(tmp_path: Path) -> None:
     assert trend.verdict == "undetermined" and "a trend needs 3" in trend.evidence[-1]
 
 
-GPT2, RATE = "recipe=gpt2", "pretrain.muon_lr=0.5"
+GPT2, RATE, LIKE_TINY = "recipe=gpt2", "pretrain.muon_lr=0.5", "pretrain.batch_size=8"
 
 
 @pytest.mark.parametrize(
@@ -182,10 +183,20 @@ GPT2, RATE = "recipe=gpt2", "pretrain.muon_lr=0.5"
         ({}, {"sets": ("model.hidden_size=96", "pretrain.log_every_steps=3", "pretrain.on_nan=rewind")}, ""),
         ({"sets": (RATE,)}, {"sets": (RATE,)}, ""),
         ({"sets": (GPT2,)}, {"sets": (GPT2,)}, ""),
-        ({}, {"sets": (RATE,)}, "tiny has pretrain.muon_lr = 0.5"),
-        ({"sets": (RATE,)}, {"sets": ("pretrain.muon_lr=0.4",)}, "debug has {0} = 0.5, tiny has {0} = 0.4"),
-        ({}, {"sets": (GPT2, "finetune.lr=0.5")}, "tiny has finetune.lr = 0.5; tiny has recipe = gpt2"),
-        ({"text": "text A"}, {"text": "text B"}, "pretraining text text A (debug), text B (tiny)"),
+        ({}, {"sets": (RATE,)}, "pretrain.muon_lr (debug 0.02, tiny 0.5)"),
+        ({"sets": (RATE,)}, {"sets": ("pretrain.muon_lr=0.4",)}, "pretrain.muon_lr (debug 0.5, tiny 0.4)"),
+        (
+            {},
+            {"sets": (GPT2, "finetune.lr=0.5")},
+            "recipe (debug modern, tiny gpt2), finetune.lr (debug 0.003, tiny 0.5)",
+        ),
+        ({}, {"sets": ("probe.max_iterations=3",)}, "probe.max_iterations (debug 2000, tiny 3)"),
+        ({}, {"sets": ("finetune.marks=special",)}, "finetune.marks (debug auto, tiny special)"),
+        ({}, {"sets": ("pretrain.precision=bf16",)}, "pretrain.precision (debug auto, tiny bf16)"),
+        ({}, {"sets": ("pretrain.step_snapshots=3", "pretrain.compile=off", "probe.weights=bf16")}, ""),
+        ({"sets": (LIKE_TINY,)}, {"sets": (LIKE_TINY,)}, ""),  # what tiny has by itself
+        ({"sets": (LIKE_TINY,)}, {}, ""),
+        ({"text": "text A"}, {"text": "text B"}, "pretraining text (debug text A, tiny text B)"),
         ({"text": "text A"}, {}, ""),  # not recorded, and so not known to be another
     ],
 )
@@ -208,6 +219,49 @@ def test_what_sizes_differ_in_beside_size_is_told(
     assert (f" Not size alone: {words}." in chart.caption, "ot size alone" in chart.caption + curve.text()) == (
         bool(words),
     ) * 2
+
+
+def test_a_curve_over_sizes_tells_of_other_tokenizers(tmp_path: Path) -> None:
+    """Which make no series for a table, whose sizes have the same questions in the same tokens."""
+    write_grid(tmp_path, PLANTED)
+    write_grid(tmp_path, PLANTED, config_name="tiny", tokenizer="tokenizer B")
+    (curve,) = scale_curves(read_folder(tmp_path, n_boot=200).scored, n_draws=19)
+    first, second = (content_digest(name)[:12] for name in ("tokenizer A", "tokenizer B"))
+    assert curve.beyond_size == f"tokenizer (debug {first}, tiny {second})"
+    assert f"  not size alone: {curve.beyond_size}" in curve.text().splitlines()
+
+
+def test_cells_that_one_size_alone_changes_are_named(tmp_path: Path) -> None:
+    """A score is of four cells: equal changes of two different ones are no equal settings."""
+    for config_name, changed in (("debug", "full"), ("tiny", "random_full")):
+        for cell, f1 in PLANTED.items():
+            sets = ("finetune.lr=0.5",) if cell == changed else ()
+            write_run(tmp_path, cell, f1, config_name=config_name, sets=sets)
+    told = "wiki: finetune.lr of full (debug 0.5, tiny 0.003), finetune.lr of random (debug 0.003, tiny 0.5)"
+    assert build_table(tmp_path, n_boot=200).beyond_size == (told,)
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["with questions", "pretraining alone"])
+def test_a_trunk_is_told_by_the_run_that_pretrained_it(tmp_path: Path, alone: bool) -> None:
+    """Wherever in the folder it is. The run that was given it has settings for a pretraining that it never did."""
+    write_grid(tmp_path, PLANTED, finetune_samples=100)
+    maker = write_run(
+        tmp_path, "full", 0.6, config_name="tiny", sets=(RATE,), **({"skip_finetune": True} if alone else {})
+    )
+    given = {"skip_pretrain": True, "pretrained_model_path": f"{maker.run_id}/toy_llm_unified_pretrained.pth"}
+    options = {"config_name": "tiny", "finetune_samples": 100}
+    for cell, f1 in PLANTED.items():
+        flags = {} if cell.startswith("random") else {"trunk_of": maker.spec, **given}
+        write_run(tmp_path, cell, f1, **options, **flags)
+    told = "wiki, n=100: pretrain.muon_lr (debug (n=100) 0.02, tiny (n=100) 0.5)"
+    assert build_table(tmp_path, n_boot=200).beyond_size == (told,)
+
+
+def test_a_size_of_another_version_has_settings_of_its_own(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_grid(tmp_path, PLANTED, seed=seed)
+        write_grid(tmp_path, PLANTED, config_name="tiny", sets=("name=mine", "finetune.lr=0.5"), seed=seed)
+    assert build_table(tmp_path, n_boot=200).beyond_size == ()
 
 
 def test_a_pretraining_that_is_not_among_the_results_tells_no_settings(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from emergence.report.charts.sentence_pairs import _short
 from emergence.report.examples import GAP, N_EACH, _known_words, _pieces, example_blocks
 from emergence.report.provenance import command
 from emergence.report.write import WrittenReport, write_report
+from emergence.spec.config import CONFIG_NAMES
 from emergence.spec.experiment import ExperimentSpec
 from emergence.studies.information.result import CONDITIONS, result_of
 from emergence.studies.information.result import FILES as INFORMATION
@@ -206,6 +207,12 @@ def test_a_sentence_is_put_together_from_what_spans_show_of_it() -> None:
         spec_of("full", pretrain_data="wiki+nq", seed=3, layout="echo", qa_data="/a b/qa"),
         spec_of("random_frozen", finetune_samples=10, sets=("finetune.epochs=7", "probe.ridges=[0.5, 1.0]")),
         spec_of("frozen", skip_pretrain=True, pretrained_model_path="RUN/x.pth", sets=("finetune.marks=text",)),
+        # A size that has rates of its own gives way to a recipe, and a setting to neither.
+        *(
+            spec_of("full", config_name=size, sets=("recipe=gpt2", *other))
+            for size in CONFIG_NAMES
+            for other in ((), ("pretrain.optimizer=muon", "model.qk_norm=true", "finetune.lr=0.5"))
+        ),
     ],
 )
 def test_the_command_of_a_run_makes_its_spec(spec: ExperimentSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +227,16 @@ def test_the_command_of_a_run_makes_its_spec(spec: ExperimentSpec, monkeypatch: 
 
 
 # What is left out --------------------------------------------------------------------------------
+
+
+def test_what_sizes_differ_in_beside_size_stands_where_sizes_are_compared(tmp_path: Path) -> None:
+    write_grid(tmp_path, CELLS)
+    write_grid(tmp_path, CELLS, config_name="tiny", sets=("recipe=gpt2",))
+    markdown = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    over_sizes = markdown.split("\n## Over model sizes\n")[1].split("\n## ")[0]
+    assert "- Not size alone: wiki: recipe (debug modern, tiny gpt2)" in over_sizes
+    assert " Not size alone: recipe (debug modern, tiny gpt2)." in over_sizes, "under the figure"
+    assert "- Not size alone: " in markdown.split("\n## What is left out")[1], "among the problems"
 
 
 def test_what_does_not_belong_is_named_and_in_no_average(tmp_path: Path) -> None:

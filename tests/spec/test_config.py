@@ -140,7 +140,7 @@ def test_an_unknown_name_suggests_the_near_one() -> None:
 
 @pytest.mark.parametrize(("setting", "of"), [("probe.families=mlp", "names"), ("probe.ridges=0.1", "numbers")])
 def test_a_list_says_what_it_is_of(setting: str, of: str) -> None:
-    with pytest.raises(ConfigError, match=f"must be a list of {of}"):
+    with pytest.raises(ConfigError, match=rf"must be a list of {of}, such as \["):
         load_config("debug", [setting])
 
 
