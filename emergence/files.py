@@ -484,7 +484,7 @@ def _ordinary_lines(content: bytes) -> list[dict[str, Any]] | None:
 def seal(obj: Mapping[str, Any]) -> dict[str, Any]:
     """``obj`` with the sha256 of its canonical JSON under ``"sha256"``, so that damage shows in every copy."""
     content = plain({key: value for key, value in obj.items() if key != SEAL_KEY})
-    return {**content, SEAL_KEY: content_digest(content)}
+    return {**content, SEAL_KEY: sha256_text(_encoded(content, sort_keys=True))}
 
 
 def unseal(obj: Any, source: str, error: ErrorType = RunDirectoryError) -> dict[str, Any]:

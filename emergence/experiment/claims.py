@@ -497,7 +497,7 @@ def _within(result: RunResult) -> Iterator[str]:
 
 def _of_intervals(result: RunResult) -> Iterator[str]:
     """A line about the first interval that is none, or does not hold its mean."""
-    for place, each in _intervals("", result.to_dict()):
+    for place, each in _intervals("", vars(result)):  # of a file, and so of JSON's own types already
         low, point, high = each["lo"], each["point"], each["hi"]
         if None in (low, point, high):
             continue

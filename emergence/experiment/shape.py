@@ -40,13 +40,13 @@ def refuse(value: Any, where: str, wanted: str) -> None:
 
 def number(low: float = -math.inf, high: float = math.inf, *, whole: bool = False) -> Check:
     """A check for finite numbers from ``low`` to ``high``, both inclusive."""
-    kinds: Any = int if whole else (int, float)
+    kinds = (int,) if whole else (int, float)
     noun = "a whole number" if whole else "a number"
     limits = f" of at least {low:g}" if math.isinf(high) else f" from {low:g} to {high:g}"
     wanted = noun if math.isinf(low) else noun + limits
 
     def check(value: Any, where: str) -> None:
-        if value is None:
+        if value is None or (type(value) in kinds and low <= value <= high and math.isfinite(value)):
             return
         fits = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
         if not fits or not low - _ROUNDING <= value <= high + _ROUNDING:
@@ -111,7 +111,8 @@ def each(check: Check | Mapping[str, Check], other: Check | None = None) -> Chec
         if value is not None and not isinstance(value, Mapping):
             refuse(value, where, "an object")
         for key, item in (value or {}).items():
-            words(key, f"a key of {where}")
+            if type(key) is not str or len(key) > MOST_NAME:  # a place is spelled out where it may be told
+                words(key, f"a key of {where}")
             chosen = check if callable(check) else check.get(key, other or bounded)
             chosen(item, f"{where}.{key}")
 
@@ -123,6 +124,7 @@ _ESTIMATE: Mapping[str, Check] = {
     "point": number(), "lo": number(), "hi": number(), "se": _positive, "df": _positive, "level": _share,
     "method": words, "n": _count, "n_clusters": _count, "n_seeds": _count, "flags": rows(words),
 }  # fmt: skip
+_parts_of_estimate = each(_ESTIMATE)
 #: Few clusters and seeds can take an interval out of what a share can be, but not far.
 _share_end = number(-10, 10)
 #: What an estimate always has; only of the numbers may one not exist.
@@ -132,7 +134,7 @@ _NEVER_NULL = ("method", "n", "n_clusters", "flags")
 
 def estimate(value: Any, where: str) -> None:
     """A check for a mean with its interval, as an ``Estimate`` is stored."""
-    each(_ESTIMATE)(value, where)
+    _parts_of_estimate(value, where)
     if value is None:
         return
     if any(key not in value for key in _OF_EVERY_ESTIMATE) or any(value[key] is None for key in _NEVER_NULL):

@@ -199,7 +199,7 @@ def rewrite_rows(folder: Path, change: Callable[[list[dict[str, Any]]], object])
     rows = [json.loads(line) for line in (folder / PREDICTIONS_FILE).read_text().splitlines()]
     change(rows)
     (folder / PREDICTIONS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rewrite(folder, lambda stats: None, manifest=True)
+    (folder / MANIFEST_FILE).write_text(manifest_text(NAME, describe_folder(folder)))
 
 
 def refused_by_compare(folder: Path) -> None:
