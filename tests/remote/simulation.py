@@ -59,33 +59,33 @@ class Process:
         self.error: BaseException | None = None
         self.published: set[str] = set()
         self.began = world.clock
-        self._baton = threading.Event()
+        self._baton = threading.Lock()  # free for whoever may run; a bare lock is handed over fastest
+        self._baton.acquire()
         self._thread = threading.Thread(target=self._run, args=(body,), daemon=True)
         self._thread.start()
 
     def _run(self, body: Callable[[], Any]) -> None:
-        self._baton.wait()
+        self._baton.acquire()
         try:
             if not self.killed:
                 self.result = body()
         except BaseException as error:
             self.error = error
         self.over = True
-        self.world.idle.set()
+        self.world.idle.release()
 
     def turn(self) -> None:
         """Let it run until it pauses or ends."""
-        self.world.now_running, self.world.idle = self, threading.Event()
-        self._baton.set()
-        assert self.world.idle.wait(60), f"{self.name} hangs"
+        self.world.now_running = self
+        self._baton.release()
+        assert self.world.idle.acquire(timeout=60), f"{self.name} hangs"
 
     def pause(self, seconds: float) -> None:
         """Let others run for ``seconds`` of the world's clock."""
         if not self.killed:
             self.world.schedule(self.world.clock + seconds, self)
-            self._baton.clear()
-            self.world.idle.set()
-            self._baton.wait()
+            self.world.idle.release()
+            self._baton.acquire()
         if self.killed:
             raise Killed
         if self.cancelled:
@@ -144,7 +144,8 @@ class World:
         self.folder, self.clock, self.order = folder, 0.0, 0
         self.waiting: list[tuple[float, int, Process]] = []
         self.now_running: Process | None = None
-        self.idle = threading.Event()
+        self.idle = threading.Lock()
+        self.idle.acquire()
         self.calls: dict[str, Call] = {}
         self.wrong: list[str] = []
         self.publications = 0
