@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 #: The memory that it says it has. Only the CPU's limits it.
@@ -58,9 +57,20 @@ def is_there(tensor: Tensor) -> bool:
     return getattr(tensor.untyped_storage(), "on_pretended_gpu", False)
 
 
+def _tensors(value: Any) -> list[Tensor]:
+    """All of an operation's operands or results. (torch's own walk takes most of the time of small operations.)"""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return []
+    return [tensor for item in value for tensor in _tensors(item)]
+
+
 def _put(value: Any, there: bool) -> Any:
-    for leaf in tree_leaves(value):
-        if isinstance(leaf, Tensor) and leaf.device.type != "meta":
+    for leaf in _tensors(value):
+        if leaf.device.type != "meta":
             leaf.untyped_storage().on_pretended_gpu = there  # type: ignore[attr-defined]
     return value
 
@@ -81,7 +91,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        operands = _tensors((args, kwargs))
         there = [operand for operand in operands if is_there(operand)]
         if not there:
             return func(*args, **kwargs)
@@ -91,7 +101,7 @@ class Operations(TorchDispatchMode):
         results = func(*args, **kwargs)
         # What was written to stays where it is: a copy from there to the CPU, for one.
         written = {id(operand) for operand in operands}
-        return results if all(id(leaf) in written for leaf in tree_leaves(results)) else _put(results, True)
+        return results if all(id(leaf) in written for leaf in _tensors(results)) else _put(results, True)
 
     @staticmethod
     def _refuse_mixed(func: Any, args: Any, operands: list[Tensor]) -> None:
@@ -124,8 +134,8 @@ class _Graph:
         with torch.no_grad():
             for func, args, kwargs, results in self._captured:
                 again = func(*args, **kwargs)
-                for old, new in zip(tree_leaves(results), tree_leaves(again), strict=True):
-                    if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                for old, new in zip(_tensors(results), _tensors(again), strict=True):
+                    if old.data_ptr() != new.data_ptr():
                         old.copy_(new)
 
     def capture(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -138,13 +148,13 @@ class _Graph:
         self._remember(kwargs.get("out"))
         results = func(*args, **kwargs)
         self._captured.append((func, args, kwargs, results))
-        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        self._storages |= {_storage(leaf) for leaf in tree_leaves(results) if isinstance(leaf, Tensor)} - given
+        given = {_storage(leaf) for leaf in _tensors((args, kwargs))}
+        self._storages |= {_storage(leaf) for leaf in _tensors(results)} - given
         return results
 
     def _remember(self, value: Any) -> None:
-        for leaf in tree_leaves(value):
-            if isinstance(leaf, Tensor) and _storage(leaf) not in self._storages | self._before.keys():
+        for leaf in _tensors(value):
+            if _storage(leaf) not in self._storages | self._before.keys():
                 whole = torch.empty(0, dtype=leaf.dtype).set_(leaf.untyped_storage())
                 self._before[_storage(leaf)] = whole, whole.clone()
 

@@ -264,7 +264,7 @@ def test_small_updates_of_pretraining_are_replayed(folder: Path, window: int, mo
         trunk = _trunk()
         config = PretrainConfig(
             samples_per_epoch=24, batch_size=2, epochs=1, compile=setting, step_snapshots=0, checkpoint_every_steps=7,
-            initial_context=window, initial_context_fraction=0.5,
+            evaluations_per_epoch=1, validation_tokens=256, initial_context=window, initial_context_fraction=0.5,
         )  # fmt: skip
         kept = Checkpointer(folder / f"replayed-{window}-{setting}")
         context = Context(device=CUDA, precision="bf16", checkpointer=kept)
