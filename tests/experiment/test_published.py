@@ -46,6 +46,8 @@ from tests.published_models import LAYERS, WIDTH, save_model
 from tests.small_runs import MICRO, run_micro
 
 SETTINGS = tuple(s for s in MICRO if not s.startswith(("model.", "pretrain.")))
+#: Where what the probes say is beside the point.
+FEWER = ("probe.validity=false", 'probe.families=["linear"]')
 
 
 def spec_of(model: Path, *extra: str, **flags: Any) -> ExperimentSpec:
@@ -190,7 +192,7 @@ def test_directories_of_one_name_are_told_apart_by_their_paths_in_table_and_repo
 def test_states_that_nothing_goes_on_with_are_deleted(models: Path, tmp_path: Path) -> None:
     """Those of finished and of deleted runs, not those of unfinished ones, nor of a cache of other runs."""
     store, flags = RunStore(tmp_path / "runs"), {"cache_dir": tmp_path / "runs" / CACHE_FOLDER}
-    spec = spec_of(models / "gpt2", "probe.validity=false")
+    spec = spec_of(models / "gpt2", *FEWER)
     begun = store.create(spec_of(models / "llama"))
     finished = run_experiment(spec, store, **flags)
     assert finished is not None and finished.run_id is not None
@@ -270,7 +272,7 @@ def test_a_run_can_be_asked_as_long_as_its_model_is_the_same(root: Path, models:
     asked = ask(probed, "The boy painted the roof .", "Who painted something?")
     assert set(asked.spans) == {"linear", "bilinear"} and asked.predicate_index == 2
     other = shutil.copytree(models / "llama", tmp_path / "llama")
-    moved = run(tmp_path, spec_of(other))
+    moved = run(tmp_path, spec_of(other, *FEWER))
     save_model(other, "llama", seed=5)
     with pytest.raises(WeightsError, match="has other weights now"):
         ask(moved, "The boy painted the roof .", "Who painted something?")
