@@ -58,13 +58,15 @@ def sentences_in(text: str) -> list[str]:
 # -- reproducibility --------------------------------------------------------------------------------
 
 
-def test_same_seed_same_world_other_seed_other_world(dataset: QADataset) -> None:
-    assert generate_qa(SMALL) == dataset
-    other = dataclasses.replace(SMALL, seed=1)
-    assert generate_qa(dataclasses.replace(other, n_qa_test_documents=1)).fingerprint != dataset.fingerprint
-    small_text = dataclasses.replace(SMALL, n_documents=20)
-    assert generate_text(small_text) == generate_text(small_text)
-    assert generate_text(small_text)["train"] != generate_text(dataclasses.replace(other, n_documents=20))["train"]
+def test_same_seed_same_world_other_seed_other_world() -> None:
+    few = dataclasses.replace(SMALL, n_qa_train_documents=60, n_qa_validation_documents=6, n_qa_test_documents=12)
+    questions = generate_qa(few)
+    assert generate_qa(few) == questions
+    assert generate_qa(dataclasses.replace(few, seed=1)).fingerprint != questions.fingerprint
+    small_text = dataclasses.replace(SMALL, n_documents=20, n_validation_documents=5, n_test_documents=5)
+    text = generate_text(small_text)
+    assert generate_text(small_text) == text
+    assert generate_text(dataclasses.replace(small_text, seed=1))["train"] != text["train"]
     assert generate_nq_like(SMALL) == generate_nq_like(SMALL)
 
 
@@ -88,14 +90,15 @@ def test_other_sizes_same_fingerprint_only_for_same_content() -> None:
 
 
 def test_growing_one_split_keeps_its_beginning_and_leaves_the_others(dataset: QADataset) -> None:
-    larger = generate_qa(dataclasses.replace(SMALL, n_qa_train_documents=320, n_documents=999, n_nq_questions=5))
-    n = len(dataset.splits["train"])
-    assert len(larger.splits["train"]) > n
-    assert larger.splits["train"][:n] == dataset.splits["train"]
-    assert larger.splits["validation"] == dataset.splits["validation"]
-    assert larger.splits["test"] == dataset.splits["test"]
-    text = generate_text(dataclasses.replace(SMALL, n_documents=40))
-    more = generate_text(dataclasses.replace(SMALL, n_documents=60, n_qa_train_documents=1))
+    smaller = generate_qa(dataclasses.replace(SMALL, n_qa_train_documents=40, n_documents=999, n_nq_questions=5))
+    n = len(smaller.splits["train"])
+    assert 0 < n < len(dataset.splits["train"])
+    assert smaller.splits["train"] == dataset.splits["train"][:n]
+    assert smaller.splits["validation"] == dataset.splits["validation"]
+    assert smaller.splits["test"] == dataset.splits["test"]
+    few = dataclasses.replace(SMALL, n_validation_documents=9, n_test_documents=3)
+    text = generate_text(dataclasses.replace(few, n_documents=40))
+    more = generate_text(dataclasses.replace(few, n_documents=60, n_qa_train_documents=1))
     assert more["train"][:40] == text["train"]
     assert more["validation"] == text["validation"]
     fewer, all_questions = (

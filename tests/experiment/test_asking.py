@@ -14,13 +14,13 @@ from emergence.experiment.store import RunDirectory
 from emergence.training.checkpoint import load_weights, save_weights
 from tests.command_lines import typed
 from tests.planted_runs import write_run
-from tests.small_runs import run_small
+from tests.small_runs import run_micro
 
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    root = tmp_path_factory.mktemp("asked") / "runs"
-    return run_small(root, "pretrain.precision=fp32", freeze_llm=True, random_baseline=True)[0]
+    root = tmp_path_factory.mktemp("asked")
+    return run_micro(root, "pretrain.precision=fp32", freeze_llm=True, random_baseline=True)
 
 
 def test_it_answers_as_it_answered_its_test_questions(frozen: RunDirectory) -> None:
@@ -38,7 +38,7 @@ def test_it_answers_as_it_answered_its_test_questions(frozen: RunDirectory) -> N
 
 
 def test_a_finetuned_model_is_asked_too(tmp_path: Path) -> None:
-    run, _ = run_small(tmp_path / "runs", "pretrain.precision=fp32", random_baseline=True)
+    run = run_micro(tmp_path, "pretrain.precision=fp32", random_baseline=True)
     row = run.read_predictions()[0]
     answered = ask(run, " ".join(row["words"]), row["question"], predicate=str(row["predicate_index"] + 1))
     assert list(answered.spans) == ["finetuned"] and answered.notes == ()
