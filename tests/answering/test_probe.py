@@ -39,7 +39,7 @@ from tests.answering.qa_tasks import PlantedEncoder, WordTokenizer, named_word_t
 from tests.memory_recorder import MemoryRecorder
 
 CPU = torch.device("cpu")
-CONFIG = ProbeConfig(bilinear_rank=16, epochs=16, batch_size=16, lr=1e-2, patience=16)
+CONFIG = ProbeConfig(bilinear_rank=16, epochs=8, batch_size=16, lr=2e-2, patience=8)
 
 
 def task(kind: str, n: int = 200) -> tuple[EncodedQA, EncodedQA, EncodedQA]:
