@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One thread per test process: under load two threads are slower than one. What was compiled is kept, also where the
 # environment says otherwise, as in images for containers: hundreds of processes would compile the same files again.
-ONE_THREAD := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+ENVIRONMENT := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= 2
 # A file's tests share what they set up, so a file stays with one process: a tenth less work.
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
@@ -28,15 +28,15 @@ demo: $(STAMP)
 	$(BIN)/emergence demo
 
 test: $(STAMP)
-	$(ONE_THREAD) $(PYTEST) -m "not slow"
+	$(ENVIRONMENT) $(PYTEST) -m "not slow"
 
 # Also the slow ones: Modal's real client and container runtime end to end, runs killed and started again.
 test-all: $(STAMP)
-	$(ONE_THREAD) $(PYTEST)
+	$(ENVIRONMENT) $(PYTEST)
 
 # Every row of docs/speed.md, several hours of one CPU thread, into benchmark-results/; BENCH="--text DIR --questions DIR" for real data.
 bench: $(STAMP)
-	$(ONE_THREAD) $(BIN)/python -m benchmarks all $(BENCH)
+	$(ENVIRONMENT) $(BIN)/python -m benchmarks all $(BENCH)
 	$(BIN)/python -m benchmarks table
 
 # The documentation as a site: build/site/index.html opens in a browser.

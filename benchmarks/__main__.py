@@ -101,6 +101,7 @@ def _run(options: argparse.Namespace) -> int:
         figures = options.json.parent if options.json else _pages(options.results) / "figures"
         print(draw(found, figures / "scaling.svg"))
         return 0
+    _compile_program()
     for name in measurable if options.what == ["all"] else options.what:
         with _commands_on(device):
             result = run_row(name, bench)
@@ -112,13 +113,18 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _commands_on(device: torch.device) -> AbstractContextManager[None]:
-    """For commands that a row starts: they are installed, as a user's are, and find no GPU in a row of the CPU.
+def _compile_program() -> None:
+    """Compile what commands run that a row starts. Installed programs are compiled.
 
-    What is installed is compiled. In a checkout each command would compile the program anew where the environment
-    forbids keeping what was compiled, as images for containers do: a tenth of the table's time.
+    Where the environment forbids keeping what was compiled, as images for containers do, each command would compile the
+    program anew: a tenth of the table's time.
     """
-    compileall.compile_dir(str(ROOT / "emergence"), quiet=2)
+    if not compileall.compile_dir(str(ROOT / "emergence"), quiet=2):
+        print(f"{ROOT / 'emergence'}: cannot be compiled, so commands take longer than installed ones", flush=True)
+
+
+def _commands_on(device: torch.device) -> AbstractContextManager[None]:
+    """Commands that a row starts take a GPU where they find one, so a row of the CPU hides it from them."""
     return variables({} if device.type == "cuda" else {"CUDA_VISIBLE_DEVICES": ""})
 
 

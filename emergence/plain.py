@@ -26,13 +26,6 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: For anything JSON has no form for.
     """
-    kind = type(value)  # most values are of JSON's own types, of which large results hold a hundred thousand
-    if kind is float:
-        return value if math.isfinite(value) else None
-    if kind is dict:
-        return {_key(key): plain(item) for key, item in value.items()}
-    if kind is list or kind is tuple:
-        return [plain(item) for item in value]
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -41,10 +34,10 @@ def plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {_key(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, (dict, Mapping)):  # to ask for what is abstract takes long
+        return {_key(key): plain(item) for key, item in value.items()}
     if isinstance(value, Path):
         return str(value)
     for method in ("to_dict", "tolist"):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from emergence.experiment.result import RunResult
 from emergence.files import content_digest
 from emergence.findings.collect import Collection, Found, Skipped
 from emergence.findings.two_by_two import CELL_OF_CONDITION, ModelFree, model_free
@@ -37,7 +38,7 @@ _COSMETIC = (
 #: Settings of pretraining and finetuning that every phase goes by, whatever its cell.
 OF_ALL_PHASES = ("pretrain.precision", "finetune.marks")
 #: What sizes may differ in beside size: none of these, and not what size itself is.
-_NOT_BEYOND_SIZE = (
+_NO_CONFOUND = (
     *(key for key in _COSMETIC if key != "max_answer_words"),
     *("step_snapshots", "compile", "loss_chunk_rows"),
     *("weights", "features"),  # of published models alone
@@ -200,9 +201,9 @@ class Grouping:
                 series[label if label not in series else f"{label} ({len(series)})"] = tuple(members)
         return series
 
-    def beyond_size(self) -> tuple[str, ...]:
+    def confounds_with_size(self) -> tuple[str, ...]:
         """A sentence for each series of :meth:`over_sizes` whose sizes differ in more than size."""
-        told = ((label, beyond_size(members)) for label, members in self.over_sizes().items())
+        told = ((label, confounds_with_size(members)) for label, members in self.over_sizes().items())
         return tuple(f"{label}: {words}" for label, words in told if words)
 
     def over_samples(self) -> dict[str, tuple[ComparableSet, ...]]:
@@ -255,7 +256,7 @@ def _pretrainings(collection: Collection) -> tuple[dict[str, ExperimentSpec], di
     made += [
         (item.spec, _own_text(item))
         for item in collection.found
-        if item.spec and (item.spec.pretrains or item.spec.pretrain_id == item.result.trunk.pretrain_id)
+        if item.spec and (item.spec.pretrains or tells_its_pretraining(item.spec, item.result))
     ]
     return {spec.pretrain_id: spec for spec, _ in made}, {spec.pretrain_id: text for spec, text in made if text}
 
@@ -351,10 +352,18 @@ def _own_text(item: Found) -> str | None:
     return item.result.fingerprint("text")
 
 
+def tells_its_pretraining(spec: ExperimentSpec, result: RunResult) -> bool:
+    """Whether the settings of a run are those that its trunk was pretrained with, by itself or by another run.
+
+    One that was given its trunk has settings for a pretraining, too, and need not have that one's.
+    """
+    return not spec.random_baseline and result.trunk.pretrain_id in (None, spec.pretrain_id)
+
+
 def _trunk_spec(item: Found, trunk_specs: Mapping[str, ExperimentSpec]) -> tuple[ExperimentSpec | None, str | None]:
     """The spec that pretrained the trunk of ``item``, where it is its own or among the results; and its id."""
     pretrain_id = item.result.trunk.pretrain_id
-    if item.spec is not None and (pretrain_id is None or item.spec.pretrain_id == pretrain_id):
+    if item.spec is not None and tells_its_pretraining(item.spec, item.result):
         return item.spec, item.spec.pretrain_id
     return trunk_specs.get(str(pretrain_id)), pretrain_id
 
@@ -540,9 +549,14 @@ def differing_settings(a: ExperimentSpec, b: ExperimentSpec, among: tuple[str, .
         if first[name] != second[name]
         and (name in among or (name.startswith(among) and name.partition(".")[2] not in _COSMETIC))
     ]
-    if len(told) > _MOST_SETTINGS:
-        told[_MOST_SETTINGS - 1 :] = [f"{len(told) - _MOST_SETTINGS + 1} more settings"]
-    return told
+    return _first_settings(told)
+
+
+def _first_settings(told: list[str]) -> list[str]:
+    """As many as are named, and how many there are more."""
+    if len(told) <= _MOST_SETTINGS:
+        return told
+    return [*told[: _MOST_SETTINGS - 1], f"{len(told) - _MOST_SETTINGS + 1} more settings"]
 
 
 def _spec_of(s: ComparableSet) -> ExperimentSpec | None:
@@ -576,8 +590,8 @@ class _Setting(NamedTuple):
     is_changed: bool
 
 
-def beyond_size(members: Sequence[ComparableSet]) -> str:
-    """What sets of several sizes differ in beside size, in words; empty if that is nothing that is known of.
+def confounds_with_size(members: Sequence[ComparableSet]) -> str:
+    """What sets of several sizes differ in beside size, in words; empty if no difference is known.
 
     Each size has rates and lengths of training of its own. What is named is a setting that some size changes and that
     then is not the same at all of them, cell by cell, another tokenizer and another pretraining text. Published models,
@@ -585,16 +599,15 @@ def beyond_size(members: Sequence[ComparableSet]) -> str:
     0.5)``.
     """
     own = [s for s in members if not (s.is_published or s.is_documented_format)]
-    told = _uneven_settings(own)
-    if len(told) > _MOST_SETTINGS:
-        told[_MOST_SETTINGS - 1 :] = [f"{len(told) - _MOST_SETTINGS + 1} more settings"]
+    told = _first_settings(_uneven_settings(own))
     data = {
         "tokenizer": [(s.model, s.base.tokenizer) for s in own],
         "pretraining text": [(s.model, s.trunk.pretraining_text) for s in own if s.trunk],
     }
     for what, prints in data.items():
-        if len({fingerprint for _, fingerprint in prints} - {NOT_RECORDED}) > 1:
-            told.append(f"{what} {_each(prints)}")
+        recorded = [(model, fingerprint) for model, fingerprint in prints if fingerprint != NOT_RECORDED]
+        if len({fingerprint for _, fingerprint in recorded}) > 1:
+            told.append(f"{what} {_each(recorded)}")
     return ", ".join(told)
 
 
@@ -645,7 +658,7 @@ def _settings_within(spec: ExperimentSpec, names: Sequence[str]) -> dict[str, _S
     return {
         name: _Setting(value, value != usual.get(name, value))
         for name, value in _settings_of(spec).items()
-        if name.startswith(tuple(names)) and name.partition(".")[2] not in _NOT_BEYOND_SIZE
+        if name.startswith(tuple(names)) and name.partition(".")[2] not in _NO_CONFOUND
     }
 
 

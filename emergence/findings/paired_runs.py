@@ -14,7 +14,7 @@ import numpy as np
 
 from emergence.errors import DataError, UsageError
 from emergence.experiment.facts import HEADLINE
-from emergence.findings.comparable import OF_ALL_PHASES, differing_settings
+from emergence.findings.comparable import NOT_RECORDED, OF_ALL_PHASES, differing_settings, tells_its_pretraining
 from emergence.findings.two_by_two import RunScores
 from emergence.measures.bootstrap import N_BOOT
 from emergence.measures.clustering import ClusterKind
@@ -231,7 +231,7 @@ def _used_by_both(a: RunScores, b: RunScores) -> tuple[str, ...]:
     specs = a.run.spec, b.run.spec
     used = {
         "model.": all(spec.model is None for spec in specs),
-        "pretrain.": all(spec.pretrains and not spec.random_baseline for spec in specs),
+        "pretrain.": _both_tell_pretraining(a, b),
         "finetune.": all(not spec.freeze_llm for spec in specs),
         "probe.": all(spec.freeze_llm for spec in specs),
     }
@@ -249,8 +249,12 @@ def _differences(a: RunScores, b: RunScores) -> list[tuple[str, Any, Any]]:
     texts = [run.result.fingerprint("text") for run in (a, b)]
     if None not in texts:
         pairs.append(("pretraining text", str(texts[0])[:12], str(texts[1])[:12]))
-    if not any(spec.random_baseline or spec.model for spec in (one, two)) and not (one.pretrains and two.pretrains):
-        # A trunk that was given is told by the id of its pretraining; where both pretrained, settings tell more.
-        ids = [run.result.trunk.pretrain_id or "not recorded" for run in (a, b)]
-        pairs.append(("pretraining", ids[0], ids[1]))
+    of_one_seed = (one.seed, one.pretrain_data) == (two.seed, two.pretrain_data)  # others differ in the id, too
+    if of_one_seed and not any(spec.random_baseline or spec.model for spec in (one, two)):
+        ids = [run.result.trunk.pretrain_id or NOT_RECORDED for run in (a, b)]
+        pairs += [] if _both_tell_pretraining(a, b) else [("pretraining", ids[0], ids[1])]
     return pairs
+
+
+def _both_tell_pretraining(a: RunScores, b: RunScores) -> bool:
+    return all(tells_its_pretraining(run.run.spec, run.result) for run in (a, b))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from emergence.findings.comparable import BaseKey, ComparableSet, beyond_size, training_words
+from emergence.findings.comparable import BaseKey, ComparableSet, confounds_with_size, training_words
 from emergence.findings.scores import SetScores
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.emergence_score import FULL
@@ -76,7 +76,7 @@ class ScaleCurve:
         label: What they share. points: Smallest first.
         fits: Axis -> fit. refused: Axis -> why there is none.
         left_out: Sets without a usable score, with the reason.
-        beyond_size: What the sizes differ in beside size, in words; empty if that is nothing that is known of.
+        confounds_with_size: What the sizes differ in beside size, in words; empty if that is nothing that is known of.
     """
 
     label: str
@@ -84,7 +84,7 @@ class ScaleCurve:
     fits: dict[str, ScaleFit]
     refused: dict[str, str]
     left_out: tuple[str, ...]
-    beyond_size: str = ""
+    confounds_with_size: str = ""
 
     def text(self) -> str:
         """A few lines for a terminal."""
@@ -102,7 +102,7 @@ class ScaleCurve:
             )
         for reason, axes in _reasons(self.refused).items():
             lines.append(f"  no fit against {', '.join(axes)}: {reason}")
-        lines += [f"  not size alone: {self.beyond_size}"] if self.beyond_size else []
+        lines += [f"  not size alone: {self.confounds_with_size}"] if self.confounds_with_size else []
         return "\n".join([*lines, *(f"  left out: {reason}" for reason in self.left_out)])
 
 
@@ -151,7 +151,7 @@ def _scale_curve(label: str, scored: Sequence[SetScores], n_draws: int, seed: in
             points.append(point)
             drawn.append(scores.comparable)
     curve = scale_curve_of(label, points, left_out, n_draws=n_draws, seed=seed)
-    return replace(curve, beyond_size=beyond_size(drawn))
+    return replace(curve, confounds_with_size=confounds_with_size(drawn))
 
 
 def scale_curve_of(

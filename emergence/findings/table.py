@@ -99,7 +99,7 @@ class ResultsTable:
         sets: Scores by comparable set, for whoever needs more than the table.
         trends: Label (``wiki``) to the reading over several sizes.
         skipped: What is in no row, and why. mixed: Sets that look alike and were kept apart.
-        beyond_size: What sizes of a series differ in beside size, a sentence each.
+        confounds_with_size: What sizes of a series differ in beside size, a sentence each.
     """
 
     root: Path
@@ -108,7 +108,7 @@ class ResultsTable:
     trends: dict[str, ScaleReading]
     skipped: tuple[Skipped, ...]
     mixed: tuple[str, ...]
-    beyond_size: tuple[str, ...]
+    confounds_with_size: tuple[str, ...]
 
     @property
     def has_validation_only(self) -> bool:
@@ -127,7 +127,7 @@ class ResultsTable:
         for label, trend in self.trends.items():
             pattern = f", {trend.pattern}" if trend.pattern else ""
             lines.append(f"Over sizes, {label}: {trend.verdict}{pattern} ({'; '.join(trend.evidence[-2:])})")
-        lines += [f"Not size alone: {sentence}" for sentence in self.beyond_size]
+        lines += [f"Not size alone: {sentence}" for sentence in self.confounds_with_size]
         lines += [f"Kept apart: {sentence}" for sentence in self.mixed]
         lines += [f"{set_scores.comparable.label}: {note}" for set_scores in self.sets for note in set_scores.notes]
         lines += [f"Not in the table ({item.kind}): {item.name}: {item.reason}" for item in self.skipped]
@@ -141,7 +141,7 @@ class ResultsTable:
             "rows": plain(self.rows),
             "sets": [_set_dict(set_scores) for set_scores in self.sets],
             "trends": plain(self.trends),
-            "beyond_size": list(self.beyond_size),
+            "confounds_with_size": list(self.confounds_with_size),
             "kept_apart": list(self.mixed),
             "skipped": plain(self.skipped),
         }
@@ -183,7 +183,7 @@ def table_of(collection: Collection, grouping: Grouping, scored: Sequence[SetSco
         trends=_trends(grouping, scored),
         skipped=_all_skipped(collection.skipped, grouping),
         mixed=grouping.mixed,
-        beyond_size=grouping.beyond_size(),
+        confounds_with_size=grouping.confounds_with_size(),
     )
 
 

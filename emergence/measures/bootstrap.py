@@ -358,14 +358,18 @@ def _bca(point: float, draws: FloatArray, acceleration: float, level: float) -> 
     return lo, hi, "bca"
 
 
-def _quantiles(values: FloatArray, shares: FloatArray) -> list[float]:
-    """``np.quantile`` of finite values, to the bit and to the signs of zeros, in a tenth of its time for few values.
+def _quantiles(values: FloatArray, probabilities: FloatArray) -> list[float]:
+    """``np.quantile`` by linear interpolation, to the bit and to the signs of zeros.
 
-    A result has hundreds of intervals, and numpy's general way took a third of them.
+    numpy's own takes five times as long for 200 values and a third longer for 10,000, and a result has hundreds of
+    intervals.
+
+    Args:
+        values: (B,) finite. probabilities: (K,) within 0 and 1.
     """
     last = len(values) - 1
-    places = [last * share for share in shares.tolist()]
-    below = [int(place) if place < last else -1 for place in places]
+    places = [last * probability for probability in probabilities.tolist()]
+    below = [int(place) if place < last else -1 for place in places]  # as numpy counts: at the end from the end
     above = [k + 1 if k >= 0 else -1 for k in below]
     ordered = np.partition(values, sorted({0, last, *(k % len(values) for k in (*below, *above))}))
     found = []

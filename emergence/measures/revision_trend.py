@@ -53,7 +53,7 @@ class RevisionFacts:
 
 
 #: How far two revisions lie apart.
-Between: TypeAlias = Callable[[RevisionFacts, RevisionFacts], float]
+Distance: TypeAlias = Callable[[RevisionFacts, RevisionFacts], float]
 
 
 def find_suspects(revisions: Iterable[RevisionFacts], log_vocabulary: float) -> dict[str, str]:
@@ -196,8 +196,8 @@ def _distance(a: RevisionFacts, b: RevisionFacts, groups: Sequence[str] | None =
     return math.sqrt(sum(parts) / len(parts)) if parts else 0.0
 
 
-def _distances(groups: Sequence[str] | None = None) -> Between:
-    """:func:`_distance`, worked out once for every two names."""
+def _distances(groups: Sequence[str] | None = None) -> Distance:
+    """:func:`_distance`, worked out once for two names in one order."""
     known: dict[tuple[str, str], float] = {}
 
     def between(a: RevisionFacts, b: RevisionFacts) -> float:
@@ -235,13 +235,13 @@ def _swapped(path: Sequence[RevisionFacts], i: int, j: int) -> list[RevisionFact
     return swapped
 
 
-def _near(between: Between, path: Sequence[RevisionFacts], *places: int) -> float:
+def _near(between: Distance, path: Sequence[RevisionFacts], *places: int) -> float:
     """Length of the path's edges at these places."""
     edges = {e for place in places for e in (place - 1, place) if 0 <= e < len(path) - 1}
     return sum(between(path[e], path[e + 1]) for e in edges)
 
 
-def _both_gain(between: Between, path: Sequence[RevisionFacts], i: int, j: int) -> bool:
+def _both_gain(between: Distance, path: Sequence[RevisionFacts], i: int, j: int) -> bool:
     """Whether the path gets shorter at both places, so that it is not one bad revision that any exchange helps."""
     swapped = _swapped(path, i, j)
     return all(_near(between, path, k) > _near(between, swapped, k) for k in (i, j))

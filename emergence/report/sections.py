@@ -137,7 +137,7 @@ def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:
         pattern = f", {trend.pattern}" if trend.pattern else ""
         yield Heading(f"{label}: {trend.verdict}{pattern}")
         yield Bullets(trend.evidence)
-    yield from _not_size_alone(results.beyond_size)
+    yield from _not_size_alone(results.confounds_with_size)
     yield from pictures
 
 
@@ -347,7 +347,7 @@ def _problems(folder: ResultsFolder, charts: Charts, told: Collection[str]) -> I
     apart = [item for item in folder.skipped if item.name not in trunks]
     rows = [(item.name, kinds.get(item.kind, item.kind), item.reason) for item in apart]
     yield from table("In no score of this report", ("Name", "Kind", "Why"), rows)
-    yield from _not_size_alone(folder.grouping.beyond_size())
+    yield from _not_size_alone(folder.grouping.confounds_with_size())
     if folder.grouping.mixed:
         yield Bullets(tuple(f"Kept apart: {sentence}" for sentence in folder.grouping.mixed))
     notes = [f"{scores.comparable.label}: {note}" for scores in folder.scored for note in scores.notes]

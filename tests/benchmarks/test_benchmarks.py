@@ -693,3 +693,22 @@ def test_the_command_writes_json_and_the_table(
     assert "| a toy |" in (tmp_path / "speed.md").read_text(encoding="utf-8")  # no mark is met or missed by it
     assert "CKA" in (tmp_path / "speed.md").read_text(encoding="utf-8")
     assert not (tmp_path / "docs").exists()  # the documentation is made of the project's own results
+
+
+def test_commands_of_a_row_find_the_program_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As installed ones do, even where the environment forbids keeping what was compiled."""
+    (tmp_path / "emergence").mkdir()
+    (tmp_path / "emergence" / "module.py").write_text("answer = 42\n")
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(
+        command,
+        "run_row",
+        lambda name, bench: (
+            compiled.extend(tmp_path.rglob("*.pyc"))
+            or RowResult(name, "a title", [Figure.of("ours", "s", [1.0])], [], "data")
+        ),
+    )
+    compiled: list[Path] = []
+    assert command.main(["answers", "--toy", "--results", str(tmp_path / "results")]) == 0
+    assert [file.name.partition(".")[0] for file in compiled] == ["module"]

@@ -67,22 +67,3 @@ def test_all_of_a_gpu_are_those_that_compute_there(tmp_path: Path, monkeypatch: 
     assert command.main(["all", "--toy", "--results", str(tmp_path)]) == 0
     assert ran == [f"{name} " for name in ROWS]  # commands that a row starts find no GPU
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
-
-
-def test_commands_of_a_row_find_the_program_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As installed ones do, even where the environment forbids keeping what was compiled."""
-    (tmp_path / "emergence").mkdir()
-    (tmp_path / "emergence" / "module.py").write_text("answer = 42\n")
-    monkeypatch.setattr(command, "ROOT", tmp_path)
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    monkeypatch.setattr(
-        command,
-        "run_row",
-        lambda name, bench: (
-            compiled.extend(tmp_path.rglob("*.pyc"))
-            or RowResult(name, "a title", [Figure.of("ours", "s", [1.0])], [], "data")
-        ),
-    )
-    compiled: list[Path] = []
-    assert command.main(["answers", "--toy", "--results", str(tmp_path / "results")]) == 0
-    assert [file.name.partition(".")[0] for file in compiled] == ["module"]

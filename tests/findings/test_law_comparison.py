@@ -46,7 +46,8 @@ Analysed = Callable[[Rows], LawAnalysis]
 @pytest.fixture(scope="module")
 def analysed(tmp_path_factory: pytest.TempPathFactory) -> Analysed:
     """What a table says, asked once for all tests that compare it."""
-    folder, known = tmp_path_factory.mktemp("tables"), dict[str, LawAnalysis]()
+    folder = tmp_path_factory.mktemp("tables")
+    known: dict[str, LawAnalysis] = {}
 
     def of(rows: Rows) -> LawAnalysis:
         key = json.dumps(rows)

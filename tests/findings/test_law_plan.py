@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,13 @@ NUMBERS = ("--noise", "0.01", "--law", "1.6885,2.27,0.9", "--d0", "5", "--fewsho
 
 @pytest.fixture(autouse=True)
 def few_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two, where the command takes five at least: each is a law with all its draws."""
-    monkeypatch.setattr(law_plan, "plan_sweep", lambda *args, **more: plan_sweep(*args, **more | {"n_intervals": 2}))
+    """Two in place of the five that are asked for, which are the fewest: each takes the draws of a whole law."""
+
+    def plan_with_two(*args: Any, **more: Any) -> Any:
+        assert more["n_intervals"] == 5
+        return plan_sweep(*args, **more | {"n_intervals": 2})
+
+    monkeypatch.setattr(law_plan, "plan_sweep", plan_with_two)
 
 
 def plan(*more: str) -> tuple[int, str, str]:

@@ -15,7 +15,7 @@ from emergence.experiment.claims import own_result
 from emergence.findings.paired_runs import compare_runs
 from emergence.findings.two_by_two import RunScores
 from tests.command_lines import typed
-from tests.planted_runs import write_run
+from tests.planted_runs import spec_of, write_run
 from tests.small_runs import run_micro
 
 
@@ -81,10 +81,18 @@ def test_settings_are_of_what_both_runs_did(tmp_path: Path) -> None:
     note = next(note for note in compare_runs(maker, same, n_boot=50).notes if note.startswith("the runs differ"))
     usual = same.run.spec.config.probe.epochs
     assert note == f"the runs differ in probe.epochs (7 and {usual})"
-    elsewhere = planted(tmp_path, "frozen", 0.5, trunk_of=same.run.spec, sets=("probe.epochs=7",), **given)
-    ids = maker.run.spec.pretrain_id, same.run.spec.pretrain_id
+    unknown = spec_of("full", sets=("pretrain.muon_lr=0.3",))
+    elsewhere = planted(tmp_path, "frozen", 0.5, trunk_of=unknown, sets=("probe.epochs=7",), **given)
+    ids = maker.run.spec.pretrain_id, unknown.pretrain_id
     told = "".join(compare_runs(maker, elsewhere, n_boot=50).notes)
     assert f"the runs differ in pretraining {ids[0]} against {ids[1]}" in told and "muon" not in told
+    other_seed = planted(tmp_path, "frozen", 0.5, trunk_of=unknown, sets=("probe.epochs=7",), seed=1, **given)
+    told = "".join(compare_runs(maker, other_seed, n_boot=50).notes)
+    assert "seed 0 against 1" in told and "pretraining" not in told, "which its id tells as well"
+    sets_of_trunk = ("pretrain.muon_lr=0.4", "probe.epochs=7")
+    swept = planted(tmp_path, "frozen", 0.5, sets=sets_of_trunk, **given)
+    told = "".join(compare_runs(maker, swept, n_boot=50).notes)
+    assert "differ in pretrain.muon_lr (0.5 and 0.4)" in told, "a sweep's run has the settings of its trunk"
     whole = [planted(tmp_path, "full", 0.5, sets=sets), planted(tmp_path, "full", 0.5, sets=sets[:1])]
     told = "".join(compare_runs(*whole, n_boot=50).notes)
     assert "the runs differ in finetune.lr (0.5 and " in told and "probe." not in told

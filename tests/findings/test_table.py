@@ -211,14 +211,13 @@ def test_what_sizes_differ_in_beside_size_is_told(
     table = table_of(folder.collection, folder.grouping, folder.scored)
     (curve,) = scale_curves(folder.scored, n_draws=19)
     (chart,) = (one for one in all_charts(folder, n_boot=200).charts if one.kind.name == "emergence_by_scale")
-    assert table.to_dict()["beyond_size"] == ([f"wiki: {words}"] if words else [])
+    assert table.to_dict()["confounds_with_size"] == ([f"wiki: {words}"] if words else [])
     assert [note for note in table.notes() if "Not size alone" in note] == (
         [f"Not size alone: wiki: {words}"] if words else []
     )
-    assert curve.beyond_size == words
-    assert (f" Not size alone: {words}." in chart.caption, "ot size alone" in chart.caption + curve.text()) == (
-        bool(words),
-    ) * 2
+    assert curve.confounds_with_size == words
+    assert (f" Not size alone: {words}." in chart.caption) == ("Not size alone" in chart.caption) == bool(words)
+    assert (f"  not size alone: {words}" in curve.text().splitlines()) == ("size alone" in curve.text()) == bool(words)
 
 
 def test_a_curve_over_sizes_tells_of_other_tokenizers(tmp_path: Path) -> None:
@@ -227,8 +226,8 @@ def test_a_curve_over_sizes_tells_of_other_tokenizers(tmp_path: Path) -> None:
     write_grid(tmp_path, PLANTED, config_name="tiny", tokenizer="tokenizer B")
     (curve,) = scale_curves(read_folder(tmp_path, n_boot=200).scored, n_draws=19)
     first, second = (content_digest(name)[:12] for name in ("tokenizer A", "tokenizer B"))
-    assert curve.beyond_size == f"tokenizer (debug {first}, tiny {second})"
-    assert f"  not size alone: {curve.beyond_size}" in curve.text().splitlines()
+    assert curve.confounds_with_size == f"tokenizer (debug {first}, tiny {second})"
+    assert f"  not size alone: {curve.confounds_with_size}" in curve.text().splitlines()
 
 
 def test_cells_that_one_size_alone_changes_are_named(tmp_path: Path) -> None:
@@ -238,7 +237,7 @@ def test_cells_that_one_size_alone_changes_are_named(tmp_path: Path) -> None:
             sets = ("finetune.lr=0.5",) if cell == changed else ()
             write_run(tmp_path, cell, f1, config_name=config_name, sets=sets)
     told = "wiki: finetune.lr of full (debug 0.5, tiny 0.003), finetune.lr of random (debug 0.003, tiny 0.5)"
-    assert build_table(tmp_path, n_boot=200).beyond_size == (told,)
+    assert build_table(tmp_path, n_boot=200).confounds_with_size == (told,)
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["with questions", "pretraining alone"])
@@ -254,14 +253,14 @@ def test_a_trunk_is_told_by_the_run_that_pretrained_it(tmp_path: Path, alone: bo
         flags = {} if cell.startswith("random") else {"trunk_of": maker.spec, **given}
         write_run(tmp_path, cell, f1, **options, **flags)
     told = "wiki, n=100: pretrain.muon_lr (debug (n=100) 0.02, tiny (n=100) 0.5)"
-    assert build_table(tmp_path, n_boot=200).beyond_size == (told,)
+    assert build_table(tmp_path, n_boot=200).confounds_with_size == (told,)
 
 
 def test_a_size_of_another_version_has_settings_of_its_own(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_grid(tmp_path, PLANTED, seed=seed)
         write_grid(tmp_path, PLANTED, config_name="tiny", sets=("name=mine", "finetune.lr=0.5"), seed=seed)
-    assert build_table(tmp_path, n_boot=200).beyond_size == ()
+    assert build_table(tmp_path, n_boot=200).confounds_with_size == ()
 
 
 def test_a_pretraining_that_is_not_among_the_results_tells_no_settings(tmp_path: Path) -> None:
@@ -271,7 +270,7 @@ def test_a_pretraining_that_is_not_among_the_results_tells_no_settings(tmp_path:
     write_grid(tmp_path, PLANTED)
     for cell in ("full", "frozen"):
         write_run(tmp_path, cell, PLANTED[cell], config_name="tiny", trunk_of=maker, sets=(RATE,), **given)
-    assert build_table(tmp_path, n_boot=200).beyond_size == ()
+    assert build_table(tmp_path, n_boot=200).confounds_with_size == ()
 
 
 def test_nothing_to_show_is_an_error_that_names_what_is_there(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ OPTIONS = UnitOptions(questions=40, draws=1, snapshots=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_resamples() -> Iterator[None]:
+def few_resamples_and_shuffles() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "N_BOOT", 50)
         patch.setattr(measure, "_SHUFFLES", 2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emergence.findings.comparable import beyond_size
+from emergence.findings.comparable import confounds_with_size
 from emergence.findings.folder import ResultsFolder
 from emergence.findings.scores import SetScores
 from emergence.measures.readings import SCORE_NAMES, describe_score
@@ -29,7 +29,7 @@ def _collect(folder: ResultsFolder, charts: Charts, n_boot: int) -> None:
         clusters = set().union(*(folder.scores_of(s).resampled for s in members))
         unknown = " These files record no counts of parameters: each size is placed at its configuration's."
         nominal = unknown if any(s.is_documented_format for s in members) else ""
-        uneven = f" Not size alone: {words}." if (words := beyond_size(members)) else ""
+        uneven = f" Not size alone: {words}." if (words := confounds_with_size(members)) else ""
         caption = (
             f"Score S = (frozen - floor) / (full - floor) of each size, against non-embedding parameters"
             f"{_AND_LOSS if _has_losses(rows) else ''}. {interval_words(rows, clusters)} The "
