@@ -14,7 +14,7 @@ from emergence import api
 from emergence.errors import DataError, RunDirectoryError, UsageError
 from emergence.findings.two_by_two import RunScores
 from tests.planted_runs import Added, write_run
-from tests.small_runs import SMALL
+from tests.small_runs import MICRO
 
 ADDED = Added({"linear": (0.03, 0.03), "bilinear": (0.05, 0.08)})
 NOTHING = Added({"linear": (0.0, 0.0), "bilinear": (0.0, 0.0)})
@@ -67,9 +67,9 @@ def test_what_has_no_single_verdict_is_one_line(tmp_path: Path) -> None:
 
 def test_run_runs_loads_and_asks(tmp_path: Path) -> None:
     flags: dict[str, Any] = {"config_name": "debug", "data": "microworld", "random_baseline": True, "freeze_llm": True}
-    run = emergence.run(runs_dir=tmp_path, settings=SMALL, **flags)
+    run = emergence.run(runs_dir=tmp_path, settings=MICRO, **flags)
     assert run.result.estimate("test", "f1_tokens") is not None and len(run.ids) == len(run.sentences) > 0
-    again = emergence.run(runs_dir=tmp_path, settings=SMALL, **flags)
+    again = emergence.run(runs_dir=tmp_path, settings=MICRO, **flags)
     loaded = [again, emergence.load(run.run.path), emergence.load(run.run.run_id, tmp_path)]
     assert {each.run.run_id for each in loaded} == {run.run.run_id}
     answered = emergence.ask(run, "The baker cut the rope .", "Who cut something?", top=1)

@@ -27,6 +27,7 @@ KEEPS = (
     "pretrain.samples_per_epoch=64",
     "pretrain.step_snapshots=4",
     "microworld.text_documents=60",
+    "probe.validity=false",
 )
 #: The snapshots are of steps 0, 1, 2, 4 and 8.
 FEW: dict[str, Any] = {"finetune_samples": 12}

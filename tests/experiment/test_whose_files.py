@@ -5,6 +5,7 @@ Every case is a copy of a run that was stopped; the same command then goes on, a
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import shutil
@@ -29,6 +30,8 @@ from emergence.training.identity import note_older
 from emergence.training.recording import StopRequested
 from tests.small_runs import NAME, micro_spec
 
+#: Specs of the smallest run, without what no test here asks about.
+a_spec = functools.partial(micro_spec, "probe.validity=false")
 WHEN: dict[str, tuple[str, dict[str, Any]]] = {  # when it is stopped, and what it is a run of
     "pretraining": ("pretrain_step_1.pth", {}),
     "finetuning": ("finetune_epoch_1.pth", {}),
@@ -44,7 +47,7 @@ class Stopped:
         self.run(root, lambda: (root / NAME / until).exists())
 
     def run(self, root: Path, should_stop: Callable[[], bool] = lambda: False) -> RunDirectory:
-        spec = micro_spec(**self.flags)
+        spec = a_spec(**self.flags)
         try:
             run_experiment(spec, RunStore(root), cache_dir=self.cache, run_id=NAME, should_stop=should_stop)
         except StopRequested:
@@ -92,7 +95,7 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunDirec
         if kind not in made:
             extra, flags = kinds[kind]
             store = RunStore(root / kind)
-            run_experiment(micro_spec(*extra, **flags), store, cache_dir=root / "cache", run_id=NAME)
+            run_experiment(a_spec(*extra, **flags), store, cache_dir=root / "cache", run_id=NAME)
             made[kind] = store.open(NAME)
         return made[kind]
 
@@ -125,7 +128,7 @@ def test_damaged_records_are_refused_before_anything_is_read_or_written(stopped:
     cache = run.path.parent / ".cache"
     for run_id in (NAME, None):  # named, or found by its content
         with pytest.raises(RunDirectoryError, match=name):
-            run_experiment(micro_spec(), RunStore(run.path.parent), cache_dir=cache, run_id=run_id)
+            run_experiment(a_spec(), RunStore(run.path.parent), cache_dir=cache, run_id=run_id)
     assert not cache.exists() and times == {p: p.stat().st_mtime_ns for p in run.path.rglob("*") if p.is_file()}
     assert before == {path: path.read_bytes() for path in before}
 
@@ -151,12 +154,12 @@ def test_a_pretraining_that_was_killed_before_its_result_checks_its_history(stop
     """Nothing of it is computed again, so nothing would have looked at the history."""
     flags = {"skip_finetune": True}
     run = RunStore(tmp_path)
-    run_experiment(micro_spec(**flags), run, cache_dir=stopped("pretraining").cache, run_id=NAME)
+    run_experiment(a_spec(**flags), run, cache_dir=stopped("pretraining").cache, run_id=NAME)
     for name in ("finetune_stats.json", "MANIFEST.json"):
         (tmp_path / NAME / name).unlink()
     change_digit(tmp_path / NAME / HISTORY_FILE)
     with pytest.raises(RunDirectoryError, match=HISTORY_FILE):
-        run_experiment(micro_spec(**flags), run, cache_dir=stopped("pretraining").cache, run_id=NAME)
+        run_experiment(a_spec(**flags), run, cache_dir=stopped("pretraining").cache, run_id=NAME)
 
 
 @pytest.mark.parametrize("kind", ["seed", "size", "tokenizer", "random"])
@@ -207,7 +210,7 @@ def test_the_result_of_another_run_does_not_finish_a_run(stopped: Any, others: A
             whole.run(run.path.parent)
         with pytest.raises(RunDirectoryError, match="not of this run"):  # found by its content, and not called finished
             store = RunStore(run.path.parent)
-            run_experiment(micro_spec(), store, cache_dir=whole.cache, on_open=lambda run, what: told.append(what))
+            run_experiment(a_spec(), store, cache_dir=whole.cache, on_open=lambda run, what: told.append(what))
         assert not told
         assert caught.value.exit_code == 2 and before == {path: path.read_bytes() for path in before}
         for name in names:
@@ -225,7 +228,7 @@ def test_an_edited_spec_is_another_experiment(stopped: Any) -> None:
     edited = RunStore(run.path.parent).open(NAME)
     assert edited.experiment_id == edited.spec.experiment_id != content["experiment_id"]
     whole.refused(edited, EmergenceError, "another experiment")
-    assert RunStore(run.path.parent).find_unfinished(micro_spec()) is None
+    assert RunStore(run.path.parent).find_unfinished(a_spec()) is None
 
 
 def test_a_damaged_spec_beside_checkpoints_is_named_when_a_run_begins_anew(
@@ -236,7 +239,7 @@ def test_a_damaged_spec_beside_checkpoints_is_named_when_a_run_begins_anew(
     (run.path / "spec.json").write_text("{}")
     with pytest.raises(StopRequested):
         store = RunStore(run.path.parent)
-        run_experiment(micro_spec(), store, cache_dir=whole.cache, should_stop=lambda: True)
+        run_experiment(a_spec(), store, cache_dir=whole.cache, should_stop=lambda: True)
     (warning,) = (record.getMessage() for record in caplog.records if "spec.json" in record.getMessage())
     assert str(run.path) in warning and "put back" in warning and (run.path / "checkpoint").is_dir()
 
@@ -302,11 +305,11 @@ def test_a_trunk_that_is_taken_from_a_run_is_that_runs_own(stopped: Any, others:
     given = {"skip_pretrain": True, "pretrained_model_path": f"{NAME}/{TRUNK_FILE}"}
     for flags in (given, {"skip_pretrain": True, "finetune_samples": 5}):
         with pytest.raises(WeightsError, match="seed is 1, this run's 0"):
-            run_experiment(micro_spec(**flags), store, cache_dir=cache, fresh=True)
+            run_experiment(a_spec(**flags), store, cache_dir=cache, fresh=True)
     shutil.copy(tmp_path / NAME / TRUNK_FILE, tmp_path / NAME / "mine.pth")  # a name of nobody's: a file like any other
-    spec = micro_spec(skip_pretrain=True, pretrained_model_path=f"{NAME}/mine.pth")
+    spec = a_spec(skip_pretrain=True, pretrained_model_path=f"{NAME}/mine.pth")
     run_experiment(spec, store, cache_dir=cache)
-    run_experiment(micro_spec(freeze_llm=True), store, cache_dir=cache)  # pretrains its own instead
+    run_experiment(a_spec(freeze_llm=True), store, cache_dir=cache)  # pretrains its own instead
     (frozen,) = (run for run in store.runs() if run.spec.freeze_llm)
     assert all(torch.equal(a, b) for a, b in zip(*_states(frozen, others("same")), strict=True))
 
