@@ -29,7 +29,7 @@ from emergence.spec.search_budget import passes_per_epoch
 from emergence.training.context import Context
 from emergence.training.determinism import in_one_order
 from emergence.training.loop import LoopState, TrainingLoop
-from emergence.training.optim import clip_gradients
+from emergence.training.optim import AdamW, clip_gradients
 
 logger = logging.getLogger(__name__)
 
@@ -321,7 +321,7 @@ def training_batches(train: EncodedQA, config: FinetuneConfig, *, seed: int, epo
     return [index for k in orders for index in batches_by_length(train.lengths, config.batch_size, seed=seed, epoch=k)]
 
 
-def build_optimizer(trunk: nn.Module, head: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
+def build_optimizer(trunk: nn.Module, head: nn.Module, config: FinetuneConfig) -> AdamW:
     """AdamW with ``lr`` for the trunk and ``head_lr`` for the head. Only matrices decay, not norm gains and biases."""
     groups = []
     for module, lr in ((trunk, config.lr), (head, config.head_lr)):
@@ -331,7 +331,7 @@ def build_optimizer(trunk: nn.Module, head: nn.Module, config: FinetuneConfig) -
         groups.append({"params": matrices, "lr": lr, "weight_decay": config.weight_decay})
         if vectors:
             groups.append({"params": vectors, "lr": lr, "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+    return AdamW(groups, betas=(0.9, 0.98), fused=True)
 
 
 def schedule(step: int, total: int, warmup_fraction: float) -> float:

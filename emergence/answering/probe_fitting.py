@@ -48,6 +48,7 @@ from emergence.model import BilinearProbe, SpanHead, span_cross_entropy
 from emergence.spec.config import ProbeConfig
 from emergence.training.checkpoint import load_into
 from emergence.training.finiteness import NonFiniteLossError
+from emergence.training.optim import AdamW
 
 FAMILIES = ("linear", "bilinear", "mlp")
 MLP_HIDDEN = 128
@@ -378,17 +379,17 @@ def probe_seed(seed: int, layer: int, family: str) -> int:
     return int(np.random.SeedSequence([seed, layer, FAMILIES.index(family)]).generate_state(1)[0])
 
 
-def new_optimizer(probe: Probe, config: ProbeConfig, scales: Tensor | None = None) -> torch.optim.AdamW:
+def new_optimizer(probe: Probe, config: ProbeConfig, scales: Tensor | None = None) -> AdamW:
     """AdamW with the learning rate and weight decay of ``config``. The offset's scales do not decay."""
     groups: list[dict[str, Any]] = [{"params": list(probe.parameters())}]
     if scales is not None:
         groups.append({"params": [scales], "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def train_epoch(
     probe: Probe,
-    optimizer: torch.optim.AdamW,
+    optimizer: AdamW,
     train: ProbeData,
     config: ProbeConfig,
     seed: int,

@@ -8,6 +8,7 @@ few. The update is the same, and a test compares the two.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -28,7 +29,33 @@ FIRST_MOMENTUM = 0.85
 ADAMW_BETA2 = 0.95
 
 
-class Muon(torch.optim.Optimizer):
+class _Untraced(torch.optim.Optimizer):
+    """An optimiser that no compiler traces: its methods as torch has them beneath the ones that keep a tracer out.
+
+    Those import ``torch._dynamo``, a second in every process that trains, be anything compiled or not. Where torch does
+    not wrap them, they are taken as they are.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class AdamW(_Untraced, torch.optim.AdamW):
+    """torch's (Loshchilov and Hutter 2019), to the bit; see :class:`_Untraced`."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every weight that has a gradient."""
+        _adamw_step(self)
+
+
+#: Without what lets gradients flow through an update, which is asked for nowhere here.
+_adamw_step = inspect.unwrap(torch.optim.AdamW.step)
+
+
+class Muon(_Untraced):
     """Momentum, orthogonalised by Newton-Schulz (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
     After decoupled weight decay, each matrix (A, B) moves by ``lr * sqrt(max(1, A / B))`` times the
@@ -218,9 +245,7 @@ def build_optimizers(trunk: Trunk, config: PretrainConfig, precision: str) -> Op
         {"params": [weight for weight in rest if weight.ndim < 2], "weight_decay": 0.0},
     ]
     betas = (config.adamw_beta1, ADAMW_BETA2)
-    adamw = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.adamw_lr, betas=betas, fused=True
-    )
+    adamw = AdamW([group for group in groups if group["params"]], lr=config.adamw_lr, betas=betas, fused=True)
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if muon:
         optimizers.append(

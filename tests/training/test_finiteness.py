@@ -26,7 +26,7 @@ from emergence.training.checkpoint import Checkpointer
 from emergence.training.context import Context
 from emergence.training.finiteness import NonFiniteLossError
 from emergence.training.loop import MOST_REWINDS
-from emergence.training.optim import clip_gradients
+from emergence.training.optim import AdamW, clip_gradients
 from emergence.training.pretrain import _Pretraining, pretrain
 from emergence.training.recording import StopRequested
 from tests.answering.qa_tasks import WordTokenizer, named_word_task
@@ -261,9 +261,9 @@ def test_killed_around_any_save_it_ends_the_same(
 
 def test_weights_that_explode_are_neither_saved_nor_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A spike in one update: every number is finite but the weights it makes, and nothing of that reaches a file."""
-    step_of, calls = torch.optim.AdamW.step, 0
+    step_of, calls = AdamW.step, 0
 
-    def spiked(optimizer: torch.optim.AdamW, *arguments: Any) -> Any:
+    def spiked(optimizer: AdamW, *arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         out = step_of(optimizer, *arguments)
@@ -271,7 +271,7 @@ def test_weights_that_explode_are_neither_saved_nor_kept(tmp_path: Path, monkeyp
             optimizer.param_groups[0]["params"][0].data.fill_(math.inf)
         return out
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", spiked)
+    monkeypatch.setattr(AdamW, "step", spiked)
     loop = Finetuning(tmp_path)
     assert loop.start().rewinds == 1 and loop.rewinds() == [(4, 6, 1)]
     assert all(bool(w.isfinite().all()) for kept in loop.snapshots.values() for w in kept)

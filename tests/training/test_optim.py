@@ -10,7 +10,7 @@ import torch
 from emergence.model import build_trunk
 from emergence.spec.config import ModelConfig, PretrainConfig
 from emergence.training import optim
-from emergence.training.optim import Muon, Optimizers, build_optimizers, momentum_after, orthogonalise
+from emergence.training.optim import AdamW, Muon, Optimizers, build_optimizers, momentum_after, orthogonalise
 
 SHAPES = [(16, 16), (16, 16), (64, 16), (16, 64)]
 
@@ -161,3 +161,28 @@ def test_state_restored_into_fresh_optimisers_goes_on_exactly(kind: str) -> None
     train(again, fresh, range(3, 6))
     pairs = zip(trunk.state_dict().values(), again.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_adamw_is_torchs_to_the_bit_and_takes_over_its_state() -> None:
+    """Step by step, rates and decays by group, with and without gradients, and on from what torch's own saved."""
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((5, 3), (4,), (2, 2))]
+    theirs = copy.deepcopy(ours)
+
+    def groups(weights: list[torch.nn.Parameter]) -> list[dict[str, object]]:
+        return [{"params": weights[:1], "lr": 0.1, "weight_decay": 0.2}, {"params": weights[1:], "weight_decay": 0.0}]
+
+    options = {"lr": 0.01, "betas": (0.8, 0.9), "fused": True}
+    mine, torchs = AdamW(groups(ours), **options), torch.optim.AdamW(groups(theirs), **options)
+    for step in range(6):
+        if step == 3:
+            mine.load_state_dict(copy.deepcopy(torchs.state_dict()))
+            assert mine.state_dict().keys() == torchs.state_dict().keys()
+        for one, other in zip(ours[:2] if step % 2 else ours, theirs, strict=False):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        for optimizer in (mine, torchs):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+        assert all(weight.grad is None for weight in ours)
