@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +105,7 @@ def channel_information(power: float, noise: float, dimensions: int = 1) -> floa
     return 0.5 * dimensions * math.log1p(power / noise)
 
 
+@lru_cache(maxsize=256)
 def plug_in_bias(n: int, dx: int, dy: int) -> float:
     """How much too high the plug-in estimate of ``n`` Gaussian pairs is on average, exactly, at any correlation.
 
@@ -160,26 +162,39 @@ class _Moments:
 
     def estimate(self, dx: int) -> tuple[float, float]:
         """Bias-corrected information and its standard error, √(Σρ²/n)."""
-        rho = _canonical(self.scatter, dx)[0]
+        rho = _Canonical.of(self.scatter, dx).rho
         bias = plug_in_bias(self.n, dx, len(self.mean) - dx)
         return float(-0.5 * np.log1p(-(rho**2)).sum() - bias), math.sqrt(float((rho**2).sum()) / self.n)
 
 
-def _canonical(scatter: FloatArray, dx: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Canonical correlations (k,), and the maps (dx, k) and (dy, k) onto the canonical variables but for √n."""
-    try:
-        lx = np.linalg.cholesky(scatter[:dx, :dx])
-        ly = np.linalg.cholesky(scatter[dx:, dx:])
-    except np.linalg.LinAlgError:
-        raise ValueError("a direction of these states is constant") from None
-    cross = solve_triangular(lx, scatter[:dx, dx:], lower=True)
-    cross = solve_triangular(ly, cross.T, lower=True).T
-    u, rho, vt = svd(cross, full_matrices=False)
-    return (
-        np.minimum(rho, 1 - 1e-12),
-        solve_triangular(lx, u, lower=True, trans="T"),
-        solve_triangular(ly, vt.T, lower=True, trans="T"),
-    )
+@dataclass(frozen=True, eq=False)
+class _Canonical:
+    """Canonical correlations ``rho`` (k,), and what the maps onto the canonical variables are made of."""
+
+    rho: FloatArray
+    lx: npt.NDArray[np.floating]
+    ly: npt.NDArray[np.floating]
+    u: FloatArray
+    vt: FloatArray
+
+    @classmethod
+    def of(cls, scatter: FloatArray, dx: int) -> _Canonical:
+        try:
+            lx = np.linalg.cholesky(scatter[:dx, :dx])
+            ly = np.linalg.cholesky(scatter[dx:, dx:])
+        except np.linalg.LinAlgError:
+            raise ValueError("a direction of these states is constant") from None
+        cross = solve_triangular(lx, scatter[:dx, dx:], lower=True)
+        cross = solve_triangular(ly, cross.T, lower=True).T
+        u, rho, vt = svd(cross, full_matrices=False)
+        return cls(np.minimum(rho, 1 - 1e-12), lx, ly, u, vt)
+
+    def maps(self) -> tuple[FloatArray, FloatArray]:
+        """(dx, k) and (dy, k), onto the canonical variables but for √n."""
+        return (
+            solve_triangular(self.lx, self.u, lower=True, trans="T"),
+            solve_triangular(self.ly, self.vt.T, lower=True, trans="T"),
+        )
 
 
 def with_noise(states: FloatArray, share: float, rng: np.random.Generator) -> FloatArray:
@@ -279,7 +294,8 @@ def infonce(
     x, y = fitted
     dx, middle = x.shape[1], len(x) // 2
     moments = _Moments.of(np.hstack([x[:middle], y[:middle]]))
-    rho, to_u, to_v = _canonical(moments.scatter, dx)
+    canonical = _Canonical.of(moments.scatter, dx)
+    rho, (to_u, to_v) = canonical.rho, canonical.maps()
     scale = math.sqrt(moments.n)
 
     def batches(x: FloatArray, y: FloatArray, temperatures: Sequence[float]) -> FloatArray:
