@@ -320,7 +320,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_by_command(run: RunDirectory, texts: Path) -> None:
-    command = ["ie", run.run_id, "--runs-dir", str(run.path.parent), "--texts", str(texts), "--length", "5", *SMALL]
+    command = ["ie", run.run_id, "--runs-dir", str(run.path.parent), "--texts", str(texts), "--length", "3", *SMALL]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "usable information about the answer" in done.output and "minus shuffled" in done.output
@@ -357,8 +357,8 @@ def test_other_settings_and_other_texts_take_the_place_of_nothing(texts: Path, t
 
 def test_the_sentences_of_a_run_are_texts(run: RunDirectory, tmp_path: Path) -> None:
     root = str(run.path.parent)
-    done = CliRunner().invoke(app, ["ie", run.run_id, "--runs-dir", root, "--texts", "sentences", *SMALL, "--out",
-                                    str(tmp_path / "out")])  # fmt: skip
+    more = ["--texts", "sentences", "--layers", "1", *SMALL, "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["ie", run.run_id, "--runs-dir", root, *more])
     assert done.exit_code == 0, done.output
     settings = read_result(tmp_path / "out").settings
     assert settings["texts"] == "sentences" and settings["length"] == 8 and settings["facts"]["windows"] >= 80
@@ -393,7 +393,7 @@ def test_snapshots_by_command_of_runs_and_models(
         "--texts",
         str(texts),
         "--length",
-        "5",
+        "3",
         "--layers",
         "1",
         "--n",
