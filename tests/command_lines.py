@@ -6,6 +6,7 @@ They are found by walking: nothing lists them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import runpy
@@ -77,17 +78,20 @@ def typed(program: str, *words: str, encoding: str = "utf-8") -> Ended:
     return ended(0)
 
 
+@functools.cache
 def emergence_command() -> Any:
     """The click command that Typer builds for ``emergence``."""
     return typer.main.get_command(emergence.cli.app)
 
 
+@functools.cache
 def script_command(script: str) -> Any:
     """The click command of ``python SCRIPT``: Typer's, or that of its entry point, which takes the same flags."""
     app = run_file(script).get("app")
     return typer.main.get_command(app) if isinstance(app, typer.Typer) else modal_command(script)
 
 
+@functools.cache
 def modal_command(script: str) -> Any:
     """The click command that Modal's client builds for ``modal run SCRIPT``; None without an entry point."""
     for defined in run_file(script).values():

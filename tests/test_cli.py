@@ -83,34 +83,25 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
 
 
-@pytest.mark.parametrize(
-    ("module", "heavy"),
-    [("experiment.run", "sklearn"), ("findings.table", "scipy.optimize"), ("report.write", "scipy.stats")],
-)
-def test_what_few_need_is_not_imported_by_all(module: str, heavy: str) -> None:
-    """scikit-learn takes most of a second before pretraining, scipy's statistics half of one before a report."""
-    program = f"import sys, emergence.{module}; sys.exit({heavy!r} in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+def test_what_few_need_is_not_imported_by_all() -> None:
+    """In one process, the module that needs least first.
 
+    scikit-learn takes most of a second before pretraining, scipy's statistics half of one before a report.
+    """
+    program = """
+import sys
 
-def test_a_trunk_is_made_and_read_without_the_compiler() -> None:
-    """Which takes a second."""
-    program = (
-        "import sys, torch\n"
-        "from emergence.data.tokenizer import TextTokenizer\n"
-        "from emergence.model import BilinearProbe, SpanHead, build_trunk\n"
-        "from emergence.spec.config import load_config\n"
-        "from emergence.training.checkpoint import WeightsFile, check_trunk, load_into\n"
-        "tokenizer = TextTokenizer.train(['who did what to whom'], 300)\n"
-        "trunk = build_trunk(load_config('debug').model, tokenizer.vocab_rows, seed=0)\n"
-        "own = WeightsFile(trunk.state_dict(), trunk.config, trunk.vocab_rows, tokenizer.to_json(), {})\n"
-        "check_trunk(own, 'here')\n"
-        "load_into(trunk, {name: tensor.clone() for name, tensor in own.state_dict.items()}, 'here')\n"
-        "states = trunk(torch.zeros(1, 3, dtype=torch.int64))\n"
-        "SpanHead(states.shape[-1])(states), BilinearProbe(states.shape[-1], 4)\n"
-        "heavy = {'torch._dynamo', 'sympy'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
-    )
+def refuse(*heavy):
+    if found := set(heavy) & set(sys.modules):
+        sys.exit(f"imported {found}")
+
+import emergence.findings.table
+refuse("scipy.optimize")
+import emergence.report.write
+refuse("scipy.stats")
+import emergence.experiment.run
+refuse("sklearn")
+"""
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 

@@ -140,35 +140,43 @@ print(json.dumps([typed("emergence", *line) for line in json.load(sys.stdin)]))
 """
 
 
-def in_a_base_installation(lines: list[list[str]]) -> list[list[Any]]:
+#: Lines that are refused, and lines that need nothing more than an installation.
+BAD = [(name, line) for name, row in ROWS.items() for line in (row.bad, *MORE.get(name, [])) if line]
+FINE = [(name, row.fine) for name, row in ROWS.items() if row.fine or name == "doctor"]
+
+
+@pytest.fixture(scope="module")
+def in_a_base_installation(places: dict[str, str]) -> dict[tuple[str, str], list[Any]]:
+    """How each of these lines ended: its exit code, standard output and standard error."""
+    lines = [words(name, line, places) for name, line in BAD + FINE]
     process = subprocess.run(
         [sys.executable, "-c", _BASE], input=json.dumps(lines), capture_output=True, text=True, cwd=ROOT, timeout=100
     )
     assert process.returncode == 0, process.stderr
-    ended: list[list[Any]] = json.loads(process.stdout)
-    return ended
+    assert not Path(places["new"]).exists()
+    return dict(zip(BAD + FINE, json.loads(process.stdout), strict=True))
 
 
-def test_bad_paths_and_missing_extras_are_one_line_each_without_torch(places: dict[str, str]) -> None:
+def test_bad_paths_and_missing_extras_are_one_line_each_without_torch(
+    in_a_base_installation: dict[tuple[str, str], list[Any]],
+) -> None:
     """A bad path is refused as such although nothing of the extras is there, so nothing of them is imported for it."""
-    bad = [(name, line) for name, row in ROWS.items() for line in (row.bad, *MORE.get(name, [])) if line]
-    fine = [(name, row.fine) for name, row in ROWS.items() if row.fine or name == "doctor"]
-    ended = in_a_base_installation([words(name, line, places) for name, line in bad + fine])
-    for (name, line), (code, _, err) in zip(bad, ended, strict=False):
+    for name, line in BAD:
+        code, _, err = in_a_base_installation[name, line]
         assert code == 2 and err.startswith("error: ") and "pip install" not in err, (name, line, err)
         assert err.count("\n") == 1, (name, line, err)
-    for (name, line), (code, out, err) in zip(fine, ended[len(bad) :], strict=True):
+    for name, line in FINE:
+        code, out, err = in_a_base_installation[name, line]
         if ROWS[name].needs:
             assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and not out, (name, line, err)
             assert "pip install -e '.[" in err, (name, err)
         else:
             damaged = name == "verify-run"  # planted runs hold no weights
             assert code == damaged and out and not err, (name, line, code, err)
-    assert not Path(places["new"]).exists()
 
 
-def test_a_base_installation_is_not_called_broken() -> None:
-    [[code, out, err]] = in_a_base_installation([["doctor"]])
+def test_a_base_installation_is_not_called_broken(in_a_base_installation: dict[tuple[str, str], list[Any]]) -> None:
+    code, out, err = in_a_base_installation["doctor", ""]
     assert code == 0 and not err and "MISSING" not in out
     assert "launching to Modal needs none of them" in out and "-> pip install -e '.[local]'" in out
 
