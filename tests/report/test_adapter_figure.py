@@ -10,9 +10,9 @@ from emergence.findings.folder import read_folder
 from emergence.findings.law_runs import runs_by_adapter
 from emergence.report.charts import adapters
 from emergence.report.charts.chart import Charts
-from emergence.report.charts.drawing import draw
-from emergence.report.write import write_report
+from emergence.report.charts.drawing import draw, render
 from tests.planted_runs import write_run
+from tests.report.told import told
 
 LOSSES = {64: 4.4, 128: 4.1, 512: 3.8, 2048: 3.5, 8192: 3.2}
 AMOUNTS = (30, 300)
@@ -55,6 +55,7 @@ def test_one_figure_has_every_adapter_and_its_elbows(folder: Path) -> None:
         loss, side = found[adapters.adapter_words(adapter), amount]
         assert side == (-1 if elbow < 3 else 0)
         assert side or loss == pytest.approx(elbow, abs=0.05)
+    assert render(chart, ["svg"])
     panels = draw(chart).axes
     assert [ax.get_title(loc="left") for ax in panels] == ["30 questions", "300 questions"]
     assert all(ax.get_xlim()[0] > ax.get_xlim()[1] for ax in panels), "losses fall"
@@ -62,7 +63,7 @@ def test_one_figure_has_every_adapter_and_its_elbows(folder: Path) -> None:
 
 
 def test_the_report_tells_it_and_one_adapter_alone_makes_no_figure(folder: Path, tmp_path: Path) -> None:
-    text = write_report(folder, tmp_path / "report", n_boot=20).markdown.read_text()
+    text = told(folder, n_boot=20)
     assert "What is finetuned: wiki" in text and "| 300 | LoRA of rank 1 | 0.38 | 3.9" in text
     for path in folder.iterdir():
         if "prefix" in path.name:

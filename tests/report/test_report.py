@@ -45,6 +45,7 @@ from emergence.studies.study import StudyFiles
 from emergence.studies.units.result import FILES as UNITS
 from tests.planted_runs import F1, fake_run, spec_of, write_grid, write_guide_file, write_run
 from tests.planted_units import planted_units
+from tests.report.told import told
 from tests.small_runs import run_micro
 
 BOOT = 100
@@ -424,7 +425,7 @@ def test_of_two_studies_of_a_run_figures_show_the_larger_and_tables_what_half_a_
     row["by_block"][0]["best"] = 0.87
     for name, result in (("gold", small), ("gold-mlp", large)):
         UNITS.save(result, make_folder(run / UNITS.folder / name))
-    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    text = told(tmp_path, n_boot=BOOT)
     assert text.count("one, trained | agent |") == 1
     assert "| one, trained | agent | 0.61" in text
 
@@ -498,9 +499,9 @@ def test_minimal_pairs_of_runs_have_a_table_by_trunk_and_read_out(tmp_path: Path
         write("frozen", 0.6, seed, {"headline": scored(right), "bilinear": scored(right + 0.3), "rule": order_free})
         # The second seed was not asked as many.
         write("random_frozen", 0.3, seed, {"headline": scored(0.1, 400 - 300 * seed), "bilinear": scored(0.2)})
-    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
-    _, told = text.split("both members right, of 400 role-crossed pairs (guessing 0.25, readers without word order 0)")
-    rows = [line.strip("| ").split(" | ") for line in told.split("<a id")[0].splitlines() if line.startswith("| ")]
+    text = told(tmp_path, n_boot=BOOT)
+    _, table = text.split("both members right, of 400 role-crossed pairs (guessing 0.25, readers without word order 0)")
+    rows = [line.strip("| ").split(" | ") for line in table.split("<a id")[0].splitlines() if line.startswith("| ")]
     assert [[cell.split(" [")[0] for cell in row] for row in rows[1:]] == [
         ["linear probe, frozen trunk", "0.350", "not run"],
         ["bilinear probe, frozen trunk", "0.650", "0.200"],
@@ -511,5 +512,5 @@ def test_minimal_pairs_of_runs_have_a_table_by_trunk_and_read_out(tmp_path: Path
 
 def test_without_minimal_pairs_the_report_says_so(tmp_path: Path) -> None:
     write_run(tmp_path, "full", 0.8)
-    text = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
+    text = told(tmp_path, n_boot=BOOT)
     assert "no run here has minimal pairs" in text and "role-crossed pairs (guessing" not in text
