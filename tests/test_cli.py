@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,7 +117,8 @@ def test_a_run_trains_and_probes_without_the_compiler(tmp_path: Path) -> None:
         "heavy = {'torch._dynamo', 'sympy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)\n"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT)
+    on_cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, env=on_cpu)
 
 
 def test_plan_takes_what_run_takes() -> None:
