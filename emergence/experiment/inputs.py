@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,11 +44,15 @@ from emergence.model.huggingface import (
 from emergence.model.huggingface.loading import load_tokenizer, sizes_of
 from emergence.model.huggingface.own_export import redraw_unseen_rows
 from emergence.spec.adapters import lora_rank
+from emergence.spec.config import CONFIG_NAMES, load_config
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.pretraining_snapshot import choose_step, spaced_among
 from emergence.training.checkpoint import WeightsFile, check_matches, check_trunk, load_weights
 
 logger = logging.getLogger(__name__)
+
+#: Settings of ``pretrain`` that a run uses after pretraining, too.
+_STILL_USED = ("precision", "on_nan", "loss_chunk_rows")
 
 
 @dataclass(frozen=True)
@@ -428,7 +433,31 @@ def _given_weights(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Gi
     check_beside(path, weights)
     _refuse_other_stages(weights.metadata, path)
     check_trunk(weights, path)
+    if spec.pretrained_model_path and (unused := _unused_settings(spec, weights)):
+        logger.warning("--set %s changes nothing: these weights were pretrained with %s", *unused)
     return GivenWeights(weights, path)
+
+
+def _unused_settings(spec: ExperimentSpec, weights: WeightsFile) -> tuple[str, str] | None:
+    """The settings of pretraining that were asked for and that given weights do not have, and what those have; or None.
+
+    Nothing is said of settings that nobody changed: the weights' own may differ from what the size has by itself.
+    """
+    name, recipe = spec.config.name, spec.config.recipe
+    trained = dig(weights.metadata, "spec", "config", "pretrain")
+    if name not in CONFIG_NAMES or not isinstance(trained, Mapping):
+        return None
+    usual = load_config(name, [f"recipe={recipe}"]).pretrain
+    asked = {
+        key: value
+        for key, value in dataclasses.asdict(spec.config.pretrain).items()
+        if key not in _STILL_USED and value != getattr(usual, key) and trained.get(key, value) != value
+    }
+    return (_as_set(asked), _as_set({key: trained[key] for key in asked})) if asked else None
+
+
+def _as_set(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"pretrain.{key}={value}" for key, value in settings.items())
 
 
 def _snapshot_weights(spec: ExperimentSpec, store: RunStore, text: str | None) -> GivenWeights:

@@ -188,18 +188,33 @@ class Grouping:
         """Label (``wiki``) to sets that differ in size alone, smallest first; two sizes at least."""
         groups: dict[tuple[object, ...], list[ComparableSet]] = {}
         for s in self.sets:
-            base = s.base
-            same = (s.pretrain, base.layout, base.samples, base.subset, base.adapter)
-            same_data = (base.tokenizer, base.test_questions, base.file_format, base.evaluation_settings)
-            groups.setdefault((*same, *same_data), []).append(s)
+            same_data = (getattr(s.base, name) for name in _SAME_DATA)
+            groups.setdefault((*_kind_of_series(s), *same_data), []).append(s)
         series: dict[str, tuple[ComparableSet, ...]] = {}
-        for (pretrain, layout, *_), members in groups.items():
-            if len({s.base.size for s in members}) == len(members) > 1:
-                data = f"pretraining data {NOT_RECORDED}" if pretrain == NOT_RECORDED else str(pretrain)
-                parts = [data, *([str(layout)] if layout not in ("question-first", NOT_RECORDED) else [])]
-                label = ", ".join([*parts, *training_words(members[0].base)])
+        for members in groups.values():
+            if _are_sizes(members):
+                label = _series_label(members[0])
                 series[label if label not in series else f"{label} ({len(series)})"] = tuple(members)
         return series
+
+    def sizes_apart(self) -> tuple[str, ...]:
+        """A sentence for several sizes that are no one series of :meth:`over_sizes`: what keeps them apart.
+
+        Nothing is said of published models, whose families have their own tokenizers, nor of points of a law.
+        Example: ``wiki: tokenizer (debug 1f0c, tiny 77ab)``.
+        """
+        groups: dict[tuple[object, ...], list[ComparableSet]] = {}
+        for s in self.sets:
+            if not (s.is_published or s.is_of_a_law):
+                groups.setdefault(_kind_of_series(s), []).append(s)
+        told = []
+        for members in groups.values():
+            apart = [words for name in _SAME_DATA for words in _told_apart(name, members)]
+            counts = Counter(s.base.size for s in members)
+            apart += [f"{count} sets of {size}" for size, count in counts.items() if count > 1]
+            if len(counts) > 1 and apart:
+                told.append(f"{_series_label(members[0])}: {', '.join(apart)}")
+        return tuple(told)
 
     def confounds_with_size(self) -> tuple[str, ...]:
         """A sentence for each series of :meth:`over_sizes` whose sizes differ in more than size."""
@@ -219,6 +234,35 @@ class Grouping:
                 ordered = sorted(members, key=lambda s: s.base.samples or math.inf)
                 series[label if label not in series else f"{label} ({len(series)})"] = tuple(ordered)
         return series
+
+
+#: What the sizes of a series share of a :class:`BaseKey`, so that their scores are of the same questions.
+_SAME_DATA = ("tokenizer", "test_questions", "file_format", "evaluation_settings")
+
+
+def _kind_of_series(s: ComparableSet) -> tuple[object, ...]:
+    """What sizes that a reader would put in one row share."""
+    return s.pretrain, s.base.layout, s.base.samples, s.base.subset, s.base.adapter
+
+
+def _told_apart(name: str, members: Sequence[ComparableSet]) -> list[str]:
+    """How sets differ in a field of their :class:`BaseKey`: in settings, where specs tell what digests stand for."""
+    other = next((s for s in members if getattr(s.base, name) != getattr(members[0].base, name)), None)
+    if other is None:
+        return []
+    each = f"{name.replace('_', ' ')} {_each((s.model, getattr(s.base, name)) for s in members)}"
+    return _settings_behind(name, members[0], other) or [each]
+
+
+def _are_sizes(members: Sequence[ComparableSet]) -> bool:
+    return len({s.base.size for s in members}) == len(members) > 1
+
+
+def _series_label(s: ComparableSet) -> str:
+    """``wiki``, with what is not the default behind it."""
+    data = f"pretraining data {NOT_RECORDED}" if s.pretrain == NOT_RECORDED else s.pretrain
+    parts = [data, *([s.base.layout] if s.base.layout not in ("question-first", NOT_RECORDED) else [])]
+    return ", ".join([*parts, *training_words(s.base)])
 
 
 def group_results(collection: Collection) -> Grouping:

@@ -32,6 +32,8 @@ from emergence.wording import format_estimate, shown
 
 TABLE_KIND = f"{OWN_KIND}results-table"
 SCHEMA_VERSION = 1
+#: Above what keeps sizes from being one series, in table and report.
+NO_SERIES = "No series over sizes"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class ResultsTable:
         trends: Label (``wiki``) to the reading over several sizes.
         skipped: What is in no row, and why. mixed: Sets that look alike and were kept apart.
         confounds_with_size: What sizes of a series differ in beside size, a sentence each.
+        sizes_apart: What keeps several sizes from being one series, a sentence each.
     """
 
     root: Path
@@ -109,6 +112,7 @@ class ResultsTable:
     skipped: tuple[Skipped, ...]
     mixed: tuple[str, ...]
     confounds_with_size: tuple[str, ...]
+    sizes_apart: tuple[str, ...]
 
     @property
     def has_validation_only(self) -> bool:
@@ -128,6 +132,7 @@ class ResultsTable:
             pattern = f", {trend.pattern}" if trend.pattern else ""
             lines.append(f"Over sizes, {label}: {trend.verdict}{pattern} ({'; '.join(trend.evidence[-2:])})")
         lines += [f"Not size alone: {sentence}" for sentence in self.confounds_with_size]
+        lines += [f"{NO_SERIES}: {sentence}" for sentence in self.sizes_apart]
         lines += [f"Kept apart: {sentence}" for sentence in self.mixed]
         lines += [f"{set_scores.comparable.label}: {note}" for set_scores in self.sets for note in set_scores.notes]
         lines += [f"Not in the table ({item.kind}): {item.name}: {item.reason}" for item in self.skipped]
@@ -142,6 +147,7 @@ class ResultsTable:
             "sets": [_set_dict(set_scores) for set_scores in self.sets],
             "trends": plain(self.trends),
             "confounds_with_size": list(self.confounds_with_size),
+            "sizes_apart": list(self.sizes_apart),
             "kept_apart": list(self.mixed),
             "skipped": plain(self.skipped),
         }
@@ -184,6 +190,7 @@ def table_of(collection: Collection, grouping: Grouping, scored: Sequence[SetSco
         skipped=_all_skipped(collection.skipped, grouping),
         mixed=grouping.mixed,
         confounds_with_size=grouping.confounds_with_size(),
+        sizes_apart=grouping.sizes_apart(),
     )
 
 

@@ -433,6 +433,29 @@ def test_unusable_weights_are_refused_before_anything_is_written(cells: dict[str
     assert "--skip-pretrain found no run" in refused({"skip_pretrain": True, "seed": 9}, (), root, WeightsError)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        pytest.param(("pretrain.adamw_lr=0.01",), "pretrain.adamw_lr=0.01", id="the weights have another"),
+        pytest.param((), None, id="nothing asked"),
+        pytest.param(("pretrain.step_snapshots=6",), None, id="what the size has by itself"),
+        pytest.param(("pretrain.on_nan=rewind", "pretrain.loss_chunk_rows=64"), None, id="used in finetuning too"),
+        pytest.param(("finetune.lr=0.01",), None, id="not of pretraining"),
+    ],
+)
+def test_settings_of_pretraining_beside_given_weights_are_said_to_change_nothing(
+    cells: dict[str, RunDirectory], asked: tuple[str, ...], said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = RunStore(cells["full"].path.parent)
+    weights = f"{cells['full'].run_id}/toy_llm_unified_pretrained.pth"
+    spec = small_spec(*asked, freeze_llm=True, skip_pretrain=True, pretrained_model_path=weights)
+    read_inputs(spec, store, store.root.parent / "cache")
+    told = [record.getMessage() for record in caplog.records if "changes nothing" in record.getMessage()]
+    own = cells["full"].spec.config.pretrain.adamw_lr
+    wanted = [f"--set {said} changes nothing: these weights were pretrained with pretrain.adamw_lr={own}"]
+    assert told == (wanted if said else [])
+
+
 def test_unusable_data_is_refused_before_anything_is_written(cells: dict[str, RunDirectory], tmp_path: Path) -> None:
     root = cells["full"].path.parent
     empty = tmp_path / "empty.txt"

@@ -14,7 +14,7 @@ from emergence.errors import DataError
 from emergence.files import content_digest
 from emergence.findings.folder import read_folder
 from emergence.findings.scale_curve import scale_curves
-from emergence.findings.table import ResultsTable, build_table, table_of
+from emergence.findings.table import NO_SERIES, ResultsTable, build_table, table_of
 from emergence.findings.two_by_two import RunScores, build_grid, format_grid
 from emergence.report.charts.chart import all_charts
 from emergence.report.escaping import latex_escape
@@ -228,6 +228,40 @@ def test_a_curve_over_sizes_tells_of_other_tokenizers(tmp_path: Path) -> None:
     first, second = (content_digest(name)[:12] for name in ("tokenizer A", "tokenizer B"))
     assert curve.confounds_with_size == f"tokenizer (debug {first}, tiny {second})"
     assert f"  not size alone: {curve.confounds_with_size}" in curve.text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        pytest.param([{"config_name": "tiny"}], None, id="a series"),
+        pytest.param([{}], None, id="one size"),
+        pytest.param([{"config_name": "tiny", "layout": "echo"}], None, id="another experiment"),
+        pytest.param(
+            [{"config_name": "tiny", "tokenizer": "tokenizer B"}], "tokenizer (debug {A}, tiny {B})", id="tokenizer"
+        ),
+        pytest.param(
+            [{"config_name": "tiny"}, {"config_name": "small", "tokenizer": "tokenizer B"}],
+            "tokenizer (debug {A}, tiny {A}, small {B})",
+            id="one of three",
+        ),
+        pytest.param(
+            [{"config_name": "tiny", "sets": ("evaluate.cluster=document",)}],
+            "evaluate.cluster (sentence and document)",
+            id="evaluation",
+        ),
+        pytest.param([{"config_name": "tiny"}, {"sets": (RATE,)}], "2 sets of debug", id="one size twice"),
+    ],
+)
+def test_sizes_that_make_no_series_are_told_why(tmp_path: Path, others: list[dict[str, Any]], told: str | None) -> None:
+    for grid in [{}, *others]:
+        write_grid(tmp_path, PLANTED, **grid)
+    folder = read_folder(tmp_path, n_boot=200)
+    table = table_of(folder.collection, folder.grouping, folder.scored)
+    prints = {name[-1]: content_digest(name)[:12] for name in ("tokenizer A", "tokenizer B")}
+    sentences = [f"wiki: {told.format(**prints)}"] if told else []
+    assert table.to_dict()["sizes_apart"] == sentences
+    lines = [f"{NO_SERIES}: {sentence}" for sentence in sentences]
+    assert [note for note in table.notes() if NO_SERIES in note] == lines
 
 
 def test_cells_that_one_size_alone_changes_are_named(tmp_path: Path) -> None:

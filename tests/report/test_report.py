@@ -233,11 +233,14 @@ def test_the_command_of_a_run_makes_its_spec(spec: ExperimentSpec, monkeypatch: 
 def test_what_sizes_differ_in_beside_size_stands_where_sizes_are_compared(tmp_path: Path) -> None:
     write_grid(tmp_path, CELLS)
     write_grid(tmp_path, CELLS, config_name="tiny", sets=("recipe=gpt2",))
+    write_run(tmp_path, "full", 0.6, config_name="small", tokenizer="tokenizer B")
     markdown = write_report(tmp_path, n_boot=BOOT).markdown.read_text()
     over_sizes = markdown.split("\n## Over model sizes\n")[1].split("\n## ")[0]
     assert "- Not size alone: wiki: recipe (debug modern, tiny gpt2)" in over_sizes
     assert " Not size alone: recipe (debug modern, tiny gpt2)." in over_sizes, "under the figure"
-    assert "- Not size alone: " in markdown.split("\n## What is left out")[1], "among the problems"
+    problems = markdown.split("\n## What is left out")[1]
+    assert "- Not size alone: " in problems
+    assert "- No series over sizes: wiki: tokenizer (debug " in problems
 
 
 def test_what_does_not_belong_is_named_and_in_no_average(tmp_path: Path) -> None:
