@@ -2,13 +2,14 @@
 
 A reader finds the old file or the new one, never half of either. A write goes to a temporary name in the same folder,
 is synced to disk and then renamed. JSON is strict (no NaN). A record carries a sha256 of its own content, so that
-damage shows (:func:`seal`). Standard library only.
+damage shows (:func:`seal`). Standard library only, but for orjson where it is installed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -40,6 +41,7 @@ MOST_JSON_BYTES, MOST_DEPTH = 1 << 28, 64
 _MOST_WHOLE = 2**63
 #: Bytes as :func:`_has_large` compares them: every digit is 0, and an exponent is e.
 _SHAPES = bytes.maketrans(b"123456789E", b"000000000e")
+_OF_NUMBERS = b"0123456789.+-eE"
 _LARGE_EXPONENT = re.compile(rb"e\+?000")
 
 #: Builds the error of a reader from one line of text: an exception class, or a function.
@@ -454,28 +456,45 @@ def parse_json_lines(content: bytes, source: str, error: ErrorType = RunDirector
 
 
 def _ordinary_lines(content: bytes) -> list[dict[str, Any]] | None:
-    """What :func:`parse_json_lines` gives, in half the time; None where a line may be odd and is to be looked at alone.
+    """What :func:`parse_json_lines` gives, in a third of the time; None where a line may be odd and is looked at alone.
 
-    A row ends where the first line break after its beginning is, so that no two lines can make one row.
+    orjson takes the last of two equal keys without a word. What it then writes has fewer keys than the line, and so
+    other bytes even without those of numbers, which it has other forms for (``1e-05`` is ``0.00001``). A line of other
+    bytes is read by Python, in half the time of the slow way.
     """
     try:
-        text = content.decode("utf-8")
+        if _may_hold_odd(content.decode("utf-8")):
+            return None
     except UnicodeDecodeError:
         return None
-    if _may_hold_odd(text):
-        return None
-    rows, begin = [], 0
+    loads, dumps = _quick_json()
+    rows = []
     try:
-        while (end := text.find("\n", begin)) >= 0:
-            row, after = _LINE_DECODER.raw_decode(text, begin)
-            depth = text.count("[", begin, end) + text.count("{", begin, end)  # at most
-            if after != end or type(row) is not dict or depth > MOST_DEPTH:
+        for line in content.split(b"\n")[:-1]:
+            if line.count(b"[") + line.count(b"{") > MOST_DEPTH:  # its depth, at most
+                return None
+            row = loads(line)
+            if dumps(row).translate(None, _OF_NUMBERS) != line.translate(None, _OF_NUMBERS):
+                text = line.decode("utf-8")
+                row, end = _LINE_DECODER.raw_decode(text)
+                if end != len(text):
+                    return None
+            if type(row) is not dict:
                 return None
             rows.append(row)
-            begin = end + 1
     except (ValueError, RecursionError):
         return None
     return rows
+
+
+@functools.cache
+def _quick_json() -> tuple[Callable[[bytes], Any], Callable[[Any], bytes]]:
+    """orjson's reader and writer. Where only ``modal`` is installed, those that leave every line to Python's."""
+    try:
+        import orjson
+    except ImportError:
+        return (lambda line: None), (lambda row: b"")
+    return orjson.loads, orjson.dumps
 
 
 # Seals ------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -372,16 +373,27 @@ def test_lines_parsed_together_are_the_lines_parsed_alone(data: st.DataObject) -
         b"NaN",
         b"1e999",
         b"9" * 20,
+        b"1" * 19,
+        b"-0",
+        b".0",
+        b"1E5",
+        b"0.00001",
         b'"id":1,',
         b"\\ud800",
+        b"\\u00e9",
+        "é".encode(),
     ]
     for _ in range(data.draw(st.integers(0, 2))):
         at = data.draw(st.integers(0, len(content)))
         content = content[:at] + data.draw(st.sampled_from(odd)) + content[at + data.draw(st.integers(0, 2)) :]
 
-    def outcome() -> object:
+    assert_parsed_as_alone(content)
+
+
+def assert_parsed_as_alone(content: bytes) -> None:
+    def outcome() -> str:
         try:
-            return parse_json_lines(content, "file")
+            return repr(parse_json_lines(content, "file"))  # 1, 1.0 and true are equal, and not the same
         except RunDirectoryError as error:
             return str(error)
 
@@ -389,6 +401,48 @@ def test_lines_parsed_together_are_the_lines_parsed_alone(data: st.DataObject) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_ordinary_lines", lambda _: None)
         assert together == outcome()
+
+
+@pytest.mark.parametrize(
+    "number", [str(sign * 2**power - less) for power in (53, 63, 64) for sign in (1, -1) for less in (0, 1)]
+)
+def test_whole_numbers_of_lines_are_what_python_reads(number: str) -> None:
+    assert_parsed_as_alone(f'{{"a":{number}}}\n'.encode())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        rb'{"a":1,"a":2}',
+        rb'{"a":{"b":0.1,"b":0.1}}',
+        rb'{"a":"x","a":"y","b":"\u003a"}',
+        rb'{"e1":0,"e1":0}',
+        rb'{"1":0,"1":1,"c":"\u003a\u0022"}',
+        rb'{"e1":0,"e2":0,"e":0}',
+    ],
+)
+def test_keys_that_come_twice_are_refused_and_those_that_are_alike_are_not(row: bytes) -> None:
+    assert_parsed_as_alone(row + b"\n")
+
+
+@pytest.mark.parametrize("depth", [files.MOST_DEPTH - 1, files.MOST_DEPTH, 300, 5000])
+def test_rows_nested_too_deeply_are_refused_as_alone(depth: int) -> None:
+    assert_parsed_as_alone(b'{"a":' + b"[" * depth + b"]" * depth + b"}\n")
+
+
+def test_ordinary_rows_are_read_quickly_and_without_orjson_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``pip install modal`` alone must do for what reads a run that was brought home."""
+    content = b"\n".join(_ROWS) + b"\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_LINE_DECODER", None)
+        quick = parse_json_lines(content, "file")
+    files._quick_json.cache_clear()
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    try:
+        assert parse_json_lines(content, "file") == quick == [json.loads(line) for line in content.splitlines()]
+        assert files._quick_json()[0](b"1") is None, "the reader is Python's"
+    finally:
+        files._quick_json.cache_clear()
 
 
 @pytest.mark.parametrize("opening, closing", [("[", "]"), ('{"a":', "}")])

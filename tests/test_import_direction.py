@@ -138,6 +138,7 @@ KNOW_MODAL = ("app", "cache_claims", "calls", "client", "locks", "runner", "swee
         ("matplotlib", {"emergence/report/charts/drawing.py"}),
         ("datasets", {"emergence/data/hub.py"}),
         ("difflib", {"emergence/wording.py"}),
+        ("orjson", {"emergence/files.py"}),
     ],
 )
 def test_one_place_knows_each_of_these_libraries(library: str, allowed: set[str]) -> None:
