@@ -119,7 +119,7 @@ class UnreachableError(EmergenceError):
 _EXTRAS = {
     **dict.fromkeys(("modal", "tqdm", "typer"), ""),
     **dict.fromkeys(
-        ("torch", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "safetensors", "pyarrow"), "local"
+        ("torch", "numpy", "scipy", "sklearn", "datasets", "tokenizers", "safetensors", "pyarrow", "orjson"), "local"
     ),
     **dict.fromkeys(("matplotlib", "jinja2"), "report"),
     **dict.fromkeys(("transformers", "huggingface_hub"), "hf"),

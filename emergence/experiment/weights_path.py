@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from emergence.errors import WeightsError
+from emergence.experiment.run_directory import FINETUNED_FILE
 from emergence.files import name_within
 from emergence.wording import did_you_mean
 
@@ -40,13 +41,15 @@ def _explain(root: Path, given: str, candidates: list[Path]) -> str:
             return f"--pretrained-model-path {given} is a folder: {_choices(path, Path(given))}"
         if Path(given).parent != Path() and _weights_in(path.parent):
             return f"--pretrained-model-path {given}: no such file: {_choices(path.parent, Path(given).parent)}"
-    known = [str(path.relative_to(root)) for path in sorted(root.glob("*/*.pth"))]
+    known = [f"{path.name}/{name}" for path in sorted(root.glob("*/")) for name in _weights_in(path)]
     hint = did_you_mean(given, known, "--list-saved shows the runs there are", cutoff=0.7)
     return f"--pretrained-model-path {given}: no such file in {root} or here; {hint}"
 
 
 def _weights_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*.pth"))
+    """The names of weights that a run may start from: what has been finetuned on questions is refused later on."""
+    names = sorted(path.name for path in folder.glob("*.pth"))
+    return [name for name in names if name != FINETUNED_FILE and not name.startswith("finetune_epoch_")]
 
 
 def _choices(folder: Path, prefix: Path) -> str:
@@ -54,6 +57,6 @@ def _choices(folder: Path, prefix: Path) -> str:
     # The trunk is what one nearly always wants.
     names.sort(key=lambda name: not name.endswith("_pretrained.pth"))
     if not names:
-        return "it holds no .pth file; --list-saved shows the runs there are"
+        return "it holds no pretrained .pth file; --list-saved shows the runs there are"
     shown = ", ".join(str(prefix / name) for name in names[:3])
     return f"give {shown}" + (f" or one of {len(names) - 3} more" if len(names) > 3 else "")

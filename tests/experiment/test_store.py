@@ -20,6 +20,7 @@ from emergence.errors import RunDirectoryError, UsageError, WeightsError
 from emergence.experiment import run_directory
 from emergence.experiment.manifest import MANIFEST_FILE, parse_manifest, read_manifest
 from emergence.experiment.run_directory import (
+    FINETUNED_FILE,
     HISTORY_FILE,
     PREDICTIONS_FILE,
     SPEC_FILE,
@@ -238,12 +239,17 @@ def test_weights_paths_resolve(store: RunStore, tmp_path: Path, monkeypatch: pyt
     elsewhere.write_bytes(run.trunk_path.read_bytes())
     assert store.resolve_weights("mine.pth") == store.resolve_weights("./mine.pth") == elsewhere
     (run.path / "link.pth").symlink_to(elsewhere)
+    for name in (FINETUNED_FILE, "finetune_epoch_1.pth"):  # which are refused, and so never offered
+        (run.path / name).touch()
+    other = store.create(spec_of(seed=1), NOON)
+    (other.path / FINETUNED_FILE).touch()
     for given, confined, reason in [
         (f"{run.run_id}/link.pth", False, "link out of"),
         ("../mine.pth", True, "leads out of"),
         (str(elsewhere), True, "leads out of"),
         (f"{run.run_id}/../../mine.pth", True, "leads out of"),
-        (run.run_id, False, f"is a folder: give {run.run_id}/{TRUNK_FILE}"),
+        (run.run_id, False, f"is a folder: give {run.run_id}/{TRUNK_FILE}, {run.run_id}/link.pth$"),
+        (other.run_id, False, "is a folder: it holds no pretrained .pth file"),
         (f"{run.run_id}/toy_llm.pth", False, f"no such file: give {run.run_id}/{TRUNK_FILE}"),
         (documented.replace("120000", "120001"), False, f"did you mean {run.run_id}/{TRUNK_FILE}"),
         ("nonsense", False, "--list-saved"),
