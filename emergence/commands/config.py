@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from emergence.spec.config import SECTIONS, ExperimentConfig, describe_settings, load_config
+from emergence.spec.config import RECIPES, SECTIONS, ExperimentConfig, describe_settings, load_config
 from emergence.spec.cost import find_gpu, plan_experiment
 from emergence.spec.experiment import ExperimentSpec
 from emergence.spec.local_time import Machine, core_time, this_machine
@@ -29,7 +29,11 @@ def describe_config(name: str, overrides: Sequence[str] = (), *, as_json: bool =
     if as_json:
         return json.dumps({"config": config.to_dict(), **facts}, indent=2)
     helps = describe_settings()
-    lines = [f"{config.name}: run names begin with {config.run_prefix}_, recipe {config.recipe}"]
+    lines = [
+        f"{config.name}: run names begin with {config.run_prefix}_",
+        "",
+        f"{'recipe':<24} {config.recipe:<22} what all that is not set holds: {' or '.join(RECIPES)}",
+    ]
     for section in SECTIONS:
         lines += ["", f"[{section}]"]
         for key, value in config.to_dict()[section].items():

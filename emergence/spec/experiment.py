@@ -56,7 +56,7 @@ SET = Flag(
     "set",
     list[str] | None,
     None,
-    "Override a config field (repeatable), e.g. pretrain.epochs=2.",
+    "Override a config field (repeatable), e.g. pretrain.epochs=2 or recipe=gpt2.",
     metavar="KEY=VALUE",
     # Modal's client knows no repeated flags.
     on_modal=Flag("set", str | None, None, "Override config fields, all in one text.", metavar="KEY=VALUE,KEY=VALUE"),

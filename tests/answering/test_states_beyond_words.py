@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from emergence.answering import conditional
 from emergence.answering.conditional import (
     EMBEDDING_POSITION,
     ConditionalFit,
@@ -82,6 +83,20 @@ def measure(
 
 
 @cache
+def half_told() -> tuple[Splits, WordScores]:
+    """Words tell half of the answers; nothing tells the others."""
+    tokenizer = WordTokenizer()
+    for word in WORDS:
+        tokenizer.token(word)
+    parts = [
+        [asked_word(n, s + (10 if h is None else 0), tokenizer, hidden=h) for h in (False, None)]
+        for s, n in enumerate((120, 60, 120))
+    ]
+    train, validation, test = (known.joined(unknown) for known, unknown in parts)
+    return (train, validation, test), word_scores(train, validation, test, variant="left", max_answer_words=1)
+
+
+@cache
 def planted() -> tuple[ProbeReport, dict[str, ConditionalFit]]:
     """Measured where words tell the answer, over a planted trunk."""
     return measure(PlantedEncoder(), *world(hidden=False))
@@ -105,15 +120,7 @@ def test_states_add_what_only_they_know_and_noise_adds_nothing() -> None:
 def test_states_of_noise_gain_and_lose_nothing() -> None:
     """By any family, over draws of the noise: neither does a probe that overfits cost the scorer anything, nor is it
     credited with making its scores bolder. Words tell half of the answers."""
-    tokenizer = WordTokenizer()
-    for word in WORDS:
-        tokenizer.token(word)
-    parts = [
-        [asked_word(n, s + (10 if h is None else 0), tokenizer, hidden=h) for h in (False, None)]
-        for s, n in enumerate((120, 60, 120))
-    ]
-    train, validation, test = (known.joined(unknown) for known, unknown in parts)
-    scorer = word_scores(train, validation, test, variant="left", max_answer_words=1)
+    (train, validation, test), scorer = half_told()
     alone = score_logits(scorer.test, test, 1)
     assert 0.5 < alone.f1_tokens.mean() < 0.75
     gains: dict[str, list[list[float]]] = {}
@@ -205,12 +212,36 @@ def test_the_scorers_logits_are_log_probabilities_of_these_questions() -> None:
         scorer_logits(scorers["left"], splits[1].n_words, "train")
 
 
+def test_scales_of_the_offset_are_learnt() -> None:
+    """Of scorers that are too bold, one twice as bold as another is trusted half as much."""
+    (train, validation, test), scorer = half_told()
+    scales = {}
+    for boldness in (3.0, 6.0):
+        logits = {
+            split: SpanLogits(boldness * of.start, boldness * of.end, of.lengths)
+            for split in ("train", "validation", "test")
+            for of in [getattr(scorer, split)]
+        }
+        config = replace(CONFIG, families=("linear",))
+        report = probe_all_layers(NoisyEncoder(), train, validation, config, **OPTIONS)  # type: ignore[arg-type]
+        found = measure_conditional(
+            NoisyEncoder(), report, (train, validation, test), {"left": replace(scorer, **logits)}, config,
+            control=False, **OPTIONS,  # type: ignore[arg-type]
+        )  # fmt: skip
+        scales[boldness] = np.array(found["words+linear"].facts["scales"])
+    assert scales[6.0] == pytest.approx(scales[3.0] / 2, rel=0.02)
+    assert (scales[3.0] < 0.5).all()
+
+
 @pytest.mark.parametrize("stop_after", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_stopped_measurement_resumes_and_ends_identical(tmp_path: Path, stop_after: int) -> None:
+def test_a_stopped_measurement_resumes_and_ends_identical(
+    tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits, scorers = world(hidden=False)
     encoder = PlantedEncoder()
     report, whole = planted()
-    calls = iter(range(1, 10))
+    calls, fitted, fit = iter(range(1, 10)), [], conditional._fit
+    monkeypatch.setattr(conditional, "_fit", lambda name, *rest: fitted.append(name) or fit(name, *rest))
     with pytest.raises(StopRequested):
         measure_conditional(
             encoder, report, splits, scorers, CONFIG,
@@ -227,7 +258,7 @@ def test_a_stopped_measurement_resumes_and_ends_identical(tmp_path: Path, stop_a
         seed=0,
         max_answer_words=1,
     )
-    assert list(resumed) == list(whole)
+    assert list(resumed) == list(whole) and sorted(fitted) == sorted(whole), "each was fitted once"
     for name, found in whole.items():
         assert resumed[name].facts == found.facts
         for split in ("validation", "test"):
