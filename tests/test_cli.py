@@ -107,10 +107,14 @@ refuse("sklearn")
 
 
 def test_a_run_trains_and_probes_without_the_compiler(tmp_path: Path) -> None:
-    """As a short run on a CPU is, which is not compiled. torch's own optimisers would import it."""
+    """As a short run on a CPU is, which is not compiled, in a process of its own or of a sweep. torch's own optimisers
+    would import it."""
     program = (
-        "import sys\n"
+        "import importlib, sys\n"
         "from pathlib import Path\n"
+        "from emergence.sweep.worker import PRELOAD\n"
+        "for module in PRELOAD:\n"
+        "    importlib.import_module(module)\n"
         "from tests.small_runs import run_micro\n"
         "for flags in ({}, {'freeze_llm': True}):\n"
         "    run_micro(Path(sys.argv[1]), **flags)\n"

@@ -28,8 +28,8 @@ from emergence.wording import say
 if TYPE_CHECKING:
     from emergence.data.records import QADataset
 
-#: Modules that the fork server imports once. The last takes seconds; torch's optimisers import it.
-PRELOAD = ("emergence.sweep.worker", "emergence.report.terminal", "emergence.experiment.run", "torch._inductor")
+#: Modules that the fork server imports once. torch's compiler is none of them: few cells are long enough to use it.
+PRELOAD = ("emergence.sweep.worker", "emergence.report.terminal", "emergence.experiment.run")
 #: Exit code of a process whose sweep is gone, and of one that failed unexpectedly.
 ABANDONED, CRASHED = 3, 1
 _WATCH = "end with the sweep"
