@@ -25,38 +25,62 @@ _FIRST_WORDS = "# Speed\n\nMade by `python -m benchmarks table"
 
 _HEAD = (
     _FIRST_WORDS
-    + """ --results {results}`; do not edit. One row is measured with
-`python -m benchmarks ROW --text DIR --questions DIR` (on the built-in micro-world without these flags; seconds to
-minutes a row, an hour and more the times to a loss), which says what kind of machine it is on and keeps its figures in
-`benchmark-results/` (`python -m benchmarks table` makes a page like this one there): ours and its peers in turn on one
-CPU thread, medians of (mostly five) rounds, CPU seconds per unit of work, so that other work on the machine counts for
-little. Ratios are medians over rounds of the ratio within a round; those of the times to a loss take the updates of the
-median seed. Two jobs against one are told by the clock. Commands find the program compiled, as installed ones do (rows
-before 28 November 2026 may hold up to 0.4 CPU seconds a command of compiling it). Rented machines have neighbours, and
-figures of one row scatter by a third and more (*from .. to* in parentheses and in the figures below), of products in
-bf16 tiles two- to sixfold. Five rounds hold the true median between the least and the greatest in 15 cases of 16: where
-they hold the mark, too, the verdict is *undetermined*. Ratios that are told without rounds (memory, exponents, bits per
-byte of one seed) cannot be. What `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and
-`valid.txt` are validation text of WikiText. Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs,
-Macs among them, are measured as float32 only, and so are Intel's whose tiles a virtual machine keeps from programs: on
-the one that was at hand, vector units multiplied in bf16 half as fast as in float32. A CPU that has more is measured as
-float32 only, too, with `ONEDNN_MAX_CPU_ISA=AVX512_CORE`: oneDNN, which multiplies in bf16 for PyTorch, is *held to*
-that. In float32 other libraries multiply, with all that the CPU has. A GPU is timed by the clock, in pretraining up to
-20 updates of each side between two looks at it; ours wait for it after every one, as a run does, peers do not.
-
-A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks against peers are of a kind of
-machine (`benchmarks/marks.py`), those of memory and of shares of the peak are not. The first ones were set with bf16
-tiles, on 21 November 2026, which were taken to multiply 4.5 times as fast as float32 does (2.3 to 3.6 times were
-measured since). A mark against peers in float32 changes as the gain of bf16 is taken to (2.3 with vector units, 8 on a
-GPU, 1 without it), by a rule of 26 November, when rows in float32 had missed the first marks; a GPU, first asked what
-tiles are asked, came under it on 27 November. Against the best-tuned peer, which does the same products in the same
-format, an update has to be no slower on machines without tiles. Finetuning has to be 50 times as fast where bf16 gains
-2 and more, 22 times (50 / 2.3) elsewhere, and the time to a loss a quarter of the peer's everywhere. The *limit* is
-what would be found if ours took no longer than its matrix products alone, at the speed of a large one in the same round
-(of another row of the same day, where a note says so), which scatters as all does. It tells what is left to gain with
-the same arithmetic: another number format, optimiser or parser could pass some. Other rows name theirs in a note.
-Losses, errors and exponents have none; others without one were measured before it was taken."""
+    + """ --results {results}`; do not edit. `python -m benchmarks ROW --text DIR --questions DIR`
+measures one row (on the built-in micro-world without these flags; seconds to minutes a row, an hour and more the times
+to a loss), says what kind of machine it is on, and keeps its figures in `benchmark-results/`. `python -m benchmarks
+table` makes a page like this one there.
+"""
 )
+
+_READING = """
+## How to read the tables
+
+**What is measured.** Ours and its peers in turn on one CPU thread, medians of (mostly five) rounds.
+
+- Time is CPU seconds per unit of work, so that other work on the machine counts for little. Two jobs against one are
+  told by the clock, and so is a GPU: in pretraining up to 20 updates of each side between two looks at it; ours wait
+  for it after every one, as a run does, peers do not.
+- Ratios are medians over rounds of the ratio within a round; those of the times to a loss take the updates of the
+  median seed.
+- Commands find the program compiled, as installed ones do (rows before 28 November 2026 may hold up to 0.4 CPU
+  seconds a command of compiling it).
+- What `gutenberg` and the questions are stands in [Results](results.md); `wikitext-103` and `valid.txt` are
+  validation text of WikiText.
+
+**How sure it is.** Rented machines have neighbours, and figures of one row scatter by a third and more (*from .. to*
+in parentheses and in the figures below), of products in bf16 tiles two- to sixfold.
+
+- Five rounds hold the true median between the least and the greatest in 15 cases of 16: where they hold the mark,
+  too, the verdict is *undetermined*.
+- Ratios that are told without rounds (memory, exponents, bits per byte of one seed) cannot be undetermined.
+
+**Kinds of machine.** Bf16 tiles are Intel's AMX, bf16 vector units AVX-512 BF16; other CPUs, Macs among them, are
+measured as float32 only.
+
+- So are Intel's whose tiles a virtual machine keeps from programs: on the one that was at hand, vector units
+  multiplied in bf16 half as fast as in float32.
+- So is a CPU that has more, with `ONEDNN_MAX_CPU_ISA=AVX512_CORE`: oneDNN, which multiplies in bf16 for PyTorch, is
+  *held to* that. In float32 other libraries multiply, with all that the CPU has.
+
+**Marks.** A *mark* is what this project asks of itself: at least (≥) or at most (≤) so much. Marks against peers are
+of a kind of machine (`benchmarks/marks.py`), those of memory and of shares of the peak are not.
+
+- The first ones were set with bf16 tiles, on 21 November 2026, which were taken to multiply 4.5 times as fast as
+  float32 does (2.3 to 3.6 times were measured since).
+- A mark against peers in float32 changes as the gain of bf16 is taken to (2.3 with vector units, 8 on a GPU, 1
+  without it), by a rule of 26 November, when rows in float32 had missed the first marks; a GPU, first asked what
+  tiles are asked, came under it on 27 November.
+- Against the best-tuned peer, which does the same products in the same format, an update has to be no slower on
+  machines without tiles.
+- Finetuning has to be 50 times as fast where bf16 gains 2 and more, 22 times (50 / 2.3) elsewhere, and the time to a
+  loss a quarter of the peer's everywhere.
+
+**Limits.** The *limit* is what would be found if ours took no longer than its matrix products alone, at the speed of
+a large one in the same round (of another row of the same day, where a note says so), which scatters as all does. It
+tells what is left to gain with the same arithmetic: another number format, optimiser or parser could pass some. Other
+rows name theirs in a note. Losses, errors and exponents have none; others without one were measured before it was
+taken.
+"""
 
 _PEERS = """
 ## Peers
@@ -177,7 +201,8 @@ def page(
     for row in rows:
         by_kind.setdefault(kind_of_result(row), []).append(row)
     kinds = sorted(by_kind, key=lambda kind: (-len(by_kind[kind]), kind))
-    parts = [_HEAD.replace("{results}", name), *(_marks(kind, by_kind[kind]) for kind in kinds)]
+    parts = [_HEAD.replace("{results}", name), _summary(by_kind, kinds), _READING]
+    parts += [_marks(kind, by_kind[kind]) for kind in kinds]
     if "GPU" not in by_kind:
         parts.append("\nNo row here was measured on a GPU (`--device cuda`).\n")
     parts += [_absent(kind, by_kind[kind]) for kind in kinds]
@@ -187,8 +212,25 @@ def page(
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
 
 
+def _summary(by_kind: Mapping[str, list[Mapping[str, Any]]], kinds: Sequence[str]) -> str:
+    """How many marks each kind of machine meets, and the rows that miss one."""
+    lines = ["| kind of machine | marks met | undetermined | missed | rows that miss one |", "|---|---|---|---|---|"]
+    for kind in kinds:
+        verdicts = [(_verdict(row, c), row["row"]) for row in by_kind[kind] for c in row["comparisons"]]
+        counts = [
+            str(sum(verdict == wanted for verdict, _ in verdicts)) for wanted in ("met", "undetermined", "missed")
+        ]
+        missed = dict.fromkeys(f"`{row}`" for verdict, row in verdicts if verdict == "missed")
+        lines.append(f"| {' | '.join([_title(kind), *counts, ', '.join(missed)])} |")
+    return "\n".join(lines)
+
+
+def _title(kind: str) -> str:
+    return f"{kind[0].upper()}{kind[1:]}"
+
+
 def _marks(kind: str, rows: list[Mapping[str, Any]]) -> str:
-    lines = [f"\n## {kind[0].upper()}{kind[1:]}\n"]
+    lines = [f"\n## {_title(kind)}\n"]
     machines: dict[str, list[str]] = {}
     for row in rows:
         machines.setdefault(machine_of(row), []).append(f"`{row['row']}`")

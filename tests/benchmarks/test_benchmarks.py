@@ -145,6 +145,8 @@ def test_each_kind_of_machine_has_its_own_part_of_the_page(tmp_path: Path) -> No
     for file, found in (("a.json", row("memory", 1.0)), ("b.json", tiles)):
         (tmp_path / file).write_text(json.dumps(found), encoding="utf-8")
     text = page(load_newest(tmp_path))
+    summary = text.split("\n\n## ")[0].splitlines()[-2:]
+    assert summary == ["| Bf16 vector units | 1 | 0 | 1 | `memory` |", "| Float32 only | 0 | 0 | 1 | `memory` |"]
     assert "## Float32 only" in text and "| `memory` | a title: it | 1× |  | ≥ 2× | missed |" in text
     assert "`memory`, bf16 vector units: `compiled code` 40% (4 calls), `aten::mm` 30% (1 calls)\n" in text
     assert (
