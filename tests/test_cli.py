@@ -107,14 +107,15 @@ refuse("sklearn")
 
 
 def test_a_run_trains_and_probes_without_the_compiler(tmp_path: Path) -> None:
-    """As a short run on a CPU is, which is not compiled, in a process of its own or of a sweep. torch's own optimisers
-    would import it."""
+    """Neither what a sweep's processes are forked from nor a short run on a CPU, which is not compiled, imports it.
+    torch's own optimisers would."""
     program = (
         "import importlib, sys\n"
         "from pathlib import Path\n"
         "from emergence.sweep.worker import PRELOAD\n"
         "for module in PRELOAD:\n"
         "    importlib.import_module(module)\n"
+        "assert 'torch._dynamo' not in sys.modules, 'imported beforehand'\n"
         "from tests.small_runs import run_micro\n"
         "for flags in ({}, {'freeze_llm': True}):\n"
         "    run_micro(Path(sys.argv[1]), **flags)\n"

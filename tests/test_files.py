@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -411,23 +412,29 @@ def test_whole_numbers_of_lines_are_what_python_reads(number: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("row", "is_refused"),
     [
-        rb'{"a":1,"a":2}',
-        rb'{"a":{"b":0.1,"b":0.1}}',
-        rb'{"a":"x","a":"y","b":"\u003a"}',
-        rb'{"e1":0,"e1":0}',
-        rb'{"1":0,"1":1,"c":"\u003a\u0022"}',
-        rb'{"e1":0,"e2":0,"e":0}',
+        (rb'{"a":1,"a":2}', True),
+        (rb'{"a":{"b":0.1,"b":0.1}}', True),
+        (rb'{"a":"x","a":"y","b":"\u003a"}', True),
+        (rb'{"e1":0,"e1":0}', True),
+        (rb'{"1":0,"1":1,"c":"\u003a\u0022"}', True),
+        (rb'{"a":"","a":"","c":"\u0022\u0022\u0022\u0022"}', True),
+        (rb'{"e1":0,"e2":0,"e":0}', False),
     ],
 )
-def test_keys_that_come_twice_are_refused_and_those_that_are_alike_are_not(row: bytes) -> None:
+def test_keys_that_come_twice_are_refused_and_those_that_are_alike_are_not(row: bytes, is_refused: bool) -> None:
     assert_parsed_as_alone(row + b"\n")
+    with pytest.raises(RunDirectoryError, match="comes twice") if is_refused else contextlib.nullcontext():
+        parse_json_lines(row + b"\n", "file")
 
 
-@pytest.mark.parametrize("depth", [files.MOST_DEPTH - 1, files.MOST_DEPTH, 300, 5000])
-def test_rows_nested_too_deeply_are_refused_as_alone(depth: int) -> None:
-    assert_parsed_as_alone(b'{"a":' + b"[" * depth + b"]" * depth + b"}\n")
+@pytest.mark.parametrize("depth", [files.MOST_DEPTH, files.MOST_DEPTH + 1, 300, 5000])
+def test_rows_nested_too_deeply_are_refused(depth: int) -> None:
+    row = b'{"a":' + b"[" * depth + b"]" * depth + b"}\n"
+    assert_parsed_as_alone(row)
+    with pytest.raises(RunDirectoryError, match="nested") if depth > files.MOST_DEPTH else contextlib.nullcontext():
+        parse_json_lines(row, "file")
 
 
 def test_ordinary_rows_are_read_quickly_and_without_orjson_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,13 +443,13 @@ def test_ordinary_rows_are_read_quickly_and_without_orjson_the_same(monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(files, "_LINE_DECODER", None)
         quick = parse_json_lines(content, "file")
-    files._quick_json.cache_clear()
+    files._orjson.cache_clear()
     monkeypatch.setitem(sys.modules, "orjson", None)
     try:
         assert parse_json_lines(content, "file") == quick == [json.loads(line) for line in content.splitlines()]
-        assert files._quick_json()[0](b"1") is None, "the reader is Python's"
+        assert files._orjson() is None
     finally:
-        files._quick_json.cache_clear()
+        files._orjson.cache_clear()
 
 
 @pytest.mark.parametrize("opening, closing", [("[", "]"), ('{"a":', "}")])

@@ -32,7 +32,7 @@ def describe_config(name: str, overrides: Sequence[str] = (), *, as_json: bool =
     lines = [
         f"{config.name}: run names begin with {config.run_prefix}_",
         "",
-        f"{'recipe':<24} {config.recipe:<22} what all that is not set holds: {' or '.join(RECIPES)}",
+        f"{'recipe':<24} {config.recipe:<22} where the values come from that nothing sets: {' or '.join(RECIPES)}",
     ]
     for section in SECTIONS:
         lines += ["", f"[{section}]"]

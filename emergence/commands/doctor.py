@@ -40,7 +40,7 @@ OPTIONAL = {
     "datasets": ("datasets", "the hub data route (--data hub)"),
     "matplotlib": ("matplotlib", "figures"),
     "jinja2": ("jinja2", "the report"),
-    "orjson": ("orjson", "tables of hundreds of runs a sixth sooner"),
+    "orjson": ("orjson", "reading hundreds of runs faster"),
     "transformers": ("transformers", "probing Hugging Face models"),
     "modal": ("modal", "launching to Modal"),
 }

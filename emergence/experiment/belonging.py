@@ -22,6 +22,7 @@ from emergence.experiment.run_directory import (
     SPEC_FILE,
     TRUNK_FILE,
     RunDirectory,
+    is_finetuned_name,
     is_own_weights,
     is_snapshot_name,
 )
@@ -156,7 +157,7 @@ def _other_name(run: RunDirectory, path: Path, metadata: dict[str, Any]) -> str 
     stage, name = metadata.get("stage"), metadata.get("name")
     if path.name == TRUNK_FILE:
         fits = stage != FINETUNED and (stage == RANDOM) == run.spec.random_baseline
-    elif path.name == FINETUNED_FILE or path.stem.startswith("finetune_"):
+    elif is_finetuned_name(path.name):
         fits = stage == FINETUNED
     else:
         fits = stage == PRETRAINED

@@ -28,7 +28,7 @@ from emergence.data.qa_encoding import (
 from emergence.data.records import SPLITS, FilterCounts, QADataset
 from emergence.data.sources import PretrainingData, load_qa, prepare_pretraining_data, prepare_tokenizer
 from emergence.data.tokenizer import TextTokenizer
-from emergence.errors import DataError, UsageError, WeightsError, require_packages
+from emergence.errors import ConfigError, DataError, UsageError, WeightsError, require_packages
 from emergence.experiment.belonging import FINETUNED, RANDOM, check_beside, load_own
 from emergence.experiment.facts import dig
 from emergence.experiment.store import RunDirectory, RunStore
@@ -51,7 +51,8 @@ from emergence.training.checkpoint import WeightsFile, check_matches, check_trun
 
 logger = logging.getLogger(__name__)
 
-#: Settings of ``pretrain`` that a run uses after pretraining, too.
+#: Settings of ``pretrain`` that a run uses after pretraining, too (:data:`emergence.spec.published.STILL_SET` is what a
+#: published model uses: it is never finetuned, and its head computes in chunks of its own).
 _STILL_USED = ("precision", "on_nan", "loss_chunk_rows")
 
 
@@ -439,21 +440,24 @@ def _given_weights(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Gi
 
 
 def _unused_settings(spec: ExperimentSpec, weights: WeightsFile) -> tuple[str, str] | None:
-    """The settings of pretraining that were asked for and that given weights do not have, and what those have; or None.
+    """The settings of pretraining that ``spec`` changes and given weights do not have, and what those have; or None.
 
-    Nothing is said of settings that nobody changed: the weights' own may differ from what the size has by itself.
+    A value that the size has by itself is not taken for one that was asked for.
     """
-    name, recipe = spec.config.name, spec.config.recipe
-    trained = dig(weights.metadata, "spec", "config", "pretrain")
-    if name not in CONFIG_NAMES or not isinstance(trained, Mapping):
+    name = spec.config.name
+    try:
+        trained = ExperimentSpec.from_dict(dig(weights.metadata, "spec")).config.pretrain
+    except ConfigError:  # of another version, or none of this program's
         return None
-    usual = load_config(name, [f"recipe={recipe}"]).pretrain
+    if name not in CONFIG_NAMES:
+        return None
+    usual = load_config(name, [f"recipe={spec.config.recipe}"]).pretrain
     asked = {
         key: value
         for key, value in dataclasses.asdict(spec.config.pretrain).items()
-        if key not in _STILL_USED and value != getattr(usual, key) and trained.get(key, value) != value
+        if key not in _STILL_USED and value not in (getattr(usual, key), getattr(trained, key))
     }
-    return (_as_set(asked), _as_set({key: trained[key] for key in asked})) if asked else None
+    return (_as_set(asked), _as_set({key: getattr(trained, key) for key in asked})) if asked else None
 
 
 def _as_set(settings: Mapping[str, Any]) -> str:

@@ -355,6 +355,11 @@ def is_own_weights(name: str) -> bool:
     return name in (TRUNK_FILE, FINETUNED_FILE) or (name.endswith(".pth") and is_snapshot_name(name[:-4]))
 
 
+def is_finetuned_name(name: str) -> bool:
+    """Whether weights that a run calls ``name`` have been finetuned on questions."""
+    return name == FINETUNED_FILE or name.startswith("finetune_")
+
+
 def left_out_of_a_copy(entries: Iterable[str], present: Collection[str]) -> set[str]:
     """Names in a manifest that are absent because a part of the run was fetched: without weights, or weights alone."""
     names = set(entries)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from emergence.errors import WeightsError
-from emergence.experiment.run_directory import FINETUNED_FILE
+from emergence.experiment.run_directory import is_finetuned_name
 from emergence.files import name_within
 from emergence.wording import did_you_mean
 
@@ -47,9 +47,11 @@ def _explain(root: Path, given: str, candidates: list[Path]) -> str:
 
 
 def _weights_in(folder: Path) -> list[str]:
-    """The names of weights that a run may start from: what has been finetuned on questions is refused later on."""
-    names = sorted(path.name for path in folder.glob("*.pth"))
-    return [name for name in names if name != FINETUNED_FILE and not name.startswith("finetune_epoch_")]
+    """Names of weights to start from, as far as names tell: none that were finetuned, which are refused when read.
+
+    Those of a random run have the name of a trunk.
+    """
+    return sorted(path.name for path in folder.glob("*.pth") if not is_finetuned_name(path.name))
 
 
 def _choices(folder: Path, prefix: Path) -> str:

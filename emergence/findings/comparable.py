@@ -185,20 +185,23 @@ class Grouping:
     mixed: tuple[str, ...]
 
     def over_sizes(self) -> dict[str, tuple[ComparableSet, ...]]:
-        """Label (``wiki``) to sets that differ in size alone, smallest first; two sizes at least."""
+        """Label (``wiki``) to sets of different sizes whose scores are of the same questions, smallest first.
+
+        They may differ in more than size: see :meth:`confounds_with_size`.
+        """
         groups: dict[tuple[object, ...], list[ComparableSet]] = {}
         for s in self.sets:
-            same_data = (getattr(s.base, name) for name in _SAME_DATA)
-            groups.setdefault((*_kind_of_series(s), *same_data), []).append(s)
+            same_questions = (getattr(s.base, name) for name in _OF_QUESTIONS)
+            groups.setdefault((*_series_key(s), *same_questions), []).append(s)
         series: dict[str, tuple[ComparableSet, ...]] = {}
         for members in groups.values():
-            if _are_sizes(members):
+            if len({s.base.size for s in members}) == len(members) > 1:
                 label = _series_label(members[0])
                 series[label if label not in series else f"{label} ({len(series)})"] = tuple(members)
         return series
 
     def sizes_apart(self) -> tuple[str, ...]:
-        """A sentence for several sizes that are no one series of :meth:`over_sizes`: what keeps them apart.
+        """A sentence for sizes that are not all in one series of :meth:`over_sizes`: what keeps them apart.
 
         Nothing is said of published models, whose families have their own tokenizers, nor of points of a law.
         Example: ``wiki: tokenizer (debug 1f0c, tiny 77ab)``.
@@ -206,12 +209,12 @@ class Grouping:
         groups: dict[tuple[object, ...], list[ComparableSet]] = {}
         for s in self.sets:
             if not (s.is_published or s.is_of_a_law):
-                groups.setdefault(_kind_of_series(s), []).append(s)
+                groups.setdefault(_series_key(s), []).append(s)
         told = []
         for members in groups.values():
-            apart = [words for name in _SAME_DATA for words in _told_apart(name, members)]
+            apart = [words for name in _OF_QUESTIONS for words in _told_apart(name, members)]
             counts = Counter(s.base.size for s in members)
-            apart += [f"{count} sets of {size}" for size, count in counts.items() if count > 1]
+            apart += [f"{count} sets of {size}" for size, count in counts.items() if count > 1]  # see Grouping.mixed
             if len(counts) > 1 and apart:
                 told.append(f"{_series_label(members[0])}: {', '.join(apart)}")
         return tuple(told)
@@ -236,26 +239,32 @@ class Grouping:
         return series
 
 
-#: What the sizes of a series share of a :class:`BaseKey`, so that their scores are of the same questions.
-_SAME_DATA = ("tokenizer", "test_questions", "file_format", "evaluation_settings")
+#: Fields of a :class:`BaseKey` that are equal within a series, so that all scores are of the same questions.
+_OF_QUESTIONS = ("tokenizer", "test_questions", "file_format", "evaluation_settings")
 
 
-def _kind_of_series(s: ComparableSet) -> tuple[object, ...]:
-    """What sizes that a reader would put in one row share."""
+def _series_key(s: ComparableSet) -> tuple[object, ...]:
+    """What is equal within a series beside :data:`_OF_QUESTIONS`."""
     return s.pretrain, s.base.layout, s.base.samples, s.base.subset, s.base.adapter
 
 
 def _told_apart(name: str, members: Sequence[ComparableSet]) -> list[str]:
-    """How sets differ in a field of their :class:`BaseKey`: in settings, where specs tell what digests stand for."""
-    other = next((s for s in members if getattr(s.base, name) != getattr(members[0].base, name)), None)
-    if other is None:
+    """How sets differ in a field of their :class:`BaseKey`, with all values; empty if they do not.
+
+    Where a digest stands for settings and every spec tells them, those are named. Example: ``evaluate.cluster (debug
+    sentence, tiny document)``.
+    """
+    if len({getattr(s.base, name) for s in members}) == 1:
         return []
-    each = f"{name.replace('_', ' ')} {_each((s.model, getattr(s.base, name)) for s in members)}"
-    return _settings_behind(name, members[0], other) or [each]
-
-
-def _are_sizes(members: Sequence[ComparableSet]) -> bool:
-    return len({s.base.size for s in members}) == len(members) > 1
+    settings = [(s.model, _settings_of(spec)) for s in members if (spec := _spec_of(s)) is not None]
+    differing = [
+        f"{setting} {_each((model, values[setting]) for model, values in settings)}"
+        for setting in _BEHIND.get(name, ())
+        if len({values[setting] for _, values in settings}) > 1
+    ]
+    if differing and len(settings) == len(members):
+        return differing
+    return [f"{name.replace('_', ' ')} {_each((s.model, getattr(s.base, name)) for s in members)}"]
 
 
 def _series_label(s: ComparableSet) -> str:

@@ -32,8 +32,8 @@ from emergence.wording import format_estimate, shown
 
 TABLE_KIND = f"{OWN_KIND}results-table"
 SCHEMA_VERSION = 1
-#: Above what keeps sizes from being one series, in table and report.
-NO_SERIES = "No series over sizes"
+#: Begins what keeps sizes from being one series, in table and report.
+NOT_ONE_SERIES = "Not in one series over sizes"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class ResultsTable:
             pattern = f", {trend.pattern}" if trend.pattern else ""
             lines.append(f"Over sizes, {label}: {trend.verdict}{pattern} ({'; '.join(trend.evidence[-2:])})")
         lines += [f"Not size alone: {sentence}" for sentence in self.confounds_with_size]
-        lines += [f"{NO_SERIES}: {sentence}" for sentence in self.sizes_apart]
+        lines += [f"{NOT_ONE_SERIES}: {sentence}" for sentence in self.sizes_apart]
         lines += [f"Kept apart: {sentence}" for sentence in self.mixed]
         lines += [f"{set_scores.comparable.label}: {note}" for set_scores in self.sets for note in set_scores.notes]
         lines += [f"Not in the table ({item.kind}): {item.name}: {item.reason}" for item in self.skipped]

@@ -13,7 +13,7 @@ from emergence.findings.collect import Found
 from emergence.findings.comparable import MODES, ComparableSet
 from emergence.findings.folder import ResultsFolder
 from emergence.findings.scores import ReadoutScores, SetScores
-from emergence.findings.table import NO_SERIES, ResultsTable, score_text
+from emergence.findings.table import NOT_ONE_SERIES, ResultsTable, score_text
 from emergence.findings.verdict import FamilyFinding, Verdict, verdict_of
 from emergence.measures.bootstrap import Estimate
 from emergence.measures.conditional import BILINEAR, SCORES
@@ -348,8 +348,8 @@ def _problems(folder: ResultsFolder, charts: Charts, told: Collection[str]) -> I
     rows = [(item.name, kinds.get(item.kind, item.kind), item.reason) for item in apart]
     yield from table("In no score of this report", ("Name", "Kind", "Why"), rows)
     yield from _not_size_alone(folder.grouping.confounds_with_size())
-    if unseried := folder.grouping.sizes_apart():
-        yield Bullets(tuple(f"{NO_SERIES}: {sentence}" for sentence in unseried))
+    if kept_apart := folder.grouping.sizes_apart():
+        yield Bullets(tuple(f"{NOT_ONE_SERIES}: {sentence}" for sentence in kept_apart))
     if folder.grouping.mixed:
         yield Bullets(tuple(f"Kept apart: {sentence}" for sentence in folder.grouping.mixed))
     notes = [f"{scores.comparable.label}: {note}" for scores in folder.scored for note in scores.notes]

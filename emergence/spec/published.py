@@ -167,4 +167,4 @@ def refuse_with_model(spec: ExperimentSpec, overrides: Iterable[str] = ()) -> No
 def changes_nothing(override: str) -> bool:
     """Whether ``section.key=value`` sets what a published model brings itself."""
     key = override.partition("=")[0].strip()
-    return key.partition(".")[0] in ("model", "pretrain") and key not in STILL_SET
+    return key.partition(".")[0] in ("recipe", "model", "pretrain") and key not in STILL_SET

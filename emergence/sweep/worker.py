@@ -28,7 +28,8 @@ from emergence.wording import say
 if TYPE_CHECKING:
     from emergence.data.records import QADataset
 
-#: Modules that the fork server imports once. torch's compiler is none of them: few cells are long enough to use it.
+#: Modules that the fork server imports once. torch's compiler is none of them: only what
+#: :func:`emergence.training.execution.wants_compilation` names needs it, and imports it then, for a second or two.
 PRELOAD = ("emergence.sweep.worker", "emergence.report.terminal", "emergence.experiment.run")
 #: Exit code of a process whose sweep is gone, and of one that failed unexpectedly.
 ABANDONED, CRASHED = 3, 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,10 @@ def test_states_of_noise_gain_and_lose_nothing() -> None:
         assert (np.abs(mean) <= 3 * se + 1e-3).all() and abs(mean[0]) < 0.01 and mean[1] < 0.01, (name, mean, se)
 
 
+def _times(factor: float, logits: SpanLogits) -> SpanLogits:
+    return SpanLogits(factor * logits.start, factor * logits.end, logits.lengths)
+
+
 def _flat(logits: SpanLogits) -> SpanLogits:
     return SpanLogits(np.zeros_like(logits.start), np.zeros_like(logits.end), logits.lengths)
 
@@ -217,15 +222,11 @@ def test_scales_of_the_offset_are_learnt() -> None:
     (train, validation, test), scorer = half_told()
     scales = {}
     for boldness in (3.0, 6.0):
-        logits = {
-            split: SpanLogits(boldness * of.start, boldness * of.end, of.lengths)
-            for split in ("train", "validation", "test")
-            for of in [getattr(scorer, split)]
-        }
+        bold = {split: _times(boldness, getattr(scorer, split)) for split in ("train", "validation", "test")}
         config = replace(CONFIG, families=("linear",))
         report = probe_all_layers(NoisyEncoder(), train, validation, config, **OPTIONS)  # type: ignore[arg-type]
         found = measure_conditional(
-            NoisyEncoder(), report, (train, validation, test), {"left": replace(scorer, **logits)}, config,
+            NoisyEncoder(), report, (train, validation, test), {"left": replace(scorer, **bold)}, config,
             control=False, **OPTIONS,  # type: ignore[arg-type]
         )  # fmt: skip
         scales[boldness] = np.array(found["words+linear"].facts["scales"])
@@ -241,7 +242,12 @@ def test_a_stopped_measurement_resumes_and_ends_identical(
     encoder = PlantedEncoder()
     report, whole = planted()
     calls, fitted, fit = iter(range(1, 10)), [], conditional._fit
-    monkeypatch.setattr(conditional, "_fit", lambda name, *rest: fitted.append(name) or fit(name, *rest))
+
+    def counted(name: str, *rest: Any) -> ConditionalFit:
+        fitted.append(name)
+        return fit(name, *rest)
+
+    monkeypatch.setattr(conditional, "_fit", counted)
     with pytest.raises(StopRequested):
         measure_conditional(
             encoder, report, splits, scorers, CONFIG,

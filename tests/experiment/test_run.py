@@ -439,20 +439,30 @@ def test_unusable_weights_are_refused_before_anything_is_written(cells: dict[str
         pytest.param(("pretrain.adamw_lr=0.01",), "pretrain.adamw_lr=0.01", id="the weights have another"),
         pytest.param((), None, id="nothing asked"),
         pytest.param(("pretrain.step_snapshots=6",), None, id="what the size has by itself"),
+        pytest.param(("pretrain.initial_context=32",), "pretrain.initial_context=32", id="one that the weights lack"),
         pytest.param(("pretrain.on_nan=rewind", "pretrain.loss_chunk_rows=64"), None, id="used in finetuning too"),
         pytest.param(("finetune.lr=0.01",), None, id="not of pretraining"),
     ],
 )
 def test_settings_of_pretraining_beside_given_weights_are_said_to_change_nothing(
-    cells: dict[str, RunDirectory], asked: tuple[str, ...], said: str | None, caplog: pytest.LogCaptureFixture
+    cells: dict[str, RunDirectory],
+    asked: tuple[str, ...],
+    said: str | None,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
-    store = RunStore(cells["full"].path.parent)
-    weights = f"{cells['full'].run_id}/toy_llm_unified_pretrained.pth"
-    spec = small_spec(*asked, freeze_llm=True, skip_pretrain=True, pretrained_model_path=weights)
+    store, weights = RunStore(cells["full"].path.parent), tmp_path / "as an earlier version wrote it.pth"
+    file = load_weights(cells["full"].trunk_path)
+    own = cells["full"].spec.config.pretrain
+    del file.metadata["spec"]["config"]["pretrain"]["initial_context"]
+    save_weights(weights, file)
+    spec = small_spec(*asked, freeze_llm=True, skip_pretrain=True, pretrained_model_path=str(weights))
     read_inputs(spec, store, store.root.parent / "cache")
     told = [record.getMessage() for record in caplog.records if "changes nothing" in record.getMessage()]
-    own = cells["full"].spec.config.pretrain.adamw_lr
-    wanted = [f"--set {said} changes nothing: these weights were pretrained with pretrain.adamw_lr={own}"]
+    name = str(said).partition("=")[0].removeprefix("pretrain.")
+    wanted = [
+        f"--set {said} changes nothing: these weights were pretrained with pretrain.{name}={getattr(own, name, None)}"
+    ]
     assert told == (wanted if said else [])
 
 

@@ -14,7 +14,7 @@ from emergence.errors import DataError
 from emergence.files import content_digest
 from emergence.findings.folder import read_folder
 from emergence.findings.scale_curve import scale_curves
-from emergence.findings.table import NO_SERIES, ResultsTable, build_table, table_of
+from emergence.findings.table import NOT_ONE_SERIES, ResultsTable, build_table, table_of
 from emergence.findings.two_by_two import RunScores, build_grid, format_grid
 from emergence.report.charts.chart import all_charts
 from emergence.report.escaping import latex_escape
@@ -246,7 +246,7 @@ def test_a_curve_over_sizes_tells_of_other_tokenizers(tmp_path: Path) -> None:
         ),
         pytest.param(
             [{"config_name": "tiny", "sets": ("evaluate.cluster=document",)}],
-            "evaluate.cluster (sentence and document)",
+            "evaluate.cluster (debug sentence, tiny document)",
             id="evaluation",
         ),
         pytest.param([{"config_name": "tiny"}, {"sets": (RATE,)}], "2 sets of debug", id="one size twice"),
@@ -260,8 +260,8 @@ def test_sizes_that_make_no_series_are_told_why(tmp_path: Path, others: list[dic
     prints = {name[-1]: content_digest(name)[:12] for name in ("tokenizer A", "tokenizer B")}
     sentences = [f"wiki: {told.format(**prints)}"] if told else []
     assert table.to_dict()["sizes_apart"] == sentences
-    lines = [f"{NO_SERIES}: {sentence}" for sentence in sentences]
-    assert [note for note in table.notes() if NO_SERIES in note] == lines
+    lines = [f"{NOT_ONE_SERIES}: {sentence}" for sentence in sentences]
+    assert [note for note in table.notes() if NOT_ONE_SERIES in note] == lines
 
 
 def test_cells_that_one_size_alone_changes_are_named(tmp_path: Path) -> None:

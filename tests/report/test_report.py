@@ -240,7 +240,7 @@ def test_what_sizes_differ_in_beside_size_stands_where_sizes_are_compared(tmp_pa
     assert " Not size alone: recipe (debug modern, tiny gpt2)." in over_sizes, "under the figure"
     problems = markdown.split("\n## What is left out")[1]
     assert "- Not size alone: " in problems
-    assert "- No series over sizes: wiki: tokenizer (debug " in problems
+    assert "- Not in one series over sizes: wiki: tokenizer (debug " in problems
 
 
 def test_what_does_not_belong_is_named_and_in_no_average(tmp_path: Path) -> None:
