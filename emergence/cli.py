@@ -465,7 +465,10 @@ def export_command(
 
 
 @app.command("probe")
-@takes(*flags_of(ExperimentSpec, *PROBE_FLAGS), SET)
+@takes(
+    *flags_of(ExperimentSpec, *PROBE_FLAGS),
+    replace(SET, help="Override a config field (repeatable), e.g. probe.features=fp32."),
+)
 def probe_command(
     *,
     revisions: Annotated[

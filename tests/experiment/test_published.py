@@ -399,6 +399,7 @@ def test_two_models_with_two_seeds_stand_beside_each_other(models: Path, tmp_pat
         ({"pretrained_model_path": "x.pth"}, "--pretrained-model-path has nothing to do"),
         ({"set_values": ["model.n_layers=3"]}, "--set model.n_layers=3 changes nothing"),
         ({"set_values": ["pretrain.epochs=3"]}, "--set pretrain.epochs=3 changes nothing"),
+        ({"set_values": ["recipe=gpt2"]}, "--set recipe=gpt2 changes nothing"),
         ({"set_values": ["finetune.marks=special"]}, "never saw tokens of this program"),
         ({"model": None, "revision": "step1"}, "--revision is a revision of --model"),
     ],
