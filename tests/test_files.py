@@ -420,6 +420,7 @@ def test_whole_numbers_of_lines_are_what_python_reads(number: str) -> None:
         (rb'{"e1":0,"e1":0}', True),
         (rb'{"1":0,"1":1,"c":"\u003a\u0022"}', True),
         (rb'{"a":"","a":"","c":"\u0022\u0022\u0022\u0022"}', True),
+        (rb'{"a":"\u4444\u4444\u4444\u4444\u4444","b":1,"b":2}', True),  # as long without its second b
         (rb'{"e1":0,"e2":0,"e":0}', False),
     ],
 )
@@ -448,6 +449,8 @@ def test_ordinary_rows_are_read_quickly_and_without_orjson_the_same(monkeypatch:
     try:
         assert parse_json_lines(content, "file") == quick == [json.loads(line) for line in content.splitlines()]
         assert files._orjson() is None
+        with pytest.raises(RunDirectoryError, match="Extra data"):
+            parse_json_lines(b"{} x\n", "file")
     finally:
         files._orjson.cache_clear()
 

@@ -51,9 +51,10 @@ from emergence.training.checkpoint import WeightsFile, check_matches, check_trun
 
 logger = logging.getLogger(__name__)
 
-#: Settings of ``pretrain`` that a run uses after pretraining, too (:data:`emergence.spec.published.STILL_SET` is what a
-#: published model uses: it is never finetuned, and its head computes in chunks of its own).
-_STILL_USED = ("precision", "on_nan", "loss_chunk_rows")
+#: Settings of ``pretrain`` that a run uses after pretraining, too, or that make no other experiment
+#: (:data:`emergence.spec.published.STILL_SET` is what a published model uses: it is never finetuned, and its head
+#: computes in chunks of its own).
+_NOT_OF_WEIGHTS = ("precision", "on_nan", "loss_chunk_rows", "log_every_steps", "checkpoint_every_steps")
 
 
 @dataclass(frozen=True)
@@ -435,7 +436,11 @@ def _given_weights(spec: ExperimentSpec, store: RunStore, cache_dir: Path) -> Gi
     _refuse_other_stages(weights.metadata, path)
     check_trunk(weights, path)
     if spec.pretrained_model_path and (unused := _unused_settings(spec, weights)):
-        logger.warning("--set %s changes nothing: these weights were pretrained with %s", *unused)
+        logger.warning(
+            "--set %s trains nothing: these weights were pretrained with %s. "
+            "The run counts as another experiment: drop it",
+            *unused,
+        )
     return GivenWeights(weights, path)
 
 
@@ -455,7 +460,7 @@ def _unused_settings(spec: ExperimentSpec, weights: WeightsFile) -> tuple[str, s
     asked = {
         key: value
         for key, value in dataclasses.asdict(spec.config.pretrain).items()
-        if key not in _STILL_USED and value not in (getattr(usual, key), getattr(trained, key))
+        if key not in _NOT_OF_WEIGHTS and value not in (getattr(usual, key), getattr(trained, key))
     }
     return (_as_set(asked), _as_set({key: getattr(trained, key) for key in asked})) if asked else None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
-from emergence.errors import WeightsError
-from emergence.experiment.run_directory import is_finetuned_name
-from emergence.files import name_within
+from emergence.errors import EmergenceError, WeightsError
+from emergence.experiment.facts import dig
+from emergence.experiment.run_directory import SPEC_FILE, is_finetuned_name
+from emergence.files import name_within, read_json
 from emergence.wording import did_you_mean
 
 
@@ -38,24 +40,32 @@ def _written_under(root: Path, path: Path) -> bool:
 def _explain(root: Path, given: str, candidates: list[Path]) -> str:
     for path in candidates:
         if path.is_dir():
-            return f"--pretrained-model-path {given} is a folder: {_choices(path, Path(given))}"
-        if Path(given).parent != Path() and _weights_in(path.parent):
-            return f"--pretrained-model-path {given}: no such file: {_choices(path.parent, Path(given).parent)}"
-    known = [f"{path.name}/{name}" for path in sorted(root.glob("*/")) for name in _weights_in(path)]
+            return f"--pretrained-model-path {given} is a folder: {_choices(root, path, Path(given))}"
+        if Path(given).parent != Path() and _weights_in(root, path.parent):
+            return f"--pretrained-model-path {given}: no such file: {_choices(root, path.parent, Path(given).parent)}"
+    known = [f"{path.name}/{name}" for path in sorted(root.glob("*/")) for name in _weights_in(root, path)]
     hint = did_you_mean(given, known, "--list-saved shows the runs there are", cutoff=0.7)
     return f"--pretrained-model-path {given}: no such file in {root} or here; {hint}"
 
 
-def _weights_in(folder: Path) -> list[str]:
-    """Names of weights to start from, as far as names tell: none that were finetuned, which are refused when read.
+def _weights_in(root: Path, folder: Path) -> list[str]:
+    """Names of weights to start from, none of which would be refused for what it is.
 
-    Those of a random run have the name of a trunk.
+    Those are weights that were finetuned, those of a random run, and links out of the runs folder.
     """
-    return sorted(path.name for path in folder.glob("*.pth") if not is_finetuned_name(path.name))
+    with contextlib.suppress(EmergenceError):  # where nothing tells whose they are, they may be pretrained
+        if dig(read_json(folder / SPEC_FILE), "spec", "random_baseline") is True:
+            return []
+    return sorted(path.name for path in folder.glob("[!.]*.pth") if _may_start_from(root, path))
 
 
-def _choices(folder: Path, prefix: Path) -> str:
-    names = _weights_in(folder)
+def _may_start_from(root: Path, path: Path) -> bool:
+    is_led_out = _written_under(root, path) and name_within(path, root) is None
+    return path.is_file() and path.name.isprintable() and not is_finetuned_name(path.name) and not is_led_out
+
+
+def _choices(root: Path, folder: Path, prefix: Path) -> str:
+    names = _weights_in(root, folder)
     # The trunk is what one nearly always wants.
     names.sort(key=lambda name: not name.endswith("_pretrained.pth"))
     if not names:

@@ -1,8 +1,8 @@
 """Which results may stand beside each other: sets that differ in nothing but the cell of the 2x2 and the seed.
 
 Size, pretraining data, settings and snapshot, layout, number and draw of training questions, adapter, tokenizer and
-test questions must agree. A result that differs in one of them makes a set of its own, and a sentence names the
-difference. Results that differ are never averaged.
+questions (of all splits) must agree. A result that differs in one of them makes a set of its own, and a sentence names
+the difference. Results that differ are never averaged.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from emergence.data.records import SPLITS
 from emergence.experiment.result import RunResult
 from emergence.files import content_digest
 from emergence.findings.collect import Collection, Found, Skipped
@@ -49,6 +50,7 @@ _BEHIND = {
     "model_settings": ("model.",),
     "pretraining_settings": ("model.", "pretrain.", "microworld."),
     "evaluation_settings": ("evaluate.alpha", "evaluate.cluster", "finetune.max_answer_words"),
+    "questions": (*(f"microworld.{key}_documents" for key in SPLITS), "microworld.difficulty", "microworld.seed"),
 }
 #: So many settings that two sets differ in are named.
 _MOST_SETTINGS = 5
@@ -65,7 +67,7 @@ class BaseKey:
     adapter: str
     model_settings: str
     tokenizer: str
-    test_questions: str
+    questions: str
     evaluation_settings: str
     file_format: str
 
@@ -210,8 +212,11 @@ class Grouping:
         for s in self.sets:
             if not (s.is_published or s.is_of_a_law):
                 groups.setdefault(_series_key(s), []).append(s)
+        in_a_series = {id(s) for members in self.over_sizes().values() for s in members}
         told = []
         for members in groups.values():
+            if all(id(s) in in_a_series for s in members):
+                continue
             apart = [words for name in _OF_QUESTIONS for words in _told_apart(name, members)]
             counts = Counter(s.base.size for s in members)
             apart += [f"{count} sets of {size}" for size, count in counts.items() if count > 1]  # see Grouping.mixed
@@ -240,7 +245,7 @@ class Grouping:
 
 
 #: Fields of a :class:`BaseKey` that are equal within a series, so that all scores are of the same questions.
-_OF_QUESTIONS = ("tokenizer", "test_questions", "file_format", "evaluation_settings")
+_OF_QUESTIONS = ("tokenizer", "questions", "file_format", "evaluation_settings")
 
 
 def _series_key(s: ComparableSet) -> tuple[object, ...]:
@@ -256,10 +261,11 @@ def _told_apart(name: str, members: Sequence[ComparableSet]) -> list[str]:
     """
     if len({getattr(s.base, name) for s in members}) == 1:
         return []
-    settings = [(s.model, _settings_of(spec)) for s in members if (spec := _spec_of(s)) is not None]
+    specs = [(s.model, spec) for s in members if (spec := _spec_of(s)) is not None]
+    settings = [(model, _settings_of(spec)) for model, spec in specs]
     differing = [
         f"{setting} {_each((model, values[setting]) for model, values in settings)}"
-        for setting in _BEHIND.get(name, ())
+        for setting in _behind(name, *(spec for _, spec in specs))
         if len({values[setting] for _, values in settings}) > 1
     ]
     if differing and len(settings) == len(members):
@@ -358,7 +364,7 @@ def _base_key(item: Found) -> BaseKey:
         adapter=spec.adapter,
         model_settings=_short(content_digest(_model_settings(item, spec))),
         tokenizer=_short(result.fingerprint("tokenizer")),
-        test_questions=_short(result.fingerprint("questions")),
+        questions=_short(result.fingerprint("questions")),
         evaluation_settings=_short(content_digest(scoring)),
         file_format="run",
     )
@@ -586,7 +592,13 @@ def _settings_behind(key: str, a: ComparableSet, b: ComparableSet) -> list[str]:
     """``pretrain.precision (auto and bf16)``: what differs behind two digests; empty where specs do not tell."""
     of_trunk = key == "pretraining_settings"
     one, other = ((s.pretraining if of_trunk else None) or _spec_of(s) for s in (a, b))
-    return differing_settings(one, other, _BEHIND[key]) if one and other and key in _BEHIND else []
+    return differing_settings(one, other, _behind(key, one, other)) if one and other else []
+
+
+def _behind(key: str, *specs: ExperimentSpec) -> tuple[str, ...]:
+    """Settings, or how they begin, that a digest of ``specs`` is made of; of questions in the micro-world alone."""
+    of_world = all(spec.data == "microworld" and not spec.qa_data for spec in specs)
+    return _BEHIND.get(key, ()) if of_world or key != "questions" else ()
 
 
 def differing_settings(a: ExperimentSpec, b: ExperimentSpec, among: tuple[str, ...]) -> list[str]:

@@ -219,7 +219,7 @@ def _full_rows(collection: Collection, asked: RunRows, left_out: list[str]) -> I
                 continue
             text = s.trunk.pretraining_text if s.trunk else NOT_RECORDED
             pretrain = s.pretrain.partition(" at step ")[0]  # snapshots and the end of one pretraining are one series
-            key = (pretrain, s.base.layout, s.base.adapter, s.base.test_questions, s.base.evaluation_settings, text)
+            key = (pretrain, s.base.layout, s.base.adapter, s.base.questions, s.base.evaluation_settings, text)
             checkpoint = f"{item.result.trunk.pretrain_id}@{item.result.pretrained.steps}"
             yield _row(
                 asked, key, item.name, loss, amount, score, checkpoint, _draw_of(item.spec), s.base.size,
@@ -290,7 +290,7 @@ def _frozen_rows(collection: Collection, asked: RunRows, left_out: list[str]) ->
     readout = HEADLINE if asked.family == LINEAR else asked.family
     for s in group_results(collection).sets:
         for item in s.cells.get(FROZEN, ()):
-            on = last.get((str(item.result.trunk.pretrain_id), s.base.layout, s.base.test_questions))
+            on = last.get((str(item.result.trunk.pretrain_id), s.base.layout, s.base.questions))
             if item.spec is None or on is None:
                 left_out.append(f"{item.name}: its trunk's snapshots are not probed here (emergence probe-snapshots)")
                 continue

@@ -134,7 +134,7 @@ def scale_curves(scored: Sequence[SetScores], *, n_draws: int = N_DRAWS, seed: i
 
 def _shared(base: BaseKey) -> tuple[Any, ...]:
     """What sizes must share for their scores to form one curve."""
-    return base.layout, base.samples, base.subset, base.adapter, base.test_questions, base.evaluation_settings
+    return base.layout, base.samples, base.subset, base.adapter, base.questions, base.evaluation_settings
 
 
 def _label(key: tuple[Any, ...], first: ComparableSet) -> str:

@@ -132,7 +132,7 @@ def check_matches(
         cure = f"--config-name {name}" if name else "the configuration they were trained with"
         raise WeightsError(
             f"{source} holds weights of another model: {size_of(weights.model)}{f' ({name})' if name else ''}, "
-            f"but this run is {size_of(model)} ({detail}): use {cure}, or other weights"
+            f"but this run is {size_of(model)} ({detail}): use {cure} with the --set of their run, or other weights"
         )
     if tokenizer_json is not None and tokenizer_json != weights.tokenizer_json:
         trained_with, wanted = _fingerprint(weights.tokenizer_json), _fingerprint(tokenizer_json)

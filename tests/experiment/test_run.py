@@ -27,7 +27,7 @@ from emergence.data.qa_encoding import EncodedQA
 from emergence.errors import DataError, EmergenceError, RunDirectoryError, UsageError, WeightsError
 from emergence.experiment import outcome, phases
 from emergence.experiment import run as run_module
-from emergence.experiment.inputs import marks_of, read_inputs
+from emergence.experiment.inputs import _unused_settings, marks_of, read_inputs
 from emergence.experiment.result import DOCUMENTED_KEYS, load_result
 from emergence.experiment.run import run_experiment
 from emergence.experiment.store import RunDirectory, RunStore
@@ -444,7 +444,7 @@ def test_unusable_weights_are_refused_before_anything_is_written(cells: dict[str
         pytest.param(("finetune.lr=0.01",), None, id="not of pretraining"),
     ],
 )
-def test_settings_of_pretraining_beside_given_weights_are_said_to_change_nothing(
+def test_settings_of_pretraining_beside_given_weights_are_said_to_train_nothing(
     cells: dict[str, RunDirectory],
     asked: tuple[str, ...],
     said: str | None,
@@ -458,12 +458,28 @@ def test_settings_of_pretraining_beside_given_weights_are_said_to_change_nothing
     save_weights(weights, file)
     spec = small_spec(*asked, freeze_llm=True, skip_pretrain=True, pretrained_model_path=str(weights))
     read_inputs(spec, store, store.root.parent / "cache")
-    told = [record.getMessage() for record in caplog.records if "changes nothing" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "trains nothing" in record.getMessage()]
     name = str(said).partition("=")[0].removeprefix("pretrain.")
     wanted = [
-        f"--set {said} changes nothing: these weights were pretrained with pretrain.{name}={getattr(own, name, None)}"
+        f"--set {said} trains nothing: these weights were pretrained with pretrain.{name}={getattr(own, name, None)}. "
+        "The run counts as another experiment: drop it"
     ]
     assert told == (wanted if said else [])
+
+
+@pytest.mark.parametrize("spec", [None, "abc", [], {"config": 7}, {"spec_version": 99}])
+def test_weights_that_do_not_tell_their_pretraining_are_taken_without_a_word(
+    cells: dict[str, RunDirectory], spec: Any
+) -> None:
+    file = load_weights(cells["full"].trunk_path)
+    file.metadata["spec"] = spec
+    assert _unused_settings(small_spec("pretrain.adamw_lr=0.5"), file) is None
+
+
+def test_what_a_recipe_brings_is_not_taken_for_what_was_asked_for(cells: dict[str, RunDirectory]) -> None:
+    file = load_weights(cells["full"].trunk_path)
+    file.metadata["spec"] = small_spec("recipe=gpt2", "pretrain.adamw_lr=0.5").to_dict()
+    assert _unused_settings(small_spec("recipe=gpt2"), file) is None
 
 
 def test_unusable_data_is_refused_before_anything_is_written(cells: dict[str, RunDirectory], tmp_path: Path) -> None:

@@ -243,12 +243,15 @@ def test_weights_paths_resolve(store: RunStore, tmp_path: Path, monkeypatch: pyt
         (run.path / name).touch()
     other = store.create(spec_of(seed=1), NOON)
     (other.path / FINETUNED_FILE).touch()
+    random = store.create(spec_of(random_baseline=True), NOON)
+    random.save_trunk(weights_of())
     for given, confined, reason in [
+        (random.run_id, False, "is a folder: it holds no pretrained .pth file"),
         (f"{run.run_id}/link.pth", False, "link out of"),
         ("../mine.pth", True, "leads out of"),
         (str(elsewhere), True, "leads out of"),
         (f"{run.run_id}/../../mine.pth", True, "leads out of"),
-        (run.run_id, False, f"is a folder: give {run.run_id}/{TRUNK_FILE}, {run.run_id}/link.pth$"),
+        (run.run_id, False, f"is a folder: give {run.run_id}/{TRUNK_FILE}$"),
         (other.run_id, False, "is a folder: it holds no pretrained .pth file"),
         (f"{run.run_id}/toy_llm.pth", False, f"no such file: give {run.run_id}/{TRUNK_FILE}"),
         (documented.replace("120000", "120001"), False, f"did you mean {run.run_id}/{TRUNK_FILE}"),

@@ -181,7 +181,7 @@ def test_predictions_of_another_model_are_noticed(tmp_path: Path) -> None:
     ("change", "says"),
     [
         ({"tokenizer": "B"}, "tokenizer"),
-        ({"questions": "B"}, "test questions"),
+        ({"questions": "B"}, "questions ("),
         ({"sets": ("model.n_layers=1",)}, "model.n_layers (2 and 1)"),
         ({"sets": ("pretrain.muon_lr=0.01",)}, "pretrain.muon_lr (0.02 and 0.01)"),
         ({"sets": ("evaluate.alpha=0.1",)}, "evaluate.alpha (0.05 and 0.1)"),

@@ -234,7 +234,16 @@ def test_a_curve_over_sizes_tells_of_other_tokenizers(tmp_path: Path) -> None:
     ("others", "told"),
     [
         pytest.param([{"config_name": "tiny"}], None, id="a series"),
-        pytest.param([{}], None, id="one size"),
+        pytest.param([{"sets": (RATE,)}], None, id="one size twice and alone"),
+        pytest.param([{"config_name": "tiny", "finetune_samples": 100}], None, id="other amounts of questions"),
+        pytest.param(
+            [
+                {"config_name": "tiny"},
+                *({"config_name": size, "tokenizer": "tokenizer B"} for size in ("debug", "tiny")),
+            ],
+            None,
+            id="two whole series",
+        ),
         pytest.param([{"config_name": "tiny", "layout": "echo"}], None, id="another experiment"),
         pytest.param(
             [{"config_name": "tiny", "tokenizer": "tokenizer B"}], "tokenizer (debug {A}, tiny {B})", id="tokenizer"
@@ -262,6 +271,21 @@ def test_sizes_that_make_no_series_are_told_why(tmp_path: Path, others: list[dic
     assert table.to_dict()["sizes_apart"] == sentences
     lines = [f"{NOT_ONE_SERIES}: {sentence}" for sentence in sentences]
     assert [note for note in table.notes() if NOT_ONE_SERIES in note] == lines
+
+
+def test_questions_of_the_micro_world_are_told_apart_by_its_settings(tmp_path: Path) -> None:
+    """Which of them is another, a digest does not say: here more documents to train on, and the same test questions."""
+    write_grid(tmp_path, PLANTED, data="microworld")
+    write_grid(tmp_path, PLANTED, data="microworld", config_name="tiny", questions="questions B")
+    documents = "microworld.train_documents (debug 180, tiny 600), microworld.validation_documents (debug 60, tiny 120)"
+    assert build_table(tmp_path, n_boot=200).sizes_apart == (f"microworld: {documents}",)
+
+
+def test_points_of_a_law_make_no_series_that_is_missed(tmp_path: Path) -> None:
+    draw = {"finetune_samples": 100, "subset": 1}
+    write_grid(tmp_path, {"full": 0.7, "frozen": 0.5}, **draw)
+    write_grid(tmp_path, {"full": 0.7, "frozen": 0.5}, config_name="tiny", tokenizer="tokenizer B", **draw)
+    assert build_table(tmp_path, n_boot=200).sizes_apart == ()
 
 
 def test_cells_that_one_size_alone_changes_are_named(tmp_path: Path) -> None:
