@@ -90,7 +90,8 @@ def find_run(name: str, runs_dir: Path = Path("runs"), *, or_folder_of_runs: boo
                 reason = "a file: give the run directory that holds it"
     except OSError as error:  # a name too long, no permission
         reason = error.strerror or str(error)
-    hint = "emergence list shows the runs there are, emergence pull RUN fetches one from Modal"
+    where = "" if runs_dir == Path("runs") else f" --runs-dir {runs_dir}"
+    hint = f"emergence list{where} shows the runs there are, emergence pull RUN fetches one from Modal"
     with contextlib.suppress(OSError):
         hint = did_you_mean(name.rstrip("/"), RunStore(runs_dir).run_ids(), hint)
         if inside := next((folder for folder in sorted(runs_dir.iterdir()) if name and (folder / name).is_dir()), None):

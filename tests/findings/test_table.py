@@ -235,7 +235,11 @@ def test_a_curve_over_sizes_tells_of_other_tokenizers(tmp_path: Path) -> None:
     [
         pytest.param([{"config_name": "tiny"}], None, id="a series"),
         pytest.param([{"sets": (RATE,)}], None, id="one size twice and alone"),
-        pytest.param([{"config_name": "tiny", "finetune_samples": 100}], None, id="other amounts of questions"),
+        pytest.param(
+            [{"config_name": "tiny", "finetune_samples": 100, "tokenizer": "tokenizer B"}],
+            None,
+            id="other amounts of questions",
+        ),
         pytest.param(
             [
                 {"config_name": "tiny"},
