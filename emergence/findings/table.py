@@ -329,8 +329,7 @@ def _reading_line(set_scores: SetScores) -> str:
         grid = scores.grid
         parts.append(f"{grid.n_questions:,} questions, {units_of(grid.n_sentences, grid.n_documents)}")
     if scores.reading:
-        open_ = f" (could be {' or '.join(scores.reading.could_be)})" if len(scores.reading.could_be) > 1 else ""
-        parts.append(f"by the guide's scale: {scores.reading.verdict}{open_}")
+        parts.append(f"by the guide's scale: {scores.reading.in_words()}")
     return f"{set_scores.comparable.label}: {'; '.join(parts)}"
 
 

@@ -468,14 +468,10 @@ def _guide_sentence(linear: FamilyFinding | None) -> str:
     """The guide's reading of the linear probe's score, for those who ask for it."""
     if linear is None or linear.score is None:
         return "By the guide's scale: no emergence score; it takes full, frozen and random frozen runs on one test set."
-    verdict = linear.reading.verdict if linear.reading else UNDETERMINED
-    could_be = linear.reading.could_be if linear.reading else ()
-    between = f" (could be {' or '.join(could_be)})" if len(could_be) > 1 else ""
-    gates = (text for text in linear.reading.evidence if "clearly exceed" in text) if linear.reading else ()
-    why = "".join(f" ({text})" for text in list(gates)[:1])
+    reading = linear.reading.in_words() if linear.reading else UNDETERMINED
     scale = f"strong from {STRONG_FROM:.2f} up, none up to {NONE_UP_TO:.2f}"
     score = describe_score(linear.score)
-    return f"By the guide's scale: {verdict}{between}{why}; emergence score {score} ({scale})."
+    return f"By the guide's scale: {reading}; emergence score {score} ({scale})."
 
 
 def _listed(parts: Sequence[str]) -> str:

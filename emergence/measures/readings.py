@@ -46,6 +46,12 @@ class Reading:
     could_be: tuple[str, ...]
     evidence: tuple[str, ...]
 
+    def in_words(self) -> str:
+        """The verdict, what it could be, and the gate if that leaves it open. Example: ``none``."""
+        open_ = f" (could be {' or '.join(self.could_be)})" if len(self.could_be) > 1 else ""
+        gate = next((f" ({text})" for text in self.evidence if "does not clearly exceed" in text), "")
+        return f"{self.verdict}{open_}{gate}"
+
 
 def describe_score(score: EmergenceScore, digits: int = 2) -> str:
     """``0.50 [0.38, 0.62]``; where full finetuning hardly exceeds the floor the reason and both differences instead.
