@@ -300,8 +300,12 @@ def table_command(
     style: TableStyle = None,
     output: TableFile = None,
     cluster: Cluster = "sentence",
+    as_json: AsJson = False,
 ) -> None:
     """The results table: F1, EM, emergence score with intervals, parameters, time; names what it left out."""
+    if as_json and style not in (None, "json"):
+        raise UsageError(f"--json is --format json, and --format {style} was given: drop one of the two")
+    style = "json" if as_json else style
     if output is not None:
         refuse_output_file(output, TABLES)
         style = style or TABLE_STYLES.get(output.suffix.lower())

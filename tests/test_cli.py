@@ -69,7 +69,8 @@ def test_a_shell_can_complete(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 @pytest.mark.parametrize("words", [["tiny"], ["--config-name", "tiny"]])
 def test_config_takes_its_name_either_way(words: list[str]) -> None:
-    assert call("config", *words)[1].startswith("tiny: run names begin with TinyQA")
+    lines = call("config", *words)[1].splitlines()
+    assert lines[0].startswith("tiny: run names begin with TinyQA") and lines[2].split()[:2] == ["recipe", "modern"]
 
 
 def test_help_needs_neither_torch_nor_numpy() -> None:

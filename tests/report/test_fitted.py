@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import threading
@@ -63,6 +64,10 @@ def test_no_column_that_is_shown_loses_a_word(data: st.DataObject) -> None:
 def test_markdown_comes_in_a_pipe_or_when_it_is_asked_for(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     piped = typed("emergence", "table", str(runs)).out
     at_a_window(monkeypatch, 80)
+    as_json = typed("emergence", "table", str(runs), "--format", "json").out
+    assert json.loads(as_json)["rows"] and typed("emergence", "table", str(runs), "--json").out == as_json
+    both = typed("emergence", "table", str(runs), "--json", "--format", "csv")
+    assert both.code == 2 and "--json is --format json" in both.err
     assert piped.startswith("| Model |") and typed("emergence", "table", str(runs), "--format", "markdown").out == piped
     file = runs.parent / "t.md"
     assert typed("emergence", "table", str(runs), "--output", str(file)).code == 0 and file.read_text() == piped
