@@ -32,13 +32,16 @@ def describe_config(name: str, overrides: Sequence[str] = (), *, as_json: bool =
     lines = [
         f"{config.name}: run names begin with {config.run_prefix}_",
         "",
-        f"{'recipe':<24} {config.recipe:<22} where the values come from that nothing sets: {' or '.join(RECIPES)}",
+        _line("recipe", config.recipe, f"where the values come from that nothing sets: {' or '.join(RECIPES)}"),
     ]
     for section in SECTIONS:
         lines += ["", f"[{section}]"]
-        for key, value in config.to_dict()[section].items():
-            lines.append(f"{key:<24} {_shown(value):<22} {helps[section][key]}")
+        lines += [_line(key, value, helps[section][key]) for key, value in config.to_dict()[section].items()]
     return "\n".join([*lines, "", *_fact_lines(facts), _time_line(facts["run_hours"])])
+
+
+def _line(key: str, value: Any, help: str) -> str:
+    return f"{key:<24} {_shown(value):<22} {help}"
 
 
 def _facts(config: ExperimentConfig) -> dict[str, Any]:

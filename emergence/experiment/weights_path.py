@@ -22,8 +22,7 @@ def resolve_weights(root: Path, given: str, *, confined: bool) -> Path:
     candidates = ([root / given] if inside else []) + ([] if confined else [here])
     try:
         for path in candidates:
-            # What is written as a path into the runs folder must not lead out of it by a link.
-            if _written_under(root, path) and path.exists() and name_within(path, root) is None:
+            if path.exists() and _leads_out(root, path):
                 raise WeightsError(f"--pretrained-model-path {given} is a link out of {root}: copy the file there")
             if path.is_file():
                 return path.resolve()
@@ -35,6 +34,11 @@ def resolve_weights(root: Path, given: str, *, confined: bool) -> Path:
 def _written_under(root: Path, path: Path) -> bool:
     """Whether ``path`` lies in ``root`` going by its text, with ``..`` taken away."""
     return Path(os.path.normpath(path.absolute())).is_relative_to(os.path.normpath(root.absolute()))
+
+
+def _leads_out(root: Path, path: Path) -> bool:
+    """Whether what is written as a path into the runs folder is led out of it by a link, which it must not be."""
+    return _written_under(root, path) and name_within(path, root) is None
 
 
 def _explain(root: Path, given: str, candidates: list[Path]) -> str:
@@ -60,8 +64,8 @@ def _weights_in(root: Path, folder: Path) -> list[str]:
 
 
 def _may_start_from(root: Path, path: Path) -> bool:
-    is_led_out = _written_under(root, path) and name_within(path, root) is None
-    return path.is_file() and path.name.isprintable() and not is_finetuned_name(path.name) and not is_led_out
+    is_file = path.is_file() and path.name.isprintable()
+    return is_file and not is_finetuned_name(path.name) and not _leads_out(root, path)
 
 
 def _choices(root: Path, folder: Path, prefix: Path) -> str:

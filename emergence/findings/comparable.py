@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from emergence.spec.experiment import ExperimentSpec, pretrain_label
 from emergence.spec.model_size import count_parameters
 
 NOT_RECORDED = "not recorded"
+K = TypeVar("K", bound=Hashable)
 #: The cells in words for people: the guide's, in its table's order. Its ``random`` is a random trunk trained whole.
 MODES = {FULL: "full", FROZEN: "frozen", RANDOM_FULL: "random", RANDOM_FROZEN: "random frozen"}
 #: Settings that cannot change a score.
@@ -191,10 +192,7 @@ class Grouping:
 
         They may differ in more than size: see :meth:`confounds_with_size`.
         """
-        groups: dict[tuple[object, ...], list[ComparableSet]] = {}
-        for s in self.sets:
-            same_questions = (getattr(s.base, name) for name in _OF_QUESTIONS)
-            groups.setdefault((*_series_key(s), *same_questions), []).append(s)
+        groups = _grouped(self.sets, lambda s: (*_series_key(s), *(getattr(s.base, name) for name in _OF_QUESTIONS)))
         series: dict[str, tuple[ComparableSet, ...]] = {}
         for members in groups.values():
             if len({s.base.size for s in members}) == len(members) > 1:
@@ -208,10 +206,7 @@ class Grouping:
         Nothing is said of published models, whose families have their own tokenizers, nor of points of a law.
         Example: ``wiki: tokenizer (debug 1f0c, tiny 77ab)``.
         """
-        groups: dict[tuple[object, ...], list[ComparableSet]] = {}
-        for s in self.sets:
-            if not (s.is_published or s.is_of_a_law):
-                groups.setdefault(_series_key(s), []).append(s)
+        groups = _grouped((s for s in self.sets if not (s.is_published or s.is_of_a_law)), _series_key)
         in_a_series = {id(s) for members in self.over_sizes().values() for s in members}
         told = []
         for members in groups.values():
@@ -231,9 +226,7 @@ class Grouping:
 
     def over_samples(self) -> dict[str, tuple[ComparableSet, ...]]:
         """Label (``tiny, wiki``) to sets that differ in the number of training questions alone, fewest first."""
-        groups: dict[tuple[BaseKey, TrunkKey | None], list[ComparableSet]] = {}
-        for s in self.sets:
-            groups.setdefault((replace(s.base, samples=None), s.trunk), []).append(s)
+        groups = _grouped(self.sets, lambda s: (replace(s.base, samples=None), s.trunk))
         series: dict[str, tuple[ComparableSet, ...]] = {}
         for (base, trunk), members in groups.items():
             if len(members) > 1:
@@ -246,6 +239,14 @@ class Grouping:
 
 #: Fields of a :class:`BaseKey` that are equal within a series, so that all scores are of the same questions.
 _OF_QUESTIONS = ("tokenizer", "questions", "file_format", "evaluation_settings")
+
+
+def _grouped(sets: Iterable[ComparableSet], key: Callable[[ComparableSet], K]) -> dict[K, list[ComparableSet]]:
+    """Sets with equal keys, in their order."""
+    groups: dict[K, list[ComparableSet]] = {}
+    for s in sets:
+        groups.setdefault(key(s), []).append(s)
+    return groups
 
 
 def _series_key(s: ComparableSet) -> tuple[object, ...]:

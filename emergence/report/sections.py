@@ -137,14 +137,14 @@ def _scale(results: ResultsTable, pictures: list[Block]) -> Iterable[Block]:
         pattern = f", {trend.pattern}" if trend.pattern else ""
         yield Heading(f"{label}: {trend.verdict}{pattern}")
         yield Bullets(trend.evidence)
-    yield from _not_size_alone(results.confounds_with_size)
+    yield from _told("Not size alone", results.confounds_with_size)
     yield from pictures
 
 
-def _not_size_alone(sentences: Sequence[str]) -> Iterable[Block]:
-    """What sizes differ in beside size, which belongs under their trend and among the problems."""
+def _told(begins: str, sentences: Sequence[str]) -> Iterable[Block]:
+    """Sentences that all begin with the same words; nothing where there are none."""
     if sentences:
-        yield Bullets(tuple(f"Not size alone: {sentence}" for sentence in sentences))
+        yield Bullets(tuple(f"{begins}: {sentence}" for sentence in sentences))
 
 
 def _grids(folder: ResultsFolder, scored: Iterable[SetScores], pictures: list[Block]) -> Iterable[Block]:
@@ -347,11 +347,9 @@ def _problems(folder: ResultsFolder, charts: Charts, told: Collection[str]) -> I
     apart = [item for item in folder.skipped if item.name not in trunks]
     rows = [(item.name, kinds.get(item.kind, item.kind), item.reason) for item in apart]
     yield from table("In no score of this report", ("Name", "Kind", "Why"), rows)
-    yield from _not_size_alone(folder.grouping.confounds_with_size())
-    if kept_apart := folder.grouping.sizes_apart():
-        yield Bullets(tuple(f"{NOT_ONE_SERIES}: {sentence}" for sentence in kept_apart))
-    if folder.grouping.mixed:
-        yield Bullets(tuple(f"Kept apart: {sentence}" for sentence in folder.grouping.mixed))
+    yield from _told("Not size alone", folder.grouping.confounds_with_size())
+    yield from _told(NOT_ONE_SERIES, folder.grouping.sizes_apart())
+    yield from _told("Kept apart", folder.grouping.mixed)
     notes = [f"{scores.comparable.label}: {note}" for scores in folder.scored for note in scores.notes]
     notes += [f"{scores.comparable.label}: {flag}" for scores in folder.scored for flag in _flags(scores.comparable)]
     if notes:

@@ -129,10 +129,10 @@ def check_matches(
     if different:
         detail = ", ".join(f"{key} {theirs[key]} against {ours[key]}" for key in different)
         name = _config_name(weights)
-        cure = f"--config-name {name}" if name else "the configuration they were trained with"
+        cure = f"--config-name {name} with the --set of their run" if name else "the configuration of their run"
         raise WeightsError(
             f"{source} holds weights of another model: {size_of(weights.model)}{f' ({name})' if name else ''}, "
-            f"but this run is {size_of(model)} ({detail}): use {cure} with the --set of their run, or other weights"
+            f"but this run is {size_of(model)} ({detail}): use {cure}, or other weights"
         )
     if tokenizer_json is not None and tokenizer_json != weights.tokenizer_json:
         trained_with, wanted = _fingerprint(weights.tokenizer_json), _fingerprint(tokenizer_json)

@@ -51,7 +51,7 @@ class AdamW(_Untraced, torch.optim.AdamW):
         _adamw_step(self)
 
 
-#: Without what lets gradients flow through an update, which is asked for nowhere here.
+#: Without torch's wrapper for gradients that flow through an update, which this program never asks for.
 _adamw_step = inspect.unwrap(torch.optim.AdamW.step)
 
 
